@@ -1,0 +1,311 @@
+"""The broker's end of one worker's channel; nothing here blocks, and nothing here trusts the worker."""
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final, NamedTuple, Self
+
+from ipc.control import ControlSocket
+from ipc.doorbell import AnswerDoorbell, RequestDoorbell, create_answer_doorbell
+from ipc.errors import CreditError, MessageTooLargeError, RingCorruptError, SegmentError, SpillError
+from ipc.frame import Status, pack_error
+from ipc.layout import (
+    ACTIVE_SEQ,
+    ACTIVE_START,
+    EXECUTION_SLOTS,
+    EXIT_REASON,
+    FLAG_ERROR,
+    HANDLED,
+    HEARTBEAT,
+    PID,
+    SPILL_SIZE,
+    STATE,
+    Identity,
+    RecordType,
+    Role,
+    WorkerState,
+)
+from ipc.messages import Answer, ChannelOptions
+from ipc.ring import Consumer, Producer
+from ipc.segment import Segment, create_segment
+from ipc.spill import SpillSocket, release, spilled_size
+
+_ANSWERS: Final = frozenset(
+    {RecordType.RESP, RecordType.ERR, RecordType.SPILL_RESP, RecordType.SPILL_RESP | FLAG_ERROR}
+)
+_REQ: Final = int(RecordType.REQ)
+_SPILL_REQ: Final = int(RecordType.SPILL_REQ)
+_RESP: Final = int(RecordType.RESP)
+_ERR: Final = int(RecordType.ERR)
+_SPILL_ERR: Final = RecordType.SPILL_RESP | FLAG_ERROR
+_new_answer: Final[Callable[[type[Answer], tuple[int, bool, bytes, int]], Answer]] = tuple.__new__
+"""Builds an Answer in half the time that its own constructor takes."""
+
+
+class WorkerStatus(NamedTuple):
+    """What a worker says about itself in its header: plain numbers, not checked."""
+
+    state: int
+    heartbeat_ns: int
+    handled: int
+    pid: int
+    exit_reason: int
+
+
+class _Parts(NamedTuple):
+    """What a channel is made of, the broker's ends."""
+
+    outbound: Segment
+    inbound: Segment
+    requests: RequestDoorbell
+    answers: AnswerDoorbell
+    control: ControlSocket
+    spills: SpillSocket
+
+
+class BrokerChannel:
+    """Send requests to one worker generation and receive its answers; used by one thread."""
+
+    def __init__(self, parts: _Parts, options: ChannelOptions, worker_fds: tuple[int, ...]) -> None:
+        self._parts = parts
+        self.control = parts.control
+        self.answers_fd = parts.answers.fds[0]
+        """Readable when the worker rang."""
+        self.worker_fds = worker_fds
+        """What the worker must inherit (`pass_fds`)."""
+        self.corrupt: RingCorruptError | None = None
+        """Set for good once the worker's ring said something impossible: see `drain`."""
+        self._options = options
+        self._max_payload = min(parts.outbound.identity.max_payload, options.max_message)
+        self._credits = options.credits
+        self._producer = Producer(parts.outbound, parts.inbound)
+        self._consumer = Consumer(parts.inbound, parts.outbound, _ANSWERS)
+        self._push = self._producer.push
+        self._pop = self._consumer.pop
+        self._take_all = parts.answers.take_all
+        self._published: dict[int, int] = {}
+        """Every request without an answer, oldest first, and where its record starts."""
+        self._forget = self._published.pop
+        self._unrung = 0
+        """Of these, the newest that have no doorbell token yet."""
+        self._spilled: dict[int, int] = {}
+        self._salvaged: list[Answer] = []
+        self._worker_ends = ExitStack()
+        self._own_ends = ExitStack()
+
+    @classmethod
+    def create(cls, slot: int, generation: int, epoch: int, options: ChannelOptions) -> Self:
+        """Make everything that a worker of this slot and generation needs.
+
+        Raises SegmentError where the machine has no memory or descriptors left; nothing is left behind then.
+        """
+        with ExitStack() as own, ExitStack() as worker:
+            try:
+                parts, inherited = _create_parts(slot, generation, epoch, options, own, worker)
+            except OSError as error:
+                raise SegmentError(f"cannot create a channel: {error.strerror}") from error
+            channel = cls(parts, options, inherited)
+            channel._own_ends, channel._worker_ends = own.pop_all(), worker.pop_all()
+        return channel
+
+    def worker_argument(self) -> str:
+        """One argv field that tells `WorkerChannel.attach` which inherited descriptor is what."""
+        return f"{self._parts.answers.kind}:{','.join(map(str, self.worker_fds))}"
+
+    def close_worker_ends(self) -> None:
+        """Close what only the worker needs, once it runs: the control socket's end of file depends on it."""
+        self._worker_ends.close()
+
+    def send(self, seq: int, payload: bytes, deadline_ns: int) -> None:
+        """Publish a request; the worker hears of it at the next `ring`.
+
+        Raises MessageTooLargeError, SpillError (no memory for a big one), CreditError and RingFullError (a fault of the
+        caller), RingCorruptError (a fault of the worker). Nothing was sent then.
+        """
+        published = self._published
+        if len(published) >= self._credits:
+            raise CreditError(self._credits)
+        if len(payload) > self._max_payload:
+            self._send_spilled(seq, payload, deadline_ns)
+        else:
+            published[seq] = self._push(_REQ, seq, deadline_ns, payload)
+        self._unrung += 1
+
+    def _send_spilled(self, seq: int, payload: bytes, deadline_ns: int) -> None:
+        size = len(payload)
+        if size > self._options.max_message:
+            raise MessageTooLargeError(size, self._options.max_message)
+        memory = self._parts.spills.send(seq, payload)
+        try:
+            self._published[seq] = self._push(_SPILL_REQ, seq, deadline_ns, SPILL_SIZE.pack(size))
+        except BaseException:
+            release(memory, discard=True)
+            raise
+        self._spilled[seq] = memory
+
+    def ring(self) -> None:
+        """One doorbell write for all requests sent since the last one."""
+        if self._unrung:
+            self._parts.requests.ring(self._unrung)
+            self._unrung = 0
+
+    def revoke(self) -> list[int]:
+        """Take back every request that the worker has not claimed, as if it had never been sent; oldest first.
+
+        A request without a token can no longer be claimed, so its record is free to be overwritten. The worker claims
+        in order: the tokens that are left are those of the newest requests.
+        """
+        tokens = self._parts.requests.take_back(len(self._published) - self._unrung)
+        revoked: list[int] = []
+        start = 0
+        for _ in range(tokens + self._unrung):
+            seq, start = self._published.popitem()
+            revoked.append(seq)
+            self._release_spilled(seq, discard=True)
+        if revoked:
+            self._producer.rewind(start)
+            self._unrung = 0
+        revoked.reverse()
+        return revoked
+
+    def start_drain(self) -> list[int]:
+        """Revoke what is not claimed, then tell the worker to finish the rest and end; returns the revoked seqs.
+
+        Raises ControlClosedError where the worker is gone.
+        """
+        revoked = self.revoke()
+        self._parts.outbound.words[STATE] = WorkerState.DRAINING
+        self.control.send("drain")
+        return revoked
+
+    def receive(self) -> list[Answer]:
+        """The answers that the doorbell announced; never more than its tokens.
+
+        Raises RingCorruptError; answers that came before the damage are returned by `drain` then.
+        """
+        if self.corrupt is not None:
+            raise self.corrupt
+        answers: list[Answer] = []
+        next_answer = self._next_answer
+        try:
+            for _ in range(self._take_all()):
+                answers.append(next_answer())  # one by one: what came before an error is kept
+        except RingCorruptError as error:
+            self.corrupt = error
+            self._salvaged += answers
+            raise
+        finally:
+            self._consumer.commit()
+        return answers
+
+    def drain(self) -> list[Answer]:
+        """After the worker's death: every answer whose tail store happened, announced or not.
+
+        Where `corrupt` is set afterwards, what is neither answered nor executing may have run all the same.
+        """
+        answers, self._salvaged = self._salvaged, []
+        try:
+            while self.corrupt is None and self._consumer.readable():
+                answers.append(self._next_answer())
+        except RingCorruptError as error:
+            self.corrupt = error
+        self._consumer.commit()
+        return answers
+
+    def _next_answer(self) -> Answer:
+        kind, seq, handler_ns, payload = self._pop()
+        if self._forget(seq, None) is None:
+            raise RingCorruptError("an answer to nothing in flight", seq=seq, in_flight=len(self._published))
+        if self._spilled:
+            self._release_spilled(seq, discard=False)
+        if kind in (_RESP, _ERR):
+            return _new_answer(Answer, (seq, kind == _ERR, payload, handler_ns))
+        return self._fetch(kind == _SPILL_ERR, seq, handler_ns, payload)
+
+    def _fetch(self, is_error: bool, seq: int, handler_ns: int, payload: bytes) -> Answer:
+        size = spilled_size(payload, self._options.max_message)
+        try:
+            message = self._parts.spills.receive(seq, size, skip_revoked=False)
+        except SpillError as error:
+            return Answer(seq, True, pack_error(Status.INTERNAL, f"the answer is lost: {error}"), handler_ns)
+        return Answer(seq, is_error, message, handler_ns)
+
+    def _release_spilled(self, seq: int, *, discard: bool) -> None:
+        memory = self._spilled.pop(seq, None)
+        if memory is not None:
+            release(memory, discard=discard)
+
+    def executing(self) -> frozenset[int]:
+        """The requests in flight that the worker says it executes.
+
+        After its death: drain first; an answer counts for more, since the worker publishes it before it says that the
+        request is over.
+        """
+        active = self._parts.inbound.words[ACTIVE_SEQ : ACTIVE_SEQ + EXECUTION_SLOTS]
+        return frozenset(seq for seq in active.tolist() if seq in self._published)
+
+    def execution_started_ns(self, seq: int) -> int:
+        """When the worker started a request (CLOCK_MONOTONIC), by its own account; 0 if it does not execute it."""
+        words = self._parts.inbound.words
+        for slot in range(EXECUTION_SLOTS):
+            if words[ACTIVE_SEQ + slot] == seq:
+                return int(words[ACTIVE_START + slot])
+        return 0
+
+    def in_flight(self) -> int:
+        """Requests sent and neither answered nor revoked; at most `ChannelOptions.credits`."""
+        return len(self._published)
+
+    def worker_status(self) -> WorkerStatus:
+        """The worker's own account of itself."""
+        words = self._parts.inbound.words
+        return WorkerStatus(*(words[index] for index in (STATE, HEARTBEAT, HANDLED, PID, EXIT_REASON)))
+
+    def close(self) -> None:
+        """Give everything back; a worker that still lives sees the control socket's end of file."""
+        for memory in self._spilled.values():
+            release(memory, discard=False)
+        self._spilled.clear()
+        self._worker_ends.close()
+        self._own_ends.close()
+
+
+def _create_parts(
+    slot: int, generation: int, epoch: int, options: ChannelOptions, own: ExitStack, worker: ExitStack
+) -> tuple[_Parts, tuple[int, ...]]:
+    """The broker's ends, and the descriptors for the worker in the order in which it takes them."""
+    sizes = (options.capacity, options.max_record, options.max_message)
+    outbound, outbound_fd = _create_ring(Identity(Role.A, epoch, slot, generation, *sizes), own, worker)
+    inbound, inbound_fd = _create_ring(Identity(Role.B, epoch, slot, generation, *sizes), own, worker)
+    requests = RequestDoorbell(own, worker)
+    answers = create_answer_doorbell()
+    own.callback(answers.close)
+    control_socket, control_fd = _create_pair(worker)
+    control = ControlSocket(control_socket, blocking=False)
+    own.callback(control.close)
+    spill_socket, spill_fd = _create_pair(worker)
+    spills = SpillSocket(spill_socket, outbound.device)
+    own.callback(spills.close)
+    inherited = (outbound_fd, inbound_fd, *requests.worker_fds, *answers.fds, control_fd, spill_fd)
+    return _Parts(outbound, inbound, requests, answers, control, spills), inherited
+
+
+def _create_ring(identity: Identity, own: ExitStack, worker: ExitStack) -> tuple[Segment, int]:
+    """The broker's mapping and the worker's descriptor of one ring: who does not write it can only read it."""
+    descriptors = create_segment(identity)
+    broker_writes = identity.role == Role.A
+    mine, theirs = descriptors if broker_writes else reversed(descriptors)
+    worker.callback(os.close, theirs)
+    try:
+        segment = Segment.map(mine, writable=broker_writes)
+    finally:
+        os.close(mine)
+    own.callback(segment.close)
+    return segment, theirs
+
+
+def _create_pair(worker: ExitStack) -> tuple[socket.socket, int]:
+    mine, theirs = socket.socketpair()
+    worker.callback(theirs.close)
+    return mine, theirs.fileno()

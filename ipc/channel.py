@@ -1,0 +1,11 @@
+"""What broker and worker say to each other: `BrokerChannel` and `WorkerChannel`, one pair per worker generation.
+
+A channel is two rings, two doorbells, a control socket and a socket for spills. Both classes live in files of
+their own; the rest of tykpy imports them from here.
+"""
+
+from ipc.broker_channel import BrokerChannel, WorkerStatus
+from ipc.messages import Answer, ChannelOptions, Request
+from ipc.worker_channel import WorkerChannel
+
+__all__ = ["Answer", "BrokerChannel", "ChannelOptions", "Request", "WorkerChannel", "WorkerStatus"]

@@ -1,0 +1,83 @@
+"""What travels in a ring record: msgpack arrays `[kind, meta, body]`, the one thing broker and workers share.
+
+A request frame says what to run, an answer frame what came of it, an error frame why nothing did. Strings and
+binary stay apart on the way (msgpack `str` and `bin`), integers and doubles keep their type.
+"""
+
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+_pack: Final = msgpack.Packer(use_bin_type=True).pack
+_unpack: Final = msgpack.unpackb
+
+
+class Kind(IntEnum):
+    """What a frame's body is."""
+
+    OBJECT = 1
+    """A serialized `coprocess.Object`, as the gateway sent it."""
+    EVENT = 2
+    """A serialized `coprocess.Event`; answered by an empty body (`EventReply` has no fields)."""
+    OBJECT_MAP = 3
+    """A map with the field names of `coprocess.Object`, encoded as MessagePack by the caller."""
+    EVENT_MAP = 4
+    """A map with the field names of `coprocess.Event`, likewise; answered by an empty body."""
+    ERROR = 5
+    """Body: `[Status, message]`."""
+
+
+class Status(IntEnum):
+    """Why a dispatch failed, as workers and broker tell each other; every front end has its own code for each."""
+
+    INVALID = 1
+    """The object or event cannot be decoded, or says something impossible."""
+    NOT_FOUND = 2
+    """No such bundle or hook."""
+    HOOK_FAILED = 3
+    """The hook raised, returned something else than it must, or ended its process."""
+    EXPIRED = 4
+    """The deadline passed."""
+    TOO_LARGE = 5
+    """A message is above the limit."""
+    OVERLOADED = 6
+    """The queue is full, or the dispatch waited too long in it."""
+    UNAVAILABLE = 7
+    """The broker drains, or has no worker that can start."""
+    CANCELLED = 8
+    """The caller went away."""
+    UNIMPLEMENTED = 9
+    """No such method."""
+    INTERNAL = 10
+    """A fault of tykpy itself."""
+
+
+class Frame(NamedTuple):
+    """One decoded frame."""
+
+    kind: int
+    meta: Any
+    body: Any
+
+
+def pack_frame(kind: int, meta: object, body: object) -> bytes:
+    """Encode a frame; `meta` is a map of small extras, or None."""
+    return _pack((kind, meta, body))  # type: ignore[no-any-return]
+
+
+def unpack_frame(payload: bytes | memoryview) -> Frame:
+    """Decode a frame.
+
+    Raises ValueError where the payload is not one msgpack array of three.
+    """
+    try:
+        kind, meta, body = _unpack(payload, strict_map_key=False)
+    except (TypeError, ValueError, msgpack.UnpackException) as error:
+        raise ValueError(f"not a frame: {error}") from error
+    return Frame(kind, meta, body)
+
+
+def pack_error(status: Status, message: str, meta: dict[str, Any] | None = None) -> bytes:
+    """Encode an error frame; `meta` names what failed, e.g. `{"hook": ..., "bundle": ...}`."""
+    return pack_frame(Kind.ERROR, meta, (status, message))

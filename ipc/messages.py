@@ -1,0 +1,64 @@
+"""What goes through a channel, and the sizes of one."""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from ipc.doorbell import MAX_TOKENS
+from ipc.errors import OptionsError
+from ipc.layout import ALIGNMENT, SPILL_SIZE, record_size
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+_MIN_RECORD: Final = record_size(SPILL_SIZE.size)
+_MAX_CAPACITY: Final = 1024 * MIB
+_SLACK_RECORDS: Final = 2
+"""Records' worth of ring that credits leave free: the padding at the end of the ring, and one to spare."""
+
+
+class Request(NamedTuple):
+    """One dispatch for a worker."""
+
+    seq: int
+    payload: bytes
+    deadline_ns: int
+    """Absolute, CLOCK_MONOTONIC; 0: none."""
+
+
+class Answer(NamedTuple):
+    """What came of it."""
+
+    seq: int
+    is_error: bool
+    payload: bytes
+    handler_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOptions:
+    """The sizes of one channel, in bytes.
+
+    Raises OptionsError where they leave no credit or are not aligned.
+    """
+
+    capacity: int = MIB
+    """Of each of the two rings; a power of two."""
+    max_record: int = 64 * KIB
+    """Largest record including its header; a bigger message takes memory of its own."""
+    max_message: int = 16 * MIB
+
+    def __post_init__(self) -> None:
+        if self.capacity & (self.capacity - 1) or not 0 < self.capacity <= _MAX_CAPACITY:
+            raise OptionsError(f"capacity {self.capacity} is no power of two up to {_MAX_CAPACITY}")
+        if self.max_record % ALIGNMENT or self.max_record < _MIN_RECORD:
+            raise OptionsError(f"max_record {self.max_record} is no multiple of {ALIGNMENT} from {_MIN_RECORD} on")
+        if self.credits < 1:
+            raise OptionsError(f"a ring of {self.capacity} has no room for {1 + _SLACK_RECORDS} x {self.max_record}")
+        if self.credits > MAX_TOKENS:
+            raise OptionsError(f"{self.credits} requests in flight are above {MAX_TOKENS}: raise max_record")
+        if self.max_message < 1:
+            raise OptionsError(f"max_message {self.max_message} must be at least 1")
+
+    @property
+    def credits(self) -> int:
+        """Most requests in flight, K of `(K + 2) * max_record <= capacity`: with it a ring is never full."""
+        return self.capacity // self.max_record - _SLACK_RECORDS

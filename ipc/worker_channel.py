@@ -1,0 +1,263 @@
+"""The worker's end of its channel: claim a request, execute it, answer it.
+
+The order of the stores is the protocol, see `claim` and `answer`: it makes a kill at any point classifiable.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from threading import Lock
+from time import monotonic_ns
+from typing import Final, Self
+
+from ipc.control import ControlSocket
+from ipc.doorbell import ANSWER_FDS, AnswerDoorbell, ClaimDoorbell, attach_answer_doorbell
+from ipc.errors import SegmentError, SpillError
+from ipc.frame import Status, pack_error
+from ipc.layout import (
+    ACTIVE_SEQ,
+    ACTIVE_START,
+    EXIT_REASON,
+    FLAG_ERROR,
+    HANDLED,
+    HEARTBEAT,
+    PID,
+    SPILL_SIZE,
+    STATE,
+    Identity,
+    RecordType,
+    Role,
+    WorkerState,
+)
+from ipc.messages import Request
+from ipc.ring import Consumer, Producer
+from ipc.segment import Segment
+from ipc.spill import SpillSocket, release, spilled_size
+
+_REQUESTS: Final = frozenset({RecordType.REQ, RecordType.SPILL_REQ})
+_SPILL_REQ: Final = int(RecordType.SPILL_REQ)
+_SPILL_RESP: Final = int(RecordType.SPILL_RESP)
+_RESP: Final = int(RecordType.RESP)
+_ERR: Final = int(RecordType.ERR)
+_FIXED_FDS: Final = 6
+"""Two segments, two ends of the request doorbell, two sockets."""
+_new_request: Final[Callable[[type[Request], tuple[int, bytes, int]], Request]] = tuple.__new__
+"""Builds a Request in half the time that its own constructor takes."""
+
+
+class WorkerChannel:
+    """Claim requests and answer them, from any number of threads."""
+
+    def __init__(
+        self,
+        inbound: Segment,
+        outbound: Segment,
+        requests: ClaimDoorbell,
+        answers: AnswerDoorbell,
+        control: ControlSocket,
+        spills: SpillSocket,
+    ) -> None:
+        self.control = control
+        self._parts = (inbound, outbound, requests, answers, control, spills)
+        self._take = requests.take
+        self._wake = requests.wake
+        self._ring = answers.ring
+        self._spills = spills
+        self._words = outbound.words
+        consumer = Consumer(inbound, outbound, _REQUESTS)
+        self._pop = consumer.pop
+        self._commit = consumer.commit
+        self._push = Producer(outbound, inbound).push
+        self._max_message = outbound.identity.max_message
+        self._max_payload = min(outbound.identity.max_payload, self._max_message)
+        self._claim_lock = Lock()
+        self._answer_lock = Lock()
+        self._handled = 0
+        self._stopping = False
+        self._words[PID] = os.getpid()
+        self.set_state(WorkerState.STARTING)
+
+    @classmethod
+    def attach(cls, argument: str) -> Self:
+        """Take over the inherited descriptors that `BrokerChannel.worker_argument` names.
+
+        No child of the worker inherits them any further. Raises SegmentError where they are not what they should be.
+        """
+        kind, descriptors = _parse(argument)
+        try:
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+            inbound = _map(descriptors[0], Role.A)
+            outbound = _map(descriptors[1], Role.B)
+            _check_pair(inbound.identity, outbound.identity)
+            control, spills = (socket.socket(fileno=descriptor) for descriptor in descriptors[-2:])
+        except OSError as error:
+            raise SegmentError(f"{argument!r} names a descriptor that is not there: {error.strerror}") from error
+        return cls(
+            inbound,
+            outbound,
+            ClaimDoorbell(*descriptors[2:4]),
+            attach_answer_doorbell(kind, descriptors[4:-2]),
+            ControlSocket(control, blocking=True),
+            SpillSocket(spills, outbound.device),
+        )
+
+    @property
+    def identity(self) -> Identity:
+        """Slot, generation and epoch of this worker, sizes of its rings."""
+        return self._parts[1].identity
+
+    def claim(self, slot: int = 0) -> Request | None:
+        """Wait for a request and enter it into an execution slot; None when the worker shuts down.
+
+        Of several threads one waits at the doorbell and the others for its lock. What has expired in the ring is
+        answered here, unexecuted. Raises RingCorruptError.
+        """
+        with self._claim_lock:
+            while not self._stopping:
+                if self._take(1):
+                    request = self._start(slot)
+                    self._commit()
+                    if request is not None:
+                        return request
+        return None
+
+    def claim_many(self, slots: Sequence[int]) -> list[Request]:
+        """The same for all the requests that are there, at most one per slot, in the slots' order.
+
+        For a worker that executes them at the same time: to claim more would keep them from other workers. Returns at
+        least one, or nothing when the worker shuts down.
+        """
+        requests: list[Request] = []
+        with self._claim_lock:
+            while not requests and not self._stopping:
+                for _ in range(self._take(len(slots))):
+                    request = self._start(slots[len(requests)])
+                    if request is not None:
+                        requests.append(request)
+                self._commit()
+        return requests
+
+    def _start(self, slot: int) -> Request | None:
+        kind, seq, deadline_ns, payload = self._pop()
+        now_ns = monotonic_ns()
+        if deadline_ns and now_ns >= deadline_ns:
+            self._refuse(seq, Status.EXPIRED, "the deadline passed before a worker was free")
+            return None
+        if kind == _SPILL_REQ:
+            size = spilled_size(payload, self._max_message)
+            try:
+                payload = self._spills.receive(seq, size, skip_revoked=True)
+            except SpillError as error:
+                self._refuse(seq, Status.INTERNAL, str(error))
+                return None
+        # From the second of these stores on the request counts as executing; before it, it is dispatched again.
+        words = self._words
+        words[ACTIVE_START + slot] = now_ns
+        words[ACTIVE_SEQ + slot] = seq
+        return _new_request(Request, (seq, payload, deadline_ns))
+
+    def _refuse(self, seq: int, status: Status, message: str) -> None:
+        with self._answer_lock:
+            self._push(_ERR, seq, 0, pack_error(status, message))
+        self._ring(1)
+
+    def answer(self, slot: int, seq: int, payload: bytes, is_error: bool, handler_ns: int) -> None:
+        """Publish the answer, leave the execution slot, ring.
+
+        An answer that is too large, or that no memory can be had for, becomes an error frame that says so.
+        """
+        self.answer_many(((slot, seq, payload, is_error, handler_ns),))
+
+    def answer_many(self, executed: Sequence[tuple[int, int, bytes, bool, int]]) -> None:
+        """The same for several requests that ended together: one doorbell for all (slot, seq, payload, ...)."""
+        words, push, max_payload = self._words, self._push, self._max_payload
+        with self._answer_lock:
+            for slot, seq, payload, is_error, handler_ns in executed:
+                if len(payload) > max_payload:
+                    self._publish_big(seq, payload, is_error, handler_ns)
+                else:
+                    push(_ERR if is_error else _RESP, seq, handler_ns, payload)
+                words[ACTIVE_SEQ + slot] = 0
+            self._handled += len(executed)
+            words[HANDLED] = self._handled
+        self._ring(len(executed))
+
+    def _publish_big(self, seq: int, payload: bytes, is_error: bool, handler_ns: int) -> None:
+        if len(payload) > self._max_message:
+            message = f"the answer has {len(payload)} bytes, the limit is {self._max_message} (--max-message)"
+            self._push(_ERR, seq, handler_ns, pack_error(Status.TOO_LARGE, message))
+        else:
+            self._publish_spilled(seq, payload, is_error, handler_ns)
+
+    def _publish_spilled(self, seq: int, payload: bytes, is_error: bool, handler_ns: int) -> None:
+        try:
+            memory = self._spills.send(seq, payload)
+        except SpillError as error:
+            self._push(_ERR, seq, handler_ns, pack_error(Status.INTERNAL, str(error)))
+            return
+        release(memory, discard=False)
+        kind = _SPILL_RESP | FLAG_ERROR if is_error else _SPILL_RESP
+        self._push(kind, seq, handler_ns, SPILL_SIZE.pack(len(payload)))
+
+    def move(self, seq: int, from_slot: int, to_slot: int) -> None:
+        """An asynchronous hook leaves the claiming thread's slot; at no moment does it execute in neither."""
+        words = self._words
+        words[ACTIVE_START + to_slot] = words[ACTIVE_START + from_slot]
+        words[ACTIVE_SEQ + to_slot] = seq
+        words[ACTIVE_SEQ + from_slot] = 0
+
+    def shut_down(self) -> None:
+        """Make every `claim`, also those that wait, return None; from any thread, more than once.
+
+        Only after the broker's "drain" (it has taken back what was not claimed) or at the control socket's end of file.
+        """
+        self._stopping = True
+        self.set_state(WorkerState.STOPPING)
+        # Once is enough: only one thread waits at the doorbell, the next ones look at `_stopping` first.
+        self._wake()
+
+    def beat(self) -> None:
+        """Say that this process lives."""
+        self._words[HEARTBEAT] = monotonic_ns()
+
+    def set_state(self, state: int) -> None:
+        """Say how far this worker is (a `WorkerState`)."""
+        self._words[STATE] = state
+
+    def set_exit_reason(self, reason: int) -> None:
+        """Say why this worker is about to end (an `ExitReason`)."""
+        self._words[EXIT_REASON] = reason
+
+    def close(self) -> None:
+        """Give everything back; no thread may use the channel any more."""
+        for part in reversed(self._parts):
+            part.close()
+
+
+def _parse(argument: str) -> tuple[str, list[int]]:
+    kind, _, numbers = argument.partition(":")
+    try:
+        descriptors = [int(number) for number in numbers.split(",")]
+        expected = _FIXED_FDS + ANSWER_FDS[kind]
+    except (KeyError, ValueError) as error:
+        raise SegmentError(f"{argument!r} is no channel argument") from error
+    if len(descriptors) != expected:
+        raise SegmentError(f"{argument!r} names {len(descriptors)} descriptors, expected {expected}")
+    return kind, descriptors
+
+
+def _map(descriptor: int, role: Role) -> Segment:
+    """Map a ring; only the mapping stays, so that nobody in this process can shrink it through the descriptor."""
+    try:
+        segment = Segment.map(descriptor, writable=role == Role.B)
+    finally:
+        os.close(descriptor)
+    if segment.identity.role != role:
+        raise SegmentError(f"segment {segment.identity.role} where {role} belongs")
+    return segment
+
+
+def _check_pair(inbound: Identity, outbound: Identity) -> None:
+    if inbound[1:] != outbound[1:]:
+        raise SegmentError(f"two segments that do not belong together: {inbound}, {outbound}")

@@ -1,0 +1,193 @@
+"""A channel between two real processes: everything arrives, and a death at any point leaves a clear account."""
+
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ipc.channel import Answer, BrokerChannel, ChannelOptions
+from ipc.control import ControlMessage
+from ipc.layout import ExitReason, WorkerState
+from tests.integration.channel_worker import ANSWERED, EXECUTING, KILLED_REQUEST, NOT_STARTED
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = ChannelOptions(capacity=65536, max_record=4096, max_message=1024 * 1024)
+SIZES = (0, 1, 31, 32, 900, 900, 900, 900, 4000, 4064, 4065, 70_000)
+
+
+def wait_for_control(channel: BrokerChannel) -> list[ControlMessage]:
+    """The next control messages."""
+    select.select([channel.control], [], [])
+    return channel.control.receive()
+
+
+@contextmanager
+def echoing(threads: int = 1, point: str = "") -> Iterator[tuple[BrokerChannel, "subprocess.Popen[bytes]"]]:
+    """A channel to a worker that is ready."""
+    channel = BrokerChannel.create(slot=1, generation=4, epoch=5, options=OPTIONS)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.channel_worker", channel.worker_argument(), str(threads), point],
+        pass_fds=channel.worker_fds,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    channel.close_worker_ends()
+    with process:
+        try:
+            assert wait_for_control(channel) == [ControlMessage("ready", {"pid": process.pid}, None)]
+            yield channel, process
+        finally:
+            channel.close()
+            if process.poll() is None:
+                process.kill()
+
+
+def message(seq: int, chance: random.Random) -> bytes:
+    """A message that shows where it came from."""
+    size = chance.choice(SIZES)
+    return (b"%d," % seq * (size // 2 + 1))[:size]
+
+
+def echo(channel: BrokerChannel, count: int, credits_used: int) -> None:
+    """Send `count` messages, keep the channel full, compare every echo."""
+    chance = random.Random(count)
+    waiting: dict[int, bytes] = {}
+    seq = answered = 0
+    while answered < count:
+        while seq < count and len(waiting) < credits_used:
+            seq += 1
+            waiting[seq] = message(seq, chance)
+            channel.send(seq, waiting[seq], 0)
+        channel.ring()
+        select.select([channel.answers_fd], [], [])
+        for answer in channel.receive():
+            assert answer == Answer(answer.seq, False, waiting.pop(answer.seq), 1)
+            answered += 1
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_thousands_of_messages_of_all_sizes_come_back(threads: int) -> None:
+    with echoing(threads) as (channel, process):
+        echo(channel, 4000, OPTIONS.credits)
+        assert channel.in_flight() == 0
+        assert channel.executing() == frozenset()
+        assert channel.worker_status().handled == 4000
+        assert not [name for name in os.listdir("/dev/shm") if name.startswith("tykpy-")]
+        assert channel.start_drain() == []
+        assert process.wait() == 0
+        assert channel.worker_status().exit_reason == ExitReason.DRAINED
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("threads", [1, 16])
+def test_half_a_million_messages_come_back(threads: int) -> None:
+    with echoing(threads) as (channel, _):
+        descriptors = len(os.listdir("/proc/self/fd"))
+        for _ in range(10):
+            echo(channel, 50_000, OPTIONS.credits)
+            assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.parametrize("size", [100, 70_000])
+@pytest.mark.parametrize("point", [*NOT_STARTED, *EXECUTING, *ANSWERED])
+def test_a_worker_killed_at_any_point_leaves_a_clear_account(point: str, size: int) -> None:
+    with echoing(point=point) as (channel, process):
+        account = {seq: bytes([seq]) * size for seq in (1, 2, 3)}
+        for seq, payload in account.items():
+            channel.send(seq, payload, 0)
+        channel.ring()
+        assert process.wait() == -signal.SIGKILL
+        unclaimed = channel.revoke()
+        answered = channel.drain()
+        executing = channel.executing()
+        assert channel.corrupt is None
+        assert unclaimed == [3]
+        finished = [1, KILLED_REQUEST] if point in ANSWERED else [1]
+        assert answered == [Answer(seq, False, account[seq], 1) for seq in finished]
+        assert executing == (frozenset({KILLED_REQUEST}) if point in EXECUTING else frozenset())
+        assert channel.in_flight() == (1 if point not in ANSWERED else 0)
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
+def test_a_worker_killed_at_any_moment_leaves_each_request_with_one_outcome(kills: int) -> None:
+    chance = random.Random(kills)
+    for _ in range(kills):
+        with echoing(threads=3) as (channel, process):
+            sent: dict[int, bytes] = {}
+            outcomes: list[int] = []
+            wanted = chance.randrange(1, 400)
+            while len(outcomes) < wanted:
+                while channel.in_flight() < OPTIONS.credits:
+                    seq = len(sent) + 1
+                    sent[seq] = message(seq, chance)
+                    channel.send(seq, sent[seq], 0)
+                channel.ring()
+                select.select([channel.answers_fd], [], [])
+                outcomes += check(channel.receive(), sent)
+            process.kill()
+            process.wait()
+            outcomes += channel.revoke()
+            outcomes += check(channel.drain(), sent)
+            running = channel.executing()
+            assert channel.corrupt is None
+            assert len(running) <= 3
+            not_started = channel.in_flight() - len(running)
+            assert 0 <= not_started <= 3
+            assert len(outcomes) == len(set(outcomes)) == len(sent) - len(running) - not_started
+
+
+def check(answers: list[Answer], sent: dict[int, bytes]) -> list[int]:
+    """Every answer carries what was asked; returns their seqs."""
+    for answer in answers:
+        assert answer.payload == sent[answer.seq]
+    return [answer.seq for answer in answers]
+
+
+def test_a_stopped_worker_gives_back_what_it_has_not_claimed() -> None:
+    with echoing() as (channel, process):
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        for seq in (1, 2, 3):
+            channel.send(seq, bytes(70_000), 0)
+            channel.ring()
+        taken_back = channel.revoke()
+        assert taken_back in ([1, 2, 3], [2, 3])  # one token may be in the stopped reader's hands
+        channel.send(4, b"the next", 0)
+        channel.ring()
+        os.kill(process.pid, signal.SIGCONT)
+        answers: list[Answer] = []
+        while channel.in_flight():
+            select.select([channel.answers_fd], [], [])
+            answers += channel.receive()
+        assert answers[-1] == Answer(4, False, b"the next", 1)
+        assert {answer.seq for answer in answers} == {1, 2, 3, 4} - set(taken_back)
+
+
+def test_a_worker_whose_broker_is_killed_stops_claiming_and_ends() -> None:
+    broker = subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.channel_broker"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with broker:
+        assert broker.stdout is not None
+        assert broker.stdout.readline() == b"ready\n"
+        broker.kill()
+        # The worker holds the same standard output: end of file means that it has ended as well.
+        assert broker.stdout.read() == b"the broker is gone\nclaim returned None\n"
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith("tykpy-")]
+
+
+def test_a_worker_says_that_it_is_ready_in_its_header_too() -> None:
+    with echoing() as (channel, process):
+        status = channel.worker_status()
+        assert (status.state, status.pid, status.handled) == (WorkerState.READY, process.pid, 0)

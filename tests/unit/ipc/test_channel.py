@@ -1,0 +1,592 @@
+"""Both ends of a channel in one process: what broker and worker promise each other."""
+
+import errno
+import os
+import select
+from threading import Thread
+from time import monotonic_ns
+
+import pytest
+
+from ipc import segment
+from ipc.channel import Answer, BrokerChannel, ChannelOptions, Request, WorkerChannel
+from ipc.errors import (
+    CreditError,
+    MessageTooLargeError,
+    OptionsError,
+    RingCorruptError,
+    SegmentError,
+    SpillError,
+)
+from ipc.frame import Status, unpack_frame
+from ipc.layout import ACTIVE_SEQ, ACTIVE_START, TAIL, ExitReason, Identity, Role, WorkerState
+from tests.unit.ipc.ends import SMALL, channel_pair, worker_argument_of_copies
+
+BIG = bytes(range(256)) * 100
+
+
+def readable(fd: int) -> bool:
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def error_of(answer: Answer) -> tuple[int, str]:
+    assert answer.is_error
+    status, message = unpack_frame(answer.payload).body
+    return status, message
+
+
+def test_a_request_is_claimed_and_its_answer_received() -> None:
+    with channel_pair() as (broker, worker):
+        deadline = monotonic_ns() + 10**12
+        broker.send(5, b"question", deadline)
+        broker.ring()
+        assert worker.claim(2) == Request(5, b"question", deadline)
+        assert broker.executing() == {5}
+        assert not readable(broker.answers_fd)
+        worker.answer(2, 5, b"answer", False, 1234)
+        assert readable(broker.answers_fd)
+        assert broker.receive() == [Answer(5, False, b"answer", 1234)]
+        assert broker.executing() == frozenset()
+        assert broker.in_flight() == 0
+
+
+def test_an_error_answer_says_that_it_is_one() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(5, b"question", 0)
+        broker.ring()
+        worker.claim()
+        worker.answer(0, 5, b"reason", True, 0)
+        assert broker.receive() == [Answer(5, True, b"reason", 0)]
+
+
+def test_one_doorbell_for_all_requests_sent_since_the_last() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"a", 0)
+        broker.send(2, b"b", 0)
+        broker.ring()
+        broker.ring()
+        assert [request.seq for request in worker.claim_many(range(8))] == [1, 2]
+        assert broker.revoke() == []
+
+
+def test_a_worker_claims_no_more_than_it_has_slots() -> None:
+    with channel_pair() as (broker, worker):
+        for seq in (1, 2, 3):
+            broker.send(seq, b"", 0)
+        broker.ring()
+        assert [request.seq for request in worker.claim_many([4, 6])] == [1, 2]
+        assert broker.execution_started_ns(2) > 0
+        assert broker.execution_started_ns(3) == 0
+        worker.answer_many([(4, 1, b"x", False, 1), (6, 2, b"y", True, 2)])
+        assert broker.receive() == [Answer(1, False, b"x", 1), Answer(2, True, b"y", 2)]
+        assert broker.revoke() == [3]
+
+
+def test_answers_come_in_any_order() -> None:
+    with channel_pair() as (broker, worker):
+        for seq in (1, 2, 3):
+            broker.send(seq, b"", 0)
+        broker.ring()
+        worker.claim_many(range(3))
+        worker.answer(2, 3, b"third", False, 0)
+        worker.answer(0, 1, b"first", False, 0)
+        assert [answer.seq for answer in broker.receive()] == [3, 1]
+        assert broker.executing() == {2}
+
+
+def test_a_request_that_moves_never_executes_nowhere() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim(0)
+        started = broker.execution_started_ns(1)
+        worker.move(1, 0, 40)
+        assert worker._words[ACTIVE_SEQ] == 0
+        assert worker._words[ACTIVE_SEQ + 40] == 1
+        assert broker.execution_started_ns(1) == started == worker._words[ACTIVE_START + 40]
+
+
+def test_an_expired_request_is_answered_unexecuted_and_the_next_one_claimed() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"late", monotonic_ns() - 1)
+        broker.send(2, b"in time", 0)
+        broker.ring()
+        request = worker.claim()
+        assert request is not None
+        assert request.seq == 2
+        assert broker.executing() == {2}
+        (answer,) = broker.receive()
+        assert answer.seq == 1
+        assert error_of(answer)[0] == Status.EXPIRED
+
+
+def test_expired_requests_take_no_slot_of_a_batch() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", monotonic_ns() - 1)
+        broker.send(2, b"", 0)
+        broker.ring()
+        assert [request.seq for request in worker.claim_many([7, 8])] == [2]
+        assert worker._words[ACTIVE_SEQ + 7] == 2
+
+
+def test_unclaimed_requests_are_taken_back_oldest_first() -> None:
+    with channel_pair() as (broker, worker):
+        for seq in range(1, 6):
+            broker.send(seq, b"x" * seq, 0)
+            broker.ring()
+        worker.claim()
+        assert broker.revoke() == [2, 3, 4, 5]
+        assert broker.in_flight() == 1
+        assert broker.revoke() == []
+
+
+def test_requests_that_were_not_rung_for_are_taken_back_too() -> None:
+    with channel_pair() as (broker, _):
+        broker.send(1, b"", 0)
+        broker.ring()
+        broker.send(2, b"", 0)
+        assert broker.revoke() == [1, 2]
+        broker.ring()
+        assert broker.revoke() == []
+
+
+def test_the_ring_goes_on_after_a_revocation() -> None:
+    with channel_pair() as (broker, worker):
+        seq = 0
+        for _ in range(200):
+            first = seq + 1
+            for size in (10, 300, 450):
+                seq += 1
+                broker.send(seq, bytes([seq % 256]) * size, 0)
+            broker.ring()
+            claimed = worker.claim()
+            assert claimed is not None
+            assert claimed == Request(first, bytes([first % 256]) * 10, 0)
+            assert broker.revoke() == [first + 1, first + 2]
+            worker.answer(0, first, b"", False, 0)
+            assert [answer.seq for answer in broker.receive()] == [first]
+
+
+def test_more_requests_than_credits_are_refused() -> None:
+    with channel_pair() as (broker, _):
+        for seq in range(1, SMALL.credits + 1):
+            broker.send(seq, bytes(480), 0)
+        with pytest.raises(CreditError) as caught:
+            broker.send(99, b"", 0)
+        assert caught.value.limit == SMALL.credits == 6
+
+
+def test_with_all_credits_used_a_ring_is_never_full() -> None:
+    with channel_pair() as (broker, worker):
+        seq = 0
+        for lap in range(300):
+            sent = []
+            while broker.in_flight() < SMALL.credits:
+                seq += 1
+                sent.append(seq)
+                broker.send(seq, bytes(480 - lap % 33), 0)
+            broker.ring()
+            requests = worker.claim_many(range(1 + lap % SMALL.credits))
+            worker.answer_many([(slot, r.seq, r.payload, False, 0) for slot, r in enumerate(requests)])
+            assert [answer.seq for answer in broker.receive()] == [request.seq for request in requests]
+
+
+def test_big_messages_travel_both_ways_in_order_with_small_ones() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"small", 0)
+        broker.send(2, BIG, 0)
+        broker.send(3, b"small", 0)
+        broker.ring()
+        requests = worker.claim_many(range(3))
+        assert [request.payload for request in requests] == [b"small", BIG, b"small"]
+        worker.answer_many([(0, 1, BIG, False, 1), (1, 2, b"tiny", False, 1), (2, 3, BIG[::-1], True, 1)])
+        assert broker.receive() == [
+            Answer(1, False, BIG, 1),
+            Answer(2, False, b"tiny", 1),
+            Answer(3, True, BIG[::-1], 1),
+        ]
+
+
+@pytest.mark.parametrize(("size", "spilled"), [(480, 0), (481, 1)])
+def test_what_fits_a_record_takes_no_memory_of_its_own(size: int, spilled: int) -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, bytes(size), 0)
+        assert len(broker._spilled) == spilled
+        broker.ring()
+        request = worker.claim()
+        assert request is not None
+        assert len(request.payload) == size
+
+
+def test_a_revoked_big_request_leaves_no_memory_behind_and_harms_no_other() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, BIG, 0)
+        watched = os.dup(broker._spilled[1])
+        broker.ring()
+        assert broker.revoke() == [1]
+        assert os.fstat(watched).st_blocks == 0
+        os.close(watched)
+        broker.send(2, BIG[::-1], 0)
+        broker.ring()
+        assert worker.claim() == Request(2, BIG[::-1], 0)
+
+
+def test_the_descriptors_of_answered_big_requests_are_given_back() -> None:
+    with channel_pair() as (broker, worker):
+        before = len(os.listdir("/proc/self/fd"))
+        for seq in range(1, 30):
+            broker.send(seq, BIG, 0)
+            broker.ring()
+            worker.claim()
+            worker.answer(0, seq, BIG, False, 0)
+            assert broker.receive() == [Answer(seq, False, BIG, 0)]
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_request_above_the_limit_is_refused_and_nothing_sent() -> None:
+    with channel_pair() as (broker, _):
+        with pytest.raises(MessageTooLargeError) as caught:
+            broker.send(1, bytes(SMALL.max_message + 1), 0)
+        assert (caught.value.size, caught.value.limit) == (SMALL.max_message + 1, SMALL.max_message)
+        assert broker.in_flight() == 0
+
+
+def test_an_answer_above_the_limit_becomes_an_error() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim()
+        worker.answer(0, 1, bytes(SMALL.max_message + 1), False, 5)
+        (answer,) = broker.receive()
+        status, message = error_of(answer)
+        assert status == Status.TOO_LARGE
+        assert "--max-message" in message
+
+
+def test_a_limit_below_the_record_size_holds_too() -> None:
+    with channel_pair(ChannelOptions(capacity=4096, max_record=512, max_message=100)) as (broker, worker):
+        with pytest.raises(MessageTooLargeError):
+            broker.send(1, bytes(101), 0)
+        broker.send(1, bytes(100), 0)
+        broker.ring()
+        worker.claim()
+        worker.answer(0, 1, bytes(101), False, 0)
+        assert error_of(broker.receive()[0])[0] == Status.TOO_LARGE
+
+
+def no_memory() -> segment.Descriptors:
+    raise SegmentError("no shared memory: No space left on device")
+
+
+def test_no_memory_for_a_big_request_fails_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with channel_pair() as (broker, worker):
+        monkeypatch.setattr("ipc.spill.create_memory", no_memory)
+        with pytest.raises(SpillError, match="No space left"):
+            broker.send(1, BIG, 0)
+        broker.send(2, b"fine", 0)
+        broker.ring()
+        assert worker.claim() == Request(2, b"fine", 0)
+
+
+def test_no_memory_for_a_big_answer_fails_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim()
+        monkeypatch.setattr("ipc.spill.create_memory", no_memory)
+        worker.answer(0, 1, BIG, False, 5)
+        status, message = error_of(broker.receive()[0])
+        assert status == Status.INTERNAL
+        assert "No space left" in message
+
+
+def lost_descriptor(sock: object, size: int, flags: int) -> tuple[bytes, None]:
+    data: bytes = sock.recv(size, flags)  # type: ignore[attr-defined]
+    return data, None
+
+
+def test_a_big_request_whose_descriptor_was_lost_is_answered_unexecuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, BIG, 0)
+        broker.send(2, b"fine", 0)
+        broker.ring()
+        monkeypatch.setattr("ipc.spill.receive_descriptor", lost_descriptor)
+        assert worker.claim() == Request(2, b"fine", 0)
+        assert error_of(broker.receive()[0])[0] == Status.INTERNAL
+
+
+def test_a_big_answer_whose_descriptor_was_lost_is_an_error_of_that_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim()
+        worker.answer(0, 1, BIG, False, 0)
+        monkeypatch.setattr("ipc.spill.receive_descriptor", lost_descriptor)
+        (answer,) = broker.receive()
+        assert error_of(answer)[0] == Status.INTERNAL
+        assert broker.corrupt is None
+
+
+def test_shutting_down_wakes_every_claiming_thread() -> None:
+    with channel_pair() as (_, worker):
+        results: list[object] = []
+        threads = [Thread(target=lambda: results.append(worker.claim())) for _ in range(4)]
+        threads.append(Thread(target=lambda: results.append(worker.claim_many([1, 2]) or None)))
+        for thread in threads:
+            thread.start()
+        worker.shut_down()
+        for thread in threads:
+            thread.join()
+        assert results == [None] * 5
+        assert worker.claim() is None
+
+
+def test_what_is_left_at_a_shutdown_can_be_taken_back() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.send(2, b"", 0)
+        broker.ring()
+        worker.claim()
+        worker.shut_down()
+        assert broker.revoke() == [2]
+        assert worker.claim() is None
+        assert broker.worker_status().state == WorkerState.STOPPING
+
+
+def test_a_drain_takes_back_what_is_unclaimed_and_tells_the_worker() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.send(2, b"", 0)
+        broker.ring()
+        worker.claim()
+        assert broker.start_drain() == [2]
+        assert [message.name for message in worker.control.receive()] == ["drain"]
+        worker.answer(0, 1, b"done", False, 0)
+        assert broker.receive() == [Answer(1, False, b"done", 0)]
+
+
+def test_several_threads_share_the_requests() -> None:
+    with channel_pair() as (broker, worker):
+        seen: list[int] = []
+
+        def serve(slot: int) -> None:
+            while (request := worker.claim(slot)) is not None:
+                seen.append(request.seq)
+                worker.answer(slot, request.seq, request.payload, False, 0)
+
+        threads = [Thread(target=serve, args=(slot,)) for slot in range(4)]
+        for thread in threads:
+            thread.start()
+        answered: list[int] = []
+        seq = 0
+        while len(answered) < 2000:
+            while seq < 2000 and broker.in_flight() < SMALL.credits:
+                seq += 1
+                broker.send(seq, seq.to_bytes(8, "big") * (seq % 40), 0)
+            broker.ring()
+            select.select([broker.answers_fd], [], [])
+            for answer in broker.receive():
+                assert answer.payload == answer.seq.to_bytes(8, "big") * (answer.seq % 40)
+                answered.append(answer.seq)
+        worker.shut_down()
+        for thread in threads:
+            thread.join()
+        assert sorted(answered) == sorted(seen) == list(range(1, 2001))
+
+
+def test_an_answer_without_a_doorbell_is_found_after_the_workers_death() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim()
+        worker._push(2, 1, 0, b"published")
+        assert broker.receive() == []
+        assert broker.drain() == [Answer(1, False, b"published", 0)]
+        assert broker.drain() == []
+
+
+def test_an_announced_answer_is_found_once() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim()
+        worker.answer(0, 1, b"x", False, 0)
+        assert broker.drain() == [Answer(1, False, b"x", 0)]
+
+
+@pytest.mark.parametrize("seq", [0, 7, 2**64 - 1])
+def test_an_answer_to_nothing_in_flight_is_corruption(seq: int) -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        worker.answer(0, seq, b"", False, 0)
+        with pytest.raises(RingCorruptError, match="nothing in flight"):
+            broker.receive()
+
+
+def test_a_second_answer_is_corruption() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        worker.answer(0, 1, b"", False, 0)
+        worker.answer(0, 1, b"", False, 0)
+        with pytest.raises(RingCorruptError, match="nothing in flight"):
+            broker.receive()
+
+
+def test_answers_before_the_damage_are_not_lost() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.send(2, b"", 0)
+        worker.answer(0, 1, b"good", False, 0)
+        worker.answer(0, 9, b"forged", False, 0)
+        with pytest.raises(RingCorruptError) as caught:
+            broker.receive()
+        assert broker.corrupt is caught.value
+        with pytest.raises(RingCorruptError):
+            broker.receive()
+        assert broker.drain() == [Answer(1, False, b"good", 0)]
+        assert broker.drain() == []
+
+
+def test_more_tokens_than_answers_are_corruption() -> None:
+    with channel_pair() as (broker, worker):
+        worker._ring(2**63)
+        with pytest.raises(RingCorruptError, match="a token without a record"):
+            broker.receive()
+
+
+def test_draining_a_corrupt_ring_says_so_and_does_not_raise() -> None:
+    with channel_pair() as (broker, worker):
+        worker._words[TAIL] = 12345
+        assert broker.drain() == []
+        assert broker.corrupt is not None
+        assert broker.corrupt.numbers["tail"] == 12345
+
+
+def test_a_worker_cannot_claim_to_execute_what_it_was_not_sent() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        for slot in range(64):
+            worker._words[ACTIVE_SEQ + slot] = 2**64 - 1 - slot
+        worker._words[ACTIVE_SEQ + 10] = 1
+        assert broker.executing() == {1}
+
+
+def test_a_big_answer_that_was_announced_too_big_is_corruption() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        worker._push(5, 1, 0, (2**60).to_bytes(8, "little"))
+        worker._ring(1)
+        with pytest.raises(RingCorruptError, match="oversize"):
+            broker.receive()
+
+
+def test_the_worker_speaks_of_itself_in_its_header() -> None:
+    with channel_pair() as (broker, worker):
+        assert broker.worker_status()[::3] == (WorkerState.STARTING, os.getpid())
+        worker.set_state(WorkerState.READY)
+        worker.beat()
+        worker.set_exit_reason(ExitReason.DRAINED)
+        broker.send(1, b"", 0)
+        worker.answer(0, 1, b"", False, 0)
+        status = broker.worker_status()
+        assert (status.state, status.handled, status.exit_reason) == (WorkerState.READY, 1, ExitReason.DRAINED)
+        assert 0 < status.heartbeat_ns <= monotonic_ns()
+        assert worker.identity == Identity(Role.B, 77, 3, 9, 4096, 512, 65536)
+
+
+def test_no_child_of_a_worker_inherits_the_channel() -> None:
+    broker = BrokerChannel.create(1, 1, 1, SMALL)
+    argument = worker_argument_of_copies(broker)
+    descriptors = [int(number) for number in argument.split(":")[1].split(",")]
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    worker = WorkerChannel.attach(argument)
+    assert not any(os.get_inheritable(descriptor) for descriptor in descriptors[2:])
+    worker.close()
+    broker.close()
+
+
+@pytest.mark.parametrize(
+    "argument", ["", "eventfd", "eventfd:1,2", "bell:1,2,3,4,5,6,7", "eventfd:a,b,c,d,e,f,g", "pipe:3"]
+)
+def test_an_argument_that_is_none_is_refused(argument: str) -> None:
+    with pytest.raises(SegmentError, match=r"argument|descriptors"):
+        WorkerChannel.attach(argument)
+
+
+def test_descriptors_that_are_not_there_are_refused() -> None:
+    with pytest.raises(SegmentError, match="not there"):
+        WorkerChannel.attach("eventfd:901,902,903,904,905,906,907")
+
+
+def test_segments_of_two_generations_are_refused() -> None:
+    first = BrokerChannel.create(1, 1, 1, SMALL)
+    second = BrokerChannel.create(1, 2, 1, SMALL)
+    own = worker_argument_of_copies(first).split(":")[1].split(",")
+    other = worker_argument_of_copies(second).split(":")[1].split(",")
+    with pytest.raises(SegmentError, match="belong together"):
+        WorkerChannel.attach(f"eventfd:{','.join([own[0], other[1], *own[2:]])}")
+    for number in {*own, *other} - {own[0], other[1]}:
+        os.close(int(number))
+    first.close()
+    second.close()
+
+
+def test_a_ring_in_the_wrong_direction_is_refused() -> None:
+    broker = BrokerChannel.create(1, 1, 1, SMALL)
+    numbers = worker_argument_of_copies(broker).split(":")[1].split(",")
+    with pytest.raises(SegmentError, match="belongs"):
+        WorkerChannel.attach(f"eventfd:{','.join([numbers[1], numbers[0], *numbers[2:]])}")
+    for number in numbers[0:1] + numbers[2:]:
+        os.close(int(number))
+    broker.close()
+
+
+def test_a_channel_that_cannot_be_made_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("socket.socketpair", none_left)
+    with pytest.raises(SegmentError, match="Too many open files"):
+        BrokerChannel.create(1, 1, 1, SMALL)
+
+
+def test_closing_twice_is_harmless() -> None:
+    broker = BrokerChannel.create(1, 1, 1, SMALL)
+    broker.send(1, BIG, 0)
+    broker.close()
+    broker.close()
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"capacity": 1000},
+        {"capacity": 0},
+        {"capacity": 1 << 31},
+        {"max_record": 100},
+        {"max_record": 32},
+        {"capacity": 65536, "max_record": 65536},
+        {"capacity": 1 << 20, "max_record": 64},
+        {"max_message": 0},
+    ],
+)
+def test_sizes_that_cannot_work_are_refused(sizes: dict[str, int]) -> None:
+    with pytest.raises(OptionsError):
+        ChannelOptions(**sizes)
+
+
+def test_the_default_sizes_leave_fourteen_credits() -> None:
+    assert ChannelOptions().credits == 14
+
+
+def test_everything_works_over_pipes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "eventfd")
+    with channel_pair() as (broker, worker):
+        assert broker.worker_argument().startswith("pipe:")
+        broker.send(1, BIG, 0)
+        broker.ring()
+        assert worker.claim() == Request(1, BIG, 0)
+        worker.answer(0, 1, b"x", False, 0)
+        assert readable(broker.answers_fd)
+        assert broker.receive() == [Answer(1, False, b"x", 0)]
