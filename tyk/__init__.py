@@ -1,0 +1,1 @@
+"""What plugin authors import: decorators, the request, sessions, events, and the gateway's services."""

@@ -1,0 +1,201 @@
+"""The decorators that turn a function of a bundle into a hook.
+
+`@Pre` and `@Pre(timeout=0.5, idempotent=True)` both work and give back the function itself, marked with a
+`HookDefinition` in `__tyk_hook__`. How many arguments it takes, and whether it is `async`, is looked at when
+its bundle is loaded.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, overload
+
+from tyk.errors import HookOptionError, NotAHookError
+
+__all__ = ["CustomKeyCheck", "Event", "Hook", "Post", "PostKeyAuth", "Pre", "Response"]
+
+HOOK_ATTRIBUTE: Final = "__tyk_hook__"
+"""The attribute of a decorated function that holds its `HookDefinition`."""
+
+OnError: TypeAlias = Literal["fail", "continue"]
+
+HookFunction: TypeAlias = (
+    Callable[[Any, Any, Any], object]
+    | Callable[[Any, Any, Any, Any], object]
+    | Callable[[Any, Any, Any, Any, Any], object]
+)
+"""`(request, session, spec)`, `(request, session, metadata, spec)` or
+`(request, response, session, metadata, spec)`."""
+
+EventFunction: TypeAlias = Callable[[Any, Any], object]
+"""`(event, spec)`."""
+
+_HookT = TypeVar("_HookT", bound=HookFunction)
+_EventT = TypeVar("_EventT", bound=EventFunction)
+_AnyT = TypeVar("_AnyT", bound=Callable[..., object])
+
+_ON_ERROR: Final = ("fail", "continue")
+_MUST_FAIL: Final = "CustomKeyCheck"
+"""The hook type that may not continue after an error: the request would go through unchecked."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookDefinition:
+    """What a decorator says about one hook."""
+
+    name: str
+    """The function's name, by which the manifest and the gateway call it."""
+    hook_type: str | None
+    """"Pre", "Post", "PostKeyAuth", "CustomKeyCheck", "Response" or "Event"; None: the manifest says."""
+    timeout: float | None = None
+    """Seconds the hook may take; None: the broker's own limit."""
+    on_error: OnError = "fail"
+    """"continue": when the hook fails, its object goes back to the gateway untouched."""
+    idempotent: bool = False
+    """The hook may be run a second time when its worker died during the first."""
+
+
+class _Decorator:
+    """What all decorators do: check the options, then mark the function."""
+
+    def __init__(self, name: str, hook_type: str | None) -> None:
+        self._name = name
+        self._hook_type = hook_type
+
+    def __repr__(self) -> str:
+        return f"@{self._name}"
+
+    def _apply(
+        self,
+        function: _AnyT | None,
+        timeout: float | None,
+        on_error: OnError,
+        idempotent: bool,
+    ) -> _AnyT | Callable[[_AnyT], _AnyT]:
+        _check_options(self._name, timeout, on_error, idempotent)
+        seconds = None if timeout is None else float(timeout)
+
+        def mark(decorated: _AnyT) -> _AnyT:
+            name = _hook_name(self._name, decorated)
+            definition = HookDefinition(name, self._hook_type, seconds, on_error, idempotent)
+            return _mark(self._name, decorated, definition)
+
+        return mark if function is None else mark(function)
+
+
+class HookDecorator(_Decorator):
+    """A decorator for hooks that see a request, on its way in or out."""
+
+    @overload
+    def __call__(self, function: _HookT, /) -> _HookT: ...
+
+    @overload
+    def __call__(
+        self, /, *, timeout: float | None = None, on_error: OnError = "fail", idempotent: bool = False
+    ) -> Callable[[_HookT], _HookT]: ...
+
+    def __call__(
+        self,
+        function: Any = None,
+        /,
+        *,
+        timeout: float | None = None,
+        on_error: OnError = "fail",
+        idempotent: bool = False,
+    ) -> Any:
+        """Mark a function as a hook.
+
+        `timeout`: seconds it may take. `on_error="continue"`: a failure lets the object pass untouched.
+        `idempotent=True`: it may run again if its worker died. Raises HookOptionError, NotAHookError.
+        """
+        return self._apply(function, timeout, on_error, idempotent)
+
+
+class EventDecorator(_Decorator):
+    """The decorator for handlers of the gateway's events."""
+
+    @overload
+    def __call__(self, function: _EventT, /) -> _EventT: ...
+
+    @overload
+    def __call__(
+        self, /, *, timeout: float | None = None, on_error: OnError = "fail", idempotent: bool = False
+    ) -> Callable[[_EventT], _EventT]: ...
+
+    def __call__(
+        self,
+        function: Any = None,
+        /,
+        *,
+        timeout: float | None = None,
+        on_error: OnError = "fail",
+        idempotent: bool = False,
+    ) -> Any:
+        """Mark a function `(event, spec)` as an event handler; the options are those of the other hooks."""
+        return self._apply(function, timeout, on_error, idempotent)
+
+
+def _check_options(decorator: str, timeout: object, on_error: object, idempotent: object) -> None:
+    if timeout is not None and not _is_positive_number(timeout):
+        raise HookOptionError(
+            decorator,
+            f"timeout is a number of seconds above 0, or None for the broker's limit; got {timeout!r}",
+        )
+    if on_error not in _ON_ERROR:
+        raise HookOptionError(decorator, f'on_error is "fail" or "continue"; got {on_error!r}')
+    if on_error == "continue" and decorator == _MUST_FAIL:
+        raise HookOptionError(
+            decorator,
+            'on_error="continue" is refused for an authentication hook: a failure would let requests through unchecked',
+        )
+    if not isinstance(idempotent, bool):
+        raise HookOptionError(decorator, f"idempotent is True or False; got {idempotent!r}")
+
+
+def _is_positive_number(value: object) -> bool:
+    return type(value) in (int, float) and 0 < cast(float, value) < math.inf
+
+
+def _mark(decorator: str, function: _AnyT, definition: HookDefinition) -> _AnyT:
+    try:
+        setattr(function, HOOK_ATTRIBUTE, definition)
+    except AttributeError as error:
+        raise NotAHookError(decorator, f"decorates a function, which {function!r} is not") from error
+    return function
+
+
+def _hook_name(decorator: str, function: object) -> str:
+    name = getattr(function, "__name__", None)
+    if isinstance(function, type) or not callable(function) or not isinstance(name, str):
+        raise NotAHookError(
+            decorator,
+            f"decorates a function, and its options are given by name (timeout=...); got {function!r}",
+        )
+    if getattr(function, HOOK_ATTRIBUTE, None) is not None:
+        raise NotAHookError(
+            decorator,
+            f"is on {name}, which is a hook already: a function takes one decorator, define another function",
+        )
+    return name
+
+
+Hook: Final = HookDecorator("Hook", None)
+"""A hook of any type: the manifest says where it runs."""
+
+Pre: Final = HookDecorator("Pre", "Pre")
+"""Runs first, before authentication: there is no session yet."""
+
+CustomKeyCheck: Final = HookDecorator("CustomKeyCheck", "CustomKeyCheck")
+"""Authenticates the request; returns a session whose metadata has a `token`, or sets an override."""
+
+PostKeyAuth: Final = HookDecorator("PostKeyAuth", "PostKeyAuth")
+"""Runs right after authentication, with the session."""
+
+Post: Final = HookDecorator("Post", "Post")
+"""Runs last before the upstream is called."""
+
+Response: Final = HookDecorator("Response", "Response")
+"""Runs on the upstream's answer: `(request, response, session, metadata, spec)`, returns the response."""
+
+Event: Final = EventDecorator("Event", "Event")
+"""Handles an event of the gateway: `(event, spec)`, returns nothing."""

@@ -1,0 +1,27 @@
+"""Errors a plugin author can meet: each says what was written, and what to write instead."""
+
+
+class TykError(Exception):
+    """Root of everything raised by `tyk`."""
+
+
+class HookOptionError(TykError, ValueError):
+    """A decorator was given an option, or a value, that it does not take."""
+
+    def __init__(self, decorator: str, message: str) -> None:
+        """Say `message` about `@decorator`."""
+        super().__init__(f"@{decorator}: {message}")
+        self.decorator = decorator
+
+
+class NotAHookError(TykError, TypeError):
+    """A decorator was put on something that cannot be a hook."""
+
+    def __init__(self, decorator: str, message: str) -> None:
+        """Say `message` about what `@decorator` decorates."""
+        super().__init__(f"@{decorator} {message}")
+        self.decorator = decorator
+
+
+class EventPayloadError(TykError, ValueError):
+    """An event's payload is not the JSON object that the gateway sends."""

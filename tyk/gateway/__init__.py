@@ -1,0 +1,10 @@
+"""`TykGateway`, what plugins call; installed as `tyk.gateway` and as `gateway`, with one class behind both names.
+
+`install` is the seam through which a worker puts its storage, events and log in place.
+"""
+
+# By absolute names on purpose: this file is installed twice, and must find the same modules from both places.
+from tyk.gateway.api import TykGateway
+from tyk.gateway.backend import Backend, Events, Log, Storage, current, install, restore
+
+__all__ = ["Backend", "Events", "Log", "Storage", "TykGateway", "current", "install", "restore"]

@@ -1,0 +1,77 @@
+"""For a plugin's own tests: a gateway made of memory, for the time of a `with` block."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tyk.gateway.backend import MemoryEvents, TriggeredEvent, install, restore
+from tyk.gateway.memory import MemoryStorage
+
+
+class LoggedMessage(NamedTuple):
+    """One call of `TykGateway.log`."""
+
+    level: str
+    message: str
+
+
+class MemoryLog:
+    """Remembers what is logged."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.messages: list[LoggedMessage] = []
+
+    def log(self, message: str, level: int) -> None:
+        """Remember one message."""
+        self.messages.append(LoggedMessage(logging.getLevelName(level).lower(), message))
+
+
+class ManualClock:
+    """A clock that stands still until it is told to advance."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self._now_s = 0.0
+
+    def __call__(self) -> float:
+        """Return the time in seconds."""
+        return self._now_s
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        self._now_s += seconds
+
+
+@dataclass(frozen=True, slots=True)
+class FakeGateway:
+    """What a plugin did to its surroundings."""
+
+    clock: ManualClock
+    storage: MemoryStorage
+    _events: MemoryEvents = field(default_factory=MemoryEvents)
+    _log: MemoryLog = field(default_factory=MemoryLog)
+
+    @property
+    def events(self) -> list[TriggeredEvent]:
+        """The events triggered so far."""
+        return list(self._events.triggered)
+
+    @property
+    def messages(self) -> list[LoggedMessage]:
+        """The messages logged so far."""
+        return list(self._log.messages)
+
+
+@contextmanager
+def fake_gateway() -> Iterator[FakeGateway]:
+    """Give `TykGateway` an empty store, events and log of its own, and what it had before back at the end."""
+    clock = ManualClock()
+    fake = FakeGateway(clock, MemoryStorage(clock))
+    previous = install(fake.storage, fake._events, fake._log)
+    try:
+        yield fake
+    finally:
+        restore(previous)
