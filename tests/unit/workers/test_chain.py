@@ -1,0 +1,130 @@
+"""Which hooks a chain has, and in which order; what ends it, and what keeps it from starting."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from ipc.frame import Kind, Status, pack_frame
+from tests.support.bundles import Served, subject, write_bundle, write_files
+from tests.unit.workers.conftest import Serve
+from workers.errors import WorkerError
+from workers.mapping import to_map
+
+Make = Callable[..., Served]
+
+
+def hook(name: str, decorator: str = "Pre", body: str = "pass") -> str:
+    return (
+        f"@{decorator}\ndef {name}(request, session, spec):\n    {body}\n"
+        f"    request.object.raw_body += b'{name} '\n    return request, session\n"
+    )
+
+
+@pytest.fixture
+def make(folder: Path, serve: Serve) -> Make:
+    """Serve one bundle `foo` with these hooks."""
+
+    def start(*hooks: str, **middleware: Any) -> Served:
+        write_bundle(folder / "foo", {"middleware.py": "".join(hooks)}, **middleware)
+        return serve()
+
+    return start
+
+
+def order(served: Served, hook_type: str = "Pre", bundle: str = "foo") -> str:
+    return served.run(subject("*", bundle, hook_type)).request.raw_body.decode()
+
+
+def failure(served: Served, hook_type: str = "Pre", bundle: str = "foo") -> WorkerError:
+    with pytest.raises(WorkerError) as caught:
+        served.run(subject("*", bundle, hook_type))
+    return caught.value
+
+
+def test_the_manifest_comes_first_then_what_it_does_not_list(make: Make) -> None:
+    served = make(
+        hook("A"), hook("B"), hook("C", "Hook"), hook("D", "Post"), hook("E"), hook("F", "Hook"),
+        pre=[{"name": "C"}, {"name": "B"}, {"name": "E", "disabled": True}],
+    )  # fmt: skip
+    assert order(served) == "C B A "
+    assert order(served, "Post") == "D "
+
+
+def test_a_hook_that_the_manifest_puts_elsewhere_runs_there_only(make: Make) -> None:
+    served = make(hook("A"), hook("B"), post=[{"name": "A"}])
+    assert order(served) == "B "
+    assert order(served, "Post") == "A "
+
+
+@pytest.mark.parametrize("code", [200, 403])
+def test_an_override_ends_the_chain(make: Make, code: int) -> None:
+    stop = f"request.object.return_overrides.response_code = {code}"
+    assert order(make(hook("A"), hook("B", body=stop), hook("C"))) == "A B "
+
+
+def test_raw_body_only_is_the_manifests_for_each_hook(make: Make) -> None:
+    look = "request.add_header('seen-' + {!r}, request.object.body or 'nothing')"
+    served = make(
+        hook("A", "Hook", look.format("a")),
+        hook("B", "Hook", look.format("b")),
+        pre=[{"name": "A", "raw_body_only": True}, {"name": "B"}],
+    )
+    answer = served.run(subject("*", request={"raw_body": b"x "}))
+    assert dict(answer.request.set_headers) == {"seen-a": "nothing", "seen-b": "x A "}
+
+
+def test_an_error_in_the_middle_is_the_dispatchs(make: Make) -> None:
+    error = failure(make(hook("A"), hook("B", body="raise ValueError('stop')"), hook("C")))
+    assert error.status is Status.HOOK_FAILED
+    assert "hook B of bundle foo failed: ValueError: stop" in error.message
+
+
+def test_authentication_does_not_chain(make: Make) -> None:
+    served = make(hook("A", "CustomKeyCheck"), hook("B", "CustomKeyCheck"))
+    assert "does not chain, and bundle foo has several: A, B" in failure(served, "CustomKeyCheck").message
+
+
+def test_the_manifests_authentication_hook_is_the_one(make: Make) -> None:
+    served = make(hook("A", "CustomKeyCheck"), hook("B", "CustomKeyCheck"), auth_check={"name": "B"})
+    assert order(served, "CustomKeyCheck") == "B "
+
+
+@pytest.mark.parametrize("broken", ["@Pre\ndef Broken(request): ...\n", ""])
+def test_a_chain_with_a_hook_that_cannot_run_does_not_start(make: Make, broken: str) -> None:
+    served = make(hook("A"), broken, pre=[{"name": "A"}, {"name": "Broken"}])
+    error = failure(served)
+    assert error.status is Status.HOOK_FAILED
+    assert "the Pre chain of bundle foo cannot run" in error.message
+    assert "Broken" in error.message
+
+
+def test_an_empty_chain_is_an_error_and_no_echo(make: Make) -> None:
+    error = failure(make(hook("A")), "Post")
+    assert error.status is Status.NOT_FOUND
+    assert "no Post hooks to run as a chain; it has: A (Pre)" in error.message
+
+
+def test_a_chain_needs_a_hook_type(make: Make) -> None:
+    assert failure(make(hook("A")), "Unknown").status is Status.INVALID
+
+
+def test_without_a_bundle_the_only_one_with_such_hooks_is_meant(make: Make, folder: Path) -> None:
+    write_bundle(folder / "bar", {"middleware.py": hook("B", "Post")})
+    write_files(folder, {"broken.py": "x = = 1"})
+    served = make(hook("A"))
+    assert order(served, "Pre", "") == "A "
+    write_bundle(folder / "baz", {"middleware.py": hook("C")})
+    served.store.refresh()
+    assert "several bundles, and the call names none: baz, foo" in failure(served, "Pre", "").message
+
+
+def test_a_chain_may_travel_as_a_map(make: Make) -> None:
+    frame = pack_frame(Kind.OBJECT_MAP, None, msgpack.packb(to_map(subject("*"))))
+    answer = make(hook("A"), hook("B")).frame(frame)
+    assert answer.kind == Kind.OBJECT_MAP
+    body = msgpack.unpackb(answer.body)
+    assert body["request"]["raw_body"] == b"A B "
+    assert "session" not in body

@@ -1,0 +1,1 @@
+"""One worker process: finds, loads and runs the hooks of bundles."""

@@ -1,0 +1,99 @@
+"""A worker process: attach to the channel, learn the configuration, load the bundles, say so, serve.
+
+Started by the broker as `python -P -m workers CHANNEL LIFE`; by hand it has nothing to talk to.
+"""
+
+import faulthandler
+import fcntl
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from ipc.channel import WorkerChannel
+from ipc.errors import ControlClosedError
+from tyk import gateway
+from workers import stdio
+from workers.dispatcher import Dispatcher
+from workers.events import LoggedEvents
+from workers.storage import open_storage
+from workers.store import BundleStore
+from workers.worker import Worker
+
+log = logging.getLogger("tykpy.worker")
+
+EXIT_USAGE: Final = 2
+EXIT_CANNOT_START: Final = 3
+UNPACKED_FOLDER: Final = "unpacked"
+"""Below the runtime folder: the contents of bundles that are ZIPs."""
+LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s"
+
+
+def main() -> int:
+    """Run one worker; returns its exit code."""
+    if len(sys.argv) != 3:
+        print("tykpy's workers are started by `tykpy broker`", file=sys.stderr)
+        return EXIT_USAGE
+    _end_with_broker(int(sys.argv[2]))
+    _watch_signals()
+    channel = WorkerChannel.attach(sys.argv[1])
+    # What the process is called from here on, and what a plugin sees as its arguments.
+    sys.argv[:] = ["tykpy-worker"]
+    logging.basicConfig(format=LOG_FORMAT, stream=stdio.take_over())
+    try:
+        worker = _prepare(channel, _configuration(channel))
+    except ControlClosedError:
+        return 0
+    except Exception as error:
+        log.exception("cannot start")
+        channel.control.send("failed", {"message": f"{type(error).__name__}: {error}"})
+        return EXIT_CANNOT_START
+    worker.run()
+    return 0
+
+
+def _end_with_broker(life: int) -> None:
+    """Have the kernel kill this process when the broker, who alone can write to this pipe, is gone.
+
+    The pipe is opened anew, because what fcntl sets belongs to the open file, which the workers share.
+    """
+    descriptor = os.open(f"/proc/self/fd/{life}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.close(life)
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+
+
+def _watch_signals() -> None:
+    # Ctrl-C goes to the whole process group: the broker decides what becomes of the workers. SIGUSR2 is how it asks
+    # for the stacks of one that hangs; the dump needs no lock of the interpreter.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR2, all_threads=True)
+
+
+def _configuration(channel: WorkerChannel) -> dict[str, Any]:
+    for message in channel.control.receive():
+        if message.name == "configure" and isinstance(message.body, dict):
+            return message.body
+    raise ControlClosedError
+
+
+def _prepare(channel: WorkerChannel, config: dict[str, Any]) -> Worker:
+    """Load everything, then say that we are ready."""
+    logging.getLogger().setLevel(config["log_level"].upper())
+    runtime_dir = Path(config["runtime_dir"])
+    gateway.install(storage=open_storage(config["redis"], runtime_dir), events=LoggedEvents())
+    sources = [Path(config["bundles"])] if config["bundles"] else []
+    store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER)
+    store.load_all()
+    worker = Worker(channel, Dispatcher(store), config["threads"])
+    channel.control.send("ready", {"bundles": store.describe()})
+    store.on_change(lambda: channel.control.send("hooks", {"bundles": store.describe()}))
+    return worker
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""What is known of one bundle: its hooks, the chains they form, and what is wrong with it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from workers.errors import BundleError
+from workers.hook import Hook
+from workers.importer import ImportSpace
+from workers.manifest import HOOK_TYPES, ListedHook
+
+AUTH_TYPE: Final = "CustomKeyCheck"
+"""The only hook type that does not chain."""
+
+
+class ChainLink(NamedTuple):
+    """One hook of a chain, and whether its request's `body` stays empty."""
+
+    hook: Hook
+    raw_body_only: bool = False
+
+
+class FaultyHook(NamedTuple):
+    """A hook that is there, or should be, and cannot be run."""
+
+    name: str
+    hook_type: str | None
+    error: BundleError
+    missing: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """Return the fault as a map that msgpack can carry."""
+        return {"name": self.name, "hook_type": self.hook_type, **describe_error(self.error)}
+
+
+class Chain(NamedTuple):
+    """All hooks of one type in the order they run; with an error none of them may (a check would be left out)."""
+
+    links: tuple[ChainLink, ...] = ()
+    error: BundleError | None = None
+
+
+@dataclass(slots=True)
+class Part:
+    """One folder or file of code with imports of its own; most bundles are one part."""
+
+    name: str
+    root: Path
+    hooks: dict[str, Hook] = field(default_factory=dict)
+    faulty: dict[str, FaultyHook] = field(default_factory=dict)
+    error: BundleError | None = None
+    listed: tuple[ListedHook, ...] = ()
+    space: ImportSpace | None = None
+
+    def chain(self, hook_type: str) -> Chain:
+        """Return the part's chain: the manifest's hooks in its order, then those it does not list as defined."""
+        if self.error is not None:
+            return Chain(error=self.error)
+        links: list[ChainLink] = []
+        for entry in self.listed:
+            if entry.hook_type != hook_type or entry.disabled:
+                continue
+            if entry.name in self.faulty:
+                return Chain(error=self.faulty[entry.name].error)
+            links.append(ChainLink(self.hooks[entry.name], entry.raw_body_only))
+        if links and hook_type == AUTH_TYPE:
+            return Chain(tuple(links))
+        broken = next((hook for hook in self.faulty.values() if hook.hook_type == hook_type), None)
+        if broken is not None:
+            return Chain(error=broken.error)
+        links += [ChainLink(hook) for hook in self.hooks.values() if _belongs(hook, hook_type)]
+        return Chain(tuple(links))
+
+
+class Bundle:
+    """The parts that one bundle hash stands for; read-only once made."""
+
+    def __init__(
+        self, name: str, hashes: Iterable[str], path: Path, parts: Iterable[Part], is_complete: bool = True
+    ) -> None:
+        """Join the parts; of hooks of one name the first counts. `is_complete`: no further part is to come."""
+        self.name = name
+        self.is_complete = is_complete
+        self.hashes = tuple(hashes)
+        self.path = path
+        self.parts = tuple(parts)
+        self.hooks: dict[str, Hook] = {}
+        self.faulty: dict[str, FaultyHook] = {}
+        for part in reversed(self.parts):
+            self.hooks.update(part.hooks)
+            self.faulty.update(part.faulty)
+        self.error = next((part.error for part in self.parts if part.error is not None), None)
+        self.chains = {hook_type: self._chain(hook_type) for hook_type in HOOK_TYPES.values()}
+
+    @property
+    def is_sound(self) -> bool:
+        """Everything is there, and could be loaded."""
+        return self.is_complete and self.error is None and not self.faulty
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything that is wrong, one line each."""
+        errors = [part.error for part in self.parts if part.error is not None]
+        return [str(error) for error in errors] + [str(faulty.error) for faulty in self.faulty.values()]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `tykpy hooks` and the router want to know, as a map that msgpack can carry."""
+        return {
+            "name": self.name,
+            "hashes": list(self.hashes),
+            "path": str(self.path),
+            "state": "broken" if self.error is not None else "loaded",
+            "error": None if self.error is None else describe_error(self.error),
+            "hooks": [hook.describe() for part in self.parts for hook in part.hooks.values()],
+            "faulty": [faulty.describe() for part in self.parts for faulty in part.faulty.values()],
+        }
+
+    def close(self) -> None:
+        """Forget the bundle's modules."""
+        for part in self.parts:
+            if part.space is not None:
+                part.space.close()
+
+    def _chain(self, hook_type: str) -> Chain:
+        chains = [part.chain(hook_type) for part in self.parts]
+        error = next((chain.error for chain in chains if chain.error is not None), None)
+        return Chain(tuple(link for chain in chains for link in chain.links), error)
+
+
+def describe_error(error: BundleError) -> dict[str, Any]:
+    """Return an error as a map that msgpack can carry."""
+    return {"message": error.message, "file": error.file, "line": error.line}
+
+
+def _belongs(hook: Hook, hook_type: str) -> bool:
+    return hook.definition.hook_type == hook_type and not hook.listed

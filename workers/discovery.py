@@ -1,0 +1,130 @@
+"""Finds what may be a bundle in a folder, under which hashes a gateway asks for it, and in which order its parts come.
+
+| in the folder | is asked for by |
+|---|---|
+| folder with a name of 32 hex digits (a gateway's own) | that name |
+| folder `foo` | MD5 of `foo` and of `foo.zip` |
+| `foo.zip` | MD5 of `foo.zip` |
+| `foo.py` | MD5 of `foo.py`, of `foo` and of `foo.zip` |
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Final
+
+from workers.manifest import MANIFEST_NAME
+
+EMPTY_NAME_HASH: Final = hashlib.md5(b"", usedforsecurity=False).hexdigest()
+"""What a gateway sends for an API without a bundle."""
+
+_HASH: Final = re.compile(r"[0-9a-f]{32}")
+_MAX_ORDERED_PARTS: Final = 6
+"""Parts whose order is worked out from the hash of their names: 720 tries; gateways have two or three."""
+_MAX_STAMPED_FILES: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A folder, ZIP or file that may be a bundle."""
+
+    path: Path
+    name: str
+    hashes: tuple[str, ...]
+    """Under which it is asked for; the first belongs to its own name, the others give way to those of that name."""
+
+    @property
+    def looks_whole(self) -> bool:
+        """Worth loading before anybody asks: a folder without a manifest and without Python is something else."""
+        if not self.path.is_dir() or (self.path / MANIFEST_NAME).is_file():
+            return True
+        return bool(part_folders(self.path)[0]) or next(self.path.glob("*.py"), None) is not None
+
+
+def name_hash(name: str) -> str:
+    """Return the hash by which a gateway names a bundle."""
+    return hashlib.md5(name.encode("utf-8", "surrogateescape"), usedforsecurity=False).hexdigest()
+
+
+def candidates(source: Path) -> Iterator[Candidate]:
+    """Yield what may be a bundle in the folder `source`, or `source` itself if it is a bundle, ordered by name.
+
+    Raises OSError where the folder cannot be read.
+    """
+    if source.is_file() or (source / MANIFEST_NAME).is_file():
+        yield from _candidate(source)
+        return
+    for path in sorted(source.iterdir()):
+        yield from _candidate(path)
+
+
+def part_folders(folder: Path) -> tuple[list[Path], bool]:
+    """Return the sub-folders of a folder that stands for several bundles, and whether they are all, in the API's order.
+
+    The folder's name is the MD5 of all names with commas between them: that tells. Where it does not (a part is not
+    there yet, or has another ending), the order is that of the alphabet. No manifest in any of them: no parts.
+    """
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_ignored(path.name))
+    if not any((path / MANIFEST_NAME).is_file() for path in found):
+        return [], False
+    if len(found) <= _MAX_ORDERED_PARTS:
+        for order in permutations(found):
+            if _is_named(folder.name, order):
+                return list(order), True
+    return found, False
+
+
+def stamp(path: Path) -> frozenset[tuple[str, int, int]]:
+    """Return what changes when any file below `path` does: names, modification times (ns) and sizes (bytes)."""
+    return frozenset(_stamps(path))
+
+
+def _candidate(path: Path) -> Iterator[Candidate]:
+    name = path.name
+    if _is_ignored(name):
+        return
+    if path.is_dir():
+        is_hash = _HASH.fullmatch(name.lower()) is not None
+        hashes = (name.lower(),) if is_hash else (name_hash(name), name_hash(f"{name}.zip"))
+        yield Candidate(path, name, hashes)
+    elif path.suffix == ".zip":
+        yield Candidate(path, name, (name_hash(name),))
+    elif path.suffix == ".py":
+        yield Candidate(path, name, (name_hash(name), name_hash(path.stem), name_hash(f"{path.stem}.zip")))
+
+
+def _is_named(name: str, order: Iterable[Path]) -> bool:
+    for ending in (".zip", ""):
+        joined = ",".join(path.name + ending for path in order)
+        if name in (joined, name_hash(joined)):
+            return True
+    return False
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or name == "__pycache__"
+
+
+def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
+    if not path.is_dir():
+        yield from _file_stamp(path)
+        return
+    count = 0
+    for folder, _, files in os.walk(path):
+        for file in files:
+            yield from _file_stamp(Path(folder, file))
+            count += 1
+            if count >= _MAX_STAMPED_FILES:
+                return
+
+
+def _file_stamp(path: Path) -> Iterator[tuple[str, int, int]]:
+    try:
+        status = path.stat()
+    except OSError:
+        return  # it vanished while we looked: a stamp without it says so
+    yield str(path), status.st_mtime_ns, status.st_size

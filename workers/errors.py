@@ -1,0 +1,48 @@
+"""What can go wrong in a worker: a bundle that does not load, or one dispatch that fails."""
+
+from typing import Any
+
+from ipc.frame import Status
+
+
+class WorkersError(Exception):
+    """Root of everything raised by `workers`."""
+
+
+class WorkerError(WorkersError):
+    """One dispatch failed; the worker goes on. `meta` names what failed: `{"bundle": ..., "hook": ...}`."""
+
+    def __init__(self, status: Status, message: str, meta: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.meta = meta
+
+
+class BundleError(WorkersError):
+    """A bundle, or one of its hooks, cannot be used: what is wrong, in which file, in which line (0: unknown)."""
+
+    def __init__(self, message: str, file: str = "", line: int = 0) -> None:
+        super().__init__(message)
+        self.message = message
+        self.file = file
+        self.line = line
+
+    def __str__(self) -> str:
+        """Say where before what, as compilers do."""
+        if not self.file:
+            return self.message
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.message}"
+
+
+class ManifestError(BundleError):
+    """`manifest.json` is not JSON, or says something impossible."""
+
+
+class ArchiveError(BundleError):
+    """A ZIP is damaged, or holds what no bundle may hold."""
+
+
+class VerificationError(BundleError):
+    """A bundle's files are not those its manifest was made for."""

@@ -1,0 +1,89 @@
+"""Turns what a plugin raises into an error that says what, in which hook and line; the traceback is for the log."""
+
+import logging
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from ipc.frame import Status
+from workers.errors import BundleError, WorkerError
+
+if TYPE_CHECKING:
+    from workers.hook import Hook
+
+Log: TypeAlias = Callable[..., None]
+
+_log: Final = logging.getLogger("tykpy.worker")
+
+
+def hook_failed(hook: "Hook", error: BaseException) -> WorkerError:
+    """Log the traceback, from the plugin's first frame on, and return the dispatch's error."""
+    own = from_plugin(error.__traceback__, hook.root)
+    _log.error("hook %s of bundle %s failed", hook.name, hook.bundle, exc_info=(type(error), error, own))
+    return WorkerError(Status.HOOK_FAILED, _message(hook, error), meta_of(hook))
+
+
+def hook_passed_over(hook: "Hook", error: WorkerError) -> None:
+    """Say in the log that a hook with `on_error="continue"` failed and its object goes on untouched."""
+    _log.warning('%s; on_error is "continue": the object goes on untouched', error.message)
+
+
+def wrong_return(hook: "Hook", reason: str) -> WorkerError:
+    """Return the error for a hook that returned something else than it must."""
+    message = f"hook {hook.name} of bundle {hook.bundle} {reason} ({hook.file}:{hook.line})"
+    _log.error("%s", message)
+    return WorkerError(Status.HOOK_FAILED, message, meta_of(hook))
+
+
+def bundle_failed(error: BaseException, root: str, file: str = "") -> BundleError:
+    """Say where a bundle's own code failed while it was loaded."""
+    if isinstance(error, BundleError):
+        return error
+    if isinstance(error, SyntaxError) and error.filename:
+        return BundleError(f"{type(error).__name__}: {error.msg}", error.filename, error.lineno or 0)
+    place = innermost(error.__traceback__, root)
+    found, line = place if place else (file, 0)
+    return BundleError(_described(error), found, line)
+
+
+def meta_of(hook: "Hook") -> dict[str, Any]:
+    """Return what an error frame says about the hook that failed."""
+    return {"bundle": hook.bundle, "hook": hook.name}
+
+
+def from_plugin(traceback: TracebackType | None, root: str) -> TracebackType | None:
+    """Return the traceback from the plugin's first frame on; all of it where there is none."""
+    frame = traceback
+    while frame is not None and not _is_below(frame, root):
+        frame = frame.tb_next
+    return frame or traceback
+
+
+def innermost(traceback: TracebackType | None, root: str) -> tuple[str, int] | None:
+    """Return file and line of the innermost frame that is the plugin's own."""
+    place = None
+    while traceback is not None:
+        if _is_below(traceback, root):
+            place = traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
+        traceback = traceback.tb_next
+    return place
+
+
+def _message(hook: "Hook", error: BaseException) -> str:
+    file, line = innermost(error.__traceback__, hook.root) or (hook.file, hook.line)
+    return f"hook {hook.name} of bundle {hook.bundle} failed: {_described(error)} ({file}:{line})"
+
+
+def _described(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"called sys.exit({'' if error.code is None else repr(error.code)})"
+    try:
+        text = str(error)
+    except Exception as broken:  # noqa: BLE001 (a plugin's own __str__; what it raised is told instead)
+        text = f"<its __str__ raised {type(broken).__name__}>"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _is_below(traceback: TracebackType, root: str) -> bool:
+    return traceback.tb_frame.f_code.co_filename.startswith(root + os.sep)

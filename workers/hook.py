@@ -1,0 +1,163 @@
+"""One hook of a bundle: its function, its shape and what the manifest and its decorator say about it."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType
+from typing import Any, Final
+
+from tyk.decorators import HOOK_ATTRIBUTE, HookDefinition
+from workers.errors import BundleError
+from workers.manifest import ListedHook
+from workers.shapes import SHAPES, Shape
+
+_EVENT: Final = "Event"
+_ALLOWED: Final = ", ".join(f"({shape.signature})" for shape in SHAPES.values() if not shape.is_event)
+_ALLOWED_EVENT: Final = "(event, spec)"
+
+
+@dataclass(slots=True, eq=False)
+class Hook:
+    """A function that can be run for a dispatch. Read at every dispatch, so everything is worked out beforehand."""
+
+    name: str
+    bundle: str
+    function: Callable[..., Any]
+    definition: HookDefinition
+    shape: Shape
+    is_async: bool
+    file: str
+    line: int
+    root: str
+    """The folder of the bundle's files: frames below it are the plugin's own in a traceback."""
+    listed: tuple[ListedHook, ...] = ()
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds the hook may take: the manifest's, else the decorator's, else None."""
+        return next((entry.timeout for entry in self.listed if entry.timeout), self.definition.timeout)
+
+    @property
+    def continues(self) -> bool:
+        """A failure of this hook lets the object pass untouched."""
+        return self.definition.on_error == "continue"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `tykpy hooks` and the router want to know, as a map that msgpack can carry."""
+        return {
+            "name": self.name,
+            "hook_type": self.definition.hook_type,
+            "shape": self.shape.signature,
+            "is_async": self.is_async,
+            "timeout": self.timeout,
+            "on_error": self.definition.on_error,
+            "idempotent": self.definition.idempotent,
+            "file": self.file,
+            "line": self.line,
+            "listed": [entry.hook_type for entry in self.listed],
+            "disabled": bool(self.listed) and all(entry.disabled for entry in self.listed),
+        }
+
+
+def definition_of(value: object) -> HookDefinition | None:
+    """Return what a decorator left on `value`, without running any code of it (it may be a lazy object)."""
+    target = getattr(value, "__func__", value) if inspect.ismethod(value) else value
+    definition = inspect.getattr_static(target, HOOK_ATTRIBUTE, None)
+    return definition if isinstance(definition, HookDefinition) else None
+
+
+def make_hook(
+    function: Callable[..., Any],
+    definition: HookDefinition,
+    bundle: str,
+    root: Path,
+    listed: tuple[ListedHook, ...] = (),
+    name: str = "",
+) -> Hook:
+    """Look at a decorated function once, so that no dispatch has to.
+
+    Raises BundleError where its arguments fit no shape.
+    """
+    name = name or definition.name
+    file, line = source_of(function)
+    try:
+        shape = _shape_of(function, _roles(definition, listed))
+    except ValueError as error:
+        raise BundleError(f"hook {name} {error}", file, line) from error
+    return Hook(name, bundle, function, definition, shape, _is_async(function), file, line, str(root), listed)
+
+
+def source_of(function: Callable[..., Any]) -> tuple[str, int]:
+    """Return the file and line where a function was written; empty and 0 for one that was not written in Python."""
+    code = getattr(_plain(function), "__code__", None)
+    return (code.co_filename, code.co_firstlineno) if isinstance(code, CodeType) else ("", 0)
+
+
+def _plain(function: Any) -> Any:
+    """Look through partial, method, `functools.wraps` and callable object."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        elif inspect.ismethod(function):
+            function = function.__func__
+        elif not inspect.isroutine(function) and inspect.ismethod(getattr(function, "__call__", None)):  # noqa: B004
+            function = function.__call__
+        else:
+            return function
+
+
+def _is_async(function: Any) -> bool:
+    """Only what is called counts: a plain wrapper around a coroutine function may run it to its end itself."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004
+    )
+
+
+def _roles(definition: HookDefinition, listed: tuple[ListedHook, ...]) -> tuple[bool, ...]:
+    """Say which shapes a hook may have: those of events (True), of requests (False), or, where nothing tells, both."""
+    if definition.hook_type is None:
+        return (False,) if listed else (False, True)
+    return (definition.hook_type == _EVENT,)
+
+
+def _shape_of(function: Callable[..., Any], roles: tuple[bool, ...]) -> Shape:
+    """Pick the shape as today's gateway does: by the number of positional arguments, defaults included.
+
+    Where that number fits no shape, arguments with a default may be left to their default.
+    """
+    allowed = " or ".join(_ALLOWED_EVENT if is_event else _ALLOWED for is_event in roles)
+    fewest, most = _positional(function, allowed)
+    for count in (most, fewest):
+        shape = SHAPES.get(count)
+        if shape is not None and shape.is_event in roles:
+            return shape
+    raise ValueError(f"takes {_counted(most)}; allowed are {allowed}")
+
+
+def _positional(function: Callable[..., Any], allowed: str) -> tuple[int, int]:
+    """Count the positional arguments: those without a default, and all. Raises ValueError with the reason."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"has no signature to look at: {error}") from error
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if required:
+        names = ", ".join(p.name for p in required)
+        raise ValueError(f"has arguments that must be given by name ({names}); hooks are called by position")
+    if not positional and any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise ValueError(
+            f"takes *args, which does not say what it wants: name its arguments ({allowed}), "
+            "or use functools.wraps in the decorator around it"
+        )
+    return sum(p.default is p.empty for p in positional), len(positional)
+
+
+def _counted(count: int) -> str:
+    return f"{count} argument" if count == 1 else f"{count} arguments"

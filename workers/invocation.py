@@ -1,0 +1,199 @@
+"""Runs hooks on one object or event, and makes the answer frame: the end of a worker's part in a dispatch."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ipc.frame import Kind, pack_frame
+from tyk.event import TykEvent
+from tyk.proto.coprocess_common_pb2 import HookType
+from tyk.proto.coprocess_object_pb2 import Object
+from workers.bundle import ChainLink
+from workers.errors import WorkerError
+from workers.failure import hook_failed, hook_passed_over, wrong_return
+from workers.folding import Fold, RequestFold, ResponseFold
+from workers.hook import Hook
+from workers.shapes import WrongReturnError, complete
+
+Encode = Callable[[Object], bytes]
+"""Makes the answer frame of an object."""
+
+
+class Invocation(Protocol):
+    """A dispatch that is decoded and found, and can be run once: `run` if it is not async, else `run_async`."""
+
+    @property
+    def is_async(self) -> bool:
+        """It must be awaited on an event loop."""
+
+    def run(self) -> bytes:
+        """Run it and return the answer frame. Raises WorkerError."""
+
+    async def run_async(self) -> bytes:
+        """Run it and return the answer frame. Raises WorkerError."""
+
+
+class HookInvocation:
+    """One hook on one object."""
+
+    __slots__ = ("_encode", "hook", "is_async", "subject")
+
+    def __init__(self, hook: Hook, subject: Object, encode: Encode) -> None:
+        self.hook = hook
+        self.subject = subject
+        self.is_async = hook.is_async
+        self._encode = encode
+
+    def run(self) -> bytes:
+        """Run the hook and return the object it leaves."""
+        if _may_continue(self.hook, self.subject):
+            return self._encode(run_or_pass(self.hook, self.subject))
+        run_hook(self.hook, self.subject)
+        return self._encode(self.subject)
+
+    async def run_async(self) -> bytes:
+        """Do the same for an `async def` hook."""
+        if _may_continue(self.hook, self.subject):
+            return self._encode(await run_or_pass_async(self.hook, self.subject))
+        await run_hook_async(self.hook, self.subject)
+        return self._encode(self.subject)
+
+
+class ChainInvocation:
+    """All hooks of one type on one object, with what the gateway does between two of them."""
+
+    __slots__ = ("_encode", "_fold", "_links", "is_async")
+
+    def __init__(self, links: tuple[ChainLink, ...], first: Object, encode: Encode) -> None:
+        is_response = first.hook_type == HookType.Response
+        self._links = links
+        self._fold: Fold = ResponseFold(first) if is_response else RequestFold(first)
+        self.is_async = any(link.hook.is_async for link in links)
+        self._encode = encode
+
+    def run(self) -> bytes:
+        """Run the hooks until one answers the request, or all ran."""
+        for link in self._links:
+            view = self._fold.view(link.raw_body_only)
+            answer = run_or_pass(link.hook, view) if _may_continue(link.hook, view) else run_hook(link.hook, view)
+            if not self._fold.apply(answer):
+                break
+        return self._finish(answer)
+
+    async def run_async(self) -> bytes:
+        """Do the same where some hooks are `async def`."""
+        for link in self._links:
+            view = self._fold.view(link.raw_body_only)
+            if _may_continue(link.hook, view):
+                answer = await run_or_pass_async(link.hook, view)
+            else:
+                answer = await run_hook_async(link.hook, view)
+            if not self._fold.apply(answer):
+                break
+        return self._finish(answer)
+
+    def _finish(self, answer: Object) -> bytes:
+        self._fold.finish(answer)
+        return self._encode(answer)
+
+
+class EventInvocation:
+    """One event handler on one event."""
+
+    __slots__ = ("_event", "_kind", "hook", "is_async")
+
+    def __init__(self, hook: Hook, event: TykEvent, kind: Kind) -> None:
+        self.hook = hook
+        self.is_async = hook.is_async
+        self._event = event
+        self._kind = kind
+
+    def run(self) -> bytes:
+        """Run the handler and return the empty reply."""
+        run_hook(self.hook, self._event)
+        return self._reply()
+
+    async def run_async(self) -> bytes:
+        """Do the same for an `async def` handler."""
+        await run_hook_async(self.hook, self._event)
+        return self._reply()
+
+    def _reply(self) -> bytes:
+        return pack_frame(self._kind, None, b"")
+
+
+def run_hook(hook: Hook, subject: Any) -> Any:
+    """Call a hook and return the subject with what came of it.
+
+    Raises WorkerError whatever the hook raises, `sys.exit` included; KeyboardInterrupt is the process's own.
+    """
+    shape = hook.shape
+    arguments = shape.arguments(subject)
+    try:
+        result = hook.function(*arguments)
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
+        raise hook_failed(hook, error) from error
+    try:
+        shape.settle(subject, arguments, result)
+    except WrongReturnError as error:
+        raise wrong_return(hook, str(error)) from None
+    return subject
+
+
+async def run_hook_async(hook: Hook, subject: Any) -> Any:
+    """Do what run_hook does, and await what an `async def` hook returns.
+
+    A cancellation from outside goes on as such; one that the hook made itself is its failure.
+    """
+    if not hook.is_async:
+        return run_hook(hook, subject)
+    shape = hook.shape
+    arguments = shape.arguments(subject)
+    try:
+        result = await hook.function(*arguments)
+    except asyncio.CancelledError as error:
+        current = asyncio.current_task()
+        if current is not None and current.cancelling():
+            raise
+        raise hook_failed(hook, error) from error
+    except (Exception, SystemExit) as error:
+        raise hook_failed(hook, error) from error
+    try:
+        shape.settle(subject, arguments, result)
+    except WrongReturnError as error:
+        raise wrong_return(hook, str(error)) from None
+    return subject
+
+
+def run_or_pass(hook: Hook, subject: Object) -> Object:
+    """Run a hook with `on_error="continue"`: where it fails, the object as it came is the answer."""
+    untouched = _copy(subject)
+    try:
+        run_hook(hook, subject)
+    except WorkerError as error:
+        hook_passed_over(hook, error)
+        return untouched
+    return subject
+
+
+async def run_or_pass_async(hook: Hook, subject: Object) -> Object:
+    """Do what run_or_pass does for an `async def` hook."""
+    untouched = _copy(subject)
+    try:
+        await run_hook_async(hook, subject)
+    except WorkerError as error:
+        hook_passed_over(hook, error)
+        return untouched
+    return subject
+
+
+def _may_continue(hook: Hook, subject: Object) -> bool:
+    """An authentication hook that fails never lets the request through, wherever it was declared."""
+    return hook.continues and subject.hook_type != HookType.CustomKeyCheck
+
+
+def _copy(subject: Object) -> Object:
+    untouched = Object()
+    untouched.CopyFrom(subject)
+    complete(untouched)
+    return untouched

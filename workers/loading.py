@@ -1,0 +1,165 @@
+"""Loads the code of one part of a bundle: manifest, check of the files, import, hooks; a failure is a BundleError."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from workers.bundle import FaultyHook, Part
+from workers.errors import BundleError, VerificationError
+from workers.failure import bundle_failed
+from workers.hook import definition_of, make_hook, source_of
+from workers.importer import ImportSpace
+from workers.manifest import MANIFEST_NAME, ListedHook, Manifest, read_manifest
+
+MAIN_FILE: Final = "middleware.py"
+"""The file that the gateway's embedded Python loads."""
+
+_NOT_IN_A_NAME: Final = re.compile(r"\W+")
+_HASH_LENGTH: Final = 8
+
+
+def load_folder(name: str, root: Path, key: str) -> Part:
+    """Load a folder with a manifest; `key` tells its modules from those of any other bundle.
+
+    A bundle that cannot be loaded is a part with an error.
+    """
+    try:
+        if not (root / MANIFEST_NAME).is_file():
+            raise BundleError(f"no {MANIFEST_NAME} in it (yet)", str(root))
+        manifest = read_manifest(root / MANIFEST_NAME)
+        verify(root, manifest)
+        return _load(name, root, manifest, key, single=False)
+    except BundleError as error:
+        return Part(name, root, error=error)
+
+
+def load_file(name: str, file: Path, key: str) -> Part:
+    """Load a single `.py` file, a bundle without a manifest: all of its decorated hooks."""
+    try:
+        return _load(name, file.parent, Manifest(file_list=(file.name,)), key, single=True)
+    except BundleError as error:
+        return Part(name, file.parent, error=error)
+
+
+def verify(root: Path, manifest: Manifest) -> None:
+    """Check that the listed files are there, and are those the manifest was made for.
+
+    Raises VerificationError.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    for file in manifest.file_list:
+        try:
+            digest.update((root / file).read_bytes())
+        except OSError as error:
+            raise VerificationError(
+                f"{file} is in file_list and cannot be read: {error.strerror}", str(root / MANIFEST_NAME)
+            ) from error
+    if manifest.checksum and manifest.checksum != digest.hexdigest():
+        raise VerificationError(
+            f"the checksum is {manifest.checksum}, but the files of file_list have {digest.hexdigest()}",
+            str(root / MANIFEST_NAME),
+        )
+
+
+def private_prefix(name: str, key: str) -> str:
+    """Return the package below which a bundle's modules live: the same in every worker, so that pickles travel."""
+    digest = hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()[:_HASH_LENGTH]
+    return f"tykpy_{_NOT_IN_A_NAME.sub('_', name)}_{digest}"
+
+
+def _load(name: str, root: Path, manifest: Manifest, key: str, single: bool) -> Part:
+    space = ImportSpace(private_prefix(name, key), name, root, manifest.file_list, single)
+    try:
+        space.open()
+    except ValueError as error:
+        raise BundleError(str(error), str(root)) from error
+    try:
+        loaded = _import_files(space, manifest, single)
+        return _collect(name, space, loaded, manifest)
+    except BundleError:
+        space.close()
+        raise
+
+
+def _import_files(space: ImportSpace, manifest: Manifest, single: bool) -> list[ModuleType]:
+    """Import the files a gateway would load, and more where a hook of the manifest is still missing."""
+    if single:
+        return [_import_file(space, file) for file in manifest.file_list]
+    first, others = _entry_files(space.root, manifest)
+    modules = [_import_file(space, file) for file in first]
+    defined = {name for module in modules for name in vars(module)}
+    if manifest.driver == "grpc" or any(entry.name not in defined for entry in manifest.hooks):
+        modules += [_import_file(space, file) for file in others]
+    return modules
+
+
+def _entry_files(root: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
+    """Split the Python files into those that are loaded in any case, and the others."""
+    files = [file for file in manifest.file_list if file.endswith(".py")]
+    if (root / MAIN_FILE).is_file():
+        return [MAIN_FILE], [file for file in files if file != MAIN_FILE]
+    if not files:
+        raise BundleError(f"no Python file in it: neither {MAIN_FILE} nor one in file_list", str(root))
+    return files, []
+
+
+def _import_file(space: ImportSpace, file: str) -> ModuleType:
+    try:
+        return space.load(file)
+    except (Exception, SystemExit) as error:
+        raise bundle_failed(error, str(space.root), str(space.root / file)) from error
+
+
+def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: Manifest) -> Part:
+    """Find the decorated functions: those of the loaded files in order, then of what these imported."""
+    part = Part(name, space.root, listed=manifest.hooks, space=space)
+    others = [module for module in space.modules() if module not in loaded]
+    found: dict[str, Callable[..., Any]] = {}
+    for module in loaded + others:
+        for attribute, value in vars(module).copy().items():
+            definition = definition_of(value)
+            if definition is not None:
+                found.setdefault(definition.name, value)
+                found.setdefault(attribute, value)
+    _name_hooks(part, found)
+    _add_missing(part, loaded + others)
+    return part
+
+
+def _name_hooks(part: Part, found: dict[str, Callable[..., Any]]) -> None:
+    """Make a hook of every function, under its own name, and under another one where the manifest calls it so."""
+    wanted = {entry.name for entry in part.listed}
+    for name, function in found.items():
+        definition = definition_of(function)
+        if definition is None or (name != definition.name and name not in wanted):
+            continue
+        listed = tuple(entry for entry in part.listed if entry.name == name)
+        try:
+            part.hooks[name] = make_hook(function, definition, part.name, part.root, listed, name)
+        except BundleError as error:
+            part.faulty[name] = FaultyHook(name, definition.hook_type, error)
+
+
+def _add_missing(part: Part, modules: list[ModuleType]) -> None:
+    """Say of every hook of the manifest that was not found what there is, and what to write."""
+    for entry in part.listed:
+        if entry.name in part.hooks or entry.name in part.faulty:
+            continue
+        error = _missing(part, entry, modules)
+        part.faulty[entry.name] = FaultyHook(entry.name, entry.hook_type, error, missing=True)
+
+
+def _missing(part: Part, entry: ListedHook, modules: Iterable[ModuleType]) -> BundleError:
+    plain = next((vars(module)[entry.name] for module in modules if entry.name in vars(module)), None)
+    if callable(plain):
+        file, line = source_of(plain)
+        advice = f"from tyk.decorators import {entry.hook_type}, and write @{entry.hook_type} (or @Hook) above it"
+        return BundleError(f"{entry.name} is in the manifest, but is not a hook: {advice}", file, line)
+    hooks = ", ".join(part.hooks) or "none"
+    return BundleError(
+        f"{entry.name} is in the manifest ({entry.hook_type}), but no file defines it; hooks of {part.name}: {hooks}",
+        str(part.root / MANIFEST_NAME),
+    )

@@ -1,0 +1,32 @@
+"""Where `store_data` and `get_data` keep values: Redis if there is a URL for it, else a SQLite file for all workers."""
+
+from pathlib import Path
+
+from workers.storage.contract import Storage
+from workers.storage.lazy import LazyStorage
+from workers.storage.redis_address import RedisAddress, parse_redis_url
+
+__all__ = ["Storage", "open_storage"]
+
+
+def open_storage(redis_url: str | None, runtime_dir: Path) -> Storage:
+    """Return the storage for a worker; nothing is imported, opened or connected before its first use.
+
+    Raises StorageURLError for a URL that cannot be meant.
+    """
+    if redis_url:
+        address = parse_redis_url(redis_url)
+        return LazyStorage(lambda: _open_redis(address))
+    return LazyStorage(lambda: _open_sqlite(runtime_dir))
+
+
+def _open_redis(address: RedisAddress) -> Storage:
+    from workers.storage.redis import RedisStorage
+
+    return RedisStorage(address)
+
+
+def _open_sqlite(runtime_dir: Path) -> Storage:
+    from workers.storage.sqlite import SQLiteStorage
+
+    return SQLiteStorage(runtime_dir)

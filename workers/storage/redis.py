@@ -1,0 +1,131 @@
+"""Keeps values in Redis; answers in time whatever Redis does, and uses it again by itself once it is back."""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import redis.exceptions
+
+from workers.storage.contract import storage_key
+from workers.storage.failures import Breaker, FailureLog
+from workers.storage.redis_address import RedisAddress
+from workers.storage.redis_client import Client, Connected, connect
+from workers.storage.timelimit import TimeLimitedCalls
+
+ANSWER_S: Final = 0.75
+"""A call has its answer, or goes without one, after this; below 1 s with time to spare for a loaded machine."""
+
+SOCKET_S: Final = 0.6
+"""Each step of a call: below `ANSWER_S`, so that the error that is logged is mostly the step's own."""
+
+FIRST_BACKOFF_S: Final = 0.25
+LONGEST_BACKOFF_S: Final = 2.0
+
+MAX_TOLD_CHARACTERS: Final = 200
+
+_OUTAGES: Final = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.ClusterError,
+    redis.exceptions.RedisClusterException,
+    OSError,
+    # What the cluster client of redis-py 5 comes to while no server has any slots.
+    LookupError,
+    AttributeError,
+)
+"""Redis cannot be used at all; any other error is about the one command."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisLimits:
+    """Times in seconds."""
+
+    answer_s: float = ANSWER_S
+    socket_s: float = SOCKET_S
+    first_backoff_s: float = FIRST_BACKOFF_S
+    longest_backoff_s: float = LONGEST_BACKOFF_S
+
+
+class RedisStorage:
+    """A storage in Redis, shared with everybody who uses the same one, gateways among them."""
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        limits: RedisLimits = RedisLimits(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Remember where Redis is; the first call connects."""
+        self._address = address
+        self._limits = limits
+        self._breaker = Breaker(limits.first_backoff_s, limits.longest_backoff_s, clock)
+        self._outages = FailureLog(clock)
+        self._refusals = FailureLog(clock)
+        self._calls = TimeLimitedCalls("tykpy-redis")
+        self._connect_lock = threading.Lock()
+        self._connected: Connected | None = None
+
+    def store(self, key: str, value: bytes, ttl: float) -> None:
+        """Keep `value` for `ttl` seconds; 0 and below: for ever."""
+        milliseconds = math.ceil(ttl * 1000) if ttl > 0 else None
+        self._ask(lambda client: _set(client, storage_key(key), value, milliseconds))
+
+    def fetch(self, key: str) -> bytes:
+        """Return what was stored; empty where there is nothing, or Redis does not answer."""
+        return self._ask(lambda client: client.get(storage_key(key))) or b""
+
+    def close(self) -> None:
+        """Close the connections and end the threads."""
+        self._calls.close()
+        connected, self._connected = self._connected, None
+        if connected is not None:
+            connected.close()
+
+    def _ask(self, command: Callable[[Client], bytes | None]) -> bytes | None:
+        if not self._breaker.allows():
+            return None
+        try:
+            answer = self._calls.call(partial(self._run, command), self._limits.answer_s)
+        except _OUTAGES as error:
+            self._out_of_reach(error)
+            return None
+        except redis.exceptions.RedisError as error:
+            self._refusals.failed(f"Redis at {self._address.display} refused a command: {self._told(error)}")
+            answer = None
+        except BaseException:
+            # Whatever it is, the breaker's one probe must not stay out for ever.
+            self._breaker.failed()
+            raise
+        self._breaker.succeeded()
+        self._outages.recovered(f"Redis at {self._address.display} answers again")
+        return answer
+
+    def _run(self, command: Callable[[Client], bytes | None]) -> bytes | None:
+        """Run in one of the limited threads: the first use connects, which may take long too."""
+        return command((self._connected or self._connect()).client)
+
+    def _connect(self) -> Connected:
+        with self._connect_lock:
+            if self._connected is None:
+                self._connected = connect(self._address, self._limits.socket_s)
+            return self._connected
+
+    def _told(self, error: Exception) -> str:
+        """Say what `error` says: some of redis-py's errors print a whole client, with its password."""
+        text = self._address.without_secrets(f"{type(error).__name__}: {error}").rstrip(".")
+        return text if len(text) <= MAX_TOLD_CHARACTERS else f"{text[:MAX_TOLD_CHARACTERS]}..."
+
+    def _out_of_reach(self, error: Exception) -> None:
+        backoff_s = self._breaker.failed()
+        self._outages.failed(
+            f"Redis at {self._address.display} does not answer: {self._told(error)}; until it does, get_data answers "
+            f"empty and store_data is lost (next try in {backoff_s:.2g} s)"
+        )
+
+
+def _set(client: Client, key: bytes, value: bytes, milliseconds: int | None) -> None:
+    client.set(key, value, px=milliseconds)

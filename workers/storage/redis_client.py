@@ -1,0 +1,99 @@
+"""Builds the redis-py client that an address asks for, with time-outs everywhere and no retries of its own."""
+
+from typing import Any, NamedTuple, Protocol, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from workers.storage.redis_address import RedisAddress, Topology
+
+
+class Closable(Protocol):
+    """Something of redis-py that holds connections."""
+
+    def close(self) -> None:
+        """Close them."""
+
+
+class Client(Closable, Protocol):
+    """What is used of redis-py's clients."""
+
+    def get(self, name: bytes) -> bytes | None:
+        """GET."""
+
+    def set(self, name: bytes, value: bytes, *, px: int | None = None) -> object:
+        """SET, with PX where there is a time to live in milliseconds."""
+
+
+class Connected(NamedTuple):
+    """A client, with the others that it has of its own and does not close."""
+
+    client: Client
+    others: tuple[Closable, ...] = ()
+
+    def close(self) -> None:
+        """Close the connections of all."""
+        for closable in (self.client, *self.others):
+            closable.close()
+
+
+def connect(address: RedisAddress, socket_s: float) -> Connected:
+    """Return a client whose socket waits at most `socket_s` seconds for each step.
+
+    Raises redis-py's errors: a cluster is asked for its nodes at once, other clients connect when used.
+    """
+    options = _options(address, socket_s)
+    if address.topology is Topology.CLUSTER:
+        return Connected(_cluster(address, options))
+    options.update(db=address.db, retry=_retry())
+    if address.topology is Topology.SENTINEL:
+        return _sentinel(address, options)
+    if address.topology is Topology.UNIX:
+        place: dict[str, Any] = {"unix_socket_path": address.path}
+    else:
+        place = address.nodes[0]._asdict()
+    return Connected(cast(Client, redis.Redis(**place, **options)))
+
+
+def _retry() -> Retry:
+    """One more try where a connection is found closed, as after a restart of Redis; none after a time-out."""
+    return Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+
+
+def _options(address: RedisAddress, socket_s: float) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "username": address.username,
+        "password": address.password,
+        "socket_timeout": socket_s,
+        "socket_connect_timeout": socket_s,
+        # RESP2: one round trip less to connect, and every Redis speaks it.
+        "protocol": 2,
+    }
+    if address.tls:
+        options.update(ssl=True, **_tls(address))
+    return options
+
+
+def _tls(address: RedisAddress) -> dict[str, object]:
+    options: dict[str, object] = dict(address.tls_options)
+    if "ssl_check_hostname" in options:
+        options["ssl_check_hostname"] = options["ssl_check_hostname"] not in ("0", "no", "false", "False")
+    return options
+
+
+def _cluster(address: RedisAddress, options: dict[str, Any]) -> Client:
+    nodes = [ClusterNode(node.host, node.port) for node in address.nodes]  # type: ignore[no-untyped-call]
+    return cast(Client, RedisCluster(startup_nodes=nodes, retry=_retry(), **options))
+
+
+def _sentinel(address: RedisAddress, options: dict[str, Any]) -> Connected:
+    of_sentinels = {name: value for name, value in options.items() if name.startswith(("socket_", "ssl"))}
+    of_sentinels.update(
+        username=address.sentinel_username, password=address.sentinel_password, retry=_retry(), protocol=2
+    )
+    sentinel = Sentinel(address.nodes, sentinel_kwargs=of_sentinels, **options)  # type: ignore[no-untyped-call]
+    master = sentinel.master_for(address.service)  # type: ignore[no-untyped-call]
+    return Connected(cast(Client, master), tuple(sentinel.sentinels))

@@ -1,0 +1,191 @@
+"""Keeps values in one SQLite file (WAL), shared by all workers of a broker.
+
+Survives the SIGKILL of a writer: its lock ends with it, and what it had not committed is not seen.
+`synchronous=NORMAL`: a commit waits for no disk, only a checkpoint does, and a power cut leaves a sound file,
+which OFF does not promise.
+"""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final
+
+from workers.storage.contract import storage_key
+from workers.storage.failures import FailureLog
+
+FILE_NAME: Final = "storage.sqlite3"
+FILE_MODE: Final = 0o600
+
+BUSY_S: Final = 0.5
+"""How long a call waits for another writer, who holds the lock for microseconds unless it is stopped meanwhile."""
+
+OPEN_S: Final = 0.3
+"""How long to go on opening the file while others do so; with `BUSY_S` less than 1 s, as for Redis."""
+
+OPEN_BUSY_S: Final = 0.1
+OPEN_RETRY_S: Final = 0.005
+"""SQLite's own waiting does not cover every lock taken while a file is opened for the first time."""
+
+PURGE_EVERY_S: Final = 60.0
+PURGE_ROWS: Final = 1_000
+"""At most so many expired rows are deleted at a time, so that no store waits long for it."""
+
+WAL_LIMIT_BYTES: Final = 16 * 1024 * 1024
+"""The WAL file shrinks back to this after a burst."""
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS data (key BLOB PRIMARY KEY, value BLOB NOT NULL, expires_ms INTEGER);
+CREATE INDEX IF NOT EXISTS data_expires ON data (expires_ms) WHERE expires_ms IS NOT NULL;
+"""
+_STORE: Final = (
+    "INSERT INTO data (key, value, expires_ms) VALUES (?, ?, ?) "
+    "ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires_ms = excluded.expires_ms"
+)
+_FETCH: Final = "SELECT value FROM data WHERE key = ? AND (expires_ms IS NULL OR expires_ms > ?)"
+_PURGE: Final = "DELETE FROM data WHERE rowid IN (SELECT rowid FROM data WHERE expires_ms <= ? LIMIT ?)"
+
+
+class SQLiteStorage:
+    """A storage in a file; every thread has a connection of its own."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        """Remember where the file is; `clock` gives seconds and is the same in all processes."""
+        self._path = folder / FILE_NAME
+        self._clock = clock
+        self._log = FailureLog()
+        self._connections = _Connections(self._path)
+        self._next_purge_s = clock() + PURGE_EVERY_S
+
+    def store(self, key: str, value: bytes, ttl: float) -> None:
+        """Keep `value` for `ttl` seconds; 0 and below: for ever."""
+        now = self._clock()
+        expires_ms = int((now + ttl) * 1000) if ttl > 0 else None
+        try:
+            connection = self._connections.get()
+            connection.execute(_STORE, (storage_key(key), value, expires_ms))
+            if now >= self._next_purge_s:
+                self._purge(connection, now)
+        except (sqlite3.Error, OSError) as error:
+            self._failed(error, "store_data is lost")
+
+    def fetch(self, key: str) -> bytes:
+        """Return what was stored; empty where there is nothing, its time is over, or the file fails."""
+        now_ms = int(self._clock() * 1000)
+        try:
+            row = self._connections.get().execute(_FETCH, (storage_key(key), now_ms)).fetchone()
+        except (sqlite3.Error, OSError) as error:
+            self._failed(error, "get_data answers empty")
+            return b""
+        return bytes(row[0]) if row else b""
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        self._connections.close_all()
+
+    def _purge(self, connection: sqlite3.Connection, now: float) -> None:
+        purged = connection.execute(_PURGE, (int(now * 1000), PURGE_ROWS)).rowcount
+        self._next_purge_s = now + (PURGE_EVERY_S if purged < PURGE_ROWS else 0)
+
+    def _failed(self, error: Exception, consequence: str) -> None:
+        # A new connection may find the file sound again, or a new file.
+        self._connections.drop()
+        self._log.failed(f"storage file {self._path}: {type(error).__name__}: {error}; {consequence}")
+
+
+class _Connections:
+    """One open connection per thread; those of ended threads are closed when another thread opens one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._by_thread: dict[threading.Thread, sqlite3.Connection] = {}
+        self._local = threading.local()
+        self._closed = False
+
+    def get(self) -> sqlite3.Connection:
+        """Return this thread's connection; opened if there is none."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        return connection or self._open()
+
+    def drop(self) -> None:
+        """Close this thread's connection, if any."""
+        self._local.connection = None
+        with self._lock:
+            connection = self._by_thread.pop(threading.current_thread(), None)
+        if connection is not None:
+            _close(connection)
+
+    def close_all(self) -> None:
+        """Close the connections of all threads."""
+        with self._lock:
+            self._closed = True
+            connections = list(self._by_thread.values())
+            self._by_thread.clear()
+            self._local = threading.local()
+        for connection in connections:
+            _close(connection)
+
+    def _open(self) -> sqlite3.Connection:
+        connection = open_file(self._path)
+        with self._lock:
+            if self._closed:
+                _close(connection)
+                raise sqlite3.ProgrammingError("the storage is closed")
+            self._close_ended()
+            self._by_thread[threading.current_thread()] = connection
+            self._local.connection = connection
+        return connection
+
+    def _close_ended(self) -> None:
+        for thread in [thread for thread in self._by_thread if not thread.is_alive()]:
+            _close(self._by_thread.pop(thread))
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """Open the file, made first if there is none; waits about `OPEN_S` for others who do the same.
+
+    Raises sqlite3.Error, OSError.
+    """
+    _create(path)
+    give_up_s = time.monotonic() + OPEN_S
+    while True:
+        connection = sqlite3.connect(path, timeout=OPEN_BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            _prepare(connection)
+        except sqlite3.Error as error:
+            _close(connection)
+            if not _is_busy(error) or time.monotonic() > give_up_s:
+                raise
+            time.sleep(OPEN_RETRY_S)
+        else:
+            connection.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}").close()
+            return connection
+
+
+def _create(path: Path) -> None:
+    """Make the file with its mode. An existing one is not opened: closing it would drop SQLite's own locks."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE))
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL").close()
+    connection.execute("PRAGMA synchronous = NORMAL").close()
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}").close()
+    with closing(connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'data_expires'")) as found:
+        if found.fetchone() is None:
+            connection.executescript(_SCHEMA)
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _close(connection: sqlite3.Connection) -> None:
+    """Close for good; a damaged file may fail even here, and has been reported by then."""
+    with suppress(sqlite3.Error):
+        connection.close()

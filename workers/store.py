@@ -1,0 +1,195 @@
+"""All bundles of a worker: loaded at the start, or at the first dispatch that names one which appeared later.
+
+What is loaded stays as it is: new content comes with new workers. What could not be loaded is tried again when it is
+asked for and its files changed since, or some seconds passed.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from workers.archive import unpack
+from workers.bundle import Bundle, Part
+from workers.discovery import Candidate, candidates, part_folders, stamp
+from workers.errors import BundleError
+from workers.loading import load_file, load_folder
+from workers.manifest import MANIFEST_NAME
+
+RETRY_AFTER_S: Final = 5.0
+"""A bundle that failed for a reason outside its files (a database at import) gets another chance after this long."""
+
+_SETTLED_NS: Final = 2_000_000_000
+"""A folder changed this recently may change once more within one tick of its clock (FAT: 2 s) and look the same."""
+
+_log: Final = logging.getLogger("tykpy.worker")
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    candidate: Candidate
+    bundle: Bundle | None = None
+    stamp: frozenset[tuple[str, int, int]] = frozenset()
+    tried_at: float = 0.0
+
+
+class BundleStore:
+    """Finds bundles by their hash. Safe to use from many threads; a lookup of a loaded bundle takes no lock."""
+
+    def __init__(self, sources: Iterable[Path], unpacked: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        """Look into the folders `sources` (a source may be a bundle itself); ZIPs are unpacked below `unpacked`."""
+        self.sources = tuple(source.absolute() for source in sources)
+        self.version = 0
+        """Grows whenever a bundle is loaded: what `describe` says is new then."""
+        self._unpacked = unpacked.absolute()
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._listeners: list[Callable[[], None]] = []
+        self._entries: dict[Path, _Entry] = {}
+        self._by_hash: dict[str, _Entry] = {}
+        self._seen: dict[Path, int] = {}
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after every load, in the thread that loaded."""
+        self._listeners.append(listener)
+
+    def load_all(self) -> None:
+        """Load everything that looks like a bundle; none that fails keeps the others from loading."""
+        with self._lock:
+            self._scan()
+            for entry in self._entries.values():
+                if entry.bundle is None and entry.candidate.looks_whole:
+                    self._load(entry)
+
+    def find(self, bundle_hash: str) -> Bundle | None:
+        """Return the bundle that a gateway means by `bundle_hash`, loading it if nobody asked before; None: unknown."""
+        entry = self._by_hash.get(bundle_hash)
+        if entry is not None and entry.bundle is not None:
+            return entry.bundle
+        with self._lock:
+            if bundle_hash not in self._by_hash:
+                self._scan()
+            entry = self._by_hash.get(bundle_hash)
+            if entry is None:
+                return None
+            return entry.bundle or self._load(entry)
+
+    def loaded(self) -> list[Bundle]:
+        """Return all bundles that were loaded, or tried."""
+        return [entry.bundle for entry in list(self._entries.values()) if entry.bundle is not None]
+
+    def again(self, bundle: Bundle) -> Bundle:
+        """Load a bundle that was not sound once more, if that may give something else; return what is loaded now."""
+        with self._lock:
+            entry = self._entries.get(bundle.path)
+            if entry is None or entry.bundle is None or entry.bundle.is_sound:
+                return bundle if entry is None or entry.bundle is None else entry.bundle
+            waited = entry.bundle.error is not None and self._clock() - entry.tried_at >= RETRY_AFTER_S
+            if waited or stamp(bundle.path) != entry.stamp:
+                return self._load(entry)
+            return entry.bundle
+
+    def refresh(self) -> None:
+        """Load what is new, and what was not sound and may be now."""
+        self.load_all()
+        for bundle in self.loaded():
+            if not bundle.is_sound:
+                self.again(bundle)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return what is loaded and what is broken, as maps that msgpack can carry."""
+        return [bundle.describe() for bundle in self.loaded()]
+
+    def _scan(self) -> None:
+        """Look for new bundles, if a folder changed since the last look."""
+        changed = [source for source in self.sources if self._changed(source)]
+        if not changed:
+            return
+        found: dict[Path, _Entry] = {}
+        for source in self.sources:
+            for candidate in self._candidates(source):
+                found[candidate.path] = self._entries.get(candidate.path) or _Entry(candidate)
+        for path, entry in self._entries.items():
+            if entry.bundle is not None and entry.bundle.error is None:
+                found.setdefault(path, entry)  # its files are gone; its hooks go on until new workers come
+        self._entries = found
+        self._by_hash = _by_hash(found.values())
+
+    def _changed(self, source: Path) -> bool:
+        try:
+            changed_at = os.stat(source).st_mtime_ns
+        except OSError:
+            changed_at = 0
+        if self._seen.get(source) == changed_at:
+            return False
+        self._seen.pop(source, None)
+        if time.time_ns() - changed_at > _SETTLED_NS:
+            self._seen[source] = changed_at
+        return True
+
+    def _candidates(self, source: Path) -> list[Candidate]:
+        try:
+            return list(candidates(source))
+        except OSError as error:
+            _log.error("the bundle folder %s cannot be read: %s", source, error.strerror)
+            return []
+
+    def _load(self, entry: _Entry) -> Bundle:
+        before = stamp(entry.candidate.path)
+        if entry.bundle is not None:
+            entry.bundle.close()
+        bundle = load_bundle(entry.candidate, self._unpacked)
+        entry.stamp, entry.tried_at, entry.bundle = before, self._clock(), bundle
+        for problem in bundle.problems:
+            _log.error("bundle %s: %s", bundle.name, problem)
+        self.version += 1
+        for listener in self._listeners:
+            listener()
+        return bundle
+
+
+def load_bundle(candidate: Candidate, unpacked: Path) -> Bundle:
+    """Load whatever lies at the candidate's path; what fails is said in the bundle, not raised."""
+    path, name = candidate.path, candidate.name
+    if path.suffix == ".py" and path.is_file():
+        parts = [load_file(name, path, str(path))]
+    elif path.is_file():
+        parts = [_load_archive(name, path, unpacked)]
+    elif path.is_dir() and not (path / MANIFEST_NAME).is_file():
+        return _load_parts(candidate)
+    else:
+        parts = [load_folder(name, path, str(path))]
+    return Bundle(name, candidate.hashes, path, parts)
+
+
+def _load_parts(candidate: Candidate) -> Bundle:
+    """Load the bundles of a folder that stands for several; without any it is a bundle that is not there yet."""
+    path, name = candidate.path, candidate.name
+    folders, is_complete = part_folders(path)
+    parts = [load_folder(f"{name}/{folder.name}", folder, str(folder)) for folder in folders]
+    if not parts:
+        return Bundle(name, candidate.hashes, path, [load_folder(name, path, str(path))])
+    return Bundle(name, candidate.hashes, path, parts, is_complete)
+
+
+def _load_archive(name: str, path: Path, unpacked: Path) -> Part:
+    try:
+        root = unpack(path, unpacked)
+    except BundleError as error:
+        return Part(name, path, error=error)
+    return load_folder(name, root, str(path))
+
+
+def _by_hash(entries: Iterable[_Entry]) -> dict[str, _Entry]:
+    """Index the entries: a bundle's own name goes before what another one may be called as well."""
+    by_hash: dict[str, _Entry] = {}
+    ordered = list(entries)
+    for rank in range(max((len(entry.candidate.hashes) for entry in ordered), default=0)):
+        for entry in ordered:
+            if rank < len(entry.candidate.hashes):
+                by_hash.setdefault(entry.candidate.hashes[rank], entry)
+    return by_hash

@@ -1,0 +1,52 @@
+"""URLs and query strings as Go's `net/url` reads and writes them, because that is what the gateway does."""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote_plus, unquote_to_bytes
+
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_REQUEST_URI: Final = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*:/")
+"""A path, or an absolute URL."""
+
+
+def is_request_uri(url: str) -> bool:
+    """Say whether `url.ParseRequestURI` takes it; where not, the gateway answers 500 at once."""
+    if url == "*":
+        return True
+    path = url.partition("?")[0]
+    return _REQUEST_URI.match(url) is not None and not _CONTROL.search(url) and not _BAD_ESCAPE.search(path)
+
+
+def split_query(url: str) -> tuple[str, str]:
+    """Split a URL into what is before the first question mark and what is behind it."""
+    path, _, query = url.partition("?")
+    return path, query
+
+
+def parse_query(query: str) -> dict[str, list[str]]:
+    """Read a query string as `url.ParseQuery` does: pairs with a semicolon or a bad escape are left out."""
+    values: dict[str, list[str]] = {}
+    for pair in query.split("&"):
+        if not pair or ";" in pair or _BAD_ESCAPE.search(pair):
+            continue
+        key, _, value = pair.partition("=")
+        values.setdefault(_unescape(key), []).append(_unescape(value))
+    return values
+
+
+def encode_query(values: Mapping[str, list[str]]) -> str:
+    """Write a query string as `url.Values.Encode` does: sorted by key."""
+    return "&".join(
+        f"{_escape(key)}={_escape(value)}" for key in sorted(values, key=str.encode) for value in values[key]
+    )
+
+
+def _unescape(text: str) -> str:
+    """Undo percent-encoding; bytes that are no UTF-8 become replacement characters, as protobuf wants strings."""
+    return unquote_to_bytes(text.replace("+", " ")).decode("utf-8", "replace")
+
+
+def _escape(text: str) -> str:
+    return quote_plus(text, safe="~")
