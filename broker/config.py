@@ -1,0 +1,107 @@
+"""The broker's configuration: one frozen dataclass, validated once.
+
+Command-line flags, `TYKPY_*` environment variables and the TOML file of `--config` all end here; the flags of
+`tykpy broker` and the table of options in the docs are generated from these fields.
+"""
+
+import os
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from broker.errors import ConfigError
+
+MIB: Final = 1024 * 1024
+MAX_WORKERS: Final = 512
+MAX_THREADS: Final = 48
+"""Execution slots of a worker are 64 (ipc/layout.py); what threads leave is for `async def` hooks."""
+
+
+def default_runtime_dir() -> Path:
+    """Where sockets, the embedded store and unpacked bundles live: /run for root, else the user's runtime folder."""
+    if os.geteuid() == 0:
+        return Path("/run/tykpy")
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(base) / "tykpy" if base else Path(f"/tmp/tykpy-{os.geteuid()}")
+
+
+def option(default: Any, text: str, **extra: Any) -> Any:
+    """Declare one option: its default, its help text, and what the command line needs to know besides."""
+    return field(default=default, metadata={"help": text, **extra})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerConfig:
+    """Everything `tykpy broker` can be told. Times are seconds, sizes bytes.
+
+    Raises ConfigError, naming the option, where a value cannot work.
+    """
+
+    bundles: Path | None = option(None, "Folder of bundles: folders with a manifest.json, ZIPs, .py files.")
+    workers: int = option(os.cpu_count() or 1, "Worker processes.", shown_default="one per CPU")
+    threads: int = option(1, "Threads per worker, for hooks that wait for I/O.")
+    listen: tuple[str, ...] = option(
+        (),
+        "Address the gateway calls: unix:///path or tcp://host:port for gRPC. Repeatable.",
+        shown_default="unix://RUNTIME_DIR/tyk.sock",
+    )
+    socket_mode: int = option(0o600, "Permissions of Unix sockets, in octal.", octal=True)
+    socket_group: str | None = option(None, "Group that owns Unix sockets, by name or number.")
+    timeout: float = option(10.0, "Longest a dispatch may take, queue and hook together, in seconds.")
+    grace: float = option(10.0, "Longest to finish running dispatches at SIGTERM, in seconds.")
+    hang_grace: float = option(1.0, "What a hook gets after its deadline before its worker is ended, in seconds.")
+    queue_size: int = option(10_000, "Most dispatches that may wait for a worker.")
+    max_message: int = option(16 * MIB, "Largest message in either direction, in bytes.")
+    max_streams: int = option(1000, "Most concurrent calls on one connection; a gateway queues what is above.")
+    ready_timeout: float = option(30.0, "Longest a worker may take to load its bundles, in seconds.")
+    redis: str | None = option(
+        None,
+        "Redis URL for store_data/get_data (redis, rediss, unix).",
+        shown_default="embedded",
+        secret=True,
+    )
+    runtime_dir: Path = option(
+        default_runtime_dir(), "Folder for sockets, the embedded store and unpacked bundles.",
+        shown_default="/run/tykpy, or the user's own",
+    )  # fmt: skip
+    log_level: str = option("info", "What to log.", choices=("debug", "info", "warning", "error"))
+    event_loop: str = option("auto", "Event loop of the broker.", choices=("auto", "uvloop", "asyncio"))
+
+    def __post_init__(self) -> None:
+        _between("workers", self.workers, 1, MAX_WORKERS)
+        _between("threads", self.threads, 1, MAX_THREADS)
+        _between("timeout", self.timeout, 0.001, 86_400)
+        _between("grace", self.grace, 0, 3_600)
+        _between("hang_grace", self.hang_grace, 0, 3_600)
+        _between("queue_size", self.queue_size, 1, 10_000_000)
+        _between("max_message", self.max_message, 1024, 1024 * MIB)
+        _between("max_streams", self.max_streams, 1, 1_000_000)
+        _between("ready_timeout", self.ready_timeout, 0.1, 3_600)
+        _between("socket_mode", self.socket_mode, 0, 0o777)
+        if self.bundles is not None and not self.bundles.is_dir():
+            raise ConfigError(f"--bundles {self.bundles}: no such folder")
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """What to listen on: the configured addresses, or the one in the runtime folder."""
+        return self.listen or (f"unix://{self.runtime_dir}/tyk.sock",)
+
+    @property
+    def admin_socket(self) -> Path:
+        """The admin socket's path, for `tykpy hooks` and the like."""
+        return self.runtime_dir / "admin.sock"
+
+
+def flag_of(name: str) -> str:
+    """The command-line flag of a field: `--socket-mode` for `socket_mode`."""
+    return "--" + name.replace("_", "-")
+
+
+def options() -> tuple[Field[Any], ...]:
+    """The fields of `BrokerConfig`, in the order in which help texts and docs show them."""
+    return fields(BrokerConfig)
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{flag_of(name)} {value}: must be between {low} and {high}")

@@ -1,0 +1,47 @@
+"""The broker's errors: each dispatch error knows why, and every front end translates that to its own code."""
+
+from ipc.frame import Status
+
+
+class BrokerError(Exception):
+    """Root of the broker's errors; the message is for the person who runs it."""
+
+
+class ConfigError(BrokerError):
+    """An option that cannot work, said by its name."""
+
+
+class ListenError(BrokerError):
+    """A listening socket could not be had."""
+
+
+class NoWorkerError(BrokerError):
+    """No worker of the pool can start."""
+
+
+class DispatchError(BrokerError):
+    """One dispatch failed; `status` says why, the message says what, where and what to do."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class WireError(BrokerError):
+    """A peer sent what is not MessagePack-RPC; its connection ends. `id` is the call's, as encoded, or empty."""
+
+    def __init__(self, status: Status, message: str, call_id: bytes = b"") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.id = call_id
+
+
+class RpcError(BrokerError):
+    """A MessagePack-RPC call failed: `code` is a name of `ipc.frame.Status`, or empty where the server gave none."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}" if code else message)
+        self.code = code
+        self.message = message

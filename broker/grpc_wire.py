@@ -1,0 +1,197 @@
+"""gRPC over HTTP/2 on the wire: codes, timeouts, messages of errors, header blocks, compression.
+
+The source is the gRPC project's PROTOCOL-HTTP2.md and statuscodes.md.
+"""
+
+import re
+import zlib
+from enum import IntEnum
+from typing import Final
+
+from hpack.table import HeaderTable
+
+from broker.errors import BrokerError
+from broker.http2.sender import AnswerTemplate
+from ipc.frame import Status
+
+
+class GrpcCode(IntEnum):
+    """How a call ended."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+    def __str__(self) -> str:
+        return self.name
+
+
+CODE_OF_STATUS: Final[dict[Status, GrpcCode]] = {
+    Status.INVALID: GrpcCode.INVALID_ARGUMENT,
+    Status.NOT_FOUND: GrpcCode.NOT_FOUND,
+    Status.HOOK_FAILED: GrpcCode.INTERNAL,
+    Status.EXPIRED: GrpcCode.DEADLINE_EXCEEDED,
+    Status.TOO_LARGE: GrpcCode.RESOURCE_EXHAUSTED,
+    Status.OVERLOADED: GrpcCode.RESOURCE_EXHAUSTED,
+    Status.UNAVAILABLE: GrpcCode.UNAVAILABLE,
+    Status.CANCELLED: GrpcCode.CANCELLED,
+    Status.UNIMPLEMENTED: GrpcCode.UNIMPLEMENTED,
+    Status.INTERNAL: GrpcCode.INTERNAL,
+}
+
+
+class GrpcCallError(BrokerError):
+    """A call that ended with a code other than OK."""
+
+    def __init__(self, code: GrpcCode, message: str) -> None:
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+
+
+MAX_MESSAGE_BYTES: Final = 6 * 1024
+"""Bytes of an error's message as sent: above 8 KiB of headers, clients throw the whole answer away, status and all."""
+_CUT: Final = b"..."
+GZIP: Final = b"gzip"
+IDENTITY: Final = b"identity"
+ACCEPTED_ENCODINGS: Final = b"identity,gzip"
+_GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+_TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_UNIT_NS: Final = {
+    b"H": 3_600_000_000_000,
+    b"M": 60_000_000_000,
+    b"S": 1_000_000_000,
+    b"m": 1_000_000,
+    b"u": 1_000,
+    b"n": 1,
+}
+
+
+def parse_timeout(value: bytes) -> int:
+    """The `grpc-timeout` in nanoseconds; raises GrpcCallError where it is malformed."""
+    match = _TIMEOUT.fullmatch(value)
+    if match is None:
+        raise GrpcCallError(GrpcCode.INTERNAL, f"malformed grpc-timeout {value.decode('latin-1')!r}")
+    return int(match[1]) * _UNIT_NS[match[2]]
+
+
+def format_timeout(seconds: float) -> bytes:
+    """A `grpc-timeout` of at most 8 digits, rounded up."""
+    for unit, size in ((b"n", 1_000_000_000), (b"u", 1_000_000), (b"m", 1_000), (b"S", 1)):
+        amount = max(1, -int(-seconds * size // 1))
+        if amount < 100_000_000:
+            return b"%d%b" % (amount, unit)
+    return b"99999999S"
+
+
+def percent_encode(message: str) -> bytes:
+    """An error's message as `grpc-message`: what is not printable ASCII, and the percent sign, as %XX."""
+    encoded = _encode_text(message[: MAX_MESSAGE_BYTES + 1])
+    if len(encoded) <= MAX_MESSAGE_BYTES:
+        return encoded
+    parts = []
+    room = MAX_MESSAGE_BYTES - len(_CUT)
+    for character in message:
+        part = _encode_text(character)
+        room -= len(part)
+        if room < 0:
+            break
+        parts.append(part)
+    return b"".join(parts) + _CUT
+
+
+def _encode_text(text: str) -> bytes:
+    raw = text.encode("utf-8", "replace")
+    return b"".join(b"%c" % byte if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte for byte in raw)
+
+
+def percent_decode(message: bytes) -> str:
+    """The text of a `grpc-message`; never fails, as the specification asks."""
+    raw = re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes.fromhex(match[1].decode()), message)
+    return raw.decode("utf-8", "replace")
+
+
+def decompress(data: bytes, limit: int) -> bytes:
+    """Undo gzip; raises GrpcCallError where it is not gzip, or becomes larger than `limit` bytes."""
+    inflater = zlib.decompressobj(_GZIP_WINDOW)
+    try:
+        message = inflater.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise GrpcCallError(GrpcCode.INTERNAL, f"message is not gzip: {error}") from error
+    if len(message) > limit:
+        text = f"message of {len(data)} bytes is more than the limit of {limit} bytes when decompressed"
+        raise GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, text)
+    if not inflater.eof or inflater.unused_data:
+        raise GrpcCallError(GrpcCode.INTERNAL, "message is not one gzip member")
+    return message
+
+
+# Header blocks. Nothing is indexed: a block is the same bytes for every peer, and prepared once.
+
+_STATIC_NAMES: Final = {name: at for at, (name, _) in reversed(list(enumerate(HeaderTable.STATIC_TABLE, 1)))}
+_STATIC_FIELDS: Final = {field: at for at, field in enumerate(HeaderTable.STATIC_TABLE, 1)}
+
+
+def pack_integer(value: int, prefix_bits: int, first: int) -> bytes:
+    """An HPACK integer (RFC 7541, section 5.1); `first` has the bits before the prefix."""
+    mask = (1 << prefix_bits) - 1
+    if value < mask:
+        return bytes((first | value,))
+    encoded = bytearray((first | mask,))
+    value -= mask
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def pack_field(name: bytes, value: bytes) -> bytes:
+    """One header field, from the static table or literally, never indexed."""
+    index = _STATIC_FIELDS.get((name, value))
+    if index is not None:
+        return pack_integer(index, 7, 0x80)
+    index = _STATIC_NAMES.get(name)
+    named = pack_integer(index, 4, 0) if index else b"\0" + pack_integer(len(name), 7, 0) + name
+    return named + pack_integer(len(value), 7, 0) + value
+
+
+def pack_fields(*fields: tuple[bytes, bytes]) -> bytes:
+    """A header block."""
+    return b"".join(pack_field(name, value) for name, value in fields)
+
+
+_HEADERS: Final = ((b":status", b"200"), (b"content-type", b"application/grpc"))
+_ENCODINGS: Final = (b"grpc-accept-encoding", ACCEPTED_ENCODINGS)
+
+ANSWER: Final = AnswerTemplate(pack_fields(*_HEADERS), pack_fields((b"grpc-status", b"0")))
+"""An answer of one message."""
+ANSWER_WITH_ENCODINGS: Final = AnswerTemplate(pack_fields(*_HEADERS, _ENCODINGS), pack_fields((b"grpc-status", b"0")))
+"""The same for a caller that compresses: it is told what we take."""
+
+
+def pack_status(code: GrpcCode, message: str) -> bytes:
+    """The trailers of a call."""
+    fields = [(b"grpc-status", b"%d" % code)]
+    if message:
+        fields.append((b"grpc-message", percent_encode(message)))
+    return pack_fields(*fields)
+
+
+def pack_trailers_only(code: GrpcCode, message: str) -> bytes:
+    """The header block of a call that fails before any message."""
+    return ANSWER_WITH_ENCODINGS.headers + pack_status(code, message)

@@ -1,0 +1,58 @@
+"""Who holds an address that we would like to have: for the message of an error, so it never fails."""
+
+import os
+import socket
+from pathlib import Path
+from struct import Struct
+from typing import Final
+
+_CREDENTIALS: Final = Struct("3i")
+"""struct ucred: pid, uid, gid."""
+_LISTEN_STATE: Final = "0A"
+_UNKNOWN: Final = "another process"
+
+
+def unix_holder(connected: socket.socket) -> str:
+    """The process that listens at the other end of a connected Unix socket, by pid and command."""
+    pid, _, _ = _CREDENTIALS.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return _describe(pid)
+
+
+def tcp_holder(port: int) -> str:
+    """The process that listens on a TCP port, by pid and command, as far as we may look."""
+    inodes = {inode for table in ("/proc/net/tcp", "/proc/net/tcp6") for inode in _listening_inodes(Path(table), port)}
+    for process in Path("/proc").glob("[0-9]*"):
+        if inodes & _socket_inodes(process / "fd"):
+            return _describe(int(process.name))
+    return _UNKNOWN
+
+
+def _listening_inodes(table: Path, port: int) -> list[str]:
+    try:
+        rows = [line.split() for line in table.read_text().splitlines()[1:]]
+    except OSError:
+        return []
+    return [row[9] for row in rows if row[3] == _LISTEN_STATE and int(row[1].rpartition(":")[2], 16) == port]
+
+
+def _socket_inodes(folder: Path) -> set[str]:
+    inodes = set()
+    try:
+        for descriptor in folder.iterdir():
+            target = os.readlink(descriptor)
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    except OSError:
+        return inodes
+    return inodes
+
+
+def _describe(pid: int) -> str:
+    if pid <= 0:
+        return _UNKNOWN
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        command = command or Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return f"process {pid}"
+    return f"process {pid} ({command[:200]})"

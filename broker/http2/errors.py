@@ -1,0 +1,50 @@
+"""What goes wrong on an HTTP/2 connection, each with the code that the peer is told (RFC 9113, section 7)."""
+
+from enum import IntEnum
+
+
+class ErrorCode(IntEnum):
+    """The wire's error codes."""
+
+    NO_ERROR = 0x0
+    PROTOCOL_ERROR = 0x1
+    INTERNAL_ERROR = 0x2
+    FLOW_CONTROL_ERROR = 0x3
+    SETTINGS_TIMEOUT = 0x4
+    STREAM_CLOSED = 0x5
+    FRAME_SIZE_ERROR = 0x6
+    REFUSED_STREAM = 0x7
+    CANCEL = 0x8
+    COMPRESSION_ERROR = 0x9
+    CONNECT_ERROR = 0xA
+    ENHANCE_YOUR_CALM = 0xB
+    INADEQUATE_SECURITY = 0xC
+    HTTP_1_1_REQUIRED = 0xD
+
+
+class Http2Error(Exception):
+    """Root of the core's errors."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class PeerError(Http2Error):
+    """Unexpected: the connection cannot go on; answered by GOAWAY."""
+
+
+class StreamError(Http2Error):
+    """Unexpected: one stream cannot go on; answered by RST_STREAM."""
+
+    def __init__(self, stream_id: int, code: ErrorCode, message: str) -> None:
+        super().__init__(code, message)
+        self.stream_id = stream_id
+
+
+class MalformedError(Http2Error):
+    """Unexpected: a header list that breaks RFC 9113, section 8; the stream it came on is reset."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.PROTOCOL_ERROR, message)

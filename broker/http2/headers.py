@@ -1,0 +1,233 @@
+"""Header blocks to request heads: HPACK, the checks of HTTP, and a cache that makes both rare.
+
+While the peer's table has size 0, a block is a pure function of its bytes. So the leading fields that a client repeats
+in all calls of a method are one dictionary look-up, and only what follows (`grpc-timeout`, `traceparent`) is read.
+"""
+
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from hpack import Decoder, HPACKError, OversizedHeaderListError
+
+from broker.http2.errors import ErrorCode, MalformedError, PeerError
+from broker.http2.fields import is_size_update, read_field
+from broker.http2.limits import KIB, Limits
+from broker.http2.payloads import DECODE_FACTOR
+from broker.http2.validate import (
+    FIELD_OVERHEAD,
+    Header,
+    check_field,
+    check_request,
+    check_trailers,
+    content_length,
+    list_size,
+)
+
+MAX_CACHED_BLOCK: Final = 1 * KIB
+MAX_CACHED_HEADS: Final = 256
+"""Heads kept; then all are dropped, and those in use come back with one slow call each."""
+MAX_PREFIXES: Final = 4
+"""Lengths of prefixes tried: one for each method a client calls."""
+STABLE: Final = frozenset(
+    (
+        b":method",
+        b":scheme",
+        b":path",
+        b":authority",
+        b"te",
+        b"content-length",
+        b"content-type",
+        b"user-agent",
+        b"accept-encoding",
+        b"grpc-encoding",
+        b"grpc-accept-encoding",
+    )
+)
+"""Fields that are the same in all calls of one client to one method."""
+
+
+class RequestHead:
+    """What a request's header list says; immutable and shared by all requests with the same list.
+
+    An application subclasses it with what it needs to know.
+    """
+
+    __slots__ = ("answer_at_once", "content_length", "size")
+
+    def __init__(self) -> None:
+        self.content_length: int | None = None
+        """Bytes of body announced."""
+        self.answer_at_once = False
+        """The application wants to know of the request before its body comes."""
+        self.size = 0
+        """Bytes of the list as it is counted for the limit; of a head from the cache, of its leading fields alone."""
+
+
+class HeadReader(Protocol):
+    """What an application makes of header lists."""
+
+    def read_head(self, headers: list[Header], size: int) -> RequestHead:
+        """The head of a valid list of `size` bytes, which may be above the limit."""
+
+    def refine_head(self, head: RequestHead, headers: list[Header]) -> RequestHead | None:
+        """The head where these fields follow those of `head`; itself if they change nothing.
+
+        None: they cannot be taken alone, read the whole list.
+        """
+
+
+class HeadCache:
+    """Heads by the bytes of their blocks, for all connections of a server; only for tables of size 0."""
+
+    def __init__(self, reader: HeadReader, limits: Limits) -> None:
+        self.reader = reader
+        self._max_list = limits.max_header_list
+        self._heads: dict[bytes, RequestHead] = {}
+        self._prefixes: tuple[int, ...] = ()
+
+    def find(self, block: bytes) -> RequestHead | None:
+        """The head of a block whose leading fields are known; raises MalformedError for what follows them."""
+        head = self._heads.get(block)
+        if head is not None:
+            return head
+        for length in self._prefixes:
+            head = self._heads.get(block[:length])
+            if head is not None:
+                return self._refine(head, block, length)
+        return None
+
+    def _refine(self, head: RequestHead, block: bytes, at: int) -> RequestHead | None:
+        headers = []
+        size = head.size
+        end = len(block)
+        while at < end:
+            try:
+                name, value, at = read_field(block, at)
+            except ValueError:
+                return None
+            if name.startswith(b":") or name == b"content-length":
+                return None
+            check_field(name, value)
+            headers.append((name, value))
+            size += len(name) + len(value) + FIELD_OVERHEAD
+        if size > self._max_list:
+            return None
+        return self.reader.refine_head(head, headers)
+
+    def learn(self, block: bytes) -> None:
+        """Remember the head of the leading fields that will come again, where they make a request by themselves."""
+        if len(block) > MAX_CACHED_BLOCK:
+            return
+        try:
+            headers, length = _stable_prefix(block)
+            head = make_head(self.reader, headers)
+        except (MalformedError, ValueError):
+            return
+        if len(self._heads) >= MAX_CACHED_HEADS:
+            self._heads.clear()
+        self._heads[block[:length]] = head
+        others = tuple(other for other in self._prefixes if other != length)
+        self._prefixes = (length, *others)[:MAX_PREFIXES]
+
+
+def _stable_prefix(block: bytes) -> tuple[list[Header], int]:
+    headers = []
+    at = 0
+    while at < len(block):
+        name, value, next_at = read_field(block, at)
+        if name not in STABLE:
+            break
+        headers.append((name, value))
+        at = next_at
+    return headers, at
+
+
+def make_head(reader: HeadReader, headers: list[Header]) -> RequestHead:
+    """Check a request's list and have it read; raises MalformedError."""
+    check_request(headers)
+    size = list_size(headers)
+    head = reader.read_head(headers, size)
+    head.size = size
+    head.content_length = content_length(headers)
+    return head
+
+
+class HeaderDecoder:
+    """One connection's HPACK state, and the way from a block to a head."""
+
+    __slots__ = ("_cache", "_decoder", "_max_decoded", "_table_size", "pure")
+
+    def __init__(self, cache: HeadCache, limits: Limits) -> None:
+        self._cache = cache
+        self._max_decoded = limits.max_header_list * DECODE_FACTOR
+        self._decoder = Decoder(max_header_list_size=self._max_decoded)
+        self._table_size = limits.header_table_size
+        self.pure = False
+        """The peer's table has size 0 for good: blocks mean what their bytes say."""
+
+    def settings_acknowledged(self) -> None:
+        """The peer knows our table size now.
+
+        A peer that never used its table has nothing to shrink, and some (.NET) never say that they do.
+        """
+        self._decoder.max_allowed_table_size = self._table_size
+        if not self._decoder.header_table.dynamic_entries:
+            self._decoder.header_table_size = min(self._table_size, self._decoder.header_table_size)
+        self._look_at_table()
+
+    def _look_at_table(self) -> None:
+        decoder = self._decoder
+        self.pure = decoder.max_allowed_table_size == 0 and decoder.header_table_size == 0
+
+    def request(self, block: bytes) -> RequestHead:
+        """The head of a request's block.
+
+        Raises PeerError where it is not HPACK or much too large, MalformedError where it breaks HTTP's rules.
+        """
+        if self.pure:
+            head = self._cache.find(block)
+            if head is not None:
+                return head
+        pure = self.pure and not is_size_update(block)
+        headers = self._decode(block)
+        head = make_head(self._cache.reader, headers)
+        if pure:
+            self._cache.learn(block)
+        return head
+
+    def trailers(self, block: bytes) -> None:
+        """Check a request's trailers; raises as `request` does."""
+        check_trailers(self._decode(block))
+
+    def skip(self, block: bytes) -> None:
+        """Decode for the sake of the table alone; raises PeerError."""
+        self._decode(block)
+
+    def _decode(self, block: bytes) -> list[Header]:
+        if self.pure and not is_size_update(block):
+            return self._read(block)
+        try:
+            fields: Iterable[Header] = self._decoder.decode(block, raw=True)
+            headers = [(bytes(name), bytes(value)) for name, value in fields]
+        except OversizedHeaderListError as error:
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, f"header list: {error}") from error
+        except (HPACKError, IndexError, ValueError) as error:
+            raise PeerError(ErrorCode.COMPRESSION_ERROR, f"header block: {error}") from error
+        if not self.pure:
+            self._look_at_table()
+        return headers
+
+    def _read(self, block: bytes) -> list[Header]:
+        """Decode a block without the library: in time that grows with its size, not with the square of it."""
+        headers: list[Header] = []
+        at = size = 0
+        try:
+            while at < len(block):
+                name, value, at = read_field(block, at)
+                headers.append((name, value))
+                size += len(name) + len(value) + FIELD_OVERHEAD
+                if size > self._max_decoded:
+                    raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, f"header list of more than {size} bytes")
+        except ValueError as error:
+            raise PeerError(ErrorCode.COMPRESSION_ERROR, f"header block: {error}") from error
+        return headers

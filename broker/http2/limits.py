@@ -1,0 +1,96 @@
+"""How much one peer may ask for: every bound of the front end in one place, each with its unit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+MAX_WINDOW: Final = 2**31 - 1
+"""Bytes: the largest flow-control window (RFC 9113, section 6.9.1)."""
+MIN_WINDOW: Final = 65_535
+"""Bytes: a connection's window before any WINDOW_UPDATE; it cannot be made smaller."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds for one server and each of its connections; bytes, counts and seconds as named.
+
+    Raises ValueError for a value that is not positive, or a window the protocol does not allow.
+    """
+
+    max_message: int = 16 * MIB
+    """Bytes of one gRPC message, after decompression."""
+    max_buffered: int = 64 * MIB
+    """Bytes of requests not yet complete that one connection may make us keep; one message always fits."""
+    max_output: int = 64 * MIB
+    """Bytes of answers that wait for one peer to read them, before the connection is given up; likewise."""
+    max_connections: int = 16_384
+    max_concurrent_streams: int = 1_024
+    max_header_list: int = 32 * KIB
+    """Bytes of one header list as RFC 9113, section 6.5.2 counts them (names, values, 32 for each field)."""
+    max_header_frames: int = 64
+    """Frames (HEADERS and CONTINUATION) of one header block."""
+    header_table_size: int = 0
+    """Bytes of the HPACK table that the peer may use; 0 makes every header block a pure function of its bytes."""
+    stream_window: int = 1 * MIB
+    """Bytes: the receive window of a stream."""
+    connection_window: int = 16 * MIB
+    """Bytes: the receive window of a connection."""
+    control_burst: int = 10_000
+    """PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty and unknown frames that may come at once."""
+    control_rate: int = 1_000
+    """Control frames a second, without any call answered."""
+    control_per_answer: int = 16
+    """Control frames that each answered call pays for: clients update two windows for every message."""
+    reset_burst: int = 4_096
+    """Streams reset at once (four full sets of concurrent calls whose callers all hang up)."""
+    reset_rate: int = 1_000
+    """Streams reset a second, without any call answered."""
+    handshake_timeout: float = 10.0
+    """Seconds for the preface, the first SETTINGS and the acknowledgement of ours."""
+    idle_timeout: float = 3_600.0
+    """Seconds without a call after which a connection is told to go away."""
+    request_timeout: float = 60.0
+    """Seconds in which nothing more of an unfinished request arrives."""
+    write_timeout: float = 30.0
+    """Seconds in which a peer takes nothing of what waits for it."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) <= 0 and field.name != "header_table_size":
+                raise ValueError(f"{field.name} must be more than 0, not {getattr(self, field.name)}")
+        if not MIN_WINDOW <= self.connection_window <= MAX_WINDOW:
+            raise ValueError(f"connection_window must be {MIN_WINDOW} to {MAX_WINDOW} bytes")
+        if self.stream_window > MAX_WINDOW or self.header_table_size < 0:
+            raise ValueError(f"stream_window must be at most {MAX_WINDOW}, header_table_size at least 0 bytes")
+
+
+class Budget:
+    """A bucket of tokens, refilled by time and by useful work: floods empty it, clients at work do not."""
+
+    __slots__ = ("_burst", "_clock", "_per_answer", "_rate", "_seen_answers", "_seen_at", "_tokens")
+
+    def __init__(self, burst: int, rate: int, per_answer: int, clock: Callable[[], float]) -> None:
+        self._burst = burst
+        self._rate = rate
+        self._per_answer = per_answer
+        self._clock = clock
+        self._tokens = float(burst)
+        self._seen_at = clock()
+        self._seen_answers = 0
+
+    def spend(self, answers: int, cost: int = 1) -> bool:
+        """Take `cost` tokens; `answers` is how many calls were answered so far. False: nothing is left."""
+        self._tokens -= cost
+        if self._tokens < 0:
+            self._refill(answers)
+        return self._tokens >= 0
+
+    def _refill(self, answers: int) -> None:
+        now = self._clock()
+        earned = (now - self._seen_at) * self._rate + (answers - self._seen_answers) * self._per_answer
+        self._tokens = min(self._tokens + earned, float(self._burst))
+        self._seen_at = now
+        self._seen_answers = answers

@@ -1,0 +1,269 @@
+"""MessagePack-RPC on the wire, sans-IO: bytes in, messages out, and the bytes of answers.
+
+The published spec: request `[0, id, method, params]`, answer `[1, id, error, result]`, notification
+`[2, method, params]`. What a call carries is never decoded here: only its boundaries are found, so that an object's
+bytes go to a worker as they came.
+
+An error is the string "STATUS: message", STATUS a name of `ipc.frame.Status`. A map would be richer, but the stock
+client of Go (net/rpc on github.com/ugorji/go/codec's MsgpackSpecRpc) decodes this element into a Go string: anything
+else is a decoding error that ends every call of its connection.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from broker.errors import WireError
+from ipc.frame import Status
+
+REQUEST: Final = 0
+ANSWER: Final = 1
+NOTIFICATION: Final = 2
+
+NIL: Final = b"\xc0"
+EMPTY_MAP: Final = b"\x80"
+MAX_ID: Final = 0xFFFF_FFFF
+"""The spec's message id is an unsigned 32-bit integer."""
+ENVELOPE_SIZE: Final = 1024
+"""Bytes a message may have above the limit of what it carries: array headers, id, method, options."""
+
+_SCANNER_BUFFER: Final = 4096
+"""Bytes a scanner allocates at first; msgpack's own default is 1 MiB for every connection."""
+_BIG_MESSAGE: Final = 256 * 1024
+"""Bytes of a message after which the scanner's grown buffer is given back."""
+_UNLIMITED: Final = 0
+_INTEGER_SIZES: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+_STRING_SIZES: Final = {0xD9: 1, 0xDA: 2, 0xDB: 4}
+_ARRAY_SIZES: Final = {0xDC: 2, 0xDD: 4}
+_SIGNED: Final = 0xD0
+_ANSWER_HEAD: Final = b"\x94\x01"
+
+_pack: Final = msgpack.Packer(use_bin_type=True).pack
+
+
+class Message(NamedTuple):
+    """One request, or (with an empty `id`) one notification."""
+
+    id: bytes
+    """The message id as the peer encoded it, to be sent back as it came."""
+    method: bytes
+    """UTF-8, not checked: it is only looked up."""
+    arity: int
+    """Number of params."""
+    params: bytes
+    """The params one after the other, still encoded, without the array's header."""
+
+
+def _new_scanner() -> msgpack.Unpacker:
+    return msgpack.Unpacker(read_size=_SCANNER_BUFFER, max_buffer_size=_UNLIMITED)
+
+
+class MessageReader:
+    """Cuts a byte stream into messages; holds at most one incomplete message and what was fed after it."""
+
+    def __init__(self, max_message: int) -> None:
+        self._limit = max_message + ENVELOPE_SIZE
+        self._scanner = _new_scanner()
+        self._scanned = 0
+        """Bytes the scanner had consumed where `_data` begins."""
+        self._data = b""
+        self._more: list[bytes] = []
+        self._fed = 0
+        self._start = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes as they come from the peer."""
+        self._scanner.feed(data)
+        if self._start:
+            self._forget_consumed()
+        self._fed += len(data)
+        if self._data:
+            self._more.append(data)
+        else:
+            self._data = data
+
+    def next(self) -> Message | None:
+        """The next complete message, or None until more is fed.
+
+        Raises WireError where the bytes are not a message or the message is above the limit; nothing can be read
+        after that.
+        """
+        start = self._start
+        try:
+            self._scanner.skip()
+        except msgpack.OutOfData:
+            if self._fed - start > self._limit:
+                raise self._too_large() from None
+            return None
+        except ValueError as error:
+            raise WireError(Status.INVALID, f"not MessagePack: {str(error) or type(error).__name__}") from error
+        end = self._scanner.tell() - self._scanned
+        if end - start > self._limit:
+            raise self._too_large()
+        if self._more:
+            self._join()
+        data = self._data
+        if end == self._fed:
+            self._reset(end)
+            return parse(data[start:] if start else data)
+        self._start = end
+        return parse(data[start:end])
+
+    def _forget_consumed(self) -> None:
+        start, self._start = self._start, 0
+        self._data = self._data[start:]
+        self._scanned += start
+        self._fed -= start
+
+    def _join(self) -> None:
+        self._data = b"".join((self._data, *self._more))
+        self._more.clear()
+
+    def _reset(self, end: int) -> None:
+        if end > _BIG_MESSAGE:
+            self._scanner = _new_scanner()
+        self._scanned = self._scanner.tell()
+        self._data = b""
+        self._fed = self._start = 0
+
+    def _too_large(self) -> WireError:
+        why = f"the message is above the limit of {self._limit - ENVELOPE_SIZE} bytes (--max-message)"
+        self._join()
+        return WireError(Status.TOO_LARGE, why, _id_of(self._data[self._start :]))
+
+
+def parse(data: bytes) -> Message:
+    """Read the envelope of one complete MessagePack value.
+
+    Raises WireError where it is neither a request nor a notification; it carries the id where one can be told.
+    """
+    try:
+        count, at = _array(data, 0, "a message is an array")
+        kind = data[at]
+        if kind == REQUEST and count == 4:
+            end = _id_end(data, at + 1)
+            return _parse_call(data, data[at + 1 : end], end)
+        if kind == NOTIFICATION and count == 3:
+            return _parse_call(data, b"", at + 1)
+    except IndexError:
+        raise WireError(Status.INVALID, "the message ends too early") from None
+    raise WireError(Status.INVALID, "a message is [0, id, method, params] or [2, method, params]", _id_of(data))
+
+
+def _parse_call(data: bytes, call_id: bytes, at: int) -> Message:
+    head = data[at]
+    if 0xA0 <= head <= 0xBF:
+        at += 1
+        end = at + (head & 0x1F)
+    elif (size := _STRING_SIZES.get(head)) is not None:
+        end = at + 1 + size + int.from_bytes(data[at + 1 : at + 1 + size], "big")
+        at += 1 + size
+    else:
+        raise WireError(Status.INVALID, "the method is not a string", call_id)
+    try:
+        count, begin = _array(data, end, "params are an array")
+    except WireError as error:
+        raise WireError(error.status, error.message, call_id) from None
+    return Message(call_id, data[at:end], count, data[begin:])
+
+
+def _array(data: bytes, at: int, expected: str) -> tuple[int, int]:
+    head = data[at]
+    if 0x90 <= head <= 0x9F:
+        return head & 0x0F, at + 1
+    size = _ARRAY_SIZES.get(head)
+    if size is None:
+        raise WireError(Status.INVALID, f"{expected}, not what begins with byte 0x{head:02x}")
+    end = at + 1 + size
+    return int.from_bytes(data[at + 1 : end], "big"), end
+
+
+def _id_end(data: bytes, at: int) -> int:
+    head = data[at]
+    if head <= 0x7F:
+        return at + 1
+    size = _INTEGER_SIZES.get(head, 0)
+    end = at + 1 + size
+    if size == 0 or not 0 <= int.from_bytes(data[at + 1 : end], "big", signed=head >= _SIGNED) <= MAX_ID:
+        raise WireError(Status.INVALID, "the message id is not an unsigned 32-bit integer")
+    return end
+
+
+def _id_of(data: bytes) -> bytes:
+    """The id at the beginning of a request that may be incomplete or wrong behind it; empty where there is none."""
+    try:
+        _, at = _array(data, 0, "")
+        return data[at + 1 : _id_end(data, at + 1)] if data[at] == REQUEST else b""
+    except (IndexError, WireError):
+        return b""
+
+
+def pack_result(call_id: bytes, packed: bytes) -> bytes:
+    """The answer that carries `packed`, one encoded value, as its result."""
+    return b"".join((_ANSWER_HEAD, call_id, NIL, packed))
+
+
+def pack_error(call_id: bytes, status: Status, message: str) -> bytes:
+    """The answer that says why there is no result; an empty id becomes nil: the peer's id could not be read."""
+    sendable = message.encode("utf-8", "backslashreplace").decode()
+    text: bytes = _pack(f"{status.name}: {sendable}")
+    return b"".join((_ANSWER_HEAD, call_id or NIL, text, NIL))
+
+
+def pack_value(value: object) -> bytes:
+    """Encode one value; raises TypeError, ValueError or OverflowError where MessagePack has no form for it."""
+    packed: bytes = _pack(value)
+    return packed
+
+
+def unpack_params(message: Message) -> list[Any]:
+    """Decode a call's params.
+
+    Raises ValueError where a string is not UTF-8, a map's key cannot be one, or an extension is not what it says.
+    """
+    values = msgpack.Unpacker(strict_map_key=False, max_buffer_size=_UNLIMITED, read_size=_SCANNER_BUFFER)
+    values.feed(message.params)
+    try:
+        return [values.unpack() for _ in range(message.arity)]
+    except (TypeError, msgpack.UnpackException) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def split_first(params: bytes) -> tuple[bytes, bytes]:
+    """The first of several encoded values, and the others."""
+    scanner = _new_scanner()
+    scanner.feed(params)
+    scanner.skip()
+    end = scanner.tell()
+    return params[:end], params[end:]
+
+
+def is_map(packed: bytes) -> bool:
+    """Whether an encoded value is a map."""
+    return 0x80 <= packed[0] <= 0x8F or packed[0] in (0xDE, 0xDF)
+
+
+class ValueChecker:
+    """Tells whether bytes are one encoded value and nothing else: what may be put into an answer as it is.
+
+    It keeps a scanner, because making one costs more than the check.
+    """
+
+    def __init__(self) -> None:
+        self._scanner = _new_scanner()
+        self._seen = 0
+
+    def is_one(self, packed: bytes) -> bool:
+        """Whether `packed` is exactly one encoded value."""
+        try:
+            self._scanner.feed(packed)
+            self._scanner.skip()
+            end = self._scanner.tell()
+        except (ValueError, msgpack.OutOfData):
+            end = -1
+        if end == self._seen + len(packed):
+            self._seen = end
+            return True
+        self._scanner = _new_scanner()
+        self._seen = 0
+        return False

@@ -1,0 +1,145 @@
+"""Listening sockets: addresses, permissions, stale files, inherited sockets."""
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from broker import sockets
+from broker.errors import ListenError
+from broker.sockets import SocketOptions, inherited_sockets, listen, make_runtime_dir
+
+
+@pytest.mark.parametrize("form", ["unix://{}", "unix:{}"])
+def test_a_unix_socket(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "s"
+    listening = listen(form.format(path), SocketOptions(mode=0o660))
+    assert listening.is_unix
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(path))
+    listening.close()
+    assert not path.exists()
+    listening.close()
+
+
+def test_nobody_else_may_connect_unless_told_so(tmp_path: Path) -> None:
+    listening = listen(f"unix://{tmp_path}/s")
+    assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o600
+    listening.close()
+
+
+def test_the_group(tmp_path: Path) -> None:
+    listening = listen(f"unix://{tmp_path}/s", SocketOptions(group=str(os.getgid())))
+    assert (tmp_path / "s").stat().st_gid == os.getgid()
+    listening.close()
+    with pytest.raises(ListenError, match="no group 'nobody-has-this'"):
+        listen(f"unix://{tmp_path}/s", SocketOptions(group="nobody-has-this"))
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:0", "tcp://localhost:0", "tcp://[::1]:0", "tcp://:0"])
+def test_a_tcp_socket(address: str) -> None:
+    if "::1" in address and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("no IPv6 on this machine")
+    listening = listen(address)
+    port = listening.socket.getsockname()[1]
+    assert listening.address.endswith(f":{port}")
+    assert not listening.is_unix
+    listening.close()
+
+
+@pytest.mark.parametrize(
+    "address", ["", "127.0.0.1:80", "http://x:80", "tcp://x", "tcp://x:99999", "unix:", "unix://", "tcp://x:80:90"]
+)
+def test_what_is_not_an_address(address: str) -> None:
+    with pytest.raises(ListenError):
+        listen(address)
+
+
+def test_a_path_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(ListenError, match="107 bytes"):
+        listen(f"unix://{tmp_path}/{'x' * 108}")
+
+
+def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    listening = listen(f"unix://{path}")
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(path))
+    listening.close()
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_an_address_in_use_says_by_whom(tmp_path: Path, kind: str) -> None:
+    first = listen(f"unix://{tmp_path}/s" if kind == "unix" else "tcp://127.0.0.1:0")
+    with pytest.raises(ListenError, match=rf"in use by process {os.getpid()} \(.*pytest"):
+        listen(first.address)
+    if kind == "unix":
+        assert (tmp_path / "s").exists()
+    first.close()
+
+
+def test_something_else_in_its_place_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("precious")
+    with pytest.raises(ListenError, match="not a socket"):
+        listen(f"unix://{tmp_path}/s")
+    assert (tmp_path / "s").read_text() == "precious"
+
+
+def test_a_folder_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ListenError, match="No such file"):
+        listen(f"unix://{tmp_path}/missing/s")
+
+
+def test_a_socket_that_somebody_else_put_there_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    first = listen(f"unix://{path}")
+    path.unlink()
+    second = listen(f"unix://{path}")
+    first.close()
+    assert path.exists()
+    second.close()
+    assert not path.exists()
+
+
+def test_inherited_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As systemd hands them over, but at descriptors that are free here."""
+    path = tmp_path / "s"
+    given = socket.socket(socket.AF_UNIX)
+    given.bind(str(path))
+    given.listen()
+    monkeypatch.setattr(sockets, "FIRST_INHERITED_FD", given.detach())
+    environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "x", "OTHER": "y"}
+    found = inherited_sockets(environ)
+    assert environ == {"OTHER": "y"}
+    assert list(found) == [str(path)]
+    monkeypatch.setattr(sockets, "_inherited", lambda: found)
+    listening = listen(f"unix://{path}")
+    assert not listening.socket.get_inheritable()
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(path))
+    listening.close()
+    assert path.exists(), "it is systemd's"
+
+
+@pytest.mark.parametrize("environ", [{}, {"LISTEN_PID": "1", "LISTEN_FDS": "1"}, {"LISTEN_FDS": "1"}])
+def test_sockets_for_somebody_else_are_not_taken(environ: dict[str, str]) -> None:
+    assert inherited_sockets(environ) == {}
+
+
+def test_the_runtime_folder(tmp_path: Path) -> None:
+    make_runtime_dir(tmp_path / "a" / "b")
+    make_runtime_dir(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(ListenError, match="written by everybody"):
+        make_runtime_dir(tmp_path / "open")
+    (tmp_path / "file").touch()
+    with pytest.raises(ListenError, match="runtime folder"):
+        make_runtime_dir(tmp_path / "file")
