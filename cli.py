@@ -1,0 +1,256 @@
+"""The command line: each command parses, builds a configuration, and calls one function.
+
+What a command needs is imported inside it, so that `tykpy --help` costs nothing and a command pays for itself alone.
+"""
+
+import contextlib
+import json
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from broker.config import BrokerConfig, default_runtime_dir, flag_of, options
+from broker.errors import BrokerError, ConfigError
+
+EXIT_ERROR = 1
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Octal(click.ParamType[int]):
+    name = "octal"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return int(value, 8)
+        except ValueError:
+            self.fail(f"{value!r} is not a mode like 0660", param, ctx)
+
+
+def _click_option(option: Field[Any]) -> Callable[[F], F]:
+    meta = option.metadata
+    default = None if option.default is MISSING else option.default
+    settings: dict[str, Any] = {"help": meta["help"], "envvar": f"TYKPY_{option.name.upper()}", "default": default}
+    if isinstance(default, tuple):
+        settings["multiple"] = True
+    settings["show_default"] = meta.get("shown_default", default is not None and default != ())
+    if meta.get("octal"):
+        settings |= {"type": _Octal(), "show_default": f"{default:04o}"}
+    elif "choices" in meta:
+        settings["type"] = click.Choice(meta["choices"])
+    elif "Path" in str(option.type):
+        settings["type"] = click.Path(path_type=Path)
+    return click.option(flag_of(option.name), option.name, **settings)
+
+
+def _load_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+    # The file's values become the defaults: a flag or an environment variable goes before them.
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}") from error
+    known = {option.name for option in options()}
+    named = {key.replace("-", "_"): value for key, value in values.items()}
+    for key in named:
+        if key not in known:
+            raise click.BadParameter(f"{path}: unknown option {key!r}; known: {', '.join(sorted(known))}")
+    ctx.default_map = {**(ctx.default_map or {}), **named}
+    return path
+
+
+def broker_options(function: F) -> F:
+    """Give a command every option of the broker, as flags, environment variables and `--config FILE`."""
+    for option in reversed(options()):
+        function = _click_option(option)(function)
+    return click.option(
+        "--config", "_config_file", type=click.Path(path_type=Path), is_eager=True, expose_value=False,
+        callback=_load_file, envvar="TYKPY_CONFIG", help="TOML file with any of these options.",
+    )(function)  # fmt: skip
+
+
+def _config(values: Mapping[str, Any]) -> BrokerConfig:
+    try:
+        return BrokerConfig(**values)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _fail(message: object) -> NoReturn:
+    click.echo(f"tykpy: {message}", err=True)
+    sys.exit(EXIT_ERROR)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="tykpy", prog_name="tykpy")
+def main() -> None:
+    """Python middleware for the Tyk Gateway, on all cores."""
+
+
+@main.command()
+@broker_options
+def broker(**values: Any) -> None:
+    """Serve a gateway's dispatches with a pool of Python workers.
+
+    Point the gateway's coprocess_grpc_server at the socket. SIGTERM and SIGINT finish what runs, then stop.
+    Exit codes: 0 stopped, 2 wrong options, 3 no worker can start, 4 an address cannot be listened on.
+    """
+    from broker.app import run
+
+    sys.exit(run(_config(values)))
+
+
+@main.command("check-config")
+@broker_options
+def check_config(**values: Any) -> None:
+    """Say whether `tykpy broker` would start with these options, and with which values."""
+    from commands.check import check
+
+    if not check(_config(values), click.echo):
+        sys.exit(EXIT_ERROR)
+
+
+def _pair(separator: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], list[tuple[str, str]]]:
+    def parse(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
+        pairs = [value.partition(separator) for value in values]
+        for name, found, value in pairs:
+            if not found or not name:
+                raise click.BadParameter(f"{name + value!r} is not of the form NAME{separator}VALUE")
+        return [(name.strip(), value.strip()) for name, _, value in pairs]
+
+    return parse
+
+
+def _json_map(_ctx: click.Context, _param: click.Parameter, text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise click.BadParameter("not a JSON object")
+    return value
+
+
+def _body(_ctx: click.Context, _param: click.Parameter, text: str) -> bytes:
+    if not text.startswith("@"):
+        return text.encode()
+    try:
+        return Path(text[1:]).read_bytes()
+    except OSError as error:
+        raise click.BadParameter(f"{text[1:]}: {error.strerror}") from error
+
+
+_runtime_dir = click.option(
+    "--runtime-dir", type=click.Path(path_type=Path), default=default_runtime_dir(), envvar="TYKPY_RUNTIME_DIR",
+    show_default=True, help="The broker's runtime folder.",
+)  # fmt: skip
+
+
+@main.command()
+@click.argument("hook", required=False)
+@click.option("--connect", metavar="ADDRESS", help="The broker's address.  [default: unix://RUNTIME_DIR/tyk.sock]")
+@_runtime_dir
+@click.option("--type", "hook_type", default="Pre", show_default=True,
+              type=click.Choice(["Pre", "CustomKeyCheck", "PostKeyAuth", "Post", "Response", "Event"]),
+              help="What the gateway calls the hook as.")  # fmt: skip
+@click.option("--bundle", default="", help="The bundle's name, or the hash of it.  [default: found by the hook's name]")
+@click.option("--object", "object_file", type=click.Path(path_type=Path), help="JSON file with the whole Object.")
+@click.option("-X", "--method", default="GET", show_default=True, help="The request's method.")
+@click.option("--url", default="/", show_default=True, help="The request's path and query, or a whole URL.")
+@click.option("-H", "--header", "headers", multiple=True, callback=_pair(":"), help="A request header, 'Name: value'.")
+@click.option("-d", "--body", default="", callback=_body, help="The request's body, or @FILE.")
+@click.option("--session", callback=_json_map, help="The session, as JSON.")
+@click.option("--metadata", multiple=True, callback=_pair("="), help="One entry of the session's metadata, KEY=VALUE.")
+@click.option("--spec", multiple=True, callback=_pair("="), help="One entry of the API's spec, KEY=VALUE.")
+@click.option("--response-status", default=200, show_default=True, help="Response hooks: upstream's status.")
+@click.option("--response-header", "response_headers", multiple=True, callback=_pair(":"),
+              help="Response hooks: a header, 'Name: value'.")  # fmt: skip
+@click.option("--response-body", default="", callback=_body, help="Response hooks: upstream's body, or @FILE.")
+@click.option("--message", callback=_json_map, help="Events: the message, as JSON.")
+@click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait.")
+@click.option("--json", "whole", is_flag=True, help="Print the whole object that came back, as JSON.")
+def call(
+    hook: str | None, connect: str | None, runtime_dir: Path, object_file: Path | None, timeout: float, whole: bool,
+    message: dict[str, Any] | None, **description: Any,
+) -> None:  # fmt: skip
+    """Call one HOOK of a running broker as the gateway would, and show what it changed."""
+    from broker.client import GrpcClient
+    from commands import call as calls
+    from commands import objects
+
+    if (hook is None) == (object_file is None):
+        raise click.UsageError("give either the name of a hook or a whole object with --object, not both or neither")
+    description["spec"] = dict(description["spec"])
+    with _no_traceback(), GrpcClient(connect or f"unix://{runtime_dir}/tyk.sock") as client:
+        if description["hook_type"] == "Event":
+            seconds = calls.send_event(
+                client, objects.build_event(hook or "", message or {}, description["spec"]), timeout
+            )
+            click.echo(f"{hook} took the event in {seconds * 1e3:.2f} ms")
+            return
+        if object_file is not None:
+            obj = objects.read_object(object_file)
+        else:
+            obj = objects.build_object(objects.CallDescription(hook or "", **description))
+        calls.show(calls.call_hook(client, obj, timeout), click.echo, whole=whole)
+
+
+@main.command()
+@_runtime_dir
+@click.option("--bundles", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Look into this folder instead of asking a broker; imports the plugins.")  # fmt: skip
+@click.option("--json", "whole", is_flag=True, help="Print everything that is known, as JSON.")
+def hooks(runtime_dir: Path, bundles: Path | None, whole: bool) -> None:
+    """Show what is loaded: bundle, hook, type, shape and place. Ends with 1 where something could not be loaded."""
+    from commands import hooks as found
+
+    with _no_traceback():
+        description = found.describe_folder_once(bundles) if bundles else found.describe_broker(runtime_dir)
+    if whole:
+        click.echo(json.dumps(description, indent=2))
+        return
+    _table(("BUNDLE", "HOOK", "TYPE", "SHAPE", "PLACE"), list(found.rows_of(description)))
+    problems = list(found.problems_of(description))
+    for problem in problems:
+        click.echo(f"problem: {problem}", err=True)
+    if problems:
+        sys.exit(EXIT_ERROR)
+
+
+@main.command()
+@_runtime_dir
+def status(runtime_dir: Path) -> None:
+    """Show how a running broker is: its workers, what runs and waits, and what became of the dispatches; as JSON."""
+    from commands.hooks import ask_broker
+
+    with _no_traceback():
+        click.echo(json.dumps(ask_broker(runtime_dir, "status"), indent=2))
+
+
+def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in [heading, *rows]) for column in range(len(heading))]
+    for row in [heading, *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextlib.contextmanager
+def _no_traceback() -> Iterator[None]:
+    from commands.errors import CommandError
+
+    try:
+        yield
+    except (CommandError, BrokerError, OSError) as error:
+        _fail(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""`tykpy call`: one hook call to a running broker, and what came of it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from broker.client import GrpcCallError, GrpcClient
+from commands.changes import Change, as_json, changes
+from commands.errors import CommandError
+from tyk.proto.coprocess_object_pb2 import Event, Object
+
+DISPATCH = "/coprocess.Dispatcher/Dispatch"
+DISPATCH_EVENT = "/coprocess.Dispatcher/DispatchEvent"
+
+Echo = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came back, and how long it took in seconds, as the caller saw it."""
+
+    sent: Object
+    received: Object
+    seconds: float
+
+    @property
+    def changes(self) -> list[Change]:
+        """What the hook changed."""
+        return changes(self.sent, self.received)
+
+
+def call_hook(client: GrpcClient, obj: Object, timeout: float) -> Outcome:
+    """Dispatch the object.
+
+    Raises CommandError with the broker's status and message, or where nobody answers.
+    """
+    started = time.perf_counter()
+    try:
+        answer = client.call(DISPATCH, obj.SerializeToString(), timeout=timeout)
+        return Outcome(obj, Object.FromString(answer), time.perf_counter() - started)
+    except GrpcCallError as error:
+        raise CommandError(f"{error.code}: {error.message}") from error
+    except (OSError, DecodeError) as error:
+        raise CommandError(str(error)) from error
+
+
+def send_event(client: GrpcClient, event: Event, timeout: float) -> float:
+    """Dispatch the event; returns the seconds it took.
+
+    Raises CommandError with the broker's status and message, or where nobody answers.
+    """
+    started = time.perf_counter()
+    try:
+        client.call(DISPATCH_EVENT, event.SerializeToString(), timeout=timeout)
+    except GrpcCallError as error:
+        raise CommandError(f"{error.code}: {error.message}") from error
+    except OSError as error:
+        raise CommandError(str(error)) from error
+    return time.perf_counter() - started
+
+
+def show(outcome: Outcome, echo: Echo, *, whole: bool) -> None:
+    """Print what changed, or the whole object as JSON."""
+    if whole:
+        echo(as_json(outcome.received))
+        return
+    hook = outcome.sent.hook_name
+    found = outcome.changes
+    echo(f"{hook} answered in {outcome.seconds * 1e3:.2f} ms" + ("" if found else " and changed nothing"))
+    for change in found:
+        echo(f"  {change}")

@@ -1,0 +1,65 @@
+"""`tykpy check-config`: every option with its value, and what would keep the broker from starting."""
+
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+from broker import sockets
+from broker.config import BrokerConfig, flag_of, options
+from broker.errors import BrokerError
+from commands.hooks import describe_folder_once, problems_of
+
+Echo = Callable[[str], object]
+
+
+def check(config: BrokerConfig, echo: Echo) -> bool:
+    """Print the options and the problems; True where there are none."""
+    for option in options():
+        echo(f"{flag_of(option.name):<18} {_shown(option.name, getattr(config, option.name), option.metadata)}")
+    problems = list(_problems(config))
+    for problem in problems:
+        echo(f"problem: {problem}")
+    echo(f"{len(problems)} problem{'s' * (len(problems) != 1)} found" if problems else "ok")
+    return not problems
+
+
+def _shown(name: str, value: object, meta: object) -> str:
+    if name == "socket_mode":
+        return f"{value:04o}"
+    if name == "redis" and value is not None:
+        return without_password(str(value))
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "(none given)"
+    return "(none)" if value is None else str(value)
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown: with `***` where its password stands."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")).geturl()
+
+
+def _problems(config: BrokerConfig) -> Iterator[str]:
+    yield from _listening_problems(config)
+    yield from _bundle_problems(config)
+
+
+def _listening_problems(config: BrokerConfig) -> Iterator[str]:
+    try:
+        sockets.make_runtime_dir(config.runtime_dir)
+    except BrokerError as error:
+        yield str(error)
+        return
+    for address in config.addresses:
+        try:
+            sockets.listen(address, sockets.SocketOptions(config.socket_mode, config.socket_group)).close()
+        except BrokerError as error:
+            yield str(error)
+
+
+def _bundle_problems(config: BrokerConfig) -> Iterator[str]:
+    if config.bundles is None:
+        yield "--bundles is not set: every dispatch will be answered NOT_FOUND"
+        return
+    yield from problems_of(describe_folder_once(config.bundles))
