@@ -1,0 +1,44 @@
+# What each target needs is installed by it: a virtual environment in .venv, tools in .tools.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+
+.PHONY: run test check soak bench proto docs clean
+
+$(STAMP): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tykpy needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	@touch $@
+
+run: $(STAMP)  ## start a broker with the example bundle and show what its hooks do
+	$(BIN)/python -m examples.demo
+
+test: $(STAMP) check  ## all checks and tests, on every supported Python found here
+	$(BIN)/python -m pytest -q -m "not soak"
+	PYTHONS="$(PYTHONS)" scripts/test-other-pythons
+
+check: $(STAMP)  ## formatting, lint, types, who imports whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+soak: $(STAMP)  ## the long forms of the tests
+	$(BIN)/python -m pytest -q -m soak --timeout 3600
+
+bench: $(STAMP)  ## side by side with grpcio, and the rings alone
+	$(BIN)/python -m benchmarks.compare --install
+	$(BIN)/python -m benchmarks.ring
+
+proto:  ## regenerate tyk/proto from its .proto files, with the oldest protobuf that is supported
+	$(PYTHON) -m venv .tools/proto
+	.tools/proto/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.75.1
+	.tools/proto/bin/python scripts/generate_protos.py
+
+docs: $(STAMP)  ## regenerate the generated parts of the docs
+	$(BIN)/python -m scripts.generate_docs
+
+clean:
+	rm -rf $(VENV) .tools build dist *.egg-info

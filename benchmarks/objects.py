@@ -1,0 +1,70 @@
+"""The dispatch that every server answers: a typical POST on its way upstream, and what must come of it."""
+
+import hashlib
+import struct
+from typing import Final
+
+from tyk.proto.coprocess_common_pb2 import HookType
+from tyk.proto.coprocess_object_pb2 import Object
+
+OBJECT_SIZE: Final = 855
+"""Bytes of the serialized object, the size that the project's figures speak of."""
+DISPATCH_PATH: Final = "/coprocess.Dispatcher/Dispatch"
+BUNDLE_NAME: Final = "bench"
+HOOK_NAME: Final = "AddHeader"
+HEADER: Final = "X-Bench"
+HEADER_VALUE: Final = "1"
+
+_BODY: Final = '{"customer": 4711, "items": [{"sku": "A-100", "count": 2}], "note": "ring twice"}'
+_HEADERS: Final = {
+    "Accept": "application/json",
+    "Accept-Encoding": "gzip, deflate, br",
+    "Content-Length": str(len(_BODY)),
+    "Content-Type": "application/json",
+    "Host": "api.example.com",
+    "Priority": "u=1",
+    "Traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+    "X-Forwarded-For": "203.0.113.7",
+    "X-Request-Id": "7b0c5b0e-6e1f-4b0e-9a55-3a1f7f0c2d11",
+}
+_FRAME_HEAD: Final = ">?I"
+
+
+def typical_post() -> Object:
+    """The object as a gateway sends it for a Post hook of an API without authentication."""
+    item = Object(hook_type=HookType.Post, hook_name=HOOK_NAME)
+    request = item.request
+    request.headers.update(_HEADERS)
+    request.body = _BODY
+    request.raw_body = _BODY.encode()
+    request.url = "/orders/v2/customers/47110/orders?currency=EUR"
+    request.request_uri = request.url
+    request.params["currency"] = "EUR"
+    request.method = "POST"
+    request.scheme = "http"
+    request.return_overrides.response_code = -1
+    item.spec["APIID"] = "9b3f4f1c2d0e4a7c8a5d6e7f80912a3b"
+    item.spec["OrgID"] = "5e9d9544a1dcd60001d0ed20"
+    item.spec["bundle_hash"] = hashlib.md5(BUNDLE_NAME.encode(), usedforsecurity=False).hexdigest()
+    return item
+
+
+def request_bytes() -> bytes:
+    """The serialized object; raises ValueError where it is not as large as the figures say."""
+    data = typical_post().SerializeToString(deterministic=True)
+    if len(data) != OBJECT_SIZE:
+        raise ValueError(f"the benchmark's object has {len(data)} bytes, not {OBJECT_SIZE}")
+    return data
+
+
+def framed(data: bytes) -> bytes:
+    """A message as gRPC puts it on a stream: not compressed, length, bytes."""
+    return struct.pack(_FRAME_HEAD, False, len(data)) + data
+
+
+def expected_answer() -> Object:
+    """What the hook makes of the object."""
+    answer = typical_post()
+    answer.request.set_headers[HEADER] = HEADER_VALUE
+    return answer

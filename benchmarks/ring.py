@@ -1,0 +1,92 @@
+"""`python -m benchmarks.ring`: a pipelined 900-byte round trip between two processes, tykpy's channel and what else one
+could take, in one run: rounds interleaved, medians compared.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from benchmarks.ring_peers import PEERS, WINDOW, Peer
+
+PAYLOAD_BYTES: Final = 900
+ROUND_TRIPS: Final = 20_000
+ROUNDS: Final = 7
+_WARM_UP: Final = 2_000
+_NS_PER_US: Final = 1000
+
+
+class Result(NamedTuple):
+    """One transport's round trip, microseconds."""
+
+    name: str
+    median_us: float
+    best_us: float
+    worst_us: float
+
+
+def measure(peers: Sequence[Peer], rounds: int, count: int) -> list[Result]:
+    """Let every peer run once per round, so that a disturbance hits all; fastest first."""
+    payload = bytes(index % 251 for index in range(PAYLOAD_BYTES))
+    times: dict[str, list[float]] = {peer.name: [] for peer in peers}
+    for peer in peers:
+        peer.round_trips(_WARM_UP, payload)
+    for _ in range(rounds):
+        for peer in peers:
+            start = time.perf_counter_ns()
+            peer.round_trips(count, payload)
+            times[peer.name].append((time.perf_counter_ns() - start) / count / _NS_PER_US)
+    results = [Result(name, statistics.median(took), min(took), max(took)) for name, took in times.items()]
+    return sorted(results, key=lambda result: result.median_us)
+
+
+def table(results: Sequence[Result]) -> str:
+    """The results for people."""
+    lines = [f"{'transport':24} {'median us':>10} {'best':>8} {'worst':>8} {'ratio':>7}"]
+    fastest = results[0].median_us
+    for name, median, best, worst in results:
+        lines.append(f"{name:24} {median:10.2f} {best:8.2f} {worst:8.2f} {median / fastest:6.2f}x")
+    return "\n".join(lines)
+
+
+def report(results: Sequence[Result], rounds: int, count: int) -> dict[str, object]:
+    """The results for programs, with what they depend on."""
+    return {
+        "command": " ".join(["python -m benchmarks.ring", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "versions": {name: version(name) for name in ("pyzmq", "faster-fifo")},
+        "payload_bytes": PAYLOAD_BYTES,
+        "window": WINDOW,
+        "rounds": rounds,
+        "round_trips": count,
+        "results": [result._asdict() for result in results],
+    }
+
+
+def main() -> None:
+    """Run, print the table, write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--count", type=int, default=ROUND_TRIPS, help="round trips per round and transport")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    options = parser.parse_args()
+    peers = [peer() for peer in PEERS]
+    try:
+        results = measure(peers, options.rounds, options.count)
+    finally:
+        for peer in peers:
+            peer.close()
+    print(table(results))
+    if options.json is not None:
+        options.json.write_text(json.dumps(report(results, options.rounds, options.count), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""The echo partners of `benchmarks.ring`: one class per transport, each used in its best pipelined way.
+
+Every peer keeps `WINDOW` messages in flight to another process that sends each of them back. What a peer may do in
+batches it does in batches; no peer checks what it carries, except for tykpy's channel, which always does.
+"""
+
+import multiprocessing
+import select
+import subprocess
+import sys
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.queues import Queue
+from typing import Any, Final
+
+import faster_fifo
+import zmq
+
+from ipc.channel import BrokerChannel, ChannelOptions, WorkerChannel
+from ipc.errors import ControlClosedError
+
+WINDOW: Final = 64
+"""Messages in flight."""
+_SPAWN: Final = multiprocessing.get_context("spawn")
+_STOP: Final = b""
+_FIFO_BYTES: Final = 1 << 20
+_JOIN_SECONDS: Final = 10.0
+
+
+class Peer(ABC):
+    """One transport with its echo process running."""
+
+    name: str
+
+    @abstractmethod
+    def round_trips(self, count: int, payload: bytes) -> None:
+        """Send `count` messages and take their echoes; at least `WINDOW`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the echo process."""
+
+
+class ChannelPeer(Peer):
+    """tykpy with a worker that executes several requests at a time (async hooks), all checks included."""
+
+    name = "tykpy channel"
+    slots = 16
+
+    def __init__(self) -> None:
+        options = ChannelOptions(max_record=8192)
+        self._channel = BrokerChannel.create(slot=0, generation=1, epoch=1, options=options)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.ring_peers", self._channel.worker_argument(), str(self.slots)],
+            pass_fds=self._channel.worker_fds,
+        )
+        self._channel.close_worker_ends()
+        self._seq = 1
+        self._poll = select.poll()
+        self._poll.register(self._channel.answers_fd, select.POLLIN)
+
+    def round_trips(self, count: int, payload: bytes) -> None:
+        wait, send = self._poll.poll, self._channel.send
+        ring, receive = self._channel.ring, self._channel.receive
+        next_seq, end = self._seq, self._seq + count
+        missing, batch = count, WINDOW
+        while missing:
+            first, next_seq = next_seq, min(next_seq + batch, end)
+            for seq in range(first, next_seq):
+                send(seq, payload, 0)
+            ring()
+            wait()
+            batch = len(receive())
+            missing -= batch
+        self._seq = end
+
+    def close(self) -> None:
+        self._channel.close()
+        self._process.wait(_JOIN_SECONDS)
+
+
+class OneByOnePeer(ChannelPeer):
+    """tykpy with a worker that executes one request after the other: a claim and a doorbell for each."""
+
+    name = "tykpy channel, 1 slot"
+    slots = 1
+
+
+def echo_channel(argument: str, slots: range) -> None:
+    """The worker's side."""
+    channel = WorkerChannel.attach(argument)
+    threading.Thread(target=_stop_with_broker, args=(channel,), daemon=True).start()
+    if len(slots) == 1:
+        _echo_one_by_one(channel)
+        return
+    claim, answer = channel.claim_many, channel.answer_many
+    while requests := claim(slots):
+        answer([(slot, seq, payload, False, 1) for slot, (seq, payload, _) in enumerate(requests)])
+
+
+def _echo_one_by_one(channel: WorkerChannel) -> None:
+    claim, answer = channel.claim, channel.answer
+    while (request := claim()) is not None:
+        answer(0, request.seq, request.payload, False, 1)
+
+
+def _stop_with_broker(channel: WorkerChannel) -> None:
+    with suppress(ControlClosedError):
+        while channel.control.receive():
+            """Nothing is expected before the end of file."""
+    channel.shut_down()
+
+
+class PipePeer(Peer):
+    """multiprocessing.Pipe (a Unix socket) carrying bytes."""
+
+    name = "multiprocessing.Pipe"
+
+    def __init__(self) -> None:
+        self._connection, theirs = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(target=echo_pipe, args=(theirs,))
+        self._process.start()
+        theirs.close()
+
+    def round_trips(self, count: int, payload: bytes) -> None:
+        send, receive = self._connection.send_bytes, self._connection.recv_bytes
+        for _ in range(WINDOW):
+            send(payload)
+        for _ in range(count - WINDOW):
+            receive()
+            send(payload)
+        for _ in range(WINDOW):
+            receive()
+
+    def close(self) -> None:
+        self._connection.send_bytes(_STOP)
+        self._process.join(_JOIN_SECONDS)
+        self._connection.close()
+
+
+def echo_pipe(connection: "Connection[Any, Any]") -> None:
+    """The other side of PipePeer."""
+    while message := connection.recv_bytes():
+        connection.send_bytes(message)
+
+
+class QueuePeer(Peer):
+    """Two multiprocessing.Queues."""
+
+    name = "multiprocessing.Queue"
+
+    def __init__(self) -> None:
+        self._there: Queue[bytes] = _SPAWN.Queue()
+        self._back: Queue[bytes] = _SPAWN.Queue()
+        self._process = _SPAWN.Process(target=echo_queue, args=(self._there, self._back))
+        self._process.start()
+
+    def round_trips(self, count: int, payload: bytes) -> None:
+        send, receive = self._there.put, self._back.get
+        for _ in range(WINDOW):
+            send(payload)
+        for _ in range(count - WINDOW):
+            receive()
+            send(payload)
+        for _ in range(WINDOW):
+            receive()
+
+    def close(self) -> None:
+        self._there.put(_STOP)
+        self._process.join(_JOIN_SECONDS)
+
+
+def echo_queue(there: "Queue[bytes]", back: "Queue[bytes]") -> None:
+    """The other side of QueuePeer."""
+    while message := there.get():
+        back.put(message)
+
+
+class ZmqPeer(Peer):
+    """ZeroMQ PAIR sockets over ipc://."""
+
+    name = "pyzmq ipc"
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="tykpy-bench-")
+        address = f"ipc://{self._folder.name}/socket"
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PAIR)
+        self._socket.bind(address)
+        self._process = _SPAWN.Process(target=echo_zmq, args=(address,))
+        self._process.start()
+
+    def round_trips(self, count: int, payload: bytes) -> None:
+        send, receive = self._socket.send, self._socket.recv
+        for _ in range(WINDOW):
+            send(payload)
+        for _ in range(count - WINDOW):
+            receive()
+            send(payload)
+        for _ in range(WINDOW):
+            receive()
+
+    def close(self) -> None:
+        self._socket.send(_STOP)
+        self._process.join(_JOIN_SECONDS)
+        self._socket.close()
+        self._context.term()
+        self._folder.cleanup()
+
+
+def echo_zmq(address: str) -> None:
+    """The other side of ZmqPeer."""
+    context = zmq.Context()
+    with context.socket(zmq.PAIR) as sock:
+        sock.connect(address)
+        while message := sock.recv():
+            sock.send(message)
+    context.term()
+
+
+class FasterFifoPeer(Peer):
+    """Two faster-fifo queues, bytes put and taken in batches."""
+
+    name = "faster-fifo"
+
+    def __init__(self) -> None:
+        self._there = _fifo()
+        self._back = _fifo()
+        self._process = _SPAWN.Process(target=echo_fifo, args=(self._there, self._back))
+        self._process.start()
+
+    def round_trips(self, count: int, payload: bytes) -> None:
+        sent = received = 0
+        batch = WINDOW
+        while received < count:
+            batch = min(batch, count - sent)
+            if batch:
+                self._there.put_many([payload] * batch)
+                sent += batch
+            batch = len(self._back.get_many(timeout=_JOIN_SECONDS, max_messages_to_get=WINDOW))
+            received += batch
+
+    def close(self) -> None:
+        self._there.put(_STOP)
+        self._process.join(_JOIN_SECONDS)
+
+
+def _fifo() -> Any:
+    return faster_fifo.Queue(max_size_bytes=_FIFO_BYTES, loads=bytes, dumps=bytes)
+
+
+def echo_fifo(there: Any, back: Any) -> None:
+    """The other side of FasterFifoPeer."""
+    while True:
+        messages = there.get_many(timeout=_JOIN_SECONDS, max_messages_to_get=WINDOW)
+        if _STOP in messages:
+            return
+        back.put_many(messages)
+
+
+PEERS: Final[tuple[type[Peer], ...]] = (ChannelPeer, OneByOnePeer, ZmqPeer, PipePeer, FasterFifoPeer, QueuePeer)
+
+if __name__ == "__main__":
+    echo_channel(sys.argv[1], range(int(sys.argv[2])))

@@ -1,0 +1,108 @@
+"""Starts the servers of the benchmark, asks them whether they answer rightly, and ends them again."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import grpc
+import psutil
+
+from benchmarks.errors import ServerError
+from benchmarks.measure import family
+from benchmarks.objects import DISPATCH_PATH, expected_answer, typical_post
+from tyk.proto.coprocess_object_pb2 import Object
+
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 15.0
+CALL_SECONDS: Final = 10.0
+RETRY_SECONDS: Final = 0.05
+LOG_TAIL: Final = 2000
+"""Bytes of a server's output that an error shows."""
+
+_CHANNEL_OPTIONS: Final = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
+
+
+class RunningServer:
+    """One server: started on entering, answering rightly from then on, ended on leaving."""
+
+    def __init__(self, name: str, command: list[str], socket: Path, rpc_socket: Path | None = None) -> None:
+        self.name = name
+        self.socket = socket
+        """Where it listens for gRPC."""
+        self.rpc_socket = rpc_socket
+        """Where it listens for MessagePack-RPC, if it does."""
+        self._command = command
+        self._log = socket.with_suffix(".out")
+
+    def __enter__(self) -> Self:
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+        try:
+            self._wait_until_right()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    @property
+    def pids(self) -> list[int]:
+        """Its processes, the one that listens first."""
+        return family(self._process.pid)
+
+    def check(self) -> None:
+        """Make one real gRPC call; raises ServerError unless the answer is right."""
+        try:
+            answer = self._call()
+        except grpc.RpcError as error:
+            raise ServerError(f"{self.name}: {error.details()}\n{self._tail()}") from error
+        if answer != expected_answer():
+            raise ServerError(f"{self.name} answered wrongly:\n{answer}")
+
+    def _wait_until_right(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            if self._process.poll() is not None:
+                raise ServerError(f"{self.name} ended with {self._process.returncode}\n{self._tail()}")
+            try:
+                self.check()
+            except ServerError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    def _call(self) -> Object:
+        with grpc.insecure_channel(f"unix:{self.socket}", options=_CHANNEL_OPTIONS) as channel:
+            call = channel.unary_unary(
+                DISPATCH_PATH, request_serializer=Object.SerializeToString, response_deserializer=Object.FromString
+            )
+            answer: Object = call(typical_post(), timeout=CALL_SECONDS)
+            return answer
+
+    def _stop(self) -> None:
+        pids = self.pids if self._process.poll() is None else []
+        children = [psutil.Process(pid) for pid in pids[1:] if psutil.pid_exists(pid)]
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        _, alive = psutil.wait_procs(children, STOP_SECONDS)
+        for child in alive:
+            print(f"{self.name}: process {child.pid} outlived it and is killed", file=sys.stderr)
+            child.kill()
+
+    def _tail(self) -> str:
+        return self._log.read_bytes()[-LOG_TAIL:].decode(errors="replace")

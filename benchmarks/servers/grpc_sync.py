@@ -1,0 +1,29 @@
+"""`python -m benchmarks.servers.grpc_sync ADDRESS`: a grpcio server as most hand-written Tyk plugins are."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from benchmarks.servers.hook import add_header, service
+from tyk.proto.coprocess_object_pb2 import Object
+
+THREADS = 10
+
+
+def dispatch(request: Object, context: grpc.ServicerContext) -> Object:
+    """Answer one call."""
+    return add_header(request)
+
+
+def serve(address: str) -> None:
+    """Serve until the process is ended."""
+    server = grpc.server(ThreadPoolExecutor(THREADS))
+    server.add_generic_rpc_handlers((service(dispatch),))
+    server.add_insecure_port(address)
+    server.start()
+    server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -1,0 +1,176 @@
+"""One contract for every place that values are kept in: a real Redis, the SQLite file, and the memory of tests."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.redis_server import RedisServer, running_redis, wait_until
+from tyk.gateway import Storage, TykGateway, install, restore
+from tyk.gateway.memory import MemoryStorage
+from workers.storage.redis import RedisLimits, RedisStorage
+from workers.storage.redis_address import parse_redis_url
+from workers.storage.sqlite import SQLiteStorage
+
+PATIENT = RedisLimits(answer_s=30.0, socket_s=30.0)
+"""What is tested here is the answers, on a machine that may be busy; test_redis_outages.py tests the limits."""
+
+SHORT_TTL_S = 0.05
+
+Opener = Callable[[], Storage]
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis", "memory"])
+def opener(request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path) -> Iterator[Opener]:
+    """Opens the same empty place every time it is called."""
+    opened: list[SQLiteStorage | RedisStorage] = []
+    in_memory = MemoryStorage()
+
+    def open_one() -> Storage:
+        if request.param == "memory":
+            return in_memory
+        storage = SQLiteStorage(tmp_path) if request.param == "sqlite" else _open_redis(redis_server)
+        opened.append(storage)
+        return storage
+
+    with redis_server.client() as client:
+        client.flushall()
+    yield open_one
+    for storage in opened:
+        storage.close()
+
+
+def _open_redis(server: RedisServer) -> RedisStorage:
+    return RedisStorage(parse_redis_url(server.url), PATIENT)
+
+
+@pytest.fixture
+def storage(opener: Opener) -> Iterator[Storage]:
+    """The storage that `TykGateway` uses in this test."""
+    storage = opener()
+    previous = install(storage)
+    yield storage
+    restore(previous)
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ("text", b"text"),
+        ("täxt", "täxt".encode()),
+        ("", b""),
+        (b"bytes", b"bytes"),
+        (b"\x00\xff\x00", b"\x00\xff\x00"),
+        (bytearray(b"array"), b"array"),
+        (memoryview(b"view"), b"view"),
+        (42, b"42"),
+        (-(2**70), str(-(2**70)).encode()),
+        (0.1, b"0.1"),
+        (b"x" * 2**20, b"x" * 2**20),
+    ],
+)
+def test_a_value_comes_back_as_bytes(
+    storage: Storage, value: str | bytes | bytearray | memoryview | int | float, stored: bytes
+) -> None:
+    TykGateway.store_data("key", value, 60)
+    answer = TykGateway.get_data("key")
+    assert answer == stored
+    assert type(answer) is bytes
+
+
+@pytest.mark.parametrize("key", ["key", "", "clé", "with space\nand \x00", "k" * 10_000, "%d'\"\\"])
+def test_any_string_is_a_key(storage: Storage, key: str) -> None:
+    TykGateway.store_data(key, "value", 60)
+    assert TykGateway.get_data(key) == b"value"
+    assert TykGateway.get_data(key + "x") == b""
+
+
+def test_a_missing_key_is_empty(storage: Storage) -> None:
+    assert TykGateway.get_data("never stored") == b""
+
+
+def test_the_last_value_counts(storage: Storage) -> None:
+    TykGateway.store_data("key", "first", 60)
+    TykGateway.store_data("key", "second", 60)
+    assert TykGateway.get_data("key") == b"second"
+
+
+@pytest.mark.parametrize("ttl", [SHORT_TTL_S, 0.0001])
+def test_a_value_is_gone_after_its_time(storage: Storage, ttl: float) -> None:
+    TykGateway.store_data("key", "value", ttl)
+    wait_until(lambda: TykGateway.get_data("key") == b"", "the value expires")
+
+
+@pytest.mark.parametrize("ttl", [0, -1, 60, 1e12])
+def test_a_value_stays_until_its_time(storage: Storage, ttl: float) -> None:
+    TykGateway.store_data("stays", "value", ttl)
+    TykGateway.store_data("goes", "value", SHORT_TTL_S)
+    wait_until(lambda: TykGateway.get_data("goes") == b"", "the other value expires")
+    assert TykGateway.get_data("stays") == b"value"
+
+
+def test_storing_again_without_ttl_takes_the_expiry_away(storage: Storage) -> None:
+    TykGateway.store_data("key", "old", SHORT_TTL_S)
+    TykGateway.store_data("key", "new", 0)
+    TykGateway.store_data("goes", "value", SHORT_TTL_S)
+    wait_until(lambda: TykGateway.get_data("goes") == b"", "a later value expires")
+    assert TykGateway.get_data("key") == b"new"
+
+
+def test_what_one_worker_stores_another_one_gets(opener: Opener, storage: Storage) -> None:
+    TykGateway.store_data("shared", "value", 60)
+    other = opener()
+    assert other.fetch("shared") == b"value"
+    other.store("shared", b"changed", 60)
+    assert TykGateway.get_data("shared") == b"changed"
+
+
+def test_threads_do_not_mix_their_values(storage: Storage) -> None:
+    wrong: list[str] = []
+
+    def store_and_get(name: str) -> None:
+        for number in range(25):
+            TykGateway.store_data(name, f"{name}-{number}", 60)
+            if TykGateway.get_data(name) != f"{name}-{number}".encode():
+                wrong.append(f"{name}-{number}")
+
+    threads = [threading.Thread(target=store_and_get, args=(f"thread-{index}",)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_the_gateway_finds_the_value_in_redis(redis_server: RedisServer) -> None:
+    storage = _open_redis(redis_server)
+    storage.store("for-the-gateway", b"value", 100)
+    storage.store("for-ever", b"value", 0)
+    with redis_server.client() as client:
+        assert client.get("coprocess-data:for-the-gateway") == b"value"
+        assert 0 < int(client.ttl("coprocess-data:for-the-gateway")) <= 100
+        assert client.ttl("coprocess-data:for-ever") == -1
+        client.set("coprocess-data:from-the-gateway", "other")
+    assert storage.fetch("from-the-gateway") == b"other"
+    storage.close()
+
+
+@pytest.mark.parametrize("value", [1, -7, 1.5, 1e300, 10**30, "é", b"\xff"])
+def test_values_are_encoded_as_redis_py_encodes_them(
+    redis_server: RedisServer, value: str | bytes | int | float
+) -> None:
+    storage = _open_redis(redis_server)
+    previous = install(storage)
+    TykGateway.store_data("ours", value, 60)
+    restore(previous)
+    with redis_server.client() as client:
+        client.set("theirs", value)
+        assert client.get("coprocess-data:ours") == client.get("theirs")
+    storage.close()

@@ -1,0 +1,188 @@
+"""Workers that crash, hang or are killed cost the call that they run; a broker that is killed leaves nothing behind."""
+
+import concurrent.futures
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from broker.client import GrpcCallError
+from tests.support.broker import RunningBroker, running_broker, wait_until
+from tests.support.hooks import SOURCE, Gate
+
+FILES = {"hooks.py": SOURCE}
+
+
+def error_of(broker: RunningBroker, hook: str) -> GrpcCallError:
+    with pytest.raises(GrpcCallError) as caught:
+        broker.call(hook, bundle="hooks")
+    return caught.value
+
+
+@pytest.mark.parametrize(("hook", "how"), [("dies", "exited with code 9"), ("kills_itself", "ended by SIGKILL")])
+def test_a_hook_that_ends_its_process_costs_its_own_call(tmp_path: Path, hook: str, how: str) -> None:
+    with running_broker(tmp_path, files=FILES) as broker:
+        error = error_of(broker, hook)
+        assert error.code.name == "INTERNAL"
+        assert how in error.message
+        assert hook in error.message
+        assert "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
+        assert broker.status()["restarts"] == 1
+
+
+def test_calls_that_waited_behind_a_crash_are_run_by_others(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    with (
+        running_broker(tmp_path, files=FILES) as broker,
+        concurrent.futures.ThreadPoolExecutor(4) as callers,
+    ):
+        running = callers.submit(broker.call, "gated", bundle="hooks", headers=gate.headers())
+        ((pid, _, _),) = gate.wait_entered()
+        waiting = [callers.submit(broker.call, "add_header", bundle="hooks") for _ in range(3)]
+        wait_until(lambda: broker.status()["under_way"] == 4, lambda: str(broker.status()))
+        os.kill(pid, signal.SIGKILL)
+        assert isinstance(running.exception(), GrpcCallError)
+        heirs = {call.result().request.set_headers["X-Worker"] for call in waiting}
+    assert str(pid) not in heirs
+
+
+def test_an_idempotent_hook_is_run_again_when_its_worker_dies(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    with (
+        running_broker(tmp_path, files=FILES) as broker,
+        concurrent.futures.ThreadPoolExecutor(1) as callers,
+    ):
+        call = callers.submit(broker.call, "gated_again", bundle="hooks", headers=gate.headers())
+        ((pid, _, _),) = gate.wait_entered()
+        os.kill(pid, signal.SIGKILL)
+        gate.wait_entered(2)
+        gate.open()
+        assert call.result()
+
+
+def test_a_hung_hook_gets_one_error_on_time_and_its_worker_is_replaced(tmp_path: Path) -> None:
+    with running_broker(tmp_path, "--timeout", "0.3", "--hang-grace", "0.1", files=FILES) as broker:
+        pid = broker.status()["workers"][0]["pid"]
+        assert error_of(broker, "busy_forever").code.name == "DEADLINE_EXCEEDED"
+        wait_until(lambda: broker.status()["restarts"] == 1, lambda: str(broker.status()))
+        wait_until(lambda: not psutil.pid_exists(pid), lambda: f"the end of process {pid}")
+        assert "in busy_forever" in broker.log  # the stacks
+        broker.wait_for_status(lambda text: "1 of 1" in text)
+        assert "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
+
+
+def test_a_stopped_worker_is_replaced_and_its_call_runs_elsewhere(tmp_path: Path) -> None:
+    with running_broker(tmp_path, files=FILES) as broker:
+        pid = broker.status()["workers"][0]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        answer = broker.call("add_header", bundle="hooks")
+        assert answer.request.set_headers["X-Worker"] != str(pid)
+        wait_until(lambda: not psutil.pid_exists(pid), lambda: f"the end of process {pid}")
+
+
+def test_a_worker_that_is_only_slow_to_start_something_is_kept(tmp_path: Path) -> None:
+    with (
+        running_broker(tmp_path, "--hang-grace", "20", files=FILES) as broker,
+        concurrent.futures.ThreadPoolExecutor(1) as callers,
+    ):
+        pid = broker.status()["workers"][0]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        call = callers.submit(broker.call, "add_header", bundle="hooks")
+        wait_until(lambda: broker.status()["waiting"] == 1, lambda: str(broker.status()))
+        os.kill(pid, signal.SIGCONT)
+        assert call.result().request.set_headers["X-Worker"] == str(pid)
+        assert broker.status()["restarts"] == 0
+
+
+def test_a_hung_thread_does_not_take_its_neighbours_with_it(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    flags = ("--threads", "2", "--timeout", "20", "--hang-grace", "0")
+    with (
+        running_broker(tmp_path, *flags, files=FILES) as broker,
+        concurrent.futures.ThreadPoolExecutor(1) as callers,
+    ):
+        neighbour = callers.submit(broker.call, "gated", bundle="hooks", headers=gate.headers())
+        ((pid, _, _),) = gate.wait_entered()
+        assert error_of(broker, "busy_too_long").code.name == "DEADLINE_EXCEEDED"
+        wait_until(lambda: broker.status()["restarts"] == 1, lambda: str(broker.status()))
+        assert psutil.pid_exists(pid)
+        gate.open()
+        assert neighbour.result()
+        wait_until(lambda: not psutil.pid_exists(pid), lambda: f"the end of process {pid}")
+
+
+def test_a_killed_broker_leaves_no_process_and_no_shared_memory(tmp_path: Path) -> None:
+    shared = set(os.listdir("/dev/shm"))
+    with running_broker(tmp_path, workers=2, files=FILES) as broker:
+        children = psutil.Process(broker.pid).children()
+        assert len(children) == 2
+        os.kill(broker.pid, signal.SIGKILL)
+        broker.wait()
+        assert not psutil.wait_procs(children, 30)[1]
+        assert set(os.listdir("/dev/shm")) == shared
+        # The socket file is stale now: the next broker takes its place.
+        broker.start().wait_ready()
+        assert "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
+
+
+def test_even_a_worker_that_never_returns_does_not_outlive_its_broker(tmp_path: Path) -> None:
+    with (
+        running_broker(tmp_path, files=FILES) as broker,
+        concurrent.futures.ThreadPoolExecutor(1) as callers,
+    ):
+        call = callers.submit(broker.call, "busy_forever", bundle="hooks")
+        wait_until(lambda: broker.status()["under_way"] == 1, lambda: str(broker.status()))
+        children = psutil.Process(broker.pid).children()
+        os.kill(broker.pid, signal.SIGKILL)
+        assert not psutil.wait_procs(children, 30)[1]
+        assert call.exception() is not None
+
+
+def test_sigterm_finishes_what_runs_refuses_what_comes_and_leaves_nothing(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    with (
+        running_broker(tmp_path, files=FILES) as broker,
+        concurrent.futures.ThreadPoolExecutor(1) as callers,
+    ):
+        call = callers.submit(broker.call, "gated", bundle="hooks", headers=gate.headers())
+        gate.wait_entered()
+        os.kill(broker.pid, signal.SIGTERM)
+        broker.wait_for_status(lambda text: "STOPPING=1" in text)
+        with pytest.raises((GrpcCallError, OSError)):
+            broker.call("add_header", bundle="hooks")
+        gate.open()
+        assert call.result()
+        assert broker.wait() == 0
+        assert not broker.socket.exists()
+        assert not (broker.runtime / "admin.sock").exists()
+
+
+def test_what_does_not_finish_within_the_grace_is_ended(tmp_path: Path) -> None:
+    with (
+        running_broker(tmp_path, "--grace", "0.2", files=FILES) as broker,
+        concurrent.futures.ThreadPoolExecutor(1) as callers,
+    ):
+        call = callers.submit(broker.call, "busy_forever", bundle="hooks")
+        wait_until(lambda: broker.status()["under_way"] == 1, lambda: str(broker.status()))
+        assert broker.stop() == 0
+        assert call.exception() is not None
+
+
+def test_a_broker_whose_workers_cannot_start_says_why_and_exits(tmp_path: Path) -> None:
+    with RunningBroker(tmp_path, "--redis", "nonsense://host", workers=2).unready() as broker:
+        assert broker.wait() == 3
+        assert "no worker can start" in broker.log
+        assert "nonsense" in broker.log
+
+
+def test_an_address_in_use_is_an_error_that_says_by_whom(tmp_path: Path) -> None:
+    with running_broker(tmp_path, files=FILES) as first:
+        other = tmp_path / "other"
+        other.mkdir()
+        with RunningBroker(other, "--listen", first.address).unready() as second:
+            assert second.wait() == 4
+            assert str(first.pid) in second.log
+            assert str(first.socket) in second.log
+        assert "X-Worker" in first.call("add_header", bundle="hooks").request.set_headers

@@ -1,0 +1,24 @@
+"""A broker that starts one echoing worker and waits to be killed; says so on its standard output."""
+
+import subprocess
+import sys
+
+from ipc.channel import BrokerChannel, ChannelOptions
+from tests.integration.test_channel_two_processes import wait_for_control
+
+
+def main() -> None:
+    """Start a worker, give it one request, wait for ever."""
+    channel = BrokerChannel.create(slot=0, generation=1, epoch=1, options=ChannelOptions())
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.channel_worker", channel.worker_argument(), "2"],
+        pass_fds=channel.worker_fds,
+    ):
+        channel.close_worker_ends()
+        wait_for_control(channel)
+        print("ready", flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""`python -m benchmarks.compare` from start to end, as short as it goes; conftest sees what it would leave behind."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_SECONDS = 110
+
+needs_h2load = pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load is not on PATH (nghttp2-client)")
+
+
+@needs_h2load
+def test_every_server_is_measured_and_ended(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "benchmarks.compare", "--grpc-only", "--workers", "1", "--streams", "2",
+        "--rounds", "1", "--seconds", "0.01",
+        "--json", str(tmp_path / "json"), "--markdown", str(tmp_path / "markdown"),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "outlived" not in done.stderr
+    report = json.loads((tmp_path / "json").read_text())
+    assert [row["server"] for row in report["rows"]] == [
+        "grpcio sync",
+        "grpc.aio",
+        "grpcio + processes",
+        "tykpy, 1 worker",
+    ]
+    for row in report["rows"]:
+        assert row["rate"] > 0
+        assert row["total_us"] > 0
+        assert 0 < row["p50_us"] <= row["p99_us"]
+    assert [memory["processes"] > 1 for memory in report["memory"]] == [False, False, True, True]
+    assert "| tykpy, 1 worker | 2 |" in (tmp_path / "markdown").read_text()
+
+
+def test_a_missing_h2load_is_one_clear_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.compare", "--quick"],
+        cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: h2load is not on PATH; on Debian or Ubuntu: apt-get install nghttp2-client"
+    ]

@@ -1,0 +1,199 @@
+"""The command line, through the console script: what it prints, how it ends, and that its errors are for people."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.broker import TYKPY, RunningBroker, running_broker
+from tests.support.hooks import SOURCE
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [TYKPY, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
+    with running_broker(tmp_path_factory.mktemp("broker"), files={"hooks.py": SOURCE}) as running:
+        yield running
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert run("--version").stdout.strip() == f"tykpy, version {version('tykpy')}"
+
+
+@pytest.mark.parametrize("command", ["broker", "call", "hooks", "status", "check-config"])
+def test_every_command_explains_itself(command: str) -> None:
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert len(done.stdout) > 200
+
+
+def test_call_shows_what_a_hook_changed(broker: RunningBroker) -> None:
+    done = run("call", "echo", "--bundle", "hooks", "-H", "Nonce: abc", "--connect", broker.address)
+    assert done.returncode == 0, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert first.startswith("echo answered in ")
+    assert rest == ["  + request.set_headers['Nonce']: 'abc'"]
+
+
+def test_call_prints_the_whole_object_as_json(broker: RunningBroker) -> None:
+    flags = ("--type", "CustomKeyCheck", "-H", "Authorization: secret", "--json", "--runtime-dir", str(broker.runtime))
+    done = run("call", "check_key", *flags)
+    answer = json.loads(done.stdout)
+    assert answer["session"]["metadata"] == {"token": "secret"}
+
+
+def test_call_takes_an_object_from_a_file(broker: RunningBroker, tmp_path: Path) -> None:
+    whole = {"hook_type": "Pre", "hook_name": "echo", "request": {"headers": {"Nonce": "from a file"}}}
+    (tmp_path / "object.json").write_text(json.dumps(whole))
+    done = run("call", "--object", str(tmp_path / "object.json"), "--connect", broker.address)
+    assert "+ request.set_headers['Nonce']: 'from a file'" in done.stdout
+
+
+def test_call_sends_an_event(broker: RunningBroker) -> None:
+    done = run("call", "on_failure", "--type", "Event", "--message", '{"Type": "Quota"}', "--connect", broker.address)
+    assert done.stdout.startswith("on_failure took the event in ")
+    assert broker.call("last_event", bundle="hooks").request.set_headers["Last-Event"] == "Quota"
+
+
+def test_call_sends_a_response(broker: RunningBroker, tmp_path: Path) -> None:
+    (tmp_path / "body").write_bytes(b"\xff\x00")
+    flags = ("--type", "Response", "--response-body", f"@{tmp_path / 'body'}", "--response-header", "A: b")
+    done = run("call", "stamp", *flags, "--connect", broker.address)
+    assert r"b'\xff\x00' -> b'changed \xff\x00'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("nothing", "--bundle", "hooks"), "NOT_FOUND"),
+        (("raises", "--bundle", "hooks"), "of no use"),
+        (("echo", "--object", "nowhere.json"), "not both"),
+        ((), "the name of a hook"),
+        (("--object", "nowhere.json"), "nowhere.json"),
+        (("echo", "-H", "no colon"), "NAME:VALUE"),
+        (("echo", "--session", "{"), "not JSON"),
+        (("echo", "--session", '{"no_such_field": 1}'), "no_such_field"),
+        (("echo", "--session", "[]"), "not a JSON object"),
+    ],
+)
+def test_call_says_what_is_wrong_without_a_traceback(
+    broker: RunningBroker, arguments: tuple[str, ...], text: str
+) -> None:
+    done = run("call", *arguments, "--connect", broker.address)
+    assert done.returncode != 0
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_call_without_a_broker_says_where_it_looked(tmp_path: Path) -> None:
+    done = run("call", "echo", "--connect", f"unix://{tmp_path}/none.sock")
+    assert done.returncode == 1
+    assert f"{tmp_path}/none.sock" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_hooks_shows_bundle_hook_type_shape_and_place(broker: RunningBroker) -> None:
+    done = run("hooks", "--runtime-dir", str(broker.runtime))
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[1]: line for line in done.stdout.splitlines()}
+    assert "CustomKeyCheck  (request, session, metadata, spec)" in rows["check_key"]
+    assert "async (request, session, spec)" in rows["gated_async"]
+    assert f"{broker.bundles}/hooks.py:" in rows["stamp"]
+
+
+def test_hooks_looks_into_a_folder_and_says_what_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "good.py").write_text(SOURCE)
+    (tmp_path / "bad.py").write_text("import no_such_module\n")
+    done = run("hooks", "--bundles", str(tmp_path))
+    assert done.returncode == 1
+    assert "check_key" in done.stdout
+    assert "bad.py:1" in done.stderr
+    assert "no_such_module" in done.stderr
+
+
+def test_hooks_without_a_broker_says_where_it_looked(tmp_path: Path) -> None:
+    done = run("hooks", "--runtime-dir", str(tmp_path))
+    assert done.returncode == 1
+    assert str(tmp_path / "admin.sock") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_status_is_json(broker: RunningBroker) -> None:
+    status = json.loads(run("status", "--runtime-dir", str(broker.runtime)).stdout)
+    assert status["pid"] == broker.pid
+    assert [worker["state"] for worker in status["workers"]] == ["ready"]
+
+
+def test_check_config_shows_every_option_and_no_secret(tmp_path: Path) -> None:
+    flags = ("--runtime-dir", str(tmp_path / "run"), "--bundles", str(tmp_path))
+    done = run("check-config", *flags, TYKPY_REDIS="redis://:hidden@localhost/0", TYKPY_WORKERS="3")
+    assert done.returncode == 0, done.stdout
+    assert "hidden" not in done.stdout
+    assert "redis://:***@localhost/0" in done.stdout
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("--"))
+    assert lines["--workers"] == "3"
+    assert done.stdout.splitlines()[-1] == "ok"
+
+
+def test_check_config_finds_what_would_keep_the_broker_from_working(broker: RunningBroker, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("def f(:\n")
+    flags = ("--runtime-dir", str(tmp_path), "--bundles", str(tmp_path), "--listen", broker.address)
+    done = run("check-config", *flags)
+    assert done.returncode == 1
+    assert str(broker.pid) in done.stdout
+    assert "bad.py:1" in done.stdout
+
+
+def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:
+    (tmp_path / "tykpy.toml").write_text('workers = 5\nthreads = 6\ntimeout = 7.5\nsocket-mode = "0660"\n')
+    flags = ("--config", str(tmp_path / "tykpy.toml"), "--runtime-dir", str(tmp_path), "--bundles", str(tmp_path))
+    done = run("check-config", *flags, "--workers", "2", TYKPY_WORKERS="3", TYKPY_THREADS="4")
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("--"))
+    assert (lines["--workers"], lines["--threads"], lines["--timeout"]) == ("2", "4", "7.5")
+    assert lines["--socket-mode"] == "0660"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("workers = [", "tykpy.toml"), ("worker = 3", "unknown option 'worker'"), ("workers = 0", "--workers 0")],
+)
+def test_a_bad_file_is_an_error_that_names_it(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "tykpy.toml").write_text(text)
+    done = run("broker", "--config", str(tmp_path / "tykpy.toml"))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_secret_is_nowhere_in_the_process_list(tmp_path: Path) -> None:
+    broker = RunningBroker(tmp_path, env={"TYKPY_REDIS": "redis://:hidden@localhost:1/0"})
+    broker.add_file("hooks.py", SOURCE)
+    with broker:
+        family = [psutil.Process(broker.pid), *psutil.Process(broker.pid).children(recursive=True)]
+        assert len(family) == 2
+        assert not [process for process in family if "hidden" in " ".join(process.cmdline())]
+        assert "hidden" not in str(family[1].environ())
+        assert "hidden" not in broker.log
+
+
+def test_ctrl_c_stops_the_broker_with_0(tmp_path: Path) -> None:
+    with running_broker(tmp_path, files={"hooks.py": SOURCE}) as broker:
+        os.kill(broker.pid, signal.SIGINT)
+        assert broker.wait() == 0

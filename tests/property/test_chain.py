@@ -1,0 +1,209 @@
+"""One dispatch of a whole chain ends where single dispatches of its hooks end, through a model of the gateway."""
+
+import copy
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.bundles import Served, md5, write_bundle
+from tests.support.gateway_model import Gateway, HttpRequest, HttpResponse, Outcome
+
+CHAIN_LENGTH = 4
+
+HOOKS = """
+PROGRAMS = {}
+SEEN = []
+
+def run(name, request, session, response=None):
+    raw = request.object
+    SEEN.append((name, dict(raw.headers), dict(raw.params), raw.url, raw.method, raw.raw_body, raw.body,
+                 raw.return_overrides.response_code, len(raw.set_headers),
+                 session.SerializeToString(deterministic=True),
+                 None if response is None else response_view(response)))
+    for step, *values in PROGRAMS[name]:
+        globals()[step](request, session, response, *values)
+
+def response_view(response):
+    many = sorted((header.key, tuple(header.values)) for header in response.multivalue_headers)
+    return response.status_code, response.raw_body, response.body, dict(response.headers), many
+
+def set_header(request, session, response, key, value): request.add_header(key, value)
+def delete_header(request, session, response, key): request.delete_header(key)
+def set_param(request, session, response, key, value): request.add_param(key, value)
+def delete_param(request, session, response, key): request.delete_param(key)
+def url(request, session, response, value): request.object.url = value
+def method(request, session, response, value): request.object.method = value
+def body(request, session, response, value): request.object.raw_body = value
+def override(request, session, response, code, text):
+    request.object.return_overrides.response_code = code
+    request.object.return_overrides.response_error = text
+    request.object.return_overrides.headers["X-Why"] = text
+def ignored(request, session, response):
+    request.object.headers["X-Ignored"] = "1"
+    request.object.params["ignored"] = "1"
+    request.object.body = "ignored"
+    request.object.scheme = "ignored"
+    session.metadata["dropped"] = "1"
+def fail(request, session, response): raise ValueError("continues")
+def status(request, session, response, code): response.status_code = code
+def response_body(request, session, response, value): response.raw_body = value
+def response_header(request, session, response, key, value): response.headers[key] = value
+def drop_response_header(request, session, response, key): response.headers.pop(key, None)
+def more_values(request, session, response, key, values):
+    header = response.multivalue_headers.add()
+    header.key = key
+    header.values.extend(values)
+"""
+
+REQUEST_HOOK = """
+@{kind}(on_error="continue")
+{prefix}def {name}(request, session, spec):
+    run("{name}", request, session)
+    return request, session
+"""
+
+RESPONSE_HOOK = """
+@Response(on_error="continue")
+def {name}(request, response, session, metadata, spec):
+    run("{name}", request, session, response)
+    return response
+"""
+
+KEYS = st.sampled_from(["X-A", "x-a", "X-B", "Accept", "host", "X-Many"])
+PARAMS = st.sampled_from(["a", "A", "b", "c d", "ü"])
+TEXT = st.text(st.sampled_from("ab =&%;ü+/"), max_size=4)
+BODIES = st.sampled_from([b"", b"text", b"\xff\x00"])
+URLS = st.sampled_from(["/new", "/new?a=9&x=1", "/a%20b", "/", "", "relative"])
+
+REQUEST_STEPS = st.one_of(
+    st.tuples(st.just("set_header"), KEYS, TEXT),
+    st.tuples(st.just("delete_header"), KEYS),
+    st.tuples(st.just("set_param"), PARAMS, TEXT),
+    st.tuples(st.just("delete_param"), PARAMS),
+    st.tuples(st.just("url"), URLS),
+    st.tuples(st.just("method"), st.sampled_from(["PUT", "GET"])),
+    st.tuples(st.just("body"), BODIES),
+    st.tuples(st.just("override"), st.sampled_from([-1, 0, 200, 403]), TEXT),
+    st.tuples(st.just("ignored")),
+    st.tuples(st.just("fail")),
+)
+RESPONSE_STEPS = st.one_of(
+    st.tuples(st.just("status"), st.sampled_from([200, 404])),
+    st.tuples(st.just("response_body"), BODIES),
+    st.tuples(st.just("response_header"), st.sampled_from(["X-A", "X-New", "Set-Cookie"]), TEXT),
+    st.tuples(st.just("drop_response_header"), st.sampled_from(["X-A", "Set-Cookie"])),
+    st.tuples(
+        st.just("more_values"), st.sampled_from(["X-Late", "Set-Cookie"]), st.lists(TEXT, min_size=1, max_size=2)
+    ),
+    st.tuples(st.just("override"), st.just(403), TEXT),
+    st.tuples(st.just("set_header"), KEYS, TEXT),
+    st.tuples(st.just("fail")),
+)
+REQUESTS = st.builds(
+    HttpRequest,
+    url=st.sampled_from(["/", "/path?a=1&a=2&b=3", "/path?b=1", "/p%2Fq?c+d=%C3%BC"]),
+    headers=st.dictionaries(
+        st.sampled_from(["X-A", "X-B", "X-Many"]), st.lists(TEXT, min_size=1, max_size=3), max_size=3
+    ),
+    body=BODIES,
+)
+RESPONSES = st.builds(
+    HttpResponse,
+    headers=st.dictionaries(st.sampled_from(["X-A", "Set-Cookie"]), st.lists(TEXT, min_size=1, max_size=3), max_size=2),
+    body=BODIES,
+)
+
+SLOW_OR_SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+def programs(steps: Any) -> Any:
+    return st.lists(st.lists(steps, max_size=4), min_size=CHAIN_LENGTH, max_size=CHAIN_LENGTH)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One bundle with a chain of each kind, one of them partly async."""
+    folder = tmp_path_factory.mktemp("bundles")
+    source = HOOKS
+    for index in range(CHAIN_LENGTH):
+        prefix = "async " if index == 1 else ""
+        source += REQUEST_HOOK.format(kind="Pre", prefix=prefix, name=f"Pre{index}")
+        source += REQUEST_HOOK.format(kind="Post", prefix="", name=f"Post{index}")
+        source += RESPONSE_HOOK.format(name=f"Response{index}")
+    write_bundle(folder / "foo", {"middleware.py": source})
+    one = Served(folder, tmp_path_factory.mktemp("unpacked"))
+    yield one
+    one.close()
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Hundreds of failures are logged on purpose."""
+    caplog.set_level(logging.CRITICAL, "tykpy.worker")
+
+
+def load(served: Served, hook_type: str, chain: Any) -> Any:
+    """Give the hooks their programs; returns what they have seen, to be read afterwards."""
+    module = served.store.loaded()[0].hooks[f"{hook_type}0"].function.__globals__
+    module["PROGRAMS"].update({f"{hook_type}{index}": program for index, program in enumerate(chain)})
+    module["SEEN"].clear()
+    return module["SEEN"]
+
+
+def run_requests(served: Served, request: HttpRequest, hook_type: str, names: list[str]) -> tuple[Any, Outcome | None]:
+    gateway = Gateway(copy.deepcopy(request), md5("foo"))
+    gateway.session = {"rate": 5, "metadata": {"token": "t"}}
+    for name in names:
+        outcome = gateway.call_request_hook(served.run, name, hook_type)
+        if outcome is not None:
+            return gateway.request, outcome
+    return gateway.request, None
+
+
+@pytest.mark.parametrize("hook_type", ["Pre", "Post"])
+@settings(max_examples=150, deadline=None, suppress_health_check=SLOW_OR_SHARED)
+@given(request_in=REQUESTS, chain=programs(REQUEST_STEPS))
+def test_a_request_chain_is_its_single_calls(
+    served: Served, hook_type: str, request_in: HttpRequest, chain: Any
+) -> None:
+    seen = load(served, hook_type, chain)
+    names = [f"{hook_type}{index}" for index in range(CHAIN_LENGTH)]
+    singly = run_requests(served, request_in, hook_type, names)
+    seen_singly = list(seen)
+    seen.clear()
+    chained = run_requests(served, request_in, hook_type, ["*"])
+    assert list(map(_comparable, seen)) == list(map(_comparable, seen_singly))
+    assert chained[1] == singly[1]
+    if singly[1] is None:
+        assert _ended(chained[0]) == _ended(singly[0])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=SLOW_OR_SHARED)
+@given(request_in=REQUESTS, response_in=RESPONSES, chain=programs(RESPONSE_STEPS))
+def test_a_response_chain_is_its_single_calls(
+    served: Served, request_in: HttpRequest, response_in: HttpResponse, chain: Any
+) -> None:
+    seen = load(served, "Response", chain)
+    single = Gateway(copy.deepcopy(request_in), md5("foo"), copy.deepcopy(response_in))
+    for index in range(CHAIN_LENGTH):
+        single.call_response_hook(served.run, f"Response{index}")
+    seen_singly = list(seen)
+    seen.clear()
+    chained = Gateway(copy.deepcopy(request_in), md5("foo"), copy.deepcopy(response_in))
+    chained.call_response_hook(served.run, "*")
+    assert seen == seen_singly
+    assert chained.response == single.response
+
+
+def _comparable(view: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Leave out the URL's text: a query may be written in several ways; its parameters are compared by their values."""
+    return (*view[:3], view[3].partition("?")[0], *view[4:])
+
+
+def _ended(request: HttpRequest) -> tuple[Any, ...]:
+    path = request.url.partition("?")[0]
+    return path, request.query, request.method, request.headers, request.body

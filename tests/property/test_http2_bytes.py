@@ -1,0 +1,170 @@
+"""Whatever a peer sends, in whatever pieces: the core answers or refuses, and how it was cut makes no difference."""
+
+import itertools
+
+from hpack import Decoder, Encoder, HPACKError
+from hpack.huffman_table import decode_huffman as decode_huffman_slowly
+from hypothesis import given
+from hypothesis import settings as budget
+from hypothesis import strategies as st
+
+from broker.grpc_head import GrpcHeadReader, Method
+from broker.http2.errors import Http2Error
+from broker.http2.fields import read_field
+from broker.http2.frames import PREFACE, FrameType, pack_frame
+from broker.http2.headers import HeadCache, HeaderDecoder
+from broker.http2.huffman import decode_huffman
+from broker.http2.limits import Limits
+from tests.support.http2_peer import Frame, Peer, data, message, reset, settings, window_update
+
+SMALL = Limits(
+    max_message=2000, max_buffered=3000, max_concurrent_streams=4, stream_window=1000, control_burst=200, reset_burst=20
+)
+PATH = "/coprocess.Dispatcher/Dispatch"
+
+stream_ids = st.sampled_from([0, 1, 2, 3, 5, 7, 9, 11, 2**31 - 1])
+raw_frames = st.builds(pack_frame, st.integers(0, 12), st.integers(0, 255), stream_ids, st.binary(max_size=60))
+bodies = st.sampled_from([b"", b"x", b"hold:", b"fail:NOT_FOUND:x", b"y" * 1990, b"z" * 2001])
+PLAIN_BLOCK = b"\x83\x86\x04" + bytes((len(PATH),)) + PATH.encode() + b"\x0f\x10\x10application/grpc"
+requests = st.builds(
+    lambda stream_id, flags, body, cut: (
+        pack_frame(FrameType.HEADERS, 4, stream_id, PLAIN_BLOCK) + data(stream_id, message(body)[:cut], flags)
+    ),
+    stream_ids, st.sampled_from([0, 1]), bodies, st.sampled_from([3, 5, 3000]),
+)  # fmt: skip
+likely_frames = st.one_of(
+    requests,
+    raw_frames,
+    st.builds(window_update, stream_ids, st.sampled_from([0, 1, 500, 2**31 - 1])),
+    st.builds(reset, stream_ids),
+    st.builds(lambda size: settings(initial_window_size=size), st.sampled_from([0, 1, 100, 65_535, 2**31 - 1])),
+    st.builds(lambda flags, part: pack_frame(9, flags, 1, part), st.sampled_from([0, 4]), st.binary(max_size=20)),
+)
+conversations = st.lists(likely_frames, max_size=25).map(b"".join)
+
+
+def converse(pieces: list[bytes], *, release: bool = False) -> tuple[Peer, list[Frame]]:
+    peer = Peer(SMALL)
+    peer.received.clear()
+    for piece in pieces:
+        peer.send(piece)
+    if release:
+        peer.echo.release()
+        peer.take()
+    return peer, peer.received
+
+
+def cut(stream: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
+    return [stream[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def check_accounts(peer: Peer) -> None:
+    """What must be true whatever was sent."""
+    sender = peer.connection.sender
+    waiting = [stream for stream in peer.connection.streams.values() if stream.pending]
+    assert sender.held == sum(len(piece) for stream in waiting for piece in stream.pending or ())
+    assert len(peer.connection.streams) <= SMALL.max_concurrent_streams
+    assert 0 <= peer.calls._buffered <= SMALL.max_buffered
+    assert len(peer.echo.dispatched) >= len(peer.echo.cancelled) == len(set(map(id, peer.echo.cancelled)))
+    if peer.connection.closed:
+        assert not peer.connection.streams
+        assert not peer.echo.held
+        assert peer.calls._buffered == sender.held == 0
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_instead_of_a_preface(start: bytes) -> None:
+    peer = Peer(SMALL, handshake=False)
+    peer.send(start)
+    assert peer.connection.closed is not PREFACE.startswith(start[: len(PREFACE)])
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_after_the_handshake(noise: bytes) -> None:
+    peer, _ = converse([noise])
+    check_accounts(peer)
+
+
+@given(conversations)
+def test_any_frames(stream: bytes) -> None:
+    peer, _ = converse([stream], release=True)
+    check_accounts(peer)
+
+
+@budget(max_examples=200)
+@given(conversations, st.lists(st.integers(0, 10_000), max_size=12))
+def test_pieces_make_no_difference(stream: bytes, places: list[int]) -> None:
+    whole, answers = converse([stream])
+    parts, again = converse(cut(stream, places))
+    assert again == answers
+    assert [call.body for call in parts.echo.dispatched] == [call.body for call in whole.echo.dispatched]
+
+
+@given(conversations)
+def test_every_stream_is_answered_at_most_once(stream: bytes) -> None:
+    _, answers = converse([stream], release=True)
+    ends = [frame.stream_id for frame in answers if frame.kind in (0, 1) and frame.flags & 1]
+    assert len(ends) == len(set(ends))
+
+
+@given(st.binary(max_size=80))
+def test_the_huffman_code_is_the_librarys(code: bytes) -> None:
+    try:
+        expected = decode_huffman_slowly(code)
+    except HPACKError:
+        expected = None
+    try:
+        assert decode_huffman(code) == expected
+    except ValueError:
+        assert expected is None
+
+
+@given(st.binary(min_size=1, max_size=80))
+def test_fields_are_read_as_the_library_reads_them(block: bytes) -> None:
+    """Where no table and no size update take part."""
+    library = Decoder()
+    library.header_table_size = 0
+    library.max_allowed_table_size = 0
+    try:
+        expected = [(bytes(n), bytes(v)) for n, v in library.decode(block, raw=True)]
+    except (HPACKError, IndexError):
+        expected = None
+    fields, at = [], 0
+    try:
+        while at < len(block):
+            name, value, at = read_field(block, at)
+            fields.append((name, value))
+    except ValueError:
+        assert expected is None or block[0] & 0xE0 == 0x20
+        return
+    assert fields == expected
+
+
+names = st.sampled_from(
+    ["grpc-timeout", "traceparent", "x", "te", "content-type", "grpc-encoding", "content-length", "Bad"]
+)
+values = st.sampled_from(["1S", "trailers", "application/grpc", "gzip", "0", "", " bad", "00-1-2-01"])
+
+
+@given(st.lists(st.lists(st.tuples(names, values), max_size=4), min_size=1, max_size=8))
+def test_the_cache_changes_nothing(calls: list[list[tuple[str, str]]]) -> None:
+    reader = GrpcHeadReader({PATH.encode(): Method(kind=1)}, Limits())
+    shared = HeadCache(reader, Limits())
+    base = [(":method", "POST"), (":scheme", "http"), (":path", PATH), ("content-type", "application/grpc")]
+    encoder = Encoder()
+    encoder.header_table_size = 0
+    encoder.encode(base)
+
+    def look(cache: HeadCache, block: bytes) -> object:
+        decoder = HeaderDecoder(cache, Limits())
+        decoder.settings_acknowledged()
+        try:
+            head = decoder.request(block)
+        except Http2Error as error:
+            return error.code, error.message
+        return [str(getattr(head, name)) for name in type(head).__slots__] + [head.content_length]
+
+    for extra in calls * 2:
+        block = encoder.encode(base + extra)
+        assert look(shared, block) == look(HeadCache(reader, Limits()), block)

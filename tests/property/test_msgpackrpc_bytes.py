@@ -1,0 +1,129 @@
+"""Any bytes, cut anywhere, do no harm; any object survives."""
+
+from typing import Any
+
+import msgpack
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.errors import WireError
+from broker.peek import PeekError
+from broker.peek_map import peek_map
+from broker.rpc_wire import Message, MessageReader, ValueChecker, pack_result, parse, unpack_params
+
+LIMIT = 4096
+
+scalars = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary()
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
+    max_leaves=20,
+)
+calls = st.tuples(st.just(0), st.integers(0, 2**32 - 1), st.text(max_size=40), st.lists(values, max_size=3))
+notifications = st.tuples(st.just(2), st.text(max_size=40), st.lists(values, max_size=3))
+cuts = st.lists(st.integers(1, 50), min_size=1, max_size=20)
+
+
+def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
+    found: list[bytes] = []
+    at = 0
+    while at < len(data):
+        size = sizes[len(found) % len(sizes)]
+        found.append(data[at : at + size])
+        at += size
+    return found
+
+
+def read(chunks: list[bytes]) -> tuple[list[Message], WireError | None]:
+    reader = MessageReader(LIMIT)
+    found = []
+    for chunk in chunks:
+        reader.feed(chunk)
+        try:
+            while (message := reader.next()) is not None:
+                found.append(message)
+        except WireError as error:
+            return found, error
+    return found, None
+
+
+def typed(value: Any) -> Any:
+    """The value with its types, so that 1, 1.0 and True differ."""
+    if isinstance(value, list):
+        return [typed(item) for item in value]
+    if isinstance(value, dict):
+        return {key: typed(item) for key, item in value.items()}
+    return (type(value).__name__, value)
+
+
+@given(st.lists(calls | notifications, max_size=6), cuts)
+def test_whatever_is_called_is_read_however_it_is_cut(sent: list[Any], sizes: list[int]) -> None:
+    stream = b"".join(msgpack.packb(message) for message in sent)
+    found, error = read(pieces(stream, sizes))
+    assert error is None
+    assert len(found) == len(sent)
+    for message, original in zip(found, sent, strict=True):
+        assert message.method.decode() == original[-2]
+        assert typed(unpack_params(message)) == typed(original[-1])
+        assert bool(message.id) == (original[0] == 0)
+
+
+@given(st.binary(max_size=300), cuts)
+def test_any_bytes_end_in_messages_or_one_wire_error_wherever_they_are_cut(data: bytes, sizes: list[int]) -> None:
+    whole, whole_error = read([data])
+    found, error = read(pieces(data, sizes))
+    assert found == whole
+    assert (error is None) == (whole_error is None)
+    for message in found:
+        try:
+            unpack_params(message)
+        except ValueError:
+            continue
+
+
+@given(calls, st.data())
+def test_a_damaged_call_is_read_or_refused(call: Any, data: st.DataObject) -> None:
+    packed = bytearray(msgpack.packb(call))
+    at = data.draw(st.integers(0, len(packed) - 1))
+    packed[at] ^= data.draw(st.integers(1, 255))
+    read([bytes(packed)])
+
+
+@given(values)
+def test_parse_takes_any_value(value: Any) -> None:
+    try:
+        message = parse(msgpack.packb(value))
+    except WireError as error:
+        answer = msgpack.unpackb(pack_result(error.id or b"\xc0", b"\xc0"))
+        assert len(answer) == 4
+    else:
+        assert value[0] in (0, 2)
+        assert message.method.decode() == value[-2]
+
+
+@given(st.binary(max_size=200) | values.map(msgpack.packb))
+def test_peek_map_reads_or_refuses_any_bytes(body: bytes) -> None:
+    try:
+        seen = peek_map(body)
+    except PeekError:
+        return
+    assert isinstance(seen.hook_type, int)
+
+
+@given(st.lists(st.binary(max_size=50) | values.map(msgpack.packb), max_size=10))
+def test_value_checker_agrees_with_the_decoder_s_boundaries(bodies: list[bytes]) -> None:
+    checker = ValueChecker()
+    for body in bodies:
+        assert checker.is_one(body) == _is_one(body)
+
+
+def _is_one(body: bytes) -> bool:
+    scanner = msgpack.Unpacker()
+    scanner.feed(body)
+    try:
+        scanner.skip()
+    except (ValueError, msgpack.OutOfData):
+        return False
+    return bool(scanner.tell() == len(body))
