@@ -4,6 +4,7 @@ could take, in one run: rounds interleaved, medians compared.
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks.ring_peers import PEERS, WINDOW, Peer
+from ipc.checksum import crc32
 
 PAYLOAD_BYTES: Final = 900
 ROUND_TRIPS: Final = 20_000
@@ -37,6 +39,8 @@ def measure(peers: Sequence[Peer], rounds: int, count: int) -> list[Result]:
     times: dict[str, list[float]] = {peer.name: [] for peer in peers}
     for peer in peers:
         peer.round_trips(_WARM_UP, payload)
+    pinned = pin(peers)
+    print(f"{WINDOW} x {PAYLOAD_BYTES} bytes in flight, CRC-32 by {crc32.__module__}, {pinned=}", file=sys.stderr)
     for _ in range(rounds):
         for peer in peers:
             start = time.perf_counter_ns()
@@ -44,6 +48,20 @@ def measure(peers: Sequence[Peer], rounds: int, count: int) -> list[Result]:
             times[peer.name].append((time.perf_counter_ns() - start) / count / _NS_PER_US)
     results = [Result(name, statistics.median(took), min(took), max(took)) for name, took in times.items()]
     return sorted(results, key=lambda result: result.median_us)
+
+
+def pin(peers: Sequence[Peer]) -> bool:
+    """Give this process one core and the echo processes another, for every peer the same; False where there is but one.
+
+    Without it the scheduler often puts both on one core, in one run but not in the next.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        return False
+    for pid, core in [(os.getpid(), cores[0]), *((peer.pid, cores[1]) for peer in peers)]:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(thread), {core})
+    return True
 
 
 def table(results: Sequence[Result]) -> str:
@@ -62,6 +80,7 @@ def report(results: Sequence[Result], rounds: int, count: int) -> dict[str, obje
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
         "versions": {name: version(name) for name in ("pyzmq", "faster-fifo")},
+        "crc32": crc32.__module__,
         "payload_bytes": PAYLOAD_BYTES,
         "window": WINDOW,
         "rounds": rounds,

@@ -28,12 +28,16 @@ _SPAWN: Final = multiprocessing.get_context("spawn")
 _STOP: Final = b""
 _FIFO_BYTES: Final = 1 << 20
 _JOIN_SECONDS: Final = 10.0
+_WAIT_SECONDS: Final = 3600.0
+"""faster-fifo's queues have no wait without an end."""
 
 
 class Peer(ABC):
     """One transport with its echo process running."""
 
     name: str
+    pid: int
+    """The echo process."""
 
     @abstractmethod
     def round_trips(self, count: int, payload: bytes) -> None:
@@ -57,6 +61,7 @@ class ChannelPeer(Peer):
             [sys.executable, "-m", "benchmarks.ring_peers", self._channel.worker_argument(), str(self.slots)],
             pass_fds=self._channel.worker_fds,
         )
+        self.pid = self._process.pid
         self._channel.close_worker_ends()
         self._seq = 1
         self._poll = select.poll()
@@ -123,6 +128,7 @@ class PipePeer(Peer):
         self._connection, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=echo_pipe, args=(theirs,))
         self._process.start()
+        self.pid = self._process.pid or 0
         theirs.close()
 
     def round_trips(self, count: int, payload: bytes) -> None:
@@ -157,6 +163,7 @@ class QueuePeer(Peer):
         self._back: Queue[bytes] = _SPAWN.Queue()
         self._process = _SPAWN.Process(target=echo_queue, args=(self._there, self._back))
         self._process.start()
+        self.pid = self._process.pid or 0
 
     def round_trips(self, count: int, payload: bytes) -> None:
         send, receive = self._there.put, self._back.get
@@ -192,6 +199,7 @@ class ZmqPeer(Peer):
         self._socket.bind(address)
         self._process = _SPAWN.Process(target=echo_zmq, args=(address,))
         self._process.start()
+        self.pid = self._process.pid or 0
 
     def round_trips(self, count: int, payload: bytes) -> None:
         send, receive = self._socket.send, self._socket.recv
@@ -231,6 +239,7 @@ class FasterFifoPeer(Peer):
         self._back = _fifo()
         self._process = _SPAWN.Process(target=echo_fifo, args=(self._there, self._back))
         self._process.start()
+        self.pid = self._process.pid or 0
 
     def round_trips(self, count: int, payload: bytes) -> None:
         sent = received = 0
@@ -240,7 +249,7 @@ class FasterFifoPeer(Peer):
             if batch:
                 self._there.put_many([payload] * batch)
                 sent += batch
-            batch = len(self._back.get_many(timeout=_JOIN_SECONDS, max_messages_to_get=WINDOW))
+            batch = len(self._back.get_many(timeout=_WAIT_SECONDS, max_messages_to_get=WINDOW))
             received += batch
 
     def close(self) -> None:
@@ -255,7 +264,7 @@ def _fifo() -> Any:
 def echo_fifo(there: Any, back: Any) -> None:
     """The other side of FasterFifoPeer."""
     while True:
-        messages = there.get_many(timeout=_JOIN_SECONDS, max_messages_to_get=WINDOW)
+        messages = there.get_many(timeout=_WAIT_SECONDS, max_messages_to_get=WINDOW)
         if _STOP in messages:
             return
         back.put_many(messages)

@@ -25,6 +25,12 @@ _SHORTEST_ENTRY: Final = 4
 """Bytes: two tags, two lengths."""
 
 
+_MAX_REMEMBERED: Final = 1024
+_MAX_REMEMBERED_BYTES: Final = 2048
+"""What follows the first entry of spec is remembered up to this size: 2 MiB in all at most."""
+_remembered: Final[dict[tuple[int, bytes, bytes], "Peek"]] = {}
+
+
 class PeekError(ProtobufError):
     """The bytes are not an `Object`."""
 
@@ -56,9 +62,16 @@ def peek(data: bytes) -> Peek:
 def _peek(data: bytes) -> Peek:
     hook_type, hook_name = 0, b""
     spec: dict[bytes, bytes] = {}
+    seen = None
     at, size = 0, len(data)
     while at < size:
         tag = data[at]
+        if tag == _SPEC and seen is None and size - at <= _MAX_REMEMBERED_BYTES:
+            # From here on a gateway sends the same bytes for every call of one hook of one API.
+            seen = (hook_type, hook_name, data[at:])
+            found = _remembered.get(seen)
+            if found is not None:
+                return found
         if tag in _BYTES_TAGS:
             start, at = _bounds(data, at + 1, size)
             if tag == _SPEC:
@@ -72,7 +85,12 @@ def _peek(data: bytes) -> Peek:
             at = skip_value(data, at, number, wire_type)
     api_id, org_id = spec.get(b"APIID", b""), spec.get(b"OrgID", b"")
     bundle_hash = spec.get(b"bundle_hash", b"")
-    return Peek(_int32(hook_type), hook_name.decode(), api_id.decode(), org_id.decode(), bundle_hash.decode())
+    result = Peek(_int32(hook_type), hook_name.decode(), api_id.decode(), org_id.decode(), bundle_hash.decode())
+    if seen is not None:
+        if len(_remembered) >= _MAX_REMEMBERED:
+            _remembered.clear()
+        _remembered[seen] = result
+    return result
 
 
 def _bounds(data: bytes, at: int, size: int) -> tuple[int, int]:

@@ -108,10 +108,10 @@ class Router:
         dispatch.deadline_ns = min(now + own, dispatch.limit_ns) if own else dispatch.limit_ns
         self._deadlines.add(dispatch)
         self._under_way += 1
-        link = None if self._pending.waiting else self.pool.choose(hook.lane)
+        # While others of its lane wait, no worker takes one: each that could is given one of those at once.
+        link = None if self._pending.in_lane[hook.lane] else self.pool.choose(hook.lane)
         if link is None:
             self._pending.push(dispatch, hook.lane, urgent=dispatch.urgent)
-            self._place_waiting()
         else:
             self._start(link, dispatch)
         if not self._ticking:
@@ -255,7 +255,7 @@ class Router:
 
     def _place_waiting(self) -> None:
         for lane in LANES:
-            while self._pending.waiting and (link := self.pool.choose(lane)) is not None:
+            while self._pending.in_lane[lane] and (link := self.pool.choose(lane)) is not None:
                 dispatch = self._pending.pop(lane)
                 if dispatch is None:
                     break
@@ -308,7 +308,8 @@ class Router:
         dispatch.settled = True
         self._deadlines.discard(dispatch)
         if dispatch.waiting:
-            self._pending.forget(dispatch)
+            assert dispatch.hook is not None
+            self._pending.forget(dispatch, dispatch.hook.lane)
         self._under_way -= 1
         if not self._under_way and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)

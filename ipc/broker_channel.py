@@ -38,6 +38,7 @@ _REQ: Final = int(RecordType.REQ)
 _SPILL_REQ: Final = int(RecordType.SPILL_REQ)
 _RESP: Final = int(RecordType.RESP)
 _ERR: Final = int(RecordType.ERR)
+_IN_RECORD: Final = (_RESP, _ERR)
 _SPILL_ERR: Final = RecordType.SPILL_RESP | FLAG_ERROR
 _new_answer: Final[Callable[[type[Answer], tuple[int, bool, bytes, int]], Answer]] = tuple.__new__
 """Builds an Answer in half the time that its own constructor takes."""
@@ -219,7 +220,7 @@ class BrokerChannel:
             raise RingCorruptError("an answer to nothing in flight", seq=seq, in_flight=len(self._published))
         if self._spilled:
             self._release_spilled(seq, discard=False)
-        if kind in (_RESP, _ERR):
+        if kind in _IN_RECORD:
             return _new_answer(Answer, (seq, kind == _ERR, payload, handler_ns))
         return self._fetch(kind == _SPILL_ERR, seq, handler_ns, payload)
 

@@ -110,13 +110,12 @@ class Consumer:
         self._words = own.words
         self._capacity = identity.capacity
         self._mask = identity.capacity - 1
-        self._end = HEADER_SIZE + identity.capacity
         self._generation = identity.generation
         self._max_payload = identity.max_payload
         self._kinds = frozenset(map(int, kinds))
         self._position = self._words[HEAD]
-        self._tail = self._position
-        """What the peer had produced when it was last looked at."""
+        self._bound = self._position
+        """No record that is being read reaches beyond: the tail as last seen, or the end of the ring before it."""
 
     def readable(self) -> bool:
         """Whether the peer published more than was popped; without a token only meaningful when it is dead."""
@@ -129,7 +128,7 @@ class Consumer:
         """
         position = self._position
         memory = self._memory
-        if position >= self._tail:
+        if position >= self._bound:
             self._look_at_tail(position)
         offset = HEADER_SIZE + (position & self._mask)
         header = memory[offset : offset + _HEADER]
@@ -143,8 +142,7 @@ class Consumer:
             length > self._max_payload
             or kind not in self._kinds
             or generation != self._generation
-            or offset + length > self._end
-            or (after > self._tail and after > self._look_at_tail(position))
+            or (after > self._bound and after > self._look_at_tail(position))
         ):
             raise self._impossible(position, header)
         payload = memory[offset : offset + length]
@@ -158,14 +156,14 @@ class Consumer:
         self._words[HEAD] = self._position
 
     def _look_at_tail(self, position: int) -> int:
-        """Read the tail anew; it can have gone back (`Producer.rewind`), but never to before a record with a token."""
+        """Read the tail anew, return the bound; it can have gone back (`Producer.rewind`), but not before here."""
         tail: int = self._peer_words[TAIL]
         available = tail - position
         if not 0 < available <= self._capacity or available & _ROUND:
             reason = "a token without a record" if available == 0 else "impossible tail"
             raise RingCorruptError(reason, tail=tail, position=position, capacity=self._capacity)
-        self._tail = tail
-        return tail
+        self._bound = bound = min(tail, (position | self._mask) + 1)
+        return bound
 
     def _skip_padding(self, position: int, header: bytes) -> None:
         room = self._capacity - (position & self._mask)
@@ -176,7 +174,7 @@ class Consumer:
             room == self._capacity
             or header[:_CHECKED] != checked
             or crc != crc32(checked, position >> POSITION_SHIFT)
-            or (after >= self._tail and after >= self._look_at_tail(position))
+            or after > self._look_at_tail(position)
         ):
             raise self._impossible(position, header)
         self._position = after
@@ -186,7 +184,7 @@ class Consumer:
         return RingCorruptError(
             "impossible record",
             position=position,
-            tail=self._tail,
+            bound=self._bound,
             kind=kind,
             length=length,
             max_payload=self._max_payload,

@@ -48,8 +48,8 @@ def create_memory() -> Descriptors:
 
 
 def _create_unlinked() -> Descriptors:
-    # Not on Linux: a process killed between the two calls leaves the name, which happened in one of five kills of a
-    # worker that answers with big messages only.
+    # Not on Linux: a process that is killed between the two calls leaves the name. That is no theory: it happened
+    # within five kills of a worker under load.
     name = f"/tykpy-{secrets.token_hex(_NAME_BYTES)}"
     try:
         writable = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600).fd

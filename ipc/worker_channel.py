@@ -116,7 +116,7 @@ class WorkerChannel:
         with self._claim_lock:
             while not self._stopping:
                 if self._take(1):
-                    request = self._start(slot)
+                    request = self._start(slot, monotonic_ns())
                     self._commit()
                     if request is not None:
                         return request
@@ -129,18 +129,20 @@ class WorkerChannel:
         least one, or nothing when the worker shuts down.
         """
         requests: list[Request] = []
+        start = self._start
         with self._claim_lock:
             while not requests and not self._stopping:
-                for _ in range(self._take(len(slots))):
-                    request = self._start(slots[len(requests)])
+                claimed = self._take(len(slots))
+                now_ns = monotonic_ns()
+                for _ in range(claimed):
+                    request = start(slots[len(requests)], now_ns)
                     if request is not None:
                         requests.append(request)
                 self._commit()
         return requests
 
-    def _start(self, slot: int) -> Request | None:
+    def _start(self, slot: int, now_ns: int) -> Request | None:
         kind, seq, deadline_ns, payload = self._pop()
-        now_ns = monotonic_ns()
         if deadline_ns and now_ns >= deadline_ns:
             self._refuse(seq, Status.EXPIRED, "the deadline passed before a worker was free")
             return None

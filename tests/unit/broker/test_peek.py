@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.peek import Peek, PeekError, peek
+from broker.peek import _MAX_REMEMBERED, Peek, PeekError, _remembered, peek
 from tyk.proto.coprocess_object_pb2 import Object
 
 
@@ -86,3 +86,21 @@ def test_what_is_not_an_object(data: bytes) -> None:
     with pytest.raises(PeekError, match=r"not a coprocess\.Object") as caught:
         peek(data)
     assert isinstance(caught.value, ValueError)
+
+
+def test_what_is_remembered_of_one_object_is_not_told_of_another() -> None:
+    spec = Object(spec={"APIID": "one", "bundle_hash": "b"}).SerializeToString()
+    first = Object(hook_name="first", request={"url": "/a"}).SerializeToString() + spec
+    second = Object(hook_name="second", request={"url": "/b"}).SerializeToString() + spec
+    overriding = first + Object(hook_name="later").SerializeToString()
+    for _ in range(2):
+        assert peek(first)[1:] == ("first", "one", "", "b")
+        assert peek(second)[1:] == ("second", "one", "", "b")
+        assert peek(overriding)[1:] == ("later", "one", "", "b")
+
+
+def test_the_memory_of_what_was_peeked_at_is_bounded() -> None:
+    for number in range(3000):
+        name = f"hook{number}"
+        assert peek(Object(hook_name=name, spec={"APIID": name}).SerializeToString()).hook_name == name
+    assert len(_remembered) <= _MAX_REMEMBERED

@@ -39,7 +39,7 @@ def test_a_settled_dispatch_is_skipped_and_not_counted() -> None:
     queue.push(gone, BLOCKING, urgent=False)
     queue.push(kept, BLOCKING, urgent=False)
     gone.settled = True
-    queue.forget(gone)
+    queue.forget(gone, BLOCKING)
     assert queue.waiting == 1
     assert queue.pop(BLOCKING) is kept
     assert queue.pop(BLOCKING) is None
@@ -55,7 +55,7 @@ def test_settled_dispatches_do_not_pile_up() -> None:
         gone = RecordedDispatch()
         queue.push(gone, BLOCKING, urgent=False)
         gone.settled = True
-        queue.forget(gone)
+        queue.forget(gone, BLOCKING)
         assert sum(len(one) for lane in queue._lanes for one in lane) <= SETTLED_ALLOWANCE + 3
     assert queue.waiting == 1
     assert queue.pop(BLOCKING) is kept

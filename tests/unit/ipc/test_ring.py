@@ -279,3 +279,19 @@ def test_two_paddings_in_a_row_are_corruption() -> None:
         both.damage(0, forged(4096, kind=RecordType.PAD, length=4096 - 32, seq=0))
         with pytest.raises(RingCorruptError, match="impossible record"):
             both.consumer.pop()
+
+
+def test_a_record_bigger_than_agreed_is_corruption_although_it_is_all_there() -> None:
+    with rings() as both:
+        fill(both)
+        both.damage(0, forged(0, bytes(481)))
+        with pytest.raises(RingCorruptError, match="impossible record"):
+            both.consumer.pop()
+
+
+def test_padding_over_a_whole_lap_is_corruption() -> None:
+    with rings() as both:
+        fill(both)
+        both.damage(0, forged(0, kind=RecordType.PAD, length=4096 - 32, seq=0))
+        with pytest.raises(RingCorruptError, match="impossible record"):
+            both.consumer.pop()

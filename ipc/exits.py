@@ -1,0 +1,32 @@
+"""The exit codes of a worker: how it tells the broker why it ended."""
+
+from enum import IntEnum
+
+
+class WorkerExit(IntEnum):
+    """Why a worker process ended by itself; any other code is a plugin's own doing (`os._exit`)."""
+
+    DONE = 0
+    """The broker asked it to leave, or is gone."""
+    FAULT = 1
+    """Python ended it: an exception that nobody caught, with its traceback in the log."""
+    USAGE = 2
+    """It was not started by a broker."""
+    CANNOT_START = 3
+    """Its storage or its bundles could not be set up; the reason went over the control socket."""
+    CHANNEL = 4
+    """What it read on its ring cannot be: something wrote into memory that is not its own."""
+
+    @property
+    def words(self) -> str:
+        """What follows `exited with code N`."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    WorkerExit.DONE: "done",
+    WorkerExit.FAULT: "an exception that nobody caught; its traceback is above",
+    WorkerExit.USAGE: "not started by a broker",
+    WorkerExit.CANNOT_START: "cannot start",
+    WorkerExit.CHANNEL: "its ring is damaged",
+}
