@@ -1,0 +1,1 @@
+NAME = "a file beside middleware.py"

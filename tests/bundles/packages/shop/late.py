@@ -1,0 +1,7 @@
+"""Imported by a hook while it runs."""
+
+from .prices import table
+
+
+def describe():
+    return f"late, {table.PRICE}"

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+
+	"tykpy.test/gateway/internal/coprocess"
+)
+
+// applyRequest does to the request what the returned object says: Tyk's ObjectPostProcess. A reply without a request
+// is a nil pointer here, as it is there.
+func applyRequest(r *http.Request, returned *coprocess.Object) error {
+	request := returned.Request
+	setBody(r, request.RawBody)
+	for _, key := range request.DeleteHeaders {
+		r.Header.Del(key)
+	}
+	for key, value := range request.SetHeaders {
+		r.Header.Set(key, value)
+	}
+	query := r.URL.Query()
+	for _, key := range request.DeleteParams {
+		query.Del(key)
+	}
+	for key, value := range request.AddParams {
+		query.Set(key, value)
+	}
+	parsed, err := url.ParseRequestURI(request.Url)
+	if err != nil {
+		return err
+	}
+	r.URL = parsed
+	r.URL.RawQuery = query.Encode()
+	r.Method = request.Method
+	return nil
+}
+
+// applyResponse rebuilds the response from what a response hook returned.
+func applyResponse(response *http.Response, sent, returned *coprocess.ResponseObject) {
+	many := returned.MultivalueHeaders
+	if !maps.Equal(sent.Headers, returned.Headers) {
+		many = synchronised(returned.Headers, many)
+	}
+	clear(response.Header)
+	for _, header := range many {
+		for _, value := range header.Values {
+			response.Header.Add(header.Key, value)
+		}
+	}
+	response.Body = io.NopCloser(bytes.NewReader(returned.RawBody))
+	response.ContentLength = int64(len(returned.RawBody))
+	response.Header.Del("Content-Length") // net/http counts again, because the hook may have changed the body
+	response.StatusCode = int(returned.StatusCode)
+}
+
+// synchronised brings changes of the single-valued headers into the multi-valued ones.
+func synchronised(headers map[string]string, many []*coprocess.Header) []*coprocess.Header {
+	known := map[string]bool{}
+	var kept []*coprocess.Header
+	for _, header := range many {
+		value, stays := headers[header.Key]
+		if !stays {
+			continue
+		}
+		if !known[header.Key] {
+			replaceFirst(header, value)
+		}
+		known[header.Key] = true
+		kept = append(kept, header)
+	}
+	for key, value := range headers {
+		if !known[key] {
+			kept = append(kept, &coprocess.Header{Key: key, Values: []string{value}})
+		}
+	}
+	return kept
+}
+
+func replaceFirst(header *coprocess.Header, value string) {
+	if len(header.Values) == 0 {
+		header.Values = []string{value}
+		return
+	}
+	header.Values[0] = value
+}
+
+func setBody(r *http.Request, body []byte) {
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.ContentLength = int64(len(body))
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"crypto/md5"
+	"fmt"
+	"log"
+	"net/http"
+	"time"
+
+	"tykpy.test/gateway/internal/coprocess"
+)
+
+// authenticate runs the API's auth hook, or looks the key up itself; an API without either is open.
+func (p *passage) authenticate() *refusal {
+	hook := p.api.Middleware.AuthCheck
+	var refused *refusal
+	switch {
+	case hook.Name != "" && !hook.Disabled:
+		hook.Type = coprocess.HookType_CustomKeyCheck
+		refused = p.authenticateByHook(hook)
+	case p.api.UseStandardAuth:
+		refused = p.authenticateByKey()
+	default:
+		return nil
+	}
+	if refused != nil {
+		return refused
+	}
+	return p.checkKey()
+}
+
+func (p *passage) authenticateByHook(hook Hook) *refusal {
+	id := p.extractedID()
+	if id != "" {
+		session := p.stored(id)
+		if session != nil && session.IDExtractorDeadline > time.Now().Unix() {
+			p.key, p.session = id, session
+			return nil
+		}
+	}
+	object, refused := p.call(hook)
+	if refused != nil {
+		return refused
+	}
+	token := object.Session.GetMetadata()["token"]
+	if object.Session == nil || token == "" {
+		return p.forbidden(p.r.Header.Get("Authorization"))
+	}
+	p.key = token
+	if id != "" {
+		p.key = id
+	}
+	return p.takeSession(sessionFromProto(object.Session), token)
+}
+
+// takeSession is what becomes of the session that an auth hook returned; the quota goes on as it was.
+func (p *passage) takeSession(session *Session, token string) *refusal {
+	session.OrgID = p.api.OrgID
+	if err := session.apply(p.gateway.config.Policies); err != nil {
+		log.Print(err)
+		return p.forbidden(token)
+	}
+	if stored := p.stored(p.key); stored != nil {
+		session.QuotaRenews = stored.QuotaRenews
+		session.QuotaRemaining = stored.QuotaRemaining
+	}
+	p.session = session
+	return nil
+}
+
+func (p *passage) authenticateByKey() *refusal {
+	p.key = p.r.Header.Get("Authorization")
+	p.session = p.stored(p.key)
+	if p.session == nil {
+		p.gateway.authFailed(p.r, p.api, p.key)
+		return &refusal{http.StatusForbidden, "Access to this API has been disallowed"}
+	}
+	return nil
+}
+
+func (p *passage) checkKey() *refusal {
+	if p.session.IsInactive {
+		return &refusal{http.StatusForbidden, "Key is inactive, please renew"}
+	}
+	if p.session.expired() {
+		return &refusal{http.StatusUnauthorized, "Key has expired, please renew"}
+	}
+	return nil
+}
+
+// extractedID is the key under which the id extractor finds a session without asking the hook.
+func (p *passage) extractedID() string {
+	extractor := p.api.Middleware.IDExtractor
+	if extractor.ExtractFrom != "header" || extractor.ExtractWith != "value" {
+		return ""
+	}
+	value := p.r.Header.Get(extractor.ExtractorConfig.HeaderName)
+	if value == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s%x", p.api.OrgID, md5.Sum([]byte(value)))
+}
+
+func (p *passage) stored(key string) *Session {
+	session, err := p.gateway.keys.session(p.r.Context(), key)
+	if err != nil {
+		log.Print("Redis: ", err)
+	}
+	return session
+}
+
+func (p *passage) forbidden(key string) *refusal {
+	p.gateway.authFailed(p.r, p.api, key)
+	return &refusal{http.StatusForbidden, http.StatusText(http.StatusForbidden)}
+}

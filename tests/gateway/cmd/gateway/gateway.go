@@ -1,0 +1,91 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	"tykpy.test/gateway/internal/coprocess"
+)
+
+// Gateway is the HTTP handler that clients see.
+type Gateway struct {
+	config     *Config
+	conn       *grpc.ClientConn
+	client     coprocess.DispatcherClient
+	keys       *keyStore
+	transport  *http.Transport
+	upstream   string
+	dispatches dispatchLog
+	events     eventLog
+
+	lock sync.RWMutex
+	apis []*API
+}
+
+func newGateway(config *Config) (*Gateway, error) {
+	conn, err := dial(config)
+	if err != nil {
+		return nil, err
+	}
+	gateway := &Gateway{
+		config: config, conn: conn, client: coprocess.NewDispatcherClient(conn), keys: openKeyStore(config.Redis),
+		transport: &http.Transport{DisableCompression: true},
+	}
+	for _, api := range config.APIs {
+		if err := gateway.add(api); err != nil {
+			return nil, err
+		}
+	}
+	return gateway, nil
+}
+
+// Close ends the connections.
+func (g *Gateway) Close() error {
+	return errors.Join(g.conn.Close(), g.keys.client.Close())
+}
+
+// add loads an API: its bundles first, then it takes requests. One of the same listen path is replaced.
+func (g *Gateway) add(api *API) error {
+	if err := g.config.loadBundles(api); err != nil {
+		return err
+	}
+	g.lock.Lock()
+	defer g.lock.Unlock()
+	g.apis = append([]*API{api}, g.apis...)
+	return nil
+}
+
+func (g *Gateway) find(path string) *API {
+	g.lock.RLock()
+	defer g.lock.RUnlock()
+	for _, api := range g.apis {
+		if strings.HasPrefix(path, api.ListenPath) {
+			return api
+		}
+	}
+	return nil
+}
+
+// ServeHTTP runs a request through its API's chain. A crash of the chain is recovered, as Tyk does, and told.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	api := g.find(r.URL.Path)
+	if api == nil {
+		http.NotFound(w, r)
+		return
+	}
+	defer func() {
+		if crash := recover(); crash != nil && crash != http.ErrAbortHandler {
+			log.Printf("crash: %v\n%s", crash, debug.Stack())
+			w.Header().Set("X-Gateway-Crash", fmt.Sprint(crash))
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	}()
+	newPassage(g, api, w, r).run()
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"fmt"
+	"log"
+	"net/http"
+	"strings"
+
+	"tykpy.test/gateway/internal/coprocess"
+)
+
+// passage is one request's way through its API's chain.
+type passage struct {
+	gateway *Gateway
+	api     *API
+	w       http.ResponseWriter
+	r       *http.Request
+	key     string
+	session *Session
+}
+
+// responded: the answer has been written, and nothing follows.
+var responded = &refusal{}
+
+func newPassage(gateway *Gateway, api *API, w http.ResponseWriter, r *http.Request) *passage {
+	return &passage{gateway: gateway, api: api, w: w, r: r}
+}
+
+// run goes through Tyk's order: Pre, limits, authentication, PostKeyAuth, access rights, rate and quota, Post,
+// upstream, Response.
+func (p *passage) run() {
+	steps := []func() *refusal{
+		p.hooks(enabled(p.api.Middleware.Pre, coprocess.HookType_Pre)),
+		p.checkSize,
+		p.authenticate,
+		p.hooks(enabled(p.api.Middleware.PostKeyAuth, coprocess.HookType_PostKeyAuth)),
+		p.checkAccess,
+		p.checkLimits,
+		p.hooks(enabled(p.api.Middleware.Post, coprocess.HookType_Post)),
+		p.proxy,
+	}
+	for _, step := range steps {
+		if refused := step(); refused != nil {
+			if refused != responded {
+				refused.write(p.w, p.r)
+			}
+			return
+		}
+	}
+}
+
+// hooks makes one call per hook, in order.
+func (p *passage) hooks(hooks []Hook) func() *refusal {
+	return func() *refusal {
+		for _, hook := range hooks {
+			if _, refused := p.call(hook); refused != nil {
+				return refused
+			}
+		}
+		return nil
+	}
+}
+
+// call runs one request hook and does what its answer says: Tyk's CoProcessMiddleware.ProcessRequest.
+func (p *passage) call(hook Hook) (*coprocess.Object, *refusal) {
+	object, err := buildObject(p.r, nil, p.api, hook, p.session)
+	if err != nil {
+		return nil, &refusal{http.StatusInternalServerError, "Middleware error"}
+	}
+	returned, err := p.gateway.dispatch(p.r.Context(), object)
+	if err != nil {
+		log.Printf("dispatch of %s: %v", hook.Name, err)
+		if hook.Type == coprocess.HookType_CustomKeyCheck {
+			return nil, &refusal{http.StatusForbidden, "Key not authorised"}
+		}
+		return nil, &refusal{http.StatusInternalServerError, "Middleware error"}
+	}
+	if err := applyRequest(p.r, returned); err != nil {
+		log.Printf("what %s returned: %v", hook.Name, err)
+		return nil, &refusal{http.StatusInternalServerError, "Middleware error"}
+	}
+	mergeMetadata(returned)
+	return returned, p.override(returned)
+}
+
+// mergeMetadata puts the object's own metadata over the session's.
+func mergeMetadata(object *coprocess.Object) {
+	if object.Session == nil {
+		return
+	}
+	if object.Session.Metadata == nil {
+		object.Session.Metadata = map[string]string{}
+	}
+	for key, value := range object.Metadata {
+		object.Session.Metadata[key] = value
+	}
+}
+
+// override answers in the upstream's place where a hook says so.
+func (p *passage) override(object *coprocess.Object) *refusal {
+	overrides := object.Request.ReturnOverrides
+	if overrides.ResponseError != "" {
+		overrides.ResponseBody = overrides.ResponseError
+	}
+	if overrides.ResponseCode <= 0 {
+		return nil
+	}
+	for key, value := range overrides.Headers {
+		p.w.Header().Set(key, value)
+	}
+	if overrides.ResponseCode >= http.StatusBadRequest && !overrides.OverrideError {
+		p.gateway.authFailed(p.r, p.api, object.Session.GetMetadata()["token"])
+		message := "Key not authorised"
+		if overrides.ResponseBody != "" {
+			message = overrides.ResponseBody
+		}
+		return &refusal{int(overrides.ResponseCode), message}
+	}
+	p.w.WriteHeader(int(overrides.ResponseCode))
+	fmt.Fprint(p.w, overrides.ResponseBody)
+	return responded
+}
+
+// checkSize is the one limit that is here, between Pre and authentication.
+func (p *passage) checkSize() *refusal {
+	if limit := p.gateway.config.MaxBodySize; limit > 0 && p.r.ContentLength > limit {
+		return &refusal{http.StatusBadRequest, "Request is too large"}
+	}
+	return nil
+}
+
+func (p *passage) checkAccess() *refusal {
+	if p.session == nil || len(p.session.AccessRights) == 0 {
+		return nil
+	}
+	if _, allowed := p.session.AccessRights[p.api.ID]; !allowed {
+		return &refusal{http.StatusForbidden, "Access to this API has been disallowed"}
+	}
+	return nil
+}
+
+// checkLimits counts the request, and stores the session with what is left of its quota.
+func (p *passage) checkLimits() *refusal {
+	if p.session == nil {
+		return nil
+	}
+	message, code, err := p.gateway.keys.allow(p.r.Context(), p.key, p.session)
+	if err == nil {
+		err = p.gateway.keys.store(p.r.Context(), p.key, p.session)
+	}
+	if err != nil {
+		log.Print("Redis: ", err)
+		return &refusal{http.StatusInternalServerError, "There was a problem proxying the request"}
+	}
+	if message != "" {
+		return &refusal{code, message}
+	}
+	return nil
+}
+
+// target is the upstream's URL for the request, without the API's listen path.
+func (p *passage) target() string {
+	base := p.api.Target
+	if base == "" {
+		base = "http://" + p.gateway.upstream
+	}
+	rest := strings.TrimPrefix(p.r.URL.RequestURI(), strings.TrimSuffix(p.api.ListenPath, "/"))
+	return strings.TrimSuffix(base, "/") + "/" + strings.TrimPrefix(rest, "/")
+}

@@ -1,0 +1,30 @@
+"""One broker, one gateway and one Redis for the whole table; tests that stop one of them start their own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.go_gateway import go_program
+from tests.support.table import Table, running_table
+
+PROGRAMS = ("gateway", "msgpackclient", "bundlecrypto")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the programs before any test's time limit begins: the first build takes minutes."""
+    if any(Path(__file__).parent in item.path.parents for item in session.items):
+        try:
+            for name in PROGRAMS:
+                go_program(name)
+        except (pytest.skip.Exception, pytest.fail.Exception, AssertionError):
+            # Every test that needs them says it for itself.
+            return
+
+
+@pytest.fixture(scope="package")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
+    """The running programs."""
+    go_program("gateway")
+    with running_table(tmp_path_factory.mktemp("table")) as running:
+        yield running

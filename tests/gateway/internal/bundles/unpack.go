@@ -1,0 +1,68 @@
+package bundles
+
+import (
+	"archive/zip"
+	"crypto/md5"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Hash is how a gateway names a bundle: the hex MD5 of its name, or of several names with commas between them.
+func Hash(name string) string {
+	return fmt.Sprintf("%x", md5.Sum([]byte(name)))
+}
+
+// Folders says into which folders below `base` the bundles of an API go: one into <hash>/, several each into a
+// sub-folder of it, called after the file without its extension.
+func Folders(base, names string) map[string]string {
+	root := filepath.Join(base, Hash(names))
+	if !strings.Contains(names, ",") {
+		return map[string]string{names: root}
+	}
+	folders := map[string]string{}
+	for _, name := range Split(names) {
+		folders[name] = filepath.Join(root, strings.TrimSuffix(name, filepath.Ext(name)))
+	}
+	return folders
+}
+
+// Split returns the names of an API's bundles in their order.
+func Split(names string) []string {
+	var split []string
+	for _, name := range strings.Split(names, ",") {
+		split = append(split, strings.TrimSpace(name))
+	}
+	return split
+}
+
+// Unpack writes a ZIP's contents into a folder, as they come; a folder that exists is left alone, as Tyk does.
+func Unpack(archivePath, folder string) error {
+	if _, err := os.Stat(folder); err == nil {
+		return nil
+	}
+	archive, err := zip.OpenReader(archivePath)
+	if err != nil {
+		return fmt.Errorf("%s: %w", archivePath, err)
+	}
+	defer archive.Close()
+	for _, entry := range archive.File {
+		if entry.FileInfo().IsDir() {
+			continue
+		}
+		data, err := fs.ReadFile(archive, entry.Name)
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(folder, filepath.FromSlash(entry.Name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
