@@ -1,0 +1,1 @@
+"""`tykpy bundle`: builds, signs, verifies, lists and converts bundles."""

@@ -1,0 +1,84 @@
+"""`tykpy bundle build`: a folder with a manifest becomes a ZIP that a gateway downloads."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from commands.bundle.manifest import as_bytes, read_fields, remarks_on, seal
+from commands.bundle.packing import write_zip
+from commands.bundle.sources import files_below
+from commands.errors import CommandError
+from workers.errors import KeyFileError
+from workers.manifest import MANIFEST_NAME, parse_manifest
+from workers.signature import PrivateKey
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What was written, and what the author may want to know."""
+
+    output: Path
+    files: tuple[str, ...]
+    checksum: str
+    signed: bool
+    remarks: tuple[str, ...]
+
+
+def build(folder: Path, output: Path, key_file: Path | None = None, *, compress: bool = False) -> Built:
+    """Check, seal and pack the bundle in `folder`.
+
+    Raises CommandError with everything that is missing or wrong.
+    """
+    if not folder.is_dir():
+        raise CommandError(f"{folder}: no such folder")
+    fields = read_fields(folder)
+    there = [name for name in files_below(folder) if (folder / name).resolve() != output.resolve()]
+    contents = read_files(folder, _file_list(folder, fields.get("file_list") or there))
+    sealed = seal(fields, contents, read_private_key(key_file))
+    write_zip(output, as_bytes(sealed), contents, compress=compress)
+    remarks = [*remarks_on(fields), *_not_packed(there, contents)]
+    if "signature" in fields and "signature" not in sealed:
+        remarks.append("the manifest's signature was for other files and is left out; sign with --key")
+    return Built(output, tuple(contents), sealed["checksum"], "signature" in sealed, tuple(remarks))
+
+
+def read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """Return the files' contents, in order. Raises CommandError naming all that cannot be packed."""
+    contents: dict[str, bytes] = {}
+    problems: list[str] = []
+    for name in names:
+        try:
+            if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                problems.append(f"{name} is a link that leaves the folder")
+                continue
+            contents[name] = (folder / name).read_bytes()
+        except OSError as error:
+            problems.append(f"{name} is in file_list and cannot be read: {error.strerror}")
+    if problems:
+        raise CommandError("\n".join(f"{folder}: {problem}" for problem in problems))
+    return contents
+
+
+def read_private_key(key_file: Path | None) -> PrivateKey | None:
+    """Read the key to sign with, if one is given. Raises CommandError."""
+    try:
+        return PrivateKey.read(key_file) if key_file is not None else None
+    except KeyFileError as error:
+        raise CommandError(str(error)) from error
+
+
+def _file_list(folder: Path, listed: list[str]) -> tuple[str, ...]:
+    """Return the files to pack, as the gateway will name them. Raises CommandError."""
+    if not listed:
+        raise CommandError(f"{folder}: there is no file to pack")
+    names = parse_manifest(as_bytes({"file_list": listed})).file_list
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise CommandError(f"{folder / MANIFEST_NAME}: file_list has these twice: {', '.join(twice)}")
+    if MANIFEST_NAME in names:
+        raise CommandError(f"{folder / MANIFEST_NAME}: file_list has the manifest, which holds the files' checksum")
+    return names
+
+
+def _not_packed(there: Iterable[str], contents: Iterable[str]) -> Iterable[str]:
+    return (f"{name} is not in file_list, and not packed" for name in sorted(set(there) - set(contents)))

@@ -1,0 +1,136 @@
+"""The commands `tykpy bundle ...` and `tykpy lint`: each parses, and calls one function."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+EXIT_ERROR = 1
+
+_path = click.Path(path_type=Path)
+_public_key = click.option(
+    "--public-key", type=_path, help="PEM file (PKCS#1 or PKIX): the signature has to be by its owner."
+)
+
+
+class _Failure(click.ClickException):
+    """Ends a command with a message and without a traceback, as all of tykpy's commands do."""
+
+    exit_code = EXIT_ERROR
+
+    def show(self, file: Any = None) -> None:
+        for line in self.message.splitlines():
+            click.echo(f"tykpy: {line}", err=True, file=file)
+
+
+@contextlib.contextmanager
+def _no_traceback() -> Iterator[None]:
+    from commands.errors import CommandError
+
+    try:
+        yield
+    except (CommandError, OSError) as error:
+        raise _Failure(str(error)) from error
+
+
+@click.group()
+def bundle() -> None:
+    """Build, sign, verify, list and convert bundles."""
+
+
+@bundle.command()
+@click.argument("folder", type=_path)
+@click.option("-o", "--output", type=_path, help="The ZIP to write.  [default: FOLDER.zip, here]")
+@click.option("-k", "--key", type=_path, help="PEM file (PKCS#1 or PKCS#8) with the RSA private key to sign with.")
+@click.option("--compress", is_flag=True, help="Smaller; but the bytes then depend on the version of zlib, too.")
+def build(folder: Path, output: Path | None, key: Path | None, compress: bool) -> None:
+    """Pack FOLDER into a ZIP, with file list, checksum and signature; the same files give the same bytes."""
+    from commands.bundle.build import build as run
+
+    with _no_traceback():
+        built = run(folder, output or Path(f"{folder.resolve().name}.zip"), key, compress=compress)
+    for remark in built.remarks:
+        click.echo(f"note: {remark}", err=True)
+    signed = "signed" if built.signed else "not signed"
+    click.echo(f"{built.output}: {len(built.files)} files, checksum {built.checksum}, {signed}")
+
+
+@bundle.command()
+@click.argument("bundle_path", metavar="BUNDLE", type=_path)
+@_public_key
+def verify(bundle_path: Path, public_key: Path | None) -> None:
+    """Check BUNDLE, a ZIP or a folder: entries, files, checksum and signature. Ends with 1 where something is wrong."""
+    from commands.bundle.verify import verify as run
+
+    with _no_traceback():
+        checks = list(run(bundle_path, public_key))
+    for check in checks:
+        click.echo(str(check))
+    if any(check.passed is False for check in checks):
+        raise click.exceptions.Exit(EXIT_ERROR)
+
+
+@bundle.command("list")
+@click.argument("bundle_path", metavar="BUNDLE", type=_path)
+def list_(bundle_path: Path) -> None:
+    """Show what is in BUNDLE, a ZIP or a folder: driver, seal, files and hooks."""
+    from commands.bundle.listing import list_bundle
+
+    with _no_traceback():
+        listing = list_bundle(bundle_path)
+    for name, value in listing.facts:
+        click.echo(f"{name}: {value}")
+    for heading, rows in ((("FILE", "SIZE"), listing.files), (("TYPE", "HOOK", ""), listing.hooks)):
+        click.echo()
+        _table(heading, rows)
+
+
+@bundle.command()
+@click.argument("source", type=_path)
+@click.argument("output", type=_path, required=False)
+def convert(source: Path, output: Path | None) -> None:
+    """Make of SOURCE, a bundle for embedded Python, one for `driver: grpc`, and say what will be different.
+
+    OUTPUT is a ZIP if its name ends so, else a new folder; without it nothing is written.
+    """
+    from commands.bundle.convert import convert as run
+
+    with _no_traceback():
+        findings = run(source, output)
+    _show(findings, "will be different, or needs a look")
+    if output is not None:
+        click.echo(f"{output}: driver grpc; if the API definition names a driver, change it there too")
+
+
+@click.command()
+@click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=_path)
+def lint(bundles: tuple[Path, ...]) -> None:
+    """Find what the gateway will ignore in the code of each BUNDLE (folder, ZIP or .py file), without running it.
+
+    `# tykpy: ignore[KIND]` on a line allows it. Ends with 1 where something was found.
+    """
+    from commands.lint import lint as run
+
+    with _no_traceback():
+        findings = [finding for path in bundles for finding in run(path)]
+    _show(findings, "found")
+    if findings:
+        raise click.exceptions.Exit(EXIT_ERROR)
+
+
+def _show(findings: Sequence[object], what: str) -> None:
+    for finding in findings:
+        click.echo(str(finding))
+    click.echo(f"{len(findings) or 'nothing'} {what}", err=True)
+
+
+def _table(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    lines = [heading, *rows]
+    widths = [max(len(row[column]) for row in lines) for column in range(len(heading))]
+    for row in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+COMMANDS: tuple[click.Command, ...] = (bundle, lint)

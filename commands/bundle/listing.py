@@ -1,0 +1,52 @@
+"""`tykpy bundle list`: what is in a bundle, as its manifest says it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from commands.bundle.sources import manifest_of, opened
+from commands.errors import CommandError
+from workers.errors import ArchiveError
+from workers.manifest import ListedHook, Manifest
+from workers.verification import unlisted
+
+
+class Listing(NamedTuple):
+    """The facts of a bundle, and tables of its files and its hooks."""
+
+    facts: list[tuple[str, str]]
+    files: list[tuple[str, str]]
+    """Name, and size in bytes, or why there is none."""
+    hooks: list[tuple[str, str, str]]
+    """Hook type, name, and what else the manifest says of it."""
+
+
+def list_bundle(bundle: Path) -> Listing:
+    """Read a bundle, without checking it. Raises CommandError where there is none."""
+    try:
+        with opened(bundle) as root:
+            manifest = manifest_of(root, bundle)
+            return Listing(list(_facts(manifest)), list(_files(root, manifest)), list(map(_hook, manifest.hooks)))
+    except ArchiveError as error:
+        raise CommandError(f"{bundle}: {error.message}") from error
+
+
+def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    yield "driver", manifest.driver or "none"
+    yield "checksum", manifest.checksum or "none"
+    yield "signature", "there" if manifest.signature else "none"
+
+
+def _files(root: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    for name in manifest.file_list:
+        path = root / name
+        yield name, str(path.stat().st_size) if path.is_file() else "missing"
+    for name in unlisted(root, manifest.file_list):
+        yield name, "not in file_list"
+
+
+def _hook(hook: ListedHook) -> tuple[str, str, str]:
+    remarks = [name for name in ("disabled", "raw_body_only") if getattr(hook, name)]
+    if hook.timeout is not None:
+        remarks.append(f"timeout {hook.timeout:g} s")
+    return hook.hook_type, hook.name, ", ".join(remarks)

@@ -1,0 +1,22 @@
+"""`tykpy lint`: finds, without running it, what the gateway will ignore in a bundle's code."""
+
+from pathlib import Path
+
+from commands.bundle.sources import manifest_of, opened
+from commands.errors import CommandError
+from commands.lint.findings import Finding
+from commands.lint.rules import findings_of
+from commands.lint.sources import read_sources
+from workers.errors import ArchiveError
+from workers.manifest import Manifest
+
+
+def lint(bundle: Path) -> list[Finding]:
+    """Look at a folder, a ZIP, or a single `.py` file. Raises CommandError where there is no bundle."""
+    if bundle.suffix == ".py" and bundle.is_file():
+        return findings_of(read_sources(bundle, Manifest(file_list=(bundle.name,)), str(bundle)), str(bundle))
+    try:
+        with opened(bundle) as root:
+            return findings_of(read_sources(root, manifest_of(root, bundle), str(bundle)), str(bundle))
+    except ArchiveError as error:
+        raise CommandError(f"{bundle}: {error.message}") from error

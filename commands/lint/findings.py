@@ -1,0 +1,43 @@
+"""What lint and convert have to say about a bundle, each with its place."""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+_PARDONED: Final = re.compile(r"#\s*tykpy:\s*ignore(?:\[([\w\-, ]+)\])?")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Finding:
+    """One thing to look at. Lines and columns count from 1; line 0 is the whole file."""
+
+    file: str
+    line: int
+    column: int
+    kind: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{place}: {self.kind}: {self.message}"
+
+
+def at(file: str, node: ast.AST, kind: str, message: object) -> Finding:
+    """Return a finding at a node of the file's syntax tree."""
+    line, column = getattr(node, "lineno", 0), getattr(node, "col_offset", 0)
+    return Finding(file, line, column + 1, kind, str(message))
+
+
+def without_pardoned(findings: Iterator[Finding], file: str, source: str) -> Iterator[Finding]:
+    """Leave out what a comment on its line allows: `# tykpy: ignore`, or `# tykpy: ignore[kind, kind]`."""
+    lines = source.splitlines()
+    try:
+        for finding in findings:
+            line = lines[finding.line - 1] if 0 < finding.line <= len(lines) else ""
+            pardoned = _PARDONED.search(line)
+            if pardoned is None or (pardoned[1] and finding.kind not in re.split(r"[,\s]+", pardoned[1])):
+                yield finding
+    except RecursionError:
+        yield Finding(file, 0, 0, "nesting", "is nested too deeply to be looked at")

@@ -1,0 +1,141 @@
+"""A bundle as its text: the files, their syntax trees, and the functions that are hooks."""
+
+import ast
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from commands.lint.findings import Finding
+from tyk import decorators
+from workers.manifest import ListedHook, Manifest
+
+Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
+_DECORATORS: Final = frozenset(decorators.__all__)
+_ANY_TYPE: Final = "Hook"
+_UNREAD: Final = "__pycache__"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceHook:
+    """A function that the gateway may call: it is decorated, or the manifest has its name."""
+
+    function: Function
+    decorator: str
+    """"Pre" ... "Event", "Hook"; empty: it has none."""
+    listed: tuple[ListedHook, ...]
+
+    @property
+    def types(self) -> frozenset[str]:
+        """The hook types that it runs as; empty: nothing tells."""
+        if self.decorator not in ("", _ANY_TYPE):
+            return frozenset({self.decorator})
+        return frozenset(entry.hook_type for entry in self.listed)
+
+    @property
+    def parameters(self) -> list[str]:
+        """The names of its positional arguments."""
+        arguments = self.function.args
+        return [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
+
+
+@dataclass(slots=True)
+class SourceFile:
+    """One Python file that could be parsed."""
+
+    name: str
+    """As findings show it."""
+    text: str
+    tree: ast.Module
+    hooks: list[SourceHook] = field(default_factory=list)
+
+    @property
+    def functions(self) -> Mapping[str, Function]:
+        """The functions at the top of the file, by name; of several the last counts."""
+        return {node.name: node for node in top_statements(self.tree) if isinstance(node, Function)}
+
+
+@dataclass(slots=True)
+class Sources:
+    """All Python files of a bundle, and what kept one from being read."""
+
+    manifest: Manifest
+    files: list[SourceFile] = field(default_factory=list)
+    unreadable: list[Finding] = field(default_factory=list)
+
+
+def read_sources(root: Path, manifest: Manifest, shown: str) -> Sources:
+    """Read the Python files below `root`, which findings call `shown`; a single `.py` file is its own root."""
+    sources = Sources(manifest)
+    for path in [root] if root.is_file() else sorted(_python_files(root)):
+        name = shown if root.is_file() else f"{shown}/{path.relative_to(root).as_posix()}"
+        try:
+            text = path.read_bytes()
+            tree = _parsed(text, name)
+            sources.files.append(SourceFile(name, text.decode("utf-8", "replace"), tree))
+        except SyntaxError as error:
+            sources.unreadable.append(
+                Finding(name, error.lineno or 0, error.offset or 1, "syntax", f"cannot be imported: {error.msg}")
+            )
+        except (OSError, ValueError, RecursionError) as error:
+            sources.unreadable.append(Finding(name, 0, 0, "syntax", f"cannot be read: {error}"))
+    for file in sources.files:
+        file.hooks = list(_hooks(file, manifest.hooks))
+    return sources
+
+
+def _parsed(text: bytes, name: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler, about the author's style
+        return ast.parse(text, filename=name)
+
+
+def top_statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Yield the statements that run at import, those inside `if`, `try` and `with` included."""
+    waiting: list[ast.stmt] = list(reversed(tree.body))
+    while waiting:
+        statement = waiting.pop()
+        yield statement
+        waiting.extend(reversed(list(_inner(statement))))
+
+
+def _inner(statement: ast.stmt) -> Iterator[ast.stmt]:
+    if isinstance(statement, ast.If | ast.With | ast.Try | ast.TryStar | ast.For | ast.While):
+        for name in ("body", "orelse", "finalbody"):
+            yield from getattr(statement, name, [])
+        for handler in getattr(statement, "handlers", []):
+            yield from handler.body
+
+
+def _python_files(root: Path) -> Iterator[Path]:
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root).parts
+        if path.is_file() and _UNREAD not in parts and not any(part.startswith(".") for part in parts):
+            yield path
+
+
+def _hooks(file: SourceFile, listed: Iterable[ListedHook]) -> Iterator[SourceHook]:
+    aliases = _aliases(file.tree)
+    for function in file.functions.values():
+        entries = tuple(entry for entry in listed if entry.name == function.name)
+        decorator = next(filter(None, (_decorator(node, aliases) for node in function.decorator_list)), "")
+        if decorator or entries:
+            yield SourceHook(function, decorator, entries)
+
+
+def _aliases(tree: ast.Module) -> dict[str, str]:
+    """Return what the file calls the decorators: `import ... as` included."""
+    names = {name: name for name in _DECORATORS}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "tyk.decorators":
+            names.update({alias.asname: alias.name for alias in node.names if alias.asname and alias.name in names})
+    return names
+
+
+def _decorator(node: ast.expr, aliases: Mapping[str, str]) -> str:
+    if isinstance(node, ast.Call):
+        node = node.func
+    if isinstance(node, ast.Attribute):
+        return node.attr if node.attr in _DECORATORS else ""
+    return aliases.get(node.id, "") if isinstance(node, ast.Name) else ""

@@ -1,0 +1,140 @@
+"""`tykpy bundle verify` and `list`: what they say of good and of bad bundles."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from commands.bundle.build import build
+from commands.bundle.listing import list_bundle
+from commands.bundle.verify import verify
+from commands.errors import CommandError
+from tests.support.bundles import IMPORTS, write_bundle, write_zip
+from tests.support.keys import private_pem, public_pem
+
+HOOK = "@Pre\ndef hook(request, session, spec):\n    return request, session\n"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "mine", {"middleware.py": HOOK, "lib/x.py": "X = 1\n"}, pre=[{"name": "hook"}])
+
+
+@pytest.fixture
+def signed(source: Path, tmp_path: Path) -> Path:
+    return build(source, tmp_path / "mine.zip", private_pem(tmp_path)).output
+
+
+def said(bundle: Path, key: Path | None = None) -> list[str]:
+    return [str(check) for check in verify(bundle, key)]
+
+
+def failed(bundle: Path, key: Path | None = None) -> list[str]:
+    return [check.text for check in verify(bundle, key) if check.passed is False]
+
+
+def test_a_good_bundle_passes_everything(signed: Path, tmp_path: Path) -> None:
+    checks = said(signed, public_pem(tmp_path))
+    assert [check[:17] for check in checks] == [
+        "ok     entries: 4",
+        "ok     files: 2 i",
+        "ok     checksum: ",
+        "ok     signature:",
+    ]
+
+
+def test_without_a_key_the_signature_is_not_judged(signed: Path) -> None:
+    assert "note   signature: there, not checked without --public-key" in said(signed)
+
+
+def test_a_bundle_without_a_seal(source: Path, tmp_path: Path) -> None:
+    assert failed(source) == [
+        "checksum: there is none, so a gateway refuses the bundle; `tykpy bundle build` writes it"
+    ]
+    assert "note   signature: none" in said(source)
+    assert "signature: the bundle is not signed" in failed(source, public_pem(tmp_path))[1]
+
+
+def test_another_key_fails(signed: Path, tmp_path: Path) -> None:
+    assert failed(signed, public_pem(tmp_path, name="theirs")) == [
+        "signature: the signature is not one of these files by this key"
+    ]
+
+
+def test_a_file_too_much_fails_where_signatures_count(signed: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(signed, "a") as opened:
+        opened.writestr("json.py", "")
+    assert failed(signed) == []
+    assert "note   files: json.py is not in file_list" in said(signed)
+    assert failed(signed, public_pem(tmp_path)) == ["signature: not in file_list, so nobody signed it: json.py"]
+
+
+def test_an_altered_file_fails_its_checksum(source: Path, signed: Path, tmp_path: Path) -> None:
+    root = tmp_path / "unpacked"
+    with zipfile.ZipFile(signed) as opened:
+        opened.extractall(root)
+    (root / "lib" / "x.py").write_text("X = 2\n")
+    checksum, signature = failed(root, public_pem(tmp_path))
+    assert "but the files of file_list have" in checksum
+    assert "not one of these files" in signature
+
+
+def test_a_missing_file_ends_it(signed: Path, source: Path) -> None:
+    (source / "lib" / "x.py").unlink()
+    assert failed(source) == ["files: lib/x.py is in file_list and cannot be read: No such file or directory"]
+
+
+def test_a_manifest_that_cannot_be_read_ends_it(source: Path) -> None:
+    (source / "manifest.json").write_text("{")
+    (problem,) = failed(source)
+    assert "not JSON" in problem
+    (source / "manifest.json").unlink()
+    (problem,) = failed(source)
+    assert "there is no manifest.json in it" in problem
+
+
+def test_a_zip_that_leaves_its_folder_ends_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as opened:
+        opened.writestr("../evil.py", "")
+    assert failed(tmp_path / "evil.zip") == ["entries: entry '../evil.py' leaves the bundle's folder"]
+    assert not (tmp_path / "evil.py").exists()
+
+
+def test_a_zip_that_a_gateway_cannot_unpack_is_noted(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "flat.zip", {"lib/x.py": "X = 1\n"})
+    assert any("lib/x.py comes before an entry lib/" in check for check in said(path))
+
+
+def test_what_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="no such folder or ZIP"):
+        said(tmp_path / "none")
+    with pytest.raises(CommandError, match="No such file"):
+        said(tmp_path, tmp_path / "none.pem")
+
+
+def test_a_list_of_what_is_in_it(signed: Path) -> None:
+    listing = list_bundle(signed)
+    assert [name for name, _ in listing.facts] == ["driver", "checksum", "signature"]
+    assert dict(listing.facts)["signature"] == "there"
+    assert listing.files == [("middleware.py", str(len(IMPORTS + HOOK))), ("lib/x.py", "6")]
+    assert listing.hooks == [("Pre", "hook", "")]
+
+
+def test_a_list_of_an_unfinished_bundle(source: Path) -> None:
+    fields = json.loads((source / "manifest.json").read_text())
+    fields["custom_middleware"]["post"] = [{"name": "late", "disabled": True, "raw_body_only": True, "timeout": 0.5}]
+    (source / "manifest.json").write_text(json.dumps({**fields, "file_list": ["gone.py"]}))
+    listing = list_bundle(source)
+    assert listing.files == [
+        ("gone.py", "missing"),
+        ("lib/x.py", "not in file_list"),
+        ("middleware.py", "not in file_list"),
+    ]
+    assert listing.hooks[1] == ("Post", "late", "disabled, raw_body_only, timeout 0.5 s")
+
+
+def test_a_list_of_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(b"nothing")
+    with pytest.raises(CommandError, match="not a ZIP"):
+        list_bundle(tmp_path / "x.zip")

@@ -1,0 +1,82 @@
+"""What the gateway ignores, or answers with an error, without a word to the author: and what to write instead.
+
+The sentences of `tykpy lint` and of a worker's warnings. Sources: Tyk's gateway/coprocess.go and mw_response_hook.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """One kind of change that does not do what it looks like."""
+
+    kind: str
+    """Short name, as in `# tykpy: ignore[request-body]`."""
+    what: str
+    instead: str
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.instead}"
+
+
+REQUEST_BODY: Final = Ignored(
+    "request-body",
+    "the gateway ignores request.object.body",
+    "write request.object.raw_body = text.encode()",
+)
+REQUEST_HEADERS: Final = Ignored(
+    "request-headers",
+    "the gateway ignores changes in request.object.headers",
+    "write request.add_header(name, value) or request.delete_header(name)",
+)
+REQUEST_PARAMS: Final = Ignored(
+    "request-params",
+    "the gateway ignores changes in request.object.params",
+    "write request.add_param(name, value) or request.delete_param(name)",
+)
+REQUEST_FIXED: Final = Ignored(
+    "request-fixed",
+    "the gateway ignores request.object.scheme and request.object.request_uri",
+    "write request.object.url = path for another path; the scheme is the upstream's own",
+)
+URL_QUERY: Final = Ignored(
+    "url-query",
+    "the gateway keeps the query that came, whatever query is in request.object.url",
+    "write request.add_param(name, value) or request.delete_param(name)",
+)
+URL_EMPTY: Final = Ignored(
+    "url-empty",
+    "the gateway answers 500 where request.object.url is empty or cannot be parsed",
+    'write a path that begins with "/"',
+)
+SESSION: Final = Ignored(
+    "session",
+    "the gateway keeps the session (and metadata) of CustomKeyCheck hooks only and drops this change",
+    "change it in the CustomKeyCheck hook, or tell upstream with request.add_header(name, value)",
+)
+NO_TOKEN: Final = Ignored(
+    "no-token",
+    "the gateway answers 403 where an authentication leaves no token",
+    'write metadata["token"] = key (with three arguments: session.metadata["token"] = key)',
+)
+RESPONSE_BODY: Final = Ignored(
+    "response-body",
+    "the gateway ignores response.body",
+    "write response.raw_body = text.encode()",
+)
+RESPONSE_STATUS: Final = Ignored(
+    "response-status",
+    "a response with the status 0 breaks the gateway's answer",
+    "write response.status_code = 200, or whatever it should be",
+)
+RESPONSE_HEADERS: Final = Ignored(
+    "response-headers",
+    "where response.headers changes, the gateway drops headers that are only in response.multivalue_headers",
+    "write response.headers[name] = first_value as well",
+)
+RESPONSE_REQUEST: Final = Ignored(
+    "response-request",
+    "the gateway ignores what a response hook does to the request and its return_overrides",
+    "change response instead",
+)
