@@ -22,11 +22,13 @@ from benchmarks import h2load, rpc_load
 from benchmarks.contenders import contenders
 from benchmarks.errors import BenchmarkError
 from benchmarks.h2load import Load
-from benchmarks.measure import Cost, bare_interpreter_mib, cpu_ns, cpu_per_request, memory
+from benchmarks.measure import Cost, bare_interpreter_mib, cpu_per_request, memory
 from benchmarks.objects import expected_answer, framed, request_bytes
 from benchmarks.results import Memory, Report, Row, Sample, machine, markdown, median_row
 from benchmarks.running import RunningServer
 from benchmarks.servers import embedded
+from commands.bench.errors import ProcessGoneError
+from commands.bench.measure import cpu_ns
 
 EXIT_ERROR: Final = 1
 WARM_UP_REQUESTS: Final = 1000
@@ -206,7 +208,7 @@ def main() -> int:
         h2load.install()
     try:
         report = compare(_plan(arguments), " ".join(["python -m benchmarks.compare", *sys.argv[1:]]))
-    except BenchmarkError as error:
+    except (BenchmarkError, ProcessGoneError) as error:
         _say(f"error: {error}")
         return EXIT_ERROR
     show(report)

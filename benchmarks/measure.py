@@ -1,24 +1,13 @@
-"""What processes use: CPU time of all their threads, and memory as PSS, both from /proc."""
+"""What the servers of a comparison cost: CPU per request and memory, told apart by process."""
 
-import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-import psutil
+from commands.bench.measure import MIB, PROC, pss_bytes
 
-from benchmarks.errors import ServerError
-
-PROC: Final = Path("/proc")
-MIB: Final = 1024 * 1024
-NS_PER_SECOND: Final = 1_000_000_000
-NS_PER_US: Final = 1000
-
-_STAT_UTIME: Final = 11
-_STAT_STIME: Final = 12
-"""Places in /proc/PID/stat, counted behind the command's closing parenthesis."""
+NS_PER_US = 1000
 
 
 class Cost(NamedTuple):
@@ -33,20 +22,6 @@ class Cost(NamedTuple):
         return self.front + self.children
 
 
-def family(pid: int) -> list[int]:
-    """The process and all that it started, itself first."""
-    try:
-        children = psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess as error:
-        raise ServerError(f"process {pid} has ended") from error
-    return [pid, *(child.pid for child in children)]
-
-
-def cpu_ns(pids: Iterable[int], proc: Path = PROC) -> dict[int, int]:
-    """CPU time of each process so far, in ns."""
-    return {pid: _cpu_ns(proc / str(pid)) for pid in pids}
-
-
 def cpu_per_request(before: dict[int, int], after: dict[int, int], requests: int) -> Cost:
     """CPU microseconds per request between two readings of the same family; its first process is the front."""
     used = [after[pid] - before[pid] for pid in before]
@@ -59,14 +34,6 @@ def memory(pids: list[int], proc: Path = PROC) -> Cost:
     return Cost(used[0], sum(used[1:]))
 
 
-def pss_bytes(pid: int, proc: Path = PROC) -> int:
-    """PSS of a process in bytes."""
-    for line in _read(proc / str(pid) / "smaps_rollup").splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise ServerError(f"no PSS in /proc/{pid}/smaps_rollup")
-
-
 def bare_interpreter_mib() -> float:
     """PSS of this Python with nothing imported, while everything else runs."""
     command = [sys.executable, "-c", "print(flush=True); input()"]
@@ -76,22 +43,3 @@ def bare_interpreter_mib() -> float:
         mib = pss_bytes(bare.pid) / MIB
         bare.communicate(b"\n")
     return mib
-
-
-def _cpu_ns(folder: Path) -> int:
-    # schedstat counts in ns but only living threads; stat counts in ticks of 10 ms.
-    stats = [_read(thread / "schedstat") for thread in (folder / "task").iterdir()]
-    if all(stats):
-        return sum(int(text.split()[0]) for text in stats)
-    fields = _read(folder / "stat").rpartition(")")[2].split()
-    ticks = int(fields[_STAT_UTIME]) + int(fields[_STAT_STIME])
-    return ticks * NS_PER_SECOND // os.sysconf("SC_CLK_TCK")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        if path.name == "schedstat":
-            return ""  # the kernel does not keep it, or the thread has just ended
-        raise ServerError(f"{path} is gone: the process has ended") from None

@@ -11,8 +11,8 @@ import grpc
 import psutil
 
 from benchmarks.errors import ServerError
-from benchmarks.measure import family
 from benchmarks.objects import DISPATCH_PATH, expected_answer, typical_post
+from commands.bench.measure import family
 from tyk.proto.coprocess_object_pb2 import Object
 
 START_SECONDS: Final = 60.0
