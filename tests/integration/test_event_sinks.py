@@ -1,0 +1,177 @@
+"""The webhook and the Redis Stream against real servers that are slow, closed, full, wrong, or want TLS."""
+
+import datetime
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from broker.event_delivery import DeliveryError, Verdict
+from broker.event_stream import RedisStream
+from broker.event_webhook import MAX_ANSWER, Webhook
+from broker.events import TriggeredEvent
+from tests.support.redis_server import RedisServer, running_redis
+from tests.support.webhook import Receiver, running_receiver
+
+
+def event(name: str) -> TriggeredEvent:
+    return TriggeredEvent(name, f"id-{name}", 0, f'{{"message": {{"Type": "{name}"}}}}')
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with running_receiver() as one:
+        yield one
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with running_redis(tmp_path) as one:
+        yield one
+
+
+def verdict(webhook: Webhook | RedisStream) -> DeliveryError:
+    with pytest.raises(DeliveryError) as caught:
+        webhook.deliver([event("a")])
+    return caught.value
+
+
+def test_posts_share_a_connection_while_the_receiver_keeps_it(receiver: Receiver) -> None:
+    webhook = Webhook(receiver.url)
+    for name in "abc":
+        webhook.deliver([event(name)])
+    webhook.close()
+    assert receiver.names == ["a", "b", "c"]
+    assert len({post.connection for post in receiver.posts}) == 1
+
+
+def test_a_connection_that_the_receiver_closed_meanwhile_costs_no_event(receiver: Receiver) -> None:
+    receiver.hang_up = True
+    webhook = Webhook(receiver.url)
+    for name in "abc":
+        webhook.deliver([event(name)])
+    webhook.close()
+    assert receiver.names == ["a", "b", "c"]
+
+
+def test_an_answer_is_not_read_without_end(receiver: Receiver) -> None:
+    receiver.answer_size = 2 * MAX_ANSWER
+    webhook = Webhook(receiver.url)
+    for name in "ab":
+        webhook.deliver([event(name)])
+    webhook.close()
+    assert len({post.connection for post in receiver.posts}) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(500, Verdict.FAILED), (503, Verdict.FAILED), (429, Verdict.FAILED), (408, Verdict.FAILED),
+     (400, Verdict.REFUSED), (404, Verdict.REFUSED), (301, Verdict.REFUSED)],
+)  # fmt: skip
+def test_the_status_decides_whether_it_is_tried_again(receiver: Receiver, status: int, expected: Verdict) -> None:
+    receiver.answer = lambda number: status
+    webhook = Webhook(receiver.url)
+    error = verdict(webhook)
+    webhook.close()
+    assert (error.verdict, str(error)) == (expected, f"answered {status}")
+
+
+def test_a_receiver_that_is_away_is_a_failure() -> None:
+    webhook = Webhook("http://127.0.0.1:1/")
+    assert verdict(webhook).verdict is Verdict.FAILED
+    webhook.close()
+
+
+def test_user_and_password_become_a_header_and_no_secret_is_displayed(receiver: Receiver) -> None:
+    url = receiver.url.replace("http://", "http://me:p%40ss@")
+    webhook = Webhook(url)
+    webhook.deliver([event("a")])
+    webhook.close()
+    assert receiver.posts[0].headers["Authorization"] == "Basic bWU6cEBzcw=="
+    assert receiver.posts[0].path == "/events?token=secret"
+    assert not [secret for secret in ("me", "p%40ss", "secret") if secret in webhook.display.partition("://")[2]]
+
+
+def test_https_is_checked_against_the_machines_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = self_signed(tmp_path)
+    with running_receiver(certificate, key) as receiver:
+        untrusting = Webhook(receiver.url)
+        assert "CERTIFICATE_VERIFY_FAILED" in str(verdict(untrusting))
+        untrusting.close()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        webhook = Webhook(receiver.url)
+        webhook.deliver([event("a")])
+        webhook.close()
+        assert receiver.names == ["a"]
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key, as PEM files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "receiver")])
+    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=2))
+        .add_extension(alternative, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    encoding = serialization.Encoding.PEM
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(encoding))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder / "certificate.pem", folder / "key.pem"
+
+
+def test_a_stream_is_kept_at_about_its_length(server: RedisServer) -> None:
+    stream = RedisStream(server.url, "events", 100)
+    for _ in range(20):
+        stream.deliver([event("a")] * 50)
+    stream.close()
+    with server.client() as client:
+        length = client.xlen("events")
+    assert isinstance(length, int)
+    assert 100 <= length < 400
+
+
+def test_redis_that_is_away_is_waited_for_and_what_it_refuses_is_not(server: RedisServer) -> None:
+    with server.client() as client:
+        client.set("events", "no stream")
+    stream = RedisStream(server.url, "events", 100)
+    error = verdict(stream)
+    assert error.verdict is Verdict.FAILED
+    assert "WRONGTYPE" in str(error)
+    server.stop()
+    assert verdict(stream).verdict is Verdict.AWAY
+    stream.close()
+
+
+def test_redis_that_does_not_answer_is_away_too(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.event_stream.SOCKET_SECONDS", 0.05)
+    stream = RedisStream(server.url, "events", 100)
+    stream.deliver([event("a")])
+    server.pause()
+    assert verdict(stream).verdict is Verdict.AWAY
+    server.resume()
+    stream.close()
+
+
+def test_a_password_is_not_told(server: RedisServer) -> None:
+    with server.client() as client:
+        client.config_set("requirepass", "geheim")
+    stream = RedisStream(server.url.replace("unix://", "unix://:wrong-geheim@"), "events", 100)
+    error = verdict(stream)
+    stream.close()
+    assert error.verdict is Verdict.AWAY
+    assert "wrong-geheim" not in f"{error} {stream.display}"
+    right = RedisStream(server.url.replace("unix://", "unix://:geheim@"), "events", 100)
+    right.deliver([event("a")])
+    right.close()

@@ -1,0 +1,88 @@
+"""Which bundle's handler an event goes to: that of its API, also where the bundle came after the worker had started."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ipc.frame import Kind, pack_frame
+from tests.support.bundles import md5, subject, write_bundle
+from tests.unit.workers.conftest import Serve
+from tyk.proto.coprocess_object_pb2 import Event
+from workers.apis import HEARSAY_S, ApiBundles
+
+SOURCE = """
+from pathlib import Path
+
+@Event
+def handle(event, spec):
+    Path({seen!r}).write_text({name!r})
+
+@Hook
+def H(request, session, spec):
+    return request, session
+"""
+
+
+def write(folder: Path, name: str, seen: Path) -> None:
+    write_bundle(folder / name, {"middleware.py": SOURCE.format(seen=str(seen), name=name)})
+
+
+def event(api: str = "api") -> bytes:
+    payload = {"message": {}, "handler_name": "handle", "spec": {"APIID": api}}
+    return pack_frame(Kind.EVENT, None, Event(payload=json.dumps(payload)).SerializeToString())
+
+
+def test_the_first_dispatch_of_a_bundle_is_enough(folder: Path, serve: Serve, tmp_path: Path) -> None:
+    served = serve()
+    for name in ("foo", "bar"):
+        write(folder, name, tmp_path / "seen")
+        served.run(subject("H", name, spec={"APIID": name}))
+    for name in ("foo", "bar"):
+        served.frame(event(name))
+        assert (tmp_path / "seen").read_text() == name
+
+
+def test_what_another_worker_saw_is_enough(folder: Path, serve: Serve, tmp_path: Path) -> None:
+    write(folder, "foo", tmp_path / "seen")
+    served = serve()
+    write(folder, "bar", tmp_path / "seen")
+    served.dispatcher.learn({"api": md5("bar")})
+    served.frame(event())
+    assert (tmp_path / "seen").read_text() == "bar"
+
+
+def test_what_another_worker_sees_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.apis.HEARSAY_S", 30.0)
+    apis = ApiBundles(lambda api, bundle_hash: None)
+    heard = threading.Thread(target=apis.learn, args=({"api": md5("bar")},))
+    wait_for = apis._change.wait_for
+
+    def wait(condition: Callable[[], bool], seconds: float) -> bool:
+        heard.start()
+        return wait_for(condition, seconds)
+
+    monkeypatch.setattr(apis._change, "wait_for", wait)
+    assert apis.find("api") == md5("bar")
+    heard.join()
+
+
+def test_an_api_that_nobody_saw_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    apis = ApiBundles(lambda api, bundle_hash: None)
+    waited: list[float] = []
+    monkeypatch.setattr(apis._change, "wait_for", lambda condition, seconds: waited.append(seconds))
+    assert [apis.find("api"), apis.find("api")] == [None, None]
+    assert waited == [HEARSAY_S]
+
+
+def test_a_bundle_without_the_handler_leaves_it_to_the_others(folder: Path, serve: Serve, tmp_path: Path) -> None:
+    write(folder, "foo", tmp_path / "seen")
+    write_bundle(
+        folder / "bar", {"middleware.py": "@Hook\ndef H(request, session, spec):\n    return request, session\n"}
+    )
+    served = serve()
+    served.run(subject("H", "bar"))
+    served.frame(event())
+    assert (tmp_path / "seen").read_text() == "foo"

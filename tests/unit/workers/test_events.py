@@ -1,0 +1,156 @@
+"""Events on their way out of a worker: what they carry, and that a hook never waits for them."""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ipc.control import ControlSocket
+from tests.support.broker import wait_until
+from tyk.event import TykEvent
+from tyk.proto.coprocess_object_pb2 import Object
+from workers.events import MAX_EVENT_CHARACTERS, MAX_WAITING, MAX_WAITING_CHARACTERS, SentEvents
+from workers.running import RUNNING
+from workers.triggered import DEEPEST, MAX_SPEC_CHARACTERS, TriggeredEvent, go_time
+
+Read = Callable[[], list[tuple[str, Any]]]
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[SentEvents, Read]]:
+    """A worker's events, and what the broker has of them so far."""
+    ours, theirs = socket.socketpair()
+    control, broker = ControlSocket(ours, blocking=True), ControlSocket(theirs, blocking=False)
+    events = SentEvents(control)
+    yield events, lambda: [(message.name, message.body) for message in broker.receive()]
+    broker.close()
+    events.finish()
+    control.close()
+
+
+def read_until(read: Read, count: int) -> list[tuple[str, Any]]:
+    """Read until there are so many messages."""
+    found: list[tuple[str, Any]] = []
+
+    def enough() -> bool:
+        found.extend(read())
+        return len(found) >= count
+
+    wait_until(enough, lambda: f"{count} messages; there are {found}")
+    return found
+
+
+def document(payload: str) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(TriggeredEvent.here("name", payload).message()["document"])
+    return decoded
+
+
+@pytest.mark.parametrize(
+    ("payload", "meta"),
+    [
+        ('{"a": [1, 2.5, null]}', {"a": [1, 2.5, None]}),
+        ('[{"a": 1}]', [{"a": 1}]),
+        ("just text", "just text"),
+        ("5", "5"),
+        ("", ""),
+        ('{"not": json', '{"not": json'),
+        ('{"a": NaN}', '{"a": NaN}'),
+        ("[" * 100_000, "[" * 100_000),
+        ("half \ud800 a pair", "half \ud800 a pair"),
+    ],
+    ids=range(9),
+)
+def test_meta_is_the_payload_or_the_object_that_it_says(payload: str, meta: Any) -> None:
+    assert document(payload)["message"]["Meta"] == meta
+
+
+def test_an_event_of_a_hook_says_where_it_comes_from() -> None:
+    spec = {"APIID": "a" * 5_000, "OrgID": "o", "bundle_hash": "h", "config_data": "{}"}
+    RUNNING.set((SimpleNamespace(bundle="mine"), Object(spec=spec)))  # type: ignore[arg-type]
+    try:
+        event = TriggeredEvent.here("name", "")
+    finally:
+        RUNNING.set(None)
+    assert event.bundle == "mine"
+    assert event.spec == {"APIID": "a" * MAX_SPEC_CHARACTERS, "OrgID": "o", "bundle_hash": "h"}
+    assert event.depth == 0
+
+
+@pytest.mark.parametrize(
+    ("triggered", "depth"),
+    [({"depth": 2}, 3), ({"depth": 10**30}, DEEPEST + 1), ({"depth": "2"}, 0), ({"depth": -1}, 0), ("x", 0), (None, 0)],
+)
+def test_an_event_of_a_handler_is_one_deeper(triggered: Any, depth: int) -> None:
+    payload = json.dumps({"handler_name": "h", "triggered": triggered})
+    RUNNING.set((SimpleNamespace(bundle="mine"), TykEvent.from_json(payload)))  # type: ignore[arg-type]
+    try:
+        assert TriggeredEvent.here("name", "").depth == depth
+    finally:
+        RUNNING.set(None)
+
+
+def test_outside_of_hooks_an_event_comes_from_nowhere() -> None:
+    assert document("")["spec"] == {}
+    assert document("")["triggered"]["bundle"] == ""
+
+
+def test_times_are_written_as_go_does() -> None:
+    assert go_time(1_700_000_000_000_000_042) == "2023-11-14 22:13:20.000000042 +0000 UTC"
+
+
+def test_events_arrive_in_their_order(ends: tuple[SentEvents, Read]) -> None:
+    events, read = ends
+    for number in range(100):
+        events.trigger(f"event-{number}", "{}")
+    messages = read_until(read, 100)
+    assert [body["name"] for _, body in messages] == [f"event-{number}" for number in range(100)]
+    assert len({body["id"] for _, body in messages}) == 100
+
+
+def test_a_broker_that_does_not_read_never_stops_a_hook(ends: tuple[SentEvents, Read]) -> None:
+    events, read = ends
+    payload = "x" * 50_000
+    for _ in range(200):
+        events.trigger("large", payload)
+    events.trigger("too large", "x" * MAX_EVENT_CHARACTERS)
+    got, lost = 0, 0
+    while got + lost < 201:
+        for name, body in read_until(read, 1):
+            got += name == "event"
+            lost += body["count"] if name == "events_lost" else 0
+    assert lost >= 201 - MAX_WAITING_CHARACTERS // len(payload) * 2
+    assert got >= MAX_WAITING_CHARACTERS // (len(payload) + 5)
+
+
+def test_many_small_events_are_bounded_by_their_number(
+    ends: tuple[SentEvents, Read], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, read = ends
+    monkeypatch.setattr(SentEvents, "_start", lambda self: None)
+    for _ in range(MAX_WAITING + 3):
+        events.trigger("small", "")
+    monkeypatch.undo()
+    events.trigger("one more", "")
+    *messages, (name, body) = read_until(read, MAX_WAITING + 1)
+    assert len(messages) == MAX_WAITING
+    assert (name, body) == ("events_lost", {"count": 4})
+
+
+def test_what_waits_at_the_end_is_sent_and_nothing_after_it(ends: tuple[SentEvents, Read]) -> None:
+    events, read = ends
+    events.trigger("last", "")
+    events.finish()
+    events.trigger("too late", "")
+    assert [body["name"] for _, body in read()] == ["last"]
+
+
+def test_a_name_is_a_string(ends: tuple[SentEvents, Read]) -> None:
+    events, read = ends
+    with pytest.raises(TypeError, match="an event's name is a str, not int"):
+        events.trigger(5, "")  # type: ignore[arg-type]
+    events.trigger("half \ud800", "")
+    ((_, body),) = read_until(read, 1)
+    assert body["name"] == "half ?"
