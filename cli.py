@@ -16,6 +16,8 @@ import click
 
 from broker.config import BrokerConfig, default_runtime_dir, flag_of, options
 from broker.errors import BrokerError, ConfigError
+from commands.bench.command import bench
+from commands.bundle.cli import COMMANDS
 
 EXIT_ERROR = 1
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,6 +41,8 @@ def _click_option(option: Field[Any]) -> Callable[[F], F]:
     settings: dict[str, Any] = {"help": meta["help"], "envvar": f"TYKPY_{option.name.upper()}", "default": default}
     if isinstance(default, tuple):
         settings["multiple"] = True
+    if isinstance(default, bool):
+        settings["is_flag"] = True
     settings["show_default"] = meta.get("shown_default", default is not None and default != ())
     if meta.get("octal"):
         settings |= {"type": _Octal(), "show_default": f"{default:04o}"}
@@ -99,7 +103,8 @@ def main() -> None:
 def broker(**values: Any) -> None:
     """Serve a gateway's dispatches with a pool of Python workers.
 
-    Point the gateway's coprocess_grpc_server at the socket. SIGTERM and SIGINT finish what runs, then stop.
+    Point the gateway's coprocess_grpc_server at the socket. SIGTERM and SIGINT finish what runs, then stop; SIGHUP
+    loads the bundles anew; SIGTTIN and SIGTTOU add and remove a worker; SIGUSR2 hands over to a new program.
     Exit codes: 0 stopped, 2 wrong options, 3 no worker can start, 4 an address cannot be listened on.
     """
     from broker.app import run
@@ -219,7 +224,7 @@ def hooks(runtime_dir: Path, bundles: Path | None, whole: bool) -> None:
         click.echo(json.dumps(description, indent=2))
         return
     _table(("BUNDLE", "HOOK", "TYPE", "SHAPE", "PLACE"), list(found.rows_of(description)))
-    problems = list(found.problems_of(description))
+    problems = [*found.problems_of(description), *found.refusals_of(description)]
     for problem in problems:
         click.echo(f"problem: {problem}", err=True)
     if problems:
@@ -234,6 +239,43 @@ def status(runtime_dir: Path) -> None:
 
     with _no_traceback():
         click.echo(json.dumps(ask_broker(runtime_dir, "status"), indent=2))
+
+
+_patience = click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait for the answer.")
+
+
+@main.command("reload")
+@_runtime_dir
+@_patience
+def reload_bundles(runtime_dir: Path, timeout: float) -> None:
+    """Serve what is in the bundles now: new workers load it and take over, and no call fails meanwhile.
+
+    Ends with 1, and the old version goes on, where something that works now would not any more.
+    """
+    from commands import pool
+
+    with _no_traceback():
+        answer = pool.reload(runtime_dir, timeout)
+    _table(("BUNDLE", "NOW", "HOOKS"), list(pool.rows_of(answer)))
+    for problem in pool.problems_of(answer):
+        click.echo(f"problem: {problem}", err=True)
+    click.echo(f"reloaded by {answer['workers']} workers in {answer['seconds']:.2f} s")
+
+
+@main.command()
+@click.argument("workers", type=int)
+@_runtime_dir
+@_patience
+def scale(workers: int, runtime_dir: Path, timeout: float) -> None:
+    """Run so many WORKERS from now on, until the broker ends; those that are too many finish what they run."""
+    from commands import pool
+
+    with _no_traceback():
+        click.echo(f"{pool.scale(runtime_dir, workers, timeout)} workers from now on")
+
+
+for _command in (*COMMANDS, bench):
+    main.add_command(_command)
 
 
 def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

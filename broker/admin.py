@@ -1,37 +1,96 @@
-"""The methods of the admin socket, which `tykpy status`, `tykpy hooks` and monitoring call (MessagePack-RPC)."""
+"""The methods of the admin socket, which `tykpy status`, `tykpy reload` and monitoring call (MessagePack-RPC)."""
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
+from broker.errors import ConfigError, DispatchError, ReloadError
+from broker.events import Events
 from broker.msgpackrpc import Handler, Reply
+from broker.poison import Poison
+from broker.recycling import Recycler
+from broker.reload import Outcome, Reloader
 from broker.router import Router
 from broker.supervisor import Supervisor
+from broker.upgrade import Upgrade
+from ipc.frame import Status
 
 
-def admin_methods(router: Router, supervisor: Supervisor) -> dict[str, Handler]:
-    """The table of methods: `ping`, `hooks`, `status`."""
+class Parts(NamedTuple):
+    """What the methods speak for."""
+
+    router: Router
+    supervisor: Supervisor
+    events: Events
+    reloader: Reloader
+    recycler: Recycler
+    upgrade: Upgrade
+
+
+def admin_methods(parts: Parts) -> dict[str, Handler]:
+    """The table of methods: `ping`, `hooks`, `status`, `reload`, `scale`."""
+    supervisor = parts.supervisor
 
     def ping(_params: list[Any], reply: Reply) -> None:
         reply.answer("pong")
 
     def hooks(_params: list[Any], reply: Reply) -> None:
-        reply.answer(router.hooks.description)
+        reply.answer(describe_hooks(parts.router))
 
     def status(_params: list[Any], reply: Reply) -> None:
-        reply.answer(describe(router, supervisor))
+        reply.answer(describe(parts))
 
-    return {"ping": ping, "hooks": hooks, "status": status}
+    def reload(_params: list[Any], reply: Reply) -> None:
+        def done(outcome: Outcome) -> None:
+            if isinstance(outcome, ReloadError):
+                reply.fail(Status.HOOK_FAILED, str(outcome))
+            else:
+                reply.answer(outcome)
+
+        parts.reloader.request(done)
+
+    def scale(params: list[Any], reply: Reply) -> None:
+        if len(params) != 1 or type(params[0]) is not int:
+            raise DispatchError(Status.INVALID, "takes one number, of workers")
+        try:
+            supervisor.scale(params[0])
+        except ConfigError as error:
+            raise DispatchError(Status.INVALID, str(error)) from error
+        reply.answer({"workers": supervisor.wanted})
+
+    return {"ping": ping, "hooks": hooks, "status": status, "reload": reload, "scale": scale}
 
 
-def describe(router: Router, supervisor: Supervisor) -> dict[str, Any]:
-    """The broker's state: process, workers, dispatches by outcome, and what waits."""
+def describe(parts: Parts) -> dict[str, Any]:
+    """The broker's state: process, workers, dispatches and events by outcome, what waits, and what is not run."""
+    router, supervisor = parts.router, parts.supervisor
     return {
         "pid": os.getpid(),
+        "wanted": supervisor.wanted,
         "workers": supervisor.describe(),
         "restarts": supervisor.restarts,
+        "recycled": parts.recycler.recycled,
+        "reload": parts.reloader.last,
+        "upgrade": parts.upgrade.last,
         "waiting": router.waiting,
         "under_way": router.under_way,
         "draining": router.draining,
         "dispatches": dataclasses.asdict(router.counters),
+        "events": parts.events.describe(),
+        "poison": router.poison.describe(),
     }
+
+
+def describe_hooks(router: Router) -> list[dict[str, Any]]:
+    """The bundles with their hooks; one that is not run says why, as `refused`."""
+    if not router.poison.active:
+        return router.hooks.description
+    return [_with_refusals(bundle, router.poison) for bundle in router.hooks.description]
+
+
+def _with_refusals(bundle: dict[str, Any], poison: Poison) -> dict[str, Any]:
+    hooks = []
+    for hook in bundle["hooks"]:
+        why = poison.open_hook(bundle["hashes"], hook["name"])
+        hooks.append({**hook, "refused": why} if why else hook)
+    return {**bundle, "hooks": hooks}

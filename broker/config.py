@@ -8,6 +8,7 @@ import os
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from broker.errors import ConfigError
 
@@ -15,6 +16,8 @@ MIB: Final = 1024 * 1024
 MAX_WORKERS: Final = 512
 MAX_THREADS: Final = 48
 """Execution slots of a worker are 64 (ipc/layout.py); what threads leave is for `async def` hooks."""
+STREAM_SCHEMES: Final = ("redis://", "rediss://", "unix://")
+"""The Redis URLs that a stream can be at."""
 
 
 def default_runtime_dir() -> Path:
@@ -38,6 +41,10 @@ class BrokerConfig:
     """
 
     bundles: Path | None = option(None, "Folder of bundles: folders with a manifest.json, ZIPs, .py files.")
+    public_key: Path | None = option(
+        None,
+        "PEM file with an RSA public key: bundles that its owner has not signed, or that were altered, are refused.",
+    )
     workers: int = option(os.cpu_count() or 1, "Worker processes.", shown_default="one per CPU")
     threads: int = option(1, "Threads per worker, for hooks that wait for I/O.")
     listen: tuple[str, ...] = option(
@@ -54,6 +61,14 @@ class BrokerConfig:
     max_message: int = option(16 * MIB, "Largest message in either direction, in bytes.")
     max_streams: int = option(1000, "Most concurrent calls on one connection; a gateway queues what is above.")
     ready_timeout: float = option(30.0, "Longest a worker may take to load its bundles, in seconds.")
+    reload: bool = option(False, "Load bundles anew when their files change; for development.")
+    max_requests: int = option(0, "Replace a worker after so many dispatches; 0: never.")
+    max_requests_jitter: int = option(0, "Up to so many dispatches more, at random, so that not all are due at once.")
+    max_age: float = option(0.0, "Replace a worker after so many seconds; 0: never.")
+    max_memory: int = option(0, "Replace a worker that has more memory than this, in bytes; 0: never.")
+    breaker_cooldown: float = option(
+        10.0, "How long a hook that killed three workers is left alone before it is tried again, in seconds."
+    )
     redis: str | None = option(
         None,
         "Redis URL for store_data/get_data (redis, rediss, unix).",
@@ -64,8 +79,18 @@ class BrokerConfig:
         default_runtime_dir(), "Folder for sockets, the embedded store and unpacked bundles.",
         shown_default="/run/tykpy, or the user's own",
     )  # fmt: skip
+    event_log: bool = option(False, "Write every event that a plugin triggers to the log, at level info.")
+    event_stream: str | None = option(None, "Redis Stream, at --redis, that gets every event that a plugin triggers.")
+    event_stream_length: int = option(100_000, "About how many events the Redis Stream keeps.")
+    event_webhook: str | None = option(
+        None, "URL (http or https) that gets every event that a plugin triggers, as a POST of JSON.", secret=True
+    )
+    event_queue: int = option(
+        10_000, "Most events that may wait for each of stream and webhook; those above are dropped and counted."
+    )
+    event_grace: float = option(3.0, "Longest to deliver waiting events at the end, in seconds.")
     log_level: str = option("info", "What to log.", choices=("debug", "info", "warning", "error"))
-    event_loop: str = option("auto", "Event loop of the broker.", choices=("auto", "uvloop", "asyncio"))
+    event_loop: str = option("uvloop", "Event loop of the broker.", choices=("uvloop", "asyncio"))
 
     def __post_init__(self) -> None:
         _between("workers", self.workers, 1, MAX_WORKERS)
@@ -77,9 +102,23 @@ class BrokerConfig:
         _between("max_message", self.max_message, 1024, 1024 * MIB)
         _between("max_streams", self.max_streams, 1, 1_000_000)
         _between("ready_timeout", self.ready_timeout, 0.1, 3_600)
+        _between("event_stream_length", self.event_stream_length, 1, 1_000_000_000)
+        _between("event_queue", self.event_queue, 1, 10_000_000)
+        _between("event_grace", self.event_grace, 0, 3_600)
         _between("socket_mode", self.socket_mode, 0, 0o777)
+        _between("max_requests", self.max_requests, 0, 2**53)
+        _between("max_requests_jitter", self.max_requests_jitter, 0, 2**53)
+        _between("max_age", self.max_age, 0, 10 * 365 * 86_400)
+        _between("max_memory", self.max_memory, 0, 2**53)
+        _between("breaker_cooldown", self.breaker_cooldown, 0.001, 3_600)
         if self.bundles is not None and not self.bundles.is_dir():
             raise ConfigError(f"--bundles {self.bundles}: no such folder")
+        if self.public_key is not None and not self.public_key.is_file():
+            raise ConfigError(f"--public-key {self.public_key}: no such file")
+        if self.event_stream is not None:
+            _check_stream(self.event_stream, self.redis)
+        if self.event_webhook is not None:
+            _check_webhook(self.event_webhook)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -100,6 +139,26 @@ def flag_of(name: str) -> str:
 def options() -> tuple[Field[Any], ...]:
     """The fields of `BrokerConfig`, in the order in which help texts and docs show them."""
     return fields(BrokerConfig)
+
+
+def _check_stream(name: str, redis: str | None) -> None:
+    if not name:
+        raise ConfigError("--event-stream: a stream needs a name")
+    if redis is None:
+        raise ConfigError("--event-stream needs --redis, which says where the stream is")
+    if not redis.startswith(STREAM_SCHEMES):
+        raise ConfigError(f"--event-stream: --redis must begin with one of {', '.join(STREAM_SCHEMES)}")
+
+
+def _check_webhook(url: str) -> None:
+    # The URL is not in the message: receivers put their secrets into it.
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or not url.isascii() or not url.isprintable() or " " in url:
+        raise ConfigError("--event-webhook: not a URL like https://host[:port]/path, percent-encoded where needed")
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:

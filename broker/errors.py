@@ -1,5 +1,7 @@
 """The broker's errors: each dispatch error knows why, and every front end translates that to its own code."""
 
+from collections.abc import Sequence
+
 from ipc.frame import Status
 
 
@@ -17,6 +19,28 @@ class ListenError(BrokerError):
 
 class NoWorkerError(BrokerError):
     """No worker of the pool can start."""
+
+
+class WorkerStartError(BrokerError):
+    """One worker cannot be started: the machine has nothing left to start it with."""
+
+
+class ReloadError(BrokerError):
+    """The new content is not served, and why; what was served before still is."""
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__("\n".join((message, *problems)))
+        self.message = message
+        self.problems = tuple(problems)
+
+    def brief(self, most: int) -> str:
+        """The message with so many of the problems, in one line."""
+        named = "; ".join(self.problems[:most]) + ("; and others" if len(self.problems) > most else "")
+        return f"{self.message}: {named}" if named else self.message
+
+
+class UpgradeError(BrokerError):
+    """The new program does not take over, and why; this one goes on."""
 
 
 class DispatchError(BrokerError):

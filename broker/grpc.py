@@ -47,6 +47,8 @@ class GrpcServer:
         }
         self.cache = HeadCache(GrpcHeadReader(self.methods, self.limits), self.limits)
         self._protocols: set[GrpcProtocol] = set()
+        self._late: set[GrpcProtocol] = set()
+        """Connections that came after `drain`."""
         self._all_closed = asyncio.Event()
         self._all_closed.set()
         self._draining = False
@@ -55,31 +57,38 @@ class GrpcServer:
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return len(self._protocols)
+        return len(self._protocols) + len(self._late)
 
     def protocol_factory(self) -> asyncio.Protocol:
         """For `loop.create_server`."""
         return GrpcProtocol(self)
 
     def drain(self) -> None:
-        """Ask all peers to go: what they have sent is answered, what comes later is refused; never waits."""
+        """Ask all peers to go: what they have sent is answered, what comes later is refused; never waits.
+
+        A peer that connects after that is not sent away, since it would come back at once, for ever: the dispatcher says
+        to each of its calls that nothing more is taken.
+        """
         self._draining = True
         for protocol in list(self._protocols):
             protocol.drain()
 
     def abort(self) -> None:
         """Close all connections now; their calls are cancelled."""
-        for protocol in list(self._protocols):
+        for protocol in [*self._protocols, *self._late]:
             protocol.abort()
 
     async def closed(self) -> None:
-        """Wait until there are no connections."""
+        """Wait until there are no connections, but for those that came after `drain`."""
         await self._all_closed.wait()
 
     def add(self, protocol: "GrpcProtocol") -> bool:
         """A new connection; False: it is one too many."""
-        if len(self._protocols) >= self.limits.max_connections:
+        if self.connections >= self.limits.max_connections:
             return False
+        if self._draining:
+            self._late.add(protocol)
+            return True
         self._protocols.add(protocol)
         self._all_closed.clear()
         if self._sweeper is None:
@@ -88,17 +97,13 @@ class GrpcServer:
 
     def remove(self, protocol: "GrpcProtocol") -> None:
         """A connection is gone."""
+        self._late.discard(protocol)
         self._protocols.discard(protocol)
         if not self._protocols:
             self._all_closed.set()
             if self._sweeper is not None:
                 self._sweeper.cancel()
                 self._sweeper = None
-
-    @property
-    def draining(self) -> bool:
-        """Whether new connections are told to go at once."""
-        return self._draining
 
     def sweep(self, now: float) -> None:
         """Look for what took too long; `now` is the loop's time."""
@@ -133,8 +138,6 @@ class GrpcProtocol(asyncio.Protocol):
         transport.set_write_buffer_limits(high=HIGH_WATER)
         if not self._server.add(self):
             self._connection.fail(PeerError(ErrorCode.ENHANCE_YOUR_CALM, "too many connections"))
-        elif self._server.draining:
-            self._connection.drain()
         self._flush()
 
     def data_received(self, data: bytes) -> None:

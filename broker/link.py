@@ -27,6 +27,7 @@ class Link:
         "_limits",
         "channel",
         "generation",
+        "handled",
         "in_flight",
         "loads",
         "open",
@@ -47,6 +48,8 @@ class Link:
         self.pid = pid
         self.in_flight: dict[int, Dispatch] = {}
         """By sequence number; a settled dispatch stays until the worker is done with it."""
+        self.handled = 0
+        """Answers received."""
         self.loads = [0, 0]
         """Dispatches in flight per lane."""
         self.open = False
@@ -108,7 +111,9 @@ class Link:
     def receive(self) -> list[Answer]:
         """The answers the worker has rung for."""
         self.wake()
-        return self.channel.receive()
+        answers = self.channel.receive()
+        self.handled += len(answers)
+        return answers
 
     def wake(self) -> None:
         """The worker has shown that it lives."""

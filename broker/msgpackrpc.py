@@ -247,25 +247,25 @@ class _Connection(asyncio.Protocol):
             self.end_if_idle()
 
     def _read_calls(self) -> None:
-        limits = self._limits
+        limits, next_message, in_flight = self._limits, self._reader.next, self._in_flight
         while not (self._held or self._refused or self._transport.is_closing()):
             if (
                 self._choked
-                or len(self._in_flight) >= limits.max_in_flight
+                or len(in_flight) >= limits.max_in_flight
                 or self._in_flight_bytes >= limits.max_in_flight_bytes
             ):
                 self._held = True
                 self._transport.pause_reading()
                 return
             try:
-                message = self._reader.next()
+                message = next_message()
             except WireError as error:
                 self._refuse(error)
                 return
             if message is None:
                 return
             reply = Reply(self, message.id, len(message.params))
-            self._in_flight.add(reply)
+            in_flight.add(reply)
             self._in_flight_bytes += reply.size
             self._server.call(message, reply)
 

@@ -1,17 +1,33 @@
 """What the router must know of an encoded `coprocess.Object` map, without decoding the rest: the mirror of `peek`."""
 
-from typing import Any, Final
+from typing import Final
 
-import msgpack
+import msgspec
 
 from broker.peek import Peek, PeekError
 
 HOOK_TYPES: Final = {"Unknown": 0, "Pre": 1, "Post": 2, "PostKeyAuth": 3, "CustomKeyCheck": 4, "Response": 5}
 """`coprocess.HookType`: an enum may be sent as its number or its name."""
 
-_FIRST_BUFFER: Final = 4096
-_UNLIMITED: Final = 0
-_NO_SPEC: Final[dict[str, Any]] = {}
+
+class _Spec(msgspec.Struct, gc=False):
+    """What is read of `spec`; msgspec steps over everything else, and of equal keys takes the last."""
+
+    api_id: str | None = msgspec.field(default=None, name="APIID")
+    org_id: str | None = msgspec.field(default=None, name="OrgID")
+    bundle_hash: str | None = None
+
+
+class _Object(msgspec.Struct, gc=False):
+    """What is read of an Object."""
+
+    hook_type: int | str | None = None
+    hook_name: str | None = None
+    spec: _Spec | None = None
+
+
+_decode: Final = msgspec.msgpack.Decoder(_Object).decode
+_NO_SPEC: Final = _Spec()
 
 
 def peek_map(body: bytes) -> Peek:
@@ -20,45 +36,19 @@ def peek_map(body: bytes) -> Peek:
     As in a decoded map, the last of several equal keys counts; absent and nil fields are 0 or "".
     Raises PeekError where the bytes are not such a map.
     """
-    hook_type, hook_name, spec = None, None, None
-    scanner = msgpack.Unpacker(read_size=_FIRST_BUFFER, max_buffer_size=_UNLIMITED, strict_map_key=False)
-    scanner.feed(body)
     try:
-        for _ in range(scanner.read_map_header()):
-            key = scanner.unpack()
-            if key == "hook_type":
-                hook_type = scanner.unpack()
-            elif key == "hook_name":
-                hook_name = scanner.unpack()
-            elif key == "spec":
-                spec = scanner.unpack()
-            else:
-                scanner.skip()
-    except (TypeError, ValueError, msgpack.UnpackException) as error:
+        seen = _decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise PeekError(str(error) or type(error).__name__) from error
-    return _peek_of(hook_type, hook_name, spec)
+    number = seen.hook_type or 0
+    if isinstance(number, str):
+        number = _number_of(number)
+    spec = seen.spec or _NO_SPEC
+    return Peek(number, seen.hook_name or "", spec.api_id or "", spec.org_id or "", spec.bundle_hash or "")
 
 
-def _peek_of(hook_type: Any, hook_name: Any, spec: Any) -> Peek:
-    number = HOOK_TYPES.get(hook_type) if isinstance(hook_type, str) else hook_type or 0
-    if not isinstance(number, int):
-        raise PeekError(f"hook_type {hook_type!r} is none of {', '.join(HOOK_TYPES)}")
-    if spec is None:
-        spec = _NO_SPEC
-    if not isinstance(spec, dict):
-        raise PeekError("spec is not a map")
-    return Peek(
-        number,
-        _text(hook_name, "hook_name"),
-        _text(spec.get("APIID"), "spec.APIID"),
-        _text(spec.get("OrgID"), "spec.OrgID"),
-        _text(spec.get("bundle_hash"), "spec.bundle_hash"),
-    )
-
-
-def _text(value: Any, field: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise PeekError(f"{field} is not a string")
-    return value
+def _number_of(name: str) -> int:
+    number = HOOK_TYPES.get(name)
+    if number is None:
+        raise PeekError(f"hook_type {name!r} is none of {', '.join(HOOK_TYPES)}")
+    return number

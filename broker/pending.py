@@ -5,6 +5,7 @@ hooks go before others when both wait, since a request that is not let in costs 
 """
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
 from broker.dispatch import Dispatch
@@ -53,6 +54,10 @@ class PendingQueue:
                     return dispatch
                 self._settled -= 1
         return None
+
+    def __iter__(self) -> Iterator[Dispatch]:
+        """All that wait now."""
+        return iter([one for lane in self._lanes for queue in lane for one in queue if not one.settled])
 
     def forget(self, dispatch: Dispatch, lane: int) -> None:
         """A waiting dispatch was settled where it stands."""

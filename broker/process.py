@@ -5,9 +5,26 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
 
-UNWANTED_ENVIRONMENT = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "TYKPY_REDIS")
+from ipc.exits import WorkerExit
+
+UNWANTED_ENVIRONMENT: Final = (
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+    "TYKPY_HANDOVER",
+    "TYKPY_REDIS",
+    "TYKPY_EVENT_WEBHOOK",
+)
 """What the broker was started with and a worker has no business with: sockets of its own, and secrets."""
+OWN_FAULTS: Final = frozenset(
+    {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGXCPU}
+)
+"""Signals that a process gets for what it did itself; the others were sent by somebody."""
+_VMSTAT: Final = Path("/proc/vmstat")
 
 
 class LifePipe:
@@ -25,6 +42,15 @@ class LifePipe:
         os.close(self._writer)
 
 
+class Ending(NamedTuple):
+    """How a process ended."""
+
+    words: str
+    """What follows `worker 1 (process 7)`."""
+    by_itself: bool
+    """By what it did, and not because somebody sent it a signal or asked it to leave."""
+
+
 class WorkerProcess:
     """A started worker. Close it after `reap`.
 
@@ -32,6 +58,7 @@ class WorkerProcess:
     """
 
     def __init__(self, arguments: Sequence[str], descriptors: Sequence[int], environment: Mapping[str, str]) -> None:
+        self._oom_kills = oom_kills()
         # -P keeps the working directory out of the import path: plugin code never shadows ours, nor ours a plugin's.
         self._popen = subprocess.Popen(
             [sys.executable, "-P", "-m", "workers", *arguments],
@@ -50,6 +77,8 @@ class WorkerProcess:
 
     def signal(self, number: int) -> None:
         """Send a signal; one that has ended already is left alone."""
+        if self.pidfd < 0:
+            return
         try:
             signal.pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:
@@ -63,19 +92,38 @@ class WorkerProcess:
         """Have the worker write the stacks of its threads to the log, even if it holds its interpreter's lock."""
         self.signal(signal.SIGUSR2)
 
-    def reap(self) -> str:
+    def reap(self) -> Ending:
         """Wait for the end, which the pidfd has announced, and say how it came."""
         code = self._popen.wait()
         os.close(self.pidfd)
-        return describe_exit(code)
+        self.pidfd = -1
+        return describe_end(code, out_of_memory=code == -signal.SIGKILL and oom_kills() > self._oom_kills)
 
 
-def describe_exit(code: int) -> str:
-    """Say a `Popen.returncode` in words: `ended by SIGKILL`, `exited with code 3`."""
+def describe_end(code: int, *, out_of_memory: bool = False) -> Ending:
+    """Say a `Popen.returncode` in words: `was ended by SIGKILL`, `exited with code 3 (cannot start)`."""
     if code >= 0:
-        return f"exited with code {code}"
+        return _describe_exit(code)
     try:
-        name = signal.Signals(-code).name
+        number = signal.Signals(-code)
     except ValueError:
-        name = f"signal {-code}"
-    return f"was ended by {name}"
+        return Ending(f"was ended by signal {-code}", by_itself=False)
+    words = f"was ended by {number.name}" + (" (the machine was out of memory)" if out_of_memory else "")
+    return Ending(words, by_itself=out_of_memory or number in OWN_FAULTS)
+
+
+def _describe_exit(code: int) -> Ending:
+    try:
+        reason = WorkerExit(code)
+    except ValueError:
+        return Ending(f"exited with code {code}", by_itself=True)
+    return Ending(f"exited with code {code} ({reason.words})", by_itself=True)
+
+
+def oom_kills() -> int:
+    """Processes that the kernel has ended so far for want of memory, on this machine; 0 where it does not say."""
+    try:
+        lines = _VMSTAT.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

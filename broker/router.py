@@ -8,8 +8,9 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
+from broker.answers import body_of
 from broker.deadlines import TICK_SECONDS, DeadlineWheel
 from broker.dispatch import Dispatch
 from broker.errors import DispatchError
@@ -18,10 +19,12 @@ from broker.link import Link
 from broker.peek import PeekError, peek
 from broker.peek_map import peek_map
 from broker.pending import ASYNC, BLOCKING, PendingQueue
+from broker.poison import Cause, Poison
 from broker.pool import LinkPool
+from broker.quiet_log import QuietLog
 from ipc.channel import Answer
 from ipc.errors import IpcError, MessageTooLargeError
-from ipc.frame import Kind, Status, unpack_frame
+from ipc.frame import Kind, Status
 
 log = logging.getLogger("tykpy.router")
 
@@ -33,6 +36,7 @@ SILENCE_NS: Final = 200_000_000
 """A worker that has started nothing of what it was given for so long is asked whether it lives."""
 LANES: Final = (BLOCKING, ASYNC)
 EVENT: Final = HookInfo("an event")
+EVENT_KINDS: Final = frozenset({Kind.EVENT, Kind.EVENT_MAP})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class RouterOptions:
 
     timeout_ns: int
     queue_size: int
+    breaker_cooldown: float = 10.0
+    """Seconds for which a hook that kills workers is left alone."""
 
 
 @dataclass(slots=True)
@@ -74,6 +80,7 @@ class Router:
         self.hooks = HookTable()
         self.counters = Counters()
         self.pool = LinkPool()
+        self.poison = Poison(options.breaker_cooldown)
         self.draining = False
         self.hopeless: str | None = None
         """Why no worker will ever take a dispatch, once that is known."""
@@ -88,6 +95,7 @@ class Router:
         self._ticking = False
         self._under_way = 0
         self._idle: asyncio.Future[None] | None = None
+        self._unknown_handlers = QuietLog(log)
 
     # -- from the front ends ---
 
@@ -97,6 +105,8 @@ class Router:
         try:
             hook = self._identify(dispatch)
             self._admit(dispatch)
+            if self.poison.active:
+                self.poison.check(dispatch)
         except DispatchError as error:
             self.counters.refused += 1
             dispatch.settled = True
@@ -152,7 +162,9 @@ class Router:
         if self._pending.waiting:
             self._refill(link)
 
-    def lost(self, link: Link, answers: list[Answer], executing: frozenset[int], why: str) -> None:
+    def lost(
+        self, link: Link, answers: list[Answer], executing: frozenset[int], why: str, cause: Cause = Cause.OUTSIDE
+    ) -> None:
         """A worker died. `answers` are those it had published, `executing` what it was running.
 
         What it ran fails once, or runs again where the hook is declared idempotent; what it had not started goes to
@@ -163,6 +175,8 @@ class Router:
         self._to_ring.pop(link, None)
         for answer in answers:
             self._settle_answer(link, answer)
+        guilty = link.overdue if cause is Cause.HANG else executing
+        poisoned = self.poison.blame([link.in_flight[seq] for seq in guilty if seq in link.in_flight], cause)
         for seq in sorted(link.in_flight, reverse=True):
             dispatch = link.finish(seq)
             assert dispatch is not None
@@ -170,6 +184,9 @@ class Router:
                 self._deadlines.discard(dispatch)
             else:
                 self._rescue(dispatch, started=seq in executing, why=why)
+        if poisoned:
+            for waiting in self._pending:
+                self._may_run(waiting)
         self._place_waiting()
 
     def awake(self, link: Link) -> None:
@@ -272,7 +289,8 @@ class Router:
 
     def _put_back(self, dispatch: Dispatch) -> None:
         assert dispatch.hook is not None
-        self._pending.push_front(dispatch, dispatch.hook.lane, urgent=dispatch.urgent)
+        if not self.poison.active or self._may_run(dispatch):
+            self._pending.push_front(dispatch, dispatch.hook.lane, urgent=dispatch.urgent)
 
     def _rescue(self, dispatch: Dispatch, *, started: bool, why: str) -> None:
         assert dispatch.hook is not None
@@ -285,6 +303,14 @@ class Router:
             self.counters.redispatched += 1
             self._put_back(dispatch)
 
+    def _may_run(self, dispatch: Dispatch) -> bool:
+        try:
+            self.poison.check(dispatch)
+        except DispatchError as error:
+            self._fail(dispatch, error)
+            return False
+        return True
+
     def _settle_answer(self, link: Link, answer: Answer) -> None:
         dispatch = link.finish(answer.seq)
         link.overdue.discard(answer.seq)
@@ -294,8 +320,10 @@ class Router:
             self.counters.late += 1
             return
         try:
-            body = _body_of(answer, dispatch.kind)
+            body = body_of(answer, dispatch.kind)
         except DispatchError as error:
+            if error.status is Status.NOT_FOUND and dispatch.kind in EVENT_KINDS:
+                self._unknown_handlers.log(logging.WARNING, error.message, error.message)
             self._fail(dispatch, error)
             return
         self._settle(dispatch)
@@ -370,17 +398,3 @@ class Router:
             link.silent = True
             self._take_back(link)
             self.watcher.silent(link)
-
-
-def _body_of(answer: Answer, kind: int) -> Any:
-    # What a worker sends is checked like anything from outside: plugin code shares its memory.
-    try:
-        found, _, body = unpack_frame(answer.payload)
-        if answer.is_error:
-            status, message = body
-            raise DispatchError(Status(status), str(message))
-    except (TypeError, ValueError) as error:
-        raise DispatchError(Status.INTERNAL, f"the worker's answer does not decode: {error}") from error
-    if found != kind or not isinstance(body, bytes):
-        raise DispatchError(Status.INTERNAL, f"the worker answered with kind {found} where {kind} was asked")
-    return body

@@ -13,7 +13,7 @@ import msgpack
 from broker.dispatch import Dispatch, Dispatcher
 from broker.errors import DispatchError
 from broker.msgpackrpc import Handler, RawMethod, Reply
-from broker.rpc_wire import EMPTY_MAP, Message, ValueChecker, is_map, split_first
+from broker.rpc_wire import EMPTY_MAP, Message, is_map, is_one_value, split_first
 from ipc.frame import Kind, Status
 
 NS_PER_SECOND: Final = 1_000_000_000
@@ -23,7 +23,7 @@ MAX_TIMEOUT_SECONDS: Final = 86_400
 class RpcDispatch(Dispatch):
     """A dispatch that came as a MessagePack-RPC call."""
 
-    __slots__ = ("_checker", "_dispatcher", "_reply")
+    __slots__ = ("_dispatcher", "_reply")
 
     def __init__(
         self,
@@ -32,18 +32,16 @@ class RpcDispatch(Dispatch):
         timeout_ns: int | None,
         reply: Reply,
         dispatcher: Dispatcher,
-        checker: ValueChecker,
     ) -> None:
         super().__init__(kind, body, timeout_ns)
         self._reply = reply
         self._dispatcher = dispatcher
-        self._checker = checker
 
     def answer(self, kind: int, body: Any) -> None:
         """Send the encoded map that the worker answered; no body is the empty map (`EventReply` has no fields)."""
         packed = body or EMPTY_MAP
         # A worker runs foreign code: bytes that are not one value would shift every later answer on the connection.
-        if isinstance(packed, bytes) and self._checker.is_one(packed):
+        if isinstance(packed, bytes) and is_one_value(packed):
             self._reply.answer_packed(packed)
         else:
             self._reply.fail(Status.INTERNAL, "the worker's answer is not one MessagePack value")
@@ -68,7 +66,6 @@ def dispatch_methods(dispatcher: Dispatcher, hooks: Callable[[], object]) -> dic
 
 
 def _entry(dispatcher: Dispatcher, kind: Kind, what: str) -> Callable[[Message, Reply], None]:
-    checker = ValueChecker()
     expected = f"takes one map, the {what}, and optionally a map of options"
 
     def call(message: Message, reply: Reply) -> None:
@@ -80,7 +77,7 @@ def _entry(dispatcher: Dispatcher, kind: Kind, what: str) -> Callable[[Message, 
             raise DispatchError(Status.INVALID, f"{expected}; this call has {message.arity} params")
         if not is_map(body):
             raise DispatchError(Status.INVALID, f"{expected}; the {what} is not a map")
-        dispatch = RpcDispatch(kind, body, timeout_ns, reply, dispatcher, checker)
+        dispatch = RpcDispatch(kind, body, timeout_ns, reply, dispatcher)
         reply.owner = dispatch
         dispatcher.dispatch(dispatch)
 

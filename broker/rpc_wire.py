@@ -9,9 +9,11 @@ client of Go (net/rpc on github.com/ugorji/go/codec's MsgpackSpecRpc) decodes th
 else is a decoding error that ends every call of its connection.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import msgpack
+import msgspec
 
 from broker.errors import WireError
 from ipc.frame import Status
@@ -32,13 +34,22 @@ _SCANNER_BUFFER: Final = 4096
 _BIG_MESSAGE: Final = 256 * 1024
 """Bytes of a message after which the scanner's grown buffer is given back."""
 _UNLIMITED: Final = 0
+_FIXARRAY: Final = 0x90
+_FIXARRAY_END: Final = 0x9F
+_FIXSTR: Final = 0xA0
+_FIXSTR_END: Final = 0xBF
 _INTEGER_SIZES: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
 _STRING_SIZES: Final = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 _ARRAY_SIZES: Final = {0xDC: 2, 0xDD: 4}
 _SIGNED: Final = 0xD0
 _ANSWER_HEAD: Final = b"\x94\x01"
+_REQUEST_HEAD: Final = b"\x94\x00"
+_USUAL_ID_ENDS: Final = {**dict.fromkeys(range(0x80), 3), 0xCC: 4, 0xCD: 5, 0xCE: 7}
+"""By its first byte, where the id of a request ends that begins with `_REQUEST_HEAD`."""
 
 _pack: Final = msgpack.Packer(use_bin_type=True).pack
+_whole: Final = msgspec.msgpack.Decoder(msgspec.Raw).decode
+"""Steps over one value, and refuses bytes behind it."""
 
 
 class Message(NamedTuple):
@@ -52,6 +63,10 @@ class Message(NamedTuple):
     """Number of params."""
     params: bytes
     """The params one after the other, still encoded, without the array's header."""
+
+
+_new_message: Final[Callable[[type[Message], tuple[bytes, bytes, int, bytes]], Message]] = tuple.__new__
+"""Builds a Message in half the time that its own constructor takes."""
 
 
 def _new_scanner() -> msgpack.Unpacker:
@@ -89,6 +104,8 @@ class MessageReader:
         after that.
         """
         start = self._start
+        if start == self._fed:
+            return None
         try:
             self._scanner.skip()
         except msgpack.OutOfData:
@@ -137,6 +154,16 @@ def parse(data: bytes) -> Message:
 
     Raises WireError where it is neither a request nor a notification; it carries the id where one can be told.
     """
+    at = _USUAL_ID_ENDS.get(data[2], 0) if data[:2] == _REQUEST_HEAD else 0
+    if at and _FIXSTR <= (head := data[at]) <= _FIXSTR_END:
+        end = at + 1 + (head & 0x1F)
+        if _FIXARRAY <= (head := data[end]) <= _FIXARRAY_END:
+            return _new_message(Message, (data[2:at], data[at + 1 : end], head & 0x0F, data[end + 1 :]))
+    return _parse_any(data)
+
+
+def _parse_any(data: bytes) -> Message:
+    """Do the same for the forms that clients could use and seldom do, and for what is wrong."""
     try:
         count, at = _array(data, 0, "a message is an array")
         kind = data[at]
@@ -152,7 +179,7 @@ def parse(data: bytes) -> Message:
 
 def _parse_call(data: bytes, call_id: bytes, at: int) -> Message:
     head = data[at]
-    if 0xA0 <= head <= 0xBF:
+    if _FIXSTR <= head <= _FIXSTR_END:
         at += 1
         end = at + (head & 0x1F)
     elif (size := _STRING_SIZES.get(head)) is not None:
@@ -169,7 +196,7 @@ def _parse_call(data: bytes, call_id: bytes, at: int) -> Message:
 
 def _array(data: bytes, at: int, expected: str) -> tuple[int, int]:
     head = data[at]
-    if 0x90 <= head <= 0x9F:
+    if _FIXARRAY <= head <= _FIXARRAY_END:
         return head & 0x0F, at + 1
     size = _ARRAY_SIZES.get(head)
     if size is None:
@@ -243,27 +270,10 @@ def is_map(packed: bytes) -> bool:
     return 0x80 <= packed[0] <= 0x8F or packed[0] in (0xDE, 0xDF)
 
 
-class ValueChecker:
-    """Tells whether bytes are one encoded value and nothing else: what may be put into an answer as it is.
-
-    It keeps a scanner, because making one costs more than the check.
-    """
-
-    def __init__(self) -> None:
-        self._scanner = _new_scanner()
-        self._seen = 0
-
-    def is_one(self, packed: bytes) -> bool:
-        """Whether `packed` is exactly one encoded value."""
-        try:
-            self._scanner.feed(packed)
-            self._scanner.skip()
-            end = self._scanner.tell()
-        except (ValueError, msgpack.OutOfData):
-            end = -1
-        if end == self._seen + len(packed):
-            self._seen = end
-            return True
-        self._scanner = _new_scanner()
-        self._seen = 0
+def is_one_value(packed: bytes) -> bool:
+    """Whether bytes are one encoded value and nothing else: what may be put into an answer as it is."""
+    try:
+        _whole(packed)
+    except (msgspec.MsgspecError, RecursionError):
         return False
+    return True

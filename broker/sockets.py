@@ -48,10 +48,27 @@ class ListeningSocket:
         self._path = path
         self._identity = _identity(path) if path is not None else None
 
+    @classmethod
+    def inherited(cls, sock: socket.socket, address: str, *, owns_file: bool) -> "ListeningSocket":
+        """A socket that another process has opened; `owns_file`: its file is ours to remove from now on."""
+        sock.setblocking(False)
+        path = Path(sock.getsockname()) if owns_file and sock.family == socket.AF_UNIX else None
+        return cls(sock, address, path)
+
+    @property
+    def owns_file(self) -> bool:
+        """Whether its file is ours to remove."""
+        return self._path is not None
+
     @property
     def is_unix(self) -> bool:
         """Whether it is a Unix socket."""
         return self.socket.family == socket.AF_UNIX
+
+    def release(self) -> None:
+        """Close it and leave its file: another process listens there."""
+        self._path = None
+        self.socket.close()
 
     def close(self) -> None:
         """Close it, and remove its file unless that is somebody else's by now."""

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from broker import sockets
 from broker.config import BrokerConfig, flag_of, options
 from broker.errors import BrokerError
+from commands.errors import CommandError
 from commands.hooks import describe_folder_once, problems_of
 
 Echo = Callable[[str], object]
@@ -27,6 +28,9 @@ def _shown(name: str, value: object, meta: object) -> str:
         return f"{value:04o}"
     if name == "redis" and value is not None:
         return without_password(str(value))
+    if name == "event_webhook" and value is not None:
+        # Receivers put their secrets into path and query.
+        return f"{urlsplit(str(value)).scheme}://{urlsplit(str(value)).netloc.rpartition('@')[2]}/..."
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "(none given)"
     return "(none)" if value is None else str(value)
@@ -62,4 +66,7 @@ def _bundle_problems(config: BrokerConfig) -> Iterator[str]:
     if config.bundles is None:
         yield "--bundles is not set: every dispatch will be answered NOT_FOUND"
         return
-    yield from problems_of(describe_folder_once(config.bundles))
+    try:
+        yield from problems_of(describe_folder_once(config.bundles, config.public_key))
+    except CommandError as error:
+        yield str(error)

@@ -1,10 +1,11 @@
 """`tykpy hooks`: every bundle with its hooks, from a running broker or straight from a folder."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from broker import content
 from broker.errors import RpcError
 from broker.rpc_client import RpcClient
 from commands.errors import CommandError
@@ -36,26 +37,42 @@ def describe_broker(runtime_dir: Path) -> Description:
     return description
 
 
-def describe_folder(folder: Path, unpacked: Path) -> Description:
-    """What a worker would load from this folder; the plugins are imported, here and now."""
+def describe_folder(folder: Path, unpacked: Path, public_key: Path | None = None) -> Description:
+    """What a worker would load from this folder; the plugins are imported, here and now.
+
+    Raises CommandError where the public key cannot be used.
+    """
+    from workers.errors import KeyFileError
+    from workers.signature import PublicKey
     from workers.store import BundleStore
 
-    store = BundleStore([folder], unpacked)
+    try:
+        key = PublicKey.read(public_key) if public_key is not None else None
+    except KeyFileError as error:
+        raise CommandError(str(error)) from error
+    store = BundleStore([folder], unpacked, key)
     store.load_all()
     return store.describe()
 
 
-def describe_folder_once(folder: Path) -> Description:
+def describe_folder_once(folder: Path, public_key: Path | None = None) -> Description:
     """The same, with ZIPs unpacked into a folder that is removed again."""
     with tempfile.TemporaryDirectory(prefix="tykpy-hooks-") as unpacked:
-        return describe_folder(folder, Path(unpacked))
+        return describe_folder(folder, Path(unpacked), public_key)
 
 
 def problems_of(description: Description) -> Iterator[str]:
     """Everything that could not be loaded, with file and line."""
     for bundle in description:
-        for fault in ([bundle["error"]] if bundle["error"] else []) + bundle["faulty"]:
-            yield f"bundle {bundle['name']}: {_place(fault)}{fault['message']}"
+        yield from content.problems_of(bundle)
+
+
+def refusals_of(description: Description) -> Iterator[str]:
+    """Every hook that the broker does not run at the moment, and why."""
+    for bundle in description:
+        for hook in bundle["hooks"]:
+            if "refused" in hook:
+                yield f"bundle {bundle['name']}: hook {hook['name']} is {hook['refused']}"
 
 
 def rows_of(description: Description) -> Iterator[tuple[str, str, str, str, str]]:
@@ -65,9 +82,3 @@ def rows_of(description: Description) -> Iterator[tuple[str, str, str, str, str]
             kind = "async " if hook["is_async"] else ""
             types = hook["hook_type"] or ", ".join(hook["listed"]) or "any"
             yield bundle["name"], hook["name"], types, f"{kind}({hook['shape']})", f"{hook['file']}:{hook['line']}"
-
-
-def _place(fault: Mapping[str, Any]) -> str:
-    if not fault["file"]:
-        return ""
-    return f"{fault['file']}:{fault['line']}: " if fault["line"] else f"{fault['file']}: "

@@ -5,11 +5,14 @@ Every JSON object in it is a dict whose keys are attributes as well: `event.mess
 """
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from tyk.errors import EventPayloadError
 
 __all__ = ["AttributeDict", "EventMessage", "TykEvent"]
+
+TRIGGERED_KEY: Final = "triggered"
+"""The member that an event has when a plugin triggered it, and the gateway's own have not."""
 
 
 class AttributeDict(dict[str, Any]):
@@ -54,6 +57,8 @@ class TykEvent(AttributeDict):
     """The handler's name in the API definition."""
     spec: AttributeDict
     """The API the event belongs to: `APIID`, `OrgID`."""
+    triggered: AttributeDict
+    """Only where a plugin triggered it: `id`, `bundle`, and `depth`, how many handlers of such events led to it."""
 
     @classmethod
     def from_json(cls, payload: str | bytes) -> "TykEvent":

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from ipc.channel import WorkerChannel
-from ipc.errors import ControlClosedError
+from ipc.errors import ControlClosedError, IpcError
+from ipc.exits import WorkerExit
 from tyk import gateway
 from workers import stdio
 from workers.dispatcher import Dispatcher
-from workers.events import LoggedEvents
+from workers.events import SentEvents
+from workers.signature import PublicKey
 from workers.storage import open_storage
 from workers.store import BundleStore
 from workers.worker import Worker
 
 log = logging.getLogger("tykpy.worker")
 
-EXIT_USAGE: Final = 2
-EXIT_CANNOT_START: Final = 3
 UNPACKED_FOLDER: Final = "unpacked"
 """Below the runtime folder: the contents of bundles that are ZIPs."""
 LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s"
@@ -35,7 +35,7 @@ def main() -> int:
     """Run one worker; returns its exit code."""
     if len(sys.argv) != 3:
         print("tykpy's workers are started by `tykpy broker`", file=sys.stderr)
-        return EXIT_USAGE
+        return WorkerExit.USAGE
     _end_with_broker(int(sys.argv[2]))
     _watch_signals()
     channel = WorkerChannel.attach(sys.argv[1])
@@ -43,15 +43,22 @@ def main() -> int:
     sys.argv[:] = ["tykpy-worker"]
     logging.basicConfig(format=LOG_FORMAT, stream=stdio.take_over())
     try:
-        worker = _prepare(channel, _configuration(channel))
+        events = SentEvents(channel.control)
+        worker = _prepare(channel, _configuration(channel), events)
     except ControlClosedError:
-        return 0
+        return WorkerExit.DONE
     except Exception as error:
         log.exception("cannot start")
         channel.control.send("failed", {"message": f"{type(error).__name__}: {error}"})
-        return EXIT_CANNOT_START
-    worker.run()
-    return 0
+        return WorkerExit.CANNOT_START
+    try:
+        worker.run()
+    except IpcError as error:
+        log.error("the channel to the broker is of no more use: %s", error)
+        # Other threads may wait on it for ever.
+        os._exit(WorkerExit.CHANNEL)
+    events.finish()
+    return WorkerExit.DONE
 
 
 def _end_with_broker(life: int) -> None:
@@ -67,9 +74,10 @@ def _end_with_broker(life: int) -> None:
 
 
 def _watch_signals() -> None:
-    # Ctrl-C goes to the whole process group: the broker decides what becomes of the workers. SIGUSR2 is how it asks
-    # for the stacks of one that hangs; the dump needs no lock of the interpreter.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and a terminal's end go to the whole process group: the broker decides what becomes of the workers. SIGUSR2
+    # is how it asks for the stacks of one that hangs; the dump needs no lock of the interpreter.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR2, all_threads=True)
 
@@ -81,15 +89,17 @@ def _configuration(channel: WorkerChannel) -> dict[str, Any]:
     raise ControlClosedError
 
 
-def _prepare(channel: WorkerChannel, config: dict[str, Any]) -> Worker:
+def _prepare(channel: WorkerChannel, config: dict[str, Any], events: SentEvents) -> Worker:
     """Load everything, then say that we are ready."""
     logging.getLogger().setLevel(config["log_level"].upper())
     runtime_dir = Path(config["runtime_dir"])
-    gateway.install(storage=open_storage(config["redis"], runtime_dir), events=LoggedEvents())
+    gateway.install(storage=open_storage(config["redis"], runtime_dir), events=events)
     sources = [Path(config["bundles"])] if config["bundles"] else []
-    store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER)
+    public_key = PublicKey.read(Path(config["public_key"])) if config["public_key"] else None
+    store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key)
     store.load_all()
-    worker = Worker(channel, Dispatcher(store), config["threads"])
+    dispatcher = Dispatcher(store, lambda api, digest: channel.control.send("api", {"api": api, "bundle_hash": digest}))
+    worker = Worker(channel, dispatcher, config["threads"])
     channel.control.send("ready", {"bundles": store.describe()})
     store.on_change(lambda: channel.control.send("hooks", {"bundles": store.describe()}))
     return worker

@@ -46,3 +46,11 @@ class ArchiveError(BundleError):
 
 class VerificationError(BundleError):
     """A bundle's files are not those its manifest was made for."""
+
+
+class SignatureError(VerificationError):
+    """A bundle is not signed, or not by the key that we trust."""
+
+
+class KeyFileError(WorkersError):
+    """A file does not hold the key it should, or nothing is installed that can use it."""

@@ -2,8 +2,9 @@
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
 from typing import Any, Final
@@ -33,6 +34,11 @@ class Hook:
     root: str
     """The folder of the bundle's files: frames below it are the plugin's own in a traceback."""
     listed: tuple[ListedHook, ...] = ()
+    unwatched_calls: int = 1
+    """Calls until workers/watch.py looks at one; events are never looked at."""
+    looks: int = 0
+    silent_until: dict[str, float] = field(default_factory=dict)
+    """When a kind of warning may be written again (monotonic seconds), by its name."""
 
     @property
     def timeout(self) -> float | None:
@@ -86,7 +92,10 @@ def make_hook(
         shape = _shape_of(function, _roles(definition, listed))
     except ValueError as error:
         raise BundleError(f"hook {name} {error}", file, line) from error
-    return Hook(name, bundle, function, definition, shape, _is_async(function), file, line, str(root), listed)
+    hook = Hook(name, bundle, function, definition, shape, _is_async(function), file, line, str(root), listed)
+    if shape.is_event:
+        hook.unwatched_calls = sys.maxsize
+    return hook
 
 
 def source_of(function: Callable[..., Any]) -> tuple[str, int]:

@@ -6,6 +6,7 @@ every import statement, also inside functions, in threads and in coroutines. Not
 """
 
 import builtins
+import hashlib
 import importlib
 import re
 import sys
@@ -38,13 +39,25 @@ _import: Final = builtins.__import__
 class ImportSpace:
     """The modules of one bundle, or of one of several bundles that share a hash."""
 
-    def __init__(self, prefix: str, bundle: str, root: Path, files: Sequence[str], single: bool = False) -> None:
-        """Own what lies below `root`; of a `single` file's folder only that file."""
+    def __init__(
+        self,
+        prefix: str,
+        bundle: str,
+        root: Path,
+        files: Sequence[str],
+        single: bool = False,
+        sealed: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Own what lies below `root`; of a `single` file's folder only that file.
+
+        `sealed`: the SHA-256 of each file, by name; what differs, or is not there, is not imported, however late.
+        """
         self.prefix = prefix
         self.bundle = bundle
         self.root = root
         self.builtins: dict[str, Any] = dict(vars(builtins), __import__=self.import_name)
         self._only = frozenset(PurePosixPath(name).stem for name in files) if single else None
+        self._sealed = sealed
         self._nested = dict(_nested_modules(files))
         self._known: dict[str, str | None] = {}
         self._views = importlib_views(self.target)
@@ -123,8 +136,19 @@ class ImportSpace:
         for folder in path:
             spec = FileFinder(folder, *self._loaders()).find_spec(fullname)
             if spec is not None and self._allows(fullname):
+                if isinstance(spec.loader, ExtensionFileLoader):
+                    self.check(spec.loader.path, spec.loader.get_data(spec.loader.path))
                 return self._with_loader(spec)
         raise ModuleNotFoundError(f"No module named {self._strip(fullname)!r}", name=fullname)
+
+    def check(self, path: str, content: bytes) -> None:
+        """Raise ImportError where a file of a signed bundle is not as it was signed."""
+        if self._sealed is None:
+            return
+        name = PurePosixPath(path).relative_to(self.root).as_posix()
+        if self._sealed.get(name) != hashlib.sha256(content).digest():
+            state = "was changed since its signature was checked" if name in self._sealed else "is not in file_list"
+            raise ImportError(f"{name} {state}: a signed bundle is imported as it was signed", name=name, path=path)
 
     def _head(self, top: str) -> str | None:
         if top not in self._known:
@@ -198,7 +222,9 @@ class BundleLoader(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType | None:
         """Compile the source; a `__pycache__` in a shared folder is neither trusted nor written."""
         path = self.get_filename(fullname)
-        code: CodeType = self.source_to_code(self.get_data(path), path)
+        source = self.get_data(path)
+        self.space.check(path, source)
+        code: CodeType = self.source_to_code(source, path)
         return code
 
     def exec_module(self, module: ModuleType) -> None:

@@ -1,18 +1,20 @@
 """Runs hooks on one object or event, and makes the answer frame: the end of a worker's part in a dispatch."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ipc.frame import Kind, pack_frame
 from tyk.event import TykEvent
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Object
+from workers import watch
 from workers.bundle import ChainLink
 from workers.errors import WorkerError
 from workers.failure import hook_failed, hook_passed_over, wrong_return
 from workers.folding import Fold, RequestFold, ResponseFold
 from workers.hook import Hook
+from workers.running import RUNNING
 from workers.shapes import WrongReturnError, complete
 
 Encode = Callable[[Object], bytes]
@@ -122,6 +124,43 @@ class EventInvocation:
         return pack_frame(self._kind, None, b"")
 
 
+class TriggeredInvocation:
+    """All handlers of an event that a plugin triggered; one that fails keeps none of the others from running."""
+
+    __slots__ = ("_hooks", "_kind", "_payload", "is_async")
+
+    def __init__(self, hooks: Sequence[Hook], payload: str, kind: Kind) -> None:
+        self.is_async = any(hook.is_async for hook in hooks)
+        self._hooks = hooks
+        self._payload = payload
+        self._kind = kind
+
+    def run(self) -> bytes:
+        """Run the handlers, each with an event of its own, and return the empty reply or raise the first error."""
+        errors: list[WorkerError] = []
+        for hook in self._hooks:
+            try:
+                run_hook(hook, TykEvent.from_json(self._payload))
+            except WorkerError as error:
+                errors.append(error)
+        return self._reply(errors)
+
+    async def run_async(self) -> bytes:
+        """Do the same where some handlers are `async def`."""
+        errors: list[WorkerError] = []
+        for hook in self._hooks:
+            try:
+                await run_hook_async(hook, TykEvent.from_json(self._payload))
+            except WorkerError as error:
+                errors.append(error)
+        return self._reply(errors)
+
+    def _reply(self, errors: list[WorkerError]) -> bytes:
+        for error in errors:
+            raise error
+        return pack_frame(self._kind, None, b"")
+
+
 def run_hook(hook: Hook, subject: Any) -> Any:
     """Call a hook and return the subject with what came of it.
 
@@ -129,14 +168,21 @@ def run_hook(hook: Hook, subject: Any) -> Any:
     """
     shape = hook.shape
     arguments = shape.arguments(subject)
+    hook.unwatched_calls = unwatched_calls = hook.unwatched_calls - 1
+    before = None if unwatched_calls > 0 else watch.begin(hook, subject)
+    RUNNING.set((hook, subject))
     try:
         result = hook.function(*arguments)
     except (Exception, SystemExit, asyncio.CancelledError) as error:
         raise hook_failed(hook, error) from error
+    finally:
+        RUNNING.set(None)
     try:
         shape.settle(subject, arguments, result)
     except WrongReturnError as error:
         raise wrong_return(hook, str(error)) from None
+    if before is not None:
+        watch.end(hook, before, subject)
     return subject
 
 
@@ -149,6 +195,9 @@ async def run_hook_async(hook: Hook, subject: Any) -> Any:
         return run_hook(hook, subject)
     shape = hook.shape
     arguments = shape.arguments(subject)
+    hook.unwatched_calls = unwatched_calls = hook.unwatched_calls - 1
+    before = None if unwatched_calls > 0 else watch.begin(hook, subject)
+    RUNNING.set((hook, subject))
     try:
         result = await hook.function(*arguments)
     except asyncio.CancelledError as error:
@@ -158,10 +207,14 @@ async def run_hook_async(hook: Hook, subject: Any) -> Any:
         raise hook_failed(hook, error) from error
     except (Exception, SystemExit) as error:
         raise hook_failed(hook, error) from error
+    finally:
+        RUNNING.set(None)
     try:
         shape.settle(subject, arguments, result)
     except WrongReturnError as error:
         raise wrong_return(hook, str(error)) from None
+    if before is not None:
+        watch.end(hook, before, subject)
     return subject
 
 

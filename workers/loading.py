@@ -2,17 +2,19 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from workers.bundle import FaultyHook, Part
-from workers.errors import BundleError, VerificationError
+from workers.errors import BundleError, SignatureError
 from workers.failure import bundle_failed
 from workers.hook import definition_of, make_hook, source_of
 from workers.importer import ImportSpace
 from workers.manifest import MANIFEST_NAME, ListedHook, Manifest, read_manifest
+from workers.signature import PublicKey
+from workers.verification import verify
 
 MAIN_FILE: Final = "middleware.py"
 """The file that the gateway's embedded Python loads."""
@@ -21,47 +23,28 @@ _NOT_IN_A_NAME: Final = re.compile(r"\W+")
 _HASH_LENGTH: Final = 8
 
 
-def load_folder(name: str, root: Path, key: str) -> Part:
+def load_folder(name: str, root: Path, key: str, public_key: PublicKey | None = None) -> Part:
     """Load a folder with a manifest; `key` tells its modules from those of any other bundle.
 
-    A bundle that cannot be loaded is a part with an error.
+    With a `public_key` it has to be signed by its owner. A bundle that cannot be loaded is a part with an error.
     """
     try:
         if not (root / MANIFEST_NAME).is_file():
             raise BundleError(f"no {MANIFEST_NAME} in it (yet)", str(root))
         manifest = read_manifest(root / MANIFEST_NAME)
-        verify(root, manifest)
-        return _load(name, root, manifest, key, single=False)
+        return _load(name, root, manifest, key, sealed=verify(root, manifest, public_key))
     except BundleError as error:
         return Part(name, root, error=error)
 
 
-def load_file(name: str, file: Path, key: str) -> Part:
+def load_file(name: str, file: Path, key: str, public_key: PublicKey | None = None) -> Part:
     """Load a single `.py` file, a bundle without a manifest: all of its decorated hooks."""
     try:
+        if public_key is not None:
+            raise SignatureError("a single file has no signature; make a bundle of it: tykpy bundle build", str(file))
         return _load(name, file.parent, Manifest(file_list=(file.name,)), key, single=True)
     except BundleError as error:
         return Part(name, file.parent, error=error)
-
-
-def verify(root: Path, manifest: Manifest) -> None:
-    """Check that the listed files are there, and are those the manifest was made for.
-
-    Raises VerificationError.
-    """
-    digest = hashlib.md5(usedforsecurity=False)
-    for file in manifest.file_list:
-        try:
-            digest.update((root / file).read_bytes())
-        except OSError as error:
-            raise VerificationError(
-                f"{file} is in file_list and cannot be read: {error.strerror}", str(root / MANIFEST_NAME)
-            ) from error
-    if manifest.checksum and manifest.checksum != digest.hexdigest():
-        raise VerificationError(
-            f"the checksum is {manifest.checksum}, but the files of file_list have {digest.hexdigest()}",
-            str(root / MANIFEST_NAME),
-        )
 
 
 def private_prefix(name: str, key: str) -> str:
@@ -70,8 +53,16 @@ def private_prefix(name: str, key: str) -> str:
     return f"tykpy_{_NOT_IN_A_NAME.sub('_', name)}_{digest}"
 
 
-def _load(name: str, root: Path, manifest: Manifest, key: str, single: bool) -> Part:
-    space = ImportSpace(private_prefix(name, key), name, root, manifest.file_list, single)
+def _load(
+    name: str,
+    root: Path,
+    manifest: Manifest,
+    key: str,
+    *,
+    single: bool = False,
+    sealed: Mapping[str, bytes] | None = None,
+) -> Part:
+    space = ImportSpace(private_prefix(name, key), name, root, manifest.file_list, single, sealed)
     try:
         space.open()
     except ValueError as error:

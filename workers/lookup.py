@@ -8,10 +8,11 @@ from workers.bundle import AUTH_TYPE, Bundle, ChainLink
 from workers.discovery import EMPTY_NAME_HASH
 from workers.errors import BundleError, WorkerError
 from workers.hook import Hook
+from workers.manifest import CHAIN_NAME
 from workers.store import BundleStore
 
-CHAIN_NAME: Final = "*"
-"""The hook name that means a bundle's whole chain for the hook type."""
+EVENT_META: Final = "event"
+"""What an error's meta names where no event handler could be chosen: the broker logs these, once for all workers."""
 
 _NO_BUNDLE: Final = frozenset({"", EMPTY_NAME_HASH})
 _MAX_LISTED: Final = 20
@@ -54,22 +55,24 @@ class Lookup:
         return chain.links
 
     def event_handler(self, name: str, bundle_hash: str | None) -> Hook:
-        """Return the event handler `name`; of several that of the bundle last dispatched for the event's API."""
+        """Return the event handler `name`: that of the bundle last dispatched for the event's API, or the only one."""
+        preferred = self._store.find(bundle_hash) if bundle_hash else None
+        if preferred is not None:
+            # Perhaps loaded only now: another worker ran what the API had dispatched.
+            own = preferred.hooks.get(name)
+            if own is not None and own.shape.is_event:
+                return own
         found = self._event_handlers(name)
-        if not found:
-            self._store.refresh()
-            found = self._event_handlers(name)
-        if not found:
-            handlers = (hook.name for hook in self._all_hooks() if hook.shape.is_event)
-            message = f"no bundle has an @Event handler {name}; there are: {_listed(handlers)}"
-            raise WorkerError(Status.NOT_FOUND, message, {"hook": name})
         if len(found) == 1:
             return found[0][1]
-        preferred = self._store.find(bundle_hash) if bundle_hash else None
-        for bundle, hook in found:
-            if bundle is preferred:
-                return hook
-        raise _ambiguous(f"event handler {name}", (bundle for bundle, _ in found), name)
+        error = _ambiguous(f"event handler {name}", (bundle for bundle, _ in found), name)
+        raise WorkerError(error.status, error.message, {EVENT_META: name})
+
+    def triggered_handlers(self, name: str, own: str) -> list[Hook]:
+        """Return the handlers of an event that a plugin triggered: its own bundle's; without one all there are."""
+        found = self._event_handlers(name)
+        owned = [hook for bundle, hook in found if any(part.name == own for part in bundle.parts)]
+        return owned or [hook for _, hook in found]
 
     @property
     def has_events(self) -> bool:
@@ -135,6 +138,18 @@ class Lookup:
         return found or [bundle for bundle in loaded if bundle.error is not None]
 
     def _event_handlers(self, name: str) -> list[tuple[Bundle, Hook]]:
+        """Return the handlers `name`, at least one."""
+        found = self._loaded_handlers(name)
+        if not found:
+            self._store.refresh()
+            found = self._loaded_handlers(name)
+        if not found:
+            handlers = (hook.name for hook in self._all_hooks() if hook.shape.is_event)
+            message = f"no bundle has an @Event handler {name}; there are: {_listed(handlers)}"
+            raise WorkerError(Status.NOT_FOUND, message, {EVENT_META: name})
+        return found
+
+    def _loaded_handlers(self, name: str) -> list[tuple[Bundle, Hook]]:
         found = ((bundle, bundle.hooks.get(name)) for bundle in self._store.loaded())
         return [(bundle, hook) for bundle, hook in found if hook is not None and hook.shape.is_event]
 

@@ -25,6 +25,9 @@ HOOK_TYPES: Final = {
 }
 """The manifest's names of the hook types, in the order in which the gateway runs them."""
 
+CHAIN_NAME: Final = "*"
+"""The hook name that means a bundle's whole chain for the hook type."""
+
 _KINDS: Final[dict[type, str]] = {str: "a string", list: "a list", dict: "an object"}
 
 PYTHON_DRIVERS: Final = ("", "grpc", "python")
@@ -78,7 +81,8 @@ def parse_manifest(content: bytes, file: str = MANIFEST_NAME) -> Manifest:
     return Manifest(
         file_list=tuple(_files(fields)),
         driver=driver,
-        hooks=tuple(_hooks(middleware)),
+        # Listed, `*` has the gateway ask for the whole chain; it is no hook that a file must define.
+        hooks=tuple(hook for hook in _hooks(middleware) if hook.name != CHAIN_NAME),
         checksum=fields.text("checksum").lower(),
         signature=fields.text("signature"),
     )

@@ -10,6 +10,8 @@ from typing import Any, Final, TypeVar
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import EncodeError, Message
 
+from workers.records import is_map
+
 _MessageT = TypeVar("_MessageT", bound=Message)
 
 # Descriptors are Any below: there are two implementations of them (upb and pure Python), without a common type.
@@ -55,13 +57,17 @@ def _converters(descriptor: Any) -> dict[int, tuple[str, Callable[[Any], Any] | 
 
 
 def _converter(field: Any) -> Callable[[Any], Any] | None:
-    if _is_map(field):
+    if is_map(field):
         if field.message_type.fields_by_name["value"].message_type is None:
-            return dict
+            return _entries
         return lambda value: {key: to_map(entry) for key, entry in value.items()}
     if field.message_type is None:
         return list if field.is_repeated else None
     return (lambda value: [to_map(entry) for entry in value]) if field.is_repeated else to_map
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    return {key: value[key] for key in value}  # half of what dict() takes, which asks for keys() first
 
 
 @cache
@@ -70,7 +76,7 @@ def _checks(descriptor: Any) -> dict[str, Callable[[Any, str], None]]:
 
 
 def _check(field: Any) -> Callable[[Any, str], None]:
-    if _is_map(field):
+    if is_map(field):
         value_check = _check_single(field.message_type.fields_by_name["value"])
         return lambda values, path: _check_map(value_check, values, path)
     single = _check_single(field)
@@ -162,10 +168,6 @@ _SCALARS: Final[dict[tuple[int, bool], Callable[[Any, str], None]]] = {
     (FieldDescriptor.CPPTYPE_INT64, False): _check_int64,
 }
 """By C++ type, and whether it is binary: the types that the gateway's messages have."""
-
-
-def _is_map(field: Any) -> bool:
-    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
 
 
 def _below(path: str, name: object) -> str:

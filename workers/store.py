@@ -4,6 +4,7 @@ What is loaded stays as it is: new content comes with new workers. What could no
 asked for and its files changed since, or some seconds passed.
 """
 
+import hashlib
 import logging
 import os
 import threading
@@ -19,6 +20,7 @@ from workers.discovery import Candidate, candidates, part_folders, stamp
 from workers.errors import BundleError
 from workers.loading import load_file, load_folder
 from workers.manifest import MANIFEST_NAME
+from workers.signature import PublicKey
 
 RETRY_AFTER_S: Final = 5.0
 """A bundle that failed for a reason outside its files (a database at import) gets another chance after this long."""
@@ -26,6 +28,7 @@ RETRY_AFTER_S: Final = 5.0
 _SETTLED_NS: Final = 2_000_000_000
 """A folder changed this recently may change once more within one tick of its clock (FAT: 2 s) and look the same."""
 
+_VERSION_DIGITS: Final = 12
 _log: Final = logging.getLogger("tykpy.worker")
 
 
@@ -40,12 +43,22 @@ class _Entry:
 class BundleStore:
     """Finds bundles by their hash. Safe to use from many threads; a lookup of a loaded bundle takes no lock."""
 
-    def __init__(self, sources: Iterable[Path], unpacked: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """Look into the folders `sources` (a source may be a bundle itself); ZIPs are unpacked below `unpacked`."""
+    def __init__(
+        self,
+        sources: Iterable[Path],
+        unpacked: Path,
+        public_key: PublicKey | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Look into the folders `sources` (a source may be a bundle itself); ZIPs are unpacked below `unpacked`.
+
+        With a `public_key` only bundles that its owner signed are loaded.
+        """
         self.sources = tuple(source.absolute() for source in sources)
         self.version = 0
         """Grows whenever a bundle is loaded: what `describe` says is new then."""
         self._unpacked = unpacked.absolute()
+        self._public_key = public_key
         self._clock = clock
         self._lock = threading.RLock()
         self._listeners: list[Callable[[], None]] = []
@@ -102,7 +115,8 @@ class BundleStore:
 
     def describe(self) -> list[dict[str, Any]]:
         """Return what is loaded and what is broken, as maps that msgpack can carry."""
-        return [bundle.describe() for bundle in self.loaded()]
+        entries = [(entry, entry.bundle) for entry in list(self._entries.values())]
+        return [{**bundle.describe(), "version": _version(entry.stamp)} for entry, bundle in entries if bundle]
 
     def _scan(self) -> None:
         """Look for new bundles, if a folder changed since the last look."""
@@ -142,7 +156,7 @@ class BundleStore:
         before = stamp(entry.candidate.path)
         if entry.bundle is not None:
             entry.bundle.close()
-        bundle = load_bundle(entry.candidate, self._unpacked)
+        bundle = load_bundle(entry.candidate, self._unpacked, self._public_key)
         entry.stamp, entry.tried_at, entry.bundle = before, self._clock(), bundle
         for problem in bundle.problems:
             _log.error("bundle %s: %s", bundle.name, problem)
@@ -152,36 +166,41 @@ class BundleStore:
         return bundle
 
 
-def load_bundle(candidate: Candidate, unpacked: Path) -> Bundle:
+def _version(found: frozenset[tuple[str, int, int]]) -> str:
+    """Name a stamp: another one when any file of the bundle is another one."""
+    return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:_VERSION_DIGITS]
+
+
+def load_bundle(candidate: Candidate, unpacked: Path, public_key: PublicKey | None = None) -> Bundle:
     """Load whatever lies at the candidate's path; what fails is said in the bundle, not raised."""
     path, name = candidate.path, candidate.name
     if path.suffix == ".py" and path.is_file():
-        parts = [load_file(name, path, str(path))]
+        parts = [load_file(name, path, str(path), public_key)]
     elif path.is_file():
-        parts = [_load_archive(name, path, unpacked)]
+        parts = [_load_archive(name, path, unpacked, public_key)]
     elif path.is_dir() and not (path / MANIFEST_NAME).is_file():
-        return _load_parts(candidate)
+        return _load_parts(candidate, public_key)
     else:
-        parts = [load_folder(name, path, str(path))]
+        parts = [load_folder(name, path, str(path), public_key)]
     return Bundle(name, candidate.hashes, path, parts)
 
 
-def _load_parts(candidate: Candidate) -> Bundle:
+def _load_parts(candidate: Candidate, public_key: PublicKey | None) -> Bundle:
     """Load the bundles of a folder that stands for several; without any it is a bundle that is not there yet."""
     path, name = candidate.path, candidate.name
     folders, is_complete = part_folders(path)
-    parts = [load_folder(f"{name}/{folder.name}", folder, str(folder)) for folder in folders]
+    parts = [load_folder(f"{name}/{folder.name}", folder, str(folder), public_key) for folder in folders]
     if not parts:
-        return Bundle(name, candidate.hashes, path, [load_folder(name, path, str(path))])
+        return Bundle(name, candidate.hashes, path, [load_folder(name, path, str(path), public_key)])
     return Bundle(name, candidate.hashes, path, parts, is_complete)
 
 
-def _load_archive(name: str, path: Path, unpacked: Path) -> Part:
+def _load_archive(name: str, path: Path, unpacked: Path, public_key: PublicKey | None) -> Part:
     try:
         root = unpack(path, unpacked)
     except BundleError as error:
         return Part(name, path, error=error)
-    return load_folder(name, root, str(path))
+    return load_folder(name, root, str(path), public_key)
 
 
 def _by_hash(entries: Iterable[_Entry]) -> dict[str, _Entry]:

@@ -21,6 +21,7 @@ from ipc.layout import EXECUTION_SLOTS
 from workers.dispatcher import Dispatcher
 from workers.errors import WorkerError
 from workers.invocation import Invocation
+from workers.lookup import EVENT_META
 
 log = logging.getLogger("tykpy.worker")
 
@@ -78,6 +79,8 @@ class Worker:
                         self._channel.shut_down()
                     elif message.name == "ping":
                         control.send("pong")
+                    elif message.name == "apis":
+                        self._dispatcher.learn(message.body)
         except ControlClosedError:
             # The broker is gone, and with it everybody who waits for an answer: a hook that still runs must not
             # keep the process alive.
@@ -145,8 +148,8 @@ class _Coroutines:
 
 
 def _refusal(error: WorkerError) -> bytes:
-    # What a hook did wrong is logged where it happened, with its traceback.
-    if error.status is not Status.HOOK_FAILED:
+    # What a hook did wrong is logged where it happened, with its traceback; unknown event handlers by the broker.
+    if error.status is not Status.HOOK_FAILED and EVENT_META not in (error.meta or {}):
         log.warning("%s: %s", error.status.name, error.message)
     return pack_error(error.status, error.message, error.meta)
 

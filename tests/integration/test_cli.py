@@ -37,7 +37,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert run("--version").stdout.strip() == f"tykpy, version {version('tykpy')}"
 
 
-@pytest.mark.parametrize("command", ["broker", "call", "hooks", "status", "check-config"])
+@pytest.mark.parametrize("command", ["broker", "call", "hooks", "status", "reload", "scale", "check-config"])
 def test_every_command_explains_itself(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0
@@ -139,6 +139,20 @@ def test_status_is_json(broker: RunningBroker) -> None:
     status = json.loads(run("status", "--runtime-dir", str(broker.runtime)).stdout)
     assert status["pid"] == broker.pid
     assert [worker["state"] for worker in status["workers"]] == ["ready"]
+
+
+@pytest.mark.parametrize("arguments", [("reload",), ("scale", "2")])
+def test_a_broker_that_is_not_there_is_said_so(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments, "--runtime-dir", str(tmp_path))
+    assert done.returncode == 1
+    assert str(tmp_path / "admin.sock") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_refused_number_of_workers_is_said_so(broker: RunningBroker) -> None:
+    done = run("scale", "0", "--runtime-dir", str(broker.runtime))
+    assert done.returncode == 1
+    assert "scale refused: 0 workers: must be between 1 and 512" in done.stderr
 
 
 def test_check_config_shows_every_option_and_no_secret(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import stat
 import tempfile
 import zipfile
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from commands.bundle.convert import convert
+from commands.lint import lint
 from workers.archive import unpack
 from workers.errors import ArchiveError, ManifestError
 from workers.manifest import Manifest, parse_manifest
@@ -24,6 +27,36 @@ JSON = st.recursive(
 )
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """The machine may be busy."""
+HEADS = [
+    "@Pre\ndef a(request, session, spec):",
+    "@Response()\nasync def a(request, response, session, metadata, spec):",
+    "@CustomKeyCheck\ndef a(b, c=1, *d, e, **f):",
+    "def a(request, session, metadata, /, spec):",
+    "class A:",
+    "if a:",
+    "@Event(",
+]
+BODIES = [
+    "request.object.body, x = y = 1, *z",
+    "request.object.url += f'?{a}'",
+    "del request.object.headers['a'], session, x[0], x.y",
+    "a(request, *b, b=session, **c)",
+    "session = request = session.request",
+    "global cache; cache[0]: int = 1",
+    "return request, *b",
+    "match session:\n        case [a, *b] if (a := b.object): pass",
+    "for session.rate in a: break",
+    "import imp as a, cgi",
+    "with a as session.tags: session['a'].x.append(1)",
+    "def b(request): return a(request)",
+    "x: int",
+    "lambda request: request.object.params.pop(0)",
+    "response.multivalue_headers.add(**a, key=a)",
+    "return ResponseObject()",
+    "\x0c",
+    "'",
+]
+"""What the rules look at: statements of every form, in functions of every shape, and some that are none."""
 NAMES = st.text(st.sampled_from("ab./\\:é"), min_size=1, max_size=8)
 
 
@@ -61,3 +94,31 @@ def test_arbitrary_entries_and_damage_in_a_zip(entries: list[tuple[str, bytes]],
             unpack(source, Path(folder, "inside", "out"))
         assert [path.name for path in Path(folder).iterdir()] == ["inside"]
         assert {path.name for path in source.parent.iterdir()} <= {"a.zip", "out"}
+
+
+@UNHURRIED
+@given(st.lists(st.tuples(NAMES, st.integers(0, 0xFFFF)), max_size=5))
+def test_whatever_entries_say_they_are_only_files_and_folders_come_of_them(entries: list[tuple[str, int]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "a.zip")
+        with zipfile.ZipFile(source, "w") as opened:
+            for name, mode in dict(entries).items():
+                entry = zipfile.ZipInfo(name)
+                entry.external_attr = mode << 16
+                opened.writestr(entry, b"../../etc/passwd")
+        with contextlib.suppress(ArchiveError):
+            for path in unpack(source, Path(folder, "out")).rglob("*"):
+                assert stat.S_IFMT(path.lstat().st_mode) in (stat.S_IFREG, stat.S_IFDIR)
+                assert path.resolve().is_relative_to(Path(folder, "out").resolve())
+
+
+@UNHURRIED
+@given(st.lists(st.tuples(st.sampled_from(HEADS), st.lists(st.sampled_from(BODIES), max_size=4)), max_size=3))
+def test_lint_and_convert_take_any_code(functions: list[tuple[str, list[str]]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        text = "\n".join("\n    ".join([head, *body, "pass"]) for head, body in functions)
+        Path(folder, "middleware.py").write_text(text)
+        Path(folder, "manifest.json").write_text('{"custom_middleware": {"pre": [{"name": "a"}]}}')
+        for finding in [*lint(Path(folder)), *convert(Path(folder))]:
+            assert finding.line <= text.count("\n") + 1
+            assert finding.message

@@ -67,6 +67,10 @@ class RunningBroker:
         path.write_text(text)
         return path
 
+    def add_flags(self, *flags: str) -> None:
+        """Give it more flags, e.g. with paths of its runtime folder; counts at the next start."""
+        self._flags += flags
+
     def start(self) -> Self:
         """Start it without waiting."""
         with self.log_path.open("ab") as log:
@@ -88,6 +92,14 @@ class RunningBroker:
                 raise AssertionError(f"the broker did not say so in {PATIENCE} s; its log:\n{self.log}") from None
             if condition(message):
                 return message
+
+    def forget_status(self) -> None:
+        """Forget what a broker that is gone has said, before the next one starts."""
+        self._notify.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._notify.recv(4096)
+        self._notify.settimeout(PATIENCE)
 
     def wait_ready(self) -> Self:
         """Wait until all workers are ready."""

@@ -11,6 +11,7 @@ from typing import Any
 from ipc.frame import Kind, pack_frame, unpack_frame
 from tyk.proto.coprocess_object_pb2 import Object
 from workers.dispatcher import Dispatcher
+from workers.signature import PublicKey
 from workers.store import BundleStore
 
 IMPORTS = "from tyk.decorators import *\n"
@@ -55,10 +56,10 @@ def write_zip(path: Path, files: dict[str, str], **middleware: Any) -> Path:
 class Served:
     """The bundles of one folder, served."""
 
-    def __init__(self, folder: Path, unpacked: Path) -> None:
+    def __init__(self, folder: Path, unpacked: Path, public_key: PublicKey | None = None) -> None:
         self.folder = folder
         self.now = 0.0
-        self.store = BundleStore([folder], unpacked, clock=lambda: self.now)
+        self.store = BundleStore([folder], unpacked, public_key, clock=lambda: self.now)
         self.store.load_all()
         self.dispatcher = Dispatcher(self.store)
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 
 from broker.link import Link
-from broker.supervisor import channel_options
+from broker.spawning import channel_options
 from ipc.channel import BrokerChannel, Request, WorkerChannel
 from ipc.frame import pack_frame, unpack_frame
 

@@ -27,6 +27,11 @@ def echo(request, session, spec):
     return request, session
 
 @Pre
+def echo_with_worker(request, session, spec):
+    request.add_header("X-Worker", str(os.getpid()))
+    return echo(request, session, spec)
+
+@Pre
 def gated(request, session, spec):
     enter_gate(request)
     return request, session

@@ -71,8 +71,9 @@ def test_add_greeting(page: dict[str, Any]) -> None:
 
 def test_tag_request(page: dict[str, Any]) -> None:
     request, state = TykRequest(MiniRequestObject()), TykSession()
-    returned = asyncio.run(page["tag_request"](request, state, {}, {}))
-    assert returned == (request, state, {"tagged": "yes"})
+    returned = asyncio.run(page["tag_request"](request, state, {}))
+    assert returned == (request, state)
+    assert request.object.set_headers == {"X-Tagged": "yes"}
     assert hooks(page)["tag_request"] == HookDefinition("tag_request", "Post", 0.5, "continue", True)
 
 

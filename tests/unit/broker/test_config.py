@@ -25,6 +25,14 @@ from broker.errors import ConfigError
         ("max_streams", 0),
         ("ready_timeout", 0),
         ("socket_mode", 0o1777),
+        ("max_requests", -1),
+        ("max_requests_jitter", -1),
+        ("max_age", -0.1),
+        ("max_memory", -1),
+        ("breaker_cooldown", 0),
+        ("event_stream_length", 0),
+        ("event_queue", 0),
+        ("event_grace", -1),
     ],
 )
 def test_an_impossible_value_is_refused_by_its_flag(name: str, value: Any) -> None:
@@ -35,6 +43,38 @@ def test_an_impossible_value_is_refused_by_its_flag(name: str, value: Any) -> No
 def test_a_folder_of_bundles_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         BrokerConfig(bundles=tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("redis", "message"),
+    [
+        (None, "--event-stream needs --redis"),
+        ("redis+sentinel://h/s", "--redis must begin with one of redis://, rediss://, unix://"),
+        ("redis+cluster://h", "--redis must begin with one of"),
+    ],
+)
+def test_a_stream_needs_a_redis_that_it_can_be_at(redis: str | None, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        BrokerConfig(redis=redis, event_stream="events")
+    assert BrokerConfig(redis="redis://localhost", event_stream="events").event_stream == "events"
+    with pytest.raises(ConfigError, match="needs a name"):
+        BrokerConfig(redis="redis://localhost", event_stream="")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:9000", "ftp://h/secret", "http:///secret", "http://h:99999/secret", "http://h:0/secret",
+     "http://h/a secret", "http://h/\nsecret", "http://h/\xe4secret", "http://[::1/secret"],
+)  # fmt: skip
+def test_a_webhook_is_a_url_and_the_message_does_not_repeat_it(url: str) -> None:
+    with pytest.raises(ConfigError, match="--event-webhook: not a URL") as caught:
+        BrokerConfig(event_webhook=url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://h", "https://u:p@h:1/x?y=z", "http://[::1]:9/"])
+def test_a_webhook_may_be_any_web_address(url: str) -> None:
+    assert BrokerConfig(event_webhook=url).event_webhook == url
 
 
 def test_the_default_address_lies_in_the_runtime_folder(tmp_path: Path) -> None:

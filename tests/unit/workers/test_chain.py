@@ -53,6 +53,12 @@ def test_the_manifest_comes_first_then_what_it_does_not_list(make: Make) -> None
     assert order(served, "Post") == "D "
 
 
+def test_a_manifest_may_ask_for_the_whole_chain(make: Make) -> None:
+    served = make(hook("A"), hook("B"), hook("C", "Post"), pre=[{"name": "*"}], post=[{"name": "*"}])
+    assert order(served) == "A B "
+    assert order(served, "Post") == "C "
+
+
 def test_a_hook_that_the_manifest_puts_elsewhere_runs_there_only(make: Make) -> None:
     served = make(hook("A"), hook("B"), post=[{"name": "A"}])
     assert order(served) == "B "

@@ -1,0 +1,56 @@
+"""What workers say that they have loaded, compared: what is new, what changed, and what got broken."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+Description = list[dict[str, Any]]
+"""The bundles of one worker, as it describes them."""
+
+
+class BundleChange(NamedTuple):
+    """One bundle in two descriptions."""
+
+    name: str
+    change: str
+    """`new`, `changed`, `same` or `gone`."""
+    hooks: int
+    problems: tuple[str, ...]
+
+
+def problems_of(bundle: dict[str, Any]) -> Iterator[str]:
+    """What of a bundle could not be loaded, one line each."""
+    faults = ([bundle["error"]] if bundle["error"] else []) + list(bundle["faulty"])
+    for fault in faults:
+        place = f"{fault['file']}:{fault['line']}: " if fault["line"] else f"{fault['file']}: " if fault["file"] else ""
+        yield f"bundle {bundle['name']}: {place}{fault['message']}"
+
+
+def damage(before: Iterable[Description], after: Description) -> list[str]:
+    """The problems of bundles that one of the descriptions before knows without any."""
+    sound = {bundle["path"] for description in before for bundle in description if not any(problems_of(bundle))}
+    return [problem for bundle in after if bundle["path"] in sound for problem in problems_of(bundle)]
+
+
+def compare(before: Description, after: Description) -> list[BundleChange]:
+    """Every bundle of either description, by name."""
+    old, new = _by_path(before), _by_path(after)
+    changes = [_change(old.get(path), bundle) for path, bundle in new.items()]
+    changes += [BundleChange(bundle["name"], "gone", 0, ()) for path, bundle in old.items() if path not in new]
+    return sorted(changes)
+
+
+def version_of(description: Description) -> str:
+    """A short name for everything that is loaded: the same for workers that loaded the same."""
+    parts = sorted(f"{bundle['path']}\0{bundle.get('version', '')}" for bundle in description)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8] if parts else ""
+
+
+def _change(old: dict[str, Any] | None, new: dict[str, Any]) -> BundleChange:
+    version = None if old is None else old.get("version")
+    change = "new" if old is None else "same" if version == new.get("version") else "changed"
+    return BundleChange(new["name"], change, len(new["hooks"]), tuple(problems_of(new)))
+
+
+def _by_path(description: Description) -> dict[str, dict[str, Any]]:
+    return {bundle["path"]: bundle for bundle in description}

@@ -1,0 +1,63 @@
+"""Watches the bundles' files for `--reload`: looks at their times every half second, and reloads when they settle."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+LOOK_INTERVAL: Final = 0.5
+"""Seconds."""
+SUFFIXES: Final = (".py", ".json", ".zip", ".so")
+"""Files that make up a bundle; what a plugin writes beside them is its own affair."""
+MAX_FILES: Final = 20_000
+"""A look must not keep the event loop: what is beyond is not watched."""
+
+Stamp = frozenset[tuple[str, int, int]]
+
+
+class ContentWatch:
+    """Calls `changed` once the files have changed, and then stayed the same from one look to the next."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, folder: Path, changed: Callable[[], None]) -> None:
+        self._loop = loop
+        self._folder = folder
+        self._changed = changed
+        self._told = self._last = stamp_of(folder)
+
+    def start(self) -> None:
+        """Look again and again from now on."""
+        self._loop.call_later(LOOK_INTERVAL, self._look)
+
+    def _look(self) -> None:
+        self._loop.call_later(LOOK_INTERVAL, self._look)
+        self.compare(stamp_of(self._folder))
+
+    def compare(self, stamp: Stamp) -> None:
+        """Take one look's result into account: a copy that is under way changes from look to look."""
+        settled = stamp == self._last
+        self._last = stamp
+        if settled and stamp != self._told:
+            self._told = stamp
+            self._changed()
+
+
+def stamp_of(folder: Path) -> Stamp:
+    """Names, modification times (ns) and sizes (bytes) of all files below; files that vanish meanwhile are left out."""
+    found: set[tuple[str, int, int]] = set()
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
+        for name in files:
+            if name.endswith(SUFFIXES) and not name.startswith("."):
+                found |= _stamp(os.path.join(parent, name))
+        if len(found) >= MAX_FILES:
+            break
+    return frozenset(found)
+
+
+def _stamp(path: str) -> set[tuple[str, int, int]]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return set()
+    return {(path, status.st_mtime_ns, status.st_size)}
