@@ -66,8 +66,8 @@ class GrpcServer:
     def drain(self) -> None:
         """Ask all peers to go: what they have sent is answered, what comes later is refused; never waits.
 
-        A peer that connects after that is not sent away, since it would come back at once, for ever: the dispatcher says
-        to each of its calls that nothing more is taken.
+        A peer that connects after that is not sent away, since it would come back at once, for ever: the dispatcher
+        says to each of its calls that nothing more is taken.
         """
         self._draining = True
         for protocol in list(self._protocols):

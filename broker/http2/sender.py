@@ -58,12 +58,17 @@ class AnswerTemplate:
         return self._end(self._trailers_start, stream_id, self.trailers)
 
 
+NO_TABLE: Final = b"\x20"
+"""A dynamic table size update to 0 (RFC 7541, section 6.3)."""
+
+
 class Sender:
     """Frames to one peer; `wake` is called when there is output where there was none."""
 
     __slots__ = (
         "_initial_window",
         "_on_sent",
+        "_table_unsaid",
         "_turn",
         "_wake",
         "_window",
@@ -79,6 +84,8 @@ class Sender:
     def __init__(self, wake: Callable[[], None], on_sent: Callable[[Stream], None]) -> None:
         self._wake = wake
         self._on_sent = on_sent
+        self._table_unsaid = True
+        """The peer has not been told yet that our header blocks use no table."""
         self._turn = TURN_BYTES
         self._window = MIN_WINDOW
         self._initial_window = MIN_WINDOW
@@ -120,10 +127,15 @@ class Sender:
             self._answer_slowly(stream, template, message)
             return
         self._window -= length
-        if not self.out:
-            self._wake()
         stream_id = stream.id
-        self.out += (template.before(stream_id, size), message, template.after(stream_id))
+        if self._table_unsaid:
+            self.headers(stream, template.headers)
+            self.write(pack_frame(DATA, 0, stream_id, MESSAGE_PREFIX.pack(0, size) + message))
+            self.write(template.after(stream_id))
+        else:
+            if not self.out:
+                self._wake()
+            self.out += (template.before(stream_id, size), message, template.after(stream_id))
         self.answers += 1
         self._on_sent(stream)
 
@@ -135,6 +147,10 @@ class Sender:
 
     def headers(self, stream: Stream, block: bytes, end_stream: bool = False) -> None:
         """Send the answer's headers; with `end_stream` they are all of it."""
+        if self._table_unsaid:
+            # A peer that allows a smaller table than the default waits for this word (RFC 7541, section 4.2).
+            block = NO_TABLE + block
+            self._table_unsaid = False
         self.write(pack_headers(stream.id, block, END_STREAM if end_stream else 0, self.max_frame))
         if end_stream:
             self.answers += 1
