@@ -34,6 +34,8 @@ LEAVE_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_inf
 """The files of Unix sockets are removed by `ListeningSocket`, which knows whose they are."""
 MSGPACK_PREFIX: Final = "msgpack+"
 """`--listen msgpack+unix:///path` speaks MessagePack-RPC; without the prefix, gRPC."""
+ACCEPT_SETTLING: Final = 0.05
+"""Seconds until the connections that were being accepted when we stopped accepting are there, and can be told to go."""
 LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -231,6 +233,7 @@ class Broker:
             # What callers send before they have read that they are to go is still answered.
             for server in self._servers:
                 server.close()
+            await asyncio.sleep(ACCEPT_SETTLING)
         else:
             self._notifier.send("STOPPING=1")
             self.router.draining = True

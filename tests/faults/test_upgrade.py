@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,26 @@ def test_upgrades_under_load_fail_no_call(tmp_path: Path, times: int) -> None:
         assert not load.errors
         assert len(seen) == times + 1
         assert broker.socket.stat().st_ino == inode
+
+
+def test_whoever_connects_during_an_upgrade_is_served(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def connect_and_call(broker: RunningBroker) -> int:
+        calls = 0
+        while not over.is_set():
+            assert "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
+            calls += 1
+        return calls
+
+    with upgradable(tmp_path, workers=2) as broker, concurrent.futures.ThreadPoolExecutor(3) as callers:
+        calls = [callers.submit(connect_and_call, broker) for _ in range(3)]
+        try:
+            upgrade(broker)
+            assert broker.wait() == 0
+        finally:
+            over.set()
+        assert all(call.result() > 0 for call in calls)
 
 
 def test_the_successor_has_the_sockets_and_removes_them_when_it_ends(tmp_path: Path) -> None:
