@@ -62,12 +62,14 @@ def kill_under_load(folder: Path, calls: int, kill: Callable[[Killer, Callers], 
         wait_until(lambda: broker.status()["under_way"] == 0, lambda: str(broker.status()))
         status = broker.status()
         print(status["dispatches"], f"{len(killer.killed)} workers killed, {status['restarts']} restarts")
-        check_account(calls, callers, journal.runs(), set(killer.killed))
+        given_up = check_account(calls, callers, journal.runs(), set(killer.killed))
         check_counters(callers, status["dispatches"])
         broker.call("recorded", bundle="chaos", headers=[("Nonce", "after all")])
+        assert not given_up, "calls that nobody had started failed"
 
 
-def check_account(calls: int, callers: Callers, runs: Counter[str], killed: set[int]) -> None:
+def check_account(calls: int, callers: Callers, runs: Counter[str], killed: set[int]) -> set[str]:
+    """Hold every outcome against what happened; returns the calls that failed without having been started."""
     answers, failures = callers.answers, callers.failures
     given_up = {nonce for nonce, failure in failures.items() if NEVER_STARTED in failure.message}
     running = [failure for nonce, failure in failures.items() if nonce not in given_up]
@@ -81,6 +83,7 @@ def check_account(calls: int, callers: Callers, runs: Counter[str], killed: set[
     assert {nonce: runs[nonce] for nonce in failures if runs[nonce] > (nonce not in given_up)} == {}
     assert runs.keys() <= answers.keys() | failures.keys()
     check_each_worker_cost_one_call(running, killed)
+    return given_up
 
 
 def check_each_worker_cost_one_call(failures: list[Failure], killed: set[int]) -> None:

@@ -129,7 +129,7 @@ def test_a_short_hook_is_prefetched_up_to_the_limit(bench: Bench, worker: LocalW
         bench.send()
         worker.finish(worker.claim(), handler_ns=1)
         bench.router.receive(worker.link)
-    for _ in range(20):
+    for _ in range(PREFETCH + 5):
         bench.send()
     assert len(worker.link.in_flight) == 1 + PREFETCH
 
