@@ -10,8 +10,11 @@ from ipc.frame import pack_frame
 from ipc.layout import EXECUTION_SLOTS
 
 PREFETCH: Final = 24
-"""Most dispatches that may wait in a worker's ring behind the ones its threads run. Measured at 64 streams and 2 workers: 45,000/s with
-8, 47,000/s with 16, 57,000/s with 24, which leaves fewer wake-ups; what a long hook may hold back is bounded by the budget below."""
+"""Most dispatches that may wait in a worker's ring behind the ones its threads run.
+
+Measured at 64 streams and 2 workers: 45,000/s with 8, 47,000/s with 16, 57,000/s with 24. What a long hook may
+hold back is bounded by the budget below.
+"""
 PREFETCH_BUDGET_NS: Final = 3_000_000
 """Nothing is prefetched behind more expected running time than this: a long hook's neighbours wait in the broker's
 queue, where any worker can take them. Measured: below 1 ms, one wake-up per dispatch becomes the larger cost."""
