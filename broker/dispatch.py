@@ -27,6 +27,7 @@ class Dispatch(ABC):
         "limit_ns",
         "link",
         "name",
+        "retried",
         "seq",
         "settled",
         "urgent",
@@ -56,7 +57,9 @@ class Dispatch(ABC):
         self.cost_ns = 0
         """How long it was expected to run when it was given to the worker."""
         self.attempts = 0
-        """Workers it was given to and that died before they started it."""
+        """Workers it was given to and that died, by themselves, before they started it."""
+        self.retried = False
+        """Its hook, an idempotent one, has been run again."""
         self.settled = False
         """Answered, failed or cancelled: nothing more may happen to it."""
 

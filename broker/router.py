@@ -29,7 +29,7 @@ from ipc.frame import Kind, Status
 log = logging.getLogger("tykpy.router")
 
 MAX_ATTEMPTS: Final = 3
-"""Workers that may die with a dispatch still unstarted before its caller gets an error."""
+"""Workers that may die by themselves with a dispatch still unstarted before its caller gets an error."""
 STALL_NS: Final = 10_000_000
 """A worker that has not answered for so long gives back what it has not started."""
 SILENCE_NS: Final = 200_000_000
@@ -182,8 +182,10 @@ class Router:
             assert dispatch is not None
             if dispatch.settled:
                 self._deadlines.discard(dispatch)
+            elif seq in executing:
+                self._run_again(dispatch, why)
             else:
-                self._rescue(dispatch, started=seq in executing, why=why)
+                self._start_again(dispatch, why, cause)
         if poisoned:
             for waiting in self._pending:
                 self._may_run(waiting)
@@ -292,16 +294,28 @@ class Router:
         if not self.poison.active or self._may_run(dispatch):
             self._pending.push_front(dispatch, dispatch.hook.lane, urgent=dispatch.urgent)
 
-    def _rescue(self, dispatch: Dispatch, *, started: bool, why: str) -> None:
+    def _run_again(self, dispatch: Dispatch, why: str) -> None:
         assert dispatch.hook is not None
-        dispatch.attempts += 1
-        allowed = 2 if started and dispatch.hook.idempotent else MAX_ATTEMPTS
-        if (started and not dispatch.hook.idempotent) or dispatch.attempts >= allowed:
-            what = "while it ran this hook" if started else f"before it started this hook, {dispatch.attempts} times"
-            self._fail(dispatch, DispatchError(Status.HOOK_FAILED, f"{why} {what} ({dispatch.name})"))
+        if dispatch.hook.idempotent and not dispatch.retried:
+            dispatch.retried = True
+            self._redispatch(dispatch)
         else:
-            self.counters.redispatched += 1
-            self._put_back(dispatch)
+            self._fail(dispatch, DispatchError(Status.HOOK_FAILED, f"{why} while it ran this hook ({dispatch.name})"))
+
+    def _start_again(self, dispatch: Dispatch, why: str, cause: Cause) -> None:
+        # Nothing that had not started is to blame for a kill from outside. Where workers die by themselves it may be
+        # its bytes that kill them before its hook is entered.
+        if cause is not Cause.OUTSIDE:
+            dispatch.attempts += 1
+        if dispatch.attempts < MAX_ATTEMPTS:
+            self._redispatch(dispatch)
+            return
+        what = f"before it started this hook, {dispatch.attempts} times"
+        self._fail(dispatch, DispatchError(Status.HOOK_FAILED, f"{why} {what} ({dispatch.name})"))
+
+    def _redispatch(self, dispatch: Dispatch) -> None:
+        self.counters.redispatched += 1
+        self._put_back(dispatch)
 
     def _may_run(self, dispatch: Dispatch) -> bool:
         try:

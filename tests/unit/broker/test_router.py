@@ -7,6 +7,7 @@ import pytest
 
 from broker.errors import DispatchError
 from broker.link import PREFETCH, Link
+from broker.poison import Cause
 from broker.router import MAX_ATTEMPTS, Router, RouterOptions
 from ipc.channel import Request
 from ipc.frame import Kind, Status, pack_error, pack_frame, unpack_frame
@@ -320,8 +321,42 @@ def test_a_dispatch_that_never_gets_started_is_given_up_after_some_deaths(bench:
         assert dispatch.outcomes == []
         with local_worker(0, generation) as worker:
             bench.router.join(worker.link)
-            bench.router.lost(worker.link, [], frozenset(), "worker 0 died")
+            bench.router.lost(worker.link, [], frozenset(), "worker 0 died", Cause.CRASH)
     assert dispatch.status is Status.HOOK_FAILED
+
+
+def test_a_dispatch_that_never_started_survives_any_number_of_kills_from_outside(bench: Bench) -> None:
+    dispatch = bench.send()
+    for generation in range(3 * MAX_ATTEMPTS):
+        with local_worker(0, generation) as worker:
+            bench.router.join(worker.link)
+            bench.router.lost(worker.link, [], frozenset(), "worker 0 was ended by SIGKILL", Cause.OUTSIDE)
+    with local_worker(0, 99) as heir:
+        bench.router.join(heir.link)
+        bench.turn()
+        heir.finish(heir.claim())
+        bench.router.receive(heir.link)
+    assert dispatch.outcomes == [dispatch.body]
+
+
+def test_deaths_before_an_idempotent_hook_started_do_not_cost_it_its_retry(bench: Bench) -> None:
+    hook = {"name": "again", "idempotent": True}
+    bench.router.hooks.update([{"name": "b", "hashes": [""], "hooks": [hook]}])
+    dispatch = bench.send("again")
+    with local_worker(0, 1) as first:
+        bench.router.join(first.link)
+        bench.router.lost(first.link, [], frozenset(), "worker 0 died", Cause.CRASH)
+    with local_worker(0, 2) as second:
+        bench.router.join(second.link)
+        bench.turn()
+        second.claim()
+        bench.router.lost(second.link, [], second.link.channel.executing(), "worker 0 died", Cause.OUTSIDE)
+    with local_worker(0, 3) as third:
+        bench.router.join(third.link)
+        bench.turn()
+        third.finish(third.claim())
+        bench.router.receive(third.link)
+    assert dispatch.outcomes == [dispatch.body]
 
 
 def test_a_workers_error_keeps_its_status_and_message(bench: Bench, worker: LocalWorker) -> None:
