@@ -188,7 +188,7 @@ def call(
     message: dict[str, Any] | None, **description: Any,
 ) -> None:  # fmt: skip
     """Call one HOOK of a running broker as the gateway would, and show what it changed."""
-    from broker.client import GrpcClient
+    from broker.grpc.client import GrpcClient
     from commands import call as calls
     from commands import objects
 

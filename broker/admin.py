@@ -5,13 +5,13 @@ import os
 from typing import Any, NamedTuple
 
 from broker.errors import ConfigError, DispatchError, ReloadError
-from broker.events import Events
-from broker.msgpackrpc import Handler, Reply
-from broker.poison import Poison
-from broker.recycling import Recycler
-from broker.reload import Outcome, Reloader
-from broker.router import Router
-from broker.supervisor import Supervisor
+from broker.events.events import Events
+from broker.msgpackrpc.server import Handler, Reply
+from broker.pool.recycling import Recycler
+from broker.pool.reload import Outcome, Reloader
+from broker.pool.supervisor import Supervisor
+from broker.routing.poison import Poison
+from broker.routing.router import Router
 from broker.upgrade import Upgrade
 from ipc.frame import Status
 

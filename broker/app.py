@@ -8,24 +8,25 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Final
 
-from broker import content, sockets
+from broker import sockets
 from broker.admin import Parts, admin_methods
 from broker.config import BrokerConfig
-from broker.content_watch import ContentWatch
 from broker.errors import BrokerError, ConfigError, ListenError, NoWorkerError, UpgradeError
-from broker.events import Events, open_sinks
-from broker.grpc import GrpcServer
+from broker.events.events import Events, open_sinks
+from broker.grpc.health import ServingStatus
+from broker.grpc.server import GrpcServer
 from broker.handover import Handover
-from broker.health import ServingStatus
 from broker.http2.limits import Limits
-from broker.msgpackrpc import MsgpackRpcServer, RpcLimits
+from broker.msgpackrpc.methods import dispatch_methods
+from broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
 from broker.notify import ServiceNotifier
-from broker.recycling import Recycler
-from broker.reload import Reloader
-from broker.router import Router, RouterOptions
-from broker.rpc_dispatch import dispatch_methods
+from broker.pool import content
+from broker.pool.content_watch import ContentWatch
+from broker.pool.recycling import Recycler
+from broker.pool.reload import Reloader
+from broker.pool.supervisor import PoolEvents, Supervisor
+from broker.routing.router import Router, RouterOptions
 from broker.sockets import ListeningSocket, SocketOptions
-from broker.supervisor import PoolEvents, Supervisor
 from broker.upgrade import Upgrade
 
 log = logging.getLogger("tykpy.broker")

@@ -11,8 +11,8 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self
 
-from broker import content
 from broker.errors import UpgradeError
+from broker.pool import content
 from broker.sockets import ListeningSocket
 
 VARIABLE: Final = "TYKPY_HANDOVER"

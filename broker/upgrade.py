@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from broker import content
 from broker.handover import READY, Offer
-from broker.process import describe_end
+from broker.pool import content
+from broker.pool.process import describe_end
 from broker.sockets import ListeningSocket
 
 log = logging.getLogger("tykpy.upgrade")

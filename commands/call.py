@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
-from broker.client import GrpcCallError, GrpcClient
+from broker.grpc.client import GrpcCallError, GrpcClient
 from commands.changes import Change, as_json, changes
 from commands.errors import CommandError
 from tyk.proto.coprocess_object_pb2 import Event, Object

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from broker import content
 from broker.errors import RpcError
-from broker.rpc_client import RpcClient
+from broker.msgpackrpc.client import RpcClient
+from broker.pool import content
 from commands.errors import CommandError
 
 Description = list[dict[str, Any]]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.errors import RpcError
-from broker.rpc_client import RpcClient
+from broker.msgpackrpc.client import RpcClient
 from commands.errors import CommandError
 
 NO_CODE = ("UNAVAILABLE", "EXPIRED")

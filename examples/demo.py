@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from broker.client import GrpcClient
+from broker.grpc.client import GrpcClient
 from commands.call import call_hook, send_event
 from commands.changes import Change
 from commands.objects import CallDescription, build_event, build_object

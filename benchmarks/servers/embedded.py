@@ -22,13 +22,14 @@ class EmbeddedResult(NamedTuple):
 
 
 def measure(data: bytes, seconds: float) -> EmbeddedResult:
-    """Run the hook under the lock for about `seconds`."""
+    """Run the hook under the lock for about `seconds`, at least `BATCH` times."""
     lock = threading.Lock()
-    calls = 0
+    calls, elapsed = 0, 0.0
     start, cpu = time.perf_counter(), time.process_time()
-    while (elapsed := time.perf_counter() - start) < seconds:
+    while not calls or elapsed < seconds:
         for _ in range(BATCH):
             with lock:
                 add_header_to_bytes(data)
         calls += BATCH
+        elapsed = time.perf_counter() - start
     return EmbeddedResult(calls / elapsed, (time.process_time() - cpu) / calls * 1e6)

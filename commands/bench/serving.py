@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from broker.errors import RpcError
-from broker.rpc_client import RpcClient
+from broker.msgpackrpc.client import RpcClient
 from broker.sockets import parse_unix
 from commands.bench.errors import BenchError, ProcessGoneError
 from commands.bench.measure import family

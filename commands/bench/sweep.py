@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from google.protobuf.message import DecodeError
 
-from broker.client import GrpcCallError, GrpcClient
+from broker.grpc.client import GrpcCallError, GrpcClient
 from commands.bench.errors import BenchError
 from commands.bench.load import Order
 from commands.bench.results import Case, Report, Result, Sample, machine

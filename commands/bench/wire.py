@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from hpack import Decoder, HPACKError
 
-from broker.grpc_wire import GrpcCode, pack_fields, percent_decode
+from broker.grpc.wire import GrpcCode, pack_fields, percent_decode
 from commands.bench.errors import ProtocolError
 
 DISPATCH_PATH: Final = b"/coprocess.Dispatcher/Dispatch"

@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from broker.client import GrpcCallError, GrpcClient
-from broker.grpc_wire import GrpcCode
+from broker.grpc.client import GrpcCallError, GrpcClient
+from broker.grpc.wire import GrpcCode
 from broker.http2.limits import MIB
 from tests.support.grpc_server import PATIENCE, EchoServer
 

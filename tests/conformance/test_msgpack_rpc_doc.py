@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from broker.grpc_wire import CODE_OF_STATUS
-from broker.rpc_dispatch import dispatch_methods
+from broker.grpc.wire import CODE_OF_STATUS
+from broker.msgpackrpc.methods import dispatch_methods
 from ipc.frame import Status
 from tests.support.broker import RunningBroker
 from tests.support.front_ends import RpcFrontEnd, both_listeners

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.client import GrpcCallError
+from broker.grpc.client import GrpcCallError
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from broker.client import GrpcClient
 from broker.errors import RpcError
+from broker.grpc.client import GrpcClient
 from commands.objects import CallDescription, build_object
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate

@@ -12,8 +12,8 @@ import grpc
 import psutil
 import pytest
 
-from broker.client import GrpcCallError
-from broker.grpc_wire import GrpcCode
+from broker.grpc.client import GrpcCallError
+from broker.grpc.wire import GrpcCode
 from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
 from tests.support.load import Load

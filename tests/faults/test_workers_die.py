@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from broker.client import GrpcCallError
+from broker.grpc.client import GrpcCallError
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
 

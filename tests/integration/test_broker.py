@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker.client import GrpcCallError, GrpcClient
+from broker.grpc.client import GrpcCallError, GrpcClient
 from commands.objects import build_event
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate

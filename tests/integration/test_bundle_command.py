@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.client import GrpcCallError
+from broker.grpc.client import GrpcCallError
 from tests.support.broker import TYKPY, RunningBroker
 from tests.support.bundles import write_bundle
 from tests.support.keys import private_pem, public_pem

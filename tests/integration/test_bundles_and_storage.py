@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.client import GrpcCallError
+from broker.grpc.client import GrpcCallError
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
 from tests.support.redis_server import running_redis

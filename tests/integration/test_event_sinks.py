@@ -10,10 +10,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from broker.event_delivery import DeliveryError, Verdict
-from broker.event_stream import RedisStream
-from broker.event_webhook import MAX_ANSWER, Webhook
-from broker.events import TriggeredEvent
+from broker.events.delivery import DeliveryError, Verdict
+from broker.events.events import TriggeredEvent
+from broker.events.stream import RedisStream
+from broker.events.webhook import MAX_ANSWER, Webhook
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.webhook import Receiver, running_receiver
 
@@ -155,7 +155,7 @@ def test_redis_that_is_away_is_waited_for_and_what_it_refuses_is_not(server: Red
 
 
 def test_redis_that_does_not_answer_is_away_too(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.event_stream.SOCKET_SECONDS", 0.05)
+    monkeypatch.setattr("broker.events.stream.SOCKET_SECONDS", 0.05)
     stream = RedisStream(server.url, "events", 100)
     stream.deliver([event("a")])
     server.pause()

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from broker.client import GrpcCallError
-from broker.event_handlers import MAX_DEPTH
+from broker.events.handlers import MAX_DEPTH
+from broker.grpc.client import GrpcCallError
 from commands.objects import build_event
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.hooks import Gate
@@ -326,7 +326,7 @@ def test_every_worker_finds_the_handler_of_the_events_api(tmp_path: Path, monkey
 
 def test_redis_and_http_are_only_loaded_where_they_are_configured() -> None:
     check = (
-        "import sys, broker.app; sys.exit(bool({'redis', 'http.client', 'broker.event_webhook'} & set(sys.modules)))"
+        "import sys, broker.app; sys.exit(bool({'redis', 'http.client', 'broker.events.webhook'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", check], check=True)
 

@@ -11,11 +11,11 @@ import msgpack
 import pytest
 import uvloop
 
-from broker.dispatch import Dispatch
 from broker.errors import DispatchError, RpcError
-from broker.msgpackrpc import Handler, MsgpackRpcServer, RawMethod, RpcLimits
-from broker.rpc_client import RpcClient
-from broker.rpc_dispatch import dispatch_methods
+from broker.msgpackrpc.client import RpcClient
+from broker.msgpackrpc.methods import dispatch_methods
+from broker.msgpackrpc.server import Handler, MsgpackRpcServer, RawMethod, RpcLimits
+from broker.routing.dispatch import Dispatch
 from ipc.frame import Kind, Status
 
 MIB = 1024 * 1024

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
-from broker.grpc_head import GrpcHeadReader, Method
+from broker.grpc.head import GrpcHeadReader, Method
 from broker.http2.errors import Http2Error
 from broker.http2.fields import read_field
 from broker.http2.frames import PREFACE, FrameType, pack_frame

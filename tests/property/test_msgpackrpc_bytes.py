@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import WireError
-from broker.peek import PeekError
-from broker.peek_map import peek_map
-from broker.rpc_wire import Message, MessageReader, is_one_value, pack_result, parse, unpack_params
+from broker.msgpackrpc.wire import Message, MessageReader, is_one_value, pack_result, parse, unpack_params
+from broker.routing.peek import PeekError
+from broker.routing.peek_map import peek_map
 
 LIMIT = 4096
 

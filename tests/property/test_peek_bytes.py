@@ -4,7 +4,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.peek import Peek, PeekError, peek
+from broker.routing.peek import Peek, PeekError, peek
 from tyk.proto.coprocess_object_pb2 import Object
 
 texts = st.text(max_size=200)

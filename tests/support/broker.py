@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from broker.client import GrpcClient
-from broker.rpc_client import RpcClient
+from broker.grpc.client import GrpcClient
+from broker.msgpackrpc.client import RpcClient
 from commands.objects import CallDescription, build_object
 from tyk.proto.coprocess_object_pb2 import Event, Object
 

@@ -4,8 +4,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from broker.link import Link
-from broker.spawning import channel_options
+from broker.pool.spawning import channel_options
+from broker.routing.link import Link
 from ipc.channel import BrokerChannel, Request, WorkerChannel
 from ipc.frame import pack_frame, unpack_frame
 

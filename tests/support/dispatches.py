@@ -1,7 +1,7 @@
 """A dispatch that remembers what became of it, for tests of the router and its parts."""
 
-from broker.dispatch import Dispatch
 from broker.errors import DispatchError
+from broker.routing.dispatch import Dispatch
 from ipc.frame import Kind, Status
 from tyk.proto.coprocess_object_pb2 import Object
 

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from broker.dispatch import Dispatch
 from broker.errors import DispatchError
+from broker.routing.dispatch import Dispatch
 from ipc.frame import Status
 
 FAIL = b"fail:"

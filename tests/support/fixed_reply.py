@@ -1,6 +1,6 @@
 """A gRPC server that answers every dispatch with the same bytes: what a gateway makes of replies that we never send."""
 
-from broker.dispatch import Dispatch
+from broker.routing.dispatch import Dispatch
 from tests.support.echo_dispatcher import EchoDispatcher
 from tests.support.grpc_server import EchoServer
 

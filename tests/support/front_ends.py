@@ -10,8 +10,8 @@ from typing import Any, Self
 import grpc
 
 from broker.errors import RpcError
-from broker.grpc_wire import CODE_OF_STATUS
-from broker.rpc_client import RpcClient
+from broker.grpc.wire import CODE_OF_STATUS
+from broker.msgpackrpc.client import RpcClient
 from ipc.frame import Status
 from tests.support.broker import PATIENCE, RunningBroker
 from tyk.proto.coprocess_object_pb2 import Event, Object

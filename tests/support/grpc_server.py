@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
-from broker.grpc import GrpcServer
+from broker.grpc.server import GrpcServer
 from broker.http2.limits import Limits
 from broker.sockets import listen
 from tests.support.echo_dispatcher import EchoDispatcher

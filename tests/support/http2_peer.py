@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from hpack import Decoder, Encoder
 
-from broker.grpc_calls import GrpcCalls
-from broker.grpc_head import GrpcHeadReader, Method
+from broker.grpc.calls import GrpcCalls
+from broker.grpc.head import GrpcHeadReader, Method
 from broker.http2.connection import Connection
 from broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame
 from broker.http2.headers import HeadCache

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol, Self
 
-from broker.client import GrpcCallError, GrpcClient
+from broker.grpc.client import GrpcCallError, GrpcClient
 from commands.objects import CallDescription, build_object
 from tests.support.broker import PATIENCE, wait_until
 from tyk.proto.coprocess_object_pb2 import Object

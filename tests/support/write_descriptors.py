@@ -1,4 +1,4 @@
-"""Writes broker/descriptors.py: `python -m tests.support.write_descriptors`, after a change of a .proto file."""
+"""Writes broker/grpc/descriptors.py: `python -m tests.support.write_descriptors`, after a change of a .proto file."""
 
 import base64
 import zlib
@@ -18,7 +18,7 @@ from tyk.proto import (
     coprocess_session_state_pb2,
 )
 
-TARGET: Final = Path(__file__).parents[2] / "broker" / "descriptors.py"
+TARGET: Final = Path(__file__).parents[2] / "broker" / "grpc" / "descriptors.py"
 _LINE: Final = 100
 _HEAD: Final = '''"""Descriptors of the services that the broker offers, for server reflection.
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.grpc_wire import ANSWER, GrpcCode, pack_status, pack_trailers_only
+from broker.grpc.wire import ANSWER, GrpcCode, pack_status, pack_trailers_only
 from broker.http2.errors import ErrorCode
 from broker.http2.frames import (
     ACK,

@@ -1,0 +1,109 @@
+"""Runs the `@Event` handlers of the pool for the events that plugins trigger.
+
+It is a caller of the router like a gateway's connection, with limits of its own: events may not crowd out requests, and
+a handler that triggers what it handles comes to an end.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from broker.errors import DispatchError
+from broker.protowire import pack_bytes
+from broker.quiet_log import QuietLog
+from broker.routing.dispatch import Dispatch
+from broker.routing.router import Router
+from ipc.frame import Kind, Status
+
+log = logging.getLogger("tykpy.events")
+
+MAX_IN_FLIGHT: Final = 1_000
+"""Triggered events that wait for a handler or run; those beyond are dropped."""
+MAX_DEPTH: Final = 5
+"""An event that so many handlers led to, one after the other, reaches no further handler."""
+_PAYLOAD: Final = 1
+"""Field number of `coprocess.Event.payload`."""
+_NO_ROOM: Final = frozenset({Status.OVERLOADED, Status.UNAVAILABLE, Status.EXPIRED})
+
+Outcome = Callable[[DispatchError | None], None]
+
+
+class EventDispatch(Dispatch):
+    """One event on its way to its handlers."""
+
+    __slots__ = ("_outcome",)
+
+    def __init__(self, name: str, document: str, outcome: Outcome) -> None:
+        super().__init__(Kind.EVENT, pack_bytes(_PAYLOAD, document.encode(errors="replace")))
+        self.name = f"event {name}"
+        self._outcome = outcome
+
+    def answer(self, kind: int, body: bytes) -> None:
+        """The handlers ran."""
+        self._outcome(None)
+
+    def fail(self, error: DispatchError) -> None:
+        """They failed, or did not run."""
+        self._outcome(error)
+
+
+@dataclass(slots=True)
+class HandlerCounters:
+    """What became of the events."""
+
+    handled: int = 0
+    failed: int = 0
+    """A handler raised, or its worker died."""
+    dropped: int = 0
+    """Too many at a time, or no worker in time."""
+    looped: int = 0
+    """Deeper than MAX_DEPTH."""
+    without_handler: int = 0
+
+
+class EventHandlers:
+    """Dispatches events to the handlers of their names."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._counters = HandlerCounters()
+        self._in_flight = 0
+        self._notices = QuietLog(log)
+
+    def offer(self, name: str, depth: int, document: str) -> bool:
+        """Run the handlers of an event, if there are any and there is room; False where there are none."""
+        if name not in self._router.hooks.event_handlers:
+            self._counters.without_handler += 1
+            return False
+        if depth >= MAX_DEPTH:
+            self._counters.looped += 1
+            text = f"event {name!r} was triggered by {depth} handlers one after the other; its own do not run again"
+            self._notices.log(logging.WARNING, f"loop {name}", text)
+        elif self._in_flight >= MAX_IN_FLIGHT:
+            self._drop(f"{self._in_flight} events are with their handlers already")
+        else:
+            self._in_flight += 1
+            self._router.dispatch(EventDispatch(name, document, lambda error: self._settled(name, error)))
+        return True
+
+    def describe(self) -> dict[str, int]:
+        """The counters, and how many are under way."""
+        return {**asdict(self._counters), "under_way": self._in_flight}
+
+    def _settled(self, name: str, error: DispatchError | None) -> None:
+        self._in_flight -= 1
+        if error is None:
+            self._counters.handled += 1
+        elif error.status is Status.NOT_FOUND:
+            self._router.hooks.forget_handler(name)
+            self._counters.without_handler += 1
+        elif error.status in _NO_ROOM:
+            self._drop(error.message)
+        else:
+            self._counters.failed += 1
+            self._notices.log(logging.ERROR, f"failed {name}", f"event {name!r}: {error.message}")
+
+    def _drop(self, why: str) -> None:
+        self._counters.dropped += 1
+        self._notices.log(logging.WARNING, "dropped", f"an event is not handled: {why}")

@@ -1,0 +1,92 @@
+"""A web address that gets every event: a POST of its JSON document, one after the other on a connection kept open.
+
+Any answer from 200 to 299 is a yes. `Idempotency-Key` is the event's id, the same however often it is sent.
+"""
+
+import base64
+import http.client
+import ssl
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from broker.config import BrokerConfig
+from broker.events.delivery import Delivery, DeliveryError, DeliveryOptions, Verdict
+from broker.events.events import TriggeredEvent
+
+SOCKET_SECONDS: Final = 5.0
+"""Each step of talking to the receiver."""
+MAX_ANSWER: Final = 64 * 1024
+"""Bytes of an answer that are read, for the sake of the connection; a longer one costs the connection."""
+TRY_AGAIN: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+"""Besides 500 to 599: answers that mean later, not never."""
+
+
+class Webhook:
+    """Posts events to one URL."""
+
+    name = "webhook"
+    batch = 1
+
+    def __init__(self, url: str, timeout: float = SOCKET_SECONDS) -> None:
+        parts = urlsplit(url)
+        # The host alone: receivers put their secrets into user, path and query.
+        self.display = f"webhook {parts.scheme}://{parts.netloc.rpartition('@')[2]}/..."
+        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._headers = {"Content-Type": "application/json", "User-Agent": "tykpy"}
+        if parts.username is not None:
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self._headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+        self._connection = _connection(parts.scheme, parts.hostname or "", parts.port, timeout)
+        self._used = False
+
+    def deliver(self, events: Sequence[TriggeredEvent]) -> None:
+        """Post each; raises DeliveryError for the first that is not taken."""
+        for event in events:
+            try:
+                status = self._post(event)
+            except (OSError, http.client.HTTPException) as error:
+                self.close()
+                raise DeliveryError(Verdict.FAILED, f"{type(error).__name__}: {error}") from error
+            if not 200 <= status < 300:
+                later = status >= 500 or status in TRY_AGAIN
+                raise DeliveryError(Verdict.FAILED if later else Verdict.REFUSED, f"answered {status}")
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+        self._used = False
+
+    def _post(self, event: TriggeredEvent) -> int:
+        try:
+            return self._exchange(event)
+        except (ConnectionError, http.client.BadStatusLine):
+            # The receiver may have closed a connection that nobody used for a while.
+            if not self._used:
+                raise
+            self.close()
+            return self._exchange(event)
+
+    def _exchange(self, event: TriggeredEvent) -> int:
+        headers = {**self._headers, "Idempotency-Key": event.id}
+        self._connection.request("POST", self._path, event.document.encode(errors="replace"), headers)
+        response = self._connection.getresponse()
+        response.read(MAX_ANSWER)
+        if response.isclosed():
+            self._used = True
+        else:
+            self.close()
+        return response.status
+
+
+def _connection(scheme: str, host: str, port: int | None, timeout: float) -> http.client.HTTPConnection:
+    if scheme == "https":
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=ssl.create_default_context())
+    return http.client.HTTPConnection(host, port, timeout=timeout)
+
+
+def open_webhook(config: BrokerConfig) -> Delivery:
+    """The webhook that is configured."""
+    assert config.event_webhook is not None
+    return Delivery(Webhook(config.event_webhook), DeliveryOptions(config.event_queue))

@@ -1,0 +1,173 @@
+"""One connection's gRPC calls: requests become dispatches, answers and errors of the router become gRPC's."""
+
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Any, Final, cast
+
+from broker.errors import DispatchError
+from broker.grpc.head import GrpcHead
+from broker.grpc.local_call import LocalCall, LocalHandler
+from broker.grpc.messages import MessageReader
+from broker.grpc.wire import CODE_OF_STATUS, GrpcCallError, GrpcCode, pack_fields, pack_trailers_only
+from broker.http2.limits import Limits
+from broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE, Sender
+from broker.http2.stream import Stream
+from broker.routing.dispatch import Dispatch, Dispatcher
+
+_unpack_prefix: Final = MESSAGE_PREFIX.unpack_from
+
+
+class GatewayCall(Dispatch):
+    """One call of the gateway's, until it is answered."""
+
+    __slots__ = ("_sender", "_stream")
+
+    def __init__(self, kind: int, body: bytes, timeout_ns: int | None, sender: Sender, stream: Stream) -> None:
+        super().__init__(kind, body, timeout_ns)
+        self._sender = sender
+        self._stream = stream
+
+    def answer(self, kind: int, body: Any) -> None:
+        """Send the answer."""
+        stream = self._stream
+        stream.application = None
+        self._sender.answer(stream, stream.head.template, body)
+
+    def fail(self, error: DispatchError) -> None:
+        """Send the error, as a response of trailers only."""
+        self._stream.application = None
+        block = pack_trailers_only(CODE_OF_STATUS[error.status], error.message)
+        self._sender.headers(self._stream, block, end_stream=True)
+
+
+class Upload:
+    """A request that does not come in one piece, or is not for the router: its messages are collected here."""
+
+    __slots__ = ("body", "handler", "reader", "started_ns")
+
+    def __init__(self, encoding: bytes, limit: int, handler: LocalHandler | None) -> None:
+        self.reader = MessageReader(encoding, limit)
+        self.handler = handler
+        self.body: bytes | None = None
+        self.started_ns = monotonic_ns()
+
+
+class GrpcCalls:
+    """The application on one HTTP/2 connection."""
+
+    __slots__ = ("_buffered", "_dispatch", "_dispatcher", "_max_buffered", "_max_message", "sender")
+
+    def __init__(self, dispatcher: Dispatcher, limits: Limits) -> None:
+        self._dispatcher = dispatcher
+        self._dispatch: Callable[[Dispatch], None] = dispatcher.dispatch
+        self._max_message = limits.max_message
+        self._max_buffered = max(limits.max_buffered, limits.max_message)
+        self._buffered = 0
+        self.sender = cast(Sender, None)
+        """The connection's, once there is one."""
+
+    def data(self, stream: Stream, data: bytes, at: int, end: int, ended: bool) -> None:
+        """More of a request; nearly always all of it, to be dispatched as it is."""
+        head: GrpcHead = stream.head
+        if ended and head.plain_kind and stream.application is None:
+            size = end - at - MESSAGE_PREFIX_SIZE
+            if 0 <= size <= self._max_message and _unpack_prefix(data, at) == (0, size):
+                body = data[at + MESSAGE_PREFIX_SIZE : end]
+                self._start(stream, body, head.timeout_ns)
+                return
+        self._collect(stream, data, at, end, ended)
+
+    def opened(self, stream: Stream) -> None:
+        """A call that is refused, or served by the broker itself."""
+        head: GrpcHead = stream.head
+        if head.error is not None:
+            self._fail(stream, head.error)
+        elif head.method.serve is not None:
+            handler = head.method.serve(LocalCall(self.sender, stream))
+            stream.application = Upload(head.encoding, self._max_message, handler)
+
+    def cancelled(self, stream: Stream) -> None:
+        """The caller hung up, or lost the right to an answer."""
+        call, stream.application = stream.application, None
+        if isinstance(call, Upload):
+            self._forget(call)
+        elif call is not None:
+            self._dispatcher.cancel(call)
+
+    def expire(self, stream: Stream) -> None:
+        """Give up a request of which nothing more comes."""
+        self._fail(stream, GrpcCallError(GrpcCode.DEADLINE_EXCEEDED, "the rest of the request did not come in time"))
+
+    def _start(self, stream: Stream, body: bytes, timeout_ns: int | None) -> None:
+        if timeout_ns is not None and timeout_ns <= 0:
+            self._fail(stream, GrpcCallError(GrpcCode.DEADLINE_EXCEEDED, "the deadline passed before the call started"))
+            return
+        call = GatewayCall(stream.head.plain_kind or stream.head.method.kind, body, timeout_ns, self.sender, stream)
+        stream.application = call
+        self._dispatch(call)
+
+    # Requests in pieces
+
+    def _collect(self, stream: Stream, data: bytes, at: int, end: int, ended: bool) -> None:
+        head: GrpcHead = stream.head
+        if head.refusal is not None:
+            if ended:
+                self._refuse(stream)
+            return
+        upload = stream.application
+        if upload is None:
+            upload = stream.application = Upload(head.encoding, self._max_message, None)
+        try:
+            self._feed(upload, data, at, end)
+            if ended:
+                self._finish(stream, upload)
+        except GrpcCallError as error:
+            self._fail(stream, error)
+
+    def _feed(self, upload: Upload, data: bytes, at: int, end: int) -> None:
+        before = upload.reader.buffered
+        messages = upload.reader.feed(data, at, end)
+        self._buffered += upload.reader.buffered - before
+        for message in messages:
+            if upload.handler is not None:
+                upload.handler.message(message)
+            elif upload.body is None:
+                upload.body = message
+            else:
+                raise GrpcCallError(GrpcCode.INTERNAL, "more than one message for a method that takes one")
+        if self._buffered > self._max_buffered:
+            text = f"unfinished requests of {self._buffered} bytes on one connection, limit {self._max_buffered} bytes"
+            raise GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, text)
+
+    def _finish(self, stream: Stream, upload: Upload) -> None:
+        if upload.reader.within_message:
+            raise GrpcCallError(GrpcCode.INTERNAL, "the request ends within a message")
+        if upload.handler is not None:
+            upload.handler.half_closed()
+        elif upload.body is None:
+            raise GrpcCallError(GrpcCode.INTERNAL, "no message for a method that takes one")
+        else:
+            timeout_ns = stream.head.timeout_ns
+            if timeout_ns is not None:
+                timeout_ns -= monotonic_ns() - upload.started_ns
+            self._start(stream, upload.body, timeout_ns)
+
+    def _forget(self, upload: Upload) -> None:
+        self._buffered -= upload.reader.buffered
+        if upload.handler is not None:
+            upload.handler.cancelled()
+
+    # Answers that are not the router's
+
+    def _fail(self, stream: Stream, error: GrpcCallError) -> None:
+        upload, stream.application = stream.application, None
+        if isinstance(upload, Upload):
+            self._forget(upload)
+        self.sender.headers(stream, pack_trailers_only(error.code, error.message), end_stream=True)
+
+    def _refuse(self, stream: Stream) -> None:
+        refusal = stream.head.refusal
+        assert refusal is not None
+        self.sender.headers(stream, pack_fields((b":status", refusal.status), (b"content-type", b"text/plain")))
+        self.sender.data(stream, refusal.text)
+        self.sender.close(stream, b"")

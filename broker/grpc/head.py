@@ -1,0 +1,143 @@
+"""What a gRPC request's headers say: which method, how long it may take, how it is compressed, or why it is refused."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from broker.grpc.wire import (
+    ANSWER,
+    ANSWER_WITH_ENCODINGS,
+    GZIP,
+    IDENTITY,
+    GrpcCallError,
+    GrpcCode,
+    parse_timeout,
+)
+from broker.http2.headers import RequestHead
+from broker.http2.limits import Limits
+from broker.http2.validate import Header
+
+if TYPE_CHECKING:
+    from broker.grpc.local_call import LocalCall, LocalHandler
+
+_CONTENT_TYPES: Final = frozenset((b"application/grpc", b"application/grpc+proto"))
+_NOT_ALONE: Final = frozenset((b"content-type", b"grpc-encoding"))
+"""Fields that change what a head means in more than its timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One entry of the table of services."""
+
+    kind: int = 0
+    """The `ipc.frame.Kind` to dispatch; 0: the broker serves the method itself."""
+    serve: "Callable[[LocalCall], LocalHandler] | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRefusal:
+    """A request that is not gRPC at all: answered as HTTP, for the person who sent it."""
+
+    status: bytes
+    text: bytes
+
+
+class GrpcHead(RequestHead):
+    """The head of one call, shared by all calls with the same headers."""
+
+    __slots__ = ("encoding", "error", "method", "plain_kind", "refusal", "template", "timeout_ns")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.method = Method()
+        self.timeout_ns: int | None = None
+        self.encoding = IDENTITY
+        self.template = ANSWER
+        self.error: GrpcCallError | None = None
+        self.refusal: HttpRefusal | None = None
+        self.plain_kind = 0
+        """The method's kind where the message can be dispatched as it comes, else 0."""
+
+    def settle(self) -> "GrpcHead":
+        """Derive what follows from the rest."""
+        served_here = self.method.serve is not None
+        self.answer_at_once = self.error is not None or served_here
+        plain = not self.answer_at_once and self.refusal is None and self.encoding == IDENTITY
+        self.plain_kind = self.method.kind if plain else 0
+        return self
+
+    def with_timeout(self, value: bytes) -> "GrpcHead":
+        """The same head for a call that must end in time."""
+        head = GrpcHead()
+        head.content_length, head.size = self.content_length, self.size
+        head.method, head.encoding, head.template = self.method, self.encoding, self.template
+        head.error, head.refusal = self.error, self.refusal
+        head.plain_kind, head.answer_at_once = self.plain_kind, self.answer_at_once
+        head.take_timeout(value)
+        return head
+
+    def take_timeout(self, value: bytes) -> None:
+        """Read `grpc-timeout`; a malformed one is the head's error."""
+        try:
+            self.timeout_ns = parse_timeout(value)
+        except GrpcCallError as error:
+            self.error = self.error or error
+            self.settle()
+
+
+class GrpcHeadReader:
+    """Reads heads against the table of services."""
+
+    def __init__(self, methods: Mapping[bytes, Method], limits: Limits) -> None:
+        self._methods = methods
+        self._max_list = limits.max_header_list
+
+    def read_head(self, headers: list[Header], size: int) -> GrpcHead:
+        """The head of a valid list of `size` bytes."""
+        fields = dict(headers)
+        head = GrpcHead()
+        head.refusal = _refusal(fields)
+        if head.refusal is None:
+            self._read_call(head, fields, size)
+        return head.settle()
+
+    def _read_call(self, head: GrpcHead, fields: dict[bytes, bytes], size: int) -> None:
+        head.encoding = fields.get(b"grpc-encoding", IDENTITY)
+        if head.encoding != IDENTITY:
+            head.template = ANSWER_WITH_ENCODINGS
+        head.method = self._methods.get(fields[b":path"], head.method)
+        head.error = self._error(head, fields[b":path"], size)
+        if b"grpc-timeout" in fields:
+            head.take_timeout(fields[b"grpc-timeout"])
+
+    def _error(self, head: GrpcHead, path: bytes, size: int) -> GrpcCallError | None:
+        if size > self._max_list:
+            text = f"metadata of {size} bytes is larger than the limit of {self._max_list} bytes"
+            return GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, text)
+        if path not in self._methods:
+            served = ", ".join(sorted(known.decode() for known in self._methods))
+            return GrpcCallError(GrpcCode.UNIMPLEMENTED, f"unknown method {path.decode('latin-1')}; served: {served}")
+        if head.encoding not in (IDENTITY, GZIP):
+            text = f"grpc-encoding {head.encoding.decode('latin-1')} is not supported; supported: identity, gzip"
+            return GrpcCallError(GrpcCode.UNIMPLEMENTED, text)
+        return None
+
+    def refine_head(self, head: RequestHead, headers: list[Header]) -> GrpcHead | None:
+        """The head where these fields, all regular, follow."""
+        assert isinstance(head, GrpcHead)
+        timeout = None
+        for name, value in headers:
+            if name == b"grpc-timeout":
+                timeout = value
+            elif name in _NOT_ALONE:
+                return None
+        return head if timeout is None or head.refusal is not None else head.with_timeout(timeout)
+
+
+def _refusal(fields: dict[bytes, bytes]) -> HttpRefusal | None:
+    if fields[b":method"] != b"POST":
+        return HttpRefusal(b"405", b"gRPC only: POST to /coprocess.Dispatcher/Dispatch\n")
+    content_type = fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if content_type not in _CONTENT_TYPES:
+        return HttpRefusal(b"415", b"gRPC only: content-type application/grpc or application/grpc+proto\n")
+    return None

@@ -1,0 +1,224 @@
+"""The gRPC front end: connections of gateways on the event loop, and the services that they find there."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final, cast
+
+from broker.grpc.calls import GrpcCalls
+from broker.grpc.head import GrpcHeadReader, Method
+from broker.grpc.health import Health
+from broker.grpc.reflection import reflection_methods
+from broker.grpc.sweep import SWEEP_INTERVAL, ConnectionAge
+from broker.http2.connection import Connection
+from broker.http2.errors import ErrorCode, PeerError
+from broker.http2.headers import HeadCache
+from broker.http2.limits import MIB, Limits
+from broker.routing.dispatch import Dispatcher
+from ipc.frame import Kind
+
+_log: Final = logging.getLogger(__name__)
+
+LINGER: Final = 1.0
+"""Seconds that a peer has to read our GOAWAY and close; closing first would throw away what it has not read."""
+HIGH_WATER: Final = 1 * MIB
+"""Bytes in a socket's output buffer from which on nothing more is read from its peer."""
+
+
+class GrpcServer:
+    """All connections of gateways, on any number of listening sockets."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        limits: Limits | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.limits = limits or Limits()
+        self.loop = loop or asyncio.get_running_loop()
+        self.health = Health()
+        """What is served; the composition root says when."""
+        self.methods: Mapping[bytes, Method] = {
+            b"/coprocess.Dispatcher/Dispatch": Method(kind=Kind.OBJECT),
+            b"/coprocess.Dispatcher/DispatchEvent": Method(kind=Kind.EVENT),
+            **self.health.methods(),
+            **reflection_methods(),
+        }
+        self.cache = HeadCache(GrpcHeadReader(self.methods, self.limits), self.limits)
+        self._protocols: set[GrpcProtocol] = set()
+        self._late: set[GrpcProtocol] = set()
+        """Connections that came after `drain`."""
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
+        self._draining = False
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._protocols) + len(self._late)
+
+    def protocol_factory(self) -> asyncio.Protocol:
+        """For `loop.create_server`."""
+        return GrpcProtocol(self)
+
+    def drain(self) -> None:
+        """Ask all peers to go: what they have sent is answered, what comes later is refused; never waits.
+
+        A peer that connects after that is not sent away, since it would come back at once, for ever: the dispatcher
+        says to each of its calls that nothing more is taken.
+        """
+        self._draining = True
+        for protocol in list(self._protocols):
+            protocol.drain()
+
+    def abort(self) -> None:
+        """Close all connections now; their calls are cancelled."""
+        for protocol in [*self._protocols, *self._late]:
+            protocol.abort()
+
+    async def closed(self) -> None:
+        """Wait until there are no connections, but for those that came after `drain`."""
+        await self._all_closed.wait()
+
+    def add(self, protocol: "GrpcProtocol") -> bool:
+        """A new connection; False: it is one too many."""
+        if self.connections >= self.limits.max_connections:
+            return False
+        if self._draining:
+            self._late.add(protocol)
+            return True
+        self._protocols.add(protocol)
+        self._all_closed.clear()
+        if self._sweeper is None:
+            self._sweeper = self.loop.call_later(SWEEP_INTERVAL, self._sweep_again)
+        return True
+
+    def remove(self, protocol: "GrpcProtocol") -> None:
+        """A connection is gone."""
+        self._late.discard(protocol)
+        self._protocols.discard(protocol)
+        if not self._protocols:
+            self._all_closed.set()
+            if self._sweeper is not None:
+                self._sweeper.cancel()
+                self._sweeper = None
+
+    def sweep(self, now: float) -> None:
+        """Look for what took too long; `now` is the loop's time."""
+        for protocol in list(self._protocols):
+            protocol.sweep(now)
+
+    def _sweep_again(self) -> None:
+        self._sweeper = self.loop.call_later(SWEEP_INTERVAL, self._sweep_again)
+        self.sweep(self.loop.time())
+
+
+class GrpcProtocol(asyncio.Protocol):
+    """One connection: bytes between the transport and the HTTP/2 core."""
+
+    def __init__(self, server: GrpcServer) -> None:
+        self._server = server
+        self._loop = server.loop
+        self._transport: asyncio.Transport | None = None
+        self._flush_due = True
+        calls = GrpcCalls(server.dispatcher, server.limits)
+        self._connection = Connection(calls, server.cache, server.limits, self._wake, self._loop.time)
+        calls.sender = self._connection.sender
+        self._age = ConnectionAge(self._connection, server.limits, calls.expire, self._loop.time())
+        self._linger: asyncio.TimerHandle | None = None
+
+    # Called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say who we are."""
+        # uvloop's transports have asyncio's methods without being of its class.
+        self._transport = transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        if not self._server.add(self):
+            self._connection.fail(PeerError(ErrorCode.ENHANCE_YOUR_CALM, "too many connections"))
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        """The path of every call: one read, all its frames, one write."""
+        self._flush_due = True
+        self._connection.receive(data)
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The calls of a peer that is gone are cancelled."""
+        self._transport = None
+        if self._linger is not None:
+            self._linger.cancel()
+        if not self._connection.closed:
+            self._connection.close()
+        self._server.remove(self)
+
+    def pause_writing(self) -> None:
+        """A peer that does not read is not read from."""
+        self._connection.sender.paused = True
+        if self._transport is not None and not self._connection.closed:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._connection.sender.paused = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._flush()
+
+    # Called by the server
+
+    def drain(self) -> None:
+        """Ask the peer to go."""
+        self._connection.drain()
+        self._flush()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def sweep(self, now: float) -> None:
+        """Look for what took too long."""
+        if self._transport is None:
+            return
+        reads = self._age.sweep(now, self._transport.get_write_buffer_size())
+        if not reads:
+            _log.warning("a connection is closed: its peer does not read")
+            self.abort()
+            return
+        self._flush()
+
+    # Output
+
+    def _wake(self) -> None:
+        """There is output outside of `data_received`: write it once this turn of the loop has made all of it."""
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        connection = self._connection
+        transport = self._transport
+        if transport is None:
+            return
+        self._flush_due = True
+        while out := connection.take_output():
+            transport.write(b"".join(out))
+        self._flush_due = False
+        if connection.done:
+            self._end()
+
+    def _end(self) -> None:
+        """All is said: wait for the peer to close, but not long."""
+        if self._linger is not None or self._transport is None:
+            return
+        fault = self._connection.fault
+        if fault is not None:
+            _log.warning("a connection is closed: %s (%s)", fault.message, fault.code.name)
+        self._connection.close()
+        self._linger = self._loop.call_later(LINGER, self.abort)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()

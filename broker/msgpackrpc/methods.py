@@ -1,0 +1,101 @@
+"""The public methods of the MessagePack-RPC listener: the mirror of the gRPC service, on the same router.
+
+`dispatch(object[, options])` and `dispatch_event(event[, options])` take maps with the field names of the protobuf
+messages; `options` may hold `{"timeout": seconds}`. The maps' bytes go to a worker as they came, and the worker's
+come back as they are: a `Dispatch` of kind OBJECT_MAP or EVENT_MAP has encoded MessagePack as its body, both ways.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgpack
+
+from broker.errors import DispatchError
+from broker.msgpackrpc.server import Handler, RawMethod, Reply
+from broker.msgpackrpc.wire import EMPTY_MAP, Message, is_map, is_one_value, split_first
+from broker.routing.dispatch import Dispatch, Dispatcher
+from ipc.frame import Kind, Status
+
+NS_PER_SECOND: Final = 1_000_000_000
+MAX_TIMEOUT_SECONDS: Final = 86_400
+
+
+class RpcDispatch(Dispatch):
+    """A dispatch that came as a MessagePack-RPC call."""
+
+    __slots__ = ("_dispatcher", "_reply")
+
+    def __init__(
+        self,
+        kind: int,
+        body: bytes,
+        timeout_ns: int | None,
+        reply: Reply,
+        dispatcher: Dispatcher,
+    ) -> None:
+        super().__init__(kind, body, timeout_ns)
+        self._reply = reply
+        self._dispatcher = dispatcher
+
+    def answer(self, kind: int, body: Any) -> None:
+        """Send the encoded map that the worker answered; no body is the empty map (`EventReply` has no fields)."""
+        packed = body or EMPTY_MAP
+        # A worker runs foreign code: bytes that are not one value would shift every later answer on the connection.
+        if isinstance(packed, bytes) and is_one_value(packed):
+            self._reply.answer_packed(packed)
+        else:
+            self._reply.fail(Status.INTERNAL, "the worker's answer is not one MessagePack value")
+
+    def fail(self, error: DispatchError) -> None:
+        """Send the error."""
+        self._reply.fail(error.status, error.message)
+
+    def hang_up(self) -> None:
+        """The caller has gone."""
+        self._dispatcher.cancel(self)
+
+
+def dispatch_methods(dispatcher: Dispatcher, hooks: Callable[[], object]) -> dict[str, Handler | RawMethod]:
+    """The table of methods for a gateway; `hooks()` describes what is loaded."""
+    return {
+        "dispatch": RawMethod(_entry(dispatcher, Kind.OBJECT_MAP, "object")),
+        "dispatch_event": RawMethod(_entry(dispatcher, Kind.EVENT_MAP, "event")),
+        "ping": lambda params, reply: reply.answer("pong"),
+        "hooks": lambda params, reply: reply.answer(hooks()),
+    }
+
+
+def _entry(dispatcher: Dispatcher, kind: Kind, what: str) -> Callable[[Message, Reply], None]:
+    expected = f"takes one map, the {what}, and optionally a map of options"
+
+    def call(message: Message, reply: Reply) -> None:
+        body, timeout_ns = message.params, None
+        if message.arity == 2:
+            body, options = split_first(message.params)
+            timeout_ns = _timeout_ns(options)
+        elif message.arity != 1:
+            raise DispatchError(Status.INVALID, f"{expected}; this call has {message.arity} params")
+        if not is_map(body):
+            raise DispatchError(Status.INVALID, f"{expected}; the {what} is not a map")
+        dispatch = RpcDispatch(kind, body, timeout_ns, reply, dispatcher)
+        reply.owner = dispatch
+        dispatcher.dispatch(dispatch)
+
+    return call
+
+
+def _timeout_ns(packed: bytes) -> int | None:
+    try:
+        options = msgpack.unpackb(packed, strict_map_key=False)
+    except (TypeError, ValueError, msgpack.UnpackException) as error:
+        raise DispatchError(Status.INVALID, f"the options cannot be decoded: {error}") from error
+    if options is None:
+        return None
+    if not isinstance(options, dict) or options.keys() - {"timeout"}:
+        raise DispatchError(Status.INVALID, 'options are a map, and "timeout" is the only one')
+    seconds = options.get("timeout")
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_TIMEOUT_SECONDS:
+        raise DispatchError(Status.INVALID, f"timeout is a number of seconds up to {MAX_TIMEOUT_SECONDS}")
+    return max(1, int(seconds * NS_PER_SECOND))

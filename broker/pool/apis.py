@@ -1,0 +1,45 @@
+"""Which bundle each API uses, as workers see it from what they dispatch.
+
+A gateway's event names its API and no bundle, and may go to a worker that has never seen the API: so each tells all.
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import Any, Final
+
+from broker.pool.worker import Worker
+from ipc.errors import IpcError
+
+log = logging.getLogger("tykpy.supervisor")
+
+MAX_APIS: Final = 10_000
+"""A gateway has hundreds; what is beyond is forgotten, and told again by the next worker that sees it."""
+
+
+class ApiTable:
+    """Hands what one worker says about an API to the others, and to those that come later."""
+
+    def __init__(self) -> None:
+        self._bundle_hashes: dict[str, str] = {}
+
+    def note(self, body: Any, others: Iterable[Worker]) -> None:
+        """A worker has seen an API. Raises KeyError, TypeError where the message is none of ours."""
+        api, bundle_hash = str(body["api"]), str(body["bundle_hash"])
+        if len(self._bundle_hashes) >= MAX_APIS and api not in self._bundle_hashes:
+            self._bundle_hashes.clear()
+        self._bundle_hashes[api] = bundle_hash
+        for worker in others:
+            _tell(worker, {api: bundle_hash})
+
+    def introduce(self, worker: Worker) -> None:
+        """Tell a new worker all."""
+        if self._bundle_hashes:
+            _tell(worker, self._bundle_hashes)
+
+
+def _tell(worker: Worker, bundle_hashes: dict[str, str]) -> None:
+    try:
+        worker.channel.control.send("apis", bundle_hashes)
+    except IpcError as error:
+        # It is ending, or does not read; either is noticed elsewhere.
+        log.debug("%s was not told of an API: %s", worker, error)

@@ -1,0 +1,131 @@
+"""How workers leave: those asked to finish first, those that hang are ended, and none is waited for for ever."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from broker.config import BrokerConfig
+from broker.pool.worker import Worker, WorkerState
+from broker.routing.link import Link
+from broker.routing.router import Router
+from ipc.errors import IpcError
+
+log = logging.getLogger("tykpy.supervisor")
+
+STOP_GRACE: Final = 2.0
+"""Seconds an idle worker gets to end by itself before it is killed."""
+PONG_PATIENCE: Final = 1.0
+"""Seconds that a worker gets to say that it lives, at least: the machine may be busy."""
+CHECK_INTERVAL: Final = 0.05
+"""Seconds between two looks at a worker that is to be ended once its other dispatches are done."""
+
+
+class Departures:
+    """Ends workers. The router's watcher: it hears from there which of them are in trouble."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: BrokerConfig,
+        router: Router,
+        workers: Mapping[int, Worker],
+        replace: Callable[[Worker], None],
+    ) -> None:
+        """`workers` are those that live, by generation; `replace` is called for one that is given up."""
+        self._loop = loop
+        self._config = config
+        self._router = router
+        self._workers = workers
+        self._replace = replace
+
+    # -- in trouble ---
+
+    def overdue(self, link: Link) -> None:
+        """A dispatch of this worker runs past its deadline: dump its stacks now, end it if it does not come back."""
+        worker = self._workers.get(link.generation)
+        if worker is None or worker.ending:
+            return
+        log.warning("%s is past a dispatch's deadline; its stacks follow", worker)
+        worker.process.dump()
+        worker.ending = self._loop.call_later(self._config.hang_grace, self._end_hung, worker)
+
+    def silent(self, link: Link) -> None:
+        """This worker does not start what it is given: ask it whether it lives, end it if it does not say so."""
+        worker = self._workers.get(link.generation)
+        if worker is None or worker.ending:
+            return
+        worker.ending = self._loop.call_later(max(self._config.hang_grace, PONG_PATIENCE), self._end_hung, worker)
+        self._tell(worker, "ping")
+
+    def awake(self, worker: Worker) -> None:
+        """It says that it lives."""
+        if worker.link is None or not worker.link.silent:
+            return
+        if worker.ending:
+            worker.ending.cancel()
+            worker.ending = None
+        self._router.awake(worker.link)
+
+    def _end_hung(self, worker: Worker) -> None:
+        link = worker.link
+        worker.ending = None
+        if link is None or worker.generation not in self._workers or not (link.overdue or link.silent):
+            return
+        self._router.leave(link)
+        worker.state = WorkerState.LEAVING
+        self._replace(worker)
+        self._kill_when_alone(worker)
+
+    def _kill_when_alone(self, worker: Worker) -> None:
+        # Other threads and coroutines of the worker finish first; each has a deadline of its own.
+        link = worker.link
+        if link is None or worker.generation not in self._workers:
+            return
+        if set(link.in_flight) - link.overdue:
+            self._loop.call_later(CHECK_INTERVAL, self._kill_when_alone, worker)
+        else:
+            log.warning("%s hangs; killing it", worker)
+            worker.process.kill()
+
+    # -- asked to ---
+
+    def ask_to_leave(self, worker: Worker) -> None:
+        """Give it nothing more; it finishes what it runs and ends."""
+        worker.state = WorkerState.LEAVING
+        if worker.link is None:
+            worker.end_patience()
+        else:
+            self._router.leave(worker.link)
+        self._tell(worker, "drain")
+        self._loop.call_later(STOP_GRACE, self._see_off, worker)
+
+    def _see_off(self, worker: Worker) -> None:
+        """Wait as long as it has something to do (which its deadlines limit), but no longer."""
+        if worker.generation not in self._workers:
+            return
+        if worker.link is not None and worker.link.in_flight:
+            self._loop.call_later(STOP_GRACE, self._see_off, worker)
+        else:
+            log.warning("%s did not end by itself; killing it", worker)
+            worker.process.kill()
+
+    async def end_all(self, all_gone: asyncio.Future[None]) -> None:
+        """End every worker, those that do not by themselves by force; `all_gone` is set by who reaps them."""
+        for worker in tuple(self._workers.values()):
+            worker.end_patience()
+            self.ask_to_leave(worker)
+        try:
+            await asyncio.wait_for(asyncio.shield(all_gone), STOP_GRACE)
+        except TimeoutError:
+            for worker in self._workers.values():
+                log.warning("%s did not end by itself; killing it", worker)
+                worker.process.kill()
+            await all_gone
+
+    def _tell(self, worker: Worker, name: str) -> None:
+        try:
+            worker.channel.control.send(name)
+        except (OSError, IpcError) as error:
+            log.warning("%s does not listen any more (%s); killing it", worker, error)
+            worker.process.kill()

@@ -1,0 +1,120 @@
+"""Recycling: a worker that has served long enough is replaced by a fresh one, which is ready before the old one leaves.
+
+Long enough is so many dispatches, so many seconds, or so much memory. One at a time, so that there are never fewer
+workers ready than there should be, and never more than one too many.
+"""
+
+import asyncio
+import logging
+import random
+import sys
+from typing import Final
+
+from broker.config import BrokerConfig
+from broker.errors import WorkerStartError
+from broker.pool.memory import memory_of
+from broker.pool.supervisor import Supervisor
+from broker.pool.worker import Worker, WorkerState
+
+log = logging.getLogger("tykpy.recycling")
+
+LOOK_INTERVAL: Final = 1.0
+"""Seconds between two looks at the workers' age and memory."""
+RETRY_DELAY: Final = 10.0
+"""Seconds after a replacement that did not start; the old worker goes on."""
+
+
+class Recycler:
+    """Knows who is due, and replaces them one after the other."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, config: BrokerConfig, supervisor: Supervisor) -> None:
+        self.recycled = 0
+        """Workers that were replaced."""
+        self._loop = loop
+        self._config = config
+        self._supervisor = supervisor
+        self._due: dict[Worker, str] = {}
+        """Who is to be replaced, and why, in order."""
+        self._leaving: Worker | None = None
+        """Who is being replaced now."""
+        self._paused = False
+        if config.max_requests:
+            supervisor.request_limit = self._request_limit
+            supervisor.on_request_limit = self._on_request_limit
+
+    def start(self) -> None:
+        """Look at age and memory from now on, if they are limited."""
+        if self._config.max_age or self._config.max_memory:
+            self._loop.call_later(LOOK_INTERVAL, self._look)
+
+    def _request_limit(self) -> int:
+        # Workers that start together would all be due together.
+        return self._config.max_requests + random.randint(0, self._config.max_requests_jitter)
+
+    def _on_request_limit(self, worker: Worker) -> None:
+        worker.request_limit = sys.maxsize
+        self._add(worker, f"{worker.handled} dispatches (--max-requests)")
+
+    def _look(self) -> None:
+        self._loop.call_later(LOOK_INTERVAL, self._look)
+        for worker in self._supervisor.serving:
+            why = self._reason(worker)
+            if why is not None:
+                self._add(worker, why)
+
+    def _reason(self, worker: Worker) -> str | None:
+        if self._config.max_age and worker.age >= self._config.max_age:
+            return f"{worker.age:.0f} s (--max-age)"
+        # A worker that has done nothing yet is as small as the next one would be.
+        if self._config.max_memory and worker.handled:
+            memory = memory_of(worker.process.pid, self._config.max_memory)
+            if memory > self._config.max_memory:
+                return f"{memory} bytes of memory (--max-memory)"
+        return None
+
+    def _add(self, worker: Worker, why: str) -> None:
+        if worker is not self._leaving:
+            self._due.setdefault(worker, why)
+            self._next()
+
+    def _next(self) -> None:
+        while self._due and self._leaving is None and not self._paused:
+            worker = next(iter(self._due))
+            why = self._due.pop(worker)
+            if worker.state is WorkerState.READY:
+                self._replace(worker, why)
+
+    def _replace(self, worker: Worker, why: str) -> None:
+        log.info("%s is replaced after %s", worker, why)
+        self._leaving = worker
+        try:
+            self._supervisor.spawn(worker.slot, self)
+        except WorkerStartError as error:
+            self._postpone(str(error))
+
+    def worker_ready(self, worker: Worker) -> None:
+        """The fresh one: the old one may leave."""
+        damage = self._supervisor.damage(worker)
+        if damage:
+            self._supervisor.dismiss(worker, "it could not load what the others serve: " + "; ".join(damage))
+            return
+        self._leaving = None
+        self.recycled += 1
+        self._supervisor.admit(worker)
+        self._next()
+
+    def worker_lost(self, worker: Worker, why: str) -> None:
+        """No replacement: the old one goes on for the time being."""
+        self._postpone(why)
+
+    def _postpone(self, why: str) -> None:
+        old, self._leaving = self._leaving, None
+        log.error("%s goes on, its replacement did not start: %s; next try in %.0f s", old, why, RETRY_DELAY)
+        if old is not None:
+            self._due[old] = "a replacement that did not start"
+        self._paused = True
+        self._loop.call_later(RETRY_DELAY, self._resume)
+
+    def _resume(self) -> None:
+        self._paused = False
+        self._next()

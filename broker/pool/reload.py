@@ -1,0 +1,155 @@
+"""Reload: a whole new generation of workers with what is on disk now takes over, or nothing changes.
+
+All new workers must be ready, and none may lack what the old ones serve, before the first of them gets a dispatch;
+then all of them are let in and all old ones leave, in one turn of the loop. Nothing that listens is touched.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from broker.config import BrokerConfig
+from broker.errors import ReloadError, WorkerStartError
+from broker.pool import content
+from broker.pool.supervisor import Supervisor
+from broker.pool.worker import Worker
+from broker.routing.router import Router
+
+log = logging.getLogger("tykpy.reload")
+
+MAX_NAMED: Final = 5
+"""Problems in one line of the log; the answer of `tykpy reload` has them all."""
+
+Outcome = dict[str, Any] | ReloadError
+Listener = Callable[[Outcome], None]
+
+
+class Generation:
+    """The new workers of one reload, until they are let in or dismissed."""
+
+    def __init__(self, supervisor: Supervisor, done: Callable[[ReloadError | None], None]) -> None:
+        self._supervisor = supervisor
+        self._done = done
+        self._workers: list[Worker] = []
+        self._waiting = 0
+        self._over = False
+
+    def start(self) -> None:
+        """Start as many workers as there should be."""
+        try:
+            for slot in range(self._supervisor.wanted):
+                self._workers.append(self._supervisor.spawn(slot, self))
+                self._waiting += 1
+        except WorkerStartError as error:
+            self._refuse(ReloadError(f"a new worker cannot be started: {error}"))
+
+    @property
+    def description(self) -> content.Description:
+        """What its workers have loaded."""
+        return self._workers[-1].description
+
+    def worker_ready(self, worker: Worker) -> None:
+        """One more; the last of them is the signal to take over."""
+        if self._over:
+            return
+        damage = self._supervisor.damage(worker)
+        if damage:
+            self._refuse(ReloadError("what is served now would break", damage))
+            return
+        self._waiting -= 1
+        if not self._waiting:
+            self._over = True
+            self._done(None)
+
+    def worker_lost(self, worker: Worker, why: str) -> None:
+        """Without one of them, none."""
+        if not self._over:
+            self._refuse(ReloadError(f"a new worker did not start: {why}"))
+
+    def take_over(self) -> None:
+        """Let all in; the old ones leave."""
+        for worker in self._workers:
+            self._supervisor.admit(worker)
+
+    def _refuse(self, error: ReloadError) -> None:
+        self._over = True
+        for worker in self._workers:
+            self._supervisor.dismiss(worker, "its generation was refused")
+        self._done(error)
+
+
+class Reloader:
+    """One reload at a time; who asks while one is under way gets the next, for files may have changed since."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, config: BrokerConfig, supervisor: Supervisor, router: Router
+    ) -> None:
+        self.last: dict[str, Any] | None = None
+        """How the last reload ended, for `tykpy status`."""
+        self.on_start: Callable[[], object] = lambda: None
+        self.on_end: Callable[[], object] = lambda: None
+        self._loop = loop
+        self._config = config
+        self._supervisor = supervisor
+        self._router = router
+        self._generation: Generation | None = None
+        self._listeners: list[Listener] = []
+        self._next: list[Listener] = []
+        self._started = 0.0
+
+    def request(self, listener: Listener | None = None) -> None:
+        """Reload; the listener hears what was loaded, or a ReloadError."""
+        self._next.append(listener or (lambda _outcome: None))
+        if self._generation is None:
+            self._start()
+
+    def _start(self) -> None:
+        self._listeners, self._next = self._next, []
+        self._started = time.monotonic()
+        self._generation = Generation(self._supervisor, self._on_done)
+        log.info("reloading: starting %d new workers", self._supervisor.wanted)
+        self.on_start()
+        folder = self._config.bundles
+        if folder is not None and not folder.is_dir():
+            self._on_done(ReloadError(f"{folder}: no such folder"))
+        else:
+            self._generation.start()
+
+    def _on_done(self, error: ReloadError | None) -> None:
+        assert self._generation is not None
+        outcome = error or self._take_over(self._generation)
+        self._generation = None
+        seconds = round(time.monotonic() - self._started, 3)
+        if isinstance(outcome, ReloadError):
+            log.error("reload refused, the old version goes on: %s", outcome.brief(MAX_NAMED))
+            self.last = {"ok": False, "why": str(outcome), "seconds": seconds}
+        else:
+            outcome["seconds"] = seconds
+            self.last = {"ok": True, **outcome}
+        self.on_end()
+        for listener in self._listeners:
+            listener(outcome)
+        if self._next:
+            # Not from within: the workers of a refused generation have this call on their stack.
+            self._loop.call_soon(self._start_next)
+
+    def _start_next(self) -> None:
+        if self._generation is None and self._next:
+            self._start()
+
+    def _take_over(self, generation: Generation) -> dict[str, Any]:
+        before = self._supervisor.served
+        self._router.poison.clear()
+        generation.take_over()
+        changes = content.compare(before, generation.description)
+        for change in changes:
+            for problem in change.problems:
+                log.warning("loaded with a problem: %s", problem)
+        log.info("reloaded: %s", ", ".join(f"{one.name} {one.change}" for one in changes) or "no bundles")
+        return {"workers": self._supervisor.wanted, "bundles": [_as_map(change) for change in changes]}
+
+
+def _as_map(change: content.BundleChange) -> dict[str, Any]:
+    return {**change._asdict(), "problems": list(change.problems)}

@@ -1,0 +1,87 @@
+"""Starts workers: channel, process, configuration."""
+
+import logging
+import os
+import secrets
+from typing import Any, Final
+
+from broker.config import BrokerConfig
+from broker.errors import WorkerStartError
+from broker.pool.process import LifePipe, WorkerProcess
+from broker.pool.worker import Sponsor, Worker
+from broker.routing.link import ASYNC_LIMIT, PREFETCH
+from ipc.channel import BrokerChannel, ChannelOptions
+from ipc.errors import IpcError
+
+log = logging.getLogger("tykpy.supervisor")
+
+RING_CAPACITY: Final = 2 * 1024 * 1024
+"""Bytes per ring. Pages that no record has touched cost nothing."""
+RECORD_ROUNDING: Final = 64
+"""The largest record is a multiple of this many bytes."""
+
+
+def channel_options(threads: int, max_message: int) -> ChannelOptions:
+    """The sizes of a channel on which all that a link may have in flight finds room (see `ChannelOptions.credits`)."""
+    most = threads + PREFETCH + ASYNC_LIMIT
+    max_record = RING_CAPACITY // (most + 2) // RECORD_ROUNDING * RECORD_ROUNDING
+    return ChannelOptions(capacity=RING_CAPACITY, max_record=max_record, max_message=max_message)
+
+
+class WorkerStarter:
+    """Starts one worker generation after the other; they end with the pipe that is closed here."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self._config = config
+        self._options = channel_options(config.threads, config.max_message)
+        self._epoch = secrets.randbits(63)
+        self._generation = 0
+        self._life = LifePipe()
+
+    def start(self, slot: int, sponsor: Sponsor) -> Worker:
+        """Start a worker; it says on its control socket when it is ready.
+
+        Raises WorkerStartError where the machine has no memory, descriptors or processes left.
+        """
+        self._generation += 1
+        try:
+            return self._open(slot, self._generation, sponsor)
+        except (OSError, IpcError) as error:
+            raise WorkerStartError(f"no process can be started: {error}") from error
+
+    def close(self) -> None:
+        """End every worker that is left."""
+        self._life.close()
+
+    def _open(self, slot: int, generation: int, sponsor: Sponsor) -> Worker:
+        channel = BrokerChannel.create(slot, generation, self._epoch, self._options)
+        try:
+            process = WorkerProcess(
+                [channel.worker_argument(), str(self._life.reader)],
+                [*channel.worker_fds, self._life.reader],
+                os.environ,
+            )
+        except OSError:
+            channel.close()
+            raise
+        finally:
+            channel.close_worker_ends()
+        worker = Worker(slot, generation, channel, process, sponsor)
+        try:
+            channel.control.send("configure", self._worker_config())
+        except (OSError, IpcError) as error:
+            # It is gone already; the pidfd says so in a moment, and why is in its log.
+            log.debug("%s does not listen: %s", worker, error)
+        return worker
+
+    def _worker_config(self) -> dict[str, Any]:
+        # Over the socket, not in argv: the Redis URL may hold a password.
+        config = self._config
+        return {
+            "bundles": str(config.bundles) if config.bundles else None,
+            "public_key": str(config.public_key) if config.public_key else None,
+            "runtime_dir": str(config.runtime_dir),
+            "redis": config.redis,
+            "threads": config.threads,
+            "log_level": config.log_level,
+        }

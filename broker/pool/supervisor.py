@@ -1,0 +1,348 @@
+"""The pool: starts workers, hears from them, replaces the ones that end, and sees them off.
+
+It never polls: a worker's end is its pidfd, its news is its control socket, its answers are its doorbell. Each slot has
+one holder, the worker that is replaced when it ends; others may be starting to take its place (recycling, reload).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from broker.config import MAX_WORKERS, BrokerConfig
+from broker.errors import ConfigError, NoWorkerError, WorkerStartError
+from broker.pool import content
+from broker.pool.apis import ApiTable
+from broker.pool.backoff import BackOff
+from broker.pool.departures import Departures
+from broker.pool.process import Ending
+from broker.pool.spawning import WorkerStarter
+from broker.pool.worker import Sponsor, Worker, WorkerState
+from broker.routing.link import Link
+from broker.routing.poison import Cause
+from broker.routing.router import Router
+from ipc.errors import ControlClosedError, IpcError
+
+log = logging.getLogger("tykpy.supervisor")
+
+KILL_DELAY: Final = 0.05
+"""Seconds that a worker that is not ready in time gets to write its stacks."""
+
+EVENT_MESSAGES: Final = frozenset({"event", "events_lost"})
+LAST_WORDS: Final = EVENT_MESSAGES | {"failed"}
+
+
+class PoolEvents(NamedTuple):
+    """What the composition root wants to hear of."""
+
+    ready: Callable[[int], object]
+    """So many workers are ready now."""
+    hopeless: Callable[[], object]
+    """No worker can ever start; `Supervisor.hopeless` says why."""
+    triggered: Callable[[str, Any], object]
+    """A worker's message about events that its plugins triggered: its name and body."""
+
+
+class Supervisor:
+    """Keeps `wanted` workers running and the router informed of them."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: BrokerConfig,
+        router: Router,
+        events: PoolEvents,
+    ) -> None:
+        self.wanted = config.workers
+        """How many workers there should be."""
+        self.ever_ready = False
+        self.restarts = 0
+        """Workers that were replaced because they ended, or hung."""
+        self.hopeless: NoWorkerError | None = None
+        """Why no worker can ever start, once that is known."""
+        self.on_request_limit: Callable[[Worker], None]
+        """Set by whoever sets `Worker.request_limit`: the worker has answered so many."""
+        self.request_limit: Callable[[], int] | None = None
+        """The limit for a new worker."""
+        self._loop = loop
+        self._config = config
+        self._router = router
+        self._events = events
+        self._starter = WorkerStarter(config)
+        self._apis = ApiTable()
+        self._back_off = BackOff()
+        self._workers: dict[int, Worker] = {}
+        """Every process that lives, by generation."""
+        self._holders: dict[int, Worker] = {}
+        """The worker of each slot."""
+        self._departures = Departures(loop, config, router, self._workers, self._replace)
+        router.watcher = self._departures
+        self._stopping = False
+        self._all_gone: asyncio.Future[None] | None = None
+
+    # -- what the composition root and the admin socket call ---
+
+    def start(self) -> None:
+        """Start all workers; they join the router as they become ready."""
+        for slot in range(self.wanted):
+            self._fill(slot)
+
+    def scale(self, workers: int) -> None:
+        """Have so many workers from now on; those that are too many finish what they run.
+
+        Raises ConfigError for a number that cannot be.
+        """
+        if not 1 <= workers <= MAX_WORKERS:
+            raise ConfigError(f"{workers} workers: must be between 1 and {MAX_WORKERS}")
+        log.info("scaling from %d to %d workers", self.wanted, workers)
+        self.wanted = workers
+        for slot in [slot for slot in self._holders if slot >= workers]:
+            self._back_off.forget(slot)
+            self.retire(self._holders[slot])
+        for slot in range(workers):
+            self._fill(slot)
+        self._events.ready(len(self._router.pool))
+
+    async def stop(self) -> None:
+        """End every worker: those that are idle by themselves, those that are not by force."""
+        self._stopping = True
+        if self._workers:
+            self._all_gone = self._loop.create_future()
+            await self._departures.end_all(self._all_gone)
+        self._starter.close()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The workers, for `tykpy status`: slot, pid, state, dispatches in flight and handled."""
+        return [worker.describe() for worker in sorted(self._workers.values(), key=lambda one: one.slot)]
+
+    # -- what recycling and reload call ---
+
+    @property
+    def serving(self) -> list[Worker]:
+        """The workers that get dispatches."""
+        return [worker for worker in self._holders.values() if worker.state is WorkerState.READY]
+
+    @property
+    def served(self) -> content.Description:
+        """What is loaded now, as one of the workers says."""
+        return next((worker.description for worker in self.serving), [])
+
+    def spawn(self, slot: int, sponsor: Sponsor) -> Worker:
+        """Start a worker for a slot, whether it has one or not; the sponsor hears what comes of it.
+
+        Raises WorkerStartError.
+        """
+        if self._stopping:
+            raise WorkerStartError("the broker is stopping")
+        worker = self._starter.start(slot, sponsor)
+        self._workers[worker.generation] = worker
+        self._loop.add_reader(worker.process.pidfd, self._on_exit, worker)
+        self._loop.add_reader(worker.channel.control.fileno(), self._on_control, worker)
+        worker.patience = self._loop.call_later(self._config.ready_timeout, self._not_ready, worker)
+        return worker
+
+    def admit(self, worker: Worker) -> None:
+        """Give dispatches to a worker that is ready; who held its slot leaves."""
+        before = self._holders.get(worker.slot)
+        self._holders[worker.slot] = worker
+        worker.state = WorkerState.READY
+        worker.ready_at = time.monotonic()
+        if self.request_limit is not None:
+            worker.request_limit = self.request_limit()
+        self.ever_ready = True
+        assert worker.link is not None
+        self._router.hooks.update(worker.description)
+        self._apis.introduce(worker)
+        self._router.join(worker.link)
+        if before is not None and before is not worker:
+            self.retire(before)
+        if worker.slot >= self.wanted:
+            self.retire(worker)
+        self._events.ready(len(self._router.pool))
+
+    def retire(self, worker: Worker) -> None:
+        """Have a worker finish what it runs, and end; nobody replaces it."""
+        if self._holders.get(worker.slot) is worker:
+            del self._holders[worker.slot]
+        self._departures.ask_to_leave(worker)
+
+    def dismiss(self, worker: Worker, why: str) -> None:
+        """End a worker that was not let in."""
+        worker.failure = why
+        worker.end_patience()
+        worker.process.kill()
+
+    def damage(self, worker: Worker) -> list[str]:
+        """What this worker could not load and those that serve could."""
+        return content.damage((one.description for one in self.serving), worker.description)
+
+    # -- the pool's own workers ---
+
+    def worker_ready(self, worker: Worker) -> None:
+        """Let it in, unless it would serve less than the others do."""
+        damage = self.damage(worker)
+        if damage:
+            log.error("%s is not let in, the others serve what it cannot load: %s", worker, "; ".join(damage))
+            self.dismiss(worker, "it could not load what the others serve: " + damage[0])
+            return
+        served = {content.version_of(one.description) for one in self.serving} - {""}
+        if served and content.version_of(worker.description) not in served:
+            log.warning("%s has loaded other files than the others; `tykpy reload` brings all to the same", worker)
+        self.admit(worker)
+
+    def worker_lost(self, worker: Worker, why: str) -> None:
+        """Try again later."""
+        if self._holders.get(worker.slot) is worker:
+            del self._holders[worker.slot]
+            self._failed(worker.slot, why)
+
+    def _fill(self, slot: int) -> None:
+        if self._stopping or slot >= self.wanted or slot in self._holders:
+            return
+        try:
+            self._holders[slot] = self.spawn(slot, self)
+        except WorkerStartError as error:
+            self._failed(slot, str(error))
+
+    def _failed(self, slot: int, why: str) -> None:
+        delay = self._back_off.failed(slot)
+        log.error("worker %d did not start: %s; next try in %.1f s", slot, why, delay)
+        self._loop.call_later(delay, self._fill, slot)
+        if self.hopeless is None and not self.ever_ready and self._back_off.hopeless(self.wanted):
+            self.hopeless = NoWorkerError(f"no worker can start: {why}")
+            self._router.give_up(str(self.hopeless))
+            self._events.hopeless()
+
+    def _replace(self, worker: Worker) -> None:
+        """A worker that served has ended, or is given up."""
+        if self._holders.get(worker.slot) is not worker:
+            return
+        del self._holders[worker.slot]
+        self.restarts += 1
+        # One that hung took its time to do so.
+        worked = worker.handled > 0 or worker.state is WorkerState.LEAVING
+        delay = self._back_off.died(worker.slot, worked=worked, served=time.monotonic() - worker.ready_at)
+        if delay:
+            log.error("%s died before it answered anything, as others before it; next try in %.1f s", worker, delay)
+            self._loop.call_later(delay, self._fill, worker.slot)
+        else:
+            self._fill(worker.slot)
+
+    # -- news of one worker ---
+
+    def _on_control(self, worker: Worker) -> None:
+        try:
+            for message in worker.channel.control.receive():
+                self._on_message(worker, message.name, message.body)
+        except ControlClosedError:
+            self._loop.remove_reader(worker.channel.control.fileno())
+        except (IpcError, KeyError, TypeError, ValueError, AttributeError) as error:
+            log.error("%s sent something on its control socket that is no message of ours: %r", worker, error)
+            self._loop.remove_reader(worker.channel.control.fileno())
+            worker.process.kill()
+
+    def _on_message(self, worker: Worker, name: str, body: Any) -> None:
+        if name == "ready":
+            worker.description = body["bundles"]
+            self._ready(worker)
+        elif name == "hooks":
+            worker.description = body["bundles"]
+            if worker.state is WorkerState.READY:
+                self._router.hooks.update(worker.description)
+        elif name == "pong":
+            self._departures.awake(worker)
+        elif name == "failed":
+            worker.failure = str(body["message"])
+        elif name in EVENT_MESSAGES:
+            self._events.triggered(name, body)
+        elif name == "api":
+            self._apis.note(body, (one for one in self.serving if one is not worker))
+        else:
+            raise ValueError(f"unknown message {name!r}")
+
+    def _hear_last_words(self, worker: Worker) -> None:
+        """Of what a dead worker had still sent, take what matters without it: its events, and why it failed."""
+        try:
+            for message in worker.channel.control.receive():
+                if message.name in LAST_WORDS:
+                    self._on_message(worker, message.name, message.body)
+        except (IpcError, KeyError, TypeError, ValueError, AttributeError) as error:
+            log.debug("%s left nothing more on its control socket: %r", worker, error)
+
+    def _ready(self, worker: Worker) -> None:
+        if worker.state is not WorkerState.STARTING:
+            return
+        worker.end_patience()
+        worker.state = WorkerState.STANDBY
+        worker.link = Link(worker.slot, worker.generation, worker.channel, self._config.threads, worker.process.pid)
+        self._loop.add_reader(worker.channel.answers_fd, self._on_answers, worker)
+        log.debug("%s is ready after %.0f ms", worker, worker.age * 1e3)
+        worker.sponsor.worker_ready(worker)
+
+    def _on_answers(self, worker: Worker) -> None:
+        link = worker.link
+        assert link is not None
+        try:
+            self._router.receive(link)
+        except IpcError as error:
+            log.error("%s wrote something on its ring that cannot be: %s; killing it", worker, error)
+            self._loop.remove_reader(worker.channel.answers_fd)
+            worker.blamed = True
+            worker.process.kill()
+        if link.handled >= worker.request_limit:
+            self.on_request_limit(worker)
+
+    def _not_ready(self, worker: Worker) -> None:
+        worker.failure = f"not ready after {self._config.ready_timeout:g} s (--ready-timeout)"
+        worker.process.dump()
+        self._loop.call_later(KILL_DELAY, worker.process.kill)
+
+    def _on_exit(self, worker: Worker) -> None:
+        self._hear_last_words(worker)
+        self._loop.remove_reader(worker.process.pidfd)
+        self._loop.remove_reader(worker.channel.control.fileno())
+        self._loop.remove_reader(worker.channel.answers_fd)
+        worker.end_patience()
+        del self._workers[worker.generation]
+        ending = worker.process.reap()
+        if worker.link is not None:
+            self._settle_death(worker, worker.link, ending)
+        worker.channel.close()
+        if self._stopping:
+            self._note_gone()
+        elif worker.state in (WorkerState.STARTING, WorkerState.STANDBY):
+            worker.sponsor.worker_lost(worker, worker.failure or f"it {ending.words} before it was ready")
+        elif worker.state is WorkerState.READY:
+            self._replace(worker)
+        worker.state = WorkerState.ENDED
+
+    def _settle_death(self, worker: Worker, link: Link, ending: Ending) -> None:
+        self._log_death(worker, link, ending)
+        channel = worker.channel
+        answers = channel.drain()
+        link.handled += len(answers)
+        executing = channel.executing()
+        if channel.corrupt is not None:
+            log.error("%s left a ring that cannot be read to its end: %s", worker, channel.corrupt)
+            # Any of it may have run: nobody may run it again.
+            executing = frozenset(link.in_flight)
+        self._router.lost(link, answers, executing, f"{worker} {ending.words}", _cause(worker, link, ending))
+        self._events.ready(len(self._router.pool))
+
+    def _log_death(self, worker: Worker, link: Link, ending: Ending) -> None:
+        left = worker.state is WorkerState.LEAVING and not link.in_flight
+        if not self._stopping:
+            level = logging.DEBUG if left else logging.WARNING
+            log.log(level, "%s %s%s", worker, ending.words, f" ({worker.failure})" if worker.failure else "")
+
+    def _note_gone(self) -> None:
+        if not self._workers and self._all_gone is not None and not self._all_gone.done():
+            self._all_gone.set_result(None)
+
+
+def _cause(worker: Worker, link: Link, ending: Ending) -> Cause:
+    """What the hooks that it ran have to do with its death."""
+    if link.overdue:
+        return Cause.HANG
+    return Cause.CRASH if worker.blamed or ending.by_itself else Cause.OUTSIDE

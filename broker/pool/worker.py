@@ -1,0 +1,116 @@
+"""What the supervisor keeps of one worker generation."""
+
+import asyncio
+import sys
+import time
+from enum import Enum
+from typing import Any, Protocol
+
+from broker.pool import content
+from broker.pool.process import WorkerProcess
+from broker.routing.link import Link
+from ipc.channel import BrokerChannel
+
+
+class WorkerState(Enum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    STANDBY = "standby"
+    """It is ready, and waits to be let in."""
+    READY = "ready"
+    """It gets dispatches."""
+    LEAVING = "leaving"
+    """It gets nothing more, and ends when what it runs is done."""
+    ENDED = "ended"
+
+
+class Sponsor(Protocol):
+    """Whoever had a worker started: hears how that went, exactly once."""
+
+    def worker_ready(self, worker: "Worker") -> None:
+        """It is ready: let it in, or dismiss it."""
+
+    def worker_lost(self, worker: "Worker", why: str) -> None:
+        """It ended before it was let in."""
+
+
+class Worker:
+    """One process, its channel, and the timers that wait for it."""
+
+    __slots__ = (
+        "blamed",
+        "channel",
+        "description",
+        "ending",
+        "failure",
+        "generation",
+        "link",
+        "patience",
+        "process",
+        "ready_at",
+        "request_limit",
+        "slot",
+        "sponsor",
+        "started",
+        "state",
+    )
+
+    def __init__(
+        self, slot: int, generation: int, channel: BrokerChannel, process: WorkerProcess, sponsor: Sponsor
+    ) -> None:
+        self.slot = slot
+        self.generation = generation
+        self.channel = channel
+        self.process = process
+        self.sponsor = sponsor
+        self.link: Link | None = None
+        self.state = WorkerState.STARTING
+        self.started = time.monotonic()
+        self.ready_at = 0.0
+        """When it was let in (monotonic seconds)."""
+        self.description: content.Description = []
+        """The bundles and hooks that it has loaded."""
+        self.request_limit = sys.maxsize
+        """Answers after which it is to be replaced."""
+        self.patience: asyncio.TimerHandle | None = None
+        """Runs out when the worker is not ready in time."""
+        self.ending: asyncio.TimerHandle | None = None
+        """Runs out when a hung worker has had its grace."""
+        self.failure: str | None = None
+        """Why it does not start or ends, in words."""
+        self.blamed = False
+        """We end it for what its hooks do: what runs in it is to blame for its death."""
+
+    @property
+    def handled(self) -> int:
+        """Dispatches that it has answered."""
+        return self.link.handled if self.link else 0
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self.started
+
+    def end_patience(self) -> None:
+        """Stop waiting for the worker to be ready, and for it to come back."""
+        for timer in (self.patience, self.ending):
+            if timer is not None:
+                timer.cancel()
+        self.patience = self.ending = None
+
+    def describe(self) -> dict[str, Any]:
+        """One row of `tykpy status`."""
+        return {
+            "slot": self.slot,
+            "generation": self.generation,
+            "pid": self.process.pid,
+            "state": self.state.value,
+            "in_flight": len(self.link.in_flight) if self.link else 0,
+            "handled": self.handled,
+            "age_s": round(self.age, 3),
+            "content": content.version_of(self.description),
+        }
+
+    def __str__(self) -> str:
+        return f"worker {self.slot} (process {self.process.pid})"

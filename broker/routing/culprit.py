@@ -1,0 +1,54 @@
+"""Which hook a dispatch is for, read from its bytes: needed when a worker has died, and never before."""
+
+import json
+from typing import NamedTuple
+
+import msgpack
+
+from broker.protowire import ProtobufError, WireType, read_length, read_tag, skip_value
+from broker.routing.dispatch import Dispatch
+from broker.routing.peek import PeekError, peek
+from broker.routing.peek_map import peek_map
+from ipc.frame import Kind
+
+PAYLOAD_FIELD = 1
+"""`coprocess.Event.payload`: JSON."""
+
+
+class Culprit(NamedTuple):
+    """A hook, as the gateway names it; an event's handler has no bundle."""
+
+    bundle_hash: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"hook {self.name}" if self.bundle_hash else f"handler {self.name}"
+
+
+def culprit_of(dispatch: Dispatch) -> Culprit:
+    """The hook, or the event's handler, without a name where the bytes do not give one."""
+    kind, body = dispatch.kind, dispatch.body
+    try:
+        if kind in (Kind.EVENT, Kind.EVENT_MAP):
+            return Culprit("", _handler(kind, body))
+        seen = peek(body) if kind == Kind.OBJECT else peek_map(body)
+    except (PeekError, ProtobufError, TypeError, ValueError, AttributeError, msgpack.UnpackException):
+        return Culprit("", "")
+    return Culprit(seen.bundle_hash, seen.hook_name)
+
+
+def _handler(kind: int, body: bytes) -> str:
+    payload = _event_payload(body) if kind == Kind.EVENT else msgpack.unpackb(body, strict_map_key=False)["payload"]
+    return str(json.loads(payload)["handler_name"])
+
+
+def _event_payload(body: bytes) -> bytes:
+    at, payload = 0, b""
+    while at < len(body):
+        number, wire_type, at = read_tag(body, at)
+        if number == PAYLOAD_FIELD and wire_type == WireType.BYTES:
+            start, at = read_length(body, at)
+            payload = body[start:at]
+        else:
+            at = skip_value(body, at, number, wire_type)
+    return payload

@@ -1,0 +1,53 @@
+"""The ready workers, by load: the one to give the next dispatch to is found without looking at all of them."""
+
+from collections.abc import Iterator
+
+from broker.routing.link import Link
+
+
+class LinkPool:
+    """Least in flight first; ties go to the most recently used, whose caches are warm."""
+
+    def __init__(self) -> None:
+        self._levels: list[dict[Link, None]] = []
+        self._level_of: dict[Link, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._level_of)
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(tuple(self._level_of))
+
+    def __contains__(self, link: Link) -> bool:
+        return link in self._level_of
+
+    def add(self, link: Link) -> None:
+        """A worker became ready."""
+        self._place(link, len(link.in_flight))
+
+    def remove(self, link: Link) -> None:
+        """A worker is no longer to be chosen; it may be unknown."""
+        level = self._level_of.pop(link, None)
+        if level is not None:
+            del self._levels[level][link]
+
+    def moved(self, link: Link) -> None:
+        """The worker's load has changed."""
+        level = self._level_of.get(link)
+        if level is not None:
+            del self._levels[level][link]
+            self._place(link, len(link.in_flight))
+
+    def choose(self, lane: int) -> Link | None:
+        """The worker for the next dispatch of this lane, or None where all are busy."""
+        for level in self._levels:
+            for link in reversed(level):
+                if link.accepts(lane):
+                    return link
+        return None
+
+    def _place(self, link: Link, level: int) -> None:
+        while len(self._levels) <= level:
+            self._levels.append({})
+        self._levels[level][link] = None
+        self._level_of[link] = level

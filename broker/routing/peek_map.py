@@ -1,0 +1,54 @@
+"""What the router must know of an encoded `coprocess.Object` map, without decoding the rest: the mirror of `peek`."""
+
+from typing import Final
+
+import msgspec
+
+from broker.routing.peek import Peek, PeekError
+
+HOOK_TYPES: Final = {"Unknown": 0, "Pre": 1, "Post": 2, "PostKeyAuth": 3, "CustomKeyCheck": 4, "Response": 5}
+"""`coprocess.HookType`: an enum may be sent as its number or its name."""
+
+
+class _Spec(msgspec.Struct, gc=False):
+    """What is read of `spec`; msgspec steps over everything else, and of equal keys takes the last."""
+
+    api_id: str | None = msgspec.field(default=None, name="APIID")
+    org_id: str | None = msgspec.field(default=None, name="OrgID")
+    bundle_hash: str | None = None
+
+
+class _Object(msgspec.Struct, gc=False):
+    """What is read of an Object."""
+
+    hook_type: int | str | None = None
+    hook_name: str | None = None
+    spec: _Spec | None = None
+
+
+_decode: Final = msgspec.msgpack.Decoder(_Object).decode
+_NO_SPEC: Final = _Spec()
+
+
+def peek_map(body: bytes) -> Peek:
+    """Read hook type, hook name and the spec's identity from an Object in MessagePack.
+
+    As in a decoded map, the last of several equal keys counts; absent and nil fields are 0 or "".
+    Raises PeekError where the bytes are not such a map.
+    """
+    try:
+        seen = _decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise PeekError(str(error) or type(error).__name__) from error
+    number = seen.hook_type or 0
+    if isinstance(number, str):
+        number = _number_of(number)
+    spec = seen.spec or _NO_SPEC
+    return Peek(number, seen.hook_name or "", spec.api_id or "", spec.org_id or "", spec.bundle_hash or "")
+
+
+def _number_of(name: str) -> int:
+    number = HOOK_TYPES.get(name)
+    if number is None:
+        raise PeekError(f"hook_type {name!r} is none of {', '.join(HOOK_TYPES)}")
+    return number

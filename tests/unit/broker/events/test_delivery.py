@@ -1,0 +1,167 @@
+"""A sink's queue and thread: order, retries, giving up, what is dropped, and the end."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+from broker.events.delivery import MAX_WAITING_BYTES, Delivery, DeliveryError, DeliveryOptions, Verdict
+from broker.events.events import TriggeredEvent
+from tests.support.broker import wait_until
+
+QUICK = DeliveryOptions(queue_size=100, first_delay=0.001, longest_delay=0.002, max_attempts=3)
+NO_GRACE, GRACE = 0.01, 30.0
+
+
+class Scripted:
+    """A target that fails as a test says, one verdict per try, and then takes everything."""
+
+    name = "target"
+    display = "the target"
+
+    def __init__(self, *verdicts: Verdict | Exception, batch: int = 1) -> None:
+        self.batch = batch
+        self.tries: list[list[str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.closed = 0
+        self._verdicts = list(verdicts)
+
+    def deliver(self, events: Sequence[TriggeredEvent]) -> None:
+        """Note the try."""
+        self.tries.append([event.name for event in events])
+        assert self.gate.wait(30)
+        verdict = self._verdicts.pop(0) if self._verdicts else None
+        if isinstance(verdict, Exception):
+            raise verdict
+        if verdict is not None:
+            raise DeliveryError(verdict, "of no use")
+
+    def close(self) -> None:
+        """Count."""
+        self.closed += 1
+
+
+def event(name: str, size: int = 2) -> TriggeredEvent:
+    return TriggeredEvent(name, f"id-{name}", 0, "x" * size)
+
+
+def end(delivery: Delivery, grace: float = GRACE) -> None:
+    """Close it as the broker does."""
+    asyncio.run(delivery.close(grace))
+
+
+def counts(delivery: Delivery) -> dict[str, int]:
+    """The counters that are not 0."""
+    return {name: count for name, count in delivery.describe().items() if count}
+
+
+def test_events_arrive_in_order_in_batches_as_large_as_the_target_takes() -> None:
+    target = Scripted(batch=2)
+    target.gate.clear()
+    delivery = Delivery(target, QUICK)
+    for name in "abcd":
+        delivery.offer(event(name))
+    target.gate.set()
+    end(delivery)
+    assert [name for batch in target.tries for name in batch] == list("abcd")
+    assert max(map(len, target.tries)) <= 2
+    assert counts(delivery) == {"delivered": 4}
+    assert target.closed == 1
+
+
+def test_a_failure_is_tried_again_before_anything_else() -> None:
+    target = Scripted(Verdict.FAILED, Verdict.FAILED)
+    delivery = Delivery(target, QUICK)
+    delivery.offer(event("a"))
+    delivery.offer(event("b"))
+    end(delivery)
+    assert target.tries == [["a"], ["a"], ["a"], ["b"]]
+    assert counts(delivery) == {"delivered": 2, "retries": 2}
+
+
+def test_what_fails_too_often_is_given_up_and_the_next_gets_its_turn() -> None:
+    target = Scripted(*[Verdict.FAILED] * QUICK.max_attempts)
+    delivery = Delivery(target, QUICK)
+    delivery.offer(event("a"))
+    delivery.offer(event("b"))
+    end(delivery)
+    assert target.tries == [["a"]] * QUICK.max_attempts + [["b"]]
+    assert counts(delivery) == {"delivered": 1, "given_up": 1, "retries": QUICK.max_attempts - 1}
+
+
+def test_what_is_refused_is_not_tried_again() -> None:
+    target = Scripted(Verdict.REFUSED)
+    delivery = Delivery(target, QUICK)
+    delivery.offer(event("a"))
+    end(delivery)
+    assert (target.tries, counts(delivery)) == ([["a"]], {"given_up": 1})
+
+
+def test_while_the_target_is_away_nothing_is_given_up() -> None:
+    target = Scripted(*[Verdict.AWAY] * 10)
+    delivery = Delivery(target, QUICK)
+    delivery.offer(event("a"))
+    end(delivery)
+    assert counts(delivery) == {"delivered": 1, "retries": 10}
+
+
+def test_a_fault_of_our_own_costs_one_event_and_not_the_thread() -> None:
+    target = Scripted(ZeroDivisionError())
+    delivery = Delivery(target, QUICK)
+    delivery.offer(event("a"))
+    delivery.offer(event("b"))
+    end(delivery)
+    assert counts(delivery) == {"delivered": 1, "given_up": 1}
+
+
+def test_a_full_queue_drops_what_is_new() -> None:
+    target = Scripted()
+    target.gate.clear()
+    delivery = Delivery(target, DeliveryOptions(queue_size=2))
+    for name in "abcde":
+        delivery.offer(event(name))
+    assert counts(delivery) == {"dropped": 3, "waiting": 2}
+    target.gate.set()
+    end(delivery)
+    assert target.tries == [["a"], ["b"]]
+
+
+def test_few_but_large_events_fill_the_queue_too() -> None:
+    target = Scripted()
+    target.gate.clear()
+    delivery = Delivery(target, QUICK)
+    delivery.offer(event("tried"))
+    wait_until(lambda: target.tries == [["tried"]], lambda: str(target.tries))
+    for _ in range(3):
+        delivery.offer(event("large", MAX_WAITING_BYTES // 2))
+    assert counts(delivery) == {"dropped": 1, "waiting": 3}
+    target.gate.set()
+    end(delivery)
+
+
+def test_the_end_waits_no_longer_than_its_grace() -> None:
+    target = Scripted(*[Verdict.AWAY] * 1_000)
+    delivery = Delivery(target, DeliveryOptions(queue_size=10, first_delay=0.05))
+    delivery.offer(event("a"))
+    delivery.offer(event("b"))
+    wait_until(lambda: bool(target.tries), lambda: "a try")
+    end(delivery, NO_GRACE)
+    wait_until(lambda: target.closed == 1, lambda: "the thread has ended")
+    assert "delivered" not in counts(delivery)
+
+
+def test_the_end_does_not_wait_for_a_long_back_off() -> None:
+    target = Scripted(Verdict.FAILED)
+    delivery = Delivery(target, DeliveryOptions(queue_size=10, first_delay=0.01, longest_delay=10_000.0))
+    slow = Delivery(target, DeliveryOptions(queue_size=10, first_delay=0.01))
+    delivery.offer(event("a"))
+    end(delivery)
+    assert counts(delivery) == {"delivered": 1, "retries": 1}
+    end(slow)
+
+
+def test_nothing_is_taken_after_the_end() -> None:
+    delivery = Delivery(Scripted(), QUICK)
+    end(delivery)
+    delivery.offer(event("late"))
+    assert counts(delivery) == {"dropped": 1}

@@ -1,0 +1,138 @@
+"""Events on their way to the pool's handlers, and what the broker takes from a worker as an event."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from broker.events.events import Events, TriggeredEvent
+from broker.events.handlers import MAX_DEPTH, MAX_IN_FLIGHT, EventHandlers
+from broker.routing.hooks import EVENT_SHAPE
+from broker.routing.router import Router, RouterOptions
+from ipc.frame import Kind, Status, pack_error, unpack_frame
+from tests.support.channels import LocalWorker, local_worker
+from tyk.proto.coprocess_object_pb2 import Event
+
+LONG_NS = 60_000_000_000
+BODY = {"name": "quota", "id": "1", "depth": 0, "document": "{}"}
+
+
+@pytest.fixture
+def router() -> Iterator[Router]:
+    """A router that knows a handler `quota`, and has no worker yet."""
+    loop = asyncio.new_event_loop()
+    router = Router(loop, RouterOptions(LONG_NS, 10 * MAX_IN_FLIGHT))
+    router.hooks.update([{"hooks": [{"name": "quota", "shape": EVENT_SHAPE}]}])
+    yield router
+    loop.close()
+
+
+@pytest.fixture
+def worker(router: Router) -> Iterator[LocalWorker]:
+    """A worker that a test answers for."""
+    with local_worker() as one:
+        router.join(one.link)
+        yield one
+
+
+def counts(handlers: EventHandlers) -> dict[str, int]:
+    return {name: count for name, count in handlers.describe().items() if count}
+
+
+def test_an_event_is_dispatched_as_a_gateway_would(router: Router, worker: LocalWorker) -> None:
+    handlers = EventHandlers(router)
+    assert handlers.offer("quota", 0, '{"handler_name": "quota"}')
+    router._ring()
+    request = worker.claim()
+    kind, _, body = unpack_frame(request.payload)
+    assert (kind, Event.FromString(body).payload) == (Kind.EVENT, '{"handler_name": "quota"}')
+    assert counts(handlers) == {"under_way": 1}
+
+
+def offer_to_a_worker_without_it(handlers: EventHandlers, router: Router, worker: LocalWorker) -> bool:
+    asked = handlers.offer("quota", 0, "{}")
+    if asked:
+        router._ring()
+        worker.channel.answer(0, worker.claim().seq, pack_error(Status.NOT_FOUND, "gone"), True, 1)
+        router.receive(worker.link)
+    return asked
+
+
+def test_a_handler_that_is_gone_is_not_asked_again(router: Router, worker: LocalWorker) -> None:
+    handlers = EventHandlers(router)
+    router.hooks.update([{"hooks": [{"name": "add_header", "shape": "request, session, spec"}]}])
+    assert offer_to_a_worker_without_it(handlers, router, worker)
+    assert not offer_to_a_worker_without_it(handlers, router, worker)
+    assert counts(handlers) == {"without_handler": 2}
+
+
+def test_an_old_worker_without_a_new_handler_does_not_decide(router: Router, worker: LocalWorker) -> None:
+    handlers = EventHandlers(router)
+    assert offer_to_a_worker_without_it(handlers, router, worker)
+    assert offer_to_a_worker_without_it(handlers, router, worker)
+
+
+def test_too_many_at_a_time_are_dropped(router: Router) -> None:
+    handlers = EventHandlers(router)
+    for _ in range(MAX_IN_FLIGHT + 2):
+        assert handlers.offer("quota", 0, "{}")
+    assert counts(handlers) == {"dropped": 2, "under_way": MAX_IN_FLIGHT}
+
+
+def test_while_the_broker_drains_no_handler_starts(router: Router) -> None:
+    handlers = EventHandlers(router)
+    router.draining = True
+    handlers.offer("quota", 0, "{}")
+    assert counts(handlers) == {"dropped": 1}
+
+
+def test_an_event_from_too_deep_is_not_handled(router: Router) -> None:
+    handlers = EventHandlers(router)
+    handlers.offer("quota", MAX_DEPTH, "{}")
+    handlers.offer("quota", MAX_DEPTH - 1, "{}")
+    assert counts(handlers) == {"looped": 1, "under_way": 1}
+
+
+class Remembering:
+    """A sink that keeps what it is given."""
+
+    name = "memory"
+
+    def __init__(self) -> None:
+        self.events: list[TriggeredEvent] = []
+
+    def offer(self, event: TriggeredEvent) -> None:
+        """Keep it."""
+        self.events.append(event)
+
+    def describe(self) -> dict[str, int]:
+        """Count."""
+        return {"kept": len(self.events)}
+
+    async def close(self, grace: float) -> None:
+        """Nothing to end."""
+
+
+def test_every_sink_gets_every_event_whether_it_has_a_handler_or_not(router: Router) -> None:
+    sinks = Remembering(), Remembering()
+    events = Events(router, sinks)
+    events.receive("event", BODY)
+    events.receive("event", {**BODY, "name": "unhandled"})
+    events.receive("events_lost", {"count": 3})
+    assert [[event.name for event in sink.events] for sink in sinks] == [["quota", "unhandled"]] * 2
+    described = events.describe()
+    assert (described["triggered"], described["lost_in_workers"], described["memory"]) == (2, 3, {"kept": 2})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [None, [], {}, {**BODY, "name": 1}, {**BODY, "id": b"1"}, {**BODY, "document": None}, {**BODY, "depth": -1},
+     {**BODY, "depth": "0"}, {"count": "many"}],
+)  # fmt: skip
+def test_what_is_no_event_is_refused(router: Router, body: Any) -> None:
+    events = Events(router, ())
+    for message in ("event", "events_lost"):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            events.receive(message, body)
+    assert events.describe()["triggered"] == 0

@@ -1,0 +1,252 @@
+"""Connections over time: what sweeps and transports do to them. Time is what the test says it is."""
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from broker.grpc.server import GrpcProtocol, GrpcServer
+from broker.grpc.sweep import SWEEP_INTERVAL
+from broker.http2.errors import ErrorCode
+from broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
+from broker.http2.limits import MIB, Limits
+from tests.support.echo_dispatcher import EchoDispatcher
+from tests.support.http2_peer import Frame, Peer, code_of, data, frames, message, settings
+
+HELLO = PREFACE + settings() + pack_frame(FrameType.SETTINGS, ACK, 0)
+
+
+class FakeTransport:
+    """A transport whose peer reads when it is told to."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.unsent = 0
+        self.reading = True
+        self.aborted = self.eof = False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def frames(self) -> list[Frame]:
+        return frames(self.written)
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        assert high > 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.eof = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Served:
+    """One server and its connections, each on a fake transport."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.echo = EchoDispatcher()
+        self.server = GrpcServer(self.echo, limits)
+
+    def connect(self, hello: bytes = HELLO) -> tuple[GrpcProtocol, FakeTransport]:
+        protocol = cast(GrpcProtocol, self.server.protocol_factory())
+        transport = FakeTransport()
+        protocol.connection_made(cast(asyncio.Transport, transport))
+        protocol.data_received(hello)
+        return protocol, transport
+
+    def sweep(self, seconds: float) -> None:
+        """Sweep as often as that takes."""
+        now = self.loop.time()
+        for number in range(int(seconds // SWEEP_INTERVAL) + 2):
+            self.server.sweep(now + number * SWEEP_INTERVAL)
+
+    def close(self, *protocols: GrpcProtocol) -> None:
+        for protocol in protocols:
+            protocol.connection_lost(None)
+        assert self.server.connections == 0
+
+
+def request(body: bytes, *, ended: bool = True) -> bytes:
+    peer = Peer()
+    whole = message(body)
+    return peer.headers(1) + (data(1, whole) if ended else data(1, whole[:-1], 0))
+
+
+def test_a_peer_without_handshake_is_given_up() -> None:
+    async def scenario() -> None:
+        served = Served()
+        silent, transport = served.connect(b"")
+        good, other = served.connect()
+        served.sweep(served.server.limits.handshake_timeout)
+        assert code_of(transport.frames(), FrameType.GOAWAY) == ErrorCode.SETTINGS_TIMEOUT
+        assert transport.eof
+        assert not other.eof
+        served.close(silent, good)
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_stays_unfinished_is_given_up() -> None:
+    async def scenario() -> None:
+        served = Served()
+        protocol, transport = served.connect()
+        protocol.data_received(request(b"x", ended=False))
+        served.sweep(served.server.limits.request_timeout / 2)
+        assert protocol._connection.streams
+        served.sweep(served.server.limits.request_timeout)
+        assert not protocol._connection.streams
+        assert b"grpc-status\x014" in transport.written
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_runs_is_not_the_sweeps_business() -> None:
+    async def scenario() -> None:
+        served = Served()
+        protocol, _ = served.connect()
+        protocol.data_received(request(b"hold:"))
+        served.sweep(10 * served.server.limits.idle_timeout)
+        assert protocol._connection.streams
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
+def test_an_idle_connection_is_told_to_go() -> None:
+    async def scenario() -> None:
+        limits = Limits(idle_timeout=60)
+        served = Served(limits)
+        protocol, transport = served.connect()
+        served.sweep(50)
+        assert FrameType.GOAWAY not in {frame.kind for frame in transport.frames()}
+        served.sweep(60 + limits.handshake_timeout + 2 * SWEEP_INTERVAL)
+        goaways = [frame for frame in transport.frames() if frame.kind == FrameType.GOAWAY]
+        assert len(goaways) >= 2
+        assert all(frame.payload[4:8] == bytes(4) for frame in goaways)
+        assert transport.eof
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
+def test_a_peer_that_does_not_read_is_not_read_from_and_given_up_in_the_end() -> None:
+    async def scenario() -> None:
+        served = Served()
+        protocol, transport = served.connect()
+        protocol.pause_writing()
+        assert not transport.reading
+        transport.unsent = 2 * MIB
+        served.sweep(served.server.limits.write_timeout / 2)
+        assert not transport.aborted
+        protocol.resume_writing()
+        assert transport.reading
+        protocol.pause_writing()
+        served.sweep(2 * served.server.limits.write_timeout)
+        assert transport.aborted
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_reader_that_reads_is_kept() -> None:
+    async def scenario() -> None:
+        served = Served()
+        protocol, transport = served.connect()
+        protocol.pause_writing()
+        transport.unsent = 2 * MIB
+        now = served.loop.time()
+        for number in range(40):
+            transport.unsent -= 1000
+            served.server.sweep(now + number * SWEEP_INTERVAL)
+        assert not transport.aborted
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
+def test_one_connection_too_many() -> None:
+    async def scenario() -> None:
+        served = Served(Limits(max_connections=1))
+        first, kept = served.connect()
+        second, refused = served.connect()
+        assert code_of(refused.frames(), FrameType.GOAWAY) == ErrorCode.ENHANCE_YOUR_CALM
+        assert refused.eof
+        assert not kept.eof
+        assert served.server.connections == 1
+        second.connection_lost(None)
+        served.close(first)
+
+    asyncio.run(scenario())
+
+
+def test_all_answers_of_a_turn_are_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        served = Served()
+        protocol, transport = served.connect()
+        peer = Peer()
+        protocol.data_received(b"".join(peer.request(2 * n + 1, b"hold:%d" % n) for n in range(50)))
+        writes: list[bytes] = []
+        monkeypatch.setattr(transport, "write", writes.append)
+        served.echo.release()
+        await asyncio.sleep(0)
+        assert len(writes) == 1
+        assert len(frames(writes[0])) == 150
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_draining(held: bool) -> None:
+    async def scenario() -> None:
+        served = Served()
+        protocol, transport = served.connect()
+        if held:
+            protocol.data_received(request(b"hold:"))
+        served.server.drain()
+        ping = next(frame for frame in transport.frames() if frame.kind == FrameType.PING)
+        protocol.data_received(pack_frame(FrameType.PING, ACK, 0, ping.payload))
+        assert transport.eof is not held
+        served.echo.release()
+        await asyncio.sleep(0)
+        assert transport.eof
+        late, other = served.connect()
+        assert FrameType.GOAWAY not in {frame.kind for frame in other.frames()}
+        assert not served.server._all_closed.is_set()
+        protocol.connection_lost(None)
+        await served.server.closed()
+        assert served.server.connections == 1
+        served.close(late)
+
+    asyncio.run(scenario())
+
+
+def test_a_drained_peer_that_answers_no_ping_is_not_waited_for_forever() -> None:
+    async def scenario() -> None:
+        served = Served()
+        protocol, transport = served.connect()
+        served.server.drain()
+        assert not transport.eof
+        served.sweep(served.server.limits.handshake_timeout + SWEEP_INTERVAL)
+        assert transport.eof
+        served.close(protocol)
+
+    asyncio.run(scenario())

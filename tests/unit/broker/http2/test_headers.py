@@ -1,0 +1,171 @@
+"""Header blocks: HPACK, and the cache for what comes again."""
+
+import pytest
+from hpack import Encoder
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
+
+from broker.grpc.head import GrpcHead, GrpcHeadReader, Method
+from broker.http2.errors import ErrorCode, MalformedError, PeerError
+from broker.http2.fields import read_field
+from broker.http2.frames import FrameType
+from broker.http2.headers import MAX_CACHED_HEADS, HeadCache, HeaderDecoder
+from broker.http2.huffman import decode_huffman
+from broker.http2.limits import Limits
+from broker.http2.validate import Header
+from tests.support.http2_peer import Peer, code_of, message
+
+PATH = b"/coprocess.Dispatcher/Dispatch"
+CALL = [
+    (":method", "POST"),
+    (":scheme", "http"),
+    (":path", PATH.decode()),
+    (":authority", "localhost"),
+    ("content-type", "application/grpc"),
+    ("user-agent", "grpc-go/1.80.0"),
+    ("te", "trailers"),
+]
+
+
+class CountingReader(GrpcHeadReader):
+    """Says how often a whole list was read."""
+
+    def __init__(self) -> None:
+        super().__init__({PATH: Method(kind=1)}, Limits())
+        self.count = 0
+
+    def read_head(self, headers: list[Header], size: int) -> GrpcHead:
+        self.count += 1
+        return super().read_head(headers, size)
+
+
+class Blocks:
+    """A decoder whose peer has acknowledged that it has no table, and the encoder of that peer."""
+
+    def __init__(self) -> None:
+        self.reader = CountingReader()
+        self.cache = HeadCache(self.reader, Limits())
+        self.decoder = HeaderDecoder(self.cache, Limits())
+        self.decoder.settings_acknowledged()
+        self.encoder = Encoder()
+        self.encoder.header_table_size = 0
+
+    def head(self, *extra: tuple[str, str]) -> GrpcHead:
+        head = self.decoder.request(self.encoder.encode(CALL + list(extra)))
+        assert isinstance(head, GrpcHead)
+        return head
+
+
+def test_the_same_headers_are_read_once() -> None:
+    blocks = Blocks()
+    first = [blocks.head() for _ in range(3)][-1]
+    read = blocks.reader.count
+    assert all(blocks.head() is first for _ in range(100))
+    assert blocks.reader.count == read
+
+
+def test_what_differs_in_every_call_does_not_cost_a_whole_reading() -> None:
+    blocks = Blocks()
+    for _ in range(3):
+        blocks.head()
+    read = blocks.reader.count
+    for number in range(100):
+        head = blocks.head(("grpc-timeout", f"{number + 1}m"), ("traceparent", f"00-{number:032x}-{number:016x}-01"))
+        assert head.timeout_ns == (number + 1) * 1_000_000
+        assert head.plain_kind == 1
+    assert blocks.reader.count == read
+    assert blocks.head().timeout_ns is None
+
+
+def test_late_fields_that_matter_are_not_overlooked() -> None:
+    blocks = Blocks()
+    for _ in range(3):
+        blocks.head()
+    assert blocks.head(("x", "y"), ("grpc-encoding", "gzip")).encoding == b"gzip"
+    assert blocks.head(("x", "y"), ("content-length", "7")).content_length == 7
+    assert blocks.head(("x", "y"), ("grpc-timeout", "soon")).error is not None
+    with pytest.raises(MalformedError):
+        blocks.head(("x", "y"), (":path", "/"))
+    with pytest.raises(MalformedError):
+        blocks.head(("connection", "close"))
+
+
+def test_the_size_of_a_list_counts_all_of_it() -> None:
+    blocks = Blocks()
+    for _ in range(3):
+        blocks.head()
+    error = blocks.head(*((f"key{number}", "v" * 1000) for number in range(35))).error
+    assert error is not None
+    assert error.code.name == "RESOURCE_EXHAUSTED"
+
+
+def test_the_cache_is_bounded() -> None:
+    blocks = Blocks()
+    for number in range(MAX_CACHED_HEADS + 10):
+        fields = CALL[:2] + [(":path", f"/{number}")] + CALL[3:]
+        blocks.decoder.request(blocks.encoder.encode(fields))
+    assert len(blocks.cache._heads) <= MAX_CACHED_HEADS
+    assert blocks.head().method.kind == 1
+
+
+def test_the_table_works_before_the_peer_knows_that_it_has_none() -> None:
+    decoder = HeaderDecoder(HeadCache(CountingReader(), Limits()), Limits())
+    encoder = Encoder()
+    for _ in range(3):
+        head = decoder.request(encoder.encode(CALL))
+        assert isinstance(head, GrpcHead)
+        assert head.method.kind == 1
+        assert not decoder.pure
+    decoder.settings_acknowledged()
+    encoder.header_table_size = 0
+    decoder.request(encoder.encode(CALL))
+    assert decoder.pure
+
+
+def test_a_peer_with_entries_in_its_table_has_to_say_that_it_drops_them() -> None:
+    decoder = HeaderDecoder(HeadCache(CountingReader(), Limits()), Limits())
+    encoder = Encoder()
+    decoder.request(encoder.encode(CALL))
+    decoder.settings_acknowledged()
+    with pytest.raises(PeerError) as caught:
+        decoder.request(encoder.encode(CALL))
+    assert caught.value.code == ErrorCode.COMPRESSION_ERROR
+
+
+def test_with_a_table_nothing_is_cached_and_everything_works() -> None:
+    peer = Peer(Limits(header_table_size=4096))
+    for number in range(50):
+        peer.send(peer.request(2 * number + 1, b"%d" % number, ("traceparent", f"{number:055x}")))
+        assert peer.body(2 * number + 1) == message(b"%d" % number)
+    assert not peer.connection._headers.pure
+
+
+@pytest.mark.parametrize(
+    "tail", [b"\xbe", b"\x80", b"\x20", b"\x00\x05key", b"\x7f\xff\xff\xff\xff\xff", b"\x00\x81\x00\x00"]
+)
+def test_wrong_bytes_behind_known_fields_are_a_compression_error(tail: bytes) -> None:
+    peer = Peer()
+    for stream_id in (1, 3):
+        peer.send(peer.request(stream_id, b"x"))
+    block = peer.block() + tail
+    answer = peer.send(len(block).to_bytes(3, "big") + b"\x01\x04\0\0\0\x05" + block)
+    assert code_of(answer, FrameType.GOAWAY) == ErrorCode.COMPRESSION_ERROR
+
+
+def test_every_symbol_of_the_huffman_code() -> None:
+    encoder = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
+    for text in (bytes(range(256)), bytes(reversed(range(256))), b"", b"www.example.com"):
+        assert decode_huffman(encoder.encode(text)) == text
+
+
+@pytest.mark.parametrize("code", [b"\x00", b"\xff\xff\xff\xff", b"\xf8\xff", b"\x1f\xff"])
+def test_wrong_huffman_code(code: bytes) -> None:
+    with pytest.raises(ValueError, match="Huffman"):
+        decode_huffman(code)
+
+
+def test_a_field_that_is_not_all_there() -> None:
+    block = Encoder().encode([("name", "some value")])
+    for end in range(len(block)):
+        with pytest.raises(ValueError, match="header block"):
+            read_field(block[:end], 0)

@@ -1,0 +1,167 @@
+"""MessagePack-RPC's envelope: boundaries, ids, errors."""
+
+from typing import Any
+
+import msgpack
+import pytest
+
+from broker.errors import WireError
+from broker.msgpackrpc.wire import (
+    ENVELOPE_SIZE,
+    Message,
+    MessageReader,
+    is_one_value,
+    pack_error,
+    pack_result,
+    parse,
+    split_first,
+    unpack_params,
+)
+from ipc.frame import Status
+
+LIMIT = 10_000
+
+
+def request(*params: Any, call_id: int = 1, method: str = "dispatch") -> bytes:
+    packed: bytes = msgpack.packb([0, call_id, method, params])
+    return packed
+
+
+def read_all(reader: MessageReader, data: bytes, step: int) -> list[Message]:
+    found = []
+    for at in range(0, len(data), step):
+        reader.feed(data[at : at + step])
+        while (message := reader.next()) is not None:
+            found.append(message)
+    return found
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 64, 100_000])
+def test_messages_are_found_however_the_stream_is_cut(step: int) -> None:
+    objects = [{"hook_name": "x" * n, "request": {"raw_body": b"\x00" * n}} for n in (0, 1, 31, 300, 5000)]
+    data = b"".join(request(item, call_id=n) for n, item in enumerate(objects))
+
+    found = read_all(MessageReader(LIMIT), data, step)
+
+    assert [msgpack.unpackb(message.params) for message in found] == objects
+    assert [msgpack.unpackb(message.id) for message in found] == [0, 1, 2, 3, 4]
+
+
+def test_a_stream_that_never_pauses_at_a_boundary_does_not_pile_up() -> None:
+    message = request("x" * 90)
+    stream = message * 1000
+    reader = MessageReader(LIMIT)
+    assert len(read_all(reader, stream[:-1], len(message) + 1)) == 999
+    assert len(reader._data) + sum(map(len, reader._more)) < 4 * len(message)
+
+
+@pytest.mark.parametrize("call_id", [0, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1])
+def test_an_id_goes_back_as_it_came(call_id: int) -> None:
+    message = parse(request(call_id=call_id))
+    answer = msgpack.unpackb(pack_result(message.id, b"\xc3"))
+    assert answer == [1, call_id, None, True]
+
+
+@pytest.mark.parametrize("raw", [b"\xcf" + bytes(7) + b"\x05", b"\xd0\x05", b"\xd3" + bytes(7) + b"\x05"])
+def test_an_id_in_a_wider_form_than_needed_is_an_id(raw: bytes) -> None:
+    assert parse(b"\x94\x00" + raw + b"\xa1m\x90").id == raw
+
+
+@pytest.mark.parametrize("call_id", [-1, 2**32, 2**63, None, "1", 1.0, b"1"])
+def test_an_id_is_an_unsigned_32_bit_integer(call_id: Any) -> None:
+    with pytest.raises(WireError, match="message id") as caught:
+        parse(msgpack.packb([0, call_id, "ping", []]))
+    assert caught.value.id == b""
+
+
+def test_wide_headers_of_small_things_are_read() -> None:
+    data = b"\xdd\x00\x00\x00\x04\x00\x07" + b"\xdb\x00\x00\x00\x04ping" + b"\xdc\x00\x02\x01\x02"
+    message = parse(data)
+    assert message == Message(b"\x07", b"ping", 2, b"\x01\x02")
+
+
+@pytest.mark.parametrize("length", [0, 1, 31, 32, 255, 256, 70_000])
+def test_method_names_of_any_length(length: int) -> None:
+    assert parse(request(5, method="m" * length)).method == b"m" * length
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1, None, "text", {}, [], [0], [0, 1], [0, 1, "m"], [0, 1, "m", [], 5], [1, 1, None, 5], [2, "m"], [3, "m", []],
+        ["0", 1, "m", []], [0, 1, "m", {}], [0, 1, "m", None], [0, 1, 5, []], [0, 1, b"m", []], [2, 5, []], [2, "m", 5],
+    ],
+)  # fmt: skip
+def test_what_is_no_call_is_refused(value: Any) -> None:
+    with pytest.raises(WireError) as caught:
+        parse(msgpack.packb(value))
+    assert caught.value.status is Status.INVALID
+
+
+def test_a_refusal_carries_the_id_where_it_can_be_told() -> None:
+    with pytest.raises(WireError) as caught:
+        parse(msgpack.packb([0, 300, "m", "params"]))
+    assert msgpack.unpackb(caught.value.id) == 300
+
+
+def test_a_byte_that_msgpack_never_uses_is_refused() -> None:
+    reader = MessageReader(LIMIT)
+    reader.feed(b"\x94\x00\x01\xc1")
+    with pytest.raises(WireError, match="not MessagePack"):
+        reader.next()
+
+
+def test_nesting_without_end_is_refused() -> None:
+    reader = MessageReader(1_000_000)
+    reader.feed(b"\x94\x00\x01\xa1m" + b"\x91" * 5000)
+    with pytest.raises(WireError, match="not MessagePack"):
+        reader.next()
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_a_message_above_the_limit_is_refused_with_its_id_before_and_after_it_is_complete(cut: int) -> None:
+    reader = MessageReader(LIMIT)
+    data = request(b"x" * (LIMIT + ENVELOPE_SIZE), call_id=77)
+    reader.feed(data[: len(data) - cut])
+    with pytest.raises(WireError, match="10000 bytes") as caught:
+        reader.next()
+    assert caught.value.status is Status.TOO_LARGE
+    assert msgpack.unpackb(caught.value.id) == 77
+
+
+def test_a_declared_size_alone_allocates_nothing() -> None:
+    reader = MessageReader(LIMIT)
+    reader.feed(b"\x94\x00\x01\xa1m\x91\xc6\xff\xff\xff\xff")
+    assert reader.next() is None
+
+
+def test_an_error_is_a_string_because_stock_go_clients_decode_it_into_one() -> None:
+    answer = msgpack.unpackb(pack_error(b"\x05", Status.NOT_FOUND, "no hook X"))
+    assert answer == [1, 5, "NOT_FOUND: no hook X", None]
+
+
+def test_an_error_without_a_known_id_has_id_nil() -> None:
+    assert msgpack.unpackb(pack_error(b"", Status.INVALID, "what?"))[1] is None
+
+
+def test_an_error_text_that_is_not_unicode_can_be_sent() -> None:
+    assert msgpack.unpackb(pack_error(b"\x05", Status.INVALID, "bad \udcff name"))[2].startswith("INVALID: bad ")
+
+
+@pytest.mark.parametrize("bad", [b"\xa2\xff\xfe", b"\x81\x90\x01", b"\xd7\xff" + b"\xff" * 8])
+def test_params_that_cannot_be_decoded_are_a_value_error(bad: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        unpack_params(Message(b"\x01", b"m", 1, bad))
+
+
+def test_split_first_cuts_between_values() -> None:
+    first, rest = split_first(msgpack.packb({"a": [1, 2]}) + msgpack.packb({"timeout": 1}))
+    assert (msgpack.unpackb(first), msgpack.unpackb(rest)) == ({"a": [1, 2]}, {"timeout": 1})
+
+
+def test_one_value_is_told_from_anything_else() -> None:
+    good = msgpack.packb({"a": b"b"})
+    assert is_one_value(good)
+    assert is_one_value(b"\x81\xa1a\xa2\xff\xfe")  # what is in a string is not looked at
+    for bad in (b"", good[:-1], good + b"\x00", b"\xc1", good + good, b"\x91" * 100_000):
+        assert not is_one_value(bad)
