@@ -3,6 +3,7 @@
 import gc
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 SHARED_MEMORY = Path("/dev/shm")
 OURS = "tykpy-*"
 """Other programs of the machine may use shared memory while we run."""
+PATIENCE = 2.0
+"""Seconds for what a test has let go of to be gone."""
+LOOK_AGAIN = 0.02
+"""Seconds."""
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +30,11 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     before = _inventory()
     yield
     left = _added(before)
-    if left:
+    patience = time.monotonic() + PATIENCE
+    while left and time.monotonic() < patience:
+        # A library's own threads may still be closing what they had.
         gc.collect()
+        time.sleep(LOOK_AGAIN)
         left = _added(before)
     assert not left, f"left behind: {left}"
 

@@ -40,8 +40,8 @@ class GrpcServer:
         self.health = Health()
         """What is served; the composition root says when."""
         self.methods: Mapping[bytes, Method] = {
-            b"/coprocess.Dispatcher/Dispatch": Method(kind=Kind.OBJECT),
-            b"/coprocess.Dispatcher/DispatchEvent": Method(kind=Kind.EVENT),
+            b"/coprocess.Dispatcher/Dispatch": Method(kind=int(Kind.OBJECT)),
+            b"/coprocess.Dispatcher/DispatchEvent": Method(kind=int(Kind.EVENT)),
             **self.health.methods(),
             **reflection_methods(),
         }

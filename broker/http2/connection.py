@@ -186,15 +186,16 @@ class Connection(FrameReader):
         if len(self.streams) >= self._max_streams or self.going_away:
             self._fail_stream(StreamError(stream_id, ErrorCode.REFUSED_STREAM, "no more streams"))
             return
-        self._open(stream_id, head, flags & END_STREAM)
-
-    def _open(self, stream_id: int, head: RequestHead, ended: int) -> None:
         stream = Stream(stream_id, head, self._stream_window, self.sender.initial_window)
         self.streams[stream_id] = stream
+        if flags & END_STREAM or head.answer_at_once:
+            self._open(stream, head, flags & END_STREAM)
+
+    def _open(self, stream: Stream, head: RequestHead, ended: int) -> None:
         stream.request_ended = bool(ended)
         if head.answer_at_once:
             self._application.opened(stream)
-        if ended and stream_id in self.streams:
+        if ended and stream.id in self.streams:
             self._end_request(stream, b"", 0, 0)
 
     def _on_late_block(self, flags: int, stream_id: int, block: bytes) -> None:
@@ -223,14 +224,15 @@ class Connection(FrameReader):
         self._end_request(stream, b"", 0, 0)
 
     def _on_data(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
-        increment = self._window.take(end - at)
-        if increment:
-            self.sender.write(pack_window_update(0, increment))
+        size = end - at
+        window = self._window
+        window.left -= size
+        if window.left < window.low:
+            self.sender.write(pack_window_update(0, window.renew()))
         stream = self.streams.get(stream_id)
         if stream is None or stream.request_ended:
             self._on_late_data(stream, stream_id)
             return
-        size = end - at
         stream.receive_window -= size
         if flags & PADDED:
             at, end = unpad(data, at, end)

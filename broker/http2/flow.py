@@ -10,21 +10,19 @@ class ReceiveWindow:
     messages would let a few of them keep all others from ever finishing.
     """
 
-    __slots__ = ("_batch", "_consumed", "left")
+    __slots__ = ("_size", "left", "low")
 
     def __init__(self, size: int) -> None:
+        self._size = size
         self.left = size
-        self._batch = size // 2
-        self._consumed = 0
+        """Bytes that the peer may still send; the DATA of each frame, padding included, is taken off."""
+        self.low = size - size // 2
+        """Where `left` is below it, `renew` is due."""
 
-    def take(self, length: int) -> int:
-        """Account for a DATA frame's payload, padding included; returns the increment to announce now, or 0."""
-        self.left -= length
+    def renew(self) -> int:
+        """The increment to announce now; raises PeerError where the peer sent more than it might."""
         if self.left < 0:
             raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
-        self._consumed += length
-        if self._consumed <= self._batch:
-            return 0
-        increment, self._consumed = self._consumed, 0
-        self.left += increment
+        increment = self._size - self.left
+        self.left = self._size
         return increment

@@ -83,13 +83,12 @@ class HeadCache:
         self.reader = reader
         self._max_list = limits.max_header_list
         self._heads: dict[bytes, RequestHead] = {}
+        self.known = self._heads.get
+        """The head of a whole block that is known, or None."""
         self._prefixes: tuple[int, ...] = ()
 
     def find(self, block: bytes) -> RequestHead | None:
         """The head of a block whose leading fields are known; raises MalformedError for what follows them."""
-        head = self._heads.get(block)
-        if head is not None:
-            return head
         for length in self._prefixes:
             head = self._heads.get(block[:length])
             if head is not None:
@@ -155,10 +154,11 @@ def make_head(reader: HeadReader, headers: list[Header]) -> RequestHead:
 class HeaderDecoder:
     """One connection's HPACK state, and the way from a block to a head."""
 
-    __slots__ = ("_cache", "_decoder", "_max_decoded", "_table_size", "pure")
+    __slots__ = ("_cache", "_decoder", "_known", "_max_decoded", "_table_size", "pure")
 
     def __init__(self, cache: HeadCache, limits: Limits) -> None:
         self._cache = cache
+        self._known = cache.known
         self._max_decoded = limits.max_header_list * DECODE_FACTOR
         self._decoder = Decoder(max_header_list_size=self._max_decoded)
         self._table_size = limits.header_table_size
@@ -185,7 +185,7 @@ class HeaderDecoder:
         Raises PeerError where it is not HPACK or much too large, MalformedError where it breaks HTTP's rules.
         """
         if self.pure:
-            head = self._cache.find(block)
+            head = self._known(block) or self._cache.find(block)
             if head is not None:
                 return head
         pure = self.pure and not is_size_update(block)

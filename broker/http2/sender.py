@@ -66,7 +66,6 @@ class Sender:
     """Frames to one peer; `wake` is called when there is output where there was none."""
 
     __slots__ = (
-        "_initial_window",
         "_on_sent",
         "_table_unsaid",
         "_turn",
@@ -74,6 +73,7 @@ class Sender:
         "_window",
         "answers",
         "held",
+        "initial_window",
         "max_frame",
         "out",
         "paused",
@@ -88,7 +88,8 @@ class Sender:
         """The peer has not been told yet that our header blocks use no table."""
         self._turn = TURN_BYTES
         self._window = MIN_WINDOW
-        self._initial_window = MIN_WINDOW
+        self.initial_window = MIN_WINDOW
+        """The send window of a new stream."""
         self.max_frame = MAX_FRAME_SIZE
         self.out: list[bytes | memoryview] = []
         self.waiting: dict[int, Stream] = {}
@@ -101,11 +102,6 @@ class Sender:
         """Bytes of held DATA that went out: whether the peer reads at all."""
         self.answers = 0
         """Streams answered to their end."""
-
-    @property
-    def initial_window(self) -> int:
-        """The send window of a new stream."""
-        return self._initial_window
 
     def write(self, frame: bytes) -> None:
         """Send a frame that no window holds back."""
@@ -248,7 +244,7 @@ class Sender:
 
         What that sets free is sent by `pump`, once the change is acknowledged.
         """
-        change, self._initial_window = size - self._initial_window, size
+        change, self.initial_window = size - self.initial_window, size
         for stream in streams:
             if stream.send_window + change > MAX_WINDOW:
                 raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window is above 2^31-1")

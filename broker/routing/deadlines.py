@@ -23,11 +23,10 @@ class DeadlineWheel:
     def add(self, dispatch: Dispatch) -> None:
         """Watch the dispatch's `deadline_ns`."""
         slot = dispatch.deadline_ns >> TICK_BITS
-        bucket = self._slots.get(slot)
-        if bucket is None:
+        try:
+            self._slots[slot][dispatch] = None
+        except KeyError:
             self._slots[slot] = {dispatch: None}
-        else:
-            bucket[dispatch] = None
 
     def discard(self, dispatch: Dispatch) -> None:
         """Stop watching; the dispatch may be unknown."""

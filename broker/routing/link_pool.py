@@ -10,6 +10,8 @@ class LinkPool:
 
     def __init__(self) -> None:
         self._levels: list[dict[Link, None]] = []
+        self._lowest = 0
+        """No link is at a level below."""
         self._level_of: dict[Link, int] = {}
 
     def __len__(self) -> int:
@@ -40,8 +42,13 @@ class LinkPool:
 
     def choose(self, lane: int) -> Link | None:
         """The worker for the next dispatch of this lane, or None where all are busy."""
-        for level in self._levels:
-            for link in reversed(level):
+        levels = self._levels
+        lowest = self._lowest
+        while lowest < len(levels) and not levels[lowest]:
+            lowest += 1
+        self._lowest = lowest
+        for at in range(lowest, len(levels)):
+            for link in reversed(levels[at]):
                 if link.accepts(lane):
                     return link
         return None
@@ -51,3 +58,5 @@ class LinkPool:
             self._levels.append({})
         self._levels[level][link] = None
         self._level_of[link] = level
+        if level < self._lowest:
+            self._lowest = level

@@ -21,6 +21,8 @@ _ONE_BYTE: Final = 0x80
 """Tags and lengths below it take one byte."""
 _KEY: Final = 0x0A
 _VALUE: Final = 0x12
+_SHORTEST_START: Final = 4
+"""Bytes: a tag, the hook type, a tag, the length of the hook's name."""
 _SHORTEST_ENTRY: Final = 4
 """Bytes: two tags, two lengths."""
 
@@ -64,6 +66,12 @@ def _peek(data: bytes) -> Peek:
     spec: dict[bytes, bytes] = {}
     seen = None
     at, size = 0, len(data)
+    if size > _SHORTEST_START and data[0] == _HOOK_TYPE and data[2] == _HOOK_NAME and data[1] | data[3] < _ONE_BYTE:
+        # How a gateway's objects start; everything else is found below.
+        hook_type, at = data[1], _SHORTEST_START + data[3]
+        hook_name = data[_SHORTEST_START:at]
+        if at > size:
+            raise ProtobufError("a length that leads beyond the end")
     while at < size:
         tag = data[at]
         if tag == _SPEC and seen is None and size - at <= _MAX_REMEMBERED_BYTES:
@@ -94,11 +102,16 @@ def _peek(data: bytes) -> Peek:
 
 
 def _bounds(data: bytes, at: int, size: int) -> tuple[int, int]:
-    """Where the length-delimited value starts and ends whose length is at `at`."""
-    if at < size and data[at] < _ONE_BYTE:
-        end = at + 1 + data[at]
-        if end <= size:
-            return at + 1, end
+    """Where the length-delimited value starts and ends whose length, nearly always of one or two bytes, is at `at`."""
+    start = at + 1
+    if start < size:
+        length = data[at]
+        if length >= _ONE_BYTE and data[start] < _ONE_BYTE:
+            length += (data[start] - 1) * _ONE_BYTE
+            start += 1
+        end = start + length
+        if end <= size and data[start - 1] < _ONE_BYTE:
+            return start, end
     return read_length(data, at)
 
 

@@ -281,7 +281,19 @@ def test_reflection_answers_question_after_question(channel: grpc.Channel) -> No
     assert [answer.original_request for answer in answers] == questions
 
 
-def test_the_asyncio_client(server: EchoServer) -> None:
+@pytest.fixture(scope="module")
+def grpc_aio() -> None:
+    """grpcio keeps descriptors for its event engine from its first asyncio call on: no leak of that test."""
+
+    async def call_nobody() -> None:
+        async with grpc.aio.insecure_channel("unix:///nobody/listens/here") as channel:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await channel.unary_unary(DISPATCH)(b"", timeout=PATIENCE)
+
+    asyncio.run(call_nobody())
+
+
+def test_the_asyncio_client(server: EchoServer, grpc_aio: None) -> None:
     async def calls() -> list[bytes]:
         async with grpc.aio.insecure_channel(server.target, options=UNLIMITED) as channel:
             call = channel.unary_unary(DISPATCH)
