@@ -54,6 +54,14 @@ class BrokerConfig:
     )
     socket_mode: int = option(0o600, "Permissions of Unix sockets, in octal.", octal=True)
     socket_group: str | None = option(None, "Group that owns Unix sockets, by name or number.")
+    allow_user: tuple[str, ...] = option(
+        (), "User that may connect to Unix sockets, by name or number; then only those named may. Repeatable.",
+        shown_default="whom permissions let in",
+    )  # fmt: skip
+    allow_group: tuple[str, ...] = option(
+        (), "Group whose members may connect to Unix sockets, by name or number, likewise. Repeatable.",
+        shown_default="whom permissions let in",
+    )  # fmt: skip
     timeout: float = option(10.0, "Longest a dispatch may take, queue and hook together, in seconds.")
     grace: float = option(10.0, "Longest to finish running dispatches at SIGTERM, in seconds.")
     hang_grace: float = option(1.0, "What a hook gets after its deadline before its worker is ended, in seconds.")
@@ -126,9 +134,9 @@ class BrokerConfig:
         return self.listen or (f"unix://{self.runtime_dir}/tyk.sock",)
 
     @property
-    def admin_socket(self) -> Path:
-        """The admin socket's path, for `tykpy hooks` and the like."""
-        return self.runtime_dir / "admin.sock"
+    def admin_address(self) -> str:
+        """The admin socket, for `tykpy hooks` and the like."""
+        return f"unix://{self.runtime_dir}/admin.sock"
 
 
 def flag_of(name: str) -> str:

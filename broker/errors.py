@@ -13,6 +13,10 @@ class ConfigError(BrokerError):
     """An option that cannot work, said by its name."""
 
 
+class AccountError(BrokerError):
+    """A user or group that this machine does not know."""
+
+
 class ListenError(BrokerError):
     """A listening socket could not be had."""
 

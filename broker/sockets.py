@@ -4,7 +4,7 @@ import contextlib
 import errno
 import fcntl
 import functools
-import grp
+import logging
 import os
 import re
 import socket
@@ -14,16 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from broker.errors import ListenError
+from broker.accounts import group_id
+from broker.errors import AccountError, ListenError
 from broker.holders import tcp_holder, unix_holder
+
+log = logging.getLogger("tykpy.sockets")
 
 BACKLOG: Final = 1024
 MAX_UNIX_PATH: Final = 107
 """Bytes of a Unix socket's path (Linux's sun_path without its zero)."""
 FIRST_INHERITED_FD: Final = 3
 """sd_listen_fds(3): inherited sockets start here."""
-RUNTIME_DIR_MODE: Final = 0o755
-"""The sockets within have their own permissions; a gateway of another user must get as far as them."""
+RUNTIME_DIR_MODE: Final = 0o700
+"""What is in it is nobody else's business, but for a socket that is opened to others."""
 _PROBE_TIMEOUT: Final = 1.0
 """Seconds; a listener whose queue is full does not refuse, it does not answer."""
 _TCP: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:]*)):(?P<port>\d{1,5})")
@@ -36,6 +39,13 @@ class SocketOptions:
     mode: int = 0o600
     group: str | None = None
     """Name or number."""
+    owner: int | None = None
+    """User; None: who we are."""
+
+    @property
+    def folder_mode(self) -> int:
+        """What a folder must allow to those whom a socket in it lets in: to go through."""
+        return RUNTIME_DIR_MODE | (self.mode & 0o020) >> 1 | (self.mode & 0o002) >> 1
 
 
 class ListeningSocket:
@@ -75,7 +85,11 @@ class ListeningSocket:
         self.socket.close()
         path, self._path = self._path, None
         if path is not None and self._identity is not None and _identity(path) == self._identity:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except PermissionError:
+                # Opened as root, before --user. Nobody listens there any more, and the next one replaces it.
+                log.info("socket %s stays: its folder is not ours to change", path)
 
 
 def listen(address: str, options: SocketOptions | None = None) -> ListeningSocket:
@@ -91,20 +105,36 @@ def listen(address: str, options: SocketOptions | None = None) -> ListeningSocke
     return _listen_tcp(address, *parse_tcp(address))
 
 
-def make_runtime_dir(path: Path) -> None:
-    """Make the folder for sockets, if needed.
+def make_runtime_dir(path: Path, options: SocketOptions | None = None) -> None:
+    """Make the folder for sockets with these permissions, if it is not there: for us alone, unless they are for others.
 
     Raises ListenError where it cannot be made, or others could replace its files.
     """
+    options = options or SocketOptions()
+    gid = _group(options)
     try:
-        path.mkdir(mode=RUNTIME_DIR_MODE, parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(mode=RUNTIME_DIR_MODE, parents=True)
+            if gid is not None:
+                os.chown(path, -1, gid)
+            path.chmod(options.folder_mode)
         status = path.stat()
     except OSError as error:
         raise ListenError(f"runtime folder {path}: {error.strerror}") from error
-    if status.st_uid not in (0, os.geteuid()):
+    if status.st_uid not in (0, os.geteuid(), options.owner):
         raise ListenError(f"runtime folder {path} belongs to another user (uid {status.st_uid})")
     if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
         raise ListenError(f"runtime folder {path} can be written by everybody")
+    if not _lets_through(status, options, gid):
+        log.warning("runtime folder %s keeps those out whom --socket-mode and --socket-group let in: chmod it", path)
+
+
+def _lets_through(folder: os.stat_result, options: SocketOptions, gid: int | None) -> bool:
+    """Whether those whom a socket lets in get as far as it."""
+    if folder.st_mode & stat.S_IXOTH:
+        return True
+    group_passes = folder.st_mode & stat.S_IXGRP and gid in (None, folder.st_gid)
+    return not options.mode & stat.S_IWOTH and bool(group_passes or not options.mode & stat.S_IWGRP)
 
 
 # Addresses
@@ -141,7 +171,7 @@ def _name_of(address: str) -> str:
 
 
 def _listen_unix(address: str, path: Path, options: SocketOptions) -> ListeningSocket:
-    gid = _group_id(options.group)
+    gid = _group(options)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with _locked(path.parent):
@@ -149,9 +179,7 @@ def _listen_unix(address: str, path: Path, options: SocketOptions) -> ListeningS
             sock.bind(os.fspath(path))
             listening = ListeningSocket(sock, address, path)
             # Nobody can connect before listen(), so nobody ever meets the wrong permissions.
-            path.chmod(options.mode)
-            if gid is not None:
-                os.chown(path, -1, gid)
+            _set_permissions(path, options, gid)
             sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
@@ -194,13 +222,26 @@ def _remove_stale(address: str, path: Path) -> None:
         raise ListenError(f"{address} is in use by {unix_holder(probe)}")
 
 
-def _group_id(group: str | None) -> int | None:
-    if group is None:
-        return None
+def _set_permissions(path: Path, options: SocketOptions, gid: int | None) -> None:
+    """Through a descriptor: whoever may write to the folder could put something else in the socket's place."""
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise ListenError(f"no group {group!r} on this machine") from None
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            raise ListenError(f"{path} was replaced by something else while it was opened")
+        same = f"/proc/self/fd/{descriptor}"
+        # Before the owner: nobody else's file can be changed without root's powers.
+        os.chmod(same, options.mode)
+        if options.owner is not None or gid is not None:
+            os.chown(same, -1 if options.owner is None else options.owner, -1 if gid is None else gid)
+    finally:
+        os.close(descriptor)
+
+
+def _group(options: SocketOptions) -> int | None:
+    try:
+        return None if options.group is None else group_id(options.group)
+    except AccountError as error:
+        raise ListenError(str(error)) from error
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 from broker import sockets
 from broker.config import BrokerConfig, flag_of, options
 from broker.errors import BrokerError
+from broker.listeners import MSGPACK_PREFIX
+from broker.peers import gateway_admission
 from commands.errors import CommandError
 from commands.hooks import describe_folder_once, problems_of
 
@@ -50,14 +52,16 @@ def _problems(config: BrokerConfig) -> Iterator[str]:
 
 
 def _listening_problems(config: BrokerConfig) -> Iterator[str]:
+    options = sockets.SocketOptions(config.socket_mode, config.socket_group)
     try:
-        sockets.make_runtime_dir(config.runtime_dir)
+        gateway_admission(config)
+        sockets.make_runtime_dir(config.runtime_dir, options)
     except BrokerError as error:
         yield str(error)
         return
     for address in config.addresses:
         try:
-            sockets.listen(address, sockets.SocketOptions(config.socket_mode, config.socket_group)).close()
+            sockets.listen(address.removeprefix(MSGPACK_PREFIX), options).close()
         except BrokerError as error:
             yield str(error)
 

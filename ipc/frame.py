@@ -51,6 +51,8 @@ class Status(IntEnum):
     """No such method."""
     INTERNAL = 10
     """A fault of tykpy itself."""
+    DENIED = 11
+    """This peer may not connect."""
 
 
 class Frame(NamedTuple):

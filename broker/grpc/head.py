@@ -134,6 +134,17 @@ class GrpcHeadReader:
         return head if timeout is None or head.refusal is not None else head.with_timeout(timeout)
 
 
+class RefusingHeadReader(GrpcHeadReader):
+    """Reads the heads of a peer that may not connect: all its calls are answered PERMISSION_DENIED, with this text."""
+
+    def __init__(self, text: str, limits: Limits) -> None:
+        super().__init__({}, limits)
+        self._denial = GrpcCallError(GrpcCode.PERMISSION_DENIED, text)
+
+    def _error(self, head: GrpcHead, path: bytes, size: int) -> GrpcCallError:
+        return self._denial
+
+
 def _refusal(fields: dict[bytes, bytes]) -> HttpRefusal | None:
     if fields[b":method"] != b"POST":
         return HttpRefusal(b"405", b"gRPC only: POST to /coprocess.Dispatcher/Dispatch\n")

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final, cast
 
 from broker.grpc.calls import GrpcCalls
-from broker.grpc.head import GrpcHeadReader, Method
+from broker.grpc.head import GrpcHeadReader, Method, RefusingHeadReader
 from broker.grpc.health import Health
 from broker.grpc.reflection import reflection_methods
 from broker.grpc.sweep import SWEEP_INTERVAL, ConnectionAge
@@ -14,6 +15,7 @@ from broker.http2.connection import Connection
 from broker.http2.errors import ErrorCode, PeerError
 from broker.http2.headers import HeadCache
 from broker.http2.limits import MIB, Limits
+from broker.peers import Admission
 from broker.routing.dispatch import Dispatcher
 from ipc.frame import Kind
 
@@ -21,6 +23,8 @@ _log: Final = logging.getLogger(__name__)
 
 LINGER: Final = 1.0
 """Seconds that a peer has to read our GOAWAY and close; closing first would throw away what it has not read."""
+REFUSED_IDLE: Final = 10.0
+"""Seconds without a call for which a peer that may call nothing keeps its connection."""
 HIGH_WATER: Final = 1 * MIB
 """Bytes in a socket's output buffer from which on nothing more is read from its peer."""
 
@@ -33,7 +37,9 @@ class GrpcServer:
         dispatcher: Dispatcher,
         limits: Limits | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
+        admission: Admission | None = None,
     ) -> None:
+        """`admission`: who may connect; None: everybody who can."""
         self.dispatcher = dispatcher
         self.limits = limits or Limits()
         self.loop = loop or asyncio.get_running_loop()
@@ -53,6 +59,7 @@ class GrpcServer:
         self._all_closed.set()
         self._draining = False
         self._sweeper: asyncio.TimerHandle | None = None
+        self._admission = admission
 
     @property
     def connections(self) -> int:
@@ -81,6 +88,10 @@ class GrpcServer:
     async def closed(self) -> None:
         """Wait until there are no connections, but for those that came after `drain`."""
         await self._all_closed.wait()
+
+    def refusal(self, transport: asyncio.BaseTransport) -> str | None:
+        """Why this peer may not call anything; None: it may."""
+        return self._admission(transport) if self._admission is not None else None
 
     def add(self, protocol: "GrpcProtocol") -> bool:
         """A new connection; False: it is one too many."""
@@ -123,11 +134,9 @@ class GrpcProtocol(asyncio.Protocol):
         self._loop = server.loop
         self._transport: asyncio.Transport | None = None
         self._flush_due = True
-        calls = GrpcCalls(server.dispatcher, server.limits)
-        self._connection = Connection(calls, server.cache, server.limits, self._wake, self._loop.time)
-        calls.sender = self._connection.sender
-        self._age = ConnectionAge(self._connection, server.limits, calls.expire, self._loop.time())
         self._linger: asyncio.TimerHandle | None = None
+        self._connection: Connection
+        self._age: ConnectionAge
 
     # Called by the event loop
 
@@ -136,6 +145,7 @@ class GrpcProtocol(asyncio.Protocol):
         # uvloop's transports have asyncio's methods without being of its class.
         self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._open(self._server.refusal(transport))
         if not self._server.add(self):
             self._connection.fail(PeerError(ErrorCode.ENHANCE_YOUR_CALM, "too many connections"))
         self._flush()
@@ -167,6 +177,18 @@ class GrpcProtocol(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
             self._flush()
+
+    def _open(self, refusal: str | None) -> None:
+        """Set up the core. Who is refused hears it from every call; a GOAWAY would make clients dial again at once."""
+        server = self._server
+        cache, limits = server.cache, server.limits
+        if refusal is not None:
+            cache = HeadCache(RefusingHeadReader(refusal, limits), limits)
+            limits = replace(limits, idle_timeout=REFUSED_IDLE)
+        calls = GrpcCalls(server.dispatcher, limits)
+        self._connection = Connection(calls, cache, limits, self._wake, self._loop.time)
+        calls.sender = self._connection.sender
+        self._age = ConnectionAge(self._connection, limits, calls.expire, self._loop.time())
 
     # Called by the server
 

@@ -51,6 +51,7 @@ CODE_OF_STATUS: Final[dict[Status, GrpcCode]] = {
     Status.CANCELLED: GrpcCode.CANCELLED,
     Status.UNIMPLEMENTED: GrpcCode.UNIMPLEMENTED,
     Status.INTERNAL: GrpcCode.INTERNAL,
+    Status.DENIED: GrpcCode.PERMISSION_DENIED,
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, cast
 
 from broker.errors import DispatchError, WireError
 from broker.msgpackrpc.wire import Message, MessageReader, pack_error, pack_result, pack_value, unpack_params
+from broker.peers import Admission
 from ipc.frame import Status
 
 log = logging.getLogger("tykpy.msgpackrpc")
@@ -113,7 +114,9 @@ Methods = Mapping[str, Handler | RawMethod]
 class MsgpackRpcServer:
     """One listener's connections and the methods that they may call."""
 
-    def __init__(self, methods: Methods, limits: RpcLimits | None = None) -> None:
+    def __init__(self, methods: Methods, limits: RpcLimits | None = None, admission: Admission | None = None) -> None:
+        """`admission`: who may connect; None: everybody who can."""
+        self.admission = admission
         self.limits = limits or RpcLimits()
         self.connections: set[_Connection] = set()
         self.draining = False
@@ -207,6 +210,10 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport.set_write_buffer_limits(high=self._limits.write_buffer)
         self._server.add(self)
+        admission = self._server.admission
+        refusal = admission(transport) if admission is not None else None
+        if refusal is not None:
+            self._send_away(WireError(Status.DENIED, refusal))
 
     def data_received(self, data: bytes) -> None:
         if not self._refused:
@@ -319,6 +326,9 @@ class _Connection(asyncio.Protocol):
 
     def _refuse(self, error: WireError) -> None:
         log.warning("a peer's connection ends: %s", error.message)
+        self._send_away(error)
+
+    def _send_away(self, error: WireError) -> None:
         self._refused = True
         self._write(pack_error(error.id, error.status, error.message))
         self.end_if_idle()

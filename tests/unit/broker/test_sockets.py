@@ -31,6 +31,50 @@ def test_nobody_else_may_connect_unless_told_so(tmp_path: Path) -> None:
     listening.close()
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+def test_the_permissions_are_there_before_anybody_can_connect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    """Until it listens, the kernel refuses every connection."""
+    seen: list[tuple[int, int]] = []
+    plain = socket.socket
+
+    class Watched(socket.socket):
+        def listen(self, backlog: int = 0, /) -> None:
+            status = os.stat(self.getsockname())
+            seen.append((stat.S_IMODE(status.st_mode), status.st_gid))
+            with plain(socket.AF_UNIX) as early, pytest.raises(ConnectionRefusedError):
+                early.connect(self.getsockname())
+            super().listen(backlog)
+
+    monkeypatch.setattr(socket, "socket", Watched)
+    previous = os.umask(0)
+    try:
+        listening = listen(f"unix://{tmp_path}/s", SocketOptions(mode=mode, group=str(os.getgid())))
+    finally:
+        os.umask(previous)
+    assert seen == [(mode, os.getgid())]
+    listening.close()
+
+
+def test_what_somebody_put_into_the_place_of_the_socket_keeps_its_permissions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precious = tmp_path / "precious"
+    precious.touch(mode=0o600)
+
+    class Swapped(socket.socket):
+        def bind(self, address: str, /) -> None:  # type: ignore[override]
+            super().bind(address)
+            os.unlink(address)
+            os.symlink(precious, address)
+
+    monkeypatch.setattr(socket, "socket", Swapped)
+    with pytest.raises(ListenError, match="replaced by something else"):
+        listen(f"unix://{tmp_path}/s", SocketOptions(mode=0o666))
+    assert stat.S_IMODE(precious.stat().st_mode) == 0o600
+
+
 def test_the_group(tmp_path: Path) -> None:
     listening = listen(f"unix://{tmp_path}/s", SocketOptions(group=str(os.getgid())))
     assert (tmp_path / "s").stat().st_gid == os.getgid()
@@ -136,6 +180,7 @@ def test_the_runtime_folder(tmp_path: Path) -> None:
     make_runtime_dir(tmp_path / "a" / "b")
     make_runtime_dir(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(ListenError, match="written by everybody"):
@@ -143,3 +188,30 @@ def test_the_runtime_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ListenError, match="runtime folder"):
         make_runtime_dir(tmp_path / "file")
+
+
+@pytest.mark.parametrize(("mode", "folder"), [(0o600, 0o700), (0o660, 0o710), (0o666, 0o711), (0o640, 0o700)])
+def test_the_runtime_folder_lets_those_through_whom_a_socket_in_it_lets_in(
+    tmp_path: Path, mode: int, folder: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = SocketOptions(mode, str(os.getgid()))
+    make_runtime_dir(tmp_path / "new", options)
+    status = (tmp_path / "new").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_gid) == (folder, os.getgid())
+    assert not caplog.messages
+    (tmp_path / "old").mkdir(mode=0o700)
+    make_runtime_dir(tmp_path / "old", options)
+    assert stat.S_IMODE((tmp_path / "old").stat().st_mode) == 0o700
+    assert any("keeps those out" in message for message in caplog.messages) is (folder != 0o700)
+
+
+def test_a_socket_in_a_folder_that_is_not_ours_to_change_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(path, missing_ok)
+
+    listening = listen(f"unix://{tmp_path}/s")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        listening.close()
+    listen(f"unix://{tmp_path}/s").close()
+    assert not (tmp_path / "s").exists()
