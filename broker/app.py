@@ -9,6 +9,7 @@ from contextlib import closing
 from enum import IntEnum
 from typing import Final
 
+from broker import privileges
 from broker.admin import Parts, admin_methods
 from broker.config import BrokerConfig
 from broker.errors import AccountError, BrokerError, ConfigError, ListenError, NoWorkerError, UpgradeError
@@ -51,6 +52,7 @@ def run(config: BrokerConfig) -> ExitCode:
     logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     try:
         with closing(Listeners.open(config)) as listeners:
+            privileges.renounce()
             with asyncio.Runner(loop_factory=_loop_factory(config.event_loop)) as runner:
                 runner.run(_serve(config, listeners))
     except NoWorkerError as error:

@@ -74,6 +74,13 @@ class BrokerConfig:
     max_requests_jitter: int = option(0, "Up to so many dispatches more, at random, so that not all are due at once.")
     max_age: float = option(0.0, "Replace a worker after so many seconds; 0: never.")
     max_memory: int = option(0, "Replace a worker that has more memory than this, in bytes; 0: never.")
+    limit_memory: int = option(
+        0, "Address space of a worker, in bytes; more is a MemoryError in the hook. 0: no limit."
+    )
+    limit_cpu: int = option(
+        0, "CPU seconds of a worker from one start of a dispatch to the next; more ends it. 0: no limit."
+    )
+    limit_files: int = option(0, "Open files of a worker; more is an OSError in the hook. 0: no limit.")
     breaker_cooldown: float = option(
         10.0, "How long a hook that killed three workers is left alone before it is tried again, in seconds."
     )
@@ -118,6 +125,9 @@ class BrokerConfig:
         _between("max_requests_jitter", self.max_requests_jitter, 0, 2**53)
         _between("max_age", self.max_age, 0, 10 * 365 * 86_400)
         _between("max_memory", self.max_memory, 0, 2**53)
+        _between("limit_memory", self.limit_memory, 0, 2**53)
+        _between("limit_cpu", self.limit_cpu, 0, 2**31)
+        _between("limit_files", self.limit_files, 0, 2**20)
         _between("breaker_cooldown", self.breaker_cooldown, 0.001, 3_600)
         if self.bundles is not None and not self.bundles.is_dir():
             raise ConfigError(f"--bundles {self.bundles}: no such folder")

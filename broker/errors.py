@@ -17,6 +17,10 @@ class AccountError(BrokerError):
     """A user or group that this machine does not know."""
 
 
+class PrivilegeError(BrokerError):
+    """What is to be given up before plugin code runs cannot be given up."""
+
+
 class ListenError(BrokerError):
     """A listening socket could not be had."""
 

@@ -16,7 +16,7 @@ from ipc.channel import WorkerChannel
 from ipc.errors import ControlClosedError, IpcError
 from ipc.exits import WorkerExit
 from tyk import gateway
-from workers import stdio
+from workers import limits, stdio
 from workers.dispatcher import Dispatcher
 from workers.events import SentEvents
 from workers.signature import PublicKey
@@ -80,6 +80,8 @@ def _watch_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR2, all_threads=True)
+    # Where the CPU time went, before what the signal is sent for.
+    faulthandler.register(signal.SIGXCPU, all_threads=True, chain=True)
 
 
 def _configuration(channel: WorkerChannel) -> dict[str, Any]:
@@ -92,6 +94,7 @@ def _configuration(channel: WorkerChannel) -> dict[str, Any]:
 def _prepare(channel: WorkerChannel, config: dict[str, Any], events: SentEvents) -> Worker:
     """Load everything, then say that we are ready."""
     logging.getLogger().setLevel(config["log_level"].upper())
+    budget = limits.apply(config["limits"], config["threads"])
     runtime_dir = Path(config["runtime_dir"])
     gateway.install(storage=open_storage(config["redis"], runtime_dir), events=events)
     sources = [Path(config["bundles"])] if config["bundles"] else []
@@ -99,7 +102,7 @@ def _prepare(channel: WorkerChannel, config: dict[str, Any], events: SentEvents)
     store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key)
     store.load_all()
     dispatcher = Dispatcher(store, lambda api, digest: channel.control.send("api", {"api": api, "bundle_hash": digest}))
-    worker = Worker(channel, dispatcher, config["threads"])
+    worker = Worker(channel, dispatcher, config["threads"], budget)
     channel.control.send("ready", {"bundles": store.describe()})
     store.on_change(lambda: channel.control.send("hooks", {"bundles": store.describe()}))
     return worker

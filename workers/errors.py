@@ -52,5 +52,9 @@ class SignatureError(VerificationError):
     """A bundle is not signed, or not by the key that we trust."""
 
 
+class LimitError(WorkersError):
+    """A limit with which no worker can start."""
+
+
 class KeyFileError(WorkersError):
     """A file does not hold the key it should, or nothing is installed that can use it."""

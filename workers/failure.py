@@ -2,11 +2,13 @@
 
 import logging
 import os
+import traceback
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ipc.frame import Status
+from workers import limits
 from workers.errors import BundleError, WorkerError
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ _log: Final = logging.getLogger("tykpy.worker")
 def hook_failed(hook: "Hook", error: BaseException) -> WorkerError:
     """Log the traceback, from the plugin's first frame on, and return the dispatch's error."""
     own = from_plugin(error.__traceback__, hook.root)
+    if isinstance(error, MemoryError):
+        # What the hook had collected goes first, or there is none left to say so with.
+        traceback.clear_frames(own)
     _log.error("hook %s of bundle %s failed", hook.name, hook.bundle, exc_info=(type(error), error, own))
     return WorkerError(Status.HOOK_FAILED, _message(hook, error), meta_of(hook))
 
@@ -52,21 +57,21 @@ def meta_of(hook: "Hook") -> dict[str, Any]:
     return {"bundle": hook.bundle, "hook": hook.name}
 
 
-def from_plugin(traceback: TracebackType | None, root: str) -> TracebackType | None:
+def from_plugin(trace: TracebackType | None, root: str) -> TracebackType | None:
     """Return the traceback from the plugin's first frame on; all of it where there is none."""
-    frame = traceback
+    frame = trace
     while frame is not None and not _is_below(frame, root):
         frame = frame.tb_next
-    return frame or traceback
+    return frame or trace
 
 
-def innermost(traceback: TracebackType | None, root: str) -> tuple[str, int] | None:
+def innermost(trace: TracebackType | None, root: str) -> tuple[str, int] | None:
     """Return file and line of the innermost frame that is the plugin's own."""
     place = None
-    while traceback is not None:
-        if _is_below(traceback, root):
-            place = traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
-        traceback = traceback.tb_next
+    while trace is not None:
+        if _is_below(trace, root):
+            place = trace.tb_frame.f_code.co_filename, trace.tb_lineno
+        trace = trace.tb_next
     return place
 
 
@@ -82,8 +87,10 @@ def _described(error: BaseException) -> str:
         text = str(error)
     except Exception as broken:  # noqa: BLE001 (a plugin's own __str__; what it raised is told instead)
         text = f"<its __str__ raised {type(broken).__name__}>"
+    if isinstance(error, MemoryError):
+        text = text or limits.memory_words()
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _is_below(traceback: TracebackType, root: str) -> bool:
-    return traceback.tb_frame.f_code.co_filename.startswith(root + os.sep)
+def _is_below(trace: TracebackType, root: str) -> bool:
+    return trace.tb_frame.f_code.co_filename.startswith(root + os.sep)

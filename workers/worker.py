@@ -21,6 +21,7 @@ from ipc.layout import EXECUTION_SLOTS
 from workers.dispatcher import Dispatcher
 from workers.errors import WorkerError
 from workers.invocation import Invocation
+from workers.limits import CpuBudget
 from workers.lookup import EVENT_META
 
 log = logging.getLogger("tykpy.worker")
@@ -32,7 +33,11 @@ EXIT_BROKER_GONE: Final = 0
 class Worker:
     """Runs the requests of one channel until the broker asks it to leave or is gone."""
 
-    def __init__(self, channel: WorkerChannel, dispatcher: Dispatcher, threads: int) -> None:
+    def __init__(
+        self, channel: WorkerChannel, dispatcher: Dispatcher, threads: int, budget: CpuBudget | None = None
+    ) -> None:
+        """`budget`: of CPU, to be renewed by every dispatch."""
+        self._budget = budget
         self._channel = channel
         self._dispatcher = dispatcher
         self._threads = threads
@@ -55,9 +60,11 @@ class Worker:
         self._coroutines.finish()
 
     def _serve(self, slot: int) -> None:
-        channel = self._channel
+        channel, budget = self._channel, self._budget
         while (request := channel.claim(slot)) is not None:
             started = time.monotonic_ns()
+            if budget is not None:
+                budget.renew(started)
             try:
                 invocation = self._dispatcher.prepare(request.payload)
                 if invocation.is_async:

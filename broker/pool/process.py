@@ -24,6 +24,7 @@ OWN_FAULTS: Final = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGXCPU}
 )
 """Signals that a process gets for what it did itself; the others were sent by somebody."""
+SAID_OF: Final = {signal.SIGXCPU: " (its CPU time was used up: --limit-cpu)"}
 _VMSTAT: Final = Path("/proc/vmstat")
 
 
@@ -108,8 +109,8 @@ def describe_end(code: int, *, out_of_memory: bool = False) -> Ending:
         number = signal.Signals(-code)
     except ValueError:
         return Ending(f"was ended by signal {-code}", by_itself=False)
-    words = f"was ended by {number.name}" + (" (the machine was out of memory)" if out_of_memory else "")
-    return Ending(words, by_itself=out_of_memory or number in OWN_FAULTS)
+    why = " (the machine was out of memory)" if out_of_memory else SAID_OF.get(number, "")
+    return Ending(f"was ended by {number.name}{why}", by_itself=out_of_memory or number in OWN_FAULTS)
 
 
 def _describe_exit(code: int) -> Ending:

@@ -83,5 +83,6 @@ class WorkerStarter:
             "runtime_dir": str(config.runtime_dir),
             "redis": config.redis,
             "threads": config.threads,
+            "limits": {"memory": config.limit_memory, "cpu": config.limit_cpu, "files": config.limit_files},
             "log_level": config.log_level,
         }

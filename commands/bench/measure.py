@@ -15,6 +15,8 @@ _STAT_PARENT: Final = 1
 _STAT_UTIME: Final = 11
 _STAT_STIME: Final = 12
 """Places in /proc/PID/stat, counted behind the command's closing parenthesis."""
+_STATM_RSS: Final = 1
+"""In /proc/PID/statm, in pages."""
 _IDLE_FIELDS: Final = (3, 4)
 _GUEST_FROM: Final = 8
 """Places in the first line of /proc/stat, counted behind its name; guests' time is in the others already."""
@@ -50,8 +52,18 @@ def cpu_ns(pids: Iterable[int], proc: Path = PROC) -> dict[int, int]:
 
 
 def pss_bytes(pid: int, proc: Path = PROC) -> int:
-    """PSS of a process in bytes: a page that n processes share counts 1/n in each; raises ProcessGoneError."""
-    for line in _read(proc / str(pid) / "smaps_rollup").splitlines():
+    """PSS of a process in bytes: a page that n processes share counts 1/n in each; raises ProcessGoneError.
+
+    RSS, where each counts all, of a process that we may not look into: a broker, unless we are root.
+    """
+    folder = proc / str(pid)
+    try:
+        rollup = (folder / "smaps_rollup").read_text()
+    except PermissionError:
+        return int(_read(folder / "statm").split()[_STATM_RSS]) * os.sysconf("SC_PAGE_SIZE")
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessGoneError(f"{folder} is gone: the process has ended") from None
+    for line in rollup.splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     raise ProcessGoneError(f"no PSS in /proc/{pid}/smaps_rollup")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,20 @@ def test_without_schedstat_ticks_are_counted(tmp_path: Path) -> None:
 def test_memory_is_the_proportional_share(tmp_path: Path) -> None:
     fake_process(tmp_path, 3, threads={3: 0})
     assert measure.pss_bytes(3, tmp_path) == 3 * measure.MIB
+
+
+def test_memory_is_rss_where_the_share_is_not_for_us_to_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_process(tmp_path, 3, threads={3: 0})
+    (tmp_path / "3" / "statm").write_text("900 70 30 1 0 500 0\n")
+    read = Path.read_text
+
+    def read_text(path: Path, *rest: Any, **more: Any) -> str:
+        if path.name == "smaps_rollup":
+            raise PermissionError(path)
+        return read(path, *rest, **more)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert measure.pss_bytes(3, tmp_path) == 70 * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_family_is_the_process_and_all_that_descend_from_it(tmp_path: Path) -> None:
