@@ -90,6 +90,7 @@ class Broker:
         options = RouterOptions(
             timeout_ns=int(config.timeout * 1e9),
             queue_size=config.queue_size,
+            queue_wait_ns=int(config.queue_wait * 1e9),
             breaker_cooldown=config.breaker_cooldown,
         )
         self.router = Router(loop, options)

@@ -66,6 +66,11 @@ class BrokerConfig:
     grace: float = option(10.0, "Longest to finish running dispatches at SIGTERM, in seconds.")
     hang_grace: float = option(1.0, "What a hook gets after its deadline before its worker is ended, in seconds.")
     queue_size: int = option(10_000, "Most dispatches that may wait for a worker.")
+    queue_wait: float = option(
+        0.5,
+        "Longest a dispatch may wait while more come than the workers can do, in seconds; four times what its hook"
+        " takes where that is longer. 0: as long as its deadline.",
+    )
     max_message: int = option(16 * MIB, "Largest message in either direction, in bytes.")
     max_streams: int = option(1000, "Most concurrent calls on one connection; a gateway queues what is above.")
     ready_timeout: float = option(30.0, "Longest a worker may take to load its bundles, in seconds.")
@@ -114,6 +119,7 @@ class BrokerConfig:
         _between("grace", self.grace, 0, 3_600)
         _between("hang_grace", self.hang_grace, 0, 3_600)
         _between("queue_size", self.queue_size, 1, 10_000_000)
+        _between("queue_wait", self.queue_wait, 0, 86_400)
         _between("max_message", self.max_message, 1024, 1024 * MIB)
         _between("max_streams", self.max_streams, 1, 1_000_000)
         _between("ready_timeout", self.ready_timeout, 0.1, 3_600)

@@ -30,6 +30,7 @@ class Dispatch(ABC):
         "retried",
         "seq",
         "settled",
+        "taken_ns",
         "urgent",
         "waiting",
     )
@@ -41,6 +42,8 @@ class Dispatch(ABC):
         """The encoded message: protobuf, or a msgpack map with the message's field names."""
         self.deadline_ns = timeout_ns or 0
         """The caller's own time limit in ns (0: none) until the router makes it an absolute CLOCK_MONOTONIC time."""
+        self.taken_ns = 0
+        """When the router took it."""
         self.limit_ns = 0
         """When its hook is said to hang, whoever still waits for it: the hook's own limit, absolute."""
         self.hook: HookInfo | None = None

@@ -59,6 +59,16 @@ class PendingQueue:
         """All that wait now."""
         return iter([one for lane in self._lanes for queue in lane for one in queue if not one.settled])
 
+    def taken_before(self, time_ns: int) -> Iterator[Dispatch]:
+        """Those that wait since before this time: the first ones of each lane and urgency."""
+        for lane in self._lanes:
+            for queue in lane:
+                for dispatch in queue:
+                    if dispatch.taken_ns >= time_ns:
+                        break
+                    if not dispatch.settled:
+                        yield dispatch
+
     def forget(self, dispatch: Dispatch, lane: int) -> None:
         """A waiting dispatch was settled where it stands."""
         dispatch.waiting = False

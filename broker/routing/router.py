@@ -18,6 +18,7 @@ from broker.routing.dispatch import Dispatch
 from broker.routing.hooks import CUSTOM_KEY_CHECK, HookInfo, HookTable
 from broker.routing.link import Link
 from broker.routing.link_pool import LinkPool
+from broker.routing.overload import Overload
 from broker.routing.peek import PeekError, peek
 from broker.routing.peek_map import peek_map
 from broker.routing.pending import ASYNC, BLOCKING, PendingQueue
@@ -48,6 +49,8 @@ class RouterOptions:
 
     timeout_ns: int
     queue_size: int
+    queue_wait_ns: int = 0
+    """How long a dispatch may wait while more come than the workers can do; 0: as long as its deadline."""
     breaker_cooldown: float = 10.0
     """Seconds for which a hook that kills workers is left alone."""
 
@@ -62,6 +65,8 @@ class Counters:
     cancelled: int = 0
     expired: int = 0
     refused: int = 0
+    shed: int = 0
+    """Of those that failed: waited too long in a queue that does not go away."""
     redispatched: int = 0
     late: int = 0
 
@@ -93,6 +98,7 @@ class Router:
         self._options = options
         self._pending = PendingQueue()
         self._deadlines = DeadlineWheel()
+        self._overload = Overload(options.queue_wait_ns)
         self._seq = 0
         self._to_ring: dict[Link, None] = {}
         self._ticking = False
@@ -116,7 +122,7 @@ class Router:
             dispatch.fail(error)
             return
         dispatch.hook = hook
-        now = time.monotonic_ns()
+        dispatch.taken_ns = now = time.monotonic_ns()
         own, dispatch.limit_ns = dispatch.deadline_ns, now + (hook.timeout_ns or self._options.timeout_ns)
         dispatch.deadline_ns = min(now + own, dispatch.limit_ns) if own else dispatch.limit_ns
         self._deadlines.add(dispatch)
@@ -128,6 +134,7 @@ class Router:
         else:
             self._start(link, dispatch)
         if not self._ticking:
+            self._overload.start(now)
             self._tick_later()
 
     def cancel(self, dispatch: Dispatch) -> None:
@@ -374,9 +381,11 @@ class Router:
         now = time.monotonic_ns()
         for dispatch in self._deadlines.expired(now):
             if dispatch.settled:
-                self._hangs(dispatch)
+                self._hangs(dispatch, now)
             else:
                 self._expire(dispatch)
+        for dispatch in self._overload.look(self._pending, len(self.pool), now):
+            self._shed(dispatch, now)
         for link in self.pool:
             if link.in_flight and now - link.progress_ns > STALL_NS and not link.stalled:
                 self._look_at(link, now)
@@ -400,11 +409,29 @@ class Router:
             dispatch.deadline_ns = dispatch.limit_ns
             self._deadlines.add(dispatch)
 
-    def _hangs(self, dispatch: Dispatch) -> None:
+    def _shed(self, dispatch: Dispatch, now: int) -> None:
+        self.counters.shed += 1
+        waited = (now - dispatch.taken_ns) / 1e9
+        message = f"waited {waited:.1f} s, more comes than {len(self.pool)} workers can do (--queue-wait)"
+        self._fail(dispatch, DispatchError(Status.OVERLOADED, message))
+
+    def _hangs(self, dispatch: Dispatch, now: int) -> None:
         link = dispatch.link
-        if link is not None:
+        if link is None:
+            return
+        limit = self._hang_limit(dispatch, link)
+        if now < limit:
+            dispatch.deadline_ns = limit
+            self._deadlines.add(dispatch)
+        else:
             link.overdue.add(dispatch.seq)
             self.watcher.overdue(link)
+
+    def _hang_limit(self, dispatch: Dispatch, link: Link) -> int:
+        # One that had to wait has its whole time from its start: a worker that is busy does not hang. Nothing is
+        # started after its deadline, whatever the worker says of it.
+        started = min(link.channel.execution_started_ns(dispatch.seq), dispatch.limit_ns)
+        return started + dispatch.limit_ns - dispatch.taken_ns
 
     def _look_at(self, link: Link, now: int) -> None:
         # It has not answered for a while. What it has not started may run elsewhere; if it runs nothing, it should.

@@ -21,6 +21,7 @@ from broker.errors import ConfigError
         ("grace", -1),
         ("hang_grace", -0.1),
         ("queue_size", 0),
+        ("queue_wait", -1),
         ("max_message", 1023),
         ("max_streams", 0),
         ("ready_timeout", 0),

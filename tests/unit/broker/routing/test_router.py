@@ -1,6 +1,7 @@
 """The router on real channels: late binding, one outcome per dispatch, deadlines, and what a death leaves behind."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from broker.routing.poison import Cause
 from broker.routing.router import MAX_ATTEMPTS, Router, RouterOptions
 from ipc.channel import Request
 from ipc.frame import Kind, Status, pack_error, pack_frame, unpack_frame
+from ipc.layout import ACTIVE_START
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.dispatches import RecordedDispatch, object_bytes
 
@@ -20,10 +22,10 @@ LONG_NS = 60_000_000_000
 class Bench:
     """A router on a loop that a test turns by hand."""
 
-    def __init__(self, queue_size: int = 100, timeout_ns: int = LONG_NS) -> None:
+    def __init__(self, queue_size: int = 100, timeout_ns: int = LONG_NS, queue_wait_ns: int = 0) -> None:
         self.loop = asyncio.new_event_loop()
         self.in_trouble: list[tuple[str, Link]] = []
-        self.router = Router(self.loop, RouterOptions(timeout_ns, queue_size))
+        self.router = Router(self.loop, RouterOptions(timeout_ns, queue_size, queue_wait_ns))
         self.router.watcher = self
 
     def overdue(self, link: Link) -> None:
@@ -243,6 +245,51 @@ def test_a_callers_own_short_deadline_does_not_make_the_hook_hang(bench: Bench, 
     worker.finish(request)
     bench.router.receive(worker.link)
     assert (bench.in_trouble, worker.link.in_flight) == ([], {})
+
+
+def test_a_hook_that_had_to_wait_has_its_whole_time_from_its_start(worker: LocalWorker) -> None:
+    limit_ns = 400_000_000
+    bench = Bench(timeout_ns=limit_ns)
+    dispatch = bench.send()
+    bench.turn_until(lambda: time.monotonic_ns() > dispatch.taken_ns + limit_ns // 2)
+    bench.router.join(worker.link)
+    bench.turn()
+    worker.claim()
+    started = time.monotonic_ns()
+    bench.turn_until(lambda: bool(dispatch.outcomes))
+    assert dispatch.status is Status.EXPIRED
+    bench.turn_until(lambda: bench.in_trouble == [("overdue", worker.link)])
+    assert time.monotonic_ns() - started >= limit_ns
+    bench.loop.close()
+
+
+def test_what_a_worker_says_of_a_start_in_the_future_is_not_believed(worker: LocalWorker) -> None:
+    bench = Bench(timeout_ns=50_000_000)
+    bench.router.join(worker.link)
+    bench.send()
+    worker.claim()
+    worker.channel._words[ACTIVE_START] = 2**63
+    bench.turn_until(lambda: bench.in_trouble == [("overdue", worker.link)])
+    bench.loop.close()
+
+
+def test_in_an_overload_those_that_waited_too_long_are_told_so_and_never_run(worker: LocalWorker) -> None:
+    bench = Bench(queue_wait_ns=1)
+    bench.router.join(worker.link)
+    running = bench.send()
+    request = worker.claim()
+    bench.router.hooks.find("", "").expected_ns = 0
+    worker.link.stalled = True
+    waiting = bench.send()
+    bench.turn_until(lambda: bool(waiting.outcomes))
+    assert waiting.status is Status.OVERLOADED
+    assert "--queue-wait" in str(waiting.outcomes[0])
+    assert (bench.router.counters.shed, bench.router.counters.failed) == (1, 1)
+    worker.finish(request)
+    bench.router.receive(worker.link)
+    assert (running.outcomes, bench.router.under_way) == ([running.body], 0)
+    assert worker.link.in_flight == {}
+    bench.loop.close()
 
 
 def test_a_worker_that_starts_nothing_is_asked_and_its_work_given_to_another(bench: Bench, worker: LocalWorker) -> None:
