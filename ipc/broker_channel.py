@@ -121,8 +121,9 @@ class BrokerChannel:
     def send(self, seq: int, payload: bytes, deadline_ns: int) -> None:
         """Publish a request; the worker hears of it at the next `ring`.
 
-        Raises MessageTooLargeError, SpillError (no memory for a big one), CreditError and RingFullError (a fault of the
-        caller), RingCorruptError (a fault of the worker). Nothing was sent then.
+        Raises MessageTooLargeError, SpillError (no memory for a big one), SpillClosedError (the worker is gone),
+        CreditError and RingFullError (a fault of the caller), RingCorruptError (a fault of the worker). Nothing was
+        sent then.
         """
         published = self._published
         if len(published) >= self._credits:

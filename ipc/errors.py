@@ -54,6 +54,10 @@ class SpillError(IpcError):
     """One oversize message cannot be carried (no memory or descriptors left); the channel itself is sound."""
 
 
+class SpillClosedError(SpillError):
+    """The other process has closed its end: it is dead, or about to be."""
+
+
 class ControlClosedError(IpcError):
     """The other process is gone."""
 

@@ -5,18 +5,20 @@ and read with pwrite and pread, never mapped: the other process could shrink the
 SIGBUS, where a read is only short. There is no CRC: this memory is never used twice, so nothing stale can be in it.
 """
 
+import errno
 import os
 import socket
 import struct
 from typing import Final
 
 from ipc.control import receive_descriptor, send_descriptor
-from ipc.errors import RingCorruptError, SegmentError, SpillError
+from ipc.errors import RingCorruptError, SegmentError, SpillClosedError, SpillError
 from ipc.layout import SPILL_SIZE
 from ipc.segment import create_memory, is_memory_of
 
 _NOTE: Final = struct.Struct("<QQ")
 """What goes with a descriptor: seq, size of the message."""
+_CLOSED: Final = frozenset({errno.EPIPE, errno.ECONNRESET})
 
 
 def spilled_size(payload: bytes, limit: int) -> int:
@@ -39,7 +41,8 @@ class SpillSocket:
     def send(self, seq: int, payload: bytes) -> int:
         """Store and send a message; returns the memory's writable descriptor, which is the caller's to close.
 
-        Raises SpillError: no shared memory or descriptors left, or the peer does not take its messages.
+        Raises SpillError: no shared memory or descriptors left, or the peer does not take its messages;
+        SpillClosedError where there is no peer any more.
         """
         try:
             memory = create_memory()
@@ -50,7 +53,8 @@ class SpillSocket:
             send_descriptor(self._socket, _NOTE.pack(seq, len(payload)), memory.readable, socket.MSG_DONTWAIT)
         except OSError as error:
             os.close(memory.writable)
-            raise SpillError(f"cannot carry a message of {len(payload)} bytes: {error.strerror}") from error
+            kind = SpillClosedError if error.errno in _CLOSED else SpillError
+            raise kind(f"cannot carry a message of {len(payload)} bytes: {error.strerror}") from error
         finally:
             os.close(memory.readable)
         return memory.writable

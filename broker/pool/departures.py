@@ -58,6 +58,12 @@ class Departures:
         worker.ending = self._loop.call_later(max(self._config.hang_grace, PONG_PATIENCE), self._end_hung, worker)
         self._tell(worker, "ping")
 
+    def gone(self, link: Link) -> None:
+        """This worker's end is closed: one that lives all the same is of no more use."""
+        worker = self._workers.get(link.generation)
+        if worker is not None:
+            worker.process.kill()
+
     def awake(self, worker: Worker) -> None:
         """It says that it lives."""
         if worker.link is None or not worker.link.silent:

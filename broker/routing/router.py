@@ -24,7 +24,7 @@ from broker.routing.peek_map import peek_map
 from broker.routing.pending import ASYNC, BLOCKING, PendingQueue
 from broker.routing.poison import Cause, Poison
 from ipc.channel import Answer
-from ipc.errors import IpcError, MessageTooLargeError
+from ipc.errors import IpcError, MessageTooLargeError, SpillClosedError
 from ipc.frame import Kind, Status
 
 log = logging.getLogger("tykpy.router")
@@ -76,6 +76,9 @@ class Watcher(Protocol):
 
     def overdue(self, link: Link) -> None:
         """A hook of this worker runs past its limit."""
+
+    def gone(self, link: Link) -> None:
+        """This worker has closed its end of the channel; it gets nothing more."""
 
     def silent(self, link: Link) -> None:
         """This worker does not start what it is given; it gets nothing more until `Router.awake`."""
@@ -263,6 +266,9 @@ class Router:
         except MessageTooLargeError as error:
             self._fail(dispatch, DispatchError(Status.TOO_LARGE, str(error)))
             return
+        except SpillClosedError:
+            self._gone(link, dispatch)
+            return
         except IpcError as error:
             self._fail(dispatch, DispatchError(Status.INTERNAL, f"{link} cannot be given anything: {error}"))
             return
@@ -270,6 +276,14 @@ class Router:
         if not self._to_ring:
             self._loop.call_soon(self._ring)
         self._to_ring[link] = None
+
+    def _gone(self, link: Link, dispatch: Dispatch) -> None:
+        # It is dead, and that will be told in a moment; nothing was sent, so the dispatch is another worker's.
+        link.open = False
+        self.pool.remove(link)
+        self.watcher.gone(link)
+        self._put_back(dispatch)
+        self._loop.call_soon(self._place_waiting)
 
     def _ring(self) -> None:
         # One doorbell write per worker for all that was sent to it in this turn of the loop.

@@ -12,7 +12,8 @@ from broker.grpc.client import GrpcCallError
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.load import Load
 
-TIMEOUT: Final = 0.3
+WORKERS: Final = 2
+TIMEOUT: Final = 1.0
 """Seconds that each hook that hangs may take."""
 FLAGS: Final = ("--hang-grace", "0.1")
 HOOKS: Final = """
@@ -60,8 +61,13 @@ def hanging(times: int) -> dict[str, str]:
     return {"hanging.py": HOOKS + "".join(hooks)}
 
 
+def states(broker: RunningBroker) -> list[str]:
+    return [row["state"] for row in broker.status()["workers"]]
+
+
 def hang(broker: RunningBroker, hook: str, entered: Path) -> float:
     """Call a hook that hangs, once; returns how many seconds after its limit its caller heard of it."""
+    wait_until(lambda: states(broker) == ["ready"] * WORKERS, lambda: str(broker.status()))
     restarts = broker.status()["restarts"]
     start = time.monotonic()
     with pytest.raises(GrpcCallError) as caught:
@@ -69,6 +75,7 @@ def hang(broker: RunningBroker, hook: str, entered: Path) -> float:
     late = time.monotonic() - start - TIMEOUT
     assert caught.value.code.name == "DEADLINE_EXCEEDED"
     assert hook in caught.value.message
+    assert "exceeded in worker" in caught.value.message
     wait_until(lambda: broker.status()["restarts"] == restarts + 1, lambda: str(broker.status()))
     (pid,) = map(int, entered.read_text().splitlines())
     assert f"process {pid})" in caught.value.message
@@ -77,7 +84,7 @@ def hang(broker: RunningBroker, hook: str, entered: Path) -> float:
 
 
 def hang_under_load(folder: Path, times: int) -> None:
-    with running_broker(folder, *FLAGS, workers=2, files=hanging(times)) as broker:
+    with running_broker(folder, *FLAGS, workers=WORKERS, files=hanging(times)) as broker:
         for way in WAYS:
             with Load(broker.address, "echo", "hanging") as load:
                 load.wait_for_more(100)

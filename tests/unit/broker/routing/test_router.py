@@ -15,6 +15,7 @@ from ipc.frame import Kind, Status, pack_error, pack_frame, unpack_frame
 from ipc.layout import ACTIVE_START
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.dispatches import RecordedDispatch, object_bytes
+from tyk.proto.coprocess_object_pb2 import Object
 
 LONG_NS = 60_000_000_000
 
@@ -31,6 +32,10 @@ class Bench:
     def overdue(self, link: Link) -> None:
         """Remember a worker whose hook runs past its limit."""
         self.in_trouble.append(("overdue", link))
+
+    def gone(self, link: Link) -> None:
+        """Remember a worker that is not there any more."""
+        self.in_trouble.append(("gone", link))
 
     def silent(self, link: Link) -> None:
         """Remember a worker that starts nothing."""
@@ -437,6 +442,24 @@ def test_a_worker_that_answers_nonsense_costs_its_caller_an_error_and_nobody_els
     bench.router.receive(worker.link)
     assert dispatch.status is Status.INTERNAL
     assert bench.router.under_way == 0
+
+
+def test_a_big_message_for_a_worker_that_is_gone_is_run_by_another(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    worker.channel._spills.close()
+    with local_worker(1, 2) as other:
+        big = Object(hook_name="hook", request={"raw_body": bytes(100_000)})
+        dispatch = RecordedDispatch(big.SerializeToString())
+        bench.router.dispatch(dispatch)
+        assert bench.in_trouble == [("gone", worker.link)]
+        bench.turn()
+        assert bench.router.waiting == 1
+        bench.router.join(other.link)
+        bench.turn()
+        other.finish(other.claim())
+        bench.router.receive(other.link)
+    assert dispatch.outcomes == [dispatch.body]
+    assert worker.link not in bench.router.pool
 
 
 def test_a_message_above_the_limit_is_an_error_that_says_so(bench: Bench, worker: LocalWorker) -> None:
