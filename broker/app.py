@@ -28,6 +28,7 @@ from broker.pool.recycling import Recycler
 from broker.pool.reload import Reloader
 from broker.pool.supervisor import PoolEvents, Supervisor
 from broker.routing.router import Router, RouterOptions
+from broker.turn import Turn
 from broker.upgrade import Upgrade
 
 log = logging.getLogger("tykpy.broker")
@@ -93,7 +94,8 @@ class Broker:
             queue_wait_ns=int(config.queue_wait * 1e9),
             breaker_cooldown=config.breaker_cooldown,
         )
-        self.router = Router(loop, options)
+        turn = Turn(loop)
+        self.router = Router(loop, options, turn)
         self.events = Events(self.router, open_sinks(config))
         self.supervisor = Supervisor(
             loop, config, self.router, PoolEvents(self._on_ready_count, self._stop.set, self.events.receive)
@@ -105,6 +107,7 @@ class Broker:
             self.router,
             Limits(max_message=config.max_message, max_concurrent_streams=config.max_streams),
             admission=admission,
+            turn=turn,
         )
         self.rpc = MsgpackRpcServer(
             dispatch_methods(self.router, lambda: self.router.hooks.description),

@@ -169,7 +169,16 @@ class WorkerChannel:
 
         An answer that is too large, or that no memory can be had for, becomes an error frame that says so.
         """
-        self.answer_many(((slot, seq, payload, is_error, handler_ns),))
+        with self._answer_lock:
+            if len(payload) > self._max_payload:
+                self._publish_big(seq, payload, is_error, handler_ns)
+            else:
+                self._push(_ERR if is_error else _RESP, seq, handler_ns, payload)
+            words = self._words
+            words[ACTIVE_SEQ + slot] = 0
+            self._handled += 1
+            words[HANDLED] = self._handled
+        self._ring(1)
 
     def answer_many(self, executed: Sequence[tuple[int, int, bytes, bool, int]]) -> None:
         """The same for several requests that ended together: one doorbell for all (slot, seq, payload, ...)."""

@@ -73,7 +73,12 @@ class GrpcCalls:
             size = end - at - MESSAGE_PREFIX_SIZE
             if 0 <= size <= self._max_message and _unpack_prefix(data, at) == (0, size):
                 body = data[at + MESSAGE_PREFIX_SIZE : end]
-                self._start(stream, body, head.timeout_ns)
+                if head.timeout_ns is None:
+                    call = GatewayCall(head.plain_kind, body, None, self.sender, stream)
+                    stream.application = call
+                    self._dispatch(call)
+                else:
+                    self._start(stream, body, head.timeout_ns)
                 return
         self._collect(stream, data, at, end, ended)
 

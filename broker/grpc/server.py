@@ -17,6 +17,7 @@ from broker.http2.headers import HeadCache
 from broker.http2.limits import MIB, Limits
 from broker.peers import Admission
 from broker.routing.dispatch import Dispatcher
+from broker.turn import Turn
 from ipc.frame import Kind
 
 _log: Final = logging.getLogger(__name__)
@@ -38,11 +39,13 @@ class GrpcServer:
         limits: Limits | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
         admission: Admission | None = None,
+        turn: Turn | None = None,
     ) -> None:
-        """`admission`: who may connect; None: everybody who can."""
+        """`admission`: who may connect; None: everybody who can. `turn`: shared with the dispatcher."""
         self.dispatcher = dispatcher
         self.limits = limits or Limits()
         self.loop = loop or asyncio.get_running_loop()
+        self.turn = turn or Turn(self.loop)
         self.health = Health()
         """What is served; the composition root says when."""
         self.methods: Mapping[bytes, Method] = {
@@ -132,6 +135,7 @@ class GrpcProtocol(asyncio.Protocol):
     def __init__(self, server: GrpcServer) -> None:
         self._server = server
         self._loop = server.loop
+        self._turn = server.turn
         self._transport: asyncio.Transport | None = None
         self._flush_due = True
         self._linger: asyncio.TimerHandle | None = None
@@ -151,10 +155,12 @@ class GrpcProtocol(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        """The path of every call: one read, all its frames, one write."""
-        self._flush_due = True
-        self._connection.receive(data)
-        self._flush()
+        """The path of every call: one read, all its frames; what comes of them is written when the turn ends."""
+        connection = self._connection
+        with self._turn:
+            connection.receive(data)
+        if connection.going_away or connection.closed:
+            self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The calls of a peer that is gone are cancelled."""
@@ -216,10 +222,10 @@ class GrpcProtocol(asyncio.Protocol):
     # Output
 
     def _wake(self) -> None:
-        """There is output outside of `data_received`: write it once this turn of the loop has made all of it."""
+        """There is output: write it once this turn has made all of it."""
         if not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._turn.at_end(self._flush)
 
     def _flush(self) -> None:
         connection = self._connection
@@ -229,8 +235,10 @@ class GrpcProtocol(asyncio.Protocol):
         self._flush_due = True
         while out := connection.take_output():
             transport.write(b"".join(out))
+            if not connection.sender.waiting:
+                break
         self._flush_due = False
-        if connection.done:
+        if (connection.going_away or connection.closed) and connection.done:
             self._end()
 
     def _end(self) -> None:

@@ -35,10 +35,16 @@ class LinkPool:
 
     def moved(self, link: Link) -> None:
         """The worker's load has changed."""
-        level = self._level_of.get(link)
-        if level is not None:
-            del self._levels[level][link]
-            self._place(link, len(link.in_flight))
+        old = self._level_of.get(link)
+        if old is None:
+            return
+        levels, new = self._levels, len(link.in_flight)
+        del levels[old][link]
+        if self._lowest <= new < len(levels):
+            levels[new][link] = None
+            self._level_of[link] = new
+        else:
+            self._place(link, new)
 
     def choose(self, lane: int) -> Link | None:
         """The worker for the next dispatch of this lane, or None where all are busy."""

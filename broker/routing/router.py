@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from broker.errors import DispatchError
 from broker.quiet_log import QuietLog
@@ -23,6 +23,7 @@ from broker.routing.peek import PeekError, peek
 from broker.routing.peek_map import peek_map
 from broker.routing.pending import ASYNC, BLOCKING, PendingQueue
 from broker.routing.poison import Cause, Poison
+from broker.turn import Turn
 from ipc.channel import Answer
 from ipc.errors import IpcError, MessageTooLargeError, SpillClosedError
 from ipc.frame import Kind, Status
@@ -87,7 +88,8 @@ class Watcher(Protocol):
 class Router:
     """Takes dispatches from the front ends, gives them to workers, and brings back what came of them."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: RouterOptions) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: RouterOptions, turn: Turn | None = None) -> None:
+        """`turn`: shared with the front ends, so that what they receive at once is rung for at once."""
         self.hooks = HookTable()
         self.counters = Counters()
         self.pool = LinkPool()
@@ -98,6 +100,7 @@ class Router:
         self.watcher: Watcher
         """Set by the supervisor that watches the workers of this router."""
         self._loop = loop
+        self._turn = turn or Turn(loop)
         self._options = options
         self._pending = PendingQueue()
         self._deadlines = DeadlineWheel()
@@ -116,7 +119,8 @@ class Router:
         self.counters.taken += 1
         try:
             hook = self._identify(dispatch)
-            self._admit(dispatch)
+            if self.draining or self.hopeless is not None or self._pending.waiting >= self._options.queue_size:
+                self._refuse()
             if self.poison.active:
                 self.poison.check(dispatch)
         except DispatchError as error:
@@ -169,11 +173,12 @@ class Router:
 
         Raises ipc.errors.IpcError where its ring holds something it must not.
         """
-        for answer in link.receive():
-            self._settle_answer(link, answer)
-        self.pool.moved(link)
-        if self._pending.waiting:
-            self._refill(link)
+        with self._turn:
+            for answer in link.receive():
+                self._settle_answer(link, answer)
+            self.pool.moved(link)
+            if self._pending.waiting:
+                self._refill(link)
 
     def lost(
         self, link: Link, answers: list[Answer], executing: frozenset[int], why: str, cause: Cause = Cause.OUTSIDE
@@ -248,16 +253,15 @@ class Router:
         dispatch.name = seen.hook_name
         return self.hooks.find(seen.bundle_hash, seen.hook_name)
 
-    def _admit(self, dispatch: Dispatch) -> None:
+    def _refuse(self) -> NoReturn:
         if self.draining:
             raise DispatchError(Status.UNAVAILABLE, "the broker is shutting down")
         if self.hopeless is not None:
             raise DispatchError(Status.UNAVAILABLE, self.hopeless)
-        if self._pending.waiting >= self._options.queue_size:
-            raise DispatchError(
-                Status.OVERLOADED,
-                f"{self._pending.waiting} dispatches wait already for {len(self.pool)} workers (--queue-size)",
-            )
+        raise DispatchError(
+            Status.OVERLOADED,
+            f"{self._pending.waiting} dispatches wait already for {len(self.pool)} workers (--queue-size)",
+        )
 
     def _start(self, link: Link, dispatch: Dispatch) -> None:
         self._seq += 1
@@ -274,7 +278,7 @@ class Router:
             return
         self.pool.moved(link)
         if not self._to_ring:
-            self._loop.call_soon(self._ring)
+            self._turn.at_end(self._ring)
         self._to_ring[link] = None
 
     def _gone(self, link: Link, dispatch: Dispatch) -> None:
@@ -286,10 +290,14 @@ class Router:
         self._loop.call_soon(self._place_waiting)
 
     def _ring(self) -> None:
-        # One doorbell write per worker for all that was sent to it in this turn of the loop.
+        # One doorbell write per worker for all that was sent to it in this turn.
         links, self._to_ring = self._to_ring, {}
         for link in links:
-            link.channel.ring()
+            try:
+                link.channel.ring()
+            except IpcError as error:
+                # It will be found to start nothing of what it was given.
+                log.error("%s cannot be rung: %s", link, error)
 
     def _refill(self, link: Link) -> None:
         for lane in LANES:
