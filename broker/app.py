@@ -9,10 +9,10 @@ from contextlib import closing
 from enum import IntEnum
 from typing import Final
 
-from broker import privileges
+from broker import identity, privileges
 from broker.admin import Parts, admin_methods
 from broker.config import BrokerConfig
-from broker.errors import AccountError, BrokerError, ConfigError, ListenError, NoWorkerError, UpgradeError
+from broker.errors import BrokerError, ConfigError, ListenError, NoWorkerError, UpgradeError
 from broker.events.events import Events, open_sinks
 from broker.grpc.health import ServingStatus
 from broker.grpc.server import GrpcServer
@@ -53,13 +53,14 @@ def run(config: BrokerConfig) -> ExitCode:
     logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     try:
         with closing(Listeners.open(config)) as listeners:
+            identity.assume(config)
             privileges.renounce()
             with asyncio.Runner(loop_factory=_loop_factory(config.event_loop)) as runner:
                 runner.run(_serve(config, listeners))
     except NoWorkerError as error:
         log.error("%s", error)
         return ExitCode.NO_WORKER
-    except AccountError as error:
+    except ConfigError as error:
         log.error("%s", error)
         return ExitCode.USAGE
     except ListenError as error:

@@ -54,6 +54,8 @@ class BrokerConfig:
     )
     socket_mode: int = option(0o600, "Permissions of Unix sockets, in octal.", octal=True)
     socket_group: str | None = option(None, "Group that owns Unix sockets, by name or number.")
+    user: str | None = option(None, "User to become, by name or number, before workers are started; needs root.")
+    group: str | None = option(None, "Group to become, by name or number.", shown_default="the user's own")
     allow_user: tuple[str, ...] = option(
         (), "User that may connect to Unix sockets, by name or number; then only those named may. Repeatable.",
         shown_default="whom permissions let in",
@@ -135,6 +137,8 @@ class BrokerConfig:
         _between("limit_cpu", self.limit_cpu, 0, 2**31)
         _between("limit_files", self.limit_files, 0, 2**20)
         _between("breaker_cooldown", self.breaker_cooldown, 0.001, 3_600)
+        if self.group is not None and self.user is None:
+            raise ConfigError(f"--group {self.group}: needs --user")
         if self.bundles is not None and not self.bundles.is_dir():
             raise ConfigError(f"--bundles {self.bundles}: no such folder")
         if self.public_key is not None and not self.public_key.is_file():

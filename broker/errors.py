@@ -13,7 +13,7 @@ class ConfigError(BrokerError):
     """An option that cannot work, said by its name."""
 
 
-class AccountError(BrokerError):
+class AccountError(ConfigError):
     """A user or group that this machine does not know."""
 
 

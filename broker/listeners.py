@@ -13,6 +13,8 @@ from typing import Any, Final
 from broker import sockets
 from broker.config import BrokerConfig
 from broker.handover import Handover
+from broker.identity import Identity
+from broker.runtime_folder import make_runtime_dir
 from broker.sockets import ListeningSocket, SocketOptions
 
 log = logging.getLogger("tykpy.broker")
@@ -23,6 +25,15 @@ MSGPACK_PREFIX: Final = "msgpack+"
 """`--listen msgpack+unix:///path` speaks MessagePack-RPC; without the prefix, gRPC."""
 
 Factory = Callable[[], asyncio.Protocol]
+
+
+def socket_options(config: BrokerConfig) -> SocketOptions:
+    """The permissions of the sockets that gateways call. Raises ConfigError."""
+    identity = Identity.wanted(config)
+    if identity is None:
+        return SocketOptions(config.socket_mode, config.socket_group)
+    identity.check()
+    return SocketOptions(config.socket_mode, config.socket_group or str(identity.gid), identity.uid)
 
 
 class Listeners:
@@ -42,13 +53,13 @@ class Listeners:
     def open(cls, config: BrokerConfig) -> "Listeners":
         """Take all addresses: the admin socket first, then those that gateways call.
 
-        Raises ListenError, UpgradeError; nothing is left open then.
+        Raises ConfigError, ListenError, UpgradeError; nothing is left open then.
         """
         listeners = cls(Handover.from_environment())
-        options = SocketOptions(config.socket_mode, config.socket_group)
         try:
-            sockets.make_runtime_dir(config.runtime_dir, options)
-            listeners._take(config.admin_address, SocketOptions())
+            options = socket_options(config)
+            make_runtime_dir(config.runtime_dir, options)
+            listeners._take(config.admin_address, SocketOptions(owner=options.owner))
             for address in config.addresses:
                 listeners._take(address.removeprefix(MSGPACK_PREFIX), options)
         except BaseException:

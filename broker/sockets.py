@@ -25,8 +25,6 @@ MAX_UNIX_PATH: Final = 107
 """Bytes of a Unix socket's path (Linux's sun_path without its zero)."""
 FIRST_INHERITED_FD: Final = 3
 """sd_listen_fds(3): inherited sockets start here."""
-RUNTIME_DIR_MODE: Final = 0o700
-"""What is in it is nobody else's business, but for a socket that is opened to others."""
 _PROBE_TIMEOUT: Final = 1.0
 """Seconds; a listener whose queue is full does not refuse, it does not answer."""
 _TCP: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:]*)):(?P<port>\d{1,5})")
@@ -41,11 +39,6 @@ class SocketOptions:
     """Name or number."""
     owner: int | None = None
     """User; None: who we are."""
-
-    @property
-    def folder_mode(self) -> int:
-        """What a folder must allow to those whom a socket in it lets in: to go through."""
-        return RUNTIME_DIR_MODE | (self.mode & 0o020) >> 1 | (self.mode & 0o002) >> 1
 
 
 class ListeningSocket:
@@ -105,38 +98,6 @@ def listen(address: str, options: SocketOptions | None = None) -> ListeningSocke
     return _listen_tcp(address, *parse_tcp(address))
 
 
-def make_runtime_dir(path: Path, options: SocketOptions | None = None) -> None:
-    """Make the folder for sockets with these permissions, if it is not there: for us alone, unless they are for others.
-
-    Raises ListenError where it cannot be made, or others could replace its files.
-    """
-    options = options or SocketOptions()
-    gid = _group(options)
-    try:
-        if not path.is_dir():
-            path.mkdir(mode=RUNTIME_DIR_MODE, parents=True)
-            if gid is not None:
-                os.chown(path, -1, gid)
-            path.chmod(options.folder_mode)
-        status = path.stat()
-    except OSError as error:
-        raise ListenError(f"runtime folder {path}: {error.strerror}") from error
-    if status.st_uid not in (0, os.geteuid(), options.owner):
-        raise ListenError(f"runtime folder {path} belongs to another user (uid {status.st_uid})")
-    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-        raise ListenError(f"runtime folder {path} can be written by everybody")
-    if not _lets_through(status, options, gid):
-        log.warning("runtime folder %s keeps those out whom --socket-mode and --socket-group let in: chmod it", path)
-
-
-def _lets_through(folder: os.stat_result, options: SocketOptions, gid: int | None) -> bool:
-    """Whether those whom a socket lets in get as far as it."""
-    if folder.st_mode & stat.S_IXOTH:
-        return True
-    group_passes = folder.st_mode & stat.S_IXGRP and gid in (None, folder.st_gid)
-    return not options.mode & stat.S_IWOTH and bool(group_passes or not options.mode & stat.S_IWGRP)
-
-
 # Addresses
 
 
@@ -171,16 +132,20 @@ def _name_of(address: str) -> str:
 
 
 def _listen_unix(address: str, path: Path, options: SocketOptions) -> ListeningSocket:
-    gid = _group(options)
+    gid = group_of(options)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with _locked(path.parent):
             _remove_stale(address, path)
             sock.bind(os.fspath(path))
             listening = ListeningSocket(sock, address, path)
-            # Nobody can connect before listen(), so nobody ever meets the wrong permissions.
-            _set_permissions(path, options, gid)
-            sock.listen(BACKLOG)
+            try:
+                # Nobody can connect before listen(), so nobody ever meets the wrong permissions.
+                _set_permissions(path, options, gid)
+                sock.listen(BACKLOG)
+            except BaseException:
+                listening.close()
+                raise
     except OSError as error:
         sock.close()
         raise ListenError(f"{address}: {error.strerror or error}") from error
@@ -232,12 +197,21 @@ def _set_permissions(path: Path, options: SocketOptions, gid: int | None) -> Non
         # Before the owner: nobody else's file can be changed without root's powers.
         os.chmod(same, options.mode)
         if options.owner is not None or gid is not None:
-            os.chown(same, -1 if options.owner is None else options.owner, -1 if gid is None else gid)
+            _give(path, same, -1 if options.owner is None else options.owner, -1 if gid is None else gid)
     finally:
         os.close(descriptor)
 
 
-def _group(options: SocketOptions) -> int | None:
+def _give(path: Path, same: str, uid: int, gid: int) -> None:
+    try:
+        os.chown(same, uid, gid)
+    except PermissionError as error:
+        owner = f"user {uid}" if uid >= 0 else f"group {gid}"
+        raise ListenError(f"{path} cannot be given to {owner}, we are user {os.geteuid()}: {error.strerror}") from error
+
+
+def group_of(options: SocketOptions) -> int | None:
+    """The number of their group, if they have one. Raises ListenError."""
     try:
         return None if options.group is None else group_id(options.group)
     except AccountError as error:

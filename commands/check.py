@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 from broker import sockets
 from broker.config import BrokerConfig, flag_of, options
 from broker.errors import BrokerError
-from broker.listeners import MSGPACK_PREFIX
+from broker.listeners import MSGPACK_PREFIX, socket_options
 from broker.peers import gateway_admission
+from broker.runtime_folder import make_runtime_dir
 from commands.errors import CommandError
 from commands.hooks import describe_folder_once, problems_of
 
@@ -52,10 +53,10 @@ def _problems(config: BrokerConfig) -> Iterator[str]:
 
 
 def _listening_problems(config: BrokerConfig) -> Iterator[str]:
-    options = sockets.SocketOptions(config.socket_mode, config.socket_group)
     try:
         gateway_admission(config)
-        sockets.make_runtime_dir(config.runtime_dir, options)
+        options = socket_options(config)
+        make_runtime_dir(config.runtime_dir, options)
     except BrokerError as error:
         yield str(error)
         return

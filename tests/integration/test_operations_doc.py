@@ -35,7 +35,7 @@ def test_every_command_works_as_it_stands(tmp_path: Path) -> None:
 
 
 def test_every_option_exists() -> None:
-    known = {flag_of(option.name) for option in options()} | {"--signal", "--kill-whom"}
+    known = {flag_of(option.name) for option in options()} | {"--config", "--signal", "--kill-whom"}
     assert not set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - known
 
 

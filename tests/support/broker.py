@@ -42,6 +42,8 @@ class RunningBroker:
         self._flags = ["--workers", str(workers), "--bundles", str(self.bundles), *flags]
         self._env = env or {}
         self._waits = True
+        self.prefix: list[str] = []
+        """What its command stands behind, e.g. a program that starts it in another way."""
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -75,7 +77,7 @@ class RunningBroker:
         """Start it without waiting."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [TYKPY, "broker", "--runtime-dir", str(self.runtime), *self._flags],
+                [*self.prefix, TYKPY, "broker", "--runtime-dir", str(self.runtime), *self._flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

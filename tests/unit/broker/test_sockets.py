@@ -9,7 +9,7 @@ import pytest
 
 from broker import sockets
 from broker.errors import ListenError
-from broker.sockets import SocketOptions, inherited_sockets, listen, make_runtime_dir
+from broker.sockets import SocketOptions, inherited_sockets, listen
 
 
 @pytest.mark.parametrize("form", ["unix://{}", "unix:{}"])
@@ -176,35 +176,6 @@ def test_sockets_for_somebody_else_are_not_taken(environ: dict[str, str]) -> Non
     assert inherited_sockets(environ) == {}
 
 
-def test_the_runtime_folder(tmp_path: Path) -> None:
-    make_runtime_dir(tmp_path / "a" / "b")
-    make_runtime_dir(tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").is_dir()
-    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open").chmod(0o777)
-    with pytest.raises(ListenError, match="written by everybody"):
-        make_runtime_dir(tmp_path / "open")
-    (tmp_path / "file").touch()
-    with pytest.raises(ListenError, match="runtime folder"):
-        make_runtime_dir(tmp_path / "file")
-
-
-@pytest.mark.parametrize(("mode", "folder"), [(0o600, 0o700), (0o660, 0o710), (0o666, 0o711), (0o640, 0o700)])
-def test_the_runtime_folder_lets_those_through_whom_a_socket_in_it_lets_in(
-    tmp_path: Path, mode: int, folder: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    options = SocketOptions(mode, str(os.getgid()))
-    make_runtime_dir(tmp_path / "new", options)
-    status = (tmp_path / "new").stat()
-    assert (stat.S_IMODE(status.st_mode), status.st_gid) == (folder, os.getgid())
-    assert not caplog.messages
-    (tmp_path / "old").mkdir(mode=0o700)
-    make_runtime_dir(tmp_path / "old", options)
-    assert stat.S_IMODE((tmp_path / "old").stat().st_mode) == 0o700
-    assert any("keeps those out" in message for message in caplog.messages) is (folder != 0o700)
-
-
 def test_a_socket_in_a_folder_that_is_not_ours_to_change_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, missing_ok: bool = False) -> None:
         raise PermissionError(path, missing_ok)
@@ -214,4 +185,16 @@ def test_a_socket_in_a_folder_that_is_not_ours_to_change_stays(tmp_path: Path, m
         patch.setattr(Path, "unlink", refuse)
         listening.close()
     listen(f"unix://{tmp_path}/s").close()
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_socket_that_cannot_be_given_to_its_group_is_not_left_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(ListenError, match=f"cannot be given to group 4242, we are user {os.geteuid()}"):
+        listen(f"unix://{tmp_path}/s", SocketOptions(group="4242"))
     assert not (tmp_path / "s").exists()
