@@ -3,7 +3,7 @@
 With a table of size 0 every block is a pure function of its bytes, so it can be read from any field on.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from hpack.table import HeaderTable
 
@@ -16,14 +16,14 @@ _SIZE_UPDATE: Final = 0x20
 _HUFFMAN: Final = 0x80
 _MAX_INTEGER_BYTES: Final = 4
 """Bytes of an integer after its prefix; 28 bits are more than any frame holds."""
+_MAX_NAMES: Final = 1024
+"""Names that are remembered, of at most 127 bytes as they are coded."""
+_names: Final[dict[bytes, bytes]] = {}
+"""Names by their literals, length and all."""
 
 
-class Field(NamedTuple):
-    """One field, and where the next one starts."""
-
-    name: bytes
-    value: bytes
-    next_at: int
+Field = tuple[bytes, bytes, int]
+"""Name, value, and where the next field starts."""
 
 
 def is_size_update(block: bytes) -> bool:
@@ -44,7 +44,7 @@ def _read_field(block: bytes, at: int) -> Field:
     if first & _INDEXED:
         index, at = _read_integer(block, at, 0x7F)
         name, value = _static(index)
-        return Field(name, value, at)
+        return name, value, at
     if first & _INCREMENTAL:
         index, at = _read_integer(block, at, 0x3F)
     elif first & _SIZE_UPDATE:
@@ -54,9 +54,22 @@ def _read_field(block: bytes, at: int) -> Field:
     if index:
         name = _static(index)[0]
     else:
-        name, at = _read_string(block, at)
+        name, at = _read_name(block, at)
     value, at = _read_string(block, at)
-    return Field(name, value, at)
+    return name, value, at
+
+
+def _read_name(block: bytes, at: int) -> tuple[bytes, int]:
+    """Read a name that is a literal: the same few again and again."""
+    end = at + 1 + (block[at] & 0x7F)
+    literal = block[at:end]
+    name = _names.get(literal)
+    if name is not None:
+        return name, end
+    name, after = _read_string(block, at)
+    if after == end and len(_names) < _MAX_NAMES:
+        _names[literal] = name
+    return name, after
 
 
 def _static(index: int) -> tuple[bytes, bytes]:
@@ -66,13 +79,17 @@ def _static(index: int) -> tuple[bytes, bytes]:
 
 
 def _read_string(block: bytes, at: int) -> tuple[bytes, int]:
-    coded = block[at] & _HUFFMAN
-    length, at = _read_integer(block, at, 0x7F)
+    first = block[at]
+    length = first & 0x7F
+    if length == 0x7F:
+        length, at = _read_integer(block, at, 0x7F)
+    else:
+        at += 1
     end = at + length
     if end > len(block):
         raise ValueError("header block ends within a string")
     text = block[at:end]
-    return (decode_huffman(text) if coded else text), end
+    return (decode_huffman(text) if first & _HUFFMAN else text), end
 
 
 def _read_integer(block: bytes, at: int, mask: int) -> tuple[int, int]:

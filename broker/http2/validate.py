@@ -21,15 +21,30 @@ _bad_name: Final = re.compile(rb"[^!-@\[-~]|(?!^):").search
 _bad_value: Final = re.compile(rb"[\0\r\n]|^[ \t]|[ \t]\Z").search
 
 
+_MAX_PLAIN: Final = 1024
+_MAX_PLAIN_NAME: Final = 128
+"""Bytes of a name that is remembered."""
+_plain: Final[set[bytes]] = set()
+"""Names seen that are valid, and allow any value that is."""
+
+
 def check_field(name: bytes, value: bytes) -> None:
     """Check one regular field; raises MalformedError."""
-    if not name or _bad_name(name):
-        raise MalformedError(f"field name {name!r}")
+    if name not in _plain:
+        _check_name(name, value)
     if _bad_value(value):
         raise MalformedError(f"value of field {name!r}")
+
+
+def _check_name(name: bytes, value: bytes) -> None:
+    if not name or _bad_name(name):
+        raise MalformedError(f"field name {name!r}")
     if name in _CONNECTION_FIELDS:
         raise MalformedError(f"connection-specific field {name!r}")
-    if name == b"te" and value != b"trailers":
+    if name != b"te":
+        if len(_plain) < _MAX_PLAIN and len(name) <= _MAX_PLAIN_NAME:
+            _plain.add(name)
+    elif value != b"trailers":
         raise MalformedError("te is not trailers")
 
 
