@@ -11,13 +11,13 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from broker.errors import ConfigError
+from redisclient.address import parse_redis_url
+from redisclient.errors import RedisURLError
 
 MIB: Final = 1024 * 1024
 MAX_WORKERS: Final = 512
 MAX_THREADS: Final = 48
 """Execution slots of a worker are 64 (ipc/layout.py); what threads leave is for `async def` hooks."""
-STREAM_SCHEMES: Final = ("redis://", "rediss://", "unix://")
-"""The Redis URLs that a stream can be at."""
 
 
 def default_runtime_dir() -> Path:
@@ -93,7 +93,7 @@ class BrokerConfig:
     )
     redis: str | None = option(
         None,
-        "Redis URL for store_data/get_data (redis, rediss, unix).",
+        "Redis URL for store_data/get_data (redis, rediss, unix, redis+sentinel, redis+cluster).",
         shown_default="embedded",
         secret=True,
     )
@@ -143,6 +143,8 @@ class BrokerConfig:
             raise ConfigError(f"--bundles {self.bundles}: no such folder")
         if self.public_key is not None and not self.public_key.is_file():
             raise ConfigError(f"--public-key {self.public_key}: no such file")
+        if self.redis is not None:
+            _check_redis(self.redis)
         if self.event_stream is not None:
             _check_stream(self.event_stream, self.redis)
         if self.event_webhook is not None:
@@ -169,13 +171,18 @@ def options() -> tuple[Field[Any], ...]:
     return fields(BrokerConfig)
 
 
+def _check_redis(url: str) -> None:
+    try:
+        parse_redis_url(url)
+    except RedisURLError as error:
+        raise ConfigError(f"--redis {error}") from error
+
+
 def _check_stream(name: str, redis: str | None) -> None:
     if not name:
         raise ConfigError("--event-stream: a stream needs a name")
     if redis is None:
         raise ConfigError("--event-stream needs --redis, which says where the stream is")
-    if not redis.startswith(STREAM_SCHEMES):
-        raise ConfigError(f"--event-stream: --redis must begin with one of {', '.join(STREAM_SCHEMES)}")
 
 
 def _check_webhook(url: str) -> None:

@@ -11,6 +11,7 @@ from broker.peers import gateway_admission
 from broker.runtime_folder import make_runtime_dir
 from commands.errors import CommandError
 from commands.hooks import describe_folder_once, problems_of
+from redisclient.address import redact
 
 Echo = Callable[[str], object]
 
@@ -30,21 +31,13 @@ def _shown(name: str, value: object, meta: object) -> str:
     if name == "socket_mode":
         return f"{value:04o}"
     if name == "redis" and value is not None:
-        return without_password(str(value))
+        return redact(str(value))
     if name == "event_webhook" and value is not None:
         # Receivers put their secrets into path and query.
         return f"{urlsplit(str(value)).scheme}://{urlsplit(str(value)).netloc.rpartition('@')[2]}/..."
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "(none given)"
     return "(none)" if value is None else str(value)
-
-
-def without_password(url: str) -> str:
-    """The URL as it may be shown: with `***` where its password stands."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")).geturl()
 
 
 def _problems(config: BrokerConfig) -> Iterator[str]:

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from workers.views import importlib_views
 
-_HIDDEN: Final = frozenset({"broker", "cli", "ipc", "workers"})
+_HIDDEN: Final = frozenset({"broker", "cli", "commands", "ipc", "redisclient", "workers"})
 """Our own names: a bundle that has no such module must not get ours."""
 
 _PROTO_NAME: Final = re.compile(r"coprocess_\w+_pb2")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from redisclient.address import parse_redis_url
 from tests.support.redis_server import RedisServer, running_redis, wait_until
 from tyk.gateway import Storage, TykGateway, install, restore
 from tyk.gateway.memory import MemoryStorage
 from workers.storage.redis import RedisLimits, RedisStorage
-from workers.storage.redis_address import parse_redis_url
 from workers.storage.sqlite import SQLiteStorage
 
 PATIENT = RedisLimits(answer_s=30.0, socket_s=30.0)

@@ -157,10 +157,12 @@ def test_a_refused_number_of_workers_is_said_so(broker: RunningBroker) -> None:
 
 def test_check_config_shows_every_option_and_no_secret(tmp_path: Path) -> None:
     flags = ("--runtime-dir", str(tmp_path / "run"), "--bundles", str(tmp_path))
-    done = run("check-config", *flags, TYKPY_REDIS="redis://:hidden@localhost/0", TYKPY_WORKERS="3")
+    done = run(
+        "check-config", *flags, TYKPY_REDIS="redis://:hidden@localhost/0?sentinel_password=hidden", TYKPY_WORKERS="3"
+    )
     assert done.returncode == 0, done.stdout
     assert "hidden" not in done.stdout
-    assert "redis://:***@localhost/0" in done.stdout
+    assert "redis://***@localhost/0" in done.stdout
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("--"))
     assert lines["--workers"] == "3"
     assert done.stdout.splitlines()[-1] == "ok"

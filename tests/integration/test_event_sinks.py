@@ -14,6 +14,7 @@ from broker.events.delivery import DeliveryError, Verdict
 from broker.events.events import TriggeredEvent
 from broker.events.stream import RedisStream
 from broker.events.webhook import MAX_ANSWER, Webhook
+from redisclient.address import parse_redis_url
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.webhook import Receiver, running_receiver
 
@@ -131,8 +132,12 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
     return folder / "certificate.pem", folder / "key.pem"
 
 
+def stream_at(url: str) -> RedisStream:
+    return RedisStream(parse_redis_url(url), "events", 100)
+
+
 def test_a_stream_is_kept_at_about_its_length(server: RedisServer) -> None:
-    stream = RedisStream(server.url, "events", 100)
+    stream = stream_at(server.url)
     for _ in range(20):
         stream.deliver([event("a")] * 50)
     stream.close()
@@ -145,7 +150,7 @@ def test_a_stream_is_kept_at_about_its_length(server: RedisServer) -> None:
 def test_redis_that_is_away_is_waited_for_and_what_it_refuses_is_not(server: RedisServer) -> None:
     with server.client() as client:
         client.set("events", "no stream")
-    stream = RedisStream(server.url, "events", 100)
+    stream = stream_at(server.url)
     error = verdict(stream)
     assert error.verdict is Verdict.FAILED
     assert "WRONGTYPE" in str(error)
@@ -156,7 +161,7 @@ def test_redis_that_is_away_is_waited_for_and_what_it_refuses_is_not(server: Red
 
 def test_redis_that_does_not_answer_is_away_too(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.events.stream.SOCKET_SECONDS", 0.05)
-    stream = RedisStream(server.url, "events", 100)
+    stream = stream_at(server.url)
     stream.deliver([event("a")])
     server.pause()
     assert verdict(stream).verdict is Verdict.AWAY
@@ -167,11 +172,11 @@ def test_redis_that_does_not_answer_is_away_too(server: RedisServer, monkeypatch
 def test_a_password_is_not_told(server: RedisServer) -> None:
     with server.client() as client:
         client.config_set("requirepass", "geheim")
-    stream = RedisStream(server.url.replace("unix://", "unix://:wrong-geheim@"), "events", 100)
+    stream = stream_at(server.url.replace("unix://", "unix://:wrong-geheim@"))
     error = verdict(stream)
     stream.close()
     assert error.verdict is Verdict.AWAY
     assert "wrong-geheim" not in f"{error} {stream.display}"
-    right = RedisStream(server.url.replace("unix://", "unix://:geheim@"), "events", 100)
+    right = stream_at(server.url.replace("unix://", "unix://:geheim@"))
     right.deliver([event("a")])
     right.close()

@@ -19,7 +19,7 @@ from broker.grpc.client import GrpcCallError
 from commands.objects import build_event
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.hooks import Gate
-from tests.support.redis_server import running_redis
+from tests.support.redis_server import free_port, running_redis, take_all_slots
 from tests.support.webhook import running_receiver
 
 SOURCE = """
@@ -292,6 +292,19 @@ def test_a_redis_stream_gets_every_event_also_after_an_outage(tmp_path: Path, mo
         assert names == [b"during", b"during"]
         document = json.loads(entries[0][1][b"event"])
         assert document["triggered"]["id"].encode() == entries[0][1][b"id"]
+
+
+def test_the_stream_may_be_in_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    with running_redis(folder, "--cluster-enabled", "yes", port=free_port()) as server:
+        take_all_slots(server)
+        flags = ("--redis", f"redis+cluster://127.0.0.1:{server.port}", "--event-stream", "tykpy:events")
+        with running_bench(tmp_path, monkeypatch, *flags) as bench:
+            bench.trigger("one")
+            bench.wait_count("stream", "delivered", 1)
+        with server.client() as client:
+            assert client.xlen("tykpy:events") == 1
 
 
 def test_a_bundles_own_handler_goes_first_and_without_one_all_run(

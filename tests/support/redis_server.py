@@ -25,6 +25,8 @@ POLL_S = 0.005
 CLUSTER_BUS_OFFSET = 10_000
 """A cluster's servers talk to each other on the port so much higher."""
 
+CLUSTER_SLOTS = 16_384
+
 
 def wait_until(condition: Callable[[], object], what: str, limit_s: float = READY_S) -> None:
     """Return once `condition` holds; fail, saying `what` did not happen, where it never does."""
@@ -154,6 +156,13 @@ class SentinelServer(RedisServer):
     def _command(self) -> list[str]:
         place = ["--dir", str(self.folder), "--unixsocket", str(self.socket), "--port", str(self.port)]
         return [redis_binary(), *self._main_arguments(), *place, "--bind", "127.0.0.1"]
+
+
+def take_all_slots(server: RedisServer) -> None:
+    """Make a server that runs with `--cluster-enabled yes` a cluster of its own."""
+    with server.client() as client:
+        client.cluster("ADDSLOTS", *range(CLUSTER_SLOTS))
+        wait_until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "the cluster is formed")
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from redisclient.address import RedisAddress, parse_redis_url
 from workers.storage.contract import Storage
 from workers.storage.lazy import LazyStorage
-from workers.storage.redis_address import RedisAddress, parse_redis_url
 
 __all__ = ["Storage", "open_storage"]
 
@@ -12,7 +12,7 @@ __all__ = ["Storage", "open_storage"]
 def open_storage(redis_url: str | None, runtime_dir: Path) -> Storage:
     """Return the storage for a worker; nothing is imported, opened or connected before its first use.
 
-    Raises StorageURLError for a URL that cannot be meant.
+    Raises RedisURLError for a URL that cannot be meant.
     """
     if redis_url:
         address = parse_redis_url(redis_url)

@@ -10,10 +10,10 @@ from typing import Final
 
 import redis.exceptions
 
+from redisclient.address import RedisAddress
+from redisclient.client import OUTAGES, Client, Connected, connect, told
 from workers.storage.contract import storage_key
 from workers.storage.failures import Breaker, FailureLog
-from workers.storage.redis_address import RedisAddress
-from workers.storage.redis_client import Client, Connected, connect
 from workers.storage.timelimit import TimeLimitedCalls
 
 ANSWER_S: Final = 0.75
@@ -24,20 +24,6 @@ SOCKET_S: Final = 0.6
 
 FIRST_BACKOFF_S: Final = 0.25
 LONGEST_BACKOFF_S: Final = 2.0
-
-MAX_TOLD_CHARACTERS: Final = 200
-
-_OUTAGES: Final = (
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-    redis.exceptions.ClusterError,
-    redis.exceptions.RedisClusterException,
-    OSError,
-    # What the cluster client of redis-py 5 comes to while no server has any slots.
-    LookupError,
-    AttributeError,
-)
-"""Redis cannot be used at all; any other error is about the one command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +76,11 @@ class RedisStorage:
             return None
         try:
             answer = self._calls.call(partial(self._run, command), self._limits.answer_s)
-        except _OUTAGES as error:
+        except OUTAGES as error:
             self._out_of_reach(error)
             return None
         except redis.exceptions.RedisError as error:
-            self._refusals.failed(f"Redis at {self._address.display} refused a command: {self._told(error)}")
+            self._refusals.failed(f"Redis at {self._address.display} refused a command: {told(self._address, error)}")
             answer = None
         except BaseException:
             # Whatever it is, the breaker's one probe must not stay out for ever.
@@ -114,16 +100,11 @@ class RedisStorage:
                 self._connected = connect(self._address, self._limits.socket_s)
             return self._connected
 
-    def _told(self, error: Exception) -> str:
-        """Say what `error` says: some of redis-py's errors print a whole client, with its password."""
-        text = self._address.without_secrets(f"{type(error).__name__}: {error}").rstrip(".")
-        return text if len(text) <= MAX_TOLD_CHARACTERS else f"{text[:MAX_TOLD_CHARACTERS]}..."
-
     def _out_of_reach(self, error: Exception) -> None:
         backoff_s = self._breaker.failed()
         self._outages.failed(
-            f"Redis at {self._address.display} does not answer: {self._told(error)}; until it does, get_data answers "
-            f"empty and store_data is lost (next try in {backoff_s:.2g} s)"
+            f"Redis at {self._address.display} does not answer: {told(self._address, error)}; until it does, get_data"
+            f" answers empty and store_data is lost (next try in {backoff_s:.2g} s)"
         )
 
 

@@ -11,7 +11,8 @@ from tests.support.bundles import subject, write_bundle
 from tests.unit.workers.conftest import Serve
 from workers.errors import WorkerError
 
-OUR_NAMES = ("ipc", "broker", "workers", "cli", "util")
+OURS = ("broker", "cli", "commands", "ipc", "redisclient", "workers")
+OUR_NAMES = (*OURS, "util")
 
 
 def header(served: Any, hook: str, bundle: str = "foo") -> str:
@@ -32,10 +33,10 @@ def test_two_bundles_and_we_have_modules_of_one_name(folder: Path, serve: Serve,
     assert [header(served, "H", bundle) for bundle in ("foo", "bar", "foo")] == ["foo", "bar", "foo"]
 
 
-@pytest.mark.parametrize("name", ["broker", "workers", "ipc", "cli", "ipc.frame"])
+@pytest.mark.parametrize("name", [*OURS, "ipc.frame", "redisclient.address"])
 def test_our_names_do_not_exist_for_a_bundle_without_them(folder: Path, serve: Serve, name: str) -> None:
     write_bundle(folder / "foo", {"middleware.py": hook_returning(f"    import {name}\n    result = 1")})
-    with pytest.raises(WorkerError, match=r"ModuleNotFoundError: No module named '(broker|workers|ipc|cli)'"):
+    with pytest.raises(WorkerError, match=rf"ModuleNotFoundError: No module named '({'|'.join(OURS)})'"):
         serve().run(subject("H"))
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from redisclient.errors import RedisURLError
 from tyk.gateway.memory import MemoryStorage
 from workers.storage import open_storage
-from workers.storage.errors import StorageURLError
 from workers.storage.lazy import LazyStorage
 
 IDLE_WORKER = """
@@ -48,7 +48,7 @@ def test_without_a_url_it_is_a_file_in_the_runtime_folder(tmp_path: Path) -> Non
 
 
 def test_a_wrong_url_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(StorageURLError):
+    with pytest.raises(RedisURLError):
         open_storage("redis://host:port", tmp_path)
 
 

@@ -1,14 +1,30 @@
 """Builds the redis-py client that an address asks for, with time-outs everywhere and no retries of its own."""
 
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import redis
+import redis.exceptions
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from workers.storage.redis_address import RedisAddress, Topology
+from redisclient.address import RedisAddress, Topology
+
+OUTAGES: Final = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.ClusterError,
+    redis.exceptions.RedisClusterException,
+    OSError,
+    # What the cluster client of redis-py 5 comes to while no server has any slots.
+    LookupError,
+    AttributeError,
+)
+"""Redis cannot be used at all; any other error is about the one command."""
+
+MAX_TOLD: Final = 200
+"""Characters of an error that a log line repeats."""
 
 
 class Closable(Protocol):
@@ -16,6 +32,16 @@ class Closable(Protocol):
 
     def close(self) -> None:
         """Close them."""
+
+
+class Pipeline(Protocol):
+    """What is used of redis-py's pipelines."""
+
+    def xadd(self, name: str, fields: dict[str, str], *, maxlen: int, approximate: bool) -> object:
+        """XADD, with MAXLEN."""
+
+    def execute(self) -> object:
+        """Send the commands; raises the first error there is."""
 
 
 class Client(Closable, Protocol):
@@ -26,6 +52,9 @@ class Client(Closable, Protocol):
 
     def set(self, name: bytes, value: bytes, *, px: int | None = None) -> object:
         """SET, with PX where there is a time to live in milliseconds."""
+
+    def pipeline(self, transaction: bool) -> Pipeline:
+        """Commands to send together."""
 
 
 class Connected(NamedTuple):
@@ -56,6 +85,12 @@ def connect(address: RedisAddress, socket_s: float) -> Connected:
     else:
         place = address.nodes[0]._asdict()
     return Connected(cast(Client, redis.Redis(**place, **options)))
+
+
+def told(address: RedisAddress, error: Exception) -> str:
+    """Say what `error` says: some of redis-py's errors print a whole client, with its password."""
+    text = address.without_secrets(f"{type(error).__name__}: {error}").rstrip(".")
+    return text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}..."
 
 
 def _retry() -> Retry:

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from workers.storage.errors import StorageURLError
+from redisclient.errors import RedisURLError
 
 REDIS_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
@@ -72,12 +72,12 @@ class RedisAddress:
 def parse_redis_url(url: str) -> RedisAddress:
     """Read a URL.
 
-    Raises StorageURLError, naming what is wrong and not the password.
+    Raises RedisURLError, naming what is wrong and not the password.
     """
     display = redact(url)
     match = _URL.fullmatch(url)
     if match is None:
-        raise StorageURLError(
+        raise RedisURLError(
             f"{display}: not a Redis URL; special characters of a password are percent-encoded (%40 for @)"
         )
     scheme = match["scheme"]
@@ -123,14 +123,14 @@ def _topology(scheme: str, display: str) -> tuple[Topology, bool]:
         return Topology(scheme.replace("rediss", "redis", 1)), tls
     except ValueError:
         known = "redis, rediss, unix, redis+sentinel, rediss+sentinel, redis+cluster, rediss+cluster"
-        raise StorageURLError(f"{display}: unknown scheme {scheme!r}; there is {known}") from None
+        raise RedisURLError(f"{display}: unknown scheme {scheme!r}; there is {known}") from None
 
 
 def _query(text: str, display: str) -> dict[str, str]:
     query = dict(parse_qsl(text, keep_blank_values=True))
     unknown = sorted(query.keys() - _QUERY)
     if unknown:
-        raise StorageURLError(
+        raise RedisURLError(
             f"{display}: unknown option {', '.join(unknown)} after the ?; there is {', '.join(sorted(_QUERY))}"
         )
     return query
@@ -139,19 +139,19 @@ def _query(text: str, display: str) -> dict[str, str]:
 def _location(topology: Topology, rest: str, db: str | None, display: str) -> _Location:
     if topology is Topology.UNIX:
         if not rest.startswith("/"):
-            raise StorageURLError(f"{display}: a unix URL has three slashes, as in unix:///run/redis.sock")
+            raise RedisURLError(f"{display}: a unix URL has three slashes, as in unix:///run/redis.sock")
         return _Location((), rest, "", _db(db, display))
     hosts, *path = rest.rstrip("/").split("/")
     service = ""
     if topology is Topology.SENTINEL:
         if not path:
-            raise StorageURLError(f"{display}: the service's name is missing, as in .../mymaster/0")
+            raise RedisURLError(f"{display}: the service's name is missing, as in .../mymaster/0")
         service = path.pop(0)
     if len(path) > 1:
-        raise StorageURLError(f"{display}: {'/'.join(path)!r} is too long for a database's number")
+        raise RedisURLError(f"{display}: {'/'.join(path)!r} is too long for a database's number")
     number = _db(path[0] if path else db, display)
     if topology is Topology.CLUSTER and number:
-        raise StorageURLError(f"{display}: a Redis Cluster has no databases, only 0")
+        raise RedisURLError(f"{display}: a Redis Cluster has no databases, only 0")
     return _Location(_nodes(topology, hosts, display), "", service, number)
 
 
@@ -160,9 +160,9 @@ def _nodes(topology: Topology, hosts: str, display: str) -> tuple[Node, ...]:
     matches = [_NODE.fullmatch(host) for host in (hosts or "localhost").split(",")]
     nodes = tuple(Node(match["host"].strip("[]"), int(match["port"] or port)) for match in matches if match)
     if len(nodes) != len(matches) or not all(map(_is_possible, nodes)):
-        raise StorageURLError(f"{display}: a host is written host or host:port, with a port from 1 to 65535")
+        raise RedisURLError(f"{display}: a host is written host or host:port, with a port from 1 to 65535")
     if topology is Topology.TCP and len(nodes) > 1:
-        raise StorageURLError(f"{display}: several hosts need redis+sentinel:// or redis+cluster://")
+        raise RedisURLError(f"{display}: several hosts need redis+sentinel:// or redis+cluster://")
     return nodes
 
 
@@ -179,5 +179,5 @@ def _db(text: str | None, display: str) -> int:
     if not text:
         return 0
     if not text.isdecimal():
-        raise StorageURLError(f"{display}: a database is a number, not {text!r}")
+        raise RedisURLError(f"{display}: a database is a number, not {text!r}")
     return int(text)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.storage.errors import StorageURLError
-from workers.storage.redis_address import Node, RedisAddress, Topology, parse_redis_url, redact
-from workers.storage.redis_client import connect
+from redisclient.address import Node, RedisAddress, Topology, parse_redis_url, redact
+from redisclient.client import connect
+from redisclient.errors import RedisURLError
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_forms(url: str, fields: dict[str, Any]) -> None:
     ],
 )
 def test_mistakes_are_told(url: str, said: str) -> None:
-    with pytest.raises(StorageURLError) as caught:
+    with pytest.raises(RedisURLError) as caught:
         parse_redis_url(url)
     assert said in str(caught.value)
 
@@ -90,7 +90,7 @@ def test_no_message_shows_the_password(password: str, rest: str) -> None:
     assert "user" not in redact(url)
     try:
         shown = repr(parse_redis_url(url))
-    except StorageURLError as error:
+    except RedisURLError as error:
         shown = f"{error} {error.__cause__} {error.__context__}"
     for piece in (password, "cret"):
         assert piece not in shown
@@ -100,7 +100,7 @@ def test_no_message_shows_the_password(password: str, rest: str) -> None:
 def test_any_text_is_an_address_or_a_mistake(url: str) -> None:
     try:
         parsed = parse_redis_url(url)
-    except StorageURLError:
+    except RedisURLError:
         return
     assert isinstance(parsed, RedisAddress)
 
