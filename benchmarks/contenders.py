@@ -26,20 +26,22 @@ def broker_name(workers: int) -> str:
 def contenders(folder: Path, worker_counts: Iterable[int]) -> list[RunningServer]:
     """All servers, not started yet; their sockets and whatever they write are in `folder`."""
     return [
-        _grpc_server(folder, SYNC, "grpc_sync"),
-        _grpc_server(folder, AIO, "grpc_aio"),
-        _grpc_server(folder, PROCESSES, "grpc_processes", str(os.cpu_count() or 1)),
-        *(_broker(folder, workers) for workers in worker_counts),
+        grpc_server(folder, SYNC, "grpc_sync"),
+        grpc_server(folder, AIO, "grpc_aio"),
+        grpc_server(folder, PROCESSES, "grpc_processes", str(os.cpu_count() or 1)),
+        *(broker(folder, workers) for workers in worker_counts),
     ]
 
 
-def _grpc_server(folder: Path, name: str, module: str, *arguments: str) -> RunningServer:
+def grpc_server(folder: Path, name: str, module: str, *arguments: str) -> RunningServer:
+    """One of the modules in `benchmarks/servers`, not started yet."""
     socket = folder / f"{module}.sock"
     command = [sys.executable, "-m", f"benchmarks.servers.{module}", f"unix:{socket}", *arguments]
     return RunningServer(name, command, socket)
 
 
-def _broker(folder: Path, workers: int) -> RunningServer:
+def broker(folder: Path, workers: int) -> RunningServer:
+    """A broker with the hook's bundle, not started yet."""
     socket = folder / f"tykpy{workers}.sock"
     rpc_socket = folder / f"tykpy{workers}.rpc.sock"
     runtime = folder / f"runtime{workers}"

@@ -58,13 +58,23 @@ def request_bytes() -> bytes:
     return data
 
 
+def upload(size: int) -> Object:
+    """The same POST with a body of `size` bytes that is not UTF-8: the gateway sends it once, in `raw_body`."""
+    item = typical_post()
+    item.request.headers["Content-Type"] = "application/octet-stream"
+    item.request.headers["Content-Length"] = str(size)
+    item.request.ClearField("body")
+    item.request.raw_body = b"\xff" * size
+    return item
+
+
 def framed(data: bytes) -> bytes:
     """A message as gRPC puts it on a stream: not compressed, length, bytes."""
     return struct.pack(_FRAME_HEAD, False, len(data)) + data
 
 
-def expected_answer() -> Object:
-    """What the hook makes of the object."""
-    answer = typical_post()
+def expected_answer(item: Object | None = None) -> Object:
+    """What the hook makes of an object; of the typical one without."""
+    answer = typical_post() if item is None else Object.FromString(item.SerializeToString())
     answer.request.set_headers[HEADER] = HEADER_VALUE
     return answer

@@ -22,7 +22,11 @@ RETRY_SECONDS: Final = 0.05
 LOG_TAIL: Final = 2000
 """Bytes of a server's output that an error shows."""
 
-_CHANNEL_OPTIONS: Final = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
+_CHANNEL_OPTIONS: Final = [
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.max_receive_message_length", -1),
+]
 
 
 class RunningServer:
@@ -59,14 +63,18 @@ class RunningServer:
         """Its processes, the one that listens first."""
         return family(self._process.pid)
 
-    def check(self) -> None:
-        """Make one real gRPC call; raises ServerError unless the answer is right."""
+    def check(self, item: Object | None = None) -> None:
+        """Make one real gRPC call, with the typical object or this one.
+
+        Raises ServerError unless the answer is right.
+        """
+        item = item or typical_post()
         try:
-            answer = self._call()
+            answer = self._call(item)
         except grpc.RpcError as error:
             raise ServerError(f"{self.name}: {error.details()}\n{self._tail()}") from error
-        if answer != expected_answer():
-            raise ServerError(f"{self.name} answered wrongly:\n{answer}")
+        if answer != expected_answer(item):
+            raise ServerError(f"{self.name} answered wrongly:\n{str(answer)[:LOG_TAIL]}")
 
     def _wait_until_right(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -82,12 +90,12 @@ class RunningServer:
             else:
                 return
 
-    def _call(self) -> Object:
+    def _call(self, item: Object) -> Object:
         with grpc.insecure_channel(f"unix:{self.socket}", options=_CHANNEL_OPTIONS) as channel:
             call = channel.unary_unary(
                 DISPATCH_PATH, request_serializer=Object.SerializeToString, response_deserializer=Object.FromString
             )
-            answer: Object = call(typical_post(), timeout=CALL_SECONDS)
+            answer: Object = call(item, timeout=CALL_SECONDS)
             return answer
 
     def _stop(self) -> None:

@@ -9,6 +9,8 @@ from benchmarks.servers.hook import add_header, service
 from tyk.proto.coprocess_object_pb2 import Object
 
 THREADS = 10
+OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+"""No limit, as a gateway's `grpc_recv_max_size` and `grpc_send_max_size` need it for bodies above 4 MiB."""
 
 
 def dispatch(request: Object, context: grpc.ServicerContext) -> Object:
@@ -18,7 +20,7 @@ def dispatch(request: Object, context: grpc.ServicerContext) -> Object:
 
 def serve(address: str) -> None:
     """Serve until the process is ended."""
-    server = grpc.server(ThreadPoolExecutor(THREADS))
+    server = grpc.server(ThreadPoolExecutor(THREADS), options=OPTIONS)
     server.add_generic_rpc_handlers((service(dispatch),))
     server.add_insecure_port(address)
     server.start()
