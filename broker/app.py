@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from enum import IntEnum
 from typing import Final
@@ -24,12 +24,17 @@ from broker.notify import ServiceNotifier
 from broker.peers import admin_admission, gateway_admission
 from broker.pool import content
 from broker.pool.content_watch import ContentWatch
+from broker.pool.idle_memory import IdleMemory
 from broker.pool.recycling import Recycler
 from broker.pool.reload import Reloader
+from broker.pool.spawning import channel_options
 from broker.pool.supervisor import PoolEvents, Supervisor
 from broker.routing.router import Router, RouterOptions
 from broker.turn import Turn
 from broker.upgrade import Upgrade
+from ipc.bodies import BodyStore
+from ipc.channel import BrokerChannel
+from ipc.errors import SegmentError
 
 log = logging.getLogger("tykpy.broker")
 
@@ -97,9 +102,14 @@ class Broker:
         )
         turn = Turn(loop)
         self.router = Router(loop, options, turn)
+        self.bodies = _open_bodies(config)
         self.events = Events(self.router, open_sinks(config))
         self.supervisor = Supervisor(
-            loop, config, self.router, PoolEvents(self._on_ready_count, self._stop.set, self.events.receive)
+            loop,
+            config,
+            self.router,
+            PoolEvents(self._on_ready_count, self._stop.set, self.events.receive),
+            self.bodies,
         )
         self.recycler = Recycler(loop, config, self.supervisor)
         self.reloader = Reloader(loop, config, self.supervisor, self.router)
@@ -109,6 +119,7 @@ class Broker:
             Limits(max_message=config.max_message, max_concurrent_streams=config.max_streams),
             admission=admission,
             turn=turn,
+            bodies=self.bodies,
         )
         self.rpc = MsgpackRpcServer(
             dispatch_methods(self.router, lambda: self.router.hooks.description),
@@ -134,6 +145,7 @@ class Broker:
         )
         self.supervisor.start()
         self.recycler.start()
+        IdleMemory(self._loop, self.bodies, self._channels).start()
         if self._config.reload and self._config.bundles is not None:
             ContentWatch(self._loop, self._config.bundles, self.reloader.request).start()
 
@@ -159,7 +171,11 @@ class Broker:
         await self.events.close(self._config.event_grace)
         self._listeners.close()
         self._notifier.close()
+        self.bodies.close()
         log.info("stopped")
+
+    def _channels(self) -> Iterable[BrokerChannel]:
+        return [worker.channel for worker in self.supervisor.serving]
 
     def _take_signals(self) -> None:
         actions: dict[signal.Signals, Callable[[], object]] = {
@@ -229,6 +245,13 @@ class Broker:
         if ready == wanted:
             self._all_ready.set()
             log.info("%d workers ready", ready)
+
+
+def _open_bodies(config: BrokerConfig) -> BodyStore:
+    try:
+        return BodyStore(channel_options(config.threads, config.max_message).store_capacity)
+    except SegmentError as error:
+        raise BrokerError(f"no room for big requests: {error}") from error
 
 
 def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:

@@ -24,7 +24,7 @@ LEAVE_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_inf
 MSGPACK_PREFIX: Final = "msgpack+"
 """`--listen msgpack+unix:///path` speaks MessagePack-RPC; without the prefix, gRPC."""
 
-Factory = Callable[[], asyncio.Protocol]
+Factory = Callable[[], asyncio.BaseProtocol]
 
 
 def socket_options(config: BrokerConfig) -> SocketOptions:

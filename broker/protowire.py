@@ -30,7 +30,7 @@ class WireType(IntEnum):
     FIXED32 = 5
 
 
-def read_varint(data: bytes, at: int) -> tuple[int, int]:
+def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """Read a base-128 integer; returns it and where the next thing starts. Raises ProtobufError."""
     value = 0
     for shift in range(0, _MAX_VARINT_BITS, 7):
@@ -44,7 +44,7 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
     raise ProtobufError("a number of more than ten bytes")
 
 
-def read_tag(data: bytes, at: int) -> tuple[int, int, int]:
+def read_tag(data: bytes | memoryview, at: int) -> tuple[int, int, int]:
     """Read a field's number and wire type; returns them and where its value starts. Raises ProtobufError."""
     tag, after = read_varint(data, at)
     number = tag >> 3
@@ -53,7 +53,7 @@ def read_tag(data: bytes, at: int) -> tuple[int, int, int]:
     return number, tag & 7, after
 
 
-def skip_value(data: bytes, at: int, number: int, wire_type: int) -> int:
+def skip_value(data: bytes | memoryview, at: int, number: int, wire_type: int) -> int:
     """Step over a value; returns where the next field starts. Raises ProtobufError."""
     if wire_type == WireType.VARINT:
         return read_varint(data, at)[1]
@@ -69,7 +69,7 @@ def skip_value(data: bytes, at: int, number: int, wire_type: int) -> int:
     return at
 
 
-def read_length(data: bytes, at: int) -> tuple[int, int]:
+def read_length(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """Read a length-delimited value's length; returns where the value starts and ends. Raises ProtobufError."""
     length, start = read_varint(data, at)
     end = start + length
@@ -78,7 +78,7 @@ def read_length(data: bytes, at: int) -> tuple[int, int]:
     return start, end
 
 
-def _skip_group(data: bytes, at: int, number: int) -> int:
+def _skip_group(data: bytes | memoryview, at: int, number: int) -> int:
     """Groups are long deprecated, but any decoder takes them in unknown fields."""
     open_groups = [number]
     while open_groups:

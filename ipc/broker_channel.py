@@ -6,10 +6,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final, NamedTuple, Self
 
+from ipc.bodies import BodyStore, StoredBody
+from ipc.bulk import BulkReader
 from ipc.control import ControlSocket
 from ipc.doorbell import AnswerDoorbell, RequestDoorbell, create_answer_doorbell
 from ipc.errors import CreditError, MessageTooLargeError, RingCorruptError, SegmentError, SpillError
-from ipc.frame import Status, pack_error
+from ipc.frame import Packed, Status, pack_error
+from ipc.heap import keep_freed
 from ipc.layout import (
     ACTIVE_SEQ,
     ACTIVE_START,
@@ -19,7 +22,7 @@ from ipc.layout import (
     HANDLED,
     HEARTBEAT,
     PID,
-    SPILL_SIZE,
+    SPILL_PLACE,
     STATE,
     Identity,
     RecordType,
@@ -27,9 +30,10 @@ from ipc.layout import (
     WorkerState,
 )
 from ipc.messages import Answer, ChannelOptions
+from ipc.oversize import OversizeReader, OwnMemoryWriter, size_of
 from ipc.ring import Consumer, Producer
-from ipc.segment import Segment, create_segment
-from ipc.spill import SpillSocket, release, spilled_size
+from ipc.segment import Segment, create_bulk, create_segment
+from ipc.spill import SpillSocket, release
 
 _ANSWERS: Final = frozenset(
     {RecordType.RESP, RecordType.ERR, RecordType.SPILL_RESP, RecordType.SPILL_RESP | FLAG_ERROR}
@@ -40,7 +44,7 @@ _RESP: Final = int(RecordType.RESP)
 _ERR: Final = int(RecordType.ERR)
 _IN_RECORD: Final = (_RESP, _ERR)
 _SPILL_ERR: Final = RecordType.SPILL_RESP | FLAG_ERROR
-_new_answer: Final[Callable[[type[Answer], tuple[int, bool, bytes, int]], Answer]] = tuple.__new__
+_new_answer: Final[Callable[[type[Answer], tuple[int, bool, Packed, int]], Answer]] = tuple.__new__
 """Builds an Answer in half the time that its own constructor takes."""
 
 
@@ -63,6 +67,8 @@ class _Parts(NamedTuple):
     answers: AnswerDoorbell
     control: ControlSocket
     spills: SpillSocket
+    bodies: BodyStore
+    bulk_in: BulkReader
 
 
 class BrokerChannel:
@@ -75,6 +81,8 @@ class BrokerChannel:
         """Readable when the worker rang."""
         self.worker_fds = worker_fds
         """What the worker must inherit (`pass_fds`)."""
+        self.bodies = parts.bodies
+        """Where bodies lie that `send_stored` sends."""
         self.corrupt: RingCorruptError | None = None
         """Set for good once the worker's ring said something impossible: see `drain`."""
         self._options = options
@@ -82,6 +90,8 @@ class BrokerChannel:
         self._credits = options.credits
         self._producer = Producer(parts.outbound, parts.inbound)
         self._consumer = Consumer(parts.inbound, parts.outbound, _ANSWERS)
+        self._oversize_out = OwnMemoryWriter(self._producer, parts.spills)
+        self._oversize_in = OversizeReader(parts.bulk_in, parts.spills, options.max_message, skip_revoked=False)
         self._push = self._producer.push
         self._pop = self._consumer.pop
         self._take_all = parts.answers.take_all
@@ -91,19 +101,23 @@ class BrokerChannel:
         self._unrung = 0
         """Of these, the newest that have no doorbell token yet."""
         self._spilled: dict[int, int] = {}
+        self._big_lately = self._big_before = False
+        """A message was too big for a record: since the last call of `trim`, and between the last two."""
         self._salvaged: list[Answer] = []
         self._worker_ends = ExitStack()
         self._own_ends = ExitStack()
 
     @classmethod
-    def create(cls, slot: int, generation: int, epoch: int, options: ChannelOptions) -> Self:
-        """Make everything that a worker of this slot and generation needs.
+    def create(
+        cls, slot: int, generation: int, epoch: int, options: ChannelOptions, bodies: BodyStore | None = None
+    ) -> Self:
+        """Make everything that a worker of this slot and generation needs; without a store, one of its own.
 
         Raises SegmentError where the machine has no memory or descriptors left; nothing is left behind then.
         """
         with ExitStack() as own, ExitStack() as worker:
             try:
-                parts, inherited = _create_parts(slot, generation, epoch, options, own, worker)
+                parts, inherited = _create_parts((epoch, slot, generation), options, bodies, own, worker)
             except OSError as error:
                 raise SegmentError(f"cannot create a channel: {error.strerror}") from error
             channel = cls(parts, options, inherited)
@@ -118,8 +132,8 @@ class BrokerChannel:
         """Close what only the worker needs, once it runs: the control socket's end of file depends on it."""
         self._worker_ends.close()
 
-    def send(self, seq: int, payload: bytes, deadline_ns: int) -> None:
-        """Publish a request; the worker hears of it at the next `ring`.
+    def send(self, seq: int, payload: Packed, deadline_ns: int) -> None:
+        """Publish a request; the worker hears of it at the next `ring`. A big one is copied into memory of its own.
 
         Raises MessageTooLargeError, SpillError (no memory for a big one), SpillClosedError (the worker is gone),
         CreditError and RingFullError (a fault of the caller), RingCorruptError (a fault of the worker). Nothing was
@@ -128,23 +142,33 @@ class BrokerChannel:
         published = self._published
         if len(published) >= self._credits:
             raise CreditError(self._credits)
-        if len(payload) > self._max_payload:
-            self._send_spilled(seq, payload, deadline_ns)
-        else:
+        if isinstance(payload, bytes) and len(payload) <= self._max_payload:
             published[seq] = self._push(_REQ, seq, deadline_ns, payload)
+        else:
+            self._send_oversize(seq, payload, deadline_ns)
         self._unrung += 1
 
-    def _send_spilled(self, seq: int, payload: bytes, deadline_ns: int) -> None:
-        size = len(payload)
+    def send_stored(self, seq: int, head: bytes, body: StoredBody, deadline_ns: int) -> None:
+        """Do the same for a split frame whose body lies in `bodies`, and stays until the request is answered.
+
+        Raises the same but SpillError.
+        """
+        published = self._published
+        if len(published) >= self._credits:
+            raise CreditError(self._credits)
+        self._check_size(body.size)
+        self._notice_big()
+        published[seq] = self._push(_SPILL_REQ, seq, deadline_ns, SPILL_PLACE.pack(body.size, body.offset) + head)
+        self._unrung += 1
+
+    def _send_oversize(self, seq: int, payload: Packed, deadline_ns: int) -> None:
+        self._check_size(size_of(payload))
+        self._notice_big()
+        self._published[seq], self._spilled[seq] = self._oversize_out.push(_SPILL_REQ, seq, deadline_ns, payload)
+
+    def _check_size(self, size: int) -> None:
         if size > self._options.max_message:
             raise MessageTooLargeError(size, self._options.max_message)
-        memory = self._parts.spills.send(seq, payload)
-        try:
-            self._published[seq] = self._push(_SPILL_REQ, seq, deadline_ns, SPILL_SIZE.pack(size))
-        except BaseException:
-            release(memory, discard=True)
-            raise
-        self._spilled[seq] = memory
 
     def ring(self) -> None:
         """One doorbell write for all requests sent since the last one."""
@@ -226,9 +250,9 @@ class BrokerChannel:
         return self._fetch(kind == _SPILL_ERR, seq, handler_ns, payload)
 
     def _fetch(self, is_error: bool, seq: int, handler_ns: int, payload: bytes) -> Answer:
-        size = spilled_size(payload, self._options.max_message)
+        self._notice_big()
         try:
-            message = self._parts.spills.receive(seq, size, skip_revoked=False)
+            message = self._oversize_in.fetch(seq, payload)
         except SpillError as error:
             return Answer(seq, True, pack_error(Status.INTERNAL, f"the answer is lost: {error}"), handler_ns)
         return Answer(seq, is_error, message, handler_ns)
@@ -264,6 +288,23 @@ class BrokerChannel:
         words = self._parts.inbound.words
         return WorkerStatus(*(words[index] for index in (STATE, HEARTBEAT, HANDLED, PID, EXIT_REASON)))
 
+    def trim(self) -> bool:
+        """Have the worker give back what big messages took if none came since the last call, but some before.
+
+        Returns whether that is so. Raises ControlClosedError where the worker is gone.
+        """
+        lately, self._big_lately = self._big_lately, False
+        ended = self._big_before and not lately
+        self._big_before = lately
+        if ended:
+            self.control.send("trim")
+        return ended
+
+    def _notice_big(self) -> None:
+        if not self._big_lately:
+            self._big_lately = True
+            keep_freed()
+
     def close(self) -> None:
         """Give everything back; a worker that still lives sees the control socket's end of file."""
         for memory in self._spilled.values():
@@ -274,12 +315,16 @@ class BrokerChannel:
 
 
 def _create_parts(
-    slot: int, generation: int, epoch: int, options: ChannelOptions, own: ExitStack, worker: ExitStack
+    names: tuple[int, int, int],
+    options: ChannelOptions,
+    bodies: BodyStore | None,
+    own: ExitStack,
+    worker: ExitStack,
 ) -> tuple[_Parts, tuple[int, ...]]:
     """The broker's ends, and the descriptors for the worker in the order in which it takes them."""
     sizes = (options.capacity, options.max_record, options.max_message)
-    outbound, outbound_fd = _create_ring(Identity(Role.A, epoch, slot, generation, *sizes), own, worker)
-    inbound, inbound_fd = _create_ring(Identity(Role.B, epoch, slot, generation, *sizes), own, worker)
+    outbound, outbound_fd = _create_ring(Identity(Role.A, *names, *sizes), own, worker)
+    inbound, inbound_fd = _create_ring(Identity(Role.B, *names, *sizes), own, worker)
     requests = RequestDoorbell(own, worker)
     answers = create_answer_doorbell()
     own.callback(answers.close)
@@ -289,8 +334,22 @@ def _create_parts(
     spill_socket, spill_fd = _create_pair(worker)
     spills = SpillSocket(spill_socket, outbound.device)
     own.callback(spills.close)
-    inherited = (outbound_fd, inbound_fd, *requests.worker_fds, *answers.fds, control_fd, spill_fd)
-    return _Parts(outbound, inbound, requests, answers, control, spills), inherited
+    if bodies is None:
+        bodies = BodyStore(options.store_capacity)
+        own.callback(bodies.close)
+    bulk_in, bulk_in_fd = _create_bulk_in(options.bulk_capacity, own, worker)
+    inherited = (
+        outbound_fd, inbound_fd, bodies.readable, bulk_in_fd, *requests.worker_fds, *answers.fds, control_fd, spill_fd
+    )  # fmt: skip
+    return _Parts(outbound, inbound, requests, answers, control, spills, bodies, bulk_in), inherited
+
+
+def _create_bulk_in(capacity: int, own: ExitStack, worker: ExitStack) -> tuple[BulkReader, int]:
+    descriptors = create_bulk(capacity)
+    worker.callback(os.close, descriptors.writable)
+    reader = BulkReader(descriptors.readable)
+    own.callback(reader.close)
+    return reader, descriptors.writable
 
 
 def _create_ring(identity: Identity, own: ExitStack, worker: ExitStack) -> tuple[Segment, int]:

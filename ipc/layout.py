@@ -38,7 +38,9 @@ All numbers are native little-endian u64 unless said otherwise. Counters are rea
 #   CRC: over (position / 32, payload, bytes 0-27): no stale lap, torn or misplaced record validates. The header comes
 #        last so that a reader runs over its 32 bytes as they are and compares with a constant.
 #   PAD: fills the ring up to its end when the next record does not fit there; its payload is not written.
-#   SPILL_*: the payload is the message's size (u64); the message is in a segment of its own, see `spill.py`.
+#   SPILL_*: the payload is the body's size (u64), its offset in bulk memory (u64), and the frame without the body; with
+#        OWN_MEMORY for an offset the body lies in memory of its own, and without a frame it is all of the frame. See
+#        `oversize.py`.
 
 import struct
 import zlib
@@ -48,7 +50,7 @@ from typing import Final, NamedTuple
 from ipc.errors import SegmentError
 
 MAGIC: Final = int.from_bytes(b"TYKYRNG1", "little")
-VERSION: Final = 1
+VERSION: Final = 2
 
 WORD: Final = 8
 """Bytes per header word."""
@@ -74,8 +76,10 @@ RECORD_HEADER: Final = struct.Struct("<IIQQII")
 """Type and flags are read and written as one number: the type in the low byte, the flags in the next."""
 RECORD_CHECKED: Final = struct.Struct("<IIQQI")
 """The record's header without its CRC: what the CRC covers."""
-SPILL_SIZE: Final = struct.Struct("<Q")
-"""Payload of a SPILL record."""
+SPILL_PLACE: Final = struct.Struct("<QQ")
+"""How the payload of a SPILL record begins: size and offset of the body."""
+OWN_MEMORY: Final = 2**64 - 1
+"""The offset of a body that is not in bulk memory."""
 CRC_RESIDUE: Final = 0x2144DF1C
 """The CRC-32 of anything that ends with its own CRC-32."""
 POSITION_SHIFT: Final = 5

@@ -5,11 +5,12 @@ from typing import Final, NamedTuple
 
 from ipc.doorbell import MAX_TOKENS
 from ipc.errors import OptionsError
-from ipc.layout import ALIGNMENT, SPILL_SIZE, record_size
+from ipc.frame import Packed
+from ipc.layout import ALIGNMENT, SPILL_PLACE, record_size
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
-_MIN_RECORD: Final = record_size(SPILL_SIZE.size)
+_MIN_RECORD: Final = record_size(SPILL_PLACE.size)
 _MAX_CAPACITY: Final = 1024 * MIB
 _SLACK_RECORDS: Final = 2
 """Records' worth of ring that credits leave free: the padding at the end of the ring, and one to spare."""
@@ -19,7 +20,7 @@ class Request(NamedTuple):
     """One dispatch for a worker."""
 
     seq: int
-    payload: bytes
+    payload: Packed
     deadline_ns: int
     """Absolute, CLOCK_MONOTONIC; 0: none."""
 
@@ -29,7 +30,7 @@ class Answer(NamedTuple):
 
     seq: int
     is_error: bool
-    payload: bytes
+    payload: Packed
     handler_ns: int
 
 
@@ -43,7 +44,7 @@ class ChannelOptions:
     capacity: int = MIB
     """Of each of the two rings; a power of two."""
     max_record: int = 64 * KIB
-    """Largest record including its header; a bigger message takes memory of its own."""
+    """Largest record including its header; a bigger message goes through bulk memory."""
     max_message: int = 16 * MIB
 
     def __post_init__(self) -> None:
@@ -62,3 +63,16 @@ class ChannelOptions:
     def credits(self) -> int:
         """Most requests in flight, K of `(K + 2) * max_record <= capacity`: with it a ring is never full."""
         return self.capacity // self.max_record - _SLACK_RECORDS
+
+    @property
+    def bulk_capacity(self) -> int:
+        """Bulk memory for big answers; none of it is used, or reserved, before there is a body to lie there.
+
+        What finds no room takes memory of its own.
+        """
+        return 2 * max(self.max_message, self.capacity)
+
+    @property
+    def store_capacity(self) -> int:
+        """The same for big requests, of all workers together."""
+        return 8 * self.bulk_capacity

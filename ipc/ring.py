@@ -81,13 +81,17 @@ class Producer:
         _pack_into(self._memory, offset, room - _HEADER, _PAD, 0, 0, self._generation, crc)
         return position + room
 
-    def _look_at_head(self, position: int, needed: int) -> None:
-        head = self._peer_words[HEAD]
-        if not self._head <= head <= position:
-            raise RingCorruptError("impossible head", head=head, last_head=self._head, tail=position)
+    def consumed(self) -> int:
+        """Up to which position the peer has given records back; RingCorruptError where that is impossible."""
+        head: int = self._peer_words[HEAD]
+        if not self._head <= head <= self._position:
+            raise RingCorruptError("impossible head", head=head, last_head=self._head, tail=self._position)
         self._head = head
         self._limit = head + self._capacity
-        free = self._capacity - (position - head)
+        return head
+
+    def _look_at_head(self, position: int, needed: int) -> None:
+        free = self._capacity - (position - self.consumed())
         if needed > free:
             raise RingFullError(needed, free, self._capacity)
 

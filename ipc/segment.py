@@ -74,14 +74,34 @@ def create_segment(identity: Identity) -> Descriptors:
     try:
         os.posix_fallocate(descriptors.writable, 0, HEADER_SIZE + identity.capacity)
         os.pwrite(descriptors.writable, identity.pack(), 0)
-        if hasattr(os, "memfd_create"):
-            fcntl.fcntl(descriptors.writable, fcntl.F_ADD_SEALS, _SIZE_SEALS)
+        _seal(descriptors.writable)
     except OSError as error:
         for descriptor in descriptors:
             os.close(descriptor)
         size = HEADER_SIZE + identity.capacity
         raise SegmentError(f"no {size} bytes of shared memory: {error.strerror}") from error
     return descriptors
+
+
+def create_bulk(capacity: int) -> Descriptors:
+    """Make a piece of bulk memory: its size sealed, none of its pages there yet.
+
+    Raises SegmentError.
+    """
+    descriptors = create_memory()
+    try:
+        os.ftruncate(descriptors.writable, capacity)
+        _seal(descriptors.writable)
+    except OSError as error:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise SegmentError(f"no shared memory: {error.strerror}") from error
+    return descriptors
+
+
+def _seal(descriptor: int) -> None:
+    if hasattr(os, "memfd_create"):
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SIZE_SEALS)
 
 
 def is_memory_of(descriptor: int, device: int, size: int) -> bool:

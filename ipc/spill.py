@@ -1,4 +1,4 @@
-"""Messages too big for a ring record: each in nameless memory of its own, whose descriptor goes over a socket.
+"""Bodies that find no room in bulk memory: each in nameless memory of its own, whose descriptor goes over a socket.
 
 The descriptor is sent before the SPILL record is published, so it is there when the record is read. Memory is written
 and read with pwrite and pread, never mapped: the other process could shrink the file under a mapping, and that is a
@@ -13,22 +13,11 @@ from typing import Final
 
 from ipc.control import receive_descriptor, send_descriptor
 from ipc.errors import RingCorruptError, SegmentError, SpillClosedError, SpillError
-from ipc.layout import SPILL_SIZE
 from ipc.segment import create_memory, is_memory_of
 
 _NOTE: Final = struct.Struct("<QQ")
 """What goes with a descriptor: seq, size of the message."""
 _CLOSED: Final = frozenset({errno.EPIPE, errno.ECONNRESET})
-
-
-def spilled_size(payload: bytes, limit: int) -> int:
-    """The message's size as its SPILL record announces it; RingCorruptError where that cannot be."""
-    if len(payload) != SPILL_SIZE.size:
-        raise RingCorruptError("a spill record of a wrong length", length=len(payload))
-    (size,) = SPILL_SIZE.unpack(payload)
-    if size > limit:
-        raise RingCorruptError("an oversize spill", size=size, limit=limit)
-    return int(size)
 
 
 class SpillSocket:

@@ -8,12 +8,14 @@ import socket
 from collections.abc import Callable, Sequence
 from threading import Lock
 from time import monotonic_ns
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
+from ipc.bulk import BulkReader, BulkWriter
 from ipc.control import ControlSocket
 from ipc.doorbell import ANSWER_FDS, AnswerDoorbell, ClaimDoorbell, attach_answer_doorbell
 from ipc.errors import SegmentError, SpillError
-from ipc.frame import Status, pack_error
+from ipc.frame import Packed, Status, pack_error
+from ipc.heap import give_back, keep_freed
 from ipc.layout import (
     ACTIVE_SEQ,
     ACTIVE_START,
@@ -22,7 +24,6 @@ from ipc.layout import (
     HANDLED,
     HEARTBEAT,
     PID,
-    SPILL_SIZE,
     STATE,
     Identity,
     RecordType,
@@ -30,48 +31,61 @@ from ipc.layout import (
     WorkerState,
 )
 from ipc.messages import Request
+from ipc.oversize import OversizeReader, OversizeWriter, size_of
 from ipc.ring import Consumer, Producer
 from ipc.segment import Segment
-from ipc.spill import SpillSocket, release, spilled_size
+from ipc.spill import SpillSocket
 
 _REQUESTS: Final = frozenset({RecordType.REQ, RecordType.SPILL_REQ})
 _SPILL_REQ: Final = int(RecordType.SPILL_REQ)
 _SPILL_RESP: Final = int(RecordType.SPILL_RESP)
 _RESP: Final = int(RecordType.RESP)
 _ERR: Final = int(RecordType.ERR)
-_FIXED_FDS: Final = 6
-"""Two segments, two ends of the request doorbell, two sockets."""
-_new_request: Final[Callable[[type[Request], tuple[int, bytes, int]], Request]] = tuple.__new__
+_FIXED_FDS: Final = 8
+"""Two segments, bulk memory both ways, two ends of the request doorbell, two sockets."""
+_new_request: Final[Callable[[type[Request], tuple[int, Packed, int]], Request]] = tuple.__new__
 """Builds a Request in half the time that its own constructor takes."""
+
+
+class _Parts(NamedTuple):
+    """What a channel is made of, the worker's ends."""
+
+    inbound: Segment
+    outbound: Segment
+    bulk_in: BulkReader
+    bulk_out: BulkWriter
+    requests: ClaimDoorbell
+    answers: AnswerDoorbell
+    control: ControlSocket
+    spills: SpillSocket
 
 
 class WorkerChannel:
     """Claim requests and answer them, from any number of threads."""
 
-    def __init__(
-        self,
-        inbound: Segment,
-        outbound: Segment,
-        requests: ClaimDoorbell,
-        answers: AnswerDoorbell,
-        control: ControlSocket,
-        spills: SpillSocket,
-    ) -> None:
-        self.control = control
-        self._parts = (inbound, outbound, requests, answers, control, spills)
-        self._take = requests.take
-        self._wake = requests.wake
-        self._ring = answers.ring
-        self._spills = spills
+    def __init__(self, parts: _Parts) -> None:
+        inbound, outbound = parts.inbound, parts.outbound
+        self.control = parts.control
+        self._parts = parts
+        self._take = parts.requests.take
+        self._wake = parts.requests.wake
+        self._ring = parts.answers.ring
         self._words = outbound.words
         consumer = Consumer(inbound, outbound, _REQUESTS)
         self._pop = consumer.pop
         self._commit = consumer.commit
-        self._push = Producer(outbound, inbound).push
+        producer = Producer(outbound, inbound)
+        self._push = producer.push
+        self._oversize_out = OversizeWriter(producer, parts.bulk_out, parts.spills)
+        self._oversize_in = OversizeReader(
+            parts.bulk_in, parts.spills, outbound.identity.max_message, skip_revoked=True
+        )
         self._max_message = outbound.identity.max_message
         self._max_payload = min(outbound.identity.max_payload, self._max_message)
         self._claim_lock = Lock()
         self._answer_lock = Lock()
+        self._big_lately = False
+        """A request was too big for a record, since the last `trim`."""
         self._handled = 0
         self._stopping = False
         self._words[PID] = os.getpid()
@@ -94,18 +108,22 @@ class WorkerChannel:
         except OSError as error:
             raise SegmentError(f"{argument!r} names a descriptor that is not there: {error.strerror}") from error
         return cls(
-            inbound,
-            outbound,
-            ClaimDoorbell(*descriptors[2:4]),
-            attach_answer_doorbell(kind, descriptors[4:-2]),
-            ControlSocket(control, blocking=True),
-            SpillSocket(spills, outbound.device),
+            _Parts(
+                inbound,
+                outbound,
+                BulkReader(descriptors[2]),
+                BulkWriter(descriptors[3]),
+                ClaimDoorbell(*descriptors[4:6]),
+                attach_answer_doorbell(kind, descriptors[6:-2]),
+                ControlSocket(control, blocking=True),
+                SpillSocket(spills, outbound.device),
+            )
         )
 
     @property
     def identity(self) -> Identity:
         """Slot, generation and epoch of this worker, sizes of its rings."""
-        return self._parts[1].identity
+        return self._parts.outbound.identity
 
     def claim(self, slot: int = 0) -> Request | None:
         """Wait for a request and enter it into an execution slot; None when the worker shuts down.
@@ -147,69 +165,71 @@ class WorkerChannel:
             self._refuse(seq, Status.EXPIRED, "the deadline passed before a worker was free")
             return None
         if kind == _SPILL_REQ:
-            size = spilled_size(payload, self._max_message)
+            if not self._big_lately:
+                self._big_lately = True
+                keep_freed()
             try:
-                payload = self._spills.receive(seq, size, skip_revoked=True)
+                message = self._oversize_in.fetch(seq, payload)
             except SpillError as error:
                 self._refuse(seq, Status.INTERNAL, str(error))
                 return None
+        else:
+            message = payload
         # From the second of these stores on the request counts as executing; before it, it is dispatched again.
         words = self._words
         words[ACTIVE_START + slot] = now_ns
         words[ACTIVE_SEQ + slot] = seq
-        return _new_request(Request, (seq, payload, deadline_ns))
+        return _new_request(Request, (seq, message, deadline_ns))
 
     def _refuse(self, seq: int, status: Status, message: str) -> None:
         with self._answer_lock:
-            self._push(_ERR, seq, 0, pack_error(status, message))
+            self._push_error(seq, status, message, 0)
         self._ring(1)
 
-    def answer(self, slot: int, seq: int, payload: bytes, is_error: bool, handler_ns: int) -> None:
+    def _push_error(self, seq: int, status: Status, message: str, handler_ns: int) -> None:
+        self._push(_ERR, seq, handler_ns, pack_error(status, message))
+
+    def answer(self, slot: int, seq: int, payload: Packed, is_error: bool, handler_ns: int) -> None:
         """Publish the answer, leave the execution slot, ring.
 
         An answer that is too large, or that no memory can be had for, becomes an error frame that says so.
         """
         with self._answer_lock:
-            if len(payload) > self._max_payload:
-                self._publish_big(seq, payload, is_error, handler_ns)
-            else:
+            if isinstance(payload, bytes) and len(payload) <= self._max_payload:
                 self._push(_ERR if is_error else _RESP, seq, handler_ns, payload)
+            else:
+                self._publish_big(seq, payload, is_error, handler_ns)
             words = self._words
             words[ACTIVE_SEQ + slot] = 0
             self._handled += 1
             words[HANDLED] = self._handled
         self._ring(1)
 
-    def answer_many(self, executed: Sequence[tuple[int, int, bytes, bool, int]]) -> None:
+    def answer_many(self, executed: Sequence[tuple[int, int, Packed, bool, int]]) -> None:
         """The same for several requests that ended together: one doorbell for all (slot, seq, payload, ...)."""
         words, push, max_payload = self._words, self._push, self._max_payload
         with self._answer_lock:
             for slot, seq, payload, is_error, handler_ns in executed:
-                if len(payload) > max_payload:
-                    self._publish_big(seq, payload, is_error, handler_ns)
-                else:
+                if isinstance(payload, bytes) and len(payload) <= max_payload:
                     push(_ERR if is_error else _RESP, seq, handler_ns, payload)
+                else:
+                    self._publish_big(seq, payload, is_error, handler_ns)
                 words[ACTIVE_SEQ + slot] = 0
             self._handled += len(executed)
             words[HANDLED] = self._handled
         self._ring(len(executed))
 
-    def _publish_big(self, seq: int, payload: bytes, is_error: bool, handler_ns: int) -> None:
-        if len(payload) > self._max_message:
-            message = f"the answer has {len(payload)} bytes, the limit is {self._max_message} (--max-message)"
-            self._push(_ERR, seq, handler_ns, pack_error(Status.TOO_LARGE, message))
-        else:
-            self._publish_spilled(seq, payload, is_error, handler_ns)
-
-    def _publish_spilled(self, seq: int, payload: bytes, is_error: bool, handler_ns: int) -> None:
-        try:
-            memory = self._spills.send(seq, payload)
-        except SpillError as error:
-            self._push(_ERR, seq, handler_ns, pack_error(Status.INTERNAL, str(error)))
+    def _publish_big(self, seq: int, payload: Packed, is_error: bool, handler_ns: int) -> None:
+        size = size_of(payload)
+        if size > self._max_message:
+            message = f"the answer has {size} bytes, the limit is {self._max_message} (--max-message)"
+            self._push_error(seq, Status.TOO_LARGE, message, handler_ns)
             return
-        release(memory, discard=False)
         kind = _SPILL_RESP | FLAG_ERROR if is_error else _SPILL_RESP
-        self._push(kind, seq, handler_ns, SPILL_SIZE.pack(len(payload)))
+        try:
+            self._oversize_out.publish(kind, seq, handler_ns, payload)
+        except SpillError as error:
+            self._push_error(seq, Status.INTERNAL, str(error), handler_ns)
 
     def move(self, seq: int, from_slot: int, to_slot: int) -> None:
         """An asynchronous hook leaves the claiming thread's slot; at no moment does it execute in neither."""
@@ -227,6 +247,13 @@ class WorkerChannel:
         self.set_state(WorkerState.STOPPING)
         # Once is enough: only one thread waits at the doorbell, the next ones look at `_stopping` first.
         self._wake()
+
+    def trim(self) -> None:
+        """Give back what big bodies took: the broker says that none have come for a while."""
+        with self._answer_lock:
+            self._oversize_out.trim()
+        self._big_lately = False
+        give_back()
 
     def beat(self) -> None:
         """Say that this process lives."""

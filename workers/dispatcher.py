@@ -5,7 +5,7 @@ from typing import Any, Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from ipc.frame import Kind, Status, pack_frame, unpack_frame
+from ipc.frame import Kind, Packed, Status, pack_frame, unpack_frame
 from tyk.errors import EventPayloadError
 from tyk.event import TRIGGERED_KEY, TykEvent
 from tyk.proto.coprocess_common_pb2 import HookType
@@ -42,7 +42,7 @@ class Dispatcher:
         bundles.on_change(self._forget)
         self._forget()
 
-    def prepare(self, payload: bytes) -> Invocation:
+    def prepare(self, payload: Packed) -> Invocation:
         """Decode a request frame and find what it asks for.
 
         Raises WorkerError: INVALID for what cannot be decoded, NOT_FOUND for an unknown bundle or hook, HOOK_FAILED for
@@ -67,7 +67,7 @@ class Dispatcher:
         """Take over which bundles APIs use, as another worker saw."""
         self._apis.learn(bundle_hashes)
 
-    def _object(self, subject: Object, encode: Callable[[Object], bytes]) -> Invocation:
+    def _object(self, subject: Object, encode: Callable[[Object], Packed]) -> Invocation:
         spec = subject.spec
         bundle_hash = spec.get(_HASH_KEY, "")
         name = subject.hook_name
@@ -124,5 +124,5 @@ def _chained_type(subject: Object) -> str:
     return name
 
 
-def _as_object(subject: Object) -> bytes:
+def _as_object(subject: Object) -> Packed:
     return pack_frame(Kind.OBJECT, None, subject.SerializeToString())

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ipc.frame import Kind, pack_frame
+from ipc.frame import Kind, Packed, pack_frame
 from tyk.event import TykEvent
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Object
@@ -17,7 +17,7 @@ from workers.hook import Hook
 from workers.running import RUNNING
 from workers.shapes import WrongReturnError, complete
 
-Encode = Callable[[Object], bytes]
+Encode = Callable[[Object], Packed]
 """Makes the answer frame of an object."""
 
 
@@ -28,10 +28,10 @@ class Invocation(Protocol):
     def is_async(self) -> bool:
         """It must be awaited on an event loop."""
 
-    def run(self) -> bytes:
+    def run(self) -> Packed:
         """Run it and return the answer frame. Raises WorkerError."""
 
-    async def run_async(self) -> bytes:
+    async def run_async(self) -> Packed:
         """Run it and return the answer frame. Raises WorkerError."""
 
 
@@ -46,14 +46,14 @@ class HookInvocation:
         self.is_async = hook.is_async
         self._encode = encode
 
-    def run(self) -> bytes:
+    def run(self) -> Packed:
         """Run the hook and return the object it leaves."""
         if _may_continue(self.hook, self.subject):
             return self._encode(run_or_pass(self.hook, self.subject))
         run_hook(self.hook, self.subject)
         return self._encode(self.subject)
 
-    async def run_async(self) -> bytes:
+    async def run_async(self) -> Packed:
         """Do the same for an `async def` hook."""
         if _may_continue(self.hook, self.subject):
             return self._encode(await run_or_pass_async(self.hook, self.subject))
@@ -73,7 +73,7 @@ class ChainInvocation:
         self.is_async = any(link.hook.is_async for link in links)
         self._encode = encode
 
-    def run(self) -> bytes:
+    def run(self) -> Packed:
         """Run the hooks until one answers the request, or all ran."""
         for link in self._links:
             view = self._fold.view(link.raw_body_only)
@@ -82,7 +82,7 @@ class ChainInvocation:
                 break
         return self._finish(answer)
 
-    async def run_async(self) -> bytes:
+    async def run_async(self) -> Packed:
         """Do the same where some hooks are `async def`."""
         for link in self._links:
             view = self._fold.view(link.raw_body_only)
@@ -94,7 +94,7 @@ class ChainInvocation:
                 break
         return self._finish(answer)
 
-    def _finish(self, answer: Object) -> bytes:
+    def _finish(self, answer: Object) -> Packed:
         self._fold.finish(answer)
         return self._encode(answer)
 
@@ -110,17 +110,17 @@ class EventInvocation:
         self._event = event
         self._kind = kind
 
-    def run(self) -> bytes:
+    def run(self) -> Packed:
         """Run the handler and return the empty reply."""
         run_hook(self.hook, self._event)
         return self._reply()
 
-    async def run_async(self) -> bytes:
+    async def run_async(self) -> Packed:
         """Do the same for an `async def` handler."""
         await run_hook_async(self.hook, self._event)
         return self._reply()
 
-    def _reply(self) -> bytes:
+    def _reply(self) -> Packed:
         return pack_frame(self._kind, None, b"")
 
 
@@ -135,7 +135,7 @@ class TriggeredInvocation:
         self._payload = payload
         self._kind = kind
 
-    def run(self) -> bytes:
+    def run(self) -> Packed:
         """Run the handlers, each with an event of its own, and return the empty reply or raise the first error."""
         errors: list[WorkerError] = []
         for hook in self._hooks:
@@ -145,7 +145,7 @@ class TriggeredInvocation:
                 errors.append(error)
         return self._reply(errors)
 
-    async def run_async(self) -> bytes:
+    async def run_async(self) -> Packed:
         """Do the same where some handlers are `async def`."""
         errors: list[WorkerError] = []
         for hook in self._hooks:
@@ -155,7 +155,7 @@ class TriggeredInvocation:
                 errors.append(error)
         return self._reply(errors)
 
-    def _reply(self, errors: list[WorkerError]) -> bytes:
+    def _reply(self, errors: list[WorkerError]) -> Packed:
         for error in errors:
             raise error
         return pack_frame(self._kind, None, b"")

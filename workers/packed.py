@@ -10,7 +10,7 @@ import msgpack
 import msgspec
 from google.protobuf.message import Message
 
-from ipc.frame import Kind, pack_frame
+from ipc.frame import Kind, Packed, pack_frame
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from workers.mapping import FieldError, from_map, to_map
 from workers.records import Record, filler, is_map, record_type
@@ -45,7 +45,7 @@ class PackedObject:
         self._record: Record = record
         self._before = before
 
-    def answer(self, after: Object) -> bytes:
+    def answer(self, after: Object) -> Packed:
         """The answer frame for what a hook made of the message; to be called once."""
         before, record = self._before, self._record
         if record.request is None or not _take_usual(before, after, record):

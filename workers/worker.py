@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ipc.channel import Request, WorkerChannel
 from ipc.errors import ControlClosedError
-from ipc.frame import Status, pack_error
+from ipc.frame import Packed, Status, pack_error
 from ipc.layout import EXECUTION_SLOTS
 from workers.dispatcher import Dispatcher
 from workers.errors import WorkerError
@@ -65,6 +65,7 @@ class Worker:
             started = time.monotonic_ns()
             if budget is not None:
                 budget.renew(started)
+            payload: Packed
             try:
                 invocation = self._dispatcher.prepare(request.payload)
                 if invocation.is_async:
@@ -84,6 +85,8 @@ class Worker:
                 for message in control.receive():
                     if message.name == "drain":
                         self._channel.shut_down()
+                    elif message.name == "trim":
+                        self._channel.trim()
                     elif message.name == "ping":
                         control.send("pong")
                     elif message.name == "apis":
@@ -126,6 +129,7 @@ class _Coroutines:
 
     async def _run(self, request: Request, invocation: Invocation, slot: int) -> None:
         started = time.monotonic_ns()
+        payload: Packed
         try:
             payload, is_error = await self._in_time(request, invocation.run_async()), False
         except WorkerError as error:
@@ -135,7 +139,7 @@ class _Coroutines:
         self._channel.answer(slot, request.seq, payload, is_error, time.monotonic_ns() - started)
         self._slots.put(slot)
 
-    async def _in_time(self, request: Request, running: Coroutine[Any, Any, bytes]) -> bytes:
+    async def _in_time(self, request: Request, running: Coroutine[Any, Any, Packed]) -> Packed:
         left = (request.deadline_ns - time.monotonic_ns()) / 1e9
         timeout = asyncio.timeout(left if request.deadline_ns else None)
         try:

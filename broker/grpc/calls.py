@@ -9,10 +9,12 @@ from broker.grpc.head import GrpcHead
 from broker.grpc.local_call import LocalCall, LocalHandler
 from broker.grpc.messages import MessageReader
 from broker.grpc.wire import CODE_OF_STATUS, GrpcCallError, GrpcCode, pack_fields, pack_trailers_only
+from broker.http2.frames import Data
 from broker.http2.limits import Limits
 from broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE, Sender
 from broker.http2.stream import Stream
 from broker.routing.dispatch import Dispatch, Dispatcher
+from ipc.bodies import Body, BodyStore, body_bytes
 
 _unpack_prefix: Final = MESSAGE_PREFIX.unpack_from
 
@@ -22,7 +24,7 @@ class GatewayCall(Dispatch):
 
     __slots__ = ("_sender", "_stream")
 
-    def __init__(self, kind: int, body: bytes, timeout_ns: int | None, sender: Sender, stream: Stream) -> None:
+    def __init__(self, kind: int, body: Body, timeout_ns: int | None, sender: Sender, stream: Stream) -> None:
         super().__init__(kind, body, timeout_ns)
         self._sender = sender
         self._stream = stream
@@ -45,20 +47,22 @@ class Upload:
 
     __slots__ = ("body", "handler", "reader", "started_ns")
 
-    def __init__(self, encoding: bytes, limit: int, handler: LocalHandler | None) -> None:
-        self.reader = MessageReader(encoding, limit)
+    def __init__(self, reader: MessageReader, handler: LocalHandler | None) -> None:
+        self.reader = reader
         self.handler = handler
-        self.body: bytes | None = None
+        self.body: Body | None = None
         self.started_ns = monotonic_ns()
 
 
 class GrpcCalls:
     """The application on one HTTP/2 connection."""
 
-    __slots__ = ("_buffered", "_dispatch", "_dispatcher", "_max_buffered", "_max_message", "sender")
+    __slots__ = ("_bodies", "_buffered", "_dispatch", "_dispatcher", "_max_buffered", "_max_message", "sender")
 
-    def __init__(self, dispatcher: Dispatcher, limits: Limits) -> None:
+    def __init__(self, dispatcher: Dispatcher, limits: Limits, bodies: BodyStore | None = None) -> None:
+        """`bodies`: where big requests are collected; without it they are on the heap."""
         self._dispatcher = dispatcher
+        self._bodies = bodies
         self._dispatch: Callable[[Dispatch], None] = dispatcher.dispatch
         self._max_message = limits.max_message
         self._max_buffered = max(limits.max_buffered, limits.max_message)
@@ -66,13 +70,17 @@ class GrpcCalls:
         self.sender = cast(Sender, None)
         """The connection's, once there is one."""
 
-    def data(self, stream: Stream, data: bytes, at: int, end: int, ended: bool) -> None:
+    def data(self, stream: Stream, data: Data, at: int, end: int, ended: bool) -> None:
         """More of a request; nearly always all of it, to be dispatched as it is."""
         head: GrpcHead = stream.head
-        if ended and head.plain_kind and stream.application is None:
+        upload = stream.application
+        if upload is not None:
+            if not ended and upload.reader.feed_within(data, at, end):
+                return
+        elif ended and head.plain_kind:
             size = end - at - MESSAGE_PREFIX_SIZE
             if 0 <= size <= self._max_message and _unpack_prefix(data, at) == (0, size):
-                body = data[at + MESSAGE_PREFIX_SIZE : end]
+                body = bytes(data[at + MESSAGE_PREFIX_SIZE : end])
                 if head.timeout_ns is None:
                     call = GatewayCall(head.plain_kind, body, None, self.sender, stream)
                     stream.application = call
@@ -89,7 +97,7 @@ class GrpcCalls:
             self._fail(stream, head.error)
         elif head.method.serve is not None:
             handler = head.method.serve(LocalCall(self.sender, stream))
-            stream.application = Upload(head.encoding, self._max_message, handler)
+            stream.application = Upload(MessageReader(head.encoding, self._max_message), handler)
 
     def cancelled(self, stream: Stream) -> None:
         """The caller hung up, or lost the right to an answer."""
@@ -103,7 +111,7 @@ class GrpcCalls:
         """Give up a request of which nothing more comes."""
         self._fail(stream, GrpcCallError(GrpcCode.DEADLINE_EXCEEDED, "the rest of the request did not come in time"))
 
-    def _start(self, stream: Stream, body: bytes, timeout_ns: int | None) -> None:
+    def _start(self, stream: Stream, body: Body, timeout_ns: int | None) -> None:
         if timeout_ns is not None and timeout_ns <= 0:
             self._fail(stream, GrpcCallError(GrpcCode.DEADLINE_EXCEEDED, "the deadline passed before the call started"))
             return
@@ -113,7 +121,7 @@ class GrpcCalls:
 
     # Requests in pieces
 
-    def _collect(self, stream: Stream, data: bytes, at: int, end: int, ended: bool) -> None:
+    def _collect(self, stream: Stream, data: Data, at: int, end: int, ended: bool) -> None:
         head: GrpcHead = stream.head
         if head.refusal is not None:
             if ended:
@@ -121,7 +129,7 @@ class GrpcCalls:
             return
         upload = stream.application
         if upload is None:
-            upload = stream.application = Upload(head.encoding, self._max_message, None)
+            upload = stream.application = Upload(MessageReader(head.encoding, self._max_message, self._bodies), None)
         try:
             self._feed(upload, data, at, end)
             if ended:
@@ -129,13 +137,13 @@ class GrpcCalls:
         except GrpcCallError as error:
             self._fail(stream, error)
 
-    def _feed(self, upload: Upload, data: bytes, at: int, end: int) -> None:
+    def _feed(self, upload: Upload, data: Data, at: int, end: int) -> None:
         before = upload.reader.buffered
         messages = upload.reader.feed(data, at, end)
         self._buffered += upload.reader.buffered - before
         for message in messages:
             if upload.handler is not None:
-                upload.handler.message(message)
+                upload.handler.message(body_bytes(message))
             elif upload.body is None:
                 upload.body = message
             else:

@@ -1,7 +1,20 @@
-"""Length-prefixed gRPC messages out of DATA that comes in any pieces."""
+"""Length-prefixed gRPC messages out of DATA that comes in any pieces.
+
+A message is collected where it stays: a big one in the store that workers read, others in a BytesIO, which gives its
+buffer away as the finished `bytes`.
+"""
+
+from io import BytesIO
+from typing import Final
 
 from broker.grpc.wire import GZIP, GrpcCallError, GrpcCode, decompress
+from broker.http2.frames import Data
 from broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE
+from ipc.bodies import Body, BodyStore, StoredBody
+from ipc.frame import SPLIT_ABOVE
+
+GROWTH: Final = 4
+"""Room made for a message, as a multiple of what of it has come: who only announces a large one gets no memory."""
 
 
 def too_large(size: int, limit: int) -> GrpcCallError:
@@ -11,18 +24,46 @@ def too_large(size: int, limit: int) -> GrpcCallError:
     )
 
 
+class _HeapBody(BytesIO):
+    """A message on the heap; the counterpart of `StoredBody`."""
+
+    def reserve(self, size: int) -> bool:
+        """Make room for the first `size` bytes at once, instead of moving them again and again."""
+        begin = self.tell()
+        self.seek(size - 1)
+        self.write(b"\0")
+        self.seek(begin)
+        return True
+
+
 class MessageReader:
-    """Collects the messages of one request; `buffered` is what it keeps, in bytes."""
+    """Collects the messages of one request; `buffered` is the memory that it keeps for one, in bytes."""
 
-    __slots__ = ("_compressed", "_encoding", "_limit", "_missing", "_parts", "_prefix", "buffered")
+    __slots__ = (
+        "_bodies",
+        "_compressed",
+        "_encoding",
+        "_limit",
+        "_message",
+        "_missing",
+        "_prefix",
+        "_room",
+        "_size",
+        "buffered",
+    )
 
-    def __init__(self, encoding: bytes, limit: int) -> None:
+    def __init__(self, encoding: bytes, limit: int, bodies: BodyStore | None = None) -> None:
+        """`bodies`: where big messages are collected."""
+        self._bodies = bodies
         self._encoding = encoding
         self._limit = limit
         self._prefix = b""
-        self._parts: list[bytes] = []
+        self._message: _HeapBody | StoredBody = _HeapBody()
+        self._size = 0
         self._missing = -1
         """Bytes of the message still to come; -1: its prefix is not complete."""
+        self._room = 0
+        """Bytes for which `_message` has room."""
         self._compressed = False
         self.buffered = 0
 
@@ -31,34 +72,62 @@ class MessageReader:
         """Whether a message has begun and not ended."""
         return self._missing >= 0 or bool(self._prefix)
 
-    def feed(self, data: bytes, at: int, end: int) -> list[bytes]:
+    def feed(self, data: Data, at: int, end: int) -> list[Body]:
         """Take `data[at:end]`; returns the messages that it completes.
 
         Raises GrpcCallError for one that is too large, or compressed otherwise than the request's headers say.
         """
-        messages = []
+        messages: list[Body] = []
         while at < end or self._missing == 0:
             if self._missing < 0:
                 at = self._take_prefix(data, at, end)
                 continue
-            part = data[at : min(end, at + self._missing)]
-            at += len(part)
-            self._parts.append(part)
-            self._missing -= len(part)
-            self.buffered += len(part)
+            taken = min(end - at, self._missing)
+            self._take(data, at, at + taken)
+            at += taken
             if not self._missing:
                 messages.append(self._finish())
         return messages
 
-    def _take_prefix(self, data: bytes, at: int, end: int) -> int:
-        taken = data[at : min(end, at + MESSAGE_PREFIX_SIZE - len(self._prefix))]
+    def feed_within(self, data: Data, at: int, end: int) -> bool:
+        """Take `data[at:end]` if a message has begun, has room for it, and does not end there; changes no `buffered`.
+
+        That is most frames of a large message.
+        """
+        size = end - at
+        if size >= self._missing or size > self._room:
+            return False
+        self._missing -= size
+        self._room -= size
+        self._message.write(memoryview(data)[at:end])
+        return True
+
+    def _take(self, data: Data, at: int, end: int) -> None:
+        size = end - at
+        if size > self._room:
+            self._make_room(size)
+        self._missing -= size
+        self._room -= size
+        self._message.write(memoryview(data)[at:end])
+
+    def _make_room(self, size: int) -> None:
+        come = self._size - self._missing
+        self.buffered = min(self._size, (come + size) * GROWTH)
+        self._room = self.buffered - come
+        if not self._message.reserve(self.buffered):
+            raise GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, f"no shared memory for a message of {self._size} bytes")
+
+    def _take_prefix(self, data: Data, at: int, end: int) -> int:
+        taken = bytes(data[at : min(end, at + MESSAGE_PREFIX_SIZE - len(self._prefix))])
         self._prefix += taken
         if len(self._prefix) == MESSAGE_PREFIX_SIZE:
             flag, size = MESSAGE_PREFIX.unpack(self._prefix)
             self._prefix = b""
             self._check_prefix(flag, size)
             self._compressed = bool(flag)
-            self._missing = size
+            self._missing = self._size = size
+            if size > SPLIT_ABOVE and self._bodies is not None and not flag:
+                self._message = self._bodies.begin(size) or self._message
         return at + len(taken)
 
     def _check_prefix(self, flag: int, size: int) -> None:
@@ -68,9 +137,11 @@ class MessageReader:
         if size > self._limit:
             raise too_large(size, self._limit)
 
-    def _finish(self) -> bytes:
-        message = b"".join(self._parts)
-        self._parts.clear()
+    def _finish(self) -> Body:
+        collected, self._message = self._message, _HeapBody()
         self._missing = -1
-        self.buffered = 0
+        self._room = self.buffered = 0
+        if isinstance(collected, StoredBody):
+            return collected
+        message = collected.getvalue()
         return decompress(message, self._limit) if self._compressed else message

@@ -13,11 +13,13 @@ from broker.grpc.reflection import reflection_methods
 from broker.grpc.sweep import SWEEP_INTERVAL, ConnectionAge
 from broker.http2.connection import Connection
 from broker.http2.errors import ErrorCode, PeerError
+from broker.http2.frames import Data
 from broker.http2.headers import HeadCache
-from broker.http2.limits import MIB, Limits
+from broker.http2.limits import KIB, MIB, Limits
 from broker.peers import Admission
 from broker.routing.dispatch import Dispatcher
 from broker.turn import Turn
+from ipc.bodies import BodyStore
 from ipc.frame import Kind
 
 _log: Final = logging.getLogger(__name__)
@@ -26,6 +28,12 @@ LINGER: Final = 1.0
 """Seconds that a peer has to read our GOAWAY and close; closing first would throw away what it has not read."""
 REFUSED_IDLE: Final = 10.0
 """Seconds without a call for which a peer that may call nothing keeps its connection."""
+READ_BYTES: Final = 256 * KIB
+"""Bytes of one read: a little more than a Unix socket holds."""
+COPIED_BYTES: Final = 32 * KIB
+"""Bytes of a read up to which one copy of all is cheaper than one of each frame."""
+JOINED_BYTES: Final = 64 * KIB
+"""Bytes of output up to which its pieces are joined before they are written."""
 HIGH_WATER: Final = 1 * MIB
 """Bytes in a socket's output buffer from which on nothing more is read from its peer."""
 
@@ -40,9 +48,14 @@ class GrpcServer:
         loop: asyncio.AbstractEventLoop | None = None,
         admission: Admission | None = None,
         turn: Turn | None = None,
+        bodies: BodyStore | None = None,
     ) -> None:
-        """`admission`: who may connect; None: everybody who can. `turn`: shared with the dispatcher."""
+        """`admission`: who may connect; None: everybody who can. `turn`: shared with the dispatcher. `bodies`: where
+        big requests are collected."""
         self.dispatcher = dispatcher
+        self.bodies = bodies
+        self.buffer = memoryview(bytearray(READ_BYTES))
+        """What is read goes here first, on all connections: whoever keeps some of it copies it at once."""
         self.limits = limits or Limits()
         self.loop = loop or asyncio.get_running_loop()
         self.turn = turn or Turn(self.loop)
@@ -69,7 +82,7 @@ class GrpcServer:
         """How many connections are open."""
         return len(self._protocols) + len(self._late)
 
-    def protocol_factory(self) -> asyncio.Protocol:
+    def protocol_factory(self) -> asyncio.BufferedProtocol:
         """For `loop.create_server`."""
         return GrpcProtocol(self)
 
@@ -129,7 +142,7 @@ class GrpcServer:
         self.sweep(self.loop.time())
 
 
-class GrpcProtocol(asyncio.Protocol):
+class GrpcProtocol(asyncio.BufferedProtocol):
     """One connection: bytes between the transport and the HTTP/2 core."""
 
     def __init__(self, server: GrpcServer) -> None:
@@ -154,7 +167,16 @@ class GrpcProtocol(asyncio.Protocol):
             self._connection.fail(PeerError(ErrorCode.ENHANCE_YOUR_CALM, "too many connections"))
         self._flush()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes are read to."""
+        return self._server.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand on what was read: big reads as they are, since most of them is DATA, which is copied to its place."""
+        data = self._server.buffer[:nbytes]
+        self.data_received(data if nbytes > COPIED_BYTES else bytes(data))
+
+    def data_received(self, data: Data) -> None:
         """The path of every call: one read, all its frames; what comes of them is written when the turn ends."""
         connection = self._connection
         with self._turn:
@@ -191,7 +213,7 @@ class GrpcProtocol(asyncio.Protocol):
         if refusal is not None:
             cache = HeadCache(RefusingHeadReader(refusal, limits), limits)
             limits = replace(limits, idle_timeout=REFUSED_IDLE)
-        calls = GrpcCalls(server.dispatcher, limits)
+        calls = GrpcCalls(server.dispatcher, limits, server.bodies)
         self._connection = Connection(calls, cache, limits, self._wake, self._loop.time)
         calls.sender = self._connection.sender
         self._age = ConnectionAge(self._connection, limits, calls.expire, self._loop.time())
@@ -234,7 +256,11 @@ class GrpcProtocol(asyncio.Protocol):
             return
         self._flush_due = True
         while out := connection.take_output():
-            transport.write(b"".join(out))
+            # One system call either way; to join much costs more than the kernel's walk over the pieces.
+            if sum(map(len, out)) > JOINED_BYTES:
+                transport.writelines(out)
+            else:
+                transport.write(b"".join(out))
             if not connection.sender.waiting:
                 break
         self._flush_due = False

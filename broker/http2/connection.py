@@ -20,6 +20,7 @@ from broker.http2.frames import (
     PRIORITY_SIZE,
     STREAM_ID_MASK,
     U32,
+    Data,
     FrameType,
     pack_frame,
     pack_goaway,
@@ -96,7 +97,7 @@ class Connection(FrameReader):
 
     # What the owner calls
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: Data) -> None:
         """Act on what the peer sent. A fault becomes a GOAWAY in the output, and `closed`."""
         if self.closed:
             return
@@ -162,10 +163,10 @@ class Connection(FrameReader):
 
     # Requests
 
-    def _on_headers(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def _on_headers(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         if flags & (PADDED | PRIORITY):
             at, end = unwrap_headers(flags, stream_id, data, at, end)
-        block = data[at:end]
+        block = bytes(data[at:end])
         if flags & END_HEADERS:
             self._on_block(flags, stream_id, block)
             return
@@ -223,7 +224,7 @@ class Connection(FrameReader):
             return
         self._end_request(stream, b"", 0, 0)
 
-    def _on_data(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def _on_data(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         size = end - at
         window = self._window
         window.left -= size
@@ -244,7 +245,7 @@ class Connection(FrameReader):
         else:
             self._continue_request(stream, data, at, end)
 
-    def _continue_request(self, stream: Stream, data: bytes, at: int, end: int) -> None:
+    def _continue_request(self, stream: Stream, data: Data, at: int, end: int) -> None:
         if at == end:
             self._spend()
         stream.received += end - at
@@ -255,7 +256,7 @@ class Connection(FrameReader):
             stream.receive_window += used
             self.sender.write(pack_window_update(stream.id, used))
 
-    def _end_request(self, stream: Stream, data: bytes, at: int, end: int) -> None:
+    def _end_request(self, stream: Stream, data: Data, at: int, end: int) -> None:
         stream.request_ended = True
         expected = stream.head.content_length
         if expected is not None and expected != stream.received + end - at:
@@ -273,11 +274,11 @@ class Connection(FrameReader):
             return
         self._fail_stream(StreamError(stream_id, ErrorCode.STREAM_CLOSED, "DATA after the stream was closed"))
 
-    def _on_continuation(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def _on_continuation(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         block = self._block
         if block is None or stream_id != block.stream_id:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, f"CONTINUATION of another stream, {stream_id}")
-        block.add(data[at:end])
+        block.add(bytes(data[at:end]))
         if flags & END_HEADERS:
             self._block = None
             self._expect_any()
@@ -285,7 +286,7 @@ class Connection(FrameReader):
 
     # Everything else
 
-    def _on_priority(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def _on_priority(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         self._spend()
         if not stream_id:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
@@ -294,7 +295,7 @@ class Connection(FrameReader):
             return
         check_dependency(stream_id, data, at)
 
-    def _on_rst_stream(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def _on_rst_stream(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         if end - at != U32.size:
             raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is not 4 bytes")
         self._check_not_idle(stream_id, "RST_STREAM")
@@ -304,12 +305,12 @@ class Connection(FrameReader):
             self.sender.forget(stream)
             self._application.cancelled(stream)
 
-    def _on_settings(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def _on_settings(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         self._spend(_SETTINGS_COST)
         if stream_id:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, f"SETTINGS on stream {stream_id}")
         if not flags & ACK:
-            self._apply_settings(data[at:end])
+            self._apply_settings(bytes(data[at:end]))
         elif end != at:
             raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")
         elif not self.handshake_done:
@@ -326,27 +327,27 @@ class Connection(FrameReader):
         self.sender.write(pack_frame(FrameType.SETTINGS, ACK, 0))
         self.sender.pump()
 
-    def _on_first_settings(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def _on_first_settings(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         if flags & ACK:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, "SETTINGS acknowledged before any were sent")
         self._expect_any()
         self._on_settings(flags, stream_id, data, at, end)
 
-    def _on_misplaced(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def _on_misplaced(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         raise PeerError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client, or CONTINUATION without HEADERS")
 
-    def _on_ping(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def _on_ping(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         self._spend()
         if end - at != PING_SIZE:
             raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "PING is not 8 bytes")
         if stream_id:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, f"PING on stream {stream_id}")
         if not flags & ACK:
-            self.sender.write(pack_frame(FrameType.PING, ACK, 0, data[at:end]))
+            self.sender.write(pack_frame(FrameType.PING, ACK, 0, bytes(data[at:end])))
         elif data[at:end] == _DRAIN_PING:
             self.finish_drain()
 
-    def _on_goaway(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def _on_goaway(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         if stream_id:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, f"GOAWAY on stream {stream_id}")
         if end - at < GOAWAY_MIN_SIZE:
@@ -354,7 +355,7 @@ class Connection(FrameReader):
         self._spend()
         self.finish_drain()
 
-    def _on_window_update(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def _on_window_update(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         self._spend()
         if end - at != U32.size:
             raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE is not 4 bytes")
@@ -377,7 +378,7 @@ class Connection(FrameReader):
         if stream is not None:
             self.sender.widen_stream(stream, increment)
 
-    def _on_unknown(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def _on_unknown(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         self._spend()
 
     # The ends of streams

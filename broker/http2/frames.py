@@ -21,6 +21,9 @@ STREAM_ID_MASK: Final = 0x7FFF_FFFF
 MAX_FRAME_SIZE: Final = 16_384
 """Bytes of payload we take: the protocol's minimum, and all that grpc-go ever sends."""
 
+Data = bytes | memoryview
+"""What a peer sent. Views are of a buffer that is used again: who keeps something of one copies it."""
+
 U32: Final = Struct(">I")
 PRIORITY_SIZE: Final = 5
 PING_SIZE: Final = 8

@@ -3,7 +3,7 @@
 from typing import Final
 
 from broker.http2.errors import ErrorCode, PeerError
-from broker.http2.frames import PADDED, PRIORITY, PRIORITY_SIZE, STREAM_ID_MASK, U32
+from broker.http2.frames import PADDED, PRIORITY, PRIORITY_SIZE, STREAM_ID_MASK, U32, Data
 from broker.http2.limits import Limits
 
 DECODE_FACTOR: Final = 2
@@ -14,7 +14,7 @@ Not more: the `hpack` library copies the rest of a block for every literal in it
 """
 
 
-def unpad(data: bytes, at: int, end: int) -> tuple[int, int]:
+def unpad(data: Data, at: int, end: int) -> tuple[int, int]:
     """Take the padding off a frame's payload `data[at:end]`; returns the bounds of what is left."""
     if at == end:
         raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "padded frame without a padding length")
@@ -24,7 +24,7 @@ def unpad(data: bytes, at: int, end: int) -> tuple[int, int]:
     return at + 1, end - padding
 
 
-def unwrap_headers(flags: int, stream_id: int, data: bytes, at: int, end: int) -> tuple[int, int]:
+def unwrap_headers(flags: int, stream_id: int, data: Data, at: int, end: int) -> tuple[int, int]:
     """Take padding and priority off a HEADERS frame's payload; returns the bounds of the block."""
     if flags & PADDED:
         at, end = unpad(data, at, end)
@@ -36,7 +36,7 @@ def unwrap_headers(flags: int, stream_id: int, data: bytes, at: int, end: int) -
     return at, end
 
 
-def check_dependency(stream_id: int, data: bytes, at: int) -> None:
+def check_dependency(stream_id: int, data: Data, at: int) -> None:
     """Priorities are ignored, but for the one that cannot be."""
     if U32.unpack_from(data, at)[0] & STREAM_ID_MASK == stream_id:
         raise PeerError(ErrorCode.PROTOCOL_ERROR, f"stream {stream_id} depends on itself")

@@ -11,23 +11,24 @@ from broker.http2.frames import (
     MAX_FRAME_SIZE,
     PREFACE,
     STREAM_ID_MASK,
+    Data,
     FrameType,
 )
 
-Handler = Callable[[int, int, bytes, int, int], None]
+Handler = Callable[[int, int, Data, int, int], None]
 """Takes flags, stream id, and the frame's payload as `data[at:end]`."""
 
 _TYPES: Final = 256
 
 
 def _refuse(message: str) -> Handler:
-    def refuse(flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def refuse(flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         raise PeerError(ErrorCode.PROTOCOL_ERROR, message)
 
     return refuse
 
 
-def _ignore(flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+def _ignore(flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
     """What comes after the connection's end."""
 
 
@@ -44,18 +45,18 @@ class FrameReader(ABC):
         self._partial = bytearray()
         self._between = self._table(self._frame_handlers(), self._on_unknown)
         self._handlers = self._table({FrameType.SETTINGS: self._on_first_settings}, _refuse("no SETTINGS first"))
-        self._feed: Callable[[bytes], None] = self._feed_preface
+        self._feed: Callable[[Data], None] = self._feed_preface
 
     @abstractmethod
     def _frame_handlers(self) -> dict[int, Handler]:
         """Handlers by frame type."""
 
     @abstractmethod
-    def _on_first_settings(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def _on_first_settings(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         """The first frame; calls `_expect_any`."""
 
     @abstractmethod
-    def _on_unknown(self, flags: int, stream_id: int, data: bytes, at: int, end: int) -> None:
+    def _on_unknown(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         """A frame of a type that nobody handles."""
 
     @staticmethod
@@ -73,7 +74,7 @@ class FrameReader(ABC):
         self._partial.clear()
         self._handlers = self._between = _CLOSED
 
-    def _feed_preface(self, data: bytes) -> None:
+    def _feed_preface(self, data: Data) -> None:
         self._partial += data
         start = self._partial[: len(PREFACE)]
         if not PREFACE.startswith(start):
@@ -85,7 +86,7 @@ class FrameReader(ABC):
         self._feed = self._feed_frames
         self._feed_frames(rest)
 
-    def _feed_frames(self, data: bytes) -> None:
+    def _feed_frames(self, data: Data) -> None:
         """The path of every byte: no object is made for a frame."""
         at = self._resume(data) if self._partial else 0
         size = len(data)
@@ -105,7 +106,7 @@ class FrameReader(ABC):
         if at < size:
             self._partial += data[at:]
 
-    def _resume(self, data: bytes) -> int:
+    def _resume(self, data: Data) -> int:
         """Complete the frame that an earlier call began; returns how much of `data` it took."""
         partial = self._partial
         taken = 0

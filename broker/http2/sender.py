@@ -1,7 +1,7 @@
 """The sending half of a connection: answers become frames, within the peer's windows and frame size.
 
 Everything of one turn of the event loop is collected here and taken at once. What the peer's windows, or a full socket,
-hold back stays with its stream, and goes out a frame per stream and round, so that no answer starves another.
+hold back stays with its stream, and goes out a run of frames per stream and round, so that no answer starves another.
 """
 
 from collections import deque
@@ -26,6 +26,8 @@ from broker.http2.stream import Stream
 
 TURN_BYTES: Final = 1 * MIB
 """Bytes of held DATA that go out at once: a peer with a window of 2 GiB does not make us copy as much."""
+RUN_BYTES: Final = 64 * 1024
+"""Bytes of one stream that go out before it is the next one's turn."""
 MESSAGE_PREFIX: Final = Struct(">BI")
 """What comes before a gRPC message: whether it is compressed, and its size in bytes."""
 MESSAGE_PREFIX_SIZE: Final = MESSAGE_PREFIX.size
@@ -137,8 +139,7 @@ class Sender:
 
     def _answer_slowly(self, stream: Stream, template: AnswerTemplate, message: bytes) -> None:
         self.headers(stream, template.headers)
-        self.data(stream, MESSAGE_PREFIX.pack(0, len(message)))
-        self.data(stream, message)
+        self.data(stream, MESSAGE_PREFIX.pack(0, len(message)), message)
         self.close(stream, template.trailers)
 
     def headers(self, stream: Stream, block: bytes, end_stream: bool = False) -> None:
@@ -152,16 +153,17 @@ class Sender:
             self.answers += 1
             self._on_sent(stream)
 
-    def data(self, stream: Stream, data: bytes) -> None:
+    def data(self, stream: Stream, *pieces: bytes) -> None:
         """Send more of the body, as fast as the windows allow."""
-        if not data:
-            return
         if stream.pending is None:
             stream.pending = deque()
-        stream.pending.append(memoryview(data))
-        self.held += len(data)
-        self.waiting[stream.id] = stream
-        self.pump()
+        for piece in pieces:
+            if piece:
+                stream.pending.append(memoryview(piece))
+                self.held += len(piece)
+        if stream.pending:
+            self.waiting[stream.id] = stream
+            self.pump()
 
     def close(self, stream: Stream, trailers: bytes) -> None:
         """End the answer after all of its body; with trailers, or without if they are empty."""
@@ -179,7 +181,7 @@ class Sender:
         self._on_sent(stream)
 
     def pump(self) -> None:
-        """Send of what is held back as much as window and socket take, a frame per stream and round."""
+        """Send of what is held back as much as window and socket take, a run of frames per stream and round."""
         blocked = 0
         while blocked < len(self.waiting) and self._window > 0 and self._turn > 0 and not self.paused:
             stream_id, stream = next(iter(self.waiting.items()))
@@ -189,11 +191,30 @@ class Sender:
                 blocked += 1
                 continue
             blocked = 0
-            self._send_one(stream)
+            self._send_run(stream)
             if stream.pending:
                 self.waiting[stream_id] = stream
             elif stream.closing is not None:
                 self._finish(stream, stream.closing)
+
+    def _send_run(self, stream: Stream) -> None:
+        """Send the full frames that lie in one piece of the body, or else a single frame."""
+        assert stream.pending
+        piece, full = stream.pending[0], self.max_frame
+        length = min(self._window, stream.send_window, len(piece), RUN_BYTES) // full * full
+        if length <= full:
+            self._send_one(stream)
+            return
+        head = pack_head(full, DATA, 0, stream.id)
+        if not self.out:
+            self._wake()
+        for at in range(0, length, full):
+            self.out += (head, piece[at : at + full])
+        if length < len(piece):
+            stream.pending[0] = piece[length:]
+        else:
+            stream.pending.popleft()
+        self._account(stream, length, length // full)
 
     def _send_one(self, stream: Stream) -> None:
         """Send one DATA frame; pieces of the body are joined so that frames are as full as they may be."""
@@ -210,11 +231,14 @@ class Sender:
             length += len(piece)
         self.write(pack_head(length, DATA, 0, stream.id))
         self.out += parts
+        self._account(stream, length, 1)
+
+    def _account(self, stream: Stream, length: int, frames: int) -> None:
         self._window -= length
         self._turn -= length
         stream.send_window -= length
         self.held -= length
-        self.sent += length + FRAME_HEAD_SIZE
+        self.sent += length + frames * FRAME_HEAD_SIZE
 
     def forget(self, stream: Stream) -> None:
         """Drop what is held back for a stream that is gone."""

@@ -3,6 +3,7 @@
 from collections import deque
 from typing import Any, Protocol
 
+from broker.http2.frames import Data
 from broker.http2.headers import RequestHead
 
 
@@ -51,7 +52,7 @@ class Application(Protocol):
     def opened(self, stream: Stream) -> None:
         """A request's head is there; called only where the head says `answer_at_once`."""
 
-    def data(self, stream: Stream, data: bytes, at: int, end: int, ended: bool) -> None:
+    def data(self, stream: Stream, data: Data, at: int, end: int, ended: bool) -> None:
         """More of the body: `data[at:end]`, copied by who keeps it; `ended`: that was all."""
 
     def cancelled(self, stream: Stream) -> None:

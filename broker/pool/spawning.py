@@ -10,6 +10,7 @@ from broker.errors import WorkerStartError
 from broker.pool.process import LifePipe, WorkerProcess
 from broker.pool.worker import Sponsor, Worker
 from broker.routing.link import ASYNC_LIMIT, PREFETCH
+from ipc.bodies import BodyStore
 from ipc.channel import BrokerChannel, ChannelOptions
 from ipc.errors import IpcError
 
@@ -31,8 +32,10 @@ def channel_options(threads: int, max_message: int) -> ChannelOptions:
 class WorkerStarter:
     """Starts one worker generation after the other; they end with the pipe that is closed here."""
 
-    def __init__(self, config: BrokerConfig) -> None:
+    def __init__(self, config: BrokerConfig, bodies: BodyStore | None = None) -> None:
+        """`bodies`: where all workers find big requests."""
         self._config = config
+        self._bodies = bodies
         self._options = channel_options(config.threads, config.max_message)
         self._epoch = secrets.randbits(63)
         self._generation = 0
@@ -54,7 +57,7 @@ class WorkerStarter:
         self._life.close()
 
     def _open(self, slot: int, generation: int, sponsor: Sponsor) -> Worker:
-        channel = BrokerChannel.create(slot, generation, self._epoch, self._options)
+        channel = BrokerChannel.create(slot, generation, self._epoch, self._options, self._bodies)
         try:
             process = WorkerProcess(
                 [channel.worker_argument(), str(self._life.reader)],

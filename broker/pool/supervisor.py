@@ -22,6 +22,7 @@ from broker.pool.worker import Sponsor, Worker, WorkerState
 from broker.routing.link import Link
 from broker.routing.poison import Cause
 from broker.routing.router import Router
+from ipc.bodies import BodyStore
 from ipc.errors import ControlClosedError, IpcError
 
 log = logging.getLogger("tykpy.supervisor")
@@ -53,7 +54,9 @@ class Supervisor:
         config: BrokerConfig,
         router: Router,
         events: PoolEvents,
+        bodies: BodyStore | None = None,
     ) -> None:
+        """`bodies`: where the front ends collect big requests."""
         self.wanted = config.workers
         """How many workers there should be."""
         self.ever_ready = False
@@ -69,7 +72,7 @@ class Supervisor:
         self._config = config
         self._router = router
         self._events = events
-        self._starter = WorkerStarter(config)
+        self._starter = WorkerStarter(config, bodies)
         self._apis = ApiTable()
         self._back_off = BackOff()
         self._workers: dict[int, Worker] = {}

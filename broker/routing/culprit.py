@@ -27,7 +27,7 @@ class Culprit(NamedTuple):
 
 def culprit_of(dispatch: Dispatch) -> Culprit:
     """The hook, or the event's handler, without a name where the bytes do not give one."""
-    kind, body = dispatch.kind, dispatch.body
+    kind, body = dispatch.kind, dispatch.encoded
     try:
         if kind in (Kind.EVENT, Kind.EVENT_MAP):
             return Culprit("", _handler(kind, body))

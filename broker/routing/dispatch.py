@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from broker.errors import DispatchError
+from ipc.bodies import Body, body_bytes
 
 if TYPE_CHECKING:
     from broker.routing.hooks import HookInfo
@@ -35,7 +36,7 @@ class Dispatch(ABC):
         "waiting",
     )
 
-    def __init__(self, kind: int, body: bytes, timeout_ns: int | None = None) -> None:
+    def __init__(self, kind: int, body: Body, timeout_ns: int | None = None) -> None:
         self.kind = kind
         """An `ipc.frame.Kind`: what `body` is."""
         self.body = body
@@ -65,6 +66,11 @@ class Dispatch(ABC):
         """Its hook, an idempotent one, has been run again."""
         self.settled = False
         """Answered, failed or cancelled: nothing more may happen to it."""
+
+    @property
+    def encoded(self) -> bytes:
+        """The body as bytes, wherever it lies; a copy of a big one."""
+        return body_bytes(self.body)
 
     @abstractmethod
     def answer(self, kind: int, body: bytes) -> None:

@@ -5,8 +5,9 @@ from typing import Final
 
 from broker.routing.dispatch import Dispatch
 from broker.routing.pending import BLOCKING
+from ipc.bodies import Body, StoredBody
 from ipc.channel import Answer, BrokerChannel
-from ipc.frame import pack_frame
+from ipc.frame import SPLIT_ABOVE, pack_frame, pack_head
 from ipc.layout import EXECUTION_SLOTS
 
 PREFETCH: Final = 24
@@ -88,7 +89,11 @@ class Link:
         """
         hook = dispatch.hook
         assert hook is not None
-        self.channel.send(seq, pack_frame(dispatch.kind, None, dispatch.body), dispatch.deadline_ns)
+        body = dispatch.body
+        if isinstance(body, bytes) and len(body) <= SPLIT_ABOVE:
+            self.channel.send(seq, pack_frame(dispatch.kind, None, body), dispatch.deadline_ns)
+        else:
+            self._send_big(dispatch, body, seq)
         if not self.in_flight:
             self.progress_ns = time.monotonic_ns()
         dispatch.seq = seq
@@ -98,6 +103,14 @@ class Link:
         self.loads[hook.lane] += 1
         if hook.lane == BLOCKING:
             self._backlog_ns += dispatch.cost_ns
+
+    def _send_big(self, dispatch: Dispatch, body: Body, seq: int) -> None:
+        stored = body if isinstance(body, StoredBody) else self.channel.bodies.put(body)
+        if stored is None:
+            self.channel.send(seq, pack_frame(dispatch.kind, None, body), dispatch.deadline_ns)
+            return
+        self.channel.send_stored(seq, pack_head(dispatch.kind, None), stored, dispatch.deadline_ns)
+        dispatch.body = stored
 
     def finish(self, seq: int) -> Dispatch | None:
         """Take a dispatch off the books; None where the number is not in flight here."""

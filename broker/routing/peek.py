@@ -33,6 +33,10 @@ _MAX_REMEMBERED_BYTES: Final = 2048
 _remembered: Final[dict[tuple[int, bytes, bytes], "Peek"]] = {}
 
 
+Encoded = bytes | memoryview
+"""An encoded object; bytes() copies nothing where it is `bytes` already."""
+
+
 class PeekError(ProtobufError):
     """The bytes are not an `Object`."""
 
@@ -53,7 +57,7 @@ class Peek(NamedTuple):
         return HOOK_TYPES[self.hook_type] if known else str(self.hook_type)
 
 
-def peek(data: bytes) -> Peek:
+def peek(data: Encoded) -> Peek:
     """Read what routing needs; raises PeekError, a ValueError, where the top level is not valid protobuf."""
     try:
         return _peek(data)
@@ -61,7 +65,7 @@ def peek(data: bytes) -> Peek:
         raise PeekError(f"not a coprocess.Object: {error}") from error
 
 
-def _peek(data: bytes) -> Peek:
+def _peek(data: Encoded) -> Peek:
     hook_type, hook_name = 0, b""
     spec: dict[bytes, bytes] = {}
     seen = None
@@ -69,14 +73,14 @@ def _peek(data: bytes) -> Peek:
     if size > _SHORTEST_START and data[0] == _HOOK_TYPE and data[2] == _HOOK_NAME and data[1] | data[3] < _ONE_BYTE:
         # How a gateway's objects start; everything else is found below.
         hook_type, at = data[1], _SHORTEST_START + data[3]
-        hook_name = data[_SHORTEST_START:at]
+        hook_name = bytes(data[_SHORTEST_START:at])
         if at > size:
             raise ProtobufError("a length that leads beyond the end")
     while at < size:
         tag = data[at]
         if tag == _SPEC and seen is None and size - at <= _MAX_REMEMBERED_BYTES:
             # From here on a gateway sends the same bytes for every call of one hook of one API.
-            seen = (hook_type, hook_name, data[at:])
+            seen = (hook_type, hook_name, bytes(data[at:]))
             found = _remembered.get(seen)
             if found is not None:
                 return found
@@ -85,7 +89,7 @@ def _peek(data: bytes) -> Peek:
             if tag == _SPEC:
                 _read_entry(data, start, at, spec)
             elif tag == _HOOK_NAME:
-                hook_name = data[start:at]
+                hook_name = bytes(data[start:at])
         elif tag == _HOOK_TYPE:
             hook_type, at = read_varint(data, at + 1)
         else:
@@ -101,7 +105,7 @@ def _peek(data: bytes) -> Peek:
     return result
 
 
-def _bounds(data: bytes, at: int, size: int) -> tuple[int, int]:
+def _bounds(data: Encoded, at: int, size: int) -> tuple[int, int]:
     """Where the length-delimited value starts and ends whose length, nearly always of one or two bytes, is at `at`."""
     start = at + 1
     if start < size:
@@ -115,15 +119,15 @@ def _bounds(data: bytes, at: int, size: int) -> tuple[int, int]:
     return read_length(data, at)
 
 
-def _read_entry(data: bytes, at: int, end: int, spec: dict[bytes, bytes]) -> None:
+def _read_entry(data: Encoded, at: int, end: int, spec: dict[bytes, bytes]) -> None:
     """Read one entry of the map: nearly always a short key and a short value, and nothing else."""
     if end - at >= _SHORTEST_ENTRY and data[at] == _KEY:
         stop = at + 2 + data[at + 1]
         short = stop + 1 < end and data[stop] == _VALUE and data[at + 1] | data[stop + 1] < _ONE_BYTE
         if short and stop + 2 + data[stop + 1] == end:
-            spec[data[at + 2 : stop]] = data[stop + 2 : end]
+            spec[bytes(data[at + 2 : stop])] = bytes(data[stop + 2 : end])
             return
-    _read_any_entry(data[at:end], spec)
+    _read_any_entry(bytes(data[at:end]), spec)
 
 
 def _read_any_entry(entry: bytes, spec: dict[bytes, bytes]) -> None:

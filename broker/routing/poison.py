@@ -152,4 +152,4 @@ class Poison:
 
 def digest_of(dispatch: Dispatch) -> bytes:
     """What tells one frame from all others."""
-    return hashlib.blake2b(dispatch.body, digest_size=DIGEST_SIZE, salt=bytes((dispatch.kind,))).digest()
+    return hashlib.blake2b(dispatch.encoded, digest_size=DIGEST_SIZE, salt=bytes((dispatch.kind,))).digest()

@@ -19,11 +19,12 @@ from broker.routing.hooks import CUSTOM_KEY_CHECK, HookInfo, HookTable
 from broker.routing.link import Link
 from broker.routing.link_pool import LinkPool
 from broker.routing.overload import Overload
-from broker.routing.peek import PeekError, peek
+from broker.routing.peek import Peek, PeekError, peek
 from broker.routing.peek_map import peek_map
 from broker.routing.pending import ASYNC, BLOCKING, PendingQueue
 from broker.routing.poison import Cause, Poison
 from broker.turn import Turn
+from ipc.bodies import Body
 from ipc.channel import Answer
 from ipc.errors import IpcError, MessageTooLargeError, SpillClosedError
 from ipc.frame import Kind, Status
@@ -70,6 +71,10 @@ class Counters:
     """Of those that failed: waited too long in a queue that does not go away."""
     redispatched: int = 0
     late: int = 0
+
+
+def _peek_object(body: Body) -> Peek:
+    return peek(body) if isinstance(body, bytes) else peek(body.view())
 
 
 class Watcher(Protocol):
@@ -246,7 +251,7 @@ class Router:
         if kind != _OBJECT and kind != _OBJECT_MAP:
             return EVENT
         try:
-            seen = peek(dispatch.body) if kind == _OBJECT else peek_map(dispatch.body)
+            seen = _peek_object(dispatch.body) if kind == _OBJECT else peek_map(dispatch.encoded)
         except PeekError as error:
             raise DispatchError(Status.INVALID, f"the Object does not decode: {error}") from error
         dispatch.urgent = seen.hook_type == CUSTOM_KEY_CHECK
@@ -384,6 +389,7 @@ class Router:
         if dispatch.waiting:
             assert dispatch.hook is not None
             self._pending.forget(dispatch, dispatch.hook.lane)
+            dispatch.body = b""  # it may lie in the queue for a while
         self._under_way -= 1
         if not self._under_way and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)

@@ -31,13 +31,13 @@ class EchoRouter:
         self.cancelled = threading.Event()
 
     def dispatch(self, dispatch: Dispatch) -> None:
-        name = msgpack.unpackb(dispatch.body).get("hook_name")
+        name = msgpack.unpackb(dispatch.encoded).get("hook_name")
         if name == "Hold":
             self.held.append(dispatch)
         elif name == "Fail":
             dispatch.fail(DispatchError(Status.HOOK_FAILED, "hook Fail: ValueError: no: really"))
         else:
-            self._loop.call_soon(dispatch.answer, Kind.OBJECT_MAP, dispatch.body)
+            self._loop.call_soon(dispatch.answer, Kind.OBJECT_MAP, dispatch.encoded)
 
     def cancel(self, dispatch: Dispatch) -> None:
         self.held.remove(dispatch)

@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from ipc.frame import Kind, pack_frame, unpack_frame
+from ipc.frame import Kind, Packed, pack_frame, unpack_frame
 from tyk.proto.coprocess_object_pb2 import Object
 from workers.dispatcher import Dispatcher
 from workers.signature import PublicKey
@@ -73,7 +73,7 @@ class Served:
         payload = pack_frame(Kind.OBJECT, None, subject.SerializeToString())
         return Object.FromString(self.frame(payload).body)
 
-    def frame(self, payload: bytes) -> Any:
+    def frame(self, payload: Packed) -> Any:
         """Dispatch a frame and return the answer's."""
         invocation = self.dispatcher.prepare(payload)
         if invocation.is_async:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from broker.pool.spawning import channel_options
 from broker.routing.link import Link
+from ipc.bodies import BodyStore
 from ipc.channel import BrokerChannel, Request, WorkerChannel
 from ipc.frame import pack_frame, unpack_frame
 
@@ -15,8 +16,8 @@ MAX_MESSAGE = 1024 * 1024
 class LocalWorker:
     """A worker that claims and answers when the test says so."""
 
-    def __init__(self, slot: int = 0, generation: int = 1, threads: int = 1) -> None:
-        channel = BrokerChannel.create(slot, generation, 1, channel_options(threads, MAX_MESSAGE))
+    def __init__(self, slot: int = 0, generation: int = 1, threads: int = 1, bodies: BodyStore | None = None) -> None:
+        channel = BrokerChannel.create(slot, generation, 1, channel_options(threads, MAX_MESSAGE), bodies)
         kind = channel.worker_argument().partition(":")[0]
         copies = ",".join(str(os.dup(descriptor)) for descriptor in channel.worker_fds)
         channel.close_worker_ends()
@@ -41,9 +42,11 @@ class LocalWorker:
 
 
 @contextlib.contextmanager
-def local_worker(slot: int = 0, generation: int = 1, threads: int = 1) -> Iterator[LocalWorker]:
+def local_worker(
+    slot: int = 0, generation: int = 1, threads: int = 1, bodies: BodyStore | None = None
+) -> Iterator[LocalWorker]:
     """A worker that is closed at the end."""
-    worker = LocalWorker(slot, generation, threads)
+    worker = LocalWorker(slot, generation, threads, bodies)
     try:
         yield worker
     finally:

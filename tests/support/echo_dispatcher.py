@@ -25,7 +25,7 @@ class EchoDispatcher:
     def dispatch(self, dispatch: Dispatch) -> None:
         """Do as the bytes say."""
         self.dispatched.append(dispatch)
-        body = bytes(dispatch.body)
+        body = dispatch.encoded
         if body.startswith(FAIL):
             _, status, text = body.split(b":", 2)
             dispatch.fail(DispatchError(Status[status.decode()], text.decode()))
@@ -51,4 +51,4 @@ class EchoDispatcher:
     def _release_one(self, dispatch: Dispatch) -> None:
         if dispatch in self.held:
             self.held.remove(dispatch)
-            dispatch.answer(dispatch.kind, bytes(dispatch.body))
+            dispatch.answer(dispatch.kind, dispatch.encoded)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ipc.bodies import BodyStore
 from ipc.channel import BrokerChannel, ChannelOptions, WorkerChannel
 from ipc.layout import HEADER_SIZE, STATIC_SIZE, TAIL, WORD, Identity, Role
 from ipc.ring import Consumer, Producer
@@ -21,9 +22,11 @@ def worker_argument_of_copies(broker: BrokerChannel) -> str:
 
 
 @contextmanager
-def channel_pair(options: ChannelOptions = SMALL) -> Iterator[tuple[BrokerChannel, WorkerChannel]]:
+def channel_pair(
+    options: ChannelOptions = SMALL, bodies: BodyStore | None = None
+) -> Iterator[tuple[BrokerChannel, WorkerChannel]]:
     """A connected broker's and worker's end."""
-    broker = BrokerChannel.create(slot=3, generation=9, epoch=77, options=options)
+    broker = BrokerChannel.create(slot=3, generation=9, epoch=77, options=options, bodies=bodies)
     try:
         worker = WorkerChannel.attach(worker_argument_of_copies(broker))
         broker.close_worker_ends()

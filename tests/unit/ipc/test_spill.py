@@ -1,4 +1,4 @@
-"""Oversize messages: arrive whole, or fail alone."""
+"""Bodies in memory of their own: arrive whole, or fail alone."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from ipc.errors import RingCorruptError, SegmentError, SpillError
 from ipc.segment import create_memory, is_memory_of
-from ipc.spill import SpillSocket, release, spilled_size
+from ipc.spill import SpillSocket, release
 
 Pair = tuple[SpillSocket, SpillSocket]
 BIG = os.urandom(300_000)
@@ -178,9 +178,3 @@ def test_a_message_written_and_read_in_pieces_is_whole(pair: Pair, monkeypatch: 
     sender, receiver = pair
     release(sender.send(1, BIG[:5000]), discard=False)
     assert receiver.receive(1, 5000, skip_revoked=False) == BIG[:5000]
-
-
-@pytest.mark.parametrize("payload", [b"", bytes(7), bytes(9), struct.pack("<Q", 101), b"\xff" * 8])
-def test_an_impossible_announcement_is_corruption(payload: bytes) -> None:
-    with pytest.raises(RingCorruptError):
-        spilled_size(payload, limit=100)

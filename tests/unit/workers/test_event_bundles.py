@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ipc.frame import Kind, pack_frame
+from ipc.frame import Kind, Packed, pack_frame
 from tests.support.bundles import md5, subject, write_bundle
 from tests.unit.workers.conftest import Serve
 from tyk.proto.coprocess_object_pb2 import Event
@@ -30,7 +30,7 @@ def write(folder: Path, name: str, seen: Path) -> None:
     write_bundle(folder / name, {"middleware.py": SOURCE.format(seen=str(seen), name=name)})
 
 
-def event(api: str = "api") -> bytes:
+def event(api: str = "api") -> Packed:
     payload = {"message": {}, "handler_name": "handle", "spec": {"APIID": api}}
     return pack_frame(Kind.EVENT, None, Event(payload=json.dumps(payload)).SerializeToString())
 

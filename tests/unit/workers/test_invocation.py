@@ -9,7 +9,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from ipc.frame import Kind, Status, pack_frame
+from ipc.frame import Kind, Packed, Status, pack_frame
 from tests.support.bundles import Served, md5, subject, write_bundle
 from tests.unit.workers.conftest import Serve
 from tyk.proto.coprocess_object_pb2 import Event, Object
@@ -291,7 +291,7 @@ def test_callables_of_every_kind(make: Make) -> None:
 EVENT = '{"message": {"Type": "AuthFailure", "Meta": {}}, "handler_name": "%s", "spec": {"APIID": "%s"}}'
 
 
-def event(name: str, api: str = "api") -> bytes:
+def event(name: str, api: str = "api") -> Packed:
     return pack_frame(Kind.EVENT, None, Event(payload=EVENT % (name, api)).SerializeToString())
 
 

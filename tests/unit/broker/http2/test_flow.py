@@ -1,8 +1,11 @@
 """Flow control, both ways."""
 
+from itertools import groupby
+
 from broker.http2.errors import ErrorCode
 from broker.http2.frames import ACK, END_STREAM, FrameType
 from broker.http2.limits import KIB, MIB, Limits
+from broker.http2.sender import RUN_BYTES
 from tests.support.http2_peer import Peer, code_of, data, message, settings, window_update
 
 BODY = bytes(range(256)) * (64 * 1024)
@@ -92,11 +95,13 @@ def test_large_answers_take_turns() -> None:
     peer = Peer()
     peer.send(settings(initial_window_size=MIB))
     for stream_id in (1, 3):
-        send_all(peer, stream_id, message(bytes(200 * KIB)))
+        send_all(peer, stream_id, message(bytes(400 * KIB)))
     peer.received.clear()
-    answer = peer.send(window_update(0, 128 * KIB))
-    ids = [frame.stream_id for frame in answer if frame.kind == FrameType.DATA]
-    assert ids[:4] in ([1, 3, 1, 3], [3, 1, 3, 1])
+    answer = peer.send(window_update(0, 4 * RUN_BYTES))
+    sent = [(frame.stream_id, len(frame.payload)) for frame in answer if frame.kind == FrameType.DATA]
+    runs = [(stream_id, sum(size for _, size in frames)) for stream_id, frames in groupby(sent, lambda one: one[0])]
+    assert [stream_id for stream_id, _ in runs[:4]] in ([1, 3, 1, 3], [3, 1, 3, 1])
+    assert max(size for _, size in runs) == RUN_BYTES
 
 
 def test_a_small_answer_passes_a_large_one_that_waits_for_its_window() -> None:

@@ -78,7 +78,7 @@ def test_a_frame_that_killed_two_workers_is_not_run_a_third_time_and_others_are(
 def test_a_frame_of_another_kind_is_another_frame(bench: Bench) -> None:
     for _ in range(2):
         bench.kill(bench.dispatch())
-    other = RecordedDispatch(bench.dispatch().body, kind=Kind.EVENT)
+    other = RecordedDispatch(bench.dispatch().encoded, kind=Kind.EVENT)
     assert bench.refusal(other) is None
 
 

@@ -10,6 +10,7 @@ from broker.errors import DispatchError
 from broker.routing.link import PREFETCH, Link
 from broker.routing.poison import Cause
 from broker.routing.router import MAX_ATTEMPTS, Router, RouterOptions
+from ipc.bodies import BodyStore
 from ipc.channel import Request
 from ipc.frame import Kind, Status, pack_error, pack_frame, unpack_frame
 from ipc.layout import ACTIVE_START
@@ -444,9 +445,12 @@ def test_a_worker_that_answers_nonsense_costs_its_caller_an_error_and_nobody_els
     assert bench.router.under_way == 0
 
 
-def test_a_big_message_for_a_worker_that_is_gone_is_run_by_another(bench: Bench, worker: LocalWorker) -> None:
+def test_a_big_message_for_a_worker_that_is_gone_is_run_by_another(
+    bench: Bench, worker: LocalWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BodyStore, "begin", lambda self, size: None)  # there is no room in the store
     bench.router.join(worker.link)
-    worker.channel._spills.close()
+    worker.channel._parts.spills.close()
     with local_worker(1, 2) as other:
         big = Object(hook_name="hook", request={"raw_body": bytes(100_000)})
         dispatch = RecordedDispatch(big.SerializeToString())

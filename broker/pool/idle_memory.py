@@ -1,0 +1,49 @@
+"""Gives back the memory that big bodies took, once none have come for a while."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from ipc.bodies import BodyStore
+from ipc.channel import BrokerChannel
+from ipc.errors import IpcError
+from ipc.heap import give_back
+
+log = logging.getLogger("tykpy.pool")
+
+LOOK_INTERVAL: Final = 5.0
+"""Seconds; memory is given back when it was not used between two looks."""
+
+
+class IdleMemory:
+    """Looks at the store of big requests and at the workers' channels, for as long as the loop runs."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, bodies: BodyStore, channels: Callable[[], Iterable[BrokerChannel]]
+    ) -> None:
+        """`channels`: those of the workers that serve, at the time of each look."""
+        self._loop = loop
+        self._bodies = bodies
+        self._channels = channels
+
+    def start(self) -> None:
+        """Look from now on."""
+        self._loop.call_later(LOOK_INTERVAL, self._look_again)
+
+    def look(self) -> None:
+        """Give back what was not used since the last look."""
+        self._bodies.trim()
+        ended = False
+        for channel in self._channels():
+            try:
+                ended |= channel.trim()
+            except IpcError as error:
+                # Whoever waits for its end hears of it too.
+                log.debug("a worker cannot be asked to give back memory: %s", error)
+        if ended:
+            give_back()
+
+    def _look_again(self) -> None:
+        self._loop.call_later(LOOK_INTERVAL, self._look_again)
+        self.look()

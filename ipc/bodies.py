@@ -1,0 +1,164 @@
+"""Where the broker keeps big bodies of requests: collected as they arrive where every worker can read them.
+
+A body is copied once on its way in, and not again however many workers are given it. Its place is free when nobody
+refers to the `StoredBody` any more: as long as a worker may read it, its dispatch is in flight and does. Workers can
+only read, and they read what a record on their ring names; a body that finds no room stays on the heap.
+"""
+
+import mmap
+import os
+from typing import Final
+
+from ipc.bulk import GIVE_BACK, map_memory
+from ipc.errors import SegmentError
+from ipc.segment import create_bulk
+
+_BLOCK: Final = 32 * 1024
+"""Bytes of the smallest place; each larger kind of place is twice as large. Only what a body needs of it is memory."""
+_BLOCK_BITS: Final = _BLOCK.bit_length() - 1
+
+
+class BodyStore:
+    """A piece of shared memory and the places in it; for one thread.
+
+    Places of one size are used again last in, first out, because the last one is in the CPU's cache.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        """`capacity` is address space, in bytes: memory is reserved as bodies come. Raises SegmentError."""
+        self._capacity = capacity // _BLOCK * _BLOCK
+        descriptors = create_bulk(self._capacity)
+        self.readable = descriptors.readable
+        """What workers inherit; closed with the store."""
+        self._descriptor = descriptors.writable
+        try:
+            self._memory = map_memory(self._descriptor, mmap.PROT_READ | mmap.PROT_WRITE)
+        except SegmentError:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+        self._view = memoryview(self._memory)
+        kinds = (self._capacity // _BLOCK).bit_length()
+        self._free: list[list[int]] = [[] for _ in range(kinds)]
+        """Offsets of free places, by size."""
+        self._untouched = [0] * kinds
+        """How many of these, the first ones, were free all the time since the last `trim`."""
+        self._top = 0
+        """No place was ever made from here on."""
+        self._present = bytearray(self._capacity // _BLOCK)
+        """1 for each block whose pages are there."""
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of memory that it holds now."""
+        return self._present.count(1) * _BLOCK
+
+    def begin(self, size: int) -> "StoredBody | None":
+        """A place for a body of `size` bytes; None where there is no room."""
+        kind = max(0, (size - 1).bit_length() - _BLOCK_BITS)
+        if kind >= len(self._free):
+            return None
+        free = self._free[kind]
+        if free:
+            offset = free.pop()
+            self._untouched[kind] = min(self._untouched[kind], len(free))
+        elif self._top + (_BLOCK << kind) <= self._capacity:
+            offset = self._top
+            self._top += _BLOCK << kind
+        else:
+            return None
+        return StoredBody(self, kind, offset, size)
+
+    def put(self, body: bytes) -> "StoredBody | None":
+        """Store a body that is complete; None where there is no room or no memory."""
+        stored = self.begin(len(body))
+        if stored is None or not stored.reserve(len(body)):
+            return None
+        stored.write(body)
+        return stored
+
+    def trim(self) -> None:
+        """Give back the memory of places that were free since the last call."""
+        for kind, free in enumerate(self._free):
+            for offset in free[: self._untouched[kind]]:
+                self._give_back(offset, _BLOCK << kind)
+            self._untouched[kind] = len(free)
+
+    def _give_back(self, offset: int, size: int) -> None:
+        first, end = offset // _BLOCK, (offset + size) // _BLOCK
+        if GIVE_BACK is not None and self._present.find(1, first, end) >= 0:
+            self._memory.madvise(GIVE_BACK, offset, size)
+            self._present[first:end] = bytes(end - first)
+
+    def close(self) -> None:
+        """Unmap; bodies that are left must not be touched any more."""
+        self._view.release()
+        self._memory.close()
+        os.close(self._descriptor)
+        os.close(self.readable)
+
+    # What bodies call
+
+    def reserve(self, offset: int, end: int) -> bool:
+        """Make sure that pages are there: to write where there is no memory would be the end of the process."""
+        first, last = offset // _BLOCK, -(-end // _BLOCK)
+        if self._present.count(1, first, last) < last - first:
+            try:
+                os.posix_fallocate(self._descriptor, first * _BLOCK, (last - first) * _BLOCK)
+            except OSError:
+                return False
+            self._present[first:last] = b"\1" * (last - first)
+        return True
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Copy into a place."""
+        self._memory[offset : offset + len(data)] = data
+
+    def view(self, offset: int, size: int) -> memoryview:
+        """What lies in a place; to be let go of before the place is free."""
+        return self._view[offset : offset + size]
+
+    def release(self, kind: int, offset: int) -> None:
+        """A place is free."""
+        self._free[kind].append(offset)
+
+
+class StoredBody:
+    """One body, or as much of it as has come."""
+
+    __slots__ = ("_end", "_kind", "_store", "offset", "size")
+
+    def __init__(self, store: BodyStore, kind: int, offset: int, size: int) -> None:
+        self._store = store
+        self._kind = kind
+        self._end = offset
+        self.offset = offset
+        self.size = size
+
+    def __del__(self) -> None:
+        self._store.release(self._kind, self.offset)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def reserve(self, size: int) -> bool:
+        """Make room for the first `size` bytes; False: there is no memory."""
+        return self._store.reserve(self.offset, self.offset + size)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append; only into room that was reserved."""
+        self._store.write(self._end, data)
+        self._end += len(data)
+
+    def view(self) -> memoryview:
+        """The whole body; not to be kept."""
+        return self._store.view(self.offset, self.size)
+
+
+Body = bytes | StoredBody
+"""A body, wherever it lies."""
+
+
+def body_bytes(body: Body) -> bytes:
+    """A body as bytes, copied if it is stored."""
+    return bytes(body.view()) if isinstance(body, StoredBody) else body
