@@ -125,6 +125,11 @@ class WorkerChannel:
         """Slot, generation and epoch of this worker, sizes of its rings."""
         return self._parts.outbound.identity
 
+    @property
+    def bulk_space(self) -> int:
+        """Bytes of address space for big bodies; most of it is never memory."""
+        return self._parts.bulk_in.capacity + self._parts.bulk_out.capacity
+
     def claim(self, slot: int = 0) -> Request | None:
         """Wait for a request and enter it into an execution slot; None when the worker shuts down.
 
