@@ -28,8 +28,9 @@ check: $(STAMP)  ## formatting, lint, types, who imports whom
 soak: $(STAMP)  ## the long forms of the tests
 	$(BIN)/python -m pytest -q -m soak --timeout 3600
 
-bench: $(STAMP)  ## side by side with grpcio, and the rings alone
+bench: $(STAMP)  ## side by side with grpcio, big bodies too, and the rings alone
 	$(BIN)/python -m benchmarks.compare --install
+	$(BIN)/python -m benchmarks.bodies
 	$(BIN)/python -m benchmarks.ring
 
 proto:  ## regenerate tyk/proto from its .proto files, with the oldest protobuf that is supported

@@ -10,8 +10,9 @@ import os
 from typing import Final
 
 from ipc.bulk import GIVE_BACK, map_memory
-from ipc.errors import SegmentError
+from ipc.errors import RingCorruptError, SegmentError
 from ipc.segment import create_bulk
+from ipc.spill import read_whole
 
 _BLOCK: Final = 32 * 1024
 """Bytes of the smallest place; each larger kind of place is twice as large. Only what a body needs of it is memory."""
@@ -32,12 +33,12 @@ class BodyStore:
         """What workers inherit; closed with the store."""
         self._descriptor = descriptors.writable
         try:
-            self._memory = map_memory(self._descriptor, mmap.PROT_READ | mmap.PROT_WRITE)
+            self.memory = map_memory(self._descriptor, mmap.PROT_READ | mmap.PROT_WRITE)
         except SegmentError:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise
-        self._view = memoryview(self._memory)
+        self._view = memoryview(self.memory)
         kinds = (self._capacity // _BLOCK).bit_length()
         self._free: list[list[int]] = [[] for _ in range(kinds)]
         """Offsets of free places, by size."""
@@ -87,13 +88,13 @@ class BodyStore:
     def _give_back(self, offset: int, size: int) -> None:
         first, end = offset // _BLOCK, (offset + size) // _BLOCK
         if GIVE_BACK is not None and self._present.find(1, first, end) >= 0:
-            self._memory.madvise(GIVE_BACK, offset, size)
+            self.memory.madvise(GIVE_BACK, offset, size)
             self._present[first:end] = bytes(end - first)
 
     def close(self) -> None:
         """Unmap; bodies that are left must not be touched any more."""
         self._view.release()
-        self._memory.close()
+        self.memory.close()
         os.close(self._descriptor)
         os.close(self.readable)
 
@@ -109,10 +110,6 @@ class BodyStore:
                 return False
             self._present[first:last] = b"\1" * (last - first)
         return True
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Copy into a place."""
-        self._memory[offset : offset + len(data)] = data
 
     def view(self, offset: int, size: int) -> memoryview:
         """What lies in a place; to be let go of before the place is free."""
@@ -147,12 +144,35 @@ class StoredBody:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append; only into room that was reserved."""
-        self._store.write(self._end, data)
-        self._end += len(data)
+        begin, self._end = self._end, self._end + len(data)
+        self._store.memory[begin : self._end] = data
 
     def view(self) -> memoryview:
         """The whole body; not to be kept."""
         return self._store.view(self.offset, self.size)
+
+
+class BodyReader:
+    """A worker's way to the bodies; takes over the descriptor.
+
+    It maps nothing: address space counts as a worker's memory where that is limited.
+    """
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Copy a body out; raises RingCorruptError where none can lie."""
+        body = read_whole(self._descriptor, size, offset)
+        if len(body) != size:
+            raise RingCorruptError("a body outside of the store", offset=offset, size=size, read=len(body))
+        return body
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._descriptor)
 
 
 Body = bytes | StoredBody

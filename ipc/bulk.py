@@ -37,11 +37,6 @@ class BulkWriter:
         self._used_lately = False
 
     @property
-    def capacity(self) -> int:
-        """Bytes of address space."""
-        return self._capacity
-
-    @property
     def reserved(self) -> int:
         """Bytes of memory that it holds now."""
         return self._reserved
@@ -116,11 +111,6 @@ class BulkReader:
             self._memory = map_memory(descriptor, mmap.PROT_READ)
         finally:
             os.close(descriptor)
-
-    @property
-    def capacity(self) -> int:
-        """Bytes of address space."""
-        return len(self._memory)
 
     def read(self, offset: int, size: int) -> bytes:
         """Copy a body out; raises RingCorruptError where it cannot lie there."""

@@ -5,9 +5,9 @@ memory of its own (`spill.py`). It has no CRC: whether the record that announces
 written before the record is.
 """
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
-from ipc.bulk import BulkReader, BulkWriter
+from ipc.bulk import BulkWriter
 from ipc.errors import RingCorruptError
 from ipc.frame import Packed, SplitFrame
 from ipc.layout import OWN_MEMORY, SPILL_PLACE
@@ -102,12 +102,19 @@ class OversizeWriter(OwnMemoryWriter):
         self._bulk.trim(self._producer.consumed())
 
 
+class Memory(Protocol):
+    """Where the bodies of one direction lie."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Copy a body out; raises RingCorruptError where it cannot lie there."""
+
+
 class OversizeReader:
     """Fetches the messages of SPILL records; before the record's room is given back."""
 
     __slots__ = ("_bulk", "_limit", "_skip_revoked", "_socket")
 
-    def __init__(self, bulk: BulkReader, socket: SpillSocket, limit: int, *, skip_revoked: bool) -> None:
+    def __init__(self, bulk: Memory, socket: SpillSocket, limit: int, *, skip_revoked: bool) -> None:
         self._bulk = bulk
         self._socket = socket
         self._limit = limit

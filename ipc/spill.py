@@ -85,7 +85,7 @@ class SpillSocket:
         # Only our own kind of file: one of another file system could keep the reader waiting.
         if not is_memory_of(descriptor, self._device, size):
             raise RingCorruptError("a spill that is not what was announced", seq=seq, size=size)
-        data = _read_whole(descriptor, size)
+        data = read_whole(descriptor, size, 0)
         if len(data) != size:
             raise RingCorruptError("a spill that was cut off", seq=seq, size=size, read=len(data))
         return data
@@ -108,10 +108,11 @@ def _write(descriptor: int, payload: bytes) -> None:
         written += os.pwrite(descriptor, memoryview(payload)[written:], written)
 
 
-def _read_whole(descriptor: int, size: int) -> bytes:
-    data = os.pread(descriptor, size, 0)
+def read_whole(descriptor: int, size: int, offset: int) -> bytes:
+    """Read so many bytes; fewer only where the file ends."""
+    data = os.pread(descriptor, size, offset)
     while 0 < len(data) < size:
-        rest = os.pread(descriptor, size - len(data), len(data))
+        rest = os.pread(descriptor, size - len(data), offset + len(data))
         if not rest:
             break
         data += rest

@@ -10,7 +10,8 @@ from threading import Lock
 from time import monotonic_ns
 from typing import Final, NamedTuple, Self
 
-from ipc.bulk import BulkReader, BulkWriter
+from ipc.bodies import BodyReader
+from ipc.bulk import BulkWriter
 from ipc.control import ControlSocket
 from ipc.doorbell import ANSWER_FDS, AnswerDoorbell, ClaimDoorbell, attach_answer_doorbell
 from ipc.errors import SegmentError, SpillError
@@ -52,7 +53,7 @@ class _Parts(NamedTuple):
 
     inbound: Segment
     outbound: Segment
-    bulk_in: BulkReader
+    bodies: BodyReader
     bulk_out: BulkWriter
     requests: ClaimDoorbell
     answers: AnswerDoorbell
@@ -77,9 +78,7 @@ class WorkerChannel:
         producer = Producer(outbound, inbound)
         self._push = producer.push
         self._oversize_out = OversizeWriter(producer, parts.bulk_out, parts.spills)
-        self._oversize_in = OversizeReader(
-            parts.bulk_in, parts.spills, outbound.identity.max_message, skip_revoked=True
-        )
+        self._oversize_in = OversizeReader(parts.bodies, parts.spills, outbound.identity.max_message, skip_revoked=True)
         self._max_message = outbound.identity.max_message
         self._max_payload = min(outbound.identity.max_payload, self._max_message)
         self._claim_lock = Lock()
@@ -111,7 +110,7 @@ class WorkerChannel:
             _Parts(
                 inbound,
                 outbound,
-                BulkReader(descriptors[2]),
+                BodyReader(descriptors[2]),
                 BulkWriter(descriptors[3]),
                 ClaimDoorbell(*descriptors[4:6]),
                 attach_answer_doorbell(kind, descriptors[6:-2]),
@@ -124,11 +123,6 @@ class WorkerChannel:
     def identity(self) -> Identity:
         """Slot, generation and epoch of this worker, sizes of its rings."""
         return self._parts.outbound.identity
-
-    @property
-    def bulk_space(self) -> int:
-        """Bytes of address space for big bodies; most of it is never memory."""
-        return self._parts.bulk_in.capacity + self._parts.bulk_out.capacity
 
     def claim(self, slot: int = 0) -> Request | None:
         """Wait for a request and enter it into an execution slot; None when the worker shuts down.

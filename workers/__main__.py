@@ -94,7 +94,7 @@ def _configuration(channel: WorkerChannel) -> dict[str, Any]:
 def _prepare(channel: WorkerChannel, config: dict[str, Any], events: SentEvents) -> Worker:
     """Load everything, then say that we are ready."""
     logging.getLogger().setLevel(config["log_level"].upper())
-    budget = limits.apply(config["limits"], config["threads"], channel.bulk_space)
+    budget = limits.apply(config["limits"], config["threads"])
     runtime_dir = Path(config["runtime_dir"])
     gateway.install(storage=open_storage(config["redis"], runtime_dir), events=events)
     sources = [Path(config["bundles"])] if config["bundles"] else []

@@ -28,8 +28,6 @@ RENEW_NS: Final = 500_000_000
 """A budget younger than this is as good as new; renewing it costs two system calls."""
 _OPEN_FILES: Final = Path("/proc/self/fd")
 _STATM: Final = Path("/proc/self/statm")
-_shared = 0
-"""What the limit of address space was raised by: shared memory does not count."""
 
 
 class CpuBudget:
@@ -50,16 +48,15 @@ class CpuBudget:
         resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
-def apply(limits: Mapping[str, Any], threads: int, shared: int) -> CpuBudget | None:
+def apply(limits: Mapping[str, Any], threads: int) -> CpuBudget | None:
     """Set the limits of `{"memory": bytes, "cpu": seconds, "files": n}`, 0: none; returns the budget to renew, if any.
 
-    `shared`: bytes of address space that do not count, since others decide how much of it is memory.
     Raises LimitError where a worker could not even start with them.
     """
     if limits["files"]:
         _limit_files(limits["files"])
     if limits["memory"]:
-        _limit_memory(limits["memory"], threads, shared)
+        _limit_memory(limits["memory"], threads)
     if not limits["cpu"]:
         return None
     budget = CpuBudget(limits["cpu"])
@@ -70,7 +67,7 @@ def apply(limits: Mapping[str, Any], threads: int, shared: int) -> CpuBudget | N
 def memory_words() -> str:
     """What to say of a MemoryError, which says nothing itself."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return "" if soft == resource.RLIM_INFINITY else f"more than the {soft - _shared} bytes of --limit-memory"
+    return "" if soft == resource.RLIM_INFINITY else f"more than the {soft} bytes of --limit-memory"
 
 
 def _limit_files(files: int) -> None:
@@ -80,16 +77,14 @@ def _limit_files(files: int) -> None:
     _set(resource.RLIMIT_NOFILE, files, "--limit-files")
 
 
-def _limit_memory(memory: int, threads: int, shared: int) -> None:
-    global _shared
-    _shared = shared
-    used = int(_STATM.read_text().split()[0]) * resource.getpagesize() - shared
+def _limit_memory(memory: int, threads: int) -> None:
+    used = int(_STATM.read_text().split()[0]) * resource.getpagesize()
     stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
     stack = threading.stack_size() or (DEFAULT_STACK if stack == resource.RLIM_INFINITY else stack)
     least = used + (threads + OWN_THREADS) * stack + SPARE_MEMORY
     if memory < least:
         raise LimitError(f"--limit-memory {memory} is too low: a worker needs {least} before its bundles take any")
-    _set(resource.RLIMIT_AS, memory + shared, "--limit-memory")
+    _set(resource.RLIMIT_AS, memory, "--limit-memory")
 
 
 def _set(kind: int, value: int, flag: str) -> None:

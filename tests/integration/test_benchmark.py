@@ -1,4 +1,4 @@
-"""`python -m benchmarks.compare` from start to end, as short as it goes; conftest sees what it would leave behind."""
+"""The benchmarks from start to end, as short as they go; conftest sees what they would leave behind."""
 
 import json
 import shutil
@@ -39,9 +39,33 @@ def test_every_server_is_measured_and_ended(tmp_path: Path) -> None:
     assert "| tykpy, 1 worker | 2 |" in (tmp_path / "markdown").read_text()
 
 
-def test_a_missing_h2load_is_one_clear_line(tmp_path: Path) -> None:
+@needs_h2load
+def test_bodies_are_measured_and_their_answers_checked(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "benchmarks.bodies", "--sizes", "1024,1048576", "--workers", "1", "--streams", "2",
+        "--rounds", "1", "--seconds", "0.01",
+        "--json", str(tmp_path / "json"), "--markdown", str(tmp_path / "markdown"),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "outlived" not in done.stderr
+    report = json.loads((tmp_path / "json").read_text())
+    assert [(row["size"], row["figures"]["server"]) for row in report["rows"]] == [
+        (1024, "grpcio sync"),
+        (1024, "tykpy, 1 worker"),
+        (1048576, "grpcio sync"),
+        (1048576, "tykpy, 1 worker"),
+    ]
+    assert [row["ratio"] for row in report["rows"][::2]] == [1, 1]
+    assert all(row["ratio"] > 0 and row["figures"]["total_us"] > 0 for row in report["rows"])
+    assert "| 1 MiB | tykpy, 1 worker |" in (tmp_path / "markdown").read_text()
+
+
+@pytest.mark.parametrize("benchmark", [["compare", "--quick"], ["bodies"]], ids=" ".join)
+def test_a_missing_h2load_is_one_clear_line(tmp_path: Path, benchmark: list[str]) -> None:
+    module, *flags = benchmark
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.compare", "--quick"],
+        [sys.executable, "-m", f"benchmarks.{module}", *flags],
         cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 1

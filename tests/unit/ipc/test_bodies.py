@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ipc.bodies import BodyStore, StoredBody, body_bytes
-from ipc.bulk import BulkReader
+from ipc.bodies import BodyReader, BodyStore, StoredBody, body_bytes
+from ipc.errors import RingCorruptError
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -33,7 +33,7 @@ def test_a_worker_reads_what_was_collected_in_pieces(store: BodyStore) -> None:
     for at in range(0, len(data), 16 * KIB):
         assert body.reserve(at + 16 * KIB)
         body.write(memoryview(data)[at : at + 16 * KIB])
-    reader = BulkReader(os.dup(store.readable))
+    reader = BodyReader(os.dup(store.readable))
     assert reader.read(body.offset, body.size) == data
     assert body_bytes(body) == data
     assert len(body) == len(data)
@@ -119,3 +119,11 @@ def test_without_memory_nothing_is_stored(store: BodyStore, monkeypatch: pytest.
 def test_a_worker_cannot_write_what_it_reads(store: BodyStore) -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.pwrite(store.readable, b"x", 0)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(CAPACITY, 1), (CAPACITY - 1, 2)])
+def test_what_lies_outside_is_corruption(store: BodyStore, offset: int, size: int) -> None:
+    reader = BodyReader(os.dup(store.readable))
+    with pytest.raises(RingCorruptError, match="outside"):
+        reader.read(offset, size)
+    reader.close()
