@@ -119,7 +119,8 @@ def arm(channel: object, point: str) -> None:
         internals._pop = _dying_after(internals._pop, 1)
     elif point == "record half written":
         # Big answers come to the producer by another way.
-        internals._push = internals._push.__self__.push = _dying_within(internals._push, 2)
+        producer = internals._push.__self__
+        internals._push = producer.push = _dying_within(internals._push, 2)
     elif point == "before doorbell":
         internals._ring = _dying_before(internals._ring, 2)
     elif point == "after doorbell":
