@@ -12,6 +12,7 @@ from typing import Final
 from broker import identity, privileges
 from broker.admin import Parts, admin_methods
 from broker.config import BrokerConfig
+from broker.descriptors import DescriptorWatch
 from broker.errors import BrokerError, ConfigError, ListenError, NoWorkerError, UpgradeError
 from broker.events.events import Events, open_sinks
 from broker.grpc.health import ServingStatus
@@ -140,6 +141,7 @@ class Broker:
         In an upgrade nothing is accepted before `serve`.
         """
         self._take_signals()
+        DescriptorWatch(self._loop).start()
         await self._listeners.serve(
             self.admin.protocol_factory, self.grpc.protocol_factory, self.rpc.protocol_factory, self._config.addresses
         )
