@@ -9,9 +9,7 @@ import select
 import subprocess
 import sys
 import tempfile
-import threading
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.queues import Queue
 from typing import Any, Final
@@ -20,7 +18,6 @@ import faster_fifo
 import zmq
 
 from ipc.channel import BrokerChannel, ChannelOptions, WorkerChannel
-from ipc.errors import ControlClosedError
 
 WINDOW: Final = 64
 """Messages in flight."""
@@ -97,7 +94,6 @@ class OneByOnePeer(ChannelPeer):
 def echo_channel(argument: str, slots: range) -> None:
     """The worker's side."""
     channel = WorkerChannel.attach(argument)
-    threading.Thread(target=_stop_with_broker, args=(channel,), daemon=True).start()
     if len(slots) == 1:
         _echo_one_by_one(channel)
         return
@@ -110,13 +106,6 @@ def _echo_one_by_one(channel: WorkerChannel) -> None:
     claim, answer = channel.claim, channel.answer
     while (request := claim()) is not None:
         answer(0, request.seq, request.payload, False, 1)
-
-
-def _stop_with_broker(channel: WorkerChannel) -> None:
-    with suppress(ControlClosedError):
-        while channel.control.receive():
-            """Nothing is expected before the end of file."""
-    channel.shut_down()
 
 
 class PipePeer(Peer):

@@ -8,6 +8,9 @@ from typing import Final
 REPEAT_SECONDS: Final = 60.0
 MAX_KEYS: Final = 1_000
 """Different things that are told apart; names come from outside, and must not fill the memory or the log."""
+MAX_KEY: Final = 256
+MAX_MESSAGE: Final = 2048
+"""Characters of a key, and of a message; what is longer is cut, for the same reason."""
 
 
 class QuietLog:
@@ -21,6 +24,7 @@ class QuietLog:
 
     def log(self, level: int, key: str, message: str) -> None:
         """Log `message`, unless there was one for `key` within the last minute."""
+        key = key[:MAX_KEY]
         now = self._clock()
         until, left_out = self._silent.get(key, (0.0, 0))
         if now < until:
@@ -29,11 +33,13 @@ class QuietLog:
         if key not in self._silent and not self._has_room(now):
             return
         self._silent[key] = now + REPEAT_SECONDS, 0
-        self._logger.log(level, "%s%s", message, f" ({left_out} times more since the last report)" if left_out else "")
+        self._logger.log(
+            level, "%s%s", message[:MAX_MESSAGE], f" ({left_out} times more since the last report)" if left_out else ""
+        )
 
     def forget(self, key: str) -> bool:
         """Start afresh with a key; says whether there was anything to forget."""
-        return self._silent.pop(key, None) is not None
+        return self._silent.pop(key[:MAX_KEY], None) is not None
 
     def _has_room(self, now: float) -> bool:
         if len(self._silent) >= MAX_KEYS:

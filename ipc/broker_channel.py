@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import islice
 from typing import Final, NamedTuple, Self
 
 from ipc.bodies import BodyStore, StoredBody
@@ -20,6 +21,7 @@ from ipc.layout import (
     EXIT_REASON,
     FLAG_ERROR,
     HANDLED,
+    HEAD,
     HEARTBEAT,
     PID,
     SPILL_PLACE,
@@ -77,14 +79,14 @@ class BrokerChannel:
     def __init__(self, parts: _Parts, options: ChannelOptions, worker_fds: tuple[int, ...]) -> None:
         self._parts = parts
         self.control = parts.control
-        self.answers_fd = parts.answers.fds[0]
+        self.answers_fd = parts.answers.fd
         """Readable when the worker rang."""
         self.worker_fds = worker_fds
         """What the worker must inherit (`pass_fds`)."""
         self.bodies = parts.bodies
         """Where bodies lie that `send_stored` sends."""
         self.corrupt: RingCorruptError | None = None
-        """Set for good once the worker's ring said something impossible: see `drain`."""
+        """Set for good once the worker said something impossible in its ring or its header: see `drain`."""
         self._options = options
         self._max_payload = min(parts.outbound.identity.max_payload, options.max_message)
         self._credits = options.credits
@@ -180,29 +182,46 @@ class BrokerChannel:
         """Take back every request that the worker has not claimed, as if it had never been sent; oldest first.
 
         A request without a token can no longer be claimed, so its record is free to be overwritten. The worker claims
-        in order: the tokens that are left are those of the newest requests.
+        in order: the tokens that are left are those of the newest requests. Raises RingCorruptError where the worker
+        has tampered with them; nothing is taken back then, since it may have started any of it.
         """
-        tokens = self._parts.requests.take_back(len(self._published) - self._unrung)
-        revoked: list[int] = []
-        start = 0
-        for _ in range(tokens + self._unrung):
-            seq, start = self._published.popitem()
-            revoked.append(seq)
-            self._release_spilled(seq, discard=True)
+        if self.corrupt is not None:
+            raise self.corrupt
+        published = self._published
+        try:
+            count = self._parts.requests.take_back(len(published) - self._unrung) + self._unrung
+            revoked = [*islice(reversed(published), count)]
+            if revoked:
+                self._check_not_started(revoked)
+        except RingCorruptError as error:
+            self.corrupt = error
+            raise
         if revoked:
-            self._producer.rewind(start)
+            self._producer.rewind(published[revoked[-1]])
             self._unrung = 0
+        for seq in revoked:
+            del published[seq]
+            self._release_spilled(seq, discard=True)
         revoked.reverse()
         return revoked
+
+    def _check_not_started(self, revoked: list[int]) -> None:
+        """A worker that has claimed what nobody has claimed got at the doorbell's other end."""
+        head, start = self._parts.inbound.words[HEAD], self._published[revoked[-1]]
+        started = self.executing().intersection(revoked)
+        if head > start or started:
+            raise RingCorruptError(
+                "requests that were not claimed have been started", head=head, start=start, started=len(started)
+            )
 
     def start_drain(self) -> list[int]:
         """Revoke what is not claimed, then tell the worker to finish the rest and end; returns the revoked seqs.
 
-        Raises ControlClosedError where the worker is gone.
+        Raises RingCorruptError where it has filled its doorbell.
         """
         revoked = self.revoke()
         self._parts.outbound.words[STATE] = WorkerState.DRAINING
-        self.control.send("drain")
+        self._parts.requests.end()
         return revoked
 
     def receive(self) -> list[Answer]:
@@ -326,8 +345,7 @@ def _create_parts(
     outbound, outbound_fd = _create_ring(Identity(Role.A, *names, *sizes), own, worker)
     inbound, inbound_fd = _create_ring(Identity(Role.B, *names, *sizes), own, worker)
     requests = RequestDoorbell(own, worker)
-    answers = create_answer_doorbell()
-    own.callback(answers.close)
+    answers = create_answer_doorbell(own, worker)
     control_socket, control_fd = _create_pair(worker)
     control = ControlSocket(control_socket, blocking=False)
     own.callback(control.close)
@@ -338,9 +356,8 @@ def _create_parts(
         bodies = BodyStore(options.store_capacity)
         own.callback(bodies.close)
     bulk_in, bulk_in_fd = _create_bulk_in(options.bulk_capacity, own, worker)
-    inherited = (
-        outbound_fd, inbound_fd, bodies.readable, bulk_in_fd, *requests.worker_fds, *answers.fds, control_fd, spill_fd
-    )  # fmt: skip
+    bulk_fds = (bodies.readable, bulk_in_fd)
+    inherited = (outbound_fd, inbound_fd, *bulk_fds, requests.worker_fd, answers.worker_fd, control_fd, spill_fd)
     return _Parts(outbound, inbound, requests, answers, control, spills, bodies, bulk_in), inherited
 
 

@@ -22,9 +22,9 @@ MAX_WAITING_BYTES: Final = 8 * 1024 * 1024
 """What the broker keeps for a worker that does not read, before it is given up."""
 
 _PREFIX: Final = struct.Struct("<II")
-_READ: Final = 65536
-_READS_PER_CALL: Final = 64
-"""A flood of control messages must not keep the broker's event loop."""
+_READ: Final = 16384
+_READS_PER_CALL: Final = 4
+"""A flood of control messages must not keep the broker's event loop: 64 KiB of the shortest take it 10 ms."""
 _DESCRIPTOR: Final = array("i").itemsize
 _CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 

@@ -1,15 +1,14 @@
 """Doorbells: what was stored before a token was rung in is visible after the token was taken.
 
 Requests: a pipe with one byte per token, and a token is a claim. A worker takes as many as it starts requests, the
-broker takes back what is left, and the pipe's lock in the kernel decides between them.
+broker takes back what is left, and the pipe's lock in the kernel decides between them. Only the broker writes to it.
 Answers: an eventfd (or a pipe), whose tokens are only counted.
 """
 
 import os
 import select
-import sys
 from contextlib import ExitStack
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
 from ipc.errors import RingCorruptError
 
@@ -17,14 +16,16 @@ MAX_TOKENS: Final = 4096
 """Tokens that are always written whole and never fill a pipe (POSIX guarantees 512, Linux 4096 of 65536)."""
 
 _TOKEN: Final = b"\0"
-_WAKE: Final = b"\1"
-"""In the place of a token: whoever waits shall look around. It claims nothing."""
+_END: Final = b"\1"
+"""Behind the last token: no more will come. It claims nothing."""
 _COUNTER_BYTES: Final = 8
 _PIPE_READ: Final = 65536
+_FROM_HERE: Final = -1
+"""preadv's offset for what has no position."""
 
 
 class RequestDoorbell:
-    """The broker's end."""
+    """The broker's end. The worker has nothing to write to: with a token of its own it could undo its claims."""
 
     def __init__(self, own: ExitStack, worker: ExitStack) -> None:
         reader, self._writer = os.pipe()
@@ -33,21 +34,32 @@ class RequestDoorbell:
         os.set_blocking(self._writer, False)
         self._reader = _reopen_without_waiting(reader)
         own.callback(os.close, self._reader)
-        self.worker_fds = (reader, self._writer)
+        self.worker_fd = reader
 
     def ring(self, tokens: int) -> None:
-        """Put tokens in, at most `MAX_TOKENS`. Raises RingCorruptError where the worker has filled the pipe."""
+        """Put tokens in, at most `MAX_TOKENS`. Raises RingCorruptError where somebody has filled the pipe."""
         self._put(_TOKEN * tokens)
 
-    def take_back(self, most: int) -> int:
-        """Take back up to `most` tokens that nobody has claimed; never waits."""
+    def end(self) -> None:
+        """Say that no more tokens will come: `take` returns 0 once it has taken those that are left."""
+        self._put(_END)
+
+    def take_back(self, rung: int) -> int:
+        """Take back the tokens that nobody has claimed, of `rung` that are not answered; never waits.
+
+        Raises RingCorruptError where there is something in the pipe that the broker has not put there.
+        """
         try:
-            taken = os.read(self._reader, most + 1)
+            taken = os.read(self._reader, _PIPE_READ)
         except BlockingIOError:
             return 0
-        if _WAKE in taken:
-            self._put(_WAKE)
-        return min(taken.count(_TOKEN), most)
+        ends = taken.count(_END)
+        tokens = taken.count(_TOKEN)
+        if ends:
+            self._put(_END)
+        if tokens > rung or tokens + ends != len(taken):
+            raise RingCorruptError("tokens that nobody has rung", found=len(taken), rung=rung)
+        return tokens
 
     def _put(self, tokens: bytes) -> None:
         try:
@@ -59,45 +71,41 @@ class RequestDoorbell:
 class ClaimDoorbell:
     """The worker's end of a RequestDoorbell; `take` is called by one thread at a time."""
 
-    def __init__(self, reader: int, writer: int) -> None:
+    def __init__(self, reader: int) -> None:
         self._reader = reader
-        self._writer = writer
+        self._ended = False
         self._poll = select.poll()
         self._poll.register(reader, select.POLLIN)
 
     def take(self, most: int) -> int:
-        """Wait for tokens and claim up to `most`; 0 after a `wake`."""
-        while True:
+        """Wait for tokens and claim up to `most`; 0 for good when no more will come, or the broker is gone."""
+        while not self._ended:
             try:
-                return os.read(self._reader, most).count(_TOKEN)
+                tokens = os.read(self._reader, most)
             except BlockingIOError:
                 self._poll.poll()  # only where the broker could not get a reader of its own
-
-    def wake(self) -> None:
-        """Let `take` return."""
-        os.write(self._writer, _WAKE)
+                continue
+            claimed = tokens.count(_TOKEN)
+            if claimed < len(tokens) or not tokens:
+                self._ended = True
+            return claimed
+        return 0
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Give the descriptor back."""
         os.close(self._reader)
-        os.close(self._writer)
 
 
 class AnswerDoorbell(Protocol):
-    """Either end of the answers' doorbell; both have the same descriptors."""
+    """The broker's end of the answers' doorbell. Nothing that a worker does to its own end makes it wait."""
 
     kind: str
-    fds: tuple[int, ...]
-    """The first one is readable while there are tokens."""
-
-    def ring(self, tokens: int) -> None:
-        """Put tokens in; never waits."""
+    fd: int
+    """Readable while there are tokens."""
+    worker_fd: int
 
     def take_all(self) -> int:
         """Take all tokens, 0 if there are none."""
-
-    def close(self) -> None:
-        """Give the descriptors back."""
 
 
 class EventDoorbell:
@@ -105,78 +113,75 @@ class EventDoorbell:
 
     kind = "eventfd"
 
-    def __init__(self, counter: int) -> None:
-        self._counter = counter
-        self.fds: tuple[int, ...] = (counter,)
-
-    @classmethod
-    def create(cls) -> Self:
-        """A new one."""
-        return cls(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-
-    def ring(self, tokens: int) -> None:
-        """Put tokens in."""
-        os.eventfd_write(self._counter, tokens)
+    def __init__(self, own: ExitStack, worker: ExitStack) -> None:
+        self.fd = self.worker_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        own.callback(os.close, self.fd)
+        self._count = bytearray(_COUNTER_BYTES)
+        self._words = memoryview(self._count).cast("Q")
+        self._buffers = [self._count]
+        # Whether a read of an eventfd may wait is written in the open file, which the worker shares and can change. A
+        # read that says so itself does not wait, whatever is written there.
+        self._flags = os.RWF_NOWAIT
+        self.take_all()
 
     def take_all(self) -> int:
         """Take all tokens."""
         try:
-            return int.from_bytes(os.read(self._counter, _COUNTER_BYTES), sys.byteorder)
+            os.preadv(self.fd, self._buffers, _FROM_HERE, self._flags)
         except BlockingIOError:
             return 0
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        os.close(self._counter)
+        return self._words[0]
 
 
 class PipeDoorbell:
-    """The same where there is no eventfd: one byte per token, credits keep the pipe from filling up."""
+    """The same where there is no such eventfd: one byte per token, credits keep the pipe from filling up."""
 
     kind = "pipe"
 
-    def __init__(self, reader: int, writer: int) -> None:
-        self._reader = reader
-        self._writer = writer
-        self.fds: tuple[int, ...] = (reader, writer)
-
-    @classmethod
-    def create(cls) -> Self:
-        """A new one."""
-        ends = os.pipe()
-        for end in ends:
+    def __init__(self, own: ExitStack, worker: ExitStack) -> None:
+        self.fd, self.worker_fd = os.pipe()
+        own.callback(os.close, self.fd)
+        worker.callback(os.close, self.worker_fd)
+        for end in (self.fd, self.worker_fd):
             os.set_blocking(end, False)
-        return cls(*ends)
-
-    def ring(self, tokens: int) -> None:
-        """Put tokens in."""
-        os.write(self._writer, _TOKEN * tokens)
 
     def take_all(self) -> int:
         """Take all tokens."""
         try:
-            return len(os.read(self._reader, _PIPE_READ))
+            return len(os.read(self.fd, _PIPE_READ))
         except BlockingIOError:
             return 0
 
+
+class RingBell:
+    """The worker's end of either."""
+
+    def __init__(self, kind: str, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.ring = self._add if kind == EventDoorbell.kind else self._put
+        """Put tokens in; never waits."""
+
+    def _add(self, tokens: int) -> None:
+        os.eventfd_write(self._descriptor, tokens)
+
+    def _put(self, tokens: int) -> None:
+        os.write(self._descriptor, _TOKEN * tokens)
+
     def close(self) -> None:
-        """Give the descriptors back."""
-        os.close(self._reader)
-        os.close(self._writer)
+        """Give the descriptor back."""
+        os.close(self._descriptor)
 
 
-def create_answer_doorbell() -> AnswerDoorbell:
+ANSWER_KINDS: Final = (EventDoorbell.kind, PipeDoorbell.kind)
+
+
+def create_answer_doorbell(own: ExitStack, worker: ExitStack) -> AnswerDoorbell:
     """The best one that this system has."""
-    return EventDoorbell.create() if hasattr(os, "eventfd") else PipeDoorbell.create()
-
-
-def attach_answer_doorbell(kind: str, fds: list[int]) -> AnswerDoorbell:
-    """The worker's end."""
-    return EventDoorbell(*fds) if kind == EventDoorbell.kind else PipeDoorbell(*fds)
-
-
-ANSWER_FDS: Final = {EventDoorbell.kind: 1, PipeDoorbell.kind: 2}
-"""Descriptors of each kind."""
+    try:
+        return EventDoorbell(own, worker)
+    except (AttributeError, OSError):
+        # No eventfd, or (before Linux 5.8) none that can be read without waiting.
+        return PipeDoorbell(own, worker)
 
 
 def _reopen_without_waiting(reader: int) -> int:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Self
 from ipc.bodies import BodyReader
 from ipc.bulk import BulkWriter
 from ipc.control import ControlSocket
-from ipc.doorbell import ANSWER_FDS, AnswerDoorbell, ClaimDoorbell, attach_answer_doorbell
+from ipc.doorbell import ANSWER_KINDS, ClaimDoorbell, RingBell
 from ipc.errors import SegmentError, SpillError
 from ipc.frame import Packed, Status, pack_error
 from ipc.heap import give_back, keep_freed
@@ -42,8 +42,8 @@ _SPILL_REQ: Final = int(RecordType.SPILL_REQ)
 _SPILL_RESP: Final = int(RecordType.SPILL_RESP)
 _RESP: Final = int(RecordType.RESP)
 _ERR: Final = int(RecordType.ERR)
-_FIXED_FDS: Final = 8
-"""Two segments, bulk memory both ways, two ends of the request doorbell, two sockets."""
+_DESCRIPTORS: Final = 8
+"""Two segments, bulk memory both ways, two doorbells, two sockets."""
 _new_request: Final[Callable[[type[Request], tuple[int, Packed, int]], Request]] = tuple.__new__
 """Builds a Request in half the time that its own constructor takes."""
 
@@ -56,7 +56,7 @@ class _Parts(NamedTuple):
     bodies: BodyReader
     bulk_out: BulkWriter
     requests: ClaimDoorbell
-    answers: AnswerDoorbell
+    answers: RingBell
     control: ControlSocket
     spills: SpillSocket
 
@@ -69,7 +69,6 @@ class WorkerChannel:
         self.control = parts.control
         self._parts = parts
         self._take = parts.requests.take
-        self._wake = parts.requests.wake
         self._ring = parts.answers.ring
         self._words = outbound.words
         consumer = Consumer(inbound, outbound, _REQUESTS)
@@ -86,7 +85,6 @@ class WorkerChannel:
         self._big_lately = False
         """A request was too big for a record, since the last `trim`."""
         self._handled = 0
-        self._stopping = False
         self._words[PID] = os.getpid()
         self.set_state(WorkerState.STARTING)
 
@@ -112,8 +110,8 @@ class WorkerChannel:
                 outbound,
                 BodyReader(descriptors[2]),
                 BulkWriter(descriptors[3]),
-                ClaimDoorbell(*descriptors[4:6]),
-                attach_answer_doorbell(kind, descriptors[6:-2]),
+                ClaimDoorbell(descriptors[4]),
+                RingBell(kind, descriptors[5]),
                 ControlSocket(control, blocking=True),
                 SpillSocket(spills, outbound.device),
             )
@@ -125,37 +123,38 @@ class WorkerChannel:
         return self._parts.outbound.identity
 
     def claim(self, slot: int = 0) -> Request | None:
-        """Wait for a request and enter it into an execution slot; None when the worker shuts down.
+        """Wait for a request and enter it into an execution slot; None for good when no more will come.
 
-        Of several threads one waits at the doorbell and the others for its lock. What has expired in the ring is
-        answered here, unexecuted. Raises RingCorruptError.
+        That is so once the broker drains the worker, or is gone. Of several threads one waits at the doorbell and the
+        others for its lock. What has expired in the ring is answered here, unexecuted. Raises RingCorruptError.
         """
         with self._claim_lock:
-            while not self._stopping:
-                if self._take(1):
-                    request = self._start(slot, monotonic_ns())
-                    self._commit()
-                    if request is not None:
-                        return request
+            while self._take(1):
+                request = self._start(slot, monotonic_ns())
+                self._commit()
+                if request is not None:
+                    return request
+            self.set_state(WorkerState.STOPPING)
         return None
 
     def claim_many(self, slots: Sequence[int]) -> list[Request]:
         """The same for all the requests that are there, at most one per slot, in the slots' order.
 
         For a worker that executes them at the same time: to claim more would keep them from other workers. Returns at
-        least one, or nothing when the worker shuts down.
+        least one, or nothing when no more will come.
         """
         requests: list[Request] = []
         start = self._start
         with self._claim_lock:
-            while not requests and not self._stopping:
-                claimed = self._take(len(slots))
+            while not requests and (claimed := self._take(len(slots))):
                 now_ns = monotonic_ns()
                 for _ in range(claimed):
                     request = start(slots[len(requests)], now_ns)
                     if request is not None:
                         requests.append(request)
                 self._commit()
+            if not requests:
+                self.set_state(WorkerState.STOPPING)
         return requests
 
     def _start(self, slot: int, now_ns: int) -> Request | None:
@@ -237,16 +236,6 @@ class WorkerChannel:
         words[ACTIVE_SEQ + to_slot] = seq
         words[ACTIVE_SEQ + from_slot] = 0
 
-    def shut_down(self) -> None:
-        """Make every `claim`, also those that wait, return None; from any thread, more than once.
-
-        Only after the broker's "drain" (it has taken back what was not claimed) or at the control socket's end of file.
-        """
-        self._stopping = True
-        self.set_state(WorkerState.STOPPING)
-        # Once is enough: only one thread waits at the doorbell, the next ones look at `_stopping` first.
-        self._wake()
-
     def trim(self) -> None:
         """Give back what big bodies took: the broker says that none have come for a while."""
         with self._answer_lock:
@@ -276,11 +265,10 @@ def _parse(argument: str) -> tuple[str, list[int]]:
     kind, _, numbers = argument.partition(":")
     try:
         descriptors = [int(number) for number in numbers.split(",")]
-        expected = _FIXED_FDS + ANSWER_FDS[kind]
-    except (KeyError, ValueError) as error:
+    except ValueError as error:
         raise SegmentError(f"{argument!r} is no channel argument") from error
-    if len(descriptors) != expected:
-        raise SegmentError(f"{argument!r} names {len(descriptors)} descriptors, expected {expected}")
+    if kind not in ANSWER_KINDS or len(descriptors) != _DESCRIPTORS:
+        raise SegmentError(f"{argument!r} names {kind!r} and {len(descriptors)} descriptors, not {_DESCRIPTORS}")
     return kind, descriptors
 
 

@@ -83,9 +83,7 @@ class Worker:
         try:
             while True:
                 for message in control.receive():
-                    if message.name == "drain":
-                        self._channel.shut_down()
-                    elif message.name == "trim":
+                    if message.name == "trim":
                         self._channel.trim()
                     elif message.name == "ping":
                         control.send("pong")

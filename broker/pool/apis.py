@@ -16,6 +16,10 @@ MAX_APIS: Final = 10_000
 """A gateway has hundreds; what is beyond is forgotten, and told again by the next worker that sees it."""
 
 
+MAX_NAMES: Final = 1024
+"""Characters of an API's id and its bundle's hash together."""
+
+
 class ApiTable:
     """Hands what one worker says about an API to the others, and to those that come later."""
 
@@ -23,8 +27,10 @@ class ApiTable:
         self._bundle_hashes: dict[str, str] = {}
 
     def note(self, body: Any, others: Iterable[Worker]) -> None:
-        """A worker has seen an API. Raises KeyError, TypeError where the message is none of ours."""
-        api, bundle_hash = str(body["api"]), str(body["bundle_hash"])
+        """A worker has seen an API. Raises KeyError, TypeError, ValueError where the message is none of ours."""
+        api, bundle_hash = body["api"], body["bundle_hash"]
+        if not (isinstance(api, str) and isinstance(bundle_hash, str) and len(api) + len(bundle_hash) <= MAX_NAMES):
+            raise ValueError("an API and its bundle are two short strings")
         if len(self._bundle_hashes) >= MAX_APIS and api not in self._bundle_hashes:
             self._bundle_hashes.clear()
         self._bundle_hashes[api] = bundle_hash

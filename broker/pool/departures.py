@@ -56,7 +56,17 @@ class Departures:
         if worker is None or worker.ending:
             return
         worker.ending = self._loop.call_later(max(self._config.hang_grace, PONG_PATIENCE), self._end_hung, worker)
-        self._tell(worker, "ping")
+        self._attempt(worker, lambda: worker.channel.control.send("ping"))
+
+    def corrupt(self, link: Link, error: IpcError) -> None:
+        """This worker wrote something that cannot be: nothing that it says counts any more."""
+        worker = self._workers.get(link.generation)
+        if worker is None:
+            return
+        log.error("%s wrote something that cannot be: %s; killing it", worker, error)
+        self._loop.remove_reader(worker.channel.answers_fd)
+        worker.blamed = True
+        worker.process.kill()
 
     def gone(self, link: Link) -> None:
         """This worker's end is closed: one that lives all the same is of no more use."""
@@ -103,7 +113,7 @@ class Departures:
             worker.end_patience()
         else:
             self._router.leave(worker.link)
-        self._tell(worker, "drain")
+        self._attempt(worker, worker.channel.start_drain)
         self._loop.call_later(STOP_GRACE, self._see_off, worker)
 
     def _see_off(self, worker: Worker) -> None:
@@ -129,9 +139,9 @@ class Departures:
                 worker.process.kill()
             await all_gone
 
-    def _tell(self, worker: Worker, name: str) -> None:
+    def _attempt(self, worker: Worker, tell: Callable[[], object]) -> None:
         try:
-            worker.channel.control.send(name)
+            tell()
         except (OSError, IpcError) as error:
             log.warning("%s does not listen any more (%s); killing it", worker, error)
             worker.process.kill()

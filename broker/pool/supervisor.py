@@ -6,6 +6,7 @@ one holder, the worker that is replaced when it ends; others may be starting to 
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -21,8 +22,9 @@ from broker.pool.spawning import WorkerStarter
 from broker.pool.worker import Sponsor, Worker, WorkerState
 from broker.routing.link import Link
 from broker.routing.poison import Cause
-from broker.routing.router import Router
+from broker.routing.router import Death, Router
 from ipc.bodies import BodyStore
+from ipc.control import ControlMessage
 from ipc.errors import ControlClosedError, IpcError
 
 log = logging.getLogger("tykpy.supervisor")
@@ -237,6 +239,7 @@ class Supervisor:
     def _on_control(self, worker: Worker) -> None:
         try:
             for message in worker.channel.control.receive():
+                _refuse_descriptor(message)
                 self._on_message(worker, message.name, message.body)
         except ControlClosedError:
             self._loop.remove_reader(worker.channel.control.fileno())
@@ -247,10 +250,10 @@ class Supervisor:
 
     def _on_message(self, worker: Worker, name: str, body: Any) -> None:
         if name == "ready":
-            worker.description = body["bundles"]
+            worker.description = content.read_description(body)
             self._ready(worker)
         elif name == "hooks":
-            worker.description = body["bundles"]
+            worker.description = content.read_description(body)
             if worker.state is WorkerState.READY:
                 self._router.hooks.update(worker.description)
         elif name == "pong":
@@ -268,6 +271,7 @@ class Supervisor:
         """Of what a dead worker had still sent, take what matters without it: its events, and why it failed."""
         try:
             for message in worker.channel.control.receive():
+                _refuse_descriptor(message)
                 if message.name in LAST_WORDS:
                     self._on_message(worker, message.name, message.body)
         except (IpcError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -286,13 +290,7 @@ class Supervisor:
     def _on_answers(self, worker: Worker) -> None:
         link = worker.link
         assert link is not None
-        try:
-            self._router.receive(link)
-        except IpcError as error:
-            log.error("%s wrote something on its ring that cannot be: %s; killing it", worker, error)
-            self._loop.remove_reader(worker.channel.answers_fd)
-            worker.blamed = True
-            worker.process.kill()
+        self._router.receive(link)
         if link.handled >= worker.request_limit:
             self.on_request_limit(worker)
 
@@ -325,12 +323,14 @@ class Supervisor:
         channel = worker.channel
         answers = channel.drain()
         link.handled += len(answers)
-        executing = channel.executing()
         if channel.corrupt is not None:
             log.error("%s left a ring that cannot be read to its end: %s", worker, channel.corrupt)
-            # Any of it may have run: nobody may run it again.
-            executing = frozenset(link.in_flight)
-        self._router.lost(link, answers, executing, f"{worker} {ending.words}", _cause(worker, link, ending))
+        # Where it lies, any of what it had may have run: nobody may run that again.
+        trusted = channel.corrupt is None and not link.distrusted
+        death = Death(
+            f"{worker} {ending.words}", _cause(worker, link, ending), answers, channel.executing(), trusted=trusted
+        )
+        self._router.lost(link, death)
         self._events.ready(len(self._router.pool))
 
     def _log_death(self, worker: Worker, link: Link, ending: Ending) -> None:
@@ -342,6 +342,12 @@ class Supervisor:
     def _note_gone(self) -> None:
         if not self._workers and self._all_gone is not None and not self._all_gone.done():
             self._all_gone.set_result(None)
+
+
+def _refuse_descriptor(message: ControlMessage) -> None:
+    if message.fd is not None:
+        os.close(message.fd)
+        raise ValueError(f"a descriptor with {message.name!r}")
 
 
 def _cause(worker: Worker, link: Link, ending: Ending) -> Cause:

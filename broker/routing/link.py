@@ -31,6 +31,7 @@ class Link:
         "_budget_ns",
         "_limits",
         "channel",
+        "distrusted",
         "generation",
         "handled",
         "in_flight",
@@ -63,6 +64,8 @@ class Link:
         """Its execution outlasted the prefetch; nothing more is sent behind it until it answers."""
         self.silent = False
         """Started nothing of what it was given, and has not said since that it lives."""
+        self.distrusted = False
+        """Wrote something that cannot be: it is being ended."""
         self.overdue: set[int] = set()
         """Sequence numbers that run past their deadline."""
         self.progress_ns = 0

@@ -7,8 +7,9 @@ known by worker and sequence number, so an answer that nobody waits for any more
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 from broker.errors import DispatchError
 from broker.quiet_log import QuietLog
@@ -26,7 +27,7 @@ from broker.routing.poison import Cause, Poison
 from broker.turn import Turn
 from ipc.bodies import Body
 from ipc.channel import Answer
-from ipc.errors import IpcError, MessageTooLargeError, SpillClosedError
+from ipc.errors import IpcError, MessageTooLargeError, RingCorruptError, RingFullError, SpillClosedError
 from ipc.frame import Kind, Status
 
 log = logging.getLogger("tykpy.router")
@@ -77,6 +78,20 @@ def _peek_object(body: Body) -> Peek:
     return peek(body) if isinstance(body, bytes) else peek(body.view())
 
 
+class Death(NamedTuple):
+    """What is known of a worker that died."""
+
+    why: str
+    """In words: `worker 1 (process 7) was ended by SIGKILL`."""
+    cause: Cause = Cause.OUTSIDE
+    answers: Sequence[Answer] = ()
+    """What it had published."""
+    executing: frozenset[int] = frozenset()
+    """What it was running, by its own account."""
+    trusted: bool = True
+    """Otherwise it wrote something impossible, and may have run whatever it was given."""
+
+
 class Watcher(Protocol):
     """Who looks after the workers: hears from the router which of them are in trouble."""
 
@@ -88,6 +103,9 @@ class Watcher(Protocol):
 
     def silent(self, link: Link) -> None:
         """This worker does not start what it is given; it gets nothing more until `Router.awake`."""
+
+    def corrupt(self, link: Link, error: IpcError) -> None:
+        """This worker wrote something that cannot be; it gets nothing more, and is to be ended."""
 
 
 class Router:
@@ -174,25 +192,26 @@ class Router:
         self._take_back(link)
 
     def receive(self, link: Link) -> None:
-        """The worker rang: settle what it answered, and give it more.
-
-        Raises ipc.errors.IpcError where its ring holds something it must not.
-        """
+        """The worker rang: settle what it answered, and give it more."""
         with self._turn:
-            for answer in link.receive():
+            try:
+                answers = link.receive()
+            except RingCorruptError as error:
+                self._distrust(link, error)
+                return
+            for answer in answers:
                 self._settle_answer(link, answer)
             self.pool.moved(link)
             if self._pending.waiting:
                 self._refill(link)
 
-    def lost(
-        self, link: Link, answers: list[Answer], executing: frozenset[int], why: str, cause: Cause = Cause.OUTSIDE
-    ) -> None:
-        """A worker died. `answers` are those it had published, `executing` what it was running.
+    def lost(self, link: Link, death: Death) -> None:
+        """A worker died.
 
         What it ran fails once, or runs again where the hook is declared idempotent; what it had not started goes to
         the front of the queue.
         """
+        answers, executing, why, cause = death.answers, death.executing, death.why, death.cause
         link.open = False
         self.pool.remove(link)
         self._to_ring.pop(link, None)
@@ -205,7 +224,7 @@ class Router:
             assert dispatch is not None
             if dispatch.settled:
                 self._deadlines.discard(dispatch)
-            elif seq in executing:
+            elif seq in executing or not death.trusted:
                 self._run_again(dispatch, why)
             else:
                 self._start_again(dispatch, why, cause)
@@ -278,6 +297,11 @@ class Router:
         except SpillClosedError:
             self._gone(link, dispatch)
             return
+        except (RingCorruptError, RingFullError) as error:
+            # Credits leave room for whatever is sent: a ring that has none is one whose reader does not keep its place.
+            self._put_back(dispatch)
+            self._distrust(link, error)
+            return
         except IpcError as error:
             self._fail(dispatch, DispatchError(Status.INTERNAL, f"{link} cannot be given anything: {error}"))
             return
@@ -301,8 +325,7 @@ class Router:
             try:
                 link.channel.ring()
             except IpcError as error:
-                # It will be found to start nothing of what it was given.
-                log.error("%s cannot be rung: %s", link, error)
+                self._distrust(link, error)
 
     def _refill(self, link: Link) -> None:
         for lane in LANES:
@@ -320,11 +343,26 @@ class Router:
     def _take_back(self, link: Link) -> None:
         if not link.in_flight:
             return
-        for dispatch in reversed(link.take_back()):
+        try:
+            taken = link.take_back()
+        except RingCorruptError as error:
+            self._distrust(link, error)
+            return
+        for dispatch in reversed(taken):
             if not dispatch.settled:
                 self._put_back(dispatch)
         self.pool.moved(link)
         self._place_waiting()
+
+    def _distrust(self, link: Link, error: IpcError) -> None:
+        """Give a worker nothing more that wrote something impossible; what it has is settled when it is dead."""
+        if link.distrusted:
+            return
+        link.distrusted = True
+        link.open = False
+        self.pool.remove(link)
+        self.watcher.corrupt(link, error)
+        self._loop.call_soon(self._place_waiting)
 
     def _put_back(self, dispatch: Dispatch) -> None:
         assert dispatch.hook is not None

@@ -9,16 +9,14 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import suppress
 from typing import Final, NamedTuple
 
 from commands.bench.bound import end_with_parent
 from commands.bench.errors import BenchError
 from commands.bench.measure import cpu_ns
 from ipc.channel import BrokerChannel, ChannelOptions, WorkerChannel
-from ipc.errors import ControlClosedError, IpcError
+from ipc.errors import IpcError
 
 SECONDS: Final = 0.15
 """Of round trips."""
@@ -105,16 +103,8 @@ class _Exchange:
 def echo(argument: str) -> None:
     """The worker's side, until the broker's is closed."""
     channel = WorkerChannel.attach(argument)
-    threading.Thread(target=_stop_with_broker, args=(channel,), daemon=True).start()
     while (request := channel.claim()) is not None:
         channel.answer(0, request.seq, request.payload, False, 1)
-
-
-def _stop_with_broker(channel: WorkerChannel) -> None:
-    with suppress(ControlClosedError):
-        while channel.control.receive():
-            """Nothing is expected before the end of file; spilled messages' descriptors are the channel's own."""
-    channel.shut_down()
 
 
 if __name__ == "__main__":

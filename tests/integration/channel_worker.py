@@ -29,32 +29,27 @@ def serve(channel: WorkerChannel, slot: int, point: str) -> None:
 
 
 def listen(channel: WorkerChannel) -> None:
-    """Shut down at the broker's "drain" or death."""
-    reason = ExitReason.BROKER_GONE
+    """Say when the broker is gone."""
     try:
-        while not any(message.name == "drain" for message in channel.control.receive()):
-            """Other messages mean nothing here."""
-        reason = ExitReason.DRAINED
+        while channel.control.receive():
+            """Messages mean nothing here."""
     except ControlClosedError:
         print("the broker is gone", flush=True)
-    channel.set_exit_reason(reason)
-    channel.shut_down()
 
 
 def main(argument: str, threads: str, point: str = "") -> None:
     """Attach, say that we are ready, serve."""
     channel = WorkerChannel.attach(argument)
-    listener = Thread(target=listen, args=(channel,))
-    listener.start()
+    Thread(target=listen, args=(channel,), daemon=True).start()
     channel.set_state(WorkerState.READY)
     channel.control.send("ready", {"pid": os.getpid()})
     servers = [Thread(target=serve, args=(channel, slot, point)) for slot in range(int(threads))]
     for thread in servers:
         thread.start()
-    for thread in [*servers, listener]:
+    for thread in servers:
         thread.join()
+    channel.set_exit_reason(ExitReason.DRAINED)
     print("claim returned None", flush=True)
-    channel.close()
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def test_a_worker_whose_broker_is_killed_stops_claiming_and_ends() -> None:
         assert broker.stdout.readline() == b"ready\n"
         broker.kill()
         # The worker holds the same standard output: end of file means that it has ended as well.
-        assert broker.stdout.read() == b"the broker is gone\nclaim returned None\n"
+        assert b"claim returned None\n" in broker.stdout.read()
     assert not [name for name in os.listdir("/dev/shm") if name.startswith("tykpy-")]
 
 

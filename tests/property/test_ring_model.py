@@ -181,7 +181,10 @@ def test_a_worker_gone_wild_costs_the_broker_one_exception(
         assert broker.executing() <= {1}
         broker.execution_started_ns(1)
         broker.worker_status()
-        assert set(broker.revoke()) <= {1}
+        with suppress(RingCorruptError):
+            # Either it is as if nothing had been sent, or nothing is taken back.
+            assert broker.revoke() == [1]
+        assert broker.in_flight() == (0 if broker.corrupt is None else 1)
         with suppress(RingCorruptError):
             for seq in range(2, 5):
                 broker.send(seq, bytes(480), 0)

@@ -9,6 +9,7 @@ from broker.routing.link import Link
 from ipc.bodies import BodyStore
 from ipc.channel import BrokerChannel, Request, WorkerChannel
 from ipc.frame import pack_frame, unpack_frame
+from tests.unit.ipc.ends import worker_argument_of_copies
 
 MAX_MESSAGE = 1024 * 1024
 
@@ -18,10 +19,9 @@ class LocalWorker:
 
     def __init__(self, slot: int = 0, generation: int = 1, threads: int = 1, bodies: BodyStore | None = None) -> None:
         channel = BrokerChannel.create(slot, generation, 1, channel_options(threads, MAX_MESSAGE), bodies)
-        kind = channel.worker_argument().partition(":")[0]
-        copies = ",".join(str(os.dup(descriptor)) for descriptor in channel.worker_fds)
+        argument = worker_argument_of_copies(channel)
         channel.close_worker_ends()
-        self.channel = WorkerChannel.attach(f"{kind}:{copies}")
+        self.channel = WorkerChannel.attach(argument)
         self.link = Link(slot, generation, channel, threads, pid=os.getpid())
 
     def claim(self, slot: int = 0) -> Request:

@@ -3,6 +3,7 @@
 import errno
 import os
 import select
+from collections.abc import Callable
 from threading import Thread
 from time import monotonic_ns
 
@@ -24,6 +25,7 @@ from ipc.frame import SplitFrame, Status, unpack_frame
 from ipc.layout import (
     ACTIVE_SEQ,
     ACTIVE_START,
+    HEAD,
     SPILL_PLACE,
     TAIL,
     ExitReason,
@@ -477,30 +479,63 @@ def test_a_big_answer_whose_descriptor_was_lost_is_an_error_of_that_call(
         assert broker.corrupt is None
 
 
-def test_shutting_down_wakes_every_claiming_thread() -> None:
-    with channel_pair() as (_, worker):
+def claim_without_a_token(broker: BrokerChannel, worker: WorkerChannel) -> None:
+    """Start what is in the ring, and leave its token where the broker finds it."""
+    worker._take = lambda most: most
+    assert worker.claim() is not None
+
+
+def claim_and_give_the_token_back(broker: BrokerChannel, worker: WorkerChannel) -> None:
+    assert worker.claim() is not None
+    writer = os.open(f"/proc/self/fd/{broker._parts.requests._reader}", os.O_WRONLY)
+    os.write(writer, b"\0")
+    os.close(writer)
+
+
+@pytest.mark.parametrize("cheat", [claim_without_a_token, claim_and_give_the_token_back])
+@pytest.mark.parametrize("hidden", ["nothing", "active_seq", "head"])
+def test_what_a_worker_has_started_cannot_be_taken_back(
+    cheat: Callable[[BrokerChannel, WorkerChannel], None], hidden: str
+) -> None:
+    with channel_pair() as (broker, worker):
+        for seq in (1, 2):
+            broker.send(seq, b"", 0)
+        broker.ring()
+        cheat(broker, worker)
+        if hidden == "active_seq":
+            worker._words[ACTIVE_SEQ] = 0
+        elif hidden == "head":
+            worker._words[HEAD] = 0
+        for _ in range(2):
+            with pytest.raises(RingCorruptError, match="have been started"):
+                broker.revoke()
+        assert broker.corrupt is not None
+        assert broker.in_flight() == 2, "both may have run: neither may run again"
+
+
+def test_a_drain_wakes_every_claiming_thread() -> None:
+    with channel_pair() as (broker, worker):
         results: list[object] = []
         threads = [Thread(target=lambda: results.append(worker.claim())) for _ in range(4)]
         threads.append(Thread(target=lambda: results.append(worker.claim_many([1, 2]) or None)))
         for thread in threads:
             thread.start()
-        worker.shut_down()
+        assert broker.start_drain() == []
         for thread in threads:
             thread.join()
         assert results == [None] * 5
         assert worker.claim() is None
 
 
-def test_what_is_left_at_a_shutdown_can_be_taken_back() -> None:
-    with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
-        broker.send(2, b"", 0)
-        broker.ring()
-        worker.claim()
-        worker.shut_down()
-        assert broker.revoke() == [2]
-        assert worker.claim() is None
-        assert broker.worker_status().state == WorkerState.STOPPING
+def test_a_worker_whose_broker_is_gone_claims_nothing_more() -> None:
+    broker = BrokerChannel.create(slot=3, generation=9, epoch=77, options=SMALL)
+    worker = WorkerChannel.attach(worker_argument_of_copies(broker))
+    broker.send(1, b"", 0)
+    broker.ring()
+    broker.close()
+    assert worker.claim() is not None
+    assert worker.claim() is None
+    worker.close()
 
 
 def test_a_drain_takes_back_what_is_unclaimed_and_tells_the_worker() -> None:
@@ -510,7 +545,9 @@ def test_a_drain_takes_back_what_is_unclaimed_and_tells_the_worker() -> None:
         broker.ring()
         worker.claim()
         assert broker.start_drain() == [2]
-        assert [message.name for message in worker.control.receive()] == ["drain"]
+        assert worker.claim() is None
+        assert broker.revoke() == []
+        assert broker.worker_status().state == WorkerState.STOPPING
         worker.answer(0, 1, b"done", False, 0)
         assert broker.receive() == [Answer(1, False, b"done", 0)]
 
@@ -538,7 +575,7 @@ def test_several_threads_share_the_requests() -> None:
             for answer in broker.receive():
                 assert answer.payload == answer.seq.to_bytes(8, "big") * (answer.seq % 40)
                 answered.append(answer.seq)
-        worker.shut_down()
+        broker.start_drain()
         for thread in threads:
             thread.join()
         assert sorted(answered) == sorted(seen) == list(range(1, 2001))
@@ -657,7 +694,7 @@ def test_an_argument_that_is_none_is_refused(argument: str) -> None:
 
 def test_descriptors_that_are_not_there_are_refused() -> None:
     with pytest.raises(SegmentError, match="not there"):
-        WorkerChannel.attach("eventfd:901,902,903,904,905,906,907,908,909")
+        WorkerChannel.attach("eventfd:901,902,903,904,905,906,907,908")
 
 
 def test_segments_of_two_generations_are_refused() -> None:

@@ -1,6 +1,8 @@
 """The router on real channels: late binding, one outcome per dispatch, deadlines, and what a death leaves behind."""
 
 import asyncio
+import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -9,11 +11,12 @@ import pytest
 from broker.errors import DispatchError
 from broker.routing.link import PREFETCH, Link
 from broker.routing.poison import Cause
-from broker.routing.router import MAX_ATTEMPTS, Router, RouterOptions
+from broker.routing.router import MAX_ATTEMPTS, Death, Router, RouterOptions
 from ipc.bodies import BodyStore
 from ipc.channel import Request
+from ipc.errors import IpcError
 from ipc.frame import Kind, Status, pack_error, pack_frame, unpack_frame
-from ipc.layout import ACTIVE_START
+from ipc.layout import ACTIVE_START, HEAD
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.dispatches import RecordedDispatch, object_bytes
 from tyk.proto.coprocess_object_pb2 import Object
@@ -41,6 +44,10 @@ class Bench:
     def silent(self, link: Link) -> None:
         """Remember a worker that starts nothing."""
         self.in_trouble.append(("silent", link))
+
+    def corrupt(self, link: Link, error: IpcError) -> None:
+        """Remember a worker that wrote something impossible."""
+        self.in_trouble.append(("corrupt", link))
 
     def turn(self) -> None:
         """Run what is due on the loop: the doorbells of this turn."""
@@ -338,7 +345,10 @@ def test_a_death_fails_what_ran_and_dispatches_the_rest_again(bench: Bench, work
     worker.finish(worker.claim())
     worker.claim()
     channel = worker.link.channel
-    bench.router.lost(worker.link, channel.drain(), channel.executing(), "worker 0 was ended by SIGKILL")
+    bench.router.lost(
+        worker.link,
+        Death("worker 0 was ended by SIGKILL", answers=channel.drain(), executing=channel.executing()),
+    )
     assert answered.outcomes == [answered.body]
     assert running.status is Status.HOOK_FAILED
     assert "ended by SIGKILL while it ran this hook (running)" in str(running.outcomes[0])
@@ -358,13 +368,13 @@ def test_an_idempotent_hook_runs_again_once(bench: Bench, worker: LocalWorker) -
     bench.router.join(worker.link)
     bench.turn()
     worker.claim()
-    bench.router.lost(worker.link, [], worker.link.channel.executing(), "worker 0 died")
+    bench.router.lost(worker.link, Death("worker 0 died", executing=worker.link.channel.executing()))
     assert dispatch.outcomes == []
     with local_worker(0, 2) as heir:
         bench.router.join(heir.link)
         bench.turn()
         heir.claim()
-        bench.router.lost(heir.link, [], heir.link.channel.executing(), "worker 0 died")
+        bench.router.lost(heir.link, Death("worker 0 died", executing=heir.link.channel.executing()))
     assert dispatch.status is Status.HOOK_FAILED
 
 
@@ -374,7 +384,7 @@ def test_a_dispatch_that_never_gets_started_is_given_up_after_some_deaths(bench:
         assert dispatch.outcomes == []
         with local_worker(0, generation) as worker:
             bench.router.join(worker.link)
-            bench.router.lost(worker.link, [], frozenset(), "worker 0 died", Cause.CRASH)
+            bench.router.lost(worker.link, Death("worker 0 died", Cause.CRASH))
     assert dispatch.status is Status.HOOK_FAILED
 
 
@@ -383,7 +393,7 @@ def test_a_dispatch_that_never_started_survives_any_number_of_kills_from_outside
     for generation in range(3 * MAX_ATTEMPTS):
         with local_worker(0, generation) as worker:
             bench.router.join(worker.link)
-            bench.router.lost(worker.link, [], frozenset(), "worker 0 was ended by SIGKILL", Cause.OUTSIDE)
+            bench.router.lost(worker.link, Death("worker 0 was ended by SIGKILL", Cause.OUTSIDE))
     with local_worker(0, 99) as heir:
         bench.router.join(heir.link)
         bench.turn()
@@ -398,12 +408,12 @@ def test_deaths_before_an_idempotent_hook_started_do_not_cost_it_its_retry(bench
     dispatch = bench.send("again")
     with local_worker(0, 1) as first:
         bench.router.join(first.link)
-        bench.router.lost(first.link, [], frozenset(), "worker 0 died", Cause.CRASH)
+        bench.router.lost(first.link, Death("worker 0 died", Cause.CRASH))
     with local_worker(0, 2) as second:
         bench.router.join(second.link)
         bench.turn()
         second.claim()
-        bench.router.lost(second.link, [], second.link.channel.executing(), "worker 0 died", Cause.OUTSIDE)
+        bench.router.lost(second.link, Death("worker 0 died", Cause.OUTSIDE, executing=second.link.channel.executing()))
     with local_worker(0, 3) as third:
         bench.router.join(third.link)
         bench.turn()
@@ -481,3 +491,59 @@ def test_idle_returns_when_the_last_dispatch_is_settled(bench: Bench, worker: Lo
     bench.loop.call_soon(bench.router.receive, worker.link)
     bench.loop.run_until_complete(asyncio.wait_for(bench.router.idle(), 30))
     assert bench.router.under_way == 0
+
+
+def flood_the_doorbell(worker: LocalWorker) -> None:
+    """Fill the pipe through its other end."""
+    writer = os.open(f"/proc/self/fd/{worker.link.channel._parts.requests._reader}", os.O_WRONLY | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, b"\0"):
+            continue
+    os.close(writer)
+
+
+def test_a_worker_that_floods_its_doorbell_does_not_keep_the_broker_from_ringing_for_others(bench: Bench) -> None:
+    with local_worker(0, 1) as hostile, local_worker(1, 2) as other:
+        for worker in (hostile, other):
+            bench.router.join(worker.link)
+        flood_the_doorbell(hostile)
+        for _ in range(2):
+            bench.router.dispatch(RecordedDispatch(object_bytes("hook")))
+        bench.turn()
+        assert bench.in_trouble == [("corrupt", hostile.link)]
+        assert hostile.link not in bench.router.pool
+        other.finish(other.claim())
+        bench.router.receive(other.link)
+        assert bench.router.counters.answered == 1
+
+
+@pytest.mark.parametrize("head", [1 << 40, 2**64 - 1])
+def test_what_cannot_be_given_to_a_worker_with_an_impossible_head_goes_to_another(bench: Bench, head: int) -> None:
+    with local_worker(0, 1) as hostile, local_worker(1, 2) as other:
+        bench.router.join(hostile.link)
+        hostile.channel._words[HEAD] = head
+        hostile.link.channel._producer._limit = 0  # as it is once the ring has been filled
+        dispatch = bench.send()
+        assert bench.in_trouble == [("corrupt", hostile.link)]
+        assert dispatch.outcomes == []
+        bench.router.join(other.link)
+        bench.turn()
+        other.finish(other.claim())
+        bench.router.receive(other.link)
+        assert dispatch.outcomes == [dispatch.body]
+
+
+def test_nothing_that_a_worker_has_runs_again_if_it_forges_tokens(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    first, second = bench.send("first"), bench.send("second")
+    worker.claim()
+    flood_the_doorbell(worker)
+    bench.router.cancel(second)
+    assert bench.in_trouble == [("corrupt", worker.link)]
+    channel = worker.link.channel
+    with local_worker(1, 2) as other:
+        bench.router.join(other.link)
+        death = Death("worker 0 died", Cause.CRASH, channel.drain(), channel.executing(), trusted=False)
+        bench.router.lost(worker.link, death)
+        assert not other.link.in_flight
+    assert (first.status, second.outcomes) == (Status.HOOK_FAILED, [])

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from broker.routing.poison import Cause
+from broker.routing.router import Death
 from ipc.frame import Status
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.dispatches import RecordedDispatch, object_bytes
@@ -21,7 +22,7 @@ def bench() -> Iterator[Bench]:
 def die(bench: Bench, worker: LocalWorker, cause: Cause = Cause.CRASH) -> None:
     """The worker ends while it runs what it has claimed."""
     channel = worker.link.channel
-    bench.router.lost(worker.link, channel.drain(), channel.executing(), "the worker died", cause)
+    bench.router.lost(worker.link, Death("the worker died", cause, channel.drain(), channel.executing()))
 
 
 def kill_with(bench: Bench, *hooks: str, cause: Cause = Cause.CRASH) -> list[RecordedDispatch]:
