@@ -19,14 +19,17 @@ class ConnectionAge:
     """What the sweeps remember of one connection; times are in seconds of one clock."""
 
     __slots__ = (
+        "_begun",
+        "_begun_at",
         "_connection",
         "_drained_at",
         "_expire",
         "_last_stream_id",
         "_limits",
         "_moved",
-        "_opened_at",
         "_quiet_at",
+        "_settings_at",
+        "_settings_awaited",
         "_stuck_at",
     )
 
@@ -34,10 +37,15 @@ class ConnectionAge:
         self._connection = connection
         self._limits = limits
         self._expire = expire
-        self._opened_at = now
+        self._settings_awaited = connection.settings_awaited
+        self._settings_at = now
+        """Since when the peer is to acknowledge these of our SETTINGS."""
         self._quiet_at = now
         """Since when there is no call."""
         self._last_stream_id = 0
+        self._begun = 0
+        self._begun_at = now
+        """Since when this frame or header block is not complete."""
         self._stuck_at: float | None = None
         """Since when the peer takes nothing of what waits for it."""
         self._moved = 0
@@ -52,16 +60,28 @@ class ConnectionAge:
         connection = self._connection
         if connection.closed:
             return True
-        self._sweep_handshake(now)
+        self._sweep_settings(now)
+        self._sweep_pieces(now)
         self._sweep_requests()
         self._sweep_idle(now)
         self._sweep_drain(now)
         return not self._is_stuck(now, unsent)
 
-    def _sweep_handshake(self, now: float) -> None:
-        connection = self._connection
-        if not connection.handshake_done and now - self._opened_at > self._limits.handshake_timeout:
-            connection.fail(PeerError(ErrorCode.SETTINGS_TIMEOUT, "no preface and SETTINGS acknowledgement in time"))
+    def _sweep_settings(self, now: float) -> None:
+        awaited = self._connection.settings_awaited
+        if awaited != self._settings_awaited:
+            self._settings_awaited, self._settings_at = awaited, now
+        elif awaited and now - self._settings_at > self._limits.handshake_timeout:
+            message = "no preface and SETTINGS acknowledgement in time"
+            self._connection.fail(PeerError(ErrorCode.SETTINGS_TIMEOUT, message))
+
+    def _sweep_pieces(self, now: float) -> None:
+        begun = self._connection.unfinished
+        if begun != self._begun:
+            self._begun, self._begun_at = begun, now
+        elif begun and now - self._begun_at > self._limits.request_timeout:
+            message = "the end of a frame or header block did not come in time"
+            self._connection.fail(PeerError(ErrorCode.ENHANCE_YOUR_CALM, message))
 
     def _sweep_requests(self) -> None:
         most = self._limits.request_timeout / SWEEP_INTERVAL

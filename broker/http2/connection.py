@@ -32,11 +32,13 @@ from broker.http2.limits import Budget, Limits
 from broker.http2.payloads import HeaderBlock, check_dependency, unpad, unwrap_headers
 from broker.http2.reader import FrameReader, Handler
 from broker.http2.sender import Sender
-from broker.http2.settings import Setting, pack_our_settings, parse_settings
+from broker.http2.settings import FORBID_TABLE, Setting, pack_our_settings, parse_settings
 from broker.http2.stream import Application, Stream
 
 _DRAIN_PING: Final = b"tykdrain"
 """Its acknowledgement says that the peer has read the GOAWAY before it."""
+_FORBIDS_TABLE: Final = 2
+"""The second of our SETTINGS says that header blocks may use no table; the first is the handshake's."""
 _SETTINGS_COST: Final = 10
 """Tokens: a change of the initial window touches every stream."""
 _MAX_REMEMBERED_RESETS: Final = 2_048
@@ -61,7 +63,7 @@ class Connection(FrameReader):
         self._max_streams = limits.max_concurrent_streams
         self._stream_window = limits.stream_window
         self.sender = Sender(wake, self._sent)
-        self._headers = HeaderDecoder(cache, limits)
+        self._headers = HeaderDecoder(cache, limits, self._forbid_table)
         self._window = ReceiveWindow(limits.connection_window)
         self._control = Budget(limits.control_burst, limits.control_rate, limits.control_per_answer, clock)
         self._resets = Budget(limits.reset_burst, limits.reset_rate, 1, clock)
@@ -70,8 +72,8 @@ class Connection(FrameReader):
         self.streams: dict[int, Stream] = {}
         """Open streams by id."""
         self.last_stream_id = 0
-        self.handshake_done = False
-        """The peer has acknowledged our SETTINGS."""
+        self._settings_sent = 1
+        self._settings_acknowledged = 0
         self.draining = False
         """We have asked the peer to go."""
         self.going_away = False
@@ -152,6 +154,11 @@ class Connection(FrameReader):
     def done(self) -> bool:
         """Going away, and nothing is left to do."""
         return self.closed or (self.going_away and not self.streams)
+
+    @property
+    def settings_awaited(self) -> int:
+        """Which of our SETTINGS, counted from 1, the peer is to acknowledge next; 0: none."""
+        return self._settings_acknowledged + 1 if self._settings_acknowledged < self._settings_sent else 0
 
     def reset(self, stream: Stream, code: ErrorCode) -> None:
         """Give up one stream; the application has said what it had to say, or nothing."""
@@ -313,9 +320,14 @@ class Connection(FrameReader):
             self._apply_settings(bytes(data[at:end]))
         elif end != at:
             raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")
-        elif not self.handshake_done:
-            self.handshake_done = True
-            self._headers.settings_acknowledged()
+        elif self.settings_awaited:
+            self._settings_acknowledged += 1
+            if self._settings_acknowledged == _FORBIDS_TABLE:
+                self._headers.table_forbidden()
+
+    def _forbid_table(self) -> None:
+        self._settings_sent = _FORBIDS_TABLE
+        self.sender.write(FORBID_TABLE)
 
     def _apply_settings(self, payload: bytes) -> None:
         for setting, value in parse_settings(payload):

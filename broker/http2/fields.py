@@ -1,6 +1,6 @@
-"""Header fields read straight from a block that no dynamic table takes part in (RFC 7541, section 6).
+"""Header fields read straight from a block (RFC 7541, section 6), in time that grows with its size and not faster.
 
-With a table of size 0 every block is a pure function of its bytes, so it can be read from any field on.
+Without a table every block is a pure function of its bytes, so it can be read from any field on.
 """
 
 from typing import Final
@@ -8,8 +8,10 @@ from typing import Final
 from hpack.table import HeaderTable
 
 from broker.http2.huffman import decode_huffman
+from broker.http2.table import DynamicTable
 
 _STATIC: Final = tuple(HeaderTable.STATIC_TABLE)
+_STATIC_COUNT: Final = len(_STATIC)
 _INDEXED: Final = 0x80
 _INCREMENTAL: Final = 0x40
 _SIZE_UPDATE: Final = 0x20
@@ -20,6 +22,8 @@ _MAX_NAMES: Final = 1024
 """Names that are remembered, of at most 127 bytes as they are coded."""
 _names: Final[dict[bytes, bytes]] = {}
 """Names by their literals, length and all."""
+_MAX_SIZE_UPDATES: Final = 2
+"""Of one block: the smallest size since the last one, and the final one (section 4.2)."""
 
 
 Field = tuple[bytes, bytes, int]
@@ -31,31 +35,50 @@ def is_size_update(block: bytes) -> bool:
     return bool(block) and block[0] & 0xE0 == _SIZE_UPDATE
 
 
-def read_field(block: bytes, at: int) -> Field:
-    """Read the field at `at`; raises ValueError for whatever needs a dynamic table, or is not HPACK."""
+def read_size_updates(block: bytes, table: DynamicTable) -> int:
+    """Apply the changes of the table's size that a block starts with; returns where its fields start.
+
+    Raises ValueError for a size that is not allowed; one more than there may be is refused by `read_field`.
+    """
+    at = 0
+    for _ in range(_MAX_SIZE_UPDATES):
+        if not is_size_update(block[at : at + 1]):
+            break
+        try:
+            size, at = _read_integer(block, at, 0x1F)
+        except IndexError:
+            raise ValueError("header block ends within a size update") from None
+        table.resize(size)
+    return at
+
+
+def read_field(block: bytes, at: int, table: DynamicTable | None = None) -> Field:
+    """Read the field at `at`; raises ValueError where it is not HPACK, or needs a table and there is none."""
     try:
-        return _read_field(block, at)
+        return _read_field(block, at, table)
     except IndexError:
         raise ValueError("header block ends within a field, or names an index that does not exist") from None
 
 
-def _read_field(block: bytes, at: int) -> Field:
+def _read_field(block: bytes, at: int, table: DynamicTable | None) -> Field:
     first = block[at]
     if first & _INDEXED:
         index, at = _read_integer(block, at, 0x7F)
-        name, value = _static(index)
+        name, value = _entry(index, table)
         return name, value, at
     if first & _INCREMENTAL:
         index, at = _read_integer(block, at, 0x3F)
     elif first & _SIZE_UPDATE:
-        raise ValueError("table size update after a field")
+        raise ValueError("a change of the table's size after a field, or one too many")
     else:
         index, at = _read_integer(block, at, 0x0F)
     if index:
-        name = _static(index)[0]
+        name = _entry(index, table)[0]
     else:
         name, at = _read_name(block, at)
     value, at = _read_string(block, at)
+    if table is not None and first & _INCREMENTAL:
+        table.add(name, value)
     return name, value, at
 
 
@@ -72,10 +95,12 @@ def _read_name(block: bytes, at: int) -> tuple[bytes, int]:
     return name, after
 
 
-def _static(index: int) -> tuple[bytes, bytes]:
-    if index == 0:
-        raise ValueError("index 0")
-    return _STATIC[index - 1]
+def _entry(index: int, table: DynamicTable | None) -> tuple[bytes, bytes]:
+    if 0 < index <= _STATIC_COUNT:
+        return _STATIC[index - 1]
+    if table is None or index == 0:
+        raise ValueError(f"index {index}")
+    return table.entries[index - _STATIC_COUNT - 1]
 
 
 def _read_string(block: bytes, at: int) -> tuple[bytes, int]:

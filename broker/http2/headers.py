@@ -1,18 +1,17 @@
 """Header blocks to request heads: HPACK, the checks of HTTP, and a cache that makes both rare.
 
-While the peer's table has size 0, a block is a pure function of its bytes. So the leading fields that a client repeats
+Once the peer's table has size 0, a block is a pure function of its bytes. So the leading fields that a client repeats
 in all calls of a method are one dictionary look-up, and only what follows (`grpc-timeout`, `traceparent`) is read.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Final, Protocol
 
-from hpack import Decoder, HPACKError, OversizedHeaderListError
-
 from broker.http2.errors import ErrorCode, MalformedError, PeerError
-from broker.http2.fields import is_size_update, read_field
+from broker.http2.fields import is_size_update, read_field, read_size_updates
 from broker.http2.limits import KIB, Limits
 from broker.http2.payloads import DECODE_FACTOR
+from broker.http2.table import DynamicTable
 from broker.http2.validate import (
     FIELD_OVERHEAD,
     Header,
@@ -28,6 +27,9 @@ MAX_CACHED_HEADS: Final = 256
 """Heads kept; then all are dropped, and those in use come back with one slow call each."""
 MAX_PREFIXES: Final = 4
 """Lengths of prefixes tried: one for each method a client calls."""
+FORBID_AFTER: Final = 2
+"""Blocks of a connection. Until a peer has acknowledged that it has no table it may use the default one anyway, so it
+costs nothing not to say so at first; one that sends a single request, as tools do, never hears of it."""
 STABLE: Final = frozenset(
     (
         b":method",
@@ -154,30 +156,29 @@ def make_head(reader: HeadReader, headers: list[Header]) -> RequestHead:
 class HeaderDecoder:
     """One connection's HPACK state, and the way from a block to a head."""
 
-    __slots__ = ("_cache", "_decoder", "_known", "_max_decoded", "_table_size", "pure")
+    __slots__ = ("_blocks", "_cache", "_forbid_table", "_known", "_max_decoded", "_table", "pure")
 
-    def __init__(self, cache: HeadCache, limits: Limits) -> None:
+    def __init__(self, cache: HeadCache, limits: Limits, forbid_table: Callable[[], None]) -> None:
+        """`forbid_table` is called to tell a peer that goes on sending blocks that they may use no table."""
         self._cache = cache
         self._known = cache.known
         self._max_decoded = limits.max_header_list * DECODE_FACTOR
-        self._decoder = Decoder(max_header_list_size=self._max_decoded)
-        self._table_size = limits.header_table_size
+        self._forbid_table = forbid_table
+        self._table = DynamicTable()
+        self._blocks = 0
         self.pure = False
         """The peer's table has size 0 for good: blocks mean what their bytes say."""
 
-    def settings_acknowledged(self) -> None:
-        """The peer knows our table size now.
+    def table_forbidden(self) -> None:
+        """The peer has acknowledged that it may use no table, and says so at the start of its next block.
 
         A peer that never used its table has nothing to shrink, and some (.NET) never say that they do.
         """
-        self._decoder.max_allowed_table_size = self._table_size
-        if not self._decoder.header_table.dynamic_entries:
-            self._decoder.header_table_size = min(self._table_size, self._decoder.header_table_size)
-        self._look_at_table()
-
-    def _look_at_table(self) -> None:
-        decoder = self._decoder
-        self.pure = decoder.max_allowed_table_size == 0 and decoder.header_table_size == 0
+        table = self._table
+        table.limit = 0
+        if not table.entries:
+            table.resize(0)
+        self.pure = table.size_allowed == 0
 
     def request(self, block: bytes) -> RequestHead:
         """The head of a request's block.
@@ -204,30 +205,28 @@ class HeaderDecoder:
         self._decode(block)
 
     def _decode(self, block: bytes) -> list[Header]:
-        if self.pure and not is_size_update(block):
-            return self._read(block)
+        table = self._table
         try:
-            fields: Iterable[Header] = self._decoder.decode(block, raw=True)
-            headers = [(bytes(name), bytes(value)) for name, value in fields]
-        except OversizedHeaderListError as error:
-            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, f"header list: {error}") from error
-        except (HPACKError, IndexError, ValueError) as error:
-            raise PeerError(ErrorCode.COMPRESSION_ERROR, f"header block: {error}") from error
-        if not self.pure:
-            self._look_at_table()
-        return headers
-
-    def _read(self, block: bytes) -> list[Header]:
-        """Decode a block without the library: in time that grows with its size, not with the square of it."""
-        headers: list[Header] = []
-        at = size = 0
-        try:
-            while at < len(block):
-                name, value, at = read_field(block, at)
-                headers.append((name, value))
-                size += len(name) + len(value) + FIELD_OVERHEAD
-                if size > self._max_decoded:
-                    raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, f"header list of more than {size} bytes")
+            at = read_size_updates(block, table)
+            if table.size_allowed > table.limit:
+                raise ValueError("the table was not made smaller after our SETTINGS")
+            self.pure = table.limit == 0
+            headers = self._read(block, at, None if self.pure else table)
         except ValueError as error:
             raise PeerError(ErrorCode.COMPRESSION_ERROR, f"header block: {error}") from error
+        if table.limit:
+            self._blocks += 1
+            if self._blocks == FORBID_AFTER:
+                self._forbid_table()
+        return headers
+
+    def _read(self, block: bytes, at: int, table: DynamicTable | None) -> list[Header]:
+        headers: list[Header] = []
+        size = 0
+        while at < len(block):
+            name, value, at = read_field(block, at, table)
+            headers.append((name, value))
+            size += len(name) + len(value) + FIELD_OVERHEAD
+            if size > self._max_decoded:
+                raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, f"header list of more than {self._max_decoded} bytes")
         return headers

@@ -32,8 +32,6 @@ class Limits:
     """Bytes of one header list as RFC 9113, section 6.5.2 counts them (names, values, 32 for each field)."""
     max_header_frames: int = 64
     """Frames (HEADERS and CONTINUATION) of one header block."""
-    header_table_size: int = 0
-    """Bytes of the HPACK table that the peer may use; 0 makes every header block a pure function of its bytes."""
     stream_window: int = 1 * MIB
     """Bytes: the receive window of a stream."""
     connection_window: int = 16 * MIB
@@ -59,12 +57,12 @@ class Limits:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if getattr(self, field.name) <= 0 and field.name != "header_table_size":
+            if getattr(self, field.name) <= 0:
                 raise ValueError(f"{field.name} must be more than 0, not {getattr(self, field.name)}")
         if not MIN_WINDOW <= self.connection_window <= MAX_WINDOW:
             raise ValueError(f"connection_window must be {MIN_WINDOW} to {MAX_WINDOW} bytes")
-        if self.stream_window > MAX_WINDOW or self.header_table_size < 0:
-            raise ValueError(f"stream_window must be at most {MAX_WINDOW}, header_table_size at least 0 bytes")
+        if self.stream_window > MAX_WINDOW:
+            raise ValueError(f"stream_window must be at most {MAX_WINDOW} bytes")
 
 
 class Budget:

@@ -43,6 +43,8 @@ class FrameReader(ABC):
 
     def __init__(self) -> None:
         self._partial = bytearray()
+        self._begun = 0
+        """Frames that came in more than one piece."""
         self._between = self._table(self._frame_handlers(), self._on_unknown)
         self._handlers = self._table({FrameType.SETTINGS: self._on_first_settings}, _refuse("no SETTINGS first"))
         self._feed: Callable[[Data], None] = self._feed_preface
@@ -67,7 +69,13 @@ class FrameReader(ABC):
         self._handlers = self._between
 
     def _expect_continuation(self, handler: Handler) -> None:
+        self._begun += 1
         self._handlers = self._table({FrameType.CONTINUATION: handler}, _refuse("a frame within a header block"))
+
+    @property
+    def unfinished(self) -> int:
+        """The number of the frame or header block whose end is still to come; 0: there is none."""
+        return self._begun if self._partial or self._handlers is not self._between else 0
 
     def _stop_reading(self) -> None:
         """Ignore whatever comes, and let go of the handlers, which refer to us."""
@@ -104,6 +112,7 @@ class FrameReader(ABC):
             self._handlers[kind](flags, stream_id & STREAM_ID_MASK, data, start, end)
             at = end
         if at < size:
+            self._begun += 1
             self._partial += data[at:]
 
     def _resume(self, data: Data) -> int:

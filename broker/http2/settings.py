@@ -36,7 +36,6 @@ class SettingChange(NamedTuple):
 def pack_our_settings(limits: Limits) -> bytes:
     """Encode what a server says first: its SETTINGS, and the WINDOW_UPDATE that widens the connection's window."""
     entries = (
-        (Setting.HEADER_TABLE_SIZE, limits.header_table_size),
         (Setting.MAX_CONCURRENT_STREAMS, limits.max_concurrent_streams),
         (Setting.INITIAL_WINDOW_SIZE, limits.stream_window),
         (Setting.MAX_FRAME_SIZE, MAX_FRAME_SIZE),
@@ -46,6 +45,10 @@ def pack_our_settings(limits: Limits) -> bytes:
     if limits.connection_window > MIN_WINDOW:
         frame += pack_window_update(0, limits.connection_window - MIN_WINDOW)
     return frame
+
+
+FORBID_TABLE: Final = pack_frame(FrameType.SETTINGS, 0, 0, _ENTRY.pack(Setting.HEADER_TABLE_SIZE, 0))
+"""After these a peer's header blocks use no table."""
 
 
 def parse_settings(payload: bytes) -> list[SettingChange]:

@@ -9,7 +9,7 @@ from broker.grpc.calls import GrpcCalls
 from broker.grpc.head import GrpcHeadReader, Method
 from broker.http2.connection import Connection
 from broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame
-from broker.http2.headers import HeadCache
+from broker.http2.headers import FORBID_AFTER, HeadCache
 from broker.http2.limits import Limits
 from tests.support.echo_dispatcher import EchoDispatcher
 
@@ -97,7 +97,11 @@ class Peer:
         self.received: list[Frame] = []
         if handshake:
             self.send(PREFACE + settings(), pack_frame(FrameType.SETTINGS, ACK, 0))
-            self.encoder.header_table_size = self.limits.header_table_size
+            # As after two requests, so that a test has the usual state without them.
+            self.connection._headers._blocks = FORBID_AFTER
+            self.connection._forbid_table()
+            self.send(pack_frame(FrameType.SETTINGS, ACK, 0))
+            self.encoder.header_table_size = 0
 
     def _wake(self) -> None:
         self.wakes += 1

@@ -13,7 +13,8 @@ from broker.http2.limits import MIB, Limits
 from tests.support.echo_dispatcher import EchoDispatcher
 from tests.support.http2_peer import Frame, Peer, code_of, data, frames, message, settings
 
-HELLO = PREFACE + settings() + pack_frame(FrameType.SETTINGS, ACK, 0)
+ACKNOWLEDGEMENT = pack_frame(FrameType.SETTINGS, ACK, 0)
+HELLO = PREFACE + settings() + ACKNOWLEDGEMENT
 
 
 class FakeTransport:
@@ -83,10 +84,10 @@ class Served:
         assert self.server.connections == 0
 
 
-def request(body: bytes, *, ended: bool = True) -> bytes:
+def request(body: bytes, *, ended: bool = True, stream_id: int = 1) -> bytes:
     peer = Peer()
     whole = message(body)
-    return peer.headers(1) + (data(1, whole) if ended else data(1, whole[:-1], 0))
+    return peer.headers(stream_id) + (data(stream_id, whole) if ended else data(stream_id, whole[:-1], 0))
 
 
 def test_a_peer_without_handshake_is_given_up() -> None:
@@ -113,6 +114,56 @@ def test_a_request_that_stays_unfinished_is_given_up() -> None:
         served.sweep(served.server.limits.request_timeout)
         assert not protocol._connection.streams
         assert b"grpc-status\x014" in transport.written
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
+def test_a_peer_that_does_not_acknowledge_that_it_has_no_table_is_given_up() -> None:
+    async def scenario() -> None:
+        served = Served()
+        protocol, transport = served.connect()
+        protocol.data_received(request(b"hold:"))
+        protocol.data_received(request(b"hold:", stream_id=3))
+        served.sweep(2 * served.server.limits.handshake_timeout)
+        assert code_of(transport.frames(), FrameType.GOAWAY) == ErrorCode.SETTINGS_TIMEOUT
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
+HALVES = {
+    "frame": pack_frame(FrameType.PING, 0, 0, bytes(8))[:-1],
+    "frame's head": pack_frame(FrameType.PING, 0, 0, bytes(8))[:3],
+    "header block": pack_frame(FrameType.HEADERS, 0, 1, b"\x83"),
+}
+
+
+@pytest.mark.parametrize("half", HALVES.values(), ids=HALVES.keys())
+def test_half_a_frame_is_not_waited_for_for_ever(half: bytes) -> None:
+    async def scenario() -> None:
+        served = Served()
+        protocol, transport = served.connect()
+        protocol.data_received(half)
+        served.sweep(served.server.limits.request_timeout / 2)
+        assert not protocol._connection.closed
+        served.sweep(served.server.limits.request_timeout)
+        assert code_of(transport.frames(), FrameType.GOAWAY) == ErrorCode.ENHANCE_YOUR_CALM
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
+def test_a_peer_whose_frames_are_always_cut_is_not_given_up_for_that() -> None:
+    async def scenario() -> None:
+        served = Served(Limits(control_rate=100_000))
+        protocol, _ = served.connect()
+        ping = pack_frame(FrameType.PING, 0, 0, bytes(8))
+        protocol.data_received(ping[:-5])
+        for _ in range(100):
+            protocol.data_received(ping[-5:] + ping[:-5])
+            served.sweep(SWEEP_INTERVAL)
+        assert not protocol._connection.closed
         served.close(protocol)
 
     asyncio.run(scenario())

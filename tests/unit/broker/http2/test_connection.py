@@ -29,11 +29,11 @@ def test_the_handshake_says_our_settings_and_acknowledges_theirs() -> None:
     peer = Peer(handshake=False)
     ours = peer.take()
     assert [frame.kind for frame in ours] == [FrameType.SETTINGS, FrameType.WINDOW_UPDATE]
-    assert not peer.connection.handshake_done
+    assert peer.connection.settings_awaited == 1
     (ack,) = peer.send(PREFACE, settings())
     assert (ack.kind, ack.flags) == (FrameType.SETTINGS, ACK)
     peer.send(pack_frame(FrameType.SETTINGS, ACK, 0))
-    assert peer.connection.handshake_done
+    assert peer.connection.settings_awaited == 0
 
 
 @pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\rX", b"\x16\x03\x01"])

@@ -6,14 +6,15 @@ from hpack.huffman import HuffmanEncoder
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 
 from broker.grpc.head import GrpcHead, GrpcHeadReader, Method
+from broker.grpc.wire import pack_fields
 from broker.http2.errors import ErrorCode, MalformedError, PeerError
 from broker.http2.fields import read_field
-from broker.http2.frames import FrameType
+from broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
 from broker.http2.headers import MAX_CACHED_HEADS, HeadCache, HeaderDecoder
 from broker.http2.huffman import decode_huffman
 from broker.http2.limits import Limits
 from broker.http2.validate import Header
-from tests.support.http2_peer import Peer, code_of, message
+from tests.support.http2_peer import Peer, code_of, message, settings
 
 PATH = b"/coprocess.Dispatcher/Dispatch"
 CALL = [
@@ -45,8 +46,8 @@ class Blocks:
     def __init__(self) -> None:
         self.reader = CountingReader()
         self.cache = HeadCache(self.reader, Limits())
-        self.decoder = HeaderDecoder(self.cache, Limits())
-        self.decoder.settings_acknowledged()
+        self.decoder = HeaderDecoder(self.cache, Limits(), lambda: None)
+        self.decoder.table_forbidden()
         self.encoder = Encoder()
         self.encoder.header_table_size = 0
 
@@ -108,36 +109,110 @@ def test_the_cache_is_bounded() -> None:
     assert blocks.head().method.kind == 1
 
 
-def test_the_table_works_before_the_peer_knows_that_it_has_none() -> None:
-    decoder = HeaderDecoder(HeadCache(CountingReader(), Limits()), Limits())
-    encoder = Encoder()
+class Table:
+    """A decoder whose peer uses a table, and how often it wanted to forbid that."""
+
+    def __init__(self) -> None:
+        self.forbidden = 0
+        self.encoder = Encoder()
+        self.decoder = HeaderDecoder(HeadCache(CountingReader(), Limits()), Limits(), self._forbid)
+
+    def _forbid(self) -> None:
+        self.forbidden += 1
+
+    def refuse(self, block: bytes) -> str:
+        with pytest.raises(PeerError) as caught:
+            self.decoder.request(block)
+        assert caught.value.code == ErrorCode.COMPRESSION_ERROR
+        return caught.value.message
+
+
+def test_the_table_works_until_the_peer_has_acknowledged_that_it_has_none() -> None:
+    table = Table()
     for _ in range(3):
-        head = decoder.request(encoder.encode(CALL))
+        head = table.decoder.request(table.encoder.encode(CALL))
         assert isinstance(head, GrpcHead)
         assert head.method.kind == 1
-        assert not decoder.pure
-    decoder.settings_acknowledged()
-    encoder.header_table_size = 0
-    decoder.request(encoder.encode(CALL))
-    assert decoder.pure
+        assert not table.decoder.pure
+    assert table.forbidden == 1
+    table.decoder.table_forbidden()
+    table.encoder.header_table_size = 0
+    table.decoder.request(table.encoder.encode(CALL))
+    assert table.decoder.pure
+    assert table.forbidden == 1
 
 
 def test_a_peer_with_entries_in_its_table_has_to_say_that_it_drops_them() -> None:
-    decoder = HeaderDecoder(HeadCache(CountingReader(), Limits()), Limits())
-    encoder = Encoder()
-    decoder.request(encoder.encode(CALL))
-    decoder.settings_acknowledged()
-    with pytest.raises(PeerError) as caught:
-        decoder.request(encoder.encode(CALL))
-    assert caught.value.code == ErrorCode.COMPRESSION_ERROR
+    table = Table()
+    table.decoder.request(table.encoder.encode(CALL))
+    table.decoder.table_forbidden()
+    assert "not made smaller" in table.refuse(table.encoder.encode(CALL))
 
 
-def test_with_a_table_nothing_is_cached_and_everything_works() -> None:
-    peer = Peer(Limits(header_table_size=4096))
-    for number in range(50):
-        peer.send(peer.request(2 * number + 1, b"%d" % number, ("traceparent", f"{number:055x}")))
-        assert peer.body(2 * number + 1) == message(b"%d" % number)
-    assert not peer.connection._headers.pure
+def test_a_peer_that_never_used_its_table_need_not_say_so() -> None:
+    table = Table()
+    plain = pack_fields(*((name.encode(), value.encode()) for name, value in CALL))
+    table.decoder.request(plain)
+    table.decoder.table_forbidden()
+    assert table.decoder.pure
+    table.decoder.request(plain)
+
+
+@pytest.mark.parametrize(
+    "updates",
+    [b"\x3f\xe2\x1f", b"\x20\x20\x20", b"\x20" * 65_536, b"\x3f" + b"\xff" * 65_000, b"\x3f", b"\x3f\x80"],
+    ids=["too large", "three", "very many", "huge", "cut", "cut within"],
+)
+def test_sizes_that_cannot_be(updates: bytes) -> None:
+    table = Table()
+    table.refuse(updates)
+
+
+def test_no_table_is_no_table() -> None:
+    blocks = Blocks()
+    blocks.head()
+    for update in (b"\x21", b"\x3f\x61"):
+        with pytest.raises(PeerError, match="0 are allowed"):
+            blocks.decoder.request(update + blocks.encoder.encode(CALL))
+
+
+def test_the_table_evicts_as_the_librarys_does() -> None:
+    table = Table()
+    for number in range(300):
+        table.encoder.header_table_size = (4096, 0, 200, 4096)[number % 4] if number % 7 == 0 else 4096
+        large = "y" * 4100 * (number % 50 == 0)
+        fields = [*CALL, ("key", "v" * (number % 90)), (f"k{number}", "x"), ("large", large)]
+        headers = table.decoder._decode(table.encoder.encode(fields))
+        assert headers == [(name.encode(), value.encode()) for name, value in fields]
+        assert [*table.decoder._table.entries] == [*table.encoder.header_table.dynamic_entries]
+
+
+def test_a_peer_is_told_after_its_second_block_that_it_may_use_no_table() -> None:
+    peer = Peer(handshake=False)
+    (first, _) = peer.take()
+    assert b"\0\x01" not in {first.payload[at : at + 2] for at in range(0, len(first.payload), 6)}
+    peer.send(PREFACE, settings(), pack_frame(FrameType.SETTINGS, ACK, 0))
+    assert {frame.kind for frame in peer.send(peer.request(1, b"x"))} == {FrameType.HEADERS, FrameType.DATA}
+    forbid, *_ = peer.send(peer.request(3, b"x"))
+    assert (forbid.kind, forbid.flags, forbid.payload) == (FrameType.SETTINGS, 0, b"\0\x01\0\0\0\0")
+    assert [frame.kind for frame in peer.received].count(FrameType.SETTINGS) == 3, "two of ours, one acknowledgement"
+    assert peer.connection.settings_awaited == 2
+    peer.send(pack_frame(FrameType.SETTINGS, ACK, 0))
+    assert peer.connection.settings_awaited == 0
+    peer.encoder.header_table_size = 0
+    for stream_id in (5, 7):
+        peer.send(peer.request(stream_id, b"x"))
+        assert peer.body(stream_id) == message(b"x")
+    assert peer.connection._headers.pure
+
+
+def test_an_acknowledgement_of_nothing_means_nothing() -> None:
+    peer = Peer(handshake=False)
+    peer.send(PREFACE, settings(), *[pack_frame(FrameType.SETTINGS, ACK, 0)] * 3)
+    for stream_id in (1, 3):
+        peer.send(peer.request(stream_id, b"x"))
+        assert peer.body(stream_id) == message(b"x")
+    assert peer.connection.settings_awaited == 2
 
 
 @pytest.mark.parametrize(
