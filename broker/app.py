@@ -18,10 +18,11 @@ from broker.events.events import Events, open_sinks
 from broker.grpc.health import ServingStatus
 from broker.grpc.server import GrpcServer
 from broker.http2.limits import Limits
-from broker.listeners import Listeners
+from broker.listeners import MSGPACK_PREFIX, Listeners
 from broker.msgpackrpc.methods import dispatch_methods
 from broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
 from broker.notify import ServiceNotifier
+from broker.open_files import connections_allowed
 from broker.peers import admin_admission, gateway_admission
 from broker.pool import content
 from broker.pool.content_watch import ContentWatch
@@ -115,16 +116,23 @@ class Broker:
         self.recycler = Recycler(loop, config, self.supervisor)
         self.reloader = Reloader(loop, config, self.supervisor, self.router)
         admission = gateway_admission(config)
+        connections = connections_allowed(config.max_connections, config.workers)
+        if any(address.startswith(MSGPACK_PREFIX) for address in config.addresses):
+            connections //= 2
         self.grpc = GrpcServer(
             self.router,
-            Limits(max_message=config.max_message, max_concurrent_streams=config.max_streams),
+            Limits(
+                max_message=config.max_message,
+                max_concurrent_streams=config.max_streams,
+                max_connections=connections,
+            ),
             admission=admission,
             turn=turn,
             bodies=self.bodies,
         )
         self.rpc = MsgpackRpcServer(
             dispatch_methods(self.router, lambda: self.router.hooks.description),
-            RpcLimits(max_message=config.max_message, max_in_flight=config.max_streams),
+            RpcLimits(max_message=config.max_message, max_in_flight=config.max_streams, max_connections=connections),
             admission,
         )
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)

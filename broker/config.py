@@ -74,6 +74,9 @@ class BrokerConfig:
         " takes where that is longer. 0: as long as its deadline.",
     )
     max_message: int = option(16 * MIB, "Largest message in either direction, in bytes.")
+    max_connections: int = option(
+        16_384, "Most connections at a time; where gRPC and MessagePack-RPC are served, half of them for each."
+    )
     max_streams: int = option(1000, "Most concurrent calls on one connection; a gateway queues what is above.")
     ready_timeout: float = option(30.0, "Longest a worker may take to load its bundles, in seconds.")
     reload: bool = option(False, "Load bundles anew when their files change; for development.")
@@ -123,6 +126,7 @@ class BrokerConfig:
         _between("queue_size", self.queue_size, 1, 10_000_000)
         _between("queue_wait", self.queue_wait, 0, 86_400)
         _between("max_message", self.max_message, 1024, 1024 * MIB)
+        _between("max_connections", self.max_connections, 2, 1_000_000)
         _between("max_streams", self.max_streams, 1, 1_000_000)
         _between("ready_timeout", self.ready_timeout, 0.1, 3_600)
         _between("event_stream_length", self.event_stream_length, 1, 1_000_000_000)

@@ -17,6 +17,7 @@ from broker.http2.frames import Data
 from broker.http2.headers import HeadCache
 from broker.http2.limits import KIB, MIB, Limits
 from broker.peers import Admission
+from broker.quiet_log import QuietLog
 from broker.routing.dispatch import Dispatcher
 from broker.turn import Turn
 from ipc.bodies import BodyStore
@@ -34,6 +35,8 @@ COPIED_BYTES: Final = 32 * KIB
 """Bytes of a read up to which one copy of all is cheaper than one of each frame."""
 JOINED_BYTES: Final = 64 * KIB
 """Bytes of output up to which its pieces are joined before they are written."""
+MAX_REFUSED: Final = 64
+"""Connections beyond the limit that get time to read why they are refused; further ones are cut off at once."""
 HIGH_WATER: Final = 1 * MIB
 """Bytes in a socket's output buffer from which on nothing more is read from its peer."""
 
@@ -71,6 +74,9 @@ class GrpcServer:
         self._protocols: set[GrpcProtocol] = set()
         self._late: set[GrpcProtocol] = set()
         """Connections that came after `drain`."""
+        self._refused: set[GrpcProtocol] = set()
+        """Connections that are too many, and are being told so."""
+        self.notices = QuietLog(_log)
         self._all_closed = asyncio.Event()
         self._all_closed.set()
         self._draining = False
@@ -81,6 +87,11 @@ class GrpcServer:
     def connections(self) -> int:
         """How many connections are open."""
         return len(self._protocols) + len(self._late)
+
+    @property
+    def refused(self) -> int:
+        """How many are being told that they are too many."""
+        return len(self._refused)
 
     def protocol_factory(self) -> asyncio.BufferedProtocol:
         """For `loop.create_server`."""
@@ -98,7 +109,7 @@ class GrpcServer:
 
     def abort(self) -> None:
         """Close all connections now; their calls are cancelled."""
-        for protocol in [*self._protocols, *self._late]:
+        for protocol in [*self._protocols, *self._late, *self._refused]:
             protocol.abort()
 
     async def closed(self) -> None:
@@ -112,6 +123,7 @@ class GrpcServer:
     def add(self, protocol: "GrpcProtocol") -> bool:
         """A new connection; False: it is one too many."""
         if self.connections >= self.limits.max_connections:
+            self._refused.add(protocol)
             return False
         if self._draining:
             self._late.add(protocol)
@@ -124,6 +136,7 @@ class GrpcServer:
 
     def remove(self, protocol: "GrpcProtocol") -> None:
         """A connection is gone."""
+        self._refused.discard(protocol)
         self._late.discard(protocol)
         self._protocols.discard(protocol)
         if not self._protocols:
@@ -164,8 +177,10 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self._open(self._server.refusal(transport))
         if not self._server.add(self):
-            self._connection.fail(PeerError(ErrorCode.ENHANCE_YOUR_CALM, "too many connections"))
+            self._connection.fail(PeerError(ErrorCode.ENHANCE_YOUR_CALM, "too many connections (--max-connections)"))
         self._flush()
+        if self._server.refused > MAX_REFUSED:
+            transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes are read to."""
@@ -236,7 +251,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
             return
         reads = self._age.sweep(now, self._transport.get_write_buffer_size())
         if not reads:
-            _log.warning("a connection is closed: its peer does not read")
+            self._server.notices.log(logging.WARNING, "stuck", "a connection is closed: its peer does not read")
             self.abort()
             return
         self._flush()
@@ -273,7 +288,8 @@ class GrpcProtocol(asyncio.BufferedProtocol):
             return
         fault = self._connection.fault
         if fault is not None:
-            _log.warning("a connection is closed: %s (%s)", fault.message, fault.code.name)
+            text = f"a connection is closed: {fault.message} ({fault.code.name})"
+            self._server.notices.log(logging.WARNING, fault.code.name, text)
         self._connection.close()
         self._linger = self._loop.call_later(LINGER, self.abort)
         if self._transport.can_write_eof():

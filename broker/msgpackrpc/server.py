@@ -16,10 +16,13 @@ from typing import Any, Final, Protocol, cast
 from broker.errors import DispatchError, WireError
 from broker.msgpackrpc.wire import Message, MessageReader, pack_error, pack_result, pack_value, unpack_params
 from broker.peers import Admission
+from broker.quiet_log import QuietLog
 from ipc.frame import Status
 
 log = logging.getLogger("tykpy.msgpackrpc")
 
+MAX_REFUSED: Final = 64
+"""Peers beyond the limit that get time to read why they are refused; further ones are cut off at once."""
 FLUSH_SIZE: Final = 256 * 1024
 """Bytes of answers that are written without waiting for the end of the loop's turn."""
 
@@ -29,6 +32,8 @@ class RpcLimits:
     """What one connection may ask for: sizes in bytes, times in seconds."""
 
     max_message: int = 16 * 1024 * 1024
+    max_connections: int = 64
+    """Peers at a time; those beyond are told so and sent away."""
     max_in_flight: int = 1000
     """Calls without an answer; more are not read until some are answered."""
     max_in_flight_bytes: int = 64 * 1024 * 1024
@@ -122,6 +127,7 @@ class MsgpackRpcServer:
         self.draining = False
         self._methods = {name.encode(): _raw(method) for name, method in methods.items()}
         self._names = ", ".join(sorted(methods))
+        self.notices = QuietLog(log)
         self._closed = asyncio.Event()
         self._closed.set()
 
@@ -214,6 +220,10 @@ class _Connection(asyncio.Protocol):
         refusal = admission(transport) if admission is not None else None
         if refusal is not None:
             self._send_away(WireError(Status.DENIED, refusal))
+        elif len(self._server.connections) > self._limits.max_connections:
+            self._refuse(WireError(Status.OVERLOADED, f"{self._limits.max_connections} connections are open already"))
+            if len(self._server.connections) > self._limits.max_connections + MAX_REFUSED:
+                self.abort()
 
     def data_received(self, data: bytes) -> None:
         if not self._refused:
@@ -312,7 +322,8 @@ class _Connection(asyncio.Protocol):
     def _check_output(self, before: int) -> None:
         waiting = self._transport.get_write_buffer_size()
         if waiting >= before:
-            log.warning("a peer has read nothing of %d bytes for %gs: cut off", waiting, self._limits.stall_seconds)
+            text = f"a peer has read nothing of {waiting} bytes for {self._limits.stall_seconds:g}s: cut off"
+            self._server.notices.log(logging.WARNING, "stuck", text)
             self.abort()
         else:
             self._watch_output(waiting)
@@ -325,7 +336,8 @@ class _Connection(asyncio.Protocol):
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _refuse(self, error: WireError) -> None:
-        log.warning("a peer's connection ends: %s", error.message)
+        notices = self._server.notices
+        notices.log(logging.WARNING, error.status.name, f"a peer's connection ends: {error.message}")
         self._send_away(error)
 
     def _send_away(self, error: WireError) -> None:

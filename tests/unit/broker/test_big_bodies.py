@@ -13,7 +13,7 @@ from broker.grpc.server import READ_BYTES, GrpcProtocol, GrpcServer
 from broker.grpc.wire import GrpcCallError, GrpcCode
 from broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
 from broker.http2.sender import MESSAGE_PREFIX
-from broker.routing.router import Router, RouterOptions
+from broker.routing.router import Death, Router, RouterOptions
 from ipc.bodies import Body, BodyStore, StoredBody, body_bytes
 from ipc.frame import Kind, unpack_frame
 from tests.support.channels import LocalWorker, local_worker
@@ -168,7 +168,7 @@ def test_the_place_of_a_body_is_free_when_the_gateway_hangs_up_within_it(path: P
 def test_a_body_outlives_the_worker_that_died_with_it(path: Path) -> None:
     body = big_object()
     path.arrive(upload(path.peer, 1, body))
-    path.router.lost(path.worker.link, [], frozenset(), "it died")
+    path.router.lost(path.worker.link, Death("it died"))
     path.store.trim()
     path.store.trim()
     with local_worker(1, 2, bodies=path.store) as other:

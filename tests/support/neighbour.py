@@ -1,0 +1,75 @@
+"""Another gateway's connection, at work while something bad happens: every call of it must succeed."""
+
+import threading
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from broker.grpc.client import GrpcClient
+from commands.objects import CallDescription, build_object
+from tests.support.broker import RunningBroker, wait_until
+
+
+class Neighbour:
+    """Calls a hook one call after the other until the end of the block, which fails if a call did."""
+
+    def __init__(self, broker: RunningBroker, hook: str = "add_header", bundle: str = "hooks") -> None:
+        self._address = broker.address
+        self._object = build_object(CallDescription(hook, bundle=bundle)).SerializeToString()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="neighbour")
+        self.answered = 0
+        self.failures: list[Exception] = []
+
+    def wait_answered(self, more: int = 5) -> None:
+        """Wait until so many more calls were answered."""
+        wanted = self.answered + more
+        wait_until(lambda: self.answered >= wanted or bool(self.failures), lambda: f"{self.answered} answers")
+        assert self.failures == []
+
+    def _run(self) -> None:
+        try:
+            with GrpcClient(self._address) as client:
+                while not self._stop.is_set():
+                    client.call("/coprocess.Dispatcher/Dispatch", self._object, timeout=30)
+                    self.answered += 1
+        except Exception as error:  # noqa: BLE001 (of another thread: the test raises it)
+            self.failures.append(error)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.wait_answered()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if error is None:
+            assert self.failures == []
+
+
+class Footprint:
+    """What a broker's process holds: descriptors and memory."""
+
+    def __init__(self, broker: RunningBroker) -> None:
+        self._process = psutil.Process(broker.pid)
+        self._descriptors = self._process.num_fds()
+        self._memory = self._memory_now()
+
+    def grown(self) -> int:
+        """Bytes of resident memory more than at first."""
+        return self._memory_now() - self._memory
+
+    def _memory_now(self) -> int:
+        return int(self._process.memory_info().rss)
+
+    def check_back(self, most: int) -> None:
+        """The descriptors come back, all of them, and the memory but for `most` bytes of the allocator's."""
+        wait_until(
+            lambda: self._process.num_fds() <= self._descriptors,
+            lambda: f"{self._process.num_fds()} descriptors, {self._descriptors} before",
+        )
+        wait_until(lambda: self.grown() <= most, lambda: f"{self.grown()} bytes more than before")
