@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from broker.config import BrokerConfig, default_runtime_dir, flag_of, options
 from broker.errors import BrokerError, ConfigError
@@ -87,6 +88,16 @@ def _config(values: Mapping[str, Any]) -> BrokerConfig:
         raise click.UsageError(str(error)) from error
 
 
+def _warn_of_exposures() -> None:
+    from commands.exposure import exposures
+
+    context = click.get_current_context()
+    given = context.params.items()
+    flags = {name: value for name, value in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    for warning in exposures(flags):
+        click.echo(f"tykpy: warning: {warning}", err=True)
+
+
 def _fail(message: object) -> NoReturn:
     click.echo(f"tykpy: {message}", err=True)
     sys.exit(EXIT_ERROR)
@@ -109,7 +120,9 @@ def broker(**values: Any) -> None:
     """
     from broker.app import run
 
-    sys.exit(run(_config(values)))
+    config = _config(values)
+    _warn_of_exposures()
+    sys.exit(run(config))
 
 
 @main.command("check-config")
@@ -118,7 +131,9 @@ def check_config(**values: Any) -> None:
     """Say whether `tykpy broker` would start with these options, and with which values."""
     from commands.check import check
 
-    if not check(_config(values), click.echo):
+    config = _config(values)
+    _warn_of_exposures()
+    if not check(config, click.echo):
         sys.exit(EXIT_ERROR)
 
 

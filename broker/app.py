@@ -58,6 +58,8 @@ class ExitCode(IntEnum):
 def run(config: BrokerConfig) -> ExitCode:
     """Serve until SIGTERM or SIGINT; says on standard error why it could not."""
     logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    # It would write down what peers send.
+    logging.getLogger("hpack").setLevel(logging.WARNING)
     try:
         with closing(Listeners.open(config)) as listeners:
             identity.assume(config)

@@ -29,8 +29,11 @@ def default_runtime_dir() -> Path:
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
-    """Declare one option: its default, its help text, and what the command line needs to know besides."""
-    return field(default=default, metadata={"help": text, **extra})
+    """Declare one option: its default, its help text, and what the command line needs to know besides.
+
+    `secret`: "login" of a URL that may hold one, "all" of a URL that is one.
+    """
+    return field(default=default, repr="secret" not in extra, metadata={"help": text, **extra})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +101,7 @@ class BrokerConfig:
         None,
         "Redis URL for store_data/get_data (redis, rediss, unix, redis+sentinel, redis+cluster).",
         shown_default="embedded",
-        secret=True,
+        secret="login",
     )
     runtime_dir: Path = option(
         default_runtime_dir(), "Folder for sockets, the embedded store and unpacked bundles.",
@@ -108,7 +111,7 @@ class BrokerConfig:
     event_stream: str | None = option(None, "Redis Stream, at --redis, that gets every event that a plugin triggers.")
     event_stream_length: int = option(100_000, "About how many events the Redis Stream keeps.")
     event_webhook: str | None = option(
-        None, "URL (http or https) that gets every event that a plugin triggers, as a POST of JSON.", secret=True
+        None, "URL (http or https) that gets every event that a plugin triggers, as a POST of JSON.", secret="all"
     )
     event_queue: int = option(
         10_000, "Most events that may wait for each of stream and webhook; those above are dropped and counted."

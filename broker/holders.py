@@ -1,6 +1,7 @@
 """Who holds an address that we would like to have: for the message of an error, so it never fails."""
 
 import os
+import re
 import socket
 from pathlib import Path
 from struct import Struct
@@ -9,6 +10,9 @@ from typing import Final
 _CREDENTIALS: Final = Struct("3i")
 """struct ucred: pid, uid, gid."""
 _LISTEN_STATE: Final = "0A"
+MAX_COMMAND: Final = 200
+"""Characters of its command that a message shows."""
+_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://\S*")
 _UNKNOWN: Final = "another process"
 
 
@@ -47,6 +51,11 @@ def _socket_inodes(folder: Path) -> set[str]:
     return inodes
 
 
+def without_urls(command: str) -> str:
+    """A command line with nothing but the schemes of its URLs: any of them may hold a password."""
+    return _URL.sub(r"\1://...", command)
+
+
 def _describe(pid: int) -> str:
     if pid <= 0:
         return _UNKNOWN
@@ -55,4 +64,4 @@ def _describe(pid: int) -> str:
         command = command or Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return f"process {pid}"
-    return f"process {pid} ({command[:200]})"
+    return f"process {pid} ({without_urls(command)[:MAX_COMMAND]})"

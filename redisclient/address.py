@@ -102,11 +102,17 @@ def parse_redis_url(url: str) -> RedisAddress:
 
 
 def redact(url: str) -> str:
-    """Return a URL without user, password and query, however malformed it is."""
+    """Return a URL without user, password and query, however malformed it is.
+
+    What is before the last `@` may be a password with characters that should have been encoded; so may all of it
+    where a `?` comes before.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator:
         return "(a URL without ://)"
     user, at, location = rest.rpartition("@")
+    if "?" in user:
+        return f"{scheme}://***"
     return f"{scheme}://{'***@' if at and user else ''}{re.split('[?#]', location)[0]}"
 
 

@@ -10,16 +10,10 @@ from typing import Final, NamedTuple
 
 from ipc.exits import WorkerExit
 
-UNWANTED_ENVIRONMENT: Final = (
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-    "NOTIFY_SOCKET",
-    "TYKPY_HANDOVER",
-    "TYKPY_REDIS",
-    "TYKPY_EVENT_WEBHOOK",
-)
-"""What the broker was started with and a worker has no business with: sockets of its own, and secrets."""
+UNWANTED_ENVIRONMENT: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET")
+"""What a service manager tells the broker, and the broker alone."""
+OWN_PREFIX: Final = "TYKPY_"
+"""The broker's own options, secrets among them; a worker is told what it needs on its control socket."""
 OWN_FAULTS: Final = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGXCPU}
 )
@@ -66,7 +60,7 @@ class WorkerProcess:
             stdin=subprocess.DEVNULL,
             stdout=2,
             pass_fds=descriptors,
-            env={name: value for name, value in environment.items() if name not in UNWANTED_ENVIRONMENT},
+            env=environment_for_workers(environment),
         )
         self.pid = self._popen.pid
         try:
@@ -99,6 +93,15 @@ class WorkerProcess:
         os.close(self.pidfd)
         self.pidfd = -1
         return describe_end(code, out_of_memory=code == -signal.SIGKILL and oom_kills() > self._oom_kills)
+
+
+def environment_for_workers(environment: Mapping[str, str]) -> dict[str, str]:
+    """The broker's environment without what is not for plugin code."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in UNWANTED_ENVIRONMENT and not name.startswith(OWN_PREFIX)
+    }
 
 
 def describe_end(code: int, *, out_of_memory: bool = False) -> Ending:

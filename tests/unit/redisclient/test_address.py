@@ -140,3 +140,22 @@ def test_every_option_reaches_the_sentinels() -> None:
     for options in of_sentinels:
         assert (options["password"], options["socket_timeout"]) == ("sp", 0.5)
         assert options["ssl_ca_certs"] == "/ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("redis://:secret@localhost/0", "redis://***@localhost/0"),
+        ("redis://user:sec@ret@localhost", "redis://***@localhost"),
+        ("redis://user:sec/ret@localhost/0", "redis://***@localhost/0"),
+        ("redis://user:sec#ret@localhost/0", "redis://***@localhost/0"),
+        ("redis://user:sec?ret@localhost/0", "redis://***"),
+        ("redis://localhost/0?password=secret", "redis://localhost/0"),
+        ("redis://localhost/0?password=sec@ret", "redis://***"),
+        ("secret", "(a URL without ://)"),
+        ("", "(a URL without ://)"),
+    ],
+)
+def test_what_is_shown_of_a_url_even_a_malformed_one(url: str, shown: str) -> None:
+    assert redact(url) == shown
