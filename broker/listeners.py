@@ -72,8 +72,9 @@ class Listeners:
         factories = [admin, *(rpc if address.startswith(MSGPACK_PREFIX) else grpc for address in addresses)]
         for listening, factory in zip(self.sockets, factories, strict=True):
             self._servers.append(await self._server(listening, factory))
-        for address in addresses:
-            log.info("listening on %s", address)
+        for address, listening in zip(addresses, self.sockets[1:], strict=True):
+            protocol = MSGPACK_PREFIX if address.startswith(MSGPACK_PREFIX) else ""
+            log.info("listening on %s%s", protocol, listening.address)
 
     async def take_over(self) -> None:
         """Accept connections on the old program's sockets, which are ours from now on, and tell it to go."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.go_gateway import go_program
+from tests.support.go_gateway import go_program, grpcurl
 from tests.support.table import Table, running_table
 
 PROGRAMS = ("gateway", "msgpackclient", "bundlecrypto")
@@ -17,6 +17,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         try:
             for name in PROGRAMS:
                 go_program(name)
+            grpcurl()
         except (pytest.skip.Exception, pytest.fail.Exception, AssertionError):
             # Every test that needs them says it for itself.
             return

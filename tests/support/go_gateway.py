@@ -1,4 +1,4 @@
-"""Builds the Go programs of tests/gateway: a gateway, a MessagePack-RPC client, and a signer of bundles.
+"""Builds the Go programs of tests/gateway (a gateway, a MessagePack-RPC client, a signer of bundles), and grpcurl.
 
 Without Go the tests that need them are skipped; with `CI=true` they fail instead.
 """
@@ -8,6 +8,8 @@ import functools
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -16,6 +18,8 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 MODULE: Final = ROOT / "tests" / "gateway"
 PROGRAMS: Final = ROOT / ".tools" / "go"
+GRPCURL: Final = "github.com/fullstorydev/grpcurl/cmd/grpcurl"
+GRPCURL_VERSION: Final = "v1.9.4"
 BUILD_TIMEOUT: Final = 900
 """Seconds; the first build fetches modules and compiles grpc-go."""
 
@@ -23,17 +27,39 @@ BUILD_TIMEOUT: Final = 900
 @functools.cache
 def go_program(name: str) -> str:
     """Return the path of a program, built now if its sources changed; skip or fail the test where there is no Go."""
+    with _locked(name) as target:
+        _run_go("build", "-buildvcs=false", "-o", str(target), f"./cmd/{name}")
+    return str(target)
+
+
+@functools.cache
+def grpcurl() -> str:
+    """Return the path of grpcurl, built now if there is none; skip or fail the test where there is no Go."""
+    with _locked(f"grpcurl-{GRPCURL_VERSION}") as target:
+        if not target.exists():
+            _run_go("install", f"{GRPCURL}@{GRPCURL_VERSION}")
+            (PROGRAMS / "grpcurl").rename(target)
+    return str(target)
+
+
+@contextmanager
+def _locked(name: str) -> Iterator[Path]:
+    """Keep two test runs from building one program at the same time."""
+    PROGRAMS.mkdir(parents=True, exist_ok=True)
+    with (PROGRAMS / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield PROGRAMS / name
+
+
+def _run_go(*command: str) -> None:
     go = shutil.which("go")
     if go is None:
         _unavailable("there is no Go on this machine to build the test gateway with")
-    PROGRAMS.mkdir(parents=True, exist_ok=True)
-    target = PROGRAMS / name
-    with (PROGRAMS / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        command = [go, "build", "-buildvcs=false", "-o", str(target), f"./cmd/{name}"]
-        done = subprocess.run(command, cwd=MODULE, capture_output=True, text=True, timeout=BUILD_TIMEOUT, check=False)
+    environment = {**os.environ, "GOBIN": str(PROGRAMS)}
+    done = subprocess.run(
+        [go, *command], cwd=MODULE, env=environment, capture_output=True, text=True, timeout=BUILD_TIMEOUT, check=False
+    )
     assert done.returncode == 0, done.stderr
-    return str(target)
 
 
 def _unavailable(reason: str) -> NoReturn:

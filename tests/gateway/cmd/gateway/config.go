@@ -15,6 +15,8 @@ type Config struct {
 	GrpcServer     string            `json:"coprocess_grpc_server"`
 	RecvMaxSize    int               `json:"grpc_recv_max_size"`
 	SendMaxSize    int               `json:"grpc_send_max_size"`
+	RoundRobin     bool              `json:"grpc_round_robin_load_balancing"`
+	Authority      string            `json:"grpc_authority"`
 	Redis          string            `json:"redis_socket"`
 	MiddlewarePath string            `json:"middleware_path"`
 	BundleSource   string            `json:"bundle_source"` // a folder, in place of bundle_base_url

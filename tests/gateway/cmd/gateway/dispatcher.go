@@ -16,6 +16,9 @@ import (
 	"tykpy.test/gateway/internal/coprocess"
 )
 
+// roundRobin has grpc-go make a connection to every address of a name, and take them in turns.
+const roundRobin = `{"loadBalancingConfig": [{"round_robin":{}}]}`
+
 // dial makes the one connection for all calls, as Tyk does: plaintext, lazily, limits only where they are configured.
 func dial(config *Config) (*grpc.ClientConn, error) {
 	target, err := dialTarget(config.GrpcServer)
@@ -28,6 +31,12 @@ func dial(config *Config) (*grpc.ClientConn, error) {
 	}
 	if config.SendMaxSize > 0 {
 		options = append(options, grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(config.SendMaxSize)))
+	}
+	if config.RoundRobin {
+		options = append(options, grpc.WithDefaultServiceConfig(roundRobin))
+	}
+	if config.Authority != "" {
+		options = append(options, grpc.WithAuthority(config.Authority))
 	}
 	if !config.NoTracing {
 		options = append(options, grpc.WithUnaryInterceptor(traced))
