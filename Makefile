@@ -28,10 +28,11 @@ check: $(STAMP)  ## formatting, lint, types, who imports whom
 soak: $(STAMP)  ## the long forms of the tests
 	$(BIN)/python -m pytest -q -m soak --timeout 3600
 
-bench: $(STAMP)  ## side by side with grpcio, big bodies too, and the rings alone
+bench: $(STAMP)  ## side by side with grpcio, big bodies too, the rings alone, and recovery
 	$(BIN)/python -m benchmarks.compare --install
 	$(BIN)/python -m benchmarks.bodies
 	$(BIN)/python -m benchmarks.ring
+	$(BIN)/python -m benchmarks.recovery
 
 proto:  ## regenerate tyk/proto from its .proto files, with the oldest protobuf that is supported
 	$(PYTHON) -m venv .tools/proto

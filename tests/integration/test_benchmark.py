@@ -72,3 +72,16 @@ def test_a_missing_h2load_is_one_clear_line(tmp_path: Path, benchmark: list[str]
     assert done.stderr.splitlines() == [
         "error: h2load is not on PATH; on Debian or Ubuntu: apt-get install nghttp2-client"
     ]
+
+
+def test_recovery_is_measured() -> None:
+    command = [sys.executable, "-m", "benchmarks.recovery", "--kills", "2", "--hangs", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert [row[:-7] for row in rows] == [["SIGKILL"], ["hook", "spins"], ["hook", "stops"]]
+    assert [row[-7] for row in rows] == ["2", "1", "1"]
+    for row in rows:
+        told, served = float(row[-6]), float(row[-3])
+        assert told > 0
+        assert served > 0
