@@ -136,6 +136,7 @@ class Broker:
             dispatch_methods(self.router, lambda: self.router.hooks.description),
             RpcLimits(max_message=config.max_message, max_in_flight=config.max_streams, max_connections=connections),
             admission,
+            turn,
         )
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)
         parts = Parts(self.router, self.supervisor, self.events, self.reloader, self.recycler, self.upgrade)

@@ -17,6 +17,7 @@ from broker.errors import DispatchError, WireError
 from broker.msgpackrpc.wire import Message, MessageReader, pack_error, pack_result, pack_value, unpack_params
 from broker.peers import Admission
 from broker.quiet_log import QuietLog
+from broker.turn import Turn
 from ipc.frame import Status
 
 log = logging.getLogger("tykpy.msgpackrpc")
@@ -24,7 +25,7 @@ log = logging.getLogger("tykpy.msgpackrpc")
 MAX_REFUSED: Final = 64
 """Peers beyond the limit that get time to read why they are refused; further ones are cut off at once."""
 FLUSH_SIZE: Final = 256 * 1024
-"""Bytes of answers that are written without waiting for the end of the loop's turn."""
+"""Bytes of answers that are written without waiting for the end of the turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +120,15 @@ Methods = Mapping[str, Handler | RawMethod]
 class MsgpackRpcServer:
     """One listener's connections and the methods that they may call."""
 
-    def __init__(self, methods: Methods, limits: RpcLimits | None = None, admission: Admission | None = None) -> None:
-        """`admission`: who may connect; None: everybody who can."""
+    def __init__(
+        self,
+        methods: Methods,
+        limits: RpcLimits | None = None,
+        admission: Admission | None = None,
+        turn: Turn | None = None,
+    ) -> None:
+        """`admission`: who may connect; None: everybody who can. `turn`: shared with the dispatcher."""
+        self.turn = turn
         self.admission = admission
         self.limits = limits or RpcLimits()
         self.connections: set[_Connection] = set()
@@ -214,6 +222,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without being a subclass
         self._loop = asyncio.get_running_loop()
+        self._turn = self._server.turn or Turn(self._loop)
         self._transport.set_write_buffer_limits(high=self._limits.write_buffer)
         self._server.add(self)
         admission = self._server.admission
@@ -227,8 +236,9 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._refused:
-            self._reader.feed(data)
-            self._read_calls()
+            with self._turn:
+                self._reader.feed(data)
+                self._read_calls()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.discard(self)
@@ -252,9 +262,10 @@ class _Connection(asyncio.Protocol):
 
     def settle(self, reply: Reply, data: bytes) -> None:
         """One call is over; `data` is its answer on the wire, empty for a notification."""
-        if reply not in self._in_flight:
+        try:
+            self._in_flight.remove(reply)
+        except KeyError:
             return  # the peer has gone
-        self._in_flight.discard(reply)
         self._in_flight_bytes -= reply.size
         if data:
             self._write(data)
@@ -303,9 +314,9 @@ class _Connection(asyncio.Protocol):
     # -- output ----------------------------------------------------------------------------------------------------
 
     def _write(self, data: bytes) -> None:
-        # One write for all that is answered in one turn of the loop.
+        # One write for all that is answered in one turn.
         if not self._out:
-            self._loop.call_soon(self._flush)
+            self._turn.at_end(self._flush)
         self._out.append(data)
         self._out_size += len(data)
         if self._out_size >= FLUSH_SIZE:

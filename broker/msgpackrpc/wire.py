@@ -33,7 +33,11 @@ _SCANNER_BUFFER: Final = 4096
 """Bytes a scanner allocates at first; msgpack's own default is 1 MiB for every connection."""
 _BIG_MESSAGE: Final = 256 * 1024
 """Bytes of a message after which the scanner's grown buffer is given back."""
+_MAX_REMEMBERED_BYTES: Final = 64
 _UNLIMITED: Final = 0
+_NEVER_USED: Final = b"\xc1"
+"""The byte that begins nothing in MessagePack."""
+_MAP_HEADS: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
 _FIXARRAY: Final = 0x90
 _FIXARRAY_END: Final = 0x9F
 _FIXSTR: Final = 0xA0
@@ -85,6 +89,10 @@ class MessageReader:
         self._more: list[bytes] = []
         self._fed = 0
         self._start = 0
+        self._call = _NEVER_USED
+        """Method and array header of the last request, encoded, and what they say."""
+        self._method = b""
+        self._arity = 0
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they come from the peer."""
@@ -122,9 +130,22 @@ class MessageReader:
         data = self._data
         if end == self._fed:
             self._reset(end)
-            return parse(data[start:] if start else data)
-        self._start = end
-        return parse(data[start:end])
+        else:
+            self._start = end
+        return self._parse(data, start, end)
+
+    def _parse(self, data: bytes, start: int, end: int) -> Message:
+        # One method is called again and again: what stands between id and params is nearly always as it was last time.
+        if data[start : start + 2] == _REQUEST_HEAD:
+            id_end = start + _USUAL_ID_ENDS.get(data[start + 2], 0)
+            if data.startswith(self._call, id_end):
+                params = data[id_end + len(self._call) : end]
+                return _new_message(Message, (data[start + 2 : id_end], self._method, self._arity, params))
+        message = parse(data[start:end])
+        call = data[start + len(_REQUEST_HEAD) + len(message.id) : end - len(message.params)]
+        if message.id and len(call) <= _MAX_REMEMBERED_BYTES:
+            self._call, self._method, self._arity = call, message.method, message.arity
+        return message
 
     def _forget_consumed(self) -> None:
         start, self._start = self._start, 0
@@ -267,7 +288,7 @@ def split_first(params: bytes) -> tuple[bytes, bytes]:
 
 def is_map(packed: bytes) -> bool:
     """Whether an encoded value is a map."""
-    return 0x80 <= packed[0] <= 0x8F or packed[0] in (0xDE, 0xDF)
+    return packed[0] in _MAP_HEADS
 
 
 def is_one_value(packed: bytes) -> bool:

@@ -23,11 +23,17 @@ class _Object(msgspec.Struct, gc=False):
 
     hook_type: int | str | None = None
     hook_name: str | None = None
-    spec: _Spec | None = None
+    spec: msgspec.Raw = msgspec.Raw()
 
 
 _decode: Final = msgspec.msgpack.Decoder(_Object).decode
+_decode_spec: Final = msgspec.msgpack.Decoder(_Spec | None).decode
 _NO_SPEC: Final = _Spec()
+
+_MAX_REMEMBERED: Final = 1024
+_MAX_REMEMBERED_BYTES: Final = 2048
+"""Specs are remembered up to this size: a gateway sends the same bytes for every call of one hook of one API."""
+_remembered: Final[dict[tuple[int | str | None, str | None, bytes], Peek]] = {}
 
 
 def peek_map(body: bytes) -> Peek:
@@ -38,13 +44,21 @@ def peek_map(body: bytes) -> Peek:
     """
     try:
         seen = _decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        key = seen.hook_type, seen.hook_name, bytes(seen.spec)
+        return _remembered.get(key) or _peek(*key)
+    except (ValueError, RecursionError) as error:
         raise PeekError(str(error) or type(error).__name__) from error
-    number = seen.hook_type or 0
-    if isinstance(number, str):
-        number = _number_of(number)
-    spec = seen.spec or _NO_SPEC
-    return Peek(number, seen.hook_name or "", spec.api_id or "", spec.org_id or "", spec.bundle_hash or "")
+
+
+def _peek(hook_type: int | str | None, hook_name: str | None, packed: bytes) -> Peek:
+    spec = (_decode_spec(packed) if packed else None) or _NO_SPEC
+    number = _number_of(hook_type) if isinstance(hook_type, str) else hook_type or 0
+    result = Peek(number, hook_name or "", spec.api_id or "", spec.org_id or "", spec.bundle_hash or "")
+    if len(packed) + len(result.hook_name) <= _MAX_REMEMBERED_BYTES:
+        if len(_remembered) >= _MAX_REMEMBERED:
+            _remembered.clear()
+        _remembered[hook_type, hook_name, packed] = result
+    return result
 
 
 def _number_of(name: str) -> int:
