@@ -1,5 +1,6 @@
 """The request as a hook sees it: the gateway's own object, and short ways to change headers and parameters."""
 
+from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
@@ -31,16 +32,7 @@ class TykCoProcessRequest:
 
         Headers set by `add_header` are not seen here: they are for the upstream.
         """
-        headers = self.object.headers
-        value = headers.get(key)
-        if value is None:
-            value = headers.get(canonical_header(key))
-        return value if value is not None else self._find_header(key)
-
-    def _find_header(self, key: str) -> str | None:
-        """Look through all headers: a sender other than the gateway may have any spelling."""
-        wanted = key.lower()
-        return next((value for name, value in self.object.headers.items() if name.lower() == wanted), None)
+        return find_header(self.object.headers, key)
 
     def add_header(self, key: str, value: str) -> None:
         """Set a header of the request that goes on, in place of the one that came, if any."""
@@ -61,6 +53,17 @@ class TykCoProcessRequest:
 
 TykRequest: TypeAlias = TykCoProcessRequest
 """The same class under a shorter name."""
+
+
+def find_header(headers: Mapping[str, str], key: str) -> str | None:
+    """Look for a header as it is written, as Go spells it, then through all: a sender may have any spelling."""
+    value = headers.get(key)
+    if value is None:
+        value = headers.get(canonical_header(key))
+    if value is None:
+        wanted = key.lower()
+        value = next((value for name, value in headers.items() if name.lower() == wanted), None)
+    return value
 
 
 def canonical_header(key: str) -> str:

@@ -13,10 +13,18 @@ from tyk.proto.coprocess_object_pb2 import Event, Object
 from workers.apis import Announce, ApiBundles
 from workers.errors import WorkerError
 from workers.hook import Hook
-from workers.invocation import ChainInvocation, EventInvocation, HookInvocation, Invocation, TriggeredInvocation
+from workers.invocation import (
+    ChainInvocation,
+    Encode,
+    EventInvocation,
+    HookInvocation,
+    Invocation,
+    PackedInvocation,
+    TriggeredInvocation,
+)
 from workers.lookup import Lookup
 from workers.manifest import CHAIN_NAME, HOOK_TYPES
-from workers.packed import PackedObject, unpack_event
+from workers.packed import API_KEY, HASH_KEY, PackedObject, unpack_event
 from workers.store import BundleStore
 
 __all__ = ["Dispatcher", "Invocation"]
@@ -26,8 +34,7 @@ _T = TypeVar("_T")
 
 _CHAINING: Final = frozenset(HOOK_TYPES.values())
 _OBJECT: Final = int(Kind.OBJECT)
-_HASH_KEY: Final = "bundle_hash"
-_API_KEY: Final = "APIID"
+_OBJECT_MAP: Final = int(Kind.OBJECT_MAP)
 
 
 class Dispatcher:
@@ -53,10 +60,9 @@ class Dispatcher:
         except ValueError as error:
             raise WorkerError(Status.INVALID, str(error)) from error
         if kind == _OBJECT:
-            return self._object(_parsed(Object, body), _as_object)
-        if kind == Kind.OBJECT_MAP:
-            packed = _packed(PackedObject, "coprocess.Object", body)
-            return self._object(packed.message, packed.answer)
+            return self._object(_parsed(Object, body))
+        if kind == _OBJECT_MAP:
+            return self._object_map(_packed(PackedObject, "coprocess.Object", body))
         if kind == Kind.EVENT:
             return self._event(_parsed(Event, body), Kind.EVENT)
         if kind == Kind.EVENT_MAP:
@@ -67,19 +73,40 @@ class Dispatcher:
         """Take over which bundles APIs use, as another worker saw."""
         self._apis.learn(bundle_hashes)
 
-    def _object(self, subject: Object, encode: Callable[[Object], Packed]) -> Invocation:
+    def _object(self, subject: Object) -> Invocation:
         spec = subject.spec
-        bundle_hash = spec.get(_HASH_KEY, "")
-        name = subject.hook_name
-        hook = self._hooks.get((bundle_hash, name))
-        if hook is None and name != CHAIN_NAME:
-            hook = self._lookup.hook(bundle_hash, name)
-            self._hooks[bundle_hash, name] = hook
-        links = self._lookup.chain(bundle_hash, _chained_type(subject)) if hook is None else ()
+        key = spec.get(HASH_KEY, ""), subject.hook_name
+        hook = self._hooks.get(key) or self._look_up(key)
+        if hook is None:
+            return self._chain(subject, _as_object)
         if self._has_events:
-            # Not before the lookup: it may have loaded the bundle whose events these are.
-            self._apis.remember(spec.get(_API_KEY, ""), bundle_hash)
-        return ChainInvocation(links, subject, encode) if hook is None else HookInvocation(hook, subject, encode)
+            self._apis.remember(spec.get(API_KEY, ""), key[0])
+        return HookInvocation(hook, subject, _as_object)
+
+    def _object_map(self, packed: PackedObject) -> Invocation:
+        head = packed.head
+        hook = self._hooks.get(head.key) or self._look_up(head.key)
+        if hook is None:
+            return self._chain(packed.message, packed.answer)
+        if self._has_events:
+            self._apis.remember(head.api, head.key[0])
+        return PackedInvocation(hook, packed)
+
+    def _look_up(self, key: tuple[str, str]) -> Hook | None:
+        """The hook of this bundle and name; None where the name is the whole chain's."""
+        bundle_hash, name = key
+        if name == CHAIN_NAME:
+            return None
+        hook = self._hooks[key] = self._lookup.hook(bundle_hash, name)
+        return hook
+
+    def _chain(self, subject: Object, encode: Encode) -> Invocation:
+        spec = subject.spec
+        bundle_hash = spec.get(HASH_KEY, "")
+        links = self._lookup.chain(bundle_hash, _chained_type(subject))
+        if self._has_events:
+            self._apis.remember(spec.get(API_KEY, ""), bundle_hash)
+        return ChainInvocation(links, subject, encode)
 
     def _event(self, message: Event, kind: Kind) -> Invocation:
         try:
@@ -90,7 +117,7 @@ class Dispatcher:
         if isinstance(origin, dict):
             handlers = self._lookup.triggered_handlers(event.handler_name, str(origin.get("bundle")))
             return TriggeredInvocation(handlers, message.payload, kind)
-        bundle_hash = self._apis.find(str(event.spec.get(_API_KEY, "")))
+        bundle_hash = self._apis.find(str(event.spec.get(API_KEY, "")))
         return EventInvocation(self._lookup.event_handler(event.handler_name, bundle_hash), event, kind)
 
     def _forget(self) -> None:

@@ -8,14 +8,17 @@ from ipc.frame import Kind, Packed, pack_frame
 from tyk.event import TykEvent
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Object
+from tyk.request import TykCoProcessRequest
 from workers import watch
 from workers.bundle import ChainLink
 from workers.errors import WorkerError
 from workers.failure import hook_failed, hook_passed_over, wrong_return
 from workers.folding import Fold, RequestFold, ResponseFold
 from workers.hook import Hook
+from workers.packed import PackedObject
 from workers.running import RUNNING
 from workers.shapes import WrongReturnError, complete
+from workers.unread import UnreadRequest
 
 Encode = Callable[[Object], Packed]
 """Makes the answer frame of an object."""
@@ -59,6 +62,33 @@ class HookInvocation:
             return self._encode(await run_or_pass_async(self.hook, self.subject))
         await run_hook_async(self.hook, self.subject)
         return self._encode(self.subject)
+
+
+class PackedInvocation:
+    """One hook on one object that came as a map."""
+
+    __slots__ = ("_packed", "hook", "is_async")
+
+    def __init__(self, hook: Hook, packed: PackedObject) -> None:
+        self.hook = hook
+        self.is_async = hook.is_async
+        self._packed = packed
+
+    def run(self) -> Packed:
+        """Run the hook and return the object it leaves."""
+        hook, packed = self.hook, self._packed
+        if _may_continue(hook, packed.subject):
+            return packed.answer(run_or_pass(hook, packed.message))
+        run_hook(hook, packed.subject, packed.request())
+        return packed.answer(packed.subject)
+
+    async def run_async(self) -> Packed:
+        """Do the same for an `async def` hook."""
+        hook, packed = self.hook, self._packed
+        if _may_continue(hook, packed.subject):
+            return packed.answer(await run_or_pass_async(hook, packed.message))
+        await run_hook_async(hook, packed.subject, packed.request())
+        return packed.answer(packed.subject)
 
 
 class ChainInvocation:
@@ -161,15 +191,15 @@ class TriggeredInvocation:
         return pack_frame(self._kind, None, b"")
 
 
-def run_hook(hook: Hook, subject: Any) -> Any:
-    """Call a hook and return the subject with what came of it.
+def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None = None) -> Any:
+    """Call a hook and return the subject with what came of it; `request` as for Shape.arguments.
 
     Raises WorkerError whatever the hook raises, `sys.exit` included; KeyboardInterrupt is the process's own.
     """
     shape = hook.shape
-    arguments = shape.arguments(subject)
+    arguments = shape.arguments(subject, request)
     hook.unwatched_calls = unwatched_calls = hook.unwatched_calls - 1
-    before = None if unwatched_calls > 0 else watch.begin(hook, subject)
+    before = None if unwatched_calls > 0 else _begin_to_watch(hook, subject, request)
     RUNNING.set((hook, subject))
     try:
         result = hook.function(*arguments)
@@ -186,17 +216,17 @@ def run_hook(hook: Hook, subject: Any) -> Any:
     return subject
 
 
-async def run_hook_async(hook: Hook, subject: Any) -> Any:
+async def run_hook_async(hook: Hook, subject: Any, request: TykCoProcessRequest | None = None) -> Any:
     """Do what run_hook does, and await what an `async def` hook returns.
 
     A cancellation from outside goes on as such; one that the hook made itself is its failure.
     """
     if not hook.is_async:
-        return run_hook(hook, subject)
+        return run_hook(hook, subject, request)
     shape = hook.shape
-    arguments = shape.arguments(subject)
+    arguments = shape.arguments(subject, request)
     hook.unwatched_calls = unwatched_calls = hook.unwatched_calls - 1
-    before = None if unwatched_calls > 0 else watch.begin(hook, subject)
+    before = None if unwatched_calls > 0 else _begin_to_watch(hook, subject, request)
     RUNNING.set((hook, subject))
     try:
         result = await hook.function(*arguments)
@@ -238,6 +268,12 @@ async def run_or_pass_async(hook: Hook, subject: Object) -> Object:
         hook_passed_over(hook, error)
         return untouched
     return subject
+
+
+def _begin_to_watch(hook: Hook, subject: Object, request: TykCoProcessRequest | None) -> Object:
+    if isinstance(request, UnreadRequest):
+        request.read()
+    return watch.begin(hook, subject)
 
 
 def _may_continue(hook: Hook, subject: Object) -> bool:

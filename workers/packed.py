@@ -1,27 +1,71 @@
 """Objects and events that came as MessagePack maps: decoded for a hook, and encoded again for the answer.
 
-A hook changes little of an object. What it left as it came is encoded from the record that it was decoded from, and
-only what differs is read out of the message again: comparing two messages costs a small part of reading one.
+A hook touches little of an object. What a gateway sends with every call of one hook of one API is decoded once, the
+request's message is filled only when somebody asks for it (workers/unread.py), and what a hook left as it came is
+encoded from the record that it was decoded into: comparing two messages costs a small part of reading one.
 """
 
-from typing import Any, Final, TypeVar
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import msgpack
 import msgspec
 from google.protobuf.message import Message
 
 from ipc.frame import Kind, Packed, pack_frame
+from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Event, Object
+from tyk.request import TykCoProcessRequest
 from workers.mapping import FieldError, from_map, to_map
-from workers.records import Record, filler, is_map, record_type
+from workers.records import ABSENT, Record, filler, is_map, record_type
+from workers.unread import UnreadRequest
 
 _MessageT = TypeVar("_MessageT", bound=Message)
 
-_decode_object: Final = msgspec.msgpack.Decoder(record_type(Object.DESCRIPTOR)).decode
+HASH_KEY: Final = "bundle_hash"
+API_KEY: Final = "APIID"
+"""Of `spec`: the hash of the bundle's name, the API's id."""
+
+_MAX_KNOWN: Final = 1024
+_MAX_KNOWN_BYTES: Final = 2048
+"""Name and spec are remembered up to this size: a few MiB in all at most."""
+
+_HEAD: Final = ("hook_type", "hook_name", "spec")
+"""The fields that say what is called: the same from call to call."""
+_REQUEST: Final = "request"
+_OTHERS: Final = tuple(name for name in Object.DESCRIPTOR.fields_by_name if name not in (*_HEAD, _REQUEST))
+
+_decode_object: Final = msgspec.msgpack.Decoder(record_type(Object.DESCRIPTOR, raw="spec")).decode
+_decode_spec: Final = msgspec.msgpack.Decoder(dict[str, str] | None).decode
 _decode_event: Final = msgspec.msgpack.Decoder(record_type(Event.DESCRIPTOR)).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
-_fill_object: Final = filler(Object.DESCRIPTOR)
+_fill_request: Final = filler(MiniRequestObject.DESCRIPTOR)
+_fill_name: Final = filler(Object.DESCRIPTOR, _HEAD[:2])
+_fill_others: Final = filler(Object.DESCRIPTOR, _OTHERS)
 _fill_event: Final = filler(Event.DESCRIPTOR)
+_FIELDS: Final[tuple[Any, ...]] = tuple(Object.DESCRIPTOR.fields)
+_FIELDS_BUT_REQUEST: Final = tuple(field for field in _FIELDS if field.name != _REQUEST)
+_others: Final = attrgetter(*_OTHERS)
+_NO_OTHERS: Final = (None,) * len(_OTHERS)
+
+
+_Values: TypeAlias = tuple[int | str | None, str | None, msgspec.Raw]
+
+
+class Head(NamedTuple):
+    """What is called, decoded."""
+
+    key: tuple[str, str]
+    """Hash of the bundle, name of the hook."""
+    api: str
+    """The API's id."""
+    message: Object
+    """These fields; nobody may change it."""
+    values: _Values | None
+    """The same as the answer has them, where that is not how they came."""
+
+
+_heads: Final[dict[tuple[int | str | None, str | None, bytes], Head]] = {}
 
 
 class PackedObject:
@@ -31,26 +75,97 @@ class PackedObject:
     where the bytes are not MessagePack.
     """
 
-    __slots__ = ("_before", "_record", "message")
+    __slots__ = ("_before", "_record", "_unread", "head", "subject")
 
     def __init__(self, packed: bytes) -> None:
-        message, before = Object(), Object()
         try:
-            record = _decode_object(packed)
-            _fill_object(message, record)
+            record: Record = _decode_object(packed)
+            head = _heads.get((record.hook_type, record.hook_name, bytes(record.spec))) or _new_head(record)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise _reason(Object, packed, error) from error
-        before.CopyFrom(message)
-        self.message = message
-        self._record: Record = record
-        self._before = before
+        if head.values is not None:
+            record.hook_type, record.hook_name, record.spec = head.values
+        self._record = record
+        self.head = head
+        self._before = head.message
+        self._unread = True
+        self.subject = Object()
+        """What the hook is to have, but for a request that nobody has asked for."""
+        self.subject.CopyFrom(head.message)
+        if _others(record) != _NO_OTHERS:
+            _fill_others(self.subject, record)
+            self._before = _copy(self.subject)
+        if record.request is None:
+            self._before = _copy(self.subject)
+            self._unread = False
+
+    @property
+    def message(self) -> Object:
+        """The whole object."""
+        self._read()
+        return self.subject
+
+    def request(self) -> TykCoProcessRequest:
+        """The request as a hook sees it; to be called once."""
+        if self._unread:
+            return UnreadRequest(self._record.request, self._read)
+        return TykCoProcessRequest(self.subject.request)
 
     def answer(self, after: Object) -> Packed:
-        """The answer frame for what a hook made of the message; to be called once."""
-        before, record = self._before, self._record
-        if record.request is None or not _take_usual(before, after, record):
-            _take_all(before, after, record)
+        """The answer frame for what a hook made of the subject, or for another object; to be called once."""
+        record = self._record
+        if self._unread and after is self.subject:
+            self._take_unread()
+        else:
+            self._read()
+            before = self._before
+            if record.request is None or not _take_usual(before, after, record):
+                _take_all(before, after, record, _FIELDS)
         return pack_frame(Kind.OBJECT_MAP, None, _encode(record))
+
+    def _read(self) -> MiniRequestObject:
+        """Fill the request, once."""
+        subject = self.subject
+        if self._unread:
+            before = _copy(self._before)
+            before.request.SetInParent()
+            _fill_request(before.request, self._record.request)
+            subject.request.MergeFrom(before.request)
+            self._before = before
+            self._unread = False
+        return subject.request
+
+    def _take_unread(self) -> None:
+        """Take over what a hook changed without asking for the request; its calls have changed the record."""
+        record, before, after = self._record, self._before, self.subject
+        if after != before:
+            _take_all(before, after, record, _FIELDS_BUT_REQUEST)
+        if not record.request.set_headers:
+            record.request.set_headers = None
+
+
+def _new_head(record: Record) -> Head:
+    key = record.hook_type, record.hook_name, bytes(record.spec)
+    spec = (_decode_spec(record.spec) if key[2] else None) or {}
+    packed = _encode(spec) if spec else b""
+    message = Object()
+    _fill_name(message, record)
+    for name, value in spec.items():
+        message.spec[name] = value
+    same = key == (record.hook_type, record.hook_name, packed)
+    values = None if same else (record.hook_type, record.hook_name, msgspec.Raw(packed) if packed else ABSENT)
+    head = Head((spec.get(HASH_KEY, ""), message.hook_name), spec.get(API_KEY, ""), message, values)
+    if len(key[2]) + len(message.hook_name) <= _MAX_KNOWN_BYTES:
+        if len(_heads) >= _MAX_KNOWN:
+            _heads.clear()
+        _heads[key] = head
+    return head
+
+
+def _copy(message: Object) -> Object:
+    copy = Object()
+    copy.CopyFrom(message)
+    return copy
 
 
 def unpack_event(packed: bytes) -> Event:
@@ -95,9 +210,9 @@ def _replace(old: Any, new: Any) -> dict[str, str]:
     return entries
 
 
-def _take_all(before: Object, after: Object, record: Record) -> None:
-    """Put everything into the record but the messages that did not change."""
-    for field in Object.DESCRIPTOR.fields:
+def _take_all(before: Object, after: Object, record: Record, fields: tuple[Any, ...]) -> None:
+    """Put these fields into the record, but for messages that did not change."""
+    for field in fields:
         name = field.name
         value = getattr(after, name)
         if field.message_type is None:
@@ -108,6 +223,8 @@ def _take_all(before: Object, after: Object, record: Record) -> None:
             setattr(record, name, None)
         elif not before.HasField(name) or value != getattr(before, name):
             setattr(record, name, to_map(value))
+    if record.spec is None:
+        record.spec = ABSENT
 
 
 def _reason(message_type: type[_MessageT], packed: bytes, error: Exception) -> Exception:

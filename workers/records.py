@@ -38,10 +38,17 @@ def is_map(field: Any) -> bool:
     return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
 
 
+ABSENT: Final = msgspec.Raw()
+"""Stands for the absent value of a field that a record keeps as the bytes it came as."""
+
+
 @cache
-def record_type(descriptor: Any) -> type[msgspec.Struct]:
-    """The type of a message's records. No gateway message contains itself."""
-    fields = [(field.name, _type_of(field) | None, None) for field in descriptor.fields]
+def record_type(descriptor: Any, raw: str = "") -> type[msgspec.Struct]:
+    """The type of a message's records, the field called `raw` left encoded. No gateway message contains itself."""
+    fields: list[tuple[str, Any, Any]] = [
+        (field.name, msgspec.Raw, ABSENT) if field.name == raw else (field.name, _type_of(field) | None, None)
+        for field in descriptor.fields
+    ]
     return msgspec.defstruct(descriptor.name, fields, forbid_unknown_fields=True, omit_defaults=True, gc=False)
 
 
@@ -92,20 +99,22 @@ entries = message.{name}
 
 
 @cache
-def filler(descriptor: Any) -> Fill:
+def filler(descriptor: Any, names: tuple[str, ...] = ()) -> Fill:
     """The function `(message, record)` that puts a record's fields into an empty message of this type.
 
-    What is in the record and says nothing (an empty string, a 0) becomes None there, as it is absent in the message.
+    All fields, or only those of these names. What is in the record and says nothing (an empty string, a 0) becomes
+    None there, as it is absent in the message.
     It raises ValueError for a name that the enum does not have.
     """
-    source = _FUNCTION + "".join(_FIELD.format(name=f.name, put=_put(f).format(name=f.name)) for f in descriptor.fields)
-    names: dict[str, Any] = {"nothing": _drop, "fill_all": _fill_all}
-    for field in descriptor.fields:
+    fields = [field for field in descriptor.fields if not names or field.name in names]
+    source = _FUNCTION + "".join(_FIELD.format(name=f.name, put=_put(f).format(name=f.name)) for f in fields)
+    known: dict[str, Any] = {"nothing": _drop, "fill_all": _fill_all}
+    for field in fields:
         part = _map_value(field).message_type if is_map(field) else field.message_type
         if part is not None:
-            names[f"fill_{field.name}"] = filler(part)
-    exec(compile(source, f"<filler of {descriptor.full_name}>", "exec"), names)
-    function: Fill = names["fill"]
+            known[f"fill_{field.name}"] = filler(part)
+    exec(compile(source, f"<filler of {descriptor.full_name}>", "exec"), known)
+    function: Fill = known["fill"]
     return function
 
 

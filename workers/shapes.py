@@ -15,6 +15,7 @@ from tyk.proto.coprocess_object_pb2 import Object
 from tyk.proto.coprocess_response_object_pb2 import ResponseObject
 from tyk.proto.coprocess_session_state_pb2 import SessionState
 from tyk.request import TykCoProcessRequest
+from workers.unread import UnreadRequest
 
 _RESPONSE: Final = int(HookType.Response)
 
@@ -29,8 +30,8 @@ class Shape(Protocol):
     signature: str
     is_event: bool
 
-    def arguments(self, subject: Any) -> tuple[Any, ...]:
-        """Return what the hook is called with."""
+    def arguments(self, subject: Any, request: TykCoProcessRequest | None = None) -> tuple[Any, ...]:
+        """Return what the hook is called with; `request` is the subject's where it is not to be made here."""
 
     def settle(self, subject: Any, arguments: tuple[Any, ...], result: object) -> None:
         """Put what the hook returned into the object. Raises WrongReturnError."""
@@ -43,10 +44,10 @@ class RequestShape:
     returns = "request, session"
     is_event = False
 
-    def arguments(self, subject: Object) -> tuple[Any, ...]:
+    def arguments(self, subject: Object, request: TykCoProcessRequest | None = None) -> tuple[Any, ...]:
         """Return the request, its session (absent until somebody writes to it) and the spec."""
         _join_metadata(subject)
-        return TykCoProcessRequest(subject.request), subject.session, subject.spec
+        return request or TykCoProcessRequest(subject.request), subject.session, subject.spec
 
     def settle(self, subject: Object, arguments: tuple[Any, ...], result: object) -> None:
         """Take over the request and the session."""
@@ -57,7 +58,7 @@ class RequestShape:
             _take_session(subject, result[1])
         if subject.metadata:
             _copy_metadata(subject)
-        complete(subject)
+        _complete(subject, arguments[0])
 
 
 class MetadataShape:
@@ -67,11 +68,11 @@ class MetadataShape:
     returns = "request, session, metadata"
     is_event = False
 
-    def arguments(self, subject: Object) -> tuple[Any, ...]:
+    def arguments(self, subject: Object, request: TykCoProcessRequest | None = None) -> tuple[Any, ...]:
         """Return the same as RequestShape, and the session's metadata."""
         _join_metadata(subject)
         session = subject.session
-        return TykCoProcessRequest(subject.request), session, session.metadata, subject.spec
+        return request or TykCoProcessRequest(subject.request), session, session.metadata, subject.spec
 
     def settle(self, subject: Object, arguments: tuple[Any, ...], result: object) -> None:
         """Take over the request, the session, and the metadata, which is merged into the session's."""
@@ -84,7 +85,7 @@ class MetadataShape:
             if metadata:
                 subject.session.metadata.update(metadata)
         _copy_metadata(subject)
-        complete(subject)
+        _complete(subject, arguments[0])
 
 
 class ResponseShape:
@@ -94,11 +95,12 @@ class ResponseShape:
     returns = "response"
     is_event = False
 
-    def arguments(self, subject: Object) -> tuple[Any, ...]:
+    def arguments(self, subject: Object, request: TykCoProcessRequest | None = None) -> tuple[Any, ...]:
         """Return the request, the upstream's response, the session and its metadata, and the spec."""
         _join_metadata(subject)
         session = subject.session
-        return TykCoProcessRequest(subject.request), subject.response, session, session.metadata, subject.spec
+        request = request or TykCoProcessRequest(subject.request)
+        return request, subject.response, session, session.metadata, subject.spec
 
     def settle(self, subject: Object, arguments: tuple[Any, ...], result: object) -> None:
         """Take over the response."""
@@ -109,7 +111,7 @@ class ResponseShape:
             subject.response.CopyFrom(result)
         if subject.metadata:
             _copy_metadata(subject)
-        complete(subject)
+        _complete(subject, arguments[0])
 
 
 class EventShape:
@@ -118,7 +120,7 @@ class EventShape:
     signature = "event, spec"
     is_event = True
 
-    def arguments(self, subject: TykEvent) -> tuple[Any, ...]:
+    def arguments(self, subject: TykEvent, request: TykCoProcessRequest | None = None) -> tuple[Any, ...]:
         """Return the event and the API it belongs to."""
         return subject, subject.spec
 
@@ -139,6 +141,15 @@ def complete(subject: Object) -> None:
         subject.response.SetInParent()
 
 
+def _complete(subject: Object, given: TykCoProcessRequest) -> None:
+    if type(given) is UnreadRequest:
+        given.complete()
+    else:
+        subject.request.return_overrides.SetInParent()
+    if subject.hook_type == _RESPONSE:
+        subject.response.SetInParent()
+
+
 def _join_metadata(subject: Object) -> None:
     """Show the hook what the gateway would see: the object's own metadata wins over the session's."""
     metadata = subject.metadata
@@ -155,6 +166,10 @@ def _copy_metadata(subject: Object) -> None:
 
 
 def _take_request(subject: Object, given: TykCoProcessRequest, returned: object) -> None:
+    if type(given) is UnreadRequest:
+        if returned is given or returned is None:
+            return  # what was done to it is in its record
+        given.read()
     if returned is given or returned is None:
         message = given.object
     elif isinstance(returned, TykCoProcessRequest):

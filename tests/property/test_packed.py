@@ -14,6 +14,7 @@ from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from workers.mapping import FieldError, from_map, to_map
 from workers.packed import PackedObject, unpack_event
+from workers.packed import _heads as known_heads
 
 REQUESTS = messages(MiniRequestObject.DESCRIPTOR)
 
@@ -30,6 +31,39 @@ def test_what_no_hook_changed_is_answered_as_the_mapping_writes_it(fields: Any) 
     packed = PackedObject(msgpack.packb(fields))
     assert packed.message == from_map(Object, fields)
     assert answered(packed, packed.message) == to_map(packed.message)
+
+
+@UNHURRIED
+@given(OBJECTS)
+def test_an_object_whose_request_nobody_asked_for_is_answered_with_the_same_content(fields: Any) -> None:
+    packed = PackedObject(msgpack.packb(fields))
+    untouched = packed.subject.HasField("request")
+    assert from_map(Object, answered(packed, packed.subject)) == from_map(Object, fields)
+    assert packed.subject.HasField("request") == untouched
+
+
+def test_what_is_remembered_of_one_call_is_not_changed_by_another() -> None:
+    body = msgpack.packb({"hook_type": "Post", "hook_name": "H", "request": {}, "spec": {"APIID": "a"}})
+    first = PackedObject(body)
+    first.subject.spec["APIID"] = "b"
+    first.subject.hook_name = "other"
+    assert answered(first, first.subject) == {
+        "hook_type": 2,
+        "hook_name": "other",
+        "request": {},
+        "spec": {"APIID": "b"},
+    }
+    second = PackedObject(body)
+    assert answered(second, second.subject) == {"hook_type": 2, "hook_name": "H", "request": {}, "spec": {"APIID": "a"}}
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    for number in range(2000):
+        one = PackedObject(msgpack.packb({"spec": {"APIID": str(number)}, "request": {}}))
+        assert one.head.api == str(number)
+    PackedObject(msgpack.packb({"spec": {"APIID": "x" * 4000}, "request": {}}))
+    assert 0 < len(known_heads) <= 1024
+    assert all(len(spec) < 4000 for _, _, spec in known_heads)
 
 
 @UNHURRIED

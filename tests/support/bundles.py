@@ -8,9 +8,12 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import msgpack
+
 from ipc.frame import Kind, Packed, pack_frame, unpack_frame
 from tyk.proto.coprocess_object_pb2 import Object
 from workers.dispatcher import Dispatcher
+from workers.mapping import from_map, to_map
 from workers.signature import PublicKey
 from workers.store import BundleStore
 
@@ -56,12 +59,16 @@ def write_zip(path: Path, files: dict[str, str], **middleware: Any) -> Path:
 class Served:
     """The bundles of one folder, served."""
 
-    def __init__(self, folder: Path, unpacked: Path, public_key: PublicKey | None = None) -> None:
+    def __init__(
+        self, folder: Path, unpacked: Path, public_key: PublicKey | None = None, kind: Kind = Kind.OBJECT
+    ) -> None:
         self.folder = folder
         self.now = 0.0
         self.store = BundleStore([folder], unpacked, public_key, clock=lambda: self.now)
         self.store.load_all()
         self.dispatcher = Dispatcher(self.store)
+        self.kind = kind
+        """How `run` sends an object: as protobuf or, for OBJECT_MAP, as a MessagePack map."""
 
     def close(self) -> None:
         """Forget the bundles' modules."""
@@ -70,8 +77,12 @@ class Served:
 
     def run(self, subject: Object) -> Object:
         """Dispatch an object and return the one that comes back. Raises WorkerError."""
-        payload = pack_frame(Kind.OBJECT, None, subject.SerializeToString())
-        return Object.FromString(self.frame(payload).body)
+        if self.kind == Kind.OBJECT:
+            payload = pack_frame(Kind.OBJECT, None, subject.SerializeToString())
+            return Object.FromString(self.frame(payload).body)
+        answer = self.frame(pack_frame(Kind.OBJECT_MAP, None, msgpack.packb(to_map(subject))))
+        assert answer.kind == Kind.OBJECT_MAP
+        return from_map(Object, msgpack.unpackb(answer.body))
 
     def frame(self, payload: Packed) -> Any:
         """Dispatch a frame and return the answer's."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ipc.frame import Kind
 from tests.support.bundles import Served
 
 Serve = Callable[[], Served]
@@ -18,13 +19,13 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def serve(folder: Path, tmp_path: Path) -> Iterator[Serve]:
-    """Serve the folder's bundles; everything is forgotten afterwards."""
+@pytest.fixture(params=[Kind.OBJECT, Kind.OBJECT_MAP], ids=["protobuf", "msgpack"])
+def serve(folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Serve]:
+    """Serve the folder's bundles to both kinds of callers; everything is forgotten afterwards."""
     served: list[Served] = []
 
     def start() -> Served:
-        served.append(Served(folder, tmp_path / "unpacked"))
+        served.append(Served(folder, tmp_path / "unpacked", kind=request.param))
         return served[-1]
 
     yield start
