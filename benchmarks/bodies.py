@@ -7,6 +7,7 @@ alike. What the servers' own windows are is theirs. Both get their turns in ever
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,8 @@ WARM_UP_REQUESTS: Final = 1000
 MIN_REQUESTS: Final = 16
 COLUMNS: Final = (
     "body", "server", "requests/s", "min..max", "MiB/s", "p50 us", "p99 us",
-    "front CPU us", "workers CPU us", "CPU us", "CPU us per MiB", "load CPU us", "req/s : sync",
+    "front CPU us", "workers CPU us", "CPU us", "CPU us per MiB", "load CPU us", "machine",
+    "req/s : sync", "sync : CPU",
 )  # fmt: skip
 
 
@@ -59,11 +61,18 @@ class BodyRow:
     figures: Row
     ratio: float
     """Requests per second against grpcio sync at this size."""
+    cpu_ratio: float
+    """CPU per request of grpcio sync against this: what is left where the load generator shares the machine."""
 
     @property
     def cpu_us_per_mib(self) -> float:
         """CPU of all the server's processes for each MiB of body, there and back."""
         return self.figures.total_us * MIB / self.size
+
+    @property
+    def machine_share(self) -> float:
+        """How much of all CPUs server and load generator used: at 1 the machine is the limit."""
+        return self.figures.rate * (self.figures.total_us + self.figures.load_us) / 1e6 / (os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,7 @@ class _Comparison:
         figures, sync = (
             median_row(name, self._plan.streams, self._samples[size, name]) for name in (server.name, SYNC)
         )
-        return BodyRow(size, figures, figures.rate / sync.rate)
+        return BodyRow(size, figures, figures.rate / sync.rate, sync.total_us / figures.total_us)
 
 
 def measure(plan: BodyPlan | None = None, command: str = "benchmarks.bodies.measure") -> BodyReport:
@@ -172,7 +181,9 @@ def cells(row: BodyRow) -> tuple[str, ...]:
         f"{figures.total_us:,.0f}",
         f"{row.cpu_us_per_mib:,.0f}",
         f"{figures.load_us:,.0f}",
+        f"{row.machine_share:.0%}",
         f"{row.ratio:.2f}x",
+        f"{row.cpu_ratio:.2f}x",
     )
 
 

@@ -56,7 +56,7 @@ def test_bodies_are_measured_and_their_answers_checked(tmp_path: Path) -> None:
         (1048576, "grpcio sync"),
         (1048576, "tykpy, 1 worker"),
     ]
-    assert [row["ratio"] for row in report["rows"][::2]] == [1, 1]
+    assert [(row["ratio"], row["cpu_ratio"]) for row in report["rows"][::2]] == [(1, 1), (1, 1)]
     assert all(row["ratio"] > 0 and row["figures"]["total_us"] > 0 for row in report["rows"])
     assert "| 1 MiB | tykpy, 1 worker |" in (tmp_path / "markdown").read_text()
 
