@@ -22,7 +22,7 @@ GIVE_BACK: Final = getattr(mmap, "MADV_REMOVE", None)
 class BulkWriter:
     """The writing end; takes over the descriptor."""
 
-    __slots__ = ("_capacity", "_descriptor", "_held", "_memory", "_reserved", "_used", "_used_lately")
+    __slots__ = ("_capacity", "_descriptor", "_held", "_memory", "_reserved", "_used")
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -34,7 +34,6 @@ class BulkWriter:
         """The same, with the positions of their records, oldest first."""
         self._reserved = 0
         """Bytes from the start on whose pages are there."""
-        self._used_lately = False
 
     @property
     def reserved(self) -> int:
@@ -53,7 +52,6 @@ class BulkWriter:
             return None
         self._memory[start:end] = body
         insort(self._used, (start, end))
-        self._used_lately = True
         return start
 
     def hold(self, offset: int, size: int, position: int) -> None:
@@ -65,12 +63,11 @@ class BulkWriter:
         self._used.remove((offset, offset + size))
 
     def trim(self, consumed: int) -> None:
-        """Give the memory back if no body lies in it and none has come since the last time."""
+        """Give the memory back if no body lies in it."""
         self._free(consumed)
-        if not (self._used or self._used_lately) and self._reserved and GIVE_BACK is not None:
+        if self._reserved and not self._used and GIVE_BACK is not None:
             self._memory.madvise(GIVE_BACK, 0, self._reserved)
             self._reserved = 0
-        self._used_lately = False
 
     def _free(self, consumed: int) -> None:
         held = self._held

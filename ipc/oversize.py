@@ -98,7 +98,7 @@ class OversizeWriter(OwnMemoryWriter):
         self._bulk.hold(offset, size, position)
 
     def trim(self) -> None:
-        """Give back memory that no body has used since the last time."""
+        """Give back memory that no body uses."""
         self._bulk.trim(self._producer.consumed())
 
 

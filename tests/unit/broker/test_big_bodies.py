@@ -24,8 +24,8 @@ from tyk.proto.coprocess_object_pb2 import Object
 KIB = 1024
 MIB = 1024 * KIB
 FRAME = 16 * KIB
-SMALL_CHANGE = 64 * KIB
-"""Bytes of heap for everything but bodies: frames' heads, views, a dispatch."""
+SMALL_CHANGE = 128 * KIB
+"""Bytes of heap for everything but bodies: a small read, a frame that came in pieces, frames' heads, views, a dispatch."""
 
 
 def big_object(size: int = 1_000_000) -> bytes:

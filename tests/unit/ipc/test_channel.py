@@ -345,7 +345,6 @@ def test_idle_bulk_memory_is_given_back_when_the_broker_says_so() -> None:
         assert [broker.trim(), broker.trim(), broker.trim()] == [False, True, False]
         assert [message.name for message in worker.control.receive()] == ["trim"]
         worker.trim()
-        worker.trim()
         assert worker._parts.bulk_out.reserved == 0
         broker.send(2, b"", 0)
         broker.ring()

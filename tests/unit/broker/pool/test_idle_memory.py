@@ -52,7 +52,6 @@ def test_a_burst_leaves_nothing_reserved(worker: LocalWorker, loop: asyncio.Abst
     idle.look()
     assert [message.name for message in worker.channel.control.receive()] == ["trim"]
     worker.channel.trim()
-    worker.channel.trim()
     assert channel.bodies.reserved == 0
     assert worker.channel._parts.bulk_out.reserved == 0
     burst(worker)
