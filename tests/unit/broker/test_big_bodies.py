@@ -25,7 +25,7 @@ KIB = 1024
 MIB = 1024 * KIB
 FRAME = 16 * KIB
 SMALL_CHANGE = 128 * KIB
-"""Bytes of heap for everything but bodies: a small read, a frame that came in pieces, frames' heads, views, a dispatch."""
+"""Bytes of heap for everything but bodies: a small read, a frame that came in pieces, heads, views, a dispatch."""
 
 
 def big_object(size: int = 1_000_000) -> bytes:
