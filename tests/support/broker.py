@@ -44,6 +44,8 @@ class RunningBroker:
         self._waits = True
         self.prefix: list[str] = []
         """What its command stands behind, e.g. a program that starts it in another way."""
+        self.inherits: tuple[int, ...] = ()
+        """Descriptors of ours that it gets."""
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -81,6 +83,7 @@ class RunningBroker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=self.inherits,
                 # What waits for a test that holds hooks at a gate is no overload.
                 env={
                     **os.environ,
