@@ -25,8 +25,8 @@ check: $(STAMP)  ## formatting, lint, types, who imports whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: $(STAMP)  ## the long forms of the tests
-	$(BIN)/python -m pytest -q -m soak --timeout 3600
+soak: $(STAMP)  ## the long forms of the tests, and what they measured: an hour and a half
+	$(BIN)/python -m pytest -s -q -m soak --timeout 3600
 
 bench: $(STAMP)  ## side by side with grpcio, big bodies too, the rings alone, and recovery
 	$(BIN)/python -m benchmarks.compare --install

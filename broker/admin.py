@@ -82,7 +82,7 @@ def describe(parts: Parts) -> dict[str, Any]:
 
 
 def describe_hooks(router: Router) -> list[dict[str, Any]]:
-    """The bundles with their hooks; one that is not run says why, as `refused`."""
+    """The bundles with their hooks; one that is not run says why, as `refused`; `quarantined` counts dispatches."""
     if not router.poison.active:
         return router.hooks.description
     return [_with_refusals(bundle, router.poison) for bundle in router.hooks.description]
@@ -92,5 +92,7 @@ def _with_refusals(bundle: dict[str, Any], poison: Poison) -> dict[str, Any]:
     hooks = []
     for hook in bundle["hooks"]:
         why = poison.open_hook(bundle["hashes"], hook["name"])
-        hooks.append({**hook, "refused": why} if why else hook)
+        quarantined = poison.quarantined(bundle["hashes"], hook["name"])
+        added = {**({"refused": why} if why else {}), **({"quarantined": quarantined} if quarantined else {})}
+        hooks.append({**hook, **added})
     return {**bundle, "hooks": hooks}

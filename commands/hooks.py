@@ -68,11 +68,17 @@ def problems_of(description: Description) -> Iterator[str]:
 
 
 def refusals_of(description: Description) -> Iterator[str]:
-    """Every hook that the broker does not run at the moment, and why."""
+    """Every hook that the broker does not run at the moment, or not for certain dispatches, and why."""
     for bundle in description:
         for hook in bundle["hooks"]:
             if "refused" in hook:
                 yield f"bundle {bundle['name']}: hook {hook['name']} is {hook['refused']}"
+            if "quarantined" in hook:
+                what = f"{hook['quarantined']} different dispatches" if hook["quarantined"] > 1 else "one dispatch"
+                yield (
+                    f"bundle {bundle['name']}: hook {hook['name']} has {what} in quarantine, for having killed workers"
+                    " (until new code is loaded: tykpy reload)"
+                )
 
 
 def rows_of(description: Description) -> Iterator[tuple[str, str, str, str, str]]:

@@ -17,6 +17,7 @@ from broker.errors import DispatchError
 from broker.routing.breaker import HookBreakers
 from broker.routing.culprit import Culprit, culprit_of
 from broker.routing.dispatch import Dispatch
+from broker.routing.hooks import EMPTY_NAME_HASH
 from ipc.frame import Status
 
 KILLS_OF_A_FRAME: Final = 2
@@ -93,6 +94,13 @@ class Poison:
     def open_hook(self, bundle_hashes: Sequence[str], name: str) -> str | None:
         """Why this hook is not run, in words; None: it is."""
         return self._breakers.reason(bundle_hashes, name)
+
+    def quarantined(self, bundle_hashes: Sequence[str], name: str) -> int:
+        """How many different dispatches of this hook are not run again."""
+        self._forget_old_frames()
+        hashes = {*bundle_hashes, EMPTY_NAME_HASH, ""}
+        culprits = [self._frames[key].culprit for key in self._refused]
+        return sum(culprit.name == name and culprit.bundle_hash in hashes for culprit in culprits)
 
     def describe(self) -> dict[str, Any]:
         """For `tykpy status`: the frames and hooks that are not run."""

@@ -51,6 +51,12 @@ def test_a_dispatch_that_killed_two_workers_kills_no_third(tmp_path: Path) -> No
         (frame,) = broker.status()["poison"]["frames"]
         assert frame["hook"] == "dies"
         assert is_well(broker)
+        shown = command(broker, "hooks")
+        assert "hook dies has one dispatch in quarantine" in shown.stderr
+        assert shown.returncode == 1
+        assert command(broker, "reload").returncode == 0
+        assert command(broker, "hooks").stderr == ""
+        assert "exited with code 9" in error_of(broker, "dies")
 
 
 def test_a_hook_that_killed_three_workers_is_left_alone_until_new_code_is_loaded(tmp_path: Path) -> None:
