@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+FUZZ_SECONDS ?= 60
 STAMP = $(VENV)/.installed
 
-.PHONY: run test check soak bench proto docs clean
+.PHONY: run test check soak fuzz bench proto docs clean
 
 $(STAMP): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tykpy needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -25,8 +26,13 @@ check: $(STAMP)  ## formatting, lint, types, who imports whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: $(STAMP)  ## the long forms of the tests, and what they measured: an hour and a half
+soak: $(STAMP)  ## the long forms of the tests, and what they measured: an hour and a half; then the fuzzers
 	$(BIN)/python -m pytest -s -q -m soak --timeout 3600
+	$(MAKE) fuzz
+
+fuzz: $(STAMP)  ## run the fuzzers, FUZZ_SECONDS for each of the inputs in tests/fuzz/targets.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 bench: $(STAMP)  ## side by side with grpcio, big bodies too, the rings alone, and recovery
 	$(BIN)/python -m benchmarks.compare --install

@@ -238,13 +238,12 @@ class Supervisor:
 
     def _on_control(self, worker: Worker) -> None:
         try:
-            for message in worker.channel.control.receive():
-                _refuse_descriptor(message)
+            for message in _without_descriptors(worker.channel.control.receive()):
                 self._on_message(worker, message.name, message.body)
         except ControlClosedError:
             self._loop.remove_reader(worker.channel.control.fileno())
         except (IpcError, KeyError, TypeError, ValueError, AttributeError) as error:
-            log.error("%s sent something on its control socket that is no message of ours: %r", worker, error)
+            log.error("%s wrote something that cannot be on its control socket: %r; killing it", worker, error)
             self._loop.remove_reader(worker.channel.control.fileno())
             worker.process.kill()
 
@@ -270,8 +269,7 @@ class Supervisor:
     def _hear_last_words(self, worker: Worker) -> None:
         """Of what a dead worker had still sent, take what matters without it: its events, and why it failed."""
         try:
-            for message in worker.channel.control.receive():
-                _refuse_descriptor(message)
+            for message in _without_descriptors(worker.channel.control.receive()):
                 if message.name in LAST_WORDS:
                     self._on_message(worker, message.name, message.body)
         except (IpcError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -344,10 +342,14 @@ class Supervisor:
             self._all_gone.set_result(None)
 
 
-def _refuse_descriptor(message: ControlMessage) -> None:
-    if message.fd is not None:
-        os.close(message.fd)
-        raise ValueError(f"a descriptor with {message.name!r}")
+def _without_descriptors(messages: list[ControlMessage]) -> list[ControlMessage]:
+    """Workers send none; those that came all the same are closed before anything is refused."""
+    descriptors = [message.fd for message in messages if message.fd is not None]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    if descriptors:
+        raise ValueError(f"{len(descriptors)} descriptors with its messages")
+    return messages
 
 
 def _cause(worker: Worker, link: Link, ending: Ending) -> Cause:

@@ -1,0 +1,207 @@
+"""Record seeds for the fuzzers from real traffic: `python -m tests.fuzz.record`.
+
+grpcio, h2load and the Go gateway (grpc-go) talk to a broker through a proxy that writes down what they send. The other
+seeds are made by our own code and by the libraries that plugin authors use. Existing files are replaced.
+"""
+
+import contextlib
+import socket
+import subprocess
+import tempfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import grpc
+import msgpack
+
+from commands.objects import CallDescription, build_object
+from ipc.control import ControlSocket
+from ipc.frame import Kind, Status, pack_error, pack_frame
+from ipc.layout import HEADER_SIZE, TAIL
+from tests.support.broker import PATIENCE, RunningBroker, running_broker
+from tests.support.gateway import RunningGateway
+from tests.support.hooks import SOURCE
+from tests.support.http2_peer import Peer, data, message
+from tests.support.redis_server import running_redis
+from tests.support.table import gateway_settings
+from tests.unit.ipc.ends import rings
+from tyk.proto.coprocess_object_pb2 import Object
+from workers.mapping import to_map
+
+CORPUS: Final = Path(__file__).parent / "corpus"
+MOST: Final = 4096
+"""Bytes of a seed."""
+CHUNK: Final = 65_536
+PREFACE_END: Final = b"\r\n\r\nSM\r\n\r\n"
+
+
+class Recorder:
+    """A proxy at one Unix socket in front of another; `sent` is what the first client sent."""
+
+    def __init__(self, path: Path, target: Path) -> None:
+        self.path, self._target = path, target
+        self.sent = b""
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(8)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(str(self._target))
+                threading.Thread(target=self._copy, args=(client, server, True), daemon=True).start()
+                threading.Thread(target=self._copy, args=(server, client, False), daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket, record: bool) -> None:
+        with contextlib.suppress(OSError):
+            while received := source.recv(CHUNK):
+                if record:
+                    self.sent += received
+                sink.sendall(received)
+            sink.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Accept nothing more."""
+        self._listener.close()
+
+
+@contextlib.contextmanager
+def recording(broker: RunningBroker, name: str) -> Iterator[Path]:
+    """The socket to call; what was sent becomes a seed."""
+    recorder = Recorder(broker.runtime / f"{name}.sock", broker.socket)
+    try:
+        yield recorder.path
+    finally:
+        recorder.close()
+    _write("http2_start", name, recorder.sent)
+    _write("http2", name, recorder.sent.partition(PREFACE_END)[2])
+
+
+def record_grpcio(broker: RunningBroker) -> None:
+    """Three calls, one of them with a deadline and metadata."""
+    body = _object().SerializeToString()
+    with recording(broker, "grpcio") as path, grpc.insecure_channel(f"unix:{path}") as channel:
+        method = channel.unary_unary("/coprocess.Dispatcher/Dispatch")
+        method(body, timeout=PATIENCE)
+        method(body, timeout=PATIENCE, metadata=[("traceparent", "00-1-2-01")])
+        method(body, timeout=PATIENCE, compression=grpc.Compression.Gzip)
+
+
+def record_h2load(broker: RunningBroker, folder: Path) -> None:
+    """A few calls of four streams."""
+    body = folder / "body"
+    body.write_bytes(message(_object().SerializeToString()))
+    with recording(broker, "h2load") as path:
+        command = ["h2load", "-n", "6", "-c", "1", "-m", "4", "-d", str(body), f"--base-uri=unix:{path}"]
+        headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+        target = "http://localhost/coprocess.Dispatcher/Dispatch"
+        subprocess.run([*command, *headers, target], check=True, capture_output=True, timeout=PATIENCE)
+
+
+def record_grpc_go(broker: RunningBroker, folder: Path) -> None:
+    """The gateway in Go, with one hook."""
+    with recording(broker, "grpc-go") as path, running_redis(folder) as keys:
+        place = folder / "gateway"
+        place.mkdir()
+        with RunningGateway(place, f"unix://{path}", **gateway_settings(keys)) as gateway:
+            middleware = {"driver": "grpc", "pre": [{"name": "add_header"}]}
+            definition = {"api_id": "a", "org_id": "o", "listen_path": "/a/", "custom_middleware": middleware}
+            api = gateway.add_api(definition)
+            for _ in range(3):
+                api.gateway.send("GET", "/a/x")
+
+
+def make_others() -> None:
+    """What has no foreign peer, or whose peers are libraries."""
+    obj = _object()
+    encoded = obj.SerializeToString()
+    mapped = msgpack.packb(to_map(obj))
+    _write("protobuf", "object", encoded)
+    _write("msgpack_object", "object", mapped)
+    _write("msgpack_object", "event", msgpack.packb({"payload": "{}"}))
+    calls = msgpack.packb([0, 1, "dispatch", [to_map(obj), {"timeout": 1.0}]]) + msgpack.packb([2, "ping", []])
+    _write("msgpack_rpc", "calls", calls)
+    _write("grpc_messages", "two", message(encoded[:400]) + message(b""))
+    peer = Peer(handshake=False)
+    blocks = [peer.block(), peer.block(("traceparent", "00-1-2-01")), peer.block(("grpc-timeout", "1S"))]
+    _write("hpack", "table", b"".join(bytes([len(block)]) + block for block in blocks))
+    peer.encoder.header_table_size = 0
+    plain = peer.block()
+    _write("hpack", "no-table", b"\0" + bytes([len(plain)]) + plain)
+    _write("http2", "echo", Peer().headers(1) + data(1, message(b"hello")))
+    answer = pack_frame(Kind.OBJECT, None, encoded)
+    assert isinstance(answer, bytes)
+    _write("answer", "object", answer)
+    _write("answer", "error", pack_error(Status.INVALID, "x"))
+    _write("ring", "records", _ring())
+    _write("control", "messages", _control())
+
+
+def make_bundles(folder: Path) -> None:
+    """The manifest of the example bundle, and ZIPs of it."""
+    bundle = Path(__file__).parents[2] / "examples" / "bundles" / "example"
+    manifest = (bundle / "manifest.json").read_bytes()
+    _write("manifest", "example", manifest)
+    for name, method in (("stored", zipfile.ZIP_STORED), ("deflated", zipfile.ZIP_DEFLATED)):
+        path = folder / f"{name}.zip"
+        with zipfile.ZipFile(path, "w", method) as opened:
+            opened.writestr("manifest.json", manifest)
+            opened.writestr("lib/", b"")
+            opened.writestr("lib/x.py", b"X = 1\n" * 20)
+        _write("archive", name, path.read_bytes())
+
+
+def _ring() -> bytes:
+    with rings() as both:
+        for seq in range(1, 12):
+            both.producer.push(1, seq, seq * 7, bytes([seq]) * (seq * 40))
+            both.consumer.pop()
+            both.consumer.commit()
+        first = both.a_writable.memory[HEADER_SIZE : HEADER_SIZE + 2000]
+        return int(both.a_writable.words[TAIL]).to_bytes(4, "little") + first
+
+
+def _control() -> bytes:
+    here, there = socket.socketpair()
+    worker = ControlSocket(here, blocking=False)
+    hook = {"name": "a", "shape": "request, session, spec", "is_async": False, "timeout": 1.5, "idempotent": False}
+    bundle = {"name": "b", "path": "/b", "version": "1", "hashes": ["h"], "error": None, "hooks": [hook], "faulty": []}
+    worker.send("ready", {"bundles": [bundle]})
+    worker.send("event", {"name": "e", "id": "1", "depth": 0, "document": "{}"})
+    with there:
+        sent = there.recv(MOST)
+    worker.close()
+    return sent
+
+
+def _object() -> Object:
+    return build_object(CallDescription("add_header", bundle="hooks", url="/a?b=c", headers=[("X-A", "1")]))
+
+
+def _write(target: str, name: str, content: bytes) -> None:
+    place = CORPUS / target / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(content[:MOST])
+
+
+def main() -> None:
+    """Record all of them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with running_broker(folder, files={"hooks.py": SOURCE}) as broker:
+            record_grpcio(broker)
+            record_h2load(broker, folder)
+            record_grpc_go(broker, folder)
+        make_others()
+        make_bundles(folder)
+    print(f"{len(list(CORPUS.glob('*/*')))} files in {CORPUS}")
+
+
+if __name__ == "__main__":
+    main()
