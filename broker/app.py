@@ -1,6 +1,7 @@
 """The broker, put together: what is opened, in which order, what runs, and how it ends."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -258,6 +259,9 @@ class Broker:
         if ready == wanted:
             self._all_ready.set()
             log.info("%d workers ready", ready)
+            # What is there now stays; a full collection would look through all of it, for milliseconds.
+            gc.collect()
+            gc.freeze()
 
 
 def _open_bodies(config: BrokerConfig) -> BodyStore:

@@ -10,6 +10,12 @@ CUSTOM_KEY_CHECK: Final = 4
 """`coprocess.HookType.CustomKeyCheck`"""
 LEARNING_SHIFT: Final = 3
 """A new measurement counts 1/8 in the expected running time."""
+FORGETTING_SHIFT: Final = 6
+"""And 1/64 in the shortest one, where it is not shorter itself."""
+SHORT_NS: Final = 50_000
+"""A hook that returns sooner waits for nothing: one round trip to a Redis next door takes longer."""
+SELDOM_LONG_NS: Final = 1_000_000
+"""One that is expected to run longer than this is not short, however quick it sometimes is."""
 EMPTY_NAME_HASH: Final = "d41d8cd98f00b204e9800998ecf8427e"
 """MD5 of the empty string: what the gateway sends for an API without a bundle; hooks are then found by name."""
 EVENT_SHAPE: Final = "event, spec"
@@ -19,7 +25,7 @@ EVENT_SHAPE: Final = "event, spec"
 class HookInfo:
     """One hook's routing facts. Times are ns."""
 
-    __slots__ = ("expected_ns", "idempotent", "lane", "name", "timeout_ns")
+    __slots__ = ("expected_ns", "idempotent", "is_short", "lane", "name", "shortest_ns", "timeout_ns")
 
     def __init__(
         self, name: str, *, is_async: bool = False, timeout: float | None = None, idempotent: bool = False
@@ -29,10 +35,17 @@ class HookInfo:
         self.timeout_ns = int(timeout * 1e9) if timeout else 0
         self.idempotent = idempotent
         self.expected_ns = FIRST_GUESS_NS
+        self.shortest_ns = FIRST_GUESS_NS
+        self.is_short = False
+        """It computes a little and waits for nothing. Told by its shortest times: where more workers run than there are
+        CPUs, most times have somebody else's in them."""
 
     def learn(self, handler_ns: int) -> None:
         """Take one measured running time into account."""
         self.expected_ns += (handler_ns - self.expected_ns) >> LEARNING_SHIFT
+        shift = FORGETTING_SHIFT if handler_ns > self.shortest_ns else 0
+        self.shortest_ns += (handler_ns - self.shortest_ns) >> shift
+        self.is_short = self.shortest_ns < SHORT_NS and self.expected_ns < SELDOM_LONG_NS
 
 
 class HookTable:
@@ -79,5 +92,9 @@ class HookTable:
         )
         before = self._hooks.get((digest, info.name))
         if before is not None:
-            info.expected_ns = before.expected_ns
+            info.expected_ns, info.shortest_ns, info.is_short = (
+                before.expected_ns,
+                before.shortest_ns,
+                before.is_short,
+            )
         return info

@@ -1,15 +1,23 @@
 """The ready workers, by load: the one to give the next dispatch to is found without looking at all of them."""
 
+import os
 from collections.abc import Iterator
 
 from broker.routing.link import Link
 
 
 class LinkPool:
-    """Least in flight first; ties go to the most recently used, whose caches are warm."""
+    """Least in flight first; ties go to the most recently used, whose caches are warm.
 
-    def __init__(self) -> None:
-        self._levels: list[dict[Link, None]] = []
+    Short hooks go to no more workers than there are CPUs, as long as these take them: to wake another one gains nothing
+    then, and costs the broker as much as the dispatch itself.
+    """
+
+    def __init__(self, cpus: int | None = None) -> None:
+        """`cpus`: how many workers can run at the same time; None: as many as this process may use."""
+        self._cpus = cpus or len(os.sched_getaffinity(0))
+        self._levels: list[dict[Link, None]] = [{}]
+        """Links by what they have in flight."""
         self._lowest = 0
         """No link is at a level below."""
         self._level_of: dict[Link, int] = {}
@@ -46,13 +54,19 @@ class LinkPool:
         else:
             self._place(link, new)
 
-    def choose(self, lane: int) -> Link | None:
+    def choose(self, lane: int, *, is_short: bool = False) -> Link | None:
         """The worker for the next dispatch of this lane, or None where all are busy."""
         levels = self._levels
         lowest = self._lowest
         while lowest < len(levels) and not levels[lowest]:
             lowest += 1
         self._lowest = lowest
+        if is_short and not lowest and len(self._level_of) - len(levels[0]) >= self._cpus:
+            return self._find(lane, 1) or self._find(lane, 0)
+        return self._find(lane, lowest)
+
+    def _find(self, lane: int, lowest: int) -> Link | None:
+        levels = self._levels
         for at in range(lowest, len(levels)):
             for link in reversed(levels[at]):
                 if link.accepts(lane):

@@ -158,7 +158,7 @@ class Router:
         self._deadlines.add(dispatch)
         self._under_way += 1
         # While others of its lane wait, no worker takes one: each that could is given one of those at once.
-        link = None if self._pending.in_lane[hook.lane] else self.pool.choose(hook.lane)
+        link = None if self._pending.in_lane[hook.lane] else self.pool.choose(hook.lane, is_short=hook.is_short)
         if link is None:
             self._pending.push(dispatch, hook.lane, urgent=dispatch.urgent)
         else:
