@@ -203,14 +203,13 @@ def call(
     message: dict[str, Any] | None, **description: Any,
 ) -> None:  # fmt: skip
     """Call one HOOK of a running broker as the gateway would, and show what it changed."""
-    from broker.grpc.client import GrpcClient
     from commands import call as calls
     from commands import objects
 
     if (hook is None) == (object_file is None):
         raise click.UsageError("give either the name of a hook or a whole object with --object, not both or neither")
     description["spec"] = dict(description["spec"])
-    with _no_traceback(), GrpcClient(connect or f"unix://{runtime_dir}/tyk.sock") as client:
+    with _no_traceback(), calls.connect(connect or f"unix://{runtime_dir}/tyk.sock") as client:
         if description["hook_type"] == "Event":
             seconds = calls.send_event(
                 client, objects.build_event(hook or "", message or {}, description["spec"]), timeout

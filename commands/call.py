@@ -1,5 +1,6 @@
 """`tykpy call`: one hook call to a running broker, and what came of it."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,18 @@ class Outcome:
     def changes(self) -> list[Change]:
         """What the hook changed."""
         return changes(self.sent, self.received)
+
+
+def connect(address: str) -> GrpcClient:
+    """Return a client of the broker at an address.
+
+    Raises CommandError where nobody listens, ValueError for something that is not an address.
+    """
+    try:
+        return GrpcClient(address)
+    except OSError as error:
+        hint = "is --connect, or --runtime-dir, the broker's own?"
+        raise CommandError(f"no broker answers at {address} ({os.strerror(error.errno or 0)}); {hint}") from error
 
 
 def call_hook(client: GrpcClient, obj: Object, timeout: float) -> Outcome:

@@ -1,5 +1,7 @@
 """`tykpy hooks`: every bundle with its hooks, from a running broker or straight from a folder."""
 
+import contextlib
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,9 +58,21 @@ def describe_folder(folder: Path, unpacked: Path, public_key: Path | None = None
 
 
 def describe_folder_once(folder: Path, public_key: Path | None = None) -> Description:
-    """The same, with ZIPs unpacked into a folder that is removed again."""
-    with tempfile.TemporaryDirectory(prefix="tykpy-hooks-") as unpacked:
+    """The same, with ZIPs unpacked into a folder that is removed again.
+
+    What a worker would log of problems is in the description.
+    """
+    with _quiet(logging.getLogger("tykpy.worker")), tempfile.TemporaryDirectory(prefix="tykpy-hooks-") as unpacked:
         return describe_folder(folder, Path(unpacked), public_key)
+
+
+@contextlib.contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    was, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was
 
 
 def problems_of(description: Description) -> Iterator[str]:

@@ -54,7 +54,8 @@ def build(folder: Path, output: Path | None, key: Path | None, compress: bool) -
     for remark in built.remarks:
         click.echo(f"note: {remark}", err=True)
     signed = "signed" if built.signed else "not signed"
-    click.echo(f"{built.output}: {len(built.files)} files, checksum {built.checksum}, {signed}")
+    files = f"{len(built.files)} file{'s' * (len(built.files) != 1)}"
+    click.echo(f"{built.output}: {files}, checksum {built.checksum}, {signed}")
 
 
 @bundle.command()
@@ -100,7 +101,9 @@ def convert(source: Path, output: Path | None) -> None:
     with _no_traceback():
         findings = run(source, output)
     _show(findings, "will be different, or needs a look")
-    if output is not None:
+    if output is None:
+        click.echo("nothing is written; give OUTPUT for the converted bundle", err=True)
+    else:
         click.echo(f"{output}: driver grpc; if the API definition names a driver, change it there too")
 
 

@@ -23,7 +23,7 @@ def convert(source: Path, output: Path | None = None) -> list[Finding]:
     """
     try:
         with opened(source) as root:
-            findings = differences_of(read_sources(root, manifest_of(root, source), str(source)))
+            findings = differences_of(read_sources(root, manifest_of(root, source), str(source)), str(source))
             if output is not None:
                 _write(root, output)
     except ArchiveError as error:

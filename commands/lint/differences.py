@@ -10,7 +10,7 @@ from typing import Final
 
 from commands.lint.effects import ROLES
 from commands.lint.findings import Finding, at, without_pardoned
-from commands.lint.rules import hooks_that_cannot_run
+from commands.lint.rules import hooks_that_cannot_run, missing_hooks
 from commands.lint.sources import SourceFile, SourceHook, Sources, top_statements
 
 _REMOVED: Final = {
@@ -35,9 +35,9 @@ _LOCKS: Final = frozenset({"Lock", "RLock", "Semaphore", "BoundedSemaphore", "Co
 _THREADS: Final = frozenset({"Thread", "Timer", "ThreadPoolExecutor"})
 
 
-def differences_of(sources: Sources) -> list[Finding]:
+def differences_of(sources: Sources, shown: str) -> list[Finding]:
     """Return what will be different, by file and line."""
-    found = [*sources.unreadable]
+    found = [*sources.unreadable, *missing_hooks(sources, shown)]
     for file in sources.files:
         found += without_pardoned(_in_file(file), file.name, file.text)
     return sorted(set(found))

@@ -32,7 +32,7 @@ _REAL_BODY: Final[dict[Place, Place]] = {
 
 def findings_of(sources: Sources, shown: str) -> list[Finding]:
     """Return everything there is to say about a bundle, by file and line."""
-    found = [*sources.unreadable, *_missing_hooks(sources, shown)]
+    found = [*sources.unreadable, *missing_hooks(sources, shown)]
     for file in sources.files:
         found += without_pardoned(_in_file(file), file.name, file.text)
     return sorted(set(found))
@@ -174,7 +174,10 @@ def _returns_something_new(reading: Reading) -> bool:
     return False
 
 
-def _missing_hooks(sources: Sources, shown: str) -> Iterator[Finding]:
+def missing_hooks(sources: Sources, shown: str) -> Iterator[Finding]:
+    """Yield what the manifest lists and no file defines; a file that cannot be read may define anything."""
+    if sources.unreadable:
+        return
     written = {name for file in sources.files for name in _top_names(file)}
     for entry in sources.manifest.hooks:
         if entry.name not in written:

@@ -75,6 +75,10 @@ def test_lint_ends_with_1_where_something_was_found(source: Path, tmp_path: Path
     assert "no such folder or ZIP" in tykpy("lint", tmp_path / "none", code=1)
 
 
+def test_convert_says_that_nothing_is_written(source: Path) -> None:
+    assert "nothing is written; give OUTPUT" in tykpy("bundle", "convert", source)
+
+
 def test_a_converted_bundle_runs(source: Path, tmp_path: Path) -> None:
     manifest = source / "manifest.json"
     manifest.write_text(manifest.read_text().replace("grpc", "python"))

@@ -100,6 +100,11 @@ def test_what_stays_the_same_is_not_mentioned(tmp_path: Path, text: str) -> None
     assert kinds(tmp_path, text) == []
 
 
+def test_a_listed_hook_that_nobody_defines_is_told(tmp_path: Path) -> None:
+    (finding,) = convert(embedded(tmp_path, hook="gone"))
+    assert (finding.kind, finding.file) == ("hook-missing", f"{tmp_path}/old/manifest.json")
+
+
 def test_a_listed_function_without_a_decorator_is_told(tmp_path: Path) -> None:
     source = embedded(tmp_path, "def plain(request, session, spec):\n    return request, session\n", hook="plain")
     (finding,) = convert(source)
