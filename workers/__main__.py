@@ -18,6 +18,7 @@ from ipc.exits import WorkerExit
 from tyk import gateway
 from workers import limits, stdio
 from workers.dispatcher import Dispatcher
+from workers.errors import WorkersError
 from workers.events import SentEvents
 from workers.signature import PublicKey
 from workers.storage import open_storage
@@ -48,7 +49,9 @@ def main() -> int:
     except ControlClosedError:
         return WorkerExit.DONE
     except Exception as error:
-        log.exception("cannot start")
+        # What is one of ours says all that there is to say; the broker logs it.
+        if not isinstance(error, WorkersError):
+            log.exception("cannot start")
         channel.control.send("failed", {"message": f"{type(error).__name__}: {error}"})
         return WorkerExit.CANNOT_START
     try:
