@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Final, cast
 
 from broker.grpc.calls import GrpcCalls
@@ -35,6 +36,8 @@ COPIED_BYTES: Final = 32 * KIB
 """Bytes of a read up to which one copy of all is cheaper than one of each frame."""
 JOINED_BYTES: Final = 64 * KIB
 """Bytes of output up to which its pieces are joined before they are written."""
+SWEEP_SLICE: Final = 100
+"""Connections that are looked at in one pass through the event loop: 0.3 ms."""
 MAX_REFUSED: Final = 64
 """Connections beyond the limit that get time to read why they are refused; further ones are cut off at once."""
 HIGH_WATER: Final = 1 * MIB
@@ -152,7 +155,16 @@ class GrpcServer:
 
     def _sweep_again(self) -> None:
         self._sweeper = self.loop.call_later(SWEEP_INTERVAL, self._sweep_again)
-        self.sweep(self.loop.time())
+        self._sweep_some(iter(list(self._protocols)))
+
+    def _sweep_some(self, left: "Iterator[GrpcProtocol]") -> None:
+        """Look at a few connections per pass through the event loop: ten thousand idle ones keep nobody waiting."""
+        now = self.loop.time()
+        some = list(islice(left, SWEEP_SLICE))
+        for protocol in some:
+            protocol.sweep(now)
+        if some:
+            self.loop.call_soon(self._sweep_some, left)
 
 
 class GrpcProtocol(asyncio.BufferedProtocol):

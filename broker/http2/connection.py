@@ -133,7 +133,11 @@ class Connection(FrameReader):
         for stream in streams.values():
             self.sender.forget(stream)
             self._application.cancelled(stream)
+        # What refers to us is let go of: else memory comes back when the garbage collector runs, and that is never
+        # where nothing happens any more.
         self._stop_reading()
+        self._headers.close()
+        self.sender.let_go()
 
     def drain(self) -> None:
         """Ask the peer to go: calls that are under way, or on their way, are still answered (section 6.8)."""

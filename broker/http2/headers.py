@@ -153,6 +153,10 @@ def make_head(reader: HeadReader, headers: list[Header]) -> RequestHead:
     return head
 
 
+def _nothing() -> None:
+    """What a connection that is closed says to its peer."""
+
+
 class HeaderDecoder:
     """One connection's HPACK state, and the way from a block to a head."""
 
@@ -168,6 +172,10 @@ class HeaderDecoder:
         self._blocks = 0
         self.pure = False
         """The peer's table has size 0 for good: blocks mean what their bytes say."""
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._forbid_table = _nothing
 
     def table_forbidden(self) -> None:
         """The peer has acknowledged that it may use no table, and says so at the start of its next block.

@@ -32,6 +32,10 @@ def _ignore(flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
     """What comes after the connection's end."""
 
 
+def _ignore_data(data: Data) -> None:
+    """The same, before it is cut into frames."""
+
+
 _CLOSED: Final = (_ignore,) * _TYPES
 
 
@@ -81,6 +85,7 @@ class FrameReader(ABC):
         """Ignore whatever comes, and let go of the handlers, which refer to us."""
         self._partial.clear()
         self._handlers = self._between = _CLOSED
+        self._feed = _ignore_data
 
     def _feed_preface(self, data: Data) -> None:
         self._partial += data

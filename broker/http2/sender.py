@@ -64,6 +64,14 @@ NO_TABLE: Final = b"\x20"
 """A dynamic table size update to 0 (RFC 7541, section 6.3)."""
 
 
+def _nobody_to_wake() -> None:
+    """The connection is closed."""
+
+
+def _nobody_waits(stream: Stream) -> None:
+    """The connection is closed."""
+
+
 class Sender:
     """Frames to one peer; `wake` is called when there is output where there was none."""
 
@@ -273,6 +281,10 @@ class Sender:
             if stream.send_window + change > MAX_WINDOW:
                 raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window is above 2^31-1")
             stream.send_window += change
+
+    def let_go(self) -> None:
+        """Let go of the connection; what was written before can still be taken."""
+        self._wake, self._on_sent = _nobody_to_wake, _nobody_waits
 
     def resume(self) -> None:
         """The socket takes output (again): send more of what is held back."""

@@ -63,13 +63,17 @@ class Footprint:
         """Bytes of resident memory more than at first."""
         return self._memory_now() - self._memory
 
+    def descriptors_grown(self) -> int:
+        """Descriptors more than at first."""
+        return int(self._process.num_fds() - self._descriptors)
+
     def _memory_now(self) -> int:
         return int(self._process.memory_info().rss)
 
     def check_back(self, most: int) -> None:
         """The descriptors come back, all of them, and the memory but for `most` bytes of the allocator's."""
         wait_until(
-            lambda: self._process.num_fds() <= self._descriptors,
-            lambda: f"{self._process.num_fds()} descriptors, {self._descriptors} before",
+            lambda: self.descriptors_grown() <= 0,
+            lambda: f"{self.descriptors_grown()} descriptors more than before",
         )
         wait_until(lambda: self.grown() <= most, lambda: f"{self.grown()} bytes more than before")

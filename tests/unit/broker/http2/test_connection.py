@@ -1,5 +1,8 @@
 """Requests and answers on one connection, and the error each wrong frame gets."""
 
+import gc
+import weakref
+
 import pytest
 
 from broker.http2.errors import ErrorCode
@@ -251,3 +254,16 @@ def test_a_peer_that_says_goaway_gets_its_answers() -> None:
     peer.take()
     assert peer.body(1) == message(b"hold:1")
     assert peer.connection.done
+
+
+def test_a_closed_connection_does_not_wait_for_the_garbage_collector() -> None:
+    peer = Peer()
+    peer.send(peer.request(1, b"x"), peer.request(3, b"hold:"))
+    peer.connection.close()
+    gone = weakref.ref(peer.connection)
+    gc.disable()
+    try:
+        del peer
+        assert gone() is None
+    finally:
+        gc.enable()
