@@ -144,7 +144,8 @@ class Broker:
         self.admin = MsgpackRpcServer(admin_methods(parts), admission=admin_admission())
         self._front_ends = (self.grpc, self.rpc, self.admin)
         self._notifier = ServiceNotifier.from_environment()
-        self.reloader.on_start, self.reloader.on_end = self._notifier.reloading, self._notifier.reloaded
+        self.reloader.on_start, self.reloader.on_end = self._on_reload, self._notifier.reloaded
+        self._renewal: asyncio.Task[None] | None = None
         self._all_ready = asyncio.Event()
 
     async def open(self) -> None:
@@ -154,9 +155,7 @@ class Broker:
         """
         self._take_signals()
         DescriptorWatch(self._loop).start()
-        await self._listeners.serve(
-            self.admin.protocol_factory, self.grpc.protocol_factory, self.rpc.protocol_factory, self._config.addresses
-        )
+        await self._listeners.serve(self.admin.protocol_factory, self.grpc.protocol_factory, self.rpc.protocol_factory)
         self.supervisor.start()
         self.recycler.start()
         IdleMemory(self._loop, self.bodies, self._channels).start()
@@ -208,6 +207,10 @@ class Broker:
             self.supervisor.scale(self.supervisor.wanted + workers)
         except ConfigError as error:
             log.warning("not scaled: %s", error)
+
+    def _on_reload(self) -> None:
+        self._notifier.reloading()
+        self._renewal = self._loop.create_task(self._listeners.renew_certificates())
 
     def _start_upgrade(self) -> None:
         self.upgrade.start(self._listeners.sockets, self.supervisor.served)

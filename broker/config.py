@@ -52,11 +52,17 @@ class BrokerConfig:
     threads: int = option(1, "Threads per worker, for hooks that wait for I/O.")
     listen: tuple[str, ...] = option(
         (),
-        "Address the gateway calls: unix:///path or tcp://host:port for gRPC. Repeatable.",
+        "Address the gateway calls: unix:///path, tcp://host:port or tls://host:port for gRPC. Repeatable.",
         shown_default="unix://RUNTIME_DIR/tyk.sock",
     )
     socket_mode: int = option(0o600, "Permissions of Unix sockets, in octal.", octal=True)
     socket_group: str | None = option(None, "Group that owns Unix sockets, by name or number.")
+    tls_cert: Path | None = option(None, "PEM file with the certificate of tls:// addresses, and those up to its CA.")
+    tls_key: Path | None = option(None, "PEM file with its key.", shown_default="in --tls-cert")
+    tls_key_passphrase_file: Path | None = option(None, "File with the passphrase of a key that is encrypted.")
+    tls_client_ca: Path | None = option(
+        None, "PEM file with CAs: whoever connects to a tls:// address needs a certificate of one of them."
+    )
     user: str | None = option(None, "User to become, by name or number, before workers are started; needs root.")
     group: str | None = option(None, "Group to become, by name or number.", shown_default="the user's own")
     allow_user: tuple[str, ...] = option(
@@ -144,6 +150,8 @@ class BrokerConfig:
         _between("limit_cpu", self.limit_cpu, 0, 2**31)
         _between("limit_files", self.limit_files, 0, 2**20)
         _between("breaker_cooldown", self.breaker_cooldown, 0.001, 3_600)
+        if self.tls_cert is None and any("tls://" in address for address in self.listen):
+            raise ConfigError("--listen tls://...: needs --tls-cert")
         if self.group is not None and self.user is None:
             raise ConfigError(f"--group {self.group}: needs --user")
         if self.bundles is not None and not self.bundles.is_dir():

@@ -7,13 +7,15 @@ In an upgrade the old program's sockets are used, and stay its own until it has 
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Collection
+from typing import Any, Final, NamedTuple
 
-from broker import sockets
+from broker import sockets, tls
 from broker.config import BrokerConfig
+from broker.errors import ConfigError
 from broker.handover import Handover
 from broker.identity import Identity
+from broker.openness import warnings_of
 from broker.runtime_folder import make_runtime_dir
 from broker.sockets import ListeningSocket, SocketOptions
 
@@ -36,16 +38,28 @@ def socket_options(config: BrokerConfig) -> SocketOptions:
     return SocketOptions(config.socket_mode, config.socket_group or str(identity.gid), identity.uid)
 
 
+class _FrontEnd(NamedTuple):
+    """What is behind a socket."""
+
+    factory: Factory
+    protocols: tuple[str, ...]
+    """What a TLS peer may call it (ALPN)."""
+
+
 class Listeners:
     """Every listening socket, and the event loop's servers on them."""
 
-    def __init__(self, handover: Handover | None) -> None:
+    def __init__(self, config: BrokerConfig, handover: Handover | None) -> None:
+        self._config = config
         self.handover = handover
         """From the program whose place this one is to take, until it has been told that it can go."""
         self.handed_over = False
         """This program's own place is taken: the sockets' files are its successor's."""
         self.sockets: list[ListeningSocket] = []
         self._servers: list[asyncio.Server] = []
+        """One for each socket, in their order; none before `serve` and after `stop_accepting`."""
+        self._front_ends: list[_FrontEnd] = []
+        """Likewise."""
         self._borrowed: list[ListeningSocket] = []
         """The old program's, as long as they are its own."""
 
@@ -55,7 +69,7 @@ class Listeners:
 
         Raises ConfigError, ListenError, UpgradeError; nothing is left open then.
         """
-        listeners = cls(Handover.from_environment())
+        listeners = cls(config, Handover.from_environment())
         try:
             options = socket_options(config)
             make_runtime_dir(config.runtime_dir, options)
@@ -67,14 +81,45 @@ class Listeners:
             raise
         return listeners
 
-    async def serve(self, admin: Factory, grpc: Factory, rpc: Factory, addresses: tuple[str, ...]) -> None:
-        """Accept connections, each for its front end; in an upgrade not before `take_over`."""
-        factories = [admin, *(rpc if address.startswith(MSGPACK_PREFIX) else grpc for address in addresses)]
-        for listening, factory in zip(self.sockets, factories, strict=True):
-            self._servers.append(await self._server(listening, factory))
-        for address, listening in zip(addresses, self.sockets[1:], strict=True):
+    async def serve(self, admin: Factory, grpc: Factory, rpc: Factory) -> None:
+        """Accept connections, each for its front end; in an upgrade not before `take_over`.
+
+        Raises ConfigError where a certificate cannot be used.
+        """
+        front_ends = [
+            _FrontEnd(rpc, ()) if address.startswith(MSGPACK_PREFIX) else _FrontEnd(grpc, tls.HTTP2)
+            for address in self._config.addresses
+        ]
+        self._front_ends = [_FrontEnd(admin, ()), *front_ends]
+        self._servers = await self._open_servers(range(len(self.sockets)))
+        for address, listening in zip(self._config.addresses, self.sockets[1:], strict=True):
             protocol = MSGPACK_PREFIX if address.startswith(MSGPACK_PREFIX) else ""
             log.info("listening on %s%s", protocol, listening.address)
+            for warning in warnings_of(listening, self._config):
+                log.warning("%s", warning)
+
+    async def renew_certificates(self) -> None:
+        """Read the files of --tls-... anew, for connections that come from now on; others are not touched.
+
+        What cannot be used changes nothing, and is logged.
+        """
+        places = [at for at, one in enumerate(self.sockets) if one.address.startswith(tls.PREFIX)]
+        if not places or not self._servers:
+            return
+        try:
+            fresh = await self._open_servers(places)
+        except ConfigError as error:
+            log.error("certificates are not renewed, those in use stay: %s", error)
+            return
+        if not self._servers:  # meanwhile we were told to accept nothing more
+            for server in fresh:
+                server.close()
+            return
+        for at, server in zip(places, fresh, strict=True):
+            # Both had the socket for a moment, so no connection was turned away.
+            self._servers[at].close()
+            self._servers[at] = server
+        log.info("certificates are renewed")
 
     async def take_over(self) -> None:
         """Accept connections on the old program's sockets, which are ours from now on, and tell it to go."""
@@ -87,8 +132,11 @@ class Listeners:
 
     def stop_accepting(self) -> None:
         """Accept nothing more; connections stay."""
-        for server in self._servers:
+        servers, self._servers = self._servers, []
+        for server in servers:
             server.close()
+        for listening in self.sockets:
+            listening.socket.close()
 
     def close(self) -> None:
         """Give everything up: what is another program's is left to it. Works after any part of `open` and `serve`."""
@@ -104,8 +152,22 @@ class Listeners:
             self._borrowed.append(inherited)
         self.sockets.append(inherited or sockets.listen(address, options))
 
-    async def _server(self, listening: ListeningSocket, factory: Factory) -> asyncio.Server:
+    async def _open_servers(self, places: Collection[int]) -> list[asyncio.Server]:
+        """Servers for some of the sockets. What can be wrong with any of them is found before the first is opened."""
+        options = {
+            at: tls.server_options(self._config, self._front_ends[at].protocols)
+            for at in places
+            if self.sockets[at].address.startswith(tls.PREFIX)
+        }
+        return [await self._server(self.sockets[at], self._front_ends[at].factory, options.get(at)) for at in places]
+
+    async def _server(
+        self, listening: ListeningSocket, factory: Factory, options: dict[str, Any] | None
+    ) -> asyncio.Server:
         loop, accepts = asyncio.get_running_loop(), self.handover is None
         if listening.is_unix:
             return await loop.create_unix_server(factory, sock=listening.socket, start_serving=accepts, **LEAVE_FILE)
-        return await loop.create_server(factory, sock=listening.socket, start_serving=accepts)
+        if options is None:
+            return await loop.create_server(factory, sock=listening.socket, start_serving=accepts)
+        # A server closes its socket at its end; this one may be followed by another.
+        return await loop.create_server(factory, sock=listening.socket.dup(), start_serving=accepts, **options)

@@ -86,7 +86,7 @@ class ListeningSocket:
 
 
 def listen(address: str, options: SocketOptions | None = None) -> ListeningSocket:
-    """Listen on `unix:///path`, `unix:path` or `tcp://host:port`, or take the inherited socket of that address.
+    """Listen on `unix:///path`, `unix:path`, `tcp://host:port` or `tls://host:port`, or take its inherited socket.
 
     Raises ListenError: not an address, no permission, or in use (by whom).
     """
@@ -95,7 +95,7 @@ def listen(address: str, options: SocketOptions | None = None) -> ListeningSocke
         return ListeningSocket(inherited, address)
     if address.startswith("unix:"):
         return _listen_unix(address, parse_unix(address), options or SocketOptions())
-    return _listen_tcp(address, *parse_tcp(address))
+    return _listen_tcp(address, *parse_tcp(address, _scheme(address)))
 
 
 # Addresses
@@ -112,19 +112,23 @@ def parse_unix(address: str) -> Path:
     return Path(path)
 
 
-def parse_tcp(address: str) -> tuple[str, int]:
-    """Host and port of `tcp://host:port`; raises ListenError."""
-    match = _TCP.fullmatch(address.removeprefix("tcp://"))
-    if not address.startswith("tcp://") or match is None or int(match["port"]) > 65_535:
-        raise ListenError(f"{address!r} is not an address: write unix:///path, unix:path or tcp://host:port")
+def parse_tcp(address: str, scheme: str = "tcp") -> tuple[str, int]:
+    """Host and port of `tcp://host:port`, or of another scheme; raises ListenError."""
+    match = _TCP.fullmatch(address.removeprefix(f"{scheme}://"))
+    if not address.startswith(f"{scheme}://") or match is None or int(match["port"]) > 65_535:
+        raise ListenError(f"{address!r} is not an address: write unix:///path, unix:path or {scheme}://host:port")
     return match["v6"] or match["host"] or "", int(match["port"])
+
+
+def _scheme(address: str) -> str:
+    return "tls" if address.startswith("tls://") else "tcp"
 
 
 def _name_of(address: str) -> str:
     """What an inherited socket of this address calls itself."""
     if address.startswith("unix:"):
         return os.path.abspath(parse_unix(address))
-    host, port = parse_tcp(address)
+    host, port = parse_tcp(address, _scheme(address))
     return f"{host}:{port}"
 
 
@@ -247,7 +251,7 @@ def _listen_tcp(address: str, host: str, port: int) -> ListeningSocket:
         raise ListenError(f"{address}: {error.strerror}") from error
     sock.setblocking(False)
     shown = f"[{host}]" if ":" in host else host
-    return ListeningSocket(sock, f"tcp://{shown}:{sock.getsockname()[1]}")
+    return ListeningSocket(sock, f"{_scheme(address)}://{shown}:{sock.getsockname()[1]}")
 
 
 # systemd

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from broker import sockets
+from broker import sockets, tls
 from broker.config import BrokerConfig, flag_of, options
 from broker.errors import BrokerError
 from broker.listeners import MSGPACK_PREFIX, socket_options
@@ -53,6 +53,11 @@ def _listening_problems(config: BrokerConfig) -> Iterator[str]:
     except BrokerError as error:
         yield str(error)
         return
+    if any(tls.PREFIX in address for address in config.listen):
+        try:
+            tls.server_options(config, tls.HTTP2)
+        except BrokerError as error:
+            yield str(error)
     for address in config.addresses:
         try:
             sockets.listen(address.removeprefix(MSGPACK_PREFIX), options).close()

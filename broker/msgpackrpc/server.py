@@ -364,7 +364,8 @@ class _Connection(asyncio.Protocol):
         if not self._refused or self._server.draining:
             self._transport.close()
             return
-        self._transport.write_eof()
+        if self._transport.can_write_eof():  # TLS has no half-closed connections
+            self._transport.write_eof()
         self._stop_timer()
         self._timer = self._loop.call_later(self._limits.linger_seconds, self.abort)
 

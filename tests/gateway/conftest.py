@@ -8,7 +8,7 @@ import pytest
 from tests.support.go_gateway import go_program, grpcurl
 from tests.support.table import Table, running_table
 
-PROGRAMS = ("gateway", "msgpackclient", "bundlecrypto")
+PROGRAMS = ("gateway", "msgpackclient", "bundlecrypto", "tlsclient")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
