@@ -8,7 +8,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Final, Protocol
@@ -69,6 +69,14 @@ class DeliveryOptions:
     longest_delay: float = 30.0
     max_attempts: int = 8
     """Of events that FAILED; with the delays above about half a minute."""
+
+
+def backoff(options: DeliveryOptions) -> Iterator[float]:
+    """The longest that each try waits after the one before, in seconds: twice as long every time, up to a limit."""
+    delay = options.first_delay
+    while True:
+        yield delay
+        delay = min(delay * 2, options.longest_delay)
 
 
 @dataclass(slots=True)
@@ -165,7 +173,7 @@ class Delivery:
             return batch
 
     def _deliver(self, batch: list[TriggeredEvent]) -> bool:
-        delay, attempts = self._options.first_delay, 0
+        delays, attempts = backoff(self._options), 0
         while True:
             try:
                 self._target.deliver(batch)
@@ -183,9 +191,8 @@ class Delivery:
                 if self._failures.forget(self._target.name):
                     log.warning("%s takes events again", self._target.display)
                 return True
-            if not self._pause(delay):
+            if not self._pause(next(delays)):
                 return False
-            delay = min(delay * 2, self._options.longest_delay)
 
     def _pause(self, delay: float) -> bool:
         """Wait before the next try, not long once the broker ends; False where there is to be none."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from workers import archive
-from workers.archive import unpack
+from workers.archive import check_entries, unpack
 from workers.errors import ArchiveError
 
 
@@ -109,3 +109,10 @@ def test_half_a_zip_is_an_error(tmp_path: Path) -> None:
     source.write_bytes(source.read_bytes()[:-30])
     with pytest.raises(ArchiveError, match="not a ZIP"):
         unpack(source, tmp_path / "out")
+
+
+def test_an_encrypted_entry_is_refused() -> None:
+    entry = zipfile.ZipInfo("middleware.py")
+    entry.flag_bits |= 0x1
+    with pytest.raises(ArchiveError, match="is encrypted"):
+        check_entries([entry], "a.zip")

@@ -1,10 +1,11 @@
 """A sink's queue and thread: order, retries, giving up, what is dropped, and the end."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Sequence
 
-from broker.events.delivery import MAX_WAITING_BYTES, Delivery, DeliveryError, DeliveryOptions, Verdict
+from broker.events.delivery import MAX_WAITING_BYTES, Delivery, DeliveryError, DeliveryOptions, Verdict, backoff
 from broker.events.events import TriggeredEvent
 from tests.support.broker import wait_until
 
@@ -87,6 +88,11 @@ def test_what_fails_too_often_is_given_up_and_the_next_gets_its_turn() -> None:
     end(delivery)
     assert target.tries == [["a"]] * QUICK.max_attempts + [["b"]]
     assert counts(delivery) == {"delivered": 1, "given_up": 1, "retries": QUICK.max_attempts - 1}
+
+
+def test_tries_are_further_and_further_apart_up_to_a_limit() -> None:
+    options = DeliveryOptions(queue_size=1, first_delay=0.25, longest_delay=3.0)
+    assert list(itertools.islice(backoff(options), 6)) == [0.25, 0.5, 1.0, 2.0, 3.0, 3.0]
 
 
 def test_what_is_refused_is_not_tried_again() -> None:
