@@ -5,11 +5,12 @@ from typing import cast
 
 import pytest
 
-from broker.grpc.server import GrpcProtocol, GrpcServer
+from broker.grpc.server import REFUSED_IDLE, GrpcProtocol, GrpcServer
 from broker.grpc.sweep import SWEEP_INTERVAL
 from broker.http2.errors import ErrorCode
-from broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
+from broker.http2.frames import ACK, END_STREAM, PREFACE, FrameType, pack_frame
 from broker.http2.limits import MIB, Limits
+from broker.peers import Admission
 from tests.support.echo_dispatcher import EchoDispatcher
 from tests.support.http2_peer import Frame, Peer, code_of, data, frames, message, settings
 
@@ -60,10 +61,10 @@ class FakeTransport:
 class Served:
     """One server and its connections, each on a fake transport."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, admission: Admission | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         self.echo = EchoDispatcher()
-        self.server = GrpcServer(self.echo, limits)
+        self.server = GrpcServer(self.echo, limits, admission=admission)
 
     def connect(self, hello: bytes = HELLO) -> tuple[GrpcProtocol, FakeTransport]:
         protocol = cast(GrpcProtocol, self.server.protocol_factory())
@@ -192,6 +193,21 @@ def test_an_idle_connection_is_told_to_go() -> None:
         goaways = [frame for frame in transport.frames() if frame.kind == FrameType.GOAWAY]
         assert len(goaways) >= 2
         assert all(frame.payload[4:8] == bytes(4) for frame in goaways)
+        assert transport.eof
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
+def test_a_peer_that_may_not_call_keeps_its_connection_for_a_moment_only() -> None:
+    async def scenario() -> None:
+        served = Served(admission=lambda transport: "not you")
+        protocol, transport = served.connect()
+        protocol.data_received(request(b"x"))
+        answer = next(frame for frame in transport.frames() if frame.kind == FrameType.HEADERS)
+        assert answer.flags & END_STREAM
+        assert FrameType.GOAWAY not in {frame.kind for frame in transport.frames()}
+        served.sweep(REFUSED_IDLE + served.server.limits.handshake_timeout + 3 * SWEEP_INTERVAL)
         assert transport.eof
         served.close(protocol)
 
