@@ -165,9 +165,12 @@ class Listeners:
         self, listening: ListeningSocket, factory: Factory, options: dict[str, Any] | None
     ) -> asyncio.Server:
         loop, accepts = asyncio.get_running_loop(), self.handover is None
+        sock, backlog = listening.socket, sockets.BACKLOG  # the event loop's own would replace the socket's
         if listening.is_unix:
-            return await loop.create_unix_server(factory, sock=listening.socket, start_serving=accepts, **LEAVE_FILE)
+            return await loop.create_unix_server(
+                factory, sock=sock, start_serving=accepts, backlog=backlog, **LEAVE_FILE
+            )
         if options is None:
-            return await loop.create_server(factory, sock=listening.socket, start_serving=accepts)
+            return await loop.create_server(factory, sock=sock, start_serving=accepts, backlog=backlog)
         # A server closes its socket at its end; this one may be followed by another.
-        return await loop.create_server(factory, sock=listening.socket.dup(), start_serving=accepts, **options)
+        return await loop.create_server(factory, sock=sock.dup(), start_serving=accepts, backlog=backlog, **options)

@@ -1,8 +1,10 @@
 """A gateway's calls through a real broker and real workers: every hook type, every kind of failure."""
 
 import concurrent.futures
+import contextlib
 import grp
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +32,16 @@ def code_of(call: Any) -> str:
     with pytest.raises(GrpcCallError) as caught:
         call()
     return f"{caught.value.code.name}: {caught.value.message}"
+
+
+def test_many_gateways_may_connect_while_the_broker_is_busy(tmp_path: Path) -> None:
+    with running_broker(tmp_path, files={}) as broker, contextlib.ExitStack() as stack:
+        os.kill(broker.pid, signal.SIGSTOP)
+        stack.callback(os.kill, broker.pid, signal.SIGCONT)
+        for _ in range(500):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.setblocking(False)
+            sock.connect(str(broker.socket))
 
 
 def test_a_pre_hook_changes_the_request(broker: RunningBroker) -> None:
