@@ -87,6 +87,7 @@ _file = click.Path(path_type=Path, dir_okay=False)
 @click.option("--repeat", type=click.IntRange(1, 100), default=3, show_default=True, help="Repetitions of each case.")
 @click.option("--connections", type=click.IntRange(1, 64), default=1, show_default=True,
               help="Load generators, each a process with a connection; a gateway has one.")  # fmt: skip
+@click.option("--tracing", is_flag=True, help="Send a new traceparent with every call, as a gateway does that traces.")
 @click.option("--connect", metavar="ADDRESS", help="Drive this running broker instead of starting one; needs --bundle.")
 @click.option("--json", "json_file", type=_file, help="Write all figures into FILE.")
 @click.option("--html", "html_file", type=_file, help="Write a report with plots into FILE.")

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from commands.bench.errors import BenchError
 from commands.bench.histogram import Histogram
 from commands.bench.measure import NS_PER_SECOND
 from commands.bench.pace import ClosedLoop, OpenLoop, Pace, Window
+from commands.bench.tracing import traceparents
 from commands.bench.wire import LoadConnection
 
 READ_SIZE: Final = 256 * 1024
@@ -42,7 +43,8 @@ class Order:
     """What to do. `rate` 0: closed loop with `streams` calls at once; else calls per second."""
 
     address: str
-    message: bytes
+    messages: Sequence[bytes]
+    """Called in turn; of one length."""
     streams: int
     rate: float
     warm_up: float
@@ -52,6 +54,8 @@ class Order:
     drain: float
     """Most seconds to wait for the last answers."""
     parent: int
+    tracing: bool = False
+    """Send a new `traceparent` with every call."""
 
 
 class Load:
@@ -225,7 +229,7 @@ def shake_hands(sock: socket.socket, connection: LoadConnection) -> None:
 def work(order: Order, emit: Emit, wait_for_start: Callable[[], int]) -> dict[str, Any]:
     """Connect, say `ready`, wait for the time to start, and drive the load; gives the result. Raises BenchError."""
     with connect(order.address) as sock:
-        connection = LoadConnection(order.message)
+        connection = LoadConnection(order.messages, traceparents() if order.tracing else None)
         try:
             shake_hands(sock, connection)
             emit("ready", {"max_streams": connection.max_streams})

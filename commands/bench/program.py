@@ -57,7 +57,7 @@ def plan_of(options: Mapping[str, Any]) -> Plan:
     )
 
 
-_SAME: Final = ("streams", "rates", "body_sizes", "seconds", "warm_up", "repeat", "connections", "connect")
+_SAME: Final = ("streams", "rates", "body_sizes", "seconds", "warm_up", "repeat", "connections", "connect", "tracing")
 
 
 def _scenarios(options: Mapping[str, Any]) -> tuple[Scenario, ...]:

@@ -25,6 +25,7 @@ class Case:
     streams: int
     rate: float = 0.0
     body_size: int | None = None
+    tracing: bool = False
 
     @property
     def load(self) -> str:
@@ -39,6 +40,7 @@ class Case:
             f"{self.threads} threads" if self.threads > 1 else "",
             self.load,
             "" if self.body_size is None else f"{size_text(self.body_size)} body",
+            "traceparents" if self.tracing else "",
         )
 
     @property

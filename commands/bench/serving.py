@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from struct import Struct
 from types import TracebackType
@@ -51,10 +51,13 @@ class Server(Protocol):
 class OwnBroker:
     """`tykpy broker` in a folder of its own; everything is gone on leaving. Raises BenchError on entering."""
 
-    def __init__(self, bundles: Iterable[Path], workers: int, threads: int, streams: int) -> None:
+    def __init__(
+        self, bundles: Iterable[Path], workers: int, threads: int, streams: int, options: Sequence[str] = ()
+    ) -> None:
         self.workers = workers
         self.threads = threads
         self._bundles = list(bundles)
+        self._options = options
         self._streams = max(streams, MIN_MAX_STREAMS)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -108,14 +111,15 @@ class OwnBroker:
             sys.executable, "-P", "-m", "commands.bench.bound", str(os.getpid()), "broker",
             "--workers", str(self.workers), "--threads", str(self.threads), "--max-streams", str(self._streams),
             "--bundles", str(self._folder / "bundles"), "--runtime-dir", str(self._folder), "--listen", self.address,
+            *self._options,
         ]  # fmt: skip
 
     def _copy_bundles(self) -> None:
+        (self._folder / "bundles").mkdir()
         for source in self._bundles:
             target = self._folder / "bundles" / source.resolve().name
             if target.exists():
                 continue
-            target.parent.mkdir(exist_ok=True)
             if source.is_dir():
                 shutil.copytree(source, target, symlinks=True)
             else:

@@ -46,6 +46,8 @@ class Plan:
     repeat: int = 3
     connections: int = 1
     connect: str | None = None
+    tracing: bool = False
+    """A new `traceparent` in every call."""
 
     @property
     def run_seconds(self) -> float:
@@ -66,7 +68,7 @@ class Plan:
         for size in self.body_sizes or scenario.body_sizes:
             for streams in self.streams or (scenario.streams,):
                 for rate in self.rates or (0.0,):
-                    yield scenario, Case(scenario.name, workers, threads, streams, rate, size)
+                    yield scenario, Case(scenario.name, workers, threads, streams, rate, size, self.tracing)
 
 
 class Observer(Protocol):
@@ -155,8 +157,8 @@ def _measure(this: _Round, server: Server, case: Case, message: bytes) -> Sample
 
 def _order(plan: Plan, server: Server, case: Case, message: bytes) -> Order:
     return Order(
-        server.address, message, case.streams, case.rate, plan.warm_up, plan.seconds,
-        tail=TAIL_SECONDS, drain=DRAIN_SECONDS, parent=os.getpid(),
+        server.address, [message], case.streams, case.rate, plan.warm_up, plan.seconds,
+        tail=TAIL_SECONDS, drain=DRAIN_SECONDS, parent=os.getpid(), tracing=case.tracing,
     )  # fmt: skip
 
 

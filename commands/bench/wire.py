@@ -1,10 +1,12 @@
-"""A sans-IO HTTP/2 client for one thing: the same gRPC call over and over, on one connection, as cheaply as Python can.
+"""A sans-IO HTTP/2 client for one thing: the same gRPC calls over and over on one connection, as cheaply as Python can.
 
 The frames of a call are prepared once; a call is their bytes with its stream id set in. Answers are counted by walking
 over frames: our header table has size 0, so equal trailers are equal bytes, and only unknown ones are decoded.
 """
 
 from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import cycle, repeat
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -19,6 +21,8 @@ _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEAD: Final = Struct(">HBBBI")
 """Length (upper 16 bits, lower 8), type, flags, stream id."""
 _HEAD_SIZE: Final = _HEAD.size
+_DATA_HEAD_SIZE: Final = _HEAD_SIZE - 4
+"""Of a frame's head without its stream id."""
 _U32: Final = Struct(">I")
 _SETTING: Final = Struct(">HI")
 _MESSAGE_PREFIX: Final = Struct(">?I")
@@ -53,18 +57,25 @@ class Answers(NamedTuple):
 class _Upload:
     """A call whose body waits for windows."""
 
-    __slots__ = ("sent", "stream_id", "window")
+    __slots__ = ("body", "sent", "stream_id", "window")
 
-    def __init__(self, stream_id: int, window: int) -> None:
+    def __init__(self, stream_id: int, window: int, body: bytes) -> None:
         self.stream_id = stream_id
         self.window = window
+        self.body = memoryview(body)
         self.sent = 0
 
 
 class LoadConnection:
-    """Give `receive` what the server sent, write what `take_output` gives; raises ProtocolError."""
+    """Give `receive` what the server sent, write what `take_output` gives; raises ProtocolError.
 
-    def __init__(self, message: bytes, path: bytes = DISPATCH_PATH) -> None:
+    `messages` are called in turn and have one length; each of `fields`, of which there must be enough, ends the header
+    block of one call.
+    """
+
+    def __init__(
+        self, messages: Sequence[bytes], fields: Iterator[bytes] | None = None, path: bytes = DISPATCH_PATH
+    ) -> None:
         block = pack_fields(
             (b":method", b"POST"),
             (b":scheme", b"http"),
@@ -74,11 +85,18 @@ class LoadConnection:
             (b"user-agent", b"tykpy-bench"),
             (b"te", b"trailers"),
         )
-        self._body = _MESSAGE_PREFIX.pack(False, len(message)) + message
-        self._body_view = memoryview(self._body)
-        self._head_a = _head_of(len(block), _HEADERS, _END_HEADERS)
-        self._block = block
-        self._call_b = block + _head_of(len(self._body), _DATA, _END_STREAM)
+        bodies = [_MESSAGE_PREFIX.pack(False, len(message)) + message for message in messages]
+        self._size = len(bodies[0])
+        if any(len(body) != self._size for body in bodies):
+            raise ValueError("messages of different lengths cannot be called in turn")
+        data_head = _head_of(self._size, _DATA, _END_STREAM)
+        # Per call: the header frame's head, its block with the head of the data frame behind it, and the body.
+        self._heads = (
+            repeat(_call_head(block, data_head))
+            if fields is None
+            else (_call_head(block + field, data_head) for field in fields)
+        )
+        self._bodies = cycle(bodies)
         self.max_streams = 100
         """Calls at once that the server allows; what it says replaces this."""
         self.ready = False
@@ -97,15 +115,15 @@ class LoadConnection:
 
     def start_calls(self, count: int) -> range:
         """Make so many calls; gives their stream ids."""
-        first, size = self._next_id, len(self._body)
+        first, size = self._next_id, self._size
         ids = range(first, first + 2 * count, 2)
         self._next_id = ids.stop
         if size > _FRAME_SIZE or size > self._stream_window or size * count > self._window or self._uploads:
             self._start_uploads(ids)
             return ids
         self._window -= size * count
-        pack, head, middle, body = _U32.pack, self._head_a, self._call_b, self._body
-        for stream_id in ids:
+        pack = _U32.pack
+        for stream_id, (head, middle), body in zip(ids, self._heads, self._bodies, strict=False):
             packed = pack(stream_id)
             self._out += (head, packed, middle, packed, body)
         return ids
@@ -173,9 +191,9 @@ class LoadConnection:
     # Bodies that do not fit into one frame or into the windows
 
     def _start_uploads(self, ids: range) -> None:
-        for stream_id in ids:
-            self._out += (self._head_a, _U32.pack(stream_id), self._block)
-            self._uploads[stream_id] = _Upload(stream_id, self._stream_window)
+        for stream_id, (head, middle), body in zip(ids, self._heads, self._bodies, strict=False):
+            self._out += (head, _U32.pack(stream_id), middle[:-_DATA_HEAD_SIZE])
+            self._uploads[stream_id] = _Upload(stream_id, self._stream_window, body)
             self._turns.append(stream_id)
         self._pump()
 
@@ -194,11 +212,11 @@ class LoadConnection:
             self._send_frame(upload)
 
     def _send_frame(self, upload: _Upload) -> None:
-        left = len(self._body) - upload.sent
+        left = self._size - upload.sent
         size = min(left, _FRAME_SIZE, self._window, upload.window)
         last = size == left
         self._out.append(_head_of(size, _DATA, _END_STREAM if last else 0) + _U32.pack(upload.stream_id))
-        self._out.append(self._body_view[upload.sent : upload.sent + size])
+        self._out.append(upload.body[upload.sent : upload.sent + size])
         upload.sent += size
         upload.window -= size
         self._window -= size
@@ -247,6 +265,11 @@ class LoadConnection:
 def _head_of(length: int, kind: int, flags: int) -> bytes:
     """A frame's head up to its stream id."""
     return _HEAD.pack(length >> 8, length & 0xFF, kind, flags, 0)[:-4]
+
+
+def _call_head(block: bytes, data_head: bytes) -> tuple[bytes, bytes]:
+    """What goes before and behind the stream id of a call's header frame."""
+    return _head_of(len(block), _HEADERS, _END_HEADERS), block + data_head
 
 
 def _our_settings() -> bytes:

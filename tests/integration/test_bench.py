@@ -73,7 +73,7 @@ def drive(broker: RunningBroker, hook: str, processes: int = 1, **values: Any) -
         "streams": 4, "rate": 0.0, "warm_up": 0.0, "seconds": 0.1, "tail": 0.0, "drain": 30.0, "parent": os.getpid(),
     }  # fmt: skip
     heard: list[Progress] = []
-    wanted = Order(address=broker.address, message=message, **(order | values))
+    wanted = Order(address=broker.address, messages=[message], **(order | values))
     return measure(wanted, processes, ConnectedBroker(broker.address), heard.append)
 
 
@@ -99,6 +99,12 @@ def test_an_open_loop_makes_exactly_the_calls_that_are_due(broker: RunningBroker
     assert sample.failed == 0
 
 
+def test_calls_with_a_traceparent_each_are_answered(broker: RunningBroker) -> None:
+    sample = drive(broker, "mark", tracing=True)
+    assert sample.answered > 0
+    assert sample.failed == 0
+
+
 def test_load_generators_share_the_order(broker: RunningBroker) -> None:
     sample = drive(broker, "mark", processes=2, rate=400.0, seconds=0.25)
     assert sample.latencies.total == 100
@@ -117,7 +123,7 @@ def test_failing_calls_are_counted_and_named(broker: RunningBroker) -> None:
 
 def test_large_bodies_go_through_the_windows(broker: RunningBroker) -> None:
     obj = own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False).build(3 << 20)
-    order = Order(broker.address, obj.SerializeToString(), 4, 0.0, 0.0, 0.1, 0.0, 30.0, os.getpid())
+    order = Order(broker.address, [obj.SerializeToString()], 4, 0.0, 0.0, 0.1, 0.0, 30.0, os.getpid())
     sample = measure(order, 1, ConnectedBroker(broker.address), lambda _: None)
     assert sample.latencies.total >= 4
     assert sample.failed == 0
@@ -138,7 +144,7 @@ def test_over_tcp_the_processes_are_unknown_and_the_rest_is_not(tmp_path: Path) 
         message = own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False).build(None).SerializeToString()
         server = ConnectedBroker(address)
         check(server, own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False), message)
-        sample = measure(Order(address, message, 4, 0.0, 0.0, 0.1, 0.0, 30.0, os.getpid()), 1, server, lambda _: None)
+        sample = measure(Order(address, [message], 4, 0.0, 0.0, 0.1, 0.0, 30.0, os.getpid()), 1, server, lambda _: None)
     assert sample.answered > 0
     assert (sample.usage.broker, sample.usage.workers, sample.usage.broker_mib) == (None, None, None)
 
@@ -146,7 +152,7 @@ def test_over_tcp_the_processes_are_unknown_and_the_rest_is_not(tmp_path: Path) 
 def test_nobody_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no broker answers"):
         ConnectedBroker(f"unix://{tmp_path}/none.sock")
-    order = Order(f"unix://{tmp_path}/none.sock", b"", 1, 0.0, 0.0, 0.1, 0.0, 1.0, os.getpid())
+    order = Order(f"unix://{tmp_path}/none.sock", [b""], 1, 0.0, 0.0, 0.1, 0.0, 1.0, os.getpid())
 
     class Nowhere(ConnectedBroker):
         def __init__(self) -> None:

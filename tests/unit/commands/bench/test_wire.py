@@ -1,8 +1,10 @@
 """The load generator's HTTP/2 against frames written by hand, and against the server core of the broker."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
+from hpack import Decoder
 
 from broker.grpc.wire import ANSWER, GrpcCode, pack_status, pack_trailers_only
 from broker.http2.errors import ErrorCode
@@ -21,6 +23,7 @@ from broker.http2.frames import (
 )
 from broker.http2.settings import Setting, parse_settings
 from commands.bench.errors import ProtocolError
+from commands.bench.tracing import traceparents
 from commands.bench.wire import LoadConnection
 
 KIB = 1024
@@ -48,7 +51,7 @@ def answer(stream_id: int, message: bytes = b"yes") -> bytes:
 
 
 def connected(message: bytes = b"hello", **values: int) -> LoadConnection:
-    connection = LoadConnection(message)
+    connection = LoadConnection([message])
     connection.take_output()
     connection.receive(settings(**values))
     connection.take_output()
@@ -56,7 +59,7 @@ def connected(message: bytes = b"hello", **values: int) -> LoadConnection:
 
 
 def test_it_begins_with_the_preface_and_its_settings() -> None:
-    data = LoadConnection(b"").take_output()
+    data = LoadConnection([b""]).take_output()
     assert data.startswith(PREFACE)
     first, second = frames_of(data[len(PREFACE) :])
     assert first[0] == FrameType.SETTINGS
@@ -65,7 +68,7 @@ def test_it_begins_with_the_preface_and_its_settings() -> None:
 
 
 def test_the_servers_settings_are_acknowledged_and_its_limit_is_known() -> None:
-    connection = LoadConnection(b"")
+    connection = LoadConnection([b""])
     connection.take_output()
     assert not connection.ready
     connection.receive(settings(MAX_CONCURRENT_STREAMS=7))
@@ -95,6 +98,32 @@ def test_answers_are_counted_however_the_bytes_are_cut(size: int) -> None:
         good += connection.receive(data[at : at + size]).good
     assert good == [3, 1, 5]
     assert connection.bytes_received == 3 * (5 + len(b"yes"))
+
+
+def test_messages_are_called_in_turn() -> None:
+    connection = LoadConnection([b"one", b"two"])
+    connection.start_calls(1)
+    connection.start_calls(2)
+    sent = [frame[3] for frame in frames_of(connection.take_output()[len(PREFACE) :]) if frame[0] == FrameType.DATA]
+    assert [message[5:] for message in sent] == [b"one", b"two", b"one"]
+
+
+def test_messages_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="different lengths"):
+        LoadConnection([b"one", b"three"])
+
+
+@pytest.mark.parametrize("body", [b"small", b"x" * 20 * KIB])
+def test_every_call_has_a_traceparent_of_its_own(body: bytes) -> None:
+    connection = LoadConnection([body], traceparents())
+    connection.start_calls(3)
+    sent = [frame for frame in frames_of(connection.take_output()[len(PREFACE) :]) if frame[0] == FrameType.HEADERS]
+    lists = [list(Decoder().decode(frame[3])) for frame in sent]
+    assert all(headers[:-1] == lists[0][:-1] for headers in lists)
+    names, values = zip(*(headers[-1] for headers in lists), strict=True)
+    assert set(names) == {"traceparent"}
+    assert len(set(values)) == 3
+    assert all(re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", value) for value in values)
 
 
 def test_an_error_is_told_with_code_and_message_each_time() -> None:
