@@ -34,10 +34,12 @@ fuzz: $(STAMP)  ## run the fuzzers, FUZZ_SECONDS for each of the inputs in tests
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
-bench: $(STAMP)  ## side by side with grpcio, big bodies too, the rings alone, and recovery
+bench: $(STAMP)  ## side by side with grpcio, big bodies, the rings alone, every promise of speed, and recovery
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: iceoryx2
 	$(BIN)/python -m benchmarks.compare --install
 	$(BIN)/python -m benchmarks.bodies
 	$(BIN)/python -m benchmarks.ring
+	$(BIN)/python -m benchmarks.bars
 	$(BIN)/python -m benchmarks.recovery
 
 proto:  ## regenerate tyk/proto from its .proto files, with the oldest protobuf that is supported

@@ -64,8 +64,8 @@ def install() -> None:
         subprocess.run(["apt-get", "install", "-y", "-q", DEBIAN_PACKAGE], check=False, stdin=subprocess.DEVNULL)
 
 
-def run(socket: Path, body: Path, requests: int, streams: int, answer_size: int) -> Load:
-    """Send `requests` dispatches over one connection, `streams` at a time.
+def run(socket: Path, body: Path, requests: int, streams: int, answer_size: int, connections: int = 1) -> Load:
+    """Send `requests` dispatches, `streams` at a time over each connection.
 
     `body` is a file with a framed message, `answer_size` the size of each framed answer in bytes.
     Raises LoadGeneratorError where h2load fails or an answer was not the expected one.
@@ -74,7 +74,7 @@ def run(socket: Path, body: Path, requests: int, streams: int, answer_size: int)
     log.unlink(missing_ok=True)
     before = _children_cpu_seconds()
     output = _execute([
-        find(), "-n", str(requests), "-c", "1", "-m", str(streams), "-d", str(body), f"--log-file={log}",
+        find(), "-n", str(requests), "-c", str(connections), "-m", str(streams), "-d", str(body), f"--log-file={log}",
         "-H", "content-type: application/grpc", "-H", "te: trailers",
         "-B", f"unix:{socket}", f"http://localhost{DISPATCH_PATH}",
     ])  # fmt: skip
@@ -82,7 +82,7 @@ def run(socket: Path, body: Path, requests: int, streams: int, answer_size: int)
     summary = parse_summary(output)
     check(summary, requests, answer_size)
     # The first request of each stream waits for the connection: it says nothing of the server.
-    latencies = sorted(parse_log(log.read_text())[streams:])
+    latencies = sorted(parse_log(log.read_text())[streams * connections :])
     return Load(requests, summary.rate, percentile(latencies, 50), percentile(latencies, 99), cpu_us)
 
 

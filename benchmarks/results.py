@@ -104,7 +104,7 @@ class Report:
     def notes(self) -> list[str]:
         """What belongs under the tables."""
         return [
-            *_noise(self.machine),
+            *doubts(self.machine),
             f"A bare interpreter has {self.bare_interpreter_mib:.1f} MiB (PSS) beside them.",
             f"Embedded model (one process, one lock, no crossing from the gateway counted): "
             f"{self.embedded_rate:,.0f} calls/s, {self.embedded_cpu_us:.1f} us CPU, at any number of streams.",
@@ -155,7 +155,8 @@ def machine() -> dict[str, str]:
     }
 
 
-def _noise(machine: dict[str, str]) -> list[str]:
+def doubts(machine: dict[str, str]) -> list[str]:
+    """What makes figures doubtful: others used the CPUs."""
     load_average = machine[LOAD_AVERAGE]
     if float(load_average) <= QUIET_LOAD_AVERAGE:
         return []

@@ -9,8 +9,10 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,6 +24,8 @@ ROUND_TRIPS: Final = 20_000
 ROUNDS: Final = 7
 _WARM_UP: Final = 2_000
 _NS_PER_US: Final = 1000
+OPTIONAL: Final = "iceoryx2"
+PACKAGES: Final = ("pyzmq", "faster-fifo", OPTIONAL)
 
 
 class Result(NamedTuple):
@@ -31,6 +35,24 @@ class Result(NamedTuple):
     median_us: float
     best_us: float
     worst_us: float
+    rounds_us: tuple[float, ...]
+
+
+def start_peers() -> list[Peer]:
+    """All transports that are installed, with their echo processes."""
+    kinds: list[Callable[[], Peer]] = [*PEERS]
+    if not missing():
+        from benchmarks.ring_iceoryx2 import Iceoryx2Peer
+
+        kinds.append(Iceoryx2Peer)
+    return [kind() for kind in kinds]
+
+
+def missing() -> list[str]:
+    """What is not measured, and how it would be."""
+    if find_spec(OPTIONAL) is not None:
+        return []
+    return [f"{OPTIONAL} is not installed: pip install --only-binary :all: {OPTIONAL}"]
 
 
 def measure(peers: Sequence[Peer], rounds: int, count: int) -> list[Result]:
@@ -46,7 +68,7 @@ def measure(peers: Sequence[Peer], rounds: int, count: int) -> list[Result]:
             start = time.perf_counter_ns()
             peer.round_trips(count, payload)
             times[peer.name].append((time.perf_counter_ns() - start) / count / _NS_PER_US)
-    results = [Result(name, statistics.median(took), min(took), max(took)) for name, took in times.items()]
+    results = [Result(name, statistics.median(took), min(took), max(took), tuple(took)) for name, took in times.items()]
     return sorted(results, key=lambda result: result.median_us)
 
 
@@ -68,7 +90,7 @@ def table(results: Sequence[Result]) -> str:
     """The results for people."""
     lines = [f"{'transport':24} {'median us':>10} {'best':>8} {'worst':>8} {'ratio':>7}"]
     fastest = results[0].median_us
-    for name, median, best, worst in results:
+    for name, median, best, worst, _ in results:
         lines.append(f"{name:24} {median:10.2f} {best:8.2f} {worst:8.2f} {median / fastest:6.2f}x")
     return "\n".join(lines)
 
@@ -79,7 +101,8 @@ def report(results: Sequence[Result], rounds: int, count: int) -> dict[str, obje
         "command": " ".join(["python -m benchmarks.ring", *sys.argv[1:]]),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "versions": {name: version(name) for name in ("pyzmq", "faster-fifo")},
+        "versions": _versions(),
+        "missing": missing(),
         "crc32": crc32.__module__,
         "payload_bytes": PAYLOAD_BYTES,
         "window": WINDOW,
@@ -89,6 +112,14 @@ def report(results: Sequence[Result], rounds: int, count: int) -> dict[str, obje
     }
 
 
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def main() -> None:
     """Run, print the table, write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -96,13 +127,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=ROUND_TRIPS, help="round trips per round and transport")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
-    peers = [peer() for peer in PEERS]
+    peers = start_peers()
     try:
         results = measure(peers, options.rounds, options.count)
     finally:
         for peer in peers:
             peer.close()
     print(table(results))
+    for text in missing():
+        print(text)
+    print(", ".join(f"{name} {found}" for name, found in _versions().items()))
     if options.json is not None:
         options.json.write_text(json.dumps(report(results, options.rounds, options.count), indent=2) + "\n")
 

@@ -1,0 +1,108 @@
+"""What hooks of several kinds get out of a broker: those that compute, those that wait, chains; and tracing's price."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from benchmarks.bars.bar import Bar, Outcome, ratios
+from benchmarks.bars.driving import H2LoadCase, OwnLoadCase
+from benchmarks.bars.rounds import Pace, cpu_us, interleave, rate
+from commands.bench.limits import limit_of
+from commands.bench.results import Case, Result, usable_cpus
+from commands.bench.scenarios import BUILT_IN, Scenario
+from commands.bench.serving import OwnBroker
+from tyk.proto.coprocess_object_pb2 import Object
+
+CPU_HOOKS_PER_SECOND: Final = 500
+"""Of 2 ms on one core."""
+WAIT_SECONDS: Final = 0.02
+WAITING_WORKERS: Final = 8
+WAITING_THREADS: Final = 16
+AT_ONCE: Final = WAITING_WORKERS * WAITING_THREADS
+IDEAL_WAITING: Final = AT_ONCE / WAIT_SECONDS
+MIN_SECONDS: Final = 1.0
+"""Of a measurement with hooks that take long."""
+STREAMS: Final = 64
+CHAIN: Final = 5
+
+CPU_HOOK: Final = Bar("cpu-hook", "dispatches/s of a 2 ms CPU hook, as many workers as cores, of the ideal", 0.9, True)
+WAITING: Final = Bar("waiting", "dispatches/s of a 20 ms waiting hook, 8 workers x 16 threads, of 6,400/s", 0.9, True)
+WAITING_ASYNC: Final = Bar(
+    "waiting-async", "dispatches/s of a 20 ms waiting coroutine, 8 workers, 128 calls at once, of 6,400/s", 0.9, True
+)
+TRACEPARENT: Final = Bar(
+    "traceparent", "CPU per dispatch with a new traceparent in every call, against none", 1.25, False
+)
+CHAINED: Final = Bar("chain", "chains of 5 hooks per second in one dispatch each, against 5 dispatches each", 3.0, True)
+
+
+def _broker(scenario: Scenario, workers: int, threads: int = 1) -> OwnBroker:
+    return OwnBroker(scenario.files, workers, threads, scenario.streams)
+
+
+def _of_ideal(bar: Bar, scenario: Scenario, broker: OwnBroker, streams: int, ideal: float, pace: Pace) -> Outcome:
+    with broker:
+        seconds = max(pace.seconds, MIN_SECONDS)
+        case = OwnLoadCase(bar.name, broker, [scenario.build(None)], scenario.is_right, streams, seconds)
+        found = interleave([case], pace.rounds)
+    rates = found.each(bar.name, rate)
+    result = Result(Case(scenario.name, broker.workers, broker.threads, streams), tuple(case.samples))
+    limit = limit_of(result)
+    detail = f"{found.median(bar.name, rate):,.0f}/s of {ideal:,.0f}/s; limit: {limit.part}: {limit.reason}"
+    return Outcome(bar, tuple(value / ideal for value in rates), detail, (found.point(bar.name),))
+
+
+def measure_cpu_hook(pace: Pace, folder: Path) -> list[Outcome]:
+    """The hook ends when its thread has used 2 ms of CPU, so what others take from the cores is not in its time."""
+    cores = usable_cpus()
+    scenario = BUILT_IN["cpu"]
+    ideal = cores * CPU_HOOKS_PER_SECOND
+    return [_of_ideal(CPU_HOOK, scenario, _broker(scenario, cores), scenario.streams, ideal, pace)]
+
+
+def measure_waiting(pace: Pace, folder: Path) -> list[Outcome]:
+    """More calls at once than threads: a thread never waits for one."""
+    scenario = BUILT_IN["wait"]
+    broker = _broker(scenario, WAITING_WORKERS, WAITING_THREADS)
+    return [_of_ideal(WAITING, scenario, broker, 2 * AT_ONCE, IDEAL_WAITING, pace)]
+
+
+def measure_waiting_async(pace: Pace, folder: Path) -> list[Outcome]:
+    """As many calls at once as would be 6,400/s if nothing but the waiting took time."""
+    scenario = BUILT_IN["wait-async"]
+    return [_of_ideal(WAITING_ASYNC, scenario, _broker(scenario, WAITING_WORKERS), AT_ONCE, IDEAL_WAITING, pace)]
+
+
+def measure_traceparent(pace: Pace, folder: Path) -> list[Outcome]:
+    """h2load cannot vary headers, so our own load generator drives both."""
+    scenario = BUILT_IN["header"]
+    plain, traced = "no traceparent", "a new traceparent"
+    with _broker(scenario, 2) as broker:
+        case = OwnLoadCase(plain, broker, [scenario.build(None)], scenario.is_right, STREAMS, pace.seconds)
+        found = interleave([case, replace(case, name=traced, tracing=True, samples=[])], pace.rounds)
+    with_it, without = found.each(traced, cpu_us), found.each(plain, cpu_us)
+    detail = f"{found.median(traced, cpu_us):.1f} us against {found.median(plain, cpu_us):.1f} us"
+    return [Outcome(TRACEPARENT, ratios(with_it, without), detail, (found.point(plain), found.point(traced)))]
+
+
+def measure_chain(pace: Pace, folder: Path) -> list[Outcome]:
+    """The gateway makes 5 calls for 5 hooks, one after the other; `*` is one call."""
+    scenario = BUILT_IN["chain"]
+    single = scenario.build(None)
+    single.hook_name = "bench_chain_1"
+    alone, chain = "one hook per dispatch", "five hooks per dispatch"
+
+    with _broker(scenario, 2) as broker:
+
+        def case(name: str, item: Object, is_right: Callable[[Object], bool]) -> H2LoadCase:
+            return H2LoadCase(name, broker.address, broker.pids, item, is_right, folder, STREAMS, pace.seconds)
+
+        cases = [
+            case(alone, single, lambda answer: "X-Bench-1" in answer.request.set_headers),
+            case(chain, scenario.build(None), scenario.is_right),
+        ]
+        found = interleave(cases, pace.rounds)
+    values = ratios(found.each(chain, rate), found.each(alone, rate), CHAIN)
+    detail = f"{found.median(chain, rate):,.0f}/s against {found.median(alone, rate) / CHAIN:,.0f}/s"
+    return [Outcome(CHAINED, values, detail, (found.point(alone), found.point(chain)))]

@@ -1,0 +1,17 @@
+"""Connections that have shaken hands and then do nothing, as those of gateways at night."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from commands.bench.load import connect, shake_hands
+from commands.bench.wire import LoadConnection
+
+
+@contextmanager
+def idle_connections(address: str, count: int) -> Iterator[None]:
+    """So many connections to the broker, until the end."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            sock = stack.enter_context(connect(address))
+            shake_hands(sock, LoadConnection([b""]))
+        yield
