@@ -1,6 +1,6 @@
 """From a request frame to something that can be run: decode, find the hook, hand out an `Invocation`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -30,7 +30,6 @@ from workers.store import BundleStore
 __all__ = ["Dispatcher", "Invocation"]
 
 _MessageT = TypeVar("_MessageT", bound=Message)
-_T = TypeVar("_T")
 
 _CHAINING: Final = frozenset(HOOK_TYPES.values())
 _OBJECT: Final = int(Kind.OBJECT)
@@ -62,11 +61,15 @@ class Dispatcher:
         if kind == _OBJECT:
             return self._object(_parsed(Object, body))
         if kind == _OBJECT_MAP:
-            return self._object_map(_packed(PackedObject, "coprocess.Object", body))
+            try:
+                packed = PackedObject(body)
+            except (TypeError, ValueError) as error:
+                raise WorkerError(Status.INVALID, f"not a coprocess.Object: {error}") from error
+            return self._object_map(packed)
         if kind == Kind.EVENT:
             return self._event(_parsed(Event, body), Kind.EVENT)
         if kind == Kind.EVENT_MAP:
-            return self._event(_packed(unpack_event, "coprocess.Event", body), Kind.EVENT_MAP)
+            return self._event(_unpacked_event(body), Kind.EVENT_MAP)
         raise WorkerError(Status.INVALID, f"a frame of kind {kind!r} cannot be run")
 
     def learn(self, bundle_hashes: Mapping[str, str]) -> None:
@@ -134,11 +137,11 @@ def _parsed(message_type: type[_MessageT], body: Any) -> _MessageT:
         raise WorkerError(Status.INVALID, f"not a serialized {name}: {error}") from error
 
 
-def _packed(unpack: Callable[[bytes], _T], name: str, body: Any) -> _T:
+def _unpacked_event(body: Any) -> Event:
     try:
-        return unpack(body)
+        return unpack_event(body)
     except (TypeError, ValueError) as error:
-        raise WorkerError(Status.INVALID, f"not a {name}: {error}") from error
+        raise WorkerError(Status.INVALID, f"not a coprocess.Event: {error}") from error
 
 
 def _chained_type(subject: Object) -> str:

@@ -115,7 +115,11 @@ class PackedObject:
         """The answer frame for what a hook made of the subject, or for another object; to be called once."""
         record = self._record
         if self._unread and after is self.subject:
-            self._take_unread()
+            # What a hook did without asking for the request has changed its record.
+            if after != self._before:
+                _take_all(self._before, after, record, _FIELDS_BUT_REQUEST)
+            if not record.request.set_headers:
+                record.request.set_headers = None
         else:
             self._read()
             before = self._before
@@ -130,18 +134,10 @@ class PackedObject:
             before = _copy(self._before)
             before.request.SetInParent()
             _fill_request(before.request, self._record.request)
-            subject.request.MergeFrom(before.request)
+            subject.request.CopyFrom(before.request)
             self._before = before
             self._unread = False
         return subject.request
-
-    def _take_unread(self) -> None:
-        """Take over what a hook changed without asking for the request; its calls have changed the record."""
-        record, before, after = self._record, self._before, self.subject
-        if after != before:
-            _take_all(before, after, record, _FIELDS_BUT_REQUEST)
-        if not record.request.set_headers:
-            record.request.set_headers = None
 
 
 def _new_head(record: Record) -> Head:

@@ -132,19 +132,20 @@ class MessageReader:
             self._reset(end)
         else:
             self._start = end
-        return self._parse(data, start, end)
-
-    def _parse(self, data: bytes, start: int, end: int) -> Message:
         # One method is called again and again: what stands between id and params is nearly always as it was last time.
         if data[start : start + 2] == _REQUEST_HEAD:
             id_end = start + _USUAL_ID_ENDS.get(data[start + 2], 0)
             if data.startswith(self._call, id_end):
                 params = data[id_end + len(self._call) : end]
                 return _new_message(Message, (data[start + 2 : id_end], self._method, self._arity, params))
-        message = parse(data[start:end])
-        call = data[start + len(_REQUEST_HEAD) + len(message.id) : end - len(message.params)]
-        if message.id and len(call) <= _MAX_REMEMBERED_BYTES:
-            self._call, self._method, self._arity = call, message.method, message.arity
+        return self._parse_and_remember(data[start:end])
+
+    def _parse_and_remember(self, data: bytes) -> Message:
+        message = parse(data)
+        if data[:2] == _REQUEST_HEAD:
+            call = data[len(_REQUEST_HEAD) + len(message.id) : len(data) - len(message.params)]
+            if len(call) <= _MAX_REMEMBERED_BYTES:
+                self._call, self._method, self._arity = call, message.method, message.arity
         return message
 
     def _forget_consumed(self) -> None:

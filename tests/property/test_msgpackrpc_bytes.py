@@ -70,6 +70,26 @@ def test_whatever_is_called_is_read_however_it_is_cut(sent: list[Any], sizes: li
         assert bool(message.id) == (original[0] == 0)
 
 
+heads = st.sampled_from([b"\x94\x00", b"\xdc\x00\x04\x00", b"\x93\x02", b"\x94\x01"])
+ids = st.sampled_from([b"\x05", b"\xcc\xff", b"\xce\x00\x01\x00\x00", b"\xd0\x05", b"\xa8dispatch", b""])
+methods = st.sampled_from([b"\xa8dispatch", b"\xd9\x08dispatch", b"\xa4ping", b"\x05", b"\xa0"])
+params = st.sampled_from([b"\x90", b"\x91\x80", b"\x92\x80\xc0", b"\xdc\x00\x01\x80", b"\x80"])
+
+
+@given(st.lists(st.tuples(heads, ids, methods, params).map(b"".join), max_size=8))
+def test_a_call_is_read_after_others_as_it_is_read_alone(sent: list[bytes]) -> None:
+    values = list(filter(is_one_value, sent))
+    expected: list[Message] = []
+    for data in values:
+        alone, expected_error = read([data])
+        expected += alone
+        if expected_error is not None:
+            found, error = read(values)
+            assert (found, str(error)) == (expected, str(expected_error))
+            return
+    assert read(values) == (expected, None)
+
+
 @given(st.binary(max_size=300), cuts)
 def test_any_bytes_end_in_messages_or_one_wire_error_wherever_they_are_cut(data: bytes, sizes: list[int]) -> None:
     whole, whole_error = read([data])
