@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 FUZZ_SECONDS ?= 60
 STAMP = $(VENV)/.installed
 
-.PHONY: run test check soak fuzz bench proto docs clean
+.PHONY: run test check soak fuzz bench bench-docs proto docs clean
 
 $(STAMP): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tykpy needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -41,6 +41,11 @@ bench: $(STAMP)  ## side by side with grpcio, big bodies, the rings alone, every
 	$(BIN)/python -m benchmarks.ring
 	$(BIN)/python -m benchmarks.bars
 	$(BIN)/python -m benchmarks.recovery
+
+bench-docs: $(STAMP)  ## measure the promises, and renew their table and plots in docs
+	@mkdir -p .tools
+	$(BIN)/python -m benchmarks.bars --json .tools/bars.json
+	$(BIN)/python -m scripts.benchmark_docs .tools/bars.json
 
 proto:  ## regenerate tyk/proto from its .proto files, with the oldest protobuf that is supported
 	$(PYTHON) -m venv .tools/proto

@@ -1,0 +1,55 @@
+"""The docs that are made of a benchmark's JSON."""
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.bars.bar import Bar, Outcome, Point
+from benchmarks.bars.report import BarsReport
+from benchmarks.bars.rounds import Pace
+from scripts.benchmark_docs import BEGIN, DOCS, END, PAGE, write
+
+PAGE_TEXT = f"# Benchmarks\n\nbefore\n{BEGIN}\nold\n{END}\nafter\n"
+
+
+def report() -> dict[str, Any]:
+    points = (Point("grpcio", 7e3, 9e3, 190.0, 0.0, 9.0), Point("tykpy", 5e4, 1e3, 13.0, 12.0, 9.0))
+    outcomes = (
+        Outcome(Bar("throughput", "requests/s", 8.0, True), (8.5,), "fast", points),
+        Outcome(Bar("bundles", "CPU", 1.1, False), (1.2,), "grows", points),
+        Outcome(Bar("ring", "round trip", 1.0, False), (0.9,), "", (Point("channel", p50_us=1.8),)),
+    )
+    return BarsReport("python -m benchmarks.bars", {"python": "3.11"}, Pace(), outcomes, {}).as_dict()
+
+
+def test_the_table_is_renewed_between_its_marks_and_the_plots_stand_alone(tmp_path: Path) -> None:
+    (tmp_path / PAGE).write_text(PAGE_TEXT)
+    written = write(report(), tmp_path)
+    text = (tmp_path / PAGE).read_text()
+    assert text.startswith("# Benchmarks\n\nbefore\n")
+    assert text.endswith(f"{END}\nafter\n")
+    assert "old" not in text
+    assert "| requests/s | at least 8.00x | 8.50x (8.50x to 8.50x) | yes | fast |" in text
+    assert "| CPU | at most 1.10x | 1.20x (1.20x to 1.20x) | **no** | grows |" in text
+    assert [path.name for path in written[1:]] == [
+        "benchmarks-servers.svg", "benchmarks-growth.svg", "benchmarks-transports.svg",
+    ]  # fmt: skip
+    assert "![benchmarks-growth.svg](benchmarks-growth.svg)" in text
+    for path in written[1:]:
+        assert ElementTree.fromstring(path.read_text()).tag == "{http://www.w3.org/2000/svg}svg"
+    write(report(), tmp_path)
+    assert (tmp_path / PAGE).read_text() == text
+
+
+def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / PAGE).write_text("# Benchmarks\n")
+    with pytest.raises(ValueError, match="bars: begin"):
+        write(report(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [PAGE]
+
+
+def test_the_real_page_has_its_marks() -> None:
+    text = (DOCS / PAGE).read_text()
+    assert text.index(BEGIN) < text.index(END)
