@@ -24,7 +24,7 @@ BODY_STREAMS: Final = 8
 BODY_WARM_UP_CALLS: Final = 32
 WORKERS: Final = 2
 BUNDLES: Final = (1, 100, 1000)
-HOOKS: Final = (10, 1000, 5000)
+HOOKS: Final = (10, 1000, 2000)
 CONNECTIONS: Final = (10, 100, 1000)
 IDLE: Final = (0, 100, 1000)
 IN_FLIGHT: Final = (100, 1000, 10_000)
@@ -34,7 +34,7 @@ POOL: Final = (8, 64)
 _PATIENT: Final = ("--queue-wait", "0")
 _MORE: Final = "CPU per dispatch,"
 BY_BUNDLES: Final = Bar("bundles", f"{_MORE} 1,000 bundles against 1, all called in turn", FLAT, False)
-BY_HOOKS: Final = Bar("hooks", f"{_MORE} 5,000 hooks in a bundle against 10, all called in turn", FLAT, False)
+BY_HOOKS: Final = Bar("hooks", f"{_MORE} 2,000 hooks in a bundle against 10, all called in turn", FLAT, False)
 BY_CONNECTIONS: Final = Bar("connections", f"{_MORE} 1,000 connections with a call each against 10", FLAT, False)
 BY_IDLE: Final = Bar(
     "idle-connections", f"{_MORE} 1,000 idle connections beside the busy one against none", FLAT, False
