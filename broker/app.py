@@ -1,6 +1,7 @@
 """The broker, put together: what is opened, in which order, what runs, and how it ends."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import signal
@@ -43,6 +44,8 @@ log = logging.getLogger("tykpy.broker")
 
 ACCEPT_SETTLING: Final = 0.05
 """Seconds until the connections that were being accepted when we stopped accepting are there, and can be told to go."""
+TELLING: Final = 2.0
+"""Seconds that peers get to read that they are to go, before what they call is refused."""
 LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -242,17 +245,23 @@ class Broker:
             # What callers send before they have read that they are to go is still answered.
             self._listeners.stop_accepting()
             await asyncio.sleep(ACCEPT_SETTLING)
-        else:
-            self._notifier.send("STOPPING=1")
-            self.router.draining = True
         self.grpc.health.set(ServingStatus.NOT_SERVING)
         for front_end in self._front_ends:
             front_end.drain()
+        if not self._listeners.handed_over:
+            await self._stop_taking()
         closed = asyncio.gather(self.router.idle(), self.grpc.closed(), self.rpc.closed())
         try:
             await asyncio.wait_for(closed, self._config.grace)
         except TimeoutError:
             log.warning("%d dispatches did not finish within --grace %g s", self.router.under_way, self._config.grace)
+
+    async def _stop_taking(self) -> None:
+        # What a peer had sent before it read that it is to go is not its fault: it is still answered.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.grpc.told(), TELLING)
+        self.router.draining = True
+        self._notifier.send("STOPPING=1")
 
     def _on_ready_count(self, ready: int) -> None:
         wanted = self.supervisor.wanted

@@ -77,11 +77,14 @@ class GrpcServer:
         self._protocols: set[GrpcProtocol] = set()
         self._late: set[GrpcProtocol] = set()
         """Connections that came after `drain`."""
+        self._untold: set[GrpcProtocol] = set()
+        """Connections that have not said yet that they have read our GOAWAY."""
         self._refused: set[GrpcProtocol] = set()
         """Connections that are too many, and are being told so."""
         self.notices = QuietLog(_log)
         self._all_closed = asyncio.Event()
         self._all_closed.set()
+        self._all_told = asyncio.Event()
         self._draining = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._admission = admission
@@ -107,8 +110,23 @@ class GrpcServer:
         says to each of its calls that nothing more is taken.
         """
         self._draining = True
+        self._untold = set(self._protocols)
         for protocol in list(self._protocols):
             protocol.drain()
+        self._note_told()
+
+    async def told(self) -> None:
+        """Wait, after `drain`, until every peer has read that it is to go: what it still calls, it knows to be late."""
+        await self._all_told.wait()
+
+    def went(self, protocol: "GrpcProtocol") -> None:
+        """A peer has read that it is to go, or is gone."""
+        self._untold.discard(protocol)
+        self._note_told()
+
+    def _note_told(self) -> None:
+        if self._draining and not self._untold:
+            self._all_told.set()
 
     def abort(self) -> None:
         """Close all connections now; their calls are cancelled."""
@@ -139,6 +157,7 @@ class GrpcServer:
 
     def remove(self, protocol: "GrpcProtocol") -> None:
         """A connection is gone."""
+        self.went(protocol)
         self._refused.discard(protocol)
         self._late.discard(protocol)
         self._protocols.discard(protocol)
@@ -209,6 +228,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         with self._turn:
             connection.receive(data)
         if connection.going_away or connection.closed:
+            self._server.went(self)
             self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -3,7 +3,7 @@
 import select
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Final, Self
 
@@ -103,6 +103,15 @@ class Attacker:
             assert time.monotonic() < end, "the broker does not end the connection"
             self._read()
         return self.frames()
+
+    def read_until(self, arrived: Callable[[Frame], bool]) -> list[Frame]:
+        """Read until a frame like that has come; all frames so far."""
+        end = time.monotonic() + PATIENCE
+        while not any(map(arrived, found := self.frames())):
+            waits = time.monotonic() < end and not self.ended
+            assert waits, f"not among what came: {found}"
+            self._read()
+        return found
 
     def frames(self) -> list[Frame]:
         """What has been read so far, an unfinished frame left out."""
