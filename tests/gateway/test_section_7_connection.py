@@ -2,10 +2,13 @@
 
 import concurrent.futures
 import contextlib
+import re
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from tests.support.broker import RunningBroker, wait_until
@@ -199,6 +202,34 @@ def test_a_request_above_the_brokers_own_limit_is_error_500(tmp_path: Path, keys
 def test_trace_metadata_that_differs_in_every_call_changes_nothing(table: Table) -> None:
     api = table.api("changes", pre=["pass_through"])
     assert {api.send().status for _ in range(100)} == {200}
+
+
+class Metadata(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Answers each call with what it was sent, and keeps the call's metadata."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, str]] = []
+
+    def service(self, call: Any) -> grpc.RpcMethodHandler:
+        """The handler of one call."""
+        self.seen.append(dict(call.invocation_metadata))
+        return grpc.unary_unary_rpc_method_handler(lambda message, context: message)
+
+
+def test_the_gateway_of_these_tests_traces_every_call(tmp_path: Path, keys: RedisServer) -> None:
+    metadata = Metadata()
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        server = grpc.server(threads, handlers=[metadata])
+        server.add_insecure_port(f"unix://{tmp_path}/s")
+        server.start()
+        with gateway_at(f"unix://{tmp_path}/s", tmp_path / "traced", keys) as gateway:
+            api = add(gateway, ADD_HEADER)
+            assert {api.send().status for _ in range(5)} == {200}
+        server.stop(None).wait()
+    traces = [call["traceparent"] for call in metadata.seen]
+    assert len(set(traces)) == len(traces) == 5
+    assert all(re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", trace) for trace in traces)
+    assert all(call["tracestate"] for call in metadata.seen)
 
 
 def test_unknown_fields_of_a_newer_gateway_survive(table: Table) -> None:
