@@ -33,7 +33,8 @@ from broker.pool.recycling import Recycler
 from broker.pool.reload import Reloader
 from broker.pool.spawning import channel_options
 from broker.pool.supervisor import PoolEvents, Supervisor
-from broker.routing.router import Router, RouterOptions
+from broker.routing.contract import RouterOptions
+from broker.routing.router import Router
 from broker.turn import Turn
 from broker.upgrade import Upgrade
 from ipc.bodies import BodyStore

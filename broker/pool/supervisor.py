@@ -20,9 +20,10 @@ from broker.pool.departures import Departures
 from broker.pool.process import Ending
 from broker.pool.spawning import WorkerStarter
 from broker.pool.worker import Sponsor, Worker, WorkerState
+from broker.routing.contract import Death
 from broker.routing.link import Link
 from broker.routing.poison import Cause
-from broker.routing.router import Death, Router
+from broker.routing.router import Router
 from ipc.bodies import BodyStore
 from ipc.control import ControlMessage
 from ipc.errors import ControlClosedError, IpcError

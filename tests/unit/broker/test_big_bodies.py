@@ -13,7 +13,8 @@ from broker.grpc.server import READ_BYTES, GrpcProtocol, GrpcServer
 from broker.grpc.wire import GrpcCallError, GrpcCode
 from broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
 from broker.http2.sender import MESSAGE_PREFIX
-from broker.routing.router import Death, Router, RouterOptions
+from broker.routing.contract import Death, RouterOptions
+from broker.routing.router import Router
 from ipc.bodies import Body, BodyStore, StoredBody, body_bytes
 from ipc.frame import Kind, unpack_frame
 from tests.support.channels import LocalWorker, local_worker

@@ -8,8 +8,9 @@ import pytest
 
 from broker.events.events import Events, TriggeredEvent
 from broker.events.handlers import MAX_DEPTH, MAX_IN_FLIGHT, EventHandlers
+from broker.routing.contract import RouterOptions
 from broker.routing.hooks import EVENT_SHAPE
-from broker.routing.router import Router, RouterOptions
+from broker.routing.router import Router
 from ipc.frame import Kind, Status, pack_error, unpack_frame
 from tests.support.channels import LocalWorker, local_worker
 from tyk.proto.coprocess_object_pb2 import Event

@@ -12,7 +12,8 @@ from broker.config import BrokerConfig
 from broker.pool.apis import MAX_APIS, ApiTable
 from broker.pool.supervisor import PoolEvents, Supervisor
 from broker.pool.worker import Worker
-from broker.routing.router import Router, RouterOptions
+from broker.routing.contract import RouterOptions
+from broker.routing.router import Router
 from ipc.control import ControlSocket
 
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from broker.errors import DispatchError
+from broker.routing.contract import Death, RouterOptions
 from broker.routing.link import PREFETCH, Link
 from broker.routing.poison import Cause
-from broker.routing.router import MAX_ATTEMPTS, Death, Router, RouterOptions
+from broker.routing.router import MAX_ATTEMPTS, Router
 from ipc.bodies import BodyStore
 from ipc.channel import Request
 from ipc.errors import IpcError

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from broker.routing.contract import Death
 from broker.routing.poison import Cause
-from broker.routing.router import Death
 from ipc.frame import Status
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.dispatches import RecordedDispatch, object_bytes
