@@ -6,7 +6,9 @@ A broker with one worker, so that nothing is served before there is another one.
 import argparse
 import os
 import platform
+import select
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -101,8 +103,24 @@ def hung(address: str, entered: Path, hook: str) -> Outcome:
     return Outcome(late * 1e3, (answered(address) - caller.ended) * 1e3)
 
 
-def measure(kills: int, hangs: int) -> dict[str, list[Outcome]]:
-    """All rounds, by what was done."""
+def bare_end() -> float:
+    """Kill a process with what a worker imports, and nothing else of one; returns the ms until the kernel says so."""
+    command = [sys.executable, "-c", "import workers.__main__; print(flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            start = time.monotonic()
+            process.kill()
+            select.select([pidfd], [], [])
+            return (time.monotonic() - start) * 1e3
+        finally:
+            os.close(pidfd)
+
+
+def measure(kills: int, hangs: int, bare: list[float]) -> dict[str, list[Outcome]]:
+    """All rounds, by what was done; `bare` gets what the kernel alone takes to end a process."""
     os.environ["TYKPY_HANG_GRACE"] = HANG_GRACE
     outcomes: dict[str, list[Outcome]] = {}
     with tempfile.TemporaryDirectory() as name, OwnBroker([BUNDLE], workers=1, threads=1, streams=1) as broker:
@@ -116,6 +134,8 @@ def measure(kills: int, hangs: int) -> dict[str, list[Outcome]]:
         for _ in range(kills):
             settle()
             rows.append(killed(broker.address, next(marks)))
+            # In the same seconds, so that what else the machine does is in both.
+            bare.append(bare_end())
         for way in ("spins", "stops"):
             rows = outcomes[f"hook {way}"] = []
             for number in range(hangs):
@@ -146,11 +166,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--hangs", type=int, default=HANGS_EACH, help=f"of each kind, at most {HANGS}")
     options = parser.parse_args()
-    outcomes = measure(options.kills, min(options.hangs, HANGS))
+    bare: list[float] = []
+    outcomes = measure(options.kills, min(options.hangs, HANGS), bare)
     print(
         f"1 worker, CPython {platform.python_version()}, {platform.system()} {platform.release()}; ms", file=sys.stderr
     )
     print(table(outcomes))
+    print(f"{'kernel alone':14} {len(bare):6}   {_three(bare, 9)}")
 
 
 if __name__ == "__main__":

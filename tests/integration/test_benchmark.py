@@ -78,7 +78,8 @@ def test_recovery_is_measured() -> None:
     command = [sys.executable, "-m", "benchmarks.recovery", "--kills", "2", "--hangs", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    *rows, bare = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert bare[:3] == ["kernel", "alone", "2"]
     assert [row[:-7] for row in rows] == [["SIGKILL"], ["hook", "spins"], ["hook", "stops"]]
     assert [row[-7] for row in rows] == ["2", "1", "1"]
     for row in rows:
