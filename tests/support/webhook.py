@@ -85,7 +85,7 @@ def running_receiver(certificate: Path | None = None, key: Path | None = None) -
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate, key)
             server.socket = context.wrap_socket(server.socket, server_side=True)
-        receiver.url = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}/events?token=secret"
+        receiver.url = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}/events?token=between-us"
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
