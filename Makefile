@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 FUZZ_SECONDS ?= 60
 STAMP = $(VENV)/.installed
 
-.PHONY: run test check soak fuzz bench bench-docs proto docs clean
+.PHONY: run test check soak fuzz bench bench-docs flamegraph proto docs clean
 
 $(STAMP): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tykpy needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -34,18 +34,22 @@ fuzz: $(STAMP)  ## run the fuzzers, FUZZ_SECONDS for each of the inputs in tests
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
-bench: $(STAMP)  ## side by side with grpcio, big bodies, the rings alone, every promise of speed, and recovery
+bench: $(STAMP)  ## side by side with grpcio, big bodies, the rings alone, every promise of speed, capacity, and recovery
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: iceoryx2
 	$(BIN)/python -m benchmarks.compare --install
 	$(BIN)/python -m benchmarks.bodies
 	$(BIN)/python -m benchmarks.ring
 	$(BIN)/python -m benchmarks.bars
+	$(BIN)/python -m benchmarks.capacity
 	$(BIN)/python -m benchmarks.recovery
 
 bench-docs: $(STAMP)  ## measure the promises, and renew their table and plots in docs
 	@mkdir -p .tools
 	$(BIN)/python -m benchmarks.bars --json .tools/bars.json
 	$(BIN)/python -m scripts.benchmark_docs .tools/bars.json
+
+flamegraph: $(STAMP)  ## where the time of the broker and of a worker goes, as SVG files in docs; as root, or with the right to ptrace
+	$(BIN)/python -m benchmarks.flamegraph
 
 proto:  ## regenerate tyk/proto from its .proto files, with the oldest protobuf that is supported
 	$(PYTHON) -m venv .tools/proto

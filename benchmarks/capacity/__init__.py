@@ -1,0 +1,1 @@
+"""How much a machine can do: a formula, and the measurements that confirm it."""
