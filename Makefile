@@ -48,7 +48,7 @@ bench-docs: $(STAMP)  ## measure the promises, and renew their table and plots i
 	$(BIN)/python -m benchmarks.bars --json .tools/bars.json
 	$(BIN)/python -m scripts.benchmark_docs .tools/bars.json
 
-flamegraph: $(STAMP)  ## where the time of the broker and of a worker goes, as SVG files in docs; as root, or with the right to ptrace
+flamegraph: $(STAMP)  ## where the time of the broker and of a worker goes, as SVG files in docs; needs root
 	$(BIN)/python -m benchmarks.flamegraph
 
 proto:  ## regenerate tyk/proto from its .proto files, with the oldest protobuf that is supported

@@ -45,9 +45,11 @@ _TITLE: Final = re.compile(r'(<text id="title"[^>]*>)[^<]*')
 _PLACE: Final = re.compile(r"(?P<function>.*) \((?P<path>/.*)\)")
 _LIBRARY: Final = re.compile(r".*/(?:site-packages|dist-packages|python\d+\.\d+)/(?=.)")
 _RIGHTS: Final = (
-    "py-spy must be root, or have the right to ptrace: CAP_SYS_PTRACE in a container "
-    "(docker run --cap-add SYS_PTRACE), kernel.yama.ptrace_scope 0 elsewhere"
+    "No process of a broker's user may look into it, so py-spy needs the capability CAP_SYS_PTRACE: run this as root, "
+    "in a container that has it (docker run --cap-add SYS_PTRACE)"
 )
+_BACKTRACE: Final = "Stack backtrace:"
+"""Where py-spy's own errors stop being for people."""
 
 
 class Subject(NamedTuple):
@@ -157,7 +159,8 @@ def _recorded(subject: Subject, spy: subprocess.Popen[str], folder: Path) -> str
     output, _ = spy.communicate()
     written = folder / f"{subject.name}.svg"
     if spy.returncode != 0 or not written.exists():
-        raise BenchmarkError(f"py-spy cannot look into the {subject.name}. {_RIGHTS}. It says:\n{output.strip()}")
+        said = output.partition(_BACKTRACE)[0].strip()
+        raise BenchmarkError(f"py-spy cannot look into the {subject.name}. {_RIGHTS}. It says:\n{said}")
     svg = portable(written.read_text(), subject.title)
     check_portable(svg, (ROOT, Path(tempfile.gettempdir()), Path.home()))
     return svg

@@ -1,9 +1,11 @@
 """`python -m benchmarks.capacity` and `benchmarks.flamegraph` from start to end, as short as they go."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,9 @@ TIMEOUT_SECONDS = 110
 needs_h2load = pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load is not on PATH (nghttp2-client)")
 
 
-def run(*words: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(*words: str, path: str | None = None, without: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", *words], cwd=ROOT, env={"PATH": path} if path else None,
+        [*without, sys.executable, "-m", *words], cwd=ROOT, env={"PATH": path} if path else None,
         capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False,
     )  # fmt: skip
 
@@ -43,8 +45,8 @@ def test_every_setting_is_predicted_and_measured() -> None:
 @needs_h2load
 def test_the_flame_graphs_show_broker_and_worker_and_no_path_of_this_machine(tmp_path: Path) -> None:
     done = run("benchmarks.flamegraph", "--seconds", "1", "--folder", str(tmp_path))
-    if "must be root, or have the right to ptrace" in done.stderr:
-        pytest.skip("py-spy may not look into processes here")
+    if "CAP_SYS_PTRACE" in done.stderr:
+        pytest.skip("py-spy may not look into the broker here")
     assert done.returncode == 0, done.stderr
     broker, worker = ((tmp_path / f"flame-{name}.svg").read_text() for name in ("broker", "worker"))
     assert "(broker/" in broker
@@ -52,6 +54,17 @@ def test_the_flame_graphs_show_broker_and_worker_and_no_path_of_this_machine(tmp
     for text in (broker, worker):
         assert str(ROOT) not in text
         assert not re.search(r"<title>[^<]* \(/", text)
+
+
+@needs_h2load
+def test_without_the_right_to_look_into_a_broker_it_says_which(tmp_path: Path) -> None:
+    without = ["setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"] if os.geteuid() == 0 else []
+    done = run("benchmarks.flamegraph", "--seconds", "1", "--folder", str(tmp_path), without=without)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: py-spy cannot look into the broker.")
+    assert "CAP_SYS_PTRACE" in done.stderr
+    assert "backtrace" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("benchmark", ["capacity", "flamegraph"])
