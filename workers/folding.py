@@ -5,7 +5,8 @@ applying it to the request it still has, ends where single calls would have ende
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
@@ -40,6 +41,7 @@ class RequestFold:
         self._state = first
         self._headers = _Changes()
         self._params = _Changes()
+        self._good_url: str | None = None
         _clear_changes(first.request)
 
     def view(self, raw_body_only: bool) -> Object:
@@ -52,14 +54,24 @@ class RequestFold:
     def apply(self, answer: Object) -> bool:
         """Apply deletions, then additions; then URL, method and body."""
         request, state = answer.request, self._state.request
-        self._headers.add(((_canonical(key), key) for key in request.delete_headers), _keyed(request.set_headers))
-        self._params.add(((key, key) for key in request.delete_params), _plain(request.add_params))
-        if request.return_overrides.response_code > 0 or not is_request_uri(request.url):
+        deleted = [(_canonical(key), key) for key in request.delete_headers]
+        added = _keyed(request.set_headers)
+        self._headers.add(deleted, added)
+        self._params.add([(key, key) for key in request.delete_params], _plain(request.add_params))
+        if request.return_overrides.response_code > 0 or not self._takes(request.url):
             return False
-        _apply_headers(state, request)
+        _apply_headers(state.headers, deleted, added)
         _apply_query(state, request)
         state.method = request.method
         state.raw_body = request.raw_body
+        return True
+
+    def _takes(self, url: str) -> bool:
+        """Whether the gateway takes the URL, which is nearly always the one that the hook before left."""
+        if url != self._good_url:
+            if not is_request_uri(url):
+                return False
+            self._good_url = url
         return True
 
     def finish(self, answer: Object) -> None:
@@ -125,14 +137,13 @@ def _clear_changes(request: MiniRequestObject) -> None:
     request.return_overrides.response_code = _NO_OVERRIDE
 
 
-def _apply_headers(state: MiniRequestObject, request: MiniRequestObject) -> None:
-    headers = state.headers
-    for key in map(_canonical, request.delete_headers):
+def _apply_headers(headers: Any, deleted: Iterable[tuple[str, str]], added: Mapping[str, tuple[str, str]]) -> None:
+    for key, _ in deleted:
         if key != _HOST:
             headers.pop(key, None)
-    for written, value in request.set_headers.items():
-        if _canonical(written) != _HOST:
-            headers[_canonical(written)] = value
+    for key, (_, value) in added.items():
+        if key != _HOST:
+            headers[key] = value
 
 
 def _apply_query(state: MiniRequestObject, request: MiniRequestObject) -> None:
@@ -182,13 +193,14 @@ def _values(headers: Iterable[Header]) -> list[tuple[str, list[str]]]:
 
 
 def _keyed(added: Any) -> dict[str, tuple[str, str]]:
-    return {_canonical(key): (key, value) for key, value in added.items()}
+    return {_canonical(key): (key, added[key]) for key in added} if added else {}
 
 
 def _plain(added: Any) -> dict[str, tuple[str, str]]:
-    return {key: (key, value) for key, value in added.items()}
+    return {key: (key, added[key]) for key in added} if added else {}
 
 
+@lru_cache(maxsize=1024)
 def _canonical(key: str) -> str:
     """Spell a header as Go does; one that is no token stays as it is."""
     return canonical_header(key) if _TOKEN.fullmatch(key) else key
