@@ -23,7 +23,7 @@ GROUPS: Final = (
     Group((hooks.WAITING,), hooks.measure_waiting),
     Group((hooks.WAITING_ASYNC,), hooks.measure_waiting_async),
     Group((hooks.TRACEPARENT,), hooks.measure_traceparent),
-    Group((hooks.CHAINED,), hooks.measure_chain),
+    Group((hooks.CHAINED, hooks.CHAINED_ALONE), hooks.measure_chain),
     Group((transport.RING,), transport.measure),
     Group((growth.BY_BODY,), growth.measure_body_growth),
     Group((growth.BY_BUNDLES,), growth.measure_bundles),

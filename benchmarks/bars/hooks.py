@@ -35,6 +35,9 @@ TRACEPARENT: Final = Bar(
     "traceparent", "CPU per dispatch with a new traceparent in every call, against none", 1.25, False
 )
 CHAINED: Final = Bar("chain", "chains of 5 hooks per second in one dispatch each, against 5 dispatches each", 3.0, True)
+CHAINED_ALONE: Final = Bar(
+    "chain-alone", "the same with 1 stream: a request alone, which waits for its 5 calls one after the other", 3.0, True
+)
 
 
 def _broker(scenario: Scenario, workers: int, threads: int = 1) -> OwnBroker:
@@ -93,16 +96,18 @@ def measure_chain(pace: Pace, folder: Path) -> list[Outcome]:
     single.hook_name = "bench_chain_1"
     alone, chain = "one hook per dispatch", "five hooks per dispatch"
 
-    with _broker(scenario, 2) as broker:
-
+    def outcome(bar: Bar, broker: OwnBroker, streams: int) -> Outcome:
         def case(name: str, item: Object, is_right: Callable[[Object], bool]) -> H2LoadCase:
-            return H2LoadCase(name, broker.address, broker.pids, item, is_right, folder, STREAMS, pace.seconds)
+            return H2LoadCase(name, broker.address, broker.pids, item, is_right, folder, streams, pace.seconds)
 
         cases = [
             case(alone, single, lambda answer: "X-Bench-1" in answer.request.set_headers),
             case(chain, scenario.build(None), scenario.is_right),
         ]
         found = interleave(cases, pace.rounds)
-    values = ratios(found.each(chain, rate), found.each(alone, rate), CHAIN)
-    detail = f"{found.median(chain, rate):,.0f}/s against {found.median(alone, rate) / CHAIN:,.0f}/s"
-    return [Outcome(CHAINED, values, detail, (found.point(alone), found.point(chain)))]
+        values = ratios(found.each(chain, rate), found.each(alone, rate), CHAIN)
+        detail = f"{found.median(chain, rate):,.0f}/s against {found.median(alone, rate) / CHAIN:,.0f}/s"
+        return Outcome(bar, values, detail, (found.point(alone), found.point(chain)))
+
+    with _broker(scenario, 2) as broker:
+        return [outcome(CHAINED, broker, STREAMS), outcome(CHAINED_ALONE, broker, 1)]

@@ -27,9 +27,10 @@ _SHORTEST_ENTRY: Final = 4
 """Bytes: two tags, two lengths."""
 
 
-_MAX_REMEMBERED: Final = 1024
+_MAX_REMEMBERED: Final = 8192
+"""Hooks of APIs: where more are called in turn than are remembered, none is found."""
 _MAX_REMEMBERED_BYTES: Final = 2048
-"""What follows the first entry of spec is remembered up to this size: 2 MiB in all at most."""
+"""What follows the first entry of spec is remembered up to this size: at most 16 MiB in all, usually 2 MiB."""
 _remembered: Final[dict[tuple[int, bytes, bytes], "Peek"]] = {}
 
 
