@@ -99,6 +99,13 @@ def spill_that_is_not_there(request, session, spec):
     wait_for_the_end()
 
 @Pre
+def body_outside_of_bulk_memory(request, session, spec):
+    channel, seq = find()
+    channel._push(layout.RecordType.SPILL_RESP, seq, 0, layout.SPILL_PLACE.pack(100_000, 1 << 40))
+    channel._ring(1)
+    wait_for_the_end()
+
+@Pre
 def forged_tokens(request, session, spec):
     channel, _ = find()
     with open(f"/proc/self/fd/{channel._parts.requests._reader}", "wb", buffering=0) as writer:
@@ -187,6 +194,7 @@ REASONS: Final = {
     "record_of_a_wrong_type": "impossible record",
     "spill_of_a_wrong_length": "cannot be:",
     "spill_that_is_not_there": "cannot be:",
+    "body_outside_of_bulk_memory": "a body outside of bulk memory",
     "forged_tokens": "tokens that nobody has rung",
     "full_doorbell": "tokens that nobody has rung",
     "noise_on_the_control_socket": "on its control socket",
