@@ -37,6 +37,18 @@ def echo(request, session, spec):
     return request, session
 """
 
+WAITING = """
+import os, time
+from tyk.decorators import Pre
+
+@Pre
+def echo(request, session, spec):
+    time.sleep(0.002)  # one that only computes would keep to as many workers as there are CPUs
+    request.add_header("X-Worker", str(os.getpid()))
+    request.add_header("Nonce", request.get_header("Nonce"))
+    return request, session
+"""
+
 
 def pids(broker: RunningBroker) -> set[int]:
     return {worker["pid"] for worker in broker.status()["workers"]}
@@ -116,7 +128,7 @@ def by_command(broker: RunningBroker, workers: int) -> None:
 def test_the_pool_grows_and_shrinks_while_calls_go_on(
     tmp_path: Path, scale: Callable[[RunningBroker, int], None]
 ) -> None:
-    with running_broker(tmp_path, files={"mine.py": ECHO}) as broker:
+    with running_broker(tmp_path, files={"mine.py": WAITING}) as broker:
         with Load(broker.address, "echo", "mine") as load:
             scale(broker, 3)
             wait_for_states(broker, "ready", "ready", "ready")
