@@ -17,7 +17,7 @@ run: $(STAMP)  ## start a broker with the example bundle and show what its hooks
 	$(BIN)/python -m examples.demo
 
 test: $(STAMP) check  ## all checks and tests, on every supported Python found here
-	scripts/test-all
+	PYTHON=$(BIN)/python scripts/test-all
 	PYTHONS="$(PYTHONS)" scripts/test-other-pythons
 
 check: $(STAMP)  ## formatting, lint, types, who imports whom
