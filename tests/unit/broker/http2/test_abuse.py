@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from hpack import Encoder
 
+from broker.http2.connection import _MAX_REMEMBERED_RESETS
 from broker.http2.errors import ErrorCode
 from broker.http2.frames import ACK, END_HEADERS, FrameType, pack_frame
 from broker.http2.limits import KIB, MIB, Limits
@@ -39,6 +40,16 @@ def test_floods_of_frames_that_do_nothing(frame: bytes) -> None:
     assert flood(peer, lambda _: frame, 1000) >= 40
 
 
+def test_a_peer_that_says_again_and_again_that_it_goes() -> None:
+    peer = Peer(Limits(control_burst=500))
+    peer.send(peer.request(1, b"hold:"))
+    for _ in range(1000):
+        peer.send(pack_frame(FrameType.GOAWAY, 0, 0, bytes(8)))
+    fault = peer.connection.fault
+    assert fault is not None
+    assert fault.code == CALM
+
+
 def test_the_same_frames_at_a_bearable_rate_are_taken() -> None:
     peer = Peer(Limits(control_burst=500, control_rate=100))
     for _ in range(2000):
@@ -69,6 +80,21 @@ def test_rapid_resets_that_we_are_made_to_send() -> None:
     peer = Peer(Limits(reset_burst=100))
     flood(peer, lambda n: peer.request(2 * n + 1, b"hold:") + window_update(2 * n + 1, 0), 1000)
     assert not peer.connection.streams
+
+
+def test_data_of_a_stream_that_we_have_reset() -> None:
+    """Some of it is under way when we reset the stream; not any number of frames."""
+    peer = Peer(Limits(control_burst=500))
+    peer.send(peer.headers(1), window_update(1, 0))
+    assert flood(peer, lambda _: data(1, b"x", 0), 1000) >= 400
+
+
+def test_the_memory_of_streams_that_we_have_reset_is_bounded() -> None:
+    peer = Peer(Limits(reset_burst=10_000))
+    for stream_id in range(1, 10_000, 2):
+        peer.send(peer.headers(stream_id), window_update(stream_id, 0))
+    assert not peer.connection.closed
+    assert len(peer.connection._reset_by_us) <= _MAX_REMEMBERED_RESETS
 
 
 def test_a_storm_of_callers_that_hang_up_is_taken() -> None:

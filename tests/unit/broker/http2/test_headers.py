@@ -8,12 +8,12 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from broker.grpc.head import GrpcHead, GrpcHeadReader, Method
 from broker.grpc.wire import pack_fields
 from broker.http2.errors import ErrorCode, MalformedError, PeerError
-from broker.http2.fields import read_field
+from broker.http2.fields import _MAX_NAMES, _names, read_field
 from broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
 from broker.http2.headers import MAX_CACHED_HEADS, HeadCache, HeaderDecoder
 from broker.http2.huffman import decode_huffman
 from broker.http2.limits import Limits
-from broker.http2.validate import Header
+from broker.http2.validate import _MAX_PLAIN, _MAX_PLAIN_NAME, Header, _plain
 from tests.support.http2_peer import Peer, code_of, message, settings
 
 PATH = b"/coprocess.Dispatcher/Dispatch"
@@ -107,6 +107,23 @@ def test_the_cache_is_bounded() -> None:
         blocks.decoder.request(blocks.encoder.encode(fields))
     assert len(blocks.cache._heads) <= MAX_CACHED_HEADS
     assert blocks.head().method.kind == 1
+
+
+def test_the_memory_of_names_is_bounded() -> None:
+    blocks = Blocks()
+    for number in range(2 * max(_MAX_NAMES, _MAX_PLAIN)):
+        blocks.decoder.trailers(blocks.encoder.encode([(f"bounded-{number}", "")]))
+    assert len(_names) <= _MAX_NAMES
+    assert len(_plain) <= _MAX_PLAIN
+    blocks.decoder.trailers(blocks.encoder.encode([("x" * (_MAX_PLAIN_NAME + 1), "")]))
+    assert max(map(len, _plain)) <= _MAX_PLAIN_NAME
+
+
+def test_an_integer_is_given_up_after_so_many_bytes() -> None:
+    """However many more of them say that they go on."""
+    for more in (5, 60_000):
+        with pytest.raises(ValueError, match="integer is too large"):
+            read_field(b"\x00\x7f" + b"\xff" * more, 0)
 
 
 class Table:
