@@ -118,7 +118,7 @@ def throughput(results: list[Result]) -> str:
     shown = series[: 2 * MAX_LINES]
     counts = sorted({point[0] for one in shown for point in one.points})
     low, high = min(counts), max(counts)
-    ticks = tuple((count, f"{count:.0f}") for count in counts)
+    ticks = tuple((count, f"{count:.0f}" if count else "unknown") for count in counts)
     x = Axis("workers (dashed: ideal)", low - 0.25, high + 0.25, ticks)
     return svg.line_chart("throughput by workers", shown, x, _rate_axis(shown))
 
@@ -133,12 +133,13 @@ def _rate_axis(series: Sequence[Series]) -> Axis:
 def latency(results: list[Result]) -> str:
     """Latency against percentile, both logarithmic, as far as there are values."""
     series = []
-    shown = results[:: math.ceil(len(results) / MAX_LINES)]
-    for colour, (label, result) in enumerate(_labelled(shown)):
+    shown = _labelled(results)[:: math.ceil(len(results) / MAX_LINES)]
+    for colour, (label, result) in enumerate(shown):
         series.append(Series(label, _curve(result), colour, marks=False))
-    most = max((math.log10(max(10, result.latencies.total)) for result in shown), default=1.0)
+    most = max((math.log10(max(10, result.latencies.total)) for _, result in shown), default=1.0)
     ticks = tuple((_nines(percent), f"{percent:g}%") for percent in _PERCENTILES if _nines(percent) <= most)
-    x = Axis("percentile", 0.0, most, ticks)
+    some = f" ({len(shown)} of {len(results)} cases)" if len(shown) < len(results) else ""
+    x = Axis(f"percentile{some}", 0.0, most, ticks)
     values = [point[1] for one in series for point in one.points if point[1] > 0] or [1.0]
     return svg.line_chart(
         "latency by percentile", series, x, svg.log_axis("latency", min(values), max(values), duration)
@@ -160,13 +161,13 @@ def _curve(result: Result) -> list[tuple[float, float]]:
 def cpu(results: list[Result]) -> str:
     """CPU microseconds per dispatch by process; what the ring alone needs is taken out of both."""
     rows = [(label, _cpu_parts(result)) for label, result in _labelled(results)]
-    axis = svg.linear_axis("CPU us per dispatch", max(sum(values) for _, values in rows))
-    return svg.stacked_bars("CPU per dispatch", rows, (_BROKER, _RING, _WORKERS), axis)
+    axis = svg.linear_axis("CPU time per dispatch", max(sum(values) for _, values in rows), duration)
+    return svg.stacked_bars("CPU per dispatch", [rows], (_BROKER, _RING, _WORKERS), axis)
 
 
 def _cpu_parts(result: Result) -> tuple[float, float, float]:
     broker, workers = result.median("broker_us") or 0.0, result.median("workers_us") or 0.0
-    ring = result.usage.ring_us or (0.0, 0.0)
+    ring = result.median("ring_broker_us") or 0.0, result.median("ring_workers_us") or 0.0
     # The ring was measured by itself, on a machine that is never quite the same: no part can be below nothing.
     ours, theirs = min(ring[0], broker), min(ring[1], workers)
     return broker - ours, ours + theirs, workers - theirs
@@ -176,7 +177,6 @@ def memory(results: list[Result]) -> str:
     """PSS after the load by process; the broker's, and that of all its workers."""
     rows = []
     for label, result in _labelled(results):
-        usage = result.usage
-        rows.append((label, (usage.broker_mib or 0.0, sum(usage.worker_mib or ()))))
+        rows.append((label, (result.median("broker_mib") or 0.0, result.median("workers_mib") or 0.0)))
     axis = svg.linear_axis("MiB (PSS)", max(sum(values) for _, values in rows))
-    return svg.stacked_bars("memory", rows, (_BROKER, _WORKERS), axis)
+    return svg.stacked_bars("memory", [rows], (_BROKER, _WORKERS), axis)

@@ -7,7 +7,7 @@ import pytest
 
 from commands.bench import svg
 from commands.bench.compare import compare
-from commands.bench.report import cpu, html, latency, throughput
+from commands.bench.report import cpu, html, latency, memory, throughput
 from commands.bench.results import Report, Result
 from tests.unit.commands.bench.samples import MS, report, result, sample
 
@@ -101,7 +101,24 @@ def test_logarithmic_axes_hold_all(low: float, high: float) -> None:
 def test_the_ring_is_taken_out_of_broker_and_workers() -> None:
     plain = result(sample(10_000, broker=0.5, workers=(0.2, 0.3), ring_us=(4.0, 6.0)))
     titles = [element.text for element in ET.fromstring(cpu([plain])).iter("title")]
-    assert titles == ["2 workers, broker: 46.0", "2 workers, ring: 10.0", "2 workers, workers: 44.0"]
+    assert titles == ["2 workers, broker: 46", "2 workers, ring: 10", "2 workers, workers: 44"]
+
+
+def test_figures_of_the_plots_are_the_medians_of_the_table() -> None:
+    parts = [(10.0, (20.0, 20.0), (4.0, 6.0)), (30.0, (40.0, 40.0), (2.0, 2.0)), (20.0, (35.0, 5.0), (3.0, 5.0))]
+    one = result(*(sample(1000, broker_mib=a, worker_mib=b, ring_us=c) for a, b, c in parts))
+    titles = [element.text for element in ET.fromstring(memory([one])).iter("title")]
+    assert titles == ["2 workers, broker: 20", "2 workers, workers: 40"]
+    titles = [element.text for element in ET.fromstring(cpu([one])).iter("title")]
+    assert titles[1] == "2 workers, ring: 8"
+
+
+def test_lines_that_are_left_out_are_owned_up_to() -> None:
+    cases = [result(workers=count, streams=streams) for streams in range(5) for count in (1, 2)]
+    texts = [element.text for element in ET.fromstring(latency(cases)).iter("text")]
+    assert "percentile (5 of 10 cases)" in texts
+    assert "1 worker, 4 streams" in texts
+    assert "percentile" in [element.text for element in ET.fromstring(latency(cases[:8])).iter("text")]
 
 
 def test_no_part_of_the_cpu_is_below_nothing() -> None:
