@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from commands.bench.compare import SHOWN, Comparison, Difference
-from commands.bench.limits import disturbance, failures_text, limit_of
+from commands.bench.limits import Part, disturbance, failures_text, limit_of
 from commands.bench.results import METRIC, Figure, Metric, Result
 
 COLUMNS: Final = (
@@ -84,7 +84,8 @@ def remarks(results: Sequence[Result]) -> list[str]:
 def remark(result: Result) -> str:
     """What limits a case, and what went wrong in it."""
     limit, failures = limit_of(result), failures_text(result)
-    return f"limited by {limit.part.value}: {limit.reason}" + (f"; {failures}" if failures else "")
+    found = "not limited" if limit.part is Part.NONE else f"limited by {limit.part.value}"
+    return f"{found}: {limit.reason}" + (f"; {failures}" if failures else "")
 
 
 def duration(us: float | None) -> str:

@@ -29,6 +29,7 @@ from commands.bench.scenarios import BUILT_IN, OwnHook, own_scenario
 from commands.bench.serving import OwnBroker
 from commands.bench.sweep import check
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
+from tests.support.bundles import write_bundle, write_files, write_zip
 from tests.support.redis_server import free_port
 
 HOOKS = """
@@ -318,7 +319,38 @@ def test_an_own_hook_of_an_own_bundle(tmp_path: Path, temporary: Path) -> None:
     (tmp_path / "mine.py").write_text(HOOKS)
     done = bench(*SHORT, "--workers", "1", "--bundle", str(tmp_path / "mine.py"), "--hook", "mark", "--rate", "50")
     assert done.returncode == 0, done.stderr
-    assert "mark, 1 worker, 50/s: limited by none" in done.stdout
+    assert "mark, 1 worker, 50/s: not limited: the rate was met" in done.stdout
+
+
+OWN_ONLY = {
+    "middleware.py": """
+        from tyk.decorators import *
+
+        @Post
+        def wants(request, session, spec):
+            if request.object.headers.get("X-Own") != "1":
+                raise ValueError("not the object of the user's")
+            return request, session
+        """
+}
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "py"])
+def test_bundle_hook_and_object_are_the_users(tmp_path: Path, temporary: Path, form: str) -> None:
+    if form == "py":
+        bundle = write_files(tmp_path, {"own.py": OWN_ONLY["middleware.py"]}) / "own.py"
+    else:
+        write = write_bundle if form == "folder" else write_zip
+        bundle = write(tmp_path / ("own.zip" if form == "zip" else "own"), OWN_ONLY, post=[{"name": "wants"}])
+    flags = (*SHORT, "--workers", "1", "--bundle", str(bundle), "--hook", "wants", "--type", "Post")
+    refused = bench(*flags)
+    assert refused.returncode == 1
+    assert "not the object of the user's" in refused.stderr
+    own = {"hook_type": "Post", "request": {"headers": {"X-Own": "1"}}}
+    (tmp_path / "object.json").write_text(json.dumps(own))
+    done = bench(*flags, "--object", str(tmp_path / "object.json"))
+    assert done.returncode == 0, done.stderr
+    assert "wants, 1 worker, 64 streams: " in done.stdout
 
 
 def test_a_running_broker_is_driven_and_left_running(broker: RunningBroker) -> None:

@@ -70,6 +70,14 @@ def test_throughput_has_the_ideal_line_for_each_variant() -> None:
     assert len(root.findall(".//circle")) == 6
 
 
+def test_the_ideal_line_is_where_workers_add_up() -> None:
+    # Throughput that doubles with the workers lies on it.
+    root = ET.fromstring(throughput([one for one in sweep() if one.case.body_size is None]))
+    (ideal,) = (path.attrib["d"] for path in root.iter("path") if "ideal" in path.attrib["class"])
+    (real,) = (path.attrib["d"] for path in root.iter("path") if "line" in path.attrib["class"])
+    assert ideal == real.split("L")[0] + "L" + real.split("L")[-1]
+
+
 def test_a_fixed_rate_has_no_ideal_line() -> None:
     root = ET.fromstring(throughput([result(workers=count, rate=100.0) for count in (1, 2)]))
     assert not [path for path in root.iter("path") if "ideal" in path.attrib["class"]]
