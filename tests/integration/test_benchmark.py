@@ -94,7 +94,6 @@ def test_every_transport_has_a_row(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     wanted = {
         "tykpy channel",
-        "tykpy channel, 1 slot",
         "multiprocessing.Pipe",
         "multiprocessing.Queue",
         "pyzmq ipc",
