@@ -302,44 +302,47 @@ class Supervisor:
         self._loop.call_later(KILL_DELAY, worker.process.kill)
 
     def _on_exit(self, worker: Worker) -> None:
-        self._hear_last_words(worker)
+        """Tell its callers; what else there is to do waits until that is sent, at the end of the loop's turn."""
         self._loop.remove_reader(worker.process.pidfd)
         self._loop.remove_reader(worker.channel.control.fileno())
         self._loop.remove_reader(worker.channel.answers_fd)
         worker.end_patience()
         del self._workers[worker.generation]
         ending = worker.process.reap()
+        expected = self._stopping or worker.link is None
         if worker.link is not None:
+            expected |= worker.state is WorkerState.LEAVING and not worker.link.in_flight
             self._settle_death(worker, worker.link, ending)
-        worker.channel.close()
+        self._loop.call_soon(self._bury, worker, ending, logging.DEBUG if expected else logging.WARNING)
         if self._stopping:
             self._note_gone()
         elif worker.state in (WorkerState.STARTING, WorkerState.STANDBY):
+            self._hear_last_words(worker)
             worker.sponsor.worker_lost(worker, worker.failure or f"it {ending.words} before it was ready")
         elif worker.state is WorkerState.READY:
             self._replace(worker)
         worker.state = WorkerState.ENDED
 
     def _settle_death(self, worker: Worker, link: Link, ending: Ending) -> None:
-        self._log_death(worker, link, ending)
         channel = worker.channel
         answers = channel.drain()
         link.handled += len(answers)
-        if channel.corrupt is not None:
-            log.error("%s left a ring that cannot be read to its end: %s", worker, channel.corrupt)
         # Where it lies, any of what it had may have run: nobody may run that again.
         trusted = channel.corrupt is None and not link.distrusted
         death = Death(
             f"{worker} {ending.words}", _cause(worker, link, ending), answers, channel.executing(), trusted=trusted
         )
         self._router.lost(link, death)
-        self._events.ready(len(self._router.pool))
 
-    def _log_death(self, worker: Worker, link: Link, ending: Ending) -> None:
-        left = worker.state is WorkerState.LEAVING and not link.in_flight
-        if not self._stopping:
-            level = logging.DEBUG if left else logging.WARNING
-            log.log(level, "%s %s%s", worker, ending.words, f" ({worker.failure})" if worker.failure else "")
+    def _bury(self, worker: Worker, ending: Ending, level: int) -> None:
+        """Hear what it said last, write down how it ended, and give back what it had."""
+        self._hear_last_words(worker)
+        log.log(level, "%s %s%s", worker, ending.words, f" ({worker.failure})" if worker.failure else "")
+        if worker.channel.corrupt is not None:
+            log.error("%s left a ring that cannot be read to its end: %s", worker, worker.channel.corrupt)
+        worker.channel.close()
+        if worker.link is not None:
+            self._events.ready(len(self._router.pool))
 
     def _note_gone(self) -> None:
         if not self._workers and self._all_gone is not None and not self._all_gone.done():

@@ -152,27 +152,8 @@ class Router:
         What it ran fails once, or runs again where the hook is declared idempotent; what it had not started goes to
         the front of the queue.
         """
-        answers, executing, why, cause = death.answers, death.executing, death.why, death.cause
-        link.open = False
-        self.pool.remove(link)
-        self._to_ring.pop(link, None)
-        for answer in answers:
-            self._settle_answer(link, answer)
-        guilty = link.overdue if cause is Cause.HANG else executing
-        poisoned = self.poison.blame([link.in_flight[seq] for seq in guilty if seq in link.in_flight], cause)
-        for seq in sorted(link.in_flight, reverse=True):
-            dispatch = link.finish(seq)
-            assert dispatch is not None
-            if dispatch.settled:
-                self._deadlines.discard(dispatch)
-            elif seq in executing or not death.trusted:
-                self._run_again(dispatch, why)
-            else:
-                self._start_again(dispatch, why, cause)
-        if poisoned:
-            for waiting in self._pending:
-                self._may_run(waiting)
-        self._place_waiting()
+        with self._turn:
+            self._settle_lost(link, death)
 
     def awake(self, link: Link) -> None:
         """A silent worker has shown that it lives."""
@@ -340,6 +321,29 @@ class Router:
             self._fail(dispatch, error)
             return False
         return True
+
+    def _settle_lost(self, link: Link, death: Death) -> None:
+        answers, executing, why, cause = death.answers, death.executing, death.why, death.cause
+        link.open = False
+        self.pool.remove(link)
+        self._to_ring.pop(link, None)
+        for answer in answers:
+            self._settle_answer(link, answer)
+        guilty = link.overdue if cause is Cause.HANG else executing
+        poisoned = self.poison.blame([link.in_flight[seq] for seq in guilty if seq in link.in_flight], cause)
+        for seq in sorted(link.in_flight, reverse=True):
+            dispatch = link.finish(seq)
+            assert dispatch is not None
+            if dispatch.settled:
+                self._deadlines.discard(dispatch)
+            elif seq in executing or not death.trusted:
+                self._run_again(dispatch, why)
+            else:
+                self._start_again(dispatch, why, cause)
+        if poisoned:
+            for waiting in self._pending:
+                self._may_run(waiting)
+        self._place_waiting()
 
     def _settle_answer(self, link: Link, answer: Answer) -> None:
         dispatch = link.finish(answer.seq)
