@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
+from broker.arriving import Arriving
 from broker.errors import DispatchError, WireError
 from broker.msgpackrpc.wire import Message, MessageReader, pack_error, pack_result, pack_value, unpack_params
 from broker.peers import Admission
@@ -126,9 +127,12 @@ class MsgpackRpcServer:
         limits: RpcLimits | None = None,
         admission: Admission | None = None,
         turn: Turn | None = None,
+        arriving: Arriving | None = None,
     ) -> None:
-        """`admission`: who may connect; None: everybody who can. `turn`: shared with the dispatcher."""
+        """`admission`: who may connect; None: everybody who can. `turn`: shared with the dispatcher. `arriving`: shared
+        with the other front end."""
         self.turn = turn
+        self.arriving = arriving or Arriving()
         self.admission = admission
         self.limits = limits or RpcLimits()
         self.connections: set[_Connection] = set()
@@ -207,6 +211,8 @@ class _Connection(asyncio.Protocol):
         self._reader = MessageReader(server.limits.max_message)
         self._in_flight: set[Reply] = set()
         self._in_flight_bytes = 0
+        self._pending = 0
+        """Bytes of `_reader` that `Arriving` knows of."""
         self._out: list[bytes] = []
         self._out_size = 0
         self._held = False
@@ -239,9 +245,11 @@ class _Connection(asyncio.Protocol):
             with self._turn:
                 self._reader.feed(data)
                 self._read_calls()
+                self._note_pending()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.discard(self)
+        self._server.arriving.change(-self._pending, 0)
         self._stop_timer()
         in_flight, self._in_flight = self._in_flight, set()
         for reply in in_flight:
@@ -297,6 +305,18 @@ class _Connection(asyncio.Protocol):
             self._in_flight_bytes += reply.size
             self._server.call(message, reply)
 
+    def _read_on(self) -> None:
+        self._read_calls()
+        self._note_pending()
+
+    def _note_pending(self) -> None:
+        pending, before = self._reader.pending, self._pending
+        if pending != before:
+            self._pending = pending
+            arriving = self._server.arriving
+            if not arriving.change(pending - before, pending):
+                self._refuse(WireError(Status.OVERLOADED, arriving.full, self._reader.unfinished_id))
+
     def _read_on_if_roomy(self) -> None:
         # Half of the limits, not one below: pausing and resuming cost a system call each.
         limits = self._limits
@@ -309,7 +329,7 @@ class _Connection(asyncio.Protocol):
         ):
             self._held = False
             self._transport.resume_reading()
-            self._loop.call_soon(self._read_calls)
+            self._loop.call_soon(self._read_on)
 
     # -- output ----------------------------------------------------------------------------------------------------
 
@@ -353,6 +373,8 @@ class _Connection(asyncio.Protocol):
 
     def _send_away(self, error: WireError) -> None:
         self._refused = True
+        self._reader = MessageReader(self._limits.max_message)
+        self._note_pending()
         self._write(pack_error(error.id, error.status, error.message))
         self.end_if_idle()
 

@@ -35,6 +35,8 @@ _BIG_MESSAGE: Final = 256 * 1024
 """Bytes of a message after which the scanner's grown buffer is given back."""
 _MAX_REMEMBERED_BYTES: Final = 64
 _UNLIMITED: Final = 0
+_ID_WITHIN: Final = 16
+"""Bytes of a message within which its id ends: two array headers, kind, and an integer of 9 bytes at most."""
 _NEVER_USED: Final = b"\xc1"
 """The byte that begins nothing in MessagePack."""
 _MAP_HEADS: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
@@ -93,6 +95,16 @@ class MessageReader:
         """Method and array header of the last request, encoded, and what they say."""
         self._method = b""
         self._arity = 0
+
+    @property
+    def pending(self) -> int:
+        """Bytes that were fed and are in no message yet."""
+        return self._fed - self._start
+
+    @property
+    def unfinished_id(self) -> bytes:
+        """The id of the request that these begin with; empty where it cannot be told."""
+        return _id_of(self._data[self._start : self._start + _ID_WITHIN])
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they come from the peer."""

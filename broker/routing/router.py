@@ -73,6 +73,7 @@ class Router:
         self._to_ring: dict[Link, None] = {}
         self._ticking = False
         self._under_way = 0
+        self._held = 0
         self._idle: asyncio.Future[None] | None = None
         self._unknown_handlers = QuietLog(log)
 
@@ -83,7 +84,13 @@ class Router:
         self.counters.taken += 1
         try:
             hook = self._identify(dispatch)
-            if self.draining or self.hopeless is not None or self._pending.waiting >= self._options.queue_size:
+            held = self._held + len(dispatch.body)
+            if (
+                self.draining
+                or self.hopeless is not None
+                or self._pending.waiting >= self._options.queue_size
+                or (held > self._options.queue_bytes and self._held)
+            ):
                 self._refuse()
             if self.poison.active:
                 self.poison.check(dispatch)
@@ -98,6 +105,7 @@ class Router:
         dispatch.deadline_ns = min(now + own, dispatch.limit_ns) if own else dispatch.limit_ns
         self._deadlines.add(dispatch)
         self._under_way += 1
+        self._held = held
         # While others of its lane wait, no worker takes one: each that could is given one of those at once.
         link = None if self._pending.in_lane[hook.lane] else self.pool.choose(hook.lane, is_short=hook.is_short)
         if link is None:
@@ -179,6 +187,11 @@ class Router:
         """Dispatches taken and not yet settled."""
         return self._under_way
 
+    @property
+    def held(self) -> int:
+        """Bytes of the dispatches that wait, or are at a worker, also where nobody waits for the answer any more."""
+        return self._held
+
     async def idle(self) -> None:
         """Return when nothing is under way. One caller at a time."""
         if self._under_way:
@@ -204,10 +217,11 @@ class Router:
             raise DispatchError(Status.UNAVAILABLE, "the broker is shutting down")
         if self.hopeless is not None:
             raise DispatchError(Status.UNAVAILABLE, self.hopeless)
-        raise DispatchError(
-            Status.OVERLOADED,
-            f"{self._pending.waiting} dispatches wait already for {len(self.pool)} workers (--queue-size)",
-        )
+        if self._pending.waiting >= self._options.queue_size:
+            what = f"{self._pending.waiting} dispatches wait already for {len(self.pool)} workers (--queue-size)"
+        else:
+            what = f"dispatches of {self._held} bytes wait or run already (--queue-bytes)"
+        raise DispatchError(Status.OVERLOADED, what)
 
     def _start(self, link: Link, dispatch: Dispatch) -> None:
         self._seq += 1
@@ -271,7 +285,9 @@ class Router:
             self._distrust(link, error)
             return
         for dispatch in reversed(taken):
-            if not dispatch.settled:
+            if dispatch.settled:
+                self._let_go(dispatch)
+            else:
                 self._put_back(dispatch)
         self.pool.moved(link)
         self._place_waiting()
@@ -335,7 +351,7 @@ class Router:
             dispatch = link.finish(seq)
             assert dispatch is not None
             if dispatch.settled:
-                self._deadlines.discard(dispatch)
+                self._let_go(dispatch)
             elif seq in executing or not death.trusted:
                 self._run_again(dispatch, why)
             else:
@@ -350,7 +366,7 @@ class Router:
         link.overdue.discard(answer.seq)
         if dispatch is None or dispatch.settled:
             if dispatch is not None:
-                self._deadlines.discard(dispatch)
+                self._let_go(dispatch)
             self.counters.late += 1
             return
         try:
@@ -369,6 +385,8 @@ class Router:
     def _settle(self, dispatch: Dispatch) -> None:
         dispatch.settled = True
         self._deadlines.discard(dispatch)
+        if dispatch.link is None:
+            self._held -= len(dispatch.body)
         if dispatch.waiting:
             assert dispatch.hook is not None
             self._pending.forget(dispatch, dispatch.hook.lane)
@@ -376,6 +394,11 @@ class Router:
         self._under_way -= 1
         if not self._under_way and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
+
+    def _let_go(self, dispatch: Dispatch) -> None:
+        """Its worker is done with a dispatch that was settled before."""
+        self._deadlines.discard(dispatch)
+        self._held -= len(dispatch.body)
 
     def _fail(self, dispatch: Dispatch, error: DispatchError) -> None:
         self._settle(dispatch)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from broker.arriving import HELD_BYTES
 from broker.errors import DispatchError
 from broker.routing.contract import Death, RouterOptions
 from broker.routing.link import PREFETCH, Link
@@ -28,10 +29,12 @@ LONG_NS = 60_000_000_000
 class Bench:
     """A router on a loop that a test turns by hand."""
 
-    def __init__(self, queue_size: int = 100, timeout_ns: int = LONG_NS, queue_wait_ns: int = 0) -> None:
+    def __init__(
+        self, queue_size: int = 100, timeout_ns: int = LONG_NS, queue_wait_ns: int = 0, queue_bytes: int = HELD_BYTES
+    ) -> None:
         self.loop = asyncio.new_event_loop()
         self.in_trouble: list[tuple[str, Link]] = []
-        self.router = Router(self.loop, RouterOptions(timeout_ns, queue_size, queue_wait_ns))
+        self.router = Router(self.loop, RouterOptions(timeout_ns, queue_size, queue_wait_ns, queue_bytes=queue_bytes))
         self.router.watcher = self
 
     def overdue(self, link: Link) -> None:
