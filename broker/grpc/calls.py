@@ -132,7 +132,7 @@ class GrpcCalls:
             self._dispatcher.cancel(call)
 
     def expire(self, stream: Stream) -> None:
-        """Give up a request of which nothing more comes."""
+        """Give up a request of which nothing more comes, or too little."""
         self._fail(stream, GrpcCallError(GrpcCode.DEADLINE_EXCEEDED, "the rest of the request did not come in time"))
 
     def _start(self, stream: Stream, body: Body, timeout_ns: int | None) -> None:
@@ -155,17 +155,18 @@ class GrpcCalls:
         if upload is None:
             upload = stream.application = Upload(MessageReader(head.encoding, self._max_message, self._bodies), None)
         try:
-            self._feed(upload, data, at, end)
+            self._feed(stream, upload, data, at, end)
             if ended:
                 self._finish(stream, upload)
         except GrpcCallError as error:
             self._fail(stream, error)
 
-    def _feed(self, upload: Upload, data: Data, at: int, end: int) -> None:
+    def _feed(self, stream: Stream, upload: Upload, data: Data, at: int, end: int) -> None:
         before = upload.held
         try:
             for message in upload.reader.feed(data, at, end):
                 if upload.handler is not None:
+                    stream.sweeps = 0  # a request of many messages may last: each has its time
                     upload.handler.message(body_bytes(message))
                 elif upload.body is None:
                     upload.body = message

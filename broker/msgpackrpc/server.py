@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, cast
 
 from broker.arriving import Arriving
 from broker.errors import DispatchError, WireError
+from broker.msgpackrpc.sweep import MessageAge, Sweeper
 from broker.msgpackrpc.wire import Message, MessageReader, pack_error, pack_result, pack_value, unpack_params
 from broker.peers import Admission
 from broker.quiet_log import QuietLog
@@ -42,6 +43,10 @@ class RpcLimits:
     """Bytes of calls without an answer, likewise."""
     write_buffer: int = 1024 * 1024
     """Output waiting for the peer above which nothing more is read from it."""
+    request_seconds: float = 60.0
+    """For the rest of a message, or for `request_progress` of it where it is longer than that."""
+    request_progress: int = 64 * 1024
+    """Bytes of an unfinished message that make its time begin anew (why not one limit: `broker/http2/limits.py`)."""
     stall_seconds: float = 30.0
     """A peer that reads nothing of its output for so long is cut off."""
     linger_seconds: float = 2.0
@@ -139,6 +144,7 @@ class MsgpackRpcServer:
         self.draining = False
         self._methods = {name.encode(): _raw(method) for name, method in methods.items()}
         self._names = ", ".join(sorted(methods))
+        self.sweeper = Sweeper()
         self.notices = QuietLog(log)
         self._closed = asyncio.Event()
         self._closed.set()
@@ -170,8 +176,10 @@ class MsgpackRpcServer:
     def discard(self, connection: "_Connection") -> None:
         """A connection was closed."""
         self.connections.discard(connection)
+        self.sweeper.forget(connection)
         if not self.connections:
             self._closed.set()
+            self.sweeper.stop()
 
     def call(self, message: Message, reply: Reply) -> None:
         """Run one call."""
@@ -213,6 +221,7 @@ class _Connection(asyncio.Protocol):
         self._in_flight_bytes = 0
         self._pending = 0
         """Bytes of `_reader` that `Arriving` knows of."""
+        self._age = MessageAge()
         self._out: list[bytes] = []
         self._out_size = 0
         self._held = False
@@ -245,7 +254,7 @@ class _Connection(asyncio.Protocol):
             with self._turn:
                 self._reader.feed(data)
                 self._read_calls()
-                self._note_pending()
+                self._note_pending(len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.discard(self)
@@ -309,13 +318,28 @@ class _Connection(asyncio.Protocol):
         self._read_calls()
         self._note_pending()
 
-    def _note_pending(self) -> None:
+    def _note_pending(self, fed: int = 0) -> None:
         pending, before = self._reader.pending, self._pending
-        if pending != before:
-            self._pending = pending
-            arriving = self._server.arriving
-            if not arriving.change(pending - before, pending):
-                self._refuse(WireError(Status.OVERLOADED, arriving.full, self._reader.unfinished_id))
+        if not (pending or before):
+            return
+        self._pending = pending
+        if pending != before + fed:
+            self._age.begin()
+        if pending:
+            self._server.sweeper.watch(self)
+        else:
+            self._server.sweeper.forget(self)
+        if not self._server.arriving.change(pending - before, pending):
+            self._refuse(WireError(Status.OVERLOADED, self._server.arriving.full, self._reader.unfinished_id))
+
+    def sweep(self) -> None:
+        """Give up a message of which too little comes; while we do not read, that is not the peer's fault."""
+        limits = self._limits
+        if self._held or self._refused:
+            return
+        if self._age.is_too_old(self._pending, limits.request_seconds, limits.request_progress):
+            text = "the rest of the message did not come in time"
+            self._refuse(WireError(Status.EXPIRED, text, self._reader.unfinished_id))
 
     def _read_on_if_roomy(self) -> None:
         # Half of the limits, not one below: pausing and resuming cost a system call each.
