@@ -53,6 +53,10 @@ _REQUEST_HEAD: Final = b"\x94\x00"
 _USUAL_ID_ENDS: Final = {**dict.fromkeys(range(0x80), 3), 0xCC: 4, 0xCD: 5, 0xCE: 7}
 """By its first byte, where the id of a request ends that begins with `_REQUEST_HEAD`."""
 
+MAX_DECODED: Final = 64 * 1024
+"""Bytes that the broker itself decodes: options and numbers. In memory they can be 80 times as many; objects and events
+are only carried."""
+
 _pack: Final = msgpack.Packer(use_bin_type=True).pack
 _whole: Final = msgspec.msgpack.Decoder(msgspec.Raw).decode
 """Steps over one value, and refuses bytes behind it."""
@@ -277,11 +281,19 @@ def pack_value(value: object) -> bytes:
     return packed
 
 
+def check_decodable(packed: bytes) -> None:
+    """Refuse what is too long to be decoded here; raises ValueError."""
+    if len(packed) > MAX_DECODED:
+        raise ValueError(f"{len(packed)} bytes, the limit is {MAX_DECODED} bytes")
+
+
 def unpack_params(message: Message) -> list[Any]:
     """Decode a call's params.
 
-    Raises ValueError where a string is not UTF-8, a map's key cannot be one, or an extension is not what it says.
+    Raises ValueError where they are long, a string is not UTF-8, a map's key cannot be one, or an extension is not
+    what it says.
     """
+    check_decodable(message.params)
     values = msgpack.Unpacker(strict_map_key=False, max_buffer_size=_UNLIMITED, read_size=_SCANNER_BUFFER)
     values.feed(message.params)
     try:

@@ -17,6 +17,7 @@ from broker.pool import content
 from broker.pool.apis import ApiTable
 from broker.pool.backoff import BackOff
 from broker.pool.departures import Departures
+from broker.pool.news import read_news
 from broker.pool.process import Ending
 from broker.pool.spawning import WorkerStarter
 from broker.pool.worker import Sponsor, Worker, WorkerState
@@ -243,7 +244,7 @@ class Supervisor:
     def _on_control(self, worker: Worker) -> None:
         try:
             for message in _without_descriptors(worker.channel.control.receive()):
-                self._on_message(worker, message.name, message.body)
+                self._on_message(worker, message.name, read_news(message))
         except ControlClosedError:
             self._loop.remove_reader(worker.channel.control.fileno())
         except (IpcError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -253,29 +254,27 @@ class Supervisor:
 
     def _on_message(self, worker: Worker, name: str, body: Any) -> None:
         if name == "ready":
-            worker.description = content.read_description(body)
+            worker.description = body["bundles"]
             self._ready(worker)
         elif name == "hooks":
-            worker.description = content.read_description(body)
+            worker.description = body["bundles"]
             if worker.state is WorkerState.READY:
                 self._router.hooks.update(worker.description)
         elif name == "pong":
             self._departures.awake(worker)
         elif name == "failed":
-            worker.failure = str(body["message"])
+            worker.failure = body["message"]
         elif name in EVENT_MESSAGES:
             self._events.triggered(name, body)
-        elif name == "api":
+        else:  # "api"
             self._apis.note(body, (one for one in self.serving if one is not worker))
-        else:
-            raise ValueError(f"unknown message {name!r}")
 
     def _hear_last_words(self, worker: Worker) -> None:
         """Of what a dead worker had still sent, take what matters without it: its events, and why it failed."""
         try:
             for message in _without_descriptors(worker.channel.control.receive()):
                 if message.name in LAST_WORDS:
-                    self._on_message(worker, message.name, message.body)
+                    self._on_message(worker, message.name, read_news(message))
         except (IpcError, KeyError, TypeError, ValueError, AttributeError) as error:
             log.debug("%s left nothing more on its control socket: %r", worker, error)
 

@@ -30,6 +30,7 @@ from tests.support.table import gateway_settings
 from tests.unit.ipc.ends import rings
 from tyk.proto.coprocess_object_pb2 import Object
 from workers.mapping import to_map
+from workers.store import BundleStore
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 MOST: Final = 4096
@@ -117,7 +118,7 @@ def record_grpc_go(broker: RunningBroker, folder: Path) -> None:
                 api.gateway.send("GET", "/a/x")
 
 
-def make_others() -> None:
+def make_others(folder: Path) -> None:
     """What has no foreign peer, or whose peers are libraries."""
     obj = _object()
     encoded = obj.SerializeToString()
@@ -140,7 +141,7 @@ def make_others() -> None:
     _write("answer", "object", answer)
     _write("answer", "error", pack_error(Status.INVALID, "x"))
     _write("ring", "records", _ring())
-    _write("control", "messages", _control())
+    _write("control", "messages", _control(folder))
 
 
 def make_bundles(folder: Path) -> None:
@@ -167,12 +168,11 @@ def _ring() -> bytes:
         return int(both.a_writable.words[TAIL]).to_bytes(4, "little") + first
 
 
-def _control() -> bytes:
+def _control(folder: Path) -> bytes:
     here, there = socket.socketpair()
     worker = ControlSocket(here, blocking=False)
-    hook = {"name": "a", "shape": "request, session, spec", "is_async": False, "timeout": 1.5, "idempotent": False}
-    bundle = {"name": "b", "path": "/b", "version": "1", "hashes": ["h"], "error": None, "hooks": [hook], "faulty": []}
-    worker.send("ready", {"bundles": [bundle]})
+    bundles = Path(__file__).parents[2] / "examples" / "bundles"
+    worker.send("ready", {"bundles": BundleStore([bundles], folder / "unpacked").describe()})
     worker.send("event", {"name": "e", "id": "1", "depth": 0, "document": "{}"})
     with there:
         sent = there.recv(MOST)
@@ -198,7 +198,7 @@ def main() -> None:
             record_grpcio(broker)
             record_h2load(broker, folder)
             record_grpc_go(broker, folder)
-        make_others()
+        make_others(folder)
         make_bundles(folder)
     print(f"{len(list(CORPUS.glob('*/*')))} files in {CORPUS}")
 

@@ -20,7 +20,7 @@ from broker.http2.errors import Http2Error
 from broker.http2.headers import HeadCache, HeaderDecoder
 from broker.http2.limits import KIB, MIB, Limits
 from broker.msgpackrpc.wire import MessageReader, unpack_params
-from broker.pool.content import read_description
+from broker.pool.news import read_news
 from broker.routing.answers import body_of
 from broker.routing.peek import PeekError, peek
 from broker.routing.peek_map import peek_map
@@ -174,8 +174,8 @@ def control(data: bytes) -> None:
     with contextlib.suppress(ControlClosedError, ControlCorruptError):
         while messages := broker.receive():
             for message in messages:
-                with contextlib.suppress(ValueError, TypeError, KeyError):
-                    read_description(message.body)
+                with contextlib.suppress(ValueError, ControlCorruptError):
+                    read_news(message)
     broker.close()
 
 
