@@ -29,6 +29,7 @@ from ipc.control import ControlSocket
 from ipc.errors import ControlClosedError, ControlCorruptError, RingCorruptError
 from ipc.frame import Kind
 from ipc.layout import TAIL
+from tests.fuzz import big_messages
 from tests.support.http2_peer import PATH, Peer
 from tests.unit.ipc.ends import rings
 from tyk.proto.coprocess_object_pb2 import Event, Object
@@ -218,6 +219,8 @@ TARGETS: Final[dict[str, Target]] = {
     "ring": Target(ring, MIB),
     "control": Target(control, 8 * MIB),
     "answer": Target(answer, 4 * MIB),
+    "bulk": Target(big_messages.bulk, MIB),
+    "bodies": Target(big_messages.bodies, MIB),
     "manifest": Target(manifest, 4 * MIB),
     "archive": Target(archive, 4 * MIB),
 }

@@ -330,6 +330,19 @@ def test_answers_that_the_broker_has_not_given_back_are_not_overwritten() -> Non
         assert [answer.payload for answer in broker.receive()] == [BIG, BIG[::-1]]
 
 
+def test_bodies_that_overlap_are_each_read_as_they_lie_and_never_change() -> None:
+    with channel_pair() as (broker, worker):
+        memory = worker._parts.bulk_out._memory
+        memory[:60_000] = b"a" * 20_000 + b"b" * 40_000
+        for seq, offset in ((1, 0), (2, 10_000), (3, 0)):
+            broker.send(seq, b"", 0)
+            worker._push(RecordType.SPILL_RESP, seq, 0, SPILL_PLACE.pack(40_000, offset))
+        first, second, third = broker.drain()
+        memory[:60_000] = b"c" * 60_000
+        assert first.payload == third.payload == b"a" * 20_000 + b"b" * 20_000
+        assert second.payload == b"a" * 10_000 + b"b" * 30_000
+
+
 def test_idle_bulk_memory_is_given_back_when_the_broker_says_so() -> None:
     with channel_pair() as (broker, worker):
         broker.send(1, b"", 0)
