@@ -119,7 +119,8 @@ def throughput(results: list[Result]) -> str:
     counts = sorted({point[0] for one in shown for point in one.points})
     low, high = min(counts), max(counts)
     ticks = tuple((count, f"{count:.0f}" if count else "unknown") for count in counts)
-    x = Axis("workers (dashed: ideal)", low - 0.25, high + 0.25, ticks)
+    title = "workers (dashed: ideal)" if any(one.ideal for one in shown) else "workers"
+    x = Axis(title, low - 0.25, high + 0.25, ticks)
     return svg.line_chart("throughput by workers", shown, x, _rate_axis(shown))
 
 

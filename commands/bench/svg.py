@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 WIDTH: Final = 460
 HEIGHT: Final = 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 70, 16, 14, 46
 COLOURS: Final = 8
 _TICKS: Final = 5
 _LEGEND_LINE: Final = 18

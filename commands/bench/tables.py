@@ -93,7 +93,7 @@ def duration(us: float | None) -> str:
     if us is None:
         return NOT_MEASURED
     if us >= 1e6:
-        return f"{us / 1e6:.2f} s"
+        return f"{us / 1e6:.3g} s" if us < 1e9 else f"{us / 1e6:,.0f} s"
     if us >= 1e3:
         return f"{us / 1e3:.3g} ms" if us < 1e5 else f"{us / 1e3:.0f} ms"
     return f"{us:.3g} us"

@@ -14,6 +14,8 @@ from tests.unit.commands.bench.samples import result, sample
         ({"load": 0.95}, Part.LOAD),
         ({"load": 1.2, "load_processes": 2, "broker": 0.97}, Part.BROKER),
         ({"broker": 0.97, "machine": 2.5, "waiting": 40}, Part.BROKER),
+        ({"broker": 0.97, "machine": 7.9}, Part.BROKER),
+        ({"workers": (0.97, 0.95), "machine": 7.9}, Part.WORKERS),
         ({"workers": (0.97, 0.95), "waiting": 40}, Part.WORKERS),
         ({"workers": (0.85, 0.85), "broker": 0.8, "load": 0.3, "machine": 7.9, "waiting": 9}, Part.MACHINE),
         ({"workers": (0.05, 0.05), "broker": 0.1, "waiting": 200}, Part.WORKERS),

@@ -68,6 +68,7 @@ def test_throughput_has_the_ideal_line_for_each_variant() -> None:
     assert len(root.findall(".//path[@class='ideal c0']")) == 1
     assert len(root.findall(".//path[@class='ideal c1']")) == 1
     assert len(root.findall(".//circle")) == 6
+    assert "workers (dashed: ideal)" in [element.text for element in root.iter("text")]
 
 
 def test_the_ideal_line_is_where_workers_add_up() -> None:
@@ -79,6 +80,8 @@ def test_the_ideal_line_is_where_workers_add_up() -> None:
 
 
 def test_a_fixed_rate_has_no_ideal_line() -> None:
+    texts = [element.text for element in ET.fromstring(throughput([result(rate=100.0)])).iter("text")]
+    assert "workers" in texts
     root = ET.fromstring(throughput([result(workers=count, rate=100.0) for count in (1, 2)]))
     assert not [path for path in root.iter("path") if "ideal" in path.attrib["class"]]
 
