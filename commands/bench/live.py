@@ -150,7 +150,7 @@ def rich_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
 @contextmanager
 def view(console: Console) -> Iterator[Observer]:
     """The view that fits where the output goes."""
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         yield PlainView(console)
         return
     live = LiveView(console)
