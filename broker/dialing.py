@@ -130,7 +130,7 @@ def _first_word(secured: ssl.SSLSocket, address: str, tls: ClientTls) -> bytes:
     """
     if secured.selected_alpn_protocol() not in HTTP2:
         raise DialError(f"{address}: whoever answers there does not offer HTTP/2, as gRPC needs it")
-    if not secured.pending() and not select.select([secured], [], [], FIRST_WORD_SECONDS)[0]:
+    if not select.select([secured], [], [], FIRST_WORD_SECONDS)[0]:
         return b""
     received = secured.recv(_READ_SIZE)
     if not received:

@@ -63,18 +63,12 @@ class Order:
     """For an address that begins with `tls://`."""
 
 
-def _nothing() -> int:
-    return 0
-
-
 class Load:
     """Drives one connection through warm-up, measured window, tail and drain; `start` is CLOCK_MONOTONIC ns."""
 
     def __init__(self, order: Order, sock: socket.socket, connection: LoadConnection, emit: Emit, start: int) -> None:
         self._order = order
         self._socket = sock
-        self._decrypted = sock.pending if isinstance(sock, ssl.SSLSocket) else _nothing
-        """Bytes that `recv` has ready and `select` knows nothing of."""
         self._connection = connection
         self._emit = emit
         begin = start + int(order.warm_up * NS_PER_SECOND)
@@ -125,8 +119,6 @@ class Load:
         readable, _, _ = select.select([self._socket], writers, [], self._patience(now))
         if readable:
             self._receive()
-            while self._decrypted():
-                self._receive()
 
     def _write(self) -> bool:
         """Write what there is; True: the socket takes no more for now."""
@@ -152,6 +144,7 @@ class Load:
 
     def _receive(self) -> None:
         try:
+            # TLS: takes a whole record, so nothing stays behind that `select` knows nothing of.
             data = self._socket.recv(READ_SIZE)
         except _NOT_NOW:
             return  # TLS: a part of a record

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import tempfile
 import termios
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ import pytest
 from commands.bench.connected import ConnectedBroker
 from commands.bench.errors import BenchError
 from commands.bench.load import Order
+from commands.bench.measure import NS_PER_SECOND, cpu_ns
 from commands.bench.results import Sample
 from commands.bench.ringcost import measure_ring
 from commands.bench.runs import Progress, measure
@@ -239,6 +241,18 @@ def test_every_built_in_scenario_is_answered_rightly() -> None:
         for scenario in BUILT_IN.values():
             for size in (*scenario.body_sizes, 2000):
                 check(server, scenario, scenario.build(size).SerializeToString())
+
+
+def test_scenarios_need_what_they_say() -> None:
+    files = [*BUILT_IN["cpu"].files, *BUILT_IN["wait"].files]
+    with OwnBroker(files, workers=1, threads=1, streams=1) as server:
+        worker = server.pids()[1:2]
+        for name, waits, works in (("wait", 0.02, 0.0), ("wait-async", 0.02, 0.0), ("cpu", 0.0, 0.002)):
+            scenario = BUILT_IN[name]
+            began, used = time.monotonic(), cpu_ns(worker)[worker[0]]
+            check(server, scenario, scenario.build(None).SerializeToString())
+            assert time.monotonic() - began >= waits
+            assert cpu_ns(worker)[worker[0]] - used >= works * NS_PER_SECOND
 
 
 def test_a_wrong_answer_is_not_measured(broker: RunningBroker) -> None:
