@@ -22,8 +22,9 @@ from broker.grpc.health import ServingStatus
 from broker.grpc.server import GrpcServer
 from broker.http2.limits import Limits
 from broker.listeners import MSGPACK_PREFIX, Listeners
+from broker.msgpackrpc.limits import RpcLimits
 from broker.msgpackrpc.methods import dispatch_methods
-from broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
+from broker.msgpackrpc.server import MsgpackRpcServer
 from broker.notify import ServiceNotifier
 from broker.open_files import connections_allowed
 from broker.peers import admin_admission, gateway_admission
@@ -165,7 +166,7 @@ class Broker:
         In an upgrade nothing is accepted before `serve`.
         """
         self._take_signals()
-        DescriptorWatch(self._loop).start()
+        DescriptorWatch(self._loop, self.supervisor.reserve).start()
         await self._listeners.serve(self.admin.protocol_factory, self.grpc.protocol_factory, self.rpc.protocol_factory)
         self.supervisor.start()
         self.recycler.start()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from broker.config import MAX_WORKERS, BrokerConfig
+from broker.descriptors import DescriptorReserve
 from broker.errors import ConfigError, NoWorkerError, WorkerStartError
 from broker.pool import content
 from broker.pool.apis import ApiTable
@@ -97,6 +98,7 @@ class Supervisor:
         """Start all workers; they join the router as they become ready."""
         for slot in range(self.wanted):
             self._fill(slot)
+        self._keep_room()
 
     def scale(self, workers: int) -> None:
         """Have so many workers from now on; those that are too many finish what they run.
@@ -129,6 +131,11 @@ class Supervisor:
     # -- what recycling and reload call ---
 
     @property
+    def reserve(self) -> DescriptorReserve:
+        """The descriptors that are kept for workers."""
+        return self._starter.reserve
+
+    @property
     def serving(self) -> list[Worker]:
         """The workers that get dispatches."""
         return [worker for worker in self._holders.values() if worker.state is WorkerState.READY]
@@ -147,6 +154,7 @@ class Supervisor:
             raise WorkerStartError("the broker is stopping")
         worker = self._starter.start(slot, sponsor)
         self._workers[worker.generation] = worker
+        self._keep_room()
         self._loop.add_reader(worker.process.pidfd, self._on_exit, worker)
         self._loop.add_reader(worker.channel.control.fileno(), self._on_control, worker)
         worker.patience = self._loop.call_later(self._config.ready_timeout, self._not_ready, worker)
@@ -340,8 +348,13 @@ class Supervisor:
         if worker.channel.corrupt is not None:
             log.error("%s left a ring that cannot be read to its end: %s", worker, worker.channel.corrupt)
         worker.channel.close()
+        self._keep_room()
         if worker.link is not None:
             self._events.ready(len(self._router.pool))
+
+    def _keep_room(self) -> None:
+        if not self._stopping:
+            self._starter.keep_room(max(0, self.wanted - len(self._workers)))
 
     def _note_gone(self) -> None:
         if not self._workers and self._all_gone is not None and not self._all_gone.done():

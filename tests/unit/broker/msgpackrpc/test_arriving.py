@@ -5,7 +5,8 @@ from typing import Any
 import msgpack
 
 from broker.arriving import Arriving
-from broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
+from broker.msgpackrpc.limits import RpcLimits
+from broker.msgpackrpc.server import MsgpackRpcServer, RawMethod
 from tests.unit.broker.msgpackrpc.test_server import Peer, run
 
 SIZE = 100_000
@@ -14,7 +15,7 @@ HALF = WHOLE[: SIZE // 2]
 
 
 def server_with(arriving: Arriving) -> MsgpackRpcServer:
-    return MsgpackRpcServer({"ping": lambda params, reply: reply.answer("pong")}, arriving=arriving)
+    return MsgpackRpcServer({"ping": RawMethod(lambda message, reply: reply.answer("pong"))}, arriving=arriving)
 
 
 def test_a_message_for_which_there_is_no_room_is_the_end_of_its_connection() -> None:

@@ -8,8 +8,9 @@ import msgpack
 import pytest
 
 from broker.errors import DispatchError
+from broker.msgpackrpc.limits import RpcLimits
 from broker.msgpackrpc.methods import dispatch_methods
-from broker.msgpackrpc.server import Methods, MsgpackRpcServer, Reply, RpcLimits
+from broker.msgpackrpc.server import Methods, MsgpackRpcServer, Reply
 from broker.msgpackrpc.wire import MAX_DECODED
 from broker.routing.dispatch import Dispatch
 from ipc.frame import Kind, Status

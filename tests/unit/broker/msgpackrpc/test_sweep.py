@@ -4,7 +4,8 @@ from typing import Any
 
 import msgpack
 
-from broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
+from broker.msgpackrpc.limits import RpcLimits
+from broker.msgpackrpc.server import MsgpackRpcServer, RawMethod
 from broker.msgpackrpc.sweep import SWEEP_INTERVAL
 from tests.unit.broker.msgpackrpc.test_server import Peer, run
 
@@ -15,7 +16,7 @@ BIG = msgpack.packb([0, 7, "ping", [bytes(1_000_000)]])
 
 
 def pinged() -> tuple[MsgpackRpcServer, Peer]:
-    server = MsgpackRpcServer({"ping": lambda params, reply: reply.answer("pong")})
+    server = MsgpackRpcServer({"ping": RawMethod(lambda message, reply: reply.answer("pong"))})
     return server, Peer(server)
 
 
