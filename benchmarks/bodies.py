@@ -15,14 +15,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import h2load
 from benchmarks.contenders import SYNC, broker, grpc_server
 from benchmarks.measure import cpu_per_request
 from benchmarks.objects import expected_answer, framed, upload
-from benchmarks.output import EXIT_ERROR, add_file_flags, attempt, command_line, numbers, say, write_files
+from benchmarks.output import (
+    EXIT_ERROR,
+    add_file_flags,
+    attempt,
+    command_line,
+    console_for_tables,
+    numbers,
+    say,
+    write_files,
+)
 from benchmarks.results import Row, Sample, machine, median_row
 from benchmarks.running import RunningServer
 from commands.bench.measure import MIB, cpu_ns
@@ -191,7 +199,7 @@ def size_name(size: int) -> str:
 
 def show(report: BodyReport) -> None:
     """Print the table."""
-    console = Console(width=None if sys.stdout.isatty() else 170)
+    console = console_for_tables()
     table = Table()
     for column in COLUMNS:
         table.add_column(column, justify="right")

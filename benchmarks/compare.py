@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import h2load, rpc_load
@@ -23,7 +22,16 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.h2load import Load
 from benchmarks.measure import Cost, bare_interpreter_mib, cpu_per_request, memory
 from benchmarks.objects import expected_answer, framed, request_bytes
-from benchmarks.output import EXIT_ERROR, add_file_flags, attempt, command_line, numbers, say, write_files
+from benchmarks.output import (
+    EXIT_ERROR,
+    add_file_flags,
+    attempt,
+    command_line,
+    console_for_tables,
+    numbers,
+    say,
+    write_files,
+)
 from benchmarks.results import Memory, Report, Row, Sample, embedded_row, machine, markdown, median_row
 from benchmarks.running import RunningServer
 from benchmarks.servers import embedded
@@ -152,7 +160,7 @@ def _memory_of(server: RunningServer, idle: Cost) -> Memory:
 
 def show(report: Report) -> None:
     """Print the tables."""
-    console = Console(width=None if sys.stdout.isatty() else 170)
+    console = console_for_tables()
     for columns, rows in report.tables():
         table = Table()
         for index, column in enumerate(columns):

@@ -7,12 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from rich.console import Console
+
 from benchmarks.errors import BenchmarkError
 from commands.errors import CommandError
 
 EXIT_ERROR: Final = 1
+PLAIN_WIDTH: Final = 200
+"""Columns of a table that goes into a file or a pipe."""
 
 R = TypeVar("R")
+
+
+def console_for_tables() -> Console:
+    """Where tables are printed: as wide as the terminal, and wide enough elsewhere."""
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def say(text: str) -> None:

@@ -102,6 +102,14 @@ def test_large_bodies_on_several_connections(place: Place, tmp_path: Path) -> No
         assert (sample["failures"], sample["unanswered"]) == ({}, 0)
 
 
+def test_a_call_with_a_large_body(place: Place, tmp_path: Path) -> None:
+    """More than the server's first window: what it said before the call is heard."""
+    (tmp_path / "body").write_bytes(b"x" * 1_000_000)
+    done = tykpy(*CALL, "-d", f"@{tmp_path / 'body'}", *place.to_mutual(), *place.trust, *place.ours)
+    assert done.returncode == 0, done.stderr
+    assert "add_header answered in" in done.stdout
+
+
 @COMMANDS
 def test_a_server_whom_nobody_vouches_for(place: Place, command: tuple[str, ...]) -> None:
     said = refused(*command, *place.to_open())
