@@ -88,7 +88,7 @@ class Supervisor:
         self._holders: dict[int, Worker] = {}
         """The worker of each slot."""
         self._departures = Departures(loop, config, router, self._workers, self._replace)
-        router.watcher = self._departures
+        router.watched_by(self._departures)
         self._stopping = False
         self._all_gone: asyncio.Future[None] | None = None
 

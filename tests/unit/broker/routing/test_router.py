@@ -11,9 +11,10 @@ import pytest
 from broker.arriving import HELD_BYTES
 from broker.errors import DispatchError
 from broker.routing.contract import Death, RouterOptions
+from broker.routing.deaths import MAX_ATTEMPTS
 from broker.routing.link import PREFETCH, Link
 from broker.routing.poison import Cause
-from broker.routing.router import MAX_ATTEMPTS, Router
+from broker.routing.router import Router
 from ipc.bodies import BodyStore
 from ipc.channel import Request
 from ipc.errors import IpcError
@@ -35,7 +36,7 @@ class Bench:
         self.loop = asyncio.new_event_loop()
         self.in_trouble: list[tuple[str, Link]] = []
         self.router = Router(self.loop, RouterOptions(timeout_ns, queue_size, queue_wait_ns, queue_bytes=queue_bytes))
-        self.router.watcher = self
+        self.router.watched_by(self)
 
     def overdue(self, link: Link) -> None:
         """Remember a worker whose hook runs past its limit."""
