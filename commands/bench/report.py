@@ -16,6 +16,8 @@ from commands.bench.tables import COLUMNS, COMPARED, NOT_MEASURED, change_text, 
 STYLE: Final = Path(__file__).parent / "page.css"
 MAX_LINES: Final = 8
 """Lines of one plot that can still be told apart."""
+MOST_ON_A_LINE: Final = 8
+"""Times as many workers as the fewest: with more, the small numbers would lie on top of each other."""
 _CURVE_POINTS: Final = 140
 _TEXT_COLUMNS: Final = ("case", "limit")
 _BROKER, _WORKERS, _RING = ("broker", 0), ("workers", 1), ("ring", 2)
@@ -109,19 +111,35 @@ def throughput(results: list[Result]) -> str:
     series: list[Series] = []
     variants = list(group(results, lambda case: case.variant).values())
     names = labels([members[0].case for members in variants], with_workers=False)
-    for colour, (name, members) in enumerate(zip(names, variants, strict=True)):
+    shown = list(zip(names, variants, strict=True))[:: math.ceil(len(variants) / MAX_LINES)]
+    for colour, (name, members) in enumerate(shown):
         points = [(float(member.case.workers), member.median("rate") or 0.0) for member in members]
         series.append(Series(name, points, colour))
         if len(points) > 1 and not members[0].case.rate:
-            (first, rate), last = points[0], points[-1][0]
-            series.append(Series("ideal", [(first, rate), (last, rate * last / first)], colour, ideal=True))
-    shown = series[: 2 * MAX_LINES]
-    counts = sorted({point[0] for one in shown for point in one.points})
-    low, high = min(counts), max(counts)
+            series.append(Series("ideal", _ideal(points), colour, ideal=True))
+    title = "workers (dashed: ideal)" if any(one.ideal for one in series) else "workers"
+    counts = sorted({float(member.case.workers) for _, members in shown for member in members})
+    axis = _workers_axis(title + _of_all(len(shown), len(variants)), counts)
+    return svg.line_chart("throughput by workers", series, axis, _rate_axis(series))
+
+
+def _ideal(points: Sequence[svg.Point]) -> list[svg.Point]:
+    """From the first point as if workers added up; many points, for on a logarithmic axis this is no straight line."""
+    (first, rate), last = points[0], points[-1][0]
+    counts = [first + (last - first) * number / _CURVE_POINTS for number in range(_CURVE_POINTS + 1)]
+    return [(count, rate * count / first) for count in counts]
+
+
+def _workers_axis(title: str, counts: Sequence[float]) -> Axis:
+    low, high = counts[0], counts[-1]
     ticks = tuple((count, f"{count:.0f}" if count else "unknown") for count in counts)
-    title = "workers (dashed: ideal)" if any(one.ideal for one in shown) else "workers"
-    x = Axis(title, low - 0.25, high + 0.25, ticks)
-    return svg.line_chart("throughput by workers", shown, x, _rate_axis(shown))
+    if low and high / low > MOST_ON_A_LINE:
+        return svg.spaced(Axis(title, low / 1.1, high * 1.1, ticks, log=True))
+    return svg.spaced(Axis(title, low - 0.25, high + 0.25, ticks))
+
+
+def _of_all(shown: int, everything: int) -> str:
+    return f" ({shown} of {everything} cases)" if shown < everything else ""
 
 
 def _rate_axis(series: Sequence[Series]) -> Axis:
@@ -139,8 +157,7 @@ def latency(results: list[Result]) -> str:
         series.append(Series(label, _curve(result), colour, marks=False))
     most = max((math.log10(max(10, result.latencies.total)) for _, result in shown), default=1.0)
     ticks = tuple((_nines(percent), f"{percent:g}%") for percent in _PERCENTILES if _nines(percent) <= most)
-    some = f" ({len(shown)} of {len(results)} cases)" if len(shown) < len(results) else ""
-    x = Axis(f"percentile{some}", 0.0, most, ticks)
+    x = Axis("percentile" + _of_all(len(shown), len(results)), 0.0, most, ticks)
     values = [point[1] for one in series for point in one.points if point[1] > 0] or [1.0]
     return svg.line_chart(
         "latency by percentile", series, x, svg.log_axis("latency", min(values), max(values), duration)

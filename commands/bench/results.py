@@ -54,11 +54,17 @@ class Case:
         return ", ".join(filter(None, (self.scenario, *self.pieces)))
 
 
+USUAL: Final = ("workers unknown", "1 thread", "", "body as it is", "no traceparents")
+"""In words what `Case.pieces` does not say."""
+
+
 def labels(cases: Sequence[Case], *, with_workers: bool = True) -> list[str]:
     """A short name for each case of one scenario: without what all have in common, if anything is left then."""
     first = 0 if with_workers else 1
-    columns = list(zip(*(case.pieces[first:] for case in cases), strict=True))
-    kept = [column for column in columns if len(set(column)) > 1] or columns[: 1 if with_workers else None]
+    columns = [(number, [case.pieces[number] for case in cases]) for number in range(first, len(USUAL))]
+    # What is not said of the usual case is said where it tells it from the others.
+    varied = [[piece or USUAL[number] for piece in column] for number, column in columns if len(set(column)) > 1]
+    kept = varied or [column for _, column in columns][: 1 if with_workers else None]
     return [", ".join(filter(None, row)) for row in zip(*kept, strict=True)]
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Final, NamedTuple
 
@@ -18,6 +18,8 @@ _BAR: Final = 20
 _BAR_GAP: Final = 12
 _GROUP_GAP: Final = 14
 _HEADING: Final = 26
+_LEAST_APART: Final = 0.06
+"""Of an axis: room for a number of three digits."""
 _ROOM_FOR_SUM: Final = 40
 """For the number behind the longest bar."""
 
@@ -80,6 +82,15 @@ def log_axis(title: str, lowest: float, highest: float, text: Callable[[float], 
     return Axis(
         title, 10.0**low, 10.0**high, tuple((10.0**at, text(10.0**at)) for at in range(low, high + 1)), log=True
     )
+
+
+def spaced(axis: Axis) -> Axis:
+    """The axis without those ticks whose texts would run into the one before."""
+    kept: list[tuple[float, str]] = []
+    for tick in axis.ticks:
+        if not kept or axis.share(tick[0]) - axis.share(kept[-1][0]) >= _LEAST_APART:
+            kept.append(tick)
+    return replace(axis, ticks=tuple(kept))
 
 
 def line_chart(label: str, series: Sequence[Series], x: Axis, y: Axis) -> str:

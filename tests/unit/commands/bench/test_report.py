@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 
@@ -76,7 +77,27 @@ def test_the_ideal_line_is_where_workers_add_up() -> None:
     root = ET.fromstring(throughput([one for one in sweep() if one.case.body_size is None]))
     (ideal,) = (path.attrib["d"] for path in root.iter("path") if "ideal" in path.attrib["class"])
     (real,) = (path.attrib["d"] for path in root.iter("path") if "line" in path.attrib["class"])
-    assert ideal == real.split("L")[0] + "L" + real.split("L")[-1]
+    assert ideal.split("L")[0] == real.split("L")[0]
+    assert ideal.split("L")[-1] == real.split("L")[-1]
+
+
+@pytest.mark.parametrize("counts", [(1, 2, 4, 8, 16, 32, 64), tuple(range(1, 17)), (1,), (0,), (64, 65)])
+def test_numbers_of_workers_do_not_lie_on_top_of_each_other(counts: tuple[int, ...]) -> None:
+    cases = [result(sample(1000 * (count or 1)), workers=count) for count in counts]
+    root = ET.fromstring(throughput(cases))
+    base = max(float(line.attrib["y2"]) for line in root.findall(".//line[@class='tick']"))
+    texts = [text for text in root.iter("text") if base < float(text.get("y", 0)) < base + 20 and text.text]
+    places = [float(text.attrib["x"]) for text in texts]
+    assert texts[0].text == (str(counts[0]) if counts[0] else "unknown")
+    assert all(right - left > 20 for left, right in pairwise(places))
+    assert len(root.findall(".//circle")) == len(counts)
+
+
+def test_lines_that_workers_lack_room_for_are_owned_up_to() -> None:
+    cases = [result(workers=count, streams=streams) for streams in range(1, 13) for count in (1, 2)]
+    root = ET.fromstring(throughput(cases))
+    assert len([path for path in root.iter("path") if "line" in path.attrib["class"]]) == 6
+    assert "workers (dashed: ideal) (6 of 12 cases)" in [text.text for text in root.iter("text")]
 
 
 def test_a_fixed_rate_has_no_ideal_line() -> None:
