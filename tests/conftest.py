@@ -1,7 +1,4 @@
-"""Fixtures for all tests, and the check that each leaves nothing behind.
-
-No test of a property fails for being slow either: the machine may be busy with other things.
-"""
+"""Fixtures for all tests, and the check that each leaves nothing behind."""
 
 import gc
 import os
@@ -11,10 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
-
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")
 
 SHARED_MEMORY = Path("/dev/shm")
 OURS = "tykpy-*"

@@ -39,6 +39,8 @@ class Chain(NamedTuple):
 
     links: tuple[ChainLink, ...] = ()
     error: BundleError | None = None
+    is_async: bool = False
+    """Some hook of it is `async def`."""
 
 
 @dataclass(slots=True)
@@ -125,7 +127,8 @@ class Bundle:
     def _chain(self, hook_type: str) -> Chain:
         chains = [part.chain(hook_type) for part in self.parts]
         error = next((chain.error for chain in chains if chain.error is not None), None)
-        return Chain(tuple(link for chain in chains for link in chain.links), error)
+        links = tuple(link for chain in chains for link in chain.links)
+        return Chain(links, error, any(link.hook.is_async for link in links))
 
 
 def describe_error(error: BundleError) -> dict[str, Any]:

@@ -31,7 +31,8 @@ __all__ = ["Dispatcher", "Invocation"]
 
 _MessageT = TypeVar("_MessageT", bound=Message)
 
-_CHAINING: Final = frozenset(HOOK_TYPES.values())
+_CHAINING: Final = {int(HookType.Value(name)): name for name in HOOK_TYPES.values()}
+"""The names of the hook types that chain, by their numbers."""
 _OBJECT: Final = int(Kind.OBJECT)
 _OBJECT_MAP: Final = int(Kind.OBJECT_MAP)
 
@@ -106,10 +107,10 @@ class Dispatcher:
     def _chain(self, subject: Object, encode: Encode) -> Invocation:
         spec = subject.spec
         bundle_hash = spec.get(HASH_KEY, "")
-        links = self._lookup.chain(bundle_hash, _chained_type(subject))
+        chain = self._lookup.chain(bundle_hash, _chained_type(subject))
         if self._has_events:
             self._apis.remember(spec.get(API_KEY, ""), bundle_hash)
-        return ChainInvocation(links, subject, encode)
+        return ChainInvocation(chain, subject, encode)
 
     def _event(self, message: Event, kind: Kind) -> Invocation:
         try:
@@ -147,8 +148,9 @@ def _unpacked_event(body: Any) -> Event:
 def _chained_type(subject: Object) -> str:
     """Return the name of the object's hook type. Raises WorkerError where it has none that chains."""
     number = subject.hook_type
-    name = HookType.Name(number) if number in HookType.values() else str(number)
-    if name not in _CHAINING:
+    name = _CHAINING.get(number)
+    if name is None:
+        name = HookType.Name(number) if number in HookType.values() else str(number)
         message = f"a whole chain ({CHAIN_NAME}) needs a hook type, and the object has {name}"
         raise WorkerError(Status.INVALID, message, {"hook": CHAIN_NAME})
     return name

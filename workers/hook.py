@@ -34,21 +34,21 @@ class Hook:
     root: str
     """The folder of the bundle's files: frames below it are the plugin's own in a traceback."""
     listed: tuple[ListedHook, ...] = ()
+    continues: bool = field(init=False)
+    """A failure of this hook lets the object pass untouched."""
     unwatched_calls: int = 1
     """Calls until workers/watch.py looks at one; events are never looked at."""
     looks: int = 0
     silent_until: dict[str, float] = field(default_factory=dict)
     """When a kind of warning may be written again (monotonic seconds), by its name."""
 
+    def __post_init__(self) -> None:
+        self.continues = self.definition.on_error == "continue"
+
     @property
     def timeout(self) -> float | None:
         """Seconds the hook may take: the manifest's, else the decorator's, else None."""
         return next((entry.timeout for entry in self.listed if entry.timeout), self.definition.timeout)
-
-    @property
-    def continues(self) -> bool:
-        """A failure of this hook lets the object pass untouched."""
-        return self.definition.on_error == "continue"
 
     def describe(self) -> dict[str, Any]:
         """Return what `tykpy hooks` and the router want to know, as a map that msgpack can carry."""
@@ -62,7 +62,7 @@ class Hook:
             "idempotent": self.definition.idempotent,
             "file": self.file,
             "line": self.line,
-            "listed": list(dict.fromkeys(entry.hook_type for entry in self.listed)),
+            "listed": [entry.hook_type for entry in self.listed],
             "disabled": bool(self.listed) and all(entry.disabled for entry in self.listed),
         }
 

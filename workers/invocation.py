@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ipc.frame import Kind, Packed, pack_frame
 from tyk.event import TykEvent
@@ -10,7 +10,7 @@ from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import TykCoProcessRequest
 from workers import watch
-from workers.bundle import ChainLink
+from workers.bundle import Chain
 from workers.errors import WorkerError
 from workers.failure import hook_failed, hook_passed_over, wrong_return
 from workers.folding import Fold, RequestFold, ResponseFold
@@ -19,6 +19,9 @@ from workers.packed import PackedObject
 from workers.running import RUNNING
 from workers.shapes import WrongReturnError, complete
 from workers.unread import UnreadRequest
+
+_AUTH: Final = int(HookType.CustomKeyCheck)
+_RESPONSE: Final = int(HookType.Response)
 
 Encode = Callable[[Object], Packed]
 """Makes the answer frame of an object."""
@@ -51,14 +54,14 @@ class HookInvocation:
 
     def run(self) -> Packed:
         """Run the hook and return the object it leaves."""
-        if _may_continue(self.hook, self.subject):
+        if self.hook.continues and _may_continue(self.subject):
             return self._encode(run_or_pass(self.hook, self.subject))
         run_hook(self.hook, self.subject)
         return self._encode(self.subject)
 
     async def run_async(self) -> Packed:
         """Do the same for an `async def` hook."""
-        if _may_continue(self.hook, self.subject):
+        if self.hook.continues and _may_continue(self.subject):
             return self._encode(await run_or_pass_async(self.hook, self.subject))
         await run_hook_async(self.hook, self.subject)
         return self._encode(self.subject)
@@ -77,7 +80,7 @@ class PackedInvocation:
     def run(self) -> Packed:
         """Run the hook and return the object it leaves."""
         hook, packed = self.hook, self._packed
-        if _may_continue(hook, packed.subject):
+        if hook.continues and _may_continue(packed.subject):
             return packed.answer(run_or_pass(hook, packed.message))
         run_hook(hook, packed.subject, packed.request())
         return packed.answer(packed.subject)
@@ -85,7 +88,7 @@ class PackedInvocation:
     async def run_async(self) -> Packed:
         """Do the same for an `async def` hook."""
         hook, packed = self.hook, self._packed
-        if _may_continue(hook, packed.subject):
+        if hook.continues and _may_continue(packed.subject):
             return packed.answer(await run_or_pass_async(hook, packed.message))
         await run_hook_async(hook, packed.subject, packed.request())
         return packed.answer(packed.subject)
@@ -96,31 +99,36 @@ class ChainInvocation:
 
     __slots__ = ("_encode", "_fold", "_links", "is_async")
 
-    def __init__(self, links: tuple[ChainLink, ...], first: Object, encode: Encode) -> None:
-        is_response = first.hook_type == HookType.Response
-        self._links = links
-        self._fold: Fold = ResponseFold(first) if is_response else RequestFold(first)
-        self.is_async = any(link.hook.is_async for link in links)
+    def __init__(self, chain: Chain, first: Object, encode: Encode) -> None:
+        self._links = chain.links
+        is_response = first.hook_type == _RESPONSE
+        self._fold: Fold = ResponseFold(first) if is_response else RequestFold(first, len(chain.links))
+        self.is_async = chain.is_async
         self._encode = encode
 
     def run(self) -> Packed:
         """Run the hooks until one answers the request, or all ran."""
-        for link in self._links:
-            view = self._fold.view(link.raw_body_only)
-            answer = run_or_pass(link.hook, view) if _may_continue(link.hook, view) else run_hook(link.hook, view)
-            if not self._fold.apply(answer):
+        fold = self._fold
+        for hook, raw_body_only in self._links:
+            view, request = fold.view(raw_body_only)
+            if hook.continues and _may_continue(view):
+                answer = run_or_pass(hook, view, request)
+            else:
+                answer = run_hook(hook, view, request)
+            if not fold.apply(answer):
                 break
         return self._finish(answer)
 
     async def run_async(self) -> Packed:
         """Do the same where some hooks are `async def`."""
-        for link in self._links:
-            view = self._fold.view(link.raw_body_only)
-            if _may_continue(link.hook, view):
-                answer = await run_or_pass_async(link.hook, view)
+        fold = self._fold
+        for hook, raw_body_only in self._links:
+            view, request = fold.view(raw_body_only)
+            if hook.continues and _may_continue(view):
+                answer = await run_or_pass_async(hook, view, request)
             else:
-                answer = await run_hook_async(link.hook, view)
-            if not self._fold.apply(answer):
+                answer = await run_hook_async(hook, view, request)
+            if not fold.apply(answer):
                 break
         return self._finish(answer)
 
@@ -248,22 +256,22 @@ async def run_hook_async(hook: Hook, subject: Any, request: TykCoProcessRequest 
     return subject
 
 
-def run_or_pass(hook: Hook, subject: Object) -> Object:
+def run_or_pass(hook: Hook, subject: Object, request: TykCoProcessRequest | None = None) -> Object:
     """Run a hook with `on_error="continue"`: where it fails, the object as it came is the answer."""
     untouched = _copy(subject)
     try:
-        run_hook(hook, subject)
+        run_hook(hook, subject, request)
     except WorkerError as error:
         hook_passed_over(hook, error)
         return untouched
     return subject
 
 
-async def run_or_pass_async(hook: Hook, subject: Object) -> Object:
+async def run_or_pass_async(hook: Hook, subject: Object, request: TykCoProcessRequest | None = None) -> Object:
     """Do what run_or_pass does for an `async def` hook."""
     untouched = _copy(subject)
     try:
-        await run_hook_async(hook, subject)
+        await run_hook_async(hook, subject, request)
     except WorkerError as error:
         hook_passed_over(hook, error)
         return untouched
@@ -276,9 +284,9 @@ def _begin_to_watch(hook: Hook, subject: Object, request: TykCoProcessRequest | 
     return watch.begin(hook, subject)
 
 
-def _may_continue(hook: Hook, subject: Object) -> bool:
+def _may_continue(subject: Object) -> bool:
     """An authentication hook that fails never lets the request through, wherever it was declared."""
-    return hook.continues and subject.hook_type != HookType.CustomKeyCheck
+    return subject.hook_type != _AUTH
 
 
 def _copy(subject: Object) -> Object:

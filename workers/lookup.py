@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from ipc.frame import Status
-from workers.bundle import AUTH_TYPE, Bundle, ChainLink
+from workers.bundle import AUTH_TYPE, Bundle, Chain
 from workers.discovery import EMPTY_NAME_HASH
 from workers.errors import BundleError, WorkerError
 from workers.hook import Hook
@@ -34,8 +34,8 @@ class Lookup:
             raise WorkerError(Status.HOOK_FAILED, f"{message} ({hook.file}:{hook.line})", _meta(hook.bundle, name))
         return hook
 
-    def chain(self, bundle_hash: str, hook_type: str) -> tuple[ChainLink, ...]:
-        """Return all hooks of one type of a bundle, in the order they run."""
+    def chain(self, bundle_hash: str, hook_type: str) -> Chain:
+        """Return all hooks of one type of a bundle, in the order they run; at least one."""
         bundle = self._only_bundle(hook_type) if bundle_hash in _NO_BUNDLE else self._bundle(bundle_hash)
         chain = bundle.chains[hook_type]
         if chain.error is not None or not chain.links or not bundle.is_complete:
@@ -52,7 +52,7 @@ class Lookup:
             names = _listed(link.hook.name for link in chain.links)
             message = f"{AUTH_TYPE} does not chain, and bundle {bundle.name} has several: {names}"
             raise WorkerError(Status.HOOK_FAILED, message, meta)
-        return chain.links
+        return chain
 
     def event_handler(self, name: str, bundle_hash: str | None) -> Hook:
         """Return the event handler `name`: that of the bundle last dispatched for the event's API, or the only one."""

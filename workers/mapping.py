@@ -59,14 +59,14 @@ def _converters(descriptor: Any) -> dict[int, tuple[str, Callable[[Any], Any] | 
 def _converter(field: Any) -> Callable[[Any], Any] | None:
     if is_map(field):
         if field.message_type.fields_by_name["value"].message_type is None:
-            return _entries
+            return entries
         return lambda value: {key: to_map(entry) for key, entry in value.items()}
     if field.message_type is None:
         return list if field.is_repeated else None
     return (lambda value: [to_map(entry) for entry in value]) if field.is_repeated else to_map
 
 
-def _entries(value: Any) -> dict[str, Any]:
+def entries(value: Any) -> dict[str, Any]:
     return {key: value[key] for key in value}  # half of what dict() takes, which asks for keys() first
 
 

@@ -46,7 +46,8 @@ class RequestShape:
 
     def arguments(self, subject: Object, request: TykCoProcessRequest | None = None) -> tuple[Any, ...]:
         """Return the request, its session (absent until somebody writes to it) and the spec."""
-        _join_metadata(subject)
+        if subject.metadata:
+            _join_metadata(subject)
         return request or TykCoProcessRequest(subject.request), subject.session, subject.spec
 
     def settle(self, subject: Object, arguments: tuple[Any, ...], result: object) -> None:
@@ -58,7 +59,6 @@ class RequestShape:
             _take_session(subject, result[1])
         if subject.metadata:
             _copy_metadata(subject)
-        _complete(subject, arguments[0])
 
 
 class MetadataShape:
@@ -70,7 +70,8 @@ class MetadataShape:
 
     def arguments(self, subject: Object, request: TykCoProcessRequest | None = None) -> tuple[Any, ...]:
         """Return the same as RequestShape, and the session's metadata."""
-        _join_metadata(subject)
+        if subject.metadata:
+            _join_metadata(subject)
         session = subject.session
         return request or TykCoProcessRequest(subject.request), session, session.metadata, subject.spec
 
@@ -85,7 +86,6 @@ class MetadataShape:
             if metadata:
                 subject.session.metadata.update(metadata)
         _copy_metadata(subject)
-        _complete(subject, arguments[0])
 
 
 class ResponseShape:
@@ -97,7 +97,8 @@ class ResponseShape:
 
     def arguments(self, subject: Object, request: TykCoProcessRequest | None = None) -> tuple[Any, ...]:
         """Return the request, the upstream's response, the session and its metadata, and the spec."""
-        _join_metadata(subject)
+        if subject.metadata:
+            _join_metadata(subject)
         session = subject.session
         request = request or TykCoProcessRequest(subject.request)
         return request, subject.response, session, session.metadata, subject.spec
@@ -111,7 +112,6 @@ class ResponseShape:
             subject.response.CopyFrom(result)
         if subject.metadata:
             _copy_metadata(subject)
-        _complete(subject, arguments[0])
 
 
 class EventShape:
@@ -141,20 +141,10 @@ def complete(subject: Object) -> None:
         subject.response.SetInParent()
 
 
-def _complete(subject: Object, given: TykCoProcessRequest) -> None:
-    if type(given) is UnreadRequest:
-        given.complete()
-    else:
-        subject.request.return_overrides.SetInParent()
-    if subject.hook_type == _RESPONSE:
-        subject.response.SetInParent()
-
-
 def _join_metadata(subject: Object) -> None:
     """Show the hook what the gateway would see: the object's own metadata wins over the session's."""
-    metadata = subject.metadata
-    if metadata and subject.HasField("session"):
-        subject.session.metadata.MergeFrom(metadata)
+    if subject.HasField("session"):
+        subject.session.metadata.MergeFrom(subject.metadata)
 
 
 def _copy_metadata(subject: Object) -> None:
@@ -166,10 +156,15 @@ def _copy_metadata(subject: Object) -> None:
 
 
 def _take_request(subject: Object, given: TykCoProcessRequest, returned: object) -> None:
+    """Take over the request; the subject has what a reply must have then, see `complete`."""
+    if subject.hook_type == _RESPONSE:
+        subject.response.SetInParent()
     if type(given) is UnreadRequest:
         if returned is given or returned is None:
-            return  # what was done to it is in its record
+            given.complete()  # what was done to it is in its record
+            return
         given.read()
+    request = subject.request
     if returned is given or returned is None:
         message = given.object
     elif isinstance(returned, TykCoProcessRequest):
@@ -178,10 +173,12 @@ def _take_request(subject: Object, given: TykCoProcessRequest, returned: object)
         message = returned
     else:
         _refuse(returned, "request")
-    if message is not subject.request:
+    if message is not request:
         if not isinstance(message, MiniRequestObject):
             _refuse(message, "request.object")
-        subject.request.CopyFrom(message)
+        request.CopyFrom(message)
+    if not request.HasField("return_overrides"):
+        request.return_overrides.SetInParent()
 
 
 def _take_session(subject: Object, returned: object) -> None:

@@ -1,15 +1,17 @@
-"""A request that came as a map, as long as nobody has asked for its message.
+"""A request as long as nobody has asked for its message.
 
-Most hooks look at a few headers and set some. Filling the protobuf message for that would cost more than all the rest
-of the dispatch, so these calls work on the record that the map was decoded into, and the message is filled when
-`request.object` is first used. From then on the request is an ordinary one.
+Most hooks look at a few headers and set some. Filling the protobuf message of a request that came as a map would cost
+more than all the rest of the dispatch, and in a chain to look through a message for what a hook did as much as the
+hook. So these calls work on a record, and the message is filled when `request.object` is first used. From then on the
+request is an ordinary one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
+from tyk.proto.coprocess_object_pb2 import Object
 from tyk.proto.coprocess_return_overrides_pb2 import ReturnOverrides
 from tyk.request import TykCoProcessRequest, find_header
 from workers.records import Record, record_type
@@ -30,6 +32,37 @@ class _BeingRead(TykCoProcessRequest):
 
     if not TYPE_CHECKING:  # for the type checker it is the attribute that it becomes
         object = property(_wait)
+
+
+class Notes:
+    """What is done to a request that has a message, in place of a record, as long as nobody asks for the message."""
+
+    delete_headers: Sequence[str] = ()
+    add_params: Mapping[str, str] = {}
+    delete_params: Sequence[str] = ()
+    return_overrides: Final = True
+    """The message has them."""
+
+    def __init__(self, subject: Object) -> None:
+        """Of the request of `subject`."""
+        self.set_headers: dict[str, str] = {}
+        self.subject = subject
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Those that came."""
+        return self.subject.request.headers
+
+    def read(self) -> MiniRequestObject:
+        """Do to the message what is noted here; returns it."""
+        request = self.subject.request
+        for key, value in self.set_headers.items():
+            request.set_headers[key] = value
+        for key, value in self.add_params.items():
+            request.add_params[key] = value
+        request.delete_headers.extend(self.delete_headers)
+        request.delete_params.extend(self.delete_params)
+        return request
 
 
 class UnreadRequest(TykCoProcessRequest):
@@ -83,8 +116,11 @@ class UnreadRequest(TykCoProcessRequest):
         return find_header(record.headers or {}, key)
 
     def add_header(self, key: str, value: str) -> None:
-        added = self.__dict__.get("_added")
-        if added is not None and _is_plain(key, value):
+        try:
+            added = self._added
+        except AttributeError:
+            added = {}
+        if type(key) is str and type(value) is str and key.isascii() and value.isascii():  # as _is_plain
             added[key] = value
             if type(self) is UnreadRequest:
                 return
@@ -113,13 +149,15 @@ class UnreadRequest(TykCoProcessRequest):
 
     def complete(self) -> None:
         """Put in what a reply must have, see workers/shapes.py."""
-        record = self.__dict__.get("_record")
-        if record is not None:
-            if record.return_overrides is None:
-                record.return_overrides = _no_overrides()
-            if type(self) is UnreadRequest:
-                return
-        self.object.return_overrides.SetInParent()
+        try:
+            record = self._record
+        except AttributeError:
+            self.object.return_overrides.SetInParent()
+            return
+        if record.return_overrides is None:
+            record.return_overrides = _no_overrides()
+        if type(self) is not UnreadRequest:
+            self.object.return_overrides.SetInParent()
 
 
 def _is_plain(text: object, other: object = "") -> bool:

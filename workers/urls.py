@@ -13,8 +13,8 @@ _REQUEST_URI: Final = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*:/")
 
 def is_request_uri(url: str) -> bool:
     """Say whether `url.ParseRequestURI` takes it; where not, the gateway answers 500 at once."""
-    if url == "*":
-        return True
+    if url == "*" or (url[:1] == "/" and "%" not in url and url.isprintable()):
+        return True  # nearly all, and at once
     path = url.partition("?")[0]
     return _REQUEST_URI.match(url) is not None and not _CONTROL.search(url) and not _BAD_ESCAPE.search(path)
 

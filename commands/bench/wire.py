@@ -74,12 +74,11 @@ class LoadConnection:
     """
 
     def __init__(
-        self, messages: Sequence[bytes], fields: Iterator[bytes] | None = None, path: bytes = DISPATCH_PATH,
-        scheme: bytes = b"http",
-    ) -> None:  # fmt: skip
+        self, messages: Sequence[bytes], fields: Iterator[bytes] | None = None, path: bytes = DISPATCH_PATH
+    ) -> None:
         block = pack_fields(
             (b":method", b"POST"),
-            (b":scheme", scheme),
+            (b":scheme", b"http"),
             (b":path", path),
             (b":authority", b"localhost"),
             (b"content-type", b"application/grpc"),

@@ -42,8 +42,7 @@ def echoing(threads: int = 1, point: str = "") -> Iterator[tuple[BrokerChannel, 
     channel.close_worker_ends()
     with process:
         try:
-            (said,) = wait_for_control(channel)
-            assert (said.name, said.body) == ("ready", {"pid": process.pid})
+            assert wait_for_control(channel) == [ControlMessage("ready", {"pid": process.pid}, None)]
             yield channel, process
         finally:
             channel.close()

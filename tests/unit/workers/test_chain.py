@@ -71,6 +71,13 @@ def test_an_override_ends_the_chain(make: Make, code: int) -> None:
     assert order(make(hook("A"), hook("B", body=stop), hook("C"))) == "A B "
 
 
+def test_what_came_as_a_change_is_none_of_any_hook(make: Make) -> None:
+    came = {"set_headers": {"X-Came": "1"}, "delete_params": ["a"], "return_overrides": {"response_code": 403}}
+    answer = make(hook("A"), hook("B")).run(subject("*", request=came)).request
+    assert answer.raw_body == b"A B "
+    assert (dict(answer.set_headers), list(answer.delete_params), answer.return_overrides.response_code) == ({}, [], -1)
+
+
 def test_raw_body_only_is_the_manifests_for_each_hook(make: Make) -> None:
     look = "request.add_header('seen-' + {!r}, request.object.body or 'nothing')"
     served = make(
@@ -80,6 +87,49 @@ def test_raw_body_only_is_the_manifests_for_each_hook(make: Make) -> None:
     )
     answer = served.run(subject("*", request={"raw_body": b"x "}))
     assert dict(answer.request.set_headers) == {"seen-a": "nothing", "seen-b": "x A "}
+
+
+def test_what_no_hook_asks_the_message_for_is_applied_as_well(make: Make) -> None:
+    note = (
+        "@Pre\ndef {}(request, session, spec):\n    request.add_header('{}', request.get_header('X-Last') or 'none')\n"
+        "    request.add_header('X-Last', '{}')\n    request.delete_param('a')\n    request.add_param('c', '{}')\n"
+        "    return request, session\n"
+    )
+    served = make(*(note.format(name, f"seen-{name}", name, name) for name in "ABC"))
+    answer = served.run(subject("*")).request
+    assert dict(answer.set_headers) == {"seen-A": "none", "seen-B": "A", "seen-C": "B", "X-Last": "C"}
+    assert dict(answer.add_params) == {"c": "C"}
+    assert list(answer.delete_params) == ["a"]
+    assert (answer.headers["X-Last"], dict(answer.params), answer.url) == ("B", {"b": "2", "c": "B"}, "/path?b=2&c=B")
+
+
+URLS = pytest.mark.parametrize(("url", "ran"), [("relative", "A "), ("/%zz", "A "), ("/a%20b", "A B C ")])
+
+
+@URLS
+def test_a_url_that_the_gateway_would_not_take_from_a_hook_ends_the_chain(make: Make, url: str, ran: str) -> None:
+    assert order(make(hook("A", body=f"request.object.url = {url!r}"), hook("B"), hook("C"))) == ran
+
+
+@URLS
+def test_so_does_one_that_came_and_that_no_hook_changed(make: Make, url: str, ran: str) -> None:
+    served = make(*(hook(name) for name in "ABC"))
+    assert served.run(subject("*", request={"url": url})).request.raw_body.decode() == ran
+
+
+def test_a_star_with_the_query_that_came_is_not_taken_when_it_comes_back(make: Make) -> None:
+    assert order(make(hook("A", body="request.object.url = '*'"), hook("B"), hook("C"))) == "A B "
+
+
+def test_the_second_response_hook_gets_headers_as_the_gateway_writes_them(make: Make) -> None:
+    look = (
+        "@Response\ndef {}(request, response, session, metadata, spec):\n"
+        "    response.raw_body += repr([(h.key, *h.values) for h in response.multivalue_headers]).encode()\n"
+    )
+    served = make(look.format("A"), look.format("B"))
+    many = [{"key": "x-low", "values": ["1"]}, {"key": "X-Low", "values": ["2"]}]
+    answer = served.run(subject("*", hook_type="Response", response={"status_code": 200, "multivalue_headers": many}))
+    assert answer.response.raw_body == b"[('x-low', '1'), ('X-Low', '2')][('X-Low', '1', '2')]"
 
 
 def test_an_error_in_the_middle_is_the_dispatchs(make: Make) -> None:
