@@ -44,6 +44,7 @@ bench: $(STAMP)  ## side by side with grpcio, big bodies, the rings alone, every
 	$(BIN)/python -m benchmarks.recovery
 
 bench-docs: $(STAMP)  ## measure the promises, and renew their table and plots in docs
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: iceoryx2
 	@mkdir -p .tools
 	$(BIN)/python -m benchmarks.bars --json .tools/bars.json
 	$(BIN)/python -m scripts.benchmark_docs .tools/bars.json

@@ -15,10 +15,11 @@ from typing import Any, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 
-from broker.config import BrokerConfig, default_runtime_dir, flag_of, options
+from broker.config import BrokerConfig, flag_of, options
 from broker.errors import BrokerError, ConfigError
 from commands.bench.command import bench
 from commands.bundle.cli import COMMANDS
+from commands.connecting import runtime_dir_option, tls_options
 
 EXIT_ERROR = 1
 F = TypeVar("F", bound=Callable[..., Any])
@@ -169,16 +170,11 @@ def _body(_ctx: click.Context, _param: click.Parameter, text: str) -> bytes:
         raise click.BadParameter(f"{text[1:]}: {error.strerror}") from error
 
 
-_runtime_dir = click.option(
-    "--runtime-dir", type=click.Path(path_type=Path), default=default_runtime_dir(), envvar="TYKPY_RUNTIME_DIR",
-    show_default=True, help="The broker's runtime folder.",
-)  # fmt: skip
-
-
 @main.command()
 @click.argument("hook", required=False)
 @click.option("--connect", metavar="ADDRESS", help="The broker's address.  [default: unix://RUNTIME_DIR/tyk.sock]")
-@_runtime_dir
+@tls_options
+@runtime_dir_option
 @click.option("--type", "hook_type", default="Pre", show_default=True,
               type=click.Choice(["Pre", "CustomKeyCheck", "PostKeyAuth", "Post", "Response", "Event"]),
               help="What the gateway calls the hook as.")  # fmt: skip
@@ -203,13 +199,15 @@ def call(
     message: dict[str, Any] | None, **description: Any,
 ) -> None:  # fmt: skip
     """Call one HOOK of a running broker as the gateway would, and show what it changed."""
+    from broker.dialing import ClientTls
     from commands import call as calls
     from commands import objects
 
     if (hook is None) == (object_file is None):
         raise click.UsageError("give either the name of a hook or a whole object with --object, not both or neither")
     description["spec"] = dict(description["spec"])
-    with _no_traceback(), calls.connect(connect or f"unix://{runtime_dir}/tyk.sock") as client:
+    tls = ClientTls.of({name: description.pop(name) for name in list(description) if name.startswith("tls_")})
+    with _no_traceback(), calls.connect(connect or f"unix://{runtime_dir}/tyk.sock", tls) as client:
         if description["hook_type"] == "Event":
             seconds = calls.send_event(
                 client, objects.build_event(hook or "", message or {}, description["spec"]), timeout
@@ -224,7 +222,7 @@ def call(
 
 
 @main.command()
-@_runtime_dir
+@runtime_dir_option
 @click.option("--bundles", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="Look into this folder instead of asking a broker; imports the plugins.")  # fmt: skip
 @click.option("--json", "whole", is_flag=True, help="Print everything that is known, as JSON.")
@@ -246,7 +244,7 @@ def hooks(runtime_dir: Path, bundles: Path | None, whole: bool) -> None:
 
 
 @main.command()
-@_runtime_dir
+@runtime_dir_option
 def status(runtime_dir: Path) -> None:
     """Show how a running broker is: its workers, what runs and waits, and what became of the dispatches; as JSON."""
     from commands.hooks import ask_broker
@@ -259,7 +257,7 @@ _patience = click.option("--timeout", default=120.0, show_default=True, help="Se
 
 
 @main.command("reload")
-@_runtime_dir
+@runtime_dir_option
 @_patience
 def reload_bundles(runtime_dir: Path, timeout: float) -> None:
     """Serve what is in the bundles now: new workers load it and take over, and no call fails meanwhile.
@@ -278,7 +276,7 @@ def reload_bundles(runtime_dir: Path, timeout: float) -> None:
 
 @main.command()
 @click.argument("workers", type=int)
-@_runtime_dir
+@runtime_dir_option
 @_patience
 def scale(workers: int, runtime_dir: Path, timeout: float) -> None:
     """Run so many WORKERS from now on, until the broker ends; those that are too many finish what they run."""

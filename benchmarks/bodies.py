@@ -6,7 +6,6 @@ alike. What the servers' own windows are is theirs. Both get their turns in ever
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -16,21 +15,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import h2load
 from benchmarks.contenders import SYNC, broker, grpc_server
-from benchmarks.errors import BenchmarkError
 from benchmarks.measure import cpu_per_request
 from benchmarks.objects import expected_answer, framed, upload
+from benchmarks.output import (
+    EXIT_ERROR,
+    add_file_flags,
+    attempt,
+    command_line,
+    console_for_tables,
+    numbers,
+    say,
+    write_files,
+)
 from benchmarks.results import Row, Sample, machine, median_row
 from benchmarks.running import RunningServer
-from commands.bench.errors import ProcessGoneError
 from commands.bench.measure import MIB, cpu_ns
 
 KIB: Final = 1024
-EXIT_ERROR: Final = 1
 WARM_UP_BYTES: Final = 64 * MIB
 WARM_UP_REQUESTS: Final = 1000
 MIN_REQUESTS: Final = 16
@@ -112,7 +117,7 @@ class _Comparison:
         for size in self._plan.sizes:
             self._prepare(size)
         for number in range(1, self._plan.rounds + 1):
-            _say(f"round {number} of {self._plan.rounds}")
+            say(f"round {number} of {self._plan.rounds}")
             for size, server in self._turns():
                 self._measure(size, server)
         return tuple(self._row(size, server) for size, server in self._turns())
@@ -194,7 +199,7 @@ def size_name(size: int) -> str:
 
 def show(report: BodyReport) -> None:
     """Print the table."""
-    console = Console(width=None if sys.stdout.isatty() else 170)
+    console = console_for_tables()
     table = Table()
     for column in COLUMNS:
         table.add_column(column, justify="right")
@@ -212,24 +217,15 @@ def markdown(report: BodyReport) -> str:
     return "\n\n".join([table, "\n".join(f"* {note}" for note in report.notes())]) + "\n"
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
 def _arguments() -> argparse.Namespace:
     usual = BodyPlan()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bodies", description=__doc__)
-    parser.add_argument("--sizes", type=_numbers, default=usual.sizes, metavar="BYTES,...", help="sizes of the body")
+    parser.add_argument("--sizes", type=numbers, default=usual.sizes, metavar="BYTES,...", help="sizes of the body")
     parser.add_argument("--workers", type=int, default=usual.workers, help="workers of the broker")
     parser.add_argument("--streams", type=int, default=usual.streams, help="calls at a time")
     parser.add_argument("--rounds", type=int, default=usual.rounds, help="rounds to take the median of")
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="about how long each run takes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
+    add_file_flags(parser)
     return parser.parse_args()
 
 
@@ -237,16 +233,11 @@ def main() -> int:
     """Entry point; returns the exit code."""
     arguments = _arguments()
     plan = BodyPlan(arguments.sizes, arguments.workers, arguments.streams, arguments.rounds, arguments.seconds)
-    try:
-        report = measure(plan, " ".join(["python -m benchmarks.bodies", *sys.argv[1:]]))
-    except (BenchmarkError, ProcessGoneError) as error:
-        _say(f"error: {error}")
+    report = attempt(lambda: measure(plan, command_line("benchmarks.bodies")))
+    if report is None:
         return EXIT_ERROR
     show(report)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report.as_dict(), indent=2) + "\n")
-    if arguments.markdown:
-        arguments.markdown.write_text(markdown(report))
+    write_files(arguments, report.as_dict(), markdown(report))
     return 0
 
 

@@ -5,7 +5,6 @@ each gets its turn in every round, so that a disturbance hits all; the tables sh
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import h2load, rpc_load
@@ -24,13 +22,21 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.h2load import Load
 from benchmarks.measure import Cost, bare_interpreter_mib, cpu_per_request, memory
 from benchmarks.objects import expected_answer, framed, request_bytes
-from benchmarks.results import Memory, Report, Row, Sample, machine, markdown, median_row
+from benchmarks.output import (
+    EXIT_ERROR,
+    add_file_flags,
+    attempt,
+    command_line,
+    console_for_tables,
+    numbers,
+    say,
+    write_files,
+)
+from benchmarks.results import Memory, Report, Row, Sample, embedded_row, machine, markdown, median_row
 from benchmarks.running import RunningServer
 from benchmarks.servers import embedded
-from commands.bench.errors import ProcessGoneError
 from commands.bench.measure import cpu_ns
 
-EXIT_ERROR: Final = 1
 WARM_UP_REQUESTS: Final = 1000
 MIN_REQUESTS: Final = 500
 
@@ -89,21 +95,21 @@ class Comparison:
         bare = bare_interpreter_mib()
         for target, streams in self._turns():
             self._warm_up(target, streams)
+        inside: list[embedded.EmbeddedResult] = []
         for number in range(1, self._plan.rounds + 1):
-            _say(f"round {number} of {self._plan.rounds}")
+            say(f"round {number} of {self._plan.rounds}")
             for target, streams in self._turns():
                 self._measure(target, streams)
+            inside.append(embedded.measure(request_bytes(), self._plan.seconds))
         for server in self._servers:
             server.check()
-        inside = embedded.measure(request_bytes(), self._plan.seconds)
         return Report(
             command=command,
             machine=depends_on,
             rows=tuple(self._row(target, streams) for target, streams in self._turns()),
             memory=tuple(_memory_of(server, cost) for server, cost in zip(self._servers, idle, strict=True)),
             bare_interpreter_mib=bare,
-            embedded_rate=inside.rate,
-            embedded_cpu_us=inside.cpu_us,
+            embedded=embedded_row(inside),
         )
 
     def _turns(self) -> Iterator[tuple[Target, int]]:
@@ -142,7 +148,7 @@ def compare(plan: Plan, command: str) -> Report:
         body.write_bytes(framed(request_bytes()))
         servers = contenders(Path(folder), plan.workers)
         for server in servers:
-            _say(f"starting {server.name}")
+            say(f"starting {server.name}")
             stack.enter_context(server)
         return Comparison(servers, plan, body).run(command, depends_on)
 
@@ -154,7 +160,7 @@ def _memory_of(server: RunningServer, idle: Cost) -> Memory:
 
 def show(report: Report) -> None:
     """Print the tables."""
-    console = Console(width=None if sys.stdout.isatty() else 170)
+    console = console_for_tables()
     for columns, rows in report.tables():
         table = Table()
         for index, column in enumerate(columns):
@@ -166,24 +172,15 @@ def show(report: Report) -> None:
         console.print(note, highlight=False)
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round: a look, not a measurement")
-    parser.add_argument("--workers", type=_numbers, help="worker counts of the broker, e.g. 1,2,4,8")
-    parser.add_argument("--streams", type=_numbers, help="concurrent streams, e.g. 1,8,64")
+    parser.add_argument("--workers", type=numbers, help="worker counts of the broker, e.g. 1,2,4,8")
+    parser.add_argument("--streams", type=numbers, help="concurrent streams, e.g. 1,8,64")
     parser.add_argument("--grpc-only", action="store_true", help="leave MessagePack-RPC out")
     parser.add_argument("--rounds", type=int, help="rounds to take the median of")
     parser.add_argument("--seconds", type=float, help="about how long each run takes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
+    add_file_flags(parser)
     parser.add_argument(
         "--install", action="store_true", help="install h2load with apt-get where it is missing, as root"
     )
@@ -206,16 +203,11 @@ def main() -> int:
     arguments = _arguments()
     if arguments.install:
         h2load.install()
-    try:
-        report = compare(_plan(arguments), " ".join(["python -m benchmarks.compare", *sys.argv[1:]]))
-    except (BenchmarkError, ProcessGoneError) as error:
-        _say(f"error: {error}")
+    report = attempt(lambda: compare(_plan(arguments), command_line("benchmarks.compare")))
+    if report is None:
         return EXIT_ERROR
     show(report)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report.as_dict(), indent=2) + "\n")
-    if arguments.markdown:
-        arguments.markdown.write_text(markdown(report))
+    write_files(arguments, report.as_dict(), markdown(report))
     return 0
 
 

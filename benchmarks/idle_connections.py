@@ -4,39 +4,22 @@ One connection with 64 streams, driven by h2load, beside none and beside N idle 
 """
 
 import argparse
-import contextlib
 import resource
-import socket
 import statistics
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from benchmarks import h2load
+from benchmarks.bars.idle import idle_connections
 from benchmarks.contenders import broker
 from benchmarks.objects import expected_answer, framed, request_bytes
-from broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
 
 ROUNDS: Final = 5
 REQUESTS: Final = 60_000
 STREAMS: Final = 64
 WORKERS: Final = 2
-HELLO: Final = PREFACE + pack_frame(FrameType.SETTINGS, 0, 0) + pack_frame(FrameType.SETTINGS, ACK, 0)
 OWN_FILES: Final = 200
-
-
-@contextlib.contextmanager
-def idle(path: Path, count: int) -> Iterator[None]:
-    """So many connections after their handshake."""
-    with contextlib.ExitStack() as opened:
-        connections = [opened.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(count)]
-        for connection in connections:
-            connection.connect(str(path))
-            connection.sendall(HELLO)
-        for connection in connections:
-            connection.recv(1)
-        yield
 
 
 def main() -> None:
@@ -55,7 +38,7 @@ def main() -> None:
         with broker(folder, WORKERS) as server:
             for _ in range(ROUNDS):
                 for number, found in loads.items():
-                    with idle(server.socket, number):
+                    with idle_connections(f"unix://{server.socket}", number):
                         found.append(h2load.run(server.socket, body, REQUESTS, STREAMS, answer_size))
     print("| idle connections | requests/s | p50 us | p99 us |\n| --- | --- | --- | --- |")
     for number, found in loads.items():

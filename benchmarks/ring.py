@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from benchmarks.output import command_line
 from benchmarks.ring_peers import PEERS, WINDOW, Peer
 from ipc.checksum import crc32
 
@@ -26,6 +27,12 @@ _WARM_UP: Final = 2_000
 _NS_PER_US: Final = 1000
 OPTIONAL: Final = "iceoryx2"
 PACKAGES: Final = ("pyzmq", "faster-fifo", OPTIONAL)
+
+
+MACHINE: Final = {
+    "python": platform.python_version(),
+    "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
+}
 
 
 class Result(NamedTuple):
@@ -98,9 +105,8 @@ def table(results: Sequence[Result]) -> str:
 def report(results: Sequence[Result], rounds: int, count: int) -> dict[str, object]:
     """The results for programs, with what they depend on."""
     return {
-        "command": " ".join(["python -m benchmarks.ring", *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "command": command_line("benchmarks.ring"),
+        **MACHINE,
         "versions": _versions(),
         "missing": missing(),
         "crc32": crc32.__module__,
@@ -136,7 +142,8 @@ def main() -> None:
     print(table(results))
     for text in missing():
         print(text)
-    print(", ".join(f"{name} {found}" for name, found in _versions().items()))
+    print(", ".join(f"{name} {found}" for name, found in (MACHINE | _versions()).items()))
+    print(f"Made by: {command_line('benchmarks.ring')}")
     if options.json is not None:
         options.json.write_text(json.dumps(report(results, options.rounds, options.count), indent=2) + "\n")
 

@@ -46,16 +46,15 @@ class Peer(ABC):
 
 
 class ChannelPeer(Peer):
-    """tykpy with a worker that executes several requests at a time (async hooks), all checks included."""
+    """tykpy's channel as broker and worker use it, all checks included."""
 
     name = "tykpy channel"
-    slots = 16
 
     def __init__(self) -> None:
         options = ChannelOptions(max_record=8192)
         self._channel = BrokerChannel.create(slot=0, generation=1, epoch=1, options=options)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.ring_peers", self._channel.worker_argument(), str(self.slots)],
+            [sys.executable, "-m", "benchmarks.ring_peers", self._channel.worker_argument()],
             pass_fds=self._channel.worker_fds,
         )
         self.pid = self._process.pid
@@ -84,25 +83,9 @@ class ChannelPeer(Peer):
         self._process.wait(_JOIN_SECONDS)
 
 
-class OneByOnePeer(ChannelPeer):
-    """tykpy with a worker that executes one request after the other: a claim and a doorbell for each."""
-
-    name = "tykpy channel, 1 slot"
-    slots = 1
-
-
-def echo_channel(argument: str, slots: range) -> None:
-    """The worker's side."""
+def echo_channel(argument: str) -> None:
+    """The worker's side: a claim and an answer for each request, as workers do."""
     channel = WorkerChannel.attach(argument)
-    if len(slots) == 1:
-        _echo_one_by_one(channel)
-        return
-    claim, answer = channel.claim_many, channel.answer_many
-    while requests := claim(slots):
-        answer([(slot, seq, payload, False, 1) for slot, (seq, payload, _) in enumerate(requests)])
-
-
-def _echo_one_by_one(channel: WorkerChannel) -> None:
     claim, answer = channel.claim, channel.answer
     while (request := claim()) is not None:
         answer(0, request.seq, request.payload, False, 1)
@@ -259,7 +242,7 @@ def echo_fifo(there: Any, back: Any) -> None:
         back.put_many(messages)
 
 
-PEERS: Final[tuple[type[Peer], ...]] = (ChannelPeer, OneByOnePeer, ZmqPeer, PipePeer, FasterFifoPeer, QueuePeer)
+PEERS: Final[tuple[type[Peer], ...]] = (ChannelPeer, ZmqPeer, PipePeer, FasterFifoPeer, QueuePeer)
 
 if __name__ == "__main__":
-    echo_channel(sys.argv[1], range(int(sys.argv[2])))
+    echo_channel(sys.argv[1])

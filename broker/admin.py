@@ -4,6 +4,7 @@ import dataclasses
 import os
 from typing import Any, NamedTuple
 
+from broker.arriving import Arriving
 from broker.errors import ConfigError, DispatchError, ReloadError
 from broker.events.events import Events
 from broker.msgpackrpc.server import Handler, Reply
@@ -20,6 +21,7 @@ class Parts(NamedTuple):
     """What the methods speak for."""
 
     router: Router
+    arriving: Arriving
     supervisor: Supervisor
     events: Events
     reloader: Reloader
@@ -74,6 +76,8 @@ def describe(parts: Parts) -> dict[str, Any]:
         "upgrade": parts.upgrade.last,
         "waiting": router.waiting,
         "under_way": router.under_way,
+        "held_bytes": router.held,
+        "arriving": {"bytes": parts.arriving.bytes, "refused": parts.arriving.refused},
         "draining": router.draining,
         "dispatches": dataclasses.asdict(router.counters),
         "events": parts.events.describe(),

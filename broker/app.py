@@ -13,6 +13,7 @@ from typing import Final
 
 from broker import identity, privileges
 from broker.admin import Parts, admin_methods
+from broker.arriving import Arriving
 from broker.config import BrokerConfig
 from broker.descriptors import DescriptorWatch
 from broker.errors import BrokerError, ConfigError, ListenError, NoWorkerError, UpgradeError
@@ -21,8 +22,9 @@ from broker.grpc.health import ServingStatus
 from broker.grpc.server import GrpcServer
 from broker.http2.limits import Limits
 from broker.listeners import MSGPACK_PREFIX, Listeners
+from broker.msgpackrpc.limits import RpcLimits
 from broker.msgpackrpc.methods import dispatch_methods
-from broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
+from broker.msgpackrpc.server import MsgpackRpcServer
 from broker.notify import ServiceNotifier
 from broker.open_files import connections_allowed
 from broker.peers import admin_admission, gateway_admission
@@ -108,10 +110,12 @@ class Broker:
             queue_size=config.queue_size,
             queue_wait_ns=int(config.queue_wait * 1e9),
             breaker_cooldown=config.breaker_cooldown,
+            queue_bytes=config.queue_bytes,
         )
         turn = Turn(loop)
         self.router = Router(loop, options, turn)
         self.bodies = _open_bodies(config)
+        self.arriving = Arriving(config.queue_bytes)
         self.events = Events(self.router, open_sinks(config))
         self.supervisor = Supervisor(
             loop,
@@ -136,15 +140,19 @@ class Broker:
             admission=admission,
             turn=turn,
             bodies=self.bodies,
+            arriving=self.arriving,
         )
         self.rpc = MsgpackRpcServer(
             dispatch_methods(self.router, lambda: self.router.hooks.description),
             RpcLimits(max_message=config.max_message, max_in_flight=config.max_streams, max_connections=connections),
             admission,
             turn,
+            self.arriving,
         )
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)
-        parts = Parts(self.router, self.supervisor, self.events, self.reloader, self.recycler, self.upgrade)
+        parts = Parts(
+            self.router, self.arriving, self.supervisor, self.events, self.reloader, self.recycler, self.upgrade
+        )
         self.admin = MsgpackRpcServer(admin_methods(parts), admission=admin_admission())
         self._front_ends = (self.grpc, self.rpc, self.admin)
         self._notifier = ServiceNotifier.from_environment()
@@ -158,7 +166,7 @@ class Broker:
         In an upgrade nothing is accepted before `serve`.
         """
         self._take_signals()
-        DescriptorWatch(self._loop).start()
+        DescriptorWatch(self._loop, self.supervisor.reserve).start()
         await self._listeners.serve(self.admin.protocol_factory, self.grpc.protocol_factory, self.rpc.protocol_factory)
         self.supervisor.start()
         self.recycler.start()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from broker.arriving import HELD_BYTES
 from broker.errors import ConfigError
 from redisclient.address import parse_redis_url
 from redisclient.errors import RedisURLError
@@ -77,6 +78,10 @@ class BrokerConfig:
     grace: float = option(10.0, "Longest to finish running dispatches at SIGTERM, in seconds.")
     hang_grace: float = option(1.0, "What a hook gets after its deadline before its worker is ended, in seconds.")
     queue_size: int = option(10_000, "Most dispatches that may wait for a worker.")
+    queue_bytes: int = option(
+        HELD_BYTES,
+        "Most bytes of dispatches that may wait or run; as many again may be of requests that are still arriving.",
+    )
     queue_wait: float = option(
         0.5,
         "Longest a dispatch may wait while more come than the workers can do, in seconds; four times what its hook"
@@ -133,6 +138,7 @@ class BrokerConfig:
         _between("grace", self.grace, 0, 3_600)
         _between("hang_grace", self.hang_grace, 0, 3_600)
         _between("queue_size", self.queue_size, 1, 10_000_000)
+        _between("queue_bytes", self.queue_bytes, 1024, 2**53)
         _between("queue_wait", self.queue_wait, 0, 86_400)
         _between("max_message", self.max_message, 1024, 1024 * MIB)
         _between("max_connections", self.max_connections, 2, 1_000_000)
@@ -150,6 +156,11 @@ class BrokerConfig:
         _between("limit_cpu", self.limit_cpu, 0, 2**31)
         _between("limit_files", self.limit_files, 0, 2**20)
         _between("breaker_cooldown", self.breaker_cooldown, 0.001, 3_600)
+        if self.queue_bytes < self.max_message:
+            text = (
+                f"--queue-bytes {self.queue_bytes}: less than one message may have (--max-message {self.max_message})"
+            )
+            raise ConfigError(text)
         if self.tls_cert is None and any("tls://" in address for address in self.listen):
             raise ConfigError("--listen tls://...: needs --tls-cert")
         if self.group is not None and self.user is None:

@@ -1,14 +1,18 @@
-"""Says when the process runs out of descriptors: neither event loop does so in a way that helps.
+"""When the process runs out of descriptors: that is said, and workers are replaced all the same.
 
-Without any left, uvloop closes each new connection without a word, and asyncio fills the log with tracebacks. What is
-open goes on either way, and new connections are served as soon as there are descriptors again.
+Neither event loop says it in a way that helps: without any left, uvloop closes each new connection without a word, and
+asyncio fills the log with tracebacks. What is open goes on either way, and new connections are served as soon as there
+are descriptors again. Both loops accept whatever waits before anybody can refuse it, so no limit on connections keeps
+descriptors free at every moment: those that a worker needs are held instead.
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import resource
+from collections.abc import Iterator
 from typing import Any, Final
 
 from broker.quiet_log import QuietLog
@@ -20,11 +24,55 @@ LOOK_INTERVAL: Final = 1.0
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
+class DescriptorReserve:
+    """Descriptors that nobody else can take: held open, and let go of for the moment in which they are needed."""
+
+    def __init__(self) -> None:
+        self._held: list[int] = []
+        self._wanted = 0
+
+    def hold(self, count: int) -> None:
+        """Hold so many from now on, or as many as there are."""
+        self._wanted = count
+        while len(self._held) > count:
+            os.close(self._held.pop())
+        self.refill()
+
+    def refill(self) -> None:
+        """Take again what was let go of, or could not be had."""
+        with contextlib.suppress(OSError):
+            while len(self._held) < self._wanted:
+                self._held.append(os.dup(self._held[0]) if self._held else _open_nothing())
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Nothing is held until the end of the block; nothing else may run in the event loop meanwhile."""
+        self._let_go()
+        try:
+            yield
+        finally:
+            self.refill()
+
+    def close(self) -> None:
+        """Hold none."""
+        self._wanted = 0
+        self._let_go()
+
+    def _let_go(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
+
+
+def _open_nothing() -> int:
+    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
 class DescriptorWatch:
     """Looks every second whether one more descriptor can be had."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, reserve: DescriptorReserve) -> None:
         self._loop = loop
+        self._reserve = reserve
         self._notices = QuietLog(log)
         self._exhausted = False
 
@@ -35,8 +83,9 @@ class DescriptorWatch:
 
     def _look(self) -> None:
         self._loop.call_later(LOOK_INTERVAL, self._look)
+        self._reserve.refill()
         try:
-            os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            os.close(_open_nothing())
         except OSError as error:
             self._complain(error)
             return
@@ -49,7 +98,7 @@ class DescriptorWatch:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         message = (
             f"no descriptor can be had ({error.strerror}; the limit of this process is {limit}, LimitNOFILE= or"
-            " ulimit -n): new connections are not served, workers cannot be replaced, what is open goes on"
+            " ulimit -n): new connections are not served; what is open goes on, and workers are replaced from a reserve"
         )
         self._notices.log(logging.ERROR, "descriptors", message)
 

@@ -25,6 +25,10 @@ class ListenError(BrokerError):
     """A listening socket could not be had."""
 
 
+class DialError(BrokerError, OSError):
+    """A client's connection did not come about, and why."""
+
+
 class NoWorkerError(BrokerError):
     """No worker of the pool can start."""
 

@@ -1,4 +1,4 @@
-"""Who holds an address that we would like to have: for the message of an error, so it never fails."""
+"""Who holds an address that we would like to have, or have reached; what cannot be seen is no error."""
 
 import os
 import re
@@ -18,17 +18,27 @@ _UNKNOWN: Final = "another process"
 
 def unix_holder(connected: socket.socket) -> str:
     """The process that listens at the other end of a connected Unix socket, by pid and command."""
+    return _describe(unix_listener(connected))
+
+
+def unix_listener(connected: socket.socket) -> int:
+    """The process that listens at the other end of a connected Unix socket; 0: it is in another namespace."""
     pid, _, _ = _CREDENTIALS.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return _describe(pid)
+    return int(pid)
 
 
 def tcp_holder(port: int) -> str:
     """The process that listens on a TCP port, by pid and command, as far as we may look."""
+    return _describe(tcp_listener(port))
+
+
+def tcp_listener(port: int) -> int:
+    """The process that listens on a TCP port; 0: there is none that we may look at."""
     inodes = {inode for table in ("/proc/net/tcp", "/proc/net/tcp6") for inode in _listening_inodes(Path(table), port)}
     for process in Path("/proc").glob("[0-9]*"):
         if inodes & _socket_inodes(process / "fd"):
-            return _describe(int(process.name))
-    return _UNKNOWN
+            return int(process.name)
+    return 0
 
 
 def _listening_inodes(table: Path, port: int) -> list[str]:

@@ -11,7 +11,8 @@ OWN: Final = 256
 PER_WORKER: Final = 32
 """Kept per worker: a channel, its process and what starting one takes, twice, because a reload doubles the workers."""
 FEWEST: Final = 16
-"""Connections that are allowed whatever the system says: a broker without any serves nobody."""
+"""Connections that are allowed whatever the system says: a broker without any serves nobody. What a worker needs is
+held all the same (broker/descriptors.py)."""
 
 
 def connections_allowed(wanted: int, workers: int) -> int:
@@ -23,7 +24,10 @@ def connections_allowed(wanted: int, workers: int) -> int:
     files = _raise_limit(wanted + reserve)
     allowed = max(min(wanted, files - reserve), min(wanted, FEWEST))
     if allowed < wanted:
-        text = "at most %d connections instead of %d (--max-connections): of %d files %d are kept for ourselves"
+        text = (
+            "at most %d connections instead of %d (--max-connections): of %d files that may be open %d are kept for the"
+            " broker and its workers; LimitNOFILE= in the unit, or ulimit -Hn, allows more"
+        )
         log.warning(text, allowed, wanted, files, reserve)
     return allowed
 

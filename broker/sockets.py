@@ -116,7 +116,7 @@ def parse_tcp(address: str, scheme: str = "tcp") -> tuple[str, int]:
     """Host and port of `tcp://host:port`, or of another scheme; raises ListenError."""
     match = _TCP.fullmatch(address.removeprefix(f"{scheme}://"))
     if not address.startswith(f"{scheme}://") or match is None or int(match["port"]) > 65_535:
-        raise ListenError(f"{address!r} is not an address: write unix:///path, unix:path or {scheme}://host:port")
+        raise ListenError(f"{address!r} is not an address: write unix:///path, tcp://host:port or tls://host:port")
     return match["v6"] or match["host"] or "", int(match["port"])
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
+from broker.dialing import ClientTls
+from broker.errors import DialError
 from broker.grpc.client import GrpcCallError, GrpcClient
 from commands.changes import Change, as_json, changes
 from commands.errors import CommandError
@@ -32,16 +34,23 @@ class Outcome:
         return changes(self.sent, self.received)
 
 
-def connect(address: str) -> GrpcClient:
+def connect(address: str, tls: ClientTls) -> GrpcClient:
     """Return a client of the broker at an address.
 
-    Raises CommandError where nobody listens, ValueError for something that is not an address.
+    Raises CommandError where nobody listens, BrokerError for options that cannot be used and where TLS fails.
     """
     try:
-        return GrpcClient(address)
+        return GrpcClient(address, tls=tls)
+    except DialError:
+        raise
     except OSError as error:
         hint = "is --connect, or --runtime-dir, the broker's own?"
-        raise CommandError(f"no broker answers at {address} ({os.strerror(error.errno or 0)}); {hint}") from error
+        raise CommandError(f"no broker answers at {address} ({reason(error)}); {hint}") from error
+
+
+def reason(error: OSError) -> str:
+    """Why, without where."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
 def call_hook(client: GrpcClient, obj: Object, timeout: float) -> Outcome:

@@ -158,17 +158,17 @@ class BodyReader:
     It maps nothing: address space counts as a worker's memory where that is limited.
     """
 
-    __slots__ = ("_descriptor",)
+    __slots__ = ("_capacity", "_descriptor")
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._capacity = os.fstat(descriptor).st_size
 
     def read(self, offset: int, size: int) -> bytes:
         """Copy a body out; raises RingCorruptError where none can lie."""
-        body = read_whole(self._descriptor, size, offset)
-        if len(body) != size:
-            raise RingCorruptError("a body outside of the store", offset=offset, size=size, read=len(body))
-        return body
+        if offset + size > self._capacity:
+            raise RingCorruptError("a body outside of the store", offset=offset, size=size, capacity=self._capacity)
+        return read_whole(self._descriptor, size, offset)
 
     def close(self) -> None:
         """Close the descriptor."""

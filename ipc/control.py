@@ -9,10 +9,12 @@ import socket
 import struct
 from array import array
 from collections import deque
+from collections.abc import Callable
 from threading import Lock
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgpack
+import msgspec
 
 from ipc.errors import ControlClosedError, ControlCorruptError, ControlFullError
 
@@ -29,12 +31,33 @@ _DESCRIPTOR: Final = array("i").itemsize
 _CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
+_T = TypeVar("_T")
+_decode: Final = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw]).decode
+_decode_any: Final = msgspec.msgpack.Decoder().decode
+
+
 class ControlMessage(NamedTuple):
     """One message; a descriptor is the receiver's to close."""
 
     name: str
-    body: Any
+    packed: msgspec.Raw
+    """The body as it came: a byte of it can become 80 in memory, so who reads it says first what may be in it."""
     fd: int | None
+
+    @property
+    def body(self) -> Any:
+        """The body, whatever it is: for a receiver that trusts the sender. Raises ControlCorruptError."""
+        return self._read(_decode_any)
+
+    def read(self, decoder: "msgspec.msgpack.Decoder[_T]") -> _T:
+        """The body as the decoder's type; raises ControlCorruptError where it is something else."""
+        return self._read(decoder.decode)
+
+    def _read(self, decode: Callable[[msgspec.Raw], _T]) -> _T:
+        try:
+            return decode(self.packed)
+        except (ValueError, RecursionError) as error:
+            raise ControlCorruptError(f"a control message {self.name!r} that makes no sense: {error}") from error
 
 
 def send_descriptor(sock: socket.socket, data: bytes | memoryview, descriptor: int | None, flags: int = 0) -> int:
@@ -157,7 +180,7 @@ class ControlSocket:
             end = offset + _PREFIX.size + length
             if len(inbox) < end:
                 break
-            messages.append(self._decode(bytes(inbox[offset + _PREFIX.size : end]), descriptors))
+            messages.append(self._decode(bytes(memoryview(inbox)[offset + _PREFIX.size : end]), descriptors))
             offset = end
         del inbox[:offset]
         if len(self._descriptors) > (1 if inbox else 0):
@@ -166,14 +189,12 @@ class ControlSocket:
 
     def _decode(self, data: bytes, descriptors: int) -> ControlMessage:
         try:
-            decoded = msgpack.unpackb(data, strict_map_key=False)
-        except (TypeError, ValueError, msgpack.UnpackException) as error:
-            raise ControlCorruptError(f"a control message that is no msgpack: {error}") from error
-        if not (isinstance(decoded, list) and len(decoded) == 2 and isinstance(decoded[0], str)):
-            raise ControlCorruptError("a control message that is no [name, body]")
+            name, packed = _decode(data)
+        except (ValueError, RecursionError) as error:
+            raise ControlCorruptError(f"a control message that is no [name, body]: {error}") from error
         if descriptors and not self._descriptors:
-            raise ControlCorruptError(f"the descriptor of {decoded[0]!r} is missing: too many open files?")
-        return ControlMessage(decoded[0], decoded[1], self._descriptors.popleft() if descriptors else None)
+            raise ControlCorruptError(f"the descriptor of {name!r} is missing: too many open files?")
+        return ControlMessage(name, packed, self._descriptors.popleft() if descriptors else None)
 
     def close(self) -> None:
         """Close; a thread blocked in `receive` gets ControlClosedError."""

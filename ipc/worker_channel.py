@@ -5,7 +5,7 @@ The order of the stores is the protocol, see `claim` and `answer`: it makes a ki
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from threading import Lock
 from time import monotonic_ns
 from typing import Final, NamedTuple, Self
@@ -137,26 +137,6 @@ class WorkerChannel:
             self.set_state(WorkerState.STOPPING)
         return None
 
-    def claim_many(self, slots: Sequence[int]) -> list[Request]:
-        """The same for all the requests that are there, at most one per slot, in the slots' order.
-
-        For a worker that executes them at the same time: to claim more would keep them from other workers. Returns at
-        least one, or nothing when no more will come.
-        """
-        requests: list[Request] = []
-        start = self._start
-        with self._claim_lock:
-            while not requests and (claimed := self._take(len(slots))):
-                now_ns = monotonic_ns()
-                for _ in range(claimed):
-                    request = start(slots[len(requests)], now_ns)
-                    if request is not None:
-                        requests.append(request)
-                self._commit()
-            if not requests:
-                self.set_state(WorkerState.STOPPING)
-        return requests
-
     def _start(self, slot: int, now_ns: int) -> Request | None:
         kind, seq, deadline_ns, payload = self._pop()
         if deadline_ns and now_ns >= deadline_ns:
@@ -202,20 +182,6 @@ class WorkerChannel:
             self._handled += 1
             words[HANDLED] = self._handled
         self._ring(1)
-
-    def answer_many(self, executed: Sequence[tuple[int, int, Packed, bool, int]]) -> None:
-        """The same for several requests that ended together: one doorbell for all (slot, seq, payload, ...)."""
-        words, push, max_payload = self._words, self._push, self._max_payload
-        with self._answer_lock:
-            for slot, seq, payload, is_error, handler_ns in executed:
-                if isinstance(payload, bytes) and len(payload) <= max_payload:
-                    push(_ERR if is_error else _RESP, seq, handler_ns, payload)
-                else:
-                    self._publish_big(seq, payload, is_error, handler_ns)
-                words[ACTIVE_SEQ + slot] = 0
-            self._handled += len(executed)
-            words[HANDLED] = self._handled
-        self._ring(len(executed))
 
     def _publish_big(self, seq: int, payload: Packed, is_error: bool, handler_ns: int) -> None:
         size = size_of(payload)

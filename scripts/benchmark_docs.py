@@ -5,9 +5,9 @@ The table goes between two marks in the page; the plots are SVG files beside it 
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from commands.bench import svg
 from commands.bench.report import STYLE
@@ -16,31 +16,56 @@ DOCS: Final = Path(__file__).parent.parent / "docs"
 PAGE: Final = "benchmarks.md"
 BEGIN: Final = "<!-- bars: begin -->"
 END: Final = "<!-- bars: end -->"
-SERVERS: Final = ("throughput",)
-GROWTH: Final = ("bundles", "hooks", "connections", "idle-connections", "in-flight", "workers")
-TRANSPORTS: Final = "ring"
-_PARTS: Final = (("broker", 0), ("workers", 1))
+_CPU: Final = ("broker_us", "workers_us")
+_PARTS: Final = (("broker, or the server", 0), ("workers", 1))
+_CPU_AXIS: Final = "CPU microseconds per dispatch"
 
-Row = tuple[str, tuple[float, ...]]
+
+class Wanted(NamedTuple):
+    """One plot: which figures of which bars."""
+
+    what: str
+    axis: str
+    figures: tuple[str, ...]
+    bars: tuple[str, ...]
+
+
+PLOTS: Final = {
+    "throughput": Wanted("requests/s, header edit, 64 streams", "requests/s", ("rate",), ("throughput",)),
+    "latency": Wanted("median latency, header edit, 1 stream", "microseconds", ("p50_us",), ("latency",)),
+    "servers": Wanted("CPU per dispatch, header edit, 64 streams", _CPU_AXIS, _CPU, ("throughput",)),
+    "growth": Wanted(
+        "CPU per dispatch as things become many", _CPU_AXIS, _CPU,
+        ("bundles", "hooks", "connections", "idle-connections", "in-flight", "workers"),
+    ),
+    "transports": Wanted("round trip of 900 bytes, 64 in flight", "microseconds", ("p50_us",), ("ring",)),
+}  # fmt: skip
+
+
+class Plot(NamedTuple):
+    """A picture, and what it shows, in words."""
+
+    what: str
+    svg: str
 
 
 def write(report: dict[str, Any], docs: Path = DOCS) -> list[Path]:
     """Renew the page's table and the plots; gives what was written. Raises ValueError for a page without marks."""
     page = docs / PAGE
-    drawn = {f"benchmarks-{name}.svg": text for name, text in plots(report).items()}
-    written = {page: with_table(page.read_text(), report, drawn)}
-    written |= {docs / name: text for name, text in drawn.items()}
+    drawn = {f"benchmarks-{name}.svg": plot for name, plot in plots(report).items()}
+    written = {page: with_table(page.read_text(), report, {name: plot.what for name, plot in drawn.items()})}
+    written |= {docs / name: plot.svg for name, plot in drawn.items()}
     for path, text in written.items():
         path.write_text(text)
     return list(written)
 
 
-def with_table(page: str, report: dict[str, Any], drawn: Iterable[str] = ()) -> str:
-    """The page with what is between its marks replaced: by the table, and by these plots."""
+def with_table(page: str, report: dict[str, Any], drawn: Mapping[str, str]) -> str:
+    """The page with what is between its marks replaced: by the table, and by these plots (what each shows by file)."""
     if page.count(BEGIN) != 1 or page.count(END) != 1:
         raise ValueError(f"docs/{PAGE} must have each of these lines once: {BEGIN} and {END}")
     before, _, rest = page.partition(BEGIN)
-    images = "".join(f"\n![{name}]({name})\n" for name in drawn)
+    images = "".join(f"\n![{what}]({name})\n" for name, what in drawn.items())
     return f"{before}{BEGIN}\n{table(report)}\n{images}{END}{rest.partition(END)[2]}"
 
 
@@ -59,29 +84,24 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def plots(report: dict[str, Any]) -> dict[str, str]:
+def plots(report: dict[str, Any]) -> dict[str, Plot]:
     """The SVG files by name, for the bars that the report has."""
-    bars = {bar["name"]: bar for bar in report["bars"]}
+    points = {bar["name"]: bar["points"] for bar in report["bars"]}
     found = {}
-    if rows := list(_cpu_rows(bars, SERVERS)):
-        found["servers"] = _bars("CPU per dispatch, header edit, 64 streams", rows, _PARTS, "CPU us per dispatch")
-    if rows := list(_cpu_rows(bars, GROWTH)):
-        found["growth"] = _bars("CPU per dispatch as things become many", rows, _PARTS, "CPU us per dispatch")
-    if TRANSPORTS in bars:
-        times: list[Row] = [(point["label"], (point["p50_us"],)) for point in bars[TRANSPORTS]["points"]]
-        found["transports"] = _bars("round trip of 900 bytes", times, (("round trip", 0),), "us per round trip")
+    for name, wanted in PLOTS.items():
+        if groups := [_rows(points[bar], wanted.figures) for bar in wanted.bars if points.get(bar)]:
+            found[name] = Plot(wanted.what, _bars(wanted, groups))
     return found
 
 
-def _cpu_rows(bars: dict[str, Any], names: Iterable[str]) -> Iterable[Row]:
-    for name in names:
-        for point in bars.get(name, {"points": ()})["points"]:
-            yield point["label"], (point["broker_us"], point["workers_us"])
+def _rows(points: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> list[svg.Row]:
+    return [(point["label"], [point[figure] for figure in figures]) for point in points]
 
 
-def _bars(label: str, rows: list[Row], parts: tuple[tuple[str, int], ...], axis: str) -> str:
-    highest = max(sum(values) for _, values in rows)
-    chart = svg.stacked_bars(label, rows, parts, svg.linear_axis(axis, highest))
+def _bars(wanted: Wanted, groups: list[list[svg.Row]]) -> str:
+    highest = max(sum(values) for rows in groups for _, values in rows)
+    parts = _PARTS if wanted.figures == _CPU else ((wanted.axis, 0),)
+    chart = svg.stacked_bars(wanted.what, groups, parts, svg.linear_axis(wanted.axis, highest), heading=True)
     head, _, rest = chart.partition(">")
     head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ')
     return (

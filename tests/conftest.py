@@ -1,4 +1,7 @@
-"""Fixtures for all tests, and the check that each leaves nothing behind."""
+"""Fixtures for all tests, and the check that each leaves nothing behind.
+
+No test of a property fails for being slow either: the machine may be busy with other things.
+"""
 
 import gc
 import os
@@ -8,6 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 SHARED_MEMORY = Path("/dev/shm")
 OURS = "tykpy-*"

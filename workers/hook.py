@@ -62,7 +62,7 @@ class Hook:
             "idempotent": self.definition.idempotent,
             "file": self.file,
             "line": self.line,
-            "listed": [entry.hook_type for entry in self.listed],
+            "listed": list(dict.fromkeys(entry.hook_type for entry in self.listed)),
             "disabled": bool(self.listed) and all(entry.disabled for entry in self.listed),
         }
 

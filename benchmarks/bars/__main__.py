@@ -1,23 +1,20 @@
 """The command line: `python -m benchmarks.bars --only throughput --only ring`."""
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from benchmarks import h2load
 from benchmarks.bars.bar import Outcome
 from benchmarks.bars.groups import GROUPS, NAMES
 from benchmarks.bars.report import BarsReport
-from benchmarks.bars.rounds import QUICK, Pace, say
+from benchmarks.bars.rounds import QUICK, Pace
 from benchmarks.errors import BenchmarkError
+from benchmarks.output import EXIT_ERROR, add_file_flags, attempt, command_line, say, write_files
 from benchmarks.results import machine
 from commands.errors import CommandError
-
-EXIT_ERROR: Final = 1
 
 
 def measure(names: Sequence[str], pace: Pace, command: str) -> BarsReport:
@@ -53,8 +50,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one short round: a look, not a measurement")
     parser.add_argument("--rounds", type=int, help="rounds to take the median of")
     parser.add_argument("--seconds", type=float, help="about how long each measurement takes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
+    add_file_flags(parser)
     return parser.parse_args()
 
 
@@ -63,17 +59,11 @@ def main() -> int:
     arguments = _arguments()
     base = QUICK if arguments.quick else Pace()
     pace = Pace(arguments.rounds or base.rounds, arguments.seconds or base.seconds)
-    command = " ".join(["python -m benchmarks.bars", *sys.argv[1:]])
-    try:
-        report = measure(arguments.only or NAMES, pace, command)
-    except BenchmarkError as error:
-        say(f"error: {error}")
+    report = attempt(lambda: measure(arguments.only or NAMES, pace, command_line("benchmarks.bars")))
+    if report is None:
         return EXIT_ERROR
     print(report.markdown(), end="")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report.as_dict(), indent=1) + "\n")
-    if arguments.markdown:
-        arguments.markdown.write_text(report.markdown())
+    write_files(arguments, report.as_dict(), report.markdown())
     return EXIT_ERROR if report.failures else 0
 
 

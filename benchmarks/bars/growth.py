@@ -73,7 +73,9 @@ def measure_bundles(pace: Pace, folder: Path) -> list[Outcome]:
         for count in BUNDLES:
             files, items = bundles(folder / f"bundles-{count}", count)
             broker = stack.enter_context(OwnBroker(files, WORKERS, 1, STREAMS))
-            cases.append(OwnLoadCase(f"{count:,} bundles", broker, items, has_header, STREAMS, pace.seconds))
+            cases.append(
+                OwnLoadCase(f"{count:,} bundle{'s' * (count > 1)}", broker, items, has_header, STREAMS, pace.seconds)
+            )
         found = interleave(cases, pace.rounds)
     return [_grown(BY_BUNDLES, found, [case.name for case in cases])]
 

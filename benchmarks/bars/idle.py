@@ -12,6 +12,7 @@ def idle_connections(address: str, count: int) -> Iterator[None]:
     """So many connections to the broker, until the end."""
     with ExitStack() as stack:
         for _ in range(count):
-            sock = stack.enter_context(connect(address))
-            shake_hands(sock, LoadConnection([b""]))
+            dialled = connect(address)
+            stack.enter_context(dialled.socket)
+            shake_hands(dialled, LoadConnection([b""]))
         yield

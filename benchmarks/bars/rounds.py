@@ -1,7 +1,6 @@
 """Interleaved rounds: every case gets its turn in each, so that a disturbance hits all of them alike."""
 
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
@@ -103,8 +102,3 @@ def cpu_us(reading: Reading) -> float:
 def broker_us(reading: Reading) -> float:
     """Of the broker, per dispatch."""
     return reading.broker_us
-
-
-def say(text: str) -> None:
-    """To whom it runs for."""
-    print(text, file=sys.stderr, flush=True)

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import h2load
-from benchmarks.bars.rounds import QUICK, Pace, say
+from benchmarks.bars.rounds import QUICK, Pace
 from benchmarks.capacity.measuring import confirm, markdown
-from benchmarks.errors import BenchmarkError
+from benchmarks.output import EXIT_ERROR, attempt, command_line
 from benchmarks.results import doubts, machine
-from commands.errors import CommandError
 
-EXIT_ERROR: Final = 1
 NORMAL: Final = Pace(rounds=3, seconds=0.5)
 
 
@@ -41,10 +39,8 @@ def main() -> int:
     arguments = parser.parse_args()
     base = QUICK if arguments.quick else NORMAL
     pace = Pace(arguments.rounds or base.rounds, arguments.seconds or base.seconds)
-    try:
-        report = measure(pace, " ".join(["python -m benchmarks.capacity", *sys.argv[1:]]))
-    except (BenchmarkError, CommandError) as error:
-        say(f"error: {error}")
+    report = attempt(lambda: measure(pace, command_line("benchmarks.capacity")))
+    if report is None:
         return EXIT_ERROR
     print(report, end="")
     return 0

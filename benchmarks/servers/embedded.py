@@ -1,7 +1,8 @@
 """Today's embedded driver, as far as Python goes: all of a gateway's hooks in one process under one lock.
 
 There is no server to call: the gateway enters the interpreter through C with the object's bytes. What is measured is
-this loop alone, so its figure is the most that the model can do, without the gateway's own cost of the crossing.
+this loop alone, so its figure is the most that the model can do, without the gateway's own cost of the crossing. One
+call runs at a time however many wait for the lock, so it is the same for any number of streams.
 """
 
 import threading

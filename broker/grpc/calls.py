@@ -4,6 +4,7 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final, cast
 
+from broker.arriving import Arriving
 from broker.errors import DispatchError
 from broker.grpc.head import GrpcHead
 from broker.grpc.local_call import LocalCall, LocalHandler
@@ -51,17 +52,40 @@ class Upload:
         self.reader = reader
         self.handler = handler
         self.body: Body | None = None
+        """The message, once it is complete; the request may not be."""
         self.started_ns = monotonic_ns()
+
+    @property
+    def held(self) -> int:
+        """Bytes that are kept of it."""
+        return self.reader.buffered + (0 if self.body is None else len(self.body))
 
 
 class GrpcCalls:
     """The application on one HTTP/2 connection."""
 
-    __slots__ = ("_bodies", "_buffered", "_dispatch", "_dispatcher", "_max_buffered", "_max_message", "sender")
+    __slots__ = (
+        "_arriving",
+        "_bodies",
+        "_buffered",
+        "_dispatch",
+        "_dispatcher",
+        "_max_buffered",
+        "_max_message",
+        "sender",
+    )
 
-    def __init__(self, dispatcher: Dispatcher, limits: Limits, bodies: BodyStore | None = None) -> None:
-        """`bodies`: where big requests are collected; without it they are on the heap."""
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        limits: Limits,
+        bodies: BodyStore | None = None,
+        arriving: Arriving | None = None,
+    ) -> None:
+        """`bodies`: where big requests are collected; without it they are on the heap. `arriving`: what all connections
+        together have of unfinished ones."""
         self._dispatcher = dispatcher
+        self._arriving = arriving or Arriving()
         self._bodies = bodies
         self._dispatch: Callable[[Dispatch], None] = dispatcher.dispatch
         self._max_message = limits.max_message
@@ -108,7 +132,7 @@ class GrpcCalls:
             self._dispatcher.cancel(call)
 
     def expire(self, stream: Stream) -> None:
-        """Give up a request of which nothing more comes."""
+        """Give up a request of which nothing more comes, or too little."""
         self._fail(stream, GrpcCallError(GrpcCode.DEADLINE_EXCEEDED, "the rest of the request did not come in time"))
 
     def _start(self, stream: Stream, body: Body, timeout_ns: int | None) -> None:
@@ -131,26 +155,34 @@ class GrpcCalls:
         if upload is None:
             upload = stream.application = Upload(MessageReader(head.encoding, self._max_message, self._bodies), None)
         try:
-            self._feed(upload, data, at, end)
+            self._feed(stream, upload, data, at, end)
             if ended:
                 self._finish(stream, upload)
         except GrpcCallError as error:
             self._fail(stream, error)
 
-    def _feed(self, upload: Upload, data: Data, at: int, end: int) -> None:
-        before = upload.reader.buffered
-        messages = upload.reader.feed(data, at, end)
-        self._buffered += upload.reader.buffered - before
-        for message in messages:
-            if upload.handler is not None:
-                upload.handler.message(body_bytes(message))
-            elif upload.body is None:
-                upload.body = message
-            else:
-                raise GrpcCallError(GrpcCode.INTERNAL, "more than one message for a method that takes one")
+    def _feed(self, stream: Stream, upload: Upload, data: Data, at: int, end: int) -> None:
+        before = upload.held
+        try:
+            for message in upload.reader.feed(data, at, end):
+                if upload.handler is not None:
+                    stream.sweeps = 0  # a request of many messages may last: each has its time
+                    upload.handler.message(body_bytes(message))
+                elif upload.body is None:
+                    upload.body = message
+                else:
+                    raise GrpcCallError(GrpcCode.INTERNAL, "more than one message for a method that takes one")
+        finally:
+            fits = self._change(upload.held - before)
         if self._buffered > self._max_buffered:
             text = f"unfinished requests of {self._buffered} bytes on one connection, limit {self._max_buffered} bytes"
             raise GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, text)
+        if not fits:
+            raise GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, self._arriving.full)
+
+    def _change(self, size: int) -> bool:
+        self._buffered += size
+        return self._arriving.change(size, self._buffered)
 
     def _finish(self, stream: Stream, upload: Upload) -> None:
         if upload.reader.within_message:
@@ -163,10 +195,11 @@ class GrpcCalls:
             timeout_ns = stream.head.timeout_ns
             if timeout_ns is not None:
                 timeout_ns -= monotonic_ns() - upload.started_ns
+            self._change(-upload.held)
             self._start(stream, upload.body, timeout_ns)
 
     def _forget(self, upload: Upload) -> None:
-        self._buffered -= upload.reader.buffered
+        self._change(-upload.held)
         if upload.handler is not None:
             upload.handler.cancelled()
 

@@ -3,7 +3,6 @@
 It stands on the `h2` library, so that the server's own HTTP/2 code is not judged by itself.
 """
 
-import socket
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -22,10 +21,10 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 
-from broker.errors import ListenError
+from broker.dialing import ClientTls, dial
 from broker.grpc.wire import GrpcCallError, GrpcCode, format_timeout, percent_decode
 from broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE
-from broker.sockets import parse_tcp, parse_unix
+from broker.tls import PREFIX
 
 __all__ = ["GrpcCallError", "GrpcClient"]
 
@@ -40,17 +39,20 @@ _WINDOW: Final = 2**30
 
 
 class GrpcClient:
-    """One connection to `unix:///path`, `unix:path` or `tcp://host:port`; not for several threads at once.
+    """One connection to `unix:///path`, `unix:path`, `tcp://host:port` or `tls://host:port`; not for several threads
+    at once.
 
-    Raises OSError where nobody listens, ValueError for something that is not an address.
+    Raises what `broker.dialing.dial` does: OSError where nobody listens, ListenError for something that is no address.
     """
 
-    def __init__(self, address: str, connect_timeout: float = DEFAULT_TIMEOUT) -> None:
+    def __init__(self, address: str, connect_timeout: float = DEFAULT_TIMEOUT, tls: ClientTls | None = None) -> None:
         self._http = H2Connection(H2Configuration(client_side=True, header_encoding=None))
         self._unread = b""
-        self._socket = _connect(address, connect_timeout)
+        self._scheme = b"https" if address.startswith(PREFIX) else b"http"
+        self._socket, received = dial(address, connect_timeout, tls)
         self._http.initiate_connection()
         self._http.increment_flow_control_window(_WINDOW)
+        self._receive(_Answer(0), received)
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +80,7 @@ class GrpcClient:
         deadline = None if timeout is None else time.monotonic() + timeout
         answer = _Answer(self._http.get_next_available_stream_id())
         try:
-            self._http.send_headers(answer.stream_id, _headers(method, timeout, metadata or {}))
+            self._http.send_headers(answer.stream_id, _headers(self._scheme, method, timeout, metadata or {}))
             self._exchange(answer, MESSAGE_PREFIX.pack(0, len(payload)) + payload, deadline)
         except ProtocolError as error:
             raise ConnectionError(f"the server does not speak HTTP/2 as it should: {error}") from error
@@ -174,10 +176,12 @@ class _Answer:
         return bytes(self._body[MESSAGE_PREFIX_SIZE:])
 
 
-def _headers(method: str, timeout: float | None, metadata: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+def _headers(
+    scheme: bytes, method: str, timeout: float | None, metadata: Mapping[str, str]
+) -> list[tuple[bytes, bytes]]:
     headers = [
         (b":method", b"POST"),
-        (b":scheme", b"http"),
+        (b":scheme", scheme),
         (b":path", method.encode()),
         (b":authority", b"localhost"),
         (b"content-type", b"application/grpc"),
@@ -196,20 +200,3 @@ def _remaining(deadline: float | None) -> float | None:
     if left <= 0:
         raise TimeoutError
     return left
-
-
-def _connect(address: str, timeout: float) -> socket.socket:
-    try:
-        if not address.startswith("unix:"):
-            return socket.create_connection(parse_tcp(address), timeout)
-        path = str(parse_unix(address))
-    except ListenError as error:
-        raise ValueError(str(error)) from error
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout)
-        sock.connect(path)
-    except OSError as error:
-        sock.close()
-        raise type(error)(error.errno, f"{address}: {error.strerror}") from error
-    return sock

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from broker.grpc.local_call import LocalCall, LocalHandler
 
 _CONTENT_TYPES: Final = frozenset((b"application/grpc", b"application/grpc+proto"))
+_TIMEOUT: Final = b"grpc-timeout"
 _NOT_ALONE: Final = frozenset((b"content-type", b"grpc-encoding"))
 """Fields that change what a head means in more than its timeout."""
 
@@ -88,6 +89,8 @@ class GrpcHead(RequestHead):
 class GrpcHeadReader:
     """Reads heads against the table of services."""
 
+    read_names = _NOT_ALONE | {_TIMEOUT}
+
     def __init__(self, methods: Mapping[bytes, Method], limits: Limits) -> None:
         self._methods = methods
         self._max_list = limits.max_header_list
@@ -107,8 +110,8 @@ class GrpcHeadReader:
             head.template = ANSWER_WITH_ENCODINGS
         head.method = self._methods.get(fields[b":path"], head.method)
         head.error = self._error(head, fields[b":path"], size)
-        if b"grpc-timeout" in fields:
-            head.take_timeout(fields[b"grpc-timeout"])
+        if _TIMEOUT in fields:
+            head.take_timeout(fields[_TIMEOUT])
 
     def _error(self, head: GrpcHead, path: bytes, size: int) -> GrpcCallError | None:
         if size > self._max_list:
@@ -127,7 +130,7 @@ class GrpcHeadReader:
         assert isinstance(head, GrpcHead)
         timeout = None
         for name, value in headers:
-            if name == b"grpc-timeout":
+            if name == _TIMEOUT:
                 timeout = value
             elif name in _NOT_ALONE:
                 return None

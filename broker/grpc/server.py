@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Final, cast
 
+from broker.arriving import Arriving
 from broker.grpc.calls import GrpcCalls
 from broker.grpc.head import GrpcHeadReader, Method, RefusingHeadReader
 from broker.grpc.health import Health
@@ -55,11 +56,13 @@ class GrpcServer:
         admission: Admission | None = None,
         turn: Turn | None = None,
         bodies: BodyStore | None = None,
+        arriving: Arriving | None = None,
     ) -> None:
         """`admission`: who may connect; None: everybody who can. `turn`: shared with the dispatcher. `bodies`: where
-        big requests are collected."""
+        big requests are collected. `arriving`: shared with the other front end."""
         self.dispatcher = dispatcher
         self.bodies = bodies
+        self.arriving = arriving or Arriving()
         self.buffer = memoryview(bytearray(READ_BYTES))
         """What is read goes here first, on all connections: whoever keeps some of it copies it at once."""
         self.limits = limits or Limits()
@@ -260,7 +263,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         if refusal is not None:
             cache = HeadCache(RefusingHeadReader(refusal, limits), limits)
             limits = replace(limits, idle_timeout=REFUSED_IDLE)
-        calls = GrpcCalls(server.dispatcher, limits, server.bodies)
+        calls = GrpcCalls(server.dispatcher, limits, server.bodies, server.arriving)
         self._connection = Connection(calls, cache, limits, self._wake, self._loop.time)
         calls.sender = self._connection.sender
         self._age = ConnectionAge(self._connection, limits, calls.expire, self._loop.time())

@@ -86,10 +86,13 @@ class ConnectionAge:
     def _sweep_requests(self) -> None:
         most = self._limits.request_timeout / SWEEP_INTERVAL
         for stream in list(self._connection.streams.values()):
-            if not stream.request_ended:
-                stream.idle_sweeps += 1
-                if stream.idle_sweeps > most:
-                    self._expire(stream)
+            if stream.request_ended:
+                continue
+            stream.sweeps += 1
+            if stream.received - stream.swept >= self._limits.request_progress:
+                stream.sweeps, stream.swept = 0, stream.received
+            elif stream.sweeps > most:
+                self._expire(stream)
 
     def _sweep_idle(self, now: float) -> None:
         connection = self._connection

@@ -260,7 +260,6 @@ class Connection(FrameReader):
         if at == end:
             self._spend()
         stream.received += end - at
-        stream.idle_sweeps = 0
         self._application.data(stream, data, at, end, False)
         used = self._stream_window - stream.receive_window
         if used > self._stream_window // 2 and stream.id in self.streams:

@@ -3,11 +3,13 @@
 Without a table every block is a pure function of its bytes, so it can be read from any field on.
 """
 
+import re
+from collections.abc import Container
 from typing import Final
 
 from hpack.table import HeaderTable
 
-from broker.http2.huffman import decode_huffman
+from broker.http2.huffman import decode_huffman, is_plain
 from broker.http2.table import DynamicTable
 
 _STATIC: Final = tuple(HeaderTable.STATIC_TABLE)
@@ -15,7 +17,10 @@ _STATIC_COUNT: Final = len(_STATIC)
 _INDEXED: Final = 0x80
 _INCREMENTAL: Final = 0x40
 _SIZE_UPDATE: Final = 0x20
+_NEW_NAME: Final = frozenset((0x00, 0x10, 0x40))
+"""What a field starts with whose name is a literal: not indexed, never to be indexed, to be indexed."""
 _HUFFMAN: Final = 0x80
+_not_plain: Final = re.compile(rb"[ \t\r\n\0]").search
 _MAX_INTEGER_BYTES: Final = 4
 """Bytes of an integer after its prefix; 28 bits are more than any frame holds."""
 _MAX_NAMES: Final = 1024
@@ -58,6 +63,35 @@ def read_field(block: bytes, at: int, table: DynamicTable | None = None) -> Fiel
         return _read_field(block, at, table)
     except IndexError:
         raise ValueError("header block ends within a field, or names an index that does not exist") from None
+
+
+def coded_name(block: bytes, at: int) -> bytes:
+    """The valid field at `at` up to its value, where its name is a literal and not long; else nothing."""
+    if block[at] not in _NEW_NAME:
+        return b""
+    length = block[at + 1] & 0x7F
+    return block[at : at + 2 + length] if length < 0x7F else b""
+
+
+def step_over(block: bytes, at: int, names: Container[bytes]) -> int:
+    """Where the field at `at` ends, if its name is one of these coded ones and its value needs no reading.
+
+    0: read it. A value needs none that is not long and known to be plain: right as HPACK, and allowed by HTTP.
+    """
+    try:
+        value_at = at + 2 + (block[at + 1] & 0x7F)
+        if block[at:value_at] not in names:
+            return 0
+        first = block[value_at]
+    except IndexError:
+        return 0
+    length = first & 0x7F
+    end = value_at + 1 + length
+    if length == 0x7F or end > len(block):
+        return 0
+    text = block[value_at + 1 : end]
+    plain = is_plain(text) if first & _HUFFMAN else not _not_plain(text)
+    return end if plain else 0
 
 
 def _read_field(block: bytes, at: int, table: DynamicTable | None) -> Field:

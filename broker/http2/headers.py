@@ -1,14 +1,15 @@
 """Header blocks to request heads: HPACK, the checks of HTTP, and a cache that makes both rare.
 
 Once the peer's table has size 0, a block is a pure function of its bytes. So the leading fields that a client repeats
-in all calls of a method are one dictionary look-up, and only what follows (`grpc-timeout`, `traceparent`) is read.
+in all calls of a method are one dictionary look-up. Of what follows, `grpc-timeout` is read, and what means nothing to
+the application (`traceparent`) is stepped over.
 """
 
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from broker.http2.errors import ErrorCode, MalformedError, PeerError
-from broker.http2.fields import is_size_update, read_field, read_size_updates
+from broker.http2.fields import coded_name, is_size_update, read_field, read_size_updates, step_over
 from broker.http2.limits import KIB, Limits
 from broker.http2.payloads import DECODE_FACTOR
 from broker.http2.table import DynamicTable
@@ -20,11 +21,16 @@ from broker.http2.validate import (
     check_trailers,
     content_length,
     list_size,
+    takes_any_value,
 )
 
 MAX_CACHED_BLOCK: Final = 1 * KIB
 MAX_CACHED_HEADS: Final = 256
 """Heads kept; then all are dropped, and those in use come back with one slow call each."""
+MAX_UNREAD: Final = 256
+"""Names kept of fields that nobody reads; then all are dropped."""
+CODED_FACTOR: Final = 2
+"""A text has less than so many bytes for each one of its Huffman code: the shortest symbols have 5 bits."""
 MAX_PREFIXES: Final = 4
 """Lengths of prefixes tried: one for each method a client calls."""
 FORBID_AFTER: Final = 2
@@ -68,6 +74,9 @@ class RequestHead:
 class HeadReader(Protocol):
     """What an application makes of header lists."""
 
+    read_names: frozenset[bytes]
+    """The fields that `refine_head` looks at; it need not be given others."""
+
     def read_head(self, headers: list[Header], size: int) -> RequestHead:
         """The head of a valid list of `size` bytes, which may be above the limit."""
 
@@ -88,9 +97,11 @@ class HeadCache:
         self.known = self._heads.get
         """The head of a whole block that is known, or None."""
         self._prefixes: tuple[int, ...] = ()
+        self._unread: set[bytes] = set()
+        """Names, as they are coded, of fields that mean nothing to the application."""
 
     def find(self, block: bytes) -> RequestHead | None:
-        """The head of a block whose leading fields are known; raises MalformedError for what follows them."""
+        """The head of a block whose leading fields are known, and what follows them is as it should be."""
         for length in self._prefixes:
             head = self._heads.get(block[:length])
             if head is not None:
@@ -102,18 +113,31 @@ class HeadCache:
         size = head.size
         end = len(block)
         while at < end:
+            start, at = at, step_over(block, at, self._unread)
+            if at:
+                size += (at - start) * CODED_FACTOR + FIELD_OVERHEAD
+                continue
             try:
-                name, value, at = read_field(block, at)
-            except ValueError:
+                name, value, at = read_field(block, start)
+                check_field(name, value)
+            except (ValueError, MalformedError):
                 return None
             if name.startswith(b":") or name == b"content-length":
                 return None
-            check_field(name, value)
-            headers.append((name, value))
             size += len(name) + len(value) + FIELD_OVERHEAD
+            if name in self.reader.read_names:
+                headers.append((name, value))
+            else:
+                self._remember_unread(name, coded_name(block, start))
         if size > self._max_list:
             return None
-        return self.reader.refine_head(head, headers)
+        return self.reader.refine_head(head, headers) if headers else head
+
+    def _remember_unread(self, name: bytes, coded: bytes) -> None:
+        if coded and takes_any_value(name):
+            if len(self._unread) >= MAX_UNREAD:
+                self._unread.clear()
+            self._unread.add(coded)
 
     def learn(self, block: bytes) -> None:
         """Remember the head of the leading fields that will come again, where they make a request by themselves."""

@@ -51,7 +51,11 @@ class Limits:
     idle_timeout: float = 3_600.0
     """Seconds without a call after which a connection is told to go away."""
     request_timeout: float = 60.0
-    """Seconds in which nothing more of an unfinished request arrives."""
+    """Seconds for the rest of a request, or for `request_progress` of it where it is longer than that."""
+    request_progress: int = 64 * KIB
+    """Bytes of an unfinished request that make its time begin anew. A limit on the whole would be either too short for
+    the largest message or useless against bytes that trickle in; a thousand calls at a time on a line of 10 Mbit/s
+    are still faster than this."""
     write_timeout: float = 30.0
     """Seconds in which a peer takes nothing of what waits for it."""
 

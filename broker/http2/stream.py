@@ -18,12 +18,13 @@ class Stream:
         "closing",
         "head",
         "id",
-        "idle_sweeps",
         "pending",
         "receive_window",
         "received",
         "request_ended",
         "send_window",
+        "sweeps",
+        "swept",
     )
 
     def __init__(self, stream_id: int, head: RequestHead, receive_window: int, send_window: int) -> None:
@@ -34,8 +35,10 @@ class Stream:
         self.received = 0
         """Bytes of DATA without padding."""
         self.request_ended = False
-        self.idle_sweeps = 0
-        """Sweeps over the connections since something of an unfinished request arrived."""
+        self.sweeps = 0
+        """Sweeps over the connections since an unfinished request had come far enough for its time to begin anew."""
+        self.swept = 0
+        """What `received` was then."""
         self.pending: deque[memoryview] | None = None
         """DATA that waits for window or socket; None while nothing ever waited."""
         self.closing: bytes | None = None

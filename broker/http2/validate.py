@@ -48,6 +48,11 @@ def _check_name(name: bytes, value: bytes) -> None:
         raise MalformedError("te is not trailers")
 
 
+def takes_any_value(name: bytes) -> bool:
+    """Whether a name has been seen to be valid, with any value that is."""
+    return name in _plain
+
+
 def check_request(headers: Iterable[Header]) -> None:
     """Check a request's header list; raises MalformedError."""
     pseudo: dict[bytes, bytes] = {}

@@ -12,7 +12,7 @@ import msgpack
 
 from broker.errors import DispatchError
 from broker.msgpackrpc.server import Handler, RawMethod, Reply
-from broker.msgpackrpc.wire import EMPTY_MAP, Message, is_map, is_one_value, split_first
+from broker.msgpackrpc.wire import EMPTY_MAP, Message, check_decodable, is_map, is_one_value, split_first
 from broker.routing.dispatch import Dispatch, Dispatcher
 from ipc.frame import Kind, Status
 
@@ -86,6 +86,7 @@ def _entry(dispatcher: Dispatcher, kind: Kind, what: str) -> Callable[[Message, 
 
 def _timeout_ns(packed: bytes) -> int | None:
     try:
+        check_decodable(packed)
         options = msgpack.unpackb(packed, strict_map_key=False)
     except (TypeError, ValueError, msgpack.UnpackException) as error:
         raise DispatchError(Status.INVALID, f"the options cannot be decoded: {error}") from error

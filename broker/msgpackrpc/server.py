@@ -13,7 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
+from broker.arriving import Arriving
 from broker.errors import DispatchError, WireError
+from broker.msgpackrpc.limits import RpcLimits
+from broker.msgpackrpc.sweep import MessageAge, Sweeper
 from broker.msgpackrpc.wire import Message, MessageReader, pack_error, pack_result, pack_value, unpack_params
 from broker.peers import Admission
 from broker.quiet_log import QuietLog
@@ -26,25 +29,6 @@ MAX_REFUSED: Final = 64
 """Peers beyond the limit that get time to read why they are refused; further ones are cut off at once."""
 FLUSH_SIZE: Final = 256 * 1024
 """Bytes of answers that are written without waiting for the end of the turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class RpcLimits:
-    """What one connection may ask for: sizes in bytes, times in seconds."""
-
-    max_message: int = 16 * 1024 * 1024
-    max_connections: int = 64
-    """Peers at a time; those beyond are told so and sent away."""
-    max_in_flight: int = 1000
-    """Calls without an answer; more are not read until some are answered."""
-    max_in_flight_bytes: int = 64 * 1024 * 1024
-    """Bytes of calls without an answer, likewise."""
-    write_buffer: int = 1024 * 1024
-    """Output waiting for the peer above which nothing more is read from it."""
-    stall_seconds: float = 30.0
-    """A peer that reads nothing of its output for so long is cut off."""
-    linger_seconds: float = 2.0
-    """How long a refused peer's bytes are still read, so that it can finish sending and see the error."""
 
 
 class Owner(Protocol):
@@ -126,15 +110,19 @@ class MsgpackRpcServer:
         limits: RpcLimits | None = None,
         admission: Admission | None = None,
         turn: Turn | None = None,
+        arriving: Arriving | None = None,
     ) -> None:
-        """`admission`: who may connect; None: everybody who can. `turn`: shared with the dispatcher."""
+        """`admission`: who may connect; None: everybody who can. `turn`: shared with the dispatcher. `arriving`: shared
+        with the other front end."""
         self.turn = turn
+        self.arriving = arriving or Arriving()
         self.admission = admission
         self.limits = limits or RpcLimits()
         self.connections: set[_Connection] = set()
         self.draining = False
         self._methods = {name.encode(): _raw(method) for name, method in methods.items()}
         self._names = ", ".join(sorted(methods))
+        self.sweeper = Sweeper()
         self.notices = QuietLog(log)
         self._closed = asyncio.Event()
         self._closed.set()
@@ -166,8 +154,10 @@ class MsgpackRpcServer:
     def discard(self, connection: "_Connection") -> None:
         """A connection was closed."""
         self.connections.discard(connection)
+        self.sweeper.forget(connection)
         if not self.connections:
             self._closed.set()
+            self.sweeper.stop()
 
     def call(self, message: Message, reply: Reply) -> None:
         """Run one call."""
@@ -207,6 +197,9 @@ class _Connection(asyncio.Protocol):
         self._reader = MessageReader(server.limits.max_message)
         self._in_flight: set[Reply] = set()
         self._in_flight_bytes = 0
+        self._pending = 0
+        """Bytes of `_reader` that `Arriving` knows of."""
+        self._age = MessageAge()
         self._out: list[bytes] = []
         self._out_size = 0
         self._held = False
@@ -239,9 +232,11 @@ class _Connection(asyncio.Protocol):
             with self._turn:
                 self._reader.feed(data)
                 self._read_calls()
+                self._note_pending(len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.discard(self)
+        self._server.arriving.change(-self._pending, 0)
         self._stop_timer()
         in_flight, self._in_flight = self._in_flight, set()
         for reply in in_flight:
@@ -297,6 +292,33 @@ class _Connection(asyncio.Protocol):
             self._in_flight_bytes += reply.size
             self._server.call(message, reply)
 
+    def _read_on(self) -> None:
+        self._read_calls()
+        self._note_pending()
+
+    def _note_pending(self, fed: int = 0) -> None:
+        pending, before = self._reader.pending, self._pending
+        if not (pending or before):
+            return
+        self._pending = pending
+        if pending != before + fed:
+            self._age.begin()
+        if pending:
+            self._server.sweeper.watch(self)
+        else:
+            self._server.sweeper.forget(self)
+        if not self._server.arriving.change(pending - before, pending):
+            self._refuse(WireError(Status.OVERLOADED, self._server.arriving.full, self._reader.unfinished_id))
+
+    def sweep(self) -> None:
+        """Give up a message of which too little comes; while we do not read, that is not the peer's fault."""
+        limits = self._limits
+        if self._held or self._refused:
+            return
+        if self._age.is_too_old(self._pending, limits.request_seconds, limits.request_progress):
+            text = "the rest of the message did not come in time"
+            self._refuse(WireError(Status.EXPIRED, text, self._reader.unfinished_id))
+
     def _read_on_if_roomy(self) -> None:
         # Half of the limits, not one below: pausing and resuming cost a system call each.
         limits = self._limits
@@ -309,7 +331,7 @@ class _Connection(asyncio.Protocol):
         ):
             self._held = False
             self._transport.resume_reading()
-            self._loop.call_soon(self._read_calls)
+            self._loop.call_soon(self._read_on)
 
     # -- output ----------------------------------------------------------------------------------------------------
 
@@ -353,6 +375,8 @@ class _Connection(asyncio.Protocol):
 
     def _send_away(self, error: WireError) -> None:
         self._refused = True
+        self._reader = MessageReader(self._limits.max_message)
+        self._note_pending()
         self._write(pack_error(error.id, error.status, error.message))
         self.end_if_idle()
 

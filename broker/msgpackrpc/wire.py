@@ -35,6 +35,8 @@ _BIG_MESSAGE: Final = 256 * 1024
 """Bytes of a message after which the scanner's grown buffer is given back."""
 _MAX_REMEMBERED_BYTES: Final = 64
 _UNLIMITED: Final = 0
+_ID_WITHIN: Final = 16
+"""Bytes of a message within which its id ends: two array headers, kind, and an integer of 9 bytes at most."""
 _NEVER_USED: Final = b"\xc1"
 """The byte that begins nothing in MessagePack."""
 _MAP_HEADS: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
@@ -50,6 +52,10 @@ _ANSWER_HEAD: Final = b"\x94\x01"
 _REQUEST_HEAD: Final = b"\x94\x00"
 _USUAL_ID_ENDS: Final = {**dict.fromkeys(range(0x80), 3), 0xCC: 4, 0xCD: 5, 0xCE: 7}
 """By its first byte, where the id of a request ends that begins with `_REQUEST_HEAD`."""
+
+MAX_DECODED: Final = 64 * 1024
+"""Bytes that the broker itself decodes: options and numbers. In memory they can be 80 times as many; objects and events
+are only carried."""
 
 _pack: Final = msgpack.Packer(use_bin_type=True).pack
 _whole: Final = msgspec.msgpack.Decoder(msgspec.Raw).decode
@@ -93,6 +99,16 @@ class MessageReader:
         """Method and array header of the last request, encoded, and what they say."""
         self._method = b""
         self._arity = 0
+
+    @property
+    def pending(self) -> int:
+        """Bytes that were fed and are in no message yet."""
+        return self._fed - self._start
+
+    @property
+    def unfinished_id(self) -> bytes:
+        """The id of the request that these begin with; empty where it cannot be told."""
+        return _id_of(self._data[self._start : self._start + _ID_WITHIN])
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they come from the peer."""
@@ -265,11 +281,19 @@ def pack_value(value: object) -> bytes:
     return packed
 
 
+def check_decodable(packed: bytes) -> None:
+    """Refuse what is too long to be decoded here; raises ValueError."""
+    if len(packed) > MAX_DECODED:
+        raise ValueError(f"{len(packed)} bytes, the limit is {MAX_DECODED} bytes")
+
+
 def unpack_params(message: Message) -> list[Any]:
     """Decode a call's params.
 
-    Raises ValueError where a string is not UTF-8, a map's key cannot be one, or an extension is not what it says.
+    Raises ValueError where they are long, a string is not UTF-8, a map's key cannot be one, or an extension is not
+    what it says.
     """
+    check_decodable(message.params)
     values = msgpack.Unpacker(strict_map_key=False, max_buffer_size=_UNLIMITED, read_size=_SCANNER_BUFFER)
     values.feed(message.params)
     try:

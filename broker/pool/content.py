@@ -2,43 +2,10 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Final, NamedTuple, NotRequired, TypedDict
-
-import msgspec
+from typing import Any, NamedTuple
 
 Description = list[dict[str, Any]]
 """The bundles of one worker, as it describes them."""
-
-_MAX_TIMEOUT: Final = 1e9
-"""Seconds: thirty years."""
-
-
-class _Fault(TypedDict):
-    message: str
-    file: str
-    line: int
-
-
-class _Hook(TypedDict):
-    name: str
-    shape: NotRequired[str]
-    is_async: NotRequired[bool]
-    timeout: NotRequired[Annotated[float, msgspec.Meta(gt=0, le=_MAX_TIMEOUT)] | None]
-    idempotent: NotRequired[bool]
-
-
-class _Bundle(TypedDict):
-    name: str
-    path: str
-    version: str
-    hashes: list[str]
-    error: _Fault | None
-    hooks: list[_Hook]
-    faulty: list[_Fault]
-
-
-class _Body(TypedDict):
-    bundles: list[_Bundle]
 
 
 class BundleChange(NamedTuple):
@@ -49,13 +16,6 @@ class BundleChange(NamedTuple):
     """`new`, `changed`, `same` or `gone`."""
     hooks: int
     problems: tuple[str, ...]
-
-
-def read_description(body: Any) -> Description:
-    """What a worker says in "ready" and "hooks"; raises ValueError where the broker could not work with it."""
-    msgspec.convert(body, _Body)
-    bundles: Description = body["bundles"]
-    return bundles
 
 
 def problems_of(bundle: dict[str, Any]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """One worker process: started by exec with inherited descriptors, watched through a pidfd, ended by signals."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ OWN_FAULTS: Final = frozenset(
 """Signals that a process gets for what it did itself; the others were sent by somebody."""
 SAID_OF: Final = {signal.SIGXCPU: " (its CPU time was used up: --limit-cpu)"}
 _VMSTAT: Final = Path("/proc/vmstat")
+_OOM_KILLS: Final = re.compile(rb"^oom_kill ([0-9]+)$", re.MULTILINE)
 
 
 class LifePipe:
@@ -127,7 +129,9 @@ def _describe_exit(code: int) -> Ending:
 def oom_kills() -> int:
     """Processes that the kernel has ended so far for want of memory, on this machine; 0 where it does not say."""
     try:
-        lines = _VMSTAT.read_text().splitlines()
+        text = _VMSTAT.read_bytes()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    # Searched and not split: the caller of a killed worker's hook waits for it.
+    count = _OOM_KILLS.search(text)
+    return int(count[1]) if count else 0

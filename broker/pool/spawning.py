@@ -6,6 +6,7 @@ import secrets
 from typing import Any, Final
 
 from broker.config import BrokerConfig
+from broker.descriptors import DescriptorReserve
 from broker.errors import WorkerStartError
 from broker.pool.process import LifePipe, WorkerProcess
 from broker.pool.worker import Sponsor, Worker
@@ -18,6 +19,10 @@ log = logging.getLogger("tykpy.supervisor")
 
 RING_CAPACITY: Final = 2 * 1024 * 1024
 """Bytes per ring. Pages that no record has touched cost nothing."""
+STARTING_FILES: Final = 24
+"""Descriptors that starting a worker takes (16), and some for what else happens in that moment."""
+LASTING_FILES: Final = 12
+"""Descriptors that a worker keeps (9): those of one that ended are kept from others until it is replaced."""
 RECORD_ROUNDING: Final = 64
 """The largest record is a multiple of this many bytes."""
 
@@ -40,6 +45,7 @@ class WorkerStarter:
         self._epoch = secrets.randbits(63)
         self._generation = 0
         self._life = LifePipe()
+        self.reserve = DescriptorReserve()
 
     def start(self, slot: int, sponsor: Sponsor) -> Worker:
         """Start a worker; it says on its control socket when it is ready.
@@ -48,12 +54,18 @@ class WorkerStarter:
         """
         self._generation += 1
         try:
-            return self._open(slot, self._generation, sponsor)
+            with self.reserve.lent():
+                return self._open(slot, self._generation, sponsor)
         except (OSError, IpcError) as error:
             raise WorkerStartError(f"no process can be started: {error}") from error
 
+    def keep_room(self, missing: int) -> None:
+        """Keep descriptors from others for so many workers that are still to be started, and for starting one."""
+        self.reserve.hold(STARTING_FILES + LASTING_FILES * missing)
+
     def close(self) -> None:
         """End every worker that is left."""
+        self.reserve.close()
         self._life.close()
 
     def _open(self, slot: int, generation: int, sponsor: Sponsor) -> Worker:

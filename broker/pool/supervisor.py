@@ -12,11 +12,13 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from broker.config import MAX_WORKERS, BrokerConfig
+from broker.descriptors import DescriptorReserve
 from broker.errors import ConfigError, NoWorkerError, WorkerStartError
 from broker.pool import content
 from broker.pool.apis import ApiTable
 from broker.pool.backoff import BackOff
 from broker.pool.departures import Departures
+from broker.pool.news import read_news
 from broker.pool.process import Ending
 from broker.pool.spawning import WorkerStarter
 from broker.pool.worker import Sponsor, Worker, WorkerState
@@ -86,7 +88,7 @@ class Supervisor:
         self._holders: dict[int, Worker] = {}
         """The worker of each slot."""
         self._departures = Departures(loop, config, router, self._workers, self._replace)
-        router.watcher = self._departures
+        router.watched_by(self._departures)
         self._stopping = False
         self._all_gone: asyncio.Future[None] | None = None
 
@@ -96,6 +98,7 @@ class Supervisor:
         """Start all workers; they join the router as they become ready."""
         for slot in range(self.wanted):
             self._fill(slot)
+        self._keep_room()
 
     def scale(self, workers: int) -> None:
         """Have so many workers from now on; those that are too many finish what they run.
@@ -128,6 +131,11 @@ class Supervisor:
     # -- what recycling and reload call ---
 
     @property
+    def reserve(self) -> DescriptorReserve:
+        """The descriptors that are kept for workers."""
+        return self._starter.reserve
+
+    @property
     def serving(self) -> list[Worker]:
         """The workers that get dispatches."""
         return [worker for worker in self._holders.values() if worker.state is WorkerState.READY]
@@ -146,6 +154,7 @@ class Supervisor:
             raise WorkerStartError("the broker is stopping")
         worker = self._starter.start(slot, sponsor)
         self._workers[worker.generation] = worker
+        self._keep_room()
         self._loop.add_reader(worker.process.pidfd, self._on_exit, worker)
         self._loop.add_reader(worker.channel.control.fileno(), self._on_control, worker)
         worker.patience = self._loop.call_later(self._config.ready_timeout, self._not_ready, worker)
@@ -243,7 +252,7 @@ class Supervisor:
     def _on_control(self, worker: Worker) -> None:
         try:
             for message in _without_descriptors(worker.channel.control.receive()):
-                self._on_message(worker, message.name, message.body)
+                self._on_message(worker, message.name, read_news(message))
         except ControlClosedError:
             self._loop.remove_reader(worker.channel.control.fileno())
         except (IpcError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -253,29 +262,27 @@ class Supervisor:
 
     def _on_message(self, worker: Worker, name: str, body: Any) -> None:
         if name == "ready":
-            worker.description = content.read_description(body)
+            worker.description = body["bundles"]
             self._ready(worker)
         elif name == "hooks":
-            worker.description = content.read_description(body)
+            worker.description = body["bundles"]
             if worker.state is WorkerState.READY:
                 self._router.hooks.update(worker.description)
         elif name == "pong":
             self._departures.awake(worker)
         elif name == "failed":
-            worker.failure = str(body["message"])
+            worker.failure = body["message"]
         elif name in EVENT_MESSAGES:
             self._events.triggered(name, body)
-        elif name == "api":
+        else:  # "api"
             self._apis.note(body, (one for one in self.serving if one is not worker))
-        else:
-            raise ValueError(f"unknown message {name!r}")
 
     def _hear_last_words(self, worker: Worker) -> None:
         """Of what a dead worker had still sent, take what matters without it: its events, and why it failed."""
         try:
             for message in _without_descriptors(worker.channel.control.receive()):
                 if message.name in LAST_WORDS:
-                    self._on_message(worker, message.name, message.body)
+                    self._on_message(worker, message.name, read_news(message))
         except (IpcError, KeyError, TypeError, ValueError, AttributeError) as error:
             log.debug("%s left nothing more on its control socket: %r", worker, error)
 
@@ -302,44 +309,52 @@ class Supervisor:
         self._loop.call_later(KILL_DELAY, worker.process.kill)
 
     def _on_exit(self, worker: Worker) -> None:
-        self._hear_last_words(worker)
+        """Tell its callers; what else there is to do waits until that is sent, at the end of the loop's turn."""
         self._loop.remove_reader(worker.process.pidfd)
         self._loop.remove_reader(worker.channel.control.fileno())
         self._loop.remove_reader(worker.channel.answers_fd)
         worker.end_patience()
         del self._workers[worker.generation]
         ending = worker.process.reap()
+        expected = self._stopping or worker.link is None
         if worker.link is not None:
+            expected |= worker.state is WorkerState.LEAVING and not worker.link.in_flight
             self._settle_death(worker, worker.link, ending)
-        worker.channel.close()
+        self._loop.call_soon(self._bury, worker, ending, logging.DEBUG if expected else logging.WARNING)
         if self._stopping:
             self._note_gone()
         elif worker.state in (WorkerState.STARTING, WorkerState.STANDBY):
+            self._hear_last_words(worker)
             worker.sponsor.worker_lost(worker, worker.failure or f"it {ending.words} before it was ready")
         elif worker.state is WorkerState.READY:
             self._replace(worker)
         worker.state = WorkerState.ENDED
 
     def _settle_death(self, worker: Worker, link: Link, ending: Ending) -> None:
-        self._log_death(worker, link, ending)
         channel = worker.channel
         answers = channel.drain()
         link.handled += len(answers)
-        if channel.corrupt is not None:
-            log.error("%s left a ring that cannot be read to its end: %s", worker, channel.corrupt)
         # Where it lies, any of what it had may have run: nobody may run that again.
         trusted = channel.corrupt is None and not link.distrusted
         death = Death(
             f"{worker} {ending.words}", _cause(worker, link, ending), answers, channel.executing(), trusted=trusted
         )
         self._router.lost(link, death)
-        self._events.ready(len(self._router.pool))
 
-    def _log_death(self, worker: Worker, link: Link, ending: Ending) -> None:
-        left = worker.state is WorkerState.LEAVING and not link.in_flight
+    def _bury(self, worker: Worker, ending: Ending, level: int) -> None:
+        """Hear what it said last, write down how it ended, and give back what it had."""
+        self._hear_last_words(worker)
+        log.log(level, "%s %s%s", worker, ending.words, f" ({worker.failure})" if worker.failure else "")
+        if worker.channel.corrupt is not None:
+            log.error("%s left a ring that cannot be read to its end: %s", worker, worker.channel.corrupt)
+        worker.channel.close()
+        self._keep_room()
+        if worker.link is not None:
+            self._events.ready(len(self._router.pool))
+
+    def _keep_room(self) -> None:
         if not self._stopping:
-            level = logging.DEBUG if left else logging.WARNING
-            log.log(level, "%s %s%s", worker, ending.words, f" ({worker.failure})" if worker.failure else "")
+            self._starter.keep_room(max(0, self.wanted - len(self._workers)))
 
     def _note_gone(self) -> None:
         if not self._workers and self._all_gone is not None and not self._all_gone.done():

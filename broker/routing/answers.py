@@ -1,24 +1,22 @@
 """What a worker answered, checked like anything from outside: plugin code shares its memory."""
 
-from typing import Any
-
 from broker.errors import DispatchError
 from ipc.channel import Answer
-from ipc.frame import Status, unpack_frame
+from ipc.frame import Status, unpack_answer, unpack_error
 
 
-def body_of(answer: Answer, kind: int) -> Any:
+def body_of(answer: Answer, kind: int) -> bytes:
     """The body of the answer to a dispatch of this kind.
 
     Raises DispatchError: what the worker says went wrong, or that its answer makes no sense.
     """
     try:
-        found, _, body = unpack_frame(answer.payload)
         if answer.is_error:
-            status, message = body
-            raise DispatchError(Status(status), str(message))
-    except (TypeError, ValueError) as error:
+            status, message = unpack_error(answer.payload)
+            raise DispatchError(Status(status), message)
+        found, body = unpack_answer(answer.payload)
+    except ValueError as error:
         raise DispatchError(Status.INTERNAL, f"the worker's answer does not decode: {error}") from error
-    if found != kind or not isinstance(body, bytes):
+    if found != kind:
         raise DispatchError(Status.INTERNAL, f"the worker answered with kind {found} where {kind} was asked")
     return body

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from broker.arriving import HELD_BYTES
 from broker.routing.link import Link
 from broker.routing.poison import Cause
 from ipc.channel import Answer
@@ -12,7 +13,7 @@ from ipc.errors import IpcError
 
 @dataclass(frozen=True, slots=True)
 class RouterOptions:
-    """Limits: times in ns, the queue in dispatches."""
+    """Limits: times in ns, the queue in dispatches and in bytes."""
 
     timeout_ns: int
     queue_size: int
@@ -20,6 +21,8 @@ class RouterOptions:
     """How long a dispatch may wait while more come than the workers can do; 0: as long as its deadline."""
     breaker_cooldown: float = 10.0
     """Seconds for which a hook that kills workers is left alone."""
+    queue_bytes: int = HELD_BYTES
+    """Bytes of dispatches that may wait or run."""
 
 
 @dataclass(slots=True)

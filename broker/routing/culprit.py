@@ -1,9 +1,8 @@
 """Which hook a dispatch is for, read from its bytes: needed when a worker has died, and never before."""
 
-import json
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-import msgpack
+import msgspec
 
 from broker.protowire import ProtobufError, WireType, read_length, read_tag, skip_value
 from broker.routing.dispatch import Dispatch
@@ -13,6 +12,22 @@ from ipc.frame import Kind
 
 PAYLOAD_FIELD = 1
 """`coprocess.Event.payload`: JSON."""
+
+
+class _Event(msgspec.Struct, gc=False):
+    """What is read of an event that came as a map; msgspec steps over everything else."""
+
+    payload: str
+
+
+class _Payload(msgspec.Struct, gc=False):
+    """What is read of an event's JSON, likewise."""
+
+    handler_name: str
+
+
+_decode_event: Final = msgspec.msgpack.Decoder(_Event).decode
+_decode_payload: Final = msgspec.json.Decoder(_Payload).decode
 
 
 class Culprit(NamedTuple):
@@ -32,14 +47,14 @@ def culprit_of(dispatch: Dispatch) -> Culprit:
         if kind in (Kind.EVENT, Kind.EVENT_MAP):
             return Culprit("", _handler(kind, body))
         seen = peek(body) if kind == Kind.OBJECT else peek_map(body)
-    except (PeekError, ProtobufError, TypeError, ValueError, AttributeError, msgpack.UnpackException):
+    except (PeekError, ProtobufError, TypeError, ValueError, AttributeError, RecursionError):
         return Culprit("", "")
     return Culprit(seen.bundle_hash, seen.hook_name)
 
 
 def _handler(kind: int, body: bytes) -> str:
-    payload = _event_payload(body) if kind == Kind.EVENT else msgpack.unpackb(body, strict_map_key=False)["payload"]
-    return str(json.loads(payload)["handler_name"])
+    payload = _event_payload(body) if kind == Kind.EVENT else _decode_event(body).payload
+    return _decode_payload(payload).handler_name
 
 
 def _event_payload(body: bytes) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from commands.connecting import runtime_dir_option, tls_options
 from commands.errors import CommandError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -89,6 +90,8 @@ _file = click.Path(path_type=Path, dir_okay=False)
               help="Load generators, each a process with a connection; a gateway has one.")  # fmt: skip
 @click.option("--tracing", is_flag=True, help="Send a new traceparent with every call, as a gateway does that traces.")
 @click.option("--connect", metavar="ADDRESS", help="Drive this running broker instead of starting one; needs --bundle.")
+@tls_options
+@runtime_dir_option
 @click.option("--json", "json_file", type=_file, help="Write all figures into FILE.")
 @click.option("--html", "html_file", type=_file, help="Write a report with plots into FILE.")
 @click.option("--compare", "compare_file", type=_file, help="Say what changed since the --json FILE of an earlier run.")

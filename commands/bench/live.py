@@ -14,7 +14,7 @@ from rich.text import Text
 from commands.bench.results import Case, Result
 from commands.bench.runs import OnProgress, Progress
 from commands.bench.sweep import Observer, Plan
-from commands.bench.tables import COLUMNS, duration, row
+from commands.bench.tables import COLUMNS, duration, fitting, row
 
 REFRESHES: Final = 5
 """A second."""
@@ -34,7 +34,7 @@ class PlainView:
     def begins(self, plan: Plan) -> None:
         """Say how long it takes."""
         self._plan = plan
-        self._console.print(f"about {plan.run_seconds:.0f} s of load", highlight=False)
+        self._console.print(f"about {plan.run_seconds:.2g} s of load", highlight=False)
 
     def starting(self, workers: int, threads: int) -> None:
         """Nothing to say."""
@@ -108,7 +108,8 @@ class LiveView:
         bar = ProgressBar(self._total, min(self._done + running, self._total), width=_BAR_WIDTH)
         # What does not fit on the screen is not shown by rich; the newest rows matter while it runs.
         room = max(1, self._console.height - 8)
-        return Group(table_of(list(self._results.values())[-room:]), self._now, bar)
+        newest = list(self._results.values())[-room:]
+        return Group(*([table_of(newest, self._console.width)] if newest else []), self._now, bar)
 
 
 def _now(case: Case, number: int, progress: Progress, rates: list[float]) -> Text:
@@ -128,9 +129,11 @@ def _sparkline(rates: list[float]) -> str:
     return "".join(_SPARKS[int(rate / highest * (len(_SPARKS) - 1))] for rate in shown)
 
 
-def table_of(results: list[Result]) -> Table:
-    """All figures as a table."""
-    return rich_table(COLUMNS, [row(result) for result in results])
+def table_of(results: list[Result], width: int) -> Table:
+    """The figures as a table: all of them, or those that such a terminal has room for."""
+    rows = [row(result) for result in results]
+    columns = fitting(rows, width)
+    return rich_table(columns, [tuple(cells[COLUMNS.index(column)] for column in columns) for cells in rows])
 
 
 def rich_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
@@ -138,7 +141,7 @@ def rich_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     table = Table()
     for number, column in enumerate(columns):
         words = number == 0 or column in ("limit", "figure", "verdict")
-        table.add_column(column, justify="left" if words else "right", overflow="fold")
+        table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=number > 0)
     for cells in rows:
         table.add_row(*cells)
     return table
@@ -147,7 +150,7 @@ def rich_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
 @contextmanager
 def view(console: Console) -> Iterator[Observer]:
     """The view that fits where the output goes."""
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         yield PlainView(console)
         return
     live = LiveView(console)

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections import Counter
@@ -18,8 +19,8 @@ from typing import Any, Final
 
 import msgpack
 
-from broker.errors import ListenError
-from broker.sockets import parse_tcp, parse_unix
+from broker.dialing import ClientTls, Dialled, dial
+from broker.errors import BrokerError
 from commands.bench.bound import end_with_parent
 from commands.bench.errors import BenchError
 from commands.bench.histogram import Histogram
@@ -34,6 +35,8 @@ PROGRESS_NS: Final = 200_000_000
 MAX_FAILURE_TEXTS: Final = 8
 """Different errors that are told one by one; messages may hold something that is new in each."""
 OTHER_FAILURES: Final = "other errors"
+_NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""What sockets that do not wait raise where they would have to; with TLS there is a word for each direction."""
 
 Emit = Callable[[str, Any], None]
 
@@ -56,6 +59,8 @@ class Order:
     parent: int
     tracing: bool = False
     """Send a new `traceparent` with every call."""
+    tls: ClientTls | None = None
+    """For an address that begins with `tls://`."""
 
 
 class Load:
@@ -124,7 +129,7 @@ class Load:
                     return False
             try:
                 self._unsent = self._unsent[self._socket.send(self._unsent) :]
-            except BlockingIOError:
+            except _NOT_NOW:
                 return True
 
     def _patience(self, now: int) -> float:
@@ -138,7 +143,11 @@ class Load:
         return max(0, until - now) / NS_PER_SECOND
 
     def _receive(self) -> None:
-        data = self._socket.recv(READ_SIZE)
+        try:
+            # TLS: takes a whole record, so nothing stays behind that `select` knows nothing of.
+            data = self._socket.recv(READ_SIZE)
+        except _NOT_NOW:
+            return  # TLS: a part of a record
         now = time.monotonic_ns()
         if not data:
             raise BenchError("the broker closed the connection")
@@ -190,30 +199,22 @@ class Load:
         }
 
 
-def connect(address: str) -> socket.socket:
-    """A connection to `unix:///path` or `tcp://host:port`; raises BenchError."""
+def connect(address: str, tls: ClientTls | None = None) -> Dialled:
+    """A connection to a broker's address; raises BenchError."""
     try:
-        if address.startswith("unix:"):
-            sock = socket.socket(socket.AF_UNIX)
-            try:
-                sock.connect(str(parse_unix(address)))
-            except BaseException:
-                sock.close()
-                raise
-            return sock
-        sock = socket.create_connection(parse_tcp(address), HANDSHAKE_SECONDS)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except ListenError as error:
+        return dial(address, HANDSHAKE_SECONDS, tls)
+    except BrokerError as error:
         raise BenchError(str(error)) from error
     except OSError as error:
         raise BenchError(f"cannot connect to {address}: {error.strerror or error}") from error
-    return sock
 
 
-def shake_hands(sock: socket.socket, connection: LoadConnection) -> None:
+def shake_hands(dialled: Dialled, connection: LoadConnection) -> None:
     """Exchange settings, so that the server's limits are known before the first call; raises BenchError."""
+    sock, received = dialled
     sock.settimeout(HANDSHAKE_SECONDS)
     try:
+        connection.receive(received)
         while not connection.ready:
             sock.sendall(connection.take_output())
             data = sock.recv(READ_SIZE)
@@ -228,10 +229,14 @@ def shake_hands(sock: socket.socket, connection: LoadConnection) -> None:
 
 def work(order: Order, emit: Emit, wait_for_start: Callable[[], int]) -> dict[str, Any]:
     """Connect, say `ready`, wait for the time to start, and drive the load; gives the result. Raises BenchError."""
-    with connect(order.address) as sock:
-        connection = LoadConnection(order.messages, traceparents() if order.tracing else None)
+    dialled = connect(order.address, order.tls)
+    with dialled.socket as sock:
+        fields = traceparents() if order.tracing else None
+        connection = LoadConnection(
+            order.messages, fields, scheme=b"https" if isinstance(sock, ssl.SSLSocket) else b"http"
+        )
         try:
-            shake_hands(sock, connection)
+            shake_hands(dialled, connection)
             emit("ready", {"max_streams": connection.max_streams})
             return Load(order, sock, connection, emit, wait_for_start()).run()
         except OSError as error:
@@ -240,15 +245,20 @@ def work(order: Order, emit: Emit, wait_for_start: Callable[[], int]) -> dict[st
 
 def pack_order(order: Order) -> bytes:
     """The order as `main` reads it."""
-    packed: bytes = msgpack.packb(asdict(order))
+    packed: bytes = msgpack.packb(asdict(order), default=os.fspath)
     return packed
+
+
+def unpacked_order(packed: dict[str, Any]) -> Order:
+    """The order that was packed."""
+    return Order(**packed | {"tls": ClientTls.of(packed["tls"] or {})})
 
 
 def main() -> None:
     """The process: see the module's docstring."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of us; who started this process decides
     unpacker = msgpack.Unpacker(os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False), max_buffer_size=0)
-    order = Order(**next(unpacker))
+    order = unpacked_order(next(unpacker))
     end_with_parent(order.parent, signal.SIGKILL)
 
     def emit(name: str, body: Any) -> None:

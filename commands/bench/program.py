@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from broker.dialing import ClientTls
 from commands.bench.compare import Comparison, compare
 from commands.bench.errors import BenchError
 from commands.bench.live import rich_table, table_of, view
@@ -17,7 +18,7 @@ from commands.bench.scenarios import ALL, BUILT_IN, DEFAULT, OwnHook, Scenario, 
 from commands.bench.storage import read_json, write_json, write_text
 from commands.bench.sweep import Plan
 from commands.bench.sweep import run as sweep
-from commands.bench.tables import COMPARED, compared_rows, remarks
+from commands.bench.tables import COMPARED, compared_rows, hidden_columns, remarks
 
 PLAIN_WIDTH: Final = 200
 """Columns of a table that goes into a file or a pipe."""
@@ -53,11 +54,30 @@ def plan_of(options: Mapping[str, Any]) -> Plan:
         scenarios,
         workers=(0,) if options["connect"] else options["workers"] or _default_workers(),
         threads=(0,) if options["connect"] else options["threads"],
+        tls=_tls(options),
         **{name: options[name] for name in _SAME},
     )
 
 
-_SAME: Final = ("streams", "rates", "body_sizes", "seconds", "warm_up", "repeat", "connections", "connect", "tracing")
+def _tls(options: Mapping[str, Any]) -> ClientTls:
+    tls = ClientTls.of(options)
+    if tls.given and not options["connect"]:
+        raise BenchError(f"{', '.join(tls.given)}: for a running broker; give its address with --connect")
+    return tls
+
+
+_SAME: Final = (
+    "streams",
+    "rates",
+    "body_sizes",
+    "seconds",
+    "warm_up",
+    "repeat",
+    "connections",
+    "connect",
+    "tracing",
+    "runtime_dir",
+)
 
 
 def _scenarios(options: Mapping[str, Any]) -> tuple[Scenario, ...]:
@@ -92,10 +112,16 @@ def show(report: Report, comparison: Comparison | None) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH)
-    console.print(table_of(list(report.results)))
+    console.print(table_of(list(report.results), console.width))
+    if hidden := hidden_columns(report.results, console.width):
+        console.print(
+            f"no room for: {', '.join(hidden)}; --html and --json have them",
+            style="dim",
+            soft_wrap=not console.is_terminal,
+        )
     for line in remarks(report.results):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
     if comparison is not None:
         console.print(rich_table(COMPARED, compared_rows(comparison)))
         for line in comparison.remarks:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)

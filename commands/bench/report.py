@@ -16,6 +16,8 @@ from commands.bench.tables import COLUMNS, COMPARED, NOT_MEASURED, change_text, 
 STYLE: Final = Path(__file__).parent / "page.css"
 MAX_LINES: Final = 8
 """Lines of one plot that can still be told apart."""
+MOST_ON_A_LINE: Final = 8
+"""Times as many workers as the fewest: with more, the small numbers would lie on top of each other."""
 _CURVE_POINTS: Final = 140
 _TEXT_COLUMNS: Final = ("case", "limit")
 _BROKER, _WORKERS, _RING = ("broker", 0), ("workers", 1), ("ring", 2)
@@ -109,18 +111,35 @@ def throughput(results: list[Result]) -> str:
     series: list[Series] = []
     variants = list(group(results, lambda case: case.variant).values())
     names = labels([members[0].case for members in variants], with_workers=False)
-    for colour, (name, members) in enumerate(zip(names, variants, strict=True)):
+    shown = list(zip(names, variants, strict=True))[:: math.ceil(len(variants) / MAX_LINES)]
+    for colour, (name, members) in enumerate(shown):
         points = [(float(member.case.workers), member.median("rate") or 0.0) for member in members]
         series.append(Series(name, points, colour))
         if len(points) > 1 and not members[0].case.rate:
-            (first, rate), last = points[0], points[-1][0]
-            series.append(Series("ideal", [(first, rate), (last, rate * last / first)], colour, ideal=True))
-    shown = series[: 2 * MAX_LINES]
-    counts = sorted({point[0] for one in shown for point in one.points})
-    low, high = min(counts), max(counts)
-    ticks = tuple((count, f"{count:.0f}") for count in counts)
-    x = Axis("workers (dashed: ideal)", low - 0.25, high + 0.25, ticks)
-    return svg.line_chart("throughput by workers", shown, x, _rate_axis(shown))
+            series.append(Series("ideal", _ideal(points), colour, ideal=True))
+    title = "workers (dashed: ideal)" if any(one.ideal for one in series) else "workers"
+    counts = sorted({float(member.case.workers) for _, members in shown for member in members})
+    axis = _workers_axis(title + _of_all(len(shown), len(variants)), counts)
+    return svg.line_chart("throughput by workers", series, axis, _rate_axis(series))
+
+
+def _ideal(points: Sequence[svg.Point]) -> list[svg.Point]:
+    """From the first point as if workers added up; many points, for on a logarithmic axis this is no straight line."""
+    (first, rate), last = points[0], points[-1][0]
+    counts = [first + (last - first) * number / _CURVE_POINTS for number in range(_CURVE_POINTS + 1)]
+    return [(count, rate * count / first) for count in counts]
+
+
+def _workers_axis(title: str, counts: Sequence[float]) -> Axis:
+    low, high = counts[0], counts[-1]
+    ticks = tuple((count, f"{count:.0f}" if count else "unknown") for count in counts)
+    if low and high / low > MOST_ON_A_LINE:
+        return svg.spaced(Axis(title, low / 1.1, high * 1.1, ticks, log=True))
+    return svg.spaced(Axis(title, low - 0.25, high + 0.25, ticks))
+
+
+def _of_all(shown: int, everything: int) -> str:
+    return f" ({shown} of {everything} cases)" if shown < everything else ""
 
 
 def _rate_axis(series: Sequence[Series]) -> Axis:
@@ -133,12 +152,12 @@ def _rate_axis(series: Sequence[Series]) -> Axis:
 def latency(results: list[Result]) -> str:
     """Latency against percentile, both logarithmic, as far as there are values."""
     series = []
-    shown = results[:: math.ceil(len(results) / MAX_LINES)]
-    for colour, (label, result) in enumerate(_labelled(shown)):
+    shown = _labelled(results)[:: math.ceil(len(results) / MAX_LINES)]
+    for colour, (label, result) in enumerate(shown):
         series.append(Series(label, _curve(result), colour, marks=False))
-    most = max((math.log10(max(10, result.latencies.total)) for result in shown), default=1.0)
+    most = max((math.log10(max(10, result.latencies.total)) for _, result in shown), default=1.0)
     ticks = tuple((_nines(percent), f"{percent:g}%") for percent in _PERCENTILES if _nines(percent) <= most)
-    x = Axis("percentile", 0.0, most, ticks)
+    x = Axis("percentile" + _of_all(len(shown), len(results)), 0.0, most, ticks)
     values = [point[1] for one in series for point in one.points if point[1] > 0] or [1.0]
     return svg.line_chart(
         "latency by percentile", series, x, svg.log_axis("latency", min(values), max(values), duration)
@@ -160,13 +179,13 @@ def _curve(result: Result) -> list[tuple[float, float]]:
 def cpu(results: list[Result]) -> str:
     """CPU microseconds per dispatch by process; what the ring alone needs is taken out of both."""
     rows = [(label, _cpu_parts(result)) for label, result in _labelled(results)]
-    axis = svg.linear_axis("CPU us per dispatch", max(sum(values) for _, values in rows))
-    return svg.stacked_bars("CPU per dispatch", rows, (_BROKER, _RING, _WORKERS), axis)
+    axis = svg.linear_axis("CPU time per dispatch", max(sum(values) for _, values in rows), duration)
+    return svg.stacked_bars("CPU per dispatch", [rows], (_BROKER, _RING, _WORKERS), axis)
 
 
 def _cpu_parts(result: Result) -> tuple[float, float, float]:
     broker, workers = result.median("broker_us") or 0.0, result.median("workers_us") or 0.0
-    ring = result.usage.ring_us or (0.0, 0.0)
+    ring = result.median("ring_broker_us") or 0.0, result.median("ring_workers_us") or 0.0
     # The ring was measured by itself, on a machine that is never quite the same: no part can be below nothing.
     ours, theirs = min(ring[0], broker), min(ring[1], workers)
     return broker - ours, ours + theirs, workers - theirs
@@ -176,7 +195,6 @@ def memory(results: list[Result]) -> str:
     """PSS after the load by process; the broker's, and that of all its workers."""
     rows = []
     for label, result in _labelled(results):
-        usage = result.usage
-        rows.append((label, (usage.broker_mib or 0.0, sum(usage.worker_mib or ()))))
+        rows.append((label, (result.median("broker_mib") or 0.0, result.median("workers_mib") or 0.0)))
     axis = svg.linear_axis("MiB (PSS)", max(sum(values) for _, values in rows))
-    return svg.stacked_bars("memory", rows, (_BROKER, _WORKERS), axis)
+    return svg.stacked_bars("memory", [rows], (_BROKER, _WORKERS), axis)

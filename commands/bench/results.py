@@ -54,11 +54,17 @@ class Case:
         return ", ".join(filter(None, (self.scenario, *self.pieces)))
 
 
+USUAL: Final = ("workers unknown", "1 thread", "", "body as it is", "no traceparents")
+"""In words what `Case.pieces` does not say."""
+
+
 def labels(cases: Sequence[Case], *, with_workers: bool = True) -> list[str]:
     """A short name for each case of one scenario: without what all have in common, if anything is left then."""
     first = 0 if with_workers else 1
-    columns = list(zip(*(case.pieces[first:] for case in cases), strict=True))
-    kept = [column for column in columns if len(set(column)) > 1] or columns[: 1 if with_workers else None]
+    columns = [(number, [case.pieces[number] for case in cases]) for number in range(first, len(USUAL))]
+    # What is not said of the usual case is said where it tells it from the others.
+    varied = [[piece or USUAL[number] for piece in column] for number, column in columns if len(set(column)) > 1]
+    kept = varied or [column for _, column in columns][: 1 if with_workers else None]
     return [", ".join(filter(None, row)) for row in zip(*kept, strict=True)]
 
 
@@ -91,6 +97,11 @@ class Usage:
 
     ring_us: tuple[float, float] | None = None
     """CPU microseconds that a ring alone needs for such a dispatch, in broker and worker: a part of theirs."""
+
+    @property
+    def each_worker(self) -> float:
+        """CPUs that a worker used on average; 0 where they cannot be looked at."""
+        return sum(self.workers) / len(self.workers) if self.workers else 0.0
 
     @property
     def ours(self) -> float:
@@ -147,9 +158,17 @@ def _ring_us(sample: Sample) -> float | None:
     return None if sample.usage.ring_us is None else sum(sample.usage.ring_us)
 
 
+def _ring_side(side: int) -> Callable[[Sample], float | None]:
+    return lambda sample: None if sample.usage.ring_us is None else sample.usage.ring_us[side]
+
+
+def _workers_mib(sample: Sample) -> float | None:
+    return None if sample.usage.worker_mib is None else sum(sample.usage.worker_mib)
+
+
 def _memory(sample: Sample) -> float | None:
-    usage = sample.usage
-    return None if usage.broker_mib is None or usage.worker_mib is None else usage.broker_mib + sum(usage.worker_mib)
+    broker, workers = sample.usage.broker_mib, _workers_mib(sample)
+    return None if broker is None or workers is None else broker + workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +195,12 @@ METRICS: Final = (
     Metric("broker_us", "broker CPU", "us", False, lambda sample: sample.cpu_us(sample.usage.broker)),
     Metric("workers_us", "workers CPU", "us", False, _workers_us),
     Metric("ring_us", "ring CPU", "us", False, _ring_us),
+    Metric("ring_broker_us", "ring CPU in the broker", "us", False, _ring_side(0)),
+    Metric("ring_workers_us", "ring CPU in the workers", "us", False, _ring_side(1)),
     Metric("total_us", "CPU per dispatch", "us", False, _total_us),
     Metric("load_us", "load generator CPU", "us", False, lambda sample: sample.cpu_us(sample.usage.load)),
+    Metric("broker_mib", "broker's memory", "MiB", False, lambda sample: sample.usage.broker_mib),
+    Metric("workers_mib", "workers' memory", "MiB", False, _workers_mib),
     Metric("memory_mib", "memory", "MiB", False, _memory),
 )
 METRIC: Final = {metric.name: metric for metric in METRICS}

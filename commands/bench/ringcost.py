@@ -15,8 +15,10 @@ from typing import Final, NamedTuple
 from commands.bench.bound import end_with_parent
 from commands.bench.errors import BenchError
 from commands.bench.measure import cpu_ns
+from ipc.bodies import StoredBody
 from ipc.channel import BrokerChannel, ChannelOptions, WorkerChannel
 from ipc.errors import IpcError
+from ipc.frame import SPLIT_ABOVE
 
 SECONDS: Final = 0.15
 """Of round trips."""
@@ -28,6 +30,7 @@ LARGE_WINDOW: Final = 2
 PATIENCE_MS: Final = 10_000
 STOP_SECONDS: Final = 10.0
 NS_PER_US: Final = 1000
+_NO_HEAD: Final = b""
 
 
 class RingCost(NamedTuple):
@@ -83,6 +86,8 @@ class _Exchange:
         self._channel = channel
         self._payload = payload
         self._seq = 0
+        self._stored: dict[int, StoredBody] = {}
+        """Big bodies that have not been answered."""
         self._poll = select.poll()
         self._poll.register(channel.answers_fd, select.POLLIN)
 
@@ -90,14 +95,26 @@ class _Exchange:
         """So many messages, and one doorbell."""
         for _ in range(count):
             self._seq += 1
-            self._channel.send(self._seq, self._payload, 0)
+            self._send_one(self._seq)
         self._channel.ring()
+
+    def _send_one(self, seq: int) -> None:
+        # As the router does: a big body is put where workers read it, beside its record.
+        stored = self._channel.bodies.put(self._payload) if len(self._payload) > SPLIT_ABOVE else None
+        if stored is None:
+            self._channel.send(seq, self._payload, 0)
+        else:
+            self._channel.send_stored(seq, _NO_HEAD, stored, 0)
+            self._stored[seq] = stored
 
     def receive(self) -> int:
         """Wait for answers; gives how many came."""
         if not self._poll.poll(PATIENCE_MS):
             raise BenchError("the ring alone cannot be measured: its worker does not answer")
-        return len(self._channel.receive())
+        answers = self._channel.receive()
+        for answer in answers:
+            self._stored.pop(answer.seq, None)
+        return len(answers)
 
 
 def echo(argument: str) -> None:

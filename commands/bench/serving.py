@@ -1,4 +1,4 @@
-"""The broker that is measured: one of our own for the time of a run, or one that runs already."""
+"""The broker that is measured, and one of our own for the time of a run."""
 
 import contextlib
 import os
@@ -11,13 +11,12 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from struct import Struct
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
+from broker.dialing import ClientTls
 from broker.errors import RpcError
 from broker.msgpackrpc.client import RpcClient
-from broker.sockets import parse_unix
 from commands.bench.errors import BenchError, ProcessGoneError
 from commands.bench.measure import family
 
@@ -29,9 +28,8 @@ POLL_SECONDS: Final = 0.2
 LOG_TAIL: Final = 2000
 """Characters of the broker's log that an error shows."""
 MIN_MAX_STREAMS: Final = 1000
-
-_PEER: Final = Struct("iII")
-"""SO_PEERCRED: process, user, group."""
+ADMIN_SOCKET: Final = "admin.sock"
+"""In a broker's runtime folder."""
 
 
 class Server(Protocol):
@@ -40,12 +38,23 @@ class Server(Protocol):
     address: str
     workers: int
     threads: int
+    tls: ClientTls | None
 
     def pids(self) -> list[int] | None:
         """The broker's process and those of its workers; None where they cannot be seen from here."""
 
     def waiting(self) -> int | None:
         """Dispatches that wait for a worker; None where the broker cannot be asked."""
+
+
+def status_of(runtime: Path) -> dict[str, Any] | None:
+    """What `tykpy status` shows of the broker with this runtime folder; None: it is not there, or too busy."""
+    try:
+        with RpcClient(runtime / ADMIN_SOCKET, STATUS_SECONDS) as client:
+            status: dict[str, Any] = client.call("status")
+    except RpcError:
+        return None
+    return status
 
 
 class OwnBroker:
@@ -56,6 +65,7 @@ class OwnBroker:
     ) -> None:
         self.workers = workers
         self.threads = threads
+        self.tls: ClientTls | None = None
         self._bundles = list(bundles)
         self._options = options
         self._streams = max(streams, MIN_MAX_STREAMS)
@@ -87,12 +97,8 @@ class OwnBroker:
 
     def waiting(self) -> int | None:
         """What `tykpy status` calls waiting."""
-        try:
-            with RpcClient(self._folder / "admin.sock", STATUS_SECONDS) as client:
-                status: dict[str, Any] = client.call("status")
-        except RpcError:
-            return None  # it is too busy to answer in time: nothing is known
-        return int(status["waiting"])
+        status = status_of(self._folder)
+        return None if status is None else int(status["waiting"])
 
     def _start(self) -> None:
         self._copy_bundles()
@@ -155,39 +161,3 @@ class OwnBroker:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-class ConnectedBroker:
-    """A broker that runs already. On a Unix socket the kernel tells which process it is."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.threads = 0
-        self._pid = _peer_pid(address)
-        self.workers = max(0, len(self.pids() or ()) - 1)
-
-    def pids(self) -> list[int] | None:
-        """The broker and its workers, if it is on this machine and visible."""
-        if not self._pid:
-            return None
-        try:
-            return family(self._pid)
-        except ProcessGoneError:
-            return None
-
-    def waiting(self) -> int | None:
-        """Not known: its admin socket may be anywhere."""
-        return None
-
-
-def _peer_pid(address: str) -> int:
-    """The process that listens on a Unix socket; 0 for TCP, or where it is in another namespace."""
-    if not address.startswith("unix:"):
-        return 0
-    with socket.socket(socket.AF_UNIX) as sock:
-        try:
-            sock.connect(str(parse_unix(address)))
-        except OSError as error:
-            raise BenchError(f"no broker answers at {address}: {error.strerror or error}") from error
-        pid, _, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-    return int(pid)

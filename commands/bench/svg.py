@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Final, NamedTuple
 
 WIDTH: Final = 460
 HEIGHT: Final = 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 70, 16, 14, 46
 COLOURS: Final = 8
 _TICKS: Final = 5
 _LEGEND_LINE: Final = 18
@@ -16,8 +16,16 @@ _LETTER: Final = 6.3
 """About the width of a letter in the legend, in pixels."""
 _BAR: Final = 20
 _BAR_GAP: Final = 12
+_GROUP_GAP: Final = 14
+_HEADING: Final = 26
+_LEAST_APART: Final = 0.06
+"""Of an axis: room for a number of three digits."""
+_ROOM_FOR_SUM: Final = 40
+"""For the number behind the longest bar."""
 
 Point = tuple[float, float]
+Row = tuple[str, Sequence[float]]
+"""A bar's name, and its parts."""
 
 
 class Series(NamedTuple):
@@ -30,6 +38,14 @@ class Series(NamedTuple):
     marks: bool = True
 
 
+def short(value: float) -> str:
+    """12345 as `12.3k`."""
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.3g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """From low to high; `ticks` are (value, text)."""
@@ -39,6 +55,8 @@ class Axis:
     high: float
     ticks: tuple[tuple[float, str], ...]
     log: bool = False
+    text: Callable[[float], str] = short
+    """How a value of it is written."""
 
     def share(self, value: float) -> float:
         """Where a value lies: 0 at the low end, 1 at the high one."""
@@ -47,21 +65,14 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
 
-def short(value: float) -> str:
-    """12345 as `12.3k`."""
-    for unit, name in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= unit:
-            return f"{value / unit:.3g}{name}"
-    return f"{value:.3g}"
-
-
 def linear_axis(title: str, highest: float, text: Callable[[float], str] = short) -> Axis:
     """From 0 to a round number that is not below `highest`."""
     highest = highest or 1.0
     unit = 10.0 ** math.floor(math.log10(highest / _TICKS))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor * _TICKS >= highest * 0.999)
     count = math.ceil(highest / step * 0.999)
-    return Axis(title, 0.0, count * step, tuple((step * number, text(step * number)) for number in range(count + 1)))
+    ticks = tuple((step * number, text(step * number)) for number in range(count + 1))
+    return Axis(title, 0.0, count * step, ticks, text=text)
 
 
 def log_axis(title: str, lowest: float, highest: float, text: Callable[[float], str] = short) -> Axis:
@@ -73,6 +84,15 @@ def log_axis(title: str, lowest: float, highest: float, text: Callable[[float], 
     )
 
 
+def spaced(axis: Axis) -> Axis:
+    """The axis without those ticks whose texts would run into the one before."""
+    kept: list[tuple[float, str]] = []
+    for tick in axis.ticks:
+        if not kept or axis.share(tick[0]) - axis.share(kept[-1][0]) >= _LEAST_APART:
+            kept.append(tick)
+    return replace(axis, ticks=tuple(kept))
+
+
 def line_chart(label: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
     """A plot with its legend below; `label` is for those who cannot see it."""
     legend, extra = _legend([(one.name, one.colour) for one in series if not one.ideal], HEIGHT)
@@ -82,17 +102,30 @@ def line_chart(label: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
 
 
 def stacked_bars(
-    label: str, rows: Sequence[tuple[str, Sequence[float]]], parts: Sequence[tuple[str, int]], axis: Axis
+    label: str, groups: Sequence[Sequence[Row]], parts: Sequence[tuple[str, int]], axis: Axis, *, heading: bool = False
 ) -> str:
-    """One bar for each row, made of the parts: (name, colour)."""
-    left = min(190.0, max((len(name) for name, _ in rows), default=0) * _LETTER + 14)
-    height = TOP + len(rows) * (_BAR + _BAR_GAP) + BOTTOM
-    legend, extra = _legend(parts, height)
-    drawn = [_bar_grid(axis, left, height - BOTTOM)]
-    for number, (name, values) in enumerate(rows):
-        top = TOP + number * (_BAR + _BAR_GAP) + _BAR_GAP / 2
-        drawn.append(_bar(name, list(zip(values, parts, strict=True)), top, left, axis))
-    return _svg(label, height + extra, [*drawn, legend])
+    """One bar for each row, made of the parts (name, colour); groups stand apart. `heading`: show the label, too."""
+    names = [name for rows in groups for name, _ in rows]
+    place = _Place(min(190.0, max(map(len, names), default=0) * _LETTER + 14), _HEADING if heading else TOP)
+    bottom = place.top + len(names) * (_BAR + _BAR_GAP) + max(0, len(groups) - 1) * _GROUP_GAP
+    drawn = [_bar_grid(axis, place, bottom)]
+    if heading:
+        drawn.append(_text(14, 17, label, "start", "heading"))
+    at = place.top + _BAR_GAP / 2
+    for rows in groups:
+        for name, values in rows:
+            drawn.append(_bar(name, list(zip(values, parts, strict=True)), at, place.left, axis))
+            at += _BAR + _BAR_GAP
+        at += _GROUP_GAP
+    legend, extra = _legend(parts, bottom + BOTTOM, place.left) if len(parts) > 1 else ("", 0.0)
+    return _svg(label, bottom + BOTTOM + extra, [*drawn, legend])
+
+
+class _Place(NamedTuple):
+    """Where the bars begin."""
+
+    left: float
+    top: float
 
 
 def _svg(label: str, height: float, parts: Sequence[str]) -> str:
@@ -142,13 +175,13 @@ def _line(one: Series, x: Axis, y: Axis) -> str:
     return "\n".join(parts)
 
 
-def _bar_grid(axis: Axis, left: float, base: float) -> str:
+def _bar_grid(axis: Axis, place: _Place, base: float) -> str:
     parts = []
     for value, text in axis.ticks:
-        at = left + axis.share(value) * (WIDTH - left - RIGHT - 34)
-        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{base}"/>')
+        at = place.left + axis.share(value) * _bar_room(place.left)
+        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{place.top}" y2="{base:.1f}"/>')
         parts.append(_text(at, base + 16, text, "middle"))
-    parts.append(_text((left + WIDTH - RIGHT - 34) / 2, base + 35, axis.title, "middle", "title"))
+    parts.append(_text(place.left + _bar_room(place.left) / 2, base + 35, axis.title, "middle", "title"))
     return "\n".join(parts)
 
 
@@ -158,22 +191,30 @@ def _bar(
     at = left
     parts = [_text(left - 8, top + 14, name, "end")]
     for value, (part, colour) in values:
-        width = axis.share(value) * (WIDTH - left - RIGHT - 34)
-        title = f"<title>{escape(name)}, {escape(part)}: {value:.1f}</title>"
+        width = axis.share(value) * _bar_room(left)
+        title = f"<title>{escape(name)}, {escape(part)}: {_exact(value)}</title>"
         place = f'x="{at:.1f}" y="{top:.1f}" width="{width:.1f}" height="{_BAR}"'
         parts.append(f'<rect class="bar c{colour % COLOURS}" {place}>{title}</rect>')
         at += width
-    parts.append(_text(at + 6, top + 14, short(sum(value for value, _ in values)), "start"))
+    parts.append(_text(at + 6, top + 14, axis.text(sum(value for value, _ in values)), "start", "sum"))
     return "\n".join(parts)
 
 
-def _legend(entries: Sequence[tuple[str, int]], top: float) -> tuple[str, float]:
+def _exact(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _bar_room(left: float) -> float:
+    return WIDTH - left - RIGHT - _ROOM_FOR_SUM
+
+
+def _legend(entries: Sequence[tuple[str, int]], top: float, begin: float = LEFT) -> tuple[str, float]:
     """The legend, and the height that it takes."""
-    parts, left, line = [], float(LEFT), 0
+    parts, left, line = [], begin, 0
     for name, colour in entries:
         width = 22 + len(name) * _LETTER
-        if left + width > WIDTH - RIGHT and left > LEFT:
-            left, line = float(LEFT), line + 1
+        if left + width > WIDTH - RIGHT and left > begin:
+            left, line = begin, line + 1
         y = top + line * _LEGEND_LINE + 4
         parts.append(
             f'<rect class="bar c{colour % COLOURS}" x="{left:.0f}" y="{y:.0f}" width="11" height="11" rx="2"/>'

@@ -9,18 +9,22 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from google.protobuf.message import DecodeError
 
+from broker.dialing import ClientTls
+from broker.errors import BrokerError
 from broker.grpc.client import GrpcCallError, GrpcClient
+from commands.bench.connected import ConnectedBroker
 from commands.bench.errors import BenchError
 from commands.bench.load import Order
 from commands.bench.results import Case, Report, Result, Sample, machine
 from commands.bench.ringcost import RingCost, measure_ring
 from commands.bench.runs import OnProgress, measure
 from commands.bench.scenarios import Scenario
-from commands.bench.serving import ConnectedBroker, OwnBroker, Server
+from commands.bench.serving import OwnBroker, Server
 from tyk.proto.coprocess_object_pb2 import Object
 
 DISPATCH: Final = "/coprocess.Dispatcher/Dispatch"
@@ -46,6 +50,9 @@ class Plan:
     repeat: int = 3
     connections: int = 1
     connect: str | None = None
+    tls: ClientTls | None = None
+    runtime_dir: Path | None = None
+    """Where the admin socket of the broker at `connect` may be."""
     tracing: bool = False
     """A new `traceparent` in every call."""
 
@@ -91,8 +98,8 @@ def run(plan: Plan, command: str, observer: Observer) -> Report:
     """Measure everything; raises BenchError."""
     observer.begins(plan)
     found: dict[Case, list[Sample]] = {}
-    ring_cost = cache(measure_ring)
     for number in range(1, plan.repeat + 1):
+        ring_cost = cache(measure_ring)  # in every round: a machine is not equally fast at all times
         for (workers, threads), cases in plan.groups().items():
             observer.starting(workers, threads)
             with _server(plan, workers, threads, cases) as server:
@@ -120,7 +127,7 @@ def _server(
     plan: Plan, workers: int, threads: int, cases: list[tuple[Scenario, Case]]
 ) -> AbstractContextManager[Server]:
     if plan.connect is not None:
-        return nullcontext(ConnectedBroker(plan.connect))
+        return nullcontext(ConnectedBroker(plan.connect, plan.tls, plan.runtime_dir))
     files = {path for scenario, _ in cases for path in scenario.files}
     return OwnBroker(sorted(files), workers, threads, max(case.streams for _, case in cases))
 
@@ -158,18 +165,18 @@ def _measure(this: _Round, server: Server, case: Case, message: bytes) -> Sample
 def _order(plan: Plan, server: Server, case: Case, message: bytes) -> Order:
     return Order(
         server.address, [message], case.streams, case.rate, plan.warm_up, plan.seconds,
-        tail=TAIL_SECONDS, drain=DRAIN_SECONDS, parent=os.getpid(), tracing=case.tracing,
+        tail=TAIL_SECONDS, drain=DRAIN_SECONDS, parent=os.getpid(), tracing=case.tracing, tls=server.tls,
     )  # fmt: skip
 
 
 def check(server: Server, scenario: Scenario, message: bytes) -> None:
     """Make one call and look at the whole answer; raises BenchError where it is not the right one."""
     try:
-        with GrpcClient(server.address) as client:
+        with GrpcClient(server.address, tls=server.tls) as client:
             answer = Object.FromString(client.call(DISPATCH, message, timeout=CHECK_SECONDS))
     except GrpcCallError as error:
         raise BenchError(f"scenario {scenario.name}: the broker answers {error}") from error
-    except (OSError, ValueError, DecodeError) as error:
+    except (BrokerError, OSError, ValueError, DecodeError) as error:
         raise BenchError(f"scenario {scenario.name}: {error}") from error
     if not scenario.is_right(answer):
         raise BenchError(f"scenario {scenario.name}: the hook's answer is not the expected one:\n{answer}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from commands.bench.compare import SHOWN, Comparison, Difference
-from commands.bench.limits import disturbance, failures_text, limit_of
+from commands.bench.limits import Part, disturbance, failures_text, limit_of
 from commands.bench.results import METRIC, Figure, Metric, Result
 
 COLUMNS: Final = (
@@ -12,7 +12,11 @@ COLUMNS: Final = (
     "memory", "limit",
 )  # fmt: skip
 COMPARED: Final = ("case", *(METRIC[name].title for name in SHOWN))
+LEFT_OUT_FIRST: Final = ("of it ring", "CPU load", "p99.9", "spread", "memory", "CPU workers", "CPU broker", "p50")
+"""Columns that a narrow terminal goes without, in this order; files have all of them."""
 NOT_MEASURED: Final = "-"
+_BORDER: Final = 3
+"""Columns of the terminal between two cells."""
 
 
 def row(result: Result) -> tuple[str, ...]:
@@ -27,6 +31,22 @@ def row(result: Result) -> tuple[str, ...]:
         megabytes(result.median("memory_mib")),
         limit_of(result).part.value,
     )
+
+
+def fitting(rows: Sequence[Sequence[str]], width: int) -> tuple[str, ...]:
+    """Those of `COLUMNS` that these rows have room for, none of them folded; the case and its rate always stay."""
+    needed = {column: max(len(column), *(len(row[number]) for row in rows), 0) for number, column in enumerate(COLUMNS)}
+    for column in LEFT_OUT_FIRST:
+        if sum(needed.values()) + _BORDER * len(needed) + 1 <= width:
+            break
+        del needed[column]
+    return tuple(needed)
+
+
+def hidden_columns(results: Sequence[Result], width: int) -> list[str]:
+    """Those that are left out."""
+    shown = fitting([row(result) for result in results], width)
+    return [column for column in COLUMNS if column not in shown]
 
 
 def compared_rows(comparison: Comparison) -> list[tuple[str, ...]]:
@@ -64,7 +84,8 @@ def remarks(results: Sequence[Result]) -> list[str]:
 def remark(result: Result) -> str:
     """What limits a case, and what went wrong in it."""
     limit, failures = limit_of(result), failures_text(result)
-    return f"limited by {limit.part.value}: {limit.reason}" + (f"; {failures}" if failures else "")
+    found = "not limited" if limit.part is Part.NONE else f"limited by {limit.part.value}"
+    return f"{found}: {limit.reason}" + (f"; {failures}" if failures else "")
 
 
 def duration(us: float | None) -> str:
@@ -72,7 +93,7 @@ def duration(us: float | None) -> str:
     if us is None:
         return NOT_MEASURED
     if us >= 1e6:
-        return f"{us / 1e6:.2f} s"
+        return f"{us / 1e6:.3g} s" if us < 1e9 else f"{us / 1e6:,.0f} s"
     if us >= 1e3:
         return f"{us / 1e3:.3g} ms" if us < 1e5 else f"{us / 1e3:.0f} ms"
     return f"{us:.3g} us"

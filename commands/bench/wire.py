@@ -74,11 +74,12 @@ class LoadConnection:
     """
 
     def __init__(
-        self, messages: Sequence[bytes], fields: Iterator[bytes] | None = None, path: bytes = DISPATCH_PATH
-    ) -> None:
+        self, messages: Sequence[bytes], fields: Iterator[bytes] | None = None, path: bytes = DISPATCH_PATH,
+        scheme: bytes = b"http",
+    ) -> None:  # fmt: skip
         block = pack_fields(
             (b":method", b"POST"),
-            (b":scheme", b"http"),
+            (b":scheme", scheme),
             (b":path", path),
             (b":authority", b"localhost"),
             (b"content-type", b"application/grpc"),

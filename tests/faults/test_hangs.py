@@ -1,5 +1,7 @@
 """Hooks that hang in every way there is, while others are called: one error each, and no collateral."""
 
+import concurrent.futures
+import json
 import statistics
 import time
 from pathlib import Path
@@ -9,7 +11,7 @@ import psutil
 import pytest
 
 from broker.grpc.client import GrpcCallError
-from tests.support.broker import RunningBroker, running_broker, wait_until
+from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.load import Load
 
 WORKERS: Final = 2
@@ -53,6 +55,16 @@ def {way}_{number}(request, session, spec):
     return request, session
 """
 """Each is another hook: one that has hung three times is left alone."""
+SPINS: Final = """
+from tyk.decorators import Pre
+
+@Pre{options}
+def spins(request, session, spec):
+    while True:
+        pass
+"""
+FOR_EVER: Final = "3600"
+"""Seconds that no test waits."""
 WAYS: Final = ("spins", "stops", "sleeps_in_c", "sleeps_in_c_with_the_interpreter_lock")
 
 
@@ -108,3 +120,34 @@ def test_a_hook_that_hangs_in_any_way_costs_its_own_call_and_no_other(tmp_path: 
 @pytest.mark.timeout(1800)
 def test_100_hangs(tmp_path: Path) -> None:
     hang_under_load(tmp_path, 25)
+
+
+@pytest.mark.parametrize(
+    ("options", "listed", "flag"),
+    [
+        ("(timeout=0.3)", {}, FOR_EVER),
+        ("", {"timeout": 0.3}, FOR_EVER),
+        (f"(timeout={FOR_EVER})", {"timeout": 0.3}, FOR_EVER),
+        ("", {}, "0.3"),
+    ],
+    ids=["decorator", "manifest", "manifest before decorator", "option"],
+)
+def test_the_limit_of_a_hook_is_the_manifests_the_decorators_or_the_brokers(
+    tmp_path: Path, options: str, listed: dict[str, float], flag: str
+) -> None:
+    """Any other limit would keep the caller waiting for longer than this test."""
+    manifest = {
+        "file_list": ["middleware.py"],
+        "custom_middleware": {"driver": "grpc", "pre": [{"name": "spins", **listed}]},
+    }
+    files = {"mine/middleware.py": SPINS.format(options=options), "mine/manifest.json": json.dumps(manifest)}
+    flags = ("--timeout", flag, "--grace", "0")
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as callers,
+        running_broker(tmp_path, *flags, files=files) as broker,
+    ):
+        call = callers.submit(broker.call, "spins", bundle="mine", timeout=float(FOR_EVER))
+        error = call.exception(PATIENCE)
+        assert isinstance(error, GrpcCallError)
+        assert error.code.name == "DEADLINE_EXCEEDED"
+        assert "deadline exceeded in worker 0" in error.message

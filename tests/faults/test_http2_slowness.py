@@ -14,6 +14,7 @@ from broker.http2.errors import ErrorCode
 from broker.http2.frames import PREFACE, FrameType, pack_frame
 from broker.http2.limits import Limits
 from tests.support.attacker import HELLO, Attacker
+from tests.support.broker import wait_until
 from tests.support.grpc_server import EchoServer
 from tests.support.http2_peer import PATH, code_of, data, message, settings, window_update
 
@@ -81,6 +82,21 @@ def test_a_request_that_never_ends(server: EchoServer) -> None:
         slow.send(slow.headers(1), data(1, message(bytes(100))[:50], 0))
         check_others(server)
         server.wait_until(lambda: not any(protocol._connection.streams for protocol in server.grpc._protocols))
+        slow.send(pack_frame(FrameType.GOAWAY, 0, 0, bytes(8)))
+        frames = slow.read_to_end()
+        assert any(b"grpc-status\x014" in frame.payload for frame in frames if frame.stream_id == 1)
+
+
+def test_a_request_that_comes_in_single_bytes_for_ever(server: EchoServer) -> None:
+    with connect(server) as slow:
+        slow.send(slow.headers(1), data(1, message(bytes(100_000))[:5], 0))
+
+        def is_over() -> bool:
+            slow.send(data(1, b"x", 0))
+            return not any(protocol._connection.streams for protocol in server.grpc._protocols)
+
+        wait_until(lambda: bool(server.run(is_over)), lambda: "the end of the request")
+        check_others(server)
         slow.send(pack_frame(FrameType.GOAWAY, 0, 0, bytes(8)))
         frames = slow.read_to_end()
         assert any(b"grpc-status\x014" in frame.payload for frame in frames if frame.stream_id == 1)

@@ -5,15 +5,14 @@ How fast the working one is beside them is measured by `python -m benchmarks.idl
 
 import contextlib
 import resource
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from benchmarks.bars.idle import idle_connections
 from broker.http2.limits import KIB, MIB
-from tests.support.attacker import HELLO
 from tests.support.broker import running_broker, wait_until
 from tests.support.hooks import SOURCE
 from tests.support.neighbour import Footprint, Neighbour
@@ -37,19 +36,6 @@ def descriptors(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@contextlib.contextmanager
-def idle_connections(path: Path, count: int) -> Iterator[None]:
-    """So many connections after their handshake."""
-    with contextlib.ExitStack() as opened:
-        connections = [opened.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(count)]
-        for connection in connections:
-            connection.connect(str(path))
-            connection.sendall(HELLO)
-        for connection in connections:
-            assert connection.recv(1), "every one was taken"
-        yield
-
-
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_idle_connections_cost_little_and_nobody_notices(tmp_path: Path, count: int) -> None:
     """Twice: what the first ones took serves the next ones, although the allocator does not give it to the system."""
@@ -59,7 +45,7 @@ def test_idle_connections_cost_little_and_nobody_notices(tmp_path: Path, count: 
         taken = []
         with Neighbour(broker) as neighbour:
             for _ in range(2):
-                with idle_connections(broker.socket, count):
+                with idle_connections(broker.address, count):
                     neighbour.wait_answered(200)
                     taken.append(before.grown())
                 wait_until(lambda: before.descriptors_grown() <= 1, lambda: f"{before.descriptors_grown()} descriptors")

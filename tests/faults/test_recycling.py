@@ -1,8 +1,10 @@
 """Workers replaced one by one while calls go on, and a pool whose size changes: no call fails for it."""
 
+import itertools
 import os
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,24 @@ def echo(request, session, spec):
     request.add_header("Nonce", request.get_header("Nonce"))
     return request, session
 """
+
+ALL_BUT_THE_FIRST_DIE = """
+import os, threading, time
+
+def die():
+    born = int(open("/proc/self/stat").read().rpartition(") ")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    with open({diary!r}, "a") as diary:
+        diary.write(f"{{born}} {{time.clock_gettime(time.CLOCK_BOOTTIME)}}\\n")
+    os._exit(7)
+
+try:
+    os.close(os.open({first!r}, os.O_CREAT | os.O_EXCL))
+except FileExistsError:
+    threading.Timer(0.05, die).start()
+"""
+"""What dies writes down when it was started and when it ends, in seconds since the machine's start."""
+CLOCK_TICK = 1 / os.sysconf("SC_CLK_TCK")
+"""Seconds: how exactly the kernel says when a process was started."""
 
 WAITING = """
 import os, time
@@ -75,30 +95,41 @@ def test_workers_are_recycled_and_no_call_notices(
 ) -> None:
     with running_broker(tmp_path, *flags, workers=2, files={"mine.py": source}) as broker:
         first = pids(broker)
-        fewest = 2
+        fewest, most = 2, 0
         with Load(broker.address, "echo", "mine", callers=2) as load:
 
             def both_replaced() -> bool:
-                nonlocal fewest
+                nonlocal fewest, most
                 status = broker.status()
-                ready = [worker for worker in status["workers"] if worker["state"] == "ready"]
-                fewest = min(fewest, len(ready))
+                now = Counter(worker["state"] for worker in status["workers"])
+                fewest = min(fewest, now["ready"])
+                most = max(most, now["ready"] + now["starting"] + now["standby"])
                 return status["recycled"] >= 2 and not first & {worker["pid"] for worker in status["workers"]}
 
             wait_until(both_replaced, lambda: str(broker.status()))
         load.check()
         assert not load.errors
         assert fewest == 2
+        assert most == 3, "one after the other"
         assert reason in broker.log
         assert broker.status()["restarts"] == 0
 
 
-def test_a_worker_whose_replacement_does_not_start_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("import os\nos._exit(5)\n", "it exited with code 5 before it was ready"),
+        ("def echo(:\n", "it could not load what the others serve"),
+    ],
+)
+def test_a_worker_whose_replacement_does_not_start_or_would_serve_less_goes_on(
+    tmp_path: Path, content: str, said: str
+) -> None:
     with running_broker(tmp_path, "--max-requests", "5", files={"mine.py": ECHO}) as broker:
-        broker.add_file("mine.py", "import os\nos._exit(5)\n")
+        broker.add_file("mine.py", content)
         (before,) = pids(broker)
         with Load(broker.address, "echo", "mine", callers=1) as load:
-            broker.wait_for_log("goes on, its replacement did not start")
+            broker.wait_for_log(f"goes on, its replacement did not start: {said}")
             load.wait_for_more(20)
         load.check()
         assert not load.errors
@@ -154,22 +185,20 @@ def test_a_pool_of_an_impossible_size_is_refused(tmp_path: Path, workers: object
 
 
 def test_a_worker_that_keeps_dying_right_after_its_start_waits_longer_each_time(tmp_path: Path) -> None:
-    slot_of_two = (
-        "import os, threading\n"
-        f"flag = {str(tmp_path / 'first')!r}\n"
-        "try:\n"
-        "    os.close(os.open(flag, os.O_CREAT | os.O_EXCL))\n"
-        "except FileExistsError:\n"
-        "    threading.Timer(0.05, os._exit, (7,)).start()\n"
-    )
+    first, diary = tmp_path / "first", tmp_path / "diary"
     with RunningBroker(tmp_path, workers=2).unready() as broker:
         broker.add_file("mine.py", ECHO)
-        broker.add_file("dying.py", slot_of_two)
+        broker.add_file("dying.py", ALL_BUT_THE_FIRST_DIE.format(first=str(first), diary=str(diary)))
         broker.wait_for_log("died before it answered anything")
         broker.wait_for_log("next try in 0.4 s")
         # The one that works goes on.
         assert broker.call("echo", bundle="mine", headers=[("Nonce", "-")]).request.set_headers["Nonce"] == "-"
         assert "exited with code 7" in broker.log
+        lives = [tuple(map(float, line.split())) for line in diary.read_text().splitlines()]
+        waits = [after[0] - before[1] for before, after in itertools.pairwise(lives)]
+        assert len(waits) >= 3
+        for wait, said in zip(waits, (0, 0.1, 0.2, 0.4), strict=False):
+            assert wait >= said - CLOCK_TICK
 
 
 def test_a_killed_worker_that_had_worked_is_replaced_at_once(tmp_path: Path) -> None:

@@ -138,6 +138,17 @@ def test_workers_that_do_not_start_are_no_reason_to_stop_serving(tmp_path: Path)
         assert version_of(broker) == "1"
 
 
+def test_without_the_folder_of_bundles_the_old_version_goes_on(tmp_path: Path) -> None:
+    with running_broker(tmp_path, files={"mine.py": source("1")}) as broker:
+        broker.bundles.rename(tmp_path / "aside")
+        assert f"{broker.bundles}: no such folder" in refusal(broker)
+        assert version_of(broker) == "1"
+        (tmp_path / "aside").rename(broker.bundles)
+        broker.add_file("mine.py", source("2"))
+        reload(broker)
+        assert version_of(broker) == "2"
+
+
 def test_a_bundle_that_was_broken_before_does_not_keep_others_from_loading(tmp_path: Path) -> None:
     files = {"mine.py": source("1"), "broken.py": BROKEN}
     with running_broker(tmp_path, files=files) as broker:

@@ -1,19 +1,56 @@
-"""Workers that do not get ready in time, and a listening socket that outlives the broker."""
+"""Workers that do not start, or not in time, and a listening socket that outlives the broker."""
 
+import concurrent.futures
+import itertools
 import os
+import signal
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
 
-from broker.grpc.client import GrpcClient
+import psutil
+import pytest
+
+from broker.grpc.client import GrpcCallError, GrpcClient
 from commands.objects import CallDescription, build_object
-from tests.support.broker import RunningBroker, wait_until
+from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
 from tests.support.load import METHOD
 from tyk.proto.coprocess_object_pb2 import Object
 
 HANGS_AT_IMPORT = "import time\ntime.sleep(3600)\n"
+DIES_AT_IMPORT = "import os\nos._exit(5)\n"
+DIES_AT_IMPORT_WHEN_TOLD = """
+import os, time
+while not os.path.exists({flag!r}):
+    time.sleep(0.002)
+os._exit(5)
+"""
+KEEPS_A_DIARY = """
+import os, time
+born = int(open("/proc/self/stat").read().rpartition(") ")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+with open({diary!r}, "a") as diary:
+    diary.write(f"{{born}} {{time.clock_gettime(time.CLOCK_BOOTTIME)}}\\n")
+os._exit(5)
+"""
+"""When it was started and when it ends, in seconds since the machine's start."""
+DAMAGES_ITS_RING = """
+import os, sys
+from tyk.decorators import Pre
+
+@Pre
+def damages(request, session, spec):
+    frame = sys._getframe()
+    while frame.f_code.co_name != "_serve":
+        frame = frame.f_back
+    frame.f_locals["channel"]._pop.__self__._generation += 1  # whatever comes is of another generation
+    request.add_header("X-Worker", str(os.getpid()))
+    return request, session
+"""
+CLOCK_TICK = 1 / os.sysconf("SC_CLK_TCK")
+"""Seconds: how exactly the kernel says when a process was started."""
 AS_SYSTEMD_DOES = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -46,6 +83,66 @@ def test_one_that_is_never_ready_does_not_keep_the_others_from_serving(tmp_path:
         assert "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
         assert [row["state"] for row in broker.status()["workers"]].count("ready") == 1
         assert "slow.py" in broker.log  # the stacks
+
+
+def test_a_worker_that_does_not_start_is_tried_again_after_the_time_that_is_said(tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    with RunningBroker(tmp_path).unready() as broker:
+        broker.add_file("dies.py", KEEPS_A_DIARY.format(diary=str(diary)))
+        assert broker.wait() == 3
+        lives = [tuple(map(float, line.split())) for line in diary.read_text().splitlines()]
+        waits = [after[0] - before[1] for before, after in itertools.pairwise(lives)]
+        for wait, said in zip(waits, (0.1, 0.2), strict=True):
+            assert wait >= said - CLOCK_TICK
+            assert f"next try in {said} s" in broker.log
+
+
+def test_a_pool_that_has_served_is_never_hopeless(tmp_path: Path) -> None:
+    with (
+        running_broker(tmp_path, "--timeout", "60", files={"hooks.py": SOURCE}) as broker,
+        concurrent.futures.ThreadPoolExecutor(1) as callers,
+    ):
+        broker.add_file("hooks.py", DIES_AT_IMPORT)
+        os.kill(broker.status()["workers"][0]["pid"], signal.SIGKILL)
+        waiting = callers.submit(broker.call, "add_header", bundle="hooks", timeout=60)
+        # At the third of these a broker without a worker that ever was ready would end.
+        broker.wait_for_log("next try in 0.8 s")
+        broker.add_file("hooks.py", SOURCE)
+        assert "X-Worker" in waiting.result().request.set_headers
+
+
+def test_who_waits_for_workers_that_cannot_start_hears_why(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    with (
+        RunningBroker(tmp_path).unready() as broker,
+        concurrent.futures.ThreadPoolExecutor(1) as callers,
+    ):
+        broker.add_file("dies.py", DIES_AT_IMPORT_WHEN_TOLD.format(flag=str(flag)))
+        wait_until(broker.socket.exists, lambda: broker.log)
+        waiting = callers.submit(broker.call, "any")
+        wait_until(lambda: broker.status()["waiting"] == 1, lambda: broker.log)
+        flag.touch()
+        error = waiting.exception()
+        assert isinstance(error, GrpcCallError)
+        assert error.code.name == "UNAVAILABLE"
+        assert error.message.startswith("no worker can start: it exited with code 5")
+        assert broker.wait() == 3
+
+
+@pytest.mark.parametrize("arguments", [[], ["eventfd:1,2,3"]])
+def test_a_worker_that_is_started_by_hand_says_who_starts_workers(arguments: list[str]) -> None:
+    command = [sys.executable, "-P", "-m", "workers", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "tykpy's workers are started by `tykpy broker`\n"
+
+
+def test_a_worker_whose_ring_is_damaged_says_so_and_its_call_runs_elsewhere(tmp_path: Path) -> None:
+    with running_broker(tmp_path, files={"hooks.py": SOURCE, "damage.py": DAMAGES_ITS_RING}) as broker:
+        before = broker.call("damages", bundle="damage").request.set_headers["X-Worker"]
+        assert broker.call("add_header", bundle="hooks").request.set_headers["X-Worker"] != before
+        assert f"(process {before}) exited with code 4 (its ring is damaged)" in broker.log
+        wait_until(lambda: not psutil.pid_exists(int(before)), lambda: f"the end of {before}")
 
 
 def test_a_socket_of_the_service_manager_keeps_callers_while_the_broker_is_replaced(tmp_path: Path) -> None:

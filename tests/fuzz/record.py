@@ -5,12 +5,13 @@ seeds are made by our own code and by the libraries that plugin authors use. Exi
 """
 
 import contextlib
+import os
 import socket
 import subprocess
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,17 +20,19 @@ import msgpack
 
 from commands.objects import CallDescription, build_object
 from ipc.control import ControlSocket
-from ipc.frame import Kind, Status, pack_error, pack_frame
-from ipc.layout import HEADER_SIZE, TAIL
+from ipc.frame import Kind, SplitFrame, Status, pack_error, pack_frame, pack_head
+from ipc.layout import FLAG_ERROR, HEADER_SIZE, OWN_MEMORY, SPILL_PLACE, TAIL, RecordType
+from tests.fuzz.big_messages import NOTE_SIZE, Do, Step, script
 from tests.support.broker import PATIENCE, RunningBroker, running_broker
 from tests.support.gateway import RunningGateway
 from tests.support.hooks import SOURCE
 from tests.support.http2_peer import Peer, data, message
 from tests.support.redis_server import running_redis
 from tests.support.table import gateway_settings
-from tests.unit.ipc.ends import rings
+from tests.unit.ipc.ends import channel_pair, rings
 from tyk.proto.coprocess_object_pb2 import Object
 from workers.mapping import to_map
+from workers.store import BundleStore
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 MOST: Final = 4096
@@ -117,7 +120,7 @@ def record_grpc_go(broker: RunningBroker, folder: Path) -> None:
                 api.gateway.send("GET", "/a/x")
 
 
-def make_others() -> None:
+def make_others(folder: Path) -> None:
     """What has no foreign peer, or whose peers are libraries."""
     obj = _object()
     encoded = obj.SerializeToString()
@@ -140,7 +143,42 @@ def make_others() -> None:
     _write("answer", "object", answer)
     _write("answer", "error", pack_error(Status.INVALID, "x"))
     _write("ring", "records", _ring())
-    _write("control", "messages", _control())
+    _write("control", "messages", _control(folder))
+
+
+def record_big_messages() -> None:
+    """What broker and worker write for big messages: in the memory that they share, and in memory of its own."""
+    encoded = _object().SerializeToString()
+    big = SplitFrame(pack_head(Kind.OBJECT, None), encoded)
+    whole = pack_frame(Kind.OBJECT, None, encoded)
+    with channel_pair() as (broker, worker):
+        stored = broker.bodies.put(encoded)
+        assert stored is not None
+        broker.send_stored(1, big.head, stored, 0)
+        broker._send_oversize(2, whole, 0)
+        written = Step(Do.WRITE, stored.offset, encoded)
+        records = _records(worker._pop, worker._parts.spills._socket, 2)
+        _write("bodies", "requests", script([written, *records]))
+    with channel_pair() as (broker, worker):
+        worker._publish_big(1, big, False, 0)
+        worker._publish_big(2, big, True, 0)
+        _, memory = worker._oversize_out.push(RecordType.SPILL_RESP, 3, 0, whole)
+        written = Step(Do.WRITE, 0, worker._parts.bulk_out._memory[: 2 * len(encoded)])
+        records = _records(broker._pop, broker._parts.spills._socket, 3)
+        _write("bulk", "answers", script([written, *records]))
+        os.close(memory)
+
+
+def _records(pop: Callable[[], tuple[int, int, int, bytes]], spills: socket.socket, count: int) -> Iterator[Step]:
+    """The steps that lead to these records."""
+    for _ in range(count):
+        kind, seq, _, payload = pop()
+        size, offset = SPILL_PLACE.unpack_from(payload)
+        if offset == OWN_MEMORY:
+            note, (descriptor,), _, _ = socket.recv_fds(spills, NOTE_SIZE, 1)
+            yield Step(Do.MEMORY, size, note + os.pread(descriptor, size, 0))
+            os.close(descriptor)
+        yield Step(Do.ERROR_RECORD if kind & FLAG_ERROR else Do.RECORD, seq, payload)
 
 
 def make_bundles(folder: Path) -> None:
@@ -167,12 +205,11 @@ def _ring() -> bytes:
         return int(both.a_writable.words[TAIL]).to_bytes(4, "little") + first
 
 
-def _control() -> bytes:
+def _control(folder: Path) -> bytes:
     here, there = socket.socketpair()
     worker = ControlSocket(here, blocking=False)
-    hook = {"name": "a", "shape": "request, session, spec", "is_async": False, "timeout": 1.5, "idempotent": False}
-    bundle = {"name": "b", "path": "/b", "version": "1", "hashes": ["h"], "error": None, "hooks": [hook], "faulty": []}
-    worker.send("ready", {"bundles": [bundle]})
+    bundles = Path(__file__).parents[2] / "examples" / "bundles"
+    worker.send("ready", {"bundles": BundleStore([bundles], folder / "unpacked").describe()})
     worker.send("event", {"name": "e", "id": "1", "depth": 0, "document": "{}"})
     with there:
         sent = there.recv(MOST)
@@ -198,8 +235,9 @@ def main() -> None:
             record_grpcio(broker)
             record_h2load(broker, folder)
             record_grpc_go(broker, folder)
-        make_others()
+        make_others(folder)
         make_bundles(folder)
+    record_big_messages()
     print(f"{len(list(CORPUS.glob('*/*')))} files in {CORPUS}")
 
 

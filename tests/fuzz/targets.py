@@ -20,7 +20,7 @@ from broker.http2.errors import Http2Error
 from broker.http2.headers import HeadCache, HeaderDecoder
 from broker.http2.limits import KIB, MIB, Limits
 from broker.msgpackrpc.wire import MessageReader, unpack_params
-from broker.pool.content import read_description
+from broker.pool.news import read_news
 from broker.routing.answers import body_of
 from broker.routing.peek import PeekError, peek
 from broker.routing.peek_map import peek_map
@@ -29,6 +29,7 @@ from ipc.control import ControlSocket
 from ipc.errors import ControlClosedError, ControlCorruptError, RingCorruptError
 from ipc.frame import Kind
 from ipc.layout import TAIL
+from tests.fuzz import big_messages
 from tests.support.http2_peer import PATH, Peer
 from tests.unit.ipc.ends import rings
 from tyk.proto.coprocess_object_pb2 import Event, Object
@@ -174,8 +175,8 @@ def control(data: bytes) -> None:
     with contextlib.suppress(ControlClosedError, ControlCorruptError):
         while messages := broker.receive():
             for message in messages:
-                with contextlib.suppress(ValueError, TypeError, KeyError):
-                    read_description(message.body)
+                with contextlib.suppress(ValueError, ControlCorruptError):
+                    read_news(message)
     broker.close()
 
 
@@ -218,6 +219,8 @@ TARGETS: Final[dict[str, Target]] = {
     "ring": Target(ring, MIB),
     "control": Target(control, 8 * MIB),
     "answer": Target(answer, 4 * MIB),
+    "bulk": Target(big_messages.bulk, MIB),
+    "bodies": Target(big_messages.bodies, MIB),
     "manifest": Target(manifest, 4 * MIB),
     "archive": Target(archive, 4 * MIB),
 }

@@ -1,11 +1,17 @@
 """`tykpy bench`: the load generator against a real broker, the command through the console script, and its end."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
-import socket
+import struct
 import subprocess
 import tempfile
+import termios
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +20,19 @@ from typing import Any
 import psutil
 import pytest
 
+from commands.bench.connected import ConnectedBroker
 from commands.bench.errors import BenchError
 from commands.bench.load import Order
+from commands.bench.measure import NS_PER_SECOND, cpu_ns
 from commands.bench.results import Sample
 from commands.bench.ringcost import measure_ring
 from commands.bench.runs import Progress, measure
 from commands.bench.scenarios import BUILT_IN, OwnHook, own_scenario
-from commands.bench.serving import ConnectedBroker, OwnBroker
+from commands.bench.serving import OwnBroker
 from commands.bench.sweep import check
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
+from tests.support.bundles import write_bundle, write_files, write_zip
+from tests.support.redis_server import free_port
 
 HOOKS = """
 import time
@@ -136,17 +146,35 @@ def test_calls_that_never_get_through_are_counted(broker: RunningBroker) -> None
     assert sample.unanswered > 0
 
 
-def test_over_tcp_the_processes_are_unknown_and_the_rest_is_not(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    with running_broker(tmp_path, "--listen", address, files={"mine.py": HOOKS}):
+@pytest.mark.parametrize("seen", [True, False])
+def test_over_tcp_processes_of_this_machine_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, seen: bool
+) -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    if not seen:
+        monkeypatch.setattr("commands.bench.connected.tcp_listener", lambda port: 0)
+    with running_broker(tmp_path, "--listen", address, files={"mine.py": HOOKS}) as broker:
         message = own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False).build(None).SerializeToString()
-        server = ConnectedBroker(address)
+        server = ConnectedBroker(address, runtime=broker.runtime)
         check(server, own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False), message)
         sample = measure(Order(address, [message], 4, 0.0, 0.0, 0.1, 0.0, 30.0, os.getpid()), 1, server, lambda _: None)
     assert sample.answered > 0
-    assert (sample.usage.broker, sample.usage.workers, sample.usage.broker_mib) == (None, None, None)
+    usage = sample.usage
+    assert [figure is not None for figure in (usage.broker, usage.workers, usage.broker_mib, usage.waiting)] == [
+        seen
+    ] * 4
+
+
+def test_a_running_broker_is_asked_what_waits_where_its_admin_socket_is_found(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with running_broker(tmp_path, files={"mine.py": HOOKS}) as broker:
+        assert ConnectedBroker(broker.address).waiting() == 0
+        moved = tmp_path / "other" / "s"
+        moved.symlink_to(broker.socket)
+        assert ConnectedBroker(f"unix://{moved}").waiting() is None
+        assert ConnectedBroker(f"unix://{moved}", runtime=broker.runtime).waiting() == 0
+        with running_broker(tmp_path / "other", files={"mine.py": HOOKS}) as another:
+            assert ConnectedBroker(f"unix://{moved}", runtime=another.runtime).waiting() is None, "of another broker"
 
 
 def test_nobody_there_is_an_error(tmp_path: Path) -> None:
@@ -169,6 +197,41 @@ def test_the_ring_alone_costs_something_on_both_sides(size: int) -> None:
     assert cost.worker > 0
 
 
+SPY = """
+import os, threading, time
+from pathlib import Path
+from tyk.decorators import Pre
+
+@Pre
+def spy(request, session, spec):
+    size = len(request.object.raw_body)
+    (Path({folder!r}) / f"{{os.getppid()}}-{{os.getpid()}}-{{threading.get_ident()}}-{{size}}").touch()
+    time.sleep(0.01)
+    return request, session
+"""
+
+
+def test_a_sweep_varies_workers_threads_and_bodies(tmp_path: Path, temporary: Path) -> None:
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    (tmp_path / "spy.py").write_text(SPY.format(folder=str(seen)))
+    done = bench(
+        *SHORT, "--bundle", str(tmp_path / "spy.py"), "--hook", "spy", "--workers", "1,2", "--threads", "1,3",
+        "--body-size", "1KiB,4KiB", "--streams", "24",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    brokers: dict[str, dict[str, set[str]]] = {}
+    sizes: dict[str, set[str]] = {}
+    for name in os.listdir(seen):
+        broker, worker, thread, size = name.split("-")
+        brokers.setdefault(broker, {}).setdefault(worker, set()).add(thread)
+        sizes.setdefault(broker, set()).add(size)
+    shapes = sorted((len(workers), *{len(threads) for threads in workers.values()}) for workers in brokers.values())
+    assert shapes == [(1, 1), (1, 3), (2, 1), (2, 3)]
+    assert all(found == {"1024", "4096"} for found in sizes.values())
+    assert "spy, 2 workers, 3 threads, 24 streams, 4 KiB body: limited by" in done.stdout
+
+
 # Scenarios
 
 
@@ -178,6 +241,18 @@ def test_every_built_in_scenario_is_answered_rightly() -> None:
         for scenario in BUILT_IN.values():
             for size in (*scenario.body_sizes, 2000):
                 check(server, scenario, scenario.build(size).SerializeToString())
+
+
+def test_scenarios_need_what_they_say() -> None:
+    files = [*BUILT_IN["cpu"].files, *BUILT_IN["wait"].files]
+    with OwnBroker(files, workers=1, threads=1, streams=1) as server:
+        worker = server.pids()[1:2]
+        for name, waits, works in (("wait", 0.02, 0.0), ("wait-async", 0.02, 0.0), ("cpu", 0.0, 0.002)):
+            scenario = BUILT_IN[name]
+            began, used = time.monotonic(), cpu_ns(worker)[worker[0]]
+            check(server, scenario, scenario.build(None).SerializeToString())
+            assert time.monotonic() - began >= waits
+            assert cpu_ns(worker)[worker[0]] - used >= works * NS_PER_SECOND
 
 
 def test_a_wrong_answer_is_not_measured(broker: RunningBroker) -> None:
@@ -214,11 +289,82 @@ def test_a_sweep_ends_with_a_table_json_and_a_page(tmp_path: Path, temporary: Pa
     assert "1 case of then was not measured now" in again.stdout
 
 
+@pytest.mark.parametrize("columns", [80, 200])
+def test_on_a_terminal_there_is_a_live_view_and_then_the_tables(tmp_path: Path, temporary: Path, columns: int) -> None:
+    ended, text = on_terminal(
+        columns, "bench", "--seconds", "0.9", "--warm-up", "0.1", "--repeat", "1", "--workers", "1"
+    )
+    assert ended == 0, text
+    assert "header, 1 worker, 64 streams, repetition 1: " in text
+    assert re.search(r"[\d,]+/s  .*p50 .*p99 .*[▁▂▃▄▅▆▇█]", text), "how fast it is from moment to moment"
+    assert "━" in text, "how far it is"
+    tables = text.rpartition("┏")[2]
+    assert re.search(r"│ header, 1 worker, 64 streams +│ +[\d,]+ │", tables), "in one line, however narrow"
+    assert "header, 1 worker, 64 streams: limited by" in tables
+    assert ("no room for: " in tables) == (columns == 80)
+
+
+def test_elsewhere_there_are_plain_lines(temporary: Path) -> None:
+    done = bench(*SHORT, "--workers", "1")
+    assert "\x1b" not in done.stdout + done.stderr
+    first, *runs = done.stderr.splitlines()
+    assert first == "about 0.35 s of load"
+    assert [line.partition(": ")[0] for line in runs] == ["1/1 header, 1 worker, 64 streams"]
+    assert "CPU workers" in done.stdout
+
+
+def on_terminal(columns: int, *arguments: str) -> tuple[int, str]:
+    """Run the command with a terminal of its own; gives its exit code and all that it wrote there."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        environment = {**os.environ, "TERM": "xterm-256color"} | {"COLUMNS": str(columns), "LINES": "40"}
+        process = subprocess.Popen([TYKPY, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+        os.close(theirs)
+        written = bytearray()
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while data := screen.read(65536):
+                written += data
+        ended = process.wait(60)
+    return ended, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode())
+
+
 def test_an_own_hook_of_an_own_bundle(tmp_path: Path, temporary: Path) -> None:
     (tmp_path / "mine.py").write_text(HOOKS)
     done = bench(*SHORT, "--workers", "1", "--bundle", str(tmp_path / "mine.py"), "--hook", "mark", "--rate", "50")
     assert done.returncode == 0, done.stderr
-    assert "mark, 1 worker, 50/s: limited by none" in done.stdout
+    assert "mark, 1 worker, 50/s: not limited: the rate was met" in done.stdout
+
+
+OWN_ONLY = {
+    "middleware.py": """
+        from tyk.decorators import *
+
+        @Post
+        def wants(request, session, spec):
+            if request.object.headers.get("X-Own") != "1":
+                raise ValueError("not the object of the user's")
+            return request, session
+        """
+}
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "py"])
+def test_bundle_hook_and_object_are_the_users(tmp_path: Path, temporary: Path, form: str) -> None:
+    if form == "py":
+        bundle = write_files(tmp_path, {"own.py": OWN_ONLY["middleware.py"]}) / "own.py"
+    else:
+        write = write_bundle if form == "folder" else write_zip
+        bundle = write(tmp_path / ("own.zip" if form == "zip" else "own"), OWN_ONLY, post=[{"name": "wants"}])
+    flags = (*SHORT, "--workers", "1", "--bundle", str(bundle), "--hook", "wants", "--type", "Post")
+    refused = bench(*flags)
+    assert refused.returncode == 1
+    assert "not the object of the user's" in refused.stderr
+    own = {"hook_type": "Post", "request": {"headers": {"X-Own": "1"}}}
+    (tmp_path / "object.json").write_text(json.dumps(own))
+    done = bench(*flags, "--object", str(tmp_path / "object.json"))
+    assert done.returncode == 0, done.stderr
+    assert "wants, 1 worker, 64 streams: " in done.stdout
 
 
 def test_a_running_broker_is_driven_and_left_running(broker: RunningBroker) -> None:

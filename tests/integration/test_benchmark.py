@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,8 @@ def test_every_server_is_measured_and_ended(tmp_path: Path) -> None:
         assert row["rate"] > 0
         assert row["total_us"] > 0
         assert 0 < row["p50_us"] <= row["p99_us"]
+    assert report["embedded"]["rate"] > 0
+    assert report["embedded"]["cpu_us"] > 0
     assert [memory["processes"] > 1 for memory in report["memory"]] == [False, False, True, True]
     assert "| tykpy, 1 worker | 2 |" in (tmp_path / "markdown").read_text()
 
@@ -72,6 +76,40 @@ def test_a_missing_h2load_is_one_clear_line(tmp_path: Path, benchmark: list[str]
     assert done.stderr.splitlines() == [
         "error: h2load is not on PATH; on Debian or Ubuntu: apt-get install nghttp2-client"
     ]
+
+
+def test_every_transport_has_a_row(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.ring",
+        "--rounds",
+        "2",
+        "--count",
+        "200",
+        "--json",
+        str(tmp_path / "json"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    wanted = {
+        "tykpy channel",
+        "multiprocessing.Pipe",
+        "multiprocessing.Queue",
+        "pyzmq ipc",
+        "faster-fifo",
+    }
+    if find_spec("iceoryx2") is not None:
+        wanted.add("iceoryx2")
+    report = json.loads((tmp_path / "json").read_text())
+    assert {row["name"] for row in report["results"]} == wanted
+    for row in report["results"]:
+        assert 0 < row["best_us"] <= row["median_us"] <= row["worst_us"]
+        assert len(row["rounds_us"]) == 2
+        assert f"\n{row['name']}  " in done.stdout
+    assert "Made by: python -m benchmarks.ring --rounds 2" in done.stdout
+    assert f"pyzmq {version('pyzmq')}" in done.stdout
+    assert ("iceoryx2 is not installed" in done.stdout) == ("iceoryx2" not in wanted)
 
 
 def test_recovery_is_measured() -> None:

@@ -42,7 +42,8 @@ def echoing(threads: int = 1, point: str = "") -> Iterator[tuple[BrokerChannel, 
     channel.close_worker_ends()
     with process:
         try:
-            assert wait_for_control(channel) == [ControlMessage("ready", {"pid": process.pid}, None)]
+            (said,) = wait_for_control(channel)
+            assert (said.name, said.body) == ("ready", {"pid": process.pid})
             yield channel, process
         finally:
             channel.close()

@@ -13,8 +13,9 @@ import uvloop
 
 from broker.errors import DispatchError, RpcError
 from broker.msgpackrpc.client import RpcClient
+from broker.msgpackrpc.limits import RpcLimits
 from broker.msgpackrpc.methods import dispatch_methods
-from broker.msgpackrpc.server import Handler, MsgpackRpcServer, RawMethod, RpcLimits
+from broker.msgpackrpc.server import Handler, MsgpackRpcServer, RawMethod
 from broker.routing.dispatch import Dispatch
 from ipc.frame import Kind, Status
 

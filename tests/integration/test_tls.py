@@ -17,7 +17,7 @@ import pytest
 from broker.grpc.wire import GrpcCode
 from commands.objects import CallDescription, build_object
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, wait_until
-from tests.support.certificates import Authority, KeyPair
+from tests.support.certificates import Authority, KeyPair, TlsFiles
 from tests.support.hooks import SOURCE
 from tests.support.redis_server import free_port
 from tyk.proto.coprocess_object_pb2 import Object
@@ -27,26 +27,8 @@ DISPATCH = "/coprocess.Dispatcher/Dispatch"
 CALL = build_object(CallDescription("add_header", bundle="hooks")).SerializeToString()
 
 
-class Tls:
-    """The files of one test: a server of one authority, clients of another."""
-
-    def __init__(self, folder: Path) -> None:
-        self.servers = Authority(folder, "server-ca")
-        self.clients = Authority(folder, "client-ca")
-        self.server = self.servers.issue("server")
-        self.client = self.clients.issue("client")
-        self.port = free_port()
-
-    @property
-    def flags(self) -> list[str]:
-        """A broker's, for one address with TLS."""
-        files = ["--tls-cert", str(self.server.cert), "--tls-key", str(self.server.key)]
-        return ["--listen", f"tls://127.0.0.1:{self.port}", *files]
-
-    @property
-    def mutual(self) -> list[str]:
-        """The same, for clients with a certificate only."""
-        return [*self.flags, "--tls-client-ca", str(self.clients.path)]
+class Tls(TlsFiles):
+    """Ways to call the broker that has these files."""
 
     def channel(self, client: KeyPair | None) -> grpc.Channel:
         """A foreign client's connection."""

@@ -2,7 +2,8 @@
 
 One step is what a process does without anybody noticing anything in between: a store into its own buffer, a read, a
 system call. A worker can be killed between any two of its steps. Mirrors `ipc/broker_channel.py`,
-`ipc/worker_channel.py`, `broker/routing/router.py` (`lost`, `cancel`); see `state.py` for the parts.
+`ipc/worker_channel.py`, `broker/routing/deaths.py`, `broker/routing/placing.py` (`abandon`); see `state.py` for the
+parts.
 """
 
 from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.bundle.convert import convert
@@ -25,7 +25,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS | st.text(max_size=5), inner, max_size=5),
     max_leaves=12,
 )
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """The machine may be busy."""
 HEADS = [
     "@Pre\ndef a(request, session, spec):",
@@ -60,14 +59,12 @@ BODIES = [
 NAMES = st.text(st.sampled_from("ab./\\:é"), min_size=1, max_size=8)
 
 
-@UNHURRIED
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_as_a_manifest(content: bytes) -> None:
     with contextlib.suppress(ManifestError):
         assert isinstance(parse_manifest(content), Manifest)
 
 
-@UNHURRIED
 @given(st.dictionaries(FIELDS, JSON, max_size=5))
 def test_arbitrary_json_as_a_manifest(content: object) -> None:
     with contextlib.suppress(ManifestError):
@@ -75,7 +72,6 @@ def test_arbitrary_json_as_a_manifest(content: object) -> None:
         assert all(isinstance(name, str) and ".." not in name.split("/") for name in found.file_list)
 
 
-@UNHURRIED
 @given(st.lists(st.tuples(NAMES, st.binary(max_size=20)), max_size=5), st.data())
 def test_arbitrary_entries_and_damage_in_a_zip(entries: list[tuple[str, bytes]], data: st.DataObject) -> None:
     buffer = io.BytesIO()
@@ -96,7 +92,6 @@ def test_arbitrary_entries_and_damage_in_a_zip(entries: list[tuple[str, bytes]],
         assert {path.name for path in source.parent.iterdir()} <= {"a.zip", "out"}
 
 
-@UNHURRIED
 @given(st.lists(st.tuples(NAMES, st.integers(0, 0xFFFF)), max_size=5))
 def test_whatever_entries_say_they_are_only_files_and_folders_come_of_them(entries: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +107,6 @@ def test_whatever_entries_say_they_are_only_files_and_folders_come_of_them(entri
                 assert path.resolve().is_relative_to(Path(folder, "out").resolve())
 
 
-@UNHURRIED
 @given(st.lists(st.tuples(st.sampled_from(HEADS), st.lists(st.sampled_from(BODIES), max_size=4)), max_size=3))
 def test_lint_and_convert_take_any_code(functions: list[tuple[str, list[str]]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

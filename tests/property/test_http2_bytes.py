@@ -3,17 +3,19 @@
 import itertools
 
 from hpack import Decoder, Encoder, HPACKError
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.huffman_table import decode_huffman as decode_huffman_slowly
 from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
-from broker.grpc.head import GrpcHeadReader, Method
+from broker.grpc.head import GrpcHead, GrpcHeadReader, Method
 from broker.http2.errors import Http2Error
 from broker.http2.fields import read_field
 from broker.http2.frames import PREFACE, FrameType, pack_frame
 from broker.http2.headers import HeadCache, HeaderDecoder
-from broker.http2.huffman import decode_huffman
+from broker.http2.huffman import decode_huffman, is_plain
 from broker.http2.limits import Limits
 from tests.support.http2_peer import Frame, Peer, data, message, reset, settings, window_update
 
@@ -25,6 +27,60 @@ PATH = "/coprocess.Dispatcher/Dispatch"
 stream_ids = st.sampled_from([0, 1, 2, 3, 5, 7, 9, 11, 2**31 - 1])
 raw_frames = st.builds(pack_frame, st.integers(0, 12), st.integers(0, 255), stream_ids, st.binary(max_size=60))
 bodies = st.sampled_from([b"", b"x", b"hold:", b"fail:NOT_FOUND:x", b"y" * 1990, b"z" * 2001])
+_huffman = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
+
+
+def literal(text: bytes, coded: bool) -> bytes:
+    """A string of less than 127 bytes."""
+    code = _huffman.encode(text) if coded else text
+    return bytes((len(code) | coded << 7,)) + code
+
+
+names = st.sampled_from(
+    [b"traceparent", b"x", b"X", b"te", b"connection", b"content-length", b"grpc-timeout", b"grpc-encoding", b":path"]
+)
+values = st.one_of(
+    st.sampled_from([b"", b"trailers", b"gzip", b"7", b"7S", b"a b", b" a", b"a ", b"a\r", b"a\0b", b"\t", b"v" * 126]),
+    st.binary(max_size=30),
+)
+literal_fields = st.builds(
+    lambda kind, name, name_coded, value, value_coded: (
+        bytes((kind,)) + literal(name, name_coded) + literal(value, value_coded)
+    ),
+    st.sampled_from([0x00, 0x10, 0x40]), names, st.booleans(), values, st.booleans(),
+)  # fmt: skip
+KNOWN_BLOCK = (
+    bytes.fromhex("8386") + b"\x04" + literal(PATH.encode(), True) + b"\x0f\x10" + literal(b"application/grpc", True)
+)
+
+
+def cold_decoder() -> HeaderDecoder:
+    """One that has seen nothing yet, of a peer without a table."""
+    cache = HeadCache(GrpcHeadReader({PATH.encode(): Method(kind=1)}, Limits()), Limits())
+    decoder = HeaderDecoder(cache, Limits(), lambda: None)
+    decoder.table_forbidden()
+    return decoder
+
+
+def warm_decoder() -> HeaderDecoder:
+    """One that knows the first fields, and a field behind them."""
+    decoder = cold_decoder()
+    field = b"\0" + literal(b"traceparent", True) + literal(b"00-1", True)
+    for block in (KNOWN_BLOCK, KNOWN_BLOCK + field):
+        decoder.request(block)
+    return decoder
+
+
+def meaning(decoder: HeaderDecoder, block: bytes) -> object:
+    """What a block says, or how it is wrong."""
+    try:
+        head = decoder.request(block)
+    except Http2Error as error:
+        return type(error), error.code
+    assert isinstance(head, GrpcHead)
+    return head.timeout_ns, head.encoding, head.content_length, head.plain_kind, head.error and head.error.code
+
+
 PLAIN_BLOCK = b"\x83\x86\x04" + bytes((len(PATH),)) + PATH.encode() + b"\x0f\x10\x10application/grpc"
 requests = st.builds(
     lambda stream_id, flags, body, cut: (
@@ -118,6 +174,17 @@ def test_the_huffman_code_is_the_librarys(code: bytes) -> None:
         assert decode_huffman(code) == expected
     except ValueError:
         assert expected is None
+    # Having been decoded it is known to be plain, if it is.
+    assert is_plain(code) == (expected is not None and not set(expected) & set(b" \t\r\n\0"))
+
+
+@given(st.lists(literal_fields, max_size=4), st.binary(max_size=3))
+def test_what_follows_known_fields_means_the_same_as_in_a_list_never_seen(tail: list[bytes], rest: bytes) -> None:
+    known = warm_decoder()
+    block = KNOWN_BLOCK + b"".join(tail) + rest
+    expected = meaning(cold_decoder(), block)
+    for _ in range(3):
+        assert meaning(known, block) == expected
 
 
 @given(st.binary(min_size=1, max_size=80))

@@ -6,7 +6,7 @@ from typing import Any
 import msgpack
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tyk.proto.coprocess_object_pb2 import Object
@@ -22,7 +22,6 @@ _SCALARS: dict[int, Any] = {
     FieldDescriptor.TYPE_ENUM: st.integers(0, 5),
 }
 
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """The machine may be busy."""
 
 
@@ -50,7 +49,6 @@ ANYTHING = st.recursive(
 )
 
 
-@UNHURRIED
 @given(OBJECTS)
 def test_a_map_makes_the_message_that_its_own_map_makes_again(fields: Any) -> None:
     message = from_map(Object, fields)
@@ -61,7 +59,6 @@ def test_a_map_makes_the_message_that_its_own_map_makes_again(fields: Any) -> No
         assert message.HasField(name) == (name in fields) == (name in again)
 
 
-@UNHURRIED
 @given(st.dictionaries(FIELD_NAMES, ANYTHING, max_size=4) | ANYTHING)
 def test_anything_else_is_an_error_with_a_path(fields: Any) -> None:
     with contextlib.suppress(FieldError):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipc.frame import Kind, unpack_frame
-from tests.property.test_mapping import ANYTHING, FIELD_NAMES, OBJECTS, UNHURRIED, messages
+from tests.property.test_mapping import ANYTHING, FIELD_NAMES, OBJECTS, messages
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from workers.mapping import FieldError, from_map, to_map
@@ -25,7 +25,6 @@ def answered(packed: PackedObject, message: Object) -> Any:
     return msgpack.unpackb(frame.body)
 
 
-@UNHURRIED
 @given(OBJECTS)
 def test_what_no_hook_changed_is_answered_as_the_mapping_writes_it(fields: Any) -> None:
     packed = PackedObject(msgpack.packb(fields))
@@ -33,7 +32,6 @@ def test_what_no_hook_changed_is_answered_as_the_mapping_writes_it(fields: Any) 
     assert answered(packed, packed.message) == to_map(packed.message)
 
 
-@UNHURRIED
 @given(OBJECTS)
 def test_an_object_whose_request_nobody_asked_for_is_answered_with_the_same_content(fields: Any) -> None:
     packed = PackedObject(msgpack.packb(fields))
@@ -66,14 +64,12 @@ def test_what_is_remembered_is_bounded() -> None:
     assert all(len(spec) < 4000 for _, _, spec in known_heads)
 
 
-@UNHURRIED
 @given(OBJECTS, OBJECTS)
 def test_another_object_is_answered_whole(fields: Any, others: Any) -> None:
     message = from_map(Object, others)
     assert answered(PackedObject(msgpack.packb(fields)), message) == to_map(message)
 
 
-@UNHURRIED
 @given(OBJECTS, REQUESTS)
 def test_changes_in_the_request_are_answered(fields: Any, changes: Any) -> None:
     packed = PackedObject(msgpack.packb({"request": {}, **fields}))
@@ -116,7 +112,6 @@ def test_minus_zero_is_no_default() -> None:
     assert str(answered(packed, packed.message)) == "{'session': {'rate': -0.0}}"
 
 
-@UNHURRIED
 @given(st.dictionaries(FIELD_NAMES, ANYTHING, max_size=4) | ANYTHING)
 def test_what_is_refused_and_why_is_the_mapping_s_to_say(fields: Any) -> None:
     try:

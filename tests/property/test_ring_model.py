@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ipc.channel import Answer, ChannelOptions, Request
 from ipc.errors import MessageTooLargeError, RingCorruptError
 from ipc.layout import HEAD, HEADER_SIZE, TAIL, RecordType
-from tests.unit.ipc.ends import SMALL, channel_pair, rings
+from tests.unit.ipc.ends import SMALL, channel_pair, claim_each, rings
 
 SIZES = st.one_of(
     st.integers(0, 100), st.sampled_from([31, 32, 33, 447, 448, 479, 480, 481, 600]), st.integers(0, 70000)
@@ -57,10 +57,10 @@ class ChannelMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.rung)
     @rule(most=st.integers(1, 4))
     def claim(self, most: int) -> None:
-        free = [slot for slot in range(64) if slot not in self.executing][:most]
-        requests = self.worker.claim_many(free)
-        assert requests == [self.rung.popleft() for _ in range(min(most, len(self.rung)))]
-        self.executing.update(zip(free, requests, strict=False))
+        free = [slot for slot in range(64) if slot not in self.executing][: min(most, len(self.rung))]
+        requests = claim_each(self.worker, free)
+        assert requests == [self.rung.popleft() for _ in free]
+        self.executing.update(zip(free, requests, strict=True))
 
     @rule()
     def revoke(self) -> None:

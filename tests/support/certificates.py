@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.support.redis_server import free_port
+
 VALID_FOR: Final = datetime.timedelta(days=1)
 
 
@@ -33,11 +35,11 @@ class Authority:
         self.path = folder / f"{name}.pem"
         self.path.write_bytes(certificate.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, passphrase: bytes | None = None) -> KeyPair:
+    def issue(self, name: str, passphrase: bytes | None = None, *, expired: bool = False) -> KeyPair:
         """A certificate for localhost and 127.0.0.1, which servers and clients can use."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        certificate = _builder(name, self._name, key.public_key()).add_extension(
+        certificate = _builder(name, self._name, key.public_key(), expired=expired).add_extension(
             x509.SubjectAlternativeName(names), critical=False
         )
         pair = KeyPair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
@@ -49,7 +51,31 @@ class Authority:
         return pair
 
 
-def _builder(subject: str, issuer: str, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+class TlsFiles:
+    """The files of one test: a server of one authority, clients of another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.servers = Authority(folder, "server-ca")
+        self.clients = Authority(folder, "client-ca")
+        self.server = self.servers.issue("server")
+        self.client = self.clients.issue("client")
+        self.port = free_port()
+
+    @property
+    def flags(self) -> list[str]:
+        """A broker's, for one address with TLS."""
+        files = ["--tls-cert", str(self.server.cert), "--tls-key", str(self.server.key)]
+        return ["--listen", f"tls://127.0.0.1:{self.port}", *files]
+
+    @property
+    def mutual(self) -> list[str]:
+        """The same, for clients with a certificate only."""
+        return [*self.flags, "--tls-client-ca", str(self.clients.path)]
+
+
+def _builder(
+    subject: str, issuer: str, key: ec.EllipticCurvePublicKey, *, expired: bool = False
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -58,7 +84,7 @@ def _builder(subject: str, issuer: str, key: ec.EllipticCurvePublicKey) -> x509.
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - VALID_FOR)
-        .not_valid_after(now + VALID_FOR)
+        .not_valid_after(now - VALID_FOR / 2 if expired else now + VALID_FOR)
     )
 
 

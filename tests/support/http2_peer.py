@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from hpack import Decoder, Encoder
 
+from broker.arriving import Arriving
 from broker.grpc.calls import GrpcCalls
 from broker.grpc.head import GrpcHeadReader, Method
 from broker.http2.connection import Connection
@@ -81,7 +82,12 @@ class Peer:
     """A connection with gRPC on it and an `EchoDispatcher` behind, after the handshake."""
 
     def __init__(
-        self, limits: Limits | None = None, *, handshake: bool = True, echo: EchoDispatcher | None = None
+        self,
+        limits: Limits | None = None,
+        *,
+        handshake: bool = True,
+        echo: EchoDispatcher | None = None,
+        arriving: Arriving | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.echo = echo or EchoDispatcher()
@@ -89,7 +95,7 @@ class Peer:
         self.wakes = 0
         methods = {PATH.encode(): Method(kind=1), b"/coprocess.Dispatcher/DispatchEvent": Method(kind=2)}
         cache = HeadCache(GrpcHeadReader(methods, self.limits), self.limits)
-        self.calls = GrpcCalls(self.echo, self.limits)
+        self.calls = GrpcCalls(self.echo, self.limits, arriving=arriving)
         self.connection = Connection(self.calls, cache, self.limits, self._wake, self.clock)
         self.calls.sender = self.connection.sender
         self.encoder = Encoder()

@@ -59,6 +59,12 @@ class Footprint:
         self._descriptors = self._process.num_fds()
         self._memory = self._memory_now()
 
+    def peak_grown(self) -> int:
+        """Bytes of resident memory that it had at most since then, more than at first."""
+        with open(f"/proc/{self._process.pid}/status") as status:
+            peak = next(line for line in status if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024 - self._memory
+
     def grown(self) -> int:
         """Bytes of resident memory more than at first."""
         return self._memory_now() - self._memory

@@ -34,11 +34,13 @@ def test_the_table_is_renewed_between_its_marks_and_the_plots_stand_alone(tmp_pa
     assert "| requests/s | at least 8.00x | 8.50x (8.50x to 8.50x) | yes | fast |" in text
     assert "| CPU | at most 1.10x | 1.20x (1.20x to 1.20x) | **no** | grows |" in text
     assert [path.name for path in written[1:]] == [
-        "benchmarks-servers.svg", "benchmarks-growth.svg", "benchmarks-transports.svg",
+        "benchmarks-throughput.svg", "benchmarks-servers.svg", "benchmarks-growth.svg", "benchmarks-transports.svg",
     ]  # fmt: skip
-    assert "![benchmarks-growth.svg](benchmarks-growth.svg)" in text
+    assert "![CPU per dispatch as things become many](benchmarks-growth.svg)" in text
     for path in written[1:]:
-        assert ElementTree.fromstring(path.read_text()).tag == "{http://www.w3.org/2000/svg}svg"
+        root = ElementTree.fromstring(path.read_text())
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root.get("aria-label") in [element.text for element in root.iter() if element.get("class") == "heading"]
     write(report(), tmp_path)
     assert (tmp_path / PAGE).read_text() == text
 

@@ -6,8 +6,9 @@ from benchmarks.contenders import SYNC
 from benchmarks.h2load import Load
 from benchmarks.measure import Cost
 from benchmarks.objects import OBJECT_SIZE, expected_answer, framed, request_bytes, typical_post
-from benchmarks.results import Memory, Report, Sample, machine, markdown, median_row
+from benchmarks.results import Memory, Report, Sample, embedded_row, machine, markdown, median_row
 from benchmarks.servers import embedded, hook
+from benchmarks.servers.embedded import EmbeddedResult
 from tyk.proto.coprocess_object_pb2 import Object
 
 
@@ -22,15 +23,20 @@ def report(load_average: str = "0.1") -> Report:
         median_row("tykpy, 2 workers", 1, [sample(4_000, 250, 60, 30)]),
     )
     memory = (Memory(SYNC, 1, 20.0, 0.0, 25.0), Memory("tykpy, 2 workers", 3, 15.0, 30.0, 50.0))
-    return Report(
-        "python -m benchmarks.compare", {**machine(), "load average": load_average}, rows, memory, 8.0, 100_000.0, 2.0
-    )
+    inside = embedded_row([EmbeddedResult(rate, 1e6 / rate) for rate in (100_000.0, 50_000.0, 200_000.0)])
+    depends_on = {**machine(), "load average": load_average}
+    return Report("python -m benchmarks.compare", depends_on, rows, memory, 8.0, inside)
 
 
 def test_a_row_has_the_medians_and_the_spread() -> None:
     row = report().rows[0]
     assert (row.rate, row.rate_min, row.rate_max) == (2000, 1000, 3000)
     assert (row.p50_us, row.p99_us, row.front_us, row.total_us) == (800, 1600, 350, 350)
+
+
+def test_the_embedded_drivers_model_is_a_row_with_its_spread() -> None:
+    assert "| embedded model | any | 100,000 | 50,000..200,000 |  |  | 10.0 | 0.0 | 10.0 |" in markdown(report())
+    assert "one process and one lock" in markdown(report())
 
 
 def test_rows_are_compared_with_the_sync_server_at_the_same_number_of_streams() -> None:

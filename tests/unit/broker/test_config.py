@@ -83,6 +83,12 @@ def test_a_webhook_may_be_any_web_address(url: str) -> None:
     assert BrokerConfig(event_webhook=url).event_webhook == url
 
 
+def test_what_may_be_held_is_one_message_at_least() -> None:
+    assert BrokerConfig(max_message=1 << 20, queue_bytes=1 << 20).queue_bytes == 1 << 20
+    with pytest.raises(ConfigError, match=r"--queue-bytes 1048575: .* \(--max-message 1048576\)"):
+        BrokerConfig(max_message=1 << 20, queue_bytes=(1 << 20) - 1)
+
+
 def test_the_default_address_lies_in_the_runtime_folder(tmp_path: Path) -> None:
     config = BrokerConfig(runtime_dir=tmp_path)
     assert config.addresses == (f"unix://{tmp_path}/tyk.sock",)

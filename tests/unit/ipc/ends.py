@@ -1,11 +1,11 @@
 """Both ends of a channel in one process, and what tests do to them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ipc.bodies import BodyStore
-from ipc.channel import BrokerChannel, ChannelOptions, WorkerChannel
+from ipc.channel import BrokerChannel, ChannelOptions, Request, WorkerChannel
 from ipc.layout import HEADER_SIZE, STATIC_SIZE, TAIL, WORD, Identity, Role
 from ipc.ring import Consumer, Producer
 from ipc.segment import Segment, create_segment
@@ -36,6 +36,16 @@ def channel_pair(
             worker.close()
     finally:
         broker.close()
+
+
+def claim_each(worker: WorkerChannel, slots: Sequence[int]) -> list[Request]:
+    """A request for each of these slots, as so many threads would claim them; they must have been rung for."""
+    requests = []
+    for slot in slots:
+        request = worker.claim(slot)
+        assert request is not None
+        requests.append(request)
+    return requests
 
 
 class Rings:

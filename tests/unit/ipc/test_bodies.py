@@ -121,7 +121,9 @@ def test_a_worker_cannot_write_what_it_reads(store: BodyStore) -> None:
         os.pwrite(store.readable, b"x", 0)
 
 
-@pytest.mark.parametrize(("offset", "size"), [(CAPACITY, 1), (CAPACITY - 1, 2)])
+@pytest.mark.parametrize(
+    ("offset", "size"), [(CAPACITY, 1), (CAPACITY - 1, 2), (2**63, 1), (2**63 - 5, 10), (2**64 - 2, 8)]
+)
 def test_what_lies_outside_is_corruption(store: BodyStore, offset: int, size: int) -> None:
     reader = BodyReader(os.dup(store.readable))
     with pytest.raises(RingCorruptError, match="outside"):

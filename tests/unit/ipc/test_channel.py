@@ -34,7 +34,7 @@ from ipc.layout import (
     Role,
     WorkerState,
 )
-from tests.unit.ipc.ends import SMALL, channel_pair, worker_argument_of_copies
+from tests.unit.ipc.ends import SMALL, channel_pair, claim_each, worker_argument_of_copies
 
 BIG = bytes(range(256)) * 100
 
@@ -85,19 +85,20 @@ def test_one_doorbell_for_all_requests_sent_since_the_last() -> None:
         broker.send(2, b"b", 0)
         broker.ring()
         broker.ring()
-        assert [request.seq for request in worker.claim_many(range(8))] == [1, 2]
+        assert [request.seq for request in claim_each(worker, range(2))] == [1, 2]
         assert broker.revoke() == []
 
 
-def test_a_worker_claims_no_more_than_it_has_slots() -> None:
+def test_a_worker_claims_one_request_for_each_slot() -> None:
     with channel_pair() as (broker, worker):
         for seq in (1, 2, 3):
             broker.send(seq, b"", 0)
         broker.ring()
-        assert [request.seq for request in worker.claim_many([4, 6])] == [1, 2]
+        assert [request.seq for request in claim_each(worker, [4, 6])] == [1, 2]
         assert broker.execution_started_ns(2) > 0
         assert broker.execution_started_ns(3) == 0
-        worker.answer_many([(4, 1, b"x", False, 1), (6, 2, b"y", True, 2)])
+        worker.answer(4, 1, b"x", False, 1)
+        worker.answer(6, 2, b"y", True, 2)
         assert broker.receive() == [Answer(1, False, b"x", 1), Answer(2, True, b"y", 2)]
         assert broker.revoke() == [3]
 
@@ -107,7 +108,7 @@ def test_answers_come_in_any_order() -> None:
         for seq in (1, 2, 3):
             broker.send(seq, b"", 0)
         broker.ring()
-        worker.claim_many(range(3))
+        claim_each(worker, range(3))
         worker.answer(2, 3, b"third", False, 0)
         worker.answer(0, 1, b"first", False, 0)
         assert [answer.seq for answer in broker.receive()] == [3, 1]
@@ -138,15 +139,6 @@ def test_an_expired_request_is_answered_unexecuted_and_the_next_one_claimed() ->
         (answer,) = broker.receive()
         assert answer.seq == 1
         assert error_of(answer)[0] == Status.EXPIRED
-
-
-def test_expired_requests_take_no_slot_of_a_batch() -> None:
-    with channel_pair() as (broker, worker):
-        broker.send(1, b"", monotonic_ns() - 1)
-        broker.send(2, b"", 0)
-        broker.ring()
-        assert [request.seq for request in worker.claim_many([7, 8])] == [2]
-        assert worker._words[ACTIVE_SEQ + 7] == 2
 
 
 def test_unclaimed_requests_are_taken_back_oldest_first() -> None:
@@ -206,8 +198,9 @@ def test_with_all_credits_used_a_ring_is_never_full() -> None:
                 sent.append(seq)
                 broker.send(seq, bytes(480 - lap % 33), 0)
             broker.ring()
-            requests = worker.claim_many(range(1 + lap % SMALL.credits))
-            worker.answer_many([(slot, r.seq, r.payload, False, 0) for slot, r in enumerate(requests)])
+            requests = claim_each(worker, range(1 + lap % SMALL.credits))
+            for slot, request in enumerate(requests):
+                worker.answer(slot, request.seq, request.payload, False, 0)
             assert [answer.seq for answer in broker.receive()] == [request.seq for request in requests]
 
 
@@ -217,9 +210,11 @@ def test_big_messages_travel_both_ways_in_order_with_small_ones() -> None:
         broker.send(2, BIG, 0)
         broker.send(3, b"small", 0)
         broker.ring()
-        requests = worker.claim_many(range(3))
+        requests = claim_each(worker, range(3))
         assert [request.payload for request in requests] == [b"small", BIG, b"small"]
-        worker.answer_many([(0, 1, BIG, False, 1), (1, 2, b"tiny", False, 1), (2, 3, BIG[::-1], True, 1)])
+        worker.answer(0, 1, BIG, False, 1)
+        worker.answer(1, 2, b"tiny", False, 1)
+        worker.answer(2, 3, BIG[::-1], True, 1)
         assert broker.receive() == [
             Answer(1, False, BIG, 1),
             Answer(2, False, b"tiny", 1),
@@ -318,8 +313,8 @@ def test_answers_that_find_no_room_in_bulk_memory_take_their_own() -> None:
         for seq in range(1, 7):
             broker.send(seq, b"", 0)
         broker.ring()
-        requests = worker.claim_many(range(6))
-        worker.answer_many([(slot, request.seq, bodies[slot], False, 0) for slot, request in enumerate(requests)])
+        for slot, request in enumerate(claim_each(worker, range(6))):
+            worker.answer(slot, request.seq, bodies[slot], False, 0)
         assert worker._parts.bulk_out.reserved > len(bodies[0])
         assert [answer.payload for answer in broker.receive()] == bodies
 
@@ -329,10 +324,23 @@ def test_answers_that_the_broker_has_not_given_back_are_not_overwritten() -> Non
         for seq in (1, 2):
             broker.send(seq, b"", 0)
         broker.ring()
-        worker.claim_many(range(2))
+        claim_each(worker, range(2))
         worker.answer(0, 1, BIG, False, 0)
         worker.answer(1, 2, BIG[::-1], False, 0)
         assert [answer.payload for answer in broker.receive()] == [BIG, BIG[::-1]]
+
+
+def test_bodies_that_overlap_are_each_read_as_they_lie_and_never_change() -> None:
+    with channel_pair() as (broker, worker):
+        memory = worker._parts.bulk_out._memory
+        memory[:60_000] = b"a" * 20_000 + b"b" * 40_000
+        for seq, offset in ((1, 0), (2, 10_000), (3, 0)):
+            broker.send(seq, b"", 0)
+            worker._push(RecordType.SPILL_RESP, seq, 0, SPILL_PLACE.pack(40_000, offset))
+        first, second, third = broker.drain()
+        memory[:60_000] = b"c" * 60_000
+        assert first.payload == third.payload == b"a" * 20_000 + b"b" * 20_000
+        assert second.payload == b"a" * 10_000 + b"b" * 30_000
 
 
 def test_idle_bulk_memory_is_given_back_when_the_broker_says_so() -> None:
@@ -515,8 +523,7 @@ def test_what_a_worker_has_started_cannot_be_taken_back(
 def test_a_drain_wakes_every_claiming_thread() -> None:
     with channel_pair() as (broker, worker):
         results: list[object] = []
-        threads = [Thread(target=lambda: results.append(worker.claim())) for _ in range(4)]
-        threads.append(Thread(target=lambda: results.append(worker.claim_many([1, 2]) or None)))
+        threads = [Thread(target=lambda: results.append(worker.claim())) for _ in range(5)]
         for thread in threads:
             thread.start()
         assert broker.start_drain() == []

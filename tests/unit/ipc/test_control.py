@@ -4,10 +4,13 @@ import os
 import select
 import socket
 import struct
+import tracemalloc
 from collections.abc import Iterator
 from threading import Thread
+from typing import Any
 
 import msgpack
+import msgspec
 import pytest
 
 from ipc import control
@@ -37,6 +40,11 @@ def raw() -> Iterator[tuple[ControlSocket, socket.socket]]:
     theirs.close()
 
 
+def message(name: str, body: Any = None) -> ControlMessage:
+    """What arrives of a message without a descriptor."""
+    return ControlMessage(name, msgspec.Raw(msgpack.packb(body)), None)
+
+
 def framed(body: bytes, descriptors: int = 0) -> bytes:
     """A message on the wire."""
     return struct.pack("<II", len(body), descriptors) + body
@@ -47,8 +55,8 @@ def test_messages_arrive_in_order_with_their_types(pair: Pair) -> None:
     worker.send("hooks", {"s": "text", "b": b"bytes", "n": [1, 2.5, None]})
     worker.send("ready")
     assert broker.receive() == [
-        ControlMessage("hooks", {"s": "text", "b": b"bytes", "n": [1, 2.5, None]}, None),
-        ControlMessage("ready", None, None),
+        message("hooks", {"s": "text", "b": b"bytes", "n": [1, 2.5, None]}),
+        message("ready"),
     ]
     assert broker.receive() == []
 
@@ -77,7 +85,7 @@ def test_a_blocking_end_waits_for_a_message(pair: Pair) -> None:
     thread.start()
     broker.send("drain")
     thread.join()
-    assert received == [ControlMessage("drain", None, None)]
+    assert received == [message("drain")]
 
 
 def test_closing_wakes_a_blocked_receive(pair: Pair) -> None:
@@ -121,7 +129,7 @@ def test_a_message_in_pieces_is_put_together(raw: tuple[ControlSocket, socket.so
     for index in range(len(data)):
         assert broker.receive() == []
         worker.sendall(data[index : index + 1])
-    assert broker.receive() == [ControlMessage("ready", {"pid": 1}, None)]
+    assert broker.receive() == [message("ready", {"pid": 1})]
 
 
 def test_what_the_socket_does_not_take_waits_and_is_flushed(pair: Pair) -> None:
@@ -168,7 +176,6 @@ def test_a_worker_that_never_reads_is_given_up(pair: Pair) -> None:
         framed(msgpack.packb([1, None])),
         framed(msgpack.packb(["ready", None, None])),
         framed(msgpack.packb(["ready", None]) + b"\0"),
-        framed(b"\x92\xa1x\x81\x90\x00"),
         framed(b"\x91" * 2000),
         framed(msgpack.packb(["ready", None]), descriptors=1),
         framed(msgpack.packb(["ready", None]), descriptors=2),
@@ -181,6 +188,44 @@ def test_nonsense_is_corruption_and_no_other_error(raw: tuple[ControlSocket, soc
     worker.sendall(data)
     with pytest.raises(ControlCorruptError):
         broker.receive()
+
+
+@pytest.mark.parametrize("packed", [b"\x81\x80\x00", b"\xa2\xff\xfe", b"\xd7\xff" + b"\xff" * 8])
+def test_a_body_that_makes_no_sense_is_found_when_it_is_read(
+    raw: tuple[ControlSocket, socket.socket], packed: bytes
+) -> None:
+    broker, worker = raw
+    worker.sendall(framed(b"\x92\xa1x" + packed))
+    (received,) = broker.receive()
+    with pytest.raises(ControlCorruptError, match="'x'"):
+        _ = received.body
+
+
+def test_a_body_is_read_as_what_it_is_asked_to_be(pair: Pair) -> None:
+    broker, worker = pair
+    worker.send("numbers", [1, 2])
+    (received,) = broker.receive()
+    assert received.read(msgspec.msgpack.Decoder(list[int])) == [1, 2]
+    with pytest.raises(ControlCorruptError, match="'numbers'"):
+        received.read(msgspec.msgpack.Decoder(dict[str, int]))
+
+
+def test_what_came_takes_no_more_than_its_length_until_it_is_read(raw: tuple[ControlSocket, socket.socket]) -> None:
+    broker, worker = raw
+    length = control.MAX_CONTROL_BYTES - 16
+    bomb = framed(b"\x92\xa1x\xdd" + struct.pack(">I", length) + b"\x90" * length)
+    thread = Thread(target=worker.sendall, args=(bomb,))
+    tracemalloc.start()
+    thread.start()
+    try:
+        while not (received := broker.receive()):
+            select.select([broker], [], [])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        thread.join()
+    assert [one.name for one in received] == ["x"]
+    assert peak < 4 * len(bomb)
 
 
 def test_descriptors_that_nobody_announced_are_refused(raw: tuple[ControlSocket, socket.socket]) -> None:

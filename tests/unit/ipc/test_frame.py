@@ -1,8 +1,25 @@
 """Frames: what is packed is unpacked, with a big body in the frame or beside it."""
 
+import struct
+import tracemalloc
+from collections.abc import Callable
+
 import pytest
 
-from ipc.frame import SPLIT_ABOVE, Frame, Kind, SplitFrame, Status, pack_error, pack_frame, pack_head, unpack_frame
+from ipc.frame import (
+    SPLIT_ABOVE,
+    Frame,
+    Kind,
+    Packed,
+    SplitFrame,
+    Status,
+    pack_error,
+    pack_frame,
+    pack_head,
+    unpack_answer,
+    unpack_error,
+    unpack_frame,
+)
 
 
 @pytest.mark.parametrize("size", [2, SPLIT_ABOVE, SPLIT_ABOVE + 1, 10**6])
@@ -31,3 +48,56 @@ def test_an_error_is_never_split() -> None:
 def test_a_split_frame_whose_head_is_no_frame_is_refused(head: bytes) -> None:
     with pytest.raises(ValueError, match="not a frame"):
         unpack_frame(SplitFrame(head, b"body"))
+
+
+@pytest.mark.parametrize("size", [0, SPLIT_ABOVE, SPLIT_ABOVE + 1])
+def test_an_answer_is_its_kind_and_its_body(size: int) -> None:
+    assert unpack_answer(pack_frame(Kind.OBJECT, None, bytes(size))) == (Kind.OBJECT, bytes(size))
+
+
+def test_an_error_is_its_status_and_its_message() -> None:
+    packed = pack_error(Status.NOT_FOUND, "no hook", {"hook": "a"})
+    assert unpack_error(packed) == (Status.NOT_FOUND, "no hook")
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"",
+        b"\xc1",
+        pack_head(Kind.OBJECT, None),
+        pack_head(Kind.OBJECT, {"a": 1}),
+        pack_frame(Kind.OBJECT, None, "text"),
+        pack_frame(Kind.OBJECT, None, [b"x"]),
+        SplitFrame(b"", b"x"),
+        SplitFrame(pack_head("kind", None), b"x"),  # type: ignore[arg-type]
+        SplitFrame(b"\x93\x01\xc0\xc4\x01y", b"x"),
+    ],
+)
+def test_what_is_no_answer_is_refused(packed: Packed) -> None:
+    with pytest.raises(ValueError, match="answer"):
+        unpack_answer(packed)
+
+
+@pytest.mark.parametrize(
+    "packed", [b"", b"\xc1", pack_head(Kind.ERROR, None), pack_frame(Kind.ERROR, None, ["x", 1]), SplitFrame(b"", b"")]
+)
+def test_what_is_no_error_is_refused(packed: Packed) -> None:
+    with pytest.raises(ValueError, match="error"):
+        unpack_error(packed)
+
+
+@pytest.mark.parametrize("unpack", [unpack_answer, unpack_error])
+@pytest.mark.parametrize("place", [1, 2])
+def test_an_answer_of_lists_is_never_built(unpack: Callable[[Packed], object], place: int) -> None:
+    count = 1_000_000
+    bomb = b"\xdd" + struct.pack(">I", count) + b"\x90" * count
+    packed = b"\x93" + b"".join(bomb if at == place else b"\x01" for at in range(3))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="not an"):
+            unpack(packed)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < count

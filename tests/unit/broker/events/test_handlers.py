@@ -44,7 +44,7 @@ def counts(handlers: EventHandlers) -> dict[str, int]:
 def test_an_event_is_dispatched_as_a_gateway_would(router: Router, worker: LocalWorker) -> None:
     handlers = EventHandlers(router)
     assert handlers.offer("quota", 0, '{"handler_name": "quota"}')
-    router._ring()
+    router._placing.ring()
     request = worker.claim()
     kind, _, body = unpack_frame(request.payload)
     assert (kind, Event.FromString(body).payload) == (Kind.EVENT, '{"handler_name": "quota"}')
@@ -54,7 +54,7 @@ def test_an_event_is_dispatched_as_a_gateway_would(router: Router, worker: Local
 def offer_to_a_worker_without_it(handlers: EventHandlers, router: Router, worker: LocalWorker) -> bool:
     asked = handlers.offer("quota", 0, "{}")
     if asked:
-        router._ring()
+        router._placing.ring()
         worker.channel.answer(0, worker.claim().seq, pack_error(Status.NOT_FOUND, "gone"), True, 1)
         router.receive(worker.link)
     return asked

@@ -120,6 +120,60 @@ def test_a_request_that_stays_unfinished_is_given_up() -> None:
     asyncio.run(scenario())
 
 
+def trickle(served: Served, protocol: GrpcProtocol, sweeps: int, size: int) -> int:
+    """A request that never ends, `size` bytes of it before each sweep; returns the sweeps until it was given up."""
+    protocol.data_received(Peer().headers(1) + data(1, b"\0" + (8 * MIB).to_bytes(4, "big"), 0))
+    for number in range(sweeps):
+        if not protocol._connection.streams:
+            return number
+        protocol.data_received(data(1, bytes(size), 0))
+        served.server.sweep(served.loop.time())
+    return sweeps
+
+
+def test_a_request_that_trickles_in_is_given_up() -> None:
+    async def scenario() -> None:
+        served = Served()
+        protocol, transport = served.connect()
+        most = int(served.server.limits.request_timeout / SWEEP_INTERVAL)
+        assert trickle(served, protocol, 10 * most, 1) == most + 1
+        assert b"grpc-status\x014" in transport.written
+        assert not protocol._connection.closed
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
+def test_a_big_request_that_is_slow_and_goes_on_is_not_given_up() -> None:
+    async def scenario() -> None:
+        served = Served()
+        protocol, _ = served.connect()
+        limits = served.server.limits
+        size = -(-limits.request_progress // int(limits.request_timeout / SWEEP_INTERVAL))
+        assert trickle(served, protocol, 500, size) == 500
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
+def test_a_request_of_many_messages_may_last_as_long_as_each_of_them_comes_in_time() -> None:
+    async def scenario() -> None:
+        served = Served()
+        protocol, _ = served.connect()
+        path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+        protocol.data_received(Peer().headers(1, path=path))
+        sweeps = 5 * int(served.server.limits.request_timeout / SWEEP_INTERVAL)
+        for number in range(sweeps):
+            protocol.data_received(data(1, message(b"\x3a\x00") if number % 10 == 0 else b"", 0))
+            served.server.sweep(served.loop.time())
+        assert protocol._connection.streams
+        served.sweep(2 * served.server.limits.request_timeout)
+        assert not protocol._connection.streams
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
 def test_a_peer_that_does_not_acknowledge_that_it_has_no_table_is_given_up() -> None:
     async def scenario() -> None:
         served = Served()

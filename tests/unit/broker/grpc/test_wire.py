@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tracemalloc
 
 import pytest
 
@@ -18,7 +19,7 @@ from broker.grpc.wire import (
     percent_encode,
 )
 from broker.http2.frames import END_HEADERS, END_STREAM, FrameType, pack_frame
-from broker.http2.limits import Limits
+from broker.http2.limits import MIB, Limits
 from ipc.frame import Status
 from tests.support.http2_peer import PATH, Peer, data, message
 
@@ -80,6 +81,18 @@ def test_decompression_is_bounded() -> None:
         with pytest.raises(GrpcCallError) as caught:
             decompress(gzip.compress(body), 1000)
         assert caught.value.code == code
+
+
+def test_a_bomb_is_not_unpacked_to_find_out_that_it_is_one() -> None:
+    bomb, limit = gzip.compress(bytes(64 * MIB)), 1 * MIB
+    tracemalloc.start()
+    try:
+        with pytest.raises(GrpcCallError):
+            decompress(bomb, limit)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * limit
 
 
 @pytest.mark.parametrize("data", [b"", b"x", gzip.compress(b"x")[:-1], gzip.compress(b"x") + b"more"])

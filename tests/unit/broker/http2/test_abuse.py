@@ -5,6 +5,8 @@ from collections.abc import Callable
 import pytest
 from hpack import Encoder
 
+from broker.arriving import Arriving
+from broker.http2.connection import _MAX_REMEMBERED_RESETS
 from broker.http2.errors import ErrorCode
 from broker.http2.frames import ACK, END_HEADERS, FrameType, pack_frame
 from broker.http2.limits import KIB, MIB, Limits
@@ -39,6 +41,16 @@ def test_floods_of_frames_that_do_nothing(frame: bytes) -> None:
     assert flood(peer, lambda _: frame, 1000) >= 40
 
 
+def test_a_peer_that_says_again_and_again_that_it_goes() -> None:
+    peer = Peer(Limits(control_burst=500))
+    peer.send(peer.request(1, b"hold:"))
+    for _ in range(1000):
+        peer.send(pack_frame(FrameType.GOAWAY, 0, 0, bytes(8)))
+    fault = peer.connection.fault
+    assert fault is not None
+    assert fault.code == CALM
+
+
 def test_the_same_frames_at_a_bearable_rate_are_taken() -> None:
     peer = Peer(Limits(control_burst=500, control_rate=100))
     for _ in range(2000):
@@ -69,6 +81,21 @@ def test_rapid_resets_that_we_are_made_to_send() -> None:
     peer = Peer(Limits(reset_burst=100))
     flood(peer, lambda n: peer.request(2 * n + 1, b"hold:") + window_update(2 * n + 1, 0), 1000)
     assert not peer.connection.streams
+
+
+def test_data_of_a_stream_that_we_have_reset() -> None:
+    """Some of it is under way when we reset the stream; not any number of frames."""
+    peer = Peer(Limits(control_burst=500))
+    peer.send(peer.headers(1), window_update(1, 0))
+    assert flood(peer, lambda _: data(1, b"x", 0), 1000) >= 400
+
+
+def test_the_memory_of_streams_that_we_have_reset_is_bounded() -> None:
+    peer = Peer(Limits(reset_burst=10_000))
+    for stream_id in range(1, 10_000, 2):
+        peer.send(peer.headers(stream_id), window_update(stream_id, 0))
+    assert not peer.connection.closed
+    assert len(peer.connection._reset_by_us) <= _MAX_REMEMBERED_RESETS
 
 
 def test_a_storm_of_callers_that_hang_up_is_taken() -> None:
@@ -137,6 +164,39 @@ def test_unfinished_requests_are_bounded_per_connection() -> None:
     assert peer.calls._buffered <= 2 * MIB
     peer.send(reset(1), reset(3))
     assert peer.calls._buffered == 0
+
+
+def test_messages_that_are_complete_in_requests_that_are_not_are_bounded_too() -> None:
+    peer = Peer(Limits(max_message=1 * MIB, max_buffered=2 * MIB))
+    whole = message(bytes(1 * MIB))
+    parts = [whole[at : at + 16 * KIB] for at in range(0, len(whole), 16 * KIB)]
+    for stream_id in (1, 3, 5):
+        peer.send(peer.headers(stream_id), *(data(stream_id, part, 0) for part in parts))
+    assert set(peer.connection.streams) == {1, 3}
+    assert peer.trailers(5)["grpc-status"] == "8"
+    assert peer.calls._buffered == 2 * MIB
+    peer.send(data(1, b""), reset(3))
+    assert [dispatch.body for dispatch in peer.echo.dispatched] == [bytes(1 * MIB)]
+    assert peer.calls._buffered == 0
+
+
+def test_unfinished_requests_are_bounded_over_all_connections() -> None:
+    arriving = Arriving(limit=2 * MIB)
+    peers = [Peer(arriving=arriving) for _ in range(3)]
+    begun = b"\0" + (1 * MIB).to_bytes(4, "big") + bytes(8 * KIB)
+    more = [bytes(16 * KIB)] * 63
+    for peer in peers:
+        peer.send(peer.headers(1), data(1, begun, 0), *(data(1, part, 0) for part in more))
+    assert [bool(peer.connection.streams) for peer in peers] == [True, True, False]
+    assert peers[2].trailers(1)["grpc-status"] == "8"
+    assert (arriving.bytes, arriving.refused) == (2 * MIB, 1)
+    # One that comes in one piece needs no room there, and those that have theirs are finished.
+    peers[2].send(peers[2].request(3, b"small"))
+    assert peers[2].trailers(3)["grpc-status"] == "0"
+    peers[0].send(data(1, bytes(8 * KIB)))
+    assert len(peers[0].echo.dispatched[0].body) == 1 * MIB
+    peers[1].connection.close()
+    assert arriving.bytes == 0
 
 
 def test_answers_that_nobody_reads_are_bounded() -> None:

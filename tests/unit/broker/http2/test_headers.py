@@ -8,12 +8,12 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from broker.grpc.head import GrpcHead, GrpcHeadReader, Method
 from broker.grpc.wire import pack_fields
 from broker.http2.errors import ErrorCode, MalformedError, PeerError
-from broker.http2.fields import read_field
+from broker.http2.fields import _MAX_NAMES, _names, read_field
 from broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
-from broker.http2.headers import MAX_CACHED_HEADS, HeadCache, HeaderDecoder
+from broker.http2.headers import MAX_CACHED_HEADS, MAX_UNREAD, HeadCache, HeaderDecoder
 from broker.http2.huffman import decode_huffman
 from broker.http2.limits import Limits
-from broker.http2.validate import Header
+from broker.http2.validate import _MAX_PLAIN, _MAX_PLAIN_NAME, Header, _plain
 from tests.support.http2_peer import Peer, code_of, message, settings
 
 PATH = b"/coprocess.Dispatcher/Dispatch"
@@ -78,6 +78,42 @@ def test_what_differs_in_every_call_does_not_cost_a_whole_reading() -> None:
     assert blocks.head().timeout_ns is None
 
 
+def test_a_value_that_nobody_reads_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = Blocks()
+    for number in range(3000):
+        blocks.head(("traceparent", f"00-{number * 7**40 % 2**128:032x}-{number * 7**20 % 2**64:016x}-01"))
+    decoded: list[bytes] = []
+
+    def counting(code: bytes) -> bytes:
+        decoded.append(code)
+        return decode_huffman(code)
+
+    monkeypatch.setattr("broker.http2.fields.decode_huffman", counting)
+    head = blocks.head(("traceparent", "00-" + "1234567890abcdef" * 3 + "-01"))
+    assert not decoded
+    assert blocks.head(("traceparent", "two words"), ("grpc-timeout", "3S")).timeout_ns == 3_000_000_000
+    assert len(decoded) == 2
+    assert head is blocks.head()
+
+
+def test_the_size_of_a_list_counts_fields_that_nobody_reads() -> None:
+    blocks = Blocks()
+    many = [(f"key{number}", "v" * 100) for number in range(300)]
+    for field in many[:200]:
+        assert blocks.head(field).error is None
+    assert blocks.head(*many[:100]).error is None
+    error = blocks.head(*many).error
+    assert error is not None
+    assert error.code.name == "RESOURCE_EXHAUSTED"
+
+
+def test_names_of_fields_that_nobody_reads_are_bounded() -> None:
+    blocks = Blocks()
+    for number in range(MAX_UNREAD + 10):
+        blocks.head((f"key{number}", "value"))
+    assert len(blocks.cache._unread) <= MAX_UNREAD
+
+
 def test_late_fields_that_matter_are_not_overlooked() -> None:
     blocks = Blocks()
     for _ in range(3):
@@ -107,6 +143,23 @@ def test_the_cache_is_bounded() -> None:
         blocks.decoder.request(blocks.encoder.encode(fields))
     assert len(blocks.cache._heads) <= MAX_CACHED_HEADS
     assert blocks.head().method.kind == 1
+
+
+def test_the_memory_of_names_is_bounded() -> None:
+    blocks = Blocks()
+    for number in range(2 * max(_MAX_NAMES, _MAX_PLAIN)):
+        blocks.decoder.trailers(blocks.encoder.encode([(f"bounded-{number}", "")]))
+    assert len(_names) <= _MAX_NAMES
+    assert len(_plain) <= _MAX_PLAIN
+    blocks.decoder.trailers(blocks.encoder.encode([("x" * (_MAX_PLAIN_NAME + 1), "")]))
+    assert max(map(len, _plain)) <= _MAX_PLAIN_NAME
+
+
+def test_an_integer_is_given_up_after_so_many_bytes() -> None:
+    """However many more of them say that they go on."""
+    for more in (5, 60_000):
+        with pytest.raises(ValueError, match="integer is too large"):
+            read_field(b"\x00\x7f" + b"\xff" * more, 0)
 
 
 class Table:

@@ -8,8 +8,10 @@ import msgpack
 import pytest
 
 from broker.errors import DispatchError
+from broker.msgpackrpc.limits import RpcLimits
 from broker.msgpackrpc.methods import dispatch_methods
-from broker.msgpackrpc.server import Methods, MsgpackRpcServer, Reply, RpcLimits
+from broker.msgpackrpc.server import Methods, MsgpackRpcServer, Reply
+from broker.msgpackrpc.wire import MAX_DECODED
 from broker.routing.dispatch import Dispatch
 from ipc.frame import Kind, Status
 
@@ -197,6 +199,7 @@ def test_the_timeout_option(seconds: float | None, expected_ns: int) -> None:
         [], [1], ["object"], [None], [[]], [OBJECT, {}, {}], [OBJECT, 5], [OBJECT, {"speed": 1}],
         [OBJECT, {"timeout": 0}], [OBJECT, {"timeout": -1}], [OBJECT, {"timeout": "1"}], [OBJECT, {"timeout": True}],
         [OBJECT, {"timeout": float("nan")}], [OBJECT, {"timeout": float("inf")}],
+        [OBJECT, {"timeout": 1, "x" * MAX_DECODED: 1}],
     ],
 )  # fmt: skip
 def test_wrong_params_are_that_call_s_error_only(params: list[Any]) -> None:

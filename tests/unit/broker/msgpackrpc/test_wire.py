@@ -1,5 +1,6 @@
 """MessagePack-RPC's envelope: boundaries, ids, errors."""
 
+import struct
 from typing import Any
 
 import msgpack
@@ -8,6 +9,7 @@ import pytest
 from broker.errors import WireError
 from broker.msgpackrpc.wire import (
     ENVELOPE_SIZE,
+    MAX_DECODED,
     Message,
     MessageReader,
     is_one_value,
@@ -152,6 +154,13 @@ def test_an_error_text_that_is_not_unicode_can_be_sent() -> None:
 def test_params_that_cannot_be_decoded_are_a_value_error(bad: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         unpack_params(Message(b"\x01", b"m", 1, bad))
+
+
+def test_params_that_are_long_are_not_decoded() -> None:
+    longest = b"\xdc" + struct.pack(">H", MAX_DECODED - 3) + b"\x90" * (MAX_DECODED - 3)
+    assert len(unpack_params(Message(b"\x01", b"m", 1, longest))[0]) == MAX_DECODED - 3
+    with pytest.raises(ValueError, match=f"{MAX_DECODED + 1} bytes, the limit is {MAX_DECODED}"):
+        unpack_params(Message(b"\x01", b"m", 2, longest + b"\x90"))
 
 
 def test_split_first_cuts_between_values() -> None:

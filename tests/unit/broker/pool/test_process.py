@@ -2,14 +2,38 @@
 
 import mmap
 import os
+import select
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from broker.pool.memory import memory_of
-from broker.pool.process import describe_end, oom_kills
+from broker.pool.process import WorkerProcess, describe_end, oom_kills
 
 MIB = 1024 * 1024
+PATIENCE_MS = 30_000
+"""Milliseconds until a wait on a process is a failure."""
+
+
+@pytest.fixture
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does nothing until the end of the test."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_end(process: WorkerProcess) -> None:
+    poll = select.poll()
+    poll.register(process.pidfd, select.POLLIN)
+    assert poll.poll(PATIENCE_MS)
 
 
 @pytest.mark.parametrize(
@@ -51,3 +75,40 @@ def test_memory_is_the_cheap_bound_below_the_limit_and_the_own_share_above() -> 
 
 def test_a_process_that_is_gone_has_none() -> None:
     assert memory_of(2**22 + 1, 0) == 0
+
+
+def test_what_is_sent_to_a_process_that_is_gone_reaches_no_other(bystander: subprocess.Popen[bytes]) -> None:
+    worker = WorkerProcess([], [], os.environ)
+    descriptor = worker.pidfd
+    wait_for_end(worker)
+    worker.kill()
+    assert worker.reap() == ("exited with code 2 (not started by a broker)", True)
+    # The number of its descriptor is another process's now.
+    other = os.pidfd_open(bystander.pid)
+    try:
+        assert other == descriptor
+        worker.kill()
+        worker.dump()
+    finally:
+        os.close(other)
+    bystander.communicate(b"\n")
+    assert bystander.returncode == 0, "a signal has reached it"
+
+
+@pytest.mark.parametrize(
+    ("ended_since", "words"),
+    [(0, "was ended by SIGKILL"), (1, "was ended by SIGKILL (the machine was out of memory)")],
+)
+def test_a_kill_by_the_kernel_is_told_from_one_by_somebody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_since: int, words: str
+) -> None:
+    counters = tmp_path / "vmstat"
+    counters.write_text("oom_kill 7\n")
+    monkeypatch.setattr("broker.pool.process._VMSTAT", counters)
+    # Python imports this first, so that it is there to be killed.
+    (tmp_path / "sitecustomize.py").write_text("import signal\nsignal.pause()\n")
+    worker = WorkerProcess([], [], {**os.environ, "PYTHONPATH": str(tmp_path)})
+    worker.kill()
+    wait_for_end(worker)
+    counters.write_text(f"oom_kill {7 + ended_since}\n")
+    assert worker.reap().words == words

@@ -1,13 +1,17 @@
 """When a worker is due."""
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from broker.config import BrokerConfig
+from broker.errors import WorkerStartError
 from broker.pool.recycling import Recycler
+from broker.pool.supervisor import Supervisor
+from broker.pool.worker import Sponsor, Worker, WorkerState
 
 
 def limits(requests: int, jitter: int) -> set[int]:
@@ -28,3 +32,36 @@ def test_workers_that_start_together_are_not_due_together() -> None:
 @pytest.mark.parametrize(("requests", "expected"), [(0, set()), (7, {7})])
 def test_without_jitter_the_limit_is_what_it_is(requests: int, expected: set[int]) -> None:
     assert limits(requests, 0) == expected
+
+
+class DueWorker:
+    """As much of a worker as recycling looks at."""
+
+    slot, handled, request_limit = 0, 1, 1
+    state = WorkerState.READY
+
+
+class ScarceSupervisor:
+    """Has nothing left to start a worker with, at first."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.tries = 0
+        self._loop = loop
+
+    def spawn(self, slot: int, sponsor: Sponsor) -> None:
+        """Start a worker: the second time it works."""
+        self.tries += 1
+        if self.tries == 1:
+            raise WorkerStartError("no process can be started")
+        self._loop.stop()
+
+
+def test_a_replacement_that_could_not_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.pool.recycling.RETRY_DELAY", 0.001)
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        scarce = ScarceSupervisor(loop)
+        recycler = Recycler(loop, BrokerConfig(max_requests=1), cast(Supervisor, scarce))
+        recycler._on_request_limit(cast(Worker, DueWorker()))
+        assert scarce.tries == 1
+        loop.run_forever()  # until it works
+        assert scarce.tries == 2

@@ -1,20 +1,26 @@
 """What workers say besides answers: of their plugins' events, also as their last words, and of the APIs they see."""
 
 import asyncio
+import contextlib
 import socket
+import tracemalloc
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Final, cast
 
+import msgpack
+import msgspec
 import pytest
 
 from broker.config import BrokerConfig
 from broker.pool.apis import MAX_APIS, ApiTable
+from broker.pool.news import read_news
 from broker.pool.supervisor import PoolEvents, Supervisor
 from broker.pool.worker import Worker
 from broker.routing.contract import RouterOptions
 from broker.routing.router import Router
-from ipc.control import ControlSocket
+from ipc.control import MAX_CONTROL_BYTES, ControlMessage, ControlSocket
+from ipc.errors import ControlCorruptError
 
 
 class NamedWorker:
@@ -56,13 +62,14 @@ def test_the_last_words_of_a_worker_are_its_events_and_why_it_failed(workers: li
     supervisor = Supervisor(loop, BrokerConfig(), Router(loop, RouterOptions(1, 1)), events)
     dead = workers[0]
     dead.there.send("ready", {"bundles": []})
-    dead.there.send("event", {"name": "last"})
+    event = {"name": "last", "id": "1", "depth": 0, "document": "{}"}
+    dead.there.send("event", event)
     dead.there.send("failed", {"message": "of no use"})
     dead.there.send("events_lost", {"count": 2})
     dead.there.close()
     for _ in range(2):
         supervisor._hear_last_words(dead.worker)
-    assert heard == [("event", {"name": "last"}), ("events_lost", {"count": 2})]
+    assert heard == [("event", event), ("events_lost", {"count": 2})]
     assert dead.worker.failure == "of no use"
     loop.run_until_complete(supervisor.stop())
     loop.close()
@@ -100,3 +107,103 @@ def test_endless_new_apis_do_not_fill_the_memory(workers: list[NamedWorker]) -> 
 def test_what_is_no_api_is_refused(body: Any) -> None:
     with pytest.raises((KeyError, TypeError)):
         ApiTable().note(body, [])
+
+
+HOOK: Final[dict[str, Any]] = {
+    "name": "a",
+    "hook_type": None,
+    "shape": "request, session, spec",
+    "is_async": False,
+    "timeout": 1.5,
+    "on_error": "fail",
+    "idempotent": False,
+    "file": "/b/a.py",
+    "line": 1,
+    "listed": ["Pre"],
+    "disabled": False,
+}
+FAULT: Final[dict[str, Any]] = {"message": "x", "file": "/b/a.py", "line": 2}
+BUNDLE: Final[dict[str, Any]] = {
+    "name": "b",
+    "hashes": ["1", "2"],
+    "path": "/b",
+    "version": "1",
+    "state": "loaded",
+    "error": None,
+    "hooks": [HOOK],
+    "faulty": [{"name": "c", "hook_type": "Pre", **FAULT}],
+}
+
+
+def news(name: str, body: Any) -> Any:
+    return read_news(ControlMessage(name, msgspec.Raw(msgpack.packb(body)), None))
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("ready", {"bundles": []}),
+        ("hooks", {"bundles": [BUNDLE, {**BUNDLE, "error": FAULT}, {**BUNDLE, "hooks": [{**HOOK, "timeout": None}]}]}),
+        ("pong", None),
+        ("failed", {"message": "of no use"}),
+        ("event", {"name": "e", "id": "1", "depth": 3, "document": "{}"}),
+        ("events_lost", {"count": 2}),
+        ("api", {"api": "1", "bundle_hash": "a"}),
+    ],
+)
+def test_what_a_worker_says_is_read_whole(name: str, body: Any) -> None:
+    assert news(name, body) == body
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("nonsense", None),
+        ("pong", [[]]),
+        ("ready", None),
+        ("ready", {"bundles": [{}]}),
+        ("hooks", {"bundles": [{**BUNDLE, "hashes": ["1"] * 9}]}),
+        ("hooks", {"bundles": [{**BUNDLE, "hooks": [{"name": "a"}]}]}),
+        ("hooks", {"bundles": [{**BUNDLE, "hooks": [{**HOOK, "timeout": float("inf")}]}]}),
+        ("hooks", {"bundles": [{**BUNDLE, "hooks": [{**HOOK, "listed": ["Pre"] * 9}]}]}),
+        ("hooks", {"bundles": [{**BUNDLE, "faulty": [FAULT]}]}),
+        ("failed", {"message": 1}),
+        ("event", {"name": "e", "id": "1", "depth": -1, "document": "{}"}),
+        ("events_lost", {"count": "2"}),
+        ("api", {"api": "1"}),
+    ],
+)
+def test_what_a_worker_cannot_mean_is_refused(name: str, body: Any) -> None:
+    with pytest.raises((ValueError, ControlCorruptError)):
+        news(name, body)
+
+
+def longest(element: dict[str, Any], within: dict[str, Any], key: str) -> bytes:
+    """A description of as many such elements as a message holds."""
+    count = (MAX_CONTROL_BYTES - 1000) // len(msgpack.packb(element))
+    return msgpack.packb({"bundles": [{**within, key: [element] * count}]})  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"\x81\xa7bundles\xdd\x00\x3f\xff\xf0" + b"\x90" * 0x3FFFF0,
+        b"\x81\xa7bundles\xdd\x00\x3f\xff\xf0" + b"\x80" * 0x3FFFF0,
+        longest({}, BUNDLE, "hooks"),
+        longest(dict.fromkeys(HOOK), BUNDLE, "hooks"),
+        longest({**HOOK, "name": "", "shape": "", "file": "", "listed": ["\u0101"] * 8}, BUNDLE, "hooks"),
+        longest({"name": "", "hook_type": "", "message": "", "file": "", "line": 0}, BUNDLE, "faulty"),
+        msgpack.packb({"bundles": [{**BUNDLE, "hashes": [""] * 0x3FF000}]}),
+        msgpack.packb({"bundles": [{**BUNDLE, "hashes": ["\u0101"] * 8, "hooks": [], "faulty": []}] * 30_000}),
+    ],
+)
+def test_what_a_worker_says_takes_at_most_sixteen_times_its_length(packed: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ControlCorruptError):
+            read_news(ControlMessage("ready", msgspec.Raw(packed), None))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(packed) <= MAX_CONTROL_BYTES
+    assert peak <= 16 * len(packed)

@@ -33,6 +33,15 @@ def test_a_dispatch_put_back_is_the_oldest_again() -> None:
     assert newer.waiting
 
 
+def test_an_auth_hook_put_back_goes_before_others_that_wait() -> None:
+    queue = PendingQueue()
+    ordinary, auth, auth_again = RecordedDispatch(), RecordedDispatch(), RecordedDispatch()
+    queue.push(auth, BLOCKING, urgent=True)
+    queue.push_front(ordinary, BLOCKING, urgent=False)
+    queue.push_front(auth_again, BLOCKING, urgent=True)
+    assert [queue.pop(BLOCKING) for _ in range(3)] == [auth_again, auth, ordinary]
+
+
 def test_a_settled_dispatch_is_skipped_and_not_counted() -> None:
     queue = PendingQueue()
     gone, kept = RecordedDispatch(), RecordedDispatch()

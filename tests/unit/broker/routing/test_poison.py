@@ -240,6 +240,12 @@ def test_what_is_refused_is_described(bench: Bench) -> None:
         (Kind.EVENT, Event(payload="[]").SerializeToString(), Culprit("", "")),
         (Kind.EVENT_MAP, b"\xc1", Culprit("", "")),
         (Kind.EVENT_MAP, msgpack.packb([]), Culprit("", "")),
+        (
+            Kind.EVENT_MAP,
+            msgpack.packb({"payload": '{"a": [[]], "handler_name": "on_it"}', "x": [1]}),
+            Culprit("", "on_it"),
+        ),
+        (Kind.EVENT_MAP, b"\x81\xa7payload" + b"\x91" * 100_000, Culprit("", "")),
     ],
 )
 def test_the_culprit_is_read_from_the_bytes(kind: Kind, body: bytes, expected: Culprit) -> None:

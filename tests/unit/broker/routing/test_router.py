@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from broker.arriving import HELD_BYTES
 from broker.errors import DispatchError
 from broker.routing.contract import Death, RouterOptions
+from broker.routing.deaths import MAX_ATTEMPTS
 from broker.routing.link import PREFETCH, Link
 from broker.routing.poison import Cause
-from broker.routing.router import MAX_ATTEMPTS, Router
+from broker.routing.router import Router
 from ipc.bodies import BodyStore
 from ipc.channel import Request
 from ipc.errors import IpcError
@@ -28,11 +30,13 @@ LONG_NS = 60_000_000_000
 class Bench:
     """A router on a loop that a test turns by hand."""
 
-    def __init__(self, queue_size: int = 100, timeout_ns: int = LONG_NS, queue_wait_ns: int = 0) -> None:
+    def __init__(
+        self, queue_size: int = 100, timeout_ns: int = LONG_NS, queue_wait_ns: int = 0, queue_bytes: int = HELD_BYTES
+    ) -> None:
         self.loop = asyncio.new_event_loop()
         self.in_trouble: list[tuple[str, Link]] = []
-        self.router = Router(self.loop, RouterOptions(timeout_ns, queue_size, queue_wait_ns))
-        self.router.watcher = self
+        self.router = Router(self.loop, RouterOptions(timeout_ns, queue_size, queue_wait_ns, queue_bytes=queue_bytes))
+        self.router.watched_by(self)
 
     def overdue(self, link: Link) -> None:
         """Remember a worker whose hook runs past its limit."""

@@ -2,12 +2,13 @@
 
 import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 
 from commands.bench import svg
 from commands.bench.compare import compare
-from commands.bench.report import cpu, html, latency, throughput
+from commands.bench.report import cpu, html, latency, memory, throughput
 from commands.bench.results import Report, Result
 from tests.unit.commands.bench.samples import MS, report, result, sample
 
@@ -68,9 +69,40 @@ def test_throughput_has_the_ideal_line_for_each_variant() -> None:
     assert len(root.findall(".//path[@class='ideal c0']")) == 1
     assert len(root.findall(".//path[@class='ideal c1']")) == 1
     assert len(root.findall(".//circle")) == 6
+    assert "workers (dashed: ideal)" in [element.text for element in root.iter("text")]
+
+
+def test_the_ideal_line_is_where_workers_add_up() -> None:
+    # Throughput that doubles with the workers lies on it.
+    root = ET.fromstring(throughput([one for one in sweep() if one.case.body_size is None]))
+    (ideal,) = (path.attrib["d"] for path in root.iter("path") if "ideal" in path.attrib["class"])
+    (real,) = (path.attrib["d"] for path in root.iter("path") if "line" in path.attrib["class"])
+    assert ideal.split("L")[0] == real.split("L")[0]
+    assert ideal.split("L")[-1] == real.split("L")[-1]
+
+
+@pytest.mark.parametrize("counts", [(1, 2, 4, 8, 16, 32, 64), tuple(range(1, 17)), (1,), (0,), (64, 65)])
+def test_numbers_of_workers_do_not_lie_on_top_of_each_other(counts: tuple[int, ...]) -> None:
+    cases = [result(sample(1000 * (count or 1)), workers=count) for count in counts]
+    root = ET.fromstring(throughput(cases))
+    base = max(float(line.attrib["y2"]) for line in root.findall(".//line[@class='tick']"))
+    texts = [text for text in root.iter("text") if base < float(text.get("y", 0)) < base + 20 and text.text]
+    places = [float(text.attrib["x"]) for text in texts]
+    assert texts[0].text == (str(counts[0]) if counts[0] else "unknown")
+    assert all(right - left > 20 for left, right in pairwise(places))
+    assert len(root.findall(".//circle")) == len(counts)
+
+
+def test_lines_that_workers_lack_room_for_are_owned_up_to() -> None:
+    cases = [result(workers=count, streams=streams) for streams in range(1, 13) for count in (1, 2)]
+    root = ET.fromstring(throughput(cases))
+    assert len([path for path in root.iter("path") if "line" in path.attrib["class"]]) == 6
+    assert "workers (dashed: ideal) (6 of 12 cases)" in [text.text for text in root.iter("text")]
 
 
 def test_a_fixed_rate_has_no_ideal_line() -> None:
+    texts = [element.text for element in ET.fromstring(throughput([result(rate=100.0)])).iter("text")]
+    assert "workers" in texts
     root = ET.fromstring(throughput([result(workers=count, rate=100.0) for count in (1, 2)]))
     assert not [path for path in root.iter("path") if "ideal" in path.attrib["class"]]
 
@@ -101,7 +133,24 @@ def test_logarithmic_axes_hold_all(low: float, high: float) -> None:
 def test_the_ring_is_taken_out_of_broker_and_workers() -> None:
     plain = result(sample(10_000, broker=0.5, workers=(0.2, 0.3), ring_us=(4.0, 6.0)))
     titles = [element.text for element in ET.fromstring(cpu([plain])).iter("title")]
-    assert titles == ["2 workers, broker: 46.0", "2 workers, ring: 10.0", "2 workers, workers: 44.0"]
+    assert titles == ["2 workers, broker: 46", "2 workers, ring: 10", "2 workers, workers: 44"]
+
+
+def test_figures_of_the_plots_are_the_medians_of_the_table() -> None:
+    parts = [(10.0, (20.0, 20.0), (4.0, 6.0)), (30.0, (40.0, 40.0), (2.0, 2.0)), (20.0, (35.0, 5.0), (3.0, 5.0))]
+    one = result(*(sample(1000, broker_mib=a, worker_mib=b, ring_us=c) for a, b, c in parts))
+    titles = [element.text for element in ET.fromstring(memory([one])).iter("title")]
+    assert titles == ["2 workers, broker: 20", "2 workers, workers: 40"]
+    titles = [element.text for element in ET.fromstring(cpu([one])).iter("title")]
+    assert titles[1] == "2 workers, ring: 8"
+
+
+def test_lines_that_are_left_out_are_owned_up_to() -> None:
+    cases = [result(workers=count, streams=streams) for streams in range(5) for count in (1, 2)]
+    texts = [element.text for element in ET.fromstring(latency(cases)).iter("text")]
+    assert "percentile (5 of 10 cases)" in texts
+    assert "1 worker, 4 streams" in texts
+    assert "percentile" in [element.text for element in ET.fromstring(latency(cases[:8])).iter("text")]
 
 
 def test_no_part_of_the_cpu_is_below_nothing() -> None:

@@ -58,3 +58,12 @@ def test_labels_leave_out_what_all_cases_have_in_common() -> None:
     assert labels(cases[:2]) == ["1 KiB body", "2 KiB body"]
     assert labels(cases[:1]) == ["1 worker"]
     assert labels(cases[:1], with_workers=False) == ["8 streams, 1 KiB body"]
+
+
+def test_what_goes_without_saying_is_said_where_it_tells_cases_apart() -> None:
+    cases = [result(threads=threads).case for threads in (1, 3)]
+    assert labels(cases) == ["1 thread", "3 threads"]
+    traced = [result(tracing=tracing, threads=threads).case for threads in (1, 3) for tracing in (False, True)]
+    assert labels(traced) == [
+        "1 thread, no traceparents", "1 thread, traceparents", "3 threads, no traceparents", "3 threads, traceparents",
+    ]  # fmt: skip

@@ -1,0 +1,76 @@
+"""What a worker's death leaves behind: what it ran fails once, or runs again; what it had not started is another's."""
+
+from typing import Final
+
+from broker.errors import DispatchError
+from broker.routing.contract import Death
+from broker.routing.dispatch import Dispatch
+from broker.routing.link import Link
+from broker.routing.outcomes import Outcomes
+from broker.routing.pending import PendingQueue
+from broker.routing.placing import Placing
+from broker.routing.poison import Cause, Poison
+from ipc.frame import Status
+
+MAX_ATTEMPTS: Final = 3
+"""Workers that may die by themselves with a dispatch still unstarted before its caller gets an error."""
+
+
+class Deaths:
+    """Settles what dead workers had in flight."""
+
+    def __init__(self, pending: PendingQueue, outcomes: Outcomes, placing: Placing, poison: Poison) -> None:
+        self._pending = pending
+        self._outcomes = outcomes
+        self._placing = placing
+        self._poison = poison
+
+    def settle(self, link: Link, death: Death) -> None:
+        """Answer, fail or give to others all that the worker had; the oldest of it goes to the front of the queue."""
+        self._placing.forget(link)
+        for answer in death.answers:
+            self._outcomes.answer(link, answer)
+        poisoned = self._blame(link, death)
+        for seq in sorted(link.in_flight, reverse=True):
+            dispatch = link.finish(seq)
+            assert dispatch is not None
+            if dispatch.settled:
+                self._outcomes.let_go(dispatch)
+            elif seq in death.executing or not death.trusted:
+                self._run_again(dispatch, death)
+            else:
+                self._start_again(dispatch, death)
+        if poisoned:
+            for waiting in self._pending:
+                self._placing.may_run(waiting)
+        self._placing.place_waiting()
+
+    def _blame(self, link: Link, death: Death) -> bool:
+        """Whether something must not run any more because of it."""
+        guilty = link.overdue if death.cause is Cause.HANG else death.executing
+        return self._poison.blame([link.in_flight[seq] for seq in guilty if seq in link.in_flight], death.cause)
+
+    def _run_again(self, dispatch: Dispatch, death: Death) -> None:
+        assert dispatch.hook is not None
+        if dispatch.hook.idempotent and not dispatch.retried:
+            dispatch.retried = True
+            self._redispatch(dispatch)
+        else:
+            self._fail(dispatch, f"{death.why} while it ran this hook")
+
+    def _start_again(self, dispatch: Dispatch, death: Death) -> None:
+        # Nothing that had not started is to blame for a kill from outside. Where workers die by themselves it may be
+        # its bytes that kill them before its hook is entered.
+        if death.cause is not Cause.OUTSIDE:
+            dispatch.attempts += 1
+        if dispatch.attempts < MAX_ATTEMPTS:
+            self._redispatch(dispatch)
+        else:
+            self._fail(dispatch, f"{death.why} before it started this hook, {dispatch.attempts} times")
+
+    def _redispatch(self, dispatch: Dispatch) -> None:
+        self._outcomes.counters.redispatched += 1
+        self._placing.put_back(dispatch)
+
+    def _fail(self, dispatch: Dispatch, why: str) -> None:
+        self._outcomes.fail(dispatch, DispatchError(Status.HOOK_FAILED, f"{why} ({dispatch.name})"))

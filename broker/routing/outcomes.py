@@ -1,0 +1,91 @@
+"""One outcome for every dispatch, and the books of it: what is under way, and what became of the rest."""
+
+import asyncio
+import logging
+from typing import Final
+
+from broker.errors import DispatchError
+from broker.quiet_log import QuietLog
+from broker.routing.answers import body_of
+from broker.routing.contract import Counters
+from broker.routing.deadlines import DeadlineWheel
+from broker.routing.dispatch import Dispatch
+from broker.routing.link import Link
+from broker.routing.pending import PendingQueue
+from ipc.channel import Answer
+from ipc.frame import Kind, Status
+
+log = logging.getLogger("tykpy.router")
+
+EVENT_KINDS: Final = frozenset({Kind.EVENT, Kind.EVENT_MAP})
+
+
+class Outcomes:
+    """Settles dispatches, and takes them off the queue and the timing wheel."""
+
+    __slots__ = ("_deadlines", "_idle", "_loop", "_pending", "_unknown_handlers", "counters", "held", "under_way")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pending: PendingQueue, deadlines: DeadlineWheel) -> None:
+        self.counters = Counters()
+        self.under_way = 0
+        """Dispatches taken and not yet settled."""
+        self.held = 0
+        """Bytes of the dispatches that wait, or are at a worker, also where nobody waits for the answer any more."""
+        self._loop = loop
+        self._pending = pending
+        self._deadlines = deadlines
+        self._idle: asyncio.Future[None] | None = None
+        self._unknown_handlers = QuietLog(log)
+
+    def answer(self, link: Link, answer: Answer) -> None:
+        """Hand a worker's answer to whoever waits for it, if anybody still does."""
+        dispatch = link.finish(answer.seq)
+        link.overdue.discard(answer.seq)
+        if dispatch is None or dispatch.settled:
+            if dispatch is not None:
+                self.let_go(dispatch)
+            self.counters.late += 1
+            return
+        try:
+            body = body_of(answer, dispatch.kind)
+        except DispatchError as error:
+            if error.status is Status.NOT_FOUND and dispatch.kind in EVENT_KINDS:
+                self._unknown_handlers.log(logging.WARNING, error.message, error.message)
+            self.fail(dispatch, error)
+            return
+        self.settle(dispatch)
+        assert dispatch.hook is not None
+        dispatch.hook.learn(answer.handler_ns)
+        self.counters.answered += 1
+        dispatch.answer(dispatch.kind, body)
+
+    def fail(self, dispatch: Dispatch, error: DispatchError) -> None:
+        """Settle it with an error."""
+        self.settle(dispatch)
+        self.counters.failed += 1
+        dispatch.fail(error)
+
+    def settle(self, dispatch: Dispatch) -> None:
+        """Nothing more may happen to it; whoever calls this says so to its caller, or knows that nobody waits."""
+        dispatch.settled = True
+        self._deadlines.discard(dispatch)
+        if dispatch.link is None:
+            self.held -= len(dispatch.body)
+        if dispatch.waiting:
+            assert dispatch.hook is not None
+            self._pending.forget(dispatch, dispatch.hook.lane)
+            dispatch.body = b""  # it may lie in the queue for a while
+        self.under_way -= 1
+        if not self.under_way and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def let_go(self, dispatch: Dispatch) -> None:
+        """Its worker is done with a dispatch that was settled before."""
+        self._deadlines.discard(dispatch)
+        self.held -= len(dispatch.body)
+
+    async def idle(self) -> None:
+        """Return when nothing is under way. One caller at a time."""
+        if self.under_way:
+            self._idle = self._loop.create_future()
+            await self._idle

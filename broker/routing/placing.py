@@ -1,0 +1,165 @@
+"""Late binding: which worker gets which dispatch, and what comes back from a worker that does not start it."""
+
+import asyncio
+from typing import Final
+
+from broker.errors import DispatchError
+from broker.routing.contract import Watcher
+from broker.routing.deadlines import DeadlineWheel
+from broker.routing.dispatch import Dispatch
+from broker.routing.link import Link
+from broker.routing.link_pool import LinkPool
+from broker.routing.outcomes import Outcomes
+from broker.routing.pending import ASYNC, BLOCKING, PendingQueue
+from broker.routing.poison import Poison
+from broker.turn import Turn
+from ipc.errors import IpcError, MessageTooLargeError, RingCorruptError, RingFullError, SpillClosedError
+from ipc.frame import Status
+
+LANES: Final = (BLOCKING, ASYNC)
+
+
+class Placing:
+    """The workers that are ready, and the queue before them."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        turn: Turn,
+        pending: PendingQueue,
+        deadlines: DeadlineWheel,
+        outcomes: Outcomes,
+        poison: Poison,
+    ) -> None:
+        self.pool = LinkPool()
+        self.watcher: Watcher
+        """Hears of workers in trouble."""
+        self._loop = loop
+        self._turn = turn
+        self._pending = pending
+        self._deadlines = deadlines
+        self._outcomes = outcomes
+        self._poison = poison
+        self._seq = 0
+        self._to_ring: dict[Link, None] = {}
+
+    # -- to workers ---
+
+    def start(self, link: Link, dispatch: Dispatch) -> None:
+        """Give a dispatch to a worker, which hears of it when this turn ends."""
+        self._seq += 1
+        try:
+            link.send(dispatch, self._seq)
+        except IpcError as error:
+            self._not_sent(link, dispatch, error)
+            return
+        self.pool.moved(link)
+        if not self._to_ring:
+            self._turn.at_end(self.ring)
+        self._to_ring[link] = None
+
+    def _not_sent(self, link: Link, dispatch: Dispatch, error: IpcError) -> None:
+        if isinstance(error, MessageTooLargeError):
+            self._outcomes.fail(dispatch, DispatchError(Status.TOO_LARGE, str(error)))
+        elif isinstance(error, SpillClosedError):
+            # It is dead, and that will be told in a moment; nothing was sent, so the dispatch is another worker's.
+            self.remove(link)
+            self.watcher.gone(link)
+            self.put_back(dispatch)
+            self._loop.call_soon(self.place_waiting)
+        elif isinstance(error, RingCorruptError | RingFullError):
+            # Credits leave room for whatever is sent: a ring that has none is one whose reader does not keep its place.
+            self.put_back(dispatch)
+            self.distrust(link, error)
+        else:
+            message = f"{link} cannot be given anything: {error}"
+            self._outcomes.fail(dispatch, DispatchError(Status.INTERNAL, message))
+
+    def ring(self) -> None:
+        """One doorbell write per worker for all that was sent to it in this turn."""
+        links, self._to_ring = self._to_ring, {}
+        for link in links:
+            try:
+                link.channel.ring()
+            except IpcError as error:
+                self.distrust(link, error)
+
+    def refill(self, link: Link) -> None:
+        """Give a worker that has answered what it takes of the queue."""
+        for lane in LANES:
+            while link.accepts(lane) and (dispatch := self._pending.pop(lane)) is not None:
+                self.start(link, dispatch)
+
+    def place_waiting(self) -> None:
+        """Give out as much of the queue as the workers take."""
+        for lane in LANES:
+            while self._pending.in_lane[lane] and (link := self.pool.choose(lane)) is not None:
+                dispatch = self._pending.pop(lane)
+                if dispatch is None:
+                    break
+                self.start(link, dispatch)
+
+    # -- back from workers ---
+
+    def abandon(self, dispatch: Dispatch) -> None:
+        """Nobody waits for it any more: it does not run if it has not started.
+
+        If it runs, its worker hangs once the hook's own limit has passed as well.
+        """
+        self._outcomes.settle(dispatch)
+        if dispatch.link is not None:
+            self.take_back(dispatch.link)
+        if dispatch.link is not None:
+            dispatch.deadline_ns = dispatch.limit_ns
+            self._deadlines.add(dispatch)
+
+    def take_back(self, link: Link) -> None:
+        """What a worker has not started goes to others."""
+        if not link.in_flight:
+            return
+        try:
+            taken = link.take_back()
+        except RingCorruptError as error:
+            self.distrust(link, error)
+            return
+        for dispatch in reversed(taken):
+            if dispatch.settled:
+                self._outcomes.let_go(dispatch)
+            else:
+                self.put_back(dispatch)
+        self.pool.moved(link)
+        self.place_waiting()
+
+    def put_back(self, dispatch: Dispatch) -> None:
+        """To the front of the queue, unless it has become one that is not run."""
+        assert dispatch.hook is not None
+        if not self._poison.active or self.may_run(dispatch):
+            self._pending.push_front(dispatch, dispatch.hook.lane, urgent=dispatch.urgent)
+
+    def may_run(self, dispatch: Dispatch) -> bool:
+        """Fail what is known to kill workers by now."""
+        try:
+            self._poison.check(dispatch)
+        except DispatchError as error:
+            self._outcomes.fail(dispatch, error)
+            return False
+        return True
+
+    def remove(self, link: Link) -> None:
+        """A worker gets nothing more."""
+        link.open = False
+        self.pool.remove(link)
+
+    def forget(self, link: Link) -> None:
+        """A worker is dead."""
+        self.remove(link)
+        self._to_ring.pop(link, None)
+
+    def distrust(self, link: Link, error: IpcError) -> None:
+        """Give a worker nothing more that wrote something impossible; what it has is settled when it is dead."""
+        if link.distrusted:
+            return
+        link.distrusted = True
+        self.remove(link)
+        self.watcher.corrupt(link, error)
+        self._loop.call_soon(self.place_waiting)

@@ -1,0 +1,36 @@
+"""How commands reach a running broker: their options, named like those of `tykpy broker`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from broker.config import default_runtime_dir
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_file = click.Path(path_type=Path, dir_okay=False)
+_OPTIONS = (
+    click.option("--tls-ca", type=_file, metavar="FILE",
+                 help="With tls://: PEM file with CAs of the broker's certificate.  [default: the system's]"),
+    click.option("--tls-name", metavar="NAME",
+                 help="With tls://: whom the broker's certificate must be for.  [default: the address's host]"),
+    click.option("--tls-cert", type=_file, metavar="FILE",
+                 help="With tls://: PEM file with a certificate of our own, where the broker wants one."),
+    click.option("--tls-key", type=_file, metavar="FILE", help="PEM file with its key.  [default: in --tls-cert]"),
+    click.option("--tls-key-passphrase-file", type=_file, metavar="FILE",
+                 help="File with the passphrase of a key that is encrypted."),
+)  # fmt: skip
+
+runtime_dir_option = click.option(
+    "--runtime-dir", type=click.Path(path_type=Path), default=default_runtime_dir(), envvar="TYKPY_RUNTIME_DIR",
+    show_default=True, help="The broker's runtime folder.",
+)  # fmt: skip
+
+
+def tls_options(function: F) -> F:
+    """Give a command the options of `broker.dialing.ClientTls`, under their names there."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function

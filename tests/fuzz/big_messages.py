@@ -1,0 +1,154 @@
+"""Big messages as scripts: what one process does to its memory, its sockets and its ring before the other reads them.
+
+A script is any bytes, read as steps: what to do (1 byte), a number (8 bytes), the length of what follows (2 bytes).
+"""
+
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
+from mmap import mmap
+from typing import Final, NamedTuple
+
+from broker.errors import DispatchError
+from broker.routing.answers import body_of
+from ipc.bulk import GIVE_BACK
+from ipc.errors import IpcError, RingCorruptError
+from ipc.frame import Kind, unpack_frame
+from ipc.layout import FLAG_ERROR, RecordType
+from ipc.oversize import size_of
+from ipc.segment import create_memory
+from tests.unit.ipc.ends import SMALL, channel_pair
+
+_STEP: Final = struct.Struct("<BQH")
+_PAGE: Final = 4096
+NOTE_SIZE: Final = 16
+"""Bytes that go with a descriptor."""
+
+
+class Do(IntEnum):
+    """What a step does; the number is where, for whom, or how much."""
+
+    WRITE = 0
+    """Into shared memory."""
+    RECORD = 1
+    ERROR_RECORD = 2
+    """Publish one, with the number as its seq."""
+    NOTE = 3
+    """On the socket for spills, without a descriptor."""
+    MEMORY = 4
+    """The same with memory of so many bytes; what follows the note is in it."""
+    SHRINK = 5
+    """The last such memory."""
+    GIVE_BACK = 6
+    """Pages of shared memory."""
+
+
+class Step(NamedTuple):
+    """One step of a script."""
+
+    do: int
+    number: int
+    data: bytes = b""
+
+
+def script(steps: Iterable[Step]) -> bytes:
+    """Write a script."""
+    return b"".join(_STEP.pack(do, number, len(data)) + data for do, number, data in steps)
+
+
+def read_script(data: bytes) -> Iterator[Step]:
+    """The steps of a script; the last may be cut off."""
+    at = 0
+    while at + _STEP.size <= len(data):
+        do, number, length = _STEP.unpack_from(data, at)
+        at += _STEP.size
+        yield Step(do % len(Do), number, data[at : at + length])
+        at += length
+
+
+class _Performer:
+    """The process that does it."""
+
+    def __init__(
+        self,
+        memory: mmap,
+        spills: socket.socket,
+        push: Callable[[int, int, int, bytes], int],
+        kinds: tuple[int, int],
+    ) -> None:
+        self._memory = memory
+        self._spills = spills
+        self._push = push
+        self._kinds = kinds
+        self._sent: list[int] = []
+        self.records = 0
+
+    def perform(self, data: bytes) -> None:
+        """Do what can be done of a script."""
+        try:
+            for step in read_script(data):
+                with contextlib.suppress(IpcError, BlockingIOError):
+                    self._do(step)
+        finally:
+            for descriptor in self._sent:
+                os.close(descriptor)
+
+    def _do(self, step: Step) -> None:
+        do, number, data = step
+        if do == Do.WRITE:
+            at = number % (len(self._memory) - len(data))
+            self._memory[at : at + len(data)] = data
+        elif do == Do.NOTE:
+            self._spills.send(data, socket.MSG_DONTWAIT)
+        elif do == Do.MEMORY:
+            self._send_memory(number % SMALL.max_message, data)
+        elif do == Do.SHRINK and self._sent:
+            os.ftruncate(self._sent[-1], number % SMALL.max_message)
+        elif do == Do.GIVE_BACK and GIVE_BACK is not None:
+            self._memory.madvise(GIVE_BACK, number % (len(self._memory) // _PAGE) * _PAGE, _PAGE)
+        elif do in (Do.RECORD, Do.ERROR_RECORD):
+            self._push(self._kinds[do == Do.ERROR_RECORD], number, 0, data)
+            self.records += 1
+
+    def _send_memory(self, size: int, data: bytes) -> None:
+        writable, readable = create_memory()
+        self._sent.append(writable)
+        os.pwrite(writable, data[NOTE_SIZE:], 0)
+        os.ftruncate(writable, size)
+        try:
+            socket.send_fds(self._spills, [data[:NOTE_SIZE] or b"\0"], [readable], socket.MSG_DONTWAIT)
+        finally:
+            os.close(readable)
+
+
+def bulk(data: bytes) -> None:
+    """What a worker does to bulk memory and its socket before the broker reads its answers."""
+    with channel_pair() as (broker, worker):
+        for seq in range(1, SMALL.credits + 1):
+            broker.send(seq, b"", 0)
+        parts = worker._parts
+        kinds = (RecordType.SPILL_RESP, RecordType.SPILL_RESP | FLAG_ERROR)
+        _Performer(parts.bulk_out._memory, parts.spills._socket, worker._push, kinds).perform(data)
+        for answer in broker.drain():
+            assert size_of(answer.payload) <= SMALL.max_message
+            with contextlib.suppress(DispatchError):
+                assert isinstance(body_of(answer, Kind.OBJECT), bytes)
+
+
+def bodies(data: bytes) -> None:
+    """What a broker does to its store and its socket before a worker reads its requests."""
+    with channel_pair() as (broker, worker):
+        parts = broker._parts
+        kinds = (RecordType.SPILL_REQ, RecordType.REQ)
+        performer = _Performer(parts.bodies.memory, parts.spills._socket, broker._push, kinds)
+        performer.perform(data)
+        parts.requests.ring(performer.records)
+        parts.requests.end()
+        with contextlib.suppress(RingCorruptError):
+            while (request := worker.claim()) is not None:
+                assert size_of(request.payload) <= SMALL.max_message
+                with contextlib.suppress(ValueError):
+                    unpack_frame(request.payload)

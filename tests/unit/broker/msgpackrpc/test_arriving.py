@@ -1,0 +1,74 @@
+"""What MessagePack-RPC peers have sent of messages that are not complete, bounded over all connections."""
+
+from typing import Any
+
+import msgpack
+
+from broker.arriving import Arriving
+from broker.msgpackrpc.limits import RpcLimits
+from broker.msgpackrpc.server import MsgpackRpcServer, RawMethod
+from tests.unit.broker.msgpackrpc.test_server import Peer, run
+
+SIZE = 100_000
+WHOLE = msgpack.packb([0, 7, "ping", [bytes(SIZE)]])
+HALF = WHOLE[: SIZE // 2]
+
+
+def server_with(arriving: Arriving) -> MsgpackRpcServer:
+    return MsgpackRpcServer({"ping": RawMethod(lambda message, reply: reply.answer("pong"))}, arriving=arriving)
+
+
+def test_a_message_for_which_there_is_no_room_is_the_end_of_its_connection() -> None:
+    async def scenario() -> None:
+        arriving = Arriving(limit=2 * len(HALF))
+        server = server_with(arriving)
+        peers = [Peer(server) for _ in range(3)]
+        for peer in peers:
+            peer.protocol.data_received(HALF)
+        ((kind, call_id, error, _),) = await peers[2].answers()
+        assert (kind, call_id) == (1, 7)
+        assert error.startswith(f"OVERLOADED: unfinished requests of {3 * len(HALF)} bytes on all connections")
+        assert peers[2].transport.ended
+        assert (arriving.bytes, arriving.refused) == (2 * len(HALF), 1)
+        # Those that have their room, and whoever needs none, are served.
+        peers[0].protocol.data_received(WHOLE[len(HALF) :])
+        Peer(server).send([0, 1, "ping", []])
+        assert await peers[0].answers() == [[1, 7, None, "pong"]]
+        assert arriving.bytes == len(HALF)
+        peers[1].protocol.connection_lost(None)
+        peers[2].protocol.connection_lost(None)
+        assert arriving.bytes == 0
+
+    run(scenario)
+
+
+def test_one_alone_may_finish_whatever_its_size() -> None:
+    async def scenario() -> None:
+        arriving = Arriving(limit=SIZE // 4)
+        peer = Peer(server_with(arriving))
+        peer.protocol.data_received(HALF)
+        peer.protocol.data_received(WHOLE[len(HALF) :])
+        assert await peer.answers() == [[1, 7, None, "pong"]]
+        assert arriving.bytes == 0
+
+    run(scenario)
+
+
+def test_calls_that_wait_for_others_to_be_answered_are_counted_until_they_are_read() -> None:
+    replies: list[Any] = []
+
+    async def scenario() -> None:
+        arriving = Arriving()
+        server = MsgpackRpcServer(
+            {"keep": lambda params, reply: replies.append(reply)}, RpcLimits(max_in_flight=1), arriving=arriving
+        )
+        peer = Peer(server)
+        call = msgpack.packb([0, 1, "keep", []])
+        peer.send(*([0, number, "keep", []] for number in (1, 2, 3)))
+        assert arriving.bytes == 2 * len(call)
+        for _ in range(3):
+            replies.pop().answer(None)
+            await peer.answers()
+        assert arriving.bytes == 0
+
+    run(scenario)

@@ -1,0 +1,114 @@
+"""Messages that take their time: given up when too little of one comes, and not because of others before it."""
+
+from typing import Any
+
+import msgpack
+
+from broker.msgpackrpc.limits import RpcLimits
+from broker.msgpackrpc.server import MsgpackRpcServer, RawMethod
+from broker.msgpackrpc.sweep import SWEEP_INTERVAL
+from tests.unit.broker.msgpackrpc.test_server import Peer, run
+
+MOST = int(RpcLimits().request_seconds / SWEEP_INTERVAL)
+"""Sweeps that an unfinished message survives."""
+CALL = msgpack.packb([0, 7, "ping", [bytes(1000)]])
+BIG = msgpack.packb([0, 7, "ping", [bytes(1_000_000)]])
+
+
+def pinged() -> tuple[MsgpackRpcServer, Peer]:
+    server = MsgpackRpcServer({"ping": RawMethod(lambda message, reply: reply.answer("pong"))})
+    return server, Peer(server)
+
+
+def trickle(server: MsgpackRpcServer, peer: Peer, data: bytes, size: int) -> int:
+    """Send it in pieces, one before each sweep; returns the sweeps until the peer was given up, or all was sent."""
+    for number, at in enumerate(range(0, len(data), size)):
+        if peer.transport.ended:
+            return number
+        peer.protocol.data_received(data[at : at + size])
+        server.sweeper.sweep()
+    return -(-len(data) // size)
+
+
+def test_a_message_that_does_not_go_on_is_given_up_and_its_caller_told() -> None:
+    async def scenario() -> None:
+        server, peer = pinged()
+        peer.protocol.data_received(CALL[:-1])
+        for _ in range(MOST):
+            server.sweeper.sweep()
+        assert await peer.answers() == []
+        server.sweeper.sweep()
+        assert await peer.answers() == [[1, 7, "EXPIRED: the rest of the message did not come in time", None]]
+        assert peer.transport.ended
+        server.abort()
+        peer.protocol.connection_lost(None)
+
+    run(scenario)
+
+
+def test_a_message_that_trickles_in_is_given_up() -> None:
+    async def scenario() -> None:
+        server, peer = pinged()
+        assert trickle(server, peer, CALL, 1) == MOST + 1
+        peer.protocol.connection_lost(None)
+
+    run(scenario)
+
+
+def test_a_big_message_that_is_slow_and_goes_on_is_taken() -> None:
+    async def scenario() -> None:
+        server, peer = pinged()
+        size = -(-RpcLimits().request_progress // MOST)
+        assert trickle(server, peer, BIG, size) > 3 * MOST
+        assert await peer.answers() == [[1, 7, None, "pong"]]
+        peer.protocol.connection_lost(None)
+
+    run(scenario)
+
+
+def test_a_peer_whose_messages_are_always_cut_is_not_given_up_for_that() -> None:
+    async def scenario() -> None:
+        server, peer = pinged()
+        peer.protocol.data_received(CALL[:500])
+        for _ in range(5 * MOST):
+            peer.protocol.data_received(CALL[500:] + CALL[:500])
+            server.sweeper.sweep()
+        assert len(await peer.answers()) == 5 * MOST
+        peer.protocol.connection_lost(None)
+
+    run(scenario)
+
+
+def test_what_waits_because_nothing_is_read_is_not_the_peers_fault() -> None:
+    replies: list[Any] = []
+
+    async def scenario() -> None:
+        server = MsgpackRpcServer({"keep": lambda params, reply: replies.append(reply)}, RpcLimits(max_in_flight=1))
+        peer = Peer(server)
+        peer.send(*([0, number, "keep", []] for number in (1, 2)))
+        for _ in range(5 * MOST):
+            server.sweeper.sweep()
+        for _ in range(2):
+            replies.pop().answer("kept")
+            assert len(await peer.answers()) == 1
+        peer.protocol.connection_lost(None)
+
+    run(scenario)
+
+
+def test_sweeps_go_on_as_long_as_something_is_unfinished() -> None:
+    async def scenario() -> None:
+        server, peer = pinged()
+        assert server.sweeper._timer is None
+        peer.protocol.data_received(CALL[:500])
+        first = server.sweeper._timer
+        assert first is not None
+        server.sweeper._sweep_again()
+        assert server.sweeper._timer is not None
+        peer.protocol.data_received(CALL[500:])
+        server.sweeper._sweep_again()
+        assert server.sweeper._timer is None
+        first.cancel()
+        peer.protocol.connection_lost(None)
+
+    run(scenario)
