@@ -183,6 +183,7 @@ class Broker:
             await self._take_over(self._listeners.handover.baseline)
         await self._stop.wait()
         if self.supervisor.hopeless is not None:
+            await self._tell_why()
             raise self.supervisor.hopeless
         await self._drain()
 
@@ -264,6 +265,13 @@ class Broker:
             await asyncio.wait_for(closed, self._config.grace)
         except TimeoutError:
             log.warning("%d dispatches did not finish within --grace %g s", self.router.under_way, self._config.grace)
+
+    async def _tell_why(self) -> None:
+        # What waited for a worker has been answered; a connection that is cut at once takes the answer with it.
+        for front_end in self._front_ends:
+            front_end.drain()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(self.grpc.closed(), self.rpc.closed()), TELLING)
 
     async def _stop_taking(self) -> None:
         # What a peer had sent before it read that it is to go is not its fault: it is still answered.

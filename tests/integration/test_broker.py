@@ -19,6 +19,11 @@ from tests.support.hooks import SOURCE, Gate
 from tyk.proto.coprocess_object_pb2 import Object
 
 MIB = 1024 * 1024
+WAITS_TOO_LONG = """
+@Pre(timeout=0.2)
+async def waits_too_long(request, session, spec):
+    await asyncio.Event().wait()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -209,10 +214,13 @@ def test_threads_let_one_worker_run_several_hooks_at_once(tmp_path: Path) -> Non
 
 
 def test_an_async_hook_past_its_deadline_is_cancelled_and_its_worker_lives(tmp_path: Path) -> None:
-    with running_broker(tmp_path, "--timeout", "0.2", files={"hooks.py": SOURCE}) as broker:
+    with running_broker(tmp_path, "--hang-grace", "3600", files={"hooks.py": SOURCE + WAITS_TOO_LONG}) as broker:
         before = broker.status()["workers"][0]["pid"]
-        assert code_of(lambda: broker.call("waits_forever", bundle="hooks")).startswith("DEADLINE_EXCEEDED")
+        assert code_of(lambda: broker.call("waits_too_long", bundle="hooks")).startswith("DEADLINE_EXCEEDED")
+        # It has answered that it was cancelled.
+        wait_until(lambda: broker.status()["workers"][0]["in_flight"] == 0, lambda: str(broker.status()))
         assert broker.call("add_header", bundle="hooks").request.set_headers["X-Worker"] == str(before)
+        assert broker.status()["restarts"] == 0
 
 
 def test_the_callers_deadline_counts_too(broker: RunningBroker) -> None:

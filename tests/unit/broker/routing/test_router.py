@@ -344,6 +344,29 @@ def test_what_waits_behind_a_stalled_hook_goes_to_another_worker(bench: Bench, w
         assert neighbour.outcomes == [neighbour.body]
 
 
+def test_what_waits_in_a_ring_behind_one_that_has_expired_goes_to_another_worker(
+    bench: Bench, worker: LocalWorker
+) -> None:
+    """Dispatches of `async def` hooks are given to a worker although its thread is stuck."""
+    hook = {"name": "waits", "is_async": True}
+    bench.router.hooks.update([{"name": "b", "hashes": [""], "hooks": [hook]}])
+    bench.router.join(worker.link)
+    bench.send("stuck")
+    worker.claim()
+    bench.turn_until(lambda: worker.link.stalled)
+    expired, neighbour = bench.send("waits", timeout_ns=20_000_000), bench.send("waits")
+    assert neighbour.link is worker.link
+    with local_worker(1, 2) as other:
+        bench.router.join(other.link)
+        bench.turn_until(lambda: neighbour.link is other.link)
+        assert expired.status is Status.EXPIRED
+        request = other.claim()
+        assert hook_of(request) == neighbour.body
+        other.finish(request)
+        bench.router.receive(other.link)
+    assert neighbour.outcomes == [neighbour.body]
+
+
 def test_a_death_fails_what_ran_and_dispatches_the_rest_again(bench: Bench, worker: LocalWorker) -> None:
     bench.router.join(worker.link)
     answered, running, waiting = bench.send("answered"), bench.send("running"), bench.send("waiting")
