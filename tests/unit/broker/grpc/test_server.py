@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from broker.grpc.server import REFUSED_IDLE, GrpcProtocol, GrpcServer
+from broker.grpc.server import MAX_REFUSED, REFUSED_IDLE, GrpcProtocol, GrpcServer
 from broker.grpc.sweep import SWEEP_INTERVAL
 from broker.http2.errors import ErrorCode
 from broker.http2.frames import ACK, END_STREAM, PREFACE, FrameType, pack_frame
@@ -313,6 +313,21 @@ def test_one_connection_too_many() -> None:
         assert not kept.eof
         assert served.server.connections == 1
         second.connection_lost(None)
+        served.close(first)
+
+    asyncio.run(scenario())
+
+
+def test_of_those_that_are_too_many_so_many_are_told_and_the_others_cut_off() -> None:
+    async def scenario() -> None:
+        served = Served(Limits(max_connections=1))
+        first, kept = served.connect()
+        refused = [served.connect() for _ in range(MAX_REFUSED + 10)]
+        assert [transport.aborted for _, transport in refused] == [False] * MAX_REFUSED + [True] * 10
+        for protocol, _ in refused:
+            protocol.connection_lost(None)
+        assert served.server.refused == 0
+        assert not kept.aborted
         served.close(first)
 
     asyncio.run(scenario())
