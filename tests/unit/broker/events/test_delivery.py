@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import threading
+from collections import deque
 from collections.abc import Sequence
 
 from broker.events.delivery import MAX_WAITING_BYTES, Delivery, DeliveryError, DeliveryOptions, Verdict, backoff
@@ -25,13 +26,17 @@ class Scripted:
         self.gate = threading.Event()
         self.gate.set()
         self.closed = 0
-        self._verdicts = list(verdicts)
+        self.script(*verdicts)
+
+    def script(self, *verdicts: Verdict | Exception | None) -> None:
+        """What the next tries come to; None: it takes them."""
+        self._verdicts = deque(verdicts)
 
     def deliver(self, events: Sequence[TriggeredEvent]) -> None:
         """Note the try."""
         self.tries.append([event.name for event in events])
         assert self.gate.wait(30)
-        verdict = self._verdicts.pop(0) if self._verdicts else None
+        verdict = self._verdicts.popleft() if self._verdicts else None
         if isinstance(verdict, Exception):
             raise verdict
         if verdict is not None:
@@ -101,6 +106,36 @@ def test_what_is_refused_is_not_tried_again() -> None:
     delivery.offer(event("a"))
     end(delivery)
     assert (target.tries, counts(delivery)) == ([["a"]], {"given_up": 1})
+
+
+def delivery_of_pairs(*verdicts: Verdict) -> tuple[Scripted, Delivery]:
+    """One event is delivered; the verdicts are on the two behind it, which come in one batch."""
+    target = Scripted(batch=2)
+    target.gate.clear()
+    delivery = Delivery(target, QUICK)
+    delivery.offer(event("a"))
+    wait_until(lambda: target.tries == [["a"]], lambda: "the first try")
+    delivery.offer(event("b"))
+    delivery.offer(event("c"))
+    target.script(None, *verdicts)
+    target.gate.set()
+    return target, delivery
+
+
+def test_every_event_of_a_batch_that_is_refused_is_counted() -> None:
+    target, delivery = delivery_of_pairs(Verdict.REFUSED)
+    end(delivery)
+    assert (target.tries[1:], counts(delivery)) == ([["b", "c"]], {"delivered": 1, "given_up": 2})
+
+
+def test_every_event_of_a_batch_that_the_end_interrupts_is_counted_as_dropped() -> None:
+    target, delivery = delivery_of_pairs(*[Verdict.AWAY] * 100_000)
+    wait_until(lambda: len(target.tries) > 1, lambda: "a try of the second batch")
+    end(delivery, NO_GRACE)
+    wait_until(lambda: target.closed == 1, lambda: "the end of the thread")
+    outcome = counts(delivery)
+    assert outcome.pop("retries") > 0
+    assert outcome == {"delivered": 1, "dropped": 2}
 
 
 def test_while_the_target_is_away_nothing_is_given_up() -> None:
