@@ -153,6 +153,15 @@ def test_lines_that_are_left_out_are_owned_up_to() -> None:
     assert "percentile" in [element.text for element in ET.fromstring(latency(cases[:8])).iter("text")]
 
 
+def test_groups_of_bars_stand_apart_and_one_part_needs_no_legend() -> None:
+    rows = [("a", [1.0]), ("b", [2.0])]
+    root = ET.fromstring(svg.stacked_bars("x", [rows, rows], (("all", 0),), svg.linear_axis("x", 2.0)))
+    bars = [float(bar.attrib["y"]) for bar in root.iter("rect")]
+    within, between, again = (below - above for above, below in pairwise(bars))
+    assert within == again < between
+    assert float(root.attrib["viewBox"].split()[3]) > bars[-1]
+
+
 def test_no_part_of_the_cpu_is_below_nothing() -> None:
     tiny = result(sample(10_000, broker=0.01, workers=(0.01,), ring_us=(4.0, 6.0)))
     widths = [float(bar.attrib["width"]) for bar in ET.fromstring(cpu([tiny])).iter("rect")]
