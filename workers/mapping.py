@@ -3,7 +3,7 @@
 Strings and binary stay apart, integers and doubles keep their type, and what is absent, or None, stays absent.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -41,13 +41,17 @@ def from_map(message_type: type[_MessageT], values: object) -> _MessageT:
         raise FieldError("", str(error)) from error
 
 
-def to_map(message: Message) -> dict[str, Any]:
-    """Make a map of a message: of the fields that are present, and of scalars that are not their default."""
+def to_map(message: Message, but: Container[str] = ()) -> dict[str, Any]:
+    """Make a map of a message: of the fields that are present, and of scalars that are not their default.
+
+    `but` names fields to leave out.
+    """
     converters = _converters(message.DESCRIPTOR)
     result = {}
     for field, value in message.ListFields():
         name, convert = converters[field.number]
-        result[name] = value if convert is None else convert(value)
+        if name not in but:
+            result[name] = value if convert is None else convert(value)
     return result
 
 

@@ -5,6 +5,7 @@ request's message is filled only when somebody asks for it (workers/unread.py), 
 encoded from the record that it was decoded into: comparing two messages costs a small part of reading one.
 """
 
+from functools import cache
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
@@ -217,10 +218,36 @@ def _take_all(before: Object, after: Object, record: Record, fields: tuple[Any, 
             setattr(record, name, {key: value[key] for key in value} or None)
         elif not after.HasField(name):
             setattr(record, name, None)
-        elif not before.HasField(name) or value != getattr(before, name):
+        elif not before.HasField(name):
             setattr(record, name, to_map(value))
+        elif value != (old := getattr(before, name)):
+            setattr(record, name, _changed(getattr(record, name), old, value))
     if record.spec is None:
         record.spec = ABSENT
+
+
+def _changed(record: Record, old: Message, new: Message) -> dict[str, Any]:
+    """The map of a message, with what the record has of its largest parts, where these did not change.
+
+    That is a session's access rights, which make it large and which few hooks change.
+    """
+    same = [name for name in _maps_of_messages(new.DESCRIPTOR) if _is_same(getattr(old, name), getattr(new, name))]
+    changed = to_map(new, but=same)
+    for name in same:
+        if kept := getattr(record, name):
+            changed[name] = kept
+    return changed
+
+
+@cache
+def _maps_of_messages(descriptor: Any) -> tuple[str, ...]:
+    maps = [field for field in descriptor.fields if is_map(field)]
+    return tuple(field.name for field in maps if field.message_type.fields_by_name["value"].message_type is not None)
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    """Compare two maps of messages; `==` would copy both."""
+    return len(old) == len(new) and all(key in old and old[key] == new[key] for key in new)
 
 
 def _reason(message_type: type[_MessageT], packed: bytes, error: Exception) -> Exception:

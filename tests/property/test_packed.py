@@ -12,11 +12,13 @@ from ipc.frame import Kind, unpack_frame
 from tests.property.test_mapping import ANYTHING, FIELD_NAMES, OBJECTS, messages
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Event, Object
+from tyk.proto.coprocess_session_state_pb2 import SessionState
 from workers.mapping import FieldError, from_map, to_map
 from workers.packed import PackedObject, unpack_event
 from workers.packed import _heads as known_heads
 
 REQUESTS = messages(MiniRequestObject.DESCRIPTOR)
+SESSIONS = messages(SessionState.DESCRIPTOR)
 
 
 def answered(packed: PackedObject, message: Object) -> Any:
@@ -78,6 +80,32 @@ def test_changes_in_the_request_are_answered(fields: Any, changes: Any) -> None:
         request.ClearField(name)
     request.MergeFrom(MiniRequestObject(**changes))
     assert answered(packed, packed.message) == to_map(packed.message)
+
+
+@given(OBJECTS, SESSIONS)
+def test_changes_in_the_session_are_answered(fields: Any, changes: Any) -> None:
+    packed = PackedObject(msgpack.packb({"session": {}, **fields}))
+    session = packed.message.session
+    for name in changes:
+        session.ClearField(name)
+    session.MergeFrom(SessionState(**changes))
+    assert answered(packed, packed.message) == to_map(packed.message)
+
+
+RIGHTS: dict[str, Any] = {
+    "a": {"api_id": "a", "versions": ["v"], "allowed_urls": [{"url": "/", "methods": ["GET"]}]},
+    "b": {"api_name": ""},
+}
+
+
+@pytest.mark.parametrize(
+    "after",
+    [RIGHTS, {**RIGHTS, "b": {"api_name": "b"}}, {"a": RIGHTS["a"]}, {**RIGHTS, "c": {}}, {"a": {}, "c": {}}, {}],
+)
+def test_a_changed_session_keeps_or_changes_its_access_rights(after: Any) -> None:
+    packed = PackedObject(msgpack.packb({"session": {"access_rights": RIGHTS, "rate": 1.0}}))
+    message = from_map(Object, {"session": {"access_rights": after, "metadata": {"token": "t"}}})
+    assert answered(packed, message) == to_map(message)
 
 
 @pytest.mark.parametrize(
