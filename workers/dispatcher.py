@@ -1,9 +1,9 @@
 """From a request frame to something that can be run: decode, find the hook, hand out an `Invocation`."""
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from ipc.frame import Kind, Packed, Status, pack_frame, unpack_frame
 from tyk.errors import EventPayloadError
@@ -29,12 +29,11 @@ from workers.store import BundleStore
 
 __all__ = ["Dispatcher", "Invocation"]
 
-_MessageT = TypeVar("_MessageT", bound=Message)
-
 _CHAINING: Final = {int(HookType.Value(name)): name for name in HOOK_TYPES.values()}
 """The names of the hook types that chain, by their numbers."""
 _OBJECT: Final = int(Kind.OBJECT)
 _OBJECT_MAP: Final = int(Kind.OBJECT_MAP)
+_parse_object: Final = Object.FromString
 
 
 class Dispatcher:
@@ -60,7 +59,11 @@ class Dispatcher:
         except ValueError as error:
             raise WorkerError(Status.INVALID, str(error)) from error
         if kind == _OBJECT:
-            return self._object(_parsed(Object, body))
+            try:
+                subject = _parse_object(body)
+            except (DecodeError, TypeError, ValueError) as error:
+                raise WorkerError(Status.INVALID, f"not a serialized coprocess.Object: {error}") from error
+            return self._object(subject)
         if kind == _OBJECT_MAP:
             try:
                 packed = PackedObject(body)
@@ -68,7 +71,7 @@ class Dispatcher:
                 raise WorkerError(Status.INVALID, f"not a coprocess.Object: {error}") from error
             return self._object_map(packed)
         if kind == Kind.EVENT:
-            return self._event(_parsed(Event, body), Kind.EVENT)
+            return self._event(_parsed_event(body), Kind.EVENT)
         if kind == Kind.EVENT_MAP:
             return self._event(_unpacked_event(body), Kind.EVENT_MAP)
         raise WorkerError(Status.INVALID, f"a frame of kind {kind!r} cannot be run")
@@ -130,12 +133,11 @@ class Dispatcher:
         self._has_events = self._lookup.has_events
 
 
-def _parsed(message_type: type[_MessageT], body: Any) -> _MessageT:
+def _parsed_event(body: Any) -> Event:
     try:
-        return message_type.FromString(body)
+        return Event.FromString(body)
     except (DecodeError, TypeError, ValueError) as error:
-        name = message_type.DESCRIPTOR.full_name
-        raise WorkerError(Status.INVALID, f"not a serialized {name}: {error}") from error
+        raise WorkerError(Status.INVALID, f"not a serialized coprocess.Event: {error}") from error
 
 
 def _unpacked_event(body: Any) -> Event:
@@ -157,4 +159,4 @@ def _chained_type(subject: Object) -> str:
 
 
 def _as_object(subject: Object) -> Packed:
-    return pack_frame(Kind.OBJECT, None, subject.SerializeToString())
+    return pack_frame(_OBJECT, None, subject.SerializeToString())
