@@ -80,7 +80,7 @@ def _check_accounts(peer: Peer) -> None:
     held = sum(len(piece) for stream in peer.connection.streams.values() for piece in stream.pending or ())
     assert sender.held == held
     assert len(peer.connection.streams) <= LIMITS.max_concurrent_streams
-    assert 0 <= peer.calls._buffered <= LIMITS.max_buffered
+    assert peer.unfinished == peer.calls._buffered == peer.arriving.bytes <= LIMITS.max_buffered
     if peer.connection.closed:
         assert not peer.connection.streams
         assert not peer.echo.held

@@ -121,7 +121,7 @@ def check_accounts(peer: Peer) -> None:
     waiting = [stream for stream in peer.connection.streams.values() if stream.pending]
     assert sender.held == sum(len(piece) for stream in waiting for piece in stream.pending or ())
     assert len(peer.connection.streams) <= SMALL.max_concurrent_streams
-    assert 0 <= peer.calls._buffered <= SMALL.max_buffered
+    assert peer.unfinished == peer.calls._buffered == peer.arriving.bytes <= SMALL.max_buffered
     assert len(peer.echo.dispatched) >= len(peer.echo.cancelled) == len(set(map(id, peer.echo.cancelled)))
     if peer.connection.closed:
         assert not peer.connection.streams

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from hpack import Decoder, Encoder
 
 from broker.arriving import Arriving
-from broker.grpc.calls import GrpcCalls
+from broker.grpc.calls import GrpcCalls, Upload
 from broker.grpc.head import GrpcHeadReader, Method
 from broker.http2.connection import Connection
 from broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame
@@ -95,7 +95,8 @@ class Peer:
         self.wakes = 0
         methods = {PATH.encode(): Method(kind=1), b"/coprocess.Dispatcher/DispatchEvent": Method(kind=2)}
         cache = HeadCache(GrpcHeadReader(methods, self.limits), self.limits)
-        self.calls = GrpcCalls(self.echo, self.limits, arriving=arriving)
+        self.arriving = arriving or Arriving()
+        self.calls = GrpcCalls(self.echo, self.limits, arriving=self.arriving)
         self.connection = Connection(self.calls, cache, self.limits, self._wake, self.clock)
         self.calls.sender = self.connection.sender
         self.encoder = Encoder()
@@ -108,6 +109,12 @@ class Peer:
             self.connection._forbid_table()
             self.send(pack_frame(FrameType.SETTINGS, ACK, 0))
             self.encoder.header_table_size = 0
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes that are kept of requests that are not complete, by what each of them has."""
+        calls = (stream.application for stream in self.connection.streams.values())
+        return sum(call.held for call in calls if isinstance(call, Upload))
 
     def _wake(self) -> None:
         self.wakes += 1
