@@ -1,13 +1,15 @@
 """Doorbells: what was stored before a token was rung in is visible after the token was taken.
 
-Requests: a pipe with one byte per token, and a token is a claim. A worker takes as many as it starts requests, the
+Requests: a pipe with one byte per token, and a token is a claim. A worker takes one for each request that it starts, the
 broker takes back what is left, and the pipe's lock in the kernel decides between them. Only the broker writes to it.
 Answers: an eventfd (or a pipe), whose tokens are only counted.
 """
 
 import os
 import select
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Final, Protocol
 
 from ipc.errors import RingCorruptError
@@ -77,19 +79,18 @@ class ClaimDoorbell:
         self._poll = select.poll()
         self._poll.register(reader, select.POLLIN)
 
-    def take(self, most: int) -> int:
-        """Wait for tokens and claim up to `most`; 0 for good when no more will come, or the broker is gone."""
+    def take(self) -> bool:
+        """Wait for a token and claim it; False for good when no more will come, or the broker is gone."""
         while not self._ended:
             try:
-                tokens = os.read(self._reader, most)
+                token = os.read(self._reader, 1)
             except BlockingIOError:
                 self._poll.poll()  # only where the broker could not get a reader of its own
                 continue
-            claimed = tokens.count(_TOKEN)
-            if claimed < len(tokens) or not tokens:
-                self._ended = True
-            return claimed
-        return 0
+            if token == _TOKEN:
+                return True
+            self._ended = True
+        return False
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -158,11 +159,10 @@ class RingBell:
 
     def __init__(self, kind: str, descriptor: int) -> None:
         self._descriptor = descriptor
-        self.ring = self._add if kind == EventDoorbell.kind else self._put
+        self.ring: Callable[[int], object] = self._put
         """Put tokens in; never waits."""
-
-    def _add(self, tokens: int) -> None:
-        os.eventfd_write(self._descriptor, tokens)
+        if kind == EventDoorbell.kind:
+            self.ring = partial(os.eventfd_write, descriptor)
 
     def _put(self, tokens: int) -> None:
         os.write(self._descriptor, _TOKEN * tokens)

@@ -129,7 +129,7 @@ class WorkerChannel:
         others for its lock. What has expired in the ring is answered here, unexecuted. Raises RingCorruptError.
         """
         with self._claim_lock:
-            while self._take(1):
+            while self._take():
                 request = self._start(slot, monotonic_ns())
                 self._commit()
                 if request is not None:

@@ -488,7 +488,7 @@ def test_a_big_answer_whose_descriptor_was_lost_is_an_error_of_that_call(
 
 def claim_without_a_token(broker: BrokerChannel, worker: WorkerChannel) -> None:
     """Start what is in the ring, and leave its token where the broker finds it."""
-    worker._take = lambda most: most
+    worker._take = lambda: True
     assert worker.claim() is not None
 
 

@@ -43,17 +43,17 @@ def forced_open(broker: RequestDoorbell) -> Iterator[int]:
         yield writer.fileno()
 
 
-def test_a_worker_claims_no_more_than_it_asks_for(bells: tuple[RequestDoorbell, ClaimDoorbell]) -> None:
+def test_a_worker_claims_one_at_a_time(bells: tuple[RequestDoorbell, ClaimDoorbell]) -> None:
     broker, worker = bells
     broker.ring(3)
-    assert worker.take(1) == 1
-    assert worker.take(5) == 2
+    assert worker.take()
+    assert broker.take_back(3) == 2
 
 
 def test_the_broker_takes_back_what_is_left(bells: tuple[RequestDoorbell, ClaimDoorbell]) -> None:
     broker, worker = bells
     broker.ring(5)
-    assert worker.take(2) == 2
+    assert [worker.take(), worker.take()] == [True, True]
     assert broker.take_back(5) == 3
     assert broker.take_back(5) == 0
 
@@ -80,9 +80,7 @@ def test_the_end_claims_nothing_and_stays(bells: tuple[RequestDoorbell, ClaimDoo
     broker, worker = bells
     broker.ring(2)
     broker.end()
-    assert worker.take(1) == 1
-    assert worker.take(5) == 1
-    assert [worker.take(1) for _ in range(3)] == [0, 0, 0]
+    assert [worker.take() for _ in range(5)] == [True, True, False, False, False]
 
 
 def test_the_broker_does_not_take_the_end_for_a_token_and_leaves_it(
@@ -94,25 +92,25 @@ def test_the_broker_does_not_take_the_end_for_a_token_and_leaves_it(
     broker.end()
     assert broker.take_back(2) == 2
     assert broker.take_back(2) == 0
-    assert worker.take(1) == 0
+    assert not worker.take()
 
 
 def test_the_brokers_death_is_the_end() -> None:
     with ExitStack() as worker:
         with ExitStack() as own:
             claims = ClaimDoorbell(os.dup(RequestDoorbell(own, worker).worker_fd))
-        assert claims.take(1) == 0
+        assert not claims.take()
         claims.close()
 
 
 def test_a_worker_waits_for_a_token(bells: tuple[RequestDoorbell, ClaimDoorbell]) -> None:
     broker, worker = bells
-    taken: list[int] = []
-    thread = Thread(target=lambda: taken.append(worker.take(4)))
+    taken: list[bool] = []
+    thread = Thread(target=lambda: taken.append(worker.take()))
     thread.start()
     broker.ring(1)
     thread.join()
-    assert taken == [1]
+    assert taken == [True]
 
 
 def test_a_pipe_that_the_worker_filled_is_corruption(bells: tuple[RequestDoorbell, ClaimDoorbell]) -> None:
