@@ -1,7 +1,8 @@
 """Doorbells: what was stored before a token was rung in is visible after the token was taken.
 
-Requests: a pipe with one byte per token, and a token is a claim. A worker takes one for each request that it starts, the
-broker takes back what is left, and the pipe's lock in the kernel decides between them. Only the broker writes to it.
+Requests: a pipe with one byte per token, and a token is a claim. A worker takes one for each request that it starts,
+the broker takes back what is left, and the pipe's lock in the kernel decides between them. Only the broker writes to
+it.
 Answers: an eventfd (or a pipe), whose tokens are only counted.
 """
 

@@ -9,7 +9,7 @@ from broker.routing.poison import Cause
 from ipc.frame import Status
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.dispatches import object_bytes
-from tests.unit.broker.routing.test_router import Bench
+from tests.unit.broker.routing.bench import Bench
 
 SIZE = len(object_bytes("hook"))
 
@@ -19,12 +19,6 @@ def bench() -> Iterator[Bench]:
     bench = Bench(queue_bytes=3 * SIZE)
     yield bench
     bench.loop.close()
-
-
-@pytest.fixture
-def worker() -> Iterator[LocalWorker]:
-    with local_worker() as one:
-        yield one
 
 
 def test_what_is_more_than_may_be_held_is_refused_at_once(bench: Bench, worker: LocalWorker) -> None:

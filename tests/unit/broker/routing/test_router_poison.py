@@ -1,22 +1,11 @@
 """What the router does with dispatches that kill workers: refused on arrival, in the queue, and when they come back."""
 
-from collections.abc import Iterator
-
-import pytest
-
 from broker.routing.contract import Death
 from broker.routing.poison import Cause
 from ipc.frame import Status
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.dispatches import RecordedDispatch, object_bytes
-from tests.unit.broker.routing.test_router import Bench
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
-    yield bench
-    bench.loop.close()
+from tests.unit.broker.routing.bench import Bench
 
 
 def die(bench: Bench, worker: LocalWorker, cause: Cause = Cause.CRASH) -> None:
