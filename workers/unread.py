@@ -56,12 +56,14 @@ class Notes:
     def read(self) -> MiniRequestObject:
         """Do to the message what is noted here; returns it."""
         request = self.subject.request
-        for key, value in self.set_headers.items():
+        for key, value in list(self.set_headers.items()):  # another thread may add one, and writes it again if so
             request.set_headers[key] = value
         for key, value in self.add_params.items():
             request.add_params[key] = value
-        request.delete_headers.extend(self.delete_headers)
-        request.delete_params.extend(self.delete_params)
+        if self.delete_headers:
+            request.delete_headers.extend(self.delete_headers)
+        if self.delete_params:
+            request.delete_params.extend(self.delete_params)
         return request
 
 
