@@ -258,6 +258,18 @@ def test_a_record_of_another_place_is_corruption() -> None:
             both.consumer.pop()
 
 
+def test_a_record_of_the_lap_before_is_corruption() -> None:
+    """Sound to the last bit, and at its place: but that was one lap ago."""
+    with rings() as both:
+        for seq in range(4096 // 512):
+            both.producer.push(REQ, seq, 0, bytes(480))
+            both.consumer.pop()
+        both.consumer.commit()
+        both.a_writable.words[TAIL] = both.tail + 512
+        with pytest.raises(RingCorruptError, match="the CRC does not fit"):
+            both.consumer.pop()
+
+
 def test_the_position_does_not_move_over_a_damaged_record() -> None:
     with rings() as both:
         both.producer.push(REQ, 1, 0, b"abc")
