@@ -194,6 +194,11 @@ def _take_usual(before: Object, after: Object, record: Record) -> bool:
         old.return_overrides.CopyFrom(new.return_overrides)
         old.return_overrides.SetInParent()
         kept.return_overrides = to_map(new.return_overrides)
+    if after == before:
+        return True
+    # A chain changes these, for its next hook to see.
+    kept.headers = _replace(old.headers, new.headers) or None
+    kept.params = _replace(old.params, new.params) or None
     return after == before
 
 
