@@ -18,6 +18,19 @@ import pytest
 from tests.support.accounts import OTHER_USER, needs_root, reachable
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, wait_until
 
+BECOMES_ANOTHER = """
+import os, sys
+from broker.errors import PrivilegeError
+from broker.identity import Identity
+os.setgroups([0])
+setattr(os, sys.argv[1], lambda *_: None)
+try:
+    Identity(int(sys.argv[2]), int(sys.argv[2])).become()
+    print("became it")
+except PrivilegeError as error:
+    print(error)
+"""
+"""With one of the calls for it left out, as if it had done nothing."""
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 HOOKS = """
 import os
@@ -119,6 +132,22 @@ def test_plugins_are_never_root(folder: Path, loop: str) -> None:
         assert dict(denied) == {"setuid": "denied", "setgid": "denied"}
         assert f"running as user {OTHER_USER}" in broker.log
         assert "plugins run as root" not in broker.log
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        ("setresuid", f"we are not user {OTHER_USER} and group {OTHER_USER}, although nothing failed"),
+        ("setresgid", f"we are not user {OTHER_USER} and group {OTHER_USER}, although nothing failed"),
+        ("setgroups", f"user {OTHER_USER} is still in root's group"),
+        ("getpid", "became it"),
+    ],
+)
+def test_that_root_is_gone_is_looked_at(left_out: str, said: str) -> None:
+    needs_root()
+    command = [sys.executable, "-c", BECOMES_ANOTHER, left_out, str(OTHER_USER)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == said + "\n"
 
 
 def test_everything_that_is_made_belongs_to_that_user(folder: Path) -> None:

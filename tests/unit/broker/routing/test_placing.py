@@ -173,3 +173,21 @@ def test_nothing_that_a_worker_has_runs_again_if_it_forges_tokens(bench: Bench, 
         bench.router.lost(worker.link, death)
         assert not other.link.in_flight
     assert (first.status, second.outcomes) == (Status.HOOK_FAILED, [])
+
+
+def test_a_worker_that_leaves_gives_back_at_once_what_it_has_not_started(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    running, waiting = bench.send("running"), bench.send("waiting")
+    request = worker.claim()
+    assert waiting.link is worker.link
+    with local_worker(1, 2) as other:
+        bench.router.join(other.link)
+        bench.router.leave(worker.link)
+        bench.turn()
+        assert waiting.link is other.link
+        other.finish(other.claim())
+        bench.router.receive(other.link)
+    assert waiting.outcomes == [waiting.body]
+    worker.finish(request)
+    bench.router.receive(worker.link)
+    assert running.outcomes == [running.body]
