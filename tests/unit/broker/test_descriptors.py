@@ -1,5 +1,6 @@
 """Descriptors that are kept for starting workers: nobody else gets them, and a worker starts with nothing but them."""
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker.config import BrokerConfig
-from broker.descriptors import DescriptorReserve
+from broker.descriptors import DescriptorReserve, DescriptorWatch
 from broker.errors import WorkerStartError
 from broker.pool.spawning import LASTING_FILES, STARTING_FILES, WorkerStarter, channel_options
 from broker.pool.worker import Worker
@@ -35,6 +36,14 @@ def take_all() -> list[int]:
         while True:
             taken.append(os.dup(0))
     return taken
+
+
+def take_and_give_back() -> list[int]:
+    """What there was."""
+    taken = take_all()
+    there = list(taken)
+    give_back(taken)
+    return there
 
 
 def give_back(descriptors: list[int]) -> None:
@@ -78,18 +87,12 @@ def test_what_is_held_is_there_when_nothing_else_is() -> None:
     with nothing_left():
         assert take_all() == []
         with reserve.lent():
-            lent = take_all()
-            assert len(lent) == KEPT
-            give_back(lent)
+            assert len(take_and_give_back()) == KEPT
         assert take_all() == []
         reserve.hold(KEPT - 2)
-        fewer = take_all()
-        assert len(fewer) == 2
-        give_back(fewer)
+        assert len(take_and_give_back()) == 2
         reserve.close()
-        rest = take_all()
-        assert len(rest) == KEPT
-        give_back(rest)
+        assert len(take_and_give_back()) == KEPT
 
 
 def test_what_cannot_be_held_is_held_later() -> None:
@@ -102,10 +105,21 @@ def test_what_cannot_be_held_is_held_later() -> None:
         reserve.refill()
         taken += take_all()
         with reserve.lent():
-            lent = take_all()
-            assert len(lent) == KEPT
-            give_back(lent)
+            assert len(take_and_give_back()) == KEPT
     reserve.close()
+
+
+def test_the_watch_looks_after_it() -> None:
+    reserve = DescriptorReserve()
+    loop = asyncio.new_event_loop()
+    with nothing_left() as taken:
+        reserve.hold(KEPT)
+        give_back(taken)
+        DescriptorWatch(loop, reserve).start()
+        taken += take_all()
+        reserve.close()
+        assert len(take_and_give_back()) == KEPT
+    loop.close()
 
 
 def test_a_worker_is_started_with_nothing_but_what_is_kept_for_it(starter: WorkerStarter) -> None:
@@ -131,5 +145,23 @@ def test_what_dead_workers_had_is_kept_for_their_successors(starter: WorkerStart
             starter.keep_room(1)
             taken += take_all()
         starter.keep_room(1)
-        assert len(starter.reserve._held) >= STARTING_FILES
-        assert len(starter.reserve._held) <= STARTING_FILES + LASTING_FILES
+        assert STARTING_FILES <= len(starter.reserve._held) <= STARTING_FILES + LASTING_FILES
+
+
+def test_workers_that_died_together_are_all_started_again(starter: WorkerStarter) -> None:
+    starter.keep_room(2)
+    with nothing_left() as taken:
+        workers = [starter.start(0, Deaf()), starter.start(1, Deaf())]
+        starter.keep_room(0)
+        taken += take_all()
+        for worker in workers:
+            end(worker)
+        starter.keep_room(2)
+        taken += take_all()
+        successors = []
+        for missing in (1, 0):
+            successors.append(starter.start(0, Deaf()))
+            starter.keep_room(missing)
+            taken += take_all()
+    for worker in successors:
+        end(worker)

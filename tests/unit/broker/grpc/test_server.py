@@ -144,6 +144,27 @@ def test_a_request_that_trickles_in_is_given_up() -> None:
     asyncio.run(scenario())
 
 
+def test_a_request_that_was_fast_may_not_trickle_afterwards() -> None:
+    async def scenario() -> None:
+        served = Served()
+        protocol, _ = served.connect()
+        limits = served.server.limits
+        most = int(limits.request_timeout / SWEEP_INTERVAL)
+        protocol.data_received(Peer().headers(1) + data(1, b"\0" + (8 * MIB).to_bytes(4, "big"), 0))
+        for part in (16_384, 16_384, 16_384, limits.request_progress - 3 * 16_384 - 5):
+            protocol.data_received(data(1, bytes(part), 0))
+        served.server.sweep(served.loop.time())
+        for _ in range(most):
+            protocol.data_received(data(1, b"x", 0))
+            served.server.sweep(served.loop.time())
+        assert protocol._connection.streams
+        served.server.sweep(served.loop.time())
+        assert not protocol._connection.streams
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
 def test_a_big_request_that_is_slow_and_goes_on_is_not_given_up() -> None:
     async def scenario() -> None:
         served = Served()

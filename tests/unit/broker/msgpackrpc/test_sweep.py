@@ -55,6 +55,18 @@ def test_a_message_that_trickles_in_is_given_up() -> None:
     run(scenario)
 
 
+def test_a_message_that_was_fast_may_not_trickle_afterwards() -> None:
+    async def scenario() -> None:
+        server, peer = pinged()
+        fast = RpcLimits().request_progress
+        peer.protocol.data_received(BIG[:fast])
+        server.sweeper.sweep()
+        assert trickle(server, peer, BIG[fast:], 1) == MOST + 1
+        peer.protocol.connection_lost(None)
+
+    run(scenario)
+
+
 def test_a_big_message_that_is_slow_and_goes_on_is_taken() -> None:
     async def scenario() -> None:
         server, peer = pinged()
@@ -103,6 +115,11 @@ def test_sweeps_go_on_as_long_as_something_is_unfinished() -> None:
         peer.protocol.data_received(CALL[:500])
         first = server.sweeper._timer
         assert first is not None
+        gone = Peer(server)
+        gone.protocol.data_received(CALL[:500])
+        assert server.sweeper._timer is first
+        gone.protocol.connection_lost(None)
+        assert server.sweeper._unfinished == {peer.protocol}
         server.sweeper._sweep_again()
         assert server.sweeper._timer is not None
         peer.protocol.data_received(CALL[500:])
