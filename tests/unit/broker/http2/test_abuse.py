@@ -6,10 +6,10 @@ import pytest
 from hpack import Encoder
 
 from broker.arriving import Arriving
-from broker.http2.connection import _MAX_REMEMBERED_RESETS
 from broker.http2.errors import ErrorCode
 from broker.http2.frames import ACK, END_HEADERS, FrameType, pack_frame
 from broker.http2.limits import KIB, MIB, Limits
+from broker.http2.requests import _MAX_REMEMBERED_RESETS
 from tests.support.http2_peer import Peer, code_of, data, message, reset, settings, window_update
 
 CALM = ErrorCode.ENHANCE_YOUR_CALM
