@@ -1,0 +1,218 @@
+"""What broker and worker do for a dispatch does not depend on how many hooks, bundles, connections and calls there are.
+
+Counted in bytecodes, which are the same on every machine; what caches make of it is for the benchmarks to say.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
+from pathlib import Path
+from types import FrameType as PythonFrame
+from typing import Any, Final, cast
+
+import pytest
+
+from benchmarks.bars.many import bundles, hooks
+from benchmarks.objects import framed
+from broker.grpc.server import GrpcProtocol, GrpcServer
+from broker.grpc.wire import pack_fields
+from broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame
+from broker.http2.limits import Limits
+from broker.routing.contract import RouterOptions
+from broker.routing.router import Router
+from broker.turn import Turn
+from tests.support.channels import LocalWorker, local_worker
+from tests.support.http2_peer import settings, window_update
+from tyk.proto.coprocess_object_pb2 import Object
+from workers.dispatcher import Dispatcher
+from workers.store import BundleStore
+
+THIRD_CALL: Final = 5
+"""Its stream id on a connection."""
+CALLS: Final = 200
+"""Counted."""
+AT_ONCE: Final = 20
+FEW: Final = 10
+MANY: Final = 100
+IN_FLIGHT: Final = 2000
+WARM_UP: Final = 50
+"""Calls of each hook, until the router knows that it is short."""
+FIRST_CALLS: Final = 4
+"""Of each connection: later ones use no header table."""
+TOLERANCE: Final = 0.01
+"""Where a batch ends differs by a few bytecodes."""
+HOUR_NS: Final = 3600 * 10**9
+ACKNOWLEDGEMENT: Final = pack_frame(FrameType.SETTINGS, ACK, 0)
+HELLO: Final = b"".join((PREFACE, settings(), ACKNOWLEDGEMENT, window_update(0, 2**30)))
+BLOCK: Final = pack_fields(
+    (b":method", b"POST"),
+    (b":scheme", b"http"),
+    (b":path", b"/coprocess.Dispatcher/Dispatch"),
+    (b"content-type", b"application/grpc"),
+)
+
+
+class Transport:
+    """A peer that takes everything."""
+
+    def __init__(self) -> None:
+        self.written = 0
+
+    def write(self, data: bytes) -> None:
+        self.written += len(data)
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        assert high > 0
+
+
+class Gateway:
+    """One connection, and the calls made on it."""
+
+    def __init__(self, server: GrpcServer) -> None:
+        self.protocol = cast(GrpcProtocol, server.protocol_factory())
+        self.protocol.connection_made(cast(asyncio.Transport, Transport()))
+        self.protocol.data_received(HELLO)
+        self._next_id = 1
+        self._acknowledged = False
+
+    def call(self, bodies: Iterator[bytes]) -> None:
+        """Make a call for each body, all in one read."""
+        frames = []
+        if self._next_id >= THIRD_CALL and not self._acknowledged:
+            # The broker has forbidden the header table after the second block.
+            self._acknowledged = True
+            frames.append(ACKNOWLEDGEMENT)
+        for body in bodies:
+            frames.append(pack_frame(FrameType.HEADERS, END_HEADERS, self._next_id, BLOCK))
+            frames.append(pack_frame(FrameType.DATA, END_STREAM, self._next_id, body))
+            self._next_id += 2
+        self.protocol.data_received(b"".join(frames))
+
+
+class Scene:
+    """A broker with one worker and some connections, in this process and without an event loop of its own."""
+
+    def __init__(self, worker: LocalWorker, folder: Path, items: list[Object], connections: int = 1) -> None:
+        self.loop = asyncio.new_event_loop()
+        turn = Turn(self.loop)
+        self.router = Router(self.loop, RouterOptions(HOUR_NS, 2 * IN_FLIGHT), turn)
+        server = GrpcServer(self.router, Limits(max_concurrent_streams=2 * IN_FLIGHT), self.loop, turn=turn)
+        store = BundleStore([folder], folder / "unpacked", None)
+        store.load_all()
+        self.router.hooks.update(store.describe())
+        self._dispatcher = Dispatcher(store)
+        self._worker = worker
+        self.router.join(worker.link)
+        self._gateways = cycle([Gateway(server) for _ in range(connections)])
+        self._bodies = cycle([framed(item.SerializeToString(deterministic=True)) for item in items])
+        self._per_gateway = AT_ONCE if connections == 1 else 1
+        self._warm_up = max(WARM_UP * len(items), FIRST_CALLS * connections)
+
+    def call(self, count: int) -> None:
+        """Make so many calls, on the connections in turn."""
+        for at in range(0, count, self._per_gateway):
+            next(self._gateways).call(islice(self._bodies, min(count - at, self._per_gateway)))
+
+    def answer_all(self) -> int:
+        """Let the worker do everything that it has; returns how much that was."""
+        given = len(self._worker.link.in_flight)
+        for _ in range(given):
+            request = self._worker.claim()
+            answer = self._dispatcher.prepare(request.payload).run()
+            self._worker.channel.answer(0, request.seq, answer, False, 1000)
+        self.router.receive(self._worker.link)
+        return given
+
+    def serve(self, count: int) -> None:
+        """Answer so many calls, or a few more, and make a new one for each: as many stay in flight."""
+        while count > 0:
+            answered = self.answer_all()
+            self.call(answered)
+            count -= answered
+
+    def finish(self) -> None:
+        """Answer what is in flight."""
+        while self.router.under_way:
+            self.answer_all()
+        self.loop.close()
+
+    def cost(self, in_flight: int) -> float:
+        """Bytecodes per dispatch, once everything has been called before."""
+        self.call(in_flight)
+        self.serve(self._warm_up)
+        before = self.router.counters.answered
+        spent = count_bytecodes(lambda: self.serve(CALLS))
+        answered = self.router.counters.answered - before
+        self.finish()
+        assert answered >= CALLS
+        return spent / answered
+
+
+def count_bytecodes(run: Callable[[], None]) -> int:
+    """How many bytecodes Python executes in all functions called."""
+    count = 0
+
+    def step(frame: PythonFrame, event: str, argument: Any) -> Any:
+        nonlocal count
+        count += event == "opcode"
+        return step
+
+    def enter(frame: PythonFrame, event: str, argument: Any) -> Any:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return step
+
+    before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for such a frame when tracing begins
+    sys.settrace(enter)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.fixture(autouse=True)
+def _unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers look at some calls of a hook: here at the first one only."""
+    monkeypatch.setattr("workers.watch.FIRST_CALLS", 0)
+    monkeypatch.setattr("workers.watch.LATER_CALLS", 10**9)
+
+
+def of_hooks(folder: Path, count: int) -> float:
+    _, items = hooks(folder, count)
+    with local_worker() as worker:
+        return Scene(worker, folder, items).cost(AT_ONCE)
+
+
+def of_bundles(folder: Path, count: int) -> float:
+    _, items = bundles(folder, count)
+    with local_worker() as worker:
+        return Scene(worker, folder, items).cost(AT_ONCE)
+
+
+def of_connections(folder: Path, count: int) -> float:
+    _, items = hooks(folder, 1)
+    with local_worker() as worker:
+        return Scene(worker, folder, items, connections=count).cost(AT_ONCE)
+
+
+def of_calls_in_flight(folder: Path, count: int) -> float:
+    _, items = hooks(folder, 1)
+    with local_worker() as worker:
+        return Scene(worker, folder, items).cost(count)
+
+
+@pytest.mark.parametrize(
+    ("measure", "few", "many"),
+    [
+        (of_hooks, FEW, MANY),
+        (of_bundles, FEW, MANY),
+        (of_connections, AT_ONCE, MANY),
+        (of_calls_in_flight, MANY, IN_FLIGHT),
+    ],
+)
+def test_a_dispatch_costs_the_same_among_many(
+    measure: Callable[[Path, int], float], few: int, many: int, tmp_path: Path
+) -> None:
+    assert measure(tmp_path / "many", many) == pytest.approx(measure(tmp_path / "few", few), rel=TOLERANCE)
