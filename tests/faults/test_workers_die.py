@@ -13,6 +13,15 @@ from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
 
 FILES = {"hooks.py": SOURCE}
+NEVER_RETURNS = """
+import ctypes
+
+@Pre
+def asleep_with_the_interpreter_lock(request, session, spec):
+    open(request.get_header("Entered"), "w").close()
+    while True:  # a signal ends a sleep
+        ctypes.PyDLL(None).sleep(3600)
+"""
 
 
 def error_of(broker: RunningBroker, hook: str) -> GrpcCallError:
@@ -127,13 +136,17 @@ def test_a_killed_broker_leaves_no_process_and_no_shared_memory(tmp_path: Path) 
         assert "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
 
 
-def test_even_a_worker_that_never_returns_does_not_outlive_its_broker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hook", ["busy_forever", "asleep_with_the_interpreter_lock"])
+def test_even_a_worker_that_never_returns_does_not_outlive_its_broker(tmp_path: Path, hook: str) -> None:
+    """Not even one in which no other thread of Python's can run."""
+    entered = tmp_path / "entered"
     with (
-        running_broker(tmp_path, files=FILES) as broker,
+        running_broker(tmp_path, files={"hooks.py": SOURCE + NEVER_RETURNS}) as broker,
         concurrent.futures.ThreadPoolExecutor(1) as callers,
     ):
-        call = callers.submit(broker.call, "busy_forever", bundle="hooks")
+        call = callers.submit(broker.call, hook, bundle="hooks", headers=[("Entered", str(entered))])
         wait_until(lambda: broker.status()["under_way"] == 1, lambda: str(broker.status()))
+        wait_until(lambda: hook == "busy_forever" or entered.exists(), lambda: broker.log)
         children = psutil.Process(broker.pid).children()
         os.kill(broker.pid, signal.SIGKILL)
         assert not psutil.wait_procs(children, 30)[1]
