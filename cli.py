@@ -6,7 +6,6 @@ What a command needs is imported inside it, so that `tykpy --help` costs nothing
 import contextlib
 import json
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field
 from pathlib import Path
@@ -59,6 +58,8 @@ def _load_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -
     # The file's values become the defaults: a flag or an environment variable goes before them.
     if path is None:
         return None
+    import tomllib
+
     try:
         values = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -119,7 +120,7 @@ def broker(**values: Any) -> None:
     loads the bundles anew; SIGTTIN and SIGTTOU add and remove a worker; SIGUSR2 hands over to a new program.
     Exit codes: 0 stopped, 2 wrong options, 3 no worker can start, 4 an address cannot be listened on.
     """
-    from broker.app import run
+    from broker.start import run
 
     config = _config(values)
     _warn_of_exposures()

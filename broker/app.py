@@ -5,18 +5,14 @@ import contextlib
 import gc
 import logging
 import signal
-import sys
 from collections.abc import Callable, Iterable
-from contextlib import closing
-from enum import IntEnum
 from typing import Final
 
-from broker import identity, privileges
 from broker.admin import Parts, admin_methods
 from broker.arriving import Arriving
 from broker.config import BrokerConfig
 from broker.descriptors import DescriptorWatch
-from broker.errors import BrokerError, ConfigError, ListenError, NoWorkerError, UpgradeError
+from broker.errors import BrokerError, ConfigError, UpgradeError
 from broker.events.events import Events, open_sinks
 from broker.grpc.health import ServingStatus
 from broker.grpc.server import GrpcServer
@@ -35,6 +31,7 @@ from broker.pool.recycling import Recycler
 from broker.pool.reload import Reloader
 from broker.pool.spawning import channel_options
 from broker.pool.supervisor import PoolEvents, Supervisor
+from broker.pool.zygote import ZygoteKeeper
 from broker.routing.contract import RouterOptions
 from broker.routing.router import Router
 from broker.turn import Turn
@@ -49,47 +46,11 @@ ACCEPT_SETTLING: Final = 0.05
 """Seconds until the connections that were being accepted when we stopped accepting are there, and can be told to go."""
 TELLING: Final = 2.0
 """Seconds that peers get to read that they are to go, before what they call is refused."""
-LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
-class ExitCode(IntEnum):
-    """How `tykpy broker` ends."""
-
-    OK = 0
-    FAULT = 1
-    USAGE = 2
-    NO_WORKER = 3
-    CANNOT_LISTEN = 4
-
-
-def run(config: BrokerConfig) -> ExitCode:
-    """Serve until SIGTERM or SIGINT; says on standard error why it could not."""
-    logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
-    # It would write down what peers send.
-    logging.getLogger("hpack").setLevel(logging.WARNING)
-    try:
-        with closing(Listeners.open(config)) as listeners:
-            identity.assume(config)
-            privileges.renounce()
-            with asyncio.Runner(loop_factory=_loop_factory(config.event_loop)) as runner:
-                runner.run(_serve(config, listeners))
-    except NoWorkerError as error:
-        log.error("%s", error)
-        return ExitCode.NO_WORKER
-    except ConfigError as error:
-        log.error("%s", error)
-        return ExitCode.USAGE
-    except ListenError as error:
-        log.error("%s", error)
-        return ExitCode.CANNOT_LISTEN
-    except BrokerError as error:
-        log.error("%s", error)
-        return ExitCode.FAULT
-    return ExitCode.OK
-
-
-async def _serve(config: BrokerConfig, listeners: Listeners) -> None:
-    broker = Broker(config, asyncio.get_running_loop(), listeners)
+async def serve(config: BrokerConfig, listeners: Listeners, zygotes: ZygoteKeeper) -> None:
+    """Be the broker, until it is told to stop. Raises BrokerError."""
+    broker = Broker(config, asyncio.get_running_loop(), listeners, zygotes)
     try:
         await broker.open()
         await broker.serve()
@@ -100,7 +61,9 @@ async def _serve(config: BrokerConfig, listeners: Listeners) -> None:
 class Broker:
     """Front ends, router and workers of one `tykpy broker`, behind sockets that are open already."""
 
-    def __init__(self, config: BrokerConfig, loop: asyncio.AbstractEventLoop, listeners: Listeners) -> None:
+    def __init__(
+        self, config: BrokerConfig, loop: asyncio.AbstractEventLoop, listeners: Listeners, zygotes: ZygoteKeeper
+    ) -> None:
         self._config = config
         self._loop = loop
         self._listeners = listeners
@@ -123,6 +86,7 @@ class Broker:
             self.router,
             PoolEvents(self._on_ready_count, self._stop.set, self.events.receive),
             self.bodies,
+            zygotes,
         )
         self.recycler = Recycler(loop, config, self.supervisor)
         self.reloader = Reloader(loop, config, self.supervisor, self.router)
@@ -298,11 +262,3 @@ def _open_bodies(config: BrokerConfig) -> BodyStore:
         return BodyStore(channel_options(config.threads, config.max_message).store_capacity)
     except SegmentError as error:
         raise BrokerError(f"no room for big requests: {error}") from error
-
-
-def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    if name == "asyncio":
-        return asyncio.new_event_loop
-    import uvloop
-
-    return uvloop.new_event_loop

@@ -16,12 +16,12 @@ held all the same (broker/descriptors.py)."""
 
 
 def connections_allowed(wanted: int, workers: int) -> int:
-    """As many of `wanted` connections as there are descriptors for; raises this process's soft limit as far as needed.
+    """As many of `wanted` connections as there are descriptors for; says so in the log where it is fewer.
 
-    Says so in the log where it is fewer.
+    Raises this process's soft limit as far as needed.
     """
-    reserve = OWN + PER_WORKER * workers
-    files = _raise_limit(wanted + reserve)
+    reserve = _reserve(workers)
+    files = raise_limit(wanted, workers)
     allowed = max(min(wanted, files - reserve), min(wanted, FEWEST))
     if allowed < wanted:
         text = (
@@ -32,11 +32,19 @@ def connections_allowed(wanted: int, workers: int) -> int:
     return allowed
 
 
-def _raise_limit(needed: int) -> int:
-    """Raise the soft limit to `needed`, or to the hard limit; returns what may be open, at most `needed`."""
+def raise_limit(connections: int, workers: int) -> int:
+    """Raise the soft limit to what these need, or to the hard limit; returns what may be open, at most what they need.
+
+    Workers inherit it.
+    """
+    needed = connections + _reserve(workers)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return needed
     most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     return most
+
+
+def _reserve(workers: int) -> int:
+    return OWN + PER_WORKER * workers

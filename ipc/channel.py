@@ -1,7 +1,7 @@
 """What broker and worker say to each other: `BrokerChannel` and `WorkerChannel`, one pair per worker generation.
 
 A channel is two rings, two doorbells, a control socket and a socket for spills. Both classes live in files of
-their own; the rest of tykpy imports them from here.
+their own; the rest of tykpy imports them from here, except workers, which have no use for the other end.
 """
 
 from ipc.broker_channel import BrokerChannel, WorkerStatus

@@ -66,6 +66,10 @@ class ControlCorruptError(IpcError):
     """The control socket carries something that is no control message."""
 
 
+class ZygoteLostError(IpcError):
+    """The process that forks workers has ended, or does not answer."""
+
+
 class ControlFullError(IpcError):
     """The peer does not read its control messages."""
 

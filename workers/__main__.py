@@ -1,10 +1,10 @@
 """A worker process: attach to the channel, learn the configuration, load the bundles, say so, serve.
 
-Started by the broker as `python -P -m workers CHANNEL LIFE`; by hand it has nothing to talk to.
+Forked by a zygote, which the broker starts as `python -P -m workers orders:SOCKET LIFE`; or started by the broker
+itself, as `python -P -m workers CHANNEL LIFE`. By hand it has nothing to talk to.
 """
 
 import faulthandler
-import fcntl
 import logging
 import os
 import signal
@@ -12,18 +12,21 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from ipc.channel import WorkerChannel
 from ipc.errors import ControlClosedError, IpcError
 from ipc.exits import WorkerExit
+from ipc.orders import ARGUMENT as ORDERS_ARGUMENT
+from ipc.worker_channel import WorkerChannel
 from tyk import gateway
 from workers import limits, stdio
 from workers.dispatcher import Dispatcher
 from workers.errors import WorkersError
 from workers.events import SentEvents
+from workers.lifeline import end_with_broker
 from workers.signature import PublicKey
 from workers.storage import open_storage
 from workers.store import BundleStore
 from workers.worker import Worker
+from workers.zygote import breed
 
 log = logging.getLogger("tykpy.worker")
 
@@ -33,13 +36,22 @@ LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(messa
 
 
 def main() -> int:
-    """Run one worker; returns its exit code."""
+    """Be a zygote or run one worker; returns its exit code."""
     if len(sys.argv) != 3:
         print("tykpy's workers are started by `tykpy broker`", file=sys.stderr)
         return WorkerExit.USAGE
-    _end_with_broker(int(sys.argv[2]))
+    argument, life = sys.argv[1], int(sys.argv[2])
     _watch_signals()
-    channel = WorkerChannel.attach(sys.argv[1])
+    if argument.startswith(ORDERS_ARGUMENT):
+        bred = breed(int(argument.removeprefix(ORDERS_ARGUMENT)), life)
+        return WorkerExit.DONE if bred is None else _run(bred, life)
+    return _run(argument, life)
+
+
+def _run(argument: str, life: int) -> int:
+    end_with_broker(life)
+    os.close(life)
+    channel = WorkerChannel.attach(argument)
     # What the process is called from here on, and what a plugin sees as its arguments.
     sys.argv[:] = ["tykpy-worker"]
     logging.basicConfig(format=LOG_FORMAT, stream=stdio.take_over())
@@ -62,18 +74,6 @@ def main() -> int:
         os._exit(WorkerExit.CHANNEL)
     events.finish()
     return WorkerExit.DONE
-
-
-def _end_with_broker(life: int) -> None:
-    """Have the kernel kill this process when the broker, who alone can write to this pipe, is gone.
-
-    The pipe is opened anew, because what fcntl sets belongs to the open file, which the workers share.
-    """
-    descriptor = os.open(f"/proc/self/fd/{life}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    os.close(life)
-    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
 
 
 def _watch_signals() -> None:

@@ -14,10 +14,11 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from ipc.channel import Request, WorkerChannel
 from ipc.errors import ControlClosedError
 from ipc.frame import Packed, Status, pack_error
 from ipc.layout import EXECUTION_SLOTS
+from ipc.messages import Request
+from ipc.worker_channel import WorkerChannel
 from workers.dispatcher import Dispatcher
 from workers.errors import WorkerError
 from workers.invocation import Invocation

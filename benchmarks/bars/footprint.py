@@ -9,6 +9,7 @@ from benchmarks.bars.bar import Bar, Outcome
 from benchmarks.bars.driving import ask
 from benchmarks.bars.rounds import Pace
 from benchmarks.measure import bare_interpreter_mib, memory
+from commands.bench.measure import family
 from commands.bench.scenarios import BUILT_IN
 from commands.bench.serving import OwnBroker
 
@@ -31,13 +32,16 @@ def _start() -> float:
 
 
 def measure_memory(pace: Pace, folder: Path) -> list[Outcome]:
-    """With a bundle loaded and one call made, beside an interpreter that has imported nothing."""
+    """With a bundle loaded and one call made, beside an interpreter that has imported nothing.
+
+    Workers are what they are and their share of the process that has forked them.
+    """
     scenario = BUILT_IN["header"]
     extra, bare, broker = [], [], []
     for _ in range(pace.rounds):
         with OwnBroker(scenario.files, WORKERS, 1, 1) as server:
             ask(server.address, scenario.build(None), scenario.is_right)
-            used = memory(server.pids())
+            used = memory(family(server.pids()[0]))
             bare.append(bare_interpreter_mib())
         broker.append(used.front)
         extra.append(used.children / WORKERS - bare[-1])

@@ -1,13 +1,13 @@
-"""One worker process: started by exec with inherited descriptors, watched through a pidfd, ended by signals."""
+"""One worker process: forked by a zygote or started by exec, watched through a pidfd, ended by signals."""
 
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from ipc.exits import WorkerExit
 
@@ -34,9 +34,11 @@ class LifePipe:
         self.reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def close(self) -> None:
-        """Close both ends; every worker left dies of it."""
-        os.close(self.reader)
-        os.close(self._writer)
+        """Close both ends; every worker left dies of it. Works again."""
+        if self.reader >= 0:
+            os.close(self.reader)
+            os.close(self._writer)
+        self.reader = self._writer = -1
 
 
 class Ending(NamedTuple):
@@ -51,26 +53,26 @@ class Ending(NamedTuple):
 class WorkerProcess:
     """A started worker. Close it after `reap`.
 
-    Raises OSError from the constructor where the process cannot be started (descriptors, memory, process limit).
+    Raises OSError from the constructor where it cannot be watched (descriptors); it has ended then.
     """
 
-    def __init__(self, arguments: Sequence[str], descriptors: Sequence[int], environment: Mapping[str, str]) -> None:
+    def __init__(self, pid: int, wait: Callable[[], int | None]) -> None:
+        """`wait` waits for its end and returns its exit code, the number of a signal negative; None: nobody knows."""
         self._oom_kills = oom_kills()
-        # -P keeps the working directory out of the import path: plugin code never shadows ours, nor ours a plugin's.
-        self._popen = subprocess.Popen(
-            [sys.executable, "-P", "-m", "workers", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=2,
-            pass_fds=descriptors,
-            env=environment_for_workers(environment),
-        )
-        self.pid = self._popen.pid
+        self._wait = wait
+        self.pid = pid
         try:
-            self.pidfd = os.pidfd_open(self.pid)
+            self.pidfd = os.pidfd_open(pid)
         except OSError:
-            self._popen.kill()
-            self._popen.wait()
+            os.kill(pid, signal.SIGKILL)
+            wait()
             raise
+
+    @classmethod
+    def execute(cls, arguments: Sequence[str], descriptors: Sequence[int]) -> Self:
+        """Start one by exec. Raises OSError where that cannot be done (descriptors, memory, process limit)."""
+        process = execute(arguments, descriptors)
+        return cls(process.pid, process.wait)
 
     def signal(self, number: int) -> None:
         """Send a signal; one that has ended already is left alone."""
@@ -91,10 +93,24 @@ class WorkerProcess:
 
     def reap(self) -> Ending:
         """Wait for the end, which the pidfd has announced, and say how it came."""
-        code = self._popen.wait()
+        code = self._wait()
         os.close(self.pidfd)
         self.pidfd = -1
+        if code is None:
+            return Ending("has ended, and how is not known", by_itself=False)
         return describe_end(code, out_of_memory=code == -signal.SIGKILL and oom_kills() > self._oom_kills)
+
+
+def execute(arguments: Sequence[str], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+    """Start the program of the workers, with these descriptors. Raises OSError."""
+    # -P keeps the working directory out of the import path: plugin code never shadows ours, nor ours a plugin's.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "workers", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=2,
+        pass_fds=descriptors,
+        env=environment_for_workers(os.environ),
+    )
 
 
 def environment_for_workers(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,15 +1,15 @@
 """Starts workers: channel, process, configuration."""
 
 import logging
-import os
 import secrets
 from typing import Any, Final
 
 from broker.config import BrokerConfig
 from broker.descriptors import DescriptorReserve
 from broker.errors import WorkerStartError
-from broker.pool.process import LifePipe, WorkerProcess
+from broker.pool.process import WorkerProcess
 from broker.pool.worker import Sponsor, Worker
+from broker.pool.zygote import ZygoteKeeper
 from broker.routing.link import ASYNC_LIMIT, PREFETCH
 from ipc.bodies import BodyStore
 from ipc.channel import BrokerChannel, ChannelOptions
@@ -35,16 +35,16 @@ def channel_options(threads: int, max_message: int) -> ChannelOptions:
 
 
 class WorkerStarter:
-    """Starts one worker generation after the other; they end with the pipe that is closed here."""
+    """Starts one worker generation after the other; they end with the zygotes that are closed here."""
 
-    def __init__(self, config: BrokerConfig, bodies: BodyStore | None = None) -> None:
+    def __init__(self, config: BrokerConfig, zygotes: ZygoteKeeper, bodies: BodyStore | None = None) -> None:
         """`bodies`: where all workers find big requests."""
         self._config = config
         self._bodies = bodies
         self._options = channel_options(config.threads, config.max_message)
         self._epoch = secrets.randbits(63)
         self._generation = 0
-        self._life = LifePipe()
+        self._zygotes = zygotes
         self.reserve = DescriptorReserve()
 
     def start(self, slot: int, sponsor: Sponsor) -> Worker:
@@ -66,17 +66,13 @@ class WorkerStarter:
     def close(self) -> None:
         """End every worker that is left."""
         self.reserve.close()
-        self._life.close()
+        self._zygotes.close()
 
     def _open(self, slot: int, generation: int, sponsor: Sponsor) -> Worker:
         channel = BrokerChannel.create(slot, generation, self._epoch, self._options, self._bodies)
         try:
-            process = WorkerProcess(
-                [channel.worker_argument(), str(self._life.reader)],
-                [*channel.worker_fds, self._life.reader],
-                os.environ,
-            )
-        except OSError:
+            process = self._process(channel)
+        except (OSError, IpcError):
             channel.close()
             raise
         finally:
@@ -88,6 +84,12 @@ class WorkerStarter:
             # It is gone already; the pidfd says so in a moment, and why is in its log.
             log.debug("%s does not listen: %s", worker, error)
         return worker
+
+    def _process(self, channel: BrokerChannel) -> WorkerProcess:
+        argument, descriptors, life = channel.worker_argument(), channel.worker_fds, self._zygotes.life.reader
+        return self._zygotes.fork(argument, descriptors) or WorkerProcess.execute(
+            [argument, str(life)], [*descriptors, life]
+        )
 
     def _worker_config(self) -> dict[str, Any]:
         # Over the socket, not in argv: the Redis URL may hold a password.

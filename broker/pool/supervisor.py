@@ -22,6 +22,7 @@ from broker.pool.news import read_news
 from broker.pool.process import Ending
 from broker.pool.spawning import WorkerStarter
 from broker.pool.worker import Sponsor, Worker, WorkerState
+from broker.pool.zygote import ZygoteKeeper
 from broker.routing.contract import Death
 from broker.routing.link import Link
 from broker.routing.poison import Cause
@@ -63,8 +64,9 @@ class Supervisor:
         router: Router,
         events: PoolEvents,
         bodies: BodyStore | None = None,
+        zygotes: ZygoteKeeper | None = None,
     ) -> None:
-        """`bodies`: where the front ends collect big requests."""
+        """`bodies`: where the front ends collect big requests. `zygotes`: what forks workers, without it nobody."""
         self.wanted = config.workers
         """How many workers there should be."""
         self.ever_ready = False
@@ -80,7 +82,8 @@ class Supervisor:
         self._config = config
         self._router = router
         self._events = events
-        self._starter = WorkerStarter(config, bodies)
+        self._zygotes = zygotes or ZygoteKeeper()
+        self._starter = WorkerStarter(config, self._zygotes, bodies)
         self._apis = ApiTable()
         self._back_off = BackOff()
         self._workers: dict[int, Worker] = {}
@@ -95,9 +98,8 @@ class Supervisor:
     # -- what the composition root and the admin socket call ---
 
     def start(self) -> None:
-        """Start all workers; they join the router as they become ready."""
-        for slot in range(self.wanted):
-            self._fill(slot)
+        """Start all workers, once they can be forked; they join the router as they become ready."""
+        self._zygotes.watch(self._loop, self._config.ready_timeout, self._fill_all)
         self._keep_room()
 
     def scale(self, workers: int) -> None:
@@ -112,8 +114,7 @@ class Supervisor:
         for slot in [slot for slot in self._holders if slot >= workers]:
             self._back_off.forget(slot)
             self.retire(self._holders[slot])
-        for slot in range(workers):
-            self._fill(slot)
+        self._fill_all()
         self._events.ready(len(self._router.pool))
 
     async def stop(self) -> None:
@@ -214,6 +215,10 @@ class Supervisor:
         if self._holders.get(worker.slot) is worker:
             del self._holders[worker.slot]
             self._failed(worker.slot, why)
+
+    def _fill_all(self) -> None:
+        for slot in range(self.wanted):
+            self._fill(slot)
 
     def _fill(self, slot: int) -> None:
         if self._stopping or slot >= self.wanted or slot in self._holders:

@@ -8,7 +8,7 @@ from broker.errors import BrokerError
 from broker.holders import tcp_listener, unix_listener
 from broker.sockets import parse_unix
 from commands.bench.errors import BenchError, ProcessGoneError
-from commands.bench.measure import family
+from commands.bench.measure import broker_and_workers
 from commands.bench.serving import status_of
 from commands.call import reason
 
@@ -35,7 +35,7 @@ class ConnectedBroker:
         if not self._pid:
             return None
         try:
-            return family(self._pid)
+            return broker_and_workers(self._pid)
         except ProcessGoneError:
             return None
 

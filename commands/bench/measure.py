@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from commands.bench.errors import ProcessGoneError
+from ipc.orders import ARGUMENT
 
 PROC: Final = Path("/proc")
 MIB: Final = 1024 * 1024
@@ -46,6 +47,14 @@ def family(pid: int, proc: Path = PROC) -> list[int]:
     return found
 
 
+def broker_and_workers(pid: int, proc: Path = PROC) -> list[int]:
+    """The family of a broker without the process that forks its workers, which does nothing while they serve.
+
+    Raises ProcessGoneError.
+    """
+    return [member for member in family(pid, proc) if not _is_zygote(proc / str(member), pid)]
+
+
 def cpu_ns(pids: Iterable[int], proc: Path = PROC) -> dict[int, int]:
     """CPU time of each process so far, in ns; raises ProcessGoneError where one has ended."""
     return {pid: _cpu_ns(proc / str(pid)) for pid in pids}
@@ -82,6 +91,15 @@ def _parent_of(folder: Path) -> int:
         return int(_stat_fields(folder)[_STAT_PARENT])
     except ProcessGoneError:
         return 0
+
+
+def _is_zygote(folder: Path, broker: int) -> bool:
+    # What it has forked has its command line too.
+    try:
+        arguments = (folder / "cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return any(one.startswith(ARGUMENT.encode()) for one in arguments) and _parent_of(folder) == broker
 
 
 def _cpu_ns(folder: Path) -> int:

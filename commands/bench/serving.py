@@ -18,7 +18,7 @@ from broker.dialing import ClientTls
 from broker.errors import RpcError
 from broker.msgpackrpc.client import RpcClient
 from commands.bench.errors import BenchError, ProcessGoneError
-from commands.bench.measure import family
+from commands.bench.measure import broker_and_workers
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
@@ -91,7 +91,7 @@ class OwnBroker:
         """The broker and its workers."""
         assert self._process is not None
         try:
-            return family(self._process.pid)
+            return broker_and_workers(self._process.pid)
         except ProcessGoneError as error:
             raise BenchError(f"the broker has ended; its log:\n{self._log_tail()}") from error
 

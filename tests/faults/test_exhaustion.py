@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import psutil
 import pytest
 
 from broker.grpc.client import GrpcCallError, GrpcClient
@@ -48,17 +49,31 @@ SetLimit = Callable[[int, int, int], int]
 class Shortage(NamedTuple):
     """What there is nothing left of."""
 
+    of: Callable[[RunningBroker], int]
+    """The process that has nothing left of it."""
     resource: int
     left: int
     said: str
     """What the log says of it."""
 
 
-DESCRIPTORS: Final = Shortage(resource.RLIMIT_NOFILE, 0, "Too many open files")
-NOT_EVEN_THE_RESERVE: Final = Shortage(resource.RLIMIT_NOFILE, 0, "Too many open files")
+def broker_itself(broker: RunningBroker) -> int:
+    return broker.pid
+
+
+def zygote_of(broker: RunningBroker) -> int:
+    """The process that forks workers."""
+    worker: int = broker.status()["workers"][0]["pid"]
+    return int(psutil.Process(worker).ppid())
+
+
+DESCRIPTORS: Final = Shortage(broker_itself, resource.RLIMIT_NOFILE, 0, "Too many open files")
+NOT_EVEN_THE_RESERVE: Final = Shortage(broker_itself, resource.RLIMIT_NOFILE, 0, "Too many open files")
 """What the broker holds for the next worker it may not open again either; see test_few_descriptors.py."""
-MEMORY: Final = Shortage(resource.RLIMIT_FSIZE, SMALLER_THAN_A_RING, "bytes of shared memory: File too large")
-PROCESSES: Final = Shortage(resource.RLIMIT_NPROC, 1, "Resource temporarily unavailable")
+MEMORY: Final = Shortage(
+    broker_itself, resource.RLIMIT_FSIZE, SMALLER_THAN_A_RING, "bytes of shared memory: File too large"
+)
+PROCESSES: Final = Shortage(zygote_of, resource.RLIMIT_NPROC, 1, "Resource temporarily unavailable")
 
 
 def next_descriptor(pid: int) -> int:
@@ -165,7 +180,7 @@ def replace_when_there_is_enough_again(broker: RunningBroker, shortage: Shortage
     with broker.admin() as admin:
         with Load(broker.address, "echo_with_worker", "hooks") as load:
             load.wait_for_more(50)
-            with lack_of(shortage, broker.pid, set_limit):
+            with lack_of(shortage, shortage.of(broker), set_limit):
                 victim = admin.call("status")["workers"][0]["pid"]
                 os.kill(victim, signal.SIGKILL)
                 broker.wait_for_log("did not start: no process can be started: ")

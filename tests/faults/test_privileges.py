@@ -49,12 +49,16 @@ def who(request, session, spec):
 
 @Pre
 def spies(request, session, spec):
-    for name in ("environ", "mem", "maps"):
-        try:
-            open(f"/proc/{os.getppid()}/{name}", "rb").read(1)
-            request.add_header(name, "read")
-        except PermissionError:
-            request.add_header(name, "denied")
+    zygote = os.getppid()
+    broker = open(f"/proc/{zygote}/stat").read().rpartition(")")[2].split()[1]
+    for pid in (zygote, broker):
+        for name in ("environ", "mem", "maps"):
+            try:
+                open(f"/proc/{pid}/{name}", "rb").read(1)
+                request.add_header(f"{pid} {name}", "read")
+            except PermissionError:
+                request.add_header(f"{pid} {name}", "denied")
+    request.add_header("Broker", broker)
     return request, session
 
 @Pre
@@ -220,14 +224,15 @@ def test_a_user_with_a_name_has_its_groups_and_home(folder: Path) -> None:
         assert f"{known.pw_dir} nobody nobody" in broker.log
 
 
-def test_plugins_do_not_look_into_the_broker(folder: Path) -> None:
+def test_plugins_look_into_neither_the_broker_nor_the_zygote(folder: Path) -> None:
     """Of the same user, which never was root: only what the broker gave up keeps them out."""
     broker = broker_in(folder)
     become = ["setpriv", f"--reuid={OTHER_USER}", f"--regid={OTHER_USER}", "--clear-groups"]
     broker.prefix = reachable(become)
     with broker:
-        seen = broker.call("spies", bundle="hooks").request.set_headers
-        assert set(seen.values()) == {"denied"}
+        seen = dict(broker.call("spies", bundle="hooks").request.set_headers)
+        assert seen.pop("Broker") == str(broker.status()["pid"])
+        assert list(seen.values()) == ["denied"] * 6
 
 
 def test_whoever_is_not_root_becomes_nobody_else(folder: Path) -> None:

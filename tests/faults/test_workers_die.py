@@ -125,8 +125,8 @@ def test_a_hung_thread_does_not_take_its_neighbours_with_it(tmp_path: Path) -> N
 def test_a_killed_broker_leaves_no_process_and_no_shared_memory(tmp_path: Path) -> None:
     shared = set(os.listdir("/dev/shm"))
     with running_broker(tmp_path, workers=2, files=FILES) as broker:
-        children = psutil.Process(broker.pid).children()
-        assert len(children) == 2
+        children = psutil.Process(broker.pid).children(recursive=True)
+        assert len(children) == 3  # they, and the zygote
         os.kill(broker.pid, signal.SIGKILL)
         broker.wait()
         assert not psutil.wait_procs(children, 30)[1]
@@ -147,7 +147,7 @@ def test_even_a_worker_that_never_returns_does_not_outlive_its_broker(tmp_path: 
         call = callers.submit(broker.call, hook, bundle="hooks", headers=[("Entered", str(entered))])
         wait_until(lambda: broker.status()["under_way"] == 1, lambda: str(broker.status()))
         wait_until(lambda: hook == "busy_forever" or entered.exists(), lambda: broker.log)
-        children = psutil.Process(broker.pid).children()
+        children = psutil.Process(broker.pid).children(recursive=True)
         os.kill(broker.pid, signal.SIGKILL)
         assert not psutil.wait_procs(children, 30)[1]
         assert call.exception() is not None

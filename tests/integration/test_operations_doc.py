@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.app import ExitCode
 from broker.config import flag_of, options
+from broker.start import ExitCode
 from ipc.exits import WorkerExit
 from tests.support.broker import TYKPY, running_broker
 from tests.support.hooks import SOURCE

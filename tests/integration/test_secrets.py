@@ -51,7 +51,7 @@ def command_lines() -> Iterator[str]:
 def everything_shown(broker: RunningBroker) -> str:
     """All that others could read of a broker: not its own environment, which is for root and itself."""
     pid = broker.status()["pid"]
-    workers = psutil.Process(pid).children()
+    workers = psutil.Process(pid).children(recursive=True)
     assert workers
     said = [command(name, "--runtime-dir", str(broker.runtime)) for name in ("status", "hooks")]
     said.append(command("hooks", "--json", "--runtime-dir", str(broker.runtime)))

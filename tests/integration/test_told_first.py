@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from broker.app import Broker, _loop_factory
+from broker.app import Broker
 from broker.config import BrokerConfig
 from broker.listeners import Listeners
 from broker.pool.spawning import WorkerStarter
+from broker.pool.zygote import ZygoteKeeper
+from broker.start import loop_factory
 from commands.objects import CallDescription, build_object
 from ipc.broker_channel import BrokerChannel
 from tests.support.attacker import Attacker
@@ -27,7 +29,7 @@ TOLD = b"was ended by SIGKILL while it ran this hook (kills_itself)"
 @pytest.fixture(scope="module", autouse=True)
 def pipe_of_libuv() -> None:
     """One pipe per process, made with its first loop and never closed: none of the tests leaves it behind."""
-    _loop_factory("uvloop")().close()
+    loop_factory("uvloop")().close()
 
 
 @pytest.fixture
@@ -70,7 +72,9 @@ class Spy:
 @contextlib.asynccontextmanager
 async def serving(config: BrokerConfig, listeners: Listeners) -> AsyncIterator[None]:
     """The broker in this process, with all workers ready."""
-    broker = Broker(config, asyncio.get_running_loop(), listeners)
+    zygotes = ZygoteKeeper()
+    zygotes.open()
+    broker = Broker(config, asyncio.get_running_loop(), listeners, zygotes)
     try:
         await broker.open()
         await until(lambda: len(broker.router.pool) == config.workers)
@@ -103,6 +107,6 @@ def test_callers_are_told_before_memory_is_given_back_and_before_the_next_worker
 
     with (
         contextlib.closing(Listeners.open(config)) as listeners,
-        asyncio.Runner(loop_factory=_loop_factory(event_loop)) as runner,
+        asyncio.Runner(loop_factory=loop_factory(event_loop)) as runner,
     ):
         assert runner.run(run(listeners)) == {"close": True, "start": True}

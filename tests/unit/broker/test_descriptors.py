@@ -14,6 +14,7 @@ from broker.descriptors import DescriptorReserve, DescriptorWatch
 from broker.errors import WorkerStartError
 from broker.pool.spawning import LASTING_FILES, STARTING_FILES, WorkerStarter, channel_options
 from broker.pool.worker import Worker
+from broker.pool.zygote import ZygoteKeeper
 from ipc.bodies import BodyStore
 
 KEPT = 5
@@ -69,7 +70,7 @@ def nothing_left() -> Iterator[list[int]]:
 def starter(tmp_path: Path) -> Iterator[WorkerStarter]:
     config = BrokerConfig(runtime_dir=tmp_path)
     bodies = BodyStore(channel_options(config.threads, config.max_message).store_capacity)
-    starter = WorkerStarter(config, bodies)
+    starter = WorkerStarter(config, ZygoteKeeper(), bodies)
     yield starter
     starter.close()
     bodies.close()

@@ -78,7 +78,7 @@ def test_a_process_that_is_gone_has_none() -> None:
 
 
 def test_what_is_sent_to_a_process_that_is_gone_reaches_no_other(bystander: subprocess.Popen[bytes]) -> None:
-    worker = WorkerProcess([], [], os.environ)
+    worker = WorkerProcess.execute([], [])
     descriptor = worker.pidfd
     wait_for_end(worker)
     worker.kill()
@@ -107,7 +107,8 @@ def test_a_kill_by_the_kernel_is_told_from_one_by_somebody(
     monkeypatch.setattr("broker.pool.process._VMSTAT", counters)
     # Python imports this first, so that it is there to be killed.
     (tmp_path / "sitecustomize.py").write_text("import signal\nsignal.pause()\n")
-    worker = WorkerProcess([], [], {**os.environ, "PYTHONPATH": str(tmp_path)})
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = WorkerProcess.execute([], [])
     worker.kill()
     wait_for_end(worker)
     counters.write_text(f"oom_kill {7 + ended_since}\n")

@@ -66,6 +66,15 @@ def test_a_family_is_the_process_and_all_that_descend_from_it(tmp_path: Path) ->
     assert measure.family(10, tmp_path) == [10, 11, 14, 13]
 
 
+def test_who_forks_workers_is_none_of_them(tmp_path: Path) -> None:
+    command = {10: b"tykpy\0broker\0", 11: b"python\0-m\0workers\0orders:8\0005\0"}
+    for pid, parent, runs in ((10, 1, 10), (11, 10, 11), (12, 11, 11), (13, 11, 11), (14, 10, 10)):
+        fake_process(tmp_path, pid, threads={pid: 0}, parent=parent)
+        (tmp_path / str(pid) / "cmdline").write_bytes(command[runs])
+    fake_process(tmp_path, 15, threads={15: 0}, parent=10)
+    assert measure.broker_and_workers(10, tmp_path) == [10, 14, 15, 12, 13]
+
+
 def test_a_process_that_has_ended_is_an_error(tmp_path: Path) -> None:
     for look in (measure.pss_bytes, measure.family, lambda pid, proc: measure.cpu_ns([pid], proc)):
         with pytest.raises(ProcessGoneError, match="has ended"):

@@ -1,0 +1,78 @@
+"""`tykpy broker`, from its options to its exit code: what comes first, and in which order it must.
+
+Addresses are taken while we may be root. Privileges are dropped before the process is started that plugin code will
+come to run in, the zygote. It imports what workers need while we import what serves.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from enum import IntEnum
+from typing import Final
+
+from broker import identity, privileges
+from broker.config import BrokerConfig
+from broker.errors import BrokerError, ConfigError, ListenError, NoWorkerError
+from broker.listeners import Listeners
+from broker.open_files import raise_limit
+from broker.pool.zygote import ZygoteKeeper
+
+log = logging.getLogger("tykpy.broker")
+
+LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+class ExitCode(IntEnum):
+    """How `tykpy broker` ends."""
+
+    OK = 0
+    FAULT = 1
+    USAGE = 2
+    NO_WORKER = 3
+    CANNOT_LISTEN = 4
+
+
+def run(config: BrokerConfig) -> ExitCode:
+    """Serve until SIGTERM or SIGINT; says on standard error why it could not."""
+    logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    # It would write down what peers send.
+    logging.getLogger("hpack").setLevel(logging.WARNING)
+    try:
+        with closing(Listeners.open(config)) as listeners:
+            identity.assume(config)
+            privileges.renounce()
+            raise_limit(config.max_connections, config.workers)
+            with closing(ZygoteKeeper()) as zygotes:
+                zygotes.open()
+                _serve(config, listeners, zygotes)
+    except NoWorkerError as error:
+        log.error("%s", error)
+        return ExitCode.NO_WORKER
+    except ConfigError as error:
+        log.error("%s", error)
+        return ExitCode.USAGE
+    except ListenError as error:
+        log.error("%s", error)
+        return ExitCode.CANNOT_LISTEN
+    except BrokerError as error:
+        log.error("%s", error)
+        return ExitCode.FAULT
+    return ExitCode.OK
+
+
+def _serve(config: BrokerConfig, listeners: Listeners, zygotes: ZygoteKeeper) -> None:
+    from broker.app import serve  # half of all that a broker imports
+
+    with asyncio.Runner(loop_factory=loop_factory(config.event_loop)) as runner:
+        runner.run(serve(config, listeners, zygotes))
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes the event loop of --event-loop."""
+    if name == "asyncio":
+        return asyncio.new_event_loop
+    import uvloop
+
+    return uvloop.new_event_loop

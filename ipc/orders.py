@@ -1,0 +1,150 @@
+"""What the broker orders of its zygote: fork a worker, reap one.
+
+A zygote is a process that has imported what workers need, and forks them; it is their parent, so only it learns how
+they end. Wire: a socket that keeps messages apart. The zygote's first message says that it is ready. Then one reply to
+each order: `fork CHANNEL` with the descriptors of a channel, or `reap PID`; an errno (i32), 0 if all went well, and a
+number (i32).
+"""
+
+import errno
+import os
+import socket
+import struct
+from array import array
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from ipc.errors import ZygoteLostError
+
+ARGUMENT: Final = "orders:"
+"""What goes before the descriptor of its socket in a zygote's argv; workers have a channel there."""
+PATIENCE: Final = 2.0
+"""Seconds that the broker waits for a reply, and does nothing else: it takes 1 to 3 ms, more on a busy machine."""
+
+_READY: Final = b"ready"
+_REPLY: Final = struct.Struct("<ii")
+_MAX_ORDER: Final = 128
+"""Bytes."""
+_MAX_DESCRIPTORS: Final = 16
+_ROOM: Final = socket.CMSG_LEN(_MAX_DESCRIPTORS * array("i").itemsize)
+_CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+class Fork(NamedTuple):
+    """Start a worker."""
+
+    channel: str
+    """Its channel argument, with the numbers that the descriptors have in the zygote."""
+    descriptors: Sequence[int]
+
+
+class Reap(NamedTuple):
+    """Wait for a worker's end, and say how it came."""
+
+    pid: int
+
+
+class OrderSender:
+    """The broker's end. Of no use after ZygoteLostError: a late reply would be taken for that to the next order."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+
+    def fileno(self) -> int:
+        """For `loop.add_reader`: readable when the zygote is ready, and when it has ended."""
+        return self._socket.fileno()
+
+    def hear(self) -> bool | None:
+        """What made the socket readable: a zygote that is ready (True) or has ended (False), or nothing (None)."""
+        try:
+            return self._socket.recv(_REPLY.size) == _READY
+        except BlockingIOError:
+            return None
+        except OSError:
+            return False
+
+    def fork(self, channel: str, descriptors: Sequence[int]) -> int:
+        """Have a worker forked, with the descriptors that the channel argument names; returns its process number.
+
+        Raises ZygoteLostError, OSError where the zygote has no processes, memory or descriptors left.
+        """
+        return self._order(f"fork {channel}", descriptors)
+
+    def reap(self, pid: int) -> int:
+        """Return the exit code of a worker that has ended, the number of a signal negative. Raises like `fork`."""
+        return self._order(f"reap {pid}")
+
+    def _order(self, order: str, descriptors: Sequence[int] = ()) -> int:
+        self._socket.settimeout(PATIENCE)
+        try:
+            socket.send_fds(self._socket, [order.encode()], descriptors)
+            reply = self._socket.recv(_REPLY.size)
+        except OSError as error:
+            raise ZygoteLostError(f"the zygote does not answer: {error}") from error
+        finally:
+            self._socket.setblocking(False)
+        if len(reply) != _REPLY.size:
+            raise ZygoteLostError("the zygote has ended")
+        refusal, number = _REPLY.unpack(reply)
+        if refusal:
+            raise OSError(refusal, os.strerror(refusal))
+        return int(number)
+
+    def close(self) -> None:
+        """Close; the zygote ends of it."""
+        self._socket.close()
+
+
+class OrderReceiver:
+    """The zygote's end."""
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_inheritable(descriptor, False)
+        self._socket = socket.socket(fileno=descriptor)
+
+    def say_ready(self) -> None:
+        """Orders can come."""
+        self._socket.send(_READY)
+
+    def next(self) -> Fork | Reap | None:
+        """Wait for an order; None when no more will come. The descriptors are the receiver's to close."""
+        while True:
+            message, descriptors, is_whole = self._receive()
+            if not message:
+                return None
+            name, _, subject = message.decode().partition(" ")
+            if name == "reap":
+                return Reap(int(subject))
+            kind, _, numbers = subject.partition(":")
+            if is_whole and len(descriptors) == len(numbers.split(",")):
+                return Fork(f"{kind}:{','.join(map(str, descriptors))}", descriptors)
+            close_all(descriptors)
+            self.refuse(errno.EMFILE)
+
+    def _receive(self) -> tuple[bytes, list[int], bool]:
+        # Not `socket.recv_fds`, which takes flags and forgets them.
+        message, ancillary, flags, _ = self._socket.recvmsg(_MAX_ORDER, _ROOM, _CLOSE_ON_EXEC)
+        descriptors = array("i")
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+        return message, descriptors.tolist(), not flags & socket.MSG_CTRUNC
+
+    def reply(self, number: int) -> None:
+        """Say what came of the order."""
+        self._socket.send(_REPLY.pack(0, number))
+
+    def refuse(self, reason: int) -> None:
+        """Say that nothing came of it, and why: an errno."""
+        self._socket.send(_REPLY.pack(reason, 0))
+
+    def close(self) -> None:
+        """Close."""
+        self._socket.close()
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    """Close descriptors that came with an order."""
+    for descriptor in descriptors:
+        os.close(descriptor)

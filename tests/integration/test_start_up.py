@@ -1,0 +1,55 @@
+"""What processes import before they are of use: nothing that could come later, and workers nothing at all."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from tests.support.broker import running_broker
+
+LOADED: Final = "import sys, {module}; print(*sys.modules)"
+TELLS: Final = """
+import sys
+from tyk.decorators import Pre
+
+at_import = " ".join(sys.modules)
+
+@Pre
+def tells(request, session, spec):
+    request.add_header("At-Import", at_import)
+    request.add_header("In-Hook", " ".join(sys.modules))
+    return request, session
+"""
+
+
+def loaded_by(module: str) -> set[str]:
+    """All modules that there are in a fresh interpreter that has imported this one."""
+    command = [sys.executable, "-P", "-c", LOADED.format(module=module)]
+    return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+
+
+def rooms(modules: set[str]) -> set[str]:
+    """Their packages: `broker.http2` for `broker.http2.frames`."""
+    return {".".join(name.split(".")[:2]) for name in modules} | {name.partition(".")[0] for name in modules}
+
+
+def test_a_worker_imports_nothing_but_its_bundles(tmp_path: Path) -> None:
+    zygote = loaded_by("workers.__main__")
+    with running_broker(tmp_path, files={"hooks.py": TELLS}) as broker:
+        told = broker.call("tells", bundle="hooks").request.set_headers
+    own = {name.partition(".")[0] for name in set(told["At-Import"].split()) - zygote}
+    # ctypes: without it the zygote would be dumpable. runpy: `python -m`. The last is the bundle.
+    assert {name for name in own if not name.startswith("tykpy_hooks_py_")} <= {"ctypes", "_ctypes", "runpy"}
+    assert set(told["In-Hook"].split()) - set(told["At-Import"].split()) == set()
+
+
+def test_a_zygote_imports_nothing_that_only_some_workers_or_only_the_broker_use() -> None:
+    unwanted = {"broker", "redis", "sqlite3", "uvloop", "http", "cryptography", "ipc.broker_channel", "multiprocessing"}
+    assert rooms(loaded_by("workers.__main__")) & unwanted == set()
+
+
+def test_a_broker_starts_its_zygote_before_it_imports_what_serves() -> None:
+    before, after = loaded_by("cli, broker.start"), rooms(loaded_by("broker.app"))
+    late = {"broker.app", "broker.grpc", "broker.http2", "broker.msgpackrpc", "broker.routing", "hpack"}
+    assert late <= after
+    assert rooms(before) & (late | {"workers", "tyk", "google", "redis", "rich", "uvloop", "tomllib"}) == set()
