@@ -24,7 +24,7 @@ _not_plain: Final = re.compile(rb"[ \t\r\n\0]").search
 _MAX_INTEGER_BYTES: Final = 4
 """Bytes of an integer after its prefix; 28 bits are more than any frame holds."""
 _MAX_NAMES: Final = 1024
-"""Names that are remembered, of at most 127 bytes as they are coded."""
+"""Names that are remembered, of at most 127 bytes as they are coded; then all are dropped, those in use come back."""
 _names: Final[dict[bytes, bytes]] = {}
 """Names by their literals, length and all."""
 _MAX_SIZE_UPDATES: Final = 2
@@ -124,7 +124,9 @@ def _read_name(block: bytes, at: int) -> tuple[bytes, int]:
     if name is not None:
         return name, end
     name, after = _read_string(block, at)
-    if after == end and len(_names) < _MAX_NAMES:
+    if after == end:
+        if len(_names) >= _MAX_NAMES:
+            _names.clear()
         _names[literal] = name
     return name, after
 

@@ -22,6 +22,7 @@ _bad_value: Final = re.compile(rb"[\0\r\n]|^[ \t]|[ \t]\Z").search
 
 
 _MAX_PLAIN: Final = 1024
+"""Names that are remembered; then all are dropped, and those in use come back."""
 _MAX_PLAIN_NAME: Final = 128
 """Bytes of a name that is remembered."""
 _plain: Final[set[bytes]] = set()
@@ -42,7 +43,9 @@ def _check_name(name: bytes, value: bytes) -> None:
     if name in _CONNECTION_FIELDS:
         raise MalformedError(f"connection-specific field {name!r}")
     if name != b"te":
-        if len(_plain) < _MAX_PLAIN and len(name) <= _MAX_PLAIN_NAME:
+        if len(_plain) >= _MAX_PLAIN:
+            _plain.clear()
+        if len(name) <= _MAX_PLAIN_NAME:
             _plain.add(name)
     elif value != b"trailers":
         raise MalformedError("te is not trailers")

@@ -8,7 +8,7 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from broker.grpc.head import GrpcHead, GrpcHeadReader, Method
 from broker.grpc.wire import pack_fields
 from broker.http2.errors import ErrorCode, MalformedError, PeerError
-from broker.http2.fields import _MAX_NAMES, _names, read_field
+from broker.http2.fields import _MAX_NAMES, _names, read_field, step_over
 from broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
 from broker.http2.headers import MAX_CACHED_HEADS, MAX_UNREAD, HeadCache, HeaderDecoder
 from broker.http2.huffman import decode_huffman
@@ -105,6 +105,17 @@ def test_the_size_of_a_list_counts_fields_that_nobody_reads() -> None:
     error = blocks.head(*many).error
     assert error is not None
     assert error.code.name == "RESOURCE_EXHAUSTED"
+
+
+def test_a_peer_with_many_names_does_not_make_others_slow_for_ever() -> None:
+    blocks = Blocks()
+    for number in range(_MAX_NAMES + 10):
+        blocks.head((f"odd{number}", "value"))
+    assert len(_names) <= _MAX_NAMES
+    late = blocks.encoder.encode([("late", "value")])
+    blocks.head(("late", "value"))
+    assert b"late" in _names.values()
+    assert step_over(late, 0, blocks.cache._unread) == len(late)
 
 
 def test_names_of_fields_that_nobody_reads_are_bounded() -> None:
