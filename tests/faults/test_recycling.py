@@ -1,5 +1,6 @@
 """Workers replaced one by one while calls go on, and a pool whose size changes: no call fails for it."""
 
+import concurrent.futures
 import itertools
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 
 from broker.errors import RpcError
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
-from tests.support.hooks import SOURCE
+from tests.support.hooks import SOURCE, Gate
 from tests.support.load import Load
 
 MIB = 1024 * 1024
@@ -172,6 +173,24 @@ def test_the_pool_grows_and_shrinks_while_calls_go_on(
         assert not load.errors
         assert broker.status()["restarts"] == 0
         broker.wait_for_status(lambda text: "1 of 1 workers ready" in text)
+
+
+def test_workers_that_are_too_many_finish_what_they_run(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    with (
+        running_broker(tmp_path, files={"hooks.py": SOURCE}) as broker,
+        concurrent.futures.ThreadPoolExecutor(2) as callers,
+    ):
+        by_admin_socket(broker, 2)
+        broker.wait_for_status(lambda text: "1 of 2 workers ready" in text)
+        wait_for_states(broker, "ready", "ready")
+        calls = [callers.submit(broker.call, "gated", bundle="hooks", headers=gate.headers()) for _ in range(2)]
+        assert len({pid for pid, _, _ in gate.wait_entered(2)}) == 2
+        by_admin_socket(broker, 1)
+        wait_for_states(broker, "leaving", "ready")
+        gate.open()
+        assert all(call.result() for call in calls)
+        wait_for_states(broker, "ready")
 
 
 @pytest.mark.parametrize("workers", [0, -1, 513, "two", None])

@@ -160,6 +160,16 @@ def test_a_program_that_cannot_serve_what_is_served_changes_nothing(tmp_path: Pa
         assert broker.wait() == 0
 
 
+def test_a_program_that_does_not_serve_yet_takes_no_connection(tmp_path: Path) -> None:
+    with upgradable(tmp_path) as broker:
+        broker.add_file("hooks.py", "import time\ntime.sleep(600)\n")
+        os.kill(broker.pid, signal.SIGUSR2)
+        wait_until(lambda: broker.log.count("listening on") == 2, lambda: broker.log)
+        # Each on a connection of its own: those that the new program took would wait for its workers.
+        for _ in range(20):
+            assert "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
+
+
 def test_a_broker_that_is_told_to_stop_takes_its_successor_with_it(tmp_path: Path) -> None:
     with upgradable(tmp_path) as broker:
         broker.add_file("hooks.py", "import time\ntime.sleep(600)\n")

@@ -114,6 +114,19 @@ def test_old_versions_and_plain_text_are_refused(tmp_path: Path, tls: Tls, loop:
 
 
 @LOOPS
+def test_ciphers_that_http2_forbids_are_refused(tmp_path: Path, tls: Tls, loop: str) -> None:
+    with broker_with(tmp_path, *tls.flags, "--event-loop", loop):
+        context = ssl.create_default_context(cafile=str(tls.servers.path))
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        for ciphers, is_sound in (("ECDHE+AESGCM", True), ("ECDHE+AES:!AESGCM:!AESCCM", False)):
+            context.set_ciphers(ciphers)
+            with socket.create_connection(("127.0.0.1", tls.port), PATIENCE) as plain:
+                expected = contextlib.nullcontext() if is_sound else pytest.raises((ssl.SSLError, OSError))
+                with expected, context.wrap_socket(plain, server_hostname="localhost") as connection:
+                    assert connection.version() == "TLSv1.2"
+
+
+@LOOPS
 def test_who_begins_no_handshake_is_cut_off(tmp_path: Path, tls: Tls, loop: str) -> None:
     with broker_with(tmp_path, *tls.flags, "--event-loop", loop):
         with socket.create_connection(("127.0.0.1", tls.port), PATIENCE) as silent:
