@@ -7,6 +7,7 @@ only read, and they read what a record on their ring names; a body that finds no
 
 import mmap
 import os
+from threading import Lock
 from typing import Final
 
 from ipc.bulk import GIVE_BACK, map_memory
@@ -17,6 +18,14 @@ from ipc.spill import read_whole
 _BLOCK: Final = 32 * 1024
 """Bytes of the smallest place; each larger kind of place is twice as large. Only what a body needs of it is memory."""
 _BLOCK_BITS: Final = _BLOCK.bit_length() - 1
+
+
+LEND_FROM: Final = 256 * 1024
+"""Bytes of a body from which on a worker leaves it where it is: to find its parts costs 25 us.
+
+Measured for broker's and worker's part: a hook that needs no body takes 80 instead of 143 us at 256 KiB and 171 instead
+of 586 us at 1 MiB; one that does takes 215 instead of 160 us at 256 KiB, and the same from 1 MiB on.
+"""
 
 
 class BodyStore:
@@ -166,13 +175,52 @@ class BodyReader:
 
     def read(self, offset: int, size: int) -> bytes:
         """Copy a body out; raises RingCorruptError where none can lie."""
+        self._check(offset, size)
+        return read_whole(self._descriptor, size, offset)
+
+    def lend(self, offset: int, size: int, max_answer: int) -> "LentBody":
+        """A body that stays where it is; raises RingCorruptError where none can lie."""
+        self._check(offset, size)
+        return LentBody(self._descriptor, offset, size, max_answer)
+
+    def _check(self, offset: int, size: int) -> None:
         if offset + size > self._capacity:
             raise RingCorruptError("a body outside of the store", offset=offset, size=size, capacity=self._capacity)
-        return read_whole(self._descriptor, size, offset)
 
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self._descriptor)
+
+
+class LentBody:
+    """A body of which a worker copies what it needs, until its request is answered: then another may lie there."""
+
+    __slots__ = ("_descriptor", "_is_here", "_offset", "_reading", "max_answer", "size")
+
+    def __init__(self, descriptor: int, offset: int, size: int, max_answer: int) -> None:
+        self._descriptor = descriptor
+        self._offset = offset
+        self._reading = Lock()
+        self._is_here = True
+        self.size = size
+        self.max_answer = max_answer
+        """Bytes that the answer may have, with what of this body is in it."""
+
+    def read(self, start: int, end: int) -> bytes:
+        """Copy a part out. Raises LookupError once it was given back."""
+        with self._reading:
+            if not self._is_here:
+                raise LookupError("the request is answered, and its body was not used before: it is gone")
+            return read_whole(self._descriptor, min(end, self.size) - start, self._offset + start)
+
+    def whole(self) -> bytes:
+        """Copy all of it out."""
+        return self.read(0, self.size)
+
+    def give_back(self) -> None:
+        """To be called before the request is answered: whoever reads now has read, nobody reads any more."""
+        with self._reading:
+            self._is_here = False
 
 
 Body = bytes | StoredBody

@@ -5,7 +5,7 @@ binary stay apart on the way (msgpack `str` and `bin`), integers and doubles kee
 """
 
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -64,7 +64,11 @@ class Frame(NamedTuple):
 
 
 _decode: Final = msgspec.msgpack.Decoder(Frame).decode
-_decode_answer: Final = msgspec.msgpack.Decoder(tuple[int, None, bytes | None]).decode
+_MAX_KEPT: Final = 2
+"""Fields of a request that can be large."""
+_decode_answer: Final = msgspec.msgpack.Decoder(
+    tuple[int, Annotated[tuple[tuple[int, int], ...], msgspec.Meta(max_length=_MAX_KEPT)] | None, bytes | None]
+).decode
 _decode_error: Final = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw, tuple[int, str]]).decode
 _pack: Final = msgspec.msgpack.Encoder().encode
 """A quarter and two thirds of what the msgpack library takes for a frame of 900 bytes."""
@@ -80,6 +84,10 @@ class SplitFrame(NamedTuple):
 
 Packed = bytes | SplitFrame
 """An encoded frame."""
+
+
+Kept = tuple[tuple[int, int], ...]
+"""Where in a dispatch's body, as start and end, fields lie that its answer has unchanged and does not carry."""
 
 
 def pack_head(kind: int, meta: object) -> bytes:
@@ -107,20 +115,20 @@ def unpack_frame(packed: Packed) -> Frame:
         raise ValueError(f"not a frame: {error}") from error
 
 
-def unpack_answer(packed: Packed) -> tuple[int, bytes]:
-    """Kind and body of an answer frame, and nothing else: a frame of lists could take 60 times its length.
+def unpack_answer(packed: Packed) -> tuple[int, Kept | None, bytes]:
+    """Kind, what it has kept, and body of an answer frame, and nothing else: a list would take 60 times its length.
 
     Raises ValueError.
     """
     head, beside = packed if isinstance(packed, SplitFrame) else (packed, None)
     try:
-        kind, _, within = _decode_answer(head)
+        kind, kept, within = _decode_answer(head)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not an answer: {error}") from error
     if beside is None and within is not None:
-        return kind, within
+        return kind, kept, within
     if within is None and beside is not None:
-        return kind, beside
+        return kind, kept, beside
     raise ValueError("an answer that has no body, or two")
 
 

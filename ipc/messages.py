@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from ipc.bodies import LentBody
 from ipc.doorbell import MAX_TOKENS
 from ipc.errors import OptionsError
 from ipc.frame import Packed
@@ -23,6 +24,8 @@ class Request(NamedTuple):
     payload: Packed
     deadline_ns: int
     """Absolute, CLOCK_MONOTONIC; 0: none."""
+    lent: LentBody | None = None
+    """The frame's body, where that is still where the broker has it: `payload` is the frame without it then."""
 
 
 class Answer(NamedTuple):

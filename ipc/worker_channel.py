@@ -10,7 +10,7 @@ from threading import Lock
 from time import monotonic_ns
 from typing import Final, NamedTuple, Self
 
-from ipc.bodies import BodyReader
+from ipc.bodies import LEND_FROM, BodyReader, LentBody
 from ipc.bulk import BulkWriter
 from ipc.control import ControlSocket
 from ipc.doorbell import ANSWER_KINDS, ClaimDoorbell, RingBell
@@ -24,6 +24,7 @@ from ipc.layout import (
     FLAG_ERROR,
     HANDLED,
     HEARTBEAT,
+    OWN_MEMORY,
     PID,
     STATE,
     Identity,
@@ -32,7 +33,7 @@ from ipc.layout import (
     WorkerState,
 )
 from ipc.messages import Request
-from ipc.oversize import OversizeReader, OversizeWriter, size_of
+from ipc.oversize import OversizeReader, OversizeWriter, read_announcement, size_of
 from ipc.ring import Consumer, Producer
 from ipc.segment import Segment
 from ipc.spill import SpillSocket
@@ -44,7 +45,7 @@ _RESP: Final = int(RecordType.RESP)
 _ERR: Final = int(RecordType.ERR)
 _DESCRIPTORS: Final = 8
 """Two segments, bulk memory both ways, two doorbells, two sockets."""
-_new_request: Final[Callable[[type[Request], tuple[int, Packed, int]], Request]] = tuple.__new__
+_new_request: Final[Callable[[type[Request], tuple[int, Packed, int, LentBody | None]], Request]] = tuple.__new__
 """Builds a Request in half the time that its own constructor takes."""
 
 
@@ -78,6 +79,7 @@ class WorkerChannel:
         self._push = producer.push
         self._oversize_out = OversizeWriter(producer, parts.bulk_out, parts.spills)
         self._oversize_in = OversizeReader(parts.bodies, parts.spills, outbound.identity.max_message, skip_revoked=True)
+        self._fetch = self._copy
         self._max_message = outbound.identity.max_message
         self._max_payload = min(outbound.identity.max_payload, self._max_message)
         self._claim_lock = Lock()
@@ -117,6 +119,19 @@ class WorkerChannel:
             )
         )
 
+    def lend_bodies(self) -> None:
+        """From now on leave large bodies of requests where they are, as `Request.lent`, where that can be."""
+        self._fetch = self._lend
+
+    def _copy(self, seq: int, payload: bytes) -> tuple[Packed, LentBody | None]:
+        return self._oversize_in.fetch(seq, payload), None
+
+    def _lend(self, seq: int, payload: bytes) -> tuple[Packed, LentBody | None]:
+        size, offset, head = read_announcement(payload, self._max_message)
+        if size < LEND_FROM or offset == OWN_MEMORY or not head:
+            return self._copy(seq, payload)
+        return head, self._parts.bodies.lend(offset, size, self._max_message)
+
     @property
     def identity(self) -> Identity:
         """Slot, generation and epoch of this worker, sizes of its rings."""
@@ -147,17 +162,17 @@ class WorkerChannel:
                 self._big_lately = True
                 keep_freed()
             try:
-                message = self._oversize_in.fetch(seq, payload)
+                message, lent = self._fetch(seq, payload)
             except SpillError as error:
                 self._refuse(seq, Status.INTERNAL, str(error))
                 return None
         else:
-            message = payload
+            message, lent = payload, None
         # From the second of these stores on the request counts as executing; before it, it is dispatched again.
         words = self._words
         words[ACTIVE_START + slot] = now_ns
         words[ACTIVE_SEQ + slot] = seq
-        return _new_request(Request, (seq, message, deadline_ns))
+        return _new_request(Request, (seq, message, deadline_ns, lent))
 
     def _refuse(self, seq: int, status: Status, message: str) -> None:
         with self._answer_lock:

@@ -106,6 +106,7 @@ def _prepare(channel: WorkerChannel, config: dict[str, Any], events: SentEvents)
     store.load_all()
     dispatcher = Dispatcher(store, lambda api, digest: channel.control.send("api", {"api": api, "bundle_hash": digest}))
     worker = Worker(channel, dispatcher, config["threads"], budget)
+    channel.lend_bodies()
     channel.control.send("ready", {"bundles": store.describe()})
     store.on_change(lambda: channel.control.send("hooks", {"bundles": store.describe()}))
     return worker

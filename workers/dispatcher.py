@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
+from ipc.bodies import LentBody
 from ipc.frame import Kind, Packed, Status, pack_frame, unpack_frame
 from tyk.errors import EventPayloadError
 from tyk.event import TRIGGERED_KEY, TykEvent
@@ -19,9 +20,10 @@ from workers.invocation import (
     EventInvocation,
     HookInvocation,
     Invocation,
-    PackedInvocation,
     TriggeredInvocation,
+    UnreadInvocation,
 )
+from workers.lent import LentObject
 from workers.lookup import Lookup
 from workers.manifest import CHAIN_NAME, HOOK_TYPES
 from workers.packed import API_KEY, HASH_KEY, PackedObject, unpack_event
@@ -48,8 +50,8 @@ class Dispatcher:
         bundles.on_change(self._forget)
         self._forget()
 
-    def prepare(self, payload: Packed) -> Invocation:
-        """Decode a request frame and find what it asks for.
+    def prepare(self, payload: Packed, lent: LentBody | None = None) -> Invocation:
+        """Decode a request frame and find what it asks for; `lent`: its body, where that is not in it.
 
         Raises WorkerError: INVALID for what cannot be decoded, NOT_FOUND for an unknown bundle or hook, HOOK_FAILED for
         one that could not be loaded.
@@ -58,6 +60,11 @@ class Dispatcher:
             kind, _, body = unpack_frame(payload)
         except ValueError as error:
             raise WorkerError(Status.INVALID, str(error)) from error
+        if lent is not None:
+            unread = _unread(lent) if kind == _OBJECT else None
+            if unread is not None:
+                return self._lent_object(unread)
+            body = lent.whole()
         if kind == _OBJECT:
             try:
                 subject = _parse_object(body)
@@ -90,6 +97,16 @@ class Dispatcher:
             self._apis.remember(spec.get(API_KEY, ""), key[0])
         return HookInvocation(hook, subject, _as_object)
 
+    def _lent_object(self, lent: LentObject) -> Invocation:
+        spec = lent.subject.spec
+        key = spec.get(HASH_KEY, ""), lent.subject.hook_name
+        hook = self._hooks.get(key) or self._look_up(key)
+        if hook is None:
+            return self._chain(lent.message, _as_object)
+        if self._has_events:
+            self._apis.remember(spec.get(API_KEY, ""), key[0])
+        return UnreadInvocation(hook, lent)
+
     def _object_map(self, packed: PackedObject) -> Invocation:
         head = packed.head
         hook = self._hooks.get(head.key) or self._look_up(head.key)
@@ -97,7 +114,7 @@ class Dispatcher:
             return self._chain(packed.message, packed.answer)
         if self._has_events:
             self._apis.remember(head.api, head.key[0])
-        return PackedInvocation(hook, packed)
+        return UnreadInvocation(hook, packed)
 
     def _look_up(self, key: tuple[str, str]) -> Hook | None:
         """The hook of this bundle and name; None where the name is the whole chain's."""
@@ -138,6 +155,13 @@ def _parsed_event(body: Any) -> Event:
         return Event.FromString(body)
     except (DecodeError, TypeError, ValueError) as error:
         raise WorkerError(Status.INVALID, f"not a serialized coprocess.Event: {error}") from error
+
+
+def _unread(body: LentBody) -> LentObject | None:
+    try:
+        return LentObject.decode(body)
+    except DecodeError as error:
+        raise WorkerError(Status.INVALID, f"not a serialized coprocess.Object: {error}") from error
 
 
 def _unpacked_event(body: Any) -> Event:

@@ -15,6 +15,7 @@ from workers.errors import WorkerError
 from workers.failure import hook_failed, hook_passed_over, wrong_return
 from workers.folding import Fold, RequestFold, ResponseFold
 from workers.hook import Hook
+from workers.lent import LentObject, LentRequest
 from workers.packed import PackedObject
 from workers.running import RUNNING
 from workers.shapes import WrongReturnError, complete
@@ -67,31 +68,31 @@ class HookInvocation:
         return self._encode(self.subject)
 
 
-class PackedInvocation:
-    """One hook on one object that came as a map."""
+class UnreadInvocation:
+    """One hook on one object that is not all in its message yet: it came as a map, or its body was lent."""
 
-    __slots__ = ("_packed", "hook", "is_async")
+    __slots__ = ("_unread", "hook", "is_async")
 
-    def __init__(self, hook: Hook, packed: PackedObject) -> None:
+    def __init__(self, hook: Hook, unread: PackedObject | LentObject) -> None:
         self.hook = hook
         self.is_async = hook.is_async
-        self._packed = packed
+        self._unread = unread
 
     def run(self) -> Packed:
         """Run the hook and return the object it leaves."""
-        hook, packed = self.hook, self._packed
-        if hook.continues and _may_continue(packed.subject):
-            return packed.answer(run_or_pass(hook, packed.message))
-        run_hook(hook, packed.subject, packed.request())
-        return packed.answer(packed.subject)
+        hook, unread = self.hook, self._unread
+        if hook.continues and _may_continue(unread.subject):
+            return unread.answer(run_or_pass(hook, unread.message))
+        run_hook(hook, unread.subject, unread.request())
+        return unread.answer(unread.subject)
 
     async def run_async(self) -> Packed:
         """Do the same for an `async def` hook."""
-        hook, packed = self.hook, self._packed
-        if hook.continues and _may_continue(packed.subject):
-            return packed.answer(await run_or_pass_async(hook, packed.message))
-        await run_hook_async(hook, packed.subject, packed.request())
-        return packed.answer(packed.subject)
+        hook, unread = self.hook, self._unread
+        if hook.continues and _may_continue(unread.subject):
+            return unread.answer(await run_or_pass_async(hook, unread.message))
+        await run_hook_async(hook, unread.subject, unread.request())
+        return unread.answer(unread.subject)
 
 
 class ChainInvocation:
@@ -279,7 +280,7 @@ async def run_or_pass_async(hook: Hook, subject: Object, request: TykCoProcessRe
 
 
 def _begin_to_watch(hook: Hook, subject: Object, request: TykCoProcessRequest | None) -> Object:
-    if isinstance(request, UnreadRequest):
+    if isinstance(request, UnreadRequest | LentRequest):
         request.read()
     return watch.begin(hook, subject)
 

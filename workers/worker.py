@@ -68,7 +68,7 @@ class Worker:
                 budget.renew(started)
             payload: Packed
             try:
-                invocation = self._dispatcher.prepare(request.payload)
+                invocation = self._dispatcher.prepare(request.payload, request.lent)
                 if invocation.is_async:
                     self._coroutines.start(request, invocation, slot)
                     continue
@@ -77,6 +77,8 @@ class Worker:
                 payload, is_error = _refusal(error), True
             except Exception as error:  # noqa: BLE001 (the one place for what nobody expected)
                 payload, is_error = _own_fault(error), True
+            if request.lent is not None:
+                request.lent.give_back()
             channel.answer(slot, request.seq, payload, is_error, time.monotonic_ns() - started)
 
     def _listen(self) -> None:
@@ -135,6 +137,8 @@ class _Coroutines:
             payload, is_error = _refusal(error), True
         except Exception as error:  # noqa: BLE001 (the one place for what nobody expected)
             payload, is_error = _own_fault(error), True
+        if request.lent is not None:
+            request.lent.give_back()
         self._channel.answer(slot, request.seq, payload, is_error, time.monotonic_ns() - started)
         self._slots.put(slot)
 

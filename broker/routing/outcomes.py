@@ -47,7 +47,7 @@ class Outcomes:
             self.counters.late += 1
             return
         try:
-            body = body_of(answer, dispatch.kind)
+            body = body_of(answer, dispatch.kind, dispatch.body)
         except DispatchError as error:
             if error.status is Status.NOT_FOUND and dispatch.kind in EVENT_KINDS:
                 self._unknown_handlers.log(logging.WARNING, error.message, error.message)

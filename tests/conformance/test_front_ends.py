@@ -4,6 +4,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import msgpack
 import pytest
 
 from commands.objects import CallDescription, build_event, build_object
+from ipc.bodies import LEND_FROM
 from ipc.frame import Status
 from tests.support.broker import PATIENCE, RunningBroker, wait_until
 from tests.support.front_ends import FRONT_ENDS, CallError, Client, FrontEnd, both_listeners
 from tests.support.hooks import SOURCE, Gate
 from tyk.proto.coprocess_object_pb2 import Object
+from workers.watch import FIRST_CALLS
 
 MIB = 1024 * 1024
 BINARY = b"\xff"
@@ -141,6 +144,24 @@ def test_a_post_key_auth_hook_sees_the_session(client: Client) -> None:
 
 def test_a_post_hook_changes_the_body(client: Client) -> None:
     assert client.dispatch(an_object("grow", "Post", body=b"\xff\x00")).request.raw_body == b"\xff\x00\xff\x00"
+
+
+def test_large_bodies_come_back_to_their_own_callers(
+    connect: Callable[[RunningBroker], FrontEnd], shared: RunningBroker
+) -> None:
+    def call_again_and_again(caller: int) -> None:
+        with connect(shared).connect() as client:
+            for number in range(FIRST_CALLS):
+                nonce = f"{caller}-{number}"
+                body = (f"{nonce}|".encode() * LEND_FROM)[: LEND_FROM // 2 + number]
+                request = client.dispatch(an_object("echo", headers=[("Nonce", nonce)], body=body)).request
+                assert (request.set_headers["Nonce"], request.raw_body == body) == (nonce, True)
+                assert request.body == body.decode()
+
+    # Together they call more often than hooks are looked at, who have all of their request at once.
+    with ThreadPoolExecutor(4) as callers:
+        for ended in [callers.submit(call_again_and_again, caller) for caller in range(4)]:
+            ended.result()
 
 
 def test_a_response_hook_changes_the_response(client: Client) -> None:

@@ -117,6 +117,16 @@ def lists_for_an_answer(request, session, spec):
     answer(*find(), lists)
     return request, session
 
+@Pre
+def keeps_what_is_not_there(request, session, spec):
+    answer(*find(), frame.pack_frame(frame.Kind.OBJECT, ((0, 1 << 40),), b""))
+    return request, session
+
+@Pre
+def keeps_what_was_not_lent(request, session, spec):
+    answer(*find(), frame.pack_frame(frame.Kind.OBJECT, ((0, 10),), b""))
+    return request, session
+
 def body_at(offset):
     channel, seq = find()
     channel._push(layout.RecordType.SPILL_RESP, seq, 0, layout.SPILL_PLACE.pack(SIZE, offset) + HEAD)
@@ -208,9 +218,9 @@ def broker(tmp_path: Path) -> Iterator[RunningBroker]:
         yield running
 
 
-def call_raw(broker: RunningBroker, hook: str) -> bytes:
+def call_raw(broker: RunningBroker, hook: str, body: bytes = b"") -> bytes:
     """The answer's bytes, whatever they are."""
-    obj = build_object(CallDescription(hook, bundle="vandals"))
+    obj = build_object(CallDescription(hook, bundle="vandals", body=body))
     with GrpcClient(broker.address) as client:
         return client.call("/coprocess.Dispatcher/Dispatch", obj.SerializeToString(), timeout=30)
 
@@ -236,6 +246,21 @@ def test_an_answer_that_would_take_a_gibibyte_costs_its_call(broker: RunningBrok
         assert caught.value.code.name == "INTERNAL"
         neighbour.wait_answered()
     assert before.peak_grown() <= MOST_TAKEN
+    assert broker.status()["restarts"] == 0
+
+
+@pytest.mark.parametrize(
+    ("hook", "body", "why"),
+    [("keeps_what_is_not_there", b"\xff" * SIZE, "of a body of"), ("keeps_what_was_not_lent", b"", "not lent")],
+)
+def test_an_answer_that_refers_to_nothing_costs_its_call(
+    broker: RunningBroker, hook: str, body: bytes, why: str
+) -> None:
+    with Neighbour(broker) as neighbour:
+        with pytest.raises(GrpcCallError, match=why) as caught:
+            call_raw(broker, hook, body)
+        assert caught.value.code.name == "INTERNAL"
+        neighbour.wait_answered()
     assert broker.status()["restarts"] == 0
 
 

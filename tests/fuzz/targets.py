@@ -4,6 +4,7 @@ An error that the code promises for wrong input is swallowed here; everything el
 """
 
 import contextlib
+import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from broker.pool.news import read_news
 from broker.routing.answers import body_of
 from broker.routing.peek import PeekError, peek
 from broker.routing.peek_map import peek_map
+from ipc.bodies import BodyReader, BodyStore
 from ipc.channel import Answer
 from ipc.control import ControlSocket
 from ipc.errors import ControlClosedError, ControlCorruptError, RingCorruptError
@@ -35,6 +37,7 @@ from tests.unit.ipc.ends import rings
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from workers.archive import unpack
 from workers.errors import ArchiveError, ManifestError
+from workers.lent import LentObject
 from workers.manifest import parse_manifest
 from workers.packed import PackedObject, unpack_event
 
@@ -133,6 +136,25 @@ def protobuf(data: bytes) -> None:
         assert seen.bundle_hash == expected.spec.get("bundle_hash", "")
 
 
+def lent(data: bytes) -> None:
+    """An object in the store, decoded without its request's body and then with it, as all of it is at once."""
+    try:
+        expected = Object.FromString(data)
+    except DecodeError:
+        expected = None
+    store = BodyStore(64 * KIB)
+    stored = store.put(data)
+    assert stored is not None
+    reader = BodyReader(os.dup(store.readable))
+    with contextlib.suppress(DecodeError):
+        found = LentObject.decode(reader.lend(stored.offset, stored.size, MESSAGE), left_above=8)
+        if found is not None:
+            assert found.message == expected
+    del stored
+    reader.close()
+    store.close()
+
+
 def msgpack_rpc(data: bytes) -> None:
     """What a MessagePack-RPC peer sends, in pieces."""
     reader = MessageReader(MESSAGE)
@@ -214,6 +236,7 @@ TARGETS: Final[dict[str, Target]] = {
     "hpack": Target(hpack, 2 * MIB),
     "grpc_messages": Target(grpc_messages, MIB),
     "protobuf": Target(protobuf, MIB),
+    "lent": Target(lent, MIB),
     "msgpack_rpc": Target(msgpack_rpc, 4 * MIB),
     "msgpack_object": Target(msgpack_object, 4 * MIB),
     "ring": Target(ring, MIB),

@@ -10,7 +10,7 @@ from time import monotonic_ns
 import pytest
 
 from ipc import segment
-from ipc.bodies import BodyStore
+from ipc.bodies import LEND_FROM, BodyStore
 from ipc.bulk import BulkWriter
 from ipc.channel import Answer, BrokerChannel, ChannelOptions, Request, WorkerChannel
 from ipc.errors import (
@@ -249,6 +249,31 @@ def test_a_stored_body_is_read_by_every_worker_that_is_given_it() -> None:
         assert other.claim() == Request(2, SplitFrame(b"head", BIG), 7**20)
         del body
     store.close()
+
+
+def test_a_worker_that_asks_for_it_is_lent_large_bodies() -> None:
+    with channel_pair(ChannelOptions(max_message=2 * LEND_FROM)) as (broker, worker):
+        worker.lend_bodies()
+        large = os.urandom(LEND_FROM)
+        stored = [broker.bodies.put(body) for body in (large, large[1:])]
+        for seq, body in enumerate(stored):
+            assert body is not None
+            broker.send_stored(seq, b"head", body, 0)
+        broker.send(2, SplitFrame(b"head", large), 0)
+        broker.send(3, large, 0)
+        broker.ring()
+        requests = [worker.claim() for _ in range(4)]
+        assert all(requests)
+        first, *others = (request for request in requests if request is not None)
+        assert (first.payload, first.deadline_ns) == (b"head", 0)
+        assert first.lent is not None
+        assert (first.lent.size, first.lent.whole(), first.lent.read(5, 9)) == (LEND_FROM, large, large[5:9])
+        assert first.lent.read(LEND_FROM - 1, LEND_FROM + 9) == large[-1:]
+        assert others == [
+            Request(1, SplitFrame(b"head", large[1:]), 0),
+            Request(2, SplitFrame(b"head", large), 0),
+            Request(3, large, 0),
+        ]
 
 
 def test_a_stored_body_above_the_limit_is_refused_and_nothing_sent() -> None:

@@ -52,7 +52,11 @@ def test_a_split_frame_whose_head_is_no_frame_is_refused(head: bytes) -> None:
 
 @pytest.mark.parametrize("size", [0, SPLIT_ABOVE, SPLIT_ABOVE + 1])
 def test_an_answer_is_its_kind_and_its_body(size: int) -> None:
-    assert unpack_answer(pack_frame(Kind.OBJECT, None, bytes(size))) == (Kind.OBJECT, bytes(size))
+    assert unpack_answer(pack_frame(Kind.OBJECT, None, bytes(size))) == (Kind.OBJECT, None, bytes(size))
+
+
+def test_an_answer_says_what_it_has_kept() -> None:
+    assert unpack_answer(pack_frame(Kind.OBJECT, ((1, 2), (3, 4)), b"x")) == (Kind.OBJECT, ((1, 2), (3, 4)), b"x")
 
 
 def test_an_error_is_its_status_and_its_message() -> None:
@@ -67,6 +71,8 @@ def test_an_error_is_its_status_and_its_message() -> None:
         b"\xc1",
         pack_head(Kind.OBJECT, None),
         pack_head(Kind.OBJECT, {"a": 1}),
+        pack_frame(Kind.OBJECT, ((1, 2), (3, 4), (5, 6)), b"x"),
+        pack_frame(Kind.OBJECT, ((1,),), b"x"),
         pack_frame(Kind.OBJECT, None, "text"),
         pack_frame(Kind.OBJECT, None, [b"x"]),
         SplitFrame(b"", b"x"),
