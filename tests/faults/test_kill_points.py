@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from broker.grpc.client import GrpcCallError
+from ipc.bodies import LEND_FROM
 from tests.support import kill_points
 from tests.support.broker import RunningBroker
 from tests.support.chaos import Journal
@@ -57,8 +58,8 @@ def idempotent(request, session, spec):
     return request, session
 """
 CALLS: Final = 3
-SMALL, BIG = 100, 70_000
-"""Bytes of a body that fits a record, and of one that does not."""
+SIZES: Final = (100, 70_000, LEND_FROM)
+"""Bytes of a body that fits a record, of one that does not, and of one that the worker is lent."""
 ENTERED: Final = ("running", *RAN, "record half written", "before tail")
 """Where the hook has run, of the places at which its request executes."""
 RUNNING: Final = (*EXECUTING, *UNDECODED, *RAN)
@@ -148,13 +149,13 @@ def check_runs(case: Case, outcomes: Outcomes, runs: Counter[str]) -> None:
 
 
 def kill_at_each(folder: Path, cases: list[Case], kills: int) -> None:
-    """Kill a worker at each of the places, with small and with big messages in turn where there are several kills."""
+    """Kill a worker at each of the places, with messages of each size in turn."""
     journal = Journal(folder / "journal")
     with kill_points_broker(folder, journal) as broker:
-        for case in cases:
+        for place, case in enumerate(cases):
             for number in range(kills):
                 journal.path.write_bytes(b"")
-                size = BIG if number % 2 else SMALL
+                size = SIZES[(place + number) % len(SIZES)]
                 killed, outcomes = kill_at(broker, case, f"{case.point.replace(' ', '-')}.{number}", size)
                 check(case, killed, outcomes, journal.runs())
         status = broker.status()

@@ -141,7 +141,7 @@ def arm_worker(worker: object, point: str) -> None:
         dispatcher.prepare = _dying_after(dispatcher.prepare, 1)
     elif point == "hook returned":
         prepare = dispatcher.prepare
-        dispatcher.prepare = lambda payload: DeadlyInvocation(prepare(payload))
+        dispatcher.prepare = lambda *request: DeadlyInvocation(prepare(*request))
     else:
         arm(internals._channel, point)
 
