@@ -204,7 +204,7 @@ REASONS: Final = {
     "memory_of_another_call": "a spill that was not announced",
     "flood_of_memory": "a spill that was not announced",
     "a_descriptor_that_waits": "a spill that is not what was announced",
-    "ring_without_pages": "impossible tail",
+    "ring_without_pages": "cannot be:",
     "lists_on_the_control_socket": "on its control socket",
 }
 MOST_LEFT: Final = 16 * MIB

@@ -31,7 +31,7 @@ def check_replaced(broker: RunningBroker, reason: str, workers: int = 2) -> None
     wait_until(lambda: broker.status()["restarts"] == 1, lambda: str(broker.status()))
     wait_until(lambda: serving(broker) == workers, lambda: str(broker.status()))
     (line,) = [line for line in broker.log.splitlines() if "ERROR" in line and WHAT in line]
-    assert reason in line
+    assert reason in line, line
     assert "Traceback" not in broker.log
 
 
