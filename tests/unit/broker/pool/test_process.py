@@ -15,6 +15,14 @@ from broker.pool.memory import memory_of
 from broker.pool.process import WorkerProcess, describe_end, oom_kills
 
 MIB = 1024 * 1024
+MAPS_ALL_OF_IT = """
+import mmap, sys
+with open(sys.argv[1], "r+b") as file, mmap.mmap(file.fileno(), 0) as pages:
+    for offset in range(0, len(pages), mmap.PAGESIZE):
+        pages[offset] = 2
+    print("done", flush=True)
+    sys.stdin.read()
+"""
 PATIENCE_MS = 30_000
 """Milliseconds until a wait on a process is a failure."""
 
@@ -71,6 +79,20 @@ def test_memory_is_the_cheap_bound_below_the_limit_and_the_own_share_above() -> 
         bound = memory_of(os.getpid(), 1 << 60)
         share = memory_of(os.getpid(), 0)
     assert 64 * MIB < share <= bound + MIB
+
+
+def test_what_is_shared_with_another_process_counts_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "shared"
+    path.write_bytes(bytes(64 * MIB))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as pages:
+        for offset in range(0, len(pages), mmap.PAGESIZE):
+            pages[offset] = 1
+        command = [sys.executable, "-c", MAPS_ALL_OF_IT, str(path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            other.stdout.readline()
+            assert memory_of(os.getpid(), 0) <= memory_of(os.getpid(), 1 << 60) - 30 * MIB
+            other.communicate()
 
 
 def test_a_process_that_is_gone_has_none() -> None:
