@@ -126,6 +126,22 @@ def test_ciphers_that_http2_forbids_are_refused(tmp_path: Path, tls: Tls, loop: 
                     assert connection.version() == "TLSv1.2"
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_no_session_is_resumed(tmp_path: Path, tls: Tls, version: ssl.TLSVersion) -> None:
+    """One that is would not be checked against other files of --tls-client-ca."""
+    context = ssl.create_default_context(cafile=str(tls.servers.path))
+    context.minimum_version = context.maximum_version = version
+    context.set_alpn_protocols(["h2"])
+    session = None
+    with broker_with(tmp_path, *tls.flags):
+        for _ in range(2):
+            with socket.create_connection(("127.0.0.1", tls.port), PATIENCE) as plain:
+                with context.wrap_socket(plain, server_hostname="localhost", session=session) as connection:
+                    assert not connection.session_reused
+                    assert connection.recv(9)  # the broker's SETTINGS; a ticket comes before
+                    session = connection.session
+
+
 @LOOPS
 def test_who_begins_no_handshake_is_cut_off(tmp_path: Path, tls: Tls, loop: str) -> None:
     with broker_with(tmp_path, *tls.flags, "--event-loop", loop):
