@@ -91,11 +91,27 @@ class WorkerProcess:
         """Have the worker write the stacks of its threads to the log, even if it holds its interpreter's lock."""
         self.signal(signal.SIGUSR2)
 
+    def ending(self) -> Ending:
+        """Say how the end came that the pidfd has announced, at once where the kernel shows it; `release` it later.
+
+        Who waits for it may be another process, which takes its time to answer: its callers are told before.
+        """
+        code = shown_exit_code(self.pid)
+        return self.reap() if code is None else self._describe(code)
+
+    def release(self) -> None:
+        """Give back what is left of it."""
+        if self.pidfd >= 0:
+            self.reap()
+
     def reap(self) -> Ending:
         """Wait for the end, which the pidfd has announced, and say how it came."""
         code = self._wait()
         os.close(self.pidfd)
         self.pidfd = -1
+        return self._describe(code)
+
+    def _describe(self, code: int | None) -> Ending:
         if code is None:
             return Ending("has ended, and how is not known", by_itself=False)
         return describe_end(code, out_of_memory=code == -signal.SIGKILL and oom_kills() > self._oom_kills)
@@ -140,6 +156,21 @@ def _describe_exit(code: int) -> Ending:
     except ValueError:
         return Ending(f"exited with code {code}", by_itself=True)
     return Ending(f"exited with code {code} ({reason.words})", by_itself=True)
+
+
+def shown_exit_code(pid: int) -> int | None:
+    """The code of a process that has ended and was not waited for, the number of a signal negative.
+
+    None where the kernel does not show it; it shows 0 to whom it shows nothing (proc_pid_stat(5)).
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    state, *_, status = text[text.rindex(b")") + 1 :].split()
+    if state != b"Z" or status == b"0":
+        return None
+    return os.waitstatus_to_exitcode(int(status))
 
 
 def oom_kills() -> int:

@@ -320,7 +320,7 @@ class Supervisor:
         self._loop.remove_reader(worker.channel.answers_fd)
         worker.end_patience()
         del self._workers[worker.generation]
-        ending = worker.process.reap()
+        ending = worker.process.ending()
         expected = self._stopping or worker.link is None
         if worker.link is not None:
             expected |= worker.state is WorkerState.LEAVING and not worker.link.in_flight
@@ -352,6 +352,7 @@ class Supervisor:
         log.log(level, "%s %s%s", worker, ending.words, f" ({worker.failure})" if worker.failure else "")
         if worker.channel.corrupt is not None:
             log.error("%s left a ring that cannot be read to its end: %s", worker, worker.channel.corrupt)
+        worker.process.release()
         worker.channel.close()
         self._keep_room()
         if worker.link is not None:

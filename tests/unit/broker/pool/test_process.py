@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from broker.pool.memory import memory_of
-from broker.pool.process import WorkerProcess, describe_end, oom_kills
+from broker.pool.process import WorkerProcess, describe_end, oom_kills, shown_exit_code
 
 MIB = 1024 * 1024
 MAPS_ALL_OF_IT = """
@@ -61,6 +61,30 @@ def wait_for_end(process: WorkerProcess) -> None:
 )
 def test_an_end_in_words(code: int, words: str, by_itself: bool) -> None:
     assert describe_end(code) == (words, by_itself)
+
+
+@pytest.mark.parametrize(("command", "code"), [("kill -KILL $$", -signal.SIGKILL), ("exit 3", 3), ("exit 0", None)])
+def test_the_code_of_a_process_that_nobody_has_waited_for(command: str, code: int | None) -> None:
+    with subprocess.Popen(["sh", "-c", command]) as process:
+        assert os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert shown_exit_code(process.pid) == code
+    assert shown_exit_code(process.pid) is None
+
+
+def test_how_it_ended_is_said_before_it_is_waited_for() -> None:
+    waits: list[int] = []
+    with subprocess.Popen(["sh", "-c", "kill -KILL $$"]) as process:
+
+        def wait() -> int:
+            waits.append(process.pid)
+            return process.wait()
+
+        worker = WorkerProcess(process.pid, wait)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert (worker.ending().words, waits) == ("was ended by SIGKILL", [])
+        for _ in range(2):
+            worker.release()
+        assert (waits, worker.pidfd) == ([process.pid], -1)
 
 
 def test_want_of_memory_is_the_hooks_doing() -> None:
