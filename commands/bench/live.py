@@ -115,12 +115,13 @@ class LiveView:
 def _now(case: Case, number: int, progress: Progress, rates: list[float]) -> Text:
     text = Text(f"{case.title}, repetition {number}: ", style="bold")
     if not rates:
-        return text.append("warming up", style="dim")
+        return text.append("warming up\n", style="dim")
     text.append(f"{rates[-1]:,.0f}/s  ")
-    text.append(f"p50 {duration(progress.p50 / _NS_PER_US)}  p99 {duration(progress.p99 / _NS_PER_US)}  ", style="cyan")
+    text.append(f"p50 {duration(progress.p50 / _NS_PER_US)}  p99 {duration(progress.p99 / _NS_PER_US)}", style="cyan")
     if progress.failed:
-        text.append(f"{progress.failed:,} failed  ", style="red")
-    return text.append(_sparkline(rates), style="green")
+        text.append(f"  {progress.failed:,} failed", style="red")
+    # A line of its own, from the start on: what is shown must not jump, and narrow terminals have room for it.
+    return text.append(f"\n{_sparkline(rates)}", style="green")
 
 
 def _sparkline(rates: list[float]) -> str:

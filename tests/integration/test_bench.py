@@ -296,7 +296,7 @@ def test_on_a_terminal_there_is_a_live_view_and_then_the_tables(tmp_path: Path, 
     )
     assert ended == 0, text
     assert "header, 1 worker, 64 streams, repetition 1: " in text
-    assert re.search(r"[\d,]+/s  .*p50 .*p99 .*[▁▂▃▄▅▆▇█]", text), "how fast it is from moment to moment"
+    assert re.search(r"[\d,]+/s  p50 .* +p99 .*\r\n[▁▂▃▄▅▆▇█]+", text), "how fast it is from moment to moment"
     assert "━" in text, "how far it is"
     tables = text.rpartition("┏")[2]
     assert re.search(r"│ header, 1 worker, 64 streams +│ +[\d,]+ │", tables), "in one line, however narrow"
