@@ -152,6 +152,7 @@ def test_a_program_that_cannot_serve_what_is_served_changes_nothing(tmp_path: Pa
         before = {worker["pid"] for worker in broker.status()["workers"]}
         broker.add_file("hooks.py", content)
         assert said in refused(broker)
+        assert "not upgraded, this program goes on" in broker.log
         assert broker.socket.exists()
         assert {worker["pid"] for worker in broker.status()["workers"]} == before
         assert "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
