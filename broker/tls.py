@@ -1,7 +1,7 @@
 """TLS for listening sockets: contexts from files, made anew whenever the files have changed.
 
-TLS 1.2 and 1.3 only, with cipher suites that HTTP/2 allows (RFC 9113, section 9.2.2). No session is resumed: a gateway
-keeps one connection, and a resumed one would not be checked against a new --tls-client-ca.
+TLS 1.2 and 1.3 only, with cipher suites that HTTP/2 allows (RFC 9113, section 9.2.2). No tickets are given: a gateway
+keeps one connection. What TLS 1.2 can resume without them ends with the context, and so with an old --tls-client-ca.
 """
 
 import logging

@@ -151,7 +151,8 @@ def test_a_message_above_the_limit_gets_the_error_and_costs_its_own_connection_o
         with pytest.raises(RpcError) as caught:
             client.call("ping")
         assert caught.value.code == "UNAVAILABLE"
-        assert other.call("size", b"x" * (MIB - 1000)) == MIB - 1000
+        below = {"request": {"raw_body": b"x" * (MIB - 1000)}}
+        assert other.call("dispatch", below) == below
 
 
 def test_garbage_gets_an_error_and_costs_its_own_connection_only(serve: Serve) -> None:

@@ -127,19 +127,25 @@ def test_ciphers_that_http2_forbids_are_refused(tmp_path: Path, tls: Tls, loop: 
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_no_session_is_resumed(tmp_path: Path, tls: Tls, version: ssl.TLSVersion) -> None:
-    """One that is would not be checked against other files of --tls-client-ca."""
+def test_no_session_outlives_the_certificates(tmp_path: Path, tls: Tls, version: ssl.TLSVersion) -> None:
+    """One that did would not be checked against a new --tls-client-ca."""
     context = ssl.create_default_context(cafile=str(tls.servers.path))
     context.minimum_version = context.maximum_version = version
     context.set_alpn_protocols(["h2"])
-    session = None
-    with broker_with(tmp_path, *tls.flags):
-        for _ in range(2):
-            with socket.create_connection(("127.0.0.1", tls.port), PATIENCE) as plain:
-                with context.wrap_socket(plain, server_hostname="localhost", session=session) as connection:
-                    assert not connection.session_reused
-                    assert connection.recv(9)  # the broker's SETTINGS; a ticket comes before
-                    session = connection.session
+    with broker_with(tmp_path, *tls.flags) as broker, contextlib.ExitStack() as connections:
+
+        def connect(session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
+            plain = connections.enter_context(socket.create_connection(("127.0.0.1", tls.port), PATIENCE))
+            connection = context.wrap_socket(plain, server_hostname="localhost", session=session)
+            assert connection.recv(9)  # the broker's SETTINGS; a ticket comes before
+            return connections.enter_context(connection)
+
+        session = connect().session
+        assert session is not None
+        assert not session.has_ticket
+        os.kill(broker.pid, signal.SIGHUP)
+        broker.wait_for_log("certificates are renewed")
+        assert not connect(session).session_reused
 
 
 @LOOPS
