@@ -68,15 +68,8 @@ class Broker:
         self._loop = loop
         self._listeners = listeners
         self._stop = asyncio.Event()
-        options = RouterOptions(
-            timeout_ns=int(config.timeout * 1e9),
-            queue_size=config.queue_size,
-            queue_wait_ns=int(config.queue_wait * 1e9),
-            breaker_cooldown=config.breaker_cooldown,
-            queue_bytes=config.queue_bytes,
-        )
         turn = Turn(loop)
-        self.router = Router(loop, options, turn)
+        self.router = Router(loop, _router_options(config), turn)
         self.bodies = _open_bodies(config)
         self.arriving = Arriving(config.queue_bytes)
         self.events = Events(self.router, open_sinks(config))
@@ -90,29 +83,7 @@ class Broker:
         )
         self.recycler = Recycler(loop, config, self.supervisor)
         self.reloader = Reloader(loop, config, self.supervisor, self.router)
-        admission = gateway_admission(config)
-        connections = connections_allowed(config.max_connections, config.workers)
-        if any(address.startswith(MSGPACK_PREFIX) for address in config.addresses):
-            connections //= 2
-        self.grpc = GrpcServer(
-            self.router,
-            Limits(
-                max_message=config.max_message,
-                max_concurrent_streams=config.max_streams,
-                max_connections=connections,
-            ),
-            admission=admission,
-            turn=turn,
-            bodies=self.bodies,
-            arriving=self.arriving,
-        )
-        self.rpc = MsgpackRpcServer(
-            dispatch_methods(self.router, lambda: self.router.hooks.description),
-            RpcLimits(max_message=config.max_message, max_in_flight=config.max_streams, max_connections=connections),
-            admission,
-            turn,
-            self.arriving,
-        )
+        self.grpc, self.rpc = self._gateway_front_ends(turn)
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)
         parts = Parts(
             self.router, self.arriving, self.supervisor, self.events, self.reloader, self.recycler, self.upgrade
@@ -163,6 +134,32 @@ class Broker:
         self._notifier.close()
         self.bodies.close()
         log.info("stopped")
+
+    def _gateway_front_ends(self, turn: Turn) -> tuple[GrpcServer, MsgpackRpcServer]:
+        config, admission = self._config, gateway_admission(self._config)
+        connections = connections_allowed(config.max_connections, config.workers)
+        if any(address.startswith(MSGPACK_PREFIX) for address in config.addresses):
+            connections //= 2
+        grpc = GrpcServer(
+            self.router,
+            Limits(
+                max_message=config.max_message,
+                max_concurrent_streams=config.max_streams,
+                max_connections=connections,
+            ),
+            admission=admission,
+            turn=turn,
+            bodies=self.bodies,
+            arriving=self.arriving,
+        )
+        rpc = MsgpackRpcServer(
+            dispatch_methods(self.router, lambda: self.router.hooks.description),
+            RpcLimits(max_message=config.max_message, max_in_flight=config.max_streams, max_connections=connections),
+            admission,
+            turn,
+            self.arriving,
+        )
+        return grpc, rpc
 
     def _channels(self) -> Iterable[BrokerChannel]:
         return [worker.channel for worker in self.supervisor.serving]
@@ -255,6 +252,16 @@ class Broker:
             # What is there now stays; a full collection would look through all of it, for milliseconds.
             gc.collect()
             gc.freeze()
+
+
+def _router_options(config: BrokerConfig) -> RouterOptions:
+    return RouterOptions(
+        timeout_ns=int(config.timeout * 1e9),
+        queue_size=config.queue_size,
+        queue_wait_ns=int(config.queue_wait * 1e9),
+        breaker_cooldown=config.breaker_cooldown,
+        queue_bytes=config.queue_bytes,
+    )
 
 
 def _open_bodies(config: BrokerConfig) -> BodyStore:

@@ -15,7 +15,7 @@ from workers.errors import WorkerError
 from workers.failure import hook_failed, hook_passed_over, wrong_return
 from workers.folding import Fold, RequestFold, ResponseFold
 from workers.hook import Hook
-from workers.lent import LentObject, LentRequest
+from workers.lent import LentObject
 from workers.packed import PackedObject
 from workers.running import RUNNING
 from workers.shapes import WrongReturnError, complete
@@ -280,7 +280,7 @@ async def run_or_pass_async(hook: Hook, subject: Object, request: TykCoProcessRe
 
 
 def _begin_to_watch(hook: Hook, subject: Object, request: TykCoProcessRequest | None) -> Object:
-    if isinstance(request, UnreadRequest | LentRequest):
+    if isinstance(request, UnreadRequest):
         request.read()
     return watch.begin(hook, subject)
 

@@ -6,14 +6,14 @@ message is filled when `request.object` is first used; from then on the request 
 """
 
 import weakref
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ipc.bodies import LentBody
 from ipc.frame import Kind, Packed, pack_frame
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
-from tyk.request import TykCoProcessRequest, find_header
+from tyk.request import TykCoProcessRequest
+from workers.unread import Notes, UnreadRequest
 
 LEFT_ABOVE: Final = 16 * 1024
 """Bytes of a field from which on it stays in the store: below, to leave it costs as much as to copy it."""
@@ -34,7 +34,6 @@ _BYTES: Final = 2
 _WIRE_TYPE: Final = 7
 _MORE: Final = 0x80
 _MOST_LENGTH_BYTES: Final = 5
-_LOCK: Final = Lock()
 
 
 class _UnusualError(Exception):
@@ -126,68 +125,19 @@ def _large_fields(scan: _Scan, request: _Range, left_above: int) -> list[_Range]
     raise _UnusualError
 
 
-class LentRequest(TykCoProcessRequest):
-    """Behaves as the request that it becomes; `read` makes it one.
-
-    What it does without its body it does to the very message that it will have.
-    """
-
-    _message: MiniRequestObject
-    _lent: "LentObject"
-
-    def __init__(self, message: MiniRequestObject, lent: "LentObject") -> None:
-        self._message = message
-        self._lent = lent
-
-    def read(self) -> MiniRequestObject:
-        """Become an ordinary request; returns its message."""
-        with _LOCK:
-            if type(self) is LentRequest:
-                attributes = vars(self)
-                self._lent.fill()
-                del attributes["_lent"]
-                attributes["object"] = self._message  # and there it stays: another thread may be about to use it
-                self.__class__ = TykCoProcessRequest  # type: ignore[assignment]
-        return self.object
-
-    def _replace(self, message: MiniRequestObject) -> None:
-        self.read()
-        self.object = message
-
-    if not TYPE_CHECKING:
-        object = property(read, _replace)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        self.read()  # a copy, too, is an ordinary request
-        return TykCoProcessRequest.__reduce_ex__(self, protocol)
-
-    def get_header(self, key: str) -> str | None:
-        return find_header(self._message.headers, key)
-
-    def add_header(self, key: str, value: str) -> None:
-        self._message.set_headers[key] = value
-
-    def delete_header(self, key: str) -> None:
-        self._message.delete_headers.append(key)
-
-    def add_param(self, key: str, value: str) -> None:
-        self._message.add_params[key] = value
-
-    def delete_param(self, key: str) -> None:
-        self._message.delete_params.append(key)
-
-
 class LentObject:
     """One object in the broker's store, decoded but for the large fields of its request."""
 
-    __slots__ = ("_left", "_lent", "_request", "subject")
+    __slots__ = ("_left", "_lent", "_notes", "_request", "subject")
 
     def __init__(self, body: LentBody, subject: Object, left: tuple[_Range, ...]) -> None:
         self.subject = subject
         """What the hook is to have, but for what was left."""
         self._lent = body
         self._left = left
-        self._request: weakref.ref[LentRequest] | None = None
+        self._notes: Notes | None = None
+        """What the hook has done to the request and is not in the message yet."""
+        self._request: weakref.ref[TykCoProcessRequest] | None = None
 
     @classmethod
     def decode(cls, body: LentBody, left_above: int = LEFT_ABOVE) -> "LentObject | None":
@@ -212,20 +162,23 @@ class LentObject:
     @property
     def message(self) -> Object:
         """The whole object."""
-        self.fill()
+        self._fill()
         return self.subject
 
     def request(self) -> TykCoProcessRequest:
         """The request as a hook sees it; to be called once."""
-        request = LentRequest(self.subject.request, self)
+        self.subject.request.return_overrides.SetInParent()  # as notes need it
+        self._notes = Notes(self.subject)
+        request = UnreadRequest(self._notes, self._read)
         self._request = weakref.ref(request)
         return request
 
     def answer(self, after: Object) -> Packed:
         """The answer frame for what a hook made of the subject, or for another object; to be called once."""
         request = self._request() if self._request is not None else None
-        if isinstance(request, LentRequest):
-            request.read()  # somebody has kept it: its body will not be there later
+        if request is not None:
+            _ = request.object  # somebody has kept it: its body will not be there later
+        self._write_notes()
         left = self._left
         encoded = after.SerializeToString()
         if after is not self.subject or not left:
@@ -235,8 +188,18 @@ class LentObject:
             return pack_frame(Kind.OBJECT, None, self.message.SerializeToString())
         return pack_frame(Kind.OBJECT, left, encoded)
 
-    def fill(self) -> None:
-        """Put in what was left, once."""
+    def _read(self) -> MiniRequestObject:
+        self._fill()
+        self._write_notes()
+        return self.subject.request
+
+    def _fill(self) -> None:
+        """Put in what was left, once. Raises LookupError where it has been given back."""
         for start, end in self._left:
             self.subject.request.MergeFromString(self._lent.read(start, end))
         self._left = ()
+
+    def _write_notes(self) -> None:
+        if self._notes is not None:
+            self._notes.read()
+            self._notes = None

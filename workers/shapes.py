@@ -15,7 +15,6 @@ from tyk.proto.coprocess_object_pb2 import Object
 from tyk.proto.coprocess_response_object_pb2 import ResponseObject
 from tyk.proto.coprocess_session_state_pb2 import SessionState
 from tyk.request import TykCoProcessRequest
-from workers.lent import LentRequest
 from workers.unread import UnreadRequest
 
 _RESPONSE: Final = int(HookType.Response)
@@ -168,11 +167,6 @@ def _take_request(subject: Object, given: TykCoProcessRequest, returned: object)
     if type(given) is UnreadRequest:
         if returned is given or returned is None:
             given.complete()  # what was done to it is in its record
-            return
-        given.read()
-    elif type(given) is LentRequest:
-        if returned is given or returned is None:
-            subject.request.return_overrides.SetInParent()  # what was done to it is in the subject's message
             return
         given.read()
     request = subject.request

@@ -1,9 +1,9 @@
 """A request as long as nobody has asked for its message.
 
 Most hooks look at a few headers and set some. Filling the protobuf message of a request that came as a map would cost
-more than all the rest of the dispatch, and in a chain to look through a message for what a hook did as much as the
-hook. So these calls work on a record, and the message is filled when `request.object` is first used. From then on the
-request is an ordinary one.
+more than all the rest of the dispatch, as would copying a large body from the broker's store into one; and in a chain
+to look through a message for what a hook did costs as much as the hook. So these calls work on a record, and the
+message is filled when `request.object` is first used. From then on the request is an ordinary one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from tyk.request import TykCoProcessRequest, find_header
 from workers.records import Record, record_type
 
 Read = Callable[[], MiniRequestObject]
-"""Fills the message from the record, once, and returns it."""
+"""Fills the message from the record, once, and returns it. Where it raises, it is called again the next time."""
 
 _no_overrides: Final = record_type(ReturnOverrides.DESCRIPTOR)
 _LOCK: Final = Lock()
@@ -27,8 +27,9 @@ class _BeingRead(TykCoProcessRequest):
     """What an `UnreadRequest` is while one thread fills its message: the others wait for that."""
 
     def _wait(self) -> MiniRequestObject:
-        with _LOCK:
-            return vars(self)["object"]  # type: ignore[no-any-return]
+        with _LOCK:  # held until this class is another
+            pass
+        return self.object
 
     if not TYPE_CHECKING:  # for the type checker it is the attribute that it becomes
         object = property(_wait)
@@ -93,8 +94,12 @@ class UnreadRequest(TykCoProcessRequest):
             attributes = vars(self)
             if type(self) is UnreadRequest:
                 self.__class__ = _BeingRead  # type: ignore[assignment]
-                attributes["object"] = attributes.pop("_read")()
-                del attributes["_record"], attributes["_added"]
+                try:
+                    attributes["object"] = attributes["_read"]()
+                except BaseException:
+                    self.__class__ = UnreadRequest
+                    raise
+                del attributes["_read"], attributes["_record"], attributes["_added"]
                 self.__class__ = TykCoProcessRequest  # type: ignore[assignment]
             return attributes["object"]  # type: ignore[no-any-return]
 

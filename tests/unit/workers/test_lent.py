@@ -22,7 +22,8 @@ from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import TykCoProcessRequest
 from workers.errors import WorkerError
 from workers.hook import Hook
-from workers.lent import LEFT_ABOVE, LentObject, LentRequest
+from workers.lent import LEFT_ABOVE, LentObject
+from workers.unread import UnreadRequest
 from workers.watch import FIRST_CALLS
 
 HOOKS = """
@@ -263,7 +264,7 @@ def test_a_request_becomes_an_ordinary_one_when_its_object_is_used(lender: Lende
     found = lender.decode(subject("headers", request=BODIES["text"]).SerializeToString())
     assert found is not None
     request = found.request()
-    assert type(request) is LentRequest
+    assert type(request) is UnreadRequest
     request.add_header("X-Two", "2")
     assert not found.subject.request.raw_body
     assert request.object.raw_body == BODIES["text"]["raw_body"]
