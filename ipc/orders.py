@@ -23,6 +23,7 @@ PATIENCE: Final = 2.0
 
 _READY: Final = b"ready"
 _REPLY: Final = struct.Struct("<ii")
+_TIMEVAL: Final = struct.Struct("@ll")
 _MAX_ORDER: Final = 128
 """Bytes."""
 _MAX_DESCRIPTORS: Final = 16
@@ -48,6 +49,10 @@ class OrderSender:
     """The broker's end. Of no use after ZygoteLostError: a late reply would be taken for that to the next order."""
 
     def __init__(self, sock: socket.socket) -> None:
+        # The kernel's own time limits: Python's `settimeout` calls poll(2), which fails with EINVAL while a process may
+        # have no descriptors (RLIMIT_NOFILE below the one descriptor that it polls).
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(*divmod(int(PATIENCE * 1e6), 1_000_000)))
         sock.setblocking(False)
         self._socket = sock
 
@@ -76,10 +81,12 @@ class OrderSender:
         return self._order(f"reap {pid}")
 
     def _order(self, order: str, descriptors: Sequence[int] = ()) -> int:
-        self._socket.settimeout(PATIENCE)
+        self._socket.setblocking(True)
         try:
             socket.send_fds(self._socket, [order.encode()], descriptors)
             reply = self._socket.recv(_REPLY.size)
+        except BlockingIOError as error:
+            raise ZygoteLostError("the zygote does not answer: timed out") from error
         except OSError as error:
             raise ZygoteLostError(f"the zygote does not answer: {error}") from error
         finally:

@@ -193,7 +193,7 @@ def replace_when_there_is_enough_again(broker: RunningBroker, shortage: Shortage
             load.wait_for_more(50)
         load.check()
         assert shortage.said in broker.log
-        assert all("was ended by SIGKILL while it ran this hook" in error for error in load.errors)
+        assert all("was ended by SIGKILL while it ran this hook" in error for error in load.errors), broker.log
         assert len(load.errors) <= 1
 
 

@@ -140,6 +140,29 @@ def test_one_that_does_not_answer_is_lost(monkeypatch: pytest.MonkeyPatch) -> No
         sender.close()
 
 
+def test_orders_need_no_descriptor_to_be_available(ends: Ends) -> None:
+    """poll(2) fails with EINVAL when RLIMIT_NOFILE is below the number of descriptors polled."""
+    sender, receiver = ends
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    is_waiting = threading.Event()
+
+    def reap() -> None:
+        receiver.next()
+        is_waiting.wait()
+        receiver.reply(-9)
+
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(reap)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            order = pool.submit(sender.reap, 4711)
+            is_waiting.set()
+            assert order.result() == -9
+        finally:
+            is_waiting.set()
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_no_order_comes_after_the_broker_is_gone(ends: Ends) -> None:
     sender, receiver = ends
     sender.close()
