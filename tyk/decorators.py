@@ -5,7 +5,7 @@
 its bundle is loaded.
 """
 
-import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, overload
@@ -153,7 +153,7 @@ def _check_options(decorator: str, timeout: object, on_error: object, idempotent
 
 
 def _is_positive_number(value: object) -> bool:
-    return type(value) in (int, float) and 0 < cast(float, value) < math.inf
+    return type(value) in (int, float) and 0 < cast(float, value) <= sys.float_info.max
 
 
 def _mark(decorator: str, function: _AnyT, definition: HookDefinition) -> _AnyT:
@@ -176,7 +176,8 @@ def _hook_name(decorator: str, function: object) -> str:
             decorator,
             f"is on {name}, which is a hook already: a function takes one decorator, define another function",
         )
-    return name
+    # A subclass of str could run plugin code wherever the name is compared.
+    return str.__str__(name)
 
 
 Hook: Final = HookDecorator("Hook", None)

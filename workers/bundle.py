@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from ipc.description import MAX_NAME, MAX_PATH
+from ipc.text import bounded
 from workers.errors import BundleError
 from workers.hook import Hook
 from workers.importer import ImportSpace
@@ -31,7 +33,7 @@ class FaultyHook(NamedTuple):
 
     def describe(self) -> dict[str, Any]:
         """Return the fault as a map that msgpack can carry."""
-        return {"name": self.name, "hook_type": self.hook_type, **describe_error(self.error)}
+        return {"name": bounded(self.name, MAX_NAME), "hook_type": self.hook_type, **describe_error(self.error)}
 
 
 class Chain(NamedTuple):
@@ -111,7 +113,7 @@ class Bundle:
         return {
             "name": self.name,
             "hashes": list(self.hashes),
-            "path": str(self.path),
+            "path": bounded(str(self.path), MAX_PATH),
             "state": "broken" if self.error is not None else "loaded",
             "error": None if self.error is None else describe_error(self.error),
             "hooks": [hook.describe() for part in self.parts for hook in part.hooks.values()],

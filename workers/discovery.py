@@ -17,6 +17,8 @@ from itertools import permutations
 from pathlib import Path
 from typing import Final
 
+from ipc.description import MAX_NAME
+from ipc.text import bounded
 from workers.manifest import MANIFEST_NAME
 
 EMPTY_NAME_HASH: Final = hashlib.md5(b"", usedforsecurity=False).hexdigest()
@@ -40,9 +42,12 @@ class Candidate:
     @property
     def looks_whole(self) -> bool:
         """Worth loading before anybody asks: a folder without a manifest and without Python is something else."""
-        if not self.path.is_dir() or (self.path / MANIFEST_NAME).is_file():
-            return True
-        return bool(part_folders(self.path)[0]) or next(self.path.glob("*.py"), None) is not None
+        try:
+            if not self.path.is_dir() or (self.path / MANIFEST_NAME).is_file():
+                return True
+            return bool(part_folders(self.path)[0]) or next(self.path.glob("*.py"), None) is not None
+        except OSError:
+            return True  # loading it says what is wrong
 
 
 def name_hash(name: str) -> str:
@@ -87,14 +92,17 @@ def _candidate(path: Path) -> Iterator[Candidate]:
     name = path.name
     if _is_ignored(name):
         return
-    if path.is_dir():
+    hashes: tuple[str, ...]
+    if os.path.isdir(path):
         is_hash = _HASH.fullmatch(name.lower()) is not None
         hashes = (name.lower(),) if is_hash else (name_hash(name), name_hash(f"{name}.zip"))
-        yield Candidate(path, name, hashes)
     elif path.suffix == ".zip":
-        yield Candidate(path, name, (name_hash(name),))
+        hashes = (name_hash(name),)
     elif path.suffix == ".py":
-        yield Candidate(path, name, (name_hash(name), name_hash(path.stem), name_hash(f"{path.stem}.zip")))
+        hashes = (name_hash(name), name_hash(path.stem), name_hash(f"{path.stem}.zip"))
+    else:
+        return
+    yield Candidate(path, bounded(name, MAX_NAME), hashes)
 
 
 def _is_named(name: str, order: Iterable[Path]) -> bool:
@@ -110,7 +118,7 @@ def _is_ignored(name: str) -> bool:
 
 
 def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         yield from _file_stamp(path)
         return
     count = 0

@@ -1,8 +1,14 @@
 """What can go wrong in a worker: a bundle that does not load, or one dispatch that fails."""
 
-from typing import Any
+from typing import Any, Final
 
 from ipc.frame import Status
+from ipc.text import bounded
+
+MAX_MESSAGE: Final = 2_000
+MAX_FILE: Final = 1_000
+"""Characters that are kept of what is wrong with a bundle, and of the file's name."""
+_MAX_LINE: Final = 2**31 - 1
 
 
 class WorkersError(Exception):
@@ -20,13 +26,16 @@ class WorkerError(WorkersError):
 
 
 class BundleError(WorkersError):
-    """A bundle, or one of its hooks, cannot be used: what is wrong, in which file, in which line (0: unknown)."""
+    """A bundle, or one of its hooks, cannot be used: what is wrong, in which file, in which line (0: unknown).
+
+    The text may come from plugin code: it is bounded here, for everything that reports it later.
+    """
 
     def __init__(self, message: str, file: str = "", line: int = 0) -> None:
-        super().__init__(message)
-        self.message = message
-        self.file = file
-        self.line = line
+        self.message = bounded(message, MAX_MESSAGE)
+        self.file = bounded(file, MAX_FILE)
+        self.line = line if 0 <= line <= _MAX_LINE else 0
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         """Say where before what, as compilers do."""

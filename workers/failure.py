@@ -5,7 +5,7 @@ import os
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from ipc.frame import Status
 from workers import limits
@@ -42,11 +42,18 @@ def wrong_return(hook: "Hook", reason: str) -> WorkerError:
 
 
 def bundle_failed(error: BaseException, root: str, file: str = "") -> BundleError:
-    """Say where a bundle's own code failed while it was loaded."""
-    if isinstance(error, BundleError):
-        return error
-    if isinstance(error, SyntaxError) and error.filename:
-        return BundleError(f"{type(error).__name__}: {error.msg}", error.filename, error.lineno or 0)
+    """Say where a bundle's own code failed while it was loaded, whatever it raised."""
+    if issubclass(type(error), BundleError):
+        return cast(BundleError, error)
+    try:
+        return _bundle_error(error, root, file)
+    except BaseException:  # noqa: BLE001 (the exception's own code, when it is looked at)
+        return BundleError("it raised an exception that cannot be looked at", file)
+
+
+def _bundle_error(error: BaseException, root: str, file: str) -> BundleError:
+    if isinstance(error, SyntaxError) and type(error.filename) is str and type(error.lineno) is int:
+        return BundleError(f"{_class_name(error)}: {error.msg}", error.filename, error.lineno)
     place = innermost(error.__traceback__, root)
     found, line = place if place else (file, 0)
     return BundleError(_described(error), found, line)
@@ -70,7 +77,7 @@ def innermost(trace: TracebackType | None, root: str) -> tuple[str, int] | None:
     place = None
     while trace is not None:
         if _is_below(trace, root):
-            place = trace.tb_frame.f_code.co_filename, trace.tb_lineno
+            place = trace.tb_frame.f_code.co_filename, trace.tb_lineno or 0
         trace = trace.tb_next
     return place
 
@@ -81,15 +88,21 @@ def _message(hook: "Hook", error: BaseException) -> str:
 
 
 def _described(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        return f"called sys.exit({'' if error.code is None else repr(error.code)})"
+    name = _class_name(error)
     try:
+        if isinstance(error, SystemExit):
+            return f"called sys.exit({'' if error.code is None else repr(error.code)})"
         text = str(error)
-    except Exception as broken:  # noqa: BLE001 (a plugin's own __str__; what it raised is told instead)
-        text = f"<its __str__ raised {type(broken).__name__}>"
+    except BaseException as broken:  # noqa: BLE001 (the exception's own code; what it raised is told instead)
+        text = f"<its __str__ raised {_class_name(broken)}>"
     if isinstance(error, MemoryError):
         text = text or limits.memory_words()
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
+def _class_name(error: BaseException) -> str:
+    # Not `type(error).__name__`: a metaclass may have a property of that name.
+    return str(type.__dict__["__name__"].__get__(type(error)))
 
 
 def _is_below(trace: TracebackType, root: str) -> bool:

@@ -6,15 +6,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType
+from types import CodeType, MethodType
 from typing import Any, Final
 
+from ipc.description import MAX_NAME, MAX_TIMEOUT
+from ipc.text import bounded
 from tyk.decorators import HOOK_ATTRIBUTE, HookDefinition
-from workers.errors import BundleError
-from workers.manifest import ListedHook
+from workers.errors import MAX_FILE, BundleError
+from workers.manifest import HOOK_TYPES, ListedHook
 from workers.shapes import SHAPES, Shape
 
 _EVENT: Final = "Event"
+_TYPES: Final = frozenset({_EVENT, *HOOK_TYPES.values()})
 _ALLOWED: Final = ", ".join(f"({shape.signature})" for shape in SHAPES.values() if not shape.is_event)
 _ALLOWED_EVENT: Final = "(event, spec)"
 
@@ -60,7 +63,7 @@ class Hook:
             "timeout": self.timeout,
             "on_error": self.definition.on_error,
             "idempotent": self.definition.idempotent,
-            "file": self.file,
+            "file": bounded(self.file, MAX_FILE),
             "line": self.line,
             "listed": list(dict.fromkeys(entry.hook_type for entry in self.listed)),
             "disabled": bool(self.listed) and all(entry.disabled for entry in self.listed),
@@ -69,9 +72,15 @@ class Hook:
 
 def definition_of(value: object) -> HookDefinition | None:
     """Return what a decorator left on `value`, without running any code of it (it may be a lazy object)."""
-    target = getattr(value, "__func__", value) if inspect.ismethod(value) else value
+    target = value.__func__ if type(value) is MethodType else value
     definition = inspect.getattr_static(target, HOOK_ATTRIBUTE, None)
-    return definition if isinstance(definition, HookDefinition) else None
+    return definition if type(definition) is HookDefinition and type(definition.name) is str else None
+
+
+def known_type(definition: HookDefinition) -> str | None:
+    """Return the definition's hook type, or None where it has none that there is."""
+    hook_type: object = definition.hook_type
+    return hook_type if type(hook_type) is str and hook_type in _TYPES else None
 
 
 def make_hook(
@@ -84,18 +93,41 @@ def make_hook(
 ) -> Hook:
     """Look at a decorated function once, so that no dispatch has to.
 
-    Raises BundleError where its arguments fit no shape.
+    Raises BundleError where its arguments fit no shape, or its options cannot work.
     """
     name = name or definition.name
     file, line = source_of(function)
     try:
+        _check_name(name)
+        _check_options(definition, listed)
         shape = _shape_of(function, _roles(definition, listed))
     except ValueError as error:
-        raise BundleError(f"hook {name} {error}", file, line) from error
+        raise BundleError(f"hook {bounded(name, MAX_NAME)} {error}", file, line) from error
     hook = Hook(name, bundle, function, definition, shape, _is_async(function), file, line, str(root), listed)
     if shape.is_event:
         hook.unwatched_calls = sys.maxsize
     return hook
+
+
+def _check_name(name: str) -> None:
+    if bounded(name, MAX_NAME) != name:
+        raise ValueError(f"has a name that no gateway can send: at most {MAX_NAME} characters of valid Unicode")
+
+
+def _check_options(definition: HookDefinition, listed: tuple[ListedHook, ...]) -> None:
+    """Raise ValueError with the reason where an option cannot work; plugin code may have made the definition."""
+    for timeout in (definition.timeout, *(entry.timeout for entry in listed)):
+        if timeout is not None and not (type(timeout) is float and 0 < timeout <= MAX_TIMEOUT):
+            raise ValueError(
+                f"has a timeout of {timeout!r} seconds: possible is more than 0 and at most {MAX_TIMEOUT:.0f}; "
+                "leave it out for the broker's own limit"
+            )
+    if (
+        known_type(definition) is not definition.hook_type
+        or (type(definition.on_error), type(definition.idempotent)) != (str, bool)
+        or definition.on_error not in ("fail", "continue")
+    ):
+        raise ValueError("has options that no decorator of tyk.decorators sets")
 
 
 def source_of(function: Callable[..., Any]) -> tuple[str, int]:

@@ -1,16 +1,19 @@
 """Loads the code of one part of a bundle: manifest, check of the files, import, hooks; a failure is a BundleError."""
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from ipc.description import MAX_NAME
+from ipc.text import bounded
 from workers.bundle import FaultyHook, Part
 from workers.errors import BundleError, SignatureError
 from workers.failure import bundle_failed
-from workers.hook import definition_of, make_hook, source_of
+from workers.hook import definition_of, known_type, make_hook, source_of
 from workers.importer import ImportSpace
 from workers.manifest import MANIFEST_NAME, ListedHook, Manifest, read_manifest
 from workers.signature import PublicKey
@@ -33,8 +36,8 @@ def load_folder(name: str, root: Path, key: str, public_key: PublicKey | None = 
             raise BundleError(f"no {MANIFEST_NAME} in it (yet)", str(root))
         manifest = read_manifest(root / MANIFEST_NAME)
         return _load(name, root, manifest, key, sealed=verify(root, manifest, public_key))
-    except BundleError as error:
-        return Part(name, root, error=error)
+    except BaseException as error:  # noqa: BLE001 (plugin code may raise anything)
+        return failed_part(name, root, error)
 
 
 def load_file(name: str, file: Path, key: str, public_key: PublicKey | None = None) -> Part:
@@ -43,13 +46,18 @@ def load_file(name: str, file: Path, key: str, public_key: PublicKey | None = No
         if public_key is not None:
             raise SignatureError("a single file has no signature; make a bundle of it: tykpy bundle build", str(file))
         return _load(name, file.parent, Manifest(file_list=(file.name,)), key, single=True)
-    except BundleError as error:
-        return Part(name, file.parent, error=error)
+    except BaseException as error:  # noqa: BLE001 (plugin code may raise anything)
+        return failed_part(name, file.parent, error)
+
+
+def failed_part(name: str, root: Path, error: BaseException) -> Part:
+    """Return a part that could not be loaded, and why."""
+    return Part(name, root, error=bundle_failed(error, str(root), str(root)))
 
 
 def private_prefix(name: str, key: str) -> str:
     """Return the package below which a bundle's modules live: the same in every worker, so that pickles travel."""
-    digest = hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()[:_HASH_LENGTH]
+    digest = hashlib.md5(os.fsencode(key), usedforsecurity=False).hexdigest()[:_HASH_LENGTH]
     return f"tykpy_{_NOT_IN_A_NAME.sub('_', name)}_{digest}"
 
 
@@ -70,7 +78,7 @@ def _load(
     try:
         loaded = _import_files(space, manifest, single)
         return _collect(name, space, loaded, manifest)
-    except BundleError:
+    except BaseException:
         space.close()
         raise
 
@@ -100,7 +108,7 @@ def _entry_files(root: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
 def _import_file(space: ImportSpace, file: str) -> ModuleType:
     try:
         return space.load(file)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise bundle_failed(error, str(space.root), str(space.root / file)) from error
 
 
@@ -111,7 +119,7 @@ def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: 
     found: dict[str, Callable[..., Any]] = {}
     for module in loaded + others:
         for attribute, value in vars(module).copy().items():
-            definition = definition_of(value)
+            definition = definition_of(value) if type(attribute) is str else None
             if definition is not None:
                 found.setdefault(definition.name, value)
                 found.setdefault(attribute, value)
@@ -130,8 +138,9 @@ def _name_hooks(part: Part, found: dict[str, Callable[..., Any]]) -> None:
         listed = tuple(entry for entry in part.listed if entry.name == name)
         try:
             part.hooks[name] = make_hook(function, definition, part.name, part.root, listed, name)
-        except BundleError as error:
-            part.faulty[name] = FaultyHook(name, definition.hook_type, error)
+        except BaseException as error:  # noqa: BLE001 (a signature may be plugin code)
+            reason = bundle_failed(error, str(part.root), str(part.root))
+            part.faulty[name] = FaultyHook(name, known_type(definition), reason)
 
 
 def _add_missing(part: Part, modules: list[ModuleType]) -> None:
@@ -145,12 +154,13 @@ def _add_missing(part: Part, modules: list[ModuleType]) -> None:
 
 def _missing(part: Part, entry: ListedHook, modules: Iterable[ModuleType]) -> BundleError:
     plain = next((vars(module)[entry.name] for module in modules if entry.name in vars(module)), None)
+    name = bounded(entry.name, MAX_NAME)
     if callable(plain):
         file, line = source_of(plain)
         advice = f"from tyk.decorators import {entry.hook_type}, and write @{entry.hook_type} (or @Hook) above it"
-        return BundleError(f"{entry.name} is in the manifest, but is not a hook: {advice}", file, line)
+        return BundleError(f"{name} is in the manifest, but is not a hook: {advice}", file, line)
     hooks = ", ".join(part.hooks) or "none"
     return BundleError(
-        f"{entry.name} is in the manifest ({entry.hook_type}), but no file defines it; hooks of {part.name}: {hooks}",
+        f"{name} is in the manifest ({entry.hook_type}), but no file defines it; hooks of {part.name}: {hooks}",
         str(part.root / MANIFEST_NAME),
     )

@@ -4,7 +4,7 @@ Reads what the gateway reads (`apidef.BundleManifest`), and a `timeout` in secon
 """
 
 import json
-import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -161,7 +161,7 @@ class _Fields:
         value = self._values.get(name)
         if value is None:
             return None
-        if type(value) not in (int, float) or not 0 < value < math.inf:
+        if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
             raise self.wrong(name, f"expected seconds above 0, got {value!r}")
         return float(value)
 

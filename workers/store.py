@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ipc.description import MAX_NAME
+from ipc.text import bounded
 from workers.archive import unpack
 from workers.bundle import Bundle, Part
 from workers.discovery import Candidate, candidates, part_folders, stamp
 from workers.errors import BundleError
-from workers.loading import load_file, load_folder
+from workers.loading import failed_part, load_file, load_folder
 from workers.manifest import MANIFEST_NAME
 from workers.signature import PublicKey
 
@@ -173,6 +175,14 @@ def _version(found: frozenset[tuple[str, int, int]]) -> str:
 
 def load_bundle(candidate: Candidate, unpacked: Path, public_key: PublicKey | None = None) -> Bundle:
     """Load whatever lies at the candidate's path; what fails is said in the bundle, not raised."""
+    try:
+        return _load_candidate(candidate, unpacked, public_key)
+    except Exception as error:  # noqa: BLE001 (a folder that cannot be read, a name that no file can have)
+        part = failed_part(candidate.name, candidate.path, error)
+        return Bundle(candidate.name, candidate.hashes, candidate.path, [part])
+
+
+def _load_candidate(candidate: Candidate, unpacked: Path, public_key: PublicKey | None) -> Bundle:
     path, name = candidate.path, candidate.name
     if path.suffix == ".py" and path.is_file():
         parts = [load_file(name, path, str(path), public_key)]
@@ -189,7 +199,8 @@ def _load_parts(candidate: Candidate, public_key: PublicKey | None) -> Bundle:
     """Load the bundles of a folder that stands for several; without any it is a bundle that is not there yet."""
     path, name = candidate.path, candidate.name
     folders, is_complete = part_folders(path)
-    parts = [load_folder(f"{name}/{folder.name}", folder, str(folder), public_key) for folder in folders]
+    names = {folder: f"{name}/{bounded(folder.name, MAX_NAME)}" for folder in folders}
+    parts = [load_folder(names[folder], folder, str(folder), public_key) for folder in folders]
     if not parts:
         return Bundle(name, candidate.hashes, path, [load_folder(name, path, str(path), public_key)])
     return Bundle(name, candidate.hashes, path, parts, is_complete)
