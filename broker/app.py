@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from broker.addresses import MSGPACK_PREFIX
 from broker.admin import Parts, admin_methods
 from broker.arriving import Arriving
 from broker.config import BrokerConfig
@@ -17,7 +18,7 @@ from broker.events.events import Events, open_sinks
 from broker.grpc.health import ServingStatus
 from broker.grpc.server import GrpcServer
 from broker.http2.limits import Limits
-from broker.listeners import MSGPACK_PREFIX, Listeners
+from broker.listeners import Listeners
 from broker.msgpackrpc.limits import RpcLimits
 from broker.msgpackrpc.methods import dispatch_methods
 from broker.msgpackrpc.server import MsgpackRpcServer

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from broker.addresses import check_listen
 from broker.arriving import HELD_BYTES
 from broker.errors import ConfigError
 from redisclient.address import parse_redis_url
@@ -161,6 +162,7 @@ class BrokerConfig:
                 f"--queue-bytes {self.queue_bytes}: less than one message may have (--max-message {self.max_message})"
             )
             raise ConfigError(text)
+        check_listen([self.admin_address, *self.addresses])
         if self.tls_cert is None and any("tls://" in address for address in self.listen):
             raise ConfigError("--listen tls://...: needs --tls-cert")
         if self.group is not None and self.user is None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+from broker.addresses import parse_tcp, parse_unix
 from broker.errors import ConfigError, DialError
 from broker.pem import harden, load_authorities, load_certificate
-from broker.sockets import parse_tcp, parse_unix
 from broker.tls import HTTP2, PREFIX
 
 FIRST_WORD_SECONDS: Final = 1.0
@@ -77,8 +77,8 @@ class Dialled(NamedTuple):
 def dial(address: str, timeout: float, tls: ClientTls | None = None) -> Dialled:
     """Connect to a broker's address for gRPC.
 
-    Raises ListenError for what is no address, ConfigError for options that cannot be used, DialError where TLS does not
-    come about, another OSError where nobody listens.
+    Raises AddressError for what is no address, ConfigError for options that cannot be used, DialError where TLS does
+    not come about, another OSError where nobody listens.
     """
     tls = tls or ClientTls()
     if address.startswith(PREFIX):

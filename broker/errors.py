@@ -21,6 +21,10 @@ class PrivilegeError(BrokerError):
     """What is to be given up before plugin code runs cannot be given up."""
 
 
+class AddressError(ConfigError):
+    """What is given as an address is none."""
+
+
 class ListenError(BrokerError):
     """A listening socket could not be had."""
 

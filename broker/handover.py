@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from broker.errors import UpgradeError
 from broker.pool import content
-from broker.sockets import ListeningSocket
+from broker.sockets import FileId, ListeningSocket
 
 VARIABLE: Final = "TYKPY_HANDOVER"
 READY: Final = b"R"
@@ -30,7 +30,7 @@ class Offer(NamedTuple):
     @classmethod
     def make(cls, listening: Sequence[ListeningSocket], baseline: content.Description) -> Self:
         """Offer these sockets, and say what is served now. Raises OSError."""
-        sockets = [[one.address, one.socket.fileno(), one.owns_file] for one in listening]
+        sockets = [[one.address, one.socket.fileno(), one.file] for one in listening]
         document = json.dumps({"sockets": sockets, "baseline": [_outline(bundle) for bundle in baseline]})
         memory = os.memfd_create("tykpy-handover", os.MFD_CLOEXEC)
         os.write(memory, document.encode())
@@ -93,9 +93,10 @@ class Handover:
         self._sockets.clear()
 
 
-def _adopt(address: str, descriptor: int, owns_file: bool) -> ListeningSocket:
+def _adopt(address: str, descriptor: int, file: list[int] | bool | None) -> ListeningSocket:
     os.set_inheritable(descriptor, False)
-    return ListeningSocket.inherited(socket.socket(fileno=descriptor), address, owns_file=owns_file)
+    known = FileId(*file) if isinstance(file, list) else bool(file)
+    return ListeningSocket.inherited(socket.socket(fileno=descriptor), address, known)
 
 
 def _outline(bundle: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,18 @@ def tcp_listener(port: int) -> int:
     return 0
 
 
+def lock_holder(descriptor: int) -> str:
+    """The process that holds a lock (flock) on the file of a descriptor, by pid and command, as far as we may look."""
+    status = os.fstat(descriptor)
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        rows = []
+    # Those that wait for a lock have "->" in the second place.
+    return _describe(next((int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == place), 0))
+
+
 def _listening_inodes(table: Path, port: int) -> list[str]:
     try:
         rows = [line.split() for line in table.read_text().splitlines()[1:]]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple
 
 from broker import sockets, tls
+from broker.addresses import MSGPACK_PREFIX
 from broker.config import BrokerConfig
 from broker.errors import ConfigError
 from broker.handover import Handover
@@ -23,8 +24,6 @@ log = logging.getLogger("tykpy.broker")
 
 LEAVE_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 """The files of Unix sockets are removed by `ListeningSocket`, which knows whose they are."""
-MSGPACK_PREFIX: Final = "msgpack+"
-"""`--listen msgpack+unix:///path` speaks MessagePack-RPC; without the prefix, gRPC."""
 
 Factory = Callable[[], asyncio.BaseProtocol]
 

@@ -6,28 +6,30 @@ import fcntl
 import functools
 import logging
 import os
-import re
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 from broker.accounts import group_id
-from broker.errors import AccountError, ListenError
-from broker.holders import tcp_holder, unix_holder
+from broker.addresses import name_of, parse_tcp, parse_unix, scheme_of
+from broker.errors import ListenError
+from broker.holders import lock_holder, tcp_holder, unix_holder
 
 log = logging.getLogger("tykpy.sockets")
 
 BACKLOG: Final = 1024
-MAX_UNIX_PATH: Final = 107
-"""Bytes of a Unix socket's path (Linux's sun_path without its zero)."""
 FIRST_INHERITED_FD: Final = 3
 """sd_listen_fds(3): inherited sockets start here."""
 _PROBE_TIMEOUT: Final = 1.0
 """Seconds; a listener whose queue is full does not refuse, it does not answer."""
-_TCP: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:]*)):(?P<port>\d{1,5})")
+LOCK_PATIENCE: Final = 3.0
+"""Seconds to wait for the lock on a folder; brokers hold it for milliseconds, or for `_PROBE_TIMEOUT`."""
+_LOCK_RETRY: Final = 0.02
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +43,95 @@ class SocketOptions:
     """User; None: who we are."""
 
 
+class FileId(NamedTuple):
+    """Which file it is, whatever its name is now."""
+
+    device: int
+    inode: int
+
+
+class SocketFile:
+    """The file of a Unix socket that this process may remove.
+
+    The inode is kept open: otherwise its number could be given to the socket that another process binds in its place.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take the socket that is at `path` now. Raises OSError, ListenError where something else is there."""
+        self.path = path
+        self._descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        status = os.fstat(self._descriptor)
+        self.id = FileId(status.st_dev, status.st_ino)
+        if not stat.S_ISSOCK(status.st_mode):
+            self.release()
+            raise ListenError(f"{path} was replaced by something else while it was opened")
+
+    @property
+    def same(self) -> str:
+        """A path of the file that nobody can put something else at."""
+        return f"/proc/self/fd/{self._descriptor}"
+
+    @classmethod
+    def inherited(cls, path: Path, known: FileId | None) -> Self | None:
+        """Take the file of an old program; None where something else has taken its place."""
+        try:
+            file = cls(path)
+        except (OSError, ListenError):
+            return None
+        if known in (None, file.id):
+            return file
+        file.release()
+        return None
+
+    def release(self) -> None:
+        """Leave the file to another process."""
+        os.close(self._descriptor)
+
+    def unlink_if_same(self) -> None:
+        """Remove the file if it is still the one at its path; the caller has the folder's lock. Raises OSError."""
+        status = self.path.lstat()
+        if self.id == (status.st_dev, status.st_ino):
+            self.path.unlink()
+
+    def remove(self) -> None:
+        """Remove the file unless something else has taken its place, under the lock that brokers replace files with."""
+        try:
+            with _locked(self.path.parent):
+                self.unlink_if_same()
+        except FileNotFoundError:
+            return
+        except (OSError, ListenError) as error:
+            # Opened as root, before --user; or locked. Nobody listens there any more, and the next one replaces it.
+            log.info("socket %s stays: %s", self.path, getattr(error, "strerror", None) or error)
+        finally:
+            self.release()
+
+
 class ListeningSocket:
     """A socket that listens; `socket` may be handed to an event loop, `close` is still ours to call."""
 
-    def __init__(self, sock: socket.socket, address: str, path: Path | None = None) -> None:
+    def __init__(self, sock: socket.socket, address: str, file: SocketFile | None = None) -> None:
         self.socket = sock
         self.address = address
         """As it can be dialled: with the port that was really taken."""
-        self._path = path
-        self._identity = _identity(path) if path is not None else None
+        self._file = file
 
     @classmethod
-    def inherited(cls, sock: socket.socket, address: str, *, owns_file: bool) -> "ListeningSocket":
-        """A socket that another process has opened; `owns_file`: its file is ours to remove from now on."""
+    def inherited(cls, sock: socket.socket, address: str, file: FileId | bool) -> Self:
+        """A socket that an old program has opened.
+
+        `file` is the socket's file if it is to be removed by us. True comes from programs that do not say which one.
+        """
         sock.setblocking(False)
-        path = Path(sock.getsockname()) if owns_file and sock.family == socket.AF_UNIX else None
-        return cls(sock, address, path)
+        if not file:
+            return cls(sock, address)
+        known = file if isinstance(file, FileId) else None
+        return cls(sock, address, SocketFile.inherited(Path(sock.getsockname()), known))
 
     @property
-    def owns_file(self) -> bool:
-        """Whether its file is ours to remove."""
-        return self._path is not None
+    def file(self) -> FileId | None:
+        """Its file, if that is ours to remove."""
+        return self._file.id if self._file is not None else None
 
     @property
     def is_unix(self) -> bool:
@@ -70,66 +140,30 @@ class ListeningSocket:
 
     def release(self) -> None:
         """Close it and leave its file: another process listens there."""
-        self._path = None
         self.socket.close()
+        file, self._file = self._file, None
+        if file is not None:
+            file.release()
 
     def close(self) -> None:
         """Close it, and remove its file unless that is somebody else's by now."""
         self.socket.close()
-        path, self._path = self._path, None
-        if path is not None and self._identity is not None and _identity(path) == self._identity:
-            try:
-                path.unlink(missing_ok=True)
-            except PermissionError:
-                # Opened as root, before --user. Nobody listens there any more, and the next one replaces it.
-                log.info("socket %s stays: its folder is not ours to change", path)
+        file, self._file = self._file, None
+        if file is not None:
+            file.remove()
 
 
 def listen(address: str, options: SocketOptions | None = None) -> ListeningSocket:
     """Listen on `unix:///path`, `unix:path`, `tcp://host:port` or `tls://host:port`, or take its inherited socket.
 
-    Raises ListenError: not an address, no permission, or in use (by whom).
+    Raises AddressError where it is not an address, ListenError: no permission, or in use (by whom).
     """
-    inherited = _inherited().pop(_name_of(address), None)
+    inherited = _inherited().pop(name_of(address), None)
     if inherited is not None:
         return ListeningSocket(inherited, address)
     if address.startswith("unix:"):
         return _listen_unix(address, parse_unix(address), options or SocketOptions())
-    return _listen_tcp(address, *parse_tcp(address, _scheme(address)))
-
-
-# Addresses
-
-
-def parse_unix(address: str) -> Path:
-    """The path of `unix:///path` or `unix:path`; raises ListenError."""
-    path = address.removeprefix("unix:")
-    path = path.removeprefix("//") if path.startswith("//") else path
-    if not path or path.startswith("\0"):
-        raise ListenError(f"{address}: no path; write unix:///path")
-    if len(os.fsencode(path)) > MAX_UNIX_PATH:
-        raise ListenError(f"{address}: the path is longer than {MAX_UNIX_PATH} bytes")
-    return Path(path)
-
-
-def parse_tcp(address: str, scheme: str = "tcp") -> tuple[str, int]:
-    """Host and port of `tcp://host:port`, or of another scheme; raises ListenError."""
-    match = _TCP.fullmatch(address.removeprefix(f"{scheme}://"))
-    if not address.startswith(f"{scheme}://") or match is None or int(match["port"]) > 65_535:
-        raise ListenError(f"{address!r} is not an address: write unix:///path, tcp://host:port or tls://host:port")
-    return match["v6"] or match["host"] or "", int(match["port"])
-
-
-def _scheme(address: str) -> str:
-    return "tls" if address.startswith("tls://") else "tcp"
-
-
-def _name_of(address: str) -> str:
-    """What an inherited socket of this address calls itself."""
-    if address.startswith("unix:"):
-        return os.path.abspath(parse_unix(address))
-    host, port = parse_tcp(address, _scheme(address))
-    return f"{host}:{port}"
+    return _listen_tcp(address, *parse_tcp(address, scheme_of(address)))
 
 
 # Unix
@@ -142,13 +176,16 @@ def _listen_unix(address: str, path: Path, options: SocketOptions) -> ListeningS
         with _locked(path.parent):
             _remove_stale(address, path)
             sock.bind(os.fspath(path))
-            listening = ListeningSocket(sock, address, path)
+            file = SocketFile(path)
             try:
                 # Nobody can connect before listen(), so nobody ever meets the wrong permissions.
-                _set_permissions(path, options, gid)
+                _set_permissions(file, options, gid)
                 sock.listen(BACKLOG)
             except BaseException:
-                listening.close()
+                try:
+                    file.unlink_if_same()
+                finally:
+                    file.release()
                 raise
     except OSError as error:
         sock.close()
@@ -157,18 +194,36 @@ def _listen_unix(address: str, path: Path, options: SocketOptions) -> ListeningS
         sock.close()
         raise
     sock.setblocking(False)
-    return listening
+    return ListeningSocket(sock, address, file)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One at a time looks for a stale socket and replaces it; the lock is on the folder, so it leaves no file."""
+    """One at a time replaces or removes a socket's file; the lock is on the folder, so it leaves no file.
+
+    Raises ListenError where another process keeps the lock, and says which.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor, folder)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    give_up = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise ListenError(
+                    f"folder {folder} is locked (flock) by {lock_holder(descriptor)}: end it, or use another folder"
+                ) from None
+            time.sleep(_LOCK_RETRY)
+        else:
+            return
 
 
 def _remove_stale(address: str, path: Path) -> None:
@@ -191,43 +246,27 @@ def _remove_stale(address: str, path: Path) -> None:
         raise ListenError(f"{address} is in use by {unix_holder(probe)}")
 
 
-def _set_permissions(path: Path, options: SocketOptions, gid: int | None) -> None:
-    """Through a descriptor: whoever may write to the folder could put something else in the socket's place."""
-    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-            raise ListenError(f"{path} was replaced by something else while it was opened")
-        same = f"/proc/self/fd/{descriptor}"
-        # Before the owner: nobody else's file can be changed without root's powers.
-        os.chmod(same, options.mode)
-        if options.owner is not None or gid is not None:
-            _give(path, same, -1 if options.owner is None else options.owner, -1 if gid is None else gid)
-    finally:
-        os.close(descriptor)
+def _set_permissions(file: SocketFile, options: SocketOptions, gid: int | None) -> None:
+    """Through its descriptor: whoever may write to the folder could put something else in the socket's place."""
+    # Before the owner: nobody else's file can be changed without root's powers.
+    os.chmod(file.same, options.mode)
+    if options.owner is not None or gid is not None:
+        _give(file, -1 if options.owner is None else options.owner, -1 if gid is None else gid)
 
 
-def _give(path: Path, same: str, uid: int, gid: int) -> None:
+def _give(file: SocketFile, uid: int, gid: int) -> None:
     try:
-        os.chown(same, uid, gid)
+        os.chown(file.same, uid, gid)
     except PermissionError as error:
         owner = f"user {uid}" if uid >= 0 else f"group {gid}"
-        raise ListenError(f"{path} cannot be given to {owner}, we are user {os.geteuid()}: {error.strerror}") from error
+        raise ListenError(
+            f"{file.path} cannot be given to {owner}, we are user {os.geteuid()}: {error.strerror}"
+        ) from error
 
 
 def group_of(options: SocketOptions) -> int | None:
-    """The number of their group, if they have one. Raises ListenError."""
-    try:
-        return None if options.group is None else group_id(options.group)
-    except AccountError as error:
-        raise ListenError(str(error)) from error
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    """The number of their group, if they have one. Raises AccountError."""
+    return None if options.group is None else group_id(options.group)
 
 
 # TCP
@@ -251,7 +290,7 @@ def _listen_tcp(address: str, host: str, port: int) -> ListeningSocket:
         raise ListenError(f"{address}: {error.strerror}") from error
     sock.setblocking(False)
     shown = f"[{host}]" if ":" in host else host
-    return ListeningSocket(sock, f"{_scheme(address)}://{shown}:{sock.getsockname()[1]}")
+    return ListeningSocket(sock, f"{scheme_of(address)}://{shown}:{sock.getsockname()[1]}")
 
 
 # systemd

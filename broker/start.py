@@ -9,12 +9,12 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from enum import IntEnum
 from typing import Final
 
 from broker import identity, privileges
 from broker.config import BrokerConfig
 from broker.errors import BrokerError, ConfigError, ListenError, NoWorkerError
+from broker.exits import ExitCode
 from broker.listeners import Listeners
 from broker.open_files import raise_limit
 from broker.pool.zygote import ZygoteKeeper
@@ -22,16 +22,6 @@ from broker.pool.zygote import ZygoteKeeper
 log = logging.getLogger("tykpy.broker")
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-
-
-class ExitCode(IntEnum):
-    """How `tykpy broker` ends."""
-
-    OK = 0
-    FAULT = 1
-    USAGE = 2
-    NO_WORKER = 3
-    CANNOT_LISTEN = 4
 
 
 def run(config: BrokerConfig) -> ExitCode:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from broker.exits import ExitCode
 from broker.handover import READY, Offer
 from broker.pool import content
 from broker.pool.process import describe_end
@@ -78,7 +79,7 @@ class Upgrade:
         successor.process.kill()
 
     def _on_end(self, successor: "_Successor") -> None:
-        ending = describe_end(successor.process.wait())
+        ending = describe_end(successor.process.wait(), ExitCode)
         self._forget(successor)
         words = f"did not serve within {self._patience:g} s" if successor.late else ending.words
         self._failed(f"the new program {words}; its log says more")

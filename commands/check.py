@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from broker import sockets, tls
+from broker.addresses import MSGPACK_PREFIX
 from broker.config import BrokerConfig, flag_of, options
 from broker.errors import BrokerError
-from broker.listeners import MSGPACK_PREFIX, socket_options
+from broker.listeners import socket_options
 from broker.peers import gateway_admission
 from broker.runtime_folder import make_runtime_dir
 from commands.errors import CommandError

@@ -42,7 +42,7 @@ class GrpcClient:
     """One connection to `unix:///path`, `unix:path`, `tcp://host:port` or `tls://host:port`; not for several threads
     at once.
 
-    Raises what `broker.dialing.dial` does: OSError where nobody listens, ListenError for something that is no address.
+    Raises what `broker.dialing.dial` does: OSError where nobody listens, AddressError for something that is no address.
     """
 
     def __init__(self, address: str, connect_timeout: float = DEFAULT_TIMEOUT, tls: ClientTls | None = None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
+from broker.exits import ExitCode
 from ipc.exits import WorkerExit
 
 UNWANTED_ENVIRONMENT: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET")
@@ -138,10 +139,15 @@ def environment_for_workers(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def describe_end(code: int, *, out_of_memory: bool = False) -> Ending:
-    """Say a `Popen.returncode` in words: `was ended by SIGKILL`, `exited with code 3 (cannot start)`."""
+def describe_end(
+    code: int, codes: type[WorkerExit] | type[ExitCode] = WorkerExit, *, out_of_memory: bool = False
+) -> Ending:
+    """Say a `Popen.returncode` in words: `was ended by SIGKILL`, `exited with code 3 (cannot start)`.
+
+    `codes`: those of the program that has ended.
+    """
     if code >= 0:
-        return _describe_exit(code)
+        return _describe_exit(code, codes)
     try:
         number = signal.Signals(-code)
     except ValueError:
@@ -150,9 +156,9 @@ def describe_end(code: int, *, out_of_memory: bool = False) -> Ending:
     return Ending(f"was ended by {number.name}{why}", by_itself=out_of_memory or number in OWN_FAULTS)
 
 
-def _describe_exit(code: int) -> Ending:
+def _describe_exit(code: int, codes: type[WorkerExit] | type[ExitCode]) -> Ending:
     try:
-        reason = WorkerExit(code)
+        reason = codes(code)
     except ValueError:
         return Ending(f"exited with code {code}", by_itself=True)
     return Ending(f"exited with code {code} ({reason.words})", by_itself=True)

@@ -3,10 +3,10 @@
 import socket
 from pathlib import Path
 
+from broker.addresses import parse_unix
 from broker.dialing import ClientTls, dial
 from broker.errors import BrokerError
 from broker.holders import tcp_listener, unix_listener
-from broker.sockets import parse_unix
 from commands.bench.errors import BenchError, ProcessGoneError
 from commands.bench.measure import broker_and_workers
 from commands.bench.serving import status_of

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from broker.errors import ListenError
+from broker.errors import AddressError
 from broker.grpc.client import GrpcCallError, GrpcClient
 from broker.grpc.wire import GrpcCode
 from broker.http2.limits import MIB
@@ -94,7 +94,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
     ):
         with pytest.raises(error):
             GrpcClient(address)
-    with pytest.raises(ListenError, match="not an address"):
+    with pytest.raises(AddressError, match="not an address"):
         GrpcClient("somewhere")
 
 

@@ -2,11 +2,12 @@
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 from broker.http2.frames import ACK, END_STREAM, FrameType, pack_frame
 from tests.support.attacker import Attacker
-from tests.support.broker import running_broker
+from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.http2_peer import Frame
 from tyk.proto.coprocess_object_pb2 import Object
 
@@ -47,3 +48,30 @@ def test_a_peer_that_has_not_read_yet_that_it_is_to_go_is_answered(tmp_path: Pat
         peer.send(pack_frame(FrameType.PING, ACK, 0, ping.payload))
         peer.read_to_end()
         assert broker.wait() == 0
+
+
+ENDS_LATE = """
+import threading
+threading.Thread(target=threading.Event().wait).start()
+"""
+
+
+def test_a_broker_that_ends_leaves_the_next_ones_sockets(tmp_path: Path) -> None:
+    """Its worker has a thread that does not end, so its end takes the time that workers get to leave."""
+    (tmp_path / "next").mkdir()
+    with running_broker(tmp_path, files={**FILES, "late.py": ENDS_LATE}) as broker:
+        successor = RunningBroker(tmp_path / "next", "--runtime-dir", str(broker.runtime))
+        successor.socket = broker.socket
+        successor.add_file("mine.py", FILES["mine.py"])
+        os.kill(broker.pid, signal.SIGTERM)
+        wait_until(lambda: refuses(broker.runtime / "admin.sock"), lambda: broker.log)
+        with successor:
+            assert broker.wait() == 0
+            assert successor.call("greet").request.set_headers["X-Greeting"] == "hello"
+            assert (broker.runtime / "admin.sock").exists()
+
+
+def refuses(path: Path) -> bool:
+    """Whether nobody accepts connections there, or nobody is left."""
+    with socket.socket(socket.AF_UNIX) as peer:
+        return peer.connect_ex(str(path)) != 0

@@ -145,7 +145,10 @@ def test_a_call_that_runs_is_finished_by_the_old_program(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("import os\nos._exit(5)\n", "exited with code 3"), ("def broken(:\n", "exited with code 1")],
+    [
+        ("import os\nos._exit(5)\n", "exited with code 3 (no worker can start)"),
+        ("def broken(:\n", "exited with code 1 (a fault, or it would not serve what is served now)"),
+    ],
 )
 def test_a_program_that_cannot_serve_what_is_served_changes_nothing(tmp_path: Path, content: str, said: str) -> None:
     with upgradable(tmp_path, workers=2) as broker:

@@ -199,6 +199,24 @@ def test_a_bad_file_is_an_error_that_names_it(tmp_path: Path, text: str, said: s
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--listen", "http://x:80"], 2, "is not an address"),
+        (["--listen", "tls://127.0.0.1:0", "--tls-cert", "/nonexistent"], 2, "--tls-cert"),
+        (["--socket-group", "nobody-has-this"], 2, "no group"),
+        (["--listen", "unix:///nonexistent/s"], 4, "No such file"),
+        (["--listen", "unix://{runtime}/tyk.sock"], 4, "in use by process"),
+    ],
+)
+def test_usage_errors_and_busy_addresses_have_their_codes(
+    broker: RunningBroker, tmp_path: Path, flags: list[str], code: int, said: str
+) -> None:
+    flags = [flag.format(runtime=broker.runtime) for flag in flags]
+    done = run("broker", "--runtime-dir", str(tmp_path), "--workers", "1", *flags)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+
 def test_ctrl_c_stops_the_broker_with_0(tmp_path: Path) -> None:
     with running_broker(tmp_path, files={"hooks.py": SOURCE}) as broker:
         os.kill(broker.pid, signal.SIGINT)

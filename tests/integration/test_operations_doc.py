@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.config import flag_of, options
-from broker.start import ExitCode
+from broker.exits import ExitCode
 from ipc.exits import WorkerExit
 from tests.support.broker import TYKPY, running_broker
 from tests.support.hooks import SOURCE

@@ -103,5 +103,35 @@ def test_a_user_who_is_not_root_gets_a_runtime_folder_of_his_own(monkeypatch: py
     assert default_runtime_dir() == Path("/tmp/tykpy-1234")
 
 
+@pytest.mark.parametrize(
+    ("listen", "said"),
+    [
+        (("http://x:80",), "is not an address"),
+        (("msgpack+http://x:80",), "is not an address"),
+        (("tcp://x:65536",), "is not an address"),
+        (("tcp://x",), "is not an address"),
+        (("tcp://a..b:80",), "names no host"),
+        ((f"unix:///{'x' * 107}",), "longer than 107 bytes"),
+        (("unix://",), "no path"),
+        (("unix:///a/s", "msgpack+unix:/a/s"), "given twice"),
+        (("tcp://x:80", "tcp://x:80"), "given twice"),
+        ((f"unix://{default_runtime_dir()}/admin.sock",), "own admin socket"),
+        (("tls://x:80",), "needs --tls-cert"),
+    ],
+)
+def test_an_impossible_address_is_refused(listen: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        BrokerConfig(listen=listen)
+
+
+def test_a_runtime_folder_whose_sockets_have_no_room_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="longer than 107 bytes"):
+        BrokerConfig(runtime_dir=tmp_path / ("x" * 100))
+
+
+def test_port_0_may_be_given_twice() -> None:
+    assert BrokerConfig(listen=("tcp://127.0.0.1:0", "msgpack+tcp://127.0.0.1:0"))
+
+
 def test_every_option_has_a_help_text() -> None:
     assert all(len(option.metadata["help"]) > 10 for option in options())

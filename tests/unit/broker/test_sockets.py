@@ -1,5 +1,6 @@
 """Listening sockets: addresses, permissions, stale files, inherited sockets."""
 
+import fcntl
 import os
 import socket
 import stat
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from broker import sockets
-from broker.errors import ListenError
-from broker.sockets import SocketOptions, inherited_sockets, listen
+from broker.errors import AccountError, AddressError, ListenError
+from broker.sockets import ListeningSocket, SocketOptions, inherited_sockets, listen
 
 
 @pytest.mark.parametrize("form", ["unix://{}", "unix:{}"])
@@ -79,7 +80,7 @@ def test_the_group(tmp_path: Path) -> None:
     listening = listen(f"unix://{tmp_path}/s", SocketOptions(group=str(os.getgid())))
     assert (tmp_path / "s").stat().st_gid == os.getgid()
     listening.close()
-    with pytest.raises(ListenError, match="no group 'nobody-has-this'"):
+    with pytest.raises(AccountError, match="no group 'nobody-has-this'"):
         listen(f"unix://{tmp_path}/s", SocketOptions(group="nobody-has-this"))
     assert not (tmp_path / "s").exists()
 
@@ -96,15 +97,16 @@ def test_a_tcp_socket(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "127.0.0.1:80", "http://x:80", "tcp://x", "tcp://x:99999", "unix:", "unix://", "tcp://x:80:90"]
-)
+    "address", ["", "127.0.0.1:80", "http://x:80", "tcp://x", "tcp://x:99999", "unix:", "unix://", "tcp://x:80:90",
+     "tcp://a..b:80", "tcp://[x]:80", "tcp://x:\N{SUPERSCRIPT TWO}", "unix:///a\0b"],
+)  # fmt: skip
 def test_what_is_not_an_address(address: str) -> None:
-    with pytest.raises(ListenError):
+    with pytest.raises(AddressError):
         listen(address)
 
 
 def test_a_path_that_is_too_long(tmp_path: Path) -> None:
-    with pytest.raises(ListenError, match="107 bytes"):
+    with pytest.raises(AddressError, match="107 bytes"):
         listen(f"unix://{tmp_path}/{'x' * 108}")
 
 
@@ -149,6 +151,66 @@ def test_a_socket_that_somebody_else_put_there_is_not_removed(tmp_path: Path) ->
     assert path.exists()
     second.close()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("closed_early", [True, False])
+def test_a_stopping_owner_leaves_a_later_socket(tmp_path: Path, closed_early: bool) -> None:
+    """File systems give the number of a removed inode to the next file: without the old one kept open, to this one."""
+    path = tmp_path / "s"
+    first = listen(f"unix://{path}")
+    if closed_early:
+        first.socket.close()
+        second = listen(f"unix://{path}")
+    else:
+        path.unlink()
+        first.socket.close()
+        second = listen(f"unix://{path}")
+    first.close()
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(path))
+    second.close()
+    assert not path.exists()
+
+
+def test_a_successor_does_not_own_a_replaced_file(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    old = listen(f"unix://{path}")
+    known = old.file
+    assert known is not None
+    path.unlink()
+    stranger = listen(f"unix://{path}")
+    successor = ListeningSocket.inherited(old.socket.dup(), old.address, known)
+    assert successor.file is None
+    for listening in (successor, old):
+        listening.close()
+        assert path.exists()
+    stranger.close()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["says which", "does not say"])
+def test_a_successor_removes_the_inherited_file(tmp_path: Path, known: bool) -> None:
+    path = tmp_path / "s"
+    old = listen(f"unix://{path}")
+    successor = ListeningSocket.inherited(old.socket.dup(), old.address, (known and old.file) or True)
+    old.release()
+    assert path.exists()
+    successor.close()
+    assert not path.exists()
+
+
+def test_a_foreign_lock_is_an_error_that_names_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "LOCK_PATIENCE", 0.05)
+    listening = listen(f"unix://{tmp_path}/a")
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(ListenError, match=rf"{tmp_path} is locked \(flock\) by process {os.getpid()} \(.*pytest"):
+            listen(f"unix://{tmp_path}/b")
+        listening.close()
+        assert (tmp_path / "a").exists()
+    finally:
+        os.close(descriptor)
+    listen(f"unix://{tmp_path}/a").close()
 
 
 def test_inherited_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,27 @@
+"""The exit codes of `tykpy broker`, for service managers and for the program that it is to replace."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How `tykpy broker` ends."""
+
+    OK = 0
+    FAULT = 1
+    USAGE = 2
+    NO_WORKER = 3
+    CANNOT_LISTEN = 4
+
+    @property
+    def words(self) -> str:
+        """What follows `exited with code N`."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    ExitCode.OK: "told to stop",
+    ExitCode.FAULT: "a fault, or it would not serve what is served now",
+    ExitCode.USAGE: "wrong options",
+    ExitCode.NO_WORKER: "no worker can start",
+    ExitCode.CANNOT_LISTEN: "an address cannot be listened on",
+}
