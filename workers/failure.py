@@ -1,6 +1,7 @@
 """Turns what a plugin raises into an error that says what, in which hook and line; the traceback is for the log."""
 
 import logging
+import math
 import os
 import traceback
 from collections.abc import Callable
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Log: TypeAlias = Callable[..., None]
 
+_RETURN: Final = "return"
 _log: Final = logging.getLogger("tykpy.worker")
 
 
@@ -39,6 +41,13 @@ def wrong_return(hook: "Hook", reason: str) -> WorkerError:
     message = f"hook {hook.name} of bundle {hook.bundle} {reason} ({hook.file}:{hook.line})"
     _log.error("%s", message)
     return WorkerError(Status.HOOK_FAILED, message, meta_of(hook))
+
+
+def return_ignored(hook: "Hook", reason: str) -> None:
+    """Warn once per hook that some of what it returns counts for nothing."""
+    if _RETURN not in hook.silent_until:
+        hook.silent_until[_RETURN] = math.inf
+        _log.warning("hook %s of bundle %s (%s:%d) %s", hook.name, hook.bundle, hook.file, hook.line, reason)
 
 
 def bundle_failed(error: BaseException, root: str, file: str = "") -> BundleError:

@@ -12,13 +12,13 @@ from tyk.request import TykCoProcessRequest
 from workers import watch
 from workers.bundle import Chain
 from workers.errors import WorkerError
-from workers.failure import hook_failed, hook_passed_over, wrong_return
+from workers.failure import hook_failed, hook_passed_over, return_ignored, wrong_return
 from workers.folding import Fold, RequestFold, ResponseFold
 from workers.hook import Hook
 from workers.lent import LentObject
 from workers.packed import PackedObject
 from workers.running import RUNNING
-from workers.shapes import WrongReturnError, complete
+from workers.shapes import IgnoredReturnError, WrongReturnError, complete
 from workers.unread import UnreadRequest
 
 _AUTH: Final = int(HookType.CustomKeyCheck)
@@ -220,6 +220,8 @@ def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None = Non
         shape.settle(subject, arguments, result)
     except WrongReturnError as error:
         raise wrong_return(hook, str(error)) from None
+    except IgnoredReturnError as error:
+        return_ignored(hook, str(error))
     if before is not None:
         watch.end(hook, before, subject)
     return subject
@@ -252,6 +254,8 @@ async def run_hook_async(hook: Hook, subject: Any, request: TykCoProcessRequest 
         shape.settle(subject, arguments, result)
     except WrongReturnError as error:
         raise wrong_return(hook, str(error)) from None
+    except IgnoredReturnError as error:
+        return_ignored(hook, str(error))
     if before is not None:
         watch.end(hook, before, subject)
     return subject

@@ -1,11 +1,12 @@
 """The shapes of hooks: what each is called with, and what happens to what it returns.
 
-Changes made in place count, as in the gateway's embedded driver, and so do new objects that are returned. A part that
-is None leaves that part as it is. A hook of three or four arguments must return its tuple (there, too, None fails);
-one of five may return nothing, because existing bundles do.
+Changes made in place count, as in the gateway's embedded driver (tyk/middleware.py, `process`), and so do new messages
+that are returned. What that driver would not look at counts for nothing here either: whatever a hook of five arguments
+returns besides a response, and parts of another type. What it cannot unpack fails here, too.
 """
 
 from collections.abc import Awaitable, Mapping, MutableMapping
+from itertools import islice
 from typing import Any, Final, NoReturn, Protocol
 
 from tyk.event import TykEvent
@@ -18,10 +19,15 @@ from tyk.request import TykCoProcessRequest
 from workers.unread import UnreadRequest
 
 _RESPONSE: Final = int(HookType.Response)
+_IGNORED: Final = ", which counts for nothing, as in the gateway's embedded Python: changes made in place count"
 
 
 class WrongReturnError(Exception):
     """A hook returned something else than its shape asks for; the message says both."""
+
+
+class IgnoredReturnError(Exception):
+    """Some of what a hook returned counts for nothing, everything else was taken over; the message says which."""
 
 
 class Shape(Protocol):
@@ -34,7 +40,7 @@ class Shape(Protocol):
         """Return what the hook is called with; `request` is the subject's where it is not to be made here."""
 
     def settle(self, subject: Any, arguments: tuple[Any, ...], result: object) -> None:
-        """Put what the hook returned into the object. Raises WrongReturnError."""
+        """Put what the hook returned into the object. Raises WrongReturnError, or IgnoredReturnError when done."""
 
 
 class RequestShape:
@@ -55,10 +61,13 @@ class RequestShape:
         if type(result) is not tuple or len(result) != 2:
             result = _unpacked(result, 2, self.returns)
         _take_request(subject, arguments[0], result[0])
-        if result[1] is not arguments[1]:
-            _take_session(subject, result[1])
+        session = result[1]
+        if session is not arguments[1] and isinstance(session, SessionState):
+            _take_session(subject, session)
         if subject.metadata:
             _copy_metadata(subject)
+        if result[0] is not arguments[0] or session is not arguments[1]:
+            _check_parts(result, self.returns)
 
 
 class MetadataShape:
@@ -86,10 +95,12 @@ class MetadataShape:
             if metadata:
                 subject.session.metadata.update(metadata)
         _copy_metadata(subject)
+        if result[0] is not arguments[0]:
+            _check_parts(result[:1], self.returns)
 
 
 class ResponseShape:
-    """`(request, response, session, metadata, spec)`, returns `response`, or nothing."""
+    """`(request, response, session, metadata, spec)`, returns `response`; anything else counts for nothing."""
 
     signature = "request, response, session, metadata, spec"
     returns = "response"
@@ -106,12 +117,14 @@ class ResponseShape:
     def settle(self, subject: Object, arguments: tuple[Any, ...], result: object) -> None:
         """Take over the response."""
         _take_request(subject, arguments[0], None)
-        if result is not None and result is not arguments[1]:
-            if not isinstance(result, ResponseObject):
-                _refuse(result, self.returns)
+        if isinstance(result, ResponseObject) and result is not arguments[1]:
             subject.response.CopyFrom(result)
         if subject.metadata:
             _copy_metadata(subject)
+        if result is not None and not isinstance(result, ResponseObject):
+            if isinstance(result, Awaitable):
+                _refuse(result, self.returns)
+            raise IgnoredReturnError(f"returned {_named(result)}{_IGNORED}; write `return {self.returns}`")
 
 
 class EventShape:
@@ -177,7 +190,7 @@ def _take_request(subject: Object, given: TykCoProcessRequest, returned: object)
     elif isinstance(returned, MiniRequestObject):
         message = returned
     else:
-        _refuse(returned, "request")
+        message = given.object
     if message is not request:
         if not isinstance(message, MiniRequestObject):
             _refuse(message, "request.object")
@@ -210,20 +223,35 @@ def _checked_metadata(metadata: object) -> dict[str, str]:
     return pairs
 
 
+def _check_parts(parts: tuple[Any, ...], wanted: str) -> None:
+    """Raise IgnoredReturnError where a part is neither None nor of the type that its place is for."""
+    places = (("request", TykCoProcessRequest | MiniRequestObject), ("session", SessionState))
+    for part, (name, expected) in zip(parts, places, strict=False):
+        if part is not None and not isinstance(part, expected):
+            raise IgnoredReturnError(f"returned {_named(part)} as its {name}{_IGNORED}; write `return {wanted}`")
+
+
 def _unpacked(result: Any, count: int, wanted: str) -> tuple[Any, ...]:
-    """Accept any list or tuple of the right length, as unpacking does. Raises WrongReturnError."""
-    if not isinstance(result, tuple | list) or len(result) != count:
+    """Accept whatever unpacks into as many values. Raises WrongReturnError."""
+    try:
+        values = tuple(islice(iter(result), count + 1))
+    except TypeError:
         _refuse(result, wanted)
-    return tuple(result)
+    except Exception as error:
+        raise WrongReturnError(f"returned {_named(result)}, which raised {type(error).__name__}: {error}") from error
+    if len(values) != count:
+        _refuse(result if isinstance(result, tuple | list) else values, wanted)
+    return values
 
 
 def _refuse(returned: Any, wanted: str) -> NoReturn:
     if isinstance(returned, Awaitable):
         getattr(returned, "close", lambda: None)()
         raise WrongReturnError(f"returned {_named(returned)} and not {wanted}: write `async def` for the hook itself")
-    what = f"{len(returned)} values" if isinstance(returned, tuple) else _named(returned)
-    raise WrongReturnError(f"returned {what}; write `return {wanted}`")
+    raise WrongReturnError(f"returned {_named(returned)}; write `return {wanted}`")
 
 
 def _named(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return f"{len(value)} value" + "s" * (len(value) != 1)
     return "nothing (None)" if value is None else f"a value of type {type(value).__name__}"

@@ -164,8 +164,9 @@ def test_fields_of_a_newer_gateway_survive(make: Make) -> None:
         ("pass", "returned nothing (None); write `return request, session`"),
         ("return request", "returned a value of type TykCoProcessRequest; write `return request, session`"),
         ("return request, session, {}", "returned 3 values; write `return request, session`"),
-        ("return 'x', session", "returned a value of type str; write `return request`"),
-        ("return request, {}", "returned a value of type dict; write `return session`"),
+        ("return [request]", "returned 1 value; write `return request, session`"),
+        ("return 5", "returned a value of type int; write `return request, session`"),
+        ("return (1 // 0 for _ in 'ab')", "returned a value of type generator, which raised ZeroDivisionError"),
         ("async def later(): ...\n    return later()", "write `async def` for the hook itself"),
     ],
 )
@@ -174,6 +175,77 @@ def test_a_wrong_return_value_is_explained(make: Make, body: str, message: str) 
     assert error.status is Status.HOOK_FAILED
     assert message in error.message
     assert "middleware.py:2" in error.message
+
+
+FIVE = "request, response, session, metadata, spec"
+
+
+@pytest.mark.parametrize("prefix", ["", "async "])
+@pytest.mark.parametrize("hook_type", ["Pre", "CustomKeyCheck", "Response"])
+@pytest.mark.parametrize(
+    "returned", ["request, session", FIVE, "response.status_code", "None", "{}", "request", "(response,)", "False"]
+)
+def test_five_arguments_may_return_anything(make: Make, prefix: str, hook_type: str, returned: str) -> None:
+    changes = "request.add_header('a', 'b'); response.status_code = 418; metadata['token'] = 't'"
+    served = make(f"@Hook\n{prefix}def H({FIVE}):\n    {changes}\n    return {returned}\n")
+    answer = served.run(subject("H", hook_type=hook_type, response={"status_code": 200}))
+    assert answer.request.set_headers == {"a": "b"}
+    assert (answer.response.status_code, answer.session.metadata["token"]) == (418, "t")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "returned"),
+    [
+        ("request, session, spec", "request, {}"),
+        ("request, session, spec", "session, request"),
+        ("request, session, spec", "'x', session"),
+        ("request, session, spec", "'ab'"),
+        ("request, session, spec", "{'request': 1, 'session': 2}"),
+        ("request, session, spec", "(part for part in (request, session))"),
+        ("request, session, metadata, spec", "'x', session, metadata"),
+        ("request, session, metadata, spec", "iter([request, session, metadata])"),
+    ],
+)
+def test_parts_that_tyk_never_looks_at_are_ignored(make: Make, arguments: str, returned: str) -> None:
+    changes = "request.add_header('a', 'b'); session.rate = 5"
+    served = make(f"@Hook\ndef H({arguments}):\n    {changes}\n    return {returned}\n")
+    answer = served.run(subject("H", hook_type="CustomKeyCheck"))
+    assert (dict(answer.request.set_headers), answer.session.rate) == ({"a": "b"}, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "returned", "words"),
+    [
+        (FIVE, "request, session", "returned 2 values, which counts for nothing"),
+        (FIVE, "response.status_code", "returned a value of type int, which counts for nothing"),
+        ("request, session, spec", "request, {}", "returned a value of type dict as its session, which counts for"),
+        ("request, session, metadata, spec", "'x', session, metadata", "returned a value of type str as its request"),
+    ],
+)
+def test_an_ignored_return_warns_once(
+    make: Make, caplog: pytest.LogCaptureFixture, arguments: str, returned: str, words: str
+) -> None:
+    served = make(f"@Hook\ndef H({arguments}):\n    return {returned}\n")
+    for _ in range(3):
+        served.run(subject("H", response={"status_code": 200}))
+    assert [words in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_a_session_without_metadata_fails_as_in_tyk(make: Make) -> None:
+    served = make("@Hook\ndef H(request, session, metadata, spec):\n    return request, {}, metadata\n")
+    assert "returned a value of type dict; write `return session`" in failure(served, subject("H")).message
+
+
+def test_five_arguments_may_not_return_a_coroutine(make: Make) -> None:
+    served = make(f"async def later(): ...\n@Hook\ndef H({FIVE}):\n    return later()\n")
+    assert "write `async def` for the hook itself" in failure(served, subject("H")).message
+
+
+def test_an_ignored_return_in_a_chain_stops_nothing(make: Make) -> None:
+    source = "".join(
+        f"@Pre\ndef H{n}({FIVE}):\n    request.add_header('h{n}', '')\n    return 1, 2\n" for n in range(3)
+    )
+    assert sorted(make(source).run(subject("*")).request.set_headers) == ["h0", "h1", "h2"]
 
 
 def test_metadata_that_is_no_string_is_explained(make: Make) -> None:
