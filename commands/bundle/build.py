@@ -11,6 +11,7 @@ from commands.errors import CommandError
 from workers.errors import KeyFileError
 from workers.manifest import MANIFEST_NAME, parse_manifest
 from workers.signature import PrivateKey
+from workers.verification import INDEX_NAME, file_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,9 @@ def build(folder: Path, output: Path, key_file: Path | None = None, *, compress:
         raise CommandError(f"{folder}: no such folder")
     fields = read_fields(folder)
     there = [name for name in files_below(folder) if (folder / name).resolve() != output.resolve()]
-    contents = read_files(folder, _file_list(folder, fields.get("file_list") or there))
-    sealed = seal(fields, contents, read_private_key(key_file))
+    key = read_private_key(key_file)
+    contents = _with_index(read_files(folder, _file_list(folder, fields.get("file_list") or there)), signs=bool(key))
+    sealed = seal(fields, contents, key)
     write_zip(output, as_bytes(sealed), contents, compress=compress)
     remarks = [*remarks_on(fields), *_not_packed(there, contents)]
     if "signature" in fields and "signature" not in sealed:
@@ -78,6 +80,13 @@ def _file_list(folder: Path, listed: list[str]) -> tuple[str, ...]:
     if MANIFEST_NAME in names:
         raise CommandError(f"{folder / MANIFEST_NAME}: file_list has the manifest, which holds the files' checksum")
     return names
+
+
+def _with_index(contents: dict[str, bytes], *, signs: bool) -> dict[str, bytes]:
+    """Add the file index that a signature needs as the last file; without one keep an index that is still right."""
+    before = contents.pop(INDEX_NAME, None)
+    index = file_index({name: len(content) for name, content in contents.items()})
+    return {**contents, INDEX_NAME: index} if signs or index == before else contents
 
 
 def _not_packed(there: Iterable[str], contents: Iterable[str]) -> Iterable[str]:

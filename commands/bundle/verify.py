@@ -10,7 +10,15 @@ from commands.errors import CommandError
 from workers.errors import ArchiveError, KeyFileError, VerificationError
 from workers.manifest import Manifest
 from workers.signature import PublicKey
-from workers.verification import Digests, check_checksum, check_signature, check_unlisted, digests_of, unlisted
+from workers.verification import (
+    Digests,
+    check_boundaries,
+    check_checksum,
+    check_signature,
+    check_unlisted,
+    digests_of,
+    unlisted,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,14 @@ def _checksum(root: Path, manifest: Manifest, digests: Digests) -> Check:
 def _signature(root: Path, manifest: Manifest, digests: Digests, key: PublicKey) -> Check:
     try:
         check_signature(root, manifest, digests, key)
+        check_boundaries(root, digests)
         check_unlisted(root, manifest)
     except VerificationError as error:
         return Check(False, f"signature: {error.message}")
-    return Check(True, "signature: by the key's owner, for these files and no others")
+    if digests.has_index:
+        return Check(True, "signature: by the key's owner, for these files and no others")
+    return Check(
+        True,
+        "signature: by the key's owner, for these bytes; not for the files' names and where each ends, which only "
+        "`tykpy bundle build --key` signs",
+    )

@@ -16,6 +16,7 @@ from commands.errors import CommandError
 from tests.support.bundles import write_bundle, write_files
 from tests.support.keys import private_pem, public_key
 from workers.archive import unpack
+from workers.verification import INDEX_NAME
 
 HOOK = "@Pre\ndef hook(request, session, spec):\n    return request, session\n"
 FILES = {"middleware.py": HOOK, "lib/sub/x.py": "X = 1\n", "lib/y.py": "Y = 2\n"}
@@ -74,9 +75,27 @@ def test_the_checksum_is_that_of_the_files_in_their_order(source: Path, tmp_path
 
 def test_the_signature_is_that_of_the_same_bytes(source: Path, tmp_path: Path) -> None:
     built = build(source, tmp_path / "out.zip", private_pem(tmp_path))
-    whole = b"".join((source / name).read_bytes() for name in FILES)
+    content = packed(built.output)
+    whole = b"".join(content[name] for name in manifest_in(built)["file_list"])
     assert built.signed
     public_key().check(hashlib.sha256(whole).digest(), manifest_in(built)["signature"])
+
+
+def test_a_signed_bundle_ends_with_an_index_of_its_files(source: Path, tmp_path: Path) -> None:
+    built = build(source, tmp_path / "out.zip", private_pem(tmp_path))
+    sizes = {name: len(content) for name, content in FILES.items()}
+    sizes["middleware.py"] = (source / "middleware.py").stat().st_size
+    assert manifest_in(built)["file_list"] == [*sizes, INDEX_NAME]
+    assert json.loads(packed(built.output)[INDEX_NAME]) == {"files": sizes, "tykpy_index": 1}
+
+
+@pytest.mark.parametrize("signs", [True, False])
+def test_a_build_replaces_an_index_that_is_out_of_date(source: Path, tmp_path: Path, signs: bool) -> None:
+    signed = unpack(build(source, tmp_path / "out.zip", private_pem(tmp_path)).output, tmp_path / "unpacked")
+    (signed / "lib" / "y.py").write_text("Y = 2 + 2\n")
+    built = build(signed, tmp_path / "again.zip", private_pem(tmp_path) if signs else None)
+    index = packed(built.output).get(INDEX_NAME)
+    assert (None if index is None else json.loads(index)["files"]["lib/y.py"]) == (10 if signs else None)
 
 
 @pytest.mark.parametrize("compress", [False, True])

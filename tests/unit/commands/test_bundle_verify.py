@@ -1,8 +1,11 @@
 """`tykpy bundle verify` and `list`: what they say of good and of bad bundles."""
 
+import hashlib
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +14,9 @@ from commands.bundle.listing import list_bundle
 from commands.bundle.verify import verify
 from commands.errors import CommandError
 from tests.support.bundles import IMPORTS, write_bundle, write_zip
-from tests.support.keys import private_pem, public_pem
+from tests.support.keys import private_pem, public_pem, rsa_key
+from workers.signature import PrivateKey
+from workers.verification import INDEX_NAME
 
 HOOK = "@Pre\ndef hook(request, session, spec):\n    return request, session\n"
 
@@ -37,8 +42,8 @@ def failed(bundle: Path, key: Path | None = None) -> list[str]:
 def test_a_good_bundle_passes_everything(signed: Path, tmp_path: Path) -> None:
     checks = said(signed, public_pem(tmp_path))
     assert [check[:17] for check in checks] == [
-        "ok     entries: 4",
-        "ok     files: 2 i",
+        "ok     entries: 5",
+        "ok     files: 3 i",
         "ok     checksum: ",
         "ok     signature:",
     ]
@@ -68,6 +73,109 @@ def test_a_file_too_much_fails_where_signatures_count(signed: Path, tmp_path: Pa
     assert failed(signed) == []
     assert "note   files: json.py is not in file_list" in said(signed)
     assert failed(signed, public_pem(tmp_path)) == ["signature: not in file_list, so nobody signed it: json.py"]
+
+
+Altered = dict[str, bytes]
+"""A bundle's files in the order of its file_list."""
+
+
+def add_empty_module(files: Altered) -> Altered:
+    return {"json.py": b"", **files}
+
+
+def add_empty_file_at_the_end(files: Altered) -> Altered:
+    return {**files, "lib/__init__.py": b""}
+
+
+def cut_in_two(files: Altered) -> Altered:
+    code = files["middleware.py"]
+    return {
+        "middleware.py": code[:20],
+        "rest.py": code[20:],
+        **{k: v for k, v in files.items() if k != "middleware.py"},
+    }
+
+
+def join_two(files: Altered) -> Altered:
+    whole = files["middleware.py"] + files["lib/x.py"]
+    return {"middleware.py": whole, **{k: v for k, v in files.items() if k not in ("middleware.py", "lib/x.py")}}
+
+
+def rename_a_file(files: Altered) -> Altered:
+    return {{"lib/x.py": "hmac.py"}.get(name, name): content for name, content in files.items()}
+
+
+def join_all(files: Altered) -> Altered:
+    return {"middleware.py": b"".join(files.values())}
+
+
+def split_index(files: Altered) -> Altered:
+    index = files[INDEX_NAME]
+    others = {name: content for name, content in files.items() if name != INDEX_NAME}
+    return {**others, "data.txt": index[:5], INDEX_NAME: index[5:]}
+
+
+def write_altered(root: Path, files: Altered, manifest: dict[str, Any]) -> Path:
+    """Write a bundle whose bytes, and so its checksum and signature, are those of the original."""
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    (root / "manifest.json").write_text(json.dumps({**manifest, "file_list": list(files)}))
+    return root
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [add_empty_module, add_empty_file_at_the_end, cut_in_two, join_two, rename_a_file, join_all, split_index],
+)
+def test_names_and_boundaries_of_files_are_signed(
+    signed: Path, tmp_path: Path, alter: Callable[[Altered], Altered]
+) -> None:
+    with zipfile.ZipFile(signed) as opened:
+        manifest = json.loads(opened.read("manifest.json"))
+        files = {name: opened.read(name) for name in manifest["file_list"]}
+    assert failed(write_altered(tmp_path / "same", files, manifest), public_pem(tmp_path)) == []
+    altered = write_altered(tmp_path / "altered", alter(files), manifest)
+    assert failed(altered) == []
+    assert failed(altered, public_pem(tmp_path)) == [
+        f"signature: the names or sizes of the files in file_list are not those that were signed ({INDEX_NAME})"
+    ]
+
+
+def signed_by_gateway_tools(root: Path, files: Altered) -> Path:
+    """Write a bundle with the signature that a gateway's own tools make: of the contents alone."""
+    whole = b"".join(files.values())
+    seal = {
+        "checksum": hashlib.md5(whole).hexdigest(),
+        "signature": PrivateKey(rsa_key("ours")).sign(hashlib.sha256(whole).digest()),
+        "custom_middleware": {"driver": "grpc", "pre": [{"name": "hook"}]},
+    }
+    return write_altered(root, files, seal)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("json.py", "would hide the module json"),
+        ("email/__init__.py", "would hide the module email"),
+        ("gateway.py", "would hide the module gateway"),
+        ("tyk/decorators.py", "would hide the module tyk"),
+        ("ssl.cpython-311-x86_64-linux-gnu.so", "would hide the module ssl"),
+        ("check.py", "is empty"),
+    ],
+)
+def test_suspicious_files_without_an_index_are_refused(tmp_path: Path, name: str, problem: str) -> None:
+    files = {"middleware.py": (IMPORTS + HOOK).encode(), "lib/__init__.py": b""}
+    assert failed(signed_by_gateway_tools(tmp_path / "good", files), public_pem(tmp_path)) == []
+    altered = signed_by_gateway_tools(tmp_path / "altered", {**files, name: b""})
+    (found,) = failed(altered, public_pem(tmp_path))
+    assert found.startswith(f"signature: {name} {problem}")
+    assert "tykpy bundle build --key" in found
+
+
+def test_verify_says_what_a_gateways_signature_covers(tmp_path: Path) -> None:
+    bundle = signed_by_gateway_tools(tmp_path / "theirs", {"middleware.py": (IMPORTS + HOOK).encode()})
+    assert any("for these bytes; not for the files' names" in check for check in said(bundle, public_pem(tmp_path)))
 
 
 def test_an_altered_file_fails_its_checksum(source: Path, signed: Path, tmp_path: Path) -> None:
@@ -117,7 +225,7 @@ def test_a_list_of_what_is_in_it(signed: Path) -> None:
     listing = list_bundle(signed)
     assert [name for name, _ in listing.facts] == ["driver", "checksum", "signature"]
     assert dict(listing.facts)["signature"] == "there"
-    assert listing.files == [("middleware.py", str(len(IMPORTS + HOOK))), ("lib/x.py", "6")]
+    assert listing.files == [("middleware.py", str(len(IMPORTS + HOOK))), ("lib/x.py", "6"), (INDEX_NAME, "66")]
     assert listing.hooks == [("Pre", "hook", "")]
 
 

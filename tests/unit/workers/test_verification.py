@@ -1,5 +1,6 @@
 """A worker with a public key: it runs what the key's owner signed, and nothing else, however late."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -104,6 +105,17 @@ def test_an_altered_file_with_a_new_checksum_is_refused_by_its_signature(
 def test_a_file_that_nobody_signed_is_refused(signed: Path, serve_signed: ServeSigned) -> None:
     (signed / "json.py").write_text("")
     assert "not in file_list, so nobody signed it: json.py" in refusal(serve_signed())
+
+
+def test_a_file_that_was_cut_in_two_is_refused(signed: Path, serve_signed: ServeSigned) -> None:
+    manifest = json.loads((signed / "manifest.json").read_text())
+    code = (signed / "late.py").read_bytes()
+    (signed / "late.py").write_bytes(code[:5])
+    (signed / "rest.py").write_bytes(code[5:])
+    at = manifest["file_list"].index("late.py")
+    manifest["file_list"].insert(at + 1, "rest.py")
+    (signed / "manifest.json").write_text(json.dumps(manifest))
+    assert "the names or sizes of the files in file_list are not those that were signed" in refusal(serve_signed())
 
 
 def test_a_folder_that_is_a_link_is_refused(signed: Path, tmp_path: Path, serve_signed: ServeSigned) -> None:
