@@ -5,6 +5,7 @@ What a command needs is imported inside it, so that `tykpy --help` costs nothing
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field
@@ -61,16 +62,28 @@ def _load_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -
     import tomllib
 
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise click.BadParameter(f"{path}: {error}") from error
-    known = {option.name for option in options()}
+    known = {option.name: option for option in options()}
     named = {key.replace("-", "_"): value for key, value in values.items()}
     for key in named:
         if key not in known:
             raise click.BadParameter(f"{path}: unknown option {key!r}; known: {', '.join(sorted(known))}")
-    ctx.default_map = {**(ctx.default_map or {}), **named}
+    found = {key: _as_argument(value) if _names_files(known[key]) else value for key, value in named.items()}
+    ctx.default_map = {**(ctx.default_map or {}), **found}
     return path
+
+
+def _names_files(option: Field[Any]) -> bool:
+    return option.name == "listen" or "Path" in str(option.type)
+
+
+def _as_argument(value: Any) -> Any:
+    """What a path in a file, which is UTF-8, would be as an argument, which has the encoding of the locale."""
+    if isinstance(value, list):
+        return [_as_argument(one) for one in value]
+    return os.fsdecode(value.encode()) if isinstance(value, str) else value
 
 
 def broker_options(function: F) -> F:

@@ -6,7 +6,7 @@ import gc
 import logging
 import signal
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
 from broker.addresses import MSGPACK_PREFIX
 from broker.admin import Parts, admin_methods
@@ -69,6 +69,8 @@ class Broker:
         self._loop = loop
         self._listeners = listeners
         self._stop = asyncio.Event()
+        self._start_fault: BrokerError | None = None
+        """Why the start has failed, where that is a fault of ours."""
         turn = Turn(loop)
         self.router = Router(loop, _router_options(config), turn)
         self.bodies = _open_bodies(config)
@@ -102,7 +104,7 @@ class Broker:
         In an upgrade nothing is accepted before `serve`.
         """
         self._take_signals()
-        DescriptorWatch(self._loop, self.supervisor.reserve).start()
+        DescriptorWatch(self._loop, self.supervisor.reserve, self._on_callback_fault).start()
         await self._listeners.serve(self.admin.protocol_factory, self.grpc.protocol_factory, self.rpc.protocol_factory)
         self.supervisor.start()
         self.recycler.start()
@@ -113,11 +115,14 @@ class Broker:
     async def serve(self) -> None:
         """Serve until a signal says stop; finish what runs within the grace.
 
-        Raises NoWorkerError when no worker can ever start, UpgradeError when what was served before would break.
+        Raises NoWorkerError when no worker can ever start, UpgradeError when what was served before would break, and
+        BrokerError for a fault of ours at the start.
         """
         if self._listeners.handover is not None:
             await self._take_over(self._listeners.handover.baseline)
         await self._stop.wait()
+        if self._start_fault is not None:
+            raise self._start_fault
         if self.supervisor.hopeless is not None:
             await self._tell_why()
             raise self.supervisor.hopeless
@@ -186,6 +191,16 @@ class Broker:
     def _on_reload(self) -> None:
         self._notifier.reloading()
         self._renewal = self._loop.create_task(self._listeners.renew_certificates())
+
+    def _on_callback_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what a callback raised; before a worker was ever ready, end: what it was to do may be part of the start.
+
+        Faults of connections come without a handle.
+        """
+        loop.default_exception_handler(context)
+        if "handle" in context and not self.supervisor.ever_ready and self._start_fault is None:
+            self._start_fault = BrokerError(f"the start has failed: {context.get('exception')!r}; see the traceback")
+            self._stop.set()
 
     def _start_upgrade(self) -> None:
         self.upgrade.start(self._listeners.sockets, self.supervisor.served)

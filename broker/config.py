@@ -133,6 +133,7 @@ class BrokerConfig:
     event_loop: str = option("uvloop", "Event loop of the broker.", choices=("uvloop", "asyncio"))
 
     def __post_init__(self) -> None:
+        self._make_paths_absolute()
         _between("workers", self.workers, 1, MAX_WORKERS)
         _between("threads", self.threads, 1, MAX_THREADS)
         _between("timeout", self.timeout, 0.001, 86_400)
@@ -177,6 +178,17 @@ class BrokerConfig:
             _check_stream(self.event_stream, self.redis)
         if self.event_webhook is not None:
             _check_webhook(self.event_webhook)
+
+    def _make_paths_absolute(self) -> None:
+        # They are used at any time later, by workers too, whose plugins may change the working directory.
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, Path):
+                try:
+                    object.__setattr__(self, option.name, value.absolute())
+                except FileNotFoundError as error:
+                    text = f"{flag_of(option.name)} {value}: is relative, and the working directory is gone"
+                    raise ConfigError(text) from error
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from broker.quiet_log import QuietLog
@@ -67,12 +67,18 @@ def _open_nothing() -> int:
     return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
+FaultHandler = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
+"""What `loop.set_exception_handler` takes."""
+
+
 class DescriptorWatch:
     """Looks every second whether one more descriptor can be had."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, reserve: DescriptorReserve) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, reserve: DescriptorReserve, otherwise: FaultHandler) -> None:
+        """`otherwise` is called for what callbacks raise and has nothing to do with descriptors."""
         self._loop = loop
         self._reserve = reserve
+        self._otherwise = otherwise
         self._notices = QuietLog(log)
         self._exhausted = False
 
@@ -107,4 +113,4 @@ class DescriptorWatch:
         if isinstance(fault, OSError) and fault.errno in EXHAUSTED:
             self._complain(fault)
         else:
-            loop.default_exception_handler(context)
+            self._otherwise(loop, context)

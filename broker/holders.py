@@ -83,7 +83,7 @@ def _describe(pid: int) -> str:
         return _UNKNOWN
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        command = command or Path(f"/proc/{pid}/comm").read_text().strip()
+        command = command or Path(f"/proc/{pid}/comm").read_bytes().decode(errors="replace").strip()
     except OSError:
         return f"process {pid}"
     return f"process {pid} ({without_urls(command)[:MAX_COMMAND]})"

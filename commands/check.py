@@ -37,8 +37,13 @@ def _shown(name: str, value: object, meta: object) -> str:
         # Receivers put their secrets into path and query.
         return f"{urlsplit(str(value)).scheme}://{urlsplit(str(value)).netloc.rpartition('@')[2]}/..."
     if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "(none given)"
-    return "(none)" if value is None else str(value)
+        return _text(" ".join(map(str, value))) or "(none given)"
+    return "(none)" if value is None else _text(str(value))
+
+
+def _text(value: str) -> str:
+    """A value on one line; what of a path is no text is escaped."""
+    return value.encode(errors="backslashreplace").decode().replace("\n", "\\n")
 
 
 def _problems(config: BrokerConfig) -> Iterator[str]:

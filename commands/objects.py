@@ -72,7 +72,7 @@ def read_object(path: Path) -> Object:
     Raises CommandError.
     """
     try:
-        return _parse(json.loads(path.read_text()), Object(), str(path))
+        return _parse(json.loads(path.read_bytes()), Object(), str(path))
     except (OSError, ValueError) as error:
         raise CommandError(f"{path}: {error}") from error
 

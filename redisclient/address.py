@@ -6,6 +6,7 @@ redis+sentinel://[user:password@]host[:port],host[:port].../service[/db]   redis
 redis+cluster://[user:password@]host[:port],host[:port]...                 rediss+cluster://
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -18,7 +19,10 @@ REDIS_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 
 TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"})
-"""Taken from the query and handed to redis-py as they are."""
+"""Taken from the query and handed to redis-py."""
+
+_TLS_FILES: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
+"""Made absolute at once: plugins may change the working directory before the first connection."""
 
 _QUERY: Final = TLS_OPTIONS | {"db", "username", "password", "sentinel_username", "sentinel_password"}
 
@@ -76,7 +80,7 @@ def parse_redis_url(url: str) -> RedisAddress:
     """
     display = redact(url)
     match = _URL.fullmatch(url)
-    if match is None:
+    if match is None or not _is_text(url):
         raise RedisURLError(
             f"{display}: not a Redis URL; special characters of a password are percent-encoded (%40 for @)"
         )
@@ -93,7 +97,7 @@ def parse_redis_url(url: str) -> RedisAddress:
         password=unquote(password) or query.get("password"),
         sentinel_username=query.get("sentinel_username"),
         sentinel_password=query.get("sentinel_password"),
-        tls_options=tuple((name, value) for name, value in query.items() if name in TLS_OPTIONS),
+        tls_options=tuple((name, _absolute(name, value)) for name, value in query.items() if name in TLS_OPTIONS),
         nodes=location.nodes,
         path=location.path,
         service=location.service,
@@ -114,6 +118,18 @@ def redact(url: str) -> str:
     if "?" in user:
         return f"{scheme}://***"
     return f"{scheme}://{'***@' if at and user else ''}{re.split('[?#]', location)[0]}"
+
+
+def _is_text(url: str) -> bool:
+    """Return whether it was valid text where it was given; bytes that were not arrive as surrogates."""
+    try:
+        return bool(url.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _absolute(name: str, value: str) -> str:
+    return os.path.abspath(value) if name in _TLS_FILES else value
 
 
 class _Location(NamedTuple):

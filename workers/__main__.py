@@ -15,6 +15,7 @@ from typing import Any, Final
 from ipc.errors import ControlClosedError, IpcError
 from ipc.exits import WorkerExit
 from ipc.orders import ARGUMENT as ORDERS_ARGUMENT
+from ipc.text import bounded
 from ipc.worker_channel import WorkerChannel
 from tyk import gateway
 from workers import limits, stdio
@@ -32,6 +33,8 @@ log = logging.getLogger("tykpy.worker")
 
 UNPACKED_FOLDER: Final = "unpacked"
 """Below the runtime folder: the contents of bundles that are ZIPs."""
+MAX_FAILURE: Final = 10_000
+"""Characters of why a worker cannot start."""
 LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s"
 
 
@@ -64,7 +67,7 @@ def _run(argument: str, life: int) -> int:
         # What is one of ours says all that there is to say; the broker logs it.
         if not isinstance(error, WorkersError):
             log.exception("cannot start")
-        channel.control.send("failed", {"message": f"{type(error).__name__}: {error}"})
+        channel.control.send("failed", {"message": bounded(f"{type(error).__name__}: {error}", MAX_FAILURE)})
         return WorkerExit.CANNOT_START
     try:
         worker.run()
@@ -94,14 +97,18 @@ def _configuration(channel: WorkerChannel) -> dict[str, Any]:
     raise ControlClosedError
 
 
+def _path(name: bytes) -> Path:
+    return Path(os.fsdecode(name))
+
+
 def _prepare(channel: WorkerChannel, config: dict[str, Any], events: SentEvents) -> Worker:
     """Load everything, then say that we are ready."""
     logging.getLogger().setLevel(config["log_level"].upper())
     budget = limits.apply(config["limits"], config["threads"])
-    runtime_dir = Path(config["runtime_dir"])
+    runtime_dir = _path(config["runtime_dir"])
     gateway.install(storage=open_storage(config["redis"], runtime_dir), events=events)
-    sources = [Path(config["bundles"])] if config["bundles"] else []
-    public_key = PublicKey.read(Path(config["public_key"])) if config["public_key"] else None
+    sources = [_path(config["bundles"])] if config["bundles"] else []
+    public_key = PublicKey.read(_path(config["public_key"])) if config["public_key"] else None
     store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key)
     store.load_all()
     dispatcher = Dispatcher(store, lambda api, digest: channel.control.send("api", {"api": api, "bundle_hash": digest}))

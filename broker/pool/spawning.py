@@ -1,6 +1,7 @@
 """Starts workers: channel, process, configuration."""
 
 import logging
+import os
 import secrets
 from typing import Any, Final
 
@@ -50,7 +51,8 @@ class WorkerStarter:
     def start(self, slot: int, sponsor: Sponsor) -> Worker:
         """Start a worker; it says on its control socket when it is ready.
 
-        Raises WorkerStartError where the machine has no memory, descriptors or processes left.
+        Raises WorkerStartError where the machine has no memory, descriptors or processes left, and for whatever else
+        goes wrong: who asked for the worker tries again or gives up, but never goes on without it.
         """
         self._generation += 1
         try:
@@ -58,6 +60,9 @@ class WorkerStarter:
                 return self._open(slot, self._generation, sponsor)
         except (OSError, IpcError) as error:
             raise WorkerStartError(f"no process can be started: {error}") from error
+        except Exception as error:
+            log.exception("a fault of tykpy itself, at the start of a worker")
+            raise WorkerStartError(f"no process can be started: {error!r}") from error
 
     def keep_room(self, missing: int) -> None:
         """Keep descriptors from others for so many workers that are still to be started, and for starting one."""
@@ -71,19 +76,15 @@ class WorkerStarter:
     def _open(self, slot: int, generation: int, sponsor: Sponsor) -> Worker:
         channel = BrokerChannel.create(slot, generation, self._epoch, self._options, self._bodies)
         try:
+            # Before there is a process: it waits in the socket, and what fails here leaves nothing to end.
+            channel.control.send("configure", self._worker_config())
             process = self._process(channel)
-        except (OSError, IpcError):
+        except BaseException:
             channel.close()
             raise
         finally:
             channel.close_worker_ends()
-        worker = Worker(slot, generation, channel, process, sponsor)
-        try:
-            channel.control.send("configure", self._worker_config())
-        except (OSError, IpcError) as error:
-            # It is gone already; the pidfd says so in a moment, and why is in its log.
-            log.debug("%s does not listen: %s", worker, error)
-        return worker
+        return Worker(slot, generation, channel, process, sponsor)
 
     def _process(self, channel: BrokerChannel) -> WorkerProcess:
         argument, descriptors, life = channel.worker_argument(), channel.worker_fds, self._zygotes.life.reader
@@ -92,12 +93,13 @@ class WorkerStarter:
         )
 
     def _worker_config(self) -> dict[str, Any]:
-        # Over the socket, not in argv: the Redis URL may hold a password.
+        # Over the socket, not in argv: the Redis URL may hold a password. Paths are bytes, as they are for the kernel:
+        # not all of them are text.
         config = self._config
         return {
-            "bundles": str(config.bundles) if config.bundles else None,
-            "public_key": str(config.public_key) if config.public_key else None,
-            "runtime_dir": str(config.runtime_dir),
+            "bundles": os.fsencode(config.bundles) if config.bundles else None,
+            "public_key": os.fsencode(config.public_key) if config.public_key else None,
+            "runtime_dir": os.fsencode(config.runtime_dir),
             "redis": config.redis,
             "threads": config.threads,
             "limits": {"memory": config.limit_memory, "cpu": config.limit_cpu, "files": config.limit_files},

@@ -129,6 +129,21 @@ def test_who_waits_for_workers_that_cannot_start_hears_why(tmp_path: Path) -> No
         assert broker.wait() == 3
 
 
+@pytest.mark.parametrize("event_loop", ["uvloop", "asyncio"])
+def test_a_fault_of_the_start_ends_the_broker(tmp_path: Path, event_loop: str) -> None:
+    """Otherwise it would listen for ever without a worker."""
+    program = (
+        "import cli, broker.pool.supervisor as it\n"
+        "def fail(self): raise RuntimeError('planted')\n"
+        "it.Supervisor._fill_all = fail\n"
+        f"cli.main(['broker', '--runtime-dir', {str(tmp_path / 'r')!r}, '--event-loop', {event_loop!r}])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "the start has failed: RuntimeError('planted')" in done.stderr
+    assert not list((tmp_path / "r").glob("*.sock"))
+
+
 @pytest.mark.parametrize("arguments", [[], ["eventfd:1,2,3"]])
 def test_a_worker_that_is_started_by_hand_says_who_starts_workers(arguments: list[str]) -> None:
     command = [sys.executable, "-P", "-m", "workers", *arguments]

@@ -130,8 +130,8 @@ class RunningBroker:
         return self.wait()
 
     def admin(self) -> RpcClient:
-        """A client of the admin socket."""
-        return RpcClient(str(self.runtime / "admin.sock"))
+        """A client of the admin socket, which lies beside the gateway's."""
+        return RpcClient(str(self.socket.parent / "admin.sock"))
 
     def status(self) -> dict[str, Any]:
         """What `tykpy status` would show."""

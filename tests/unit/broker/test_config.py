@@ -133,5 +133,28 @@ def test_port_0_may_be_given_twice() -> None:
     assert BrokerConfig(listen=("tcp://127.0.0.1:0", "msgpack+tcp://127.0.0.1:0"))
 
 
+def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "key").touch()
+    config = BrokerConfig(bundles=Path("bundles"), public_key=Path("key"), runtime_dir=Path("rt"), tls_key=Path("k"))
+    found = (config.bundles, config.public_key, config.runtime_dir, config.tls_key)
+    assert found == tuple(tmp_path / name for name in ("bundles", "key", "rt", "k"))
+    assert config.addresses == (f"unix://{tmp_path}/rt/tyk.sock",)
+
+
+def test_a_relative_path_needs_a_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigError, match="--runtime-dir rt: is relative, and the working directory is gone"):
+        BrokerConfig(runtime_dir=Path("rt"))
+
+
+def test_a_redis_url_of_other_bytes_than_text_is_refused() -> None:
+    with pytest.raises(ConfigError, match="percent-encoded"):
+        BrokerConfig(redis="redis://:caf\udce9@h")
+
+
 def test_every_option_has_a_help_text() -> None:
     assert all(len(option.metadata["help"]) > 10 for option in options())

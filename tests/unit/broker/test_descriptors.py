@@ -116,7 +116,7 @@ def test_the_watch_looks_after_it() -> None:
     with nothing_left() as taken:
         reserve.hold(KEPT)
         give_back(taken)
-        DescriptorWatch(loop, reserve).start()
+        DescriptorWatch(loop, reserve, lambda loop, context: loop.default_exception_handler(context)).start()
         taken += take_all()
         reserve.close()
         assert len(take_and_give_back()) == KEPT

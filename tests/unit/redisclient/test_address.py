@@ -1,5 +1,6 @@
 """Redis URLs: all the forms, and errors that never show a password."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,3 +160,11 @@ def test_every_option_reaches_the_sentinels() -> None:
 )
 def test_what_is_shown_of_a_url_even_a_malformed_one(url: str, shown: str) -> None:
     assert redact(url) == shown
+
+
+def test_tls_files_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = "rediss://host?ssl_ca_certs=ca.pem&ssl_certfile=c.pem&ssl_keyfile=k.pem&ssl_cert_reqs=none"
+    files = tuple((name, f"{tmp_path}/{file}") for name, file in
+                  (("ssl_ca_certs", "ca.pem"), ("ssl_certfile", "c.pem"), ("ssl_keyfile", "k.pem")))  # fmt: skip
+    assert parse_redis_url(url).tls_options == (*files, ("ssl_cert_reqs", "none"))

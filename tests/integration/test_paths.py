@@ -1,0 +1,67 @@
+"""Paths of any bytes in any locale, and relative ones after a plugin has changed the working directory."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker import RunningBroker
+from tests.support.bundles import write_zip
+
+STORES = """
+import gateway
+
+@Pre
+def stores(request, session, spec):
+    gateway.TykGateway.store_data("key", "kept", 60)
+    return request, session
+
+@Pre
+def fetches(request, session, spec):
+    request.add_header("X-Kept", gateway.TykGateway.get_data("key") or "nothing")
+    return request, session
+"""
+NO_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "env"),
+    [
+        (b"caf\xe9", {"LC_ALL": "C.UTF-8"}),
+        ("café".encode(), NO_UTF8),
+        (b"caf\xe9", NO_UTF8),
+        (b"a\nb", {}),
+    ],
+    ids=["not UTF-8", "UTF-8 in a C locale", "not UTF-8 in a C locale", "newline"],
+)
+def test_folders_of_any_name_serve(tmp_path: Path, name: bytes, env: dict[str, str]) -> None:
+    folder = tmp_path / os.fsdecode(name)
+    folder.mkdir()
+    broker = RunningBroker(folder, "--reload", env=env)
+    odd = broker.runtime / os.fsdecode(name)
+    broker.add_flags("--runtime-dir", str(odd))
+    broker.socket = odd / "tyk.sock"
+    write_zip(broker.bundles / "zip.zip", {"middleware.py": STORES}, pre=[{"name": "stores"}, {"name": "fetches"}])
+    with broker:
+        broker.call("stores", bundle="zip.zip")
+        assert broker.call("fetches", bundle="zip.zip").request.set_headers["X-Kept"] == "kept"
+        assert {"unpacked", "storage.sqlite3"} <= {path.name for path in odd.iterdir()}
+        assert "Traceback" not in broker.log
+    assert not broker.socket.exists()
+
+
+def test_relative_paths_outlive_a_plugins_chdir(tmp_path: Path) -> None:
+    broker = RunningBroker(tmp_path)
+    broker.prefix = ["env", "-C", str(broker.runtime)]
+    broker.add_flags("--runtime-dir", "relative")
+    broker.socket = broker.runtime / "relative" / "tyk.sock"
+    (tmp_path / "elsewhere").mkdir()
+    moves = f"import os\nos.chdir({str(tmp_path / 'elsewhere')!r})\nfrom tyk.decorators import Pre\n"
+    broker.add_file("hooks.py", moves + STORES)
+    with broker:
+        broker.call("stores", bundle="hooks.py")
+        os.kill(broker.status()["workers"][0]["pid"], signal.SIGKILL)
+        assert broker.call("fetches", bundle="hooks.py").request.set_headers["X-Kept"] == "kept"
+        assert (broker.runtime / "relative" / "storage.sqlite3").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
