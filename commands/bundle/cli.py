@@ -3,9 +3,12 @@
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from commands.lint.findings import Report
 
 EXIT_ERROR = 1
 
@@ -99,8 +102,8 @@ def convert(source: Path, output: Path | None) -> None:
     from commands.bundle.convert import convert as run
 
     with _no_traceback():
-        findings = run(source, output)
-    _show(findings, "will be different, or needs a look")
+        report = run(source, output)
+    _show([report], "will be different, or needs a look")
     if output is None:
         click.echo("nothing is written; give OUTPUT for the converted bundle", err=True)
     else:
@@ -117,16 +120,23 @@ def lint(bundles: tuple[Path, ...]) -> None:
     from commands.lint import lint as run
 
     with _no_traceback():
-        findings = [finding for path in bundles for finding in run(path)]
-    _show(findings, "found")
-    if findings:
+        reports = [run(path) for path in bundles]
+    if _show(reports, "found"):
         raise click.exceptions.Exit(EXIT_ERROR)
 
 
-def _show(findings: Sequence[object], what: str) -> None:
-    for finding in findings:
-        click.echo(str(finding))
-    click.echo(f"{len(findings) or 'nothing'} {what}", err=True)
+def _show(reports: "Sequence[Report]", what: str) -> int:
+    """Print what was found, how much was looked at, and what was not; returns the number of findings."""
+    count = 0
+    for report in reports:
+        for finding in report.findings:
+            click.echo(str(finding))
+        count += len(report.findings)
+    files = sum(report.files for report in reports)
+    unchecked = dict.fromkeys(part for report in reports for part in report.unchecked)
+    click.echo(f"{count or 'nothing'} {what} in {files} Python file{'s' * (files != 1)}", err=True)
+    click.echo(f"not checked: {'; '.join(unchecked)}", err=True)
+    return count
 
 
 def _table(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

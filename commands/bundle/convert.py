@@ -11,24 +11,25 @@ from commands.bundle.packing import write_folder, write_zip
 from commands.bundle.sources import files_below, manifest_of, opened
 from commands.errors import CommandError
 from commands.lint.differences import differences_of
-from commands.lint.findings import Finding
+from commands.lint.findings import Report
 from commands.lint.sources import read_sources
 from workers.errors import ArchiveError
 
 
-def convert(source: Path, output: Path | None = None) -> list[Finding]:
+def convert(source: Path, output: Path | None = None) -> Report:
     """Write the converted bundle to `output`, a ZIP or a new folder by its name; None: only look.
 
     The files keep their bytes, so checksum and signature stay right. Raises CommandError.
     """
     try:
         with opened(source) as root:
-            findings = differences_of(read_sources(root, manifest_of(root, source), str(source)), str(source))
+            sources = read_sources(root, manifest_of(root, source), str(source))
+            report = sources.report(differences_of(sources, str(source)))
             if output is not None:
                 _write(root, output)
     except ArchiveError as error:
         raise CommandError(f"{source}: {error.message}") from error
-    return findings
+    return report
 
 
 def _write(root: Path, output: Path) -> None:

@@ -24,6 +24,17 @@ class Finding:
         return f"{place}: {self.kind}: {self.message}"
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found in a bundle, and what was looked at."""
+
+    findings: list[Finding]
+    files: int
+    """Python files whose code was read."""
+    unchecked: tuple[str, ...]
+    """What nobody looked at, in words."""
+
+
 def at(file: str, node: ast.AST, kind: str, message: object) -> Finding:
     """Return a finding at a node of the file's syntax tree."""
     line, column = getattr(node, "lineno", 0), getattr(node, "col_offset", 0)

@@ -2,11 +2,15 @@
 
 import ast
 from collections.abc import Iterator
+from itertools import chain
 from typing import Final
 
+from commands.lint.blocking import blocking_calls
 from commands.lint.effects import METADATA, ROLES, Effect, Place, Reading, read_function
 from commands.lint.findings import Finding, at, without_pardoned
+from commands.lint.returns import return_findings
 from commands.lint.sources import SourceFile, SourceHook, Sources
+from commands.lint.state import classes_kept_by_modules, last_name, shared_state
 from workers import ignored
 from workers.ignored import Ignored
 from workers.manifest import MANIFEST_NAME
@@ -32,10 +36,23 @@ _REAL_BODY: Final[dict[Place, Place]] = {
 
 def findings_of(sources: Sources, shown: str) -> list[Finding]:
     """Return everything there is to say about a bundle, by file and line."""
-    found = [*sources.unreadable, *missing_hooks(sources, shown)]
+    found = [*sources.unreadable, *sources.unloadable, *missing_hooks(sources, shown)]
+    kept = classes_kept_by_modules(sources.files)
     for file in sources.files:
-        found += without_pardoned(_in_file(file), file.name, file.text)
+        if not file.is_vendored:
+            found += without_pardoned(chain(in_any_bundle(file, kept), _in_file(file)), file.name, file.text)
     return sorted(set(found))
+
+
+def in_any_bundle(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[Finding]:
+    """Yield what is worth a look whether the bundle was written for embedded Python or for tykpy."""
+    yield from hooks_that_cannot_run(file)
+    for hook in file.hooks:
+        yield from return_findings(hook, file)
+        if hook.types == {_AUTH} and not _may_leave_a_token(read_function(hook.function, file)):
+            yield at(file.name, hook.function, ignored.NO_TOKEN.kind, ignored.NO_TOKEN)
+    yield from shared_state(file, shared_classes)
+    yield from blocking_calls(file)
 
 
 def hooks_that_cannot_run(file: SourceFile) -> Iterator[Finding]:
@@ -46,7 +63,6 @@ def hooks_that_cannot_run(file: SourceFile) -> Iterator[Finding]:
 
 
 def _in_file(file: SourceFile) -> Iterator[Finding]:
-    yield from hooks_that_cannot_run(file)
     for hook in file.hooks:
         reading = read_function(hook.function, file)
         for node, found in _ignored_in(hook, reading):
@@ -85,7 +101,7 @@ def _writes_query(value: ast.expr) -> bool:
     for node in ast.walk(value):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and "?" in node.value:
             return True
-        if isinstance(node, ast.Name | ast.Attribute) and _last_name(node) == "urlencode":
+        if isinstance(node, ast.Name | ast.Attribute) and last_name(node) == "urlencode":
             return True
     return False
 
@@ -116,7 +132,7 @@ def _status_zero(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
 
 def _is_response_without_status(call: ast.Call) -> bool:
     given = {keyword.arg for keyword in call.keywords}  # None: **something
-    return _last_name(call.func) in _NEW_RESPONSES and given.isdisjoint({"status_code", None})
+    return last_name(call.func) in _NEW_RESPONSES and given.isdisjoint({"status_code", None})
 
 
 def _only_multivalue(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
@@ -145,8 +161,6 @@ def _session(hook: SourceHook, reading: Reading) -> Iterator[tuple[ast.AST, Igno
         return
     if _AUTH not in hook.types:
         yield from ((effect.node, ignored.SESSION) for effect in reading.effects if effect.place[0] == "session")
-    elif not _may_leave_a_token(reading):
-        yield hook.function, ignored.NO_TOKEN
 
 
 def _may_leave_a_token(reading: Reading) -> bool:
@@ -169,7 +183,7 @@ def _returns_something_new(reading: Reading) -> bool:
         if not isinstance(node.value, ast.Tuple):
             return True
         for part in node.value.elts[1:]:
-            if not isinstance(part, ast.Name | ast.Dict | ast.Constant) or _last_name(part) in assigned:
+            if not isinstance(part, ast.Name | ast.Dict | ast.Constant) or last_name(part) in assigned:
                 return True
     return False
 
@@ -212,9 +226,3 @@ def _arguments_that_fit_no_shape(hook: SourceHook, file: SourceFile) -> Iterator
     elif hook.types == {_RESPONSE} and most in (3, 4):
         message = f"{hook.function.name} gets no response; write (request, response, session, metadata, spec)"
         yield at(file.name, hook.function, "hook-arguments", message)
-
-
-def _last_name(node: ast.expr) -> str:
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    return node.id if isinstance(node, ast.Name) else ""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from commands.lint.findings import Finding
+from commands.lint.compiled import COMPILED, unloadable
+from commands.lint.findings import Finding, Report
 from tyk import decorators
 from workers.manifest import ListedHook, Manifest
 
@@ -15,6 +16,8 @@ Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 _DECORATORS: Final = frozenset(decorators.__all__)
 _ANY_TYPE: Final = "Hook"
 _UNREAD: Final = "__pycache__"
+_VENDORS: Final = frozenset({"_vendor", "site-packages", "third_party", "vendor", "vendored"})
+"""Folders with other people's packages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class SourceFile:
     text: str
     tree: ast.Module
     hooks: list[SourceHook] = field(default_factory=list)
+    is_vendored: bool = False
+    """Somebody else's code that the bundle carries along: only looked at for whether it can be imported."""
 
     @property
     def functions(self) -> Mapping[str, Function]:
@@ -63,6 +68,26 @@ class Sources:
     manifest: Manifest
     files: list[SourceFile] = field(default_factory=list)
     unreadable: list[Finding] = field(default_factory=list)
+    unloadable: list[Finding] = field(default_factory=list)
+    """Compiled files that no supported Python can load."""
+    compiled: int = 0
+    """Compiled files, whose code cannot be read here."""
+
+    def report(self, findings: list[Finding]) -> Report:
+        """Return these findings with what was looked at, and what was not."""
+        unchecked = []
+        if self.unreadable:
+            unchecked.append(
+                _counted(len(self.unreadable), "file that cannot be parsed", "files that cannot be parsed")
+            )
+        if self.compiled:
+            unchecked.append(_counted(self.compiled, "compiled file", "compiled files"))
+        vendored = sum(file.is_vendored for file in self.files)
+        if vendored:
+            unchecked.append(_counted(vendored, "vendored file", "vendored files") + " beyond whether they load")
+        unchecked.append("modules from outside the bundle")
+        unchecked.append("names that are resolved at run time (getattr, exec, importlib)")
+        return Report(findings, len(self.files) - vendored, tuple(unchecked))
 
 
 def read_sources(root: Path, manifest: Manifest, shown: str) -> Sources:
@@ -73,7 +98,8 @@ def read_sources(root: Path, manifest: Manifest, shown: str) -> Sources:
         try:
             text = path.read_bytes()
             tree = _parsed(text, name)
-            sources.files.append(SourceFile(name, text.decode("utf-8", "replace"), tree))
+            vendored = not root.is_file() and _is_vendored(path.relative_to(root))
+            sources.files.append(SourceFile(name, text.decode("utf-8", "replace"), tree, is_vendored=vendored))
         except SyntaxError as error:
             sources.unreadable.append(
                 Finding(name, error.lineno or 0, error.offset or 1, "syntax", f"cannot be imported: {error.msg}")
@@ -81,8 +107,20 @@ def read_sources(root: Path, manifest: Manifest, shown: str) -> Sources:
         except (OSError, ValueError, RecursionError) as error:
             sources.unreadable.append(Finding(name, 0, 0, "syntax", f"cannot be read: {error}"))
     for file in sources.files:
-        file.hooks = list(_hooks(file, manifest.hooks))
+        if not file.is_vendored:
+            file.hooks = list(_hooks(file, manifest.hooks))
+    for path in [] if root.is_file() else sorted(_compiled_files(root)):
+        sources.compiled += 1
+        sources.unloadable += unloadable(path, f"{shown}/{path.relative_to(root).as_posix()}")
     return sources
+
+
+def _is_vendored(path: Path) -> bool:
+    return not _VENDORS.isdisjoint(path.parent.parts)
+
+
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"
 
 
 def _parsed(text: bytes, name: str) -> ast.Module:
@@ -109,7 +147,15 @@ def _inner(statement: ast.stmt) -> Iterator[ast.stmt]:
 
 
 def _python_files(root: Path) -> Iterator[Path]:
-    for path in root.rglob("*.py"):
+    return (path for path in _visible_files(root) if path.suffix == ".py")
+
+
+def _compiled_files(root: Path) -> Iterator[Path]:
+    return (path for path in _visible_files(root) if path.suffix in COMPILED)
+
+
+def _visible_files(root: Path) -> Iterator[Path]:
+    for path in root.rglob("*"):
         parts = path.relative_to(root).parts
         if path.is_file() and _UNREAD not in parts and not any(part.startswith(".") for part in parts):
             yield path

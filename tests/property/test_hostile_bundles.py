@@ -113,6 +113,6 @@ def test_lint_and_convert_take_any_code(functions: list[tuple[str, list[str]]]) 
         text = "\n".join("\n    ".join([head, *body, "pass"]) for head, body in functions)
         Path(folder, "middleware.py").write_text(text)
         Path(folder, "manifest.json").write_text('{"custom_middleware": {"pre": [{"name": "a"}]}}')
-        for finding in [*lint(Path(folder)), *convert(Path(folder))]:
+        for finding in [*lint(Path(folder)).findings, *convert(Path(folder)).findings]:
             assert finding.line <= text.count("\n") + 1
             assert finding.message

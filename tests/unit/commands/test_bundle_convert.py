@@ -27,14 +27,14 @@ def driver_of(folder: Path) -> str:
 
 
 def kinds(tmp_path: Path, text: str) -> list[tuple[str, int]]:
-    found = convert(embedded(tmp_path, HOOK + dedent(text)))
+    found = convert(embedded(tmp_path, HOOK + dedent(text))).findings
     return [(finding.kind, finding.line - 1 - HOOK.count("\n")) for finding in found]
 
 
 def test_into_a_folder(tmp_path: Path) -> None:
     source = embedded(tmp_path)
     (source / "README").write_text("not in file_list")
-    assert convert(source, tmp_path / "new") == []
+    assert convert(source, tmp_path / "new").findings == []
     assert (driver_of(source), driver_of(tmp_path / "new")) == ("python", "grpc")
     for name in ("middleware.py", "lib/x.py", "README"):
         assert (tmp_path / "new" / name).read_bytes() == (source / name).read_bytes()
@@ -74,7 +74,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         ("count = 0\ndef grow():\n    global count\n    count += 1\n", "shared-state"),
         ("tyk.trigger_event('a', '{}')\n", "trigger-event"),
         ("@Event\ndef on_event(event, spec): pass\n", "event"),
-        ("@Hook\nasync def later(request, session, spec): pass\n", "async"),
+        ("@Hook\nasync def later(request, session, spec): return request, session\n", "async"),
         ("@Hook\ndef few(request): pass\n", "hook-arguments"),
         ("@Hook\ndef new(request, session, spec):\n    return request, make()\n", "returned-object"),
         ("def hook(:\n", "syntax"),
@@ -100,13 +100,33 @@ def test_what_stays_the_same_is_not_mentioned(tmp_path: Path, text: str) -> None
     assert kinds(tmp_path, text) == []
 
 
+def test_converting_says_what_was_not_checked(tmp_path: Path) -> None:
+    source = embedded(tmp_path)
+    (source / "vendor").mkdir()
+    (source / "vendor" / "theirs.py").write_text("import imp\ncache = {}\ndef fill(key):\n    cache[key] = 1\n")
+    (source / "vendor" / "fast.cpython-37m-x86_64-linux-gnu.so").write_bytes(b"")
+    (source / "broken.py").write_text("print 'Python 2'\n")
+    report = convert(source)
+    assert [(Path(one.file).name, one.kind) for one in report.findings] == [
+        ("broken.py", "syntax"),
+        ("fast.cpython-37m-x86_64-linux-gnu.so", "cannot-load"),
+        ("theirs.py", "removed-module"),
+    ]
+    assert report.files == 2
+    assert report.unchecked[:3] == (
+        "1 file that cannot be parsed",
+        "1 compiled file",
+        "1 vendored file beyond whether they load",
+    )
+
+
 def test_a_listed_hook_that_nobody_defines_is_told(tmp_path: Path) -> None:
-    (finding,) = convert(embedded(tmp_path, hook="gone"))
+    (finding,) = convert(embedded(tmp_path, hook="gone")).findings
     assert (finding.kind, finding.file) == ("hook-missing", f"{tmp_path}/old/manifest.json")
 
 
 def test_a_listed_function_without_a_decorator_is_told(tmp_path: Path) -> None:
     source = embedded(tmp_path, "def plain(request, session, spec):\n    return request, session\n", hook="plain")
-    (finding,) = convert(source)
+    (finding,) = convert(source).findings
     assert (finding.kind, finding.line) == ("hook-undecorated", 2)
     assert "write @Pre (or @Hook) above it" in finding.message

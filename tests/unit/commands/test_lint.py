@@ -10,13 +10,14 @@ from commands.lint import lint
 from commands.lint.findings import Finding
 from tests.support.bundles import write_bundle, write_zip
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "bundles" / "example"
+ROOT = Path(__file__).parents[3]
+EXAMPLE = ROOT / "examples" / "bundles" / "example"
 
 
 def lint_text(tmp_path: Path, text: str) -> list[Finding]:
     path = tmp_path / "hooks.py"
     path.write_text("from tyk.decorators import *\n" + dedent(text))
-    return lint(path)
+    return lint(path).findings
 
 
 def kinds(tmp_path: Path, text: str) -> list[str]:
@@ -25,12 +26,18 @@ def kinds(tmp_path: Path, text: str) -> list[str]:
 
 def in_hook(decorator: str, arguments: str, *lines: str) -> str:
     body = "".join(f"    {line}\n" for line in lines)
-    return f"{decorator}\ndef hook({arguments}):\n{body}    return {arguments}\n"
+    return f"{decorator}\ndef hook({arguments}):\n{body}    return {RETURNED[arguments]}\n"
 
 
 REQUEST = "request, session, spec"
 FULL = "request, session, metadata, spec"
 RESPONSE = "request, response, session, metadata, spec"
+RETURNED = {
+    REQUEST: "request, session",
+    FULL: "request, session, metadata",
+    RESPONSE: "response",
+    "event, spec": "None",
+}
 
 FOUND = [
     ("@Pre", REQUEST, ['request.object.body = "x"'], "request-body"),
@@ -136,10 +143,12 @@ def test_decorators_under_other_names(tmp_path: Path) -> None:
         @First
         def one(request, session, spec):
             session.rate = 1.0
+            return request, session
 
         @deco.Post()
         async def two(request, session, spec):
             session.rate = 1.0
+            return request, session
     """
     assert kinds(tmp_path, text) == ["session", "session"]
 
@@ -168,6 +177,189 @@ def test_what_cannot_run_is_found(tmp_path: Path, text: str, kind: str) -> None:
     assert kinds(tmp_path, text) == [kind]
 
 
+STATE = [
+    ("seen = []\ndef f(x):\n    seen.append(x)\n", "seen"),
+    ("seen = {}\ndef f(x):\n    seen[x] = 1\n", "seen"),
+    ("table = {'a': {}}\ndef f(x):\n    table['a'][x] = 1\n", "table"),
+    ("count = 0\ndef f():\n    global count\n    count += 1\n", "count"),
+    ("class P:\n    def keep(self, x):\n        self.x = x\np = P()\n", "P.x"),
+    ("class P:\n    def keep(self, x):\n        self.x.append(x)\np: object = P()\n", "P.x"),
+    ("class P:\n    def keep(self, x):\n        self.n += 1\nall = {'p': P()}\n", "P.n"),
+    ("class P:\n    x = []\n    def keep(self, x):\n        self.x.append(x)\n", "P.x"),
+    ("class P:\n    n = 0\n    @classmethod\n    def keep(cls):\n        cls.n += 1\n", "P.n"),
+    ("class P:\n    n = 0\ndef f():\n    P.n += 1\n", "P.n"),
+    ("class P: pass\np = P()\ndef f(x):\n    p.x = x\n", "p.x"),
+    ("def f():\n    f.calls += 1\n", "f.calls"),
+    ("import settings\ndef f(x):\n    settings.X = x\n", "settings.X"),
+    ("import os\ndef f(x):\n    os.environ['X'] = x\n", "os.environ"),
+    ("class P: pass\ndef f(x):\n    setattr(P, 'x', x)\n", "P"),
+    ("import functools\n@functools.lru_cache\ndef f(x): return x\n", "cache of f"),
+    ("from functools import lru_cache as cache\n@cache(maxsize=9)\ndef f(x): return x\n", "cache of f"),
+    ("def f(x, seen=[]):\n    seen.append(x)\n", "seen"),
+    ("def f(*, seen={}):\n    seen['a'] = 1\n", "seen"),
+    ("def make():\n    n = 0\n    def f():\n        nonlocal n\n        n += 1\n    return f\nf = make()\n", "n"),
+    ("def make():\n    n = []\n    def f():\n        n.append(1)\n    return f\nf = make()\n", "n"),
+    ("import itertools\nids = itertools.count()\ndef f():\n    return next(ids)\n", "ids"),
+]
+
+
+@pytest.mark.parametrize(("text", "name"), STATE)
+def test_state_that_outlives_a_call_is_found(tmp_path: Path, text: str, name: str) -> None:
+    (finding,) = lint_text(tmp_path, text)
+    assert finding.kind == "shared-state"
+    assert f"has a {name} of its own" in finding.message
+
+
+NO_STATE = [
+    "table = {'a': 1}\ndef f(x):\n    return table.get(x)\n",
+    "class P:\n    def __init__(self):\n        self.x = []\np = P()\n",
+    "class P:\n    def keep(self, x):\n        self.x = x\ndef f():\n    P().keep(1)\n",
+    "class P:\n    x = []\n    def keep(self, x):\n        self.x = [x]\n",
+    "def f(x):\n    seen = []\n    def inner():\n        seen.append(x)\n    inner()\n    return seen\n",
+    "def f(seen=None):\n    seen = seen or []\n    seen.append(1)\n",
+    "import os\ndef f(x):\n    os.remove(x)\n",
+    "values = []\nvalues.append(1)\n",
+    "seen = {}\ndef f(seen):\n    seen['a'] = 1\n",
+    "def f(rows):\n    for row in rows:\n        row.seen = True\n",
+    "def f(it):\n    return next(it)\n",
+]
+
+
+@pytest.mark.parametrize("text", NO_STATE)
+def test_state_of_one_call_is_left_alone(tmp_path: Path, text: str) -> None:
+    assert kinds(tmp_path, text) == []
+
+
+def test_classes_of_another_file_count_as_well(tmp_path: Path) -> None:
+    files = {
+        "middleware.py": "from lib.pairs import Pairs\npairs = Pairs()\n",
+        "lib/pairs.py": "class Pairs:\n    def begin(self, x):\n        self.x = x\n",
+    }
+    (finding,) = lint(write_bundle(tmp_path / "mine", files)).findings
+    assert (Path(finding.file).name, finding.kind) == ("pairs.py", "shared-state")
+
+
+RETURNS = [
+    ("@Pre", REQUEST, "pass", "missing-return", "returns nothing"),
+    ("@Pre", REQUEST, "return", "missing-return", "returns nothing here"),
+    ("@Pre", REQUEST, "return None", "return-value", "returns nothing here"),
+    ("@Pre", REQUEST, "if spec: return request, session", "missing-return", "on some paths only"),
+    ("@Post", FULL, "for x in spec: return request, session, metadata", "missing-return", "on some paths only"),
+    ("@Pre", REQUEST, "return request", "return-value", "returns request alone"),
+    ("@Pre", REQUEST, "return session, request", "return-value", "not their order"),
+    ("@Post", FULL, "return request, metadata, session", "return-value", "not their order"),
+    ("@Post", FULL, "return request, session", "return-value", "returns 2 values"),
+    ("@Pre", REQUEST, "return request, session, spec", "return-value", "returns 3 values"),
+    ("@Response", RESPONSE, "return request, session", "return-value", "write return response"),
+    ("@Hook", RESPONSE, "return request, response, session, metadata, spec", "return-value", "write return response"),
+    ("@Response", RESPONSE, "return response.status_code", "return-value", "write return response"),
+    ("@Response", RESPONSE, "return 200", "return-value", "write return response"),
+]
+
+
+@pytest.mark.parametrize(("decorator", "arguments", "line", "kind", "said"), RETURNS, ids=[row[2] for row in RETURNS])
+def test_what_a_hook_returns_wrongly_is_found(
+    tmp_path: Path, decorator: str, arguments: str, line: str, kind: str, said: str
+) -> None:
+    (finding,) = lint_text(tmp_path, f"{decorator}\ndef hook({arguments}):\n    {line}\n")
+    assert finding.kind == kind
+    assert said in finding.message
+
+
+RETURNS_WELL = [
+    "if spec:\n        return request, session\n    else:\n        return request, None",
+    "raise LookupError",
+    "while True:\n        return request, session",
+    "with open(spec) as file:\n        return request, session",
+    "try:\n        return request, session\n    except OSError:\n        raise",
+    "try:\n        change(request)\n    finally:\n        return request, session",
+    "match spec:\n        case 1: return request, session\n        case _: raise ValueError",
+    "def inner():\n        return\n    return request, session",
+    "return change(request)",
+    "return changed, session",
+    "return *change(request),",
+]
+
+
+@pytest.mark.parametrize("body", RETURNS_WELL)
+def test_what_a_hook_returns_well_is_left_alone(tmp_path: Path, body: str) -> None:
+    assert kinds(tmp_path, f"@Pre\ndef hook(request, session, spec):\n    {body}\n") == []
+
+
+BLOCKING = [
+    ("import time", "time.sleep(1)", "asyncio.sleep"),
+    ("import time as t", "t.sleep(1)", "asyncio.sleep"),
+    ("from time import sleep as nap", "nap(1)", "asyncio.sleep"),
+    ("import requests", "requests.get('http://x')", "httpx.AsyncClient"),
+    ("import requests\nclient = requests.Session()", "client.get('http://x')", "httpx.AsyncClient"),
+    ("import urllib.request", "urllib.request.urlopen('http://x')", "asynchronous client"),
+    ("from urllib import request", "request.urlopen('http://x')", "asynchronous client"),
+    ("import subprocess", "subprocess.run(['ls'])", "create_subprocess_exec"),
+    ("import redis\nstore = redis.Redis()", "store.get('x')", "redis.asyncio"),
+    ("import socket", "socket.create_connection(('x', 1))", "open_connection"),
+    ("import http.client", "http.client.HTTPSConnection('x').request('GET', '/')", "asynchronous client"),
+]
+
+
+@pytest.mark.parametrize(("imports", "line", "instead"), BLOCKING, ids=[row[1] for row in BLOCKING])
+def test_blocking_calls_in_async_hooks_are_found(tmp_path: Path, imports: str, line: str, instead: str) -> None:
+    text = f"{imports}\n@Pre\nasync def hook(request, session, spec):\n    {line}\n    return request, session\n"
+    (finding,) = lint_text(tmp_path, text)
+    assert finding.kind == "blocking-call"
+    assert instead in finding.message
+
+
+NOT_BLOCKING = [
+    ("import asyncio", "await asyncio.sleep(1)"),
+    ("import time, asyncio", "await asyncio.to_thread(time.sleep, 1)"),
+    ("import time, asyncio", "await asyncio.to_thread(lambda: time.sleep(1))"),
+    ("import redis.asyncio\nstore = redis.asyncio.Redis()", "await store.get('x')"),
+    ("import httpx\nclient = httpx.AsyncClient()", "await client.get('http://x')"),
+    ("", "time.sleep(1)"),
+]
+
+
+@pytest.mark.parametrize(("imports", "line"), NOT_BLOCKING, ids=[row[1] for row in NOT_BLOCKING])
+def test_calls_that_do_not_block_are_left_alone(tmp_path: Path, imports: str, line: str) -> None:
+    text = f"{imports}\n@Pre\nasync def hook(request, session, spec):\n    {line}\n    return request, session\n"
+    assert kinds(tmp_path, text) == []
+
+
+def test_a_plain_function_may_block(tmp_path: Path) -> None:
+    assert kinds(tmp_path, "import time\n" + in_hook("@Pre", REQUEST, "time.sleep(1)")) == []
+
+
+COMPILED = {
+    "_a.cpython-37m-x86_64-linux-gnu.so": "CPython 3.7 (cpython-37)",
+    "_b.cpython-310-x86_64-linux-gnu.so": "CPython 3.10 (cpython-310)",
+    "_c.cpython-313t-x86_64-linux-gnu.so": "another build of CPython 3.13",
+    "_d.cpython-312-darwin.so": "another system (darwin)",
+    "_e.pypy39-pp73-x86_64-linux-gnu.so": "another interpreter",
+    "_f.cp311-win_amd64.pyd": "for Windows",
+    "_g.dylib": "for macOS",
+    "_h.pyc": "without its source",
+}
+LOADABLE = ["_i.cpython-311-x86_64-linux-gnu.so", "_j.abi3.so", "_k.so", "_l.cpython-314-aarch64-linux-musl.so"]
+
+
+def test_files_that_no_python_can_load_are_found(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "mine", {"middleware.py": "", "lib/_m.py": ""})
+    (bundle / "lib" / "_m.pyc").write_bytes(b"")
+    for name in [*COMPILED, *LOADABLE]:
+        (bundle / "lib" / name).write_bytes(b"")
+    report = lint(bundle)
+    assert {Path(one.file).name: one.kind for one in report.findings} == dict.fromkeys(COMPILED, "cannot-load")
+    for finding in report.findings:
+        assert COMPILED[Path(finding.file).name] in finding.message
+    assert f"{len(COMPILED) + len(LOADABLE) + 1} compiled files" in report.unchecked
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "bundles").rglob("*.py")), ids=lambda path: path.name)
+def test_our_own_bundles_have_no_false_findings(path: Path) -> None:
+    found = lint(path).findings
+    assert [str(one) for one in found if one.kind in ("return-value", "missing-return", "blocking-call")] == []
+
+
 def test_a_warning_of_the_compiler_is_none_of_ours(tmp_path: Path) -> None:
     assert kinds(tmp_path, "pattern = '\\d'\n") == []
 
@@ -177,19 +369,22 @@ def test_defaults_may_fill_up_a_shape(tmp_path: Path) -> None:
 
 
 def test_the_manifest_says_what_hooks_are(tmp_path: Path) -> None:
-    text = "@Hook\ndef one(request, session, spec):\n    session.rate = 1.0\n\ndef two(request, session, spec): pass\n"
+    text = (
+        "@Hook\ndef one(request, session, spec):\n    session.rate = 1.0\n    return request, session\n\n"
+        "def two(request, session, spec):\n    return request, session\n"
+    )
     hooks = {"pre": [{"name": "one"}, {"name": "two"}], "post": [{"name": "gone"}]}
     bundle = write_bundle(tmp_path / "mine", {"middleware.py": text}, **hooks)
-    assert [str(finding).partition(": ")[0] + " " + finding.kind for finding in lint(bundle)] == [
+    assert [str(finding).partition(": ")[0] + " " + finding.kind for finding in lint(bundle).findings] == [
         f"{bundle}/manifest.json hook-missing",
         f"{bundle}/middleware.py:4:5 session",
-        f"{bundle}/middleware.py:6:1 hook-undecorated",
+        f"{bundle}/middleware.py:7:1 hook-undecorated",
     ]
 
 
 def test_a_zip_is_looked_into(tmp_path: Path) -> None:
     bundle = write_zip(tmp_path / "a.zip", {"lib/x.py": in_hook("@Pre", REQUEST, 'request.object.url = ""')})
-    assert [(finding.file, finding.kind) for finding in lint(bundle)] == [(f"{bundle}/lib/x.py", "url-empty")]
+    assert [(finding.file, finding.kind) for finding in lint(bundle).findings] == [(f"{bundle}/lib/x.py", "url-empty")]
 
 
 def test_nothing_is_run(tmp_path: Path) -> None:
@@ -198,7 +393,7 @@ def test_nothing_is_run(tmp_path: Path) -> None:
 
 
 def test_our_own_example_is_clean() -> None:
-    assert lint(EXAMPLE) == []
+    assert lint(EXAMPLE).findings == []
 
 
 def test_what_is_no_bundle(tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""Finds calls in `async def` functions that stop the event loop, and with it all other hooks of the worker's loop."""
+
+import ast
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from commands.lint.findings import Finding, at
+from commands.lint.sources import SourceFile
+
+_BLOCKING: Final[Mapping[str, str]] = {
+    "time.sleep": "await asyncio.sleep(...)",
+    "os.system": "await asyncio.create_subprocess_shell(...)",
+    "subprocess.call": "await asyncio.create_subprocess_exec(...)",
+    "subprocess.check_call": "await asyncio.create_subprocess_exec(...)",
+    "subprocess.check_output": "await asyncio.create_subprocess_exec(...)",
+    "subprocess.getoutput": "await asyncio.create_subprocess_shell(...)",
+    "subprocess.run": "await asyncio.create_subprocess_exec(...)",
+    "socket.create_connection": "await asyncio.open_connection(...)",
+    "socket.getaddrinfo": "await loop.getaddrinfo(...)",
+    "socket.gethostbyname": "await loop.getaddrinfo(...)",
+    "urllib.request.urlopen": "an asynchronous client such as aiohttp or httpx.AsyncClient",
+    **{
+        f"{library}.{name}": "an asynchronous client such as aiohttp or httpx.AsyncClient"
+        for library in ("requests", "httpx")
+        for name in ("delete", "get", "head", "options", "patch", "post", "put", "request")
+    },
+}
+"""Functions that wait, and what to write instead."""
+
+_CLIENTS: Final[Mapping[str, str]] = {
+    "http.client.HTTPConnection": "an asynchronous client such as aiohttp or httpx.AsyncClient",
+    "http.client.HTTPSConnection": "an asynchronous client such as aiohttp or httpx.AsyncClient",
+    "httpx.Client": "httpx.AsyncClient",
+    "mysql.connector.connect": "an asynchronous driver",
+    "psycopg.connect": "psycopg.AsyncConnection",
+    "psycopg2.connect": "an asynchronous driver such as asyncpg",
+    "pymongo.MongoClient": "pymongo.AsyncMongoClient",
+    "pymysql.connect": "an asynchronous driver such as aiomysql",
+    "redis.Redis": "redis.asyncio.Redis",
+    "redis.StrictRedis": "redis.asyncio.Redis",
+    "redis.from_url": "redis.asyncio.from_url",
+    "requests.Session": "an asynchronous client such as aiohttp or httpx.AsyncClient",
+    "requests.session": "an asynchronous client such as aiohttp or httpx.AsyncClient",
+    "socket.socket": "await asyncio.open_connection(...)",
+}
+"""What makes objects whose methods wait."""
+
+
+def blocking_calls(file: SourceFile) -> Iterator[Finding]:
+    """Yield the calls in `async def` functions of which it is known that they block."""
+    names = _imported(file.tree)
+    clients = dict(_clients(file.tree, names))
+    for function in ast.walk(file.tree):
+        if isinstance(function, ast.AsyncFunctionDef):
+            for call in _own_calls(function):
+                yield from _blocking(call, names, clients, file)
+
+
+def _blocking(
+    call: ast.Call, names: Mapping[str, str], clients: Mapping[str, str], file: SourceFile
+) -> Iterator[Finding]:
+    name = _dotted(call.func, names)
+    instead = _BLOCKING.get(name) or _CLIENTS.get(name)
+    if instead is None and isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
+        instead = clients.get(call.func.value.id)
+        name = f"{call.func.value.id}.{call.func.attr}"
+    if instead is not None and name != "socket.socket":
+        message = f"{name} blocks the event loop of all async hooks of this worker; use {instead}, or a plain def"
+        yield at(file.name, call, "blocking-call", message)
+
+
+def _imported(tree: ast.AST) -> dict[str, str]:
+    """Return the full names of what is imported, by the names that the file has for it."""
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name.partition(".")[0]
+                names[alias.asname or top] = alias.name if alias.asname else top
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def _clients(tree: ast.AST, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            instead = _CLIENTS.get(_dotted(node.value.func, names))
+            targets = (target.id for target in node.targets if isinstance(target, ast.Name))
+            yield from ((name, instead) for name in targets if instead is not None)
+
+
+def _own_calls(function: ast.AsyncFunctionDef) -> Iterator[ast.Call]:
+    """Yield the calls of the function itself that nobody awaits; what runs in inner functions may run elsewhere."""
+    waiting: list[ast.AST] = list(function.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.Await) and isinstance(node.value, ast.Call):
+            waiting.extend(ast.iter_child_nodes(node.value))
+            continue
+        if isinstance(node, ast.Call):
+            yield node
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+def _dotted(node: ast.expr, names: Mapping[str, str]) -> str:
+    """Return the full name, such as `urllib.request.urlopen`; nothing for what is not imported."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.insert(0, node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name) or node.id not in names:
+        return ""
+    return ".".join([names[node.id], *parts])

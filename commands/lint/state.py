@@ -1,0 +1,287 @@
+"""Finds state that outlives a call: each worker process has its own, and threads of one worker share it without a lock.
+
+What counts: module-level objects that functions change, objects of the bundle's own classes that their methods change,
+attributes of classes, functions and modules, closures, caches, and default arguments. It is read from the syntax; what
+libraries keep inside is not seen.
+"""
+
+import ast
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from commands.lint.findings import Finding, at
+from commands.lint.sources import Function, SourceFile, top_statements
+
+KIND: Final = "shared-state"
+_MUTABLE: Final = (ast.Dict, ast.List, ast.Set, ast.DictComp, ast.ListComp, ast.SetComp)
+_MUTABLE_CALLS: Final = frozenset(
+    {"dict", "list", "set", "defaultdict", "deque", "Counter", "OrderedDict", "bytearray"}
+)
+_CHANGING: Final = frozenset(
+    {"add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "insert", "pop", "popitem", "popleft",
+     "remove", "setdefault", "update"}
+)  # fmt: skip
+_CACHES: Final = frozenset({"cache", "cached", "lru_cache"})
+_ITERATORS: Final = frozenset({"count", "cycle", "iter"})
+_SETS_UP: Final = frozenset({"__init__", "__new__", "__post_init__", "__set_name__"})
+"""Methods that run while an object is made, and so at import for one at module level."""
+
+
+def shared_state(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[Finding]:
+    """Yield what functions of the file change and the next call sees.
+
+    `shared_classes`: the bundle's classes of which a module keeps an object; see `classes_kept_by_modules`.
+    """
+    reader = _Reader(_Module.of(file), shared_classes)
+    reader.visit(file.tree)
+    for node, name in reader.found:
+        message = (
+            f"every worker process has a {name} of its own, and threads of one share it without the embedded "
+            "driver's lock; keep it in TykGateway.store_data/get_data"
+        )
+        yield at(file.name, node, KIND, message)
+
+
+def classes_kept_by_modules(files: Iterable[SourceFile]) -> frozenset[str]:
+    """Return the names of all classes of which some module makes an object at import."""
+    return frozenset(
+        last_name(node.func)
+        for file in files
+        for statement in top_statements(file.tree)
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None
+        for node in ast.walk(statement.value)
+        if isinstance(node, ast.Call)
+    )
+
+
+def last_name(node: ast.expr) -> str:
+    """Return `c` of `a.b.c` and of `c`; nothing for any other expression."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@dataclass(slots=True)
+class _Module:
+    """What a file binds at module level."""
+
+    names: set[str] = field(default_factory=set)
+    """Everything."""
+    imported: set[str] = field(default_factory=set)
+    mutable: set[str] = field(default_factory=set)
+    iterators: set[str] = field(default_factory=set)
+    hooks: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, file: SourceFile) -> "_Module":
+        module = cls(hooks={hook.function.name for hook in file.hooks})
+        for statement in top_statements(file.tree):
+            module._bind(statement)
+        return module
+
+    def _bind(self, statement: ast.stmt) -> None:
+        if isinstance(statement, Function | ast.ClassDef):
+            self.names.add(statement.name)
+        elif isinstance(statement, ast.Import | ast.ImportFrom):
+            names = {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
+            self.names |= names
+            self.imported |= names
+        elif isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            names = {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+            self.names |= names
+            if _is_mutable(statement.value):
+                self.mutable |= names
+            if isinstance(statement.value, ast.Call) and last_name(statement.value.func) in _ITERATORS:
+                self.iterators |= names
+
+
+@dataclass(slots=True)
+class _Scope:
+    """One function that is being read."""
+
+    function: Function | ast.Lambda
+    locals: set[str]
+    owner: ast.ClassDef | None
+    """The class whose method it is."""
+
+    @property
+    def name(self) -> str:
+        return getattr(self.function, "name", "")
+
+    @property
+    def receiver(self) -> str:
+        """The name of its `self` or `cls`."""
+        arguments = [*self.function.args.posonlyargs, *self.function.args.args]
+        return arguments[0].arg if self.owner is not None and arguments else ""
+
+    @property
+    def mutable_defaults(self) -> set[str]:
+        arguments = self.function.args
+        positional = [*arguments.posonlyargs, *arguments.args]
+        with_default = positional[len(positional) - len(arguments.defaults) :]
+        pairs = [*zip(with_default, arguments.defaults, strict=True)]
+        pairs += [(arg, value) for arg, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value]
+        return {argument.arg for argument, value in pairs if _is_mutable(value)}
+
+
+class _Reader(ast.NodeVisitor):
+    """Walks one file and collects the changes that outlive a call."""
+
+    def __init__(self, module: _Module, shared_classes: frozenset[str]) -> None:
+        self.found: list[tuple[ast.AST, str]] = []
+        self._module = module
+        self._shared_classes = shared_classes
+        self._scopes: list[_Scope] = []
+        self._classes: list[ast.ClassDef] = []
+        self._method_of: ast.ClassDef | None = None
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        before, self._method_of = self._method_of, node
+        self.generic_visit(node)
+        self._method_of = before
+
+    def visit_FunctionDef(self, node: Function) -> None:
+        for decorator in node.decorator_list:
+            function = decorator.func if isinstance(decorator, ast.Call) else decorator
+            if last_name(function) in _CACHES and not self._scopes:
+                self.found.append((decorator, f"cache of {node.name}"))
+        self._enter(node)
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 (the name that ast looks for)
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        self._enter(node)
+
+    def _enter(self, node: Function | ast.Lambda) -> None:
+        owner, self._method_of = self._method_of, None
+        self._scopes.append(_Scope(node, _local_names(node), owner))
+        self.generic_visit(node)
+        self._scopes.pop()
+        self._method_of = owner
+
+    def visit_Global(self, node: ast.Global) -> None:
+        self.found += [(node, name) for name in node.names]
+
+    def visit_Nonlocal(self, node: ast.Nonlocal) -> None:
+        if len(self._scopes) > 1 and self._outlives_its_call(self._scopes[-2], self._scopes[-1]):
+            self.found += [(node, name) for name in node.names]
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        if isinstance(node.ctx, ast.Store | ast.Del):
+            self._changed(node, node.value, node.attr)
+        self.generic_visit(node)
+
+    def visit_Subscript(self, node: ast.Subscript) -> None:
+        if isinstance(node.ctx, ast.Store | ast.Del):
+            self._changed(node, node.value, None)
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        function = node.func
+        if isinstance(function, ast.Attribute) and function.attr in _CHANGING:
+            self._changed(node, function.value, None)
+        elif last_name(function) in ("setattr", "delattr") and node.args:
+            self._changed(node, node.args[0], "")
+        elif isinstance(function, ast.Name) and function.id == "next":
+            iterators = (one.id for one in node.args[:1] if isinstance(one, ast.Name))
+            self.found += [(node, name) for name in iterators if self._is_global(name, self._module.iterators)]
+        self.generic_visit(node)
+
+    def _changed(self, node: ast.AST, target: ast.expr, attribute: str | None) -> None:
+        """Take one change into account: of an attribute of `target`, or (None) of what `target` contains."""
+        if not self._scopes:
+            return  # at import, which every worker does alike
+        root, path = _path(target)
+        if root is None:
+            return
+        whole = path if attribute is None else [*path, attribute]
+        if self._outlives(root, path, attribute):
+            scope = self._scopes[-1]
+            shown = scope.owner.name if scope.owner is not None and root == scope.receiver else root
+            self.found.append((node, ".".join(filter(None, [shown, *whole]))))
+
+    def _outlives(self, root: str, path: list[str], attribute: str | None) -> bool:
+        scope = self._scopes[-1]
+        if root == scope.receiver and scope.owner is not None:
+            return self._receiver_outlives(scope, scope.owner, path, attribute)
+        if root in scope.locals:
+            return attribute is None and not path and root in scope.mutable_defaults
+        for at_depth in range(len(self._scopes) - 2, -1, -1):
+            if root in self._scopes[at_depth].locals:
+                return self._outlives_its_call(self._scopes[at_depth], self._scopes[at_depth + 1])
+        if root not in self._module.names:
+            return False
+        if attribute is not None:
+            return True
+        if not path:
+            return root in self._module.mutable
+        return True
+
+    def _receiver_outlives(self, scope: _Scope, owner: ast.ClassDef, path: list[str], attribute: str | None) -> bool:
+        decorators = {last_name(one) for one in getattr(scope.function, "decorator_list", [])}
+        if "classmethod" in decorators or path[:1] == ["__class__"]:
+            return True
+        if attribute is None and path and path[0] in _mutable_class_attributes(owner):
+            return True
+        return owner.name in self._shared_classes and scope.name not in _SETS_UP
+
+    def _outlives_its_call(self, outer: _Scope, inner: _Scope) -> bool:
+        """Say whether a function is returned, and so keeps the variables of the call that made it; not by a hook."""
+        if outer.name in self._module.hooks or outer.owner is not None:
+            return False
+        returned = (node.value for node in ast.walk(outer.function) if isinstance(node, ast.Return))
+        return any(value is inner.function or (value and last_name(value) == inner.name) for value in returned)
+
+    def _is_global(self, name: str, among: set[str]) -> bool:
+        return bool(self._scopes) and name in among and all(name not in scope.locals for scope in self._scopes)
+
+
+def _is_mutable(value: ast.expr | None) -> bool:
+    return isinstance(value, _MUTABLE) or (isinstance(value, ast.Call) and last_name(value.func) in _MUTABLE_CALLS)
+
+
+def _mutable_class_attributes(owner: ast.ClassDef) -> set[str]:
+    return {
+        target.id
+        for statement in owner.body
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and _is_mutable(statement.value)
+        for target in (statement.targets if isinstance(statement, ast.Assign) else [statement.target])
+        if isinstance(target, ast.Name)
+    }
+
+
+def _local_names(function: Function | ast.Lambda) -> set[str]:
+    """Return the names that a function binds, those of functions inside it left out."""
+    arguments = function.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+    names = {argument.arg for argument in named if argument is not None}
+    declared: set[str] = set()
+    waiting: list[ast.AST] = [function.body] if isinstance(function, ast.Lambda) else list(function.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Function | ast.ClassDef):
+            names.add(node.name)
+            continue
+        if isinstance(node, ast.Global | ast.Nonlocal):
+            declared.update(node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names.update((alias.asname or alias.name).partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+            names.add(node.name)
+        if not isinstance(node, ast.Lambda):
+            waiting.extend(ast.iter_child_nodes(node))
+    return names - declared
+
+
+def _path(node: ast.expr) -> tuple[str | None, list[str]]:
+    """Return the name at the start of `name.a[0].b`, and the attributes after it; None where it starts otherwise."""
+    path: list[str] = []
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        if isinstance(node, ast.Attribute):
+            path.insert(0, node.attr)
+        node = node.value
+    return (node.id if isinstance(node, ast.Name) else None), path
