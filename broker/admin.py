@@ -8,6 +8,7 @@ from broker.arriving import Arriving
 from broker.errors import ConfigError, DispatchError, ReloadError
 from broker.events.events import Events
 from broker.msgpackrpc.server import Handler, Reply
+from broker.pool import content
 from broker.pool.recycling import Recycler
 from broker.pool.reload import Outcome, Reloader
 from broker.pool.supervisor import Supervisor
@@ -37,7 +38,7 @@ def admin_methods(parts: Parts) -> dict[str, Handler]:
         reply.answer("pong")
 
     def hooks(_params: list[Any], reply: Reply) -> None:
-        reply.answer(describe_hooks(parts.router))
+        reply.answer(describe_hooks(supervisor.served, parts.router.poison))
 
     def status(_params: list[Any], reply: Reply) -> None:
         reply.answer(describe(parts))
@@ -72,6 +73,7 @@ def describe(parts: Parts) -> dict[str, Any]:
         "workers": supervisor.describe(),
         "restarts": supervisor.restarts,
         "recycled": parts.recycler.recycled,
+        "bundles": [_outline(bundle) for bundle in supervisor.served],
         "reload": parts.reloader.last,
         "upgrade": parts.upgrade.last,
         "waiting": router.waiting,
@@ -85,11 +87,17 @@ def describe(parts: Parts) -> dict[str, Any]:
     }
 
 
-def describe_hooks(router: Router) -> list[dict[str, Any]]:
+def describe_hooks(description: content.Description, poison: Poison) -> list[dict[str, Any]]:
     """The bundles with their hooks; one that is not run says why, as `refused`; `quarantined` counts dispatches."""
-    if not router.poison.active:
-        return router.hooks.description
-    return [_with_refusals(bundle, router.poison) for bundle in router.hooks.description]
+    if not poison.active:
+        return description
+    return [_with_refusals(bundle, poison) for bundle in description]
+
+
+def _outline(bundle: dict[str, Any]) -> dict[str, Any]:
+    """One bundle for `tykpy status`: in how many workers it is loaded, and why not in others."""
+    problems = bundle.get("elsewhere") or list(content.problems_of(bundle))
+    return {**{key: bundle[key] for key in ("name", "version", "loaded_in", "workers")}, "problems": problems}
 
 
 def _with_refusals(bundle: dict[str, Any], poison: Poison) -> dict[str, Any]:

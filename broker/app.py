@@ -159,7 +159,7 @@ class Broker:
             arriving=self.arriving,
         )
         rpc = MsgpackRpcServer(
-            dispatch_methods(self.router, lambda: self.router.hooks.description),
+            dispatch_methods(self.router, lambda: self.supervisor.served),
             RpcLimits(max_message=config.max_message, max_in_flight=config.max_streams, max_connections=connections),
             admission,
             turn,

@@ -76,9 +76,11 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 
 
 def problems_of(description: Description) -> Iterator[str]:
-    """Everything that could not be loaded, with file and line."""
+    """Everything that could not be loaded, or not by every worker, with file and line."""
     for bundle in description:
         yield from content.problems_of(bundle)
+        for problem in bundle.get("elsewhere", ()):
+            yield f"loaded in {bundle['loaded_in']} of {bundle['workers']} workers, which get its calls: {problem}"
 
 
 def refusals_of(description: Description) -> Iterator[str]:

@@ -94,14 +94,10 @@ class Recycler:
 
     def worker_ready(self, worker: Worker) -> None:
         """The fresh one: the old one may leave."""
-        damage = self._supervisor.damage(worker)
-        if damage:
-            self._supervisor.dismiss(worker, "it could not load what the others serve: " + "; ".join(damage))
-            return
-        self._leaving = None
-        self.recycled += 1
-        self._supervisor.admit(worker)
-        self._next()
+        if self._supervisor.let_in(worker):
+            self._leaving = None
+            self.recycled += 1
+            self._next()
 
     def worker_lost(self, worker: Worker, why: str) -> None:
         """No replacement: the old one goes on for the time being."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 from broker.config import BrokerConfig
 from broker.errors import ReloadError, WorkerStartError
 from broker.pool import content
+from broker.pool.spread import Loaded, spread_of
 from broker.pool.supervisor import Supervisor
 from broker.pool.worker import Worker
 from broker.routing.router import Router
@@ -47,14 +48,15 @@ class Generation:
 
     @property
     def description(self) -> content.Description:
-        """What its workers have loaded."""
-        return self._workers[-1].description
+        """What its workers have loaded together."""
+        classes = {worker.signature: Loaded([], worker.description) for worker in self._workers}
+        return spread_of(list(classes.values())).description
 
     def worker_ready(self, worker: Worker) -> None:
         """One more; the last of them is the signal to take over."""
         if self._over:
             return
-        damage = self._supervisor.damage(worker)
+        damage = self._supervisor.broken(worker)
         if damage:
             self._refuse(ReloadError("what is served now would break", damage))
             return
@@ -70,6 +72,7 @@ class Generation:
 
     def take_over(self) -> None:
         """Let all in; the old ones leave."""
+        self._supervisor.renew(self.description)
         for worker in self._workers:
             self._supervisor.admit(worker)
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 from broker.config import MAX_WORKERS, BrokerConfig
@@ -20,7 +20,10 @@ from broker.pool.backoff import BackOff
 from broker.pool.departures import Departures
 from broker.pool.news import read_news
 from broker.pool.process import Ending
+from broker.pool.restoring import Restorer
+from broker.pool.served import Served
 from broker.pool.spawning import WorkerStarter
+from broker.pool.spread import Loaded, Signature, spread_of
 from broker.pool.worker import Sponsor, Worker, WorkerState
 from broker.pool.zygote import ZygoteKeeper
 from broker.routing.contract import Death
@@ -85,6 +88,11 @@ class Supervisor:
         self._zygotes = zygotes or ZygoteKeeper()
         self._starter = WorkerStarter(config, self._zygotes, bodies)
         self._apis = ApiTable()
+        self._served = Served()
+        self._restorer = Restorer(loop, self)
+        self._learned: object = None
+        self._reported: set[tuple[str, str]] = set()
+        """Bundles, by path and version, of which the log says that only some workers have loaded them."""
         self._back_off = BackOff()
         self._workers: dict[int, Worker] = {}
         """Every process that lives, by generation."""
@@ -120,6 +128,7 @@ class Supervisor:
     async def stop(self) -> None:
         """End every worker: those that are idle by themselves, those that are not by force."""
         self._stopping = True
+        self._restorer.stop()
         if self._workers:
             self._all_gone = self._loop.create_future()
             await self._departures.end_all(self._all_gone)
@@ -142,9 +151,20 @@ class Supervisor:
         return [worker for worker in self._holders.values() if worker.state is WorkerState.READY]
 
     @property
+    def workers(self) -> Iterable[Worker]:
+        """Every worker that lives."""
+        return self._workers.values()
+
+    @property
     def served(self) -> content.Description:
-        """What is loaded now, as one of the workers says."""
-        return next((worker.description for worker in self.serving), [])
+        """What all serving workers together have loaded."""
+        classes = self._classes()
+        return spread_of(list(classes.values())).description if classes else self._router.hooks.description
+
+    @property
+    def lost(self) -> list[dict[str, Any]]:
+        """The bundles that were served and no worker could load again, with the files as they were."""
+        return self._served.lost(worker.description for worker in self.serving)
 
     def spawn(self, slot: int, sponsor: Sponsor) -> Worker:
         """Start a worker for a slot, whether it has one or not; the sponsor hears what comes of it.
@@ -171,19 +191,23 @@ class Supervisor:
             worker.request_limit = self.request_limit()
         self.ever_ready = True
         assert worker.link is not None
-        self._router.hooks.update(worker.description)
+        self._served.note(worker.description)
         self._apis.introduce(worker)
-        self._router.join(worker.link)
+        # Neither the one that leaves nor this one may be given what only others have loaded.
         if before is not None and before is not worker:
             self.retire(before)
+        self.learn()
+        self._router.join(worker.link)
         if worker.slot >= self.wanted:
             self.retire(worker)
+        self._restorer.changed()
         self._events.ready(len(self._router.pool))
 
     def retire(self, worker: Worker) -> None:
         """Have a worker finish what it runs, and end; nobody replaces it."""
         if self._holders.get(worker.slot) is worker:
             del self._holders[worker.slot]
+            self.learn()
         self._departures.ask_to_leave(worker)
 
     def dismiss(self, worker: Worker, why: str) -> None:
@@ -192,29 +216,73 @@ class Supervisor:
         worker.end_patience()
         worker.process.kill()
 
-    def damage(self, worker: Worker) -> list[str]:
-        """What this worker could not load and those that serve could."""
-        return content.damage((one.description for one in self.serving), worker.description)
+    def broken(self, worker: Worker) -> list[str]:
+        """What this worker of a reload could not load, and must, because it is served."""
+        merged = self.served
+        return self._served.broken(worker.description, {one["path"] for one in merged if _is_exclusive(one)})
+
+    def renew(self, description: content.Description) -> None:
+        """New workers that have loaded this are about to replace all others."""
+        self._served.renew(description)
+        self._restorer.start_afresh()
+        self._reported.clear()
+
+    def let_in(self, worker: Worker) -> bool:
+        """Admit a worker that is ready, unless it would serve less than the others do: then it is dismissed."""
+        lacking = self._served.lacking(worker.description)
+        if lacking and self.serving:
+            log.error("%s is not let in, the others serve what it cannot load: %s", worker, "; ".join(lacking))
+            self.dismiss(worker, "it could not load what the others serve: " + lacking[0])
+            return False
+        for problem in lacking:
+            log.error("%s is let in all the same, no other serves: %s", worker, problem)
+        served = {content.version_of(one.description) for one in self.serving} - {""}
+        if served and content.version_of(worker.description) not in served:
+            log.warning("%s has loaded other files than the others; `tykpy reload` brings all to the same", worker)
+        self.admit(worker)
+        return True
+
+    def learn(self) -> None:
+        """Tell the router what the workers have loaded, if that has changed."""
+        classes = self._classes()
+        awaited = self._restorer.awaited
+        state = [(signature, frozenset(links)) for signature, (links, _) in classes.items()]
+        now = (state if len(state) > 1 or awaited else list(classes), awaited)
+        if not classes or now == self._learned:
+            return
+        self._learned = now
+        spread = spread_of(list(classes.values()), awaited)
+        self._router.learn(spread.description, spread.restrictions)
+        for bundle in spread.description:
+            self._report(bundle)
 
     # -- the pool's own workers ---
 
     def worker_ready(self, worker: Worker) -> None:
         """Let it in, unless it would serve less than the others do."""
-        damage = self.damage(worker)
-        if damage:
-            log.error("%s is not let in, the others serve what it cannot load: %s", worker, "; ".join(damage))
-            self.dismiss(worker, "it could not load what the others serve: " + damage[0])
-            return
-        served = {content.version_of(one.description) for one in self.serving} - {""}
-        if served and content.version_of(worker.description) not in served:
-            log.warning("%s has loaded other files than the others; `tykpy reload` brings all to the same", worker)
-        self.admit(worker)
+        self.let_in(worker)
 
     def worker_lost(self, worker: Worker, why: str) -> None:
         """Try again later."""
         if self._holders.get(worker.slot) is worker:
             del self._holders[worker.slot]
             self._failed(worker.slot, why)
+
+    def _classes(self) -> dict[Signature, Loaded]:
+        """The serving workers by what they have loaded; those of the newest worker are the last."""
+        classes: dict[Signature, Loaded] = {}
+        for worker in sorted(self.serving, key=lambda one: one.generation):
+            assert worker.link is not None
+            links, _ = classes.pop(worker.signature, ([], None))
+            classes[worker.signature] = Loaded([*links, worker.link], worker.description)
+        return classes
+
+    def _report(self, bundle: dict[str, Any]) -> None:
+        """Say once that only some workers have loaded a bundle, and why."""
+        name = (bundle["path"], bundle["version"])
+        if "elsewhere" in bundle and name not in self._reported:
+            self._reported.add(name)
+            log.error("loaded in some workers only, which get its calls: %s", "; ".join(bundle["elsewhere"]))
 
     def _fill_all(self) -> None:
         for slot in range(self.wanted):
@@ -267,12 +335,14 @@ class Supervisor:
 
     def _on_message(self, worker: Worker, name: str, body: Any) -> None:
         if name == "ready":
-            worker.description = body["bundles"]
+            worker.learn(body["bundles"])
             self._ready(worker)
         elif name == "hooks":
-            worker.description = body["bundles"]
+            worker.learn(body["bundles"])
             if worker.state is WorkerState.READY:
-                self._router.hooks.update(worker.description)
+                self._served.note(worker.description)
+                self.learn()
+                self._restorer.changed()
         elif name == "pong":
             self._departures.awake(worker)
         elif name == "failed":
@@ -356,6 +426,8 @@ class Supervisor:
         worker.channel.close()
         self._keep_room()
         if worker.link is not None:
+            self.learn()
+            self._restorer.changed()
             self._events.ready(len(self._router.pool))
 
     def _keep_room(self) -> None:
@@ -382,3 +454,8 @@ def _cause(worker: Worker, link: Link, ending: Ending) -> Cause:
     if link.overdue:
         return Cause.HANG
     return Cause.CRASH if worker.blamed or ending.by_itself else Cause.OUTSIDE
+
+
+def _is_exclusive(bundle: dict[str, Any]) -> bool:
+    """Whether perhaps only one worker at a time can load a bundle: not all have, or there is only one worker."""
+    return bool(bundle["loaded_in"] < bundle["workers"] or bundle["workers"] == 1)

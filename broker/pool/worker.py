@@ -6,7 +6,7 @@ import time
 from enum import Enum
 from typing import Any, Protocol
 
-from broker.pool import content
+from broker.pool import content, spread
 from broker.pool.process import WorkerProcess
 from broker.routing.link import Link
 from ipc.channel import BrokerChannel
@@ -50,6 +50,7 @@ class Worker:
         "process",
         "ready_at",
         "request_limit",
+        "signature",
         "slot",
         "sponsor",
         "started",
@@ -71,6 +72,8 @@ class Worker:
         """When it was let in (monotonic seconds)."""
         self.description: content.Description = []
         """The bundles and hooks that it has loaded."""
+        self.signature = spread.signature_of([])
+        """Equal for workers that have loaded the same."""
         self.request_limit = sys.maxsize
         """Answers after which it is to be replaced."""
         self.patience: asyncio.TimerHandle | None = None
@@ -88,9 +91,19 @@ class Worker:
         return self.link.handled if self.link else 0
 
     @property
+    def in_flight(self) -> int:
+        """Dispatches that it has and has not answered."""
+        return len(self.link.in_flight) if self.link else 0
+
+    @property
     def age(self) -> float:
         """Seconds since it was started."""
         return time.monotonic() - self.started
+
+    def learn(self, description: content.Description) -> None:
+        """Take what the worker says that it has loaded."""
+        self.description = description
+        self.signature = spread.signature_of(description)
 
     def end_patience(self) -> None:
         """Stop waiting for the worker to be ready, and for it to come back."""
@@ -106,7 +119,7 @@ class Worker:
             "generation": self.generation,
             "pid": self.process.pid,
             "state": self.state.value,
-            "in_flight": len(self.link.in_flight) if self.link else 0,
+            "in_flight": self.in_flight,
             "handled": self.handled,
             "age_s": round(self.age, 3),
             "content": content.version_of(self.description),

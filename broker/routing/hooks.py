@@ -1,8 +1,17 @@
-"""What the broker knows of the workers' hooks: which lane a dispatch takes, and how long it will probably run."""
+"""What the broker knows of the workers' hooks: who can run a dispatch, which lane it takes, how long it will run."""
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
-from broker.routing.pending import ASYNC, BLOCKING
+from broker.errors import DispatchError
+from broker.routing.culprit import culprit_of
+from broker.routing.dispatch import Dispatch
+from broker.routing.link import Link
+from broker.routing.peek import Peek, PeekError, peek
+from broker.routing.peek_map import peek_map
+from broker.routing.pending import ASYNC, BLOCKING, LANES
+from ipc.bodies import Body
+from ipc.frame import Kind, Status
 
 FIRST_GUESS_NS: Final = 500_000
 """Expected running time of a hook that has not run yet."""
@@ -20,18 +29,49 @@ EMPTY_NAME_HASH: Final = "d41d8cd98f00b204e9800998ecf8427e"
 """MD5 of the empty string: what the gateway sends for an API without a bundle; hooks are then found by name."""
 EVENT_SHAPE: Final = "event, spec"
 """What workers say of an event handler's arguments."""
+# Members of an enum cost more to look up and to compare than anything else in `identify`.
+_OBJECT: Final = int(Kind.OBJECT)
+_OBJECT_MAP: Final = int(Kind.OBJECT_MAP)
+
+HookKey = tuple[str, str]
+"""A bundle's hash and a hook's name, as a dispatch gives them."""
+
+
+class Restrictions(NamedTuple):
+    """What not every ready worker has loaded, and the links of those that have."""
+
+    hooks: Mapping[HookKey, frozenset[Link]]
+    handlers: Mapping[str, frozenset[Link]]
+    """Event handlers by name."""
+
+
+UNRESTRICTED: Final = Restrictions({}, {})
 
 
 class HookInfo:
     """One hook's routing facts. Times are ns."""
 
-    __slots__ = ("expected_ns", "idempotent", "is_short", "lane", "name", "shortest_ns", "timeout_ns")
+    __slots__ = (
+        "expected_ns",
+        "idempotent",
+        "is_short",
+        "lane",
+        "links",
+        "name",
+        "queue_lane",
+        "shortest_ns",
+        "timeout_ns",
+    )
 
     def __init__(
         self, name: str, *, is_async: bool = False, timeout: float | None = None, idempotent: bool = False
     ) -> None:
         self.name = name
         self.lane = ASYNC if is_async else BLOCKING
+        self.queue_lane = self.lane
+        """Where it waits; its own group's lane where only some workers have it."""
+        self.links: frozenset[Link] | None = None
+        """The workers that have loaded it; None: any may run it, as for nearly every hook."""
         self.timeout_ns = int(timeout * 1e9) if timeout else 0
         self.idempotent = idempotent
         self.expected_ns = FIRST_GUESS_NS
@@ -39,6 +79,11 @@ class HookInfo:
         self.is_short = False
         """It computes a little and waits for nothing. Told by its shortest times: where more workers run than there are
         CPUs, most times have somebody else's in them."""
+
+    def restrict(self, links: frozenset[Link], group: int) -> None:
+        """Have it run by these workers only, and wait in the lanes of this group."""
+        self.links = links
+        self.queue_lane = LANES * group + self.lane
 
     def learn(self, handler_ns: int) -> None:
         """Take one measured running time into account."""
@@ -48,31 +93,54 @@ class HookInfo:
         self.is_short = self.shortest_ns < SHORT_NS and self.expected_ns < SELDOM_LONG_NS
 
 
+EVENT: Final = HookInfo("an event")
+
+
 class HookTable:
     """Hooks by bundle hash and name, as the workers describe them; replaced whole at every description."""
 
     def __init__(self) -> None:
         self.description: list[dict[str, Any]] = []
-        """The bundles with their hooks, as the newest worker described them."""
+        """The bundles with their hooks, as the workers described them."""
         self.event_handlers: set[str] = set()
         """Names of `@Event` handlers that some worker has, or had: one that is gone is found out when it is called."""
+        self.groups: list[frozenset[Link]] = []
+        """The workers that have loaded what others have not; the first one is group 1 of the queue."""
         self._newest_handlers: set[str] = set()
-        self._hooks: dict[tuple[str, str], HookInfo] = {}
+        self._hooks: dict[HookKey, HookInfo] = {}
+        self._handlers: dict[str, HookInfo] = {}
         self._unknown = HookInfo("?")
 
-    def update(self, description: list[dict[str, Any]]) -> None:
-        """Take a worker's description; hooks known before keep what was learned about them."""
-        found: dict[tuple[str, str], HookInfo] = {}
+    def update(self, description: list[dict[str, Any]], restrictions: Restrictions = UNRESTRICTED) -> None:
+        """Take a description; hooks known before keep what was learned about them."""
+        found: dict[HookKey, HookInfo] = {}
         self._newest_handlers = set()
         for bundle in description:
             for hook in bundle.get("hooks", ()):
                 if hook.get("shape") == EVENT_SHAPE:
                     self._newest_handlers.add(hook["name"])
-                for digest in (*bundle.get("hashes", ()), EMPTY_NAME_HASH):
+                for digest in (*bundle.get("hashes", ()), EMPTY_NAME_HASH, ""):
                     found.setdefault((digest, hook["name"]), self._info(digest, hook))
         self.description = description
         self.event_handlers |= self._newest_handlers
+        self._restrict(found, restrictions)
         self._hooks = found
+
+    def identify(self, dispatch: Dispatch) -> HookInfo:
+        """The facts of the hook that a dispatch is for, or those of an unknown hook; notes its name and urgency.
+
+        Raises DispatchError where the dispatch does not decode.
+        """
+        kind = dispatch.kind
+        if kind != _OBJECT and kind != _OBJECT_MAP:
+            return self._handler(dispatch) if self._handlers else EVENT
+        try:
+            seen = _peek_object(dispatch.body) if kind == _OBJECT else peek_map(dispatch.encoded)
+        except PeekError as error:
+            raise DispatchError(Status.INVALID, f"the Object does not decode: {error}") from error
+        dispatch.urgent = seen.hook_type == CUSTOM_KEY_CHECK
+        dispatch.name = seen.hook_name
+        return self._hooks.get((seen.bundle_hash, seen.hook_name), self._unknown)
 
     def find(self, bundle_hash: str, name: str) -> HookInfo:
         """The hook's facts, or those of an unknown hook."""
@@ -83,6 +151,27 @@ class HookTable:
         if name not in self._newest_handlers:
             self.event_handlers.discard(name)
 
+    def _restrict(self, found: dict[HookKey, HookInfo], restrictions: Restrictions) -> None:
+        self.groups = []
+        numbers: dict[frozenset[Link], int] = {}
+        for key, links in restrictions.hooks.items():
+            # A whole chain ("*") is no hook that a worker describes.
+            info = found.get(key) or found.setdefault(key, self._known(key, HookInfo(key[1])))
+            info.restrict(links, self._group(links, numbers))
+        self._handlers = {}
+        for name, links in restrictions.handlers.items():
+            info = self._handlers[name] = HookInfo(name)
+            info.restrict(links, self._group(links, numbers))
+
+    def _group(self, links: frozenset[Link], numbers: dict[frozenset[Link], int]) -> int:
+        if links not in numbers:
+            self.groups.append(links)
+            numbers[links] = len(self.groups)
+        return numbers[links]
+
+    def _handler(self, dispatch: Dispatch) -> HookInfo:
+        return self._handlers.get(culprit_of(dispatch).name, EVENT)
+
     def _info(self, digest: str, hook: dict[str, Any]) -> HookInfo:
         info = HookInfo(
             hook["name"],
@@ -90,7 +179,10 @@ class HookTable:
             timeout=hook.get("timeout"),
             idempotent=bool(hook.get("idempotent")),
         )
-        before = self._hooks.get((digest, info.name))
+        return self._known((digest, info.name), info)
+
+    def _known(self, key: HookKey, info: HookInfo) -> HookInfo:
+        before = self._hooks.get(key)
         if before is not None:
             info.expected_ns, info.shortest_ns, info.is_short = (
                 before.expected_ns,
@@ -98,3 +190,7 @@ class HookTable:
                 before.is_short,
             )
         return info
+
+
+def _peek_object(body: Body) -> Peek:
+    return peek(body) if isinstance(body, bytes) else peek(body.view())

@@ -33,6 +33,7 @@ class Link:
         "channel",
         "distrusted",
         "generation",
+        "groups",
         "handled",
         "in_flight",
         "loads",
@@ -58,6 +59,8 @@ class Link:
         """Answers received."""
         self.loads = [0, 0]
         """Dispatches in flight per lane."""
+        self.groups: tuple[int, ...] = ()
+        """Of the workers that have loaded what others have not, those that this one belongs to (see `HookTable`)."""
         self.open = False
         """Takes dispatches: ready, not draining, nothing overdue."""
         self.stalled = False

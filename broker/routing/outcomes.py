@@ -73,7 +73,7 @@ class Outcomes:
             self.held -= len(dispatch.body)
         if dispatch.waiting:
             assert dispatch.hook is not None
-            self._pending.forget(dispatch, dispatch.hook.lane)
+            self._pending.forget(dispatch, dispatch.hook.queue_lane)
             dispatch.body = b""  # it may lie in the queue for a while
         self.under_way -= 1
         if not self.under_way and self._idle is not None and not self._idle.done():

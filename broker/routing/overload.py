@@ -4,6 +4,7 @@ A burst may wait as long as its deadlines allow. Where more comes than the worke
 have every dispatch wait until just before its deadline, also those that come when the load is long over.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from broker.routing.dispatch import Dispatch
@@ -23,20 +24,30 @@ class Overload:
     def __init__(self, wait_ns: int) -> None:
         """`wait_ns`: how long a dispatch may wait in a standing queue; 0: as long as its deadline."""
         self._wait_ns = wait_ns
-        self._clear_ns = 0
+        self._clear_ns = [0]
 
     def start(self, now_ns: int) -> None:
         """Ticks begin: nothing waited before."""
-        self._clear_ns = now_ns
+        self._clear_ns = [now_ns]
 
-    def look(self, pending: PendingQueue, workers: int, now_ns: int) -> list[Dispatch]:
-        """Those that have waited too long. Without a worker that is ready nothing is too much: it waits for one."""
-        if not pending.waiting or not workers or not self._wait_ns:
-            self._clear_ns = now_ns
+    def look(self, pending: PendingQueue, workers: Sequence[int], now_ns: int) -> list[Dispatch]:
+        """Those that have waited too long. `workers`: how many are ready, of all and of each group.
+
+        Without a worker that is ready nothing is too much: it waits for one. Each group's queue stands for itself.
+        """
+        if not pending.waiting or not self._wait_ns:
+            self._clear_ns = [now_ns]
             return []
-        if now_ns - self._clear_ns < STANDING_NS:
+        known = self._clear_ns[: pending.groups]
+        self._clear_ns = known + [now_ns] * (pending.groups - len(known))
+        return [one for group in range(pending.groups) for one in self._look_at(pending, group, workers[group], now_ns)]
+
+    def _look_at(self, pending: PendingQueue, group: int, workers: int, now_ns: int) -> list[Dispatch]:
+        if not workers or not pending.waiting_of(group):
+            self._clear_ns[group] = now_ns
+        if now_ns - self._clear_ns[group] < STANDING_NS:
             return []
-        return [one for one in pending.taken_before(now_ns - self._wait_ns) if self._is_too_old(one, now_ns)]
+        return [one for one in pending.taken_before(now_ns - self._wait_ns, group) if self._is_too_old(one, now_ns)]
 
     def _is_too_old(self, dispatch: Dispatch, now_ns: int) -> bool:
         assert dispatch.hook is not None

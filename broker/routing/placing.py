@@ -1,22 +1,24 @@
 """Late binding: which worker gets which dispatch, and what comes back from a worker that does not start it."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Final
 
 from broker.errors import DispatchError
 from broker.routing.contract import Watcher
 from broker.routing.deadlines import DeadlineWheel
 from broker.routing.dispatch import Dispatch
+from broker.routing.hooks import HookTable
 from broker.routing.link import Link
 from broker.routing.link_pool import LinkPool
 from broker.routing.outcomes import Outcomes
-from broker.routing.pending import ASYNC, BLOCKING, PendingQueue
+from broker.routing.pending import ASYNC, BLOCKING, LANES, PendingQueue
 from broker.routing.poison import Poison
 from broker.turn import Turn
 from ipc.errors import IpcError, MessageTooLargeError, RingCorruptError, RingFullError, SpillClosedError
 from ipc.frame import Status
 
-LANES: Final = (BLOCKING, ASYNC)
+BOTH_LANES: Final = (BLOCKING, ASYNC)
 
 
 class Placing:
@@ -30,6 +32,7 @@ class Placing:
         deadlines: DeadlineWheel,
         outcomes: Outcomes,
         poison: Poison,
+        hooks: HookTable,
     ) -> None:
         self.pool = LinkPool()
         self.watcher: Watcher
@@ -40,6 +43,7 @@ class Placing:
         self._deadlines = deadlines
         self._outcomes = outcomes
         self._poison = poison
+        self._hooks = hooks
         self._seq = 0
         self._to_ring: dict[Link, None] = {}
 
@@ -86,18 +90,72 @@ class Placing:
 
     def refill(self, link: Link) -> None:
         """Give a worker that has answered what it takes of the queue."""
-        for lane in LANES:
+        if link.groups:
+            while self._give_oldest(link):
+                pass
+            return
+        for lane in BOTH_LANES:
             while link.accepts(lane) and (dispatch := self._pending.pop(lane)) is not None:
                 self.start(link, dispatch)
 
     def place_waiting(self) -> None:
         """Give out as much of the queue as the workers take."""
-        for lane in LANES:
+        if self._hooks.groups:
+            self._place_groups()
+            return
+        for lane in BOTH_LANES:
             while self._pending.in_lane[lane] and (link := self.pool.choose(lane)) is not None:
                 dispatch = self._pending.pop(lane)
                 if dispatch is None:
                     break
                 self.start(link, dispatch)
+
+    # -- what only some workers have loaded ---
+
+    def place_restricted(self, dispatch: Dispatch, links: frozenset[Link], most: int) -> None:
+        """Give a dispatch to one of these workers if one is free, queue it otherwise; at most so many wait."""
+        assert dispatch.hook is not None
+        lane, queue_lane = dispatch.hook.lane, dispatch.hook.queue_lane
+        link = None if self._pending.in_lane[queue_lane] else least_loaded(links, lane)
+        if link is not None:
+            self.start(link, dispatch)
+        elif self._pending.waiting - self._pending.waiting_of(0) >= most:
+            message = f"{most} dispatches wait already for workers that have loaded their bundles (--queue-size)"
+            self._outcomes.fail(dispatch, DispatchError(Status.OVERLOADED, message))
+        else:
+            self._pending.push(dispatch, queue_lane, urgent=dispatch.urgent)
+
+    def ready_of_groups(self) -> list[int]:
+        """How many workers take dispatches: of all, and of each group."""
+        return [len(self.pool), *(sum(link.open for link in links) for links in self._hooks.groups)]
+
+    def regroup(self) -> None:
+        """Sort what waits by the workers that can run it now, and give out what they take."""
+        groups = self._hooks.groups
+        for link in {*self.pool, *(link for links in groups for link in links)}:
+            link.groups = tuple(number for number, links in enumerate(groups, 1) if link in links)
+        for dispatch in self._pending.divide(1 + len(groups)):
+            dispatch.hook = self._hooks.identify(dispatch)
+            self._pending.push(dispatch, dispatch.hook.queue_lane, urgent=dispatch.urgent)
+        self.place_waiting()
+
+    def _place_groups(self) -> None:
+        """Give every worker one dispatch in turn, those with the least to do first, as long as any takes one."""
+        placed = True
+        while placed:
+            placed = False
+            for link in sorted(self.pool, key=_load):
+                placed |= self._give_oldest(link)
+
+    def _give_oldest(self, link: Link) -> bool:
+        """Give a worker the oldest dispatch that it can run and takes, of all or of its groups."""
+        for lane in BOTH_LANES:
+            if link.accepts(lane):
+                dispatch = self._pending.pop_oldest([LANES * group + lane for group in (0, *link.groups)])
+                if dispatch is not None:
+                    self.start(link, dispatch)
+                    return True
+        return False
 
     # -- back from workers ---
 
@@ -134,7 +192,10 @@ class Placing:
         """To the front of the queue, unless it has become one that is not run."""
         assert dispatch.hook is not None
         if not self._poison.active or self.may_run(dispatch):
-            self._pending.push_front(dispatch, dispatch.hook.lane, urgent=dispatch.urgent)
+            if self._hooks.groups or dispatch.hook.links is not None:
+                # Who can run it may have changed since it was taken.
+                dispatch.hook = self._hooks.identify(dispatch)
+            self._pending.push_front(dispatch, dispatch.hook.queue_lane, urgent=dispatch.urgent)
 
     def may_run(self, dispatch: Dispatch) -> bool:
         """Fail what is known to kill workers by now."""
@@ -163,3 +224,12 @@ class Placing:
         self.remove(link)
         self.watcher.corrupt(link, error)
         self._loop.call_soon(self.place_waiting)
+
+
+def least_loaded(links: Iterable[Link], lane: int) -> Link | None:
+    """Of a few workers, the one with the least in flight that takes a dispatch of this lane, or None."""
+    return min((link for link in links if link.accepts(lane)), key=_load, default=None)
+
+
+def _load(link: Link) -> int:
+    return len(link.in_flight)

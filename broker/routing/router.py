@@ -6,36 +6,27 @@ known by worker and sequence number, so an answer that nobody waits for any more
 
 import asyncio
 import time
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from broker.errors import DispatchError
 from broker.routing.contract import Counters, Death, RouterOptions, Watcher
 from broker.routing.deadlines import DeadlineWheel
 from broker.routing.deaths import Deaths
 from broker.routing.dispatch import Dispatch
-from broker.routing.hooks import CUSTOM_KEY_CHECK, HookInfo, HookTable
+from broker.routing.hooks import UNRESTRICTED, HookTable, Restrictions
 from broker.routing.link import Link
 from broker.routing.link_pool import LinkPool
 from broker.routing.outcomes import Outcomes
-from broker.routing.peek import Peek, PeekError, peek
-from broker.routing.peek_map import peek_map
 from broker.routing.pending import PendingQueue
-from broker.routing.placing import LANES, Placing
+from broker.routing.placing import Placing
 from broker.routing.poison import Poison
 from broker.routing.ticks import Ticks
 from broker.turn import Turn
-from ipc.bodies import Body
 from ipc.errors import RingCorruptError
-from ipc.frame import Kind, Status
+from ipc.frame import Status
 
-EVENT: Final = HookInfo("an event")
-# Members of an enum cost more to look up and to compare than anything else in `_identify`.
-_OBJECT: Final = int(Kind.OBJECT)
-_OBJECT_MAP: Final = int(Kind.OBJECT_MAP)
-
-
-def _peek_object(body: Body) -> Peek:
-    return peek(body) if isinstance(body, bytes) else peek(body.view())
+RESTRICTED_SHARE: Final = 2
+"""Dispatches that only some workers can run may fill one half of the queue: the other half is for all others."""
 
 
 class Router:
@@ -53,7 +44,7 @@ class Router:
         self._pending = pending = PendingQueue()
         self._deadlines = deadlines = DeadlineWheel()
         self._outcomes = outcomes = Outcomes(loop, pending, deadlines)
-        self._placing = placing = Placing(loop, self._turn, pending, deadlines, outcomes, self.poison)
+        self._placing = placing = Placing(loop, self._turn, pending, deadlines, outcomes, self.poison, self.hooks)
         self._deaths = Deaths(pending, outcomes, placing, self.poison)
         self._ticks = Ticks(loop, options.queue_wait_ns, pending, deadlines, outcomes, placing)
         self.counters: Counters = outcomes.counters
@@ -69,7 +60,7 @@ class Router:
         """Take a dispatch: to a worker at once if one is free, into the queue otherwise."""
         self.counters.taken += 1
         try:
-            hook = self._identify(dispatch)
+            hook = self.hooks.identify(dispatch)
             held = self._outcomes.held + len(dispatch.body)
             if (
                 self.draining
@@ -92,12 +83,15 @@ class Router:
         self._deadlines.add(dispatch)
         self._outcomes.under_way += 1
         self._outcomes.held = held
-        # While others of its lane wait, no worker takes one: each that could is given one of those at once.
-        link = None if self._pending.in_lane[hook.lane] else self.pool.choose(hook.lane, is_short=hook.is_short)
-        if link is None:
-            self._pending.push(dispatch, hook.lane, urgent=dispatch.urgent)
+        if hook.links is not None:
+            self._placing.place_restricted(dispatch, hook.links, self._options.queue_size // RESTRICTED_SHARE)
         else:
-            self._placing.start(link, dispatch)
+            # While others of its lane wait, no worker takes one: each that could is given one of those at once.
+            link = None if self._pending.in_lane[hook.lane] else self.pool.choose(hook.lane, is_short=hook.is_short)
+            if link is None:
+                self._pending.push(dispatch, hook.lane, urgent=dispatch.urgent)
+            else:
+                self._placing.start(link, dispatch)
         if not self._ticks.ticking:
             self._ticks.start(now)
 
@@ -115,6 +109,14 @@ class Router:
         link.open = True
         self.pool.add(link)
         self._placing.place_waiting()
+
+    def learn(self, description: list[dict[str, Any]], restrictions: Restrictions = UNRESTRICTED) -> None:
+        """Take what the workers have loaded; what waits is placed by it."""
+        before = self.hooks.groups
+        self.hooks.update(description, restrictions)
+        if before or self.hooks.groups:
+            with self._turn:
+                self._placing.regroup()
 
     def leave(self, link: Link) -> None:
         """A worker takes nothing more; what it has not started goes to others, what it runs is waited for."""
@@ -152,9 +154,8 @@ class Router:
     def give_up(self, why: str) -> None:
         """No worker will ever be ready: everything that waits fails with the reason, and so does what comes."""
         self.hopeless = why
-        for lane in LANES:
-            while (dispatch := self._pending.pop(lane)) is not None:
-                self._outcomes.fail(dispatch, DispatchError(Status.UNAVAILABLE, why))
+        for dispatch in self._pending:
+            self._outcomes.fail(dispatch, DispatchError(Status.UNAVAILABLE, why))
 
     # -- state ---
 
@@ -178,18 +179,6 @@ class Router:
         await self._outcomes.idle()
 
     # -- steps ---
-
-    def _identify(self, dispatch: Dispatch) -> HookInfo:
-        kind = dispatch.kind
-        if kind != _OBJECT and kind != _OBJECT_MAP:
-            return EVENT
-        try:
-            seen = _peek_object(dispatch.body) if kind == _OBJECT else peek_map(dispatch.encoded)
-        except PeekError as error:
-            raise DispatchError(Status.INVALID, f"the Object does not decode: {error}") from error
-        dispatch.urgent = seen.hook_type == CUSTOM_KEY_CHECK
-        dispatch.name = seen.hook_name
-        return self.hooks.find(seen.bundle_hash, seen.hook_name)
 
     def _refuse(self) -> NoReturn:
         if self.draining:

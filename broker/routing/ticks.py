@@ -60,7 +60,7 @@ class Ticks:
                 self._hangs(dispatch, now)
             else:
                 self._expire(dispatch)
-        for dispatch in self._overload.look(self._pending, len(pool), now):
+        for dispatch in self._overload.look(self._pending, self._placing.ready_of_groups(), now):
             self._shed(dispatch, now)
         for link in pool:
             if link.in_flight and now - link.progress_ns > STALL_NS and not link.stalled:
@@ -70,7 +70,7 @@ class Ticks:
             self._tick_later()
 
     def _expire(self, dispatch: Dispatch) -> None:
-        where = "in the queue" if dispatch.link is None else f"in {dispatch.link}"
+        where = _waits_for(dispatch) if dispatch.link is None else f"in {dispatch.link}"
         self._outcomes.counters.expired += 1
         self._placing.abandon(dispatch)
         dispatch.fail(DispatchError(Status.EXPIRED, f"deadline exceeded {where} ({dispatch.name})"))
@@ -103,6 +103,13 @@ class Ticks:
             link.silent = True
             self._placing.take_back(link)
             self._placing.watcher.silent(link)
+
+
+def _waits_for(dispatch: Dispatch) -> str:
+    links = dispatch.hook.links if dispatch.hook is not None else None
+    if links is None or any(link.open for link in links):
+        return "in the queue"
+    return "in the queue: no worker that is ready has loaded its bundle (tykpy hooks)"
 
 
 def _hang_limit(dispatch: Dispatch, link: Link) -> int:

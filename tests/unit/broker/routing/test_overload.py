@@ -29,7 +29,7 @@ class Bench:
 
     def look(self, now_ns: int, workers: int = 1) -> list[Dispatch]:
         """Who has waited too long."""
-        return self.overload.look(self.queue, workers, now_ns)
+        return self.overload.look(self.queue, [workers], now_ns)
 
 
 def test_a_burst_may_wait() -> None:
