@@ -134,8 +134,10 @@ def _read_name(block: bytes, at: int) -> tuple[bytes, int]:
 def _entry(index: int, table: DynamicTable | None) -> tuple[bytes, bytes]:
     if 0 < index <= _STATIC_COUNT:
         return _STATIC[index - 1]
-    if table is None or index == 0:
-        raise ValueError(f"index {index}")
+    if index == 0:
+        raise ValueError("index 0")
+    if table is None:
+        raise ValueError(f"index {index} of a table whose size is 0")
     return table.entries[index - _STATIC_COUNT - 1]
 
 

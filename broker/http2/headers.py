@@ -202,15 +202,15 @@ class HeaderDecoder:
         self._forbid_table = _nothing
 
     def table_forbidden(self) -> None:
-        """The peer has acknowledged that it may use no table, and says so at the start of its next block.
+        """The peer has acknowledged that it may use no table: forget the entries that it has made.
 
-        A peer that never used its table has nothing to shrink, and some (.NET) never say that they do.
+        RFC 7541, section 4.2, wants a size update at the start of its next block. Some peers never send one: .NET, and
+        nginx and haproxy, which add fields to the table but never refer to them. What they add is dropped; a reference
+        to an entry is an error.
         """
-        table = self._table
-        table.limit = 0
-        if not table.entries:
-            table.resize(0)
-        self.pure = table.size_allowed == 0
+        self._table.limit = 0
+        self._table.resize(0)
+        self.pure = True
 
     def request(self, block: bytes) -> RequestHead:
         """The head of a request's block.
@@ -240,9 +240,6 @@ class HeaderDecoder:
         table = self._table
         try:
             at = read_size_updates(block, table)
-            if table.size_allowed > table.limit:
-                raise ValueError("the table was not made smaller after our SETTINGS")
-            self.pure = table.limit == 0
             headers = self._read(block, at, None if self.pure else table)
         except ValueError as error:
             raise PeerError(ErrorCode.COMPRESSION_ERROR, f"header block: {error}") from error

@@ -206,11 +206,27 @@ def test_the_table_works_until_the_peer_has_acknowledged_that_it_has_none() -> N
     assert table.forbidden == 1
 
 
-def test_a_peer_with_entries_in_its_table_has_to_say_that_it_drops_them() -> None:
+def test_a_reference_to_the_forbidden_table_is_an_error() -> None:
     table = Table()
     table.decoder.request(table.encoder.encode(CALL))
     table.decoder.table_forbidden()
-    assert "not made smaller" in table.refuse(table.encoder.encode(CALL))
+    assert "of a table whose size is 0" in table.refuse(table.encoder.encode(CALL))
+
+
+def test_a_peer_may_add_to_the_table_without_using_it() -> None:
+    """As nginx and haproxy do, which never announce a smaller table."""
+    table = Table()
+    indexed = b"".join(
+        b"\x40" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in CALL
+    )
+    for _ in range(2):
+        table.decoder.request(indexed)
+    table.decoder.table_forbidden()
+    for _ in range(3):
+        head = table.decoder.request(indexed)
+        assert isinstance(head, GrpcHead)
+        assert head.method.kind == 1
+    assert not table.decoder._table.entries
 
 
 def test_a_peer_that_never_used_its_table_need_not_say_so() -> None:
