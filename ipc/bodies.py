@@ -16,9 +16,7 @@ from ipc.segment import create_bulk
 from ipc.spill import read_whole
 
 _BLOCK: Final = 32 * 1024
-"""Bytes of the smallest place; each larger kind of place is twice as large. Only what a body needs of it is memory."""
-_BLOCK_BITS: Final = _BLOCK.bit_length() - 1
-
+"""Bytes: places begin at multiples of it, and take as many of them as the body needs."""
 
 LEND_FROM: Final = 256 * 1024
 """Bytes of a body from which on a worker leaves it where it is: to find its parts costs 25 us.
@@ -31,13 +29,14 @@ of 586 us at 1 MiB; one that does takes 215 instead of 160 us at 256 KiB, and th
 class BodyStore:
     """A piece of shared memory and the places in it; for one thread.
 
-    Places of one size are used again last in, first out, because the last one is in the CPU's cache.
+    A body gets the first gap that is large enough: so few pages are used, and those are in the CPU's cache. One byte per
+    block says whether it is used, so free neighbours are one gap.
     """
 
     def __init__(self, capacity: int) -> None:
         """`capacity` is address space, in bytes: memory is reserved as bodies come. Raises SegmentError."""
-        self._capacity = capacity // _BLOCK * _BLOCK
-        descriptors = create_bulk(self._capacity)
+        self._blocks = capacity // _BLOCK
+        descriptors = create_bulk(self._blocks * _BLOCK)
         self.readable = descriptors.readable
         """What workers inherit; closed with the store."""
         self._descriptor = descriptors.writable
@@ -48,14 +47,11 @@ class BodyStore:
                 os.close(descriptor)
             raise
         self._view = memoryview(self.memory)
-        kinds = (self._capacity // _BLOCK).bit_length()
-        self._free: list[list[int]] = [[] for _ in range(kinds)]
-        """Offsets of free places, by size."""
-        self._untouched = [0] * kinds
-        """How many of these, the first ones, were free all the time since the last `trim`."""
-        self._top = 0
-        """No place was ever made from here on."""
-        self._present = bytearray(self._capacity // _BLOCK)
+        self._used = bytearray(self._blocks)
+        """1 for each block in a place."""
+        self._lately = bytearray(self._blocks)
+        """1 for each block that was in a place at some time since the last `trim`."""
+        self._present = bytearray(self._blocks)
         """1 for each block whose pages are there."""
 
     @property
@@ -63,21 +59,19 @@ class BodyStore:
         """Bytes of memory that it holds now."""
         return self._present.count(1) * _BLOCK
 
+    @property
+    def used(self) -> int:
+        """Bytes of the places that are taken."""
+        return self._used.count(1) * _BLOCK
+
     def begin(self, size: int) -> "StoredBody | None":
         """A place for a body of `size` bytes; None where there is no room."""
-        kind = max(0, (size - 1).bit_length() - _BLOCK_BITS)
-        if kind >= len(self._free):
+        count = _count(size)
+        first = self._used.find(bytes(count)) if count <= self._blocks else -1
+        if first < 0:
             return None
-        free = self._free[kind]
-        if free:
-            offset = free.pop()
-            self._untouched[kind] = min(self._untouched[kind], len(free))
-        elif self._top + (_BLOCK << kind) <= self._capacity:
-            offset = self._top
-            self._top += _BLOCK << kind
-        else:
-            return None
-        return StoredBody(self, kind, offset, size)
+        self._used[first : first + count] = self._lately[first : first + count] = b"\1" * count
+        return StoredBody(self, first * _BLOCK, size)
 
     def put(self, body: bytes) -> "StoredBody | None":
         """Store a body that is complete; None where there is no room or no memory."""
@@ -88,16 +82,21 @@ class BodyStore:
         return stored
 
     def trim(self) -> None:
-        """Give back the memory of places that were free since the last call."""
-        for kind, free in enumerate(self._free):
-            for offset in free[: self._untouched[kind]]:
-                self._give_back(offset, _BLOCK << kind)
-            self._untouched[kind] = len(free)
+        """Give back the memory of blocks that were free since the last call."""
+        # Bytes of 0 and 1 are bits of a large number as well, and those are combined at the speed of C.
+        present, lately = (int.from_bytes(flags, "big") for flags in (self._present, self._lately))
+        idle = (present & ~lately).to_bytes(self._blocks, "big")
+        first = idle.find(1)
+        while first >= 0:
+            end = idle.find(0, first)
+            end = self._blocks if end < 0 else end
+            self._give_back(first, end)
+            first = idle.find(1, end)
+        self._lately[:] = self._used
 
-    def _give_back(self, offset: int, size: int) -> None:
-        first, end = offset // _BLOCK, (offset + size) // _BLOCK
-        if GIVE_BACK is not None and self._present.find(1, first, end) >= 0:
-            self.memory.madvise(GIVE_BACK, offset, size)
+    def _give_back(self, first: int, end: int) -> None:
+        if GIVE_BACK is not None:
+            self.memory.madvise(GIVE_BACK, first * _BLOCK, (end - first) * _BLOCK)
             self._present[first:end] = bytes(end - first)
 
     def close(self) -> None:
@@ -124,25 +123,30 @@ class BodyStore:
         """What lies in a place; to be let go of before the place is free."""
         return self._view[offset : offset + size]
 
-    def release(self, kind: int, offset: int) -> None:
+    def release(self, offset: int, size: int) -> None:
         """A place is free."""
-        self._free[kind].append(offset)
+        first, count = offset // _BLOCK, _count(size)
+        self._used[first : first + count] = bytes(count)
+
+
+def _count(size: int) -> int:
+    """How many blocks a body of `size` bytes takes."""
+    return max(1, -(-size // _BLOCK))
 
 
 class StoredBody:
     """One body, or as much of it as has come."""
 
-    __slots__ = ("_end", "_kind", "_store", "offset", "size")
+    __slots__ = ("_end", "_store", "offset", "size")
 
-    def __init__(self, store: BodyStore, kind: int, offset: int, size: int) -> None:
+    def __init__(self, store: BodyStore, offset: int, size: int) -> None:
         self._store = store
-        self._kind = kind
         self._end = offset
         self.offset = offset
         self.size = size
 
     def __del__(self) -> None:
-        self._store.release(self._kind, self.offset)
+        self._store.release(self.offset, self.size)
 
     def __len__(self) -> int:
         return self.size

@@ -88,7 +88,7 @@ def test_memory_that_no_body_used_lately_is_given_back(store: BodyStore) -> None
     del busy, idle
     store.trim()
     assert store.reserved == 2 * MIB
-    stored(store, b"again" * 200_000)  # of the two free places it takes one
+    stored(store, bytes(MIB))  # of the two free places it takes one
     store.trim()
     assert store.reserved == MIB
     store.trim()
