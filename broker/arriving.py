@@ -12,7 +12,7 @@ at a time, and less than a machine that takes such bodies has."""
 
 
 class Arriving:
-    """One count for all connections; each adds and takes off what is its own."""
+    """The total of all connections."""
 
     __slots__ = ("bytes", "limit", "refused")
 
@@ -22,13 +22,16 @@ class Arriving:
         self.refused = 0
         """Requests that found no room."""
 
-    def change(self, size: int, own: int) -> bool:
-        """Count `size` bytes more, or less, for a connection that has `own` with them.
+    def resize(self, size: int) -> None:
+        """Set the total; called by the shares only."""
+        self.bytes = size
 
-        False: that is too much. It never is where nobody else has any.
+    def admits(self, share: "Share") -> bool:
+        """Tell whether a share may stay as large as it is now, and count it as refused if not.
+
+        A share that is alone always may: it is bounded by the limits of its connection.
         """
-        self.bytes += size
-        if size <= 0 or self.bytes <= self.limit or self.bytes == own:
+        if self.bytes <= self.limit or self.bytes == share.bytes:
             return True
         self.refused += 1
         return False
@@ -37,3 +40,27 @@ class Arriving:
     def full(self) -> str:
         """Why there is no room, for the peer."""
         return f"unfinished requests of {self.bytes} bytes on all connections (--queue-bytes)"
+
+
+class Share:
+    """The part of a total that one owner keeps: a request, or a connection with all of its requests.
+
+    An owner states its size and never a difference, so a share can be released any number of times.
+    """
+
+    __slots__ = ("_total", "bytes")
+
+    def __init__(self, total: "Arriving | Share") -> None:
+        self._total = total
+        self.bytes = 0
+
+    def resize(self, size: int) -> None:
+        """Keep `size` bytes from now on."""
+        change = size - self.bytes
+        if change:
+            self.bytes = size
+            self._total.resize(self._total.bytes + change)
+
+    def release(self) -> None:
+        """Keep nothing."""
+        self.resize(0)

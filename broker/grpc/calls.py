@@ -4,19 +4,21 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final, cast
 
-from broker.arriving import Arriving
+from broker.arriving import Arriving, Share
 from broker.errors import DispatchError
 from broker.grpc.head import GrpcHead
 from broker.grpc.local_call import LocalCall, LocalHandler
 from broker.grpc.messages import MessageReader
 from broker.grpc.wire import CODE_OF_STATUS, GrpcCallError, GrpcCode, pack_fields, pack_trailers_only
 from broker.http2.frames import Data
-from broker.http2.limits import Limits
+from broker.http2.limits import KIB, Limits
 from broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE, Sender
 from broker.http2.stream import Stream
 from broker.routing.dispatch import Dispatch, Dispatcher
 from ipc.bodies import Body, BodyStore, body_bytes
 
+MAX_LOCAL_MESSAGE: Final = 4 * KIB
+"""Bytes of a message to the broker itself, which are names: a peer can keep a thousand of them on each connection."""
 _unpack_prefix: Final = MESSAGE_PREFIX.unpack_from
 
 
@@ -46,11 +48,13 @@ class GatewayCall(Dispatch):
 class Upload:
     """A request that does not come in one piece, or is not for the router: its messages are collected here."""
 
-    __slots__ = ("body", "handler", "reader", "started_ns")
+    __slots__ = ("body", "handler", "reader", "share", "started_ns")
 
-    def __init__(self, reader: MessageReader, handler: LocalHandler | None) -> None:
+    def __init__(self, reader: MessageReader, handler: LocalHandler | None, share: Share) -> None:
         self.reader = reader
         self.handler = handler
+        self.share = share
+        """What is counted of it, from the first byte until the request is complete or given up."""
         self.body: Body | None = None
         """The message, once it is complete; the request may not be."""
         self.started_ns = monotonic_ns()
@@ -60,6 +64,12 @@ class Upload:
         """Bytes that are kept of it."""
         return self.reader.buffered + (0 if self.body is None else len(self.body))
 
+    def end(self) -> None:
+        """Keep nothing of it, and take nothing more."""
+        self.share.release()
+        if self.handler is not None:
+            self.handler.cancelled()
+
 
 class GrpcCalls:
     """The application on one HTTP/2 connection."""
@@ -67,12 +77,12 @@ class GrpcCalls:
     __slots__ = (
         "_arriving",
         "_bodies",
-        "_buffered",
         "_dispatch",
         "_dispatcher",
         "_max_buffered",
         "_max_message",
         "sender",
+        "share",
     )
 
     def __init__(
@@ -90,7 +100,8 @@ class GrpcCalls:
         self._dispatch: Callable[[Dispatch], None] = dispatcher.dispatch
         self._max_message = limits.max_message
         self._max_buffered = max(limits.max_buffered, limits.max_message)
-        self._buffered = 0
+        self.share = Share(self._arriving)
+        """What all unfinished requests of this connection keep."""
         self.sender = cast(Sender, None)
         """The connection's, once there is one."""
 
@@ -121,19 +132,25 @@ class GrpcCalls:
             self._fail(stream, head.error)
         elif head.method.serve is not None:
             handler = head.method.serve(LocalCall(self.sender, stream))
-            stream.application = Upload(MessageReader(head.encoding, self._max_message), handler)
+            reader = MessageReader(head.encoding, min(self._max_message, MAX_LOCAL_MESSAGE))
+            stream.application = Upload(reader, handler, Share(self.share))
 
     def cancelled(self, stream: Stream) -> None:
         """The caller hung up, or lost the right to an answer."""
         call, stream.application = stream.application, None
         if isinstance(call, Upload):
-            self._forget(call)
+            call.end()
+            if call.handler is not None:
+                call.handler.call.ended = True
         elif call is not None:
             self._dispatcher.cancel(call)
 
     def expire(self, stream: Stream) -> None:
         """Give up a request of which nothing more comes, or too little."""
-        self._fail(stream, GrpcCallError(GrpcCode.DEADLINE_EXCEEDED, "the rest of the request did not come in time"))
+        if stream.closing is None:
+            self._fail(
+                stream, GrpcCallError(GrpcCode.DEADLINE_EXCEEDED, "the rest of the request did not come in time")
+            )
 
     def _start(self, stream: Stream, body: Body, timeout_ns: int | None) -> None:
         if timeout_ns is not None and timeout_ns <= 0:
@@ -147,13 +164,16 @@ class GrpcCalls:
 
     def _collect(self, stream: Stream, data: Data, at: int, end: int, ended: bool) -> None:
         head: GrpcHead = stream.head
+        if stream.closing is not None:
+            return  # it is answered, and the peer has not read all of the answer yet
         if head.refusal is not None:
             if ended:
                 self._refuse(stream)
             return
         upload = stream.application
         if upload is None:
-            upload = stream.application = Upload(MessageReader(head.encoding, self._max_message, self._bodies), None)
+            reader = MessageReader(head.encoding, self._max_message, self._bodies)
+            upload = stream.application = Upload(reader, None, Share(self.share))
         try:
             self._feed(stream, upload, data, at, end)
             if ended:
@@ -162,10 +182,9 @@ class GrpcCalls:
             self._fail(stream, error)
 
     def _feed(self, stream: Stream, upload: Upload, data: Data, at: int, end: int) -> None:
-        before = upload.held
         try:
             for message in upload.reader.feed(data, at, end):
-                if upload.handler is not None:
+                if upload.handler is not None and upload.handler.takes_many:
                     stream.sweeps = 0  # a request of many messages may last: each has its time
                     upload.handler.message(body_bytes(message))
                 elif upload.body is None:
@@ -173,42 +192,42 @@ class GrpcCalls:
                 else:
                     raise GrpcCallError(GrpcCode.INTERNAL, "more than one message for a method that takes one")
         finally:
-            fits = self._change(upload.held - before)
-        if self._buffered > self._max_buffered:
-            text = f"unfinished requests of {self._buffered} bytes on one connection, limit {self._max_buffered} bytes"
+            upload.share.resize(upload.held if stream.application is upload else 0)
+        if self.share.bytes > self._max_buffered:
+            text = (
+                f"unfinished requests of {self.share.bytes} bytes on one connection, limit {self._max_buffered} bytes"
+            )
             raise GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, text)
-        if not fits:
+        if not self._arriving.admits(self.share):
             raise GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, self._arriving.full)
 
-    def _change(self, size: int) -> bool:
-        self._buffered += size
-        return self._arriving.change(size, self._buffered)
-
     def _finish(self, stream: Stream, upload: Upload) -> None:
+        handler, body = upload.handler, upload.body
         if upload.reader.within_message:
             raise GrpcCallError(GrpcCode.INTERNAL, "the request ends within a message")
-        if upload.handler is not None:
-            upload.handler.half_closed()
-        elif upload.body is None:
+        upload.share.release()
+        upload.body = None
+        if handler is not None and handler.takes_many:
+            handler.half_closed()
+        elif body is None:
             raise GrpcCallError(GrpcCode.INTERNAL, "no message for a method that takes one")
+        elif handler is not None:
+            handler.message(body_bytes(body))
         else:
             timeout_ns = stream.head.timeout_ns
             if timeout_ns is not None:
                 timeout_ns -= monotonic_ns() - upload.started_ns
-            self._change(-upload.held)
-            self._start(stream, upload.body, timeout_ns)
-
-    def _forget(self, upload: Upload) -> None:
-        self._change(-upload.held)
-        if upload.handler is not None:
-            upload.handler.cancelled()
+            self._start(stream, body, timeout_ns)
 
     # Answers that are not the router's
 
     def _fail(self, stream: Stream, error: GrpcCallError) -> None:
         upload, stream.application = stream.application, None
         if isinstance(upload, Upload):
-            self._forget(upload)
+            upload.end()
+            if upload.handler is not None:
+                upload.handler.call.finish(error.code, error.message)
+                return
         self.sender.headers(stream, pack_trailers_only(error.code, error.message), end_stream=True)
 
     def _refuse(self, stream: Stream) -> None:

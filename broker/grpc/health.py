@@ -5,7 +5,7 @@ from enum import IntEnum
 from typing import Final
 
 from broker.grpc.head import Method
-from broker.grpc.local_call import LocalCall, OneMessageHandler, UnaryHandler
+from broker.grpc.local_call import LocalCall, LocalHandler, UnaryHandler
 from broker.grpc.wire import GrpcCallError, GrpcCode
 from broker.protowire import ProtobufError, bytes_fields, pack_bytes, pack_int
 
@@ -67,7 +67,7 @@ class Health:
         )
 
 
-class _Watch(OneMessageHandler):
+class _Watch(LocalHandler):
     """One call of Watch: the status now, and every change of it."""
 
     __slots__ = ("_service", "_statuses", "_told", "_watches")
@@ -79,7 +79,7 @@ class _Watch(OneMessageHandler):
         self._service = ""
         self._told: ServingStatus | None = None
 
-    def request(self, payload: bytes) -> None:
+    def message(self, payload: bytes) -> None:
         """Start to watch."""
         self._service = _service_name(payload)
         self._watches.add(self)

@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
-from broker.grpc.wire import ANSWER, GrpcCallError, GrpcCode, pack_status, pack_trailers_only
+from broker.grpc.wire import ANSWER, GrpcCode, pack_status, pack_trailers_only
 from broker.http2.sender import MESSAGE_PREFIX, Sender
 from broker.http2.stream import Stream
 
@@ -33,6 +34,7 @@ class LocalCall:
         if self.ended:
             return
         self.ended = True
+        self._stream.application = None
         if self._started:
             self._sender.close(self._stream, pack_status(code, message))
         else:
@@ -40,50 +42,30 @@ class LocalCall:
 
 
 class LocalHandler(ABC):
-    """The receiving side of one call."""
+    """The receiving side of one call. What it raises as GrpcCallError ends the call."""
 
-    __slots__ = ()
+    __slots__ = ("call",)
 
-    @abstractmethod
-    def message(self, payload: bytes) -> None:
-        """The caller sent a message; may raise GrpcCallError."""
-
-    @abstractmethod
-    def half_closed(self) -> None:
-        """The caller has no more to say."""
-
-    def cancelled(self) -> None:
-        """The call is gone, however it ended; nothing more can be sent."""
-        return
-
-
-class OneMessageHandler(LocalHandler):
-    """A method with exactly one request message."""
-
-    __slots__ = ("_called", "call")
+    takes_many: ClassVar[bool] = False
+    """Takes messages as they come; else it takes exactly one, once the request is complete."""
 
     def __init__(self, call: LocalCall) -> None:
         self.call = call
-        self._called = False
-
-    def message(self, payload: bytes) -> None:
-        """Expected: once."""
-        if self._called:
-            raise GrpcCallError(GrpcCode.INTERNAL, "more than one message for a method that takes one")
-        self._called = True
-        self.request(payload)
-
-    def half_closed(self) -> None:
-        """Unexpected: without a message."""
-        if not self._called:
-            raise GrpcCallError(GrpcCode.INTERNAL, "no message for a method that takes one")
 
     @abstractmethod
-    def request(self, payload: bytes) -> None:
-        """The one message; may raise GrpcCallError."""
+    def message(self, payload: bytes) -> None:
+        """Take one message."""
+
+    def half_closed(self) -> None:
+        """Expected, where `takes_many`: the caller has no more to say."""
+        return
+
+    def cancelled(self) -> None:
+        """The call is gone, or about to end with an error; nothing more can be sent."""
+        return
 
 
-class UnaryHandler(OneMessageHandler):
+class UnaryHandler(LocalHandler):
     """One message in, one out, made by a function."""
 
     __slots__ = ("_function",)
@@ -92,7 +74,7 @@ class UnaryHandler(OneMessageHandler):
         super().__init__(call)
         self._function = function
 
-    def request(self, payload: bytes) -> None:
+    def message(self, payload: bytes) -> None:
         """Answer it."""
         self.call.send(self._function(payload))
         self.call.finish()

@@ -9,7 +9,7 @@ from typing import Final
 
 from broker.grpc.descriptors import FILES, SERVICES, DescriptorFile
 from broker.grpc.head import Method
-from broker.grpc.local_call import LocalCall, LocalHandler
+from broker.grpc.local_call import LocalHandler
 from broker.grpc.wire import GrpcCallError, GrpcCode
 from broker.protowire import ProtobufError, bytes_fields, pack_bytes, pack_int
 
@@ -42,10 +42,9 @@ def reflection_methods() -> dict[bytes, Method]:
 class _Reflection(LocalHandler):
     """One conversation: an answer for every question."""
 
-    __slots__ = ("_call",)
+    __slots__ = ()
 
-    def __init__(self, call: LocalCall) -> None:
-        self._call = call
+    takes_many = True
 
     def message(self, payload: bytes) -> None:
         """Answer one question."""
@@ -54,11 +53,11 @@ class _Reflection(LocalHandler):
         except (ProtobufError, UnicodeDecodeError) as error:
             text = f"ServerReflectionRequest: {error}"
             raise GrpcCallError(GrpcCode.INVALID_ARGUMENT, text) from error
-        self._call.send(pack_bytes(_ORIGINAL_REQUEST, payload) + answer)
+        self.call.send(pack_bytes(_ORIGINAL_REQUEST, payload) + answer)
 
     def half_closed(self) -> None:
         """No more questions."""
-        self._call.finish()
+        self.call.finish()
 
 
 def _answer(payload: bytes) -> bytes:

@@ -43,6 +43,13 @@ class StreamError(Http2Error):
         self.stream_id = stream_id
 
 
+class FinishedStreamError(Http2Error):
+    """Unexpected: a fault of the program, which sends on a stream that was answered or is gone."""
+
+    def __init__(self, stream_id: int) -> None:
+        super().__init__(ErrorCode.INTERNAL_ERROR, f"stream {stream_id} is answered or gone: nothing can be sent on it")
+
+
 class MalformedError(Http2Error):
     """Unexpected: a header list that breaks RFC 9113, section 8; the stream it came on is reset."""
 

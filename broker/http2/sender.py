@@ -9,7 +9,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
-from broker.http2.errors import ErrorCode, PeerError, StreamError
+from broker.http2.errors import ErrorCode, FinishedStreamError, PeerError, StreamError
 from broker.http2.frames import (
     DATA,
     END_HEADERS,
@@ -73,7 +73,10 @@ def _nobody_waits(stream: Stream) -> None:
 
 
 class Sender:
-    """Frames to one peer; `wake` is called when there is output where there was none."""
+    """Frames to one peer; `wake` is called when there is output where there was none.
+
+    `answer`, `headers`, `data` and `close` raise FinishedStreamError on a stream that was answered or is gone.
+    """
 
     __slots__ = (
         "_on_sent",
@@ -127,6 +130,8 @@ class Sender:
 
     def answer(self, stream: Stream, template: AnswerTemplate, message: bytes) -> None:
         """Send a whole answer of one message and close the stream: the path of almost all calls."""
+        if stream.closing is not None:
+            raise FinishedStreamError(stream.id)
         size = len(message)
         length = size + MESSAGE_PREFIX_SIZE
         if length > self._window or length > stream.send_window or length > self.max_frame or self.paused:
@@ -142,6 +147,7 @@ class Sender:
             if not self.out:
                 self._wake()
             self.out += (template.before(stream_id, size), message, template.after(stream_id))
+        stream.closing = b""
         self.answers += 1
         self._on_sent(stream)
 
@@ -152,17 +158,22 @@ class Sender:
 
     def headers(self, stream: Stream, block: bytes, end_stream: bool = False) -> None:
         """Send the answer's headers; with `end_stream` they are all of it."""
+        if stream.closing is not None:
+            raise FinishedStreamError(stream.id)
         if self._table_unsaid:
             # A peer that allows a smaller table than the default waits for this word (RFC 7541, section 4.2).
             block = NO_TABLE + block
             self._table_unsaid = False
         self.write(pack_headers(stream.id, block, END_STREAM if end_stream else 0, self.max_frame))
         if end_stream:
+            stream.closing = b""
             self.answers += 1
             self._on_sent(stream)
 
     def data(self, stream: Stream, *pieces: bytes) -> None:
         """Send more of the body, as fast as the windows allow."""
+        if stream.closing is not None:
+            raise FinishedStreamError(stream.id)
         if stream.pending is None:
             stream.pending = deque()
         for piece in pieces:
@@ -175,6 +186,8 @@ class Sender:
 
     def close(self, stream: Stream, trailers: bytes) -> None:
         """End the answer after all of its body; with trailers, or without if they are empty."""
+        if stream.closing is not None:
+            raise FinishedStreamError(stream.id)
         stream.closing = trailers
         if stream.pending:
             return
@@ -250,6 +263,7 @@ class Sender:
 
     def forget(self, stream: Stream) -> None:
         """Drop what is held back for a stream that is gone."""
+        stream.closing = b""
         if stream.pending:
             self.held -= sum(map(len, stream.pending))
             stream.pending.clear()

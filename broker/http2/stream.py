@@ -42,7 +42,7 @@ class Stream:
         self.pending: deque[memoryview] | None = None
         """DATA that waits for window or socket; None while nothing ever waited."""
         self.closing: bytes | None = None
-        """Trailers that follow the pending DATA; empty: END_STREAM without trailers."""
+        """Set once nothing more may be sent: the trailers behind the pending DATA; empty: END_STREAM without any."""
         self.application: Any = None
 
 

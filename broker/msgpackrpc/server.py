@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
-from broker.arriving import Arriving
+from broker.arriving import Arriving, Share
 from broker.errors import DispatchError, WireError
 from broker.msgpackrpc.limits import RpcLimits
 from broker.msgpackrpc.sweep import MessageAge, Sweeper
@@ -197,8 +197,8 @@ class _Connection(asyncio.Protocol):
         self._reader = MessageReader(server.limits.max_message)
         self._in_flight: set[Reply] = set()
         self._in_flight_bytes = 0
-        self._pending = 0
-        """Bytes of `_reader` that `Arriving` knows of."""
+        self._share = Share(server.arriving)
+        """What is counted of `_reader`."""
         self._age = MessageAge()
         self._out: list[bytes] = []
         self._out_size = 0
@@ -208,6 +208,8 @@ class _Connection(asyncio.Protocol):
         """Too much output waits for the peer."""
         self._refused = False
         """The peer broke the protocol: what it still sends is read and thrown away."""
+        self._lost = False
+        """The peer is gone."""
         self._timer: asyncio.TimerHandle | None = None
 
     # -- asyncio ---------------------------------------------------------------------------------------------------
@@ -235,8 +237,9 @@ class _Connection(asyncio.Protocol):
                 self._note_pending(len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._share.release()
         self._server.discard(self)
-        self._server.arriving.change(-self._pending, 0)
         self._stop_timer()
         in_flight, self._in_flight = self._in_flight, set()
         for reply in in_flight:
@@ -297,17 +300,17 @@ class _Connection(asyncio.Protocol):
         self._note_pending()
 
     def _note_pending(self, fed: int = 0) -> None:
-        pending, before = self._reader.pending, self._pending
-        if not (pending or before):
+        pending, before = self._reader.pending, self._share.bytes
+        if self._lost or not (pending or before):
             return
-        self._pending = pending
+        self._share.resize(pending)
         if pending != before + fed:
             self._age.begin()
         if pending:
             self._server.sweeper.watch(self)
         else:
             self._server.sweeper.forget(self)
-        if not self._server.arriving.change(pending - before, pending):
+        if not self._server.arriving.admits(self._share):
             self._refuse(WireError(Status.OVERLOADED, self._server.arriving.full, self._reader.unfinished_id))
 
     def sweep(self) -> None:
@@ -315,7 +318,7 @@ class _Connection(asyncio.Protocol):
         limits = self._limits
         if self._held or self._refused:
             return
-        if self._age.is_too_old(self._pending, limits.request_seconds, limits.request_progress):
+        if self._age.is_too_old(self._share.bytes, limits.request_seconds, limits.request_progress):
             text = "the rest of the message did not come in time"
             self._refuse(WireError(Status.EXPIRED, text, self._reader.unfinished_id))
 

@@ -59,7 +59,7 @@ def kill_under_load(folder: Path, calls: int, kill: Callable[[Killer, Callers], 
         killer = Killer(broker, seed=calls)
         with Callers(broker.address, calls) as callers:
             kill(killer, callers)
-        wait_until(lambda: broker.status()["under_way"] == 0, lambda: str(broker.status()))
+        broker.check_accounts()
         status = broker.status()
         print(status["dispatches"], f"{len(killer.killed)} workers killed, {status['restarts']} restarts")
         given_up = check_account(calls, callers, journal.runs(), set(killer.killed))

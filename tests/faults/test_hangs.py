@@ -106,6 +106,7 @@ def hang_under_load(folder: Path, times: int) -> None:
             assert not load.errors
             middle, most = statistics.median(late) * 1e3, max(late) * 1e3
             print(f"{way}: {times} hangs, heard of {middle:.1f} ms (median) to {most:.1f} ms after the limit; {load}")
+        broker.check_accounts()
         status = broker.status()
         assert status["restarts"] == len(WAYS) * times
         assert status["dispatches"]["expired"] == len(WAYS) * times

@@ -53,3 +53,4 @@ def test_idle_connections_cost_little_and_nobody_notices(tmp_path: Path, count: 
         assert taken[0] / count <= PER_CONNECTION
         assert taken[1] <= taken[0] * 1.2 + MIB
         before.check_back(taken[1] + 2 * MIB)
+        broker.check_accounts()

@@ -158,6 +158,7 @@ def kill_at_each(folder: Path, cases: list[Case], kills: int) -> None:
                 size = SIZES[(place + number) % len(SIZES)]
                 killed, outcomes = kill_at(broker, case, f"{case.point.replace(' ', '-')}.{number}", size)
                 check(case, killed, outcomes, journal.runs())
+        broker.check_accounts()
         status = broker.status()
         print(f"{len(cases)} places, {status['restarts']} kills, {status['dispatches']}, deviations: 0")
         assert status["restarts"] == len(cases) * kills

@@ -57,6 +57,7 @@ def overload(folder: Path, seconds: float, *flags: str) -> tuple[dict[str, int],
             with Watch(broker.pid) as watch:
                 callers.press(seconds)
                 recovery = first_answer(callers, "after")
+        broker.check_accounts()
         status = broker.status()
         check_account(callers, journal)
         growth = watch.most - watch.before

@@ -117,6 +117,7 @@ def go_through(folder: Path, outages: list[Outage]) -> None:
                     wait_until(lambda: storage_works(broker), lambda: broker.log)
             load.check()
             assert not load.errors
+            broker.check_accounts()
             assert broker.status()["restarts"] == 0
     finally:
         server.stop()

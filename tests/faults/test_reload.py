@@ -85,6 +85,7 @@ def test_reloads_under_load_fail_no_call(tmp_path: Path, times: int) -> None:
         assert not load.errors
         assert set(load.seen) >= {str(version) for version in range(times + 1)}
         assert version_of(broker) == str(times)
+        broker.check_accounts()
         assert broker.status()["restarts"] == 0
 
 

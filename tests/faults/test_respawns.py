@@ -70,6 +70,7 @@ def respawn_and_compare(folder: Path, warm_up: int, times: int, end: Callable[[R
         before = holdings(broker, client)
         respawn(broker, times, end)
         after = holdings(broker, client)
+        broker.check_accounts()
     growth = (after.memory - before.memory) / MIB
     print(f"{times} respawns {end.__name__}: {before} -> {after}, {growth:+.2f} MiB")
     assert (after.descriptors, after.threads) == (before.descriptors, before.threads)

@@ -97,6 +97,7 @@ def test_upgrades_under_load_fail_no_call(tmp_path: Path, times: int) -> None:
         load.check()
         assert not load.errors
         assert len(seen) == times + 1
+        broker.check_accounts()
         assert broker.socket.stat().st_ino == inode
 
 

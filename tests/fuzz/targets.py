@@ -83,11 +83,11 @@ def _check_accounts(peer: Peer) -> None:
     held = sum(len(piece) for stream in peer.connection.streams.values() for piece in stream.pending or ())
     assert sender.held == held
     assert len(peer.connection.streams) <= LIMITS.max_concurrent_streams
-    assert peer.unfinished == peer.calls._buffered == peer.arriving.bytes <= LIMITS.max_buffered
+    assert peer.unfinished == peer.calls.share.bytes == peer.arriving.bytes <= LIMITS.max_buffered
     if peer.connection.closed:
         assert not peer.connection.streams
         assert not peer.echo.held
-        assert peer.calls._buffered == 0
+        assert peer.calls.share.bytes == 0
 
 
 def hpack(data: bytes) -> None:

@@ -81,12 +81,21 @@ def meaning(decoder: HeaderDecoder, block: bytes) -> object:
     return head.timeout_ns, head.encoding, head.content_length, head.plain_kind, head.error and head.error.code
 
 
-PLAIN_BLOCK = b"\x83\x86\x04" + bytes((len(PATH),)) + PATH.encode() + b"\x0f\x10\x10application/grpc"
+def plain_block(path: str) -> bytes:
+    return b"\x83\x86\x04" + bytes((len(path),)) + path.encode() + b"\x0f\x10\x10application/grpc"
+
+
+paths = st.sampled_from(
+    [PATH] * 4
+    + ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]
+    + ["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"]
+)
 requests = st.builds(
-    lambda stream_id, flags, body, cut: (
-        pack_frame(FrameType.HEADERS, 4, stream_id, PLAIN_BLOCK) + data(stream_id, message(body)[:cut], flags)
+    lambda path, stream_id, flags, body, times, cut: (
+        pack_frame(FrameType.HEADERS, 4, stream_id, plain_block(path))
+        + data(stream_id, (message(body) * times)[:cut], flags)
     ),
-    stream_ids, st.sampled_from([0, 1]), bodies, st.sampled_from([3, 5, 3000]),
+    paths, stream_ids, st.sampled_from([0, 1]), bodies, st.sampled_from([1, 1, 2]), st.sampled_from([3, 5, 11, 3000]),
 )  # fmt: skip
 likely_frames = st.one_of(
     requests,
@@ -121,12 +130,12 @@ def check_accounts(peer: Peer) -> None:
     waiting = [stream for stream in peer.connection.streams.values() if stream.pending]
     assert sender.held == sum(len(piece) for stream in waiting for piece in stream.pending or ())
     assert len(peer.connection.streams) <= SMALL.max_concurrent_streams
-    assert peer.unfinished == peer.calls._buffered == peer.arriving.bytes <= SMALL.max_buffered
+    assert peer.unfinished == peer.calls.share.bytes == peer.arriving.bytes <= SMALL.max_buffered
     assert len(peer.echo.dispatched) >= len(peer.echo.cancelled) == len(set(map(id, peer.echo.cancelled)))
     if peer.connection.closed:
         assert not peer.connection.streams
         assert not peer.echo.held
-        assert peer.calls._buffered == sender.held == 0
+        assert peer.calls.share.bytes == sender.held == 0
 
 
 @given(st.binary(max_size=300))

@@ -18,7 +18,6 @@ HELLO: Final = PREFACE + settings() + pack_frame(FrameType.SETTINGS, ACK, 0)
 CALL: Final = (
     (":method", "POST"),
     (":scheme", "http"),
-    (":path", PATH),
     (":authority", "x"),
     ("content-type", "application/grpc"),
     ("te", "trailers"),
@@ -44,13 +43,13 @@ class Attacker:
         """Send without reading anything."""
         self._socket.sendall(b"".join(parts))
 
-    def block(self, *extra: tuple[str, str]) -> bytes:
+    def block(self, *extra: tuple[str, str], path: str = PATH) -> bytes:
         """A header block of a call, without a table."""
-        return self._encoder.encode([*CALL, *extra])
+        return self._encoder.encode([*CALL[:2], (":path", path), *CALL[2:], *extra])
 
-    def headers(self, stream_id: int, *extra: tuple[str, str], flags: int = END_HEADERS) -> bytes:
+    def headers(self, stream_id: int, *extra: tuple[str, str], flags: int = END_HEADERS, path: str = PATH) -> bytes:
         """The start of a call."""
-        return pack_frame(FrameType.HEADERS, flags, stream_id, self.block(*extra))
+        return pack_frame(FrameType.HEADERS, flags, stream_id, self.block(*extra, path=path))
 
     def request(self, stream_id: int, body: bytes) -> bytes:
         """A whole call."""

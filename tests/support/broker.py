@@ -140,6 +140,15 @@ class RunningBroker:
         assert isinstance(status, dict)
         return status
 
+    def check_accounts(self) -> None:
+        """Wait until nothing is counted of any request any more."""
+
+        def all_zero() -> bool:
+            status = self.status()
+            return status["held_bytes"] == status["arriving"]["bytes"] == status["under_way"] == 0
+
+        wait_until(all_zero, lambda: str(self.status()))
+
     def call(self, hook: str, *, timeout: float = PATIENCE, **description: Any) -> Object:
         """Dispatch one hook call and give back the object that came."""
         return self.dispatch(build_object(CallDescription(hook, **description)), timeout)

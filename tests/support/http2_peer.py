@@ -8,6 +8,8 @@ from hpack import Decoder, Encoder
 from broker.arriving import Arriving
 from broker.grpc.calls import GrpcCalls, Upload
 from broker.grpc.head import GrpcHeadReader, Method
+from broker.grpc.health import Health
+from broker.grpc.reflection import reflection_methods
 from broker.http2.connection import Connection
 from broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame
 from broker.http2.headers import FORBID_AFTER, HeadCache
@@ -93,7 +95,12 @@ class Peer:
         self.echo = echo or EchoDispatcher()
         self.clock = Clock()
         self.wakes = 0
-        methods = {PATH.encode(): Method(kind=1), b"/coprocess.Dispatcher/DispatchEvent": Method(kind=2)}
+        methods = {
+            PATH.encode(): Method(kind=1),
+            b"/coprocess.Dispatcher/DispatchEvent": Method(kind=2),
+            **Health().methods(),
+            **reflection_methods(),
+        }
         cache = HeadCache(GrpcHeadReader(methods, self.limits), self.limits)
         self.arriving = arriving or Arriving()
         self.calls = GrpcCalls(self.echo, self.limits, arriving=self.arriving)

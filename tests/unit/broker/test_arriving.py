@@ -1,20 +1,37 @@
-"""One count of what is unfinished on all connections."""
+"""The total of unfinished requests, and the shares of connections and requests in it."""
 
-from broker.arriving import Arriving
+from broker.arriving import Arriving, Share
 
 
-def test_what_is_more_than_the_limit_does_not_fit() -> None:
+def test_more_than_the_limit_is_refused() -> None:
     arriving = Arriving(10)
-    assert arriving.change(6, 6)
-    assert arriving.change(4, 4)
-    assert not arriving.change(1, 5)
+    one, other = Share(arriving), Share(arriving)
+    one.resize(6)
+    other.resize(4)
+    assert arriving.admits(one)
+    assert arriving.admits(other)
+    other.resize(5)
+    assert not arriving.admits(other)
     assert (arriving.bytes, arriving.refused) == (11, 1)
 
 
-def test_one_alone_may_have_more_and_who_asks_for_nothing_may_go_on_beside_it() -> None:
+def test_a_share_that_is_alone_may_be_larger() -> None:
     arriving = Arriving(10)
-    assert arriving.change(11, 11)
-    assert arriving.change(0, 0)
-    assert not arriving.change(1, 1)
-    assert arriving.change(-1, 0)
-    assert arriving.refused == 1
+    one, other = Share(arriving), Share(arriving)
+    one.resize(11)
+    assert arriving.admits(one)
+    other.resize(1)
+    assert not arriving.admits(other)
+
+
+def test_a_share_can_be_released_again_and_again() -> None:
+    arriving = Arriving()
+    connection = Share(arriving)
+    requests = [Share(connection) for _ in range(2)]
+    for request in requests:
+        request.resize(7)
+    for _ in range(3):
+        requests[0].release()
+    assert (arriving.bytes, connection.bytes) == (7, 7)
+    requests[1].release()
+    assert (arriving.bytes, connection.bytes) == (0, 0)

@@ -161,9 +161,9 @@ def test_unfinished_requests_are_bounded_per_connection() -> None:
     refused = {number for number in (1, 3, 5, 7) if number not in peer.connection.streams}
     assert refused == {5, 7}
     assert peer.trailers(5)["grpc-status"] == "8"
-    assert peer.calls._buffered <= 2 * MIB
+    assert peer.calls.share.bytes <= 2 * MIB
     peer.send(reset(1), reset(3))
-    assert peer.calls._buffered == 0
+    assert peer.calls.share.bytes == 0
 
 
 def test_messages_that_are_complete_in_requests_that_are_not_are_bounded_too() -> None:
@@ -174,10 +174,10 @@ def test_messages_that_are_complete_in_requests_that_are_not_are_bounded_too() -
         peer.send(peer.headers(stream_id), *(data(stream_id, part, 0) for part in parts))
     assert set(peer.connection.streams) == {1, 3}
     assert peer.trailers(5)["grpc-status"] == "8"
-    assert peer.calls._buffered == 2 * MIB
+    assert peer.calls.share.bytes == 2 * MIB
     peer.send(data(1, b""), reset(3))
     assert [dispatch.body for dispatch in peer.echo.dispatched] == [bytes(1 * MIB)]
-    assert peer.calls._buffered == 0
+    assert peer.calls.share.bytes == 0
 
 
 def test_unfinished_requests_are_bounded_over_all_connections() -> None:

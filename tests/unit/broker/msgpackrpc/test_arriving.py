@@ -54,6 +54,28 @@ def test_one_alone_may_finish_whatever_its_size() -> None:
     run(scenario)
 
 
+def test_a_peer_that_hangs_up_when_it_is_read_again_is_released() -> None:
+    """The answer has planned to read on; nothing may come of that for a connection that is gone."""
+    replies: list[Any] = []
+
+    async def scenario() -> None:
+        arriving = Arriving()
+        methods = {"keep": lambda params, reply: replies.append(reply)}
+        server = MsgpackRpcServer(methods, RpcLimits(max_in_flight=1), arriving=arriving)
+        peer = Peer(server)
+        peer.send(*([0, number, "keep", []] for number in (1, 2, 3)))
+        replies.pop().answer(None)
+        peer.protocol.connection_lost(None)
+        await peer.answers()
+        assert arriving.bytes == 0
+        for _ in range(20):
+            server.sweeper.sweep()
+        assert arriving.bytes == 0
+        assert not server.sweeper._unfinished
+
+    run(scenario)
+
+
 def test_calls_that_wait_for_others_to_be_answered_are_counted_until_they_are_read() -> None:
     replies: list[Any] = []
 
