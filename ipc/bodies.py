@@ -29,8 +29,8 @@ of 586 us at 1 MiB; one that does takes 215 instead of 160 us at 256 KiB, and th
 class BodyStore:
     """A piece of shared memory and the places in it; for one thread.
 
-    A body gets the first gap that is large enough: so few pages are used, and those are in the CPU's cache. One byte per
-    block says whether it is used, so free neighbours are one gap.
+    A body gets the first gap that is large enough: so few pages are used, and those are in the CPU's cache. One byte
+    per block says whether it is used, so free neighbours are one gap.
     """
 
     def __init__(self, capacity: int) -> None:
