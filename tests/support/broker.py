@@ -145,7 +145,7 @@ class RunningBroker:
 
         def all_zero() -> bool:
             status = self.status()
-            return status["held_bytes"] == status["arriving"]["bytes"] == status["under_way"] == 0
+            return not (status["held_bytes"] or status["arriving"]["bytes"] or status["under_way"])
 
         wait_until(all_zero, lambda: str(self.status()))
 

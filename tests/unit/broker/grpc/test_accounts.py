@@ -1,8 +1,11 @@
 """Requests that end in unusual ways: one answer each, and nothing of them stays counted."""
 
+from collections.abc import Callable
+
 import pytest
 
 from broker.grpc.calls import MAX_LOCAL_MESSAGE
+from broker.grpc.head import GrpcHead
 from broker.grpc.wire import ANSWER
 from broker.http2.errors import FinishedStreamError
 from broker.http2.frames import END_STREAM, FrameType
@@ -105,7 +108,7 @@ def test_an_upload_that_is_given_up_is_released(path: str, end: bytes) -> None:
 def test_nothing_is_sent_on_a_finished_stream(finish: str) -> None:
     finished: list[Stream] = []
     sender = Sender(lambda: None, finished.append)
-    stream = Stream(1, Peer().connection._headers, 0, 0 if "waiting" in finish else 65_535)  # type: ignore[arg-type]
+    stream = Stream(1, GrpcHead(), 0, 0 if "waiting" in finish else 65_535)
     if finish == "answer":
         sender.answer(stream, ANSWER, b"x")
     elif finish == "trailers only":
@@ -117,12 +120,13 @@ def test_nothing_is_sent_on_a_finished_stream(finish: str) -> None:
         sender.data(stream, b"x")
         sender.close(stream, b"")
     sender.take()
-    for send in (
+    sends: list[Callable[[], None]] = [
         lambda: sender.answer(stream, ANSWER, b"y"),
         lambda: sender.headers(stream, b""),
         lambda: sender.data(stream, b"y"),
         lambda: sender.close(stream, b""),
-    ):
+    ]
+    for send in sends:
         with pytest.raises(FinishedStreamError, match="stream 1 is answered or gone"):
             send()
     assert sender.take() == []
