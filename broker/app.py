@@ -15,6 +15,7 @@ from broker.config import BrokerConfig
 from broker.descriptors import DescriptorWatch
 from broker.errors import BrokerError, ConfigError, UpgradeError
 from broker.events.events import Events, open_sinks
+from broker.faults import report
 from broker.grpc.health import ServingStatus
 from broker.grpc.server import GrpcServer
 from broker.http2.limits import Limits
@@ -197,9 +198,13 @@ class Broker:
 
         Faults of connections come without a handle.
         """
-        loop.default_exception_handler(context)
-        if "handle" in context and not self.supervisor.ever_ready and self._start_fault is None:
-            self._start_fault = BrokerError(f"the start has failed: {context.get('exception')!r}; see the traceback")
+        fault = context.get("exception")
+        if fault is None or "handle" not in context:
+            loop.default_exception_handler(context)
+            return
+        report(fault)
+        if not self.supervisor.ever_ready and self._start_fault is None:
+            self._start_fault = BrokerError(f"the start has failed: {fault!r}; see the traceback")
             self._stop.set()
 
     def _start_upgrade(self) -> None:
@@ -263,11 +268,13 @@ class Broker:
         state = ("READY=1",) if ready else ()
         self._notifier.send(*state, f"STATUS={ready} of {wanted} workers ready")
         if ready == wanted:
-            self._all_ready.set()
             log.info("%d workers ready", ready)
-            # What is there now stays; a full collection would look through all of it, for milliseconds.
-            gc.collect()
-            gc.freeze()
+            if not self._all_ready.is_set():
+                self._all_ready.set()
+                # What is there now stays; a full collection would look through all of it, for milliseconds. Once: what
+                # is frozen is never collected, and later there are calls and workers that come to an end.
+                gc.collect()
+                gc.freeze()
 
 
 def _router_options(config: BrokerConfig) -> RouterOptions:

@@ -15,6 +15,7 @@ import resource
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from broker.faults import Periodic
 from broker.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.broker")
@@ -86,9 +87,9 @@ class DescriptorWatch:
         """Look from now on, and answer for what asyncio says when it cannot accept."""
         self._loop.set_exception_handler(self._on_fault)
         self._look()
+        Periodic(self._loop, LOOK_INTERVAL, self._look).start()
 
     def _look(self) -> None:
-        self._loop.call_later(LOOK_INTERVAL, self._look)
         self._reserve.refill()
         try:
             os.close(_open_nothing())

@@ -5,6 +5,7 @@ which descriptors, and a pipe that gets one byte when the new program serves. It
 that it never will.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -32,10 +33,13 @@ class Offer(NamedTuple):
         """Offer these sockets, and say what is served now. Raises OSError."""
         sockets = [[one.address, one.socket.fileno(), one.file] for one in listening]
         document = json.dumps({"sockets": sockets, "baseline": [_outline(bundle) for bundle in baseline]})
-        memory = os.memfd_create("tykpy-handover", os.MFD_CLOEXEC)
-        os.write(memory, document.encode())
-        os.lseek(memory, 0, os.SEEK_SET)
-        ready, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        with contextlib.ExitStack() as undo:
+            memory = os.memfd_create("tykpy-handover", os.MFD_CLOEXEC)
+            undo.callback(os.close, memory)
+            os.write(memory, document.encode())
+            os.lseek(memory, 0, os.SEEK_SET)
+            ready, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            undo.pop_all()
         own = (memory, told)
         return cls({VARIABLE: f"{memory},{told}"}, (*own, *(one.socket.fileno() for one in listening)), ready)
 

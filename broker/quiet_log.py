@@ -22,8 +22,8 @@ class QuietLog:
         self._silent: dict[str, tuple[float, int]] = {}
         """By key: until when it is silent, and what was left out meanwhile."""
 
-    def log(self, level: int, key: str, message: str) -> None:
-        """Log `message`, unless there was one for `key` within the last minute."""
+    def log(self, level: int, key: str, message: str, fault: BaseException | None = None) -> None:
+        """Log `message`, with the traceback of a `fault`, unless there was one for `key` within the last minute."""
         key = key[:MAX_KEY]
         now = self._clock()
         until, left_out = self._silent.get(key, (0.0, 0))
@@ -33,9 +33,8 @@ class QuietLog:
         if key not in self._silent and not self._has_room(now):
             return
         self._silent[key] = now + REPEAT_SECONDS, 0
-        self._logger.log(
-            level, "%s%s", message[:MAX_MESSAGE], f" ({left_out} times more since the last report)" if left_out else ""
-        )
+        more = f" ({left_out} times more since the last report)" if left_out else ""
+        self._logger.log(level, "%s%s", message[:MAX_MESSAGE], more, exc_info=fault)
 
     def forget(self, key: str) -> bool:
         """Start afresh with a key; says whether there was anything to forget."""

@@ -9,6 +9,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from broker.faults import report
+
 
 class Turn:
     """Used as a context manager around what belongs to one turn."""
@@ -36,10 +38,8 @@ class Turn:
 
     def _end(self) -> None:
         due = self._due
-        try:
-            while due:
+        while due:
+            try:
                 due.popleft()()
-        finally:
-            if due:
-                # One has failed, which the event loop reports: the others are not to suffer for it.
-                self._loop.call_soon(self._end)
+            except Exception as fault:  # noqa: BLE001 (the others are not to suffer for it)
+                report(fault)

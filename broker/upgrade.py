@@ -48,20 +48,23 @@ class Upgrade:
             return
         try:
             self._successor = _Successor(Offer.make(listening, baseline))
-        except OSError as error:
+            self._watch(self._successor)
+        except Exception as error:  # noqa: BLE001 (whatever it was: this program goes on, and the other one does not)
+            self.close()
             self._failed(f"the new program cannot be started: {error}")
             return
         log.info("upgrading: process %d is to take over", self._successor.pid)
-        self._loop.add_reader(self._successor.ready, self._on_news, self._successor)
-        self._loop.add_reader(self._successor.pidfd, self._on_end, self._successor)
-        self._successor.timer = self._loop.call_later(self._patience, self._too_late, self._successor)
 
     def close(self) -> None:
         """End a successor that does not serve yet: we are told to stop, and so is it."""
         if self._successor is not None:
-            self._successor.process.kill()
-            self._successor.process.wait()
+            self._successor.end()
             self._forget(self._successor)
+
+    def _watch(self, successor: "_Successor") -> None:
+        self._loop.add_reader(successor.ready, self._on_news, successor)
+        self._loop.add_reader(successor.pidfd, self._on_end, successor)
+        successor.timer = self._loop.call_later(self._patience, self._too_late, successor)
 
     def _on_news(self, successor: "_Successor") -> None:
         self._loop.remove_reader(successor.ready)
@@ -98,7 +101,7 @@ class Upgrade:
 
 
 class _Successor:
-    """The process that is to take over. Raises OSError where it cannot be started."""
+    """The process that is to take over. Raises OSError where it cannot be started or watched; it does not run then."""
 
     def __init__(self, offer: Offer) -> None:
         self.ready = offer.ready
@@ -109,10 +112,20 @@ class _Successor:
             self.process = subprocess.Popen(
                 own_command(), pass_fds=offer.descriptors, env={**os.environ, **offer.environment}
             )
-        except OSError:
+        except BaseException:
             os.close(offer.ready)
             raise
         finally:
             offer.close()
         self.pid = self.process.pid
-        self.pidfd = os.pidfd_open(self.pid)
+        try:
+            self.pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            self.end()
+            os.close(offer.ready)
+            raise
+
+    def end(self) -> None:
+        """End it now."""
+        self.process.kill()
+        self.process.wait()

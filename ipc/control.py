@@ -92,15 +92,22 @@ class ControlSocket:
         self._inbox = bytearray()
         self._descriptors: deque[int] = deque()
         self._closed_by_peer = False
+        self._blocked: Callable[[], object] = lambda: None
 
     def fileno(self) -> int:
-        """For `loop.add_reader`, and `add_writer` while `waiting` is not 0."""
+        """For `loop.add_reader`, and for `add_writer`: see `when_blocked`."""
         return self._socket.fileno()
 
     @property
     def waiting(self) -> int:
         """Bytes that the socket has not taken yet: call `flush` when it is writable."""
         return self._waiting
+
+    def when_blocked(self, call: Callable[[], object]) -> None:
+        """Call back after each `send` that left something over, and now if there is: `flush` when it is writable."""
+        self._blocked = call
+        if self._waiting:
+            call()
 
     def send(self, name: str, body: Any = None, fd: int | None = None) -> None:
         """Send a message; the descriptor stays the caller's.
@@ -115,6 +122,9 @@ class ControlSocket:
             self._outbox.append((memoryview(data), None if fd is None else os.dup(fd)))
             self._waiting += len(data)
             self._flush()
+            blocked = bool(self._outbox)
+        if blocked:
+            self._blocked()
 
     def flush(self) -> bool:
         """Send what waits; True when nothing is left."""

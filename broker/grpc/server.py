@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Final, cast
 
 from broker.arriving import Arriving
+from broker.faults import Periodic, each
 from broker.grpc.calls import GrpcCalls
 from broker.grpc.head import GrpcHeadReader, Method, RefusingHeadReader
 from broker.grpc.health import Health
@@ -89,7 +90,7 @@ class GrpcServer:
         self._all_closed.set()
         self._all_told = asyncio.Event()
         self._draining = False
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._sweeper = Periodic(self.loop, SWEEP_INTERVAL, self._sweep_slowly)
         self._admission = admission
 
     @property
@@ -154,8 +155,7 @@ class GrpcServer:
             return True
         self._protocols.add(protocol)
         self._all_closed.clear()
-        if self._sweeper is None:
-            self._sweeper = self.loop.call_later(SWEEP_INTERVAL, self._sweep_again)
+        self._sweeper.start()
         return True
 
     def remove(self, protocol: "GrpcProtocol") -> None:
@@ -166,25 +166,20 @@ class GrpcServer:
         self._protocols.discard(protocol)
         if not self._protocols:
             self._all_closed.set()
-            if self._sweeper is not None:
-                self._sweeper.cancel()
-                self._sweeper = None
+            self._sweeper.stop()
 
     def sweep(self, now: float) -> None:
         """Look for what took too long; `now` is the loop's time."""
-        for protocol in list(self._protocols):
-            protocol.sweep(now)
+        each(lambda protocol: protocol.sweep(now), list(self._protocols))
 
-    def _sweep_again(self) -> None:
-        self._sweeper = self.loop.call_later(SWEEP_INTERVAL, self._sweep_again)
+    def _sweep_slowly(self) -> None:
         self._sweep_some(iter(list(self._protocols)))
 
     def _sweep_some(self, left: "Iterator[GrpcProtocol]") -> None:
         """Look at a few connections per pass through the event loop: ten thousand idle ones keep nobody waiting."""
         now = self.loop.time()
         some = list(islice(left, SWEEP_SLICE))
-        for protocol in some:
-            protocol.sweep(now)
+        each(lambda protocol: protocol.sweep(now), some)
         if some:
             self.loop.call_soon(self._sweep_some, left)
 

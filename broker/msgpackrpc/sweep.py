@@ -6,6 +6,8 @@ The counterpart of `broker/grpc/sweep.py`. Looked at once in a while, and only w
 import asyncio
 from typing import Final, Protocol
 
+from broker.faults import Periodic, each
+
 SWEEP_INTERVAL: Final = 5.0
 """Seconds between two sweeps: how much later than its limit a message may be given up."""
 
@@ -24,13 +26,14 @@ class Sweeper:
 
     def __init__(self) -> None:
         self._unfinished: set[Sender] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Periodic | None = None
 
     def watch(self, sender: Sender) -> None:
         """Its message is not complete."""
         self._unfinished.add(sender)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep_again)
+            self._timer = Periodic(asyncio.get_running_loop(), SWEEP_INTERVAL, self._sweep_again)
+            self._timer.start()
 
     def forget(self, sender: Sender) -> None:
         """Nothing of it is under way."""
@@ -38,20 +41,18 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Look at all of them now."""
-        for sender in list(self._unfinished):
-            sender.sweep()
+        each(lambda sender: sender.sweep(), list(self._unfinished))
 
     def stop(self) -> None:
         """Look no more; `watch` begins again."""
         if self._timer is not None:
-            self._timer.cancel()
+            self._timer.stop()
             self._timer = None
 
     def _sweep_again(self) -> None:
-        self._timer = None
         self.sweep()
-        if self._unfinished:
-            self._timer = asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep_again)
+        if not self._unfinished:
+            self.stop()
 
 
 class MessageAge:

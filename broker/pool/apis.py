@@ -27,10 +27,10 @@ class ApiTable:
         self._bundle_hashes: dict[str, str] = {}
 
     def note(self, body: Any, others: Iterable[Worker]) -> None:
-        """A worker has seen an API. Raises KeyError, TypeError, ValueError where the message is none of ours."""
+        """A worker has seen an API; one with longer names than workers announce is not kept."""
         api, bundle_hash = body["api"], body["bundle_hash"]
-        if not (isinstance(api, str) and isinstance(bundle_hash, str) and len(api) + len(bundle_hash) <= MAX_NAMES):
-            raise ValueError("an API and its bundle are two short strings")
+        if len(api) + len(bundle_hash) > MAX_NAMES:
+            return
         if len(self._bundle_hashes) >= MAX_APIS and api not in self._bundle_hashes:
             self._bundle_hashes.clear()
         self._bundle_hashes[api] = bundle_hash

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from broker.faults import Periodic
+
 LOOK_INTERVAL: Final = 0.5
 """Seconds."""
 SUFFIXES: Final = (".py", ".json", ".zip", ".so")
@@ -27,10 +29,9 @@ class ContentWatch:
 
     def start(self) -> None:
         """Look again and again from now on."""
-        self._loop.call_later(LOOK_INTERVAL, self._look)
+        Periodic(self._loop, LOOK_INTERVAL, self._look).start()
 
     def _look(self) -> None:
-        self._loop.call_later(LOOK_INTERVAL, self._look)
         self.compare(stamp_of(self._folder))
 
     def compare(self, stamp: Stamp) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from broker.config import BrokerConfig
+from broker.faults import attempt
 from broker.pool.worker import Worker, WorkerState
 from broker.routing.link import Link
 from broker.routing.router import Router
@@ -88,17 +89,18 @@ class Departures:
         worker.ending = None
         if link is None or worker.generation not in self._workers or not (link.overdue or link.silent):
             return
-        self._router.leave(link)
         worker.state = WorkerState.LEAVING
+        # First: whatever goes wrong with giving its work to others, it is killed.
+        self._loop.call_soon(self._kill_when_alone, worker)
+        attempt(self._router.leave, link)
         self._replace(worker)
-        self._kill_when_alone(worker)
 
     def _kill_when_alone(self, worker: Worker) -> None:
         # Other threads and coroutines of the worker finish first; each has a deadline of its own.
         link = worker.link
         if link is None or worker.generation not in self._workers:
             return
-        if set(link.in_flight) - link.overdue:
+        if link.in_flight.keys() - link.overdue:
             self._loop.call_later(CHECK_INTERVAL, self._kill_when_alone, worker)
         else:
             log.warning("%s hangs; killing it", worker)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from broker.faults import Periodic, attempt
 from ipc.bodies import BodyStore
 from ipc.channel import BrokerChannel
 from ipc.errors import IpcError
@@ -29,11 +30,11 @@ class IdleMemory:
 
     def start(self) -> None:
         """Look from now on."""
-        self._loop.call_later(LOOK_INTERVAL, self._look_again)
+        Periodic(self._loop, LOOK_INTERVAL, self.look).start()
 
     def look(self) -> None:
         """Give back what was not used since the last look."""
-        self._bodies.trim()
+        attempt(self._bodies.trim)
         ended = False
         for channel in self._channels():
             try:
@@ -43,7 +44,3 @@ class IdleMemory:
                 log.debug("a worker cannot be asked to give back memory: %s", error)
         if ended:
             give_back()
-
-    def _look_again(self) -> None:
-        self._loop.call_later(LOOK_INTERVAL, self._look_again)
-        self.look()

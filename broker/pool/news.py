@@ -17,6 +17,8 @@ _MAX_HASHES: Final = 8
 """Of one bundle, which has two. The router has an entry for each hook with each of them."""
 _MAX_TYPES: Final = 8
 """Of hooks; there are five."""
+_MAX_NAME: Final = 1024
+"""Characters of an API's id, and of its bundle's hash."""
 
 
 class _Fault(TypedDict):
@@ -75,8 +77,8 @@ class _LostEvents(TypedDict):
 
 
 class _Api(TypedDict):
-    api: str
-    bundle_hash: str
+    api: Annotated[str, msgspec.Meta(max_length=_MAX_NAME)]
+    bundle_hash: Annotated[str, msgspec.Meta(max_length=_MAX_NAME)]
 
 
 _DESCRIPTION: Final = msgspec.msgpack.Decoder(_Description)

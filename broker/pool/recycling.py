@@ -12,6 +12,7 @@ from typing import Final
 
 from broker.config import BrokerConfig
 from broker.errors import WorkerStartError
+from broker.faults import Periodic, each
 from broker.pool.memory import memory_of
 from broker.pool.supervisor import Supervisor
 from broker.pool.worker import Worker, WorkerState
@@ -45,7 +46,7 @@ class Recycler:
     def start(self) -> None:
         """Look at age and memory from now on, if they are limited."""
         if self._config.max_age or self._config.max_memory:
-            self._loop.call_later(LOOK_INTERVAL, self._look)
+            Periodic(self._loop, LOOK_INTERVAL, self._look).start()
 
     def _request_limit(self) -> int:
         # Workers that start together would all be due together.
@@ -56,11 +57,12 @@ class Recycler:
         self._add(worker, f"{worker.handled} dispatches (--max-requests)")
 
     def _look(self) -> None:
-        self._loop.call_later(LOOK_INTERVAL, self._look)
-        for worker in self._supervisor.serving:
-            why = self._reason(worker)
-            if why is not None:
-                self._add(worker, why)
+        each(self._look_at, self._supervisor.serving)
+
+    def _look_at(self, worker: Worker) -> None:
+        why = self._reason(worker)
+        if why is not None:
+            self._add(worker, why)
 
     def _reason(self, worker: Worker) -> str | None:
         if self._config.max_age and worker.age >= self._config.max_age:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from broker.config import BrokerConfig
 from broker.errors import ReloadError, WorkerStartError
+from broker.faults import attempt, each, report
 from broker.pool import content
 from broker.pool.spread import Loaded, spread_of
 from broker.pool.supervisor import Supervisor
@@ -73,8 +74,7 @@ class Generation:
     def take_over(self) -> None:
         """Let all in; the old ones leave."""
         self._supervisor.renew(self.description)
-        for worker in self._workers:
-            self._supervisor.admit(worker)
+        each(self._supervisor.admit, self._workers)
 
     def _refuse(self, error: ReloadError) -> None:
         self._over = True
@@ -113,7 +113,7 @@ class Reloader:
         self._started = time.monotonic()
         self._generation = Generation(self._supervisor, self._on_done)
         log.info("reloading: starting %d new workers", self._supervisor.wanted)
-        self.on_start()
+        attempt(self.on_start)
         folder = self._config.bundles
         if folder is not None and not folder.is_dir():
             self._on_done(ReloadError(f"{folder}: no such folder"))
@@ -122,7 +122,11 @@ class Reloader:
 
     def _on_done(self, error: ReloadError | None) -> None:
         assert self._generation is not None
-        outcome = error or self._take_over(self._generation)
+        try:
+            outcome = error or self._take_over(self._generation)
+        except Exception as fault:  # noqa: BLE001 (whoever waits for the reload is told, and the next one can start)
+            report(fault)
+            outcome = ReloadError(f"the broker failed to take it over: {type(fault).__name__}: {fault}")
         self._generation = None
         seconds = round(time.monotonic() - self._started, 3)
         if isinstance(outcome, ReloadError):
@@ -131,9 +135,8 @@ class Reloader:
         else:
             outcome["seconds"] = seconds
             self.last = {"ok": True, **outcome}
-        self.on_end()
-        for listener in self._listeners:
-            listener(outcome)
+        attempt(self.on_end)
+        each(lambda listener: listener(outcome), self._listeners)
         if self._next:
             # Not from within: the workers of a refused generation have this call on their stack.
             self._loop.call_soon(self._start_next)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from broker.config import BrokerConfig
 from broker.descriptors import DescriptorReserve
 from broker.errors import WorkerStartError
+from broker.faults import report
 from broker.pool.process import WorkerProcess
 from broker.pool.worker import Sponsor, Worker
 from broker.pool.zygote import ZygoteKeeper
@@ -60,9 +61,10 @@ class WorkerStarter:
                 return self._open(slot, self._generation, sponsor)
         except (OSError, IpcError) as error:
             raise WorkerStartError(f"no process can be started: {error}") from error
-        except Exception as error:
-            log.exception("a fault of tykpy itself, at the start of a worker")
-            raise WorkerStartError(f"no process can be started: {error!r}") from error
+        except Exception as fault:
+            # Whoever wants a worker tries again later, whatever the reason was.
+            report(fault)
+            raise WorkerStartError(f"no process can be started: {fault!r}") from fault
 
     def keep_room(self, missing: int) -> None:
         """Keep descriptors from others for so many workers that are still to be started, and for starting one."""

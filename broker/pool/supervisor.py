@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from broker.config import MAX_WORKERS, BrokerConfig
 from broker.descriptors import DescriptorReserve
 from broker.errors import ConfigError, NoWorkerError, WorkerStartError
+from broker.faults import attempt
 from broker.pool import content
 from broker.pool.apis import ApiTable
 from broker.pool.backoff import BackOff
@@ -174,11 +175,14 @@ class Supervisor:
         if self._stopping:
             raise WorkerStartError("the broker is stopping")
         worker = self._starter.start(slot, sponsor)
+        try:
+            self._watch(worker)
+        except OSError as error:
+            self._unwatch(worker)
+            worker.end_now()
+            raise WorkerStartError(f"no process can be watched: {error}") from error
         self._workers[worker.generation] = worker
         self._keep_room()
-        self._loop.add_reader(worker.process.pidfd, self._on_exit, worker)
-        self._loop.add_reader(worker.channel.control.fileno(), self._on_control, worker)
-        worker.patience = self._loop.call_later(self._config.ready_timeout, self._not_ready, worker)
         return worker
 
     def admit(self, worker: Worker) -> None:
@@ -322,13 +326,36 @@ class Supervisor:
 
     # -- news of one worker ---
 
+    def _watch(self, worker: Worker) -> None:
+        control = worker.channel.control
+        self._loop.add_reader(worker.process.pidfd, self._on_exit, worker)
+        self._loop.add_reader(control.fileno(), self._on_control, worker)
+        control.when_blocked(lambda: self._loop.add_writer(control.fileno(), self._on_writable, worker))
+        worker.patience = self._loop.call_later(self._config.ready_timeout, self._not_ready, worker)
+
+    def _unwatch(self, worker: Worker) -> None:
+        worker.end_patience()
+        for descriptor in (worker.process.pidfd, worker.channel.control.fileno(), worker.channel.answers_fd):
+            self._loop.remove_reader(descriptor)
+        self._loop.remove_writer(worker.channel.control.fileno())
+
+    def _on_writable(self, worker: Worker) -> None:
+        control = worker.channel.control
+        try:
+            if not control.flush():
+                return
+        except ControlClosedError as error:
+            log.debug("%s does not listen any more: %s", worker, error)  # its end is told in a moment
+        self._loop.remove_writer(control.fileno())
+
     def _on_control(self, worker: Worker) -> None:
         try:
             for message in _without_descriptors(worker.channel.control.receive()):
-                self._on_message(worker, message.name, read_news(message))
+                # What handling it raises is the broker's own fault, and not the worker's.
+                attempt(self._on_message, worker, message.name, read_news(message))
         except ControlClosedError:
             self._loop.remove_reader(worker.channel.control.fileno())
-        except (IpcError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (IpcError, ValueError) as error:
             log.error("%s wrote something that cannot be on its control socket: %r; killing it", worker, error)
             self._loop.remove_reader(worker.channel.control.fileno())
             worker.process.kill()
@@ -357,8 +384,8 @@ class Supervisor:
         try:
             for message in _without_descriptors(worker.channel.control.receive()):
                 if message.name in LAST_WORDS:
-                    self._on_message(worker, message.name, read_news(message))
-        except (IpcError, KeyError, TypeError, ValueError, AttributeError) as error:
+                    attempt(self._on_message, worker, message.name, read_news(message))
+        except (IpcError, ValueError) as error:
             log.debug("%s left nothing more on its control socket: %r", worker, error)
 
     def _ready(self, worker: Worker) -> None:
@@ -385,16 +412,13 @@ class Supervisor:
 
     def _on_exit(self, worker: Worker) -> None:
         """Tell its callers; what else there is to do waits until that is sent, at the end of the loop's turn."""
-        self._loop.remove_reader(worker.process.pidfd)
-        self._loop.remove_reader(worker.channel.control.fileno())
-        self._loop.remove_reader(worker.channel.answers_fd)
-        worker.end_patience()
+        self._unwatch(worker)
         del self._workers[worker.generation]
         ending = worker.process.ending()
         expected = self._stopping or worker.link is None
         if worker.link is not None:
             expected |= worker.state is WorkerState.LEAVING and not worker.link.in_flight
-            self._settle_death(worker, worker.link, ending)
+            attempt(self._settle_death, worker, worker.link, ending)
         self._loop.call_soon(self._bury, worker, ending, logging.DEBUG if expected else logging.WARNING)
         if self._stopping:
             self._note_gone()

@@ -29,7 +29,7 @@ class Zygote:
         with theirs:
             try:
                 self._process = execute([f"{ARGUMENT}{theirs.fileno()}", str(life)], [theirs.fileno(), life])
-            except OSError:
+            except BaseException:
                 ours.close()
                 raise
         self._orders = OrderSender(ours)
@@ -137,11 +137,13 @@ class ZygoteKeeper:
             self._timer = self._loop.call_later(RENEWAL_DELAY, self._renew, self._loop)
 
     def _renew(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.open()
+        # First: whatever keeps this one from starting, there is a next try.
+        self._timer = loop.call_later(RENEWAL_DELAY, self._renew, loop)
         if self._zygote is None:
-            self._timer = loop.call_later(RENEWAL_DELAY, self._renew, loop)
-        else:
+            self.open()
+        if self._zygote is not None:
             loop.add_reader(self._zygote.fileno(), self._on_news, self._zygote)
+            self._cancel()
 
     def _settle(self) -> None:
         settled, self._settled = self._settled, lambda: None

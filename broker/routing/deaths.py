@@ -1,8 +1,10 @@
 """What a worker's death leaves behind: what it ran fails once, or runs again; what it had not started is another's."""
 
+from functools import partial
 from typing import Final
 
 from broker.errors import DispatchError
+from broker.faults import attempt, each
 from broker.routing.contract import Death
 from broker.routing.dispatch import Dispatch
 from broker.routing.link import Link
@@ -28,27 +30,30 @@ class Deaths:
     def settle(self, link: Link, death: Death) -> None:
         """Answer, fail or give to others all that the worker had; the oldest of it goes to the front of the queue."""
         self._placing.forget(link)
-        for answer in death.answers:
-            self._outcomes.answer(link, answer)
-        poisoned = self._blame(link, death)
-        for seq in sorted(link.in_flight, reverse=True):
-            dispatch = link.finish(seq)
-            assert dispatch is not None
-            if dispatch.settled:
-                self._outcomes.let_go(dispatch)
-            elif seq in death.executing or not death.trusted:
+        each(partial(self._outcomes.answer, link), death.answers)
+        attempt(self._blame, link, death)
+        each(partial(self._settle_one, link, death), sorted(link.in_flight, reverse=True))
+        self._placing.place_waiting()
+
+    def _blame(self, link: Link, death: Death) -> None:
+        """Blame what it ran; what waits and is not to run any more because of it is told so."""
+        guilty = link.overdue if death.cause is Cause.HANG else death.executing
+        if self._poison.blame([link.in_flight[seq] for seq in guilty if seq in link.in_flight], death.cause):
+            each(self._placing.may_run, self._pending)
+
+    def _settle_one(self, link: Link, death: Death, seq: int) -> None:
+        dispatch = link.finish(seq)
+        assert dispatch is not None
+        if dispatch.settled:
+            self._outcomes.let_go(dispatch)
+            return
+        try:
+            if seq in death.executing or not death.trusted:
                 self._run_again(dispatch, death)
             else:
                 self._start_again(dispatch, death)
-        if poisoned:
-            for waiting in self._pending:
-                self._placing.may_run(waiting)
-        self._placing.place_waiting()
-
-    def _blame(self, link: Link, death: Death) -> bool:
-        """Whether something must not run any more because of it."""
-        guilty = link.overdue if death.cause is Cause.HANG else death.executing
-        return self._poison.blame([link.in_flight[seq] for seq in guilty if seq in link.in_flight], death.cause)
+        except Exception as fault:  # noqa: BLE001 (its caller is told, whatever it was)
+            self._outcomes.broken(dispatch, fault)
 
     def _run_again(self, dispatch: Dispatch, death: Death) -> None:
         assert dispatch.hook is not None

@@ -5,6 +5,7 @@ import logging
 from typing import Final
 
 from broker.errors import DispatchError
+from broker.faults import attempt, report
 from broker.quiet_log import QuietLog
 from broker.routing.answers import body_of
 from broker.routing.contract import Counters
@@ -53,6 +54,9 @@ class Outcomes:
                 self._unknown_handlers.log(logging.WARNING, error.message, error.message)
             self.fail(dispatch, error)
             return
+        except Exception as fault:  # noqa: BLE001 (its caller is told, whatever it was)
+            self.broken(dispatch, fault)
+            return
         self.settle(dispatch)
         assert dispatch.hook is not None
         dispatch.hook.learn(answer.handler_ns)
@@ -63,7 +67,14 @@ class Outcomes:
         """Settle it with an error."""
         self.settle(dispatch)
         self.counters.failed += 1
-        dispatch.fail(error)
+        attempt(dispatch.fail, error)
+
+    def broken(self, dispatch: Dispatch, fault: Exception) -> None:
+        """Report a fault of the broker that kept a dispatch from going on, and fail it if nobody else has it."""
+        report(fault)
+        if not (dispatch.settled or dispatch.waiting or dispatch.link):
+            message = f"tykpy failed inside the broker: {type(fault).__name__} ({dispatch.name})"
+            self.fail(dispatch, DispatchError(Status.INTERNAL, message))
 
     def settle(self, dispatch: Dispatch) -> None:
         """Nothing more may happen to it; whoever calls this says so to its caller, or knows that nobody waits."""

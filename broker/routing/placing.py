@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from broker.errors import DispatchError
+from broker.faults import each
 from broker.routing.contract import Watcher
 from broker.routing.deadlines import DeadlineWheel
 from broker.routing.dispatch import Dispatch
@@ -54,7 +55,7 @@ class Placing:
         self._seq += 1
         try:
             link.send(dispatch, self._seq)
-        except IpcError as error:
+        except Exception as error:  # noqa: BLE001 (its caller is told, whatever it was)
             self._not_sent(link, dispatch, error)
             return
         self.pool.moved(link)
@@ -62,7 +63,7 @@ class Placing:
             self._turn.at_end(self.ring)
         self._to_ring[link] = None
 
-    def _not_sent(self, link: Link, dispatch: Dispatch, error: IpcError) -> None:
+    def _not_sent(self, link: Link, dispatch: Dispatch, error: Exception) -> None:
         if isinstance(error, MessageTooLargeError):
             self._outcomes.fail(dispatch, DispatchError(Status.TOO_LARGE, str(error)))
         elif isinstance(error, SpillClosedError):
@@ -75,18 +76,22 @@ class Placing:
             # Credits leave room for whatever is sent: a ring that has none is one whose reader does not keep its place.
             self.put_back(dispatch)
             self.distrust(link, error)
-        else:
+        elif isinstance(error, IpcError):
             message = f"{link} cannot be given anything: {error}"
             self._outcomes.fail(dispatch, DispatchError(Status.INTERNAL, message))
+        else:
+            self._outcomes.broken(dispatch, error)
 
     def ring(self) -> None:
         """One doorbell write per worker for all that was sent to it in this turn."""
         links, self._to_ring = self._to_ring, {}
-        for link in links:
-            try:
-                link.channel.ring()
-            except IpcError as error:
-                self.distrust(link, error)
+        each(self._ring_one, links)
+
+    def _ring_one(self, link: Link) -> None:
+        try:
+            link.channel.ring()
+        except IpcError as error:
+            self.distrust(link, error)
 
     def refill(self, link: Link) -> None:
         """Give a worker that has answered what it takes of the queue."""
@@ -180,13 +185,15 @@ class Placing:
         except RingCorruptError as error:
             self.distrust(link, error)
             return
-        for dispatch in reversed(taken):
-            if dispatch.settled:
-                self._outcomes.let_go(dispatch)
-            else:
-                self.put_back(dispatch)
+        each(self._taken_back, reversed(taken))
         self.pool.moved(link)
         self.place_waiting()
+
+    def _taken_back(self, dispatch: Dispatch) -> None:
+        if dispatch.settled:
+            self._outcomes.let_go(dispatch)
+        else:
+            self.put_back(dispatch)
 
     def put_back(self, dispatch: Dispatch) -> None:
         """To the front of the queue, unless it has become one that is not run."""

@@ -9,6 +9,7 @@ import time
 from typing import Any, Final, NoReturn
 
 from broker.errors import DispatchError
+from broker.faults import report
 from broker.routing.contract import Counters, Death, RouterOptions, Watcher
 from broker.routing.deadlines import DeadlineWheel
 from broker.routing.deaths import Deaths
@@ -132,7 +133,10 @@ class Router:
                 self._placing.distrust(link, error)
                 return
             for answer in answers:
-                self._outcomes.answer(link, answer)
+                try:
+                    self._outcomes.answer(link, answer)
+                except Exception as fault:  # noqa: BLE001 (it costs this answer, and not those behind it)
+                    report(fault)
             self.pool.moved(link)
             if self._pending.waiting:
                 self._placing.refill(link)

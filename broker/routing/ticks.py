@@ -7,6 +7,7 @@ import time
 from typing import Final
 
 from broker.errors import DispatchError
+from broker.faults import Periodic, each
 from broker.routing.deadlines import TICK_SECONDS, DeadlineWheel
 from broker.routing.dispatch import Dispatch
 from broker.routing.link import Link
@@ -36,7 +37,7 @@ class Ticks:
     ) -> None:
         """`queue_wait_ns`: how long a dispatch may wait in an overload."""
         self.ticking = False
-        self._loop = loop
+        self._timer = Periodic(loop, TICK_SECONDS, self._tick)
         self._pending = pending
         self._deadlines = deadlines
         self._outcomes = outcomes
@@ -45,35 +46,40 @@ class Ticks:
 
     def start(self, now: int) -> None:
         """A dispatch is under way, and nothing was before."""
-        self._overload.start(now)
-        self._tick_later()
-
-    def _tick_later(self) -> None:
         self.ticking = True
-        self._loop.call_later(TICK_SECONDS, self._tick)
+        self._overload.start(now)
+        self._timer.start()
 
     def _tick(self) -> None:
         now = time.monotonic_ns()
-        pool = self._placing.pool
-        for dispatch in self._deadlines.expired(now):
-            if dispatch.settled:
-                self._hangs(dispatch, now)
-            else:
-                self._expire(dispatch)
-        for dispatch in self._overload.look(self._pending, self._placing.ready_of_groups(), now):
-            self._shed(dispatch, now)
-        for link in pool:
-            if link.in_flight and now - link.progress_ns > STALL_NS and not link.stalled:
-                self._look_at(link, now)
-        self.ticking = False
-        if self._outcomes.under_way or self._deadlines:
-            self._tick_later()
+        each(lambda look: look(now), (self._look_at_deadlines, self._look_at_queue, self._look_at_workers))
+        if not (self._outcomes.under_way or self._deadlines):
+            self.ticking = False
+            self._timer.stop()
+
+    def _look_at_deadlines(self, now: int) -> None:
+        each(lambda dispatch: self._past_deadline(dispatch, now), self._deadlines.expired(now))
+
+    def _look_at_queue(self, now: int) -> None:
+        too_old = self._overload.look(self._pending, self._placing.ready_of_groups(), now)
+        each(lambda dispatch: self._shed(dispatch, now), too_old)
+
+    def _look_at_workers(self, now: int) -> None:
+        each(lambda link: self._look_at(link, now), self._placing.pool)
+
+    def _past_deadline(self, dispatch: Dispatch, now: int) -> None:
+        if dispatch.settled:
+            self._hangs(dispatch, now)
+        else:
+            self._expire(dispatch)
 
     def _expire(self, dispatch: Dispatch) -> None:
         where = _waits_for(dispatch) if dispatch.link is None else f"in {dispatch.link}"
         self._outcomes.counters.expired += 1
-        self._placing.abandon(dispatch)
-        dispatch.fail(DispatchError(Status.EXPIRED, f"deadline exceeded {where} ({dispatch.name})"))
+        try:
+            self._placing.abandon(dispatch)
+        finally:
+            dispatch.fail(DispatchError(Status.EXPIRED, f"deadline exceeded {where} ({dispatch.name})"))
 
     def _shed(self, dispatch: Dispatch, now: int) -> None:
         self._outcomes.counters.shed += 1
@@ -95,6 +101,8 @@ class Ticks:
             self._placing.watcher.overdue(link)
 
     def _look_at(self, link: Link, now: int) -> None:
+        if not link.in_flight or link.stalled or now - link.progress_ns <= STALL_NS:
+            return
         # It has not answered for a while. What it has not started may run elsewhere; if it runs nothing, it should.
         if link.channel.executing():
             link.stalled = True

@@ -125,7 +125,7 @@ def test_sweeps_go_on_as_long_as_something_is_unfinished() -> None:
         peer.protocol.data_received(CALL[500:])
         server.sweeper._sweep_again()
         assert server.sweeper._timer is None
-        first.cancel()
+        first.stop()
         peer.protocol.connection_lost(None)
 
     run(scenario)

@@ -65,3 +65,23 @@ def test_a_replacement_that_could_not_be_started_is_tried_again(monkeypatch: pyt
         assert scarce.tries == 1
         loop.run_forever()  # until it works
         assert scarce.tries == 2
+
+
+def test_workers_behind_one_that_cannot_be_looked_at_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+
+    class Measured(DueWorker):
+        def __init__(self, number: int) -> None:
+            self.process = SimpleNamespace(pid=number)
+
+    def memory_of(pid: int, limit: int) -> int:
+        looked_at.append(pid)
+        if pid == 1:
+            raise LookupError
+        return 0
+
+    monkeypatch.setattr("broker.pool.recycling.memory_of", memory_of)
+    supervisor: Any = SimpleNamespace(serving=[Measured(number) for number in (1, 2)])
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        Recycler(loop, BrokerConfig(max_memory=1), supervisor)._look()
+    assert looked_at == [1, 2]

@@ -1,0 +1,76 @@
+"""The broker's own faults: an exception costs the item that it came from, and its traceback is logged once a minute.
+
+The event loop reports what its callbacks raise. Whatever handles several dispatches, workers or connections in one
+callback does the same for each of them, so that one cannot take the others along.
+"""
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
+
+from broker.quiet_log import QuietLog
+
+log = logging.getLogger("tykpy.broker")
+
+_T = TypeVar("_T")
+_notices: Final = QuietLog(log)
+
+
+def report(fault: BaseException) -> None:
+    """Log the traceback of a fault; the same one, from the same line, not again within a minute."""
+    frames = traceback.extract_tb(fault.__traceback__, limit=-1)
+    place = f"{frames[0].filename}:{frames[0].lineno}" if frames else "unknown"
+    name = type(fault).__name__
+    _notices.log(
+        logging.ERROR, f"{name} {place}", f"a fault of the broker itself, it goes on: {name} at {place}", fault
+    )
+
+
+def attempt(action: Callable[..., object], *arguments: Any) -> None:
+    """Do something; report what it raises."""
+    try:
+        action(*arguments)
+    except Exception as fault:  # noqa: BLE001 (the callback of the event loop, for a part of it)
+        report(fault)
+
+
+def each(action: Callable[[_T], object], items: Iterable[_T]) -> None:
+    """Do something with every item; report what it raises, and go on with the next."""
+    for item in items:
+        attempt(action, item)
+
+
+class Periodic:
+    """Runs an action again and again, until it is stopped; an exception is not the end of it."""
+
+    __slots__ = ("_action", "_loop", "_seconds", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, action: Callable[[], object]) -> None:
+        """`seconds` pass before the first run, and between two runs."""
+        self._loop = loop
+        self._seconds = seconds
+        self._action = action
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs again."""
+        return self._timer is not None
+
+    def start(self) -> None:
+        """Run from now on; without effect where it does already."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._run)
+
+    def stop(self) -> None:
+        """Run no more; `start` begins again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _run(self) -> None:
+        # First: nothing that the action does keeps the next run from coming.
+        self._timer = self._loop.call_later(self._seconds, self._run)
+        attempt(self._action)

@@ -1,0 +1,237 @@
+"""What the supervisor does about its own faults, and about workers that do not read or cannot be watched."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import selectors
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import psutil
+import pytest
+
+from broker.config import BrokerConfig
+from broker.errors import ReloadError, WorkerStartError
+from broker.pool.reload import Reloader
+from broker.pool.spawning import WorkerStarter
+from broker.pool.supervisor import PoolEvents, Supervisor
+from broker.pool.zygote import RENEWAL_DELAY, Zygote, ZygoteKeeper
+from broker.routing.contract import RouterOptions
+from broker.routing.router import Router
+from tests.unit.broker.pool.test_worker_news import NamedWorker
+
+EVENT = {"name": "e", "id": "1", "depth": 0, "document": "{}"}
+
+
+class Bench:
+    """A supervisor whose loop a test turns, and that hears of events like the composition root."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.triggered: list[str] = []
+        self.fault: Exception | None = None
+        self.config = BrokerConfig(runtime_dir=runtime_dir, workers=1)
+        self.router = Router(self.loop, RouterOptions(1, 1))
+        events = PoolEvents(lambda ready: None, lambda: None, self.on_event)
+        self.zygotes = ZygoteKeeper()
+        self.supervisor = Supervisor(self.loop, self.config, self.router, events, zygotes=self.zygotes)
+
+    def on_event(self, name: str, body: Any) -> None:
+        """Take an event, or fail to."""
+        self.triggered.append(name)
+        if self.fault is not None:
+            raise self.fault
+
+    def turn_until(self, condition: Any) -> None:
+        """Run the loop until something has come true."""
+
+        async def poll() -> None:
+            while not condition():
+                await asyncio.sleep(0.001)
+
+        self.loop.run_until_complete(asyncio.wait_for(poll(), 30))
+
+    def waits_to_write(self, talker: "Talker") -> bool:
+        """Whether the loop looks if more can be written to this worker."""
+        key = cast(Any, self.loop)._selector.get_map().get(talker.here.fileno())
+        return key is not None and bool(key.events & selectors.EVENT_WRITE)
+
+    def close(self) -> None:
+        """End it."""
+        self.loop.run_until_complete(self.supervisor.stop())
+        self.loop.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with contextlib.closing(Bench(tmp_path)) as made:
+        yield made
+
+
+class Talker(NamedWorker):
+    """A worker that talks, and may be killed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signals: list[int] = []
+        process = SimpleNamespace(kill=lambda: self.signals.append(signal.SIGKILL), pidfd=os.pidfd_open(os.getpid()))
+        self.namespace.process = process
+        self.namespace.end_patience = lambda: self.namespace.patience.cancel()
+        self.namespace.channel.answers_fd = process.pidfd
+
+    def close(self) -> None:
+        """Close all."""
+        super().close()
+        os.close(self.namespace.process.pidfd)
+
+
+@pytest.fixture
+def talker() -> Iterator[Talker]:
+    with contextlib.closing(Talker()) as made:
+        yield made
+
+
+@pytest.mark.parametrize("fault", [KeyError("x"), TypeError("x"), AttributeError("x"), ValueError("x"), OSError("x")])
+def test_a_fault_of_the_broker_does_not_cost_a_worker(bench: Bench, talker: Talker, fault: Exception) -> None:
+    bench.fault = fault
+    for _ in range(2):
+        talker.there.send("event", EVENT)
+    bench.supervisor._on_control(talker.worker)
+    assert (bench.triggered, talker.signals) == (["event"] * 2, [])
+
+
+def test_a_fault_does_not_drop_the_last_words_behind_it(bench: Bench, talker: Talker) -> None:
+    bench.fault = KeyError("x")
+    talker.there.send("event", EVENT)
+    talker.there.send("failed", {"message": "of no use"})
+    talker.there.close()
+    bench.supervisor._hear_last_words(talker.worker)
+    assert talker.namespace.failure == "of no use"
+
+
+@pytest.mark.parametrize(
+    ("name", "body"), [("nonsense", None), ("event", {}), ("api", {"api": "a" * 2000, "bundle_hash": ""})]
+)
+def test_a_worker_that_says_what_it_cannot_mean_is_killed(bench: Bench, talker: Talker, name: str, body: Any) -> None:
+    talker.there.send(name, body)
+    bench.supervisor._on_control(talker.worker)
+    assert talker.signals == [signal.SIGKILL]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["sent before it was watched", "sent later"])
+def test_what_a_worker_has_not_read_follows_when_it_reads(bench: Bench, talker: Talker, before: bool) -> None:
+    """Without a further message that would take the rest along."""
+    apis = {str(number): "a" * 32 for number in range(50_000)}
+    if before:
+        talker.here.send("apis", apis)
+    bench.supervisor._watch(talker.worker)
+    if not before:
+        talker.here.send("apis", apis)
+    assert talker.here.waiting
+    heard: list[Any] = []
+
+    def hear() -> bool:
+        heard.extend(talker.heard())
+        return bool(heard)
+
+    bench.turn_until(hear)
+    assert (heard, talker.here.waiting) == ([apis], 0)
+    bench.turn_until(lambda: not bench.waits_to_write(talker))
+    bench.supervisor._unwatch(talker.worker)
+
+
+def test_what_waits_for_a_worker_that_is_gone_is_forgotten(bench: Bench, talker: Talker) -> None:
+    bench.supervisor._watch(talker.worker)
+    talker.here.send("apis", "x" * 1_000_000)
+    talker.there.close()
+    bench.turn_until(lambda: not bench.waits_to_write(talker))
+    bench.supervisor._unwatch(talker.worker)
+
+
+def children() -> set[int]:
+    return {process.pid for process in psutil.Process().children()}
+
+
+def test_a_worker_that_cannot_be_watched_is_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_reader(descriptor: int, *_callback: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = children()
+    monkeypatch.setattr(bench.loop, "add_reader", add_reader)
+    with pytest.raises(WorkerStartError, match="No space left"):
+        bench.supervisor.spawn(0, bench.supervisor)
+    assert (children(), bench.supervisor.describe()) == (before, [])
+
+
+def test_a_worker_that_cannot_be_configured_is_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And another one is tried later, whatever the reason was."""
+    before = children()
+    files = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(WorkerStarter, "_worker_config", lambda _self: {"bundles": "\udcff"})
+    with pytest.raises(WorkerStartError, match="UnicodeEncodeError"):
+        bench.supervisor.spawn(0, bench.supervisor)
+    assert children() == before
+    assert len(os.listdir("/proc/self/fd")) <= files
+    bench.supervisor._fill(0)
+    assert bench.supervisor._holders == {}
+    monkeypatch.undo()
+    bench.turn_until(lambda: 0 in bench.supervisor._holders)
+
+
+def test_a_reload_that_fails_in_the_broker_is_told_and_the_next_one_starts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes: list[object] = []
+    reloader = Reloader(bench.loop, bench.config, bench.supervisor, bench.router)
+    monkeypatch.setattr("broker.pool.reload.Generation.start", lambda self: self._done(None))
+    monkeypatch.setattr(bench.router.poison, "clear", lambda: 1 // 0)
+    for _ in range(2):
+        reloader.request(outcomes.append)
+    assert [type(outcome) for outcome in outcomes] == [ReloadError] * 2
+    assert "ZeroDivisionError" in str(outcomes[0])
+
+
+def test_a_zygote_is_renewed_although_a_try_failed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.pool.zygote.RENEWAL_DELAY", RENEWAL_DELAY / 100)
+    tries: list[int] = []
+    start = Zygote.__init__
+
+    def started(self: Zygote, life: int) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise LookupError
+        start(self, life)
+
+    monkeypatch.setattr(Zygote, "__init__", started)
+    bench.loop.call_soon(bench.zygotes._renew, bench.loop)
+    bench.turn_until(lambda: bench.zygotes._zygote is not None and bench.zygotes._zygote.is_ready)
+    assert len(tries) == 2
+
+
+def test_a_worker_that_ends_is_replaced_although_settling_its_calls_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Router, "lost", lambda *_: 1 // 0)
+    bench.supervisor._fill(0)
+    first = bench.supervisor._holders[0]
+    bench.turn_until(lambda: first in bench.supervisor.serving)
+    first.process.kill()
+    bench.turn_until(lambda: bench.supervisor.serving not in ([], [first]))
+    assert bench.supervisor.restarts == 1
+
+
+def test_a_hung_worker_is_killed_although_its_work_cannot_be_given_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Router, "leave", lambda *_: 1 // 0)
+    bench.supervisor._fill(0)
+    first = bench.supervisor._holders[0]
+    bench.turn_until(lambda: first in bench.supervisor.serving)
+    assert first.link is not None
+    first.link.silent = True
+    bench.supervisor._departures._end_hung(first)
+    bench.turn_until(lambda: first.generation not in cast(Any, bench.supervisor)._workers)
