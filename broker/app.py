@@ -25,6 +25,7 @@ from broker.msgpackrpc.methods import dispatch_methods
 from broker.msgpackrpc.server import MsgpackRpcServer
 from broker.notify import ServiceNotifier
 from broker.open_files import connections_allowed
+from broker.orphans import OrphanReaper, is_init
 from broker.peers import admin_admission, gateway_admission
 from broker.pool import content
 from broker.pool.content_watch import ContentWatch
@@ -105,6 +106,8 @@ class Broker:
         In an upgrade nothing is accepted before `serve`.
         """
         self._take_signals()
+        if is_init():
+            OrphanReaper(self._loop).start()
         DescriptorWatch(self._loop, self.supervisor.reserve, self._on_callback_fault).start()
         await self._listeners.serve(self.admin.protocol_factory, self.grpc.protocol_factory, self.rpc.protocol_factory)
         self.supervisor.start()

@@ -6,6 +6,7 @@ come to run in, the zygote. It imports what workers need while we import what se
 
 import asyncio
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -18,6 +19,7 @@ from broker.exits import ExitCode
 from broker.listeners import Listeners
 from broker.open_files import raise_limit
 from broker.pool.zygote import ZygoteKeeper
+from ipc.title import BROKER, set_title
 
 log = logging.getLogger("tykpy.broker")
 
@@ -26,6 +28,8 @@ LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 def run(config: BrokerConfig) -> ExitCode:
     """Serve until SIGTERM or SIGINT; says on standard error why it could not."""
+    set_title(BROKER)
+    _hold_signals()
     logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     # It would write down what peers send.
     logging.getLogger("hpack").setLevel(logging.WARNING)
@@ -50,6 +54,15 @@ def run(config: BrokerConfig) -> ExitCode:
         log.error("%s", error)
         return ExitCode.FAULT
     return ExitCode.OK
+
+
+def _hold_signals() -> None:
+    """Until the event loop takes signals: stop in order, and do not end of those that mean something else."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: sys.exit(ExitCode.OK))
+    for number in (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
+        # No SIG_IGN: the processes that are started meanwhile would inherit it.
+        signal.signal(number, lambda _number, _frame: None)
 
 
 def _serve(config: BrokerConfig, listeners: Listeners, zygotes: ZygoteKeeper) -> None:

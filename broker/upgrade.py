@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from broker.exits import ExitCode
 from broker.handover import READY, Offer
+from broker.orphans import is_init
 from broker.pool import content
 from broker.pool.process import describe_end
 from broker.sockets import ListeningSocket
@@ -43,6 +44,9 @@ class Upgrade:
 
     def start(self, listening: Sequence[ListeningSocket], baseline: content.Description) -> None:
         """Start the successor with these sockets."""
+        if is_init():
+            self._failed("process 1 of a container ends it, and cannot be replaced; start a new container instead")
+            return
         if self._successor is not None:
             log.warning("an upgrade is under way: process %d", self._successor.pid)
             return

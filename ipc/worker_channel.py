@@ -137,6 +137,11 @@ class WorkerChannel:
         """Slot, generation and epoch of this worker, sizes of its rings."""
         return self._parts.outbound.identity
 
+    @property
+    def slot(self) -> int:
+        """The number of the worker among those of its broker."""
+        return self._parts.inbound.identity.slot
+
     def claim(self, slot: int = 0) -> Request | None:
         """Wait for a request and enter it into an execution slot; None for good when no more will come.
 

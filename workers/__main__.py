@@ -4,10 +4,8 @@ Forked by a zygote, which the broker starts as `python -P -m workers orders:SOCK
 itself, as `python -P -m workers CHANNEL LIFE`. By hand it has nothing to talk to.
 """
 
-import faulthandler
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +14,7 @@ from ipc.errors import ControlClosedError, IpcError
 from ipc.exits import WorkerExit
 from ipc.orders import ARGUMENT as ORDERS_ARGUMENT
 from ipc.text import bounded
+from ipc.title import set_title, worker_title
 from ipc.worker_channel import WorkerChannel
 from tyk import gateway
 from workers import limits, stdio
@@ -23,6 +22,7 @@ from workers.dispatcher import Dispatcher
 from workers.errors import WorkersError
 from workers.events import SentEvents
 from workers.lifeline import end_with_broker
+from workers.signals import release_children, watch_signals
 from workers.signature import PublicKey
 from workers.storage import open_storage
 from workers.store import BundleStore
@@ -44,7 +44,7 @@ def main() -> int:
         print("tykpy's workers are started by `tykpy broker`", file=sys.stderr)
         return WorkerExit.USAGE
     argument, life = sys.argv[1], int(sys.argv[2])
-    _watch_signals()
+    watch_signals()
     if argument.startswith(ORDERS_ARGUMENT):
         bred = breed(int(argument.removeprefix(ORDERS_ARGUMENT)), life)
         return WorkerExit.DONE if bred is None else _run(bred, life)
@@ -55,7 +55,10 @@ def _run(argument: str, life: int) -> int:
     end_with_broker(life)
     os.close(life)
     channel = WorkerChannel.attach(argument)
-    # What the process is called from here on, and what a plugin sees as its arguments.
+    set_title(worker_title(channel.slot))
+    release_children()
+    limits.be_first_without_memory()
+    # What a plugin sees as the arguments.
     sys.argv[:] = ["tykpy-worker"]
     logging.basicConfig(format=LOG_FORMAT, stream=stdio.take_over())
     try:
@@ -77,17 +80,6 @@ def _run(argument: str, life: int) -> int:
         os._exit(WorkerExit.CHANNEL)
     events.finish()
     return WorkerExit.DONE
-
-
-def _watch_signals() -> None:
-    # Ctrl-C and a terminal's end go to the whole process group: the broker decides what becomes of the workers. SIGUSR2
-    # is how it asks for the stacks of one that hangs; the dump needs no lock of the interpreter.
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR2, all_threads=True)
-    # Where the CPU time went, before what the signal is sent for.
-    faulthandler.register(signal.SIGXCPU, all_threads=True, chain=True)
 
 
 def _configuration(channel: WorkerChannel) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Memory and descriptors are limited for good. CPU is a budget that every dispatch
 stretch of work takes, not how long the worker lives.
 """
 
+import contextlib
 import math
 import os
 import resource
@@ -26,6 +27,11 @@ SPARE_FILES: Final = 16
 """Descriptors that a worker needs for its own: files that it imports, its storage, messages too big for a ring."""
 RENEW_NS: Final = 500_000_000
 """A budget younger than this is as good as new; renewing it costs two system calls."""
+OOM_STEP: Final = 500
+"""Added to a worker's oom_score_adj, in thousandths of the memory: a broker may hold 2 GiB of messages."""
+OOM_MOST: Final = 1000
+"""The largest value that the kernel takes."""
+_OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
 _OPEN_FILES: Final = Path("/proc/self/fd")
 _STATM: Final = Path("/proc/self/statm")
 
@@ -62,6 +68,16 @@ def apply(limits: Mapping[str, Any], threads: int) -> CpuBudget | None:
     budget = CpuBudget(limits["cpu"])
     budget.renew(time.monotonic_ns())
     return budget
+
+
+def be_first_without_memory() -> None:
+    """Have the kernel end this worker, which is replaced, rather than the broker when there is no memory left.
+
+    What hooks start inherits it. The value that a service manager gave us counts on top.
+    """
+    with contextlib.suppress(OSError):  # a /proc that is read-only
+        inherited = int(_OOM_SCORE.read_text())
+        _OOM_SCORE.write_text(str(min(inherited + OOM_STEP, OOM_MOST)))
 
 
 def memory_words() -> str:

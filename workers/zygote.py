@@ -12,6 +12,7 @@ import sys
 
 from ipc.orders import Fork, OrderReceiver, Reap, close_all
 from ipc.prctl import Option, prctl
+from ipc.title import ZYGOTE, set_title
 from workers.lifeline import end_with_broker
 
 
@@ -22,6 +23,7 @@ def breed(descriptor: int, life: int) -> str | None:
     """
     # A broker that was started with SIGCHLD ignored would have the kernel forget how workers ended.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    set_title(ZYGOTE)
     prctl(Option.DUMPABLE, 0)
     watch = end_with_broker(life)
     # Nothing of it goes away again; collections in workers would only write into pages that all share.

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from broker.exits import ExitCode
 from ipc.exits import WorkerExit
@@ -118,10 +118,27 @@ class WorkerProcess:
         return describe_end(code, out_of_memory=code == -signal.SIGKILL and oom_kills() > self._oom_kills)
 
 
-def execute(arguments: Sequence[str], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+class OwnChild(subprocess.Popen[bytes]):
+    """A child whose end is waited for by who started it, and by nobody else."""
+
+    running: ClassVar[set[int]] = set()
+    """Those that nobody has waited for yet."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.running.add(self.pid)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return its exit code. Raises subprocess.TimeoutExpired."""
+        code = super().wait(timeout)
+        self.running.discard(self.pid)
+        return code
+
+
+def execute(arguments: Sequence[str], descriptors: Sequence[int]) -> OwnChild:
     """Start the program of the workers, with these descriptors. Raises OSError."""
     # -P keeps the working directory out of the import path: plugin code never shadows ours, nor ours a plugin's.
-    return subprocess.Popen(
+    return OwnChild(
         [sys.executable, "-P", "-m", "workers", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=2,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from commands.bench.errors import ProcessGoneError
-from ipc.orders import ARGUMENT
+from ipc.title import ZYGOTE
 
 PROC: Final = Path("/proc")
 MIB: Final = 1024 * 1024
@@ -94,12 +94,12 @@ def _parent_of(folder: Path) -> int:
 
 
 def _is_zygote(folder: Path, broker: int) -> bool:
-    # What it has forked has its command line too.
+    # What it has forked has its title too for a moment.
     try:
-        arguments = (folder / "cmdline").read_bytes().split(b"\0")
+        title = (folder / "cmdline").read_bytes().rstrip(b"\0")
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return any(one.startswith(ARGUMENT.encode()) for one in arguments) and _parent_of(folder) == broker
+    return title == ZYGOTE.encode() and _parent_of(folder) == broker
 
 
 def _cpu_ns(folder: Path) -> int:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from broker.pool.zygote import ZygoteKeeper
-from ipc.orders import ARGUMENT
+from ipc.title import ZYGOTE
 from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
 
@@ -23,10 +23,10 @@ FILES: Final = {"hooks.py": SOURCE}
 
 
 def zygote_of(broker: RunningBroker) -> psutil.Process | None:
-    """The broker's only child that is started with orders; None while there is none."""
+    """The broker's only child that is titled so; None while there is none."""
     for child in psutil.Process(broker.pid).children():
         try:
-            if any(field.startswith(ARGUMENT) for field in child.cmdline()):
+            if " ".join(child.cmdline()) == ZYGOTE:
                 return child
         except psutil.NoSuchProcess:
             continue

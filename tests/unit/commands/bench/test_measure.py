@@ -67,7 +67,7 @@ def test_a_family_is_the_process_and_all_that_descend_from_it(tmp_path: Path) ->
 
 
 def test_who_forks_workers_is_none_of_them(tmp_path: Path) -> None:
-    command = {10: b"tykpy\0broker\0", 11: b"python\0-m\0workers\0orders:8\0005\0"}
+    command = {10: b"tykpy\0broker\0", 11: b"tykpy: zygote\0"}
     for pid, parent, runs in ((10, 1, 10), (11, 10, 11), (12, 11, 11), (13, 11, 11), (14, 10, 10)):
         fake_process(tmp_path, pid, threads={pid: 0}, parent=parent)
         (tmp_path / str(pid) / "cmdline").write_bytes(command[runs])
