@@ -11,6 +11,8 @@
 import hashlib
 import os
 import re
+import stat
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
@@ -28,6 +30,13 @@ _HASH: Final = re.compile(r"[0-9a-f]{32}")
 _MAX_ORDERED_PARTS: Final = 6
 """Parts whose order is worked out from the hash of their names: 720 tries; gateways have two or three."""
 _MAX_STAMPED_FILES: Final = 10_000
+_MAX_READ: Final = 16 << 20
+"""Bytes of a file up to which its content tells; a larger one is known by its identity, so that looking stays cheap."""
+_SETTLED_NS: Final = 2_000_000_000
+"""A file changed this recently may change once more within one tick of its clock (FAT: 2 s): its digest is not kept."""
+
+FileStamp = tuple[str, int, str]
+"""A file's path, size in bytes, and digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +92,11 @@ def part_folders(folder: Path) -> tuple[list[Path], bool]:
     return found, False
 
 
-def stamp(path: Path) -> frozenset[tuple[str, int, int]]:
-    """Return what changes when any file below `path` does: names, modification times (ns) and sizes (bytes)."""
+def stamp(path: Path) -> frozenset[FileStamp]:
+    """Return what changes when any file below `path` does, and only then: the names and contents of all of them.
+
+    Files that have not changed since the last time are not read again.
+    """
     return frozenset(_stamps(path))
 
 
@@ -117,12 +129,13 @@ def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name == "__pycache__"
 
 
-def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
+def _stamps(path: Path) -> Iterator[FileStamp]:
     if not os.path.isdir(path):
         yield from _file_stamp(path)
         return
     count = 0
-    for folder, _, files in os.walk(path):
+    for folder, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if name != "__pycache__"]
         for file in files:
             yield from _file_stamp(Path(folder, file))
             count += 1
@@ -130,9 +143,39 @@ def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
                 return
 
 
-def _file_stamp(path: Path) -> Iterator[tuple[str, int, int]]:
+def _file_stamp(path: Path) -> Iterator[FileStamp]:
     try:
         status = path.stat()
+        yield str(path), status.st_size, _digests.digest(path, status)
     except OSError:
         return  # it vanished while we looked: a stamp without it says so
-    yield str(path), status.st_mtime_ns, status.st_size
+
+
+class _Digests:
+    """Digests of files, kept for as long as the files are what they were.
+
+    Modification time and size do not tell: archives unpack with fixed times. The time of the last change of any kind
+    (ctime) is one that nobody can set, and a file that takes another's place has another inode.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, ...], str]] = {}
+
+    def digest(self, path: Path, status: os.stat_result) -> str:
+        """Return the digest of a file's content. Raises OSError."""
+        identity = (status.st_dev, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)
+        if status.st_size > _MAX_READ or not stat.S_ISREG(status.st_mode):
+            return repr(identity)
+        known = self._known.get(path)
+        if known is not None and known[0] == identity:
+            return known[1]
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if time.time_ns() - max(status.st_ctime_ns, status.st_mtime_ns) > _SETTLED_NS:
+            if len(self._known) >= _MAX_STAMPED_FILES:
+                self._known.clear()
+            self._known[path] = identity, found
+        return found
+
+
+_digests: Final = _Digests()

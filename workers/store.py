@@ -18,7 +18,7 @@ from ipc.description import MAX_NAME
 from ipc.text import bounded
 from workers.archive import unpack
 from workers.bundle import Bundle, Part
-from workers.discovery import Candidate, candidates, part_folders, stamp
+from workers.discovery import Candidate, FileStamp, candidates, part_folders, stamp
 from workers.errors import BundleError
 from workers.loading import failed_part, load_file, load_folder
 from workers.manifest import MANIFEST_NAME
@@ -38,7 +38,7 @@ _log: Final = logging.getLogger("tykpy.worker")
 class _Entry:
     candidate: Candidate
     bundle: Bundle | None = None
-    stamp: frozenset[tuple[str, int, int]] = frozenset()
+    stamp: frozenset[FileStamp] = frozenset()
     tried_at: float = 0.0
 
 
@@ -137,7 +137,9 @@ class BundleStore:
 
     def _changed(self, source: Path) -> bool:
         try:
-            changed_at = os.stat(source).st_mtime_ns
+            status = os.stat(source)
+            # What copies folders with their times sets the modification time back; nobody can set the other.
+            changed_at = max(status.st_mtime_ns, status.st_ctime_ns)
         except OSError:
             changed_at = 0
         if self._seen.get(source) == changed_at:
@@ -168,7 +170,7 @@ class BundleStore:
         return bundle
 
 
-def _version(found: frozenset[tuple[str, int, int]]) -> str:
+def _version(found: frozenset[FileStamp]) -> str:
     """Name a stamp: another one when any file of the bundle is another one."""
     return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:_VERSION_DIGITS]
 

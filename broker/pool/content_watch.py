@@ -1,4 +1,8 @@
-"""Watches the bundles' files for `--reload`: looks at their times every half second, and reloads when they settle."""
+"""Watches the bundles' files for `--reload`: looks at them every half second, and reloads when they have settled.
+
+They are not read: a file that was replaced has another inode, and one that was written to another time of change
+(ctime), which nobody can set; modification time and size may be the same, as archives with fixed times unpack.
+"""
 
 import asyncio
 import os
@@ -15,7 +19,8 @@ SUFFIXES: Final = (".py", ".json", ".zip", ".so")
 MAX_FILES: Final = 20_000
 """A look must not keep the event loop: what is beyond is not watched."""
 
-Stamp = frozenset[tuple[str, int, int]]
+FileStamp = tuple[str, int, int, int, int]
+Stamp = frozenset[FileStamp]
 
 
 class ContentWatch:
@@ -44,8 +49,8 @@ class ContentWatch:
 
 
 def stamp_of(folder: Path) -> Stamp:
-    """Names, modification times (ns) and sizes (bytes) of all files below; files that vanish meanwhile are left out."""
-    found: set[tuple[str, int, int]] = set()
+    """What tells all files below from others that may take their places; those that vanish meanwhile are left out."""
+    found: set[FileStamp] = set()
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
         for name in files:
@@ -56,9 +61,9 @@ def stamp_of(folder: Path) -> Stamp:
     return frozenset(found)
 
 
-def _stamp(path: str) -> set[tuple[str, int, int]]:
+def _stamp(path: str) -> set[FileStamp]:
     try:
         status = os.stat(path)
     except OSError:
         return set()
-    return {(path, status.st_mtime_ns, status.st_size)}
+    return {(path, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)}

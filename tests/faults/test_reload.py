@@ -185,6 +185,34 @@ def test_the_command_says_what_is_served_now_or_why_not(tmp_path: Path) -> None:
         assert "mine.py:1" in done.stderr
 
 
+def replace(path: Path, text: str) -> None:
+    """Put another file in its place, with the fixed time that reproducible archives unpack with."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    os.utime(new, (315_532_800, 315_532_800))
+    new.rename(path)
+
+
+def test_a_file_of_the_same_size_and_time_is_a_change(tmp_path: Path) -> None:
+    with running_broker(tmp_path, files={"mine.py": source("0")}) as broker:
+        replace(broker.bundles / "mine.py", source("1"))
+        reload(broker)
+        before = broker.status()["workers"][0]["content"]
+        replace(broker.bundles / "mine.py", source("2"))
+        assert [one["change"] for one in reload(broker)["bundles"]] == ["changed"]  # type: ignore[attr-defined]
+        assert broker.status()["workers"][0]["content"] != before
+        (broker.bundles / "mine.py").touch()
+        assert [one["change"] for one in reload(broker)["bundles"]] == ["same"]  # type: ignore[attr-defined]
+        assert version_of(broker) == "2"
+
+
+def test_the_flag_notices_a_file_of_the_same_size_and_time(tmp_path: Path) -> None:
+    with running_broker(tmp_path, "--reload", files={"mine.py": source("0")}) as broker:
+        for version in ("1", "2"):
+            replace(broker.bundles / "mine.py", source(version))
+            wait_until(lambda version=version: version_of(broker) == version, lambda: broker.log)  # type: ignore[misc]
+
+
 def test_with_the_flag_an_edit_is_enough(tmp_path: Path) -> None:
     with running_broker(tmp_path, "--reload", files={"mine.py": source("1")}) as broker:
         broker.add_file("mine.py", source("2"))
@@ -202,7 +230,7 @@ def test_a_worker_that_dies_while_the_files_are_broken_stays_away_until_they_are
         os.kill(min(pids(broker)), signal.SIGKILL)
         broker.wait_for_log("is not let in")
         assert [version_of(broker) for _ in range(4)] == ["1"] * 4
-        broker.add_file("mine.py", source("1"))
+        broker.add_file("mine.py", source("1") + "# repaired\n")
         broker.wait_for_status(lambda text: "2 of 2" in text)
         assert "has loaded other files than the others" in broker.log
 

@@ -13,7 +13,7 @@ import pytest
 from ipc.frame import Status
 from tests.support.bundles import IMPORTS, Served, manifest, md5, subject, write_bundle, write_files, write_zip
 from tests.unit.workers.conftest import Serve
-from workers import discovery
+from workers import discovery, store
 from workers.errors import WorkerError
 
 HOOK = "@Hook\ndef H(request, session, spec):\n    request.add_header('from', {!r})\n    return request, session\n"
@@ -148,10 +148,22 @@ def test_an_unknown_bundle_costs_one_stat_while_nothing_changes(
 ) -> None:
     write_bundle(folder / "foo", bundle_hook("foo"))
     served = serve()
-    os.utime(folder, (1, 1))
+    monkeypatch.setattr(store, "_SETTLED_NS", -(10**18))
     failure(served, "unknown")
     monkeypatch.setattr(discovery, "_candidate", lambda path: pytest.fail(f"looked at {path}"))
     assert "there are: foo" in failure(served, "unknown").message
+
+
+def test_a_bundle_is_found_in_a_folder_whose_time_was_set_back(
+    folder: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_SETTLED_NS", -(10**18))
+    os.utime(folder, (1, 1))
+    served = serve()
+    failure(served, "unknown")
+    write_bundle(folder / "foo", bundle_hook("foo"))
+    os.utime(folder, (1, 1))
+    assert said_by(served, md5("foo")) == "foo"
 
 
 def test_a_loaded_bundle_is_not_reloaded(folder: Path, serve: Serve) -> None:

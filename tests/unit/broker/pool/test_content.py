@@ -106,6 +106,20 @@ def test_only_files_that_make_up_a_bundle_count(tmp_path: Path) -> None:
     assert stamp_of(tmp_path) != with_zip
 
 
+@pytest.mark.parametrize("renamed", [True, False])
+def test_a_file_of_the_same_size_and_time_is_another(tmp_path: Path, renamed: bool) -> None:
+    def put(path: Path, text: str) -> None:
+        path.write_text(text)
+        os.utime(path, (1, 1))
+
+    put(tmp_path / "a.py", "one")
+    before = stamp_of(tmp_path)
+    put(tmp_path / ("new" if renamed else "a.py"), "two")
+    if renamed:
+        (tmp_path / "new").rename(tmp_path / "a.py")
+    assert stamp_of(tmp_path) != before
+
+
 def test_a_link_to_nowhere_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "a.py").symlink_to(tmp_path / "nowhere")
     assert stamp_of(tmp_path) == frozenset()
