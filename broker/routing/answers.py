@@ -10,6 +10,7 @@ from ipc.frame import Kept, Kind, Status, unpack_answer, unpack_error
 
 REQUEST_FIELD: Final = 3
 """`coprocess.Object.request`"""
+_NOT_RUN: Final = frozenset({Status.INVALID, Status.NOT_FOUND})
 _REQUEST: Final = pack_varint(REQUEST_FIELD << 3 | WireType.BYTES)
 
 
@@ -28,6 +29,16 @@ def body_of(answer: Answer, kind: int, asked: Body = b"") -> bytes:
     if found != kind:
         raise DispatchError(Status.INTERNAL, f"the worker answered with kind {found} where {kind} was asked")
     return body if kept is None else _with_kept(body, kept, kind, asked)
+
+
+def was_run(answer: Answer) -> bool:
+    """Whether the worker says that it ran the hook: it did not where it found none, or the deadline had passed."""
+    if not answer.is_error:
+        return True
+    try:
+        return bool(answer.handler_ns) and unpack_error(answer.payload)[0] not in _NOT_RUN
+    except ValueError:
+        return False
 
 
 def _with_kept(body: bytes, kept: Kept, kind: int, asked: Body) -> bytes:

@@ -3,7 +3,10 @@
 closed --3 kills in 30 s--> open --cool-down--> half open: one dispatch is let through
   ^                          ^                      |              |
   |                          +---- it kills, too ---+              |
-  +--------------------------- it is answered ---------------------+
+  +----------------------- it is run and answered -----------------+
+
+A trial that is not run to its end (cancelled, expired, its worker killed by somebody) proves nothing: the next dispatch
+is let through.
 """
 
 import time
@@ -55,7 +58,7 @@ class Breaker:
         self.probe = None
 
     def proven(self) -> bool:
-        """Whether the dispatch that tried it came back from its worker; one that never reached one is forgotten."""
+        """Whether the dispatch that tried it was run and answered; one that ended in another way is forgotten."""
         probe = self.probe
         if probe is None or not probe.settled or probe.link is not None:
             return False

@@ -37,13 +37,15 @@ class Deaths:
 
     def _blame(self, link: Link, death: Death) -> None:
         """Blame what it ran; what waits and is not to run any more because of it is told so."""
-        guilty = link.overdue if death.cause is Cause.HANG else death.executing
+        # What is overdue and was never started waited for a worker that takes nothing.
+        guilty = death.executing & link.overdue if death.cause is Cause.HANG else death.executing
         if self._poison.blame([link.in_flight[seq] for seq in guilty if seq in link.in_flight], death.cause):
             each(self._placing.may_run, self._pending)
 
     def _settle_one(self, link: Link, death: Death, seq: int) -> None:
         dispatch = link.finish(seq)
         assert dispatch is not None
+        dispatch.seq = 0
         if dispatch.settled:
             self._outcomes.let_go(dispatch)
             return

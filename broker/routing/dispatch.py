@@ -57,7 +57,8 @@ class Dispatch(ABC):
         self.link: Link | None = None
         """The worker that has it; None while it waits."""
         self.seq = 0
-        """Its number on that worker's ring."""
+        """Its number on that worker's ring; 0 where no worker has started it, as far as is known. It is kept when the
+        worker has run it and answered."""
         self.cost_ns = 0
         """How long it was expected to run when it was given to the worker."""
         self.attempts = 0

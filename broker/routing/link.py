@@ -145,8 +145,10 @@ class Link:
 
     def take_back(self) -> list[Dispatch]:
         """Everything the worker has not started, oldest first; the worker will never see it."""
-        taken = [self.finish(seq) for seq in self.channel.revoke()]
-        return [dispatch for dispatch in taken if dispatch is not None]
+        taken = [dispatch for seq in self.channel.revoke() if (dispatch := self.finish(seq)) is not None]
+        for dispatch in taken:
+            dispatch.seq = 0
+        return taken
 
     def __str__(self) -> str:
         return f"worker {self.slot} (process {self.pid})"

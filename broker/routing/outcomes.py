@@ -7,7 +7,7 @@ from typing import Final
 from broker.errors import DispatchError
 from broker.faults import attempt, report
 from broker.quiet_log import QuietLog
-from broker.routing.answers import body_of
+from broker.routing.answers import body_of, was_run
 from broker.routing.contract import Counters
 from broker.routing.deadlines import DeadlineWheel
 from broker.routing.dispatch import Dispatch
@@ -44,12 +44,14 @@ class Outcomes:
         link.overdue.discard(answer.seq)
         if dispatch is None or dispatch.settled:
             if dispatch is not None:
+                _note_run(dispatch, answer)
                 self.let_go(dispatch)
             self.counters.late += 1
             return
         try:
             body = body_of(answer, dispatch.kind, dispatch.body)
         except DispatchError as error:
+            _note_run(dispatch, answer)
             if error.status is Status.NOT_FOUND and dispatch.kind in EVENT_KINDS:
                 self._unknown_handlers.log(logging.WARNING, error.message, error.message)
             self.fail(dispatch, error)
@@ -100,3 +102,8 @@ class Outcomes:
         if self.under_way:
             self._idle = self._loop.create_future()
             await self._idle
+
+
+def _note_run(dispatch: Dispatch, answer: Answer) -> None:
+    if not was_run(answer):
+        dispatch.seq = 0

@@ -1,8 +1,12 @@
 """What the router does with dispatches that kill workers: refused on arrival, in the queue, and when they come back."""
 
+from collections.abc import Callable
+
+import pytest
+
 from broker.routing.contract import Death
 from broker.routing.poison import Cause
-from ipc.frame import Status
+from ipc.frame import Status, pack_error
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.routing.bench import Bench
@@ -99,3 +103,111 @@ def test_a_hook_that_hangs_is_blamed_for_what_is_overdue_only(bench: Bench) -> N
             die(bench, worker, Cause.HANG)
             assert neighbour.outcomes
     assert [one["hook"] for one in bench.router.poison.describe()["hooks"]] == ["hung"]
+
+
+def test_what_was_never_started_is_not_blamed_for_a_hang(bench: Bench) -> None:
+    """Its worker took nothing, and was ended for that."""
+    for _ in range(3):
+        with local_worker() as worker:
+            bench.router.join(worker.link)
+            unstarted = bench.send("unstarted")
+            worker.link.overdue.add(unstarted.seq)
+            die(bench, worker, Cause.HANG)
+    assert bench.router.poison.describe()["hooks"] == []
+
+
+def half_open(bench: Bench) -> None:
+    """A hook has killed three workers, and the next dispatch of it is let through as a trial."""
+    for number in range(3):
+        bench.router.poison.blame([RecordedDispatch(object_bytes("weak") + b"\x7a\x01" + bytes([number]))], Cause.CRASH)
+    (breaker,) = bench.router.poison._breakers.open.values()
+    breaker.until = 0.0
+
+
+def run(bench: Bench, worker: LocalWorker, _trial: RecordedDispatch) -> None:
+    worker.finish(worker.claim())
+    bench.router.receive(worker.link)
+
+
+def run_late(bench: Bench, worker: LocalWorker, trial: RecordedDispatch) -> None:
+    request = worker.claim()
+    bench.router.cancel(trial)
+    worker.finish(request)
+    bench.router.receive(worker.link)
+
+
+def raise_error(bench: Bench, worker: LocalWorker, _trial: RecordedDispatch) -> None:
+    worker.channel.answer(0, worker.claim().seq, pack_error(Status.HOOK_FAILED, "it raised"), True, 1000)
+    bench.router.receive(worker.link)
+
+
+def cancel_prefetched(bench: Bench, _worker: LocalWorker, trial: RecordedDispatch) -> None:
+    bench.router.cancel(trial)
+
+
+def cancel_taken_back(bench: Bench, worker: LocalWorker, trial: RecordedDispatch) -> None:
+    bench.router.leave(worker.link)
+    bench.router.cancel(trial)
+
+
+def find_no_hook(bench: Bench, worker: LocalWorker, _trial: RecordedDispatch) -> None:
+    worker.channel.answer(0, worker.claim().seq, pack_error(Status.NOT_FOUND, "no such hook"), True, 1000)
+    bench.router.receive(worker.link)
+
+
+def expire_in_the_ring(bench: Bench, worker: LocalWorker, trial: RecordedDispatch) -> None:
+    worker.channel._refuse(worker.claim().seq, Status.EXPIRED, "too late")
+    bench.router.receive(worker.link)
+    assert trial.status is Status.EXPIRED
+
+
+def expire_in_the_ring_unheard(bench: Bench, worker: LocalWorker, trial: RecordedDispatch) -> None:
+    request = worker.claim()
+    bench.router.cancel(trial)
+    worker.channel._refuse(request.seq, Status.EXPIRED, "too late")
+    bench.router.receive(worker.link)
+
+
+def be_killed_by_somebody(bench: Bench, worker: LocalWorker, _trial: RecordedDispatch) -> None:
+    worker.claim()
+    die(bench, worker, Cause.OUTSIDE)
+
+
+def be_killed_by_somebody_unheard(bench: Bench, worker: LocalWorker, trial: RecordedDispatch) -> None:
+    worker.claim()
+    bench.router.cancel(trial)
+    die(bench, worker, Cause.OUTSIDE)
+
+
+@pytest.mark.parametrize("end", [run, run_late, raise_error])
+def test_a_trial_that_was_run_closes_the_hook(
+    bench: Bench, worker: LocalWorker, end: Callable[[Bench, LocalWorker, RecordedDispatch], None]
+) -> None:
+    half_open(bench)
+    bench.router.join(worker.link)
+    end(bench, worker, bench.send("weak"))
+    assert bench.router.poison.describe()["hooks"] == []
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        cancel_prefetched,
+        cancel_taken_back,
+        find_no_hook,
+        expire_in_the_ring,
+        expire_in_the_ring_unheard,
+        be_killed_by_somebody,
+        be_killed_by_somebody_unheard,
+    ],
+)
+def test_a_trial_that_was_not_run_proves_nothing(
+    bench: Bench, worker: LocalWorker, end: Callable[[Bench, LocalWorker, RecordedDispatch], None]
+) -> None:
+    half_open(bench)
+    bench.router.join(worker.link)
+    end(bench, worker, bench.send("weak"))
+    assert [one["hook"] for one in bench.router.poison.describe()["hooks"]] == ["weak"]
+    trial, other = bench.send("weak"), bench.send("weak")
+    assert trial.outcomes == []
+    assert "is being tried with one dispatch" in str(other.outcomes[0])
