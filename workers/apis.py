@@ -6,8 +6,8 @@ from typing import Final
 
 MAX_REMEMBERED_APIS: Final = 10_000
 """APIs whose bundle is remembered for their events; a gateway has hundreds."""
-MAX_ANNOUNCED: Final = 1_024
-"""Characters of an API's id and its bundle's hash, for other workers; real ones have 64."""
+MAX_NAMES: Final = 256
+"""Characters of an API's id and its bundle's hash that are remembered, here and in other workers; real ones have 64."""
 HEARSAY_S: Final = 0.1
 """How long an event may wait for what another worker has just seen: normally a millisecond, and once for each API."""
 
@@ -36,11 +36,11 @@ class ApiBundles:
 
     def remember(self, api: str, bundle_hash: str) -> None:
         """Note what a dispatch says."""
-        if self._hashes.get(api) == bundle_hash:
+        if self._hashes.get(api) == bundle_hash or len(api) + len(bundle_hash) > MAX_NAMES:
             return
         self.learn({api: bundle_hash})
         # Once each, also where two gateways use different bundles for one API.
-        if (api, bundle_hash) in self._announced or len(api) + len(bundle_hash) > MAX_ANNOUNCED:
+        if (api, bundle_hash) in self._announced:
             return
         if len(self._announced) >= MAX_REMEMBERED_APIS:
             self._announced.clear()
@@ -53,7 +53,7 @@ class ApiBundles:
         A gateway sends an event right behind the dispatch that caused it: what the worker of that one announced may
         arrive, through another thread, a moment after the event.
         """
-        if api not in self._hashes and api not in self._awaited:
+        if api not in self._hashes and api not in self._awaited and len(api) <= MAX_NAMES:
             with self._change:
                 self._change.wait_for(lambda: api in self._hashes, HEARSAY_S)
                 if len(self._awaited) >= MAX_REMEMBERED_APIS:

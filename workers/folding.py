@@ -21,6 +21,8 @@ from workers.urls import encode_query, is_request_uri, parse_query, split_query
 _HOST: Final = "Host"
 """Comes from the connection, not from the headers: no hook's change of it is seen by the next one."""
 _NO_OVERRIDES: Final = ReturnOverrides(response_code=-1)
+_MAX_REMEMBERED: Final = 128
+"""Characters of a header's name whose spelling is remembered."""
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -250,9 +252,13 @@ def _values(headers: Iterable[Header]) -> list[tuple[str, list[str]]]:
     return [(header.key, list(header.values)) for header in headers]
 
 
-@lru_cache(maxsize=1024)
 def _canonical(key: str) -> str:
     """Spell a header as Go does; one that is no token stays as it is."""
+    return _spelled(key) if len(key) <= _MAX_REMEMBERED else _spelled.__wrapped__(key)
+
+
+@lru_cache(maxsize=1024)
+def _spelled(key: str) -> str:
     return canonical_header(key) if _TOKEN.fullmatch(key) else key
 
 

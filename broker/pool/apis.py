@@ -13,10 +13,10 @@ from ipc.errors import IpcError
 log = logging.getLogger("tykpy.supervisor")
 
 MAX_APIS: Final = 10_000
-"""A gateway has hundreds; what is beyond is forgotten, and told again by the next worker that sees it."""
-
-
-MAX_NAMES: Final = 1024
+MAX_BYTES: Final = 1024 * 1024
+"""Of ids and hashes, well below what a control message holds. A gateway has hundreds of APIs, with 64 bytes each; what
+is beyond either limit is forgotten, and told again by the next worker that sees it."""
+MAX_NAMES: Final = 256
 """Characters of an API's id and its bundle's hash together."""
 
 
@@ -25,14 +25,17 @@ class ApiTable:
 
     def __init__(self) -> None:
         self._bundle_hashes: dict[str, str] = {}
+        self._bytes = 0
 
     def note(self, body: Any, others: Iterable[Worker]) -> None:
         """A worker has seen an API; one with longer names than workers announce is not kept."""
         api, bundle_hash = body["api"], body["bundle_hash"]
         if len(api) + len(bundle_hash) > MAX_NAMES:
             return
-        if len(self._bundle_hashes) >= MAX_APIS and api not in self._bundle_hashes:
+        self._bytes += len(api.encode()) + len(bundle_hash.encode())
+        if len(self._bundle_hashes) >= MAX_APIS or self._bytes > MAX_BYTES:
             self._bundle_hashes.clear()
+            self._bytes = 0
         self._bundle_hashes[api] = bundle_hash
         for worker in others:
             _tell(worker, {api: bundle_hash})

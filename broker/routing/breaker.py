@@ -108,7 +108,7 @@ class HookBreakers:
     def reason(self, bundle_hashes: Sequence[str], name: str) -> str | None:
         """Why this hook is not run; None: it is."""
         for bundle_hash in (*bundle_hashes, EMPTY_NAME_HASH, ""):
-            breaker = self.open.get(Culprit(bundle_hash, name))
+            breaker = self.open.get(Culprit.named(bundle_hash, name))
             if breaker is not None and not breaker.proven():
                 return f"not run: {self._why(breaker)}"
         return None

@@ -1,6 +1,6 @@
 """Which hook a dispatch is for, read from its bytes: needed when a worker has died, and never before."""
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import msgspec
 
@@ -10,6 +10,8 @@ from broker.routing.peek import PeekError, peek
 from broker.routing.peek_map import peek_map
 from ipc.frame import Kind
 
+MAX_NAME: Final = 256
+"""Characters that are kept of a hook's name, and of a bundle's hash: they come from peers, and are remembered."""
 PAYLOAD_FIELD = 1
 """`coprocess.Event.payload`: JSON."""
 
@@ -36,6 +38,11 @@ class Culprit(NamedTuple):
     bundle_hash: str
     name: str
 
+    @classmethod
+    def named(cls, bundle_hash: str, name: str) -> Self:
+        """The hook of this name; of long texts only the beginning is kept."""
+        return cls(bundle_hash[:MAX_NAME], name[:MAX_NAME])
+
     def __str__(self) -> str:
         return f"hook {self.name}" if self.bundle_hash else f"handler {self.name}"
 
@@ -45,11 +52,11 @@ def culprit_of(dispatch: Dispatch) -> Culprit:
     kind, body = dispatch.kind, dispatch.encoded
     try:
         if kind in (Kind.EVENT, Kind.EVENT_MAP):
-            return Culprit("", _handler(kind, body))
+            return Culprit.named("", _handler(kind, body))
         seen = peek(body) if kind == Kind.OBJECT else peek_map(body)
     except (PeekError, ProtobufError, TypeError, ValueError, AttributeError, RecursionError):
         return Culprit("", "")
-    return Culprit(seen.bundle_hash, seen.hook_name)
+    return Culprit.named(seen.bundle_hash, seen.hook_name)
 
 
 def _handler(kind: int, body: bytes) -> str:

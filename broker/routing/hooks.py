@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from broker.errors import DispatchError
-from broker.routing.culprit import culprit_of
+from broker.routing.culprit import MAX_NAME, culprit_of
 from broker.routing.dispatch import Dispatch
 from broker.routing.link import Link
 from broker.routing.peek import Peek, PeekError, peek
@@ -27,6 +27,8 @@ SELDOM_LONG_NS: Final = 1_000_000
 """One that is expected to run longer than this is not short, however quick it sometimes is."""
 EMPTY_NAME_HASH: Final = "d41d8cd98f00b204e9800998ecf8427e"
 """MD5 of the empty string: what the gateway sends for an API without a bundle; hooks are then found by name."""
+MAX_OLD_HANDLERS: Final = 1_000
+"""Names of event handlers that are kept although no worker describes them any more; then all are dropped."""
 EVENT_SHAPE: Final = "event, spec"
 """What workers say of an event handler's arguments."""
 # Members of an enum cost more to look up and to compare than anything else in `identify`.
@@ -122,7 +124,7 @@ class HookTable:
                 for digest in (*bundle.get("hashes", ()), EMPTY_NAME_HASH, ""):
                     found.setdefault((digest, hook["name"]), self._info(digest, hook))
         self.description = description
-        self.event_handlers |= self._newest_handlers
+        self.event_handlers = {*self._newest_handlers, *self._old_handlers()}
         self._restrict(found, restrictions)
         self._hooks = found
 
@@ -150,6 +152,11 @@ class HookTable:
         """A worker has no such event handler: unless the newest has, nobody is asked again."""
         if name not in self._newest_handlers:
             self.event_handlers.discard(name)
+
+    def _old_handlers(self) -> set[str]:
+        # Names come from bundles, and every reload may bring others.
+        old = self.event_handlers - self._newest_handlers
+        return {name for name in old if len(name) <= MAX_NAME} if len(old) <= MAX_OLD_HANDLERS else set()
 
     def _restrict(self, found: dict[HookKey, HookInfo], restrictions: Restrictions) -> None:
         self.groups = []

@@ -30,7 +30,8 @@ _SHORTEST_ENTRY: Final = 4
 _MAX_REMEMBERED: Final = 8192
 """Hooks of APIs: where more are called in turn than are remembered, none is found."""
 _MAX_REMEMBERED_BYTES: Final = 2048
-"""What follows the first entry of spec is remembered up to this size: at most 16 MiB in all, usually 2 MiB."""
+"""The hook's name, and what follows the first entry of spec, are remembered up to this size together: at most 16 MiB in
+all, usually 2 MiB."""
 _remembered: Final[dict[tuple[int, bytes, bytes], "Peek"]] = {}
 
 
@@ -79,7 +80,7 @@ def _peek(data: Encoded) -> Peek:
             raise ProtobufError("a length that leads beyond the end")
     while at < size:
         tag = data[at]
-        if tag == _SPEC and seen is None and size - at <= _MAX_REMEMBERED_BYTES:
+        if tag == _SPEC and seen is None and size - at + len(hook_name) <= _MAX_REMEMBERED_BYTES:
             # From here on a gateway sends the same bytes for every call of one hook of one API.
             seen = (hook_type, hook_name, bytes(data[at:]))
             found = _remembered.get(seen)

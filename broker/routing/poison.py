@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from broker.errors import DispatchError
 from broker.routing.breaker import HookBreakers
-from broker.routing.culprit import Culprit, culprit_of
+from broker.routing.culprit import MAX_NAME, Culprit, culprit_of
 from broker.routing.dispatch import Dispatch
 from broker.routing.hooks import EMPTY_NAME_HASH
 from ipc.frame import Status
@@ -99,6 +99,7 @@ class Poison:
         """How many different dispatches of this hook are not run again."""
         self._forget_old_frames()
         hashes = {*bundle_hashes, EMPTY_NAME_HASH, ""}
+        name = name[:MAX_NAME]
         culprits = [self._frames[key].culprit for key in self._refused]
         return sum(culprit.name == name and culprit.bundle_hash in hashes for culprit in culprits)
 

@@ -1,0 +1,132 @@
+"""Names that peers and plugins choose are remembered in a bounded number of bytes, however long they are."""
+
+import gc
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+
+from broker.pool.apis import MAX_APIS, ApiTable
+from broker.routing.hooks import EVENT_SHAPE, HookTable
+from broker.routing.peek import peek
+from broker.routing.peek_map import peek_map
+from broker.routing.poison import Cause, Poison
+from ipc.control import MAX_CONTROL_BYTES
+from tests.support.dispatches import RecordedDispatch, object_bytes
+from workers.apis import ApiBundles
+from workers.folding import _canonical
+from workers.packed import PackedObject
+
+LONG = 1_000_000
+"""Characters of a name."""
+NAMES = 20
+ALLOWED = 3_000_000
+"""Bytes: as if three of them were kept."""
+
+
+def named(number: int) -> str:
+    return f"{number:09}" + "x" * LONG
+
+
+def object_map(**fields: Any) -> bytes:
+    return msgpack.packb({"hook_type": 1, **fields})  # type: ignore[no-any-return]
+
+
+class Blamed:
+    """What kills workers, under many names."""
+
+    def __init__(self) -> None:
+        self.poison = Poison(10.0)
+
+    def __call__(self, name: str) -> None:
+        for _ in range(3):
+            self.poison.blame([RecordedDispatch(object_bytes(name, bundle_hash=name))], Cause.CRASH)
+
+
+class Reloaded:
+    """Bundles whose event handlers have other names after each reload."""
+
+    def __init__(self) -> None:
+        self.hooks = HookTable()
+
+    def __call__(self, name: str) -> None:
+        self.hooks.update([{"hooks": [{"name": name, "shape": EVENT_SHAPE}]}])
+        self.hooks.update([])
+
+
+class Seen:
+    """APIs that a worker sees, and that it is asked for."""
+
+    def __init__(self) -> None:
+        self.announced: list[str] = []
+        self.apis = ApiBundles(lambda api, _bundle_hash: self.announced.append(api))
+
+    def __call__(self, name: str) -> None:
+        self.apis.remember(name, "a")
+        assert self.apis.find(name) is None
+
+
+@pytest.mark.parametrize(
+    "remember",
+    [
+        lambda name: peek(object_bytes(name)),
+        lambda name: peek(object_bytes("hook", bundle_hash=name)),
+        lambda name: peek_map(object_map(hook_name=name)),
+        lambda name: peek_map(object_map(hook_name="hook", spec={"bundle_hash": name})),
+        Blamed(),
+        Reloaded(),
+        Seen(),
+        _canonical,
+        lambda name: PackedObject(object_map(hook_name=name)),
+        lambda name: PackedObject(object_map(hook_name="hook", spec={"APIID": name})),
+    ],
+    ids=[
+        "peek",
+        "peek's spec",
+        "map",
+        "map's spec",
+        "poison",
+        "handlers",
+        "APIs",
+        "headers",
+        "worker",
+        "worker's spec",
+    ],
+)
+def test_long_names_are_not_kept(remember: Callable[[str], object]) -> None:
+    remember(named(0))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(1, NAMES):
+            remember(named(number))
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < ALLOWED
+
+
+def test_what_a_new_worker_is_told_of_apis_fits_into_one_message() -> None:
+    table = ApiTable()
+    for number in range(MAX_APIS - 1):
+        table.note({"api": f"{number:063}\u20ac", "bundle_hash": "\u20ac" * 192}, [])
+    assert len(msgpack.packb(table._bundle_hashes)) < MAX_CONTROL_BYTES
+
+
+def test_those_that_a_real_gateway_has_are_all_remembered() -> None:
+    table = ApiTable()
+    for number in range(MAX_APIS - 1):
+        table.note({"api": f"{number:032}", "bundle_hash": "a" * 32}, [])
+    assert len(table._bundle_hashes) == MAX_APIS - 1
+
+
+def test_old_event_handlers_are_forgotten_when_there_are_too_many() -> None:
+    hooks = HookTable()
+    for number in range(3000):
+        hooks.update([{"hooks": [{"name": f"handler{number}", "shape": EVENT_SHAPE}]}])
+    assert "handler2999" in hooks.event_handlers
+    assert len(hooks.event_handlers) < 1100
