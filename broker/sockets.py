@@ -102,7 +102,8 @@ class SocketFile:
             return
         except (OSError, ListenError) as error:
             # Opened as root, before --user; or locked. Nobody listens there any more, and the next one replaces it.
-            log.info("socket %s stays: %s", self.path, getattr(error, "strerror", None) or error)
+            why = "its folder is not ours to change" if isinstance(error, PermissionError) else str(error)
+            log.info("socket %s stays: %s", self.path, why)
         finally:
             self.release()
 
