@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from broker.addresses import check_listen
 from broker.arriving import HELD_BYTES
+from broker.cpus import usable_cpus
 from broker.errors import ConfigError
 from redisclient.address import parse_redis_url
 from redisclient.errors import RedisURLError
@@ -50,7 +51,11 @@ class BrokerConfig:
         None,
         "PEM file with an RSA public key: bundles that its owner has not signed, or that were altered, are refused.",
     )
-    workers: int = option(os.cpu_count() or 1, "Worker processes.", shown_default="one per CPU")
+    workers: int = option(
+        min(usable_cpus().number, MAX_WORKERS),
+        "Worker processes.",
+        shown_default="one per CPU that may be used: affinity, cgroup quota",
+    )
     threads: int = option(1, "Threads per worker, for hooks that wait for I/O.")
     listen: tuple[str, ...] = option(
         (),

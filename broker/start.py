@@ -14,6 +14,7 @@ from typing import Final
 
 from broker import identity, privileges
 from broker.config import BrokerConfig
+from broker.cpus import usable_cpus
 from broker.errors import BrokerError, ConfigError, ListenError, NoWorkerError
 from broker.exits import ExitCode
 from broker.listeners import Listeners
@@ -33,6 +34,8 @@ def run(config: BrokerConfig) -> ExitCode:
     logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     # It would write down what peers send.
     logging.getLogger("hpack").setLevel(logging.WARNING)
+    cpus = usable_cpus()
+    log.info("%d workers; CPUs that may be used: %d (%s)", config.workers, *cpus)
     try:
         with closing(Listeners.open(config)) as listeners:
             identity.assume(config)

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from broker import sockets, tls
 from broker.addresses import MSGPACK_PREFIX
 from broker.config import BrokerConfig, flag_of, options
+from broker.cpus import usable_cpus
 from broker.errors import BrokerError
 from broker.listeners import socket_options
 from broker.peers import gateway_admission
@@ -21,6 +22,7 @@ def check(config: BrokerConfig, echo: Echo) -> bool:
     """Print the options and the problems; True where there are none."""
     for option in options():
         echo(f"{flag_of(option.name):<18} {_shown(option.name, getattr(config, option.name), option.metadata)}")
+    echo("CPUs that may be used: {} ({})".format(*usable_cpus()))
     problems = list(_problems(config))
     for problem in problems:
         echo(f"problem: {problem}")

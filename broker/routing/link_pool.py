@@ -1,8 +1,8 @@
 """The ready workers, by load: the one to give the next dispatch to is found without looking at all of them."""
 
-import os
 from collections.abc import Iterator
 
+from broker.cpus import usable_cpus
 from broker.routing.link import Link
 
 
@@ -15,7 +15,7 @@ class LinkPool:
 
     def __init__(self, cpus: int | None = None) -> None:
         """`cpus`: how many workers can run at the same time; None: as many as this process may use."""
-        self._cpus = cpus or len(os.sched_getaffinity(0))
+        self._cpus = cpus or usable_cpus().number
         self._levels: list[dict[Link, None]] = [{}]
         """Links by what they have in flight."""
         self._lowest = 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -197,6 +198,17 @@ def test_a_bad_file_is_an_error_that_names_it(tmp_path: Path, text: str, said: s
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_default_is_one_worker_per_usable_cpu(tmp_path: Path, broker: RunningBroker) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    done = subprocess.run(
+        ["taskset", "-c", str(cpu), TYKPY, "check-config", "--runtime-dir", str(tmp_path)],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert "--workers          1\n" in done.stdout
+    assert "CPUs that may be used: 1 (CP" in done.stdout
+    assert re.search(r"tykpy.broker: 1 workers; CPUs that may be used: \d+ \(", broker.log)
 
 
 @pytest.mark.parametrize(
