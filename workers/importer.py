@@ -2,36 +2,42 @@
 
 A bundle's modules live in `sys.modules` below a private package (`tykpy_<name>_<hash>`). Their globals carry a copy
 of `builtins` whose `__import__` looks into the bundle's files first: the interpreter takes `__import__` from there for
-every import statement, also inside functions, in threads and in coroutines. Nothing is patched for others.
+every import statement, also inside functions, in threads and in coroutines. A folder of the bundle's that it adds to
+`sys.path` is its own as well. How libraries find its modules by name is in `workers/names.py`.
 """
 
 import builtins
+import functools
 import hashlib
 import importlib
+import logging
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import (
-    EXTENSION_SUFFIXES,
-    SOURCE_SUFFIXES,
-    ExtensionFileLoader,
-    FileFinder,
-    ModuleSpec,
-    SourceFileLoader,
-)
-from importlib.util import module_from_spec
+from importlib.abc import MetaPathFinder
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, FileFinder, ModuleSpec
+from importlib.metadata import Distribution, DistributionFinder, MetadataPathFinder
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path, PurePosixPath
-from types import CodeType, FrameType, ModuleType
+from types import FrameType, ModuleType
 from typing import Any, Final
 
-from workers.views import importlib_views
+from workers import names
+from workers.loaders import AliasLoader, BundleLoader, CompiledLoader, FolderLoader, OwnFolder, folder_spec
+from workers.running import RUNNING
+from workers.views import VIEWED, views
+
+_log: Final = logging.getLogger("tykpy.worker")
 
 _HIDDEN: Final = frozenset({"broker", "cli", "commands", "ipc", "redisclient", "workers"})
 """Our own names: a bundle that has no such module must not get ours."""
 
 _PROTO_NAME: Final = re.compile(r"coprocess_\w+_pb2")
 """The gateway's messages. Whatever copies a bundle carries, it gets ours: the same classes as its arguments."""
+
+_PROTOBUF: Final = re.compile(r"\bgoogle\.(protobuf|_upb)(\..*)?$")
+"""What these messages are made of, for the same reason."""
 
 _import: Final = builtins.__import__
 
@@ -60,21 +66,30 @@ class ImportSpace:
         self._sealed = sealed
         self._nested = dict(_nested_modules(files))
         self._known: dict[str, str | None] = {}
-        self._views = importlib_views(self.target)
+        self._views: Mapping[str, ModuleType] = views(self.target)
+        self.roots = tuple(dict.fromkeys((str(root), os.path.realpath(root))))
+        self._added: list[str] = []
+        self._published: dict[str, str] = {}
+        self._is_loading = True
 
     def open(self) -> None:
         """Make the bundle's modules importable. Raises ValueError where the prefix is in use."""
         if self.prefix in _finder.spaces:
             raise ValueError(f"the import prefix {self.prefix} is in use")
-        _finder.spaces[self.prefix] = self
-        if _finder not in sys.meta_path:
-            sys.meta_path.insert(0, _finder)
-        loader = _FolderLoader(self, self.prefix, str(self.root / "__init__.py"))
-        sys.modules[self.prefix] = module_from_spec(_folder_spec(self.prefix, loader, [str(self.root)]))
+        _finder.add(self)
+        self._make_package(self.prefix, self.root)
+
+    def loaded(self) -> None:
+        """End the load: what the bundle put into `sys.path` and `sys.modules` is no longer there for others."""
+        self._added = self.folders()
+        self._clear_path()
+        self._is_loading = False
+        self._withdraw()
 
     def close(self) -> None:
         """Forget the bundle's modules; what still runs keeps its globals, and imports nothing new."""
-        _finder.spaces.pop(self.prefix, None)
+        self.loaded()
+        _finder.remove(self)
         for name in [name for name in sys.modules if self._is_private(name)]:
             del sys.modules[name]
 
@@ -89,7 +104,26 @@ class ImportSpace:
     def modules(self) -> list[ModuleType]:
         """Return the bundle's modules that are loaded, without the folders that only lead to them."""
         found = [module for name, module in sys.modules.copy().items() if self._is_private(name)]
-        return [module for module in found if module.__name__ != self.prefix]
+        return [module for module in dict.fromkeys(found) if module.__name__ != self.prefix]
+
+    def folders(self) -> list[str]:
+        """Return the folders of the bundle that it added to `sys.path`, the first first."""
+        now = [folder for entry in sys.path if (folder := self.own(entry)) is not None]
+        return list(dict.fromkeys((*now, *self._added)))
+
+    def has_file(self, file: str) -> bool:
+        """Say whether a file is the bundle's."""
+        return self.own(file) is not None and self._allows(os.path.dirname(file), PurePosixPath(file).stem)
+
+    def own(self, path: str) -> str | None:
+        """Return a path as one below `root`, None where it is not."""
+        if not isinstance(path, str):
+            return None
+        path = os.path.abspath(path)
+        for root in self.roots:
+            if path == root or path.startswith(root + os.sep):
+                return str(self.root) + path[len(root) :]
+        return None
 
     def target(self, name: str, importer: str = "") -> tuple[str, str] | None:
         """Say which module stands behind `name` in this bundle: `(its top-level module, itself)`, by full names.
@@ -115,14 +149,14 @@ class ImportSpace:
         try:
             found = None if level else self.target(name, _importer(globals))
             if found is None:
-                module = _import(name, globals, locals, fromlist or (), level)
-                return self._view(module, name, fromlist) if name.startswith("importlib") else module
+                module = self._import_other(name, globals, locals, fromlist or (), level)
+                return self._view(module, name, fromlist) if name.partition(".")[0] in VIEWED else module
             head, full = found
             module = _import(full, globals, locals, fromlist or (), 0)
             return module if fromlist else sys.modules[head]
         except ModuleNotFoundError as error:
             if self._is_private(error.name or ""):
-                raise self._public(error) from None
+                raise names.renamed(error, error.name or "", self.public(error.name or "")) from None
             raise
 
     def find_spec(self, fullname: str, path: Sequence[str]) -> ModuleSpec:
@@ -132,14 +166,59 @@ class ImportSpace:
         """
         tail = fullname.rpartition(".")[2]
         if _PROTO_NAME.fullmatch(tail):
-            return ModuleSpec(fullname, _ProtoLoader())
+            return ModuleSpec(fullname, AliasLoader(f"tyk.proto.{tail}"))
+        public = self.public(fullname)
+        protobuf = _PROTOBUF.search(public)
+        if protobuf:
+            return ModuleSpec(fullname, AliasLoader(protobuf.group()))
+        spec = self.search(fullname, path)
+        if spec is not None:
+            return spec
+        if self._is_shared(fullname.rpartition(".")[0]) and "." in public and _is_installed(public):
+            return ModuleSpec(fullname, AliasLoader(public))
+        raise ModuleNotFoundError(f"No module named {public!r}", name=fullname)
+
+    def search(self, fullname: str, path: Sequence[str]) -> ModuleSpec | None:
+        """Look for a module in folders of the bundle; packages without `__init__.py` are joined (PEP 420)."""
+        portions: list[str] = []
         for folder in path:
+            if self.own(folder) is None or not self._allows(folder, fullname):
+                continue
             spec = FileFinder(folder, *self._loaders()).find_spec(fullname)
-            if spec is not None and self._allows(fullname):
-                if isinstance(spec.loader, ExtensionFileLoader):
-                    self.check(spec.loader.path, spec.loader.get_data(spec.loader.path))
-                return self._with_loader(spec)
-        raise ModuleNotFoundError(f"No module named {self._strip(fullname)!r}", name=fullname)
+            if spec is not None and spec.loader is not None:
+                return spec
+            portions += (spec and spec.submodule_search_locations) or ()
+        if not portions:
+            return None
+        # With a loader, so that importlib.resources works on it.
+        return folder_spec(fullname, FolderLoader(self, fullname, f"{portions[0]}/__init__.py"), portions)
+
+    def public(self, fullname: str) -> str:
+        """Return the name by which the bundle imports one of its modules; another name as it is."""
+        for top, head in list(self._known.items()):
+            if head is not None and (fullname == head or fullname.startswith(head + ".")):
+                return top + fullname[len(head) :]
+        return self._strip(fullname)
+
+    def resolve(self, name: str) -> str | None:
+        """Return the full name of what code outside of the bundle means by `name`; None: not a module of the bundle.
+
+        Other than for the bundle itself, what is installed goes before the bundle's own.
+        """
+        try:
+            found = self.target(name)
+        except ModuleNotFoundError:
+            return None  # hidden from the bundle, and not from libraries
+        if found is None or (self._is_private(found[0]) and _is_installed(name.partition(".")[0])):
+            return None
+        return found[1]
+
+    def publish(self, fullname: str) -> None:
+        """While the bundle is loaded, put one of its modules into `sys.modules` under its own name."""
+        name = self.public(fullname)
+        if self._is_loading and name not in sys.modules and self.resolve(name) == fullname:
+            names.publish(name, _resolve)
+            self._published[name] = fullname
 
     def check(self, path: str, content: bytes) -> None:
         """Raise ImportError where a file of a signed bundle is not as it was signed."""
@@ -151,9 +230,12 @@ class ImportSpace:
             raise ImportError(f"{name} {state}: a signed bundle is imported as it was signed", name=name, path=path)
 
     def _head(self, top: str) -> str | None:
-        if top not in self._known:
-            self._known[top] = self._locate(top)
-        return self._known[top]
+        if top in self._known:
+            return self._known[top]
+        head = self._locate(top)
+        if head is not None or top in sys.modules:  # else it may be in a folder that is added to sys.path later
+            self._known[top] = head
+        return head
 
     def _locate(self, top: str) -> str | None:
         if top == "gateway":
@@ -162,94 +244,129 @@ class ImportSpace:
             return f"tyk.proto.{top}"
         if top == "tyk" or top in sys.builtin_module_names or top in _finder.spaces:
             return None
-        if self._has_top(top):
-            return f"{self.prefix}.{top}"
+        folder = self._folder_of(top)
+        if folder is not None:
+            return None if self._is_compiled(top, folder) else f"{self._package(folder)}.{top}"
         if top in self._nested and top not in sys.stdlib_module_names:
             return f"{self.prefix}.{self._nested[top]}"
-        if top in _HIDDEN:
+        if top in _HIDDEN or top in _finder.compiled:
             raise ModuleNotFoundError(f"No module named {top!r}", name=top)
         return None
 
-    def _has_top(self, top: str) -> bool:
-        fullname = f"{self.prefix}.{top}"
-        if not self._allows(fullname):
-            return False
-        spec = FileFinder(str(self.root), *self._loaders()).find_spec(fullname)
-        if spec is None:
-            return False
-        # A folder without __init__.py gives way to real modules of that name, unless there is Python in it.
-        return spec.loader is not None or (
-            top not in sys.stdlib_module_names and next((self.root / top).rglob("*.py"), None) is not None
-        )
+    def _folder_of(self, top: str) -> str | None:
+        """Look for a top-level module in the bundle's folder, then in those that it added to `sys.path`."""
+        root = str(self.root)
+        added: Sequence[str] = () if top in sys.stdlib_module_names else self.folders()
+        for folder in dict.fromkeys((root, *added)):
+            spec = self.search(f"{self.prefix}.{top}", [folder])
+            # A folder without __init__.py gives way to real modules of that name, unless there is Python in it.
+            if spec is not None and (
+                not isinstance(spec.loader, FolderLoader)
+                or (top not in sys.stdlib_module_names and next(Path(folder, top).rglob("*.py"), None) is not None)
+            ):
+                return folder
+        return None
 
-    def _allows(self, fullname: str) -> bool:
-        return self._only is None or fullname.split(".")[1] in self._only
+    def _is_compiled(self, top: str, folder: str) -> bool:
+        """Say whether a module of an added folder has compiled parts, and claim it for this bundle if nobody has.
+
+        Such modules are loaded under their own names, once: their C code may look for itself in `sys.modules` (numpy),
+        and a second copy may break the first (lxml).
+        """
+        if folder == str(self.root) or not _has_compiled_parts(folder, top):
+            return False
+        owner, place = _finder.compiled.setdefault(top, (self, folder))
+        if _is_installed(top):
+            used = "the one that is installed"
+        elif owner.prefix != self.prefix:
+            used = f"that of bundle {owner.bundle} ({place})"
+        else:
+            return True
+        _log.warning(
+            "bundle %s: %s has compiled parts, which a process loads once: instead of %s it gets %s; "
+            "to choose its version, install it where tykpy is installed",
+            self.bundle,
+            top,
+            os.path.join(folder, top),
+            used,
+        )
+        return True
+
+    def _allows(self, folder: str, fullname: str) -> bool:
+        """Of a single file's folder only that file is the bundle's, unless it added the folder to `sys.path`."""
+        if self._only is None or folder != str(self.root) or folder in self.folders():
+            return True
+        return fullname.rpartition(".")[2] in self._only
 
     def _loaders(self) -> list[tuple[Any, list[str]]]:
         def source(fullname: str, path: str) -> BundleLoader:
             return BundleLoader(self, fullname, path)
 
-        return [(ExtensionFileLoader, EXTENSION_SUFFIXES), (source, SOURCE_SUFFIXES)]
+        def extension(fullname: str, path: str) -> CompiledLoader:
+            return CompiledLoader(self, fullname, path)
 
-    def _with_loader(self, spec: ModuleSpec) -> ModuleSpec:
-        """Give a folder without `__init__.py` a loader, so that `importlib.resources` works on it."""
-        if spec.loader is not None or not spec.submodule_search_locations:
-            return spec
-        folders = list(spec.submodule_search_locations)
-        return _folder_spec(spec.name, _FolderLoader(self, spec.name, f"{folders[0]}/__init__.py"), folders)
+        return [(extension, EXTENSION_SUFFIXES), (source, SOURCE_SUFFIXES)]
+
+    def _package(self, folder: str) -> str:
+        """Return the package that stands for a folder of the bundle, so that a file is one module by any name."""
+        parts = Path(folder).relative_to(self.root).parts
+        if not parts or (self._only is None and not any("." in part for part in parts)):
+            return ".".join((self.prefix, *parts))
+        name = f"{self.prefix}.{'_'.join(parts).replace('.', '_')}"
+        if name not in sys.modules:
+            self._make_package(name, Path(folder))
+        return name
+
+    def _make_package(self, name: str, folder: Path) -> None:
+        loader = FolderLoader(self, name, str(folder / "__init__.py"))
+        sys.modules[name] = module_from_spec(folder_spec(name, loader, [str(folder)]))
+
+    def _import_other(
+        self,
+        name: str,
+        globals_: Mapping[str, Any] | None,
+        locals_: Mapping[str, Any] | None,
+        fromlist: Sequence[str],
+        level: int,
+    ) -> ModuleType:
+        """Import a module that is not the bundle's; while it runs, it must not find the bundle's in `sys.modules`."""
+        if level or not self._published or name in sys.modules:
+            module = _import(name, globals_, locals_, fromlist, level)
+        else:
+            published = self._withdraw()
+            try:
+                module = _import(name, globals_, locals_, fromlist, level)
+            finally:
+                for fullname in published.values():
+                    self.publish(fullname)
+        if type(module) is names.OwnModule:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return module
+
+    def _withdraw(self) -> dict[str, str]:
+        published, self._published = self._published, {}
+        for name in published:
+            names.withdraw(name)
+        return published
+
+    def _clear_path(self) -> None:
+        for entry in [entry for entry in sys.path if self.own(entry) is not None]:
+            sys.path.remove(entry)
 
     def _view(self, module: ModuleType, name: str, fromlist: Sequence[str] | None) -> ModuleType:
         return self._views.get(name if fromlist else name.partition(".")[0], module)
 
+    def _is_shared(self, package: str) -> bool:
+        """Say whether parts of a package may be installed: it is a namespace, or an installed package's second name."""
+        spec = getattr(sys.modules.get(package), "__spec__", None)
+        loader = getattr(spec, "loader", None)
+        return not isinstance(loader, BundleLoader) or isinstance(loader, FolderLoader)
+
     def _is_private(self, name: str) -> bool:
         return name == self.prefix or name.startswith(self.prefix + ".")
 
-    def _public(self, error: ModuleNotFoundError) -> ModuleNotFoundError:
-        public = ModuleNotFoundError(self._strip(str(error)), name=self._strip(error.name or ""))
-        return public.with_traceback(error.__traceback__)
-
     def _strip(self, text: str) -> str:
         return text.replace(self.prefix + ".", "")
-
-
-class BundleLoader(SourceFileLoader):
-    """Loads one source file of a bundle, with the bundle's own `__import__`, and writes no bytecode next to it."""
-
-    def __init__(self, space: ImportSpace, fullname: str, path: str) -> None:
-        super().__init__(fullname, path)
-        self.space = space
-
-    def get_code(self, fullname: str) -> CodeType | None:
-        """Compile the source; a `__pycache__` in a shared folder is neither trusted nor written."""
-        path = self.get_filename(fullname)
-        source = self.get_data(path)
-        self.space.check(path, source)
-        code: CodeType = self.source_to_code(source, path)
-        return code
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code with the bundle's builtins."""
-        vars(module)["__builtins__"] = self.space.builtins
-        super().exec_module(module)
-
-
-class _FolderLoader(BundleLoader):
-    """Stands for a folder that has no `__init__.py`."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        return compile("", self.get_filename(fullname), "exec")
-
-    def get_source(self, fullname: str) -> str:
-        return ""
-
-
-class _ProtoLoader(Loader):
-    """Puts the gateway's messages in place of a copy that a bundle carries in one of its packages."""
-
-    def exec_module(self, module: ModuleType) -> None:
-        # Import takes what is in sys.modules when the loader is done.
-        tail = module.__name__.rpartition(".")[2]
-        sys.modules[module.__name__] = importlib.import_module(f"tyk.proto.{tail}")
 
 
 class _BundleFinder(MetaPathFinder):
@@ -257,6 +374,35 @@ class _BundleFinder(MetaPathFinder):
 
     def __init__(self) -> None:
         self.spaces: dict[str, ImportSpace] = {}
+        self.compiled: dict[str, tuple[ImportSpace, str]] = {}
+        """Modules with compiled parts, the bundle that claimed each, and in which folder it is."""
+        self._by_root: dict[str, list[ImportSpace]] = {}
+
+    def add(self, space: ImportSpace) -> None:
+        """Find the modules of one more bundle."""
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+        if self._open_folder not in sys.path_hooks:
+            sys.path_hooks.insert(0, self._open_folder)
+        names.install(_resolve)
+        self.spaces[space.prefix] = space
+        for root in space.roots:
+            self._by_root.setdefault(root, []).append(space)
+
+    def remove(self, space: ImportSpace) -> None:
+        """Forget a bundle."""
+        if self.spaces.get(space.prefix) is space:
+            del self.spaces[space.prefix]
+            for root in space.roots:
+                self._by_root[root].remove(space)
+            for top in [top for top, (owner, _) in self.compiled.items() if owner is space and top not in sys.modules]:
+                del self.compiled[top]
+
+    def around(self, path: str) -> Iterator[ImportSpace]:
+        """Yield the bundles in whose folders a path lies, the innermost first."""
+        path = os.path.abspath(path)
+        for folder in (path, *map(str, Path(path).parents)):
+            yield from self._by_root.get(folder, ())
 
     def find_spec(
         self,
@@ -264,8 +410,36 @@ class _BundleFinder(MetaPathFinder):
         path: Sequence[str] | None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        space = self.spaces.get(fullname.partition(".")[0])
-        return None if space is None else space.find_spec(fullname, path or ())
+        """Find a private name, or what a library that works for a bundle looks for with importlib.util.find_spec."""
+        top = fullname.partition(".")[0]
+        space = self.spaces.get(top)
+        if space is not None:
+            return space.find_spec(fullname, path or ())
+        if top in self.compiled:
+            owner, folder = self.compiled[top]
+            return None if path is None and _is_installed(top) else owner.search(fullname, path or [folder])
+        full = _resolve(fullname) if names.is_free(top) else None
+        spec = None if full is None else find_spec(full)
+        if full is None or spec is None:
+            return None
+        alias = ModuleSpec(f"{full}:alias", AliasLoader(full, spec.loader), origin=spec.origin)
+        alias.submodule_search_locations = spec.submodule_search_locations
+        return alias
+
+    def find_distributions(self, context: DistributionFinder.Context | None = None) -> Iterable[Distribution]:
+        """Find the metadata of the packages that the calling bundle carries, before that of others."""
+        space = acting_space()
+        if space is None or context is None or "path" in vars(context):
+            return ()
+        name = context.name and space.public(context.name)
+        folders = [str(space.root), *space.folders()]
+        return MetadataPathFinder.find_distributions(DistributionFinder.Context(name=name, path=folders))
+
+    def _open_folder(self, path: str) -> OwnFolder:
+        """Be the path hook for bundles' folders. Raises ImportError for others."""
+        if os.path.isdir(path) and any(self.around(path)):
+            return OwnFolder(path)
+        raise ImportError("not a folder of a bundle", path=path)
 
 
 _finder: Final = _BundleFinder()
@@ -274,11 +448,67 @@ _finder: Final = _BundleFinder()
 def space_of(frame: FrameType | None) -> ImportSpace | None:
     """Return the space of the innermost bundle code on the stack that `frame` is the end of."""
     while frame is not None:
-        owner = getattr(frame.f_builtins.get("__import__"), "__self__", None)
-        if isinstance(owner, ImportSpace):
+        owner = _owner(frame)
+        if owner is not None:
             return owner
         frame = frame.f_back
     return None
+
+
+def acting_space() -> ImportSpace | None:
+    """Return the space of the bundle for which the caller works.
+
+    None in the top level of an installed module: it is imported for everybody, whichever bundle is the first.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        owner = _owner(frame)
+        if owner is not None:
+            return owner
+        if frame.f_code.co_name == "<module>":
+            return _file_owner(frame.f_code.co_filename)
+        frame = frame.f_back
+    running = RUNNING.get()
+    return None if running is None else _file_owner(running[0].file)
+
+
+def _resolve(name: str) -> str | None:
+    space = acting_space()
+    return None if space is None else space.resolve(name)
+
+
+def _owner(frame: FrameType) -> ImportSpace | None:
+    owner = getattr(frame.f_builtins.get("__import__"), "__self__", None)
+    return owner if isinstance(owner, ImportSpace) else None
+
+
+def _file_owner(file: str) -> ImportSpace | None:
+    """Return the space of a bundle's file that was run by its path (runpy, spec_from_file_location)."""
+    return next((space for space in _finder.around(file) if space.has_file(file)), None)
+
+
+def _has_compiled_parts(folder: str, top: str) -> bool:
+    package = Path(folder, top)
+    if (package / "__init__.py").is_file():
+        return any(file.name.endswith(tuple(EXTENSION_SUFFIXES)) for file in package.rglob("*"))
+    return not package.is_dir() and any(Path(folder, top + suffix).is_file() for suffix in EXTENSION_SUFFIXES)
+
+
+def _is_installed(name: str) -> bool:
+    """Say whether there is a module of that name besides those of bundles."""
+    return _is_on_path(name, tuple(sys.path))
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_on_path(name: str, _: tuple[str, ...]) -> bool:
+    path: Sequence[str] | None = None
+    for end in (match.start() for match in re.finditer(r"\.|$", name)):
+        specs = (finder.find_spec(name[:end], path) for finder in sys.meta_path if finder is not _finder)
+        spec = next(filter(None, specs), None)
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations or ()
+    return True
 
 
 def _importer(globals_: Mapping[str, Any] | None) -> str:
@@ -286,12 +516,6 @@ def _importer(globals_: Mapping[str, Any] | None) -> str:
     if not globals_ or "__path__" in globals_:
         return ""
     return str(globals_.get("__name__", ""))
-
-
-def _folder_spec(name: str, loader: _FolderLoader, folders: list[str]) -> ModuleSpec:
-    spec = ModuleSpec(name, loader, is_package=True)
-    spec.submodule_search_locations = folders
-    return spec
 
 
 def _nested_modules(files: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -77,7 +77,9 @@ def _load(
         raise BundleError(str(error), str(root)) from error
     try:
         loaded = _import_files(space, manifest, single)
-        return _collect(name, space, loaded, manifest)
+        part = _collect(name, space, loaded, manifest)
+        space.loaded()
+        return part
     except BaseException:
         space.close()
         raise
@@ -91,6 +93,8 @@ def _import_files(space: ImportSpace, manifest: Manifest, single: bool) -> list[
     modules = [_import_file(space, file) for file in first]
     defined = {name for module in modules for name in vars(module)}
     if manifest.driver == "grpc" or any(entry.name not in defined for entry in manifest.hooks):
+        added = tuple(folder + os.sep for folder in space.folders())
+        others = [file for file in others if not str(space.root / file).startswith(added)]
         modules += [_import_file(space, file) for file in others]
     return modules
 

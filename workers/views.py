@@ -1,19 +1,24 @@
-"""`importlib` as bundle code sees it: names given as strings resolve to the bundle's own files first, too."""
+"""`importlib` and `pickle` as bundle code sees them: names in strings resolve to the bundle's own files first, too."""
 
 import importlib
 import importlib.resources
 import importlib.util
+import io
+import pickle
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
+
+VIEWED: Final = frozenset({"importlib", "pickle"})
+"""The modules that bundle code gets a view of."""
 
 Target: TypeAlias = Callable[[str], tuple[str, str] | None]
 """Says which module stands behind a name: `(its top-level module, itself)`, or None for an ordinary one."""
 
 
-def importlib_views(target: Target) -> dict[str, ModuleType]:
-    """Return the modules to hand out in place of `importlib` and those of its parts that take names."""
+def views(target: Target) -> dict[str, ModuleType]:
+    """Return the modules to hand out in place of `importlib`, those of its parts that take names, and `pickle`."""
 
     def import_module(name: str, package: str | None = None) -> ModuleType:
         """Import a module by its name, as `importlib.import_module` does."""
@@ -27,7 +32,7 @@ def importlib_views(target: Target) -> dict[str, ModuleType]:
     vars(resources).update(_resource_functions(target))
     util = _View(importlib.util, find_spec=find_spec)
     whole = _View(importlib, import_module=import_module, resources=resources, util=util)
-    return {"importlib": whole, "importlib.resources": resources, "importlib.util": util}
+    return {"importlib": whole, "importlib.resources": resources, "importlib.util": util, "pickle": _pickle(target)}
 
 
 class _View(ModuleType):
@@ -41,6 +46,24 @@ class _View(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
+
+
+def _pickle(target: Target) -> ModuleType:
+    """Return a view whose loads find the bundle's classes also in pickles of other processes, by their own names."""
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module_name: str, global_name: str, /) -> Any:
+            return super().find_class(_translate(module_name, target), global_name)
+
+    def load(file: Any, **options: Any) -> Any:
+        """Read an object from a file, as `pickle.load` does."""
+        return Unpickler(file, **options).load()
+
+    def loads(data: Any, /, **options: Any) -> Any:
+        """Read an object from bytes, as `pickle.loads` does."""
+        return Unpickler(io.BytesIO(data), **options).load()
+
+    return _View(pickle, Unpickler=Unpickler, load=load, loads=loads)
 
 
 def _translate(name: str, target: Target) -> str:
