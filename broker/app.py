@@ -154,6 +154,7 @@ class Broker:
             self.router,
             Limits(
                 max_message=config.max_message,
+                max_output=config.queue_bytes,
                 max_concurrent_streams=config.max_streams,
                 max_connections=connections,
             ),

@@ -1,5 +1,7 @@
 """What the broker keeps of requests that are not complete, on all connections of both front ends together.
 
+There is no limit for each connection: a gateway has one, and all of its uploads on it.
+
 The router bounds complete ones in the same way (`RouterOptions.queue_bytes`). The two are counted apart, so that peers
 who only begin big requests keep nobody else's from being served.
 """
@@ -29,7 +31,7 @@ class Arriving:
     def admits(self, share: "Share") -> bool:
         """Tell whether a share may stay as large as it is now, and count it as refused if not.
 
-        A share that is alone always may: it is bounded by the limits of its connection.
+        A share that is alone always may: one message has a limit of its own.
         """
         if self.bytes <= self.limit or self.bytes == share.bytes:
             return True
@@ -43,14 +45,14 @@ class Arriving:
 
 
 class Share:
-    """The part of a total that one owner keeps: a request, or a connection with all of its requests.
+    """The part of the total that one owner keeps: a request, or a connection that takes one request at a time.
 
     An owner states its size and never a difference, so a share can be released any number of times.
     """
 
     __slots__ = ("_total", "bytes")
 
-    def __init__(self, total: "Arriving | Share") -> None:
+    def __init__(self, total: Arriving) -> None:
         self._total = total
         self.bytes = 0
 

@@ -79,10 +79,8 @@ class GrpcCalls:
         "_bodies",
         "_dispatch",
         "_dispatcher",
-        "_max_buffered",
         "_max_message",
         "sender",
-        "share",
     )
 
     def __init__(
@@ -99,9 +97,6 @@ class GrpcCalls:
         self._bodies = bodies
         self._dispatch: Callable[[Dispatch], None] = dispatcher.dispatch
         self._max_message = limits.max_message
-        self._max_buffered = max(limits.max_buffered, limits.max_message)
-        self.share = Share(self._arriving)
-        """What all unfinished requests of this connection keep."""
         self.sender = cast(Sender, None)
         """The connection's, once there is one."""
 
@@ -133,7 +128,7 @@ class GrpcCalls:
         elif head.method.serve is not None:
             handler = head.method.serve(LocalCall(self.sender, stream))
             reader = MessageReader(head.encoding, min(self._max_message, MAX_LOCAL_MESSAGE))
-            stream.application = Upload(reader, handler, Share(self.share))
+            stream.application = Upload(reader, handler, Share(self._arriving))
 
     def cancelled(self, stream: Stream) -> None:
         """The caller hung up, or lost the right to an answer."""
@@ -173,7 +168,7 @@ class GrpcCalls:
         upload = stream.application
         if upload is None:
             reader = MessageReader(head.encoding, self._max_message, self._bodies)
-            upload = stream.application = Upload(reader, None, Share(self.share))
+            upload = stream.application = Upload(reader, None, Share(self._arriving))
         try:
             self._feed(stream, upload, data, at, end)
             if ended:
@@ -193,12 +188,7 @@ class GrpcCalls:
                     raise GrpcCallError(GrpcCode.INTERNAL, "more than one message for a method that takes one")
         finally:
             upload.share.resize(upload.held if stream.application is upload else 0)
-        if self.share.bytes > self._max_buffered:
-            text = (
-                f"unfinished requests of {self.share.bytes} bytes on one connection, limit {self._max_buffered} bytes"
-            )
-            raise GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, text)
-        if not self._arriving.admits(self.share):
+        if not self._arriving.admits(upload.share):
             raise GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, self._arriving.full)
 
     def _finish(self, stream: Stream, upload: Upload) -> None:

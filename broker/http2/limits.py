@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Final
 
+from broker.arriving import HELD_BYTES
+
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
@@ -22,10 +24,9 @@ class Limits:
 
     max_message: int = 16 * MIB
     """Bytes of one gRPC message, after decompression."""
-    max_buffered: int = 64 * MIB
-    """Bytes of requests not yet complete that one connection may make us keep; one message always fits."""
-    max_output: int = 64 * MIB
-    """Bytes of answers that wait for one peer to read them, before the connection is given up; likewise."""
+    max_output: int = HELD_BYTES
+    """Bytes of answers that wait for one peer to read them, before the connection is given up; one always fits. A
+    gateway has one connection, so this is as much as may run: `write_timeout` ends a peer that reads nothing."""
     max_connections: int = 16_384
     max_concurrent_streams: int = 1_024
     max_header_list: int = 32 * KIB

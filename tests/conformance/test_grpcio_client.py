@@ -308,6 +308,20 @@ def test_the_asyncio_client(server: EchoServer, grpc_aio: None) -> None:
     assert asyncio.run(calls())
 
 
+def test_many_big_calls_at_once_on_one_connection(server: EchoServer, grpc_aio: None) -> None:
+    """A gateway has one connection for all of its uploads; here each of them is begun before one is complete."""
+
+    async def calls() -> list[bytes]:
+        async with grpc.aio.insecure_channel(server.target, options=UNLIMITED) as channel:
+            call = channel.unary_unary(DISPATCH)
+            bodies = [b"later:" + bytes([number]) * 3 * MIB for number in range(40)]
+            answers = await asyncio.gather(*(call(body, timeout=PATIENCE) for body in bodies))
+            assert list(answers) == bodies
+            return list(answers)
+
+    assert asyncio.run(calls())
+
+
 @pytest.fixture(scope="module")
 def new_uvloop() -> Callable[[], asyncio.AbstractEventLoop]:
     """libuv keeps a pipe for signals from its first loop on: not a leak of the test that has that loop."""

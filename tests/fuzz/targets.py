@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from broker.arriving import Arriving
 from broker.errors import DispatchError, WireError
 from broker.grpc.head import GrpcHeadReader, Method
 from broker.grpc.messages import MessageReader as GrpcReader
@@ -43,13 +44,14 @@ from workers.packed import PackedObject, unpack_event
 
 LIMITS: Final = Limits(
     max_message=64 * KIB,
-    max_buffered=128 * KIB,
     max_output=128 * KIB,
     max_concurrent_streams=16,
     stream_window=64 * KIB,
     control_burst=500,
     reset_burst=50,
 )
+MOST_ARRIVING: Final = 128 * KIB
+"""Bytes of unfinished requests."""
 MESSAGE: Final = 64 * KIB
 """Bytes of the largest message where a target has a limit of its own."""
 
@@ -65,7 +67,7 @@ class Target(NamedTuple):
 def http2(data: bytes) -> None:
     """What follows a handshake, whole and in pieces."""
     for size in (len(data) or 1, 7):
-        peer = Peer(LIMITS)
+        peer = Peer(LIMITS, arriving=Arriving(MOST_ARRIVING))
         for piece in _pieces(data, size):
             peer.send(piece)
         _check_accounts(peer)
@@ -73,7 +75,7 @@ def http2(data: bytes) -> None:
 
 def http2_start(data: bytes) -> None:
     """What a peer says first."""
-    peer = Peer(LIMITS, handshake=False)
+    peer = Peer(LIMITS, handshake=False, arriving=Arriving(MOST_ARRIVING))
     peer.send(data)
     _check_accounts(peer)
 
@@ -83,11 +85,11 @@ def _check_accounts(peer: Peer) -> None:
     held = sum(len(piece) for stream in peer.connection.streams.values() for piece in stream.pending or ())
     assert sender.held == held
     assert len(peer.connection.streams) <= LIMITS.max_concurrent_streams
-    assert peer.unfinished == peer.calls.share.bytes == peer.arriving.bytes <= LIMITS.max_buffered
+    assert peer.unfinished == peer.arriving.bytes <= MOST_ARRIVING
     if peer.connection.closed:
         assert not peer.connection.streams
         assert not peer.echo.held
-        assert peer.calls.share.bytes == 0
+        assert peer.arriving.bytes == 0
 
 
 def hpack(data: bytes) -> None:

@@ -39,7 +39,7 @@ KIB: Final = 1024
 MINUTE_NS: Final = 60 * 10**9
 MOST: Final = 100 * KIB
 """Bytes that may be held, and again that may be arriving."""
-LIMITS: Final = Limits(max_message=64 * KIB, max_buffered=96 * KIB, max_concurrent_streams=6, max_output=64 * KIB)
+LIMITS: Final = Limits(max_message=64 * KIB, max_concurrent_streams=6, max_output=64 * KIB)
 RPC_LIMITS: Final = RpcLimits(max_message=64 * KIB, max_in_flight=3)
 STORE: Final = 256 * KIB
 HELLO: Final = PREFACE + settings() + pack_frame(FrameType.SETTINGS, ACK, 0)

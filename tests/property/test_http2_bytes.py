@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
+from broker.arriving import Arriving
 from broker.grpc.head import GrpcHead, GrpcHeadReader, Method
 from broker.http2.errors import Http2Error
 from broker.http2.fields import read_field
@@ -19,9 +20,9 @@ from broker.http2.huffman import decode_huffman, is_plain
 from broker.http2.limits import Limits
 from tests.support.http2_peer import Frame, Peer, data, message, reset, settings, window_update
 
-SMALL = Limits(
-    max_message=2000, max_buffered=3000, max_concurrent_streams=4, stream_window=1000, control_burst=200, reset_burst=20
-)
+SMALL = Limits(max_message=2000, max_concurrent_streams=4, stream_window=1000, control_burst=200, reset_burst=20)
+MOST_ARRIVING = 3000
+"""Bytes of unfinished requests."""
 PATH = "/coprocess.Dispatcher/Dispatch"
 
 stream_ids = st.sampled_from([0, 1, 2, 3, 5, 7, 9, 11, 2**31 - 1])
@@ -109,7 +110,7 @@ conversations = st.lists(likely_frames, max_size=25).map(b"".join)
 
 
 def converse(pieces: list[bytes], *, release: bool = False) -> tuple[Peer, list[Frame]]:
-    peer = Peer(SMALL)
+    peer = Peer(SMALL, arriving=Arriving(MOST_ARRIVING))
     peer.received.clear()
     for piece in pieces:
         peer.send(piece)
@@ -130,17 +131,17 @@ def check_accounts(peer: Peer) -> None:
     waiting = [stream for stream in peer.connection.streams.values() if stream.pending]
     assert sender.held == sum(len(piece) for stream in waiting for piece in stream.pending or ())
     assert len(peer.connection.streams) <= SMALL.max_concurrent_streams
-    assert peer.unfinished == peer.calls.share.bytes == peer.arriving.bytes <= SMALL.max_buffered
+    assert peer.unfinished == peer.arriving.bytes <= MOST_ARRIVING
     assert len(peer.echo.dispatched) >= len(peer.echo.cancelled) == len(set(map(id, peer.echo.cancelled)))
     if peer.connection.closed:
         assert not peer.connection.streams
         assert not peer.echo.held
-        assert peer.calls.share.bytes == sender.held == 0
+        assert peer.arriving.bytes == sender.held == 0
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_instead_of_a_preface(start: bytes) -> None:
-    peer = Peer(SMALL, handshake=False)
+    peer = Peer(SMALL, arriving=Arriving(MOST_ARRIVING), handshake=False)
     peer.send(start)
     assert peer.connection.closed is not PREFACE.startswith(start[: len(PREFACE)])
 

@@ -147,8 +147,8 @@ def test_a_header_list_above_the_limit_is_an_error_of_the_call() -> None:
     assert not peer.connection.closed
 
 
-def test_unfinished_requests_are_bounded_per_connection() -> None:
-    peer = Peer(Limits(max_message=1 * MIB, max_buffered=2 * MIB))
+def test_unfinished_requests_of_one_connection_are_bounded() -> None:
+    peer = Peer(Limits(max_message=1 * MIB), arriving=Arriving(2 * MIB))
     for stream_id in (1, 3, 5, 7):
         peer.send(peer.headers(stream_id))
     refused = set[int]()
@@ -161,23 +161,23 @@ def test_unfinished_requests_are_bounded_per_connection() -> None:
     refused = {number for number in (1, 3, 5, 7) if number not in peer.connection.streams}
     assert refused == {5, 7}
     assert peer.trailers(5)["grpc-status"] == "8"
-    assert peer.calls.share.bytes <= 2 * MIB
+    assert peer.arriving.bytes <= 2 * MIB
     peer.send(reset(1), reset(3))
-    assert peer.calls.share.bytes == 0
+    assert peer.arriving.bytes == 0
 
 
 def test_messages_that_are_complete_in_requests_that_are_not_are_bounded_too() -> None:
-    peer = Peer(Limits(max_message=1 * MIB, max_buffered=2 * MIB))
+    peer = Peer(Limits(max_message=1 * MIB), arriving=Arriving(2 * MIB))
     whole = message(bytes(1 * MIB))
     parts = [whole[at : at + 16 * KIB] for at in range(0, len(whole), 16 * KIB)]
     for stream_id in (1, 3, 5):
         peer.send(peer.headers(stream_id), *(data(stream_id, part, 0) for part in parts))
     assert set(peer.connection.streams) == {1, 3}
     assert peer.trailers(5)["grpc-status"] == "8"
-    assert peer.calls.share.bytes == 2 * MIB
+    assert peer.arriving.bytes == 2 * MIB
     peer.send(data(1, b""), reset(3))
     assert [dispatch.body for dispatch in peer.echo.dispatched] == [bytes(1 * MIB)]
-    assert peer.calls.share.bytes == 0
+    assert peer.arriving.bytes == 0
 
 
 def test_unfinished_requests_are_bounded_over_all_connections() -> None:
