@@ -130,7 +130,8 @@ def broker(**values: Any) -> None:
     """Serve a gateway's dispatches with a pool of Python workers.
 
     Point the gateway's coprocess_grpc_server at the socket. SIGTERM and SIGINT finish what runs, then stop; SIGHUP
-    loads the bundles anew; SIGTTIN and SIGTTOU add and remove a worker; SIGUSR2 hands over to a new program.
+    loads the bundles anew; SIGUSR1 opens the log file anew; SIGTTIN and SIGTTOU add and remove a worker; SIGUSR2 hands
+    over to a new program.
     Exit codes: 0 stopped, 2 wrong options, 3 no worker can start, 4 an address cannot be listened on.
     """
     from broker.start import run

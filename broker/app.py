@@ -42,6 +42,7 @@ from broker.upgrade import Upgrade
 from ipc.bodies import BodyStore
 from ipc.channel import BrokerChannel
 from ipc.errors import SegmentError
+from telemetry.log import reopen_log
 
 log = logging.getLogger("tykpy.broker")
 
@@ -96,9 +97,11 @@ class Broker:
         self.admin = MsgpackRpcServer(admin_methods(parts), admission=admin_admission())
         self._front_ends = (self.grpc, self.rpc, self.admin)
         self._notifier = ServiceNotifier.from_environment()
-        self.reloader.on_start, self.reloader.on_end = self._on_reload, self._notifier.reloaded
+        self.reloader.on_start, self.reloader.on_end = self._on_reload, self._on_reloaded
         self._renewal: asyncio.Task[None] | None = None
         self._all_ready = asyncio.Event()
+        self._announced = 0
+        """So many workers are ready, as the log says; 0 from when one is missing until all are there again."""
 
     async def open(self) -> None:
         """Accept connections, then start the workers: a gateway that calls meanwhile waits in the queue.
@@ -186,6 +189,13 @@ class Broker:
         }
         for number, action in actions.items():
             self._loop.add_signal_handler(number, action)
+        # Not a handler of the loop's: in place of those it leaves the default action, which would end the process.
+        signal.signal(signal.SIGUSR1, lambda _number, _frame: self._reopen_log())
+
+    def _reopen_log(self) -> None:
+        reopen_log()
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.supervisor.reopen_logs)
 
     def _scale_by(self, workers: int) -> None:
         try:
@@ -210,6 +220,12 @@ class Broker:
         if not self.supervisor.ever_ready and self._start_fault is None:
             self._start_fault = BrokerError(f"the start has failed: {fault!r}; see the traceback")
             self._stop.set()
+
+    def _on_reloaded(self) -> None:
+        self._notifier.reloaded()
+        if self.reloader.last is not None and self.reloader.last["ok"]:
+            self._announced = 0
+        self._announce(len(self.router.pool))
 
     def _start_upgrade(self) -> None:
         self.upgrade.start(self._listeners.sockets, self.supervisor.served)
@@ -271,14 +287,21 @@ class Broker:
         self.grpc.health.set(ServingStatus.SERVING if ready else ServingStatus.NOT_SERVING)
         state = ("READY=1",) if ready else ()
         self._notifier.send(*state, f"STATUS={ready} of {wanted} workers ready")
-        if ready == wanted:
+        if ready == wanted and not self._all_ready.is_set():
+            self._all_ready.set()
+            # What is there now stays; a full collection would look through all of it, for milliseconds. Once: what
+            # is frozen is never collected, and later there are calls and workers that come to an end.
+            gc.collect()
+            gc.freeze()
+        self._announce(ready)
+
+    def _announce(self, ready: int) -> None:
+        """Say in the log that all workers are ready: once for a start, a reload, and a return to full strength."""
+        if ready != self.supervisor.wanted:
+            self._announced = 0
+        elif ready != self._announced and not self.reloader.under_way:
+            self._announced = ready
             log.info("%d workers ready", ready)
-            if not self._all_ready.is_set():
-                self._all_ready.set()
-                # What is there now stays; a full collection would look through all of it, for milliseconds. Once: what
-                # is frozen is never collected, and later there are calls and workers that come to an end.
-                gc.collect()
-                gc.freeze()
 
 
 def _router_options(config: BrokerConfig) -> RouterOptions:

@@ -134,6 +134,10 @@ class BrokerConfig:
         10_000, "Most events that may wait for each of stream and webhook; those above are dropped and counted."
     )
     event_grace: float = option(3.0, "Longest to deliver waiting events at the end, in seconds.")
+    log_file: Path | None = option(
+        None, "File that the log is appended to; SIGUSR1 opens it anew, after it was renamed.",
+        shown_default="standard error",
+    )  # fmt: skip
     log_level: str = option("info", "What to log.", choices=("debug", "info", "warning", "error"))
     event_loop: str = option("uvloop", "Event loop of the broker.", choices=("uvloop", "asyncio"))
 
@@ -177,6 +181,8 @@ class BrokerConfig:
             raise ConfigError(f"--bundles {self.bundles}: no such folder")
         if self.public_key is not None and not self.public_key.is_file():
             raise ConfigError(f"--public-key {self.public_key}: no such file")
+        if self.log_file is not None and not self.log_file.parent.is_dir():
+            raise ConfigError(f"--log-file {self.log_file}: no such folder: {self.log_file.parent}")
         if self.redis is not None:
             _check_redis(self.redis)
         if self.event_stream is not None:

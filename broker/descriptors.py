@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from broker.faults import Periodic
-from broker.quiet_log import QuietLog
+from telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.broker")
 

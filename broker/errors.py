@@ -1,8 +1,13 @@
 """The broker's errors: each dispatch error knows why, and every front end translates that to its own code."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from ipc.frame import Status
+from ipc.text import bounded
+
+MAX_MESSAGE: Final = 4_096
+"""Characters of a message that goes to a peer: the names in it are the peer's own, and may be as long as a request."""
 
 
 class BrokerError(Exception):
@@ -63,6 +68,7 @@ class DispatchError(BrokerError):
     """One dispatch failed; `status` says why, the message says what, where and what to do."""
 
     def __init__(self, status: Status, message: str) -> None:
+        message = bounded(message, MAX_MESSAGE)
         super().__init__(message)
         self.status = status
         self.message = message
@@ -72,6 +78,7 @@ class WireError(BrokerError):
     """A peer sent what is not MessagePack-RPC; its connection ends. `id` is the call's, as encoded, or empty."""
 
     def __init__(self, status: Status, message: str, call_id: bytes = b"") -> None:
+        message = bounded(message, MAX_MESSAGE)
         super().__init__(message)
         self.status = status
         self.message = message

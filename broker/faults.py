@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
-from broker.quiet_log import QuietLog
+from telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.broker")
 
@@ -23,9 +23,8 @@ def report(fault: BaseException) -> None:
     frames = traceback.extract_tb(fault.__traceback__, limit=-1)
     place = f"{frames[0].filename}:{frames[0].lineno}" if frames else "unknown"
     name = type(fault).__name__
-    _notices.log(
-        logging.ERROR, f"{name} {place}", f"a fault of the broker itself, it goes on: {name} at {place}", fault
-    )
+    text = f"a fault of the broker itself, it goes on: {name} at {place}"
+    _notices.log(logging.ERROR, f"{name} {place}", text, (type(fault), fault, fault.__traceback__))
 
 
 def attempt(action: Callable[..., object], *arguments: Any) -> None:

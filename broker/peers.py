@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from broker.accounts import group_ids, user_ids
 from broker.config import BrokerConfig
-from broker.quiet_log import QuietLog
+from telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.access")
 

@@ -6,6 +6,7 @@ come to run in, the zygote. It imports what workers need while we import what se
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -21,24 +22,35 @@ from broker.listeners import Listeners
 from broker.open_files import raise_limit
 from broker.pool.zygote import ZygoteKeeper
 from ipc.title import BROKER, set_title
+from telemetry.log import close_log, configure_log, open_log, reopen_log
 
 log = logging.getLogger("tykpy.broker")
 
-LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+STANDARD_DESCRIPTORS: Final = (0, 1, 2)
 
 
 def run(config: BrokerConfig) -> ExitCode:
-    """Serve until SIGTERM or SIGINT; says on standard error why it could not."""
+    """Serve until SIGTERM or SIGINT; says in the log why it could not."""
+    _open_standard_descriptors()
     set_title(BROKER)
     _hold_signals()
-    logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    open_log(shows_process=False)
+    configure_log(config.log_level)
     # It would write down what peers send.
     logging.getLogger("hpack").setLevel(logging.WARNING)
     cpus = usable_cpus()
     log.info("%d workers; CPUs that may be used: %d (%s)", config.workers, *cpus)
     try:
+        return _run(config)
+    finally:
+        close_log()
+
+
+def _run(config: BrokerConfig) -> ExitCode:
+    try:
         with closing(Listeners.open(config)) as listeners:
             identity.assume(config)
+            _use_log_file(config)
             privileges.renounce()
             raise_limit(config.max_connections, config.workers)
             with closing(ZygoteKeeper()) as zygotes:
@@ -56,6 +68,9 @@ def run(config: BrokerConfig) -> ExitCode:
     except BrokerError as error:
         log.error("%s", error)
         return ExitCode.FAULT
+    except Exception:
+        log.exception("a fault of tykpy itself")
+        return ExitCode.FAULT
     return ExitCode.OK
 
 
@@ -66,6 +81,29 @@ def _hold_signals() -> None:
     for number in (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
         # No SIG_IGN: the processes that are started meanwhile would inherit it.
         signal.signal(number, lambda _number, _frame: None)
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: reopen_log())
+    # A program that takes over was started with it blocked.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+
+
+def _open_standard_descriptors() -> None:
+    """Open those that the broker was started without: a socket in their place would be written to as the log."""
+    for descriptor in STANDARD_DESCRIPTORS:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Gets the lowest number that is free, which is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def _use_log_file(config: BrokerConfig) -> None:
+    # Not before: root must not write to what a link leads to that the broker's user put there.
+    if config.log_file is None:
+        return
+    try:
+        configure_log(config.log_level, config.log_file)
+    except OSError as error:
+        raise ConfigError(f"--log-file {config.log_file} cannot be opened: {error.strerror}") from error
 
 
 def _serve(config: BrokerConfig, listeners: Listeners, zygotes: ZygoteKeeper) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from broker.config import BrokerConfig
 from broker.pem import harden, load_authorities, load_certificate
-from broker.quiet_log import QuietLog
+from telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.tls")
 

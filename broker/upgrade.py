@@ -16,7 +16,7 @@ from broker.exits import ExitCode
 from broker.handover import READY, Offer
 from broker.orphans import is_init
 from broker.pool import content
-from broker.pool.process import describe_end
+from broker.pool.process import describe_end, reopen_signal_blocked
 from broker.sockets import ListeningSocket
 
 log = logging.getLogger("tykpy.upgrade")
@@ -113,9 +113,10 @@ class _Successor:
         self.late = False
         """It had its time."""
         try:
-            self.process = subprocess.Popen(
-                own_command(), pass_fds=offer.descriptors, env={**os.environ, **offer.environment}
-            )
+            with reopen_signal_blocked():
+                self.process = subprocess.Popen(
+                    own_command(), pass_fds=offer.descriptors, env={**os.environ, **offer.environment}
+                )
         except BaseException:
             os.close(offer.ready)
             raise

@@ -4,7 +4,6 @@ Forked by a zygote, which the broker starts as `python -P -m workers orders:SOCK
 itself, as `python -P -m workers CHANNEL LIFE`. By hand it has nothing to talk to.
 """
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -16,26 +15,26 @@ from ipc.orders import ARGUMENT as ORDERS_ARGUMENT
 from ipc.text import bounded
 from ipc.title import set_title, worker_title
 from ipc.worker_channel import WorkerChannel
+from telemetry.log import Log, close_log, configure_log, dump_descriptor, open_log
 from tyk import gateway
 from workers import limits, stdio
 from workers.dispatcher import Dispatcher
 from workers.errors import WorkersError
 from workers.events import SentEvents
 from workers.lifeline import end_with_broker
-from workers.signals import release_children, watch_signals
+from workers.signals import dump_stacks_to, release_children, watch_signals
 from workers.signature import PublicKey
 from workers.storage import open_storage
 from workers.store import BundleStore
 from workers.worker import Worker
 from workers.zygote import breed
 
-log = logging.getLogger("tykpy.worker")
+log = Log("tykpy.worker")
 
 UNPACKED_FOLDER: Final = "unpacked"
 """Below the runtime folder: the contents of bundles that are ZIPs."""
 MAX_FAILURE: Final = 10_000
 """Characters of why a worker cannot start."""
-LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s"
 
 
 def main() -> int:
@@ -60,7 +59,8 @@ def _run(argument: str, life: int) -> int:
     limits.be_first_without_memory()
     # What a plugin sees as the arguments.
     sys.argv[:] = ["tykpy-worker"]
-    logging.basicConfig(format=LOG_FORMAT, stream=stdio.take_over())
+    stdio.take_over()
+    open_log(shows_process=True)
     try:
         events = SentEvents(channel.control)
         worker = _prepare(channel, _configuration(channel), events)
@@ -77,6 +77,7 @@ def _run(argument: str, life: int) -> int:
     except IpcError as error:
         log.error("the channel to the broker is of no more use: %s", error)
         # Other threads may wait on it for ever.
+        close_log()
         os._exit(WorkerExit.CHANNEL)
     events.finish()
     return WorkerExit.DONE
@@ -95,10 +96,12 @@ def _path(name: bytes) -> Path:
 
 def _prepare(channel: WorkerChannel, config: dict[str, Any], events: SentEvents) -> Worker:
     """Load everything, then say that we are ready."""
-    logging.getLogger().setLevel(config["log_level"].upper())
+    configure_log(config["log_level"], _path(config["log_file"]) if config["log_file"] else None)
+    # A reader that has stopped must not keep a worker that hangs or crashes.
+    dump_stacks_to(dump_descriptor())
     budget = limits.apply(config["limits"], config["threads"])
     runtime_dir = _path(config["runtime_dir"])
-    gateway.install(storage=open_storage(config["redis"], runtime_dir), events=events)
+    gateway.install(storage=open_storage(config["redis"], runtime_dir), events=events, log=stdio.PluginLog())
     sources = [_path(config["bundles"])] if config["bundles"] else []
     public_key = PublicKey.read(_path(config["public_key"])) if config["public_key"] else None
     store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key)

@@ -11,9 +11,12 @@ from typing import Final, NamedTuple
 
 from ipc.control import ControlSocket
 from ipc.errors import ControlClosedError
+from telemetry.log import Log
+from telemetry.quiet_log import QuietLog
 from workers.triggered import TriggeredEvent
 
-log = logging.getLogger("tykpy.events")
+log = Log("tykpy.events")
+_notices: Final = QuietLog(log)
 
 MAX_WAITING: Final = 10_000
 MAX_WAITING_CHARACTERS: Final = 4 * 1024 * 1024
@@ -53,7 +56,8 @@ class SentEvents:
         event = TriggeredEvent.here(name.encode(errors="replace").decode(), payload)
         size = len(name) + len(payload)
         if size > MAX_EVENT_CHARACTERS:
-            log.error("an event of %d characters is dropped, the limit is %d", size, MAX_EVENT_CHARACTERS)
+            text = f"an event of {size} characters is dropped, the limit is {MAX_EVENT_CHARACTERS}"
+            _notices.log(logging.ERROR, "large", text)
         with self._changed:
             if not self._has_room(size):
                 self._lost += 1

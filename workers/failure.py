@@ -4,21 +4,21 @@ import logging
 import math
 import os
 import traceback
-from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ipc.frame import Status
+from telemetry.log import Log
+from telemetry.quiet_log import QuietLog
 from workers import limits
 from workers.errors import BundleError, WorkerError
 
 if TYPE_CHECKING:
     from workers.hook import Hook
 
-Log: TypeAlias = Callable[..., None]
-
 _RETURN: Final = "return"
-_log: Final = logging.getLogger("tykpy.worker")
+_log: Final = Log("tykpy.worker")
+_failures: Final = QuietLog(_log)
 
 
 def hook_failed(hook: "Hook", error: BaseException) -> WorkerError:
@@ -27,19 +27,23 @@ def hook_failed(hook: "Hook", error: BaseException) -> WorkerError:
     if isinstance(error, MemoryError):
         # What the hook had collected goes first, or there is none left to say so with.
         traceback.clear_frames(own)
-    _log.error("hook %s of bundle %s failed", hook.name, hook.bundle, exc_info=(type(error), error, own))
-    return WorkerError(Status.HOOK_FAILED, _message(hook, error), meta_of(hook))
+    place = _place(hook, error)
+    failed = f"hook {hook.name} of bundle {hook.bundle} failed"
+    # Failures of one class at one line are repetitions, whatever values their messages have.
+    _failures.log(logging.ERROR, f"{_class_name(error)} {place} {hook.name}", failed, (type(error), error, own))
+    return WorkerError(Status.HOOK_FAILED, f"{failed}: {_described(error)} ({place})", meta_of(hook))
 
 
 def hook_passed_over(hook: "Hook", error: WorkerError) -> None:
     """Say in the log that a hook with `on_error="continue"` failed and its object goes on untouched."""
-    _log.warning('%s; on_error is "continue": the object goes on untouched', error.message)
+    text = f'{error.message}; on_error is "continue": the object goes on untouched'
+    _failures.log(logging.WARNING, f"continue {hook.bundle} {hook.name}", text)
 
 
 def wrong_return(hook: "Hook", reason: str) -> WorkerError:
     """Return the error for a hook that returned something else than it must."""
     message = f"hook {hook.name} of bundle {hook.bundle} {reason} ({hook.file}:{hook.line})"
-    _log.error("%s", message)
+    _failures.log(logging.ERROR, message, message)
     return WorkerError(Status.HOOK_FAILED, message, meta_of(hook))
 
 
@@ -91,9 +95,9 @@ def innermost(trace: TracebackType | None, root: str) -> tuple[str, int] | None:
     return place
 
 
-def _message(hook: "Hook", error: BaseException) -> str:
+def _place(hook: "Hook", error: BaseException) -> str:
     file, line = innermost(error.__traceback__, hook.root) or (hook.file, hook.line)
-    return f"hook {hook.name} of bundle {hook.bundle} failed: {_described(error)} ({file}:{line})"
+    return f"{file}:{line}"
 
 
 def _described(error: BaseException) -> str:

@@ -30,7 +30,7 @@ from workers.views import VIEWED, views
 
 _log: Final = logging.getLogger("tykpy.worker")
 
-_HIDDEN: Final = frozenset({"broker", "cli", "commands", "ipc", "redisclient", "workers"})
+_HIDDEN: Final = frozenset({"broker", "cli", "commands", "ipc", "redisclient", "telemetry", "workers"})
 """Our own names: a bundle that has no such module must not get ours."""
 
 _PROTO_NAME: Final = re.compile(r"coprocess_\w+_pb2")

@@ -12,7 +12,10 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Final
 
-GROUP_SIGNALS: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+from telemetry.output import STDERR
+
+GROUP_SIGNALS: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
+"""SIGUSR1 is there for whoever signals every process of the name when the log was rotated."""
 
 
 def watch_signals() -> None:
@@ -21,11 +24,18 @@ def watch_signals() -> None:
         # A handler and not SIG_IGN, which programs started by hooks would inherit: nobody could terminate them.
         signal.signal(number, _leave_to_broker)
         signal.siginterrupt(number, False)
-    faulthandler.enable()
+    # Blocked since the program was started, in which nothing handled it.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    dump_stacks_to(STDERR)
+
+
+def dump_stacks_to(descriptor: int) -> None:
+    """Write the stacks of all threads to this descriptor at SIGUSR2 and SIGXCPU, and when the process crashes."""
+    faulthandler.enable(descriptor)
     # How the broker asks for the stacks of one that hangs; the dump needs no lock of the interpreter.
-    faulthandler.register(signal.SIGUSR2, all_threads=True)
+    faulthandler.register(signal.SIGUSR2, descriptor, all_threads=True)
     # Where the CPU time went, before what the signal is sent for.
-    faulthandler.register(signal.SIGXCPU, all_threads=True, chain=True)
+    faulthandler.register(signal.SIGXCPU, descriptor, all_threads=True, chain=True)
 
 
 def release_children() -> None:

@@ -10,27 +10,29 @@ import os
 import sys
 import threading
 from collections.abc import Iterable
-from typing import Final, TextIO
+from types import ModuleType
+from typing import Any, Final
 
+from telemetry.log import Log
+from telemetry.output import STDERR, STDOUT
 from workers.importer import space_of
 
 PLUGIN_LOGGER: Final = "tykpy.plugin"
 MAX_LINE: Final = 8_192
 """Characters; a longer line is logged in pieces."""
 
-_STDIN, _STDOUT, _STDERR = 0, 1, 2
+STDIN: Final = 0
 
 
-def take_over() -> TextIO:
-    """Take the standard streams away from plugins, and return the stream that the worker's log is written to."""
-    _redirect(os.devnull, os.O_RDONLY, _STDIN)
-    os.dup2(_STDERR, _STDOUT, inheritable=True)
-    log = os.fdopen(_STDERR, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-    sys.stdin = open(_STDIN, encoding="utf-8", closefd=False)  # noqa: SIM115 (open as long as the process runs)
-    sys.stdout = LogStream(logging.INFO, _STDOUT)
-    sys.stderr = LogStream(logging.WARNING, _STDERR)
+def take_over() -> None:
+    """Take the standard streams away from plugins."""
+    _redirect(os.devnull, os.O_RDONLY, STDIN)
+    os.dup2(STDERR, STDOUT, inheritable=True)
+    sys.stdin = open(STDIN, encoding="utf-8", closefd=False)  # noqa: SIM115 (open as long as the process runs)
+    sys.stdout = LogStream(logging.INFO, STDOUT)
+    sys.stderr = LogStream(logging.WARNING, STDERR)
     vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
-    return log
+    sys.__class__ = _Sys
 
 
 class LogStream(io.TextIOBase):
@@ -41,26 +43,32 @@ class LogStream(io.TextIOBase):
 
     def __init__(self, level: int, descriptor: int) -> None:
         """Log at `level`; `descriptor` is what a child process gets when a plugin passes the stream to it."""
+        self.replacements: dict[str, Any] = {}
+        """What bundles have put in place of this stream, by their prefixes."""
         self._level = level
         self._descriptor = descriptor
-        self._logger = logging.getLogger(PLUGIN_LOGGER)
+        self._log = Log(PLUGIN_LOGGER)
         self._thread = _Line()
         self.buffer = _Bytes(self)
 
     def write(self, text: str) -> int:
         """Log all lines that are complete now."""
+        if self.replacements and (other := self._replacement()) is not None:
+            return self._write_to(other, text)
         *lines, rest = (self._thread.text + text).split("\n")
         while len(rest) > MAX_LINE:
             lines.append(rest[:MAX_LINE])
             rest = rest[MAX_LINE:]
         self._thread.text = rest
-        self._log(lines)
+        self._write_lines(lines)
         return len(text)
 
     def flush(self) -> None:
         """Log the line that was begun."""
+        if self.replacements and (other := self._replacement()) is not None:
+            other.flush()
         begun, self._thread.text = self._thread.text, ""
-        self._log([begun])
+        self._write_lines([begun])
 
     def writable(self) -> bool:
         """Say yes."""
@@ -78,26 +86,38 @@ class LogStream(io.TextIOBase):
         """Stay open: the stream is the process's, not the plugin's."""
         self.flush()
 
-    def _log(self, lines: Iterable[str]) -> None:
-        if self._thread.is_logging:
-            # A log handler that fails reports to sys.stderr: straight out, or it would go round for ever.
-            os.write(_STDERR, "\n".join([*lines, ""]).encode(errors="backslashreplace"))
-            return
-        self._thread.is_logging = True
+    def _write_lines(self, lines: Iterable[str]) -> None:
+        space = space_of(sys._getframe())
+        for line in filter(None, lines):
+            self._log.log(self._level, "%s", line if space is None else f"{space.bundle}: {line}")
+
+    def _replacement(self) -> Any:
+        return None if self._thread.is_replaced else self.replacements.get(_prefix_of_caller())
+
+    def _write_to(self, replacement: Any, text: str) -> int:
+        # It may hand on to this stream what it gets.
+        self._thread.is_replaced = True
         try:
-            space = space_of(sys._getframe())
-            for line in filter(None, lines):
-                if space is None:
-                    self._logger.log(self._level, "%s", line)
-                else:
-                    self._logger.log(self._level, "%s: %s", space.bundle, line)
+            written: int = replacement.write(text)
         finally:
-            self._thread.is_logging = False
+            self._thread.is_replaced = False
+        return written
+
+
+class PluginLog:
+    """Takes what plugins log with `TykGateway.log`."""
+
+    def __init__(self) -> None:
+        self._log = Log(PLUGIN_LOGGER)
+
+    def log(self, message: str, level: int) -> None:
+        """Write one record."""
+        self._log.log(level, "%s", message)
 
 
 class _Line(threading.local):
     text = ""
-    is_logging = False
+    is_replaced = False
 
 
 class _Bytes(io.RawIOBase):
@@ -116,6 +136,33 @@ class _Bytes(io.RawIOBase):
 
     def close(self) -> None:
         self._stream.flush()
+
+
+def _replaceable(name: str) -> property:
+    """A stream of `sys` that a bundle replaces for its own code only; `print` looks into the module, and finds ours."""
+
+    def find(module: ModuleType) -> Any:
+        stream = vars(module)[name]
+        return stream.replacements.get(_prefix_of_caller(), stream) if stream.replacements else stream
+
+    def replace(module: ModuleType, replacement: Any) -> None:
+        stream = vars(module)[name]
+        if replacement is stream:
+            stream.replacements.pop(_prefix_of_caller(), None)
+        else:
+            stream.replacements[_prefix_of_caller()] = replacement
+
+    return property(find, replace)
+
+
+class _Sys(ModuleType):
+    stdout = _replaceable("stdout")
+    stderr = _replaceable("stderr")
+
+
+def _prefix_of_caller() -> str:
+    space = space_of(sys._getframe(1))
+    return "" if space is None else space.prefix
 
 
 def _redirect(path: str, flags: int, target: int) -> None:

@@ -5,7 +5,6 @@ asked for and its files changed since, or some seconds passed.
 """
 
 import hashlib
-import logging
 import os
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from ipc.description import MAX_NAME
 from ipc.text import bounded
+from telemetry.log import Log
 from workers.archive import unpack
 from workers.bundle import Bundle, Part
 from workers.discovery import Candidate, FileStamp, candidates, part_folders, stamp
@@ -31,7 +31,7 @@ _SETTLED_NS: Final = 2_000_000_000
 """A folder changed this recently may change once more within one tick of its clock (FAT: 2 s) and look the same."""
 
 _VERSION_DIGITS: Final = 12
-_log: Final = logging.getLogger("tykpy.worker")
+_log: Final = Log("tykpy.worker")
 
 
 @dataclass(slots=True, eq=False)

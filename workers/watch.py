@@ -4,11 +4,11 @@ A look costs more than a short hook, so only a hook's first calls are looked at,
 two looks a call costs a subtraction. Each kind is told once per hook, worker and interval.
 """
 
-import logging
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
+from telemetry.log import Log
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
@@ -30,7 +30,7 @@ REPEAT_AFTER_S: Final = 600.0
 
 _RESPONSE: Final = int(HookType.Response)
 _AUTH: Final = int(HookType.CustomKeyCheck)
-_log: Final = logging.getLogger("tykpy.worker")
+_log: Final = Log("tykpy.worker")
 
 
 def begin(hook: "Hook", subject: Object) -> Object:

@@ -19,13 +19,16 @@ from ipc.frame import Packed, Status, pack_error
 from ipc.layout import EXECUTION_SLOTS
 from ipc.messages import Request
 from ipc.worker_channel import WorkerChannel
+from telemetry.log import Log, close_log, reopen_log
+from telemetry.quiet_log import QuietLog
 from workers.dispatcher import Dispatcher
 from workers.errors import WorkerError
 from workers.invocation import Invocation
 from workers.limits import CpuBudget
 from workers.lookup import EVENT_META
 
-log = logging.getLogger("tykpy.worker")
+log = Log("tykpy.worker")
+_refusals: Final = QuietLog(log)
 
 EXIT_BROKER_GONE: Final = 0
 """Nobody is left to report to, and nothing went wrong here."""
@@ -92,9 +95,12 @@ class Worker:
                         control.send("pong")
                     elif message.name == "apis":
                         self._dispatcher.learn(message.body)
+                    elif message.name == "reopen_log":
+                        reopen_log()
         except ControlClosedError:
             # The broker is gone, and with it everybody who waits for an answer: a hook that still runs must not
             # keep the process alive.
+            close_log()
             os._exit(EXIT_BROKER_GONE)
 
 
@@ -164,10 +170,12 @@ class _Coroutines:
 def _refusal(error: WorkerError) -> bytes:
     # What a hook did wrong is logged where it happened, with its traceback; unknown event handlers by the broker.
     if error.status is not Status.HOOK_FAILED and EVENT_META not in (error.meta or {}):
-        log.warning("%s: %s", error.status.name, error.message)
+        message = f"{error.status.name}: {error.message}"
+        _refusals.log(logging.WARNING, message, message)
     return pack_error(error.status, error.message, error.meta)
 
 
 def _own_fault(error: Exception) -> bytes:
-    log.exception("a fault of tykpy itself")
+    fault = (type(error), error, error.__traceback__)
+    _refusals.log(logging.ERROR, type(error).__name__, "a fault of tykpy itself", exc_info=fault)
     return pack_error(Status.INTERNAL, f"tykpy failed inside a worker: {type(error).__name__}: {error}")

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from broker.errors import BrokerError
 from broker.events.events import TriggeredEvent
-from broker.quiet_log import QuietLog
+from telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.events")
 

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple, Protocol, Self
 
 from broker.config import BrokerConfig
 from broker.events.handlers import EventHandlers
-from broker.quiet_log import QuietLog
 from broker.routing.router import Router
+from telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.events")
 

@@ -11,10 +11,10 @@ from typing import Final
 
 from broker.errors import DispatchError
 from broker.protowire import pack_bytes
-from broker.quiet_log import QuietLog
 from broker.routing.dispatch import Dispatch
 from broker.routing.router import Router
 from ipc.frame import Kind, Status
+from telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.events")
 

@@ -20,11 +20,11 @@ from broker.http2.frames import Data
 from broker.http2.headers import HeadCache
 from broker.http2.limits import KIB, MIB, Limits
 from broker.peers import Admission
-from broker.quiet_log import QuietLog
 from broker.routing.dispatch import Dispatcher
 from broker.turn import Turn
 from ipc.bodies import BodyStore
 from ipc.frame import Kind
+from telemetry.quiet_log import QuietLog
 
 _log: Final = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from broker.msgpackrpc.limits import RpcLimits
 from broker.msgpackrpc.sweep import MessageAge, Sweeper
 from broker.msgpackrpc.wire import Message, MessageReader, pack_error, pack_result, pack_value, unpack_params
 from broker.peers import Admission
-from broker.quiet_log import QuietLog
 from broker.turn import Turn
 from ipc.frame import Status
+from telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.msgpackrpc")
 

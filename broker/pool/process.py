@@ -5,7 +5,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
@@ -138,13 +139,24 @@ class OwnChild(subprocess.Popen[bytes]):
 def execute(arguments: Sequence[str], descriptors: Sequence[int]) -> OwnChild:
     """Start the program of the workers, with these descriptors. Raises OSError."""
     # -P keeps the working directory out of the import path: plugin code never shadows ours, nor ours a plugin's.
-    return OwnChild(
-        [sys.executable, "-P", "-m", "workers", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=2,
-        pass_fds=descriptors,
-        env=environment_for_workers(os.environ),
-    )
+    with reopen_signal_blocked():
+        return OwnChild(
+            [sys.executable, "-P", "-m", "workers", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+            pass_fds=descriptors,
+            env=environment_for_workers(os.environ),
+        )
+
+
+@contextmanager
+def reopen_signal_blocked() -> Iterator[None]:
+    """Start a program with SIGUSR1 blocked, which would end it until it has a handler; it unblocks the signal then."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def environment_for_workers(environment: Mapping[str, str]) -> dict[str, str]:

@@ -102,6 +102,11 @@ class Reloader:
         self._next: list[Listener] = []
         self._started = 0.0
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a new generation is starting or taking over."""
+        return self._generation is not None
+
     def request(self, listener: Listener | None = None) -> None:
         """Reload; the listener hears what was loaded, or a ReloadError."""
         self._next.append(listener or (lambda _outcome: None))

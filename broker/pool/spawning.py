@@ -106,4 +106,5 @@ class WorkerStarter:
             "threads": config.threads,
             "limits": {"memory": config.limit_memory, "cpu": config.limit_cpu, "files": config.limit_files},
             "log_level": config.log_level,
+            "log_file": os.fsencode(config.log_file) if config.log_file else None,
         }

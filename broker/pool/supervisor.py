@@ -135,6 +135,14 @@ class Supervisor:
             await self._departures.end_all(self._all_gone)
         self._starter.close()
 
+    def reopen_logs(self) -> None:
+        """Have every worker open the log file anew."""
+        for worker in self._workers.values():
+            try:
+                worker.channel.control.send("reopen_log")
+            except (IpcError, OSError) as error:
+                log.debug("%s cannot be told to open the log file anew: %s", worker, error)
+
     def describe(self) -> list[dict[str, Any]]:
         """The workers, for `tykpy status`: slot, pid, state, dispatches in flight and handled."""
         return [worker.describe() for worker in sorted(self._workers.values(), key=lambda one: one.slot)]

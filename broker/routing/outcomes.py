@@ -6,7 +6,6 @@ from typing import Final
 
 from broker.errors import DispatchError
 from broker.faults import attempt, report
-from broker.quiet_log import QuietLog
 from broker.routing.answers import body_of, was_run
 from broker.routing.contract import Counters
 from broker.routing.deadlines import DeadlineWheel
@@ -15,6 +14,7 @@ from broker.routing.link import Link
 from broker.routing.pending import PendingQueue
 from ipc.channel import Answer
 from ipc.frame import Kind, Status
+from telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.router")
 

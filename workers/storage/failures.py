@@ -1,15 +1,16 @@
 """What a storage does about failures: say so now and then, and stop asking for a while."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
+from telemetry.log import Log
+
 LOG_EVERY_S: Final = 10.0
 """Failures come as often as dispatches do; one line in so many seconds tells as much."""
 
-_logger: Final = logging.getLogger("tykpy.storage")
+_logger: Final = Log("tykpy.storage")
 
 
 class FailureLog:

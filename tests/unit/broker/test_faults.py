@@ -18,9 +18,9 @@ from broker.listeners import Listeners
 from broker.msgpackrpc.sweep import Sweeper
 from broker.pool.idle_memory import IdleMemory
 from broker.pool.zygote import ZygoteKeeper
-from broker.quiet_log import QuietLog
 from ipc.bodies import BodyStore
 from ipc.channel import BrokerChannel
+from telemetry.quiet_log import QuietLog
 
 
 @pytest.fixture(autouse=True)

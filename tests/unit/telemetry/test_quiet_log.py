@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from broker.quiet_log import MAX_KEYS, REPEAT_SECONDS, QuietLog
+from telemetry.quiet_log import MAX_KEYS, REPEAT_SECONDS, QuietLog
 
 
 class Clock:
@@ -39,9 +39,15 @@ def test_a_thing_is_said_once_a_minute_with_what_was_left_out(
     assert caplog.messages == [
         "it happened",
         "something else",
-        "it happened (2 times more since the last report)",
+        "it happened ... 2 more in 60 s",
+        "it happened",
     ]
-    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR, logging.WARNING]
+    assert [record.levelno for record in caplog.records] == [
+        logging.WARNING,
+        logging.ERROR,
+        logging.WARNING,
+        logging.WARNING,
+    ]
 
 
 def test_what_was_forgotten_is_said_again(quiet: QuietLog, caplog: pytest.LogCaptureFixture) -> None:
