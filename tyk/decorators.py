@@ -2,17 +2,19 @@
 
 `@Pre` and `@Pre(timeout=0.5, idempotent=True)` both work and give back the function itself, marked with a
 `HookDefinition` in `__tyk_hook__`. How many arguments it takes, and whether it is `async`, is looked at when
-its bundle is loaded.
+its bundle is loaded. A function has the attributes `f` and `name` besides, which Tyk's own hook objects have.
 """
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, overload
 
 from tyk.errors import HookOptionError, NotAHookError
 
-__all__ = ["CustomKeyCheck", "Event", "Hook", "Post", "PostKeyAuth", "Pre", "Response"]
+__all__ = ["CustomKeyCheck", "Event", "Hook", "Post", "PostKeyAuth", "Pre"]
+"""What `import *` brings in Tyk, too: `Response` would hide that of Flask, requests and others in moved bundles."""
 
 HOOK_ATTRIBUTE: Final = "__tyk_hook__"
 """The attribute of a decorated function that holds its `HookDefinition`."""
@@ -161,6 +163,9 @@ def _mark(decorator: str, function: _AnyT, definition: HookDefinition) -> _AnyT:
         setattr(function, HOOK_ATTRIBUTE, definition)
     except AttributeError as error:
         raise NotAHookError(decorator, f"decorates a function, which {function!r} is not") from error
+    plain = function.__func__ if isinstance(function, staticmethod) else function
+    if isinstance(plain, FunctionType):
+        vars(plain).update({HOOK_ATTRIBUTE: definition, "f": plain, "name": definition.name})
     return function
 
 

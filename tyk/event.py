@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tyk.errors import EventPayloadError
 
-__all__ = ["AttributeDict", "EventMessage", "TykEvent"]
+__all__ = ["TykEvent"]
 
 TRIGGERED_KEY: Final = "triggered"
 """The member that an event has when a plugin triggered it, and the gateway's own have not."""

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
-from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
-from tyk.proto.coprocess_return_overrides_pb2 import ReturnOverrides
+from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject as MiniRequestObject
+from tyk.proto.coprocess_return_overrides_pb2 import ReturnOverrides as ReturnOverrides
 
-__all__ = ["MiniRequestObject", "ReturnOverrides", "TykCoProcessRequest", "TykRequest"]
+__all__ = ["TykCoProcessRequest"]
 
 _HEADER_SEPARATOR: Final = "-"
 

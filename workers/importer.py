@@ -33,11 +33,16 @@ _log: Final = logging.getLogger("tykpy.worker")
 _HIDDEN: Final = frozenset({"broker", "cli", "commands", "ipc", "redisclient", "telemetry", "workers"})
 """Our own names: a bundle that has no such module must not get ours."""
 
-_PROTO_NAME: Final = re.compile(r"coprocess_\w+_pb2")
+_PROTO_NAME: Final = re.compile(
+    r"coprocess_(common|mini_request_object|object|response_object|return_overrides|session_state)_pb2"
+)
 """The gateway's messages. Whatever copies a bundle carries, it gets ours: the same classes as its arguments."""
 
 _PROTOBUF: Final = re.compile(r"\bgoogle\.(protobuf|_upb)(\..*)?$")
 """What these messages are made of, for the same reason."""
+
+_TYK_NAMES: Final = frozenset({"event", "object", "request", "session"})
+"""Modules of the package `tyk` that Tyk's embedded Python has in its path as well."""
 
 _import: Final = builtins.__import__
 
@@ -251,7 +256,7 @@ class ImportSpace:
             return f"{self.prefix}.{self._nested[top]}"
         if top in _HIDDEN or top in _finder.compiled:
             raise ModuleNotFoundError(f"No module named {top!r}", name=top)
-        return None
+        return f"tyk.{top}" if top in _TYK_NAMES and not _is_installed(top) else None
 
     def _folder_of(self, top: str) -> str | None:
         """Look for a top-level module in the bundle's folder, then in those that it added to `sys.path`."""

@@ -102,6 +102,8 @@ def _import_files(space: ImportSpace, manifest: Manifest, single: bool) -> list[
 def _entry_files(root: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
     """Split the Python files into those that are loaded in any case, and the others."""
     files = [file for file in manifest.file_list if file.endswith(".py")]
+    if files and len(manifest.file_list) == 1:
+        return files, []  # as the embedded driver, which then does not look for MAIN_FILE
     if (root / MAIN_FILE).is_file():
         return [MAIN_FILE], [file for file in files if file != MAIN_FILE]
     if not files:

@@ -13,7 +13,7 @@ from tyk import decorators
 from workers.manifest import ListedHook, Manifest
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
-_DECORATORS: Final = frozenset(decorators.__all__)
+_DECORATORS: Final = frozenset({*decorators.__all__, "Response"})
 _ANY_TYPE: Final = "Hook"
 _UNREAD: Final = "__pycache__"
 _VENDORS: Final = frozenset({"_vendor", "site-packages", "third_party", "vendor", "vendored"})

@@ -136,6 +136,7 @@ def test_session_changes_outside_custom_key_check_are_dropped(table: Table, kind
 AUTH_AND_CHANGE = """
 import json
 from tyk.decorators import *
+from tyk.decorators import Response
 
 @CustomKeyCheck
 def let_in(request, session, metadata, spec):

@@ -247,6 +247,7 @@ def test_unknown_fields_of_a_newer_gateway_survive(table: Table) -> None:
 
 PASSES_EVERYTHING = """
 from tyk.decorators import *
+from tyk.decorators import Response
 
 @Hook
 def pass_through(request, session, spec):
@@ -267,6 +268,7 @@ def test_many_requests_at_once_each_get_their_own_answer(table: Table) -> None:
     code = """
         import asyncio
         from tyk.decorators import *
+        from tyk.decorators import Response
 
         @Pre
         async def say_number(request, session, spec):

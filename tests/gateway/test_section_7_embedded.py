@@ -22,6 +22,7 @@ def failing(table: Table, *handlers: str) -> Api:
 def test_the_arguments_pick_the_shape_and_not_the_hook_type(table: Table) -> None:
     code = """
         from tyk.decorators import *
+        from tyk.decorators import Response
 
         @Response
         def four_for_a_response(request, session, metadata, spec):

@@ -149,6 +149,7 @@ def test_a_star_runs_the_whole_chain_in_one_call(table: Table) -> None:
 
 MARKS = """
 from tyk.decorators import *
+from tyk.decorators import Response
 
 def mark(request, name):
     request.add_header("X-Order", ",".join(filter(None, [request.get_header("X-Order"), name])))

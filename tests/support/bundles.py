@@ -17,7 +17,7 @@ from workers.mapping import from_map, to_map
 from workers.signature import PublicKey
 from workers.store import BundleStore
 
-IMPORTS = "from tyk.decorators import *\n"
+IMPORTS = "from tyk.decorators import *; from tyk.decorators import Response\n"
 
 
 def md5(name: str) -> str:

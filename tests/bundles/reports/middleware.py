@@ -6,6 +6,7 @@ import json
 from google.protobuf.json_format import MessageToDict
 
 from tyk.decorators import *
+from tyk.decorators import Response
 
 
 def as_dict(message):

@@ -1,6 +1,7 @@
 """Response hooks."""
 
 from tyk.decorators import *
+from tyk.decorators import Response
 
 
 @Response

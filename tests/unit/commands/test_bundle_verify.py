@@ -225,7 +225,7 @@ def test_a_list_of_what_is_in_it(signed: Path) -> None:
     listing = list_bundle(signed)
     assert [name for name, _ in listing.facts] == ["driver", "checksum", "signature"]
     assert dict(listing.facts)["signature"] == "there"
-    assert listing.files == [("middleware.py", str(len(IMPORTS + HOOK))), ("lib/x.py", "6"), (INDEX_NAME, "66")]
+    assert listing.files == [("middleware.py", str(len(IMPORTS + HOOK))), ("lib/x.py", "6"), (INDEX_NAME, "67")]
     assert listing.hooks == [("Pre", "hook", "")]
 
 

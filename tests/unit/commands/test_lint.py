@@ -16,7 +16,7 @@ EXAMPLE = ROOT / "examples" / "bundles" / "example"
 
 def lint_text(tmp_path: Path, text: str) -> list[Finding]:
     path = tmp_path / "hooks.py"
-    path.write_text("from tyk.decorators import *\n" + dedent(text))
+    path.write_text("from tyk.decorators import *; from tyk.decorators import Response\n" + dedent(text))
     return lint(path).findings
 
 

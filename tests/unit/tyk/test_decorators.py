@@ -84,8 +84,30 @@ def test_an_async_function_stays_async() -> None:
 
 
 def test_the_star_import_brings_the_decorators_only() -> None:
-    assert sorted(tyk.decorators.__all__) == sorted(repr(decorator)[1:] for decorator, _ in DECORATORS)
-    assert all(hasattr(tyk.decorators, name) for name in tyk.decorators.__all__)
+    assert sorted(tyk.decorators.__all__) == ["CustomKeyCheck", "Event", "Hook", "Post", "PostKeyAuth", "Pre"]
+    assert {repr(getattr(tyk.decorators, name))[1:] for name in tyk.decorators.__all__} == set(tyk.decorators.__all__)
+
+
+def test_functions_have_the_attributes_of_tyks_hooks() -> None:
+    @Hook
+    def my_hook(request: str, session: str, spec: str) -> str:
+        return request + session + spec
+
+    hook: Any = my_hook
+    assert (hook.name, hook.f("a", "b", "c"), hook("a", "b", "c")) == ("my_hook", "abc", "abc")
+
+
+def test_static_methods_are_marked_inside_and_outside() -> None:
+    class Checks:
+        @Hook
+        @staticmethod
+        def outer(request: object, session: object, spec: object) -> None: ...
+
+        @staticmethod
+        @Hook
+        def inner(request: object, session: object, spec: object) -> None: ...
+
+    assert [definition_of(function).name for function in (Checks.outer, Checks.inner)] == ["outer", "inner"]
 
 
 def test_a_definition_cannot_be_changed() -> None:

@@ -157,6 +157,51 @@ def test_gateway_names_are_ours_whatever_the_bundle_carries(folder: Path, serve:
     assert header(serve(), "H") == "True"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from session import TykSession as found",
+        "from request import TykCoProcessRequest as found",
+        "from object import TykCoProcessObject as found",
+        "from event import TykEvent as found",
+        "from tyk.object import TykCoProcessObject as found",
+        "import coprocess_response_object_pb2 as found",
+        "from tyk.decorators import Response as found",
+    ],
+)
+def test_names_that_tyk_has_are_there(folder: Path, serve: Serve, line: str) -> None:
+    write_bundle(folder / "foo", {"middleware.py": hook_returning(f"    {line}\n    result = found is not None")})
+    assert header(serve(), "H") == "True"
+
+
+@pytest.mark.parametrize("name", ["session", "coprocess_grpc_pb2", "coprocess_object_pb2_grpc"])
+def test_a_bundles_own_module_of_such_a_name_is_its_own(folder: Path, serve: Serve, name: str) -> None:
+    body = hook_returning(f"    import {name}\n    result = {name}.WHO")
+    write_bundle(folder / "foo", {"middleware.py": body, f"{name}.py": "WHO = 'own'"})
+    assert header(serve(), "H") == "own"
+
+
+def test_the_star_import_hides_no_name_of_other_libraries(folder: Path, serve: Serve) -> None:
+    """What Tyk's own `import *` brings is what moved bundles were written against."""
+    source = f"""Response = AttributeDict = MiniRequestObject = ReturnOverrides = HookType = Object = 'own'
+from tyk.decorators import *
+from tyk.event import *
+from tyk.object import *
+from tyk.request import *
+from tyk.session import *
+from gateway import *
+{hook_returning("    result = {Response, AttributeDict, MiniRequestObject, ReturnOverrides, HookType, Object}")}"""
+    write_bundle(folder / "foo", {"middleware.py": source})
+    assert header(serve(), "H") == "{'own'}"
+
+
+def test_the_only_listed_file_is_loaded_as_in_tyk(folder: Path, serve: Serve) -> None:
+    """Not `middleware.py`, which lies beside it."""
+    write_bundle(folder / "foo", {"hooks.py": "from tyk.decorators import *\n" + hook_returning("    result = 1")})
+    (folder / "foo" / "middleware.py").write_text("raise RuntimeError('not listed')")
+    assert header(serve(), "H") == "1"
+
+
 def test_nothing_is_written_into_the_bundle(folder: Path, serve: Serve) -> None:
     body = "    import pkg.leaf, util\n    result = 1"
     write_bundle(folder / "foo", {"middleware.py": hook_returning(body), "pkg/leaf.py": "", "util.py": ""})
