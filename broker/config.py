@@ -98,7 +98,10 @@ class BrokerConfig:
         16_384, "Most connections at a time; where gRPC and MessagePack-RPC are served, half of them for each."
     )
     max_streams: int = option(1000, "Most concurrent calls on one connection; a gateway queues what is above.")
-    ready_timeout: float = option(30.0, "Longest a worker may take to load its bundles, in seconds.")
+    ready_timeout: float = option(30.0, "Longest a worker may take to start, in seconds; its bundles do not count.")
+    load_timeout: float = option(
+        0.0, "Longest one bundle may take to load, in seconds, up to --ready-timeout.", shown_default="--ready-timeout"
+    )
     reload: bool = option(False, "Load bundles anew when their files change; for development.")
     max_requests: int = option(0, "Replace a worker after so many dispatches; 0: never.")
     max_requests_jitter: int = option(0, "Up to so many dispatches more, at random, so that not all are due at once.")
@@ -155,6 +158,7 @@ class BrokerConfig:
         _between("max_connections", self.max_connections, 2, 1_000_000)
         _between("max_streams", self.max_streams, 1, 1_000_000)
         _between("ready_timeout", self.ready_timeout, 0.1, 3_600)
+        _between("load_timeout", self.load_timeout, 0, 3_600)
         _between("event_stream_length", self.event_stream_length, 1, 1_000_000_000)
         _between("event_queue", self.event_queue, 1, 10_000_000)
         _between("event_grace", self.event_grace, 0, 3_600)

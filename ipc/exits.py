@@ -16,6 +16,8 @@ class WorkerExit(IntEnum):
     """Its storage or its bundles could not be set up; the reason went over the control socket."""
     CHANNEL = 4
     """What it read on its ring cannot be: something wrote into memory that is not its own."""
+    DESCRIPTORS = 79
+    """A bundle closed or replaced descriptors that are not its own while it was loaded."""
 
     @property
     def words(self) -> str:
@@ -29,4 +31,5 @@ _WORDS = {
     WorkerExit.USAGE: "not started by a broker",
     WorkerExit.CANNOT_START: "cannot start",
     WorkerExit.CHANNEL: "its ring is damaged",
+    WorkerExit.DESCRIPTORS: "its descriptors were closed",
 }

@@ -89,6 +89,8 @@ class WorkerChannel:
         self._handled = 0
         self._words[PID] = os.getpid()
         self.set_state(WorkerState.STARTING)
+        self.descriptors: tuple[int, ...] = ()
+        """Those that the channel cannot do without."""
 
     @classmethod
     def attach(cls, argument: str) -> Self:
@@ -106,7 +108,7 @@ class WorkerChannel:
             control, spills = (socket.socket(fileno=descriptor) for descriptor in descriptors[-2:])
         except OSError as error:
             raise SegmentError(f"{argument!r} names a descriptor that is not there: {error.strerror}") from error
-        return cls(
+        channel = cls(
             _Parts(
                 inbound,
                 outbound,
@@ -118,6 +120,9 @@ class WorkerChannel:
                 SpillSocket(spills, outbound.device),
             )
         )
+        # The first two were for the segments, whose mappings are all that is left of them.
+        channel.descriptors = tuple(descriptors[2:])
+        return channel
 
     def lend_bodies(self) -> None:
         """From now on leave large bodies of requests where they are, as `Request.lent`, where that can be."""

@@ -7,12 +7,11 @@ itself, as `python -P -m workers CHANNEL LIFE`. By hand it has nothing to talk t
 import os
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ipc.errors import ControlClosedError, IpcError
 from ipc.exits import WorkerExit
 from ipc.orders import ARGUMENT as ORDERS_ARGUMENT
-from ipc.text import bounded
 from ipc.title import set_title, worker_title
 from ipc.worker_channel import WorkerChannel
 from telemetry.log import Log, close_log, configure_log, dump_descriptor, open_log
@@ -21,7 +20,10 @@ from workers import limits, stdio
 from workers.dispatcher import Dispatcher
 from workers.errors import WorkersError
 from workers.events import SentEvents
+from workers.failure import described
 from workers.lifeline import end_with_broker
+from workers.load_guard import LoadGuard
+from workers.load_watch import ControlReport, LoadWatch
 from workers.signals import dump_stacks_to, release_children, watch_signals
 from workers.signature import PublicKey
 from workers.storage import open_storage
@@ -33,8 +35,6 @@ log = Log("tykpy.worker")
 
 UNPACKED_FOLDER: Final = "unpacked"
 """Below the runtime folder: the contents of bundles that are ZIPs."""
-MAX_FAILURE: Final = 10_000
-"""Characters of why a worker cannot start."""
 
 
 def main() -> int:
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def _run(argument: str, life: int) -> int:
-    end_with_broker(life)
+    watch = end_with_broker(life)
     os.close(life)
     channel = WorkerChannel.attach(argument)
     set_title(worker_title(channel.slot))
@@ -63,14 +63,15 @@ def _run(argument: str, life: int) -> int:
     open_log(shows_process=True)
     try:
         events = SentEvents(channel.control)
-        worker = _prepare(channel, _configuration(channel), events)
+        loads = LoadWatch(ControlReport(channel.control), guard=LoadGuard((*channel.descriptors, watch)))
+        worker = _prepare(channel, _configuration(channel, loads), events, loads)
     except ControlClosedError:
         return WorkerExit.DONE
-    except Exception as error:
+    except BaseException as error:
         # What is one of ours says all that there is to say; the broker logs it.
         if not isinstance(error, WorkersError):
             log.exception("cannot start")
-        channel.control.send("failed", {"message": bounded(f"{type(error).__name__}: {error}", MAX_FAILURE)})
+        channel.control.send("failed", {"message": described(error)})
         return WorkerExit.CANNOT_START
     try:
         worker.run()
@@ -83,18 +84,21 @@ def _run(argument: str, life: int) -> int:
     return WorkerExit.DONE
 
 
-def _configuration(channel: WorkerChannel) -> dict[str, Any]:
-    for message in channel.control.receive():
-        if message.name == "configure" and isinstance(message.body, dict):
-            return message.body
-    raise ControlClosedError
+def _configuration(channel: WorkerChannel, loads: LoadWatch) -> dict[str, Any]:
+    """Wait for the configuration; which bundles are not to be imported comes before it."""
+    while True:
+        for message in channel.control.receive():
+            if message.name == "broken":
+                loads.broken.add(message.body)
+            elif message.name == "configure":
+                return cast(dict[str, Any], message.body)
 
 
 def _path(name: bytes) -> Path:
     return Path(os.fsdecode(name))
 
 
-def _prepare(channel: WorkerChannel, config: dict[str, Any], events: SentEvents) -> Worker:
+def _prepare(channel: WorkerChannel, config: dict[str, Any], events: SentEvents, loads: LoadWatch) -> Worker:
     """Load everything, then say that we are ready."""
     configure_log(config["log_level"], _path(config["log_file"]) if config["log_file"] else None)
     # A reader that has stopped must not keep a worker that hangs or crashes.
@@ -104,13 +108,12 @@ def _prepare(channel: WorkerChannel, config: dict[str, Any], events: SentEvents)
     gateway.install(storage=open_storage(config["redis"], runtime_dir), events=events, log=stdio.PluginLog())
     sources = [_path(config["bundles"])] if config["bundles"] else []
     public_key = PublicKey.read(_path(config["public_key"])) if config["public_key"] else None
-    store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key)
+    store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key, watch=loads)
     store.load_all()
     dispatcher = Dispatcher(store, lambda api, digest: channel.control.send("api", {"api": api, "bundle_hash": digest}))
-    worker = Worker(channel, dispatcher, config["threads"], budget)
+    worker = Worker(channel, dispatcher, config["threads"], budget, loads.broken)
     channel.lend_bodies()
-    channel.control.send("ready", {"bundles": store.describe()})
-    store.on_change(lambda: channel.control.send("hooks", {"bundles": store.describe()}))
+    channel.control.send("ready")
     return worker
 
 

@@ -98,6 +98,16 @@ class Bundle:
         self.chains = {hook_type: self._chain(hook_type) for hook_type in HOOK_TYPES.values()}
 
     @property
+    def key(self) -> str:
+        """The path as text: tells bundles apart, also between processes."""
+        return key_of(self.path)
+
+    @property
+    def count(self) -> int:
+        """How many hooks it has, the faulty ones included."""
+        return sum(len(part.hooks) + len(part.faulty) for part in self.parts)
+
+    @property
     def is_sound(self) -> bool:
         """Everything is there, and could be loaded."""
         return self.is_complete and self.error is None and not self.faulty
@@ -113,7 +123,7 @@ class Bundle:
         return {
             "name": self.name,
             "hashes": list(self.hashes),
-            "path": bounded(str(self.path), MAX_PATH),
+            "path": self.key,
             "state": "broken" if self.error is not None else "loaded",
             "error": None if self.error is None else describe_error(self.error),
             "hooks": [hook.describe() for part in self.parts for hook in part.hooks.values()],
@@ -131,6 +141,11 @@ class Bundle:
         error = next((chain.error for chain in chains if chain.error is not None), None)
         links = tuple(link for chain in chains for link in chain.links)
         return Chain(links, error, any(link.hook.is_async for link in links))
+
+
+def key_of(path: Path) -> str:
+    """Return a bundle's path as text that any message can carry."""
+    return bounded(str(path), MAX_PATH)
 
 
 def describe_error(error: BundleError) -> dict[str, Any]:

@@ -2,12 +2,10 @@
 
 from typing import Any, Final
 
+from ipc.description import MAX_FILE, MAX_MESSAGE
 from ipc.frame import Status
 from ipc.text import bounded
 
-MAX_MESSAGE: Final = 2_000
-MAX_FILE: Final = 1_000
-"""Characters that are kept of what is wrong with a bundle, and of the file's name."""
 _MAX_LINE: Final = 2**31 - 1
 
 

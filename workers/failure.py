@@ -7,7 +7,9 @@ import traceback
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from ipc.description import MAX_MESSAGE
 from ipc.frame import Status
+from ipc.text import bounded
 from telemetry.log import Log
 from telemetry.quiet_log import QuietLog
 from workers import limits
@@ -31,7 +33,7 @@ def hook_failed(hook: "Hook", error: BaseException) -> WorkerError:
     failed = f"hook {hook.name} of bundle {hook.bundle} failed"
     # Failures of one class at one line are repetitions, whatever values their messages have.
     _failures.log(logging.ERROR, f"{_class_name(error)} {place} {hook.name}", failed, (type(error), error, own))
-    return WorkerError(Status.HOOK_FAILED, f"{failed}: {_described(error)} ({place})", meta_of(hook))
+    return WorkerError(Status.HOOK_FAILED, f"{failed}: {described(error)} ({place})", meta_of(hook))
 
 
 def hook_passed_over(hook: "Hook", error: WorkerError) -> None:
@@ -69,7 +71,7 @@ def _bundle_error(error: BaseException, root: str, file: str) -> BundleError:
         return BundleError(f"{_class_name(error)}: {error.msg}", error.filename, error.lineno)
     place = innermost(error.__traceback__, root)
     found, line = place if place else (file, 0)
-    return BundleError(_described(error), found, line)
+    return BundleError(described(error), found, line)
 
 
 def meta_of(hook: "Hook") -> dict[str, Any]:
@@ -100,7 +102,12 @@ def _place(hook: "Hook", error: BaseException) -> str:
     return f"{file}:{line}"
 
 
-def _described(error: BaseException) -> str:
+def described(error: BaseException) -> str:
+    """Return an exception as text, whatever its own code does; no longer than `MAX_MESSAGE`."""
+    return bounded(_text_of(error), MAX_MESSAGE)
+
+
+def _text_of(error: BaseException) -> str:
     name = _class_name(error)
     try:
         if isinstance(error, SystemExit):

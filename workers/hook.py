@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType, MethodType
+from types import CodeType, FunctionType, MethodType
 from typing import Any, Final
 
-from ipc.description import MAX_NAME, MAX_TIMEOUT
+from ipc.description import MAX_FILE, MAX_NAME, MAX_TIMEOUT
 from ipc.text import bounded
 from tyk.decorators import HOOK_ATTRIBUTE, HookDefinition
-from workers.errors import MAX_FILE, BundleError
+from workers.errors import BundleError
 from workers.manifest import HOOK_TYPES, ListedHook
 from workers.shapes import SHAPES, Shape
 
@@ -73,7 +73,10 @@ class Hook:
 def definition_of(value: object) -> HookDefinition | None:
     """Return what a decorator left on `value`, without running any code of it (it may be a lazy object)."""
     target = value.__func__ if type(value) is MethodType else value
-    definition = inspect.getattr_static(target, HOOK_ATTRIBUTE, None)
+    if type(target) is FunctionType:  # nearly always, and ten times as fast
+        definition = target.__dict__.get(HOOK_ATTRIBUTE)
+    else:
+        definition = inspect.getattr_static(target, HOOK_ATTRIBUTE, None)
     return definition if type(definition) is HookDefinition and type(definition.name) is str else None
 
 

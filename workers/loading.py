@@ -8,8 +8,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from ipc.description import MAX_NAME
+from ipc.description import MAX_HOOKS, MAX_NAME
 from ipc.text import bounded
+from tyk.decorators import HookDefinition
 from workers.bundle import FaultyHook, Part
 from workers.errors import BundleError, SignatureError
 from workers.failure import bundle_failed
@@ -21,6 +22,9 @@ from workers.verification import verify
 
 MAIN_FILE: Final = "middleware.py"
 """The file that the gateway's embedded Python loads."""
+
+PRIVATE: Final = "tykpy_"
+"""Begins the names of the packages below which bundles have their modules."""
 
 _NOT_IN_A_NAME: Final = re.compile(r"\W+")
 _HASH_LENGTH: Final = 8
@@ -58,7 +62,7 @@ def failed_part(name: str, root: Path, error: BaseException) -> Part:
 def private_prefix(name: str, key: str) -> str:
     """Return the package below which a bundle's modules live: the same in every worker, so that pickles travel."""
     digest = hashlib.md5(os.fsencode(key), usedforsecurity=False).hexdigest()[:_HASH_LENGTH]
-    return f"tykpy_{_NOT_IN_A_NAME.sub('_', name)}_{digest}"
+    return f"{PRIVATE}{_NOT_IN_A_NAME.sub('_', name)}_{digest}"
 
 
 def _load(
@@ -122,25 +126,25 @@ def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: 
     """Find the decorated functions: those of the loaded files in order, then of what these imported."""
     part = Part(name, space.root, listed=manifest.hooks, space=space)
     others = [module for module in space.modules() if module not in loaded]
-    found: dict[str, Callable[..., Any]] = {}
+    wanted = {entry.name for entry in part.listed}
+    found: dict[str, tuple[Callable[..., Any], HookDefinition]] = {}
     for module in loaded + others:
         for attribute, value in vars(module).copy().items():
-            definition = definition_of(value) if type(attribute) is str else None
+            definition = definition_of(value)
             if definition is not None:
-                found.setdefault(definition.name, value)
-                found.setdefault(attribute, value)
-    _name_hooks(part, found)
+                found.setdefault(definition.name, (value, definition))
+                if type(attribute) is str and attribute in wanted:
+                    found.setdefault(attribute, (value, definition))
+    if len(found) > MAX_HOOKS:
+        raise too_many_hooks(space.root.joinpath(*manifest.file_list[:1]))
+    _make_hooks(part, found)
     _add_missing(part, loaded + others)
     return part
 
 
-def _name_hooks(part: Part, found: dict[str, Callable[..., Any]]) -> None:
+def _make_hooks(part: Part, found: dict[str, tuple[Callable[..., Any], HookDefinition]]) -> None:
     """Make a hook of every function, under its own name, and under another one where the manifest calls it so."""
-    wanted = {entry.name for entry in part.listed}
-    for name, function in found.items():
-        definition = definition_of(function)
-        if definition is None or (name != definition.name and name not in wanted):
-            continue
+    for name, (function, definition) in found.items():
         listed = tuple(entry for entry in part.listed if entry.name == name)
         try:
             part.hooks[name] = make_hook(function, definition, part.name, part.root, listed, name)
@@ -156,6 +160,11 @@ def _add_missing(part: Part, modules: list[ModuleType]) -> None:
             continue
         error = _missing(part, entry, modules)
         part.faulty[entry.name] = FaultyHook(entry.name, entry.hook_type, error, missing=True)
+
+
+def too_many_hooks(path: Path) -> BundleError:
+    """Return the error for a bundle with more hooks than the broker keeps of one."""
+    return BundleError(f"more than {MAX_HOOKS} hooks in one bundle: split it", str(path))
 
 
 def _missing(part: Part, entry: ListedHook, modules: Iterable[ModuleType]) -> BundleError:

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ipc.description import MAX_NAME
+from ipc.description import MAX_HOOKS, MAX_NAME
 from ipc.text import bounded
 from telemetry.log import Log
 from workers.archive import unpack
-from workers.bundle import Bundle, Part
+from workers.bundle import Bundle, Part, key_of
 from workers.discovery import Candidate, FileStamp, candidates, part_folders, stamp
 from workers.errors import BundleError
-from workers.loading import failed_part, load_file, load_folder
+from workers.failure import bundle_failed
+from workers.load_watch import LoadWatch, Source
+from workers.loading import load_file, load_folder, too_many_hooks
 from workers.manifest import MANIFEST_NAME
 from workers.signature import PublicKey
 
@@ -51,10 +53,11 @@ class BundleStore:
         unpacked: Path,
         public_key: PublicKey | None = None,
         clock: Callable[[], float] = time.monotonic,
+        watch: LoadWatch | None = None,
     ) -> None:
         """Look into the folders `sources` (a source may be a bundle itself); ZIPs are unpacked below `unpacked`.
 
-        With a `public_key` only bundles that its owner signed are loaded.
+        With a `public_key` only bundles that its owner signed are loaded. `watch`: who hears of each load.
         """
         self.sources = tuple(source.absolute() for source in sources)
         self.version = 0
@@ -62,6 +65,7 @@ class BundleStore:
         self._unpacked = unpacked.absolute()
         self._public_key = public_key
         self._clock = clock
+        self._watch = watch or LoadWatch()
         self._lock = threading.RLock()
         self._listeners: list[Callable[[], None]] = []
         self._entries: dict[Path, _Entry] = {}
@@ -118,7 +122,7 @@ class BundleStore:
     def describe(self) -> list[dict[str, Any]]:
         """Return what is loaded and what is broken, as maps that msgpack can carry."""
         entries = [(entry, entry.bundle) for entry in list(self._entries.values())]
-        return [{**bundle.describe(), "version": _version(entry.stamp)} for entry, bundle in entries if bundle]
+        return [_described(entry, bundle) for entry, bundle in entries if bundle]
 
     def _scan(self) -> None:
         """Look for new bundles, if a folder changed since the last look."""
@@ -132,6 +136,8 @@ class BundleStore:
         for path, entry in self._entries.items():
             if entry.bundle is not None and entry.bundle.error is None:
                 found.setdefault(path, entry)  # its files are gone; its hooks go on until new workers come
+            elif entry.bundle is not None and path not in found:
+                self._watch.report.gone(entry.bundle.key)
         self._entries = found
         self._by_hash = _by_hash(found.values())
 
@@ -160,14 +166,30 @@ class BundleStore:
         before = stamp(entry.candidate.path)
         if entry.bundle is not None:
             entry.bundle.close()
-        bundle = load_bundle(entry.candidate, self._unpacked, self._public_key)
+        bundle = self._load_watched(entry.candidate, _version(before))
         entry.stamp, entry.tried_at, entry.bundle = before, self._clock(), bundle
-        for problem in bundle.problems:
-            _log.error("bundle %s: %s", bundle.name, problem)
         self.version += 1
         for listener in self._listeners:
             listener()
+        self._watch.report.loaded(_described(entry, bundle))
         return bundle
+
+    def _load_watched(self, candidate: Candidate, version: str) -> Bundle:
+        """Import the bundle, unless the broker says that this has ended a worker before."""
+        watch, source = self._watch, Source(key_of(candidate.path), candidate.name, version)
+        why = watch.broken.reason(source)
+        if why is not None:
+            return broken_bundle(candidate, BundleError(why, source.path))
+        watch.report.loading(source)
+        try:
+            with watch.guard.around():
+                return load_bundle(candidate, self._unpacked, self._public_key)
+        except BaseException as error:  # noqa: BLE001 (our own code, where the bundle changed what it stands on)
+            return broken_bundle(candidate, bundle_failed(error, str(candidate.path), str(candidate.path)))
+
+
+def _described(entry: _Entry, bundle: Bundle) -> dict[str, Any]:
+    return {**bundle.describe(), "version": _version(entry.stamp)}
 
 
 def _version(found: frozenset[FileStamp]) -> str:
@@ -177,11 +199,16 @@ def _version(found: frozenset[FileStamp]) -> str:
 
 def load_bundle(candidate: Candidate, unpacked: Path, public_key: PublicKey | None = None) -> Bundle:
     """Load whatever lies at the candidate's path; what fails is said in the bundle, not raised."""
-    try:
-        return _load_candidate(candidate, unpacked, public_key)
-    except Exception as error:  # noqa: BLE001 (a folder that cannot be read, a name that no file can have)
-        part = failed_part(candidate.name, candidate.path, error)
-        return Bundle(candidate.name, candidate.hashes, candidate.path, [part])
+    bundle = _load_candidate(candidate, unpacked, public_key)
+    if bundle.count > MAX_HOOKS:
+        bundle.close()
+        return broken_bundle(candidate, too_many_hooks(candidate.path))
+    return bundle
+
+
+def broken_bundle(candidate: Candidate, error: BundleError) -> Bundle:
+    """Return a bundle of which nothing can be used, and why."""
+    return Bundle(candidate.name, candidate.hashes, candidate.path, [Part(candidate.name, candidate.path, error=error)])
 
 
 def _load_candidate(candidate: Candidate, unpacked: Path, public_key: PublicKey | None) -> Bundle:

@@ -25,6 +25,7 @@ from workers.dispatcher import Dispatcher
 from workers.errors import WorkerError
 from workers.invocation import Invocation
 from workers.limits import CpuBudget
+from workers.load_watch import BrokenBundles
 from workers.lookup import EVENT_META
 
 log = Log("tykpy.worker")
@@ -38,9 +39,15 @@ class Worker:
     """Runs the requests of one channel until the broker asks it to leave or is gone."""
 
     def __init__(
-        self, channel: WorkerChannel, dispatcher: Dispatcher, threads: int, budget: CpuBudget | None = None
+        self,
+        channel: WorkerChannel,
+        dispatcher: Dispatcher,
+        threads: int,
+        budget: CpuBudget | None = None,
+        broken: BrokenBundles | None = None,
     ) -> None:
-        """`budget`: of CPU, to be renewed by every dispatch."""
+        """`budget`: of CPU, to be renewed by every dispatch. `broken` hears which bundles not to import from now on."""
+        self._broken = broken or BrokenBundles()
         self._budget = budget
         self._channel = channel
         self._dispatcher = dispatcher
@@ -97,6 +104,8 @@ class Worker:
                         self._dispatcher.learn(message.body)
                     elif message.name == "reopen_log":
                         reopen_log()
+                    elif message.name == "broken":
+                        self._broken.add(message.body)
         except ControlClosedError:
             # The broker is gone, and with it everybody who waits for an answer: a hook that still runs must not
             # keep the process alive.

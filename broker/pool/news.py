@@ -10,59 +10,75 @@ from typing import Annotated, Any, Final, TypedDict
 import msgspec
 
 from ipc.control import ControlMessage
+from ipc.description import MAX_BUNDLE_NAME, MAX_FILE, MAX_MESSAGE, MAX_NAME, MAX_PATH, MAX_TIMEOUT, PIECE_HOOKS
 
-_MAX_TIMEOUT: Final = 1e9
-"""Seconds: thirty years."""
 _MAX_HASHES: Final = 8
 """Of one bundle, which has two. The router has an entry for each hook with each of them."""
+_MAX_VERSION: Final = 64
+"""Characters."""
 _MAX_TYPES: Final = 8
 """Of hooks; there are five."""
 _MAX_NAME: Final = 1024
 """Characters of an API's id, and of its bundle's hash."""
 
 
+_Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
+_BundleName = Annotated[str, msgspec.Meta(max_length=MAX_BUNDLE_NAME)]
+_Path = Annotated[str, msgspec.Meta(max_length=MAX_PATH)]
+_File = Annotated[str, msgspec.Meta(max_length=MAX_FILE)]
+_Version = Annotated[str, msgspec.Meta(max_length=_MAX_VERSION)]
+_Message = Annotated[str, msgspec.Meta(max_length=MAX_MESSAGE)]
+
+
 class _Fault(TypedDict):
-    message: str
-    file: str
+    message: _Message
+    file: _File
     line: int
 
 
 class _Hook(TypedDict):
-    name: str
+    name: _Name
     hook_type: str | None
     shape: str
     is_async: bool
-    timeout: Annotated[float, msgspec.Meta(gt=0, le=_MAX_TIMEOUT)] | None
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT)] | None
     on_error: str
     idempotent: bool
-    file: str
+    file: _File
     line: int
     listed: Annotated[list[str], msgspec.Meta(max_length=_MAX_TYPES)]
     disabled: bool
 
 
 class _FaultyHook(_Fault):
-    name: str
+    name: _Name
     hook_type: str | None
 
 
 class _Bundle(TypedDict):
-    name: str
+    name: _BundleName
     hashes: Annotated[list[str], msgspec.Meta(max_length=_MAX_HASHES)]
-    path: str
-    version: str
-    state: str
+    path: _Path
+    version: _Version
+    state: _Name
     error: _Fault | None
-    hooks: list[_Hook]
-    faulty: list[_FaultyHook]
+    hooks: Annotated[list[_Hook], msgspec.Meta(max_length=PIECE_HOOKS)]
+    faulty: Annotated[list[_FaultyHook], msgspec.Meta(max_length=PIECE_HOOKS)]
+    more: bool
 
 
-class _Description(TypedDict):
-    bundles: list[_Bundle]
+class _Loading(TypedDict):
+    path: _Path
+    name: _BundleName
+    version: _Version
+
+
+class _Gone(TypedDict):
+    path: _Path
 
 
 class _Failure(TypedDict):
-    message: str
+    message: _Message
 
 
 class _Event(TypedDict):
@@ -81,10 +97,11 @@ class _Api(TypedDict):
     bundle_hash: Annotated[str, msgspec.Meta(max_length=_MAX_NAME)]
 
 
-_DESCRIPTION: Final = msgspec.msgpack.Decoder(_Description)
 _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
-    "ready": _DESCRIPTION,
-    "hooks": _DESCRIPTION,
+    "loading": msgspec.msgpack.Decoder(_Loading),
+    "bundle": msgspec.msgpack.Decoder(_Bundle),
+    "gone": msgspec.msgpack.Decoder(_Gone),
+    "ready": msgspec.msgpack.Decoder(None),
     "pong": msgspec.msgpack.Decoder(None),
     "failed": msgspec.msgpack.Decoder(_Failure),
     "event": msgspec.msgpack.Decoder(_Event),

@@ -67,9 +67,16 @@ class Generation:
             self._done(None)
 
     def worker_lost(self, worker: Worker, why: str) -> None:
-        """Without one of them, none."""
-        if not self._over:
+        """Without one of them, none; but a bundle that ends its worker is left out."""
+        if self._over:
+            return
+        if worker.broken is None:
             self._refuse(ReloadError(f"a new worker did not start: {why}"))
+            return
+        try:
+            self._workers[self._workers.index(worker)] = self._supervisor.spawn(worker.slot, self)
+        except WorkerStartError as error:
+            self._refuse(ReloadError(f"a new worker cannot be started: {error}"))
 
     def take_over(self) -> None:
         """Let all in; the old ones leave."""
@@ -118,6 +125,7 @@ class Reloader:
         self._started = time.monotonic()
         self._generation = Generation(self._supervisor, self._on_done)
         log.info("reloading: starting %d new workers", self._supervisor.wanted)
+        self._supervisor.loads.forget()
         attempt(self.on_start)
         folder = self._config.bundles
         if folder is not None and not folder.is_dir():
@@ -155,9 +163,6 @@ class Reloader:
         self._router.poison.clear()
         generation.take_over()
         changes = content.compare(before, generation.description)
-        for change in changes:
-            for problem in change.problems:
-                log.warning("loaded with a problem: %s", problem)
         log.info("reloaded: %s", ", ".join(f"{one.name} {one.change}" for one in changes) or "no bundles")
         return {"workers": self._supervisor.wanted, "bundles": [_as_map(change) for change in changes]}
 

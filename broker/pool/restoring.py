@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
 from broker.errors import WorkerStartError
+from broker.pool.loading import LoadWatch
 from broker.pool.spread import is_sound
 from broker.pool.worker import Sponsor, Worker, WorkerState
 
@@ -26,6 +27,10 @@ MAX_TRIES: Final = 8
 
 class Pool(Protocol):
     """What is needed of the supervisor."""
+
+    @property
+    def loads(self) -> LoadWatch:
+        """Knows which bundles no worker is to import."""
 
     @property
     def workers(self) -> Iterable[Worker]:
@@ -98,6 +103,7 @@ class Restorer:
         )
         slot = min(self._pool.serving, key=lambda worker: worker.in_flight).slot
         self._tries += 1
+        self._pool.loads.retry(bundle["path"] for bundle in lost)
         try:
             self._worker = self._pool.spawn(slot, self)
         except WorkerStartError as error:

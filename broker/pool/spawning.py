@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from broker.config import BrokerConfig
@@ -39,10 +40,17 @@ def channel_options(threads: int, max_message: int) -> ChannelOptions:
 class WorkerStarter:
     """Starts one worker generation after the other; they end with the zygotes that are closed here."""
 
-    def __init__(self, config: BrokerConfig, zygotes: ZygoteKeeper, bodies: BodyStore | None = None) -> None:
-        """`bodies`: where all workers find big requests."""
+    def __init__(
+        self,
+        config: BrokerConfig,
+        zygotes: ZygoteKeeper,
+        bodies: BodyStore | None = None,
+        broken: Callable[[], Iterable[dict[str, str]]] = tuple,
+    ) -> None:
+        """`bodies`: where all workers find big requests. `broken`: the bundles that no worker is to import."""
         self._config = config
         self._bodies = bodies
+        self._broken = broken
         self._options = channel_options(config.threads, config.max_message)
         self._epoch = secrets.randbits(63)
         self._generation = 0
@@ -79,6 +87,8 @@ class WorkerStarter:
         channel = BrokerChannel.create(slot, generation, self._epoch, self._options, self._bodies)
         try:
             # Before there is a process: it waits in the socket, and what fails here leaves nothing to end.
+            for told in self._broken():
+                channel.control.send("broken", told)
             channel.control.send("configure", self._worker_config())
             process = self._process(channel)
         except BaseException:

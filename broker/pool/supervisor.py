@@ -19,13 +19,14 @@ from broker.pool import content
 from broker.pool.apis import ApiTable
 from broker.pool.backoff import BackOff
 from broker.pool.departures import Departures
+from broker.pool.loading import LoadWatch
 from broker.pool.news import read_news
 from broker.pool.process import Ending
 from broker.pool.restoring import Restorer
 from broker.pool.served import Served
 from broker.pool.spawning import WorkerStarter
 from broker.pool.spread import Loaded, Signature, spread_of
-from broker.pool.worker import Sponsor, Worker, WorkerState
+from broker.pool.worker import Source, Sponsor, Worker, WorkerState
 from broker.pool.zygote import ZygoteKeeper
 from broker.routing.contract import Death
 from broker.routing.link import Link
@@ -37,14 +38,16 @@ from ipc.errors import ControlClosedError, IpcError
 
 log = logging.getLogger("tykpy.supervisor")
 
-KILL_DELAY: Final = 0.05
-"""Seconds that a worker that is not ready in time gets to write its stacks."""
 TELL_FIRST: Final = 0.001
 """Seconds until a worker that died is replaced: starting a process takes milliseconds, and what is written to its
 callers leaves at the end of the loop's turn. Measured: their errors come 6 ms earlier."""
 
 EVENT_MESSAGES: Final = frozenset({"event", "events_lost"})
-LAST_WORDS: Final = EVENT_MESSAGES | {"failed"}
+LAST_WORDS: Final = EVENT_MESSAGES | {"failed", "loading", "bundle"}
+MAX_NAMED: Final = 3
+"""Problems of one bundle in the log; `tykpy hooks` shows all."""
+LAST_READS: Final = 16
+"""Reads of what a dead worker has still sent: more than its socket can hold."""
 
 
 class PoolEvents(NamedTuple):
@@ -87,13 +90,15 @@ class Supervisor:
         self._router = router
         self._events = events
         self._zygotes = zygotes or ZygoteKeeper()
-        self._starter = WorkerStarter(config, self._zygotes, bodies)
+        self.loads = LoadWatch(loop, config, lambda: self._workers.values())
+        """Watches workers load bundles."""
+        self._starter = WorkerStarter(config, self._zygotes, bodies, self.loads.messages)
         self._apis = ApiTable()
         self._served = Served()
         self._restorer = Restorer(loop, self)
         self._learned: object = None
-        self._reported: set[tuple[str, str]] = set()
-        """Bundles, by path and version, of which the log says that only some workers have loaded them."""
+        self._reported: set[tuple[str, str, bool]] = set()
+        """Of which bundles the log says what is wrong: path, version, and whether some workers have loaded it."""
         self._back_off = BackOff()
         self._workers: dict[int, Worker] = {}
         """Every process that lives, by generation."""
@@ -278,7 +283,12 @@ class Supervisor:
         """Try again later."""
         if self._holders.get(worker.slot) is worker:
             del self._holders[worker.slot]
-            self._failed(worker.slot, why)
+            if worker.broken is None:
+                self._failed(worker.slot, why)
+            else:
+                # The next one does without that bundle.
+                self._back_off.forget(worker.slot)
+                self._loop.call_soon(self._fill, worker.slot)
 
     def _classes(self) -> dict[Signature, Loaded]:
         """The serving workers by what they have loaded; those of the newest worker are the last."""
@@ -290,11 +300,15 @@ class Supervisor:
         return classes
 
     def _report(self, bundle: dict[str, Any]) -> None:
-        """Say once that only some workers have loaded a bundle, and why."""
-        name = (bundle["path"], bundle["version"])
-        if "elsewhere" in bundle and name not in self._reported:
-            self._reported.add(name)
-            log.error("loaded in some workers only, which get its calls: %s", "; ".join(bundle["elsewhere"]))
+        """Say once for each version of a bundle what is wrong with it, in all workers or in some."""
+        problems = bundle.get("elsewhere") or list(content.problems_of(bundle))
+        name = (bundle["path"], bundle["version"], "elsewhere" in bundle)
+        if not problems or name in self._reported:
+            return
+        self._reported.add(name)
+        where = "loaded in some workers only, which get its calls: " if "elsewhere" in bundle else ""
+        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+        log.error("%s%s%s", where, "; ".join(problems[:MAX_NAMED]), more)
 
     def _fill_all(self) -> None:
         for slot in range(self.wanted):
@@ -323,6 +337,7 @@ class Supervisor:
             return
         del self._holders[worker.slot]
         self.restarts += 1
+        self.loads.hung(worker)
         # One that hung took its time to do so.
         worked = worker.handled > 0 or worker.state is WorkerState.LEAVING
         delay = self._back_off.died(worker.slot, worked=worked, served=time.monotonic() - worker.ready_at)
@@ -339,7 +354,7 @@ class Supervisor:
         self._loop.add_reader(worker.process.pidfd, self._on_exit, worker)
         self._loop.add_reader(control.fileno(), self._on_control, worker)
         control.when_blocked(lambda: self._loop.add_writer(control.fileno(), self._on_writable, worker))
-        worker.patience = self._loop.call_later(self._config.ready_timeout, self._not_ready, worker)
+        self.loads.started(worker)
 
     def _unwatch(self, worker: Worker) -> None:
         worker.end_patience()
@@ -359,8 +374,7 @@ class Supervisor:
     def _on_control(self, worker: Worker) -> None:
         try:
             for message in _without_descriptors(worker.channel.control.receive()):
-                # What handling it raises is the broker's own fault, and not the worker's.
-                attempt(self._on_message, worker, message.name, read_news(message))
+                self._hear(worker, message)
         except ControlClosedError:
             self._loop.remove_reader(worker.channel.control.fileno())
         except (IpcError, ValueError) as error:
@@ -370,14 +384,15 @@ class Supervisor:
 
     def _on_message(self, worker: Worker, name: str, body: Any) -> None:
         if name == "ready":
-            worker.learn(body["bundles"])
+            worker.learn()
             self._ready(worker)
-        elif name == "hooks":
-            worker.learn(body["bundles"])
-            if worker.state is WorkerState.READY:
-                self._served.note(worker.description)
-                self.learn()
-                self._restorer.changed()
+        elif name == "loading":
+            self.loads.loading(worker, Source(**body))
+        elif name == "bundle":
+            self._described(worker, body)
+        elif name == "gone":
+            worker.described.remove(body["path"])
+            self._changed(worker)
         elif name == "pong":
             self._departures.awake(worker)
         elif name == "failed":
@@ -387,17 +402,43 @@ class Supervisor:
         else:  # "api"
             self._apis.note(body, (one for one in self.serving if one is not worker))
 
+    def _hear(self, worker: Worker, message: ControlMessage) -> None:
+        """Read a message, whose fault is the worker's, and act on it, whose fault is the broker's own."""
+        body = read_news(message)
+        if message.name == "bundle":
+            body = worker.described.add(body, len(message.packed))
+        attempt(self._on_message, worker, message.name, body)
+
+    def _described(self, worker: Worker, bundle: dict[str, Any] | None) -> None:
+        if bundle is None:
+            return  # another piece of it follows
+        self.loads.loaded(worker)
+        self._changed(worker)
+
+    def _changed(self, worker: Worker) -> None:
+        """A worker tells of one bundle: one that serves found it while it served."""
+        if worker.state is WorkerState.READY:
+            worker.learn()
+            self._served.note(worker.description)
+            self.learn()
+            self._restorer.changed()
+
     def _hear_last_words(self, worker: Worker) -> None:
-        """Of what a dead worker had still sent, take what matters without it: its events, and why it failed."""
+        """Of what a dead worker had still sent, take what matters without it.
+
+        That is its events, and why it ended: what it says itself, or which bundle it was loading.
+        """
         try:
-            for message in _without_descriptors(worker.channel.control.receive()):
-                if message.name in LAST_WORDS:
-                    attempt(self._on_message, worker, message.name, read_news(message))
+            for _ in range(LAST_READS):
+                for message in _without_descriptors(worker.channel.control.receive()):
+                    if message.name in LAST_WORDS:
+                        self._hear(worker, message)
         except (IpcError, ValueError) as error:
             log.debug("%s left nothing more on its control socket: %r", worker, error)
+        worker.end_patience()
 
     def _ready(self, worker: Worker) -> None:
-        if worker.state is not WorkerState.STARTING:
+        if worker.state is not WorkerState.STARTING or worker.failure is not None:
             return
         worker.end_patience()
         worker.state = WorkerState.STANDBY
@@ -413,11 +454,6 @@ class Supervisor:
         if link.handled >= worker.request_limit:
             self.on_request_limit(worker)
 
-    def _not_ready(self, worker: Worker) -> None:
-        worker.failure = f"not ready after {self._config.ready_timeout:g} s (--ready-timeout)"
-        worker.process.dump()
-        self._loop.call_later(KILL_DELAY, worker.process.kill)
-
     def _on_exit(self, worker: Worker) -> None:
         """Tell its callers; what else there is to do waits until that is sent, at the end of the loop's turn."""
         self._unwatch(worker)
@@ -427,11 +463,13 @@ class Supervisor:
         if worker.link is not None:
             expected |= worker.state is WorkerState.LEAVING and not worker.link.in_flight
             attempt(self._settle_death, worker, worker.link, ending)
-        self._loop.call_soon(self._bury, worker, ending, logging.DEBUG if expected else logging.WARNING)
+        served = worker.state is WorkerState.READY
+        self._loop.call_soon(self._bury, worker, ending, served, logging.DEBUG if expected else logging.WARNING)
         if self._stopping:
             self._note_gone()
         elif worker.state in (WorkerState.STARTING, WorkerState.STANDBY):
             self._hear_last_words(worker)
+            self.loads.ended(worker, ending)
             worker.sponsor.worker_lost(worker, worker.failure or f"it {ending.words} before it was ready")
         elif worker.state is WorkerState.READY:
             self._replace(worker)
@@ -448,9 +486,11 @@ class Supervisor:
         )
         self._router.lost(link, death)
 
-    def _bury(self, worker: Worker, ending: Ending, level: int) -> None:
+    def _bury(self, worker: Worker, ending: Ending, served: bool, level: int) -> None:
         """Hear what it said last, write down how it ended, and give back what it had."""
         self._hear_last_words(worker)
+        if served:
+            self.loads.ended(worker, ending)
         log.log(level, "%s %s%s", worker, ending.words, f" ({worker.failure})" if worker.failure else "")
         if worker.channel.corrupt is not None:
             log.error("%s left a ring that cannot be read to its end: %s", worker, worker.channel.corrupt)

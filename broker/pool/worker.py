@@ -4,9 +4,10 @@ import asyncio
 import sys
 import time
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from broker.pool import content, spread
+from broker.pool.described import Described
 from broker.pool.process import WorkerProcess
 from broker.routing.link import Link
 from ipc.channel import BrokerChannel
@@ -25,6 +26,24 @@ class WorkerState(Enum):
     ENDED = "ended"
 
 
+class Source(NamedTuple):
+    """A bundle that a worker is about to load."""
+
+    path: str
+    name: str
+    version: str
+    """Names the content of its files."""
+
+
+class BrokenBundle(NamedTuple):
+    """A bundle that ended or hung a worker."""
+
+    source: Source
+    reason: str
+    versions: int
+    """How many versions of it did so."""
+
+
 class Sponsor(Protocol):
     """Whoever had a worker started: hears how that went, exactly once."""
 
@@ -40,12 +59,15 @@ class Worker:
 
     __slots__ = (
         "blamed",
+        "broken",
         "channel",
+        "described",
         "description",
         "ending",
         "failure",
         "generation",
         "link",
+        "loading",
         "patience",
         "process",
         "ready_at",
@@ -70,14 +92,20 @@ class Worker:
         self.started = time.monotonic()
         self.ready_at = 0.0
         """When it was let in (monotonic seconds)."""
+        self.described = Described()
+        """What it has told of its bundles so far."""
         self.description: content.Description = []
         """The bundles and hooks that it has loaded."""
         self.signature = spread.signature_of([])
         """Equal for workers that have loaded the same."""
+        self.loading: Source | None = None
+        """The bundle whose code it runs, to load it."""
+        self.broken: BrokenBundle | None = None
+        """The bundle that ended or hung it."""
         self.request_limit = sys.maxsize
         """Answers after which it is to be replaced."""
         self.patience: asyncio.TimerHandle | None = None
-        """Runs out when the worker is not ready in time."""
+        """Runs out when the worker is not ready, or has not loaded a bundle, in time."""
         self.ending: asyncio.TimerHandle | None = None
         """Runs out when a hung worker has had its grace."""
         self.failure: str | None = None
@@ -100,10 +128,16 @@ class Worker:
         """Seconds since it was started."""
         return time.monotonic() - self.started
 
-    def learn(self, description: content.Description) -> None:
-        """Take what the worker says that it has loaded."""
-        self.description = description
-        self.signature = spread.signature_of(description)
+    def learn(self) -> None:
+        """Take for what it has loaded what it has described by now."""
+        self.description = self.described.bundles
+        self.signature = spread.signature_of(self.description)
+
+    def wait(self, patience: asyncio.TimerHandle | None) -> None:
+        """Wait for the next step of its start until this runs out, and no longer for the last one."""
+        if self.patience is not None:
+            self.patience.cancel()
+        self.patience = patience
 
     def end_patience(self) -> None:
         """Stop waiting for the worker to be ready, and for it to come back."""

@@ -114,14 +114,14 @@ def unknown_control_message(request, session, spec):
 
 @Pre
 def hooks_that_are_none(request, session, spec):
-    find()[0].control.send("hooks", {"bundles": [{"name": 1, "hooks": [{}]}]})
+    find()[0].control.send("bundle", {"name": 1, "hooks": [{}]})
     wait_for_the_end()
 
 @Pre
 def hook_with_an_endless_timeout(request, session, spec):
     hook = {"name": "a", "timeout": float("inf")}
     bundle = {"name": "b", "path": "/b", "version": "", "hashes": [], "error": None, "hooks": [hook], "faulty": []}
-    find()[0].control.send("hooks", {"bundles": [bundle]})
+    find()[0].control.send("bundle", {**bundle, "state": "loaded", "more": False})
     wait_for_the_end()
 
 @Pre

@@ -20,21 +20,24 @@ from tests.support.hooks import SOURCE
 from tests.support.load import METHOD
 from tyk.proto.coprocess_object_pb2 import Object
 
-HANGS_AT_IMPORT = "import time\ntime.sleep(3600)\n"
-DIES_AT_IMPORT = "import os\nos._exit(5)\n"
-DIES_AT_IMPORT_WHEN_TOLD = """
-import os, time
-while not os.path.exists({flag!r}):
-    time.sleep(0.002)
-os._exit(5)
-"""
-KEEPS_A_DIARY = """
-import os, time
+AFTER_LOADING = """
+import os, sys, time
 born = int(open("/proc/self/stat").read().rpartition(") ")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-with open({diary!r}, "a") as diary:
-    diary.write(f"{{born}} {{time.clock_gettime(time.CLOCK_BOOTTIME)}}\\n")
-os._exit(5)
+
+def instead(*arguments):
+    {does}
+
+sys.modules["workers.dispatcher"].Dispatcher.__init__ = instead
 """
+"""A bundle that is loaded, and ends or hangs its worker before that is ready: no bundle is to blame."""
+HANGS = AFTER_LOADING.format(does="time.sleep(3600)")
+DIES = AFTER_LOADING.format(does="os._exit(5)")
+DIES_WHEN_TOLD = """while not os.path.exists({flag!r}):
+        time.sleep(0.002)
+    os._exit(5)"""
+KEEPS_A_DIARY = """with open({diary!r}, "a") as diary:
+        diary.write(f"{{born}} {{time.clock_gettime(time.CLOCK_BOOTTIME)}}\\n")
+    os._exit(5)"""
 """When it was started and when it ends, in seconds since the machine's start."""
 DAMAGES_ITS_RING = """
 import os, sys
@@ -62,7 +65,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 def test_workers_that_are_not_ready_in_time_are_a_reason_to_end(tmp_path: Path) -> None:
     with RunningBroker(tmp_path, "--ready-timeout", "0.5").unready() as broker:
-        broker.add_file("slow.py", HANGS_AT_IMPORT)
+        broker.add_file("slow.py", HANGS)
         assert broker.wait() == 3
         assert "worker 0 did not start: not ready after 0.5 s (--ready-timeout); next try in" in broker.log
         assert "no worker can start: not ready after 0.5 s" in broker.log
@@ -74,7 +77,8 @@ def test_one_that_is_never_ready_does_not_keep_the_others_from_serving(tmp_path:
         "try:\n"
         f"    os.close(os.open({str(tmp_path / 'first')!r}, os.O_CREAT | os.O_EXCL))\n"
         "except FileExistsError:\n"
-        "    time.sleep(3600)\n"
+        "    import sys\n"
+        "    sys.modules['workers.dispatcher'].Dispatcher.__init__ = lambda *arguments: time.sleep(3600)\n"
     )
     with RunningBroker(tmp_path, "--ready-timeout", "5", workers=2).unready() as broker:
         broker.add_file("hooks.py", SOURCE)
@@ -88,7 +92,7 @@ def test_one_that_is_never_ready_does_not_keep_the_others_from_serving(tmp_path:
 def test_a_worker_that_does_not_start_is_tried_again_after_the_time_that_is_said(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     with RunningBroker(tmp_path).unready() as broker:
-        broker.add_file("dies.py", KEEPS_A_DIARY.format(diary=str(diary)))
+        broker.add_file("dies.py", AFTER_LOADING.format(does=KEEPS_A_DIARY.format(diary=str(diary))))
         assert broker.wait() == 3
         lives = [tuple(map(float, line.split())) for line in diary.read_text().splitlines()]
         waits = [after[0] - before[1] for before, after in itertools.pairwise(lives)]
@@ -102,7 +106,7 @@ def test_a_pool_that_has_served_is_never_hopeless(tmp_path: Path) -> None:
         running_broker(tmp_path, "--timeout", "60", files={"hooks.py": SOURCE}) as broker,
         concurrent.futures.ThreadPoolExecutor(1) as callers,
     ):
-        broker.add_file("hooks.py", DIES_AT_IMPORT)
+        broker.add_file("hooks.py", DIES)
         os.kill(broker.status()["workers"][0]["pid"], signal.SIGKILL)
         waiting = callers.submit(broker.call, "add_header", bundle="hooks", timeout=60)
         # At the third of these a broker without a worker that ever was ready would end.
@@ -117,7 +121,7 @@ def test_who_waits_for_workers_that_cannot_start_hears_why(tmp_path: Path) -> No
         RunningBroker(tmp_path).unready() as broker,
         concurrent.futures.ThreadPoolExecutor(1) as callers,
     ):
-        broker.add_file("dies.py", DIES_AT_IMPORT_WHEN_TOLD.format(flag=str(flag)))
+        broker.add_file("dies.py", AFTER_LOADING.format(does=DIES_WHEN_TOLD.format(flag=str(flag))))
         wait_until(broker.socket.exists, lambda: broker.log)
         waiting = callers.submit(broker.call, "any")
         wait_until(lambda: broker.status()["waiting"] == 1, lambda: broker.log)

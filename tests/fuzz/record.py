@@ -31,6 +31,7 @@ from tests.support.redis_server import running_redis
 from tests.support.table import gateway_settings
 from tests.unit.ipc.ends import channel_pair, rings
 from tyk.proto.coprocess_object_pb2 import Object
+from workers.load_watch import ControlReport, LoadWatch
 from workers.mapping import to_map
 from workers.store import BundleStore
 
@@ -211,7 +212,8 @@ def _control(folder: Path) -> bytes:
     here, there = socket.socketpair()
     worker = ControlSocket(here, blocking=False)
     bundles = Path(__file__).parents[2] / "examples" / "bundles"
-    worker.send("ready", {"bundles": BundleStore([bundles], folder / "unpacked").describe()})
+    BundleStore([bundles], folder / "unpacked", watch=LoadWatch(ControlReport(worker))).load_all()
+    worker.send("ready")
     worker.send("event", {"name": "e", "id": "1", "depth": 0, "document": "{}"})
     with there:
         sent = there.recv(MOST)

@@ -8,7 +8,6 @@ import selectors
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import psutil
@@ -78,15 +77,15 @@ class Talker(NamedWorker):
     def __init__(self) -> None:
         super().__init__()
         self.signals: list[int] = []
-        process = SimpleNamespace(kill=lambda: self.signals.append(signal.SIGKILL), pidfd=os.pidfd_open(os.getpid()))
-        self.namespace.process = process
-        self.namespace.end_patience = lambda: self.namespace.patience.cancel()
-        self.namespace.channel.answers_fd = process.pidfd
+        process: Any = self.worker.process
+        process.kill = lambda: self.signals.append(signal.SIGKILL)
+        process.pidfd = os.pidfd_open(os.getpid())
+        cast(Any, self.worker.channel).answers_fd = process.pidfd
 
     def close(self) -> None:
         """Close all."""
         super().close()
-        os.close(self.namespace.process.pidfd)
+        os.close(self.worker.process.pidfd)
 
 
 @pytest.fixture
@@ -110,7 +109,7 @@ def test_a_fault_does_not_drop_the_last_words_behind_it(bench: Bench, talker: Ta
     talker.there.send("failed", {"message": "of no use"})
     talker.there.close()
     bench.supervisor._hear_last_words(talker.worker)
-    assert talker.namespace.failure == "of no use"
+    assert talker.worker.failure == "of no use"
 
 
 @pytest.mark.parametrize(

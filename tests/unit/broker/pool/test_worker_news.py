@@ -20,6 +20,7 @@ from broker.pool.worker import Worker
 from broker.routing.contract import RouterOptions
 from broker.routing.router import Router
 from ipc.control import MAX_CONTROL_BYTES, ControlMessage, ControlSocket
+from ipc.description import MAX_NAME, MAX_PATH, PIECE_HOOKS
 from ipc.errors import ControlCorruptError
 
 
@@ -30,12 +31,8 @@ class NamedWorker:
         ours, theirs = socket.socketpair()
         self.here = ControlSocket(ours, blocking=False)
         self.there = ControlSocket(theirs, blocking=False)
-        self.namespace = SimpleNamespace(channel=SimpleNamespace(control=self.here), failure=None)
-
-    @property
-    def worker(self) -> Worker:
-        """What the broker takes for a worker."""
-        return cast(Worker, self.namespace)
+        channel, process = SimpleNamespace(control=self.here), SimpleNamespace(pid=0)
+        self.worker = Worker(0, 1, cast(Any, channel), cast(Any, process), cast(Any, None))
 
     def heard(self) -> list[Any]:
         """The bodies of the messages that the broker sent."""
@@ -61,7 +58,7 @@ def test_the_last_words_of_a_worker_are_its_events_and_why_it_failed(workers: li
     events = PoolEvents(lambda ready: None, lambda: None, lambda name, body: heard.append((name, body)))
     supervisor = Supervisor(loop, BrokerConfig(), Router(loop, RouterOptions(1, 1)), events)
     dead = workers[0]
-    dead.there.send("ready", {"bundles": []})
+    dead.there.send("ready")
     event = {"name": "last", "id": "1", "depth": 0, "document": "{}"}
     dead.there.send("event", event)
     dead.there.send("failed", {"message": "of no use"})
@@ -132,6 +129,7 @@ BUNDLE: Final[dict[str, Any]] = {
     "error": None,
     "hooks": [HOOK],
     "faulty": [{"name": "c", "hook_type": "Pre", **FAULT}],
+    "more": False,
 }
 
 
@@ -142,8 +140,12 @@ def news(name: str, body: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "body"),
     [
-        ("ready", {"bundles": []}),
-        ("hooks", {"bundles": [BUNDLE, {**BUNDLE, "error": FAULT}, {**BUNDLE, "hooks": [{**HOOK, "timeout": None}]}]}),
+        ("ready", None),
+        ("bundle", BUNDLE),
+        ("bundle", {**BUNDLE, "error": FAULT}),
+        ("bundle", {**BUNDLE, "hooks": [{**HOOK, "timeout": None}], "more": True}),
+        ("loading", {"path": "/b", "name": "b", "version": "1"}),
+        ("gone", {"path": "/b"}),
         ("pong", None),
         ("failed", {"message": "of no use"}),
         ("event", {"name": "e", "id": "1", "depth": 3, "document": "{}"}),
@@ -160,13 +162,18 @@ def test_what_a_worker_says_is_read_whole(name: str, body: Any) -> None:
     [
         ("nonsense", None),
         ("pong", [[]]),
-        ("ready", None),
-        ("ready", {"bundles": [{}]}),
-        ("hooks", {"bundles": [{**BUNDLE, "hashes": ["1"] * 9}]}),
-        ("hooks", {"bundles": [{**BUNDLE, "hooks": [{"name": "a"}]}]}),
-        ("hooks", {"bundles": [{**BUNDLE, "hooks": [{**HOOK, "timeout": float("inf")}]}]}),
-        ("hooks", {"bundles": [{**BUNDLE, "hooks": [{**HOOK, "listed": ["Pre"] * 9}]}]}),
-        ("hooks", {"bundles": [{**BUNDLE, "faulty": [FAULT]}]}),
+        ("ready", {}),
+        ("bundle", {}),
+        ("bundle", {**BUNDLE, "hashes": ["1"] * 9}),
+        ("bundle", {**BUNDLE, "hooks": [{"name": "a"}]}),
+        ("bundle", {**BUNDLE, "hooks": [{**HOOK, "timeout": float("inf")}]}),
+        ("bundle", {**BUNDLE, "hooks": [{**HOOK, "listed": ["Pre"] * 9}]}),
+        ("bundle", {**BUNDLE, "hooks": [{**HOOK, "name": "x" * (MAX_NAME + 1)}]}),
+        ("bundle", {**BUNDLE, "hooks": [HOOK] * (PIECE_HOOKS + 1)}),
+        ("bundle", {**BUNDLE, "faulty": [FAULT]}),
+        ("bundle", {**BUNDLE, "path": "x" * (MAX_PATH + 1)}),
+        ("loading", {"path": "/b"}),
+        ("gone", None),
         ("failed", {"message": 1}),
         ("event", {"name": "e", "id": "1", "depth": -1, "document": "{}"}),
         ("events_lost", {"count": "2"}),
@@ -181,27 +188,27 @@ def test_what_a_worker_cannot_mean_is_refused(name: str, body: Any) -> None:
 def longest(element: dict[str, Any], within: dict[str, Any], key: str) -> bytes:
     """A description of as many such elements as a message holds."""
     count = (MAX_CONTROL_BYTES - 1000) // len(msgpack.packb(element))
-    return msgpack.packb({"bundles": [{**within, key: [element] * count}]})  # type: ignore[no-any-return]
+    return msgpack.packb({**within, key: [element] * count})  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
     "packed",
     [
-        b"\x81\xa7bundles\xdd\x00\x3f\xff\xf0" + b"\x90" * 0x3FFFF0,
-        b"\x81\xa7bundles\xdd\x00\x3f\xff\xf0" + b"\x80" * 0x3FFFF0,
+        b"\x81\xa5hooks\xdd\x00\x3f\xff\xf0" + b"\x90" * 0x3FFFF0,
+        b"\x81\xa5hooks\xdd\x00\x3f\xff\xf0" + b"\x80" * 0x3FFFF0,
         longest({}, BUNDLE, "hooks"),
         longest(dict.fromkeys(HOOK), BUNDLE, "hooks"),
         longest({**HOOK, "name": "", "shape": "", "file": "", "listed": ["\u0101"] * 8}, BUNDLE, "hooks"),
         longest({"name": "", "hook_type": "", "message": "", "file": "", "line": 0}, BUNDLE, "faulty"),
-        msgpack.packb({"bundles": [{**BUNDLE, "hashes": [""] * 0x3FF000}]}),
-        msgpack.packb({"bundles": [{**BUNDLE, "hashes": ["\u0101"] * 8, "hooks": [], "faulty": []}] * 30_000}),
+        msgpack.packb({**BUNDLE, "hashes": [""] * 0x3FF000}),
+        msgpack.packb({**BUNDLE, "hashes": ["\u0101"] * 8, "hooks": [HOOK] * PIECE_HOOKS, "faulty": []}),
     ],
 )
 def test_what_a_worker_says_takes_at_most_sixteen_times_its_length(packed: bytes) -> None:
     tracemalloc.start()
     try:
         with contextlib.suppress(ControlCorruptError):
-            read_news(ControlMessage("ready", msgspec.Raw(packed), None))
+            read_news(ControlMessage("bundle", msgspec.Raw(packed), None))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -1,0 +1,140 @@
+"""Watches workers load their bundles: how long each takes, which of them ends or hangs its worker, what is broken.
+
+A worker says which bundle it is about to load. If it ends before it says what came of that, or takes too long, the
+bundle is to blame, and no other worker imports it until its files change or a reload clears the table.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from broker.config import BrokerConfig
+from broker.pool.process import Ending
+from broker.pool.worker import BrokenBundle, Source, Worker
+from ipc.errors import IpcError
+
+log = logging.getLogger("tykpy.supervisor")
+
+KILL_DELAY: Final = 0.05
+"""Seconds that a worker that is not ready in time gets to write its stacks."""
+MAX_STRIKES: Final = 3
+"""Workers that a signal from outside may end while they load the same bundle, before that is no coincidence."""
+MAX_VERSIONS: Final = 3
+"""Versions of a bundle that may each end a worker; then its files may be what it likes."""
+
+
+class LoadWatch:
+    """Times the loads of all workers, and remembers what they showed."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, config: BrokerConfig, workers: Callable[[], Iterable[Worker]]
+    ) -> None:
+        """`workers`: those that live, to be told of a bundle that ended one of them."""
+        self._loop = loop
+        self._ready_timeout = config.ready_timeout
+        self._load_timeout = min(config.load_timeout or config.ready_timeout, config.ready_timeout)
+        self._flag = "--load-timeout" if self._load_timeout < config.ready_timeout else "--ready-timeout"
+        self._workers = workers
+        self._broken: dict[str, BrokenBundle] = {}
+        self._strikes: dict[str, int] = {}
+
+    # -- what a worker does ---
+
+    def started(self, worker: Worker) -> None:
+        """It was started, or has loaded one bundle more: the rest of its start has a limit of its own."""
+        worker.loading = None
+        worker.wait(self._loop.call_later(self._ready_timeout, self._not_ready, worker))
+
+    def loading(self, worker: Worker, source: Source) -> None:
+        """It is about to run a bundle's code."""
+        worker.loading = source
+        worker.wait(self._loop.call_later(self._load_timeout, self._not_loaded, worker, source))
+
+    def loaded(self, worker: Worker) -> None:
+        """It has described what it loaded."""
+        if worker.loading is not None:
+            self._strikes.pop(worker.loading.path, None)
+        if worker.link is None:
+            self.started(worker)
+        else:
+            worker.loading = None
+            worker.wait(None)
+
+    def ended(self, worker: Worker, ending: Ending) -> None:
+        """It has ended: if a bundle did that, `worker.broken` says so from now on."""
+        source = worker.loading
+        if source is None or worker.failure is not None:
+            return  # nothing was being loaded, or it was we who ended it
+        strikes = self._strikes[source.path] = self._strikes.get(source.path, 0) + 1
+        if (_is_alone(worker) and ending.by_itself) or strikes >= MAX_STRIKES:
+            self._blame(worker, source, f"the worker that loaded it {ending.words}")
+
+    def hung(self, worker: Worker) -> None:
+        """It serves, and is given up: perhaps because a dispatch is long past its deadline."""
+        overdue = worker.link is not None and worker.link.overdue
+        if overdue and worker.loading is not None and worker.broken is None and _is_alone(worker):
+            self._blame(worker, worker.loading, "the dispatch that had it loaded hung until after its deadline")
+
+    # -- what is known of the bundles ---
+
+    def messages(self) -> list[dict[str, str]]:
+        """What a new worker is told: which bundles not to import."""
+        return [_message(broken) for broken in self._broken.values()]
+
+    def forget(self) -> None:
+        """Have every bundle tried again."""
+        self._broken.clear()
+        self._strikes.clear()
+
+    def retry(self, paths: Iterable[str]) -> None:
+        """Have these bundles tried again by the next worker."""
+        for path in paths:
+            self._broken.pop(path, None)
+
+    def _not_ready(self, worker: Worker) -> None:
+        worker.failure = f"not ready after {self._ready_timeout:g} s (--ready-timeout)"
+        self._end(worker, "its stacks follow")
+
+    def _not_loaded(self, worker: Worker, source: Source) -> None:
+        reason = f"it was not loaded after {self._load_timeout:g} s ({self._flag})"
+        if self._blame(worker, source, reason):
+            self._end(worker, "what it waits for follows")
+        else:
+            worker.process.kill()
+
+    def _end(self, worker: Worker, what_follows: str) -> None:
+        log.warning("%s is killed, %s; %s", worker, worker.failure, what_follows)
+        worker.process.dump()
+        self._loop.call_later(KILL_DELAY, worker.process.kill)
+
+    def _blame(self, worker: Worker, source: Source, reason: str) -> bool:
+        """Note that a bundle ended or hung a worker; returns whether that is new of this version."""
+        before = self._broken.get(source.path)
+        known = before is not None and before.source.version == source.version
+        versions = 1 if before is None else before.versions if known else before.versions + 1
+        worker.broken = self._broken[source.path] = BrokenBundle(source, reason, versions)
+        worker.failure = f"bundle {source.name}: {reason}"
+        for other in self._workers():
+            tell_broken(other, _message(worker.broken))
+        return not known
+
+
+def _message(broken: BrokenBundle) -> dict[str, str]:
+    """What workers are told."""
+    version = broken.source.version if broken.versions < MAX_VERSIONS else ""
+    return {"path": broken.source.path, "version": version, "reason": broken.reason}
+
+
+def _is_alone(worker: Worker) -> bool:
+    """Nothing else can have ended it: what else runs in a worker that serves may have."""
+    return worker.link is None or len(worker.channel.executing()) <= 1
+
+
+def tell_broken(worker: Worker, message: dict[str, str]) -> None:
+    """Tell a worker that lives of a bundle that it must not import."""
+    try:
+        worker.channel.control.send("broken", message)
+    except IpcError as error:
+        # It is ending, or does not read; either is noticed elsewhere.
+        log.debug("%s was not told of a broken bundle: %s", worker, error)

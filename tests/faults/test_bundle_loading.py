@@ -1,0 +1,178 @@
+"""Bundles that end, hang or damage the worker that loads them: every other bundle is served, whenever that happens."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.errors import RpcError
+from broker.grpc.client import GrpcCallError
+from tests.support.broker import RunningBroker, running_broker, wait_until
+
+HOOK = """
+from tyk.decorators import Pre
+
+@Pre
+def {name}(request, session, spec):
+    request.add_header("Version", "{version}")
+    return request, session
+"""
+RINGS = "import os\nfor fd in range(3, 200):\n    try:\n        kind = os.readlink(f'/proc/self/fd/{fd}')\n"
+KILLERS: dict[str, tuple[str, str]] = {
+    "exits": ("import os\nos._exit(7)", "the worker that loaded it exited with code 7"),
+    "crashes": ("import ctypes\nctypes.string_at(0)", "the worker that loaded it was ended by SIGSEGV"),
+    "aborts": ("import os\nos.abort()", "was ended by SIGABRT"),
+    "kills_itself": ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL"),
+    "stops_itself": (
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
+        "it was not loaded after 3 s (--load-timeout)",
+    ),
+    "closes_all": ("import os\nos.closerange(3, 1000)", "its descriptors were closed"),
+    "closes_a_pipe": (
+        RINGS + "        if kind.startswith('pipe:'): os.close(fd)\n    except OSError: pass",
+        "its descriptors were closed",
+    ),
+    "replaces_sockets": (
+        RINGS + "        if kind.startswith('socket:'): os.dup2(os.open('/dev/null', os.O_RDWR), fd)\n"
+        "    except OSError: pass",
+        "its descriptors were closed",
+    ),
+    "changes_and_exits": ("import os\nopen(__file__, 'a').write('#')\nos._exit(6)", "exited with code 6"),
+    "waits_in_a_str": (
+        "import time\nclass E(Exception):\n    def __str__(self): time.sleep(3600)\nraise E",
+        "it was not loaded after 3 s",
+    ),
+}
+"""What a bundle does when it is imported, and what is said of it."""
+RAISERS: dict[str, tuple[str, str]] = {
+    "raises": ("raise KeyboardInterrupt('by the plugin')", "KeyboardInterrupt: by the plugin"),
+    "surrogates": ("raise ValueError('a\\udc80')", "ValueError: a\\udc80"),
+    "huge": (
+        "from tyk.decorators import Pre\ndef f(request, session, spec): pass\nfor i in range(10_000):\n"
+        "    globals()[f'h{i}'] = g = type(f)(f.__code__, {}, f'h{i}')\n    Pre(g)",
+        "more than 4096 hooks in one bundle: split it",
+    ),
+}
+NUISANCES: dict[str, str] = {
+    "child": "import os\nif os.fork() == 0:\n    pass\n",
+    "many": "from tyk.decorators import Pre\ndef f(request, session, spec): pass\nfor i in range(4_000):\n"
+    "    globals()[f'm{i}'] = g = type(f)(f.__code__, {}, f'm{i}')\n    Pre(g)",
+    "lost": "import os, tempfile\nfolder = tempfile.mkdtemp()\nos.chdir(folder)\nos.rmdir(folder)",
+    "shallow": "import sys, inspect\nsys.setrecursionlimit(len(inspect.stack()) + 15)",
+    "tidy": "import sys\nsys.path.clear(); sys.meta_path.clear(); sys.path_hooks.clear(); sys.modules.clear()",
+    "rude": "import builtins\nbuiltins.len = None\ndel builtins.open",
+}
+"""What a bundle does that hurts the process, and is undone; some of these cannot be loaded themselves."""
+
+
+def described(broker: RunningBroker) -> dict[str, dict[str, Any]]:
+    with broker.admin() as client:
+        bundles = client.call("hooks")
+    assert isinstance(bundles, list)
+    return {bundle["name"]: bundle for bundle in bundles}
+
+
+def version(broker: RunningBroker, name: str) -> str:
+    return broker.call(name, bundle=name).request.set_headers["Version"]
+
+
+def failure(broker: RunningBroker, name: str) -> str:
+    with pytest.raises(GrpcCallError) as caught:
+        version(broker, name)
+    return str(caught.value)
+
+
+def reload(broker: RunningBroker) -> None:
+    with broker.admin() as client:
+        client.call("reload", timeout=120)
+
+
+def test_whatever_bundles_do_while_loaded_others_are_served(tmp_path: Path) -> None:
+    """At the start, and again when a worker is replaced; each is reported once."""
+    bad = {**KILLERS, **RAISERS}
+    files = {f"{name}.py": source for name, (source, _) in bad.items()}
+    files |= {f"{name}.py": source for name, source in NUISANCES.items()}
+    files |= {f"{name}.py": HOOK.format(name=name, version=1) for name in ("aa", "zz")}
+    with running_broker(tmp_path, "--load-timeout", "3", workers=2, files=files) as broker:
+        check_served(broker, bad)
+        before = broker.status()
+        assert before["restarts"] == 0
+        os.kill(before["workers"][0]["pid"], signal.SIGKILL)
+        wait_until(lambda: broker.log.count("2 workers ready") == 2, lambda: broker.log)
+        check_served(broker, bad)
+
+
+def problems_in(status: dict[str, Any]) -> dict[str, str]:
+    return {bundle["name"]: "; ".join(bundle["problems"]) for bundle in status["bundles"]}
+
+
+def check_served(broker: RunningBroker, bad: dict[str, tuple[str, str]]) -> None:
+    assert [version(broker, name) for name in ("aa", "zz")] == ["1", "1"]
+    found, problems = described(broker), problems_in(broker.status())
+    for name, (_, said) in bad.items():
+        bundle = found[f"{name}.py"]
+        assert bundle["state"] == "broken"
+        assert said in bundle["error"]["message"]
+        assert f"{name}.py" in bundle["error"]["file"]
+        assert f"bundle {name}.py:" in problems[f"{name}.py"]
+        assert said in problems[f"{name}.py"]
+        assert broker.log.count(f" ERROR   tykpy.supervisor: bundle {name}.py: ") == 1
+        assert said in failure(broker, name)
+    assert {found[f"{name}.py"]["state"] for name in ("child", "many", "lost")} == {"loaded"}
+    assert len(found["many.py"]["hooks"]) == 4_000
+
+
+@pytest.mark.parametrize("name", ["exits", "stops_itself"])
+def test_a_bundle_found_while_serving_costs_one_worker(tmp_path: Path, name: str) -> None:
+    source, said = KILLERS[name]
+    files = {"aa.py": HOOK.format(name="aa", version=1)}
+    with running_broker(tmp_path, "--load-timeout", "3", workers=2, files=files) as broker:
+        broker.add_file(f"{name}.py", source)
+        failure(broker, name)
+        wait_until(lambda: broker.log.count("2 workers ready") == 2, lambda: broker.log)
+        for _ in range(4):
+            assert said in failure(broker, name)
+        assert version(broker, "aa") == "1"
+        assert broker.status()["restarts"] == 1
+        broker.add_file(f"{name}.py", HOOK.format(name=name, version="mended"))
+        wait_until(lambda: mended(broker, name), lambda: broker.log)
+
+
+def mended(broker: RunningBroker, name: str) -> bool:
+    try:
+        return version(broker, name) == "mended"
+    except GrpcCallError:
+        return False
+
+
+def test_a_reload_ends_though_bundles_end_its_workers(tmp_path: Path) -> None:
+    dies = KILLERS["exits"][0]
+    with running_broker(tmp_path, workers=2, files={"aa.py": HOOK.format(name="aa", version=1)}) as broker:
+        broker.add_file("bb.py", dies)
+        broker.add_file("cc.py", dies)
+        broker.add_file("zz.py", HOOK.format(name="zz", version=1))
+        reload(broker)
+        assert version(broker, "zz") == "1"
+        assert described(broker)["bb.py"]["state"] == described(broker)["cc.py"]["state"] == "broken"
+        broker.add_file("aa.py", dies)
+        broker.add_file("bb.py", HOOK.format(name="bb", version=1))
+        with pytest.raises(RpcError, match=r"what is served now would break\n.*aa\.py: the worker .* exited with code"):
+            reload(broker)
+        assert [version(broker, name) for name in ("aa", "zz")] == ["1", "1"]
+        broker.add_file("aa.py", HOOK.format(name="aa", version=2))
+        reload(broker)
+        assert [version(broker, name) for name in ("aa", "bb", "zz")] == ["2", "1", "1"]
+        assert described(broker)["cc.py"]["state"] == "broken"
+
+
+def test_a_reload_tries_a_bundle_again_whose_files_are_the_same(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    source = f"import os\nos.path.exists({str(flag)!r}) or os._exit(7)\n" + HOOK.format(name="aa", version=1)
+    with running_broker(tmp_path, files={"aa.py": source}) as broker:
+        assert KILLERS["exits"][1] in failure(broker, "aa")
+        flag.touch()
+        assert KILLERS["exits"][1] in failure(broker, "aa")
+        reload(broker)
+        assert version(broker, "aa") == "1"
