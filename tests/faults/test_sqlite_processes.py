@@ -5,13 +5,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from workers.storage.sqlite import FILE_NAME, SQLiteStorage
+from workers.storage.sqlite import FILE_NAME, WAL_LIMIT_BYTES, SQLiteStorage
 
 WRITERS = 4
 REPORT_EVERY = 20
@@ -31,6 +32,15 @@ for number in itertools.count(1):
         if ending:
             break
 storage.close()
+"""
+
+GROWER = """
+import sys
+from pathlib import Path
+from workers.storage.sqlite import SQLiteStorage
+storage = SQLiteStorage(Path(sys.argv[1]))
+for number in range(int(sys.argv[3])):
+    storage.store(f"{sys.argv[2]}-{number}-{number * 7919 % 10007}", b"v" * 500, 0)
 """
 
 FULL_DISK = """
@@ -135,6 +145,21 @@ def test_a_paused_writer_does_not_hold_readers(tmp_path: Path) -> None:
         storage = SQLiteStorage(tmp_path)
         assert int(storage.fetch("paused")) >= acknowledged
         storage.close()
+
+
+def test_many_writers_of_new_keys_do_not_make_the_wal_grow(tmp_path: Path) -> None:
+    """Checkpoints that let others write meanwhile never catch up with four of them: more than 70 MiB within seconds."""
+    most = 0
+    with ExitStack() as stack:
+        command = [sys.executable, "-c", GROWER, str(tmp_path)]
+        writers = [stack.enter_context(subprocess.Popen([*command, str(name), "6000"])) for name in range(6)]
+        while any(process.poll() is None for process in writers):
+            with suppress(FileNotFoundError):
+                most = max(most, (tmp_path / f"{FILE_NAME}-wal").stat().st_size)
+            time.sleep(0.002)
+    assert [process.returncode for process in writers] == [0] * len(writers)
+    assert 0 < most <= 3 * WAL_LIMIT_BYTES
+    _assert_sound(tmp_path)
 
 
 def test_a_full_disk_is_told_and_passes(tmp_path: Path) -> None:

@@ -30,12 +30,22 @@ OPEN_BUSY_S: Final = 0.1
 OPEN_RETRY_S: Final = 0.005
 """SQLite's own waiting does not cover every lock taken while a file is opened for the first time."""
 
-PURGE_EVERY_S: Final = 60.0
+PURGE_EVERY_STORES: Final = 256
+"""Expired rows are deleted with the first store of a worker, and with one in so many after it: no worker is too
+short-lived for that, and no clock that is set can put it off."""
 PURGE_ROWS: Final = 1_000
 """At most so many expired rows are deleted at a time, so that no store waits long for it."""
 
 WAL_LIMIT_BYTES: Final = 16 * 1024 * 1024
-"""The WAL file shrinks back to this after a burst."""
+"""Size of the WAL from which on a store has it begun anew, and to which the file shrinks back.
+
+SQLite's own checkpoints let others write meanwhile. Where four processes do so all the time they never catch up, and
+the WAL grows without end: to 659 MiB in 5 s. Ours keep writers out for as long as it takes to copy this much.
+"""
+CHECKPOINT_BUSY_S: Final = 0.02
+"""How long that waits for readers, while nobody can write; one that is stopped would hold it up for ever."""
+CHECKPOINT_RETRY_S: Final = 0.1
+"""After an attempt that found the WAL in use."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS data (key BLOB PRIMARY KEY, value BLOB NOT NULL, expires_ms INTEGER);
@@ -53,12 +63,20 @@ class SQLiteStorage:
     """A storage in a file; every thread has a connection of its own."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        """Remember where the file is; `clock` gives seconds and is the same in all processes."""
+        """Remember where the file is.
+
+        `clock` gives seconds and is the same in all processes, also after a restart of the machine: a wall clock.
+        """
         self._path = folder / FILE_NAME
+        self._wal = f"{self._path}-wal"
         self._clock = clock
         self._log = FailureLog()
         self._connections = _Connections(self._path)
-        self._next_purge_s = clock() + PURGE_EVERY_S
+        self._stores = 0
+        self._next_purge = 0
+        """The number of the store that purges."""
+        self._next_checkpoint_s = 0.0
+        """On the monotonic clock."""
 
     def store(self, key: str, value: bytes, ttl: float) -> None:
         """Keep `value` for `ttl` seconds; 0 and below: for ever."""
@@ -67,8 +85,11 @@ class SQLiteStorage:
         try:
             connection = self._connections.get()
             connection.execute(_STORE, (storage_key(key), value, expires_ms))
-            if now >= self._next_purge_s:
+            if self._stores >= self._next_purge:
                 self._purge(connection, now)
+            self._stores += 1
+            if self._wal_is_large():
+                self._restart_wal(connection)
         except (sqlite3.Error, OSError) as error:
             self._failed(error, "store_data is lost")
 
@@ -88,7 +109,25 @@ class SQLiteStorage:
 
     def _purge(self, connection: sqlite3.Connection, now: float) -> None:
         purged = connection.execute(_PURGE, (int(now * 1000), PURGE_ROWS)).rowcount
-        self._next_purge_s = now + (PURGE_EVERY_S if purged < PURGE_ROWS else 0)
+        self._next_purge = self._stores + (PURGE_EVERY_STORES if purged < PURGE_ROWS else 1)
+
+    def _wal_is_large(self) -> bool:
+        try:
+            return os.stat(self._wal).st_size > WAL_LIMIT_BYTES
+        except OSError:
+            return False
+
+    def _restart_wal(self, connection: sqlite3.Connection) -> None:
+        if time.monotonic() < self._next_checkpoint_s:
+            return
+        _set_patience(connection, CHECKPOINT_BUSY_S)
+        try:
+            with closing(connection.execute("PRAGMA wal_checkpoint(RESTART)")) as done:
+                (in_use, _, _) = done.fetchone()
+        finally:
+            _set_patience(connection, BUSY_S)
+        if in_use:
+            self._next_checkpoint_s = time.monotonic() + CHECKPOINT_RETRY_S
 
     def _failed(self, error: Exception, consequence: str) -> None:
         # A new connection may find the file sound again, or a new file.
@@ -162,7 +201,7 @@ def open_file(path: Path) -> sqlite3.Connection:
                 raise
             time.sleep(OPEN_RETRY_S)
         else:
-            connection.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}").close()
+            _set_patience(connection, BUSY_S)
             return connection
 
 
@@ -176,9 +215,15 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL").close()
     connection.execute("PRAGMA synchronous = NORMAL").close()
     connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}").close()
+    connection.execute("PRAGMA wal_autocheckpoint = 0").close()
     with closing(connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'data_expires'")) as found:
         if found.fetchone() is None:
             connection.executescript(_SCHEMA)
+
+
+def _set_patience(connection: sqlite3.Connection, seconds: float) -> None:
+    """Set how long statements wait for locks of others."""
+    connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}").close()
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from tests.support.redis_server import wait_until
 from tyk.gateway.testing import ManualClock
 from workers.storage import sqlite
-from workers.storage.sqlite import FILE_NAME, PURGE_EVERY_S, PURGE_ROWS, SQLiteStorage
+from workers.storage.sqlite import FILE_NAME, PURGE_EVERY_STORES, PURGE_ROWS, WAL_LIMIT_BYTES, SQLiteStorage
 
 
 @pytest.fixture
@@ -31,6 +31,10 @@ def storage(tmp_path: Path, clock: ManualClock) -> Iterator[SQLiteStorage]:
 def rows(folder: Path) -> int:
     with closing(sqlite3.connect(folder / FILE_NAME)) as connection:
         return int(connection.execute("SELECT count(*) FROM data").fetchone()[0])
+
+
+def wal_size(folder: Path) -> int:
+    return (folder / f"{FILE_NAME}-wal").stat().st_size
 
 
 def in_thread(function: object) -> None:
@@ -67,13 +71,59 @@ def test_expired_values_are_not_returned(storage: SQLiteStorage, clock: ManualCl
 def test_expired_values_are_purged_now_and_then(storage: SQLiteStorage, clock: ManualClock, tmp_path: Path) -> None:
     storage.store("goes", b"value", 1)
     storage.store("stays", b"value", 0)
-    clock.advance(PURGE_EVERY_S - 1)
-    storage.store("other", b"value", 0)
-    assert rows(tmp_path) == 3
     clock.advance(1)
+    for _ in range(PURGE_EVERY_STORES - 2):
+        storage.store("other", b"value", 0)
+    assert rows(tmp_path) == 3
     storage.store("other", b"value", 0)
     assert rows(tmp_path) == 2
     assert storage.fetch("stays") == b"value"
+
+
+def test_workers_that_store_once_purge_too(clock: ManualClock, tmp_path: Path) -> None:
+    for _ in range(5):
+        storage = SQLiteStorage(tmp_path, clock)
+        storage.store(str(clock()), b"value", 1)
+        storage.close()
+        clock.advance(1)
+    assert rows(tmp_path) == 1
+
+
+def test_expired_values_are_purged_when_the_clock_was_set_back(clock: ManualClock, tmp_path: Path) -> None:
+    storage = SQLiteStorage(tmp_path, clock)
+    storage.store("goes", b"value", 1)
+    clock.advance(10)
+    storage.store("key", b"value", 0)
+    clock.advance(-5)
+    for _ in range(PURGE_EVERY_STORES):
+        storage.store("key", b"value", 0)
+    assert rows(tmp_path) == 1
+    storage.close()
+
+
+def test_the_wal_is_begun_anew_when_it_is_large(storage: SQLiteStorage, tmp_path: Path) -> None:
+    for number in range(60):
+        storage.store(str(number), bytes(1024 * 1024), 0)
+        assert wal_size(tmp_path) <= WAL_LIMIT_BYTES + 2 * 1024 * 1024
+    assert rows(tmp_path) == 60
+
+
+def test_a_reader_that_stands_still_costs_stores_a_moment_only(
+    storage: SQLiteStorage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage.store("first", b"value", 0)
+    with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM data").fetchone()
+        for number in range(30):
+            storage.store(str(number), bytes(1024 * 1024), 0)
+        assert wal_size(tmp_path) > WAL_LIMIT_BYTES
+        reader.execute("ROLLBACK")
+    storage._next_checkpoint_s = 0.0
+    storage.store("now", b"value", 0)
+    storage.store("and then", b"value", 0)
+    assert wal_size(tmp_path) <= WAL_LIMIT_BYTES
+    assert caplog.messages == []
 
 
 def test_many_expired_values_are_purged_in_portions(storage: SQLiteStorage, clock: ManualClock, tmp_path: Path) -> None:
@@ -81,11 +131,13 @@ def test_many_expired_values_are_purged_in_portions(storage: SQLiteStorage, cloc
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
         old = [(str(number).encode(), b"", 1) for number in range(PURGE_ROWS)]
         connection.executemany("INSERT INTO data VALUES (?, ?, ?)", old)
-    clock.advance(PURGE_EVERY_S)
-    storage.store("key", b"value", 0)
+    clock.advance(1)
+    again = SQLiteStorage(tmp_path, clock)
+    again.store("key", b"value", 0)
     assert rows(tmp_path) == 2
-    storage.store("key", b"value", 0)
+    again.store("key", b"value", 0)
     assert rows(tmp_path) == 1
+    again.close()
 
 
 def test_connections_of_ended_threads_are_closed(storage: SQLiteStorage) -> None:
