@@ -20,8 +20,11 @@ from broker.errors import BrokerError, ConfigError
 from commands.bench.command import bench
 from commands.bundle.cli import COMMANDS
 from commands.connecting import runtime_dir_option, tls_options
+from telemetry.records import printable
 
 EXIT_ERROR = 1
+MAX_LINE = 10_000
+"""Characters of a line that is shown."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -114,7 +117,7 @@ def _warn_of_exposures() -> None:
 
 
 def _fail(message: object) -> NoReturn:
-    click.echo(f"tykpy: {message}", err=True)
+    click.echo(f"tykpy: {_harmless(message)}", err=True)
     sys.exit(EXIT_ERROR)
 
 
@@ -253,7 +256,7 @@ def hooks(runtime_dir: Path, bundles: Path | None, whole: bool) -> None:
     _table(("BUNDLE", "HOOK", "TYPE", "SHAPE", "PLACE"), list(found.rows_of(description)))
     problems = [*found.problems_of(description), *found.refusals_of(description)]
     for problem in problems:
-        click.echo(f"problem: {problem}", err=True)
+        click.echo(f"problem: {_harmless(problem)}", err=True)
     if problems:
         sys.exit(EXIT_ERROR)
 
@@ -285,7 +288,7 @@ def reload_bundles(runtime_dir: Path, timeout: float) -> None:
         answer = pool.reload(runtime_dir, timeout)
     _table(("BUNDLE", "NOW", "HOOKS"), list(pool.rows_of(answer)))
     for problem in pool.problems_of(answer):
-        click.echo(f"problem: {problem}", err=True)
+        click.echo(f"problem: {_harmless(problem)}", err=True)
     click.echo(f"reloaded by {answer['workers']} workers in {answer['seconds']:.2f} s")
 
 
@@ -305,7 +308,13 @@ for _command in (*COMMANDS, bench):
     main.add_command(_command)
 
 
+def _harmless(text: object) -> str:
+    """Escape what controls a terminal: names and messages are those of plugins and peers."""
+    return "\n".join(printable(line, MAX_LINE) for line in str(text).splitlines())
+
+
 def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    rows = [tuple(map(_harmless, row)) for row in rows]
     widths = [max(len(row[column]) for row in [heading, *rows]) for column in range(len(heading))]
     for row in [heading, *rows]:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -17,16 +17,18 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import count
+from itertools import count as numbers
 from queue import Empty, SimpleQueue
 from signal import SIG_BLOCK, pthread_sigmask, valid_signals
 from typing import Final, TypeAlias
 
 STDOUT: Final = 1
 STDERR: Final = 2
-MAX_RECORDS: Final = 2_000
-MAX_BYTES: Final = 1024 * 1024
+MAX_RECORDS: Final = 10_000
+MAX_BYTES: Final = 2 * 1024 * 1024
 """What may wait for the reader."""
+MAX_BATCH: Final = select.PIPE_BUF
+"""Bytes of records that the thread writes at once: more, and a pipe mixes them with those of other processes."""
 REPORT_SECONDS: Final = 1.0
 """While the reader is slow, lost records are reported at most so often."""
 
@@ -44,8 +46,10 @@ class LogOutput:
         """`report_loss` makes the record about so many lost ones, and the reason."""
         self._report_loss = report_loss
         self._queue: SimpleQueue[bytes | Action | None] = SimpleQueue()
+        self._ahead: list[bytes | Action | None] = []
+        """What the thread has taken from the queue too early."""
         self._timers: list[tuple[float, int, Action]] = []
-        self._numbers = count()
+        self._numbers = numbers()
         self._writing = threading.Lock()
         """Held by whoever writes. Authors only try to take it."""
         self._queued = self._done = 0
@@ -126,13 +130,13 @@ class LogOutput:
 
     def _put(self, record: bytes) -> None:
         if self._thread is None:
-            self._write_waiting(record)
+            self._write_waiting([record])
             return
         self._queued += len(record)
         self._queue.put(record)
 
-    def _lose(self, why: str) -> None:
-        self._lost += 1
+    def _lose(self, why: str, records: int = 1) -> None:
+        self._lost += records
         self._why = why
 
     # -- the writer's thread --
@@ -143,14 +147,19 @@ class LogOutput:
         while (item := self._next()) is not None:
             self._handle(item)
         while self._timers:
-            heapq.heappop(self._timers)[-1]()
-        while not self._queue.empty():
-            if (item := self._queue.get()) is not None:
+            self._handle(heapq.heappop(self._timers)[-1])
+        while not self._is_empty():
+            if (item := self._next()) is not None:
                 self._handle(item)
         if self._lost != self._reported:
             self._report()
 
+    def _is_empty(self) -> bool:
+        return not self._ahead and self._queue.empty()
+
     def _next(self) -> bytes | Action | None:
+        if self._ahead:
+            return self._ahead.pop()
         try:
             timeout = max(0.0, self._timers[0][0] - _monotonic()) if self._timers else None
             return self._queue.get(timeout=timeout)
@@ -159,23 +168,44 @@ class LogOutput:
 
     def _handle(self, item: bytes | Action) -> None:
         if not isinstance(item, bytes):
-            item()
+            self._act(item)
             return
+        records = self._batch(item)
         with self._writing:
-            self._write_waiting(item)
-        self._done += len(item)
-        if self._queue.empty():
+            self._write_waiting(records)
+        self._done += sum(map(len, records))
+        if self._is_empty():
             self._done = self._queued
 
-    def _write_waiting(self, record: bytes) -> None:
-        """Write a record that was put into the queue, and what goes before and after it."""
+    def _act(self, action: Action) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 (the thread goes on; the next report says so)
+            self._lose(f"{type(error).__name__}: {error}")
+
+    def _batch(self, record: bytes) -> list[bytes]:
+        """Return this record and those that follow it and fit into one write."""
+        records, size = [record], len(record)
+        while size < MAX_BATCH and not self._is_empty():
+            item = self._next()
+            if not isinstance(item, bytes) or size + len(item) > MAX_BATCH:
+                self._ahead.append(item)
+                break
+            records.append(item)
+            size += len(item)
+        return records
+
+    def _write_waiting(self, records: list[bytes]) -> None:
+        """Write records that were put into the queue, and what goes before and after them."""
         rest, self._rest = self._rest, b""
-        for data in filter(None, (rest, record)):
-            failure = self._write_all(data, is_begun=data is rest)
-            if failure is not None:
-                self._lose(str(failure))
-            elif self._lost != self._reported and (self._queue.empty() or _monotonic() >= self._next_report):
-                self._report()
+        failure = self._write_all(rest, is_begun=True) if rest else None
+        if failure is not None:
+            self._lose(str(failure))
+        failure = self._write_all(b"".join(records))
+        if failure is not None:
+            self._lose(str(failure), sum(map(bool, records)))
+        elif self._lost != self._reported and (self._is_empty() or _monotonic() >= self._next_report):
+            self._report()
 
     def _report(self) -> None:
         lost = self._lost - self._reported
@@ -204,7 +234,7 @@ class LogOutput:
     def _after_fork(self) -> None:
         # It has no writer's thread, and what waits is the parent's to write.
         self._thread = None
-        self._queue = SimpleQueue()
+        self._queue, self._ahead = SimpleQueue(), []
         self._writing = threading.Lock()
         self._queued = self._done = self._lost = self._reported = 0
         self._rest = b""

@@ -21,8 +21,8 @@ LAST_LINES: Final = 50
 
 ExceptionInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
-_UNSAFE: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Control characters except the tab, line separators, and what reorders text."""
+_UNSAFE: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters except the tab, line separators, what reorders text, and what is no Unicode."""
 
 
 def shorten(text: str, limit: int) -> str:
@@ -45,7 +45,7 @@ def render(
     lines = [f"{clock},{int(created % 1 * 1000):03d} {head}: {printable(message, MAX_MESSAGE)}"]
     if error is not None:
         lines += [CONTINUATION + printable(line, MAX_TRACE_LINE) for line in _trace(error)]
-    return ("\n".join(lines) + "\n").encode(errors="backslashreplace")
+    return ("\n".join(lines) + "\n").encode()
 
 
 def _trace(error: ExceptionInfo) -> list[str]:

@@ -321,6 +321,14 @@ def test_nothing_forges_a_record(shared: RunningBroker) -> None:
     assert "\x1b" not in log
 
 
+def test_errors_shown_on_a_terminal_are_escaped(shared: RunningBroker) -> None:
+    code = "raise ValueError('\\x1b[2J')"
+    command = [TYKPY, "call", "executes", "--bundle", "other.py", "-H", f"Code: {code}", "--connect", shared.address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 1
+    assert "ValueError: \\x1b[2J" in done.stderr
+
+
 def test_repetitions_are_folded(tmp_path: Path) -> None:
     """Failing hooks, and names that nothing has, however long they are."""
     with running_broker(tmp_path, workers=1, files={"mine.py": HOOKS}) as broker:

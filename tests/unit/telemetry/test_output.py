@@ -15,6 +15,8 @@ from typing import Final
 
 import pytest
 
+from telemetry.output import MAX_BYTES
+
 PATIENCE: Final = 30.0
 PROCESS: Final = """
     import os, sys, threading
@@ -118,7 +120,7 @@ def test_what_waits_is_bounded_in_bytes() -> None:
         text = read_all(reader)
     os.close(reader)
     assert lost(text) > 1_000
-    assert len(text) < 2 * 1024 * 1024
+    assert len(text) < 2 * MAX_BYTES
 
 
 def test_the_end_waits_only_a_while_for_the_reader() -> None:
