@@ -12,6 +12,7 @@ from collections import deque
 from typing import Final
 
 from ipc.errors import RingCorruptError, SegmentError
+from ipc.segment import keep_from_children
 
 _ALIGNMENT: Final = 64
 """Bodies start at multiples of this many bytes: a cache line."""
@@ -27,6 +28,7 @@ class BulkWriter:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._memory = map_memory(descriptor, mmap.PROT_READ | mmap.PROT_WRITE)
+        keep_from_children(self._memory)
         self._capacity = len(self._memory)
         self._used: list[tuple[int, int]] = []
         """Where bodies lie, as start and end, in this order."""

@@ -18,6 +18,10 @@ from ipc.errors import RingCorruptError
 MAX_TOKENS: Final = 4096
 """Tokens that are always written whole and never fill a pipe (POSIX guarantees 512, Linux 4096 of 65536)."""
 
+# Workers hold on to what they use for every request: plugin code may replace what is in `os`, as gevent.monkey does.
+_read: Final = os.read
+_write: Final = os.write
+
 _TOKEN: Final = b"\0"
 _END: Final = b"\1"
 """Behind the last token: no more will come. It claims nothing."""
@@ -84,7 +88,7 @@ class ClaimDoorbell:
         """Wait for a token and claim it; False for good when no more will come, or the broker is gone."""
         while not self._ended:
             try:
-                token = os.read(self._reader, 1)
+                token = _read(self._reader, 1)
             except BlockingIOError:
                 self._poll.poll()  # only where the broker could not get a reader of its own
                 continue
@@ -166,7 +170,7 @@ class RingBell:
             self.ring = partial(os.eventfd_write, descriptor)
 
     def _put(self, tokens: int) -> None:
-        os.write(self._descriptor, _TOKEN * tokens)
+        _write(self._descriptor, _TOKEN * tokens)
 
     def close(self) -> None:
         """Give the descriptor back."""

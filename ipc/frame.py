@@ -4,13 +4,21 @@ A request frame says what to run, an answer frame what came of it, an error fram
 binary stay apart on the way (msgpack `str` and `bin`), integers and doubles keep their type.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
+from ipc.text import bounded
+
 SPLIT_ABOVE: Final = 16 * 1024
 """Bytes of a body from which on it is not copied into its frame, but travels beside it."""
+
+
+MAX_ERROR: Final = 4096
+MAX_META: Final = 1024
+"""Characters of an error's message, and of each name in its `meta`."""
 
 
 class Kind(IntEnum):
@@ -143,6 +151,11 @@ def unpack_error(packed: Packed) -> tuple[int, str]:
     return failure
 
 
-def pack_error(status: Status, message: str, meta: dict[str, Any] | None = None) -> bytes:
-    """Encode an error frame; `meta` names what failed, e.g. `{"hook": ..., "bundle": ...}`."""
-    return _pack((Kind.ERROR, meta, (status, message)))
+def pack_error(status: Status, message: str, meta: Mapping[str, object] | None = None) -> bytes:
+    """Encode an error frame; `meta` names what failed, e.g. `{"hook": ..., "bundle": ...}`.
+
+    Text that is not valid Unicode is escaped, and long text is cut: plugins and clients choose what is in it.
+    """
+    if meta is not None:
+        meta = {key: bounded(str(value), MAX_META) for key, value in meta.items()}
+    return _pack((Kind.ERROR, meta, (status, bounded(message, MAX_ERROR))))

@@ -110,6 +110,12 @@ def is_memory_of(descriptor: int, device: int, size: int) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_dev == device and status.st_size == size
 
 
+def keep_from_children(memory: mmap.mmap) -> None:
+    """Do not map this memory in processes that this one forks: by mistake they would write what it says."""
+    if hasattr(mmap, "MADV_DONTFORK"):
+        memory.madvise(mmap.MADV_DONTFORK)
+
+
 class Segment:
     """One mapped segment: `memory` for records, `words` for the counters of its header."""
 

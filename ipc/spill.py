@@ -15,6 +15,8 @@ from ipc.control import receive_descriptor, send_descriptor
 from ipc.errors import RingCorruptError, SegmentError, SpillClosedError, SpillError
 from ipc.segment import create_memory, is_memory_of
 
+_pread: Final = os.pread
+"""Held on to, see `ipc/doorbell.py`."""
 _NOTE: Final = struct.Struct("<QQ")
 """What goes with a descriptor: seq, size of the message."""
 _CLOSED: Final = frozenset({errno.EPIPE, errno.ECONNRESET})
@@ -110,9 +112,9 @@ def _write(descriptor: int, payload: bytes) -> None:
 
 def read_whole(descriptor: int, size: int, offset: int) -> bytes:
     """Read so many bytes; fewer only where the file ends."""
-    data = os.pread(descriptor, size, offset)
+    data = _pread(descriptor, size, offset)
     while 0 < len(data) < size:
-        rest = os.pread(descriptor, size - len(data), offset + len(data))
+        rest = _pread(descriptor, size - len(data), offset + len(data))
         if not rest:
             break
         data += rest

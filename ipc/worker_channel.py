@@ -6,6 +6,7 @@ The order of the stores is the protocol, see `claim` and `answer`: it makes a ki
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 from time import monotonic_ns
 from typing import Final, NamedTuple, Self
@@ -35,7 +36,7 @@ from ipc.layout import (
 from ipc.messages import Request
 from ipc.oversize import OversizeReader, OversizeWriter, read_announcement, size_of
 from ipc.ring import Consumer, Producer
-from ipc.segment import Segment
+from ipc.segment import Segment, keep_from_children
 from ipc.spill import SpillSocket
 
 _REQUESTS: Final = frozenset({RecordType.REQ, RecordType.SPILL_REQ})
@@ -108,6 +109,8 @@ class WorkerChannel:
             control, spills = (socket.socket(fileno=descriptor) for descriptor in descriptors[-2:])
         except OSError as error:
             raise SegmentError(f"{argument!r} names a descriptor that is not there: {error.strerror}") from error
+        for memory in (inbound.memory, outbound.memory):
+            keep_from_children(memory)
         channel = cls(
             _Parts(
                 inbound,
@@ -173,8 +176,8 @@ class WorkerChannel:
                 keep_freed()
             try:
                 message, lent = self._fetch(seq, payload)
-            except SpillError as error:
-                self._refuse(seq, Status.INTERNAL, str(error))
+            except (SpillError, MemoryError) as error:
+                self._refuse(seq, Status.INTERNAL, str(error) or "no memory to read the request: --limit-memory")
                 return None
         else:
             message, lent = payload, None
@@ -217,8 +220,9 @@ class WorkerChannel:
         kind = _SPILL_RESP | FLAG_ERROR if is_error else _SPILL_RESP
         try:
             self._oversize_out.publish(kind, seq, handler_ns, payload)
-        except SpillError as error:
-            self._push_error(seq, Status.INTERNAL, str(error), handler_ns)
+        except (SpillError, MemoryError) as error:
+            message = str(error) or "no memory to send the answer: --limit-memory"
+            self._push_error(seq, Status.INTERNAL, message, handler_ns)
 
     def move(self, seq: int, from_slot: int, to_slot: int) -> None:
         """An asynchronous hook leaves the claiming thread's slot; at no moment does it execute in neither."""
@@ -245,6 +249,12 @@ class WorkerChannel:
     def set_exit_reason(self, reason: int) -> None:
         """Say why this worker is about to end (an `ExitReason`)."""
         self._words[EXIT_REASON] = reason
+
+    def abandon(self) -> None:
+        """Close the descriptors in a forked child, which is no end of the channel. It does not map the memory."""
+        for descriptor in self.descriptors:
+            with suppress(OSError):  # plugin code may have closed it
+                os.close(descriptor)
 
     def close(self) -> None:
         """Give everything back; no thread may use the channel any more."""

@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any, Final, cast
 
-from ipc.errors import ControlClosedError, IpcError
+from ipc.errors import ControlClosedError
 from ipc.exits import WorkerExit
 from ipc.orders import ARGUMENT as ORDERS_ARGUMENT
 from ipc.title import set_title, worker_title
 from ipc.worker_channel import WorkerChannel
-from telemetry.log import Log, close_log, configure_log, dump_descriptor, open_log
+from telemetry.log import Log, configure_log, dump_descriptor, open_log
 from tyk import gateway
-from workers import limits, stdio
+from workers import forked, limits, stdio
 from workers.dispatcher import Dispatcher
 from workers.errors import WorkersError
 from workers.events import SentEvents
@@ -24,6 +24,7 @@ from workers.failure import described
 from workers.lifeline import end_with_broker
 from workers.load_guard import LoadGuard
 from workers.load_watch import ControlReport, LoadWatch
+from workers.plugin_signals import confine_handlers
 from workers.signals import dump_stacks_to, release_children, watch_signals
 from workers.signature import PublicKey
 from workers.storage import open_storage
@@ -64,7 +65,7 @@ def _run(argument: str, life: int) -> int:
     try:
         events = SentEvents(channel.control)
         loads = LoadWatch(ControlReport(channel.control), guard=LoadGuard((*channel.descriptors, watch)))
-        worker = _prepare(channel, _configuration(channel, loads), events, loads)
+        worker, dispatcher = _prepare(channel, _configuration(channel, loads), events, loads)
     except ControlClosedError:
         return WorkerExit.DONE
     except BaseException as error:
@@ -73,13 +74,7 @@ def _run(argument: str, life: int) -> int:
             log.exception("cannot start")
         channel.control.send("failed", {"message": described(error)})
         return WorkerExit.CANNOT_START
-    try:
-        worker.run()
-    except IpcError as error:
-        log.error("the channel to the broker is of no more use: %s", error)
-        # Other threads may wait on it for ever.
-        close_log()
-        os._exit(WorkerExit.CHANNEL)
+    worker.run(dispatcher)
     events.finish()
     return WorkerExit.DONE
 
@@ -98,12 +93,17 @@ def _path(name: bytes) -> Path:
     return Path(os.fsdecode(name))
 
 
-def _prepare(channel: WorkerChannel, config: dict[str, Any], events: SentEvents, loads: LoadWatch) -> Worker:
+def _prepare(
+    channel: WorkerChannel, config: dict[str, Any], events: SentEvents, loads: LoadWatch
+) -> tuple[Worker, Dispatcher]:
     """Load everything, then say that we are ready."""
     configure_log(config["log_level"], _path(config["log_file"]) if config["log_file"] else None)
     # A reader that has stopped must not keep a worker that hangs or crashes.
     dump_stacks_to(dump_descriptor())
     budget = limits.apply(config["limits"], config["threads"])
+    worker = Worker(channel, config["threads"], budget, loads.broken)
+    forked.watch(worker.abandon)
+    confine_handlers()
     runtime_dir = _path(config["runtime_dir"])
     gateway.install(storage=open_storage(config["redis"], runtime_dir), events=events, log=stdio.PluginLog())
     sources = [_path(config["bundles"])] if config["bundles"] else []
@@ -111,10 +111,9 @@ def _prepare(channel: WorkerChannel, config: dict[str, Any], events: SentEvents,
     store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key, watch=loads)
     store.load_all()
     dispatcher = Dispatcher(store, lambda api, digest: channel.control.send("api", {"api": api, "bundle_hash": digest}))
-    worker = Worker(channel, dispatcher, config["threads"], budget, loads.broken)
     channel.lend_bodies()
     channel.control.send("ready")
-    return worker
+    return worker, dispatcher
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """What can go wrong in a worker: a bundle that does not load, or one dispatch that fails."""
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 from ipc.description import MAX_FILE, MAX_MESSAGE
 from ipc.frame import Status
 from ipc.text import bounded
 
+EVENT_META: Final = "event"
+"""What an error's meta names where no event handler could be chosen: the broker logs these, once for all workers."""
 _MAX_LINE: Final = 2**31 - 1
 
 
@@ -16,11 +19,15 @@ class WorkersError(Exception):
 class WorkerError(WorkersError):
     """One dispatch failed; the worker goes on. `meta` names what failed: `{"bundle": ..., "hook": ...}`."""
 
-    def __init__(self, status: Status, message: str, meta: dict[str, Any] | None = None) -> None:
+    def __init__(self, status: Status, message: str, meta: Mapping[str, object] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.meta = meta
+
+
+class WrongReturnError(WorkersError):
+    """A hook returned something else than its shape asks for; the message says both."""
 
 
 class BundleError(WorkersError):

@@ -4,16 +4,17 @@ import logging
 import math
 import os
 import traceback
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ipc.description import MAX_MESSAGE
-from ipc.frame import Status
+from ipc.frame import Status, pack_error
 from ipc.text import bounded
 from telemetry.log import Log
 from telemetry.quiet_log import QuietLog
-from workers import limits
-from workers.errors import BundleError, WorkerError
+from workers import forked, limits
+from workers.errors import EVENT_META, BundleError, WorkerError, WrongReturnError
 
 if TYPE_CHECKING:
     from workers.hook import Hook
@@ -23,17 +24,41 @@ _log: Final = Log("tykpy.worker")
 _failures: Final = QuietLog(_log)
 
 
-def hook_failed(hook: "Hook", error: BaseException) -> WorkerError:
-    """Log the traceback, from the plugin's first frame on, and return the dispatch's error."""
-    own = from_plugin(error.__traceback__, hook.root)
+def error_frame(error: BaseException) -> bytes:
+    """Return the error frame for whatever ended a call; log what is not logged yet."""
+    if isinstance(error, WorkerError):
+        # What a hook did wrong is logged where it happened, with its traceback; unknown event handlers by the broker.
+        if error.status is not Status.HOOK_FAILED and EVENT_META not in (error.meta or {}):
+            message = f"{error.status.name}: {error.message}"
+            _failures.log(logging.WARNING, message, message)
+        return pack_error(error.status, error.message, error.meta)
     if isinstance(error, MemoryError):
+        traceback.clear_frames(error.__traceback__)
+    _log_failure(_class_name(error), "a fault of tykpy itself", error, error.__traceback__)
+    return pack_error(Status.INTERNAL, f"tykpy failed inside a worker: {described(error)}")
+
+
+def hook_failed(hook: "Hook", error: BaseException) -> WorkerError:
+    """Log the traceback, from the plugin's first frame on, and return the dispatch's error, whatever was raised."""
+    if forked.is_child:
+        forked.end(error)
+    if type(error) is WrongReturnError:
+        return _wrong_return(hook, str(error))
+    own = from_plugin(error.__traceback__, hook.root)
+    if issubclass(type(error), MemoryError):
         # What the hook had collected goes first, or there is none left to say so with.
         traceback.clear_frames(own)
     place = _place(hook, error)
     failed = f"hook {hook.name} of bundle {hook.bundle} failed"
     # Failures of one class at one line are repetitions, whatever values their messages have.
-    _failures.log(logging.ERROR, f"{_class_name(error)} {place} {hook.name}", failed, (type(error), error, own))
+    _log_failure(f"{_class_name(error)} {place} {hook.name}", failed, error, own)
     return WorkerError(Status.HOOK_FAILED, f"{failed}: {described(error)} ({place})", meta_of(hook))
+
+
+def _log_failure(key: str, message: str, error: BaseException, trace: TracebackType | None) -> None:
+    # The caller's error matters more than the log: there may be no memory, and the exception's own code may fail.
+    with suppress(BaseException):
+        _failures.log(logging.ERROR, key, message, (type(error), error, trace))
 
 
 def hook_passed_over(hook: "Hook", error: WorkerError) -> None:
@@ -42,7 +67,7 @@ def hook_passed_over(hook: "Hook", error: WorkerError) -> None:
     _failures.log(logging.WARNING, f"continue {hook.bundle} {hook.name}", text)
 
 
-def wrong_return(hook: "Hook", reason: str) -> WorkerError:
+def _wrong_return(hook: "Hook", reason: str) -> WorkerError:
     """Return the error for a hook that returned something else than it must."""
     message = f"hook {hook.name} of bundle {hook.bundle} {reason} ({hook.file}:{hook.line})"
     _failures.log(logging.ERROR, message, message)
@@ -112,10 +137,10 @@ def _text_of(error: BaseException) -> str:
     try:
         if isinstance(error, SystemExit):
             return f"called sys.exit({'' if error.code is None else repr(error.code)})"
-        text = str(error)
+        text = bounded(str(error), MAX_MESSAGE)
     except BaseException as broken:  # noqa: BLE001 (the exception's own code; what it raised is told instead)
         text = f"<its __str__ raised {_class_name(broken)}>"
-    if isinstance(error, MemoryError):
+    if issubclass(type(error), MemoryError):
         text = text or limits.memory_words()
     return f"{name}: {text}" if text else name
 

@@ -9,16 +9,16 @@ from tyk.event import TykEvent
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import TykCoProcessRequest
-from workers import watch
+from workers import forked, watch
 from workers.bundle import Chain
 from workers.errors import WorkerError
-from workers.failure import hook_failed, hook_passed_over, return_ignored, wrong_return
+from workers.failure import hook_failed, hook_passed_over, return_ignored
 from workers.folding import Fold, RequestFold, ResponseFold
 from workers.hook import Hook
 from workers.lent import LentObject
 from workers.packed import PackedObject
-from workers.running import RUNNING
-from workers.shapes import IgnoredReturnError, WrongReturnError, complete
+from workers.running import ASYNC_CALL, RUNNING
+from workers.shapes import IgnoredReturnError, complete
 from workers.unread import UnreadRequest
 
 _AUTH: Final = int(HookType.CustomKeyCheck)
@@ -203,7 +203,7 @@ class TriggeredInvocation:
 def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None = None) -> Any:
     """Call a hook and return the subject with what came of it; `request` as for Shape.arguments.
 
-    Raises WorkerError whatever the hook raises, `sys.exit` included; KeyboardInterrupt is the process's own.
+    Raises WorkerError whatever the hook raises, KeyboardInterrupt included.
     """
     shape = hook.shape
     arguments = shape.arguments(subject, request)
@@ -212,16 +212,15 @@ def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None = Non
     RUNNING.set((hook, subject))
     try:
         result = hook.function(*arguments)
-    except (Exception, SystemExit, asyncio.CancelledError) as error:
+        if forked.is_child:
+            forked.end()
+        shape.settle(subject, arguments, result)
+    except IgnoredReturnError as error:
+        return_ignored(hook, str(error))
+    except BaseException as error:
         raise hook_failed(hook, error) from error
     finally:
         RUNNING.set(None)
-    try:
-        shape.settle(subject, arguments, result)
-    except WrongReturnError as error:
-        raise wrong_return(hook, str(error)) from None
-    except IgnoredReturnError as error:
-        return_ignored(hook, str(error))
     if before is not None:
         watch.end(hook, before, subject)
     return subject
@@ -230,7 +229,7 @@ def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None = Non
 async def run_hook_async(hook: Hook, subject: Any, request: TykCoProcessRequest | None = None) -> Any:
     """Do what run_hook does, and await what an `async def` hook returns.
 
-    A cancellation from outside goes on as such; one that the hook made itself is its failure.
+    Raises CancelledError where the call's deadline passed. Any other cancellation is the hook's failure.
     """
     if not hook.is_async:
         return run_hook(hook, subject, request)
@@ -239,23 +238,20 @@ async def run_hook_async(hook: Hook, subject: Any, request: TykCoProcessRequest 
     hook.unwatched_calls = unwatched_calls = hook.unwatched_calls - 1
     before = None if unwatched_calls > 0 else _begin_to_watch(hook, subject, request)
     RUNNING.set((hook, subject))
+    call = ASYNC_CALL.get()
     try:
         result = await hook.function(*arguments)
-    except asyncio.CancelledError as error:
-        current = asyncio.current_task()
-        if current is not None and current.cancelling():
-            raise
-        raise hook_failed(hook, error) from error
-    except (Exception, SystemExit) as error:
-        raise hook_failed(hook, error) from error
-    finally:
-        RUNNING.set(None)
-    try:
+        if forked.is_child:
+            forked.end()
+        if call.is_cancelled:
+            await asyncio.sleep(0)  # a cancellation that the hook asked for, and did not wait for
         shape.settle(subject, arguments, result)
-    except WrongReturnError as error:
-        raise wrong_return(hook, str(error)) from None
     except IgnoredReturnError as error:
         return_ignored(hook, str(error))
+    except BaseException as error:
+        raise hook_failed(hook, call.cause_of(error)) from error
+    finally:
+        RUNNING.set(None)
     if before is not None:
         watch.end(hook, before, subject)
     return subject

@@ -32,6 +32,10 @@ OOM_STEP: Final = 500
 OOM_MOST: Final = 1000
 """The largest value that the kernel takes."""
 _OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
+# Held on to, see `ipc/doorbell.py`.
+_getrlimit: Final = resource.getrlimit
+_setrlimit: Final = resource.setrlimit
+_process_time: Final = time.process_time
 _OPEN_FILES: Final = Path("/proc/self/fd")
 _STATM: Final = Path("/proc/self/statm")
 
@@ -48,10 +52,10 @@ class CpuBudget:
         if now_ns < self._due_ns:
             return
         self._due_ns = now_ns + RENEW_NS
-        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        _, hard = _getrlimit(resource.RLIMIT_CPU)
         # Whole seconds are all that the limit knows; rounded up, nobody gets less than was promised.
-        soft = math.ceil(time.process_time()) + self._seconds
-        resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+        soft = math.ceil(_process_time()) + self._seconds
+        _setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def apply(limits: Mapping[str, Any], threads: int) -> CpuBudget | None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from ipc.description import MAX_HOOKS, MAX_NAME
 from ipc.text import bounded
 from tyk.decorators import HookDefinition
+from workers import forked
 from workers.bundle import FaultyHook, Part
 from workers.errors import BundleError, SignatureError
 from workers.failure import bundle_failed
@@ -117,9 +118,14 @@ def _entry_files(root: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
 
 def _import_file(space: ImportSpace, file: str) -> ModuleType:
     try:
-        return space.load(file)
+        module = space.load(file)
     except BaseException as error:
+        if forked.is_child:
+            forked.end(error)
         raise bundle_failed(error, str(space.root), str(space.root / file)) from error
+    if forked.is_child:
+        forked.end()
+    return module
 
 
 def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: Manifest) -> Part:

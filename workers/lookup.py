@@ -6,13 +6,10 @@ from typing import Any, Final
 from ipc.frame import Status
 from workers.bundle import AUTH_TYPE, Bundle, Chain
 from workers.discovery import EMPTY_NAME_HASH
-from workers.errors import BundleError, WorkerError
+from workers.errors import EVENT_META, BundleError, WorkerError
 from workers.hook import Hook
 from workers.manifest import CHAIN_NAME
 from workers.store import BundleStore
-
-EVENT_META: Final = "event"
-"""What an error's meta names where no event handler could be chosen: the broker logs these, once for all workers."""
 
 _NO_BUNDLE: Final = frozenset({"", EMPTY_NAME_HASH})
 _MAX_LISTED: Final = 20

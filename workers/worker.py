@@ -4,32 +4,23 @@ Each thread is an execution slot of its own and does the same three steps; `asyn
 for one event loop, so that a single worker can hold many of them. A control thread hears from the broker.
 """
 
-import asyncio
 import gc
-import logging
 import os
-import queue
-import threading
-import time
-from collections.abc import Coroutine
-from typing import Any, Final
+from queue import SimpleQueue
+from time import monotonic_ns
+from typing import Final
 
 from ipc.errors import ControlClosedError
-from ipc.frame import Packed, Status, pack_error
+from ipc.frame import Packed
 from ipc.layout import EXECUTION_SLOTS
-from ipc.messages import Request
 from ipc.worker_channel import WorkerChannel
-from telemetry.log import Log, close_log, reopen_log
-from telemetry.quiet_log import QuietLog
+from telemetry.log import close_log, reopen_log
+from workers.async_calls import AsyncCalls
 from workers.dispatcher import Dispatcher
-from workers.errors import WorkerError
-from workers.invocation import Invocation
+from workers.failure import error_frame
+from workers.guard import guarded, start_thread
 from workers.limits import CpuBudget
 from workers.load_watch import BrokenBundles
-from workers.lookup import EVENT_META
-
-log = Log("tykpy.worker")
-_refusals: Final = QuietLog(log)
 
 EXIT_BROKER_GONE: Final = 0
 """Nobody is left to report to, and nothing went wrong here."""
@@ -38,60 +29,76 @@ EXIT_BROKER_GONE: Final = 0
 class Worker:
     """Runs the requests of one channel until the broker asks it to leave or is gone."""
 
+    _dispatcher: Dispatcher
+
     def __init__(
         self,
         channel: WorkerChannel,
-        dispatcher: Dispatcher,
         threads: int,
         budget: CpuBudget | None = None,
         broken: BrokenBundles | None = None,
     ) -> None:
-        """`budget`: of CPU, to be renewed by every dispatch. `broken` hears which bundles not to import from now on."""
+        """Start all threads, which wait for `run`.
+
+        `budget`: of CPU, to be renewed by every dispatch. `broken` hears which bundles not to import from now on. To be
+        called before any bundle is loaded: a library may replace `threading` (gevent.monkey), and a thread started then
+        would never run.
+        """
         self._broken = broken or BrokenBundles()
         self._budget = budget
         self._channel = channel
-        self._dispatcher = dispatcher
-        self._threads = threads
-        self._coroutines = _Coroutines(channel, range(threads, EXECUTION_SLOTS))
+        self._begin: SimpleQueue[None] = SimpleQueue()
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._async_calls = AsyncCalls(channel, range(threads, EXECUTION_SLOTS))
+        self._others = range(1, threads)
+        for slot in self._others:
+            start_thread(f"hooks-{slot}", self._serve_when_begun, slot)
+        start_thread("control", self._listen_when_begun)
 
-    def run(self) -> None:
+    def run(self, dispatcher: Dispatcher) -> None:
         """Serve until told to leave; every claimed request is answered before this returns."""
         # What is loaded now stays; looking through it again at every collection would be for nothing.
         gc.collect()
         gc.freeze()
-        threading.Thread(target=self._listen, name="control", daemon=True).start()
-        others = [
-            threading.Thread(target=self._serve, args=(slot,), name=f"hooks-{slot}") for slot in range(1, self._threads)
-        ]
-        for thread in others:
-            thread.start()
-        self._serve(0)
-        for thread in others:
-            thread.join()
-        self._coroutines.finish()
+        self._dispatcher = dispatcher
+        for _ in range(len(self._others) + 1):
+            self._begin.put(None)
+        guarded(self._serve, 0)
+        for _ in self._others:
+            self._ended.get()
+        self._async_calls.finish()
+
+    def abandon(self) -> None:
+        """Let go of everything that is the worker's, in a child that plugin code has forked."""
+        self._async_calls.abandon()
+        self._channel.abandon()
+
+    def _serve_when_begun(self, slot: int) -> None:
+        self._begin.get()
+        self._serve(slot)
+        self._ended.put(None)
 
     def _serve(self, slot: int) -> None:
         channel, budget = self._channel, self._budget
         while (request := channel.claim(slot)) is not None:
-            started = time.monotonic_ns()
-            if budget is not None:
-                budget.renew(started)
+            started = monotonic_ns()
             payload: Packed
             try:
+                if budget is not None:
+                    budget.renew(started)
                 invocation = self._dispatcher.prepare(request.payload, request.lent)
                 if invocation.is_async:
-                    self._coroutines.start(request, invocation, slot)
+                    self._async_calls.start(request, invocation, slot)
                     continue
                 payload, is_error = invocation.run(), False
-            except WorkerError as error:
-                payload, is_error = _refusal(error), True
-            except Exception as error:  # noqa: BLE001 (the one place for what nobody expected)
-                payload, is_error = _own_fault(error), True
+            except BaseException as error:  # noqa: BLE001 (whatever it is, it is this call's)
+                payload, is_error = error_frame(error), True
             if request.lent is not None:
                 request.lent.give_back()
-            channel.answer(slot, request.seq, payload, is_error, time.monotonic_ns() - started)
+            channel.answer(slot, request.seq, payload, is_error, monotonic_ns() - started)
 
-    def _listen(self) -> None:
+    def _listen_when_begun(self) -> None:
+        self._begin.get()
         control = self._channel.control
         try:
             while True:
@@ -111,80 +118,3 @@ class Worker:
             # keep the process alive.
             close_log()
             os._exit(EXIT_BROKER_GONE)
-
-
-class _Coroutines:
-    """The event loop of the `async def` hooks, in a thread of its own that starts with the first of them."""
-
-    def __init__(self, channel: WorkerChannel, slots: range) -> None:
-        self._channel = channel
-        self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for slot in slots:
-            self._slots.put(slot)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
-        self._free = len(slots)
-
-    def start(self, request: Request, invocation: Invocation, claimed: int) -> None:
-        """Run the invocation on the loop; the thread that claimed it is free for the next request."""
-        slot = self._slots.get()
-        self._channel.move(request.seq, claimed, slot)
-        loop = self._loop or self._start_loop()
-        asyncio.run_coroutine_threadsafe(self._run(request, invocation, slot), loop)
-
-    def finish(self) -> None:
-        """Wait for what still runs, then end the loop."""
-        if self._loop is None or self._thread is None:
-            return
-        for _ in range(self._free):
-            self._slots.get()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _run(self, request: Request, invocation: Invocation, slot: int) -> None:
-        started = time.monotonic_ns()
-        payload: Packed
-        try:
-            payload, is_error = await self._in_time(request, invocation.run_async()), False
-        except WorkerError as error:
-            payload, is_error = _refusal(error), True
-        except Exception as error:  # noqa: BLE001 (the one place for what nobody expected)
-            payload, is_error = _own_fault(error), True
-        if request.lent is not None:
-            request.lent.give_back()
-        self._channel.answer(slot, request.seq, payload, is_error, time.monotonic_ns() - started)
-        self._slots.put(slot)
-
-    async def _in_time(self, request: Request, running: Coroutine[Any, Any, Packed]) -> Packed:
-        left = (request.deadline_ns - time.monotonic_ns()) / 1e9
-        timeout = asyncio.timeout(left if request.deadline_ns else None)
-        try:
-            async with timeout:
-                return await running
-        except TimeoutError:
-            raise WorkerError(Status.EXPIRED, "deadline exceeded; the hook was cancelled") from None
-
-    def _start_loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=loop.run_forever, name="async-hooks")
-                self._thread.start()
-                self._loop = loop
-            return self._loop
-
-
-def _refusal(error: WorkerError) -> bytes:
-    # What a hook did wrong is logged where it happened, with its traceback; unknown event handlers by the broker.
-    if error.status is not Status.HOOK_FAILED and EVENT_META not in (error.meta or {}):
-        message = f"{error.status.name}: {error.message}"
-        _refusals.log(logging.WARNING, message, message)
-    return pack_error(error.status, error.message, error.meta)
-
-
-def _own_fault(error: Exception) -> bytes:
-    fault = (type(error), error, error.__traceback__)
-    _refusals.log(logging.ERROR, type(error).__name__, "a fault of tykpy itself", exc_info=fault)
-    return pack_error(Status.INTERNAL, f"tykpy failed inside a worker: {type(error).__name__}: {error}")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from ipc.frame import (
+    MAX_ERROR,
     SPLIT_ABOVE,
     Frame,
     Kind,
@@ -39,9 +40,20 @@ def test_only_bytes_are_split() -> None:
     assert unpack_frame(packed).body == body
 
 
-def test_an_error_is_never_split() -> None:
-    packed = pack_error(Status.INTERNAL, "x" * 2 * SPLIT_ABOVE)
-    assert unpack_frame(packed).body == [Status.INTERNAL, "x" * 2 * SPLIT_ABOVE]
+@pytest.mark.parametrize("character", ["x", "\ud800", "\u20ac"])
+def test_a_long_error_is_cut_and_never_split(character: str) -> None:
+    packed = pack_error(Status.INTERNAL, character * 2 * SPLIT_ABOVE, {"hook": character * 2 * SPLIT_ABOVE})
+    frame = unpack_frame(packed)
+    assert len(packed) < SPLIT_ABOVE
+    assert frame.body[0] == Status.INTERNAL
+    assert frame.body[1].endswith("...")
+    assert len(frame.meta["hook"]) < len(frame.body[1]) <= MAX_ERROR
+
+
+def test_surrogates_in_an_error_are_escaped() -> None:
+    frame = unpack_frame(pack_error(Status.INTERNAL, "user \ud800", {"event": "\udfff"}))
+    assert frame.body == [Status.INTERNAL, "user \\ud800"]
+    assert frame.meta == {"event": "\\udfff"}
 
 
 @pytest.mark.parametrize("head", [b"", b"\xc1", b"\x92\x01\x02", pack_head(Kind.OBJECT, None) + b"x"])

@@ -1,0 +1,48 @@
+"""Ends children that plugin code forks where they come back from it: a copy of a worker must not become a second one.
+
+Within the code that forked it a child may do what it likes; those of `multiprocessing` and `subprocess` never return.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+is_child = False
+"""This process is not the worker but was forked by it."""
+
+
+def watch(abandon: Callable[[], None]) -> None:
+    """Know children of this process from now on; `abandon` is called in each, to let go of what is the worker's."""
+
+    def after_fork() -> None:
+        global is_child
+        is_child = True
+        abandon()
+
+    os.register_at_fork(after_in_child=after_fork)
+
+
+def end(error: BaseException | None = None) -> NoReturn:
+    """End this child as a program would that returned, or raised `error`."""
+    code = 1
+    try:
+        code = _exit_code(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        # Whatever fails above must not send the child back into the worker's loops.
+        os._exit(code)
+
+
+def _exit_code(error: BaseException | None) -> int:
+    if error is None:
+        return 0
+    if not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+        return 1
+    if error.code is None or isinstance(error.code, int):
+        return (error.code or 0) & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1
