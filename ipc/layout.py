@@ -134,6 +134,8 @@ class ExitReason(IntEnum):
     LOAD_FAILED = 3
     RING_CORRUPT = 4
     INTERNAL = 5
+    SIGNALLED = 6
+    """By a signal that looks like a fault, and that it was sent: by another process, or by itself."""
 
 
 class Identity(NamedTuple):

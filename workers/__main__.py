@@ -11,12 +11,13 @@ from typing import Any, Final, cast
 
 from ipc.errors import ControlClosedError
 from ipc.exits import WorkerExit
+from ipc.layout import ExitReason
 from ipc.orders import ARGUMENT as ORDERS_ARGUMENT
 from ipc.title import set_title, worker_title
 from ipc.worker_channel import WorkerChannel
 from telemetry.log import Log, configure_log, dump_descriptor, open_log
 from tyk import gateway
-from workers import forked, limits, stdio
+from workers import forked, limits, sent, stdio
 from workers.dispatcher import Dispatcher
 from workers.errors import WorkersError
 from workers.events import SentEvents
@@ -55,6 +56,7 @@ def _run(argument: str, life: int) -> int:
     watch = end_with_broker(life)
     os.close(life)
     channel = WorkerChannel.attach(argument)
+    sent.note_with(lambda: channel.set_exit_reason(ExitReason.SIGNALLED))
     set_title(worker_title(channel.slot))
     release_children()
     limits.be_first_without_memory()

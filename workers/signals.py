@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Final
 
 from telemetry.output import STDERR
+from workers import sent
 
 GROUP_SIGNALS: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 """SIGUSR1 is there for whoever signals every process of the name when the log was rotated."""
@@ -26,6 +27,7 @@ def watch_signals() -> None:
         signal.siginterrupt(number, False)
     # Blocked since the program was started, in which nothing handled it.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    sent.watch()
     dump_stacks_to(STDERR)
 
 

@@ -47,7 +47,11 @@ class Departures:
         worker = self._workers.get(link.generation)
         if worker is None or worker.ending:
             return
-        log.warning("%s is past a dispatch's deadline; its stacks follow", worker)
+        worker.stopped |= worker.process.is_stopped
+        if worker.stopped:
+            log.warning("%s is past a dispatch's deadline: somebody has stopped it (SIGSTOP)", worker)
+        else:
+            log.warning("%s is past a dispatch's deadline; its stacks follow", worker)
         worker.process.dump()
         worker.ending = self._loop.call_later(self._config.hang_grace, self._end_hung, worker)
 
@@ -103,6 +107,7 @@ class Departures:
         if link.in_flight.keys() - link.overdue:
             self._loop.call_later(CHECK_INTERVAL, self._kill_when_alone, worker)
         else:
+            worker.stopped |= worker.process.is_stopped
             log.warning("%s hangs; killing it", worker)
             worker.process.kill()
 

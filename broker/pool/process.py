@@ -21,6 +21,9 @@ OWN_FAULTS: Final = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGXCPU}
 )
 """Signals that a process gets for what it did itself; the others were sent by somebody."""
+STOPPED: Final = frozenset({b"T", b"t"})
+"""States of a process that a signal or a debugger has stopped (proc_pid_stat(5))."""
+CPU_ENDING: Final = f"was ended by {signal.SIGXCPU.name}"
 SAID_OF: Final = {signal.SIGXCPU: " (its CPU time was used up: --limit-cpu)"}
 _VMSTAT: Final = Path("/proc/vmstat")
 _OOM_KILLS: Final = re.compile(rb"^oom_kill ([0-9]+)$", re.MULTILINE)
@@ -48,8 +51,8 @@ class Ending(NamedTuple):
 
     words: str
     """What follows `worker 1 (process 7)`."""
-    by_itself: bool
-    """By what it did, and not because somebody sent it a signal or asked it to leave."""
+    by_itself: bool | None
+    """By what it did, and not because somebody sent it a signal or asked it to leave; None: that is not known."""
 
 
 class WorkerProcess:
@@ -60,7 +63,8 @@ class WorkerProcess:
 
     def __init__(self, pid: int, wait: Callable[[], int | None]) -> None:
         """`wait` waits for its end and returns its exit code, the number of a signal negative; None: nobody knows."""
-        self._oom_kills = oom_kills()
+        self._oom_kills = (oom_kills(),) * 2
+        """At the last two looks."""
         self._wait = wait
         self.pid = pid
         try:
@@ -93,6 +97,18 @@ class WorkerProcess:
         """Have the worker write the stacks of its threads to the log, even if it holds its interpreter's lock."""
         self.signal(signal.SIGUSR2)
 
+    def note_oom_kills(self, count: int) -> None:
+        """Remember how many processes the machine has ended for want of memory: only those of late explain an end."""
+        self._oom_kills = self._oom_kills[1], count
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody has stopped it (SIGSTOP), or a debugger has."""
+        try:
+            return _stat(self.pid)[0] in STOPPED
+        except OSError:
+            return False
+
     def ending(self) -> Ending:
         """Say how the end came that the pidfd has announced, at once where the kernel shows it; `release` it later.
 
@@ -116,7 +132,7 @@ class WorkerProcess:
     def _describe(self, code: int | None) -> Ending:
         if code is None:
             return Ending("has ended, and how is not known", by_itself=False)
-        return describe_end(code, out_of_memory=code == -signal.SIGKILL and oom_kills() > self._oom_kills)
+        return describe_end(code, out_of_memory=code == -signal.SIGKILL and oom_kills() > self._oom_kills[0])
 
 
 class OwnChild(subprocess.Popen[bytes]):
@@ -199,13 +215,19 @@ def shown_exit_code(pid: int) -> int | None:
     None where the kernel does not show it; it shows 0 to whom it shows nothing (proc_pid_stat(5)).
     """
     try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
+        stat = _stat(pid)
     except OSError:
         return None
-    state, *_, status = text[text.rindex(b")") + 1 :].split()
+    state, status = stat[0], stat[-1]
     if state != b"Z" or status == b"0":
         return None
     return os.waitstatus_to_exitcode(int(status))
+
+
+def _stat(pid: int) -> list[bytes]:
+    """What follows the name in proc_pid_stat(5): the state first. Raises OSError."""
+    text = Path(f"/proc/{pid}/stat").read_bytes()
+    return text[text.rindex(b")") + 1 :].split()
 
 
 def oom_kills() -> int:

@@ -14,14 +14,15 @@ from typing import Any, Final, NamedTuple
 from broker.config import MAX_WORKERS, BrokerConfig
 from broker.descriptors import DescriptorReserve
 from broker.errors import ConfigError, NoWorkerError, WorkerStartError
-from broker.faults import attempt
+from broker.faults import Periodic, attempt
 from broker.pool import content
 from broker.pool.apis import ApiTable
 from broker.pool.backoff import BackOff
+from broker.pool.blame import cause_of, ending_of
 from broker.pool.departures import Departures
 from broker.pool.loading import LoadWatch
 from broker.pool.news import read_news
-from broker.pool.process import Ending
+from broker.pool.process import Ending, oom_kills
 from broker.pool.restoring import Restorer
 from broker.pool.served import Served
 from broker.pool.spawning import WorkerStarter
@@ -30,7 +31,6 @@ from broker.pool.worker import Source, Sponsor, Worker, WorkerState
 from broker.pool.zygote import ZygoteKeeper
 from broker.routing.contract import Death
 from broker.routing.link import Link
-from broker.routing.poison import Cause
 from broker.routing.router import Router
 from ipc.bodies import BodyStore
 from ipc.control import ControlMessage
@@ -41,6 +41,9 @@ log = logging.getLogger("tykpy.supervisor")
 TELL_FIRST: Final = 0.001
 """Seconds until a worker that died is replaced: starting a process takes milliseconds, and what is written to its
 callers leaves at the end of the loop's turn. Measured: their errors come 6 ms earlier."""
+
+MEMORY_LOOK: Final = 1.0
+"""Seconds between two looks at how many processes the machine has ended for want of memory."""
 
 EVENT_MESSAGES: Final = frozenset({"event", "events_lost"})
 LAST_WORDS: Final = EVENT_MESSAGES | {"failed", "loading", "bundle"}
@@ -113,6 +116,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Start all workers, once they can be forked; they join the router as they become ready."""
+        Periodic(self._loop, MEMORY_LOOK, self._look_at_memory).start()
         self._zygotes.watch(self._loop, self._config.ready_timeout, self._fill_all)
         self._keep_room()
 
@@ -310,6 +314,11 @@ class Supervisor:
         more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
         log.error("%s%s%s", where, "; ".join(problems[:MAX_NAMED]), more)
 
+    def _look_at_memory(self) -> None:
+        count = oom_kills()
+        for worker in self._workers.values():
+            worker.process.note_oom_kills(count)
+
     def _fill_all(self) -> None:
         for slot in range(self.wanted):
             self._fill(slot)
@@ -458,7 +467,7 @@ class Supervisor:
         """Tell its callers; what else there is to do waits until that is sent, at the end of the loop's turn."""
         self._unwatch(worker)
         del self._workers[worker.generation]
-        ending = worker.process.ending()
+        ending = ending_of(worker, self._config.limit_cpu)
         expected = self._stopping or worker.link is None
         if worker.link is not None:
             expected |= worker.state is WorkerState.LEAVING and not worker.link.in_flight
@@ -482,7 +491,7 @@ class Supervisor:
         # Where it lies, any of what it had may have run: nobody may run that again.
         trusted = channel.corrupt is None and not link.distrusted
         death = Death(
-            f"{worker} {ending.words}", _cause(worker, link, ending), answers, channel.executing(), trusted=trusted
+            f"{worker} {ending.words}", cause_of(worker, link, ending), answers, channel.executing(), trusted=trusted
         )
         self._router.lost(link, death)
 
@@ -519,13 +528,6 @@ def _without_descriptors(messages: list[ControlMessage]) -> list[ControlMessage]
     if descriptors:
         raise ValueError(f"{len(descriptors)} descriptors with its messages")
     return messages
-
-
-def _cause(worker: Worker, link: Link, ending: Ending) -> Cause:
-    """What the hooks that it ran have to do with its death."""
-    if link.overdue:
-        return Cause.HANG
-    return Cause.CRASH if worker.blamed or ending.by_itself else Cause.OUTSIDE
 
 
 def _is_exclusive(bundle: dict[str, Any]) -> bool:

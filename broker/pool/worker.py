@@ -77,6 +77,7 @@ class Worker:
         "sponsor",
         "started",
         "state",
+        "stopped",
     )
 
     def __init__(
@@ -110,6 +111,8 @@ class Worker:
         """Runs out when a hung worker has had its grace."""
         self.failure: str | None = None
         """Why it does not start or ends, in words."""
+        self.stopped = False
+        """Somebody had stopped it when it was past a deadline."""
         self.blamed = False
         """We end it for what its hooks do: what runs in it is to blame for its death."""
 

@@ -38,7 +38,7 @@ class Deaths:
     def _blame(self, link: Link, death: Death) -> None:
         """Blame what it ran; what waits and is not to run any more because of it is told so."""
         # What is overdue and was never started waited for a worker that takes nothing.
-        guilty = death.executing & link.overdue if death.cause is Cause.HANG else death.executing
+        guilty = death.executing & link.overdue if link.overdue else death.executing
         if self._poison.blame([link.in_flight[seq] for seq in guilty if seq in link.in_flight], death.cause):
             each(self._placing.may_run, self._pending)
 
@@ -68,7 +68,7 @@ class Deaths:
     def _start_again(self, dispatch: Dispatch, death: Death) -> None:
         # Nothing that had not started is to blame for a kill from outside. Where workers die by themselves it may be
         # its bytes that kill them before its hook is entered.
-        if death.cause is not Cause.OUTSIDE:
+        if death.cause in (Cause.CRASH, Cause.HANG):
             dispatch.attempts += 1
         if dispatch.attempts < MAX_ATTEMPTS:
             self._redispatch(dispatch)

@@ -28,6 +28,8 @@ MAX_FRAMES: Final = 4096
 """Frames that are remembered; beyond that the oldest are forgotten."""
 EPSILON: Final = 1e-9
 """Shares of the blame are fractions: a third three times is one."""
+UNKNOWN_SHARE: Final = 1 / 6
+"""Of the blame, where it cannot be told whether the hook had anything to do with its worker's end."""
 DIGEST_SIZE: Final = 16
 SHOWN_DIGITS: Final = 12
 
@@ -39,6 +41,8 @@ class Cause(Enum):
     """By what it ran."""
     HANG = "hung"
     """It was ended because a hook of it did not end."""
+    UNKNOWN = "unknown"
+    """By a signal that somebody sent or it sent itself, or after one that stopped it: only many make a pattern."""
     OUTSIDE = "outside"
     """Somebody sent it a signal: nobody within is to blame."""
 
@@ -74,7 +78,7 @@ class Poison:
         """A worker died while it ran these; True: what waits must be checked again."""
         if cause is Cause.OUTSIDE or not dispatches:
             return False
-        share = 1 / len(dispatches)
+        share = (UNKNOWN_SHARE if cause is Cause.UNKNOWN else 1) / len(dispatches)
         opened = quarantined = False
         for dispatch in dispatches:
             culprit = culprit_of(dispatch)

@@ -96,6 +96,18 @@ def test_the_kernel_counts_whom_it_ended_for_want_of_memory() -> None:
     assert oom_kills() >= 0
 
 
+def test_a_process_that_somebody_has_stopped_is_known(bystander: subprocess.Popen[bytes]) -> None:
+    process = WorkerProcess(bystander.pid, bystander.wait)
+    assert not process.is_stopped
+    bystander.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, bystander.pid, os.WSTOPPED | os.WNOWAIT)
+    assert process.is_stopped
+    process.kill()
+    wait_for_end(process)
+    process.release()
+    assert not process.is_stopped
+
+
 def test_memory_is_the_cheap_bound_below_the_limit_and_the_own_share_above() -> None:
     with mmap.mmap(-1, 64 * MIB) as pages:
         for offset in range(0, len(pages), 4096):
@@ -142,12 +154,18 @@ def test_what_is_sent_to_a_process_that_is_gone_reaches_no_other(bystander: subp
 
 
 @pytest.mark.parametrize(
-    ("ended_since", "words"),
-    [(0, "was ended by SIGKILL"), (1, "was ended by SIGKILL (the machine was out of memory)")],
+    ("ended_since", "looks", "words"),
+    [
+        (0, 0, "was ended by SIGKILL"),
+        (1, 0, "was ended by SIGKILL (the machine was out of memory)"),
+        (1, 1, "was ended by SIGKILL (the machine was out of memory)"),
+        (1, 2, "was ended by SIGKILL"),
+    ],
 )
 def test_a_kill_by_the_kernel_is_told_from_one_by_somebody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_since: int, words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_since: int, looks: int, words: str
 ) -> None:
+    """Two looks later it was another process that the kernel has ended."""
     counters = tmp_path / "vmstat"
     counters.write_text("oom_kill 7\n")
     monkeypatch.setattr("broker.pool.process._VMSTAT", counters)
@@ -158,4 +176,6 @@ def test_a_kill_by_the_kernel_is_told_from_one_by_somebody(
     worker.kill()
     wait_for_end(worker)
     counters.write_text(f"oom_kill {7 + ended_since}\n")
+    for _ in range(looks):
+        worker.note_oom_kills(oom_kills())
     assert worker.reap().words == words

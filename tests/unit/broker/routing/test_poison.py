@@ -6,7 +6,7 @@ import pytest
 from broker.errors import DispatchError
 from broker.routing.breaker import KILLS, LONGEST_COOLDOWN, MAX_HOOKS, WINDOW
 from broker.routing.culprit import Culprit, culprit_of
-from broker.routing.poison import FRAME_MEMORY, MAX_FRAMES, Cause, Poison
+from broker.routing.poison import FRAME_MEMORY, MAX_FRAMES, UNKNOWN_SHARE, Cause, Poison
 from ipc.frame import Kind, Status
 from tests.support.dispatches import RecordedDispatch, object_bytes
 from tyk.proto.coprocess_object_pb2 import Event
@@ -110,6 +110,14 @@ def test_a_worker_that_somebody_killed_is_nobodys_fault(bench: Bench) -> None:
     for _ in range(10):
         assert not bench.kill(bench.dispatch(), cause=Cause.OUTSIDE)
     assert bench.refusal(bench.dispatch()) is None
+
+
+def test_ends_of_unknown_cause_are_a_pattern_only_when_there_are_many(bench: Bench) -> None:
+    for number in range(round(KILLS / UNKNOWN_SHARE)):
+        assert bench.refusal(bench.dispatch()) is None, number
+        bench.kill(bench.dispatch(), cause=Cause.UNKNOWN)
+    assert bench.refusal(bench.dispatch()) is not None
+    assert bench.poison.describe()["frames"] == []
 
 
 def test_the_number_of_frames_that_are_remembered_is_limited(bench: Bench) -> None:

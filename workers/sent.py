@@ -1,0 +1,67 @@
+"""Tells a signal that somebody sent from a fault of this process: both end a worker in the same way.
+
+faulthandler comes first. It writes the stacks, puts the handler back that was there before its own, and raises the
+signal again. That handler is Python's, which only takes note and returns, installed so that the next signal of its kind
+ends the process (SA_RESETHAND). A fault happens again as soon as the handler has returned, and ends the process there
+and then. Where none does, Python goes on, and calls what is below: somebody sent the signal.
+"""
+
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Final
+
+FAULTS: Final = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS)
+"""Signals that a process gets for what it did, if nobody sent them."""
+_RESETHAND: Final = -0x80000000
+"""SA_RESETHAND, as an int has it."""
+_KNOWN_LAYOUT: Final = frozenset({"x86_64", "aarch64"})
+"""Processors for which the layout of `struct sigaction` is known here."""
+_MASK_BYTES: Final = 128
+
+_note: Callable[[], object] | None = None
+_owner = 0
+"""The process that `_note` is about, and no child of it."""
+
+
+def watch() -> None:
+    """Watch these signals, before faulthandler is enabled; elsewhere than on Linux they stay as they are."""
+    if sys.platform != "linux" or platform.machine() not in _KNOWN_LAYOUT:
+        return
+    for number in FAULTS:
+        signal.signal(number, _on_sent)
+        _only_once(number)
+
+
+def note_with(note: Callable[[], object]) -> None:
+    """Call this before a signal that was sent to this very process ends it."""
+    global _note, _owner
+    _note, _owner = note, os.getpid()
+
+
+def _on_sent(number: int, _frame: FrameType | None) -> None:
+    if _note is not None and os.getpid() == _owner:
+        _note()
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
+def _only_once(number: int) -> None:
+    """Have the process end of the next signal once the handler has been called."""
+    import ctypes  # zygotes need it anyway
+
+    class Action(ctypes.Structure):
+        _fields_ = (
+            ("handler", ctypes.c_void_p),
+            ("mask", ctypes.c_ubyte * _MASK_BYTES),
+            ("flags", ctypes.c_int),
+            ("restorer", ctypes.c_void_p),
+        )
+
+    library, action = ctypes.CDLL(None), Action()
+    library.sigaction(number, None, ctypes.byref(action))
+    action.flags |= _RESETHAND
+    library.sigaction(number, ctypes.byref(action), None)
