@@ -4,6 +4,7 @@ Forked by a zygote, which the broker starts as `python -P -m workers orders:SOCK
 itself, as `python -P -m workers CHANNEL LIFE`. By hand it has nothing to talk to.
 """
 
+import atexit
 import os
 import sys
 from pathlib import Path
@@ -111,7 +112,9 @@ def _prepare(
     sources = [_path(config["bundles"])] if config["bundles"] else []
     public_key = PublicKey.read(_path(config["public_key"])) if config["public_key"] else None
     store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key, watch=loads)
+    atexit.register(store.close)
     store.load_all()
+    store.sweep()
     dispatcher = Dispatcher(store, lambda api, digest: channel.control.send("api", {"api": api, "bundle_hash": digest}))
     channel.lend_bodies()
     channel.control.send("ready")

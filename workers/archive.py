@@ -1,4 +1,4 @@
-"""Unpacks ZIP bundles, once per content, however many workers do it at the same moment.
+"""Unpacks ZIP bundles.
 
 Refused before anything is written: entries that leave the folder, links and devices, encrypted entries, two entries
 of one name, and bombs.
@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Final
+from typing import BinaryIO, Final
 
 from workers.errors import ArchiveError
 
@@ -26,7 +26,7 @@ MAX_RATIO: Final = 200
 RATIO_FREE_SIZE: Final = 1 << 20
 """Bytes below which the ratio does not matter."""
 
-_DAMAGE: Final = (
+DAMAGE: Final = (
     zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError,
     LookupError, NotImplementedError, OverflowError, RuntimeError, ValueError,
 )  # fmt: skip
@@ -39,16 +39,41 @@ _DIGEST_LENGTH: Final = 16
 def unpack(archive: Path, into: Path) -> Path:
     """Unpack `archive` into a folder of its own below `into`, named by its content, and return that folder.
 
-    A folder that is there already is complete: it appears by one rename. Raises ArchiveError.
+    Raises ArchiveError.
     """
     try:
         with archive.open("rb") as file:
-            target = into / f"{archive.stem}-{_digest(file)}"
-            if not target.is_dir():
-                _unpack_aside(file, archive, target)
-    except _DAMAGE as error:
+            target = into / unpacked_name(archive, file)
+            with zipfile.ZipFile(file) as opened:
+                extract(opened, archive, target)
+    except DAMAGE as error:
         raise ArchiveError(f"not a ZIP that can be unpacked: {error}", str(archive)) from error
     return target
+
+
+def unpacked_name(archive: Path, file: BinaryIO) -> str:
+    """Return the name of the folder for the content of `archive`, open as `file`."""
+    digest = hashlib.file_digest(file, "sha256").hexdigest()[:_DIGEST_LENGTH]  # type: ignore[arg-type]
+    file.seek(0)
+    return f"{archive.stem}-{digest}"
+
+
+def extract(opened: zipfile.ZipFile, archive: Path, target: Path) -> None:
+    """Unpack next to `target`, then rename: a folder of that name is never half written. Raises ArchiveError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target.parent))
+    try:
+        check_entries(opened.infolist(), str(archive))
+        for entry in opened.infolist():
+            _write_entry(opened, entry, aside)
+        os.rename(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def holds(folder: Path, opened: zipfile.ZipFile) -> bool:
+    """Tell whether a folder has all that is in an archive, as it is there."""
+    return all(_holds_entry(folder / entry.filename, entry) for entry in opened.infolist())
 
 
 def check_entries(entries: Iterable[zipfile.ZipInfo], archive: str) -> None:
@@ -86,18 +111,20 @@ def _refusal(entry: zipfile.ZipInfo, seen: set[str]) -> str:
     return ""
 
 
-def _unpack_aside(file: IO[bytes], archive: Path, target: Path) -> None:
-    """Unpack next to the target, then rename: a folder of the final name is never half written."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target.parent))
+def _holds_entry(place: Path, entry: zipfile.ZipInfo) -> bool:
     try:
-        with zipfile.ZipFile(file) as opened:
-            check_entries(opened.infolist(), str(archive))
-            for entry in opened.infolist():
-                _write_entry(opened, entry, aside)
-        _rename(aside, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if entry.is_dir():
+            return place.is_dir()
+        found = place.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size != entry.file_size:
+            return False
+        with place.open("rb") as file:
+            checksum = 0
+            while chunk := file.read(_CHUNK):
+                checksum = zlib.crc32(chunk, checksum)
+    except OSError:
+        return False
+    return checksum == entry.CRC
 
 
 def _write_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> None:
@@ -108,18 +135,3 @@ def _write_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) 
     place.parent.mkdir(parents=True, exist_ok=True)
     with opened.open(entry) as source, place.open("xb") as copy:
         shutil.copyfileobj(source, copy, _CHUNK)
-
-
-def _rename(aside: Path, target: Path) -> None:
-    try:
-        os.rename(aside, target)
-    except OSError:
-        if not target.is_dir():
-            raise
-        # Another worker was first; the name says that its content is the same.
-
-
-def _digest(file: IO[bytes]) -> str:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()[:_DIGEST_LENGTH]  # type: ignore[arg-type]
-    file.seek(0)
-    return digest

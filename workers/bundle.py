@@ -11,6 +11,7 @@ from workers.errors import BundleError
 from workers.hook import Hook
 from workers.importer import ImportSpace
 from workers.manifest import HOOK_TYPES, ListedHook
+from workers.unpacked import UnpackedCopy
 
 AUTH_TYPE: Final = "CustomKeyCheck"
 """The only hook type that does not chain."""
@@ -56,6 +57,13 @@ class Part:
     error: BundleError | None = None
     listed: tuple[ListedHook, ...] = ()
     space: ImportSpace | None = None
+    copy: UnpackedCopy | None = None
+    """Of a ZIP: where it is unpacked."""
+
+    def give_back(self) -> None:
+        """Let what is unpacked be removed: nothing more will be imported."""
+        if self.copy is not None:
+            self.copy.close()
 
     def chain(self, hook_type: str) -> Chain:
         """Return the part's chain: the manifest's hooks in its order, then those it does not list as defined."""
@@ -131,10 +139,11 @@ class Bundle:
         }
 
     def close(self) -> None:
-        """Forget the bundle's modules."""
+        """Forget the bundle's modules, and give back what is unpacked."""
         for part in self.parts:
             if part.space is not None:
                 part.space.close()
+            part.give_back()
 
     def _chain(self, hook_type: str) -> Chain:
         chains = [part.chain(hook_type) for part in self.parts]

@@ -16,7 +16,6 @@ from typing import Any, Final
 from ipc.description import MAX_HOOKS, MAX_NAME
 from ipc.text import bounded
 from telemetry.log import Log
-from workers.archive import unpack
 from workers.bundle import Bundle, Part, key_of
 from workers.discovery import Candidate, FileStamp, candidates, part_folders, stamp
 from workers.errors import BundleError
@@ -25,6 +24,7 @@ from workers.load_watch import LoadWatch, Source
 from workers.loading import load_file, load_folder, too_many_hooks
 from workers.manifest import MANIFEST_NAME
 from workers.signature import PublicKey
+from workers.unpacked import UnpackedFolder
 
 RETRY_AFTER_S: Final = 5.0
 """A bundle that failed for a reason outside its files (a database at import) gets another chance after this long."""
@@ -62,7 +62,7 @@ class BundleStore:
         self.sources = tuple(source.absolute() for source in sources)
         self.version = 0
         """Grows whenever a bundle is loaded: what `describe` says is new then."""
-        self._unpacked = unpacked.absolute()
+        self._unpacked = UnpackedFolder(unpacked.absolute())
         self._public_key = public_key
         self._clock = clock
         self._watch = watch or LoadWatch()
@@ -96,6 +96,17 @@ class BundleStore:
             if entry is None:
                 return None
             return entry.bundle or self._load(entry)
+
+    def sweep(self) -> None:
+        """Remove what other workers have unpacked and nobody uses any more."""
+        self._unpacked.sweep()
+
+    def close(self) -> None:
+        """Give back what was unpacked, and remove it if nobody else uses it: nothing more will be imported."""
+        for bundle in self.loaded():
+            for part in bundle.parts:
+                part.give_back()
+        self.sweep()
 
     def loaded(self) -> list[Bundle]:
         """Return all bundles that were loaded, or tried."""
@@ -197,7 +208,7 @@ def _version(found: frozenset[FileStamp]) -> str:
     return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:_VERSION_DIGITS]
 
 
-def load_bundle(candidate: Candidate, unpacked: Path, public_key: PublicKey | None = None) -> Bundle:
+def load_bundle(candidate: Candidate, unpacked: UnpackedFolder, public_key: PublicKey | None = None) -> Bundle:
     """Load whatever lies at the candidate's path; what fails is said in the bundle, not raised."""
     bundle = _load_candidate(candidate, unpacked, public_key)
     if bundle.count > MAX_HOOKS:
@@ -211,7 +222,7 @@ def broken_bundle(candidate: Candidate, error: BundleError) -> Bundle:
     return Bundle(candidate.name, candidate.hashes, candidate.path, [Part(candidate.name, candidate.path, error=error)])
 
 
-def _load_candidate(candidate: Candidate, unpacked: Path, public_key: PublicKey | None) -> Bundle:
+def _load_candidate(candidate: Candidate, unpacked: UnpackedFolder, public_key: PublicKey | None) -> Bundle:
     path, name = candidate.path, candidate.name
     if path.suffix == ".py" and path.is_file():
         parts = [load_file(name, path, str(path), public_key)]
@@ -235,12 +246,14 @@ def _load_parts(candidate: Candidate, public_key: PublicKey | None) -> Bundle:
     return Bundle(name, candidate.hashes, path, parts, is_complete)
 
 
-def _load_archive(name: str, path: Path, unpacked: Path, public_key: PublicKey | None) -> Part:
+def _load_archive(name: str, path: Path, unpacked: UnpackedFolder, public_key: PublicKey | None) -> Part:
     try:
-        root = unpack(path, unpacked)
+        copy = unpacked.open(path)
     except BundleError as error:
         return Part(name, path, error=error)
-    return load_folder(name, root, str(path), public_key)
+    part = load_folder(name, copy.root, str(path), public_key)
+    part.copy = copy
+    return part
 
 
 def _by_hash(entries: Iterable[_Entry]) -> dict[str, _Entry]:

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import os
+import signal
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from broker.grpc.client import GrpcCallError
-from tests.support.broker import RunningBroker, running_broker, wait_until
+from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
 from tests.support.redis_server import running_redis
 
@@ -30,6 +32,47 @@ def test_a_zip_is_found_by_the_hash_of_its_name(tmp_path: Path) -> None:
     with running_broker(tmp_path, workers=2, files={}) as broker:
         for _ in range(4):
             assert "X-Worker" in broker.call("add_header", bundle="mine.zip").request.set_headers
+
+
+def write_zip(broker: RunningBroker, version: int) -> None:
+    """Put a bundle into its place as a whole, as a deployment should."""
+    with zipfile.ZipFile(broker.folder / "new.zip", "w") as archive:
+        archive.writestr("manifest.json", MANIFEST)
+        archive.writestr("middleware.py", f"{SOURCE}\nVERSION = {version}\n")
+    (broker.folder / "new.zip").rename(broker.bundles / "mine.zip")
+
+
+def test_unpacked_versions_are_removed_when_no_worker_uses_them(tmp_path: Path) -> None:
+    broker = RunningBroker(tmp_path, workers=2)
+    write_zip(broker, 0)
+    unpacked = broker.runtime / "unpacked"
+    leftover = unpacked / ".unpack-of-a-dead-worker"
+    leftover.mkdir(parents=True)
+
+    def folders() -> list[str]:
+        return [path.name for path in unpacked.iterdir()]
+
+    with broker:
+        assert not leftover.exists()
+        seen = set()
+        for version in range(1, 4):
+            write_zip(broker, version)
+            with broker.admin() as client:
+                client.call("reload", timeout=PATIENCE)
+            wait_until(lambda: len(folders()) == 1, lambda: str(folders()))
+            seen.update(folders())
+        assert len(seen) == 3
+        # A copy that is damaged while it is used, and a worker that cannot give its copy back.
+        (unpacked / folders()[0] / "middleware.py").write_text("damaged")
+        with broker.admin() as client:
+            client.call("reload", timeout=PATIENCE)
+        os.kill(next(row["pid"] for row in broker.status()["workers"] if row["state"] == "ready"), signal.SIGKILL)
+        broker.wait_for_status(lambda text: "2 of 2 workers ready" in text)
+        for _ in range(4):
+            assert "X-Worker" in broker.call("add_header", bundle="mine.zip").request.set_headers
+        assert len(folders()) == 1
+        broker.stop()
+        assert folders() == []
 
 
 def test_a_gateways_own_folder_is_shared(tmp_path: Path) -> None:
