@@ -22,9 +22,20 @@ from importlib.util import find_spec, module_from_spec
 from pathlib import Path, PurePosixPath
 from types import FrameType, ModuleType
 from typing import Any, Final
+from zipimport import ZipImportError
 
 from workers import names
-from workers.loaders import AliasLoader, BundleLoader, CompiledLoader, FolderLoader, OwnFolder, folder_spec
+from workers.loaders import (
+    AliasLoader,
+    BundleLoader,
+    CompiledLoader,
+    FolderLoader,
+    OwnFolder,
+    OwnZip,
+    ZipLoader,
+    folder_spec,
+    is_namespace,
+)
 from workers.running import RUNNING
 from workers.views import VIEWED, views
 
@@ -184,17 +195,18 @@ class ImportSpace:
         raise ModuleNotFoundError(f"No module named {public!r}", name=fullname)
 
     def search(self, fullname: str, path: Sequence[str]) -> ModuleSpec | None:
-        """Look for a module in folders of the bundle; packages without `__init__.py` are joined (PEP 420)."""
+        """Look for a module in folders of the bundle; a namespace package has parts in several of them."""
         portions: list[str] = []
         for folder in path:
-            if self.own(folder) is None or not self._allows(folder, fullname):
-                continue
-            spec = FileFinder(folder, *self._loaders()).find_spec(fullname)
+            spec = self._look(fullname, folder)
             if spec is not None and spec.loader is not None:
+                if is_namespace(spec):
+                    spec.submodule_search_locations = self._portions(fullname, path)
                 return spec
             portions += (spec and spec.submodule_search_locations) or ()
         if not portions:
             return None
+        portions = self._portions(fullname, path)
         # With a loader, so that importlib.resources works on it.
         return folder_spec(fullname, FolderLoader(self, fullname, f"{portions[0]}/__init__.py"), portions)
 
@@ -296,6 +308,23 @@ class ImportSpace:
             used,
         )
         return True
+
+    def _portions(self, fullname: str, path: Sequence[str]) -> list[str]:
+        """Return the folders of a namespace package; one that is not in a package is in all that are in `sys.path`."""
+        tops = [str(self.root), *self.folders()]
+        folders = dict.fromkeys((*path, *tops) if path[0] in tops else path)
+        specs = [spec for folder in folders if (spec := self._look(fullname, folder)) is not None]
+        return list(dict.fromkeys(place for spec in specs for place in spec.submodule_search_locations or ()))
+
+    def _look(self, fullname: str, folder: str) -> ModuleSpec | None:
+        if self.own(folder) is None or not self._allows(folder, fullname):
+            return None
+        if os.path.isdir(folder):
+            return FileFinder(folder, *self._loaders()).find_spec(fullname)
+        try:
+            return ZipLoader(self, folder).find_spec(fullname)
+        except ZipImportError:
+            return None
 
     def _allows(self, folder: str, fullname: str) -> bool:
         """Of a single file's folder only that file is the bundle's, unless it added the folder to `sys.path`."""
@@ -440,11 +469,11 @@ class _BundleFinder(MetaPathFinder):
         folders = [str(space.root), *space.folders()]
         return MetadataPathFinder.find_distributions(DistributionFinder.Context(name=name, path=folders))
 
-    def _open_folder(self, path: str) -> OwnFolder:
-        """Be the path hook for bundles' folders. Raises ImportError for others."""
-        if os.path.isdir(path) and any(self.around(path)):
-            return OwnFolder(path)
-        raise ImportError("not a folder of a bundle", path=path)
+    def _open_folder(self, path: str) -> OwnFolder | OwnZip:
+        """Be the path hook for bundles' folders and ZIPs. Raises ImportError for others."""
+        if not any(self.around(path)):
+            raise ImportError("not a folder of a bundle", path=path)
+        return OwnFolder(path) if os.path.isdir(path) else OwnZip(path)
 
 
 _finder: Final = _BundleFinder()

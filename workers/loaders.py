@@ -4,8 +4,10 @@ import importlib
 import sys
 from importlib.abc import Loader
 from importlib.machinery import ExtensionFileLoader, FileFinder, ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
+from zipimport import zipimporter
 
 if TYPE_CHECKING:
     from workers.importer import ImportSpace
@@ -78,6 +80,25 @@ class CompiledLoader(ExtensionFileLoader):
         )
 
 
+class ZipLoader(zipimporter):
+    """Loads the modules of a ZIP that a bundle carries."""
+
+    def __init__(self, space: "ImportSpace", path: str) -> None:
+        super().__init__(path)
+        self._space = space
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compile the source, if the ZIP is as it was signed."""
+        self._space.check(self.archive, Path(self.archive).read_bytes())
+        return super().get_code(fullname)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module's code with the bundle's builtins."""
+        vars(module)["__builtins__"] = self._space.builtins
+        self._space.publish(module.__name__)
+        super().exec_module(module)
+
+
 class AliasLoader(Loader):
     """Gives a module a second name: importing that name gives the module itself."""
 
@@ -108,6 +129,24 @@ class OwnFolder(FileFinder):
         if sys._getframe(1).f_code.co_filename == _IMPORTLIB:
             return None
         return super().find_spec(fullname, target)
+
+
+class OwnZip(zipimporter):
+    """A bundle's ZIP in `sys.path`, as OwnFolder."""
+
+    def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return None to importlib."""
+        if sys._getframe(1).f_code.co_filename == _IMPORTLIB:
+            return None
+        return super().find_spec(fullname, target)
+
+
+def is_namespace(spec: ModuleSpec) -> bool:
+    """Say whether a package declares that it has parts elsewhere, as namespace packages did before PEP 420."""
+    if not spec.submodule_search_locations or not isinstance(spec.loader, BundleLoader):
+        return False
+    source = spec.loader.get_data(spec.loader.path)
+    return b"extend_path" in source or b"declare_namespace" in source
 
 
 def folder_spec(name: str, loader: FolderLoader, folders: list[str]) -> ModuleSpec:

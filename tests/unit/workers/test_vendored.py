@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import indent
@@ -149,6 +150,46 @@ def test_files_of_an_added_folder_are_imported_on_demand(folder: Path, serve: Se
     }
     write_bundle(folder / "one", files)
     assert result(serve()) == "1"
+
+
+NAMESPACES = {
+    "PEP 420": None,
+    "pkgutil": "__path__ = __import__('pkgutil').extend_path(__path__, __name__)",
+    "pkg_resources": "try:\n    __import__('pkg_resources').declare_namespace(__name__)\nexcept ImportError:\n    pass",
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", NAMESPACES)
+def test_a_namespace_in_several_folders(folder: Path, serve: Serve, kind: str) -> None:
+    head = f"{HEAD}sys.path += [vendor, vendor + '2']\nimport ns.sub.a, ns.sub.b"
+    for bundle in ("one", "two"):
+        files = {"vendor/ns/sub/a.py": f"V = 'a-{bundle}'", "vendor2/ns/sub/b.py": f"V = 'b-{bundle}'"}
+        init = NAMESPACES[kind]
+        if init is not None:
+            files |= {f"{top}/{name}/__init__.py": init for top in ("vendor", "vendor2") for name in ("ns", "ns/sub")}
+        write_bundle(folder / bundle, {"middleware.py": hook("result = ns.sub.a.V, ns.sub.b.V", head), **files})
+    served = serve()
+    assert [result(served, bundle) for bundle in ("one", "two")] == [
+        "('a-one', 'b-one')",
+        "('a-two', 'b-two')",
+    ]
+
+
+def test_packages_in_a_zip(folder: Path, serve: Serve) -> None:
+    head = f"{HEAD}sys.path.insert(0, vendor + '.zip')\nimport vlib.part"
+    for number, bundle in enumerate(("one", "two"), 1):
+        write_bundle(folder / bundle, {"middleware.py": hook("result = vlib.part.VERSION", head)})
+        with zipfile.ZipFile(folder / bundle / "vendor.zip", "w") as opened:
+            opened.writestr("vlib/__init__.py", "import helper\n")
+            opened.writestr("vlib/part.py", "import vlib, helper\nVERSION = helper.VERSION")
+            opened.writestr("helper.py", f"VERSION = {number}")
+    write_bundle(folder / "without", {"middleware.py": hook("import vlib\nresult = 1")})
+    served = serve()
+    assert [result(served, bundle) for bundle in ("one", "two")] == ["1", "2"]
+    with pytest.raises(WorkerError, match="No module named 'vlib'"):
+        result(served, "without")
+    assert is_clean(folder)
 
 
 def test_folders_whose_names_have_dots(folder: Path, serve: Serve) -> None:
