@@ -85,6 +85,7 @@ class ImportSpace:
         self._views: Mapping[str, ModuleType] = views(self.target)
         self.roots = tuple(dict.fromkeys((str(root), os.path.realpath(root))))
         self._added: list[str] = []
+        self._finders: dict[str, FileFinder] = {}
         self._published: dict[str, str] = {}
         self._is_loading = True
 
@@ -319,8 +320,12 @@ class ImportSpace:
     def _look(self, fullname: str, folder: str) -> ModuleSpec | None:
         if self.own(folder) is None or not self._allows(folder, fullname):
             return None
+        finder = self._finders.get(folder)
+        if finder is not None:
+            return finder.find_spec(fullname)
         if os.path.isdir(folder):
-            return FileFinder(folder, *self._loaders()).find_spec(fullname)
+            finder = self._finders[folder] = FileFinder(folder, *self._loaders())
+            return finder.find_spec(fullname)
         try:
             return ZipLoader(self, folder).find_spec(fullname)
         except ZipImportError:

@@ -105,6 +105,23 @@ BY_STRING = {
         """,
 }
 
+ONLY_IN_HOOKS = {
+    "asyncio.to_thread": """
+        import asyncio, pkgutil
+        async def resolve():
+            return await asyncio.to_thread(pkgutil.resolve_name, "util:VALUE")
+        result = asyncio.run(resolve())
+        """,
+    "a callback of the event loop": """
+        import asyncio, pkgutil
+        async def resolve():
+            found = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(lambda: found.set_result(pkgutil.resolve_name("util:VALUE")))
+            return await found
+        result = asyncio.run(resolve())
+        """,
+}
+
 ONLY_WHILE_LOADING = {
     "sys.modules": "import sys, util\nresult = sys.modules['util'].VALUE",
     "sys.modules after __import__": "import toolbox\nresult = toolbox.imported('pkg.sub.fmt').Formatter.owner",
@@ -173,6 +190,13 @@ def test_libraries_find_the_bundles_own_modules(folder: Path, serve: Serve, way:
         write(folder, name, BY_STRING[way], in_hook)
     assert results(serve(), "one", "two", "one") == ["one", "two", "one"]
     assert own_names() == []
+
+
+@pytest.mark.parametrize("way", ONLY_IN_HOOKS)
+def test_libraries_find_them_in_other_threads_of_a_hook(folder: Path, serve: Serve, way: str) -> None:
+    for name in ("one", "two"):
+        write(folder, name, ONLY_IN_HOOKS[way], in_hook=True)
+    assert results(serve(), "one", "two") == ["one", "two"]
 
 
 @pytest.mark.parametrize("way", ONLY_WHILE_LOADING)
