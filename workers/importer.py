@@ -56,6 +56,7 @@ _TYK_NAMES: Final = frozenset({"event", "object", "request", "session"})
 """Modules of the package `tyk` that Tyk's embedded Python has in its path as well."""
 
 _import: Final = builtins.__import__
+_normal: Final = functools.lru_cache(maxsize=4096)(os.path.normpath)
 
 
 class ImportSpace:
@@ -85,6 +86,7 @@ class ImportSpace:
         self._views: Mapping[str, ModuleType] = views(self.target)
         self.roots = tuple(dict.fromkeys((str(root), os.path.realpath(root))))
         self._added: list[str] = []
+        self._started: list[str] = []
         self._finders: dict[str, FileFinder] = {}
         self._published: dict[str, str] = {}
         self._is_loading = True
@@ -120,8 +122,7 @@ class ImportSpace:
 
     def modules(self) -> list[ModuleType]:
         """Return the bundle's modules that are loaded, without the folders that only lead to them."""
-        found = [module for name, module in sys.modules.copy().items() if self._is_private(name)]
-        return [module for module in dict.fromkeys(found) if module.__name__ != self.prefix]
+        return [sys.modules[name] for name in self._started if name in sys.modules]
 
     def folders(self) -> list[str]:
         """Return the folders of the bundle that it added to `sys.path`, the first first."""
@@ -136,7 +137,7 @@ class ImportSpace:
         """Return a path as one below `root`, None where it is not."""
         if not isinstance(path, str):
             return None
-        path = os.path.abspath(path)
+        path = _normal(path if path.startswith(os.sep) else os.path.join(os.getcwd(), path))
         for root in self.roots:
             if path == root or path.startswith(root + os.sep):
                 return str(self.root) + path[len(root) :]
@@ -231,12 +232,11 @@ class ImportSpace:
             return None
         return found[1]
 
-    def publish(self, fullname: str) -> None:
-        """While the bundle is loaded, put one of its modules into `sys.modules` under its own name."""
-        name = self.public(fullname)
-        if self._is_loading and name not in sys.modules and self.resolve(name) == fullname:
-            names.publish(name, _resolve)
-            self._published[name] = fullname
+    def started(self, fullname: str) -> None:
+        """Note a module that is about to run; while the bundle loads, libraries find it in `sys.modules`."""
+        if self._is_private(fullname):
+            self._started.append(fullname)
+            self._publish(fullname)
 
     def check(self, path: str, content: bytes) -> None:
         """Raise ImportError where a file of a signed bundle is not as it was signed."""
@@ -377,10 +377,16 @@ class ImportSpace:
                 module = _import(name, globals_, locals_, fromlist, level)
             finally:
                 for fullname in published.values():
-                    self.publish(fullname)
+                    self._publish(fullname)
         if type(module) is names.OwnModule:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return module
+
+    def _publish(self, fullname: str) -> None:
+        name = self.public(fullname)
+        if self._is_loading and name not in sys.modules and self.resolve(name) == fullname:
+            names.publish(name, _resolve)
+            self._published[name] = fullname
 
     def _withdraw(self) -> dict[str, str]:
         published, self._published = self._published, {}

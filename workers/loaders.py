@@ -33,7 +33,7 @@ class BundleLoader(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         """Run the module's code with the bundle's builtins."""
         vars(module)["__builtins__"] = self.space.builtins
-        self.space.publish(module.__name__)
+        self.space.started(module.__name__)
         super().exec_module(module)
 
 
@@ -64,7 +64,7 @@ class CompiledLoader(ExtensionFileLoader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Initialize the module."""
-        self._space.publish(module.__name__)
+        self._space.started(module.__name__)
         try:
             super().exec_module(module)
         except (ImportError, SystemError) as error:
@@ -95,7 +95,7 @@ class ZipLoader(zipimporter):
     def exec_module(self, module: ModuleType) -> None:
         """Run the module's code with the bundle's builtins."""
         vars(module)["__builtins__"] = self._space.builtins
-        self._space.publish(module.__name__)
+        self._space.started(module.__name__)
         super().exec_module(module)
 
 
