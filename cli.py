@@ -254,6 +254,8 @@ def hooks(runtime_dir: Path, bundles: Path | None, whole: bool) -> None:
         click.echo(json.dumps(description, indent=2))
         return
     _table(("BUNDLE", "HOOK", "TYPE", "SHAPE", "PLACE"), list(found.rows_of(description)))
+    for note in found.notes_of(description):
+        click.echo(f"note: {note}", err=True)
     problems = [*found.problems_of(description), *found.refusals_of(description)]
     for problem in problems:
         click.echo(f"problem: {_harmless(problem)}", err=True)

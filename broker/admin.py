@@ -97,7 +97,7 @@ def describe_hooks(description: content.Description, poison: Poison) -> list[dic
 def _outline(bundle: dict[str, Any]) -> dict[str, Any]:
     """One bundle for `tykpy status`: in how many workers it is loaded, and why not in others."""
     problems = bundle.get("elsewhere") or list(content.problems_of(bundle))
-    return {**{key: bundle[key] for key in ("name", "version", "loaded_in", "workers")}, "problems": problems}
+    return {**{key: bundle[key] for key in ("name", "version", "loaded_in", "workers", "kept")}, "problems": problems}
 
 
 def _with_refusals(bundle: dict[str, Any], poison: Poison) -> dict[str, Any]:

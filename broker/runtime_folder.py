@@ -15,7 +15,7 @@ log = logging.getLogger("tykpy.sockets")
 FOLDER_MODE: Final = 0o700
 """What is in it is nobody else's business, but for a socket that is opened to others."""
 OUR_NAMES: Final = frozenset(
-    {"admin.sock", "tyk.sock", "unpacked", "storage.sqlite3", "storage.sqlite3-wal", "storage.sqlite3-shm"}
+    {"admin.sock", "tyk.sock", "unpacked", "kept", "storage.sqlite3", "storage.sqlite3-wal", "storage.sqlite3-shm"}
 )
 """What the broker and its workers put there by themselves."""
 

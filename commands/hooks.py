@@ -83,6 +83,13 @@ def problems_of(description: Description) -> Iterator[str]:
             yield f"loaded in {bundle['loaded_in']} of {bundle['workers']} workers, which get its calls: {problem}"
 
 
+def notes_of(description: Description) -> Iterator[str]:
+    """What is no problem, and worth to know: bundles that are served in another version than is there."""
+    for bundle in description:
+        if bundle.get("kept"):
+            yield f"bundle {bundle['name']} {bundle['kept']}"
+
+
 def refusals_of(description: Description) -> Iterator[str]:
     """Every hook that the broker does not run at the moment, or not for certain dispatches, and why."""
     for bundle in description:

@@ -23,6 +23,7 @@ from workers.dispatcher import Dispatcher
 from workers.errors import WorkersError
 from workers.events import SentEvents
 from workers.failure import described
+from workers.kept import KeptVersions
 from workers.lifeline import end_with_broker
 from workers.load_guard import LoadGuard
 from workers.load_watch import ControlReport, LoadWatch
@@ -111,7 +112,8 @@ def _prepare(
     gateway.install(storage=open_storage(config["redis"], runtime_dir), events=events, log=stdio.PluginLog())
     sources = [_path(config["bundles"])] if config["bundles"] else []
     public_key = PublicKey.read(_path(config["public_key"])) if config["public_key"] else None
-    store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key, watch=loads)
+    kept = KeptVersions.read(_path(config["kept"]) if config["kept"] else None, pinned=config["pinned"])
+    store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key, watch=loads, kept=kept)
     atexit.register(store.close)
     store.load_all()
     store.sweep()

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ipc.description import MAX_NAME, MAX_PATH
+from ipc.description import MAX_NAME
 from ipc.text import bounded
+from workers.discovery import key_of
 from workers.errors import BundleError
 from workers.hook import Hook
 from workers.importer import ImportSpace
@@ -150,11 +151,6 @@ class Bundle:
         error = next((chain.error for chain in chains if chain.error is not None), None)
         links = tuple(link for chain in chains for link in chain.links)
         return Chain(links, error, any(link.hook.is_async for link in links))
-
-
-def key_of(path: Path) -> str:
-    """Return a bundle's path as text that any message can carry."""
-    return bounded(str(path), MAX_PATH)
 
 
 def describe_error(error: BundleError) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Final
 
-from ipc.description import MAX_NAME
+from ipc.description import MAX_NAME, MAX_PATH
 from ipc.text import bounded
 from workers.manifest import MANIFEST_NAME
 
@@ -47,6 +47,13 @@ class Candidate:
     name: str
     hashes: tuple[str, ...]
     """Under which it is asked for; the first belongs to its own name, the others give way to those of that name."""
+    place: Path
+    """Where its files are; somewhere else than `path` for a version that was kept."""
+
+    @property
+    def key(self) -> str:
+        """What its path is called in descriptions."""
+        return key_of(self.path)
 
     @property
     def looks_whole(self) -> bool:
@@ -57,6 +64,11 @@ class Candidate:
             return bool(part_folders(self.path)[0]) or next(self.path.glob("*.py"), None) is not None
         except OSError:
             return True  # loading it says what is wrong
+
+
+def key_of(path: Path) -> str:
+    """Return a bundle's path as text that any message can carry."""
+    return bounded(str(path), MAX_PATH)
 
 
 def name_hash(name: str) -> str:
@@ -74,6 +86,11 @@ def candidates(source: Path) -> Iterator[Candidate]:
         return
     for path in sorted(source.iterdir()):
         yield from _candidate(path)
+
+
+def candidate_at(path: Path) -> Candidate | None:
+    """Return what may be a bundle at this path."""
+    return next(_candidate(path), None)
 
 
 def part_folders(folder: Path) -> tuple[list[Path], bool]:
@@ -114,7 +131,7 @@ def _candidate(path: Path) -> Iterator[Candidate]:
         hashes = (name_hash(name), name_hash(path.stem), name_hash(f"{path.stem}.zip"))
     else:
         return
-    yield Candidate(path, bounded(name, MAX_NAME), hashes)
+    yield Candidate(path, bounded(name, MAX_NAME), hashes, path)
 
 
 def _is_named(name: str, order: Iterable[Path]) -> bool:

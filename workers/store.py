@@ -8,18 +8,19 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from ipc.description import MAX_HOOKS, MAX_NAME
 from ipc.text import bounded
 from telemetry.log import Log
-from workers.bundle import Bundle, Part, key_of
-from workers.discovery import Candidate, FileStamp, candidates, part_folders, stamp
+from workers.bundle import Bundle, Part
+from workers.discovery import Candidate, FileStamp, candidate_at, candidates, key_of, part_folders, stamp
 from workers.errors import BundleError
 from workers.failure import bundle_failed
+from workers.kept import KeptVersions, same_code
 from workers.load_watch import LoadWatch, Source
 from workers.loading import load_file, load_folder, too_many_hooks
 from workers.manifest import MANIFEST_NAME
@@ -41,6 +42,10 @@ class _Entry:
     candidate: Candidate
     bundle: Bundle | None = None
     stamp: frozenset[FileStamp] = frozenset()
+    version: str = ""
+    """Of the files that were loaded."""
+    kept: str = ""
+    """Why these are not the files that are there; empty: they are."""
     tried_at: float = 0.0
 
 
@@ -54,10 +59,12 @@ class BundleStore:
         public_key: PublicKey | None = None,
         clock: Callable[[], float] = time.monotonic,
         watch: LoadWatch | None = None,
+        kept: KeptVersions | None = None,
     ) -> None:
         """Look into the folders `sources` (a source may be a bundle itself); ZIPs are unpacked below `unpacked`.
 
-        With a `public_key` only bundles that its owner signed are loaded. `watch`: who hears of each load.
+        With a `public_key` only bundles that its owner signed are loaded. `watch`: who hears of each load. `kept`:
+        versions to load in place of what is there.
         """
         self.sources = tuple(source.absolute() for source in sources)
         self.version = 0
@@ -66,6 +73,7 @@ class BundleStore:
         self._public_key = public_key
         self._clock = clock
         self._watch = watch or LoadWatch()
+        self._kept = kept or KeptVersions()
         self._lock = threading.RLock()
         self._listeners: list[Callable[[], None]] = []
         self._entries: dict[Path, _Entry] = {}
@@ -81,7 +89,7 @@ class BundleStore:
         with self._lock:
             self._scan()
             for entry in self._entries.values():
-                if entry.bundle is None and entry.candidate.looks_whole:
+                if entry.bundle is None and (entry.candidate.looks_whole or self._kept.serves(entry.candidate.key)):
                     self._load(entry)
 
     def find(self, bundle_hash: str) -> Bundle | None:
@@ -144,6 +152,8 @@ class BundleStore:
         for source in self.sources:
             for candidate in self._candidates(source):
                 found[candidate.path] = self._entries.get(candidate.path) or _Entry(candidate)
+        for candidate in self._gone({entry.candidate.key for entry in found.values()}):
+            found[candidate.path] = self._entries.get(candidate.path) or _Entry(candidate)
         for path, entry in self._entries.items():
             if entry.bundle is not None and entry.bundle.error is None:
                 found.setdefault(path, entry)  # its files are gone; its hooks go on until new workers come
@@ -151,6 +161,14 @@ class BundleStore:
                 self._watch.report.gone(entry.bundle.key)
         self._entries = found
         self._by_hash = _by_hash(found.values())
+
+    def _gone(self, present: set[str]) -> Iterator[Candidate]:
+        """Find the bundles that are served and whose files are gone."""
+        for key, place in self._kept.missing(present):
+            places = {key_of(path): path for source in self.sources for path in (source, source / place.name)}
+            candidate = candidate_at(place)
+            if candidate is not None and key in places:
+                yield replace(candidate, path=places[key])
 
     def _changed(self, source: Path) -> bool:
         try:
@@ -174,20 +192,38 @@ class BundleStore:
             return []
 
     def _load(self, entry: _Entry) -> Bundle:
-        before = stamp(entry.candidate.path)
+        candidate = entry.candidate
+        entry.stamp = stamp(candidate.path)
         if entry.bundle is not None:
             entry.bundle.close()
-        bundle = self._load_watched(entry.candidate, _version(before))
-        entry.stamp, entry.tried_at, entry.bundle = before, self._clock(), bundle
+        entry.bundle = bundle = self._load_served(entry, _version(entry.stamp))
+        entry.tried_at = self._clock()
+        if bundle.is_sound and not entry.kept:
+            self._kept.keep(candidate, entry.version, lambda: _version(stamp(candidate.path)) == entry.version)
         self.version += 1
         for listener in self._listeners:
             listener()
         self._watch.report.loaded(_described(entry, bundle))
         return bundle
 
+    def _load_served(self, entry: _Entry, version: str) -> Bundle:
+        """Load the version that is served where it is not the one that is there, or only data of it has changed."""
+        candidate = entry.candidate
+        entry.version, entry.kept = version, ""
+        kept = self._kept.find(candidate.key, version)
+        if kept is None:
+            return self._load_watched(candidate, version)
+        if same_code(candidate.path, kept.place):
+            bundle = self._load_watched(candidate, version)
+            if bundle.is_sound:
+                return bundle
+            bundle.close()
+        entry.version, entry.kept = kept.version, kept.reason
+        return self._load_watched(replace(candidate, place=kept.place), kept.version)
+
     def _load_watched(self, candidate: Candidate, version: str) -> Bundle:
         """Import the bundle, unless the broker says that this has ended a worker before."""
-        watch, source = self._watch, Source(key_of(candidate.path), candidate.name, version)
+        watch, source = self._watch, Source(candidate.key, candidate.name, version)
         why = watch.broken.reason(source)
         if why is not None:
             return broken_bundle(candidate, BundleError(why, source.path))
@@ -200,7 +236,7 @@ class BundleStore:
 
 
 def _described(entry: _Entry, bundle: Bundle) -> dict[str, Any]:
-    return {**bundle.describe(), "version": _version(entry.stamp)}
+    return {**bundle.describe(), "version": entry.version, "kept": entry.kept}
 
 
 def _version(found: frozenset[FileStamp]) -> str:
@@ -223,35 +259,35 @@ def broken_bundle(candidate: Candidate, error: BundleError) -> Bundle:
 
 
 def _load_candidate(candidate: Candidate, unpacked: UnpackedFolder, public_key: PublicKey | None) -> Bundle:
-    path, name = candidate.path, candidate.name
-    if path.suffix == ".py" and path.is_file():
-        parts = [load_file(name, path, str(path), public_key)]
-    elif path.is_file():
-        parts = [_load_archive(name, path, unpacked, public_key)]
-    elif path.is_dir() and not (path / MANIFEST_NAME).is_file():
+    place, name, key = candidate.place, candidate.name, str(candidate.path)
+    if place.suffix == ".py" and place.is_file():
+        parts = [load_file(name, place, key, public_key)]
+    elif place.is_file():
+        parts = [_load_archive(candidate, unpacked, public_key)]
+    elif place.is_dir() and not (place / MANIFEST_NAME).is_file():
         return _load_parts(candidate, public_key)
     else:
-        parts = [load_folder(name, path, str(path), public_key)]
-    return Bundle(name, candidate.hashes, path, parts)
+        parts = [load_folder(name, place, key, public_key)]
+    return Bundle(name, candidate.hashes, candidate.path, parts)
 
 
 def _load_parts(candidate: Candidate, public_key: PublicKey | None) -> Bundle:
     """Load the bundles of a folder that stands for several; without any it is a bundle that is not there yet."""
     path, name = candidate.path, candidate.name
-    folders, is_complete = part_folders(path)
+    folders, is_complete = part_folders(candidate.place)
     names = {folder: f"{name}/{bounded(folder.name, MAX_NAME)}" for folder in folders}
-    parts = [load_folder(names[folder], folder, str(folder), public_key) for folder in folders]
+    parts = [load_folder(names[folder], folder, str(path / folder.name), public_key) for folder in folders]
     if not parts:
-        return Bundle(name, candidate.hashes, path, [load_folder(name, path, str(path), public_key)])
+        return Bundle(name, candidate.hashes, path, [load_folder(name, candidate.place, str(path), public_key)])
     return Bundle(name, candidate.hashes, path, parts, is_complete)
 
 
-def _load_archive(name: str, path: Path, unpacked: UnpackedFolder, public_key: PublicKey | None) -> Part:
+def _load_archive(candidate: Candidate, unpacked: UnpackedFolder, public_key: PublicKey | None) -> Part:
     try:
-        copy = unpacked.open(path)
+        copy = unpacked.open(candidate.place)
     except BundleError as error:
-        return Part(name, path, error=error)
-    part = load_folder(name, copy.root, str(path), public_key)
+        return Part(candidate.name, candidate.place, error=error)
+    part = load_folder(candidate.name, copy.root, str(candidate.path), public_key)
     part.copy = copy
     return part
 

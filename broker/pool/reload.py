@@ -42,7 +42,7 @@ class Generation:
         """Start as many workers as there should be."""
         try:
             for slot in range(self._supervisor.wanted):
-                self._workers.append(self._supervisor.spawn(slot, self))
+                self._workers.append(self._supervisor.spawn(slot, self, pinned=False))
                 self._waiting += 1
         except WorkerStartError as error:
             self._refuse(ReloadError(f"a new worker cannot be started: {error}"))
@@ -74,7 +74,7 @@ class Generation:
             self._refuse(ReloadError(f"a new worker did not start: {why}"))
             return
         try:
-            self._workers[self._workers.index(worker)] = self._supervisor.spawn(worker.slot, self)
+            self._workers[self._workers.index(worker)] = self._supervisor.spawn(worker.slot, self, pinned=False)
         except WorkerStartError as error:
             self._refuse(ReloadError(f"a new worker cannot be started: {error}"))
 

@@ -15,6 +15,11 @@ class Served:
     def __init__(self) -> None:
         self._bundles: dict[str, Bundle] = {}
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of each bundle, by path."""
+        return {path: bundle["version"] for path, bundle in self._bundles.items()}
+
     def note(self, description: Description) -> None:
         """A worker that has loaded this gets dispatches."""
         self._bundles.update({bundle["path"]: bundle for bundle in description if is_sound(bundle)})
@@ -66,4 +71,7 @@ class Served:
             if bundle is None:
                 yield f"bundle {before['name']}: {path} is not there any more"
             elif bundle["version"] != before["version"]:
-                yield from problems_of(bundle)
+                names = {hook["name"] for hook in bundle["hooks"]}
+                gone = [hook["name"] for hook in before["hooks"] if hook["name"] not in names]
+                missing = (f"bundle {before['name']}: hook {name} is not there any more" for name in gone)
+                yield from list(problems_of(bundle)) or missing

@@ -10,6 +10,7 @@ from broker.config import BrokerConfig
 from broker.descriptors import DescriptorReserve
 from broker.errors import WorkerStartError
 from broker.faults import report
+from broker.pool.kept import KeptFolder
 from broker.pool.process import WorkerProcess
 from broker.pool.worker import Sponsor, Worker
 from broker.pool.zygote import ZygoteKeeper
@@ -56,9 +57,12 @@ class WorkerStarter:
         self._generation = 0
         self._zygotes = zygotes
         self.reserve = DescriptorReserve()
+        self.kept = KeptFolder(config.runtime_dir)
 
-    def start(self, slot: int, sponsor: Sponsor) -> Worker:
+    def start(self, slot: int, sponsor: Sponsor, *, pinned: bool = True) -> Worker:
         """Start a worker; it says on its control socket when it is ready.
+
+        `pinned`: it loads the versions of bundles that are served now, and not what is there.
 
         Raises WorkerStartError where the machine has no memory, descriptors or processes left, and for whatever else
         goes wrong: who asked for the worker tries again or gives up, but never goes on without it.
@@ -66,7 +70,7 @@ class WorkerStarter:
         self._generation += 1
         try:
             with self.reserve.lent():
-                return self._open(slot, self._generation, sponsor)
+                return self._open(slot, self._generation, sponsor, pinned)
         except (OSError, IpcError) as error:
             raise WorkerStartError(f"no process can be started: {error}") from error
         except Exception as fault:
@@ -82,14 +86,15 @@ class WorkerStarter:
         """End every worker that is left."""
         self.reserve.close()
         self._zygotes.close()
+        self.kept.close()
 
-    def _open(self, slot: int, generation: int, sponsor: Sponsor) -> Worker:
+    def _open(self, slot: int, generation: int, sponsor: Sponsor, pinned: bool) -> Worker:
         channel = BrokerChannel.create(slot, generation, self._epoch, self._options, self._bodies)
         try:
             # Before there is a process: it waits in the socket, and what fails here leaves nothing to end.
             for told in self._broken():
                 channel.control.send("broken", told)
-            channel.control.send("configure", self._worker_config())
+            channel.control.send("configure", self._worker_config(pinned))
             process = self._process(channel)
         except BaseException:
             channel.close()
@@ -104,7 +109,7 @@ class WorkerStarter:
             [argument, str(life)], [*descriptors, life]
         )
 
-    def _worker_config(self) -> dict[str, Any]:
+    def _worker_config(self, pinned: bool) -> dict[str, Any]:
         # Over the socket, not in argv: the Redis URL may hold a password. Paths are bytes, as they are for the kernel:
         # not all of them are text.
         config = self._config
@@ -112,6 +117,8 @@ class WorkerStarter:
             "bundles": os.fsencode(config.bundles) if config.bundles else None,
             "public_key": os.fsencode(config.public_key) if config.public_key else None,
             "runtime_dir": os.fsencode(config.runtime_dir),
+            "kept": os.fsencode(self.kept.path) if self.kept.path else None,
+            "pinned": pinned,
             "redis": config.redis,
             "threads": config.threads,
             "limits": {"memory": config.limit_memory, "cpu": config.limit_cpu, "files": config.limit_files},

@@ -100,8 +100,8 @@ class Supervisor:
         self._served = Served()
         self._restorer = Restorer(loop, self)
         self._learned: object = None
-        self._reported: set[tuple[str, str, bool]] = set()
-        """Of which bundles the log says what is wrong: path, version, and whether some workers have loaded it."""
+        self._reported: set[tuple[object, ...]] = set()
+        """Of which bundles the log says how they are loaded: path, version, and what it says."""
         self._back_off = BackOff()
         self._workers: dict[int, Worker] = {}
         """Every process that lives, by generation."""
@@ -117,6 +117,7 @@ class Supervisor:
     def start(self) -> None:
         """Start all workers, once they can be forked; they join the router as they become ready."""
         Periodic(self._loop, MEMORY_LOOK, self._look_at_memory).start()
+        self._starter.kept.open()
         self._zygotes.watch(self._loop, self._config.ready_timeout, self._fill_all)
         self._keep_room()
 
@@ -184,14 +185,16 @@ class Supervisor:
         """The bundles that were served and no worker could load again, with the files as they were."""
         return self._served.lost(worker.description for worker in self.serving)
 
-    def spawn(self, slot: int, sponsor: Sponsor) -> Worker:
+    def spawn(self, slot: int, sponsor: Sponsor, *, pinned: bool = True) -> Worker:
         """Start a worker for a slot, whether it has one or not; the sponsor hears what comes of it.
+
+        `pinned`: it loads the versions of bundles that are served now, and not what is there.
 
         Raises WorkerStartError.
         """
         if self._stopping:
             raise WorkerStartError("the broker is stopping")
-        worker = self._starter.start(slot, sponsor)
+        worker = self._starter.start(slot, sponsor, pinned=pinned)
         try:
             self._watch(worker)
         except OSError as error:
@@ -213,6 +216,8 @@ class Supervisor:
         self.ever_ready = True
         assert worker.link is not None
         self._served.note(worker.description)
+        self._report_kept(worker)
+        self._look_after_kept()
         self._apis.introduce(worker)
         # Neither the one that leaves nor this one may be given what only others have loaded.
         if before is not None and before is not worker:
@@ -302,6 +307,20 @@ class Supervisor:
             links, _ = classes.pop(worker.signature, ([], None))
             classes[worker.signature] = Loaded([*links, worker.link], worker.description)
         return classes
+
+    def _report_kept(self, worker: Worker) -> None:
+        """Say once of each bundle that another version is served than is there."""
+        for bundle in worker.description:
+            name = ("kept", bundle["path"], bundle["version"])
+            if bundle["kept"] and name not in self._reported:
+                self._reported.add(name)
+                log.warning("bundle %s %s", bundle["name"], bundle["kept"])
+
+    def _look_after_kept(self) -> None:
+        """Have new workers load what is served now, and remove what nobody uses."""
+        used = [one for worker in self._workers.values() for one in worker.kept.items()]
+        is_quiet = all(worker.link is not None for worker in self._workers.values())
+        self._starter.kept.update(self._served.versions, used, is_quiet=is_quiet)
 
     def _report(self, bundle: dict[str, Any]) -> None:
         """Say once for each version of a bundle what is wrong with it, in all workers or in some."""
@@ -429,6 +448,7 @@ class Supervisor:
         if worker.state is WorkerState.READY:
             worker.learn()
             self._served.note(worker.description)
+            self._look_after_kept()
             self.learn()
             self._restorer.changed()
 
@@ -506,6 +526,7 @@ class Supervisor:
         worker.process.release()
         worker.channel.close()
         self._keep_room()
+        self._look_after_kept()
         if worker.link is not None:
             self.learn()
             self._restorer.changed()

@@ -66,6 +66,7 @@ class Worker:
         "ending",
         "failure",
         "generation",
+        "kept",
         "link",
         "loading",
         "patience",
@@ -103,6 +104,8 @@ class Worker:
         """The bundle whose code it runs, to load it."""
         self.broken: BrokenBundle | None = None
         """The bundle that ended or hung it."""
+        self.kept: dict[str, str] = {}
+        """Versions of bundles, by path, that it has loaded from the broker's copies."""
         self.request_limit = sys.maxsize
         """Answers after which it is to be replaced."""
         self.patience: asyncio.TimerHandle | None = None
@@ -135,6 +138,7 @@ class Worker:
         """Take for what it has loaded what it has described by now."""
         self.description = self.described.bundles
         self.signature = spread.signature_of(self.description)
+        self.kept = {bundle["path"]: bundle["version"] for bundle in self.description if bundle["kept"]}
 
     def wait(self, patience: asyncio.TimerHandle | None) -> None:
         """Wait for the next step of its start until this runs out, and no longer for the last one."""

@@ -135,6 +135,20 @@ def test_when_all_workers_die_the_bundle_comes_back(tmp_path: Path) -> None:
         assert holder(broker) not in before
 
 
+def test_an_import_that_waits_for_the_lock_is_given_up_elsewhere(tmp_path: Path) -> None:
+    """And tried again once the worker that has the lock is gone."""
+    waiting = locked(tmp_path).replace(" | fcntl.LOCK_NB", "")
+    with running_broker(tmp_path, "--load-timeout", "1", workers=2, files={"mine.py": waiting}) as broker:
+        owner = holder(broker)
+        assert outline(broker)["loaded_in"] == 1
+        os.kill(owner, signal.SIGKILL)
+        assert holder(broker) != owner
+        owner = holder(broker)
+        reload(broker)
+        wait_until(lambda: holder(broker) != owner, lambda: broker.log)
+        assert broker.status()["dispatches"]["failed"] == 0
+
+
 def test_recycled_workers_lose_no_call(tmp_path: Path) -> None:
     with held(tmp_path, "--max-requests", "20") as broker:
         owner = holder(broker)

@@ -14,8 +14,10 @@ import pytest
 
 from broker.errors import RpcError
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
+from tests.support.bundles import write_bundle
 from tests.support.hooks import SOURCE, Gate
 from tests.support.load import Load
+from workers.kept import MAX_SIZE
 
 MIB = 1024 * 1024
 HOARDING = """
@@ -119,15 +121,20 @@ def test_workers_are_recycled_and_no_call_notices(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("import os\nos._exit(5)\n", "it exited with code 5 before it was ready"),
+        ("import os\nos._exit(5)\n", "bundle mine: the worker that loaded it exited with code 5"),
         ("def echo(:\n", "it could not load what the others serve"),
     ],
 )
 def test_a_worker_whose_replacement_does_not_start_or_would_serve_less_goes_on(
     tmp_path: Path, content: str, said: str
 ) -> None:
-    with running_broker(tmp_path, "--max-requests", "5", files={"mine.py": ECHO}) as broker:
-        broker.add_file("mine.py", content)
+    broker = RunningBroker(tmp_path, "--max-requests", "5")
+    write_bundle(broker.bundles / "mine", {"middleware.py": ECHO})
+    # Of a bundle this big no copy is kept that a replacement could load.
+    with (broker.bundles / "mine" / "model.bin").open("wb") as model:
+        model.truncate(MAX_SIZE + 1)
+    with broker:
+        broker.add_file("mine/middleware.py", content)
         (before,) = pids(broker)
         with Load(broker.address, "echo", "mine", callers=1) as load:
             broker.wait_for_log(f"goes on, its replacement did not start: {said}")

@@ -92,11 +92,15 @@ def served(*description: dict[str, Any]) -> Served:
 
 
 def test_a_replacement_with_other_files_lacks_what_is_served() -> None:
-    assert served(SOUND).lacking([BROKEN | {"version": "2"}]) == ["bundle a: port taken"]
+    fewer = bundle("a", "one", version="2")
+    assert served(SOUND).lacking([fewer]) == ["bundle a: hook two is not there any more"]
+    assert served(SOUND).lacking([SOUND | BROKEN | {"version": "2", "hooks": SOUND["hooks"]}]) == [
+        "bundle a: port taken"
+    ]
     assert served(SOUND).lacking([]) == ["bundle a: /bundles/a is not there any more"]
 
 
-@pytest.mark.parametrize("after", [BROKEN, SOUND, bundle("a", version="2")])
+@pytest.mark.parametrize("after", [BROKEN, SOUND, bundle("a", "two", "one", "three", version="2")])
 def test_with_the_same_files_or_sound_ones_it_does_not(after: dict[str, Any]) -> None:
     assert served(SOUND).lacking([after]) == []
     assert served(BROKEN).lacking([after]) == []

@@ -170,7 +170,7 @@ def test_a_worker_that_cannot_be_configured_is_ended(bench: Bench, monkeypatch: 
     """And another one is tried later, whatever the reason was."""
     before = children()
     files = len(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(WorkerStarter, "_worker_config", lambda _self: {"bundles": "\udcff"})
+    monkeypatch.setattr(WorkerStarter, "_worker_config", lambda _self, _pinned: {"bundles": "\udcff"})
     with pytest.raises(WorkerStartError, match="UnicodeEncodeError"):
         bench.supervisor.spawn(0, bench.supervisor)
     assert children() == before

@@ -125,6 +125,7 @@ BUNDLE: Final[dict[str, Any]] = {
     "hashes": ["1", "2"],
     "path": "/b",
     "version": "1",
+    "kept": "",
     "state": "loaded",
     "error": None,
     "hooks": [HOOK],
