@@ -139,7 +139,7 @@ class ImportSpace:
             return None
         path = _normal(path if path.startswith(os.sep) else os.path.join(os.getcwd(), path))
         for root in self.roots:
-            if path == root or path.startswith(root + os.sep):
+            if (path == root or path.startswith(root + os.sep)) and not _finder.is_installed(path, root):
                 return str(self.root) + path[len(root) :]
         return None
 
@@ -422,9 +422,12 @@ class _BundleFinder(MetaPathFinder):
         self.compiled: dict[str, tuple[ImportSpace, str]] = {}
         """Modules with compiled parts, the bundle that claimed each, and in which folder it is."""
         self._by_root: dict[str, list[ImportSpace]] = {}
+        self._first_path: tuple[str, ...] = ()
+        """What was in `sys.path` before the first bundle."""
 
     def add(self, space: ImportSpace) -> None:
         """Find the modules of one more bundle."""
+        self._first_path = self._first_path or tuple(map(os.path.abspath, sys.path))
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
         if self._open_folder not in sys.path_hooks:
@@ -448,6 +451,12 @@ class _BundleFinder(MetaPathFinder):
         path = os.path.abspath(path)
         for folder in (path, *map(str, Path(path).parents)):
             yield from self._by_root.get(folder, ())
+
+    def is_installed(self, path: str, root: str) -> bool:
+        """Say whether a path below a bundle's folder was in `sys.path` before: a project's virtual environment."""
+        return any(
+            path == entry or (len(entry) > len(root) and path.startswith(entry + os.sep)) for entry in self._first_path
+        )
 
     def find_spec(
         self,
@@ -482,7 +491,7 @@ class _BundleFinder(MetaPathFinder):
 
     def _open_folder(self, path: str) -> OwnFolder | OwnZip:
         """Be the path hook for bundles' folders and ZIPs. Raises ImportError for others."""
-        if not any(self.around(path)):
+        if not any(space.own(path) for space in self.around(path)):
             raise ImportError("not a folder of a bundle", path=path)
         return OwnFolder(path) if os.path.isdir(path) else OwnZip(path)
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.support.broker import running_broker
+from tests.support.broker import RunningBroker, running_broker
 from tests.support.bundles import md5
 
 MIDDLEWARE = """
@@ -82,3 +82,36 @@ def test_moved_bundles_run_unchanged_and_apart(tmp_path: Path) -> None:
             check(bundle, owner)
         for bundle in ("one", "two", md5("three")):
             broker.wait_for_log(f"hook changed_in_place of bundle {bundle} (")
+
+
+PROJECT = """
+import os, sys
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "vendor"))
+import installed
+import vlib
+from tyk.decorators import Hook
+
+@Hook
+def own(request, session, spec):
+    import installed.late
+    request.add_header("Own", f"{installed.late.OWNER} {installed.__name__} {vlib.OWNER} {vlib.__name__ != 'vlib'}")
+    request.add_header("Path", str(os.environ["PYTHONPATH"] in sys.path))
+    return request, session
+"""
+
+
+def test_what_is_installed_below_the_folder_of_bundles_stays_everybodys(tmp_path: Path) -> None:
+    """As with `--bundles .` in a project's folder that has its virtual environment in it."""
+    library = tmp_path / "bundles" / ".venv" / "site-packages"
+    files = {
+        "mine.py": PROJECT,
+        ".venv/site-packages/installed/__init__.py": "",
+        ".venv/site-packages/installed/late.py": "OWNER = 'all'",
+        "vendor/vlib.py": "OWNER = 'mine'",
+    }
+    broker = RunningBroker(tmp_path, env={"PYTHONPATH": str(library)})
+    for name, text in files.items():
+        broker.add_file(name, text)
+    with broker:
+        headers = broker.call("own", bundle="mine").request.set_headers
+        assert (headers["Own"], headers["Path"]) == ("all installed mine True", "True")

@@ -28,6 +28,7 @@ WAYS_TO_ADD = {
     "addsitedir": "import site\nsite.addsitedir(vendor)",
     "with-dots": "sys.path.append(os.path.join(vendor, '..', 'vendor', '.'))",
     "resolved": "from pathlib import Path\nsys.path.append(str(Path(__file__).resolve().parent / 'vendor'))",
+    "assign": "sys.path = [vendor, *sys.path]",
     "if-missing": "if vendor not in sys.path:\n    sys.path.append(vendor)",
 }
 
