@@ -83,6 +83,7 @@ def describe(parts: Parts) -> dict[str, Any]:
         "draining": router.draining,
         "dispatches": dataclasses.asdict(router.counters),
         "events": parts.events.describe(),
+        "storage": supervisor.describe_storage(),
         "poison": router.poison.describe(),
     }
 

@@ -26,6 +26,8 @@ from ipc.layout import (
     PID,
     SPILL_PLACE,
     STATE,
+    STORAGE_ERRORS,
+    STORAGE_STATE,
     Identity,
     RecordType,
     Role,
@@ -58,6 +60,12 @@ class WorkerStatus(NamedTuple):
     handled: int
     pid: int
     exit_reason: int
+    storage_state: int
+    storage_errors: int
+
+
+_STATUS: Final = (STATE, HEARTBEAT, HANDLED, PID, EXIT_REASON, STORAGE_STATE, STORAGE_ERRORS)
+"""Where its fields are."""
 
 
 class _Parts(NamedTuple):
@@ -305,7 +313,7 @@ class BrokerChannel:
     def worker_status(self) -> WorkerStatus:
         """The worker's own account of itself."""
         words = self._parts.inbound.words
-        return WorkerStatus(*(words[index] for index in (STATE, HEARTBEAT, HANDLED, PID, EXIT_REASON)))
+        return WorkerStatus(*(words[index] for index in _STATUS))
 
     def trim(self) -> bool:
         """Have the worker give back what big messages took if none came since the last call, but some before.

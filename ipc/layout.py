@@ -15,6 +15,7 @@ All numbers are native little-endian u64 unless said otherwise. Counters are rea
 #           | head: bytes consumed from the peer's segment                           |
 #   0x0180  +------------------------------------------------------------------------+
 #           | state | heartbeat ns | handled | pid | exit reason                     |  B (in A: the desired state)
+#           | storage state | storage errors                                         |  B
 #   0x0200  +------------------------------------------------------------------------+
 #           | active_seq[64]: what runs in each execution slot, 0 for nothing        |  B
 #   0x0400  +------------------------------------------------------------------------+
@@ -64,6 +65,8 @@ HEARTBEAT: Final = 0x188 // WORD
 HANDLED: Final = 0x190 // WORD
 PID: Final = 0x198 // WORD
 EXIT_REASON: Final = 0x1A0 // WORD
+STORAGE_STATE: Final = 0x1A8 // WORD
+STORAGE_ERRORS: Final = 0x1B0 // WORD
 ACTIVE_SEQ: Final = 0x200 // WORD
 ACTIVE_START: Final = 0x400 // WORD
 
@@ -123,6 +126,15 @@ class WorkerState(IntEnum):
     DRAINING = 3
     STOPPING = 4
     """It claims nothing any more."""
+
+
+class StorageState(IntEnum):
+    """How the storage of plugins' values does, in B."""
+
+    UNUSED = 0
+    WORKS = 1
+    FAILS = 2
+    """The last use of it failed."""
 
 
 class ExitReason(IntEnum):

@@ -28,9 +28,12 @@ from ipc.layout import (
     OWN_MEMORY,
     PID,
     STATE,
+    STORAGE_ERRORS,
+    STORAGE_STATE,
     Identity,
     RecordType,
     Role,
+    StorageState,
     WorkerState,
 )
 from ipc.messages import Request
@@ -145,10 +148,10 @@ class WorkerChannel:
         """Slot, generation and epoch of this worker, sizes of its rings."""
         return self._parts.outbound.identity
 
-    @property
-    def slot(self) -> int:
-        """The number of the worker among those of its broker."""
-        return self._parts.inbound.identity.slot
+    def show_storage(self, state: StorageState, errors: int) -> None:
+        """Let the broker see how the storage does, and how often it has failed."""
+        self._words[STORAGE_STATE] = state
+        self._words[STORAGE_ERRORS] = errors
 
     def claim(self, slot: int = 0) -> Request | None:
         """Wait for a request and enter it into an execution slot; None for good when no more will come.

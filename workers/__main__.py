@@ -7,6 +7,7 @@ itself, as `python -P -m workers CHANNEL LIFE`. By hand it has nothing to talk t
 import atexit
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -31,6 +32,7 @@ from workers.plugin_signals import confine_handlers
 from workers.signals import dump_stacks_to, release_children, watch_signals
 from workers.signature import PublicKey
 from workers.storage import open_storage
+from workers.storage.failures import Health
 from workers.store import BundleStore
 from workers.worker import Worker
 from workers.zygote import breed
@@ -59,7 +61,7 @@ def _run(argument: str, life: int) -> int:
     os.close(life)
     channel = WorkerChannel.attach(argument)
     sent.note_with(lambda: channel.set_exit_reason(ExitReason.SIGNALLED))
-    set_title(worker_title(channel.slot))
+    set_title(worker_title(channel.identity.slot))
     release_children()
     limits.be_first_without_memory()
     # What a plugin sees as the arguments.
@@ -109,7 +111,8 @@ def _prepare(
     forked.watch(worker.abandon)
     confine_handlers()
     runtime_dir = _path(config["runtime_dir"])
-    gateway.install(storage=open_storage(config["redis"], runtime_dir), events=events, log=stdio.PluginLog())
+    storage = open_storage(config["redis"], runtime_dir, Health(channel.show_storage))
+    gateway.install(storage=storage, events=events, log=stdio.PluginLog())
     sources = [_path(config["bundles"])] if config["bundles"] else []
     public_key = PublicKey.read(_path(config["public_key"])) if config["public_key"] else None
     kept = KeptVersions.read(_path(config["kept"]) if config["kept"] else None, pinned=config["pinned"])
@@ -120,6 +123,9 @@ def _prepare(
     dispatcher = Dispatcher(store, lambda api, digest: channel.control.send("api", {"api": api, "bundle_hash": digest}))
     channel.lend_bodies()
     channel.control.send("ready")
+    if config["check_storage"]:
+        # One that cannot be reached is better said now than by the first hook that needs it.
+        threading.Thread(target=storage.check, name="storage-check", daemon=True).start()
     return worker, dispatcher
 
 

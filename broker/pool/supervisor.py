@@ -27,6 +27,7 @@ from broker.pool.restoring import Restorer
 from broker.pool.served import Served
 from broker.pool.spawning import WorkerStarter
 from broker.pool.spread import Loaded, Signature, spread_of
+from broker.pool.storage_report import StorageReport
 from broker.pool.worker import Source, Sponsor, Worker, WorkerState
 from broker.pool.zygote import ZygoteKeeper
 from broker.routing.contract import Death
@@ -97,6 +98,7 @@ class Supervisor:
         """Watches workers load bundles."""
         self._starter = WorkerStarter(config, self._zygotes, bodies, self.loads.messages)
         self._apis = ApiTable()
+        self._storage = StorageReport(config.redis, config.runtime_dir)
         self._served = Served()
         self._restorer = Restorer(loop, self)
         self._learned: object = None
@@ -156,6 +158,10 @@ class Supervisor:
     def describe(self) -> list[dict[str, Any]]:
         """The workers, for `tykpy status`: slot, pid, state, dispatches in flight and handled."""
         return [worker.describe() for worker in sorted(self._workers.values(), key=lambda one: one.slot)]
+
+    def describe_storage(self) -> dict[str, Any]:
+        """The storage of plugins' values, for `tykpy status`: what it is, whether it works, errors so far."""
+        return self._storage.describe(worker.channel for worker in self._workers.values())
 
     # -- what recycling and reload call ---
 
@@ -524,6 +530,7 @@ class Supervisor:
         if worker.channel.corrupt is not None:
             log.error("%s left a ring that cannot be read to its end: %s", worker, worker.channel.corrupt)
         worker.process.release()
+        self._storage.note_end(worker.channel)
         worker.channel.close()
         self._keep_room()
         self._look_after_kept()

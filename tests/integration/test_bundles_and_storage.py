@@ -3,16 +3,18 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from broker.grpc.client import GrpcCallError
 from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
-from tests.support.redis_server import running_redis
+from tests.support.redis_server import RedisServer, running, running_redis
 
 MANIFEST = json.dumps({
     "file_list": ["middleware.py"],
@@ -110,3 +112,52 @@ def test_values_are_kept_in_redis_and_dispatches_go_on_without_it(tmp_path: Path
         broker.wait_for_log("tykpy.storage")
         redis.start()
         wait_until(lambda: kept(broker, "again"), lambda: f"recovery; the log:\n{broker.log}")
+
+
+def storage_of(broker: RunningBroker) -> dict[str, Any]:
+    status = broker.status()["storage"]
+    assert isinstance(status, dict)
+    return status
+
+
+def test_a_redis_that_is_down_at_the_start_is_a_warning(tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path)
+    with running_broker(tmp_path, "--redis", redis.url, workers=2, files={"hooks.py": SOURCE}) as broker:
+        broker.wait_for_log("WARNING [")
+        assert re.search(rf"WARNING \[\d+\] tykpy.storage: Redis at {redis.url} does not answer", broker.log)
+        wait_until(lambda: storage_of(broker)["state"] == "fails", lambda: str(storage_of(broker)))
+        errors = storage_of(broker)["errors"]
+        assert errors >= 1
+        # A worker that ends takes nothing away, and the next one does not look again.
+        for row in broker.status()["workers"]:
+            os.kill(row["pid"], signal.SIGKILL)
+            wait_until(lambda: row["pid"] not in pids(broker), lambda: broker.log)  # noqa: B023
+        broker.wait_for_log("was ended by SIGKILL")
+        wait_until(
+            lambda: storage_of(broker) == {"kind": "redis", "place": redis.url, "state": "unused", "errors": errors},
+            lambda: str(storage_of(broker)),
+        )
+        with running(redis):
+            wait_until(lambda: kept(broker, "late"), lambda: f"a value in Redis; the log:\n{broker.log}")
+            assert storage_of(broker)["state"] == "works"
+
+
+def pids(broker: RunningBroker) -> set[int]:
+    return {row["pid"] for row in broker.status()["workers"]}
+
+
+def test_the_state_of_the_embedded_storage(tmp_path: Path) -> None:
+    broker = RunningBroker(tmp_path)
+    broker.add_file("hooks.py", SOURCE)
+    file = broker.runtime / "storage.sqlite3"
+    with broker:
+        place = str(broker.runtime)
+        assert storage_of(broker) == {"kind": "embedded", "place": place, "state": "unused", "errors": 0}
+        file.write_bytes(b"no database" * 1000)
+        file.chmod(0o600)
+        for errors in (1, 2):
+            broker.call("store", bundle="hooks", headers=[("Value", "x")])
+            assert storage_of(broker) == {"kind": "embedded", "place": place, "state": "fails", "errors": errors}
+        file.unlink()
+        assert kept(broker, "sound")
+        assert storage_of(broker) == {"kind": "embedded", "place": place, "state": "works", "errors": 2}

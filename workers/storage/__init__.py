@@ -4,29 +4,32 @@ from pathlib import Path
 
 from redisclient.address import RedisAddress, parse_redis_url
 from workers.storage.contract import Storage
+from workers.storage.failures import Health
 from workers.storage.lazy import LazyStorage
 
 __all__ = ["Storage", "open_storage"]
 
 
-def open_storage(redis_url: str | None, runtime_dir: Path) -> Storage:
+def open_storage(redis_url: str | None, runtime_dir: Path, health: Health | None = None) -> Storage:
     """Return the storage for a worker; nothing is imported, opened or connected before its first use.
+
+    `health` is told how it does.
 
     Raises RedisURLError for a URL that cannot be meant.
     """
     if redis_url:
         address = parse_redis_url(redis_url)
-        return LazyStorage(lambda: _open_redis(address))
-    return LazyStorage(lambda: _open_sqlite(runtime_dir))
+        return LazyStorage(lambda: _open_redis(address, health))
+    return LazyStorage(lambda: _open_sqlite(runtime_dir, health))
 
 
-def _open_redis(address: RedisAddress) -> Storage:
+def _open_redis(address: RedisAddress, health: Health | None) -> Storage:
     from workers.storage.redis import RedisStorage
 
-    return RedisStorage(address)
+    return RedisStorage(address, health=health)
 
 
-def _open_sqlite(runtime_dir: Path) -> Storage:
+def _open_sqlite(runtime_dir: Path, health: Health | None) -> Storage:
     from workers.storage.sqlite import SQLiteStorage
 
-    return SQLiteStorage(runtime_dir)
+    return SQLiteStorage(runtime_dir, health=health)

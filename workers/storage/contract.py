@@ -14,6 +14,9 @@ class Storage(tyk.gateway.Storage, Protocol):
     A failure is logged and not raised: `store` then drops the value, `fetch` answers empty.
     """
 
+    def check(self) -> None:
+        """Use it, so that a storage that cannot be used is known before a plugin needs it."""
+
     def close(self) -> None:
         """Close files and connections."""
 

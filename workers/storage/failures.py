@@ -1,16 +1,48 @@
 """What a storage does about failures: say so now and then, and stop asking for a while."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
+from ipc.layout import StorageState
 from telemetry.log import Log
 
 LOG_EVERY_S: Final = 10.0
 """Failures come as often as dispatches do; one line in so many seconds tells as much."""
 
 _logger: Final = Log("tykpy.storage")
+
+
+class Health:
+    """How a storage does, shown where the broker looks."""
+
+    def __init__(self, show: Callable[[StorageState, int], object] = lambda _state, _errors: None) -> None:
+        """`show` is called with the state and the number of errors when one of them changes."""
+        self._show = show
+        self._lock = threading.Lock()
+        self._state = StorageState.UNUSED
+        self._errors = 0
+
+    def works(self) -> None:
+        """Note that a call has succeeded."""
+        if self._state is not StorageState.WORKS:
+            self._note(StorageState.WORKS, 0)
+
+    def fails(self) -> None:
+        """Note that a call has failed, as the next one would."""
+        self._note(StorageState.FAILS, 1)
+
+    def refused(self) -> None:
+        """Note that one call has failed, and others would not."""
+        self._note(StorageState.WORKS, 1)
+
+    def _note(self, state: StorageState, errors: int) -> None:
+        with self._lock:
+            self._state = state
+            self._errors += errors
+            self._show(state, self._errors)
 
 
 class FailureLog:
@@ -25,8 +57,8 @@ class FailureLog:
         self._failures = 0
         self._reported = False
 
-    def failed(self, message: str) -> None:
-        """Log `message` as an error, unless one was logged a short while ago."""
+    def failed(self, message: str, level: int = logging.ERROR) -> None:
+        """Log `message`, unless one was logged a short while ago."""
         with self._lock:
             self._failures += 1
             now = self._clock()
@@ -36,7 +68,7 @@ class FailureLog:
             self._silent_until_s = now + LOG_EVERY_S
             unreported, self._unreported = self._unreported, 0
             self._reported = True
-        _logger.error("%s%s", message, f" ({unreported} failures since the last report)" if unreported else "")
+        _logger.log(level, "%s%s", message, f" ({unreported} failures since the last report)" if unreported else "")
 
     def recovered(self, message: str) -> None:
         """Log `message` if a failure was logged before, with how many there were."""

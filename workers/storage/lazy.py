@@ -24,6 +24,10 @@ class LazyStorage:
         """Return what was stored; empty where there is nothing."""
         return (self._opened or self._open()).fetch(key)
 
+    def check(self) -> None:
+        """Open it and use it."""
+        (self._opened or self._open()).check()
+
     def close(self) -> None:
         """Close the storage if it was opened; what comes after is logged and dropped."""
         with self._lock:
@@ -50,6 +54,9 @@ class _ClosedStorage:
     def fetch(self, key: str) -> bytes:
         self._log.failed("storage is closed: the worker ends; get_data answers empty")
         return b""
+
+    def check(self) -> None:
+        """Say nothing: nobody needs it any more."""
 
     def close(self) -> None:
         """Stay closed."""

@@ -1,5 +1,6 @@
 """Keeps values in Redis; answers in time whatever Redis does, and uses it again by itself once it is back."""
 
+import logging
 import math
 import threading
 import time
@@ -13,7 +14,7 @@ import redis.exceptions
 from redisclient.address import RedisAddress
 from redisclient.client import OUTAGES, Client, Connected, connect, told
 from workers.storage.contract import storage_key
-from workers.storage.failures import Breaker, FailureLog
+from workers.storage.failures import Breaker, FailureLog, Health
 from workers.storage.timelimit import TimeLimitedCalls
 
 ANSWER_S: Final = 0.75
@@ -44,8 +45,10 @@ class RedisStorage:
         address: RedisAddress,
         limits: RedisLimits = RedisLimits(),
         clock: Callable[[], float] = time.monotonic,
+        health: Health | None = None,
     ) -> None:
         """Remember where Redis is; the first call connects."""
+        self._health = health or Health()
         self._address = address
         self._limits = limits
         self._breaker = Breaker(limits.first_backoff_s, limits.longest_backoff_s, clock)
@@ -64,6 +67,10 @@ class RedisStorage:
         """Return what was stored; empty where there is nothing, or Redis does not answer."""
         return self._ask(lambda client: client.get(storage_key(key))) or b""
 
+    def check(self) -> None:
+        """Warn if Redis does not answer."""
+        self._ask(lambda client: client.get(storage_key("")), logging.WARNING)
+
     def close(self) -> None:
         """Close the connections and end the threads."""
         self._calls.close()
@@ -71,15 +78,16 @@ class RedisStorage:
         if connected is not None:
             connected.close()
 
-    def _ask(self, command: Callable[[Client], bytes | None]) -> bytes | None:
+    def _ask(self, command: Callable[[Client], bytes | None], level: int = logging.ERROR) -> bytes | None:
         if not self._breaker.allows():
             return None
         try:
             answer = self._calls.call(partial(self._run, command), self._limits.answer_s)
         except OUTAGES as error:
-            self._out_of_reach(error)
+            self._out_of_reach(error, level)
             return None
         except redis.exceptions.RedisError as error:
+            self._health.refused()
             self._refusals.failed(f"Redis at {self._address.display} refused a command: {told(self._address, error)}")
             answer = None
         except BaseException:
@@ -87,6 +95,7 @@ class RedisStorage:
             self._breaker.failed()
             raise
         self._breaker.succeeded()
+        self._health.works()
         self._outages.recovered(f"Redis at {self._address.display} answers again")
         return answer
 
@@ -100,11 +109,13 @@ class RedisStorage:
                 self._connected = connect(self._address, self._limits.socket_s)
             return self._connected
 
-    def _out_of_reach(self, error: Exception) -> None:
+    def _out_of_reach(self, error: Exception, level: int) -> None:
         backoff_s = self._breaker.failed()
+        self._health.fails()
         self._outages.failed(
             f"Redis at {self._address.display} does not answer: {told(self._address, error)}; until it does, get_data"
-            f" answers empty and store_data is lost (next try in {backoff_s:.2g} s)"
+            f" answers empty and store_data is lost (next try in {backoff_s:.2g} s)",
+            level,
         )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from workers.storage.contract import storage_key
-from workers.storage.failures import FailureLog
+from workers.storage.failures import FailureLog, Health
 
 FILE_NAME: Final = "storage.sqlite3"
 FILE_MODE: Final = 0o600
@@ -62,11 +62,12 @@ _PURGE: Final = "DELETE FROM data WHERE rowid IN (SELECT rowid FROM data WHERE e
 class SQLiteStorage:
     """A storage in a file; every thread has a connection of its own."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time, health: Health | None = None) -> None:
         """Remember where the file is.
 
         `clock` gives seconds and is the same in all processes, also after a restart of the machine: a wall clock.
         """
+        self._health = health or Health()
         self._path = folder / FILE_NAME
         self._wal = f"{self._path}-wal"
         self._clock = clock
@@ -90,6 +91,7 @@ class SQLiteStorage:
             self._stores += 1
             if self._wal_is_large():
                 self._restart_wal(connection)
+            self._health.works()
         except (sqlite3.Error, OSError) as error:
             self._failed(error, "store_data is lost")
 
@@ -98,10 +100,15 @@ class SQLiteStorage:
         now_ms = int(self._clock() * 1000)
         try:
             row = self._connections.get().execute(_FETCH, (storage_key(key), now_ms)).fetchone()
+            self._health.works()
         except (sqlite3.Error, OSError) as error:
             self._failed(error, "get_data answers empty")
             return b""
         return bytes(row[0]) if row else b""
+
+    def check(self) -> None:
+        """Open the file."""
+        self.fetch("")
 
     def close(self) -> None:
         """Close the connections of all threads."""
@@ -132,6 +139,7 @@ class SQLiteStorage:
     def _failed(self, error: Exception, consequence: str) -> None:
         # A new connection may find the file sound again, or a new file.
         self._connections.drop()
+        self._health.fails()
         self._log.failed(f"storage file {self._path}: {type(error).__name__}: {error}; {consequence}")
 
 

@@ -32,6 +32,7 @@ from ipc.layout import (
     Identity,
     RecordType,
     Role,
+    StorageState,
     WorkerState,
 )
 from tests.unit.ipc.ends import SMALL, channel_pair, claim_each, worker_argument_of_copies
@@ -691,7 +692,8 @@ def test_a_worker_cannot_claim_to_execute_what_it_was_not_sent() -> None:
 
 def test_the_worker_speaks_of_itself_in_its_header() -> None:
     with channel_pair() as (broker, worker):
-        assert broker.worker_status()[::3] == (WorkerState.STARTING, os.getpid())
+        assert (broker.worker_status().state, broker.worker_status().pid) == (WorkerState.STARTING, os.getpid())
+        worker.show_storage(StorageState.FAILS, 7)
         worker.set_state(WorkerState.READY)
         worker.beat()
         worker.set_exit_reason(ExitReason.DRAINED)
@@ -699,6 +701,7 @@ def test_the_worker_speaks_of_itself_in_its_header() -> None:
         worker.answer(0, 1, b"", False, 0)
         status = broker.worker_status()
         assert (status.state, status.handled, status.exit_reason) == (WorkerState.READY, 1, ExitReason.DRAINED)
+        assert (status.storage_state, status.storage_errors) == (StorageState.FAILS, 7)
         assert 0 < status.heartbeat_ns <= monotonic_ns()
         assert worker.identity == Identity(Role.B, 77, 3, 9, 4096, 512, 65536)
 

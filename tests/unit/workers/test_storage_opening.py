@@ -29,6 +29,9 @@ class Closable(MemoryStorage):
 
     closed = 0
 
+    def check(self) -> None:
+        """Not looked at."""
+
     def close(self) -> None:
         """Count."""
         self.closed += 1

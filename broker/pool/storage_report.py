@@ -1,0 +1,37 @@
+"""What `tykpy status` says about the storage of plugins' values, from what workers say about their own use of it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from ipc.channel import BrokerChannel
+from ipc.layout import StorageState
+from redisclient.address import redact
+
+MOST: Final = 2**53
+"""Errors that are counted: a worker may write any number."""
+_WORDS: Final = {StorageState.UNUSED: "unused", StorageState.WORKS: "works", StorageState.FAILS: "fails"}
+
+
+class StorageReport:
+    """Adds up what workers say, those that have ended included."""
+
+    def __init__(self, redis_url: str | None, runtime_dir: Path) -> None:
+        self._kind, self._place = ("redis", redact(redis_url)) if redis_url else ("embedded", str(runtime_dir))
+        self._past_errors = 0
+
+    def note_end(self, channel: BrokerChannel) -> None:
+        """Keep the errors of a worker that has ended; its channel is closed afterwards."""
+        self._past_errors += channel.worker_status().storage_errors
+
+    def describe(self, channels: Iterable[BrokerChannel]) -> dict[str, Any]:
+        """Describe the storage: it fails where it fails any of the workers that live."""
+        statuses = [channel.worker_status() for channel in channels]
+        errors = self._past_errors + sum(status.storage_errors for status in statuses)
+        state = max((status.storage_state for status in statuses if status.storage_state in _WORDS), default=0)
+        return {
+            "kind": self._kind,
+            "place": self._place,
+            "state": _WORDS[StorageState(state)],
+            "errors": min(errors, MOST),
+        }
