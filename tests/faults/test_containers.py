@@ -1,13 +1,16 @@
 """A broker that is process 1 of a namespace, as it is in a container."""
 
+import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from ipc.title import ZYGOTE
 from tests.support.broker import RunningBroker, wait_until
 from tests.support.hooks import SOURCE
 
@@ -37,8 +40,28 @@ def needs_namespaces() -> None:
         pytest.skip(f"no namespaces of processes here: {error}")
 
 
-def zombies(pid: int) -> list[psutil.Process]:
-    return [child for child in psutil.Process(pid).children() if child.status() == psutil.STATUS_ZOMBIE]
+@contextlib.contextmanager
+def stopped_at_the_end(broker: RunningBroker) -> Iterator[int]:
+    """Give the broker's number outside of its namespace; `unshare`, which has started it, passes no signals on."""
+    (init,) = (child.pid for child in psutil.Process(broker.pid).children())
+    try:
+        yield init
+    finally:
+        os.kill(init, signal.SIGTERM)
+        broker.wait()
+
+
+def children(pid: int) -> dict[int, tuple[str, str]]:
+    """The children of a process, with title and state; those that are gone meanwhile are not among them."""
+    found = {}
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[child.pid] = (child.name(), child.status())
+    return found
+
+
+def zombies(pid: int) -> list[int]:
+    return [child for child, (_, state) in children(pid).items() if state == psutil.STATUS_ZOMBIE]
 
 
 def worker_pid(broker: RunningBroker) -> str:
@@ -54,8 +77,7 @@ def test_process_1_waits_for_orphans_and_is_not_replaced(tmp_path: Path, event_l
     broker.add_file("orphans.py", LEAVES_ORPHANS)
     left = tmp_path / "left"
     left.mkdir()
-    with broker:
-        (init,) = (child.pid for child in psutil.Process(broker.pid).children())
+    with broker, stopped_at_the_end(broker) as init:
         assert broker.status()["pid"] == 1
 
         broker.call("leaves_orphans", bundle="orphans", headers=[("Folder", str(left))])
@@ -69,14 +91,14 @@ def test_process_1_waits_for_orphans_and_is_not_replaced(tmp_path: Path, event_l
 
         # How workers and zygotes end is still known.
         first = worker_pid(broker)
-        zygote = psutil.Process(init).children()[0]
-        zygote.children()[0].send_signal(signal.SIGSEGV)
+        (zygote,) = (child for child, (name, _) in children(init).items() if name == ZYGOTE)
+        (worker,) = children(zygote)
+        os.kill(worker, signal.SIGSEGV)
         broker.wait_for_log(f"(process {first}) was ended by SIGSEGV")
         worker_pid(broker)
-        zygote.kill()
+        os.kill(zygote, signal.SIGKILL)
         broker.wait_for_log("the process that forks workers has ended")
         wait_until(lambda: not zombies(init), lambda: str(zombies(init)))
         assert worker_pid(broker)
 
-        os.kill(init, signal.SIGTERM)
-        assert broker.wait() == 0
+    assert broker.wait() == 0
