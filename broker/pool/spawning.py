@@ -96,7 +96,7 @@ class WorkerStarter:
             # Before there is a process: it waits in the socket, and what fails here leaves nothing to end.
             for told in self._broken():
                 channel.control.send("broken", told)
-            channel.control.send("configure", self._worker_config(generation, pinned))
+            channel.control.send("configure", self._worker_config(pinned))
             process = self._process(channel)
         except BaseException:
             channel.close()
@@ -111,7 +111,7 @@ class WorkerStarter:
             [argument, str(life)], [*descriptors, life]
         )
 
-    def _worker_config(self, generation: int, pinned: bool) -> dict[str, Any]:
+    def _worker_config(self, pinned: bool) -> dict[str, Any]:
         # Over the socket, not in argv: the Redis URL may hold a password. Paths are bytes, as they are for the kernel:
         # not all of them are text.
         config = self._config
@@ -122,7 +122,7 @@ class WorkerStarter:
             "kept": os.fsencode(self.kept.path) if self.kept.path else None,
             "pinned": pinned,
             "redis": config.redis,
-            "check_storage": generation == FIRST and config.redis is not None,
+            "check_storage": self._generation == FIRST and config.redis is not None,
             "threads": config.threads,
             "limits": {"memory": config.limit_memory, "cpu": config.limit_cpu, "files": config.limit_files},
             "log_level": config.log_level,
