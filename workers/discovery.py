@@ -30,8 +30,9 @@ _HASH: Final = re.compile(r"[0-9a-f]{32}")
 _MAX_ORDERED_PARTS: Final = 6
 """Parts whose order is worked out from the hash of their names: 720 tries; gateways have two or three."""
 _MAX_STAMPED_FILES: Final = 10_000
-_MAX_READ: Final = 16 << 20
-"""Bytes of a file up to which its content tells; a larger one is known by its identity, so that looking stays cheap."""
+_MAX_READ: Final = 64 << 20
+"""Bytes of a bundle's files that are read for its stamp, which each new worker does: 50 ms. Files that would be more,
+data as a rule, are known by their identity."""
 _SETTLED_NS: Final = 2_000_000_000
 """A file changed this recently may change once more within one tick of its clock (FAT: 2 s): its digest is not kept."""
 
@@ -148,22 +149,24 @@ def _is_ignored(name: str) -> bool:
 
 def _stamps(path: Path) -> Iterator[FileStamp]:
     if not os.path.isdir(path):
-        yield from _file_stamp(path)
+        yield from _file_stamp(path, _MAX_READ)
         return
-    count = 0
+    count, left = 0, _MAX_READ
     for folder, folders, files in os.walk(path):
         folders[:] = [name for name in folders if name != "__pycache__"]
         for file in files:
-            yield from _file_stamp(Path(folder, file))
+            for found in _file_stamp(Path(folder, file), left):
+                yield found
+                left -= found[1] if found[1] <= left else 0
             count += 1
             if count >= _MAX_STAMPED_FILES:
                 return
 
 
-def _file_stamp(path: Path) -> Iterator[FileStamp]:
+def _file_stamp(path: Path, most: int) -> Iterator[FileStamp]:
     try:
         status = path.stat()
-        yield str(path), status.st_size, _digests.digest(path, status)
+        yield str(path), status.st_size, _digests.digest(path, status, most)
     except OSError:
         return  # it vanished while we looked: a stamp without it says so
 
@@ -178,10 +181,10 @@ class _Digests:
     def __init__(self) -> None:
         self._known: dict[Path, tuple[tuple[int, ...], str]] = {}
 
-    def digest(self, path: Path, status: os.stat_result) -> str:
-        """Return the digest of a file's content. Raises OSError."""
+    def digest(self, path: Path, status: os.stat_result, most: int) -> str:
+        """Return the digest of a file's content, or what identifies one above `most` bytes. Raises OSError."""
         identity = (status.st_dev, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)
-        if status.st_size > _MAX_READ or not stat.S_ISREG(status.st_mode):
+        if status.st_size > most or not stat.S_ISREG(status.st_mode):
             return repr(identity)
         known = self._known.get(path)
         if known is not None and known[0] == identity:

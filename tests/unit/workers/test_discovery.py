@@ -89,6 +89,14 @@ def test_a_large_file_is_known_by_its_identity(tmp_path: Path, monkeypatch: pyte
     assert stamp(tmp_path) != before
 
 
+def test_no_more_is_read_than_a_worker_has_time_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "_MAX_READ", 25)
+    for number in range(4):
+        write(tmp_path / f"{number}.bin", b"ten  bytes")
+    digests = [digest for _, _, digest in stamp(tmp_path)]
+    assert sum(digest.startswith("(") for digest in digests) == 2
+
+
 def test_a_pipe_among_the_files_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert len(stamp(tmp_path)) == 1
