@@ -133,6 +133,11 @@ class ImportSpace:
         """Say whether a file is the bundle's."""
         return self.own(file) is not None and self._allows(os.path.dirname(file), PurePosixPath(file).stem)
 
+    def carried(self) -> frozenset[str]:
+        """Return the names of the modules that `pip install --target` put into the bundle's folder."""
+        found = MetadataPathFinder.find_distributions(DistributionFinder.Context(path=[str(self.root)]))
+        return frozenset(file.parts[0].partition(".")[0] for package in found for file in package.files or ())
+
     def own(self, path: str) -> str | None:
         """Return a path as one below `root`, None where it is not."""
         if not isinstance(path, str):
@@ -286,12 +291,12 @@ class ImportSpace:
         return None
 
     def _is_compiled(self, top: str, folder: str) -> bool:
-        """Say whether a module of an added folder has compiled parts, and claim it for this bundle if nobody has.
+        """Say whether a package of others has compiled parts, and claim it for this bundle if nobody has.
 
         Such modules are loaded under their own names, once: their C code may look for itself in `sys.modules` (numpy),
         and a second copy may break the first (lxml).
         """
-        if folder == str(self.root) or not _has_compiled_parts(folder, top):
+        if not _has_compiled_parts(folder, top) or (folder == str(self.root) and top not in self.carried()):
             return False
         owner, place = _finder.compiled.setdefault(top, (self, folder))
         if _is_installed(top):

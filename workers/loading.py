@@ -100,6 +100,8 @@ def _import_files(space: ImportSpace, manifest: Manifest, single: bool) -> list[
     if manifest.driver == "grpc" or any(entry.name not in defined for entry in manifest.hooks):
         added = tuple(folder + os.sep for folder in space.folders())
         others = [file for file in others if not str(space.root / file).startswith(added)]
+        carried = space.carried()
+        others = [file for file in others if file.partition("/")[0].partition(".")[0] not in carried]
         modules += [_import_file(space, file) for file in others]
     return modules
 

@@ -1,5 +1,6 @@
 """Packages that a bundle carries in a folder which it adds to `sys.path`: each bundle has its own."""
 
+import hashlib
 import os
 import shutil
 import sys
@@ -12,9 +13,10 @@ from textwrap import indent
 import posix_ipc
 import pytest
 
-from tests.support.bundles import Served, subject, write_bundle
+from tests.support.bundles import Served, manifest, subject, write_bundle, write_files
 from tests.unit.workers.conftest import Serve
 from workers.errors import WorkerError
+from workers.importer import ImportSpace
 
 VENDOR = "vendor = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'vendor')"
 HEAD = f"import os, sys\n{VENDOR}\n"
@@ -193,6 +195,51 @@ def test_packages_in_a_zip(folder: Path, serve: Serve) -> None:
     assert is_clean(folder)
 
 
+def write_metadata(folder: Path, name: str, *files: str) -> None:
+    metadata = folder / f"{name}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (metadata / "RECORD").write_text("".join(f"{file},,\n" for file in files))
+
+
+def test_packages_that_pip_put_beside_the_middleware(folder: Path, serve: Serve) -> None:
+    files = {
+        "middleware.py": hook("import vlib, single\nresult = vlib.VERSION, single.VERSION"),
+        "vlib/__init__.py": "VERSION = 1",
+        "vlib/setup.py": "raise RuntimeError('run by nobody')",
+        "single.py": "VERSION = 2",
+    }
+    write_bundle(folder / "one", files)
+    write_metadata(folder / "one", "vlib", "vlib/__init__.py", "vlib/setup.py", "single.py")
+    assert result(serve()) == "(1, 2)"
+
+
+def test_a_pth_file_adds_further_folders(folder: Path, serve: Serve) -> None:
+    write_two(
+        folder, hook("import vlib\nresult = vlib.VERSION", f"{HEAD}import site\nsite.addsitedir(vendor)"), "lib/vlib.py"
+    )
+    for bundle in ("one", "two"):
+        (folder / bundle / "vendor").mkdir()
+        (folder / bundle / "vendor" / "more.pth").write_text("../lib\n")
+    served = serve()
+    assert [result(served, bundle) for bundle in ("one", "two")] == ["1", "2"]
+    assert is_clean(folder)
+
+
+def test_a_signed_bundle_imports_what_was_signed(tmp_path: Path) -> None:
+    write_files(tmp_path, {"vendor/vlib.py": "VERSION = 1", "vendor/other.py": "VERSION = 1"})
+    signed = {"vendor/vlib.py": hashlib.sha256(b"VERSION = 1").digest()}
+    space = ImportSpace("tykpy_signed", "signed", tmp_path, ["vendor/vlib.py"], sealed=signed)
+    space.open()
+    try:
+        sys.path.append(str(tmp_path / "vendor"))
+        assert space.import_name("vlib").VERSION == 1
+        with pytest.raises(ImportError, match=r"vendor/other\.py is not in file_list"):
+            space.import_name("other")
+    finally:
+        space.close()
+
+
 def test_folders_whose_names_have_dots(folder: Path, serve: Serve) -> None:
     head = f"{HEAD}sys.path.append(os.path.join(vendor, 'python3.11', 'site-packages'))\nimport vlib"
     write_bundle(folder / "one", {"middleware.py": hook("result = vlib.VERSION", head)})
@@ -310,6 +357,12 @@ class TestCompiled:
         for name in [name for name in sys.modules if name.partition(".")[0] == "fast"]:
             del sys.modules[name]
 
+    def move_beside_the_middleware(self, folder: Path) -> None:
+        for bundle in ("one", "two"):
+            (folder / bundle / "manifest.json").write_text(manifest(["middleware.py"]))
+            for place in (folder / bundle / "vendor").iterdir():
+                place.rename(folder / bundle / place.name)
+
     def test_it_is_loaded_once_and_the_other_bundle_is_told(
         self, serve: Serve, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -319,6 +372,21 @@ class TestCompiled:
         assert len(told) == 1
         assert told[0].startswith("bundle two: fast has compiled parts, which a process loads once: instead of")
         assert "it gets that of bundle one" in told[0]
+
+    def test_so_it_is_where_pip_put_it_beside_the_middleware(
+        self, folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.move_beside_the_middleware(folder)
+        for bundle in ("one", "two"):
+            write_metadata(folder / bundle, "fast", "fast/__init__.py", "fast/posix_ipc.so")
+        served = serve()
+        assert [result(served, bundle) for bundle in ("one", "two")] == ["(1, 1, True)", "(1, 2, True)"]
+        assert "it gets that of bundle one" in caplog.text
+
+    def test_a_compiled_module_of_the_bundles_own_is_loaded_for_each(self, folder: Path, serve: Serve) -> None:
+        self.move_beside_the_middleware(folder)
+        served = serve()
+        assert [result(served, bundle) for bundle in ("one", "two")] == ["(1, 1, True)", "(2, 2, True)"]
 
     def test_a_bundle_without_it_does_not_get_it(self, serve: Serve) -> None:
         with pytest.raises(WorkerError, match="No module named 'fast'"):
