@@ -112,6 +112,11 @@ class Bundle:
         return key_of(self.path)
 
     @property
+    def is_other_file(self) -> bool:
+        """It is a `.py` file without hooks that lies beside bundles, and is none itself."""
+        return self.path.suffix == ".py" and self.error is None and not self.hooks and not self.faulty
+
+    @property
     def count(self) -> int:
         """How many hooks it has, the faulty ones included."""
         return sum(len(part.hooks) + len(part.faulty) for part in self.parts)
@@ -119,7 +124,7 @@ class Bundle:
     @property
     def is_sound(self) -> bool:
         """Everything is there, and could be loaded."""
-        return self.is_complete and self.error is None and not self.faulty
+        return self.is_complete and not self.is_other_file and self.error is None and not self.faulty
 
     @property
     def problems(self) -> list[str]:

@@ -5,7 +5,7 @@
 | folder with a name of 32 hex digits (a gateway's own) | that name |
 | folder `foo` | MD5 of `foo` and of `foo.zip` |
 | `foo.zip` | MD5 of `foo.zip` |
-| `foo.py` | MD5 of `foo.py`, of `foo` and of `foo.zip` |
+| `foo.py` with hooks | MD5 of `foo.py`, of `foo` and of `foo.zip` |
 """
 
 import hashlib

@@ -33,7 +33,7 @@ class Report:
         """The bundle is loaded, or broken."""
 
     def gone(self, path: str) -> None:
-        """A bundle that was broken is not there any more."""
+        """There is no bundle at this path: what was broken was removed, or has no hooks."""
 
 
 class ControlReport(Report):

@@ -18,6 +18,7 @@ from workers.failure import bundle_failed
 from workers.hook import definition_of, known_type, make_hook, source_of
 from workers.importer import ImportSpace
 from workers.manifest import MANIFEST_NAME, ListedHook, Manifest, read_manifest
+from workers.other_files import is_other_file
 from workers.signature import PublicKey
 from workers.verification import verify
 
@@ -46,8 +47,13 @@ def load_folder(name: str, root: Path, key: str, public_key: PublicKey | None = 
 
 
 def load_file(name: str, file: Path, key: str, public_key: PublicKey | None = None) -> Part:
-    """Load a single `.py` file, a bundle without a manifest: all of its decorated hooks."""
+    """Load a single `.py` file, a bundle without a manifest: all of its decorated hooks.
+
+    A file that is no bundle (`conftest.py`) is not imported, and has no hooks.
+    """
     try:
+        if is_other_file(file, file.read_bytes()):
+            return Part(name, file.parent)
         if public_key is not None:
             raise SignatureError("a single file has no signature; make a bundle of it: tykpy bundle build", str(file))
         return _load(name, file.parent, Manifest(file_list=(file.name,)), key, single=True)

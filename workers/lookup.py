@@ -91,7 +91,7 @@ class Lookup:
         if bundle is not None:
             return bundle
         places = ", ".join(map(str, self._store.sources)) or "no folder"
-        there = _listed(bundle.name for bundle in self._store.loaded())
+        there = _listed(bundle.name for bundle in self._store.loaded() if not bundle.is_other_file)
         message = f"no bundle with the hash {bundle_hash} in {places}; there are: {there}"
         raise WorkerError(Status.NOT_FOUND, message, {"bundle": bundle_hash})
 

@@ -141,7 +141,7 @@ class BundleStore:
     def describe(self) -> list[dict[str, Any]]:
         """Return what is loaded and what is broken, as maps that msgpack can carry."""
         entries = [(entry, entry.bundle) for entry in list(self._entries.values())]
-        return [_described(entry, bundle) for entry, bundle in entries if bundle]
+        return [_described(entry, bundle) for entry, bundle in entries if bundle and not bundle.is_other_file]
 
     def _scan(self) -> None:
         """Look for new bundles, if a folder changed since the last look."""
@@ -203,7 +203,10 @@ class BundleStore:
         self.version += 1
         for listener in self._listeners:
             listener()
-        self._watch.report.loaded(_described(entry, bundle))
+        if bundle.is_other_file:
+            self._watch.report.gone(bundle.key)
+        else:
+            self._watch.report.loaded(_described(entry, bundle))
         return bundle
 
     def _load_served(self, entry: _Entry, version: str) -> Bundle:

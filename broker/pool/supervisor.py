@@ -426,6 +426,7 @@ class Supervisor:
             self._described(worker, body)
         elif name == "gone":
             worker.described.remove(body["path"])
+            self.loads.loaded(worker)
             self._changed(worker)
         elif name == "pong":
             self._departures.awake(worker)

@@ -14,6 +14,7 @@ import pytest
 
 from broker.grpc.client import GrpcCallError
 from broker.grpc.wire import GrpcCode
+from tests.faults.test_starting import DIES
 from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
 from tests.support.load import Load
@@ -147,7 +148,8 @@ def test_a_call_that_runs_is_finished_by_the_old_program(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("import os\nos._exit(5)\n", "exited with code 3 (no worker can start)"),
+        (DIES, "exited with code 3 (no worker can start)"),
+        ("import os\nos._exit(5)\n", "exited with code 1 (a fault, or it would not serve"),
         ("def broken(:\n", "exited with code 1 (a fault, or it would not serve what is served now)"),
     ],
 )

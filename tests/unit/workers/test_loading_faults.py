@@ -107,7 +107,7 @@ def described(store: BundleStore) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("source", RAISES.values(), ids=RAISES)
 def test_an_import_that_raises_breaks_one_bundle(folder: Path, store: BundleStore, source: str) -> None:
-    write_files(folder, {"bad.py": source, "good.py": HOOK})
+    write_files(folder, {"bad.py": IMPORTS + source, "good.py": HOOK})
     found = described(store)
     assert [hook["name"] for hook in found["good.py"]["hooks"]] == ["H"]
     error = found["bad.py"]["error"]
