@@ -13,6 +13,8 @@ MAX_FILE: Final = 1_000
 """Characters of the name of a file that a hook or a fault is in."""
 MAX_MESSAGE: Final = 2_000
 """Characters of what is wrong with a bundle or hook."""
+MAX_REPLACED: Final = 8
+"""Functions that a bundle has replaced in the standard library, as far as they are named."""
 MAX_TIMEOUT: Final = 1e9
 """Seconds of a hook's `timeout`: thirty years."""
 MAX_HOOKS: Final = 4_096

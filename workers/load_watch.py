@@ -7,9 +7,10 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from ipc.control import ControlSocket
-from ipc.description import MAX_DESCRIBED, pieces_of
+from ipc.description import MAX_DESCRIBED, MAX_REPLACED, pieces_of
 from telemetry.log import Log
 from workers.load_guard import LoadGuard
+from workers.replaced import Primitives
 
 _log: Final = Log("tykpy.worker")
 
@@ -31,6 +32,9 @@ class Report:
 
     def loaded(self, description: dict[str, Any]) -> None:
         """The bundle is loaded, or broken."""
+
+    def replaced(self, source: Source, names: list[str]) -> None:
+        """The bundle has replaced these functions of the standard library while it was loaded."""
 
     def gone(self, path: str) -> None:
         """There is no bundle at this path: what was broken was removed, or has no hooks."""
@@ -59,6 +63,10 @@ class ControlReport(Report):
         self._note(description["path"], size)
         for piece in pieces:
             self._control.send("bundle", piece)
+
+    def replaced(self, source: Source, names: list[str]) -> None:
+        """Send the first of them."""
+        self._control.send("replaced", {**source._asdict(), "names": names[:MAX_REPLACED]})
 
     def gone(self, path: str) -> None:
         """Send it."""
@@ -102,3 +110,9 @@ class LoadWatch:
     report: Report = field(default_factory=Report)
     broken: BrokenBundles = field(default_factory=BrokenBundles)
     guard: LoadGuard = field(default_factory=LoadGuard)
+    primitives: Primitives = field(default_factory=Primitives)
+
+    def look_for_replaced(self, source: Source) -> None:
+        """Report what a bundle has replaced in the standard library."""
+        if names := self.primitives.replaced():
+            self.report.replaced(source, names)

@@ -231,11 +231,14 @@ class BundleStore:
         if why is not None:
             return broken_bundle(candidate, BundleError(why, source.path))
         watch.report.loading(source)
+        watch.primitives.remember()
         try:
             with watch.guard.around():
                 return load_bundle(candidate, self._unpacked, self._public_key)
         except BaseException as error:  # noqa: BLE001 (our own code, where the bundle changed what it stands on)
             return broken_bundle(candidate, bundle_failed(error, str(candidate.path), str(candidate.path)))
+        finally:
+            watch.look_for_replaced(source)
 
 
 def _described(entry: _Entry, bundle: Bundle) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -18,6 +19,10 @@ STOP_GRACE: Final = 2.0
 """Seconds an idle worker gets to end by itself before it is killed."""
 PONG_PATIENCE: Final = 1.0
 """Seconds that a worker gets to say that it lives, at least: the machine may be busy."""
+IDLE_MISSES: Final = 5
+"""Times that a worker must have started nothing of what it was given, one after the other, before it is given up."""
+DUMP_TIME: Final = 0.5
+"""Seconds that a worker that is idle gets to write its stacks: it has been replaced already."""
 CHECK_INTERVAL: Final = 0.05
 """Seconds between two looks at a worker that is to be ended once its other dispatches are done."""
 
@@ -39,6 +44,8 @@ class Departures:
         self._router = router
         self._workers = workers
         self._replace = replace
+        self._idle_after = max(config.hang_grace, PONG_PATIENCE)
+        """Seconds after which a worker that starts nothing is given up, whatever it says."""
 
     # -- in trouble ---
 
@@ -60,7 +67,10 @@ class Departures:
         worker = self._workers.get(link.generation)
         if worker is None or worker.ending:
             return
-        worker.ending = self._loop.call_later(max(self._config.hang_grace, PONG_PATIENCE), self._end_hung, worker)
+        if link.missed >= IDLE_MISSES and link.idle_ns(time.monotonic_ns()) >= self._idle_after * 1e9:
+            self._end_idle(worker)
+            return
+        worker.ending = self._loop.call_later(self._idle_after, self._end_hung, worker)
         self._attempt(worker, lambda: worker.channel.control.send("ping"))
 
     def corrupt(self, link: Link, error: IpcError) -> None:
@@ -99,12 +109,23 @@ class Departures:
         attempt(self._router.leave, link)
         self._replace(worker)
 
+    def _end_idle(self, worker: Worker) -> None:
+        """It says that it lives and starts nothing: replace it, and kill it when it has written its stacks."""
+        assert worker.link is not None
+        worker.idle = True
+        worker.state = WorkerState.LEAVING
+        worker.process.dump()
+        self._loop.call_later(DUMP_TIME, self._kill_when_alone, worker)
+        attempt(self._router.leave, worker.link)
+        self._replace(worker)
+
     def _kill_when_alone(self, worker: Worker) -> None:
         # Other threads and coroutines of the worker finish first; each has a deadline of its own.
         link = worker.link
         if link is None or worker.generation not in self._workers:
             return
-        if link.in_flight.keys() - link.overdue:
+        # What an idle one has claimed and does not run, it never will.
+        if (link.channel.executing() if worker.idle else link.in_flight.keys()) - link.overdue:
             self._loop.call_later(CHECK_INTERVAL, self._kill_when_alone, worker)
         else:
             worker.stopped |= worker.process.is_stopped

@@ -87,6 +87,12 @@ class LoadWatch:
         self._broken.clear()
         self._strikes.clear()
 
+    def disable(self, source: Source, reason: str) -> None:
+        """Have no worker import a bundle, for a reason that no load shows."""
+        broken = self._broken[source.path] = BrokenBundle(source, reason, versions=1)
+        for other in self._workers():
+            tell_broken(other, _message(broken))
+
     def retry(self, paths: Iterable[str]) -> None:
         """Have these bundles tried again by the next worker."""
         for path in paths:

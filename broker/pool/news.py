@@ -10,7 +10,16 @@ from typing import Annotated, Any, Final, TypedDict
 import msgspec
 
 from ipc.control import ControlMessage
-from ipc.description import MAX_BUNDLE_NAME, MAX_FILE, MAX_MESSAGE, MAX_NAME, MAX_PATH, MAX_TIMEOUT, PIECE_HOOKS
+from ipc.description import (
+    MAX_BUNDLE_NAME,
+    MAX_FILE,
+    MAX_MESSAGE,
+    MAX_NAME,
+    MAX_PATH,
+    MAX_REPLACED,
+    MAX_TIMEOUT,
+    PIECE_HOOKS,
+)
 
 _MAX_HASHES: Final = 8
 """Of one bundle, which has two. The router has an entry for each hook with each of them."""
@@ -74,6 +83,10 @@ class _Loading(TypedDict):
     version: _Version
 
 
+class _Replaced(_Loading):
+    names: Annotated[list[_Name], msgspec.Meta(max_length=MAX_REPLACED)]
+
+
 class _Gone(TypedDict):
     path: _Path
 
@@ -101,6 +114,7 @@ class _Api(TypedDict):
 _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "loading": msgspec.msgpack.Decoder(_Loading),
     "bundle": msgspec.msgpack.Decoder(_Bundle),
+    "replaced": msgspec.msgpack.Decoder(_Replaced),
     "gone": msgspec.msgpack.Decoder(_Gone),
     "ready": msgspec.msgpack.Decoder(None),
     "pong": msgspec.msgpack.Decoder(None),

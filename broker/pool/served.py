@@ -32,6 +32,10 @@ class Served:
         }
         self.note(description)
 
+    def forget(self, path: str) -> None:
+        """A bundle is not to be served any more."""
+        self._bundles.pop(path, None)
+
     def lacking(self, description: Description) -> list[str]:
         """What a worker with other files than are served could not load of it, or does not find any more."""
         found = {bundle["path"]: bundle for bundle in description}

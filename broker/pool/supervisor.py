@@ -20,6 +20,7 @@ from broker.pool.apis import ApiTable
 from broker.pool.backoff import BackOff
 from broker.pool.blame import cause_of, ending_of
 from broker.pool.departures import Departures
+from broker.pool.idle_workers import IdleWorkers
 from broker.pool.loading import LoadWatch
 from broker.pool.news import read_news
 from broker.pool.process import Ending, oom_kills
@@ -100,6 +101,7 @@ class Supervisor:
         self._apis = ApiTable()
         self._storage = StorageReport(config.redis, config.runtime_dir)
         self._served = Served()
+        self._idle_workers = IdleWorkers(self.loads, self._served.forget)
         self._restorer = Restorer(loop, self)
         self._learned: object = None
         self._reported: set[tuple[object, ...]] = set()
@@ -372,8 +374,10 @@ class Supervisor:
         del self._holders[worker.slot]
         self.restarts += 1
         self.loads.hung(worker)
+        if worker.idle and self._idle_workers.given_up(worker):
+            self._back_off.forget(worker.slot)
         # One that hung took its time to do so.
-        worked = worker.handled > 0 or worker.state is WorkerState.LEAVING
+        worked = worker.handled > 0 or (worker.state is WorkerState.LEAVING and not worker.idle)
         delay = self._back_off.died(worker.slot, worked=worked, served=time.monotonic() - worker.ready_at)
         if delay:
             log.error("%s died before it answered anything, as others before it; next try in %.1f s", worker, delay)
@@ -424,6 +428,8 @@ class Supervisor:
             self.loads.loading(worker, Source(**body))
         elif name == "bundle":
             self._described(worker, body)
+        elif name == "replaced":
+            self._idle_workers.note_replaced(worker, body)
         elif name == "gone":
             worker.described.remove(body["path"])
             self.loads.loaded(worker)

@@ -66,6 +66,7 @@ class Worker:
         "ending",
         "failure",
         "generation",
+        "idle",
         "kept",
         "link",
         "loading",
@@ -79,6 +80,7 @@ class Worker:
         "started",
         "state",
         "stopped",
+        "suspects",
     )
 
     def __init__(
@@ -114,6 +116,10 @@ class Worker:
         """Runs out when a hung worker has had its grace."""
         self.failure: str | None = None
         """Why it does not start or ends, in words."""
+        self.idle = False
+        """It is given up because it starts nothing of what it is given."""
+        self.suspects: dict[Source, str] = {}
+        """Bundles that may make it idle, and why."""
         self.stopped = False
         """Somebody had stopped it when it was past a deadline."""
         self.blamed = False

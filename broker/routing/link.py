@@ -30,6 +30,8 @@ class Link:
         "_backlog_ns",
         "_budget_ns",
         "_limits",
+        "_missed_mark",
+        "_missed_since",
         "channel",
         "distrusted",
         "generation",
@@ -37,6 +39,7 @@ class Link:
         "handled",
         "in_flight",
         "loads",
+        "missed",
         "open",
         "overdue",
         "pid",
@@ -71,6 +74,10 @@ class Link:
         """Wrote something that cannot be: it is being ended."""
         self.overdue: set[int] = set()
         """Sequence numbers that run past their deadline."""
+        self.missed = 0
+        """How often it started nothing of what it was given, since it last started or answered anything."""
+        self._missed_since = 0
+        self._missed_mark: tuple[int, frozenset[int]] | None = None
         self.progress_ns = 0
         """When it last answered, or was last given something while idle."""
         self._backlog_ns = 0
@@ -142,6 +149,22 @@ class Link:
         """The worker has shown that it lives."""
         self.stalled = self.silent = False
         self.progress_ns = time.monotonic_ns()
+
+    def miss(self, now: int) -> None:
+        """It has started nothing of what it was given, although it could."""
+        mark = self.handled, self.channel.executing()
+        if mark != self._missed_mark:
+            self.missed, self._missed_mark, self._missed_since = 0, mark, now
+        self.missed += 1
+
+    def idle_ns(self, now: int) -> int:
+        """For how long it has missed whatever it was given."""
+        return now - self._missed_since if self.missed else 0
+
+    def has_free_thread(self) -> bool:
+        """Whether it says that it runs fewer hooks than it has threads for."""
+        running = [self.in_flight[seq] for seq in self.channel.executing() if seq in self.in_flight]
+        return sum(one.hook is not None and one.hook.lane == BLOCKING for one in running) < self.threads
 
     def take_back(self) -> list[Dispatch]:
         """Everything the worker has not started, oldest first; the worker will never see it."""

@@ -71,15 +71,18 @@ class Ticks:
         if dispatch.settled:
             self._hangs(dispatch, now)
         else:
-            self._expire(dispatch)
+            self._expire(dispatch, now)
 
-    def _expire(self, dispatch: Dispatch) -> None:
+    def _expire(self, dispatch: Dispatch, now: int) -> None:
+        link, seq = dispatch.link, dispatch.seq
         where = _waits_for(dispatch) if dispatch.link is None else f"in {dispatch.link}"
         self._outcomes.counters.expired += 1
         try:
             self._placing.abandon(dispatch)
         finally:
             dispatch.fail(DispatchError(Status.EXPIRED, f"deadline exceeded {where} ({dispatch.name})"))
+        if link is not None and _could_have_run(link, seq):
+            self._silent(link, now)
 
     def _shed(self, dispatch: Dispatch, now: int) -> None:
         self._outcomes.counters.shed += 1
@@ -108,9 +111,18 @@ class Ticks:
             link.stalled = True
             self._placing.take_back(link)
         elif now - link.progress_ns > SILENCE_NS:
-            link.silent = True
-            self._placing.take_back(link)
-            self._placing.watcher.silent(link)
+            self._silent(link, now)
+
+    def _silent(self, link: Link, now: int) -> None:
+        link.miss(now)
+        link.silent = True
+        self._placing.take_back(link)
+        self._placing.watcher.silent(link)
+
+
+def _could_have_run(link: Link, seq: int) -> bool:
+    """Whether a dispatch was not started although its worker has a thread for it."""
+    return link.open and not link.silent and seq not in link.channel.executing() and link.has_free_thread()
 
 
 def _waits_for(dispatch: Dispatch) -> str:

@@ -146,6 +146,7 @@ def news(name: str, body: Any) -> Any:
         ("bundle", {**BUNDLE, "error": FAULT}),
         ("bundle", {**BUNDLE, "hooks": [{**HOOK, "timeout": None}], "more": True}),
         ("loading", {"path": "/b", "name": "b", "version": "1"}),
+        ("replaced", {"path": "/b", "name": "b", "version": "1", "names": ["select.select"]}),
         ("gone", {"path": "/b"}),
         ("pong", None),
         ("failed", {"message": "of no use"}),

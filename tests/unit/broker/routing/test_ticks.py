@@ -159,3 +159,61 @@ def test_what_waits_in_a_ring_behind_one_that_has_expired_goes_to_another_worker
         other.finish(request)
         bench.router.receive(other.link)
     assert neighbour.outcomes == [neighbour.body]
+
+
+def wake(bench: Bench, worker: LocalWorker) -> None:
+    """Have a silent worker say that it lives."""
+    if worker.link.silent:
+        bench.router.awake(worker.link)
+
+
+def test_a_worker_that_says_it_lives_and_starts_nothing_is_counted(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    bench.send()
+
+    def missed_often() -> bool:
+        wake(bench, worker)
+        return worker.link.missed >= 3
+
+    bench.turn_until(missed_often)
+    assert worker.link.idle_ns(time.monotonic_ns()) > 0
+    bench.turn_until(lambda: worker.link.silent)
+    wake(bench, worker)
+    bench.turn()
+    worker.finish(worker.claim())
+    bench.router.receive(worker.link)
+    bench.send()
+    bench.turn_until(lambda: worker.link.silent)
+    assert worker.link.missed == 1
+
+
+def test_dispatches_that_expire_unstarted_are_counted_too(bench: Bench, worker: LocalWorker) -> None:
+    """However soon they expire: a worker that is asked only when it was silent for long would never be."""
+    bench.router.join(worker.link)
+    for number in range(1, 4):
+        dispatch = bench.send(timeout_ns=20_000_000)
+        bench.turn_until(lambda expired=dispatch: bool(expired.outcomes))  # type: ignore[misc]
+        assert worker.link.missed == number
+        wake(bench, worker)
+
+
+def test_a_busy_worker_is_not_idle(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    bench.send()
+    worker.claim()
+    expired = bench.send(timeout_ns=20_000_000)
+    bench.turn_until(lambda: bool(expired.outcomes))
+    assert (worker.link.missed, bench.in_trouble) == (0, [])
+
+
+def test_a_worker_whose_thread_is_gone_is_idle_although_coroutines_run(bench: Bench, worker: LocalWorker) -> None:
+    hook = {"name": "waits", "is_async": True}
+    bench.router.hooks.update([{"name": "b", "hashes": [""], "hooks": [hook]}])
+    bench.router.join(worker.link)
+    bench.send("waits")
+    request = worker.claim()
+    worker.channel.move(request.seq, 0, 5)
+    bench.turn_until(lambda: worker.link.stalled)
+    expired = bench.send(timeout_ns=20_000_000)
+    bench.turn_until(lambda: bool(expired.outcomes))
+    assert worker.link.missed == 1
