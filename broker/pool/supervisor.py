@@ -27,11 +27,12 @@ from broker.pool.process import Ending, oom_kills
 from broker.pool.restoring import Restorer
 from broker.pool.served import Served
 from broker.pool.spawning import WorkerStarter
-from broker.pool.spread import Loaded, Signature, spread_of
+from broker.pool.spread import NO_BUNDLE, Loaded, Signature, spread_of
 from broker.pool.storage_report import StorageReport
 from broker.pool.worker import Source, Sponsor, Worker, WorkerState
 from broker.pool.zygote import ZygoteKeeper
 from broker.routing.contract import Death
+from broker.routing.hooks import HookKey
 from broker.routing.link import Link
 from broker.routing.router import Router
 from ipc.bodies import BodyStore
@@ -47,6 +48,8 @@ callers leaves at the end of the loop's turn. Measured: their errors come 6 ms e
 MEMORY_LOOK: Final = 1.0
 """Seconds between two looks at how many processes the machine has ended for want of memory."""
 
+MAX_ASKED: Final = 1000
+"""Hooks of one bundle: their names are the peers' choice."""
 EVENT_MESSAGES: Final = frozenset({"event", "events_lost"})
 LAST_WORDS: Final = EVENT_MESSAGES | {"failed", "loading", "bundle"}
 MAX_NAMED: Final = 3
@@ -104,6 +107,8 @@ class Supervisor:
         self._idle_workers = IdleWorkers(self.loads, self._served.forget)
         self._restorer = Restorer(loop, self)
         self._learned: object = None
+        self._asked: dict[str, set[HookKey]] = {}
+        """What was asked for of bundles that some workers cannot load and others have not tried to, by path."""
         self._reported: set[tuple[object, ...]] = set()
         """Of which bundles the log says how they are loaded: path, version, and what it says."""
         self._back_off = BackOff()
@@ -113,6 +118,7 @@ class Supervisor:
         """The worker of each slot."""
         self._departures = Departures(loop, config, router, self._workers, self._replace)
         router.watched_by(self._departures)
+        router.on_unable = self._on_unable
         self._stopping = False
         self._all_gone: asyncio.Future[None] | None = None
 
@@ -260,6 +266,7 @@ class Supervisor:
         self._served.renew(description)
         self._restorer.start_afresh()
         self._reported.clear()
+        self._asked.clear()
 
     def let_in(self, worker: Worker) -> bool:
         """Admit a worker that is ready, unless it would serve less than the others do: then it is dismissed."""
@@ -281,11 +288,11 @@ class Supervisor:
         classes = self._classes()
         awaited = self._restorer.awaited
         state = [(signature, frozenset(links)) for signature, (links, _) in classes.items()]
-        now = (state if len(state) > 1 or awaited else list(classes), awaited)
+        now = (state if len(state) > 1 or awaited else list(classes), awaited, sum(map(len, self._asked.values())))
         if not classes or now == self._learned:
             return
         self._learned = now
-        spread = spread_of(list(classes.values()), awaited)
+        spread = spread_of(list(classes.values()), awaited, self._asked)
         self._router.learn(spread.description, spread.restrictions)
         for bundle in spread.description:
             self._report(bundle)
@@ -345,6 +352,21 @@ class Supervisor:
         count = oom_kills()
         for worker in self._workers.values():
             worker.process.note_oom_kills(count)
+
+    def _on_unable(self, link: Link, key: HookKey) -> None:
+        """A worker could not run what this names: hear why, and note it where others have not tried to load it."""
+        worker = self._workers.get(link.generation)
+        if worker is None:
+            return
+        # It describes what it has loaded before it answers.
+        self._on_control(worker)
+        serving = self.serving
+        for bundle in worker.unsound:
+            asked = self._asked.setdefault(bundle["path"], set())
+            named = key[0] in bundle["hashes"] or key[0] in NO_BUNDLE
+            if named and len(asked) < MAX_ASKED and any(bundle["path"] not in one.paths for one in serving):
+                asked.add(key)
+        self.learn()
 
     def _fill_all(self) -> None:
         for slot in range(self.wanted):
