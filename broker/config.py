@@ -145,7 +145,6 @@ class BrokerConfig:
     event_loop: str = option("uvloop", "Event loop of the broker.", choices=("uvloop", "asyncio"))
 
     def __post_init__(self) -> None:
-        self._make_paths_absolute()
         _between("workers", self.workers, 1, MAX_WORKERS)
         _between("threads", self.threads, 1, MAX_THREADS)
         _between("timeout", self.timeout, 0.001, 86_400)
@@ -176,7 +175,6 @@ class BrokerConfig:
                 f"--queue-bytes {self.queue_bytes}: less than one message may have (--max-message {self.max_message})"
             )
             raise ConfigError(text)
-        check_listen([self.admin_address, *self.addresses])
         if self.tls_cert is None and any("tls://" in address for address in self.listen):
             raise ConfigError("--listen tls://...: needs --tls-cert")
         if self.group is not None and self.user is None:
@@ -193,6 +191,9 @@ class BrokerConfig:
             _check_stream(self.event_stream, self.redis)
         if self.event_webhook is not None:
             _check_webhook(self.event_webhook)
+        # After the errors that show a path as it was given.
+        self._make_paths_absolute()
+        check_listen([self.admin_address, *self.addresses])
 
     def _make_paths_absolute(self) -> None:
         # They are used at any time later, by workers too, whose plugins may change the working directory.

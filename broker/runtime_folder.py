@@ -9,6 +9,7 @@ from typing import Final
 
 from broker.errors import ListenError
 from broker.sockets import SocketOptions, group_of
+from broker.trust import distrusted
 
 log = logging.getLogger("tykpy.sockets")
 
@@ -18,6 +19,9 @@ OUR_NAMES: Final = frozenset(
     {"admin.sock", "tyk.sock", "unpacked", "kept", "storage.sqlite3", "storage.sqlite3-wal", "storage.sqlite3-shm"}
 )
 """What the broker and its workers put there by themselves."""
+OUR_FOLDERS: Final = ("kept", "unpacked")
+"""Those of them that have code in them, which workers run."""
+PARENT_MODE: Final = 0o755
 
 
 def make_runtime_dir(path: Path, options: SocketOptions | None = None) -> None:
@@ -29,15 +33,41 @@ def make_runtime_dir(path: Path, options: SocketOptions | None = None) -> None:
     options = options or SocketOptions()
     gid = group_of(options)
     try:
-        if not path.is_dir():
-            path.mkdir(mode=FOLDER_MODE, parents=True)
-            os.chown(path, -1, -1 if gid is None else gid)
-            path.chmod(_mode_for(options))
+        # The folders on the way first: nothing is made where others could replace it.
+        _refuse_distrusted(path, path, options)
+        _make(path, options, gid)
         _look_over(path, options, gid)
         if options.owner is not None and path.stat().st_uid == 0 != options.owner:
             _give_away(path, options.owner, -1 if gid is None else gid)
     except OSError as error:
         raise ListenError(f"runtime folder {path}: {error.strerror}") from error
+
+
+def _make(path: Path, options: SocketOptions, gid: int | None) -> None:
+    for parent in reversed(path.parents):
+        if not parent.exists():
+            parent.mkdir(mode=PARENT_MODE)
+    try:
+        path.mkdir(mode=FOLDER_MODE)
+    except FileExistsError:
+        return
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(folder, -1, -1 if gid is None else gid)
+        os.fchmod(folder, _mode_for(options))
+    finally:
+        os.close(folder)
+
+
+def _refuse_distrusted(folder: Path, path: Path, options: SocketOptions) -> None:
+    """Raise ListenError where others could have put something at a path in the runtime folder, or replace it."""
+    owners = {os.geteuid()} | ({options.owner} if options.owner is not None else set())
+    why = distrusted(path, owners)
+    if why is not None:
+        raise ListenError(
+            f"runtime folder {folder} is not safe, {why}: plugins would run what others put there;"
+            " give the broker a --runtime-dir of its own, or remove what is not its own"
+        )
 
 
 def _mode_for(options: SocketOptions) -> int:
@@ -47,10 +77,12 @@ def _mode_for(options: SocketOptions) -> int:
 
 def _look_over(path: Path, options: SocketOptions, gid: int | None) -> None:
     status = path.stat()
-    if status.st_uid not in (0, os.geteuid(), options.owner):
-        raise ListenError(f"runtime folder {path} belongs to another user (uid {status.st_uid})")
-    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-        raise ListenError(f"runtime folder {path} can be written by everybody")
+    for name in sorted(OUR_NAMES & set(os.listdir(path))):
+        _refuse_distrusted(path, path / name, options)
+    for name in OUR_FOLDERS:
+        if (path / name).is_dir():
+            for entry in sorted(os.listdir(path / name)):
+                _refuse_distrusted(path, path / name / entry, options)
     if not _lets_through(status, options, gid):
         log.warning("runtime folder %s keeps those out whom --socket-mode and --socket-group let in: chmod it", path)
 

@@ -60,7 +60,7 @@ def unpacked_name(archive: Path, file: BinaryIO) -> str:
 
 def extract(opened: zipfile.ZipFile, archive: Path, target: Path) -> None:
     """Unpack next to `target`, then rename: a folder of that name is never half written. Raises ArchiveError."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target.parent))
     try:
         check_entries(opened.infolist(), str(archive))

@@ -72,7 +72,7 @@ class UnpackedFolder:
             return UnpackedCopy(root, os.dup(lock))
 
     def _new_copy(self, root: Path, opened: zipfile.ZipFile, archive: Path) -> UnpackedCopy:
-        self._path.mkdir(parents=True, exist_ok=True)
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._exclusive():
             copy = self._whole_copy(root, opened)  # somebody else was first
             if copy is None:

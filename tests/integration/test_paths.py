@@ -65,3 +65,14 @@ def test_relative_paths_outlive_a_plugins_chdir(tmp_path: Path) -> None:
         assert broker.call("fetches", bundle="hooks.py").request.set_headers["X-Kept"] == "kept"
         assert (broker.runtime / "relative" / "storage.sqlite3").exists()
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_planted_code_is_not_run(tmp_path: Path) -> None:
+    """Whoever may write to the folder around the runtime folder could have put unpacked bundles into it."""
+    broker = RunningBroker(tmp_path).unready()
+    (broker.runtime / "open" / "rt" / "unpacked").mkdir(parents=True)
+    (broker.runtime / "open").chmod(0o777)
+    broker.add_flags("--runtime-dir", str(broker.runtime / "open" / "rt"))
+    with broker:
+        assert broker.wait() == 4
+        assert "open can be written by everybody: plugins would run what others put there" in broker.log
