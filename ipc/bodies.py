@@ -7,7 +7,6 @@ only read, and they read what a record on their ring names; a body that finds no
 
 import mmap
 import os
-from threading import Lock
 from typing import Final
 
 from ipc.bulk import GIVE_BACK, map_memory
@@ -199,12 +198,11 @@ class BodyReader:
 class LentBody:
     """A body of which a worker copies what it needs, until its request is answered: then another may lie there."""
 
-    __slots__ = ("_descriptor", "_is_here", "_offset", "_reading", "max_answer", "size")
+    __slots__ = ("_descriptor", "_is_here", "_offset", "max_answer", "size")
 
     def __init__(self, descriptor: int, offset: int, size: int, max_answer: int) -> None:
         self._descriptor = descriptor
         self._offset = offset
-        self._reading = Lock()
         self._is_here = True
         self.size = size
         self.max_answer = max_answer
@@ -212,19 +210,19 @@ class LentBody:
 
     def read(self, start: int, end: int) -> bytes:
         """Copy a part out. Raises LookupError once it was given back."""
-        with self._reading:
-            if not self._is_here:
-                raise LookupError("the request is answered, and its body was not used before: it is gone")
-            return read_whole(self._descriptor, min(end, self.size) - start, self._offset + start)
+        part = read_whole(self._descriptor, min(end, self.size) - start, self._offset + start)
+        # Looked at after reading, so that no lock is needed: nothing else lies there before it is given back.
+        if not self._is_here:
+            raise LookupError("the request is answered, and its body was not used before: it is gone")
+        return part
 
     def whole(self) -> bytes:
         """Copy all of it out."""
         return self.read(0, self.size)
 
     def give_back(self) -> None:
-        """To be called before the request is answered: whoever reads now has read, nobody reads any more."""
-        with self._reading:
-            self._is_here = False
+        """To be called before the request is answered: what is read from now on is not taken for the body."""
+        self._is_here = False
 
 
 Body = bytes | StoredBody

@@ -1,5 +1,7 @@
 """Builds the redis-py client that an address asks for, with time-outs everywhere and no retries of its own."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 import redis
@@ -17,9 +19,6 @@ OUTAGES: Final = (
     redis.exceptions.ClusterError,
     redis.exceptions.RedisClusterException,
     OSError,
-    # What the cluster client of redis-py 5 comes to while no server has any slots.
-    LookupError,
-    AttributeError,
 )
 """Redis cannot be used at all; any other error is about the one command."""
 
@@ -121,7 +120,62 @@ def _tls(address: RedisAddress) -> dict[str, object]:
 
 def _cluster(address: RedisAddress, options: dict[str, Any]) -> Client:
     nodes = [ClusterNode(node.host, node.port) for node in address.nodes]  # type: ignore[no-untyped-call]
-    return cast(Client, RedisCluster(startup_nodes=nodes, retry=_retry(), **options))
+    client: list[Any] = []
+    with _told_as_outage(client):
+        client.append(RedisCluster(startup_nodes=nodes, retry=_retry(), **options))
+    return _Cluster(client[0])
+
+
+class _Cluster:
+    """A cluster's client, whose errors say what they mean while no server has any slots."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def get(self, name: bytes) -> bytes | None:
+        """GET."""
+        with _told_as_outage([self._client]):
+            found: bytes | None = self._client.get(name)
+        return found
+
+    def set(self, name: bytes, value: bytes, *, px: int | None = None) -> object:
+        """SET."""
+        with _told_as_outage([self._client]):
+            return self._client.set(name, value, px=px)
+
+    def pipeline(self, transaction: bool) -> Pipeline:
+        """Commands to send together."""
+        return _ClusterPipeline(self._client, self._client.pipeline(transaction=transaction))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
+class _ClusterPipeline:
+    def __init__(self, client: Any, pipeline: Pipeline) -> None:
+        self._client = client
+        self._pipeline = pipeline
+
+    def xadd(self, name: str, fields: dict[str, str], *, maxlen: int, approximate: bool) -> object:
+        """XADD, with MAXLEN."""
+        return self._pipeline.xadd(name, fields, maxlen=maxlen, approximate=approximate)
+
+    def execute(self) -> object:
+        """Send the commands."""
+        with _told_as_outage([self._client]):
+            return self._pipeline.execute()
+
+
+@contextmanager
+def _told_as_outage(client: Sequence[Any]) -> Iterator[None]:
+    """Make a ClusterError of what redis-py 5 comes to while no server has any slots; `client`: if there is one."""
+    try:
+        yield
+    except (LookupError, AttributeError) as error:
+        if client and client[0].nodes_manager.slots_cache:
+            raise
+        raise redis.exceptions.ClusterError("no server has any slots") from error
 
 
 def _sentinel(address: RedisAddress, options: dict[str, Any]) -> Connected:

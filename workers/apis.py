@@ -1,7 +1,9 @@
 """Which bundle each API uses: an event says its API only. Seen in dispatches, and heard from other workers."""
 
-import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import Final
 
 MAX_REMEMBERED_APIS: Final = 10_000
@@ -16,7 +18,7 @@ Announce = Callable[[str, str], object]
 
 
 class ApiBundles:
-    """Safe to use from many threads; what is known is read without a lock."""
+    """Safe to use from many threads, without a lock."""
 
     def __init__(self, announce: Announce) -> None:
         """`announce` what is seen here."""
@@ -24,15 +26,16 @@ class ApiBundles:
         self._hashes: dict[str, str] = {}
         self._announced: set[tuple[str, str]] = set()
         self._awaited: set[str] = set()
-        self._change = threading.Condition()
+        self._waiting: list[SimpleQueue[None]] = []
+        """Of each call that waits for something to be learnt."""
 
     def learn(self, bundle_hashes: Mapping[str, str]) -> None:
         """Take over which bundles APIs use, as another worker saw."""
-        with self._change:
-            if len(self._hashes) + len(bundle_hashes) > MAX_REMEMBERED_APIS:
-                self._hashes.clear()
-            self._hashes.update(bundle_hashes)
-            self._change.notify_all()
+        if len(self._hashes) + len(bundle_hashes) > MAX_REMEMBERED_APIS:
+            self._hashes.clear()
+        self._hashes.update(bundle_hashes)
+        for waiting in list(self._waiting):
+            waiting.put(None)
 
     def remember(self, api: str, bundle_hash: str) -> None:
         """Note what a dispatch says."""
@@ -54,9 +57,17 @@ class ApiBundles:
         arrive, through another thread, a moment after the event.
         """
         if api not in self._hashes and api not in self._awaited and len(api) <= MAX_NAMES:
-            with self._change:
-                self._change.wait_for(lambda: api in self._hashes, HEARSAY_S)
-                if len(self._awaited) >= MAX_REMEMBERED_APIS:
-                    self._awaited.clear()
-                self._awaited.add(api)
+            self._await(api)
         return self._hashes.get(api)
+
+    def _await(self, api: str) -> None:
+        learnt: SimpleQueue[None] = SimpleQueue()
+        self._waiting.append(learnt)
+        end_s = monotonic() + HEARSAY_S
+        with suppress(Empty):
+            while api not in self._hashes:
+                learnt.get(timeout=max(0.0, end_s - monotonic()))
+        self._waiting.remove(learnt)
+        if len(self._awaited) >= MAX_REMEMBERED_APIS:
+            self._awaited.clear()
+        self._awaited.add(api)

@@ -121,7 +121,8 @@ class Dispatcher:
         bundle_hash, name = key
         if name == CHAIN_NAME:
             return None
-        hook = self._hooks[key] = self._lookup.hook(bundle_hash, name)
+        hooks = self._hooks  # taken before looking: what is found is old if they were forgotten meanwhile
+        hook = hooks[key] = self._lookup.hook(bundle_hash, name)
         return hook
 
     def _chain(self, subject: Object, encode: Encode) -> Invocation:
@@ -146,7 +147,7 @@ class Dispatcher:
 
     def _forget(self) -> None:
         """Something was loaded: a name may stand for another hook now, or for several."""
-        self._hooks.clear()
+        self._hooks = {}
         self._has_events = self._lookup.has_events
 
 

@@ -5,14 +5,17 @@ is dropped, and the broker is told how many were.
 """
 
 import logging
-import threading
-from collections import deque
-from typing import Final, NamedTuple
+from _thread import start_new_thread  # by name: a plugin may replace it before the first event (gevent.monkey)
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Lock
+from typing import Final
 
 from ipc.control import ControlSocket
 from ipc.errors import ControlClosedError
 from telemetry.log import Log
 from telemetry.quiet_log import QuietLog
+from workers.guard import guarded
 from workers.triggered import TriggeredEvent
 
 log = Log("tykpy.events")
@@ -27,26 +30,24 @@ FINISH_S: Final = 1.0
 """How long a worker that ends goes on sending what waits; the broker gives it longer."""
 
 
-class _Taken(NamedTuple):
-    """What the sending thread is to send next."""
-
-    events: tuple[TriggeredEvent, ...]
-    lost: int
-
-
 class SentEvents:
-    """Sends events to the broker. The thread starts with the first of them."""
+    """Sends events to the broker. The thread starts with the first of them.
+
+    Takes no lock that a caller could wait for: finalizers trigger events as well, in the middle of anything here.
+    """
 
     def __init__(self, control: ControlSocket) -> None:
         """Send over `control`."""
         self._control = control
-        # Reentrant: a finalizer of a plugin's object may trigger an event while this very thread is within.
-        self._changed = threading.Condition(threading.RLock())
-        self._queue: deque[TriggeredEvent] = deque()
+        self._queue: SimpleQueue[TriggeredEvent | None] = SimpleQueue()
+        """None wakes the thread."""
         self._waiting = 0
+        """Characters in the queue; callers that race may get it wrong, until the queue is empty."""
         self._lost = 0
         self._finishing = False
-        self._thread: threading.Thread | None = None
+        self._starting = Lock()
+        """Held by the caller who has started the thread."""
+        self._ended: SimpleQueue[None] = SimpleQueue()
 
     def trigger(self, name: str, payload: str) -> None:
         """Queue one event, or count it as lost where there is no room. Raises TypeError for a name of a wrong type."""
@@ -58,51 +59,47 @@ class SentEvents:
         if size > MAX_EVENT_CHARACTERS:
             text = f"an event of {size} characters is dropped, the limit is {MAX_EVENT_CHARACTERS}"
             _notices.log(logging.ERROR, "large", text)
-        with self._changed:
-            if not self._has_room(size):
-                self._lost += 1
-            else:
-                self._queue.append(event)
-                self._waiting += size
-            self._start()
-            self._changed.notify()
+        if self._has_room(size):
+            self._waiting += size
+            self._queue.put(event)
+        else:
+            self._lost += 1
+            if self._queue.empty():
+                self._queue.put(None)
+        self._start()
 
     def finish(self) -> None:
         """Send what waits, for a limited time; no event is taken any more."""
-        with self._changed:
-            self._finishing = True
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join(FINISH_S)
+        self._finishing = True
+        if self._starting.locked():
+            self._queue.put(None)
+            with suppress(Empty):
+                self._ended.get(timeout=FINISH_S)
 
     def _has_room(self, size: int) -> bool:
-        fits = len(self._queue) < MAX_WAITING and self._waiting + size <= MAX_WAITING_CHARACTERS
+        fits = self._queue.qsize() < MAX_WAITING and self._waiting + size <= MAX_WAITING_CHARACTERS
         return fits and size <= MAX_EVENT_CHARACTERS and not self._finishing
 
     def _start(self) -> None:
-        if self._thread is None and not self._finishing:
-            self._thread = threading.Thread(target=self._run, name="events", daemon=True)
-            self._thread.start()
+        if not self._finishing and self._starting.acquire(blocking=False):
+            try:
+                start_new_thread(guarded, (self._run,))
+            except RuntimeError:  # no thread to be had: the next event tries again
+                self._starting.release()
 
     def _run(self) -> None:
         try:
-            while (taken := self._take()) is not None:
-                for event in taken.events:
-                    self._control.send("event", event.message())
-                if taken.lost:
-                    self._control.send("events_lost", {"count": taken.lost})
+            while not (self._finishing and self._queue.empty()):
+                self._send(self._queue.get())
         except ControlClosedError:
             # The broker is gone, and this process with it.
             log.debug("the broker is gone; events that wait are lost")
+        self._ended.put(None)
 
-    def _take(self) -> _Taken | None:
-        """Wait for something to send; None when all is sent and no more will come."""
-        with self._changed:
-            while not self._queue and not self._lost:
-                if self._finishing:
-                    return None
-                self._changed.wait()
-            taken = _Taken(tuple(self._queue), self._lost)
-            self._queue.clear()
-            self._waiting = self._lost = 0
-            return taken
+    def _send(self, event: TriggeredEvent | None) -> None:
+        if event is not None:
+            self._waiting = 0 if self._queue.empty() else self._waiting - len(event.name) - len(event.payload)
+            self._control.send("event", event.message())
+        lost, self._lost = self._lost, 0
+        if lost:
+            self._control.send("events_lost", {"count": lost})

@@ -13,7 +13,7 @@ from ipc.frame import Kind, Packed, pack_frame
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import TykCoProcessRequest
-from workers.unread import Notes, UnreadRequest
+from workers.unread import Notes, UnreadRequest, do_once, one_turn
 
 LEFT_ABOVE: Final = 16 * 1024
 """Bytes of a field from which on it stays in the store: below, to leave it costs as much as to copy it."""
@@ -128,13 +128,14 @@ def _large_fields(scan: _Scan, request: _Range, left_above: int) -> list[_Range]
 class LentObject:
     """One object in the broker's store, decoded but for the large fields of its request."""
 
-    __slots__ = ("_left", "_lent", "_notes", "_request", "subject")
+    __slots__ = ("_left", "_lent", "_notes", "_request", "_unfilled", "subject")
 
     def __init__(self, body: LentBody, subject: Object, left: tuple[_Range, ...]) -> None:
         self.subject = subject
         """What the hook is to have, but for what was left."""
         self._lent = body
         self._left = left
+        self._unfilled = one_turn()
         self._notes: Notes | None = None
         """What the hook has done to the request and is not in the message yet."""
         self._request: weakref.ref[TykCoProcessRequest] | None = None
@@ -195,11 +196,11 @@ class LentObject:
 
     def _fill(self) -> None:
         """Put in what was left, once. Raises LookupError where it has been given back."""
-        for start, end in self._left:
-            self.subject.request.MergeFromString(self._lent.read(start, end))
-        self._left = ()
+        if self._left:
+            left = b"".join(self._lent.read(start, end) for start, end in self._left)
+            do_once(self._unfilled, self.subject.request.MergeFromString, left)
+            self._left = ()
 
     def _write_notes(self) -> None:
         if self._notes is not None:
             self._notes.read()
-            self._notes = None

@@ -19,7 +19,7 @@ from tyk.proto.coprocess_object_pb2 import Event, Object
 from tyk.request import TykCoProcessRequest
 from workers.mapping import FieldError, from_map, to_map
 from workers.records import ABSENT, Record, filler, is_map, record_type
-from workers.unread import UnreadRequest
+from workers.unread import UnreadRequest, do_once, one_turn
 
 _MessageT = TypeVar("_MessageT", bound=Message)
 
@@ -76,7 +76,7 @@ class PackedObject:
     where the bytes are not MessagePack.
     """
 
-    __slots__ = ("_before", "_record", "_unread", "head", "subject")
+    __slots__ = ("_before", "_record", "_unfilled", "_unread", "head", "subject")
 
     def __init__(self, packed: bytes) -> None:
         try:
@@ -90,6 +90,7 @@ class PackedObject:
         self.head = head
         self._before = head.message
         self._unread = True
+        self._unfilled = one_turn()
         self.subject = Object()
         """What the hook is to have, but for a request that nobody has asked for."""
         self.subject.CopyFrom(head.message)
@@ -130,15 +131,15 @@ class PackedObject:
 
     def _read(self) -> MiniRequestObject:
         """Fill the request, once."""
-        subject = self.subject
+        request = self.subject.request
         if self._unread:
             before = _copy(self._before)
             before.request.SetInParent()
             _fill_request(before.request, self._record.request)
-            subject.request.CopyFrom(before.request)
-            self._before = before
-            self._unread = False
-        return subject.request
+            if do_once(self._unfilled, request.CopyFrom, before.request):
+                self._before = before
+                self._unread = False
+        return request
 
 
 def _new_head(record: Record) -> Head:

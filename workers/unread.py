@@ -6,8 +6,8 @@ to look through a message for what a hook did costs as much as the hook. So thes
 message is filled when `request.object` is first used. From then on the request is an ordinary one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from threading import Lock
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
 
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
@@ -20,19 +20,23 @@ Read = Callable[[], MiniRequestObject]
 """Fills the message from the record, once, and returns it. Where it raises, it is called again the next time."""
 
 _no_overrides: Final = record_type(ReturnOverrides.DESCRIPTOR)
-_LOCK: Final = Lock()
+_ONE: Final = (True,)
+_TAKEN: Final = object()
 
 
-class _BeingRead(TykCoProcessRequest):
-    """What an `UnreadRequest` is while one thread fills its message: the others wait for that."""
+def one_turn() -> Iterator[bool]:
+    """Return what `do_once` takes: something that one of all who try gets."""
+    return iter(_ONE)
 
-    def _wait(self) -> MiniRequestObject:
-        with _LOCK:  # held until this class is another
-            pass
-        return self.object
 
-    if not TYPE_CHECKING:  # for the type checker it is the attribute that it becomes
-        object = property(_wait)
+def do_once(turn: Iterator[bool], function: Callable[[Any], object], argument: object) -> bool:
+    """Call `function`, which is implemented in C, if nobody did; return whether it was called.
+
+    Nobody finds it half done, and nobody waits. A lock would not do: a plugin's finalizer may run at any allocation,
+    also of the thread that holds the lock, and wait for that very lock.
+    """
+    # From taking the turn to the function's return this is one call into C: no other Python code runs within.
+    return next(map(function, compress((argument,), turn)), _TAKEN) is not _TAKEN
 
 
 class Notes:
@@ -48,6 +52,7 @@ class Notes:
         """Of the request of `subject`."""
         self.set_headers: dict[str, str] = {}
         self.subject = subject
+        self._unwritten = one_turn()
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -55,25 +60,24 @@ class Notes:
         return self.subject.request.headers
 
     def read(self) -> MiniRequestObject:
-        """Do to the message what is noted here; returns it."""
-        request = self.subject.request
-        for key, value in list(self.set_headers.items()):  # another thread may add one, and writes it again if so
-            request.set_headers[key] = value
-        for key, value in self.add_params.items():
-            request.add_params[key] = value
-        if self.delete_headers:
-            request.delete_headers.extend(self.delete_headers)
-        if self.delete_params:
-            request.delete_params.extend(self.delete_params)
-        return request
+        """Do to the message what is noted here, once; returns it."""
+        # Another thread may add a header meanwhile, and writes it again if so.
+        changes = MiniRequestObject(
+            set_headers=self.set_headers.copy(),
+            add_params=self.add_params,
+            delete_headers=self.delete_headers,
+            delete_params=self.delete_params,
+        )
+        do_once(self._unwritten, self.subject.request.MergeFrom, changes)
+        return self.subject.request
 
 
 class UnreadRequest(TykCoProcessRequest):
     """Behaves as the request that it becomes; `read` makes it one.
 
-    A hook may share it between threads. To set a header takes no lock, which would cost as much as all the rest of it:
-    `read` first changes the class, then takes what is in the record, so whoever still finds this class after writing
-    was in time, and whoever does not writes again, to the message.
+    A hook may share it between threads, and finalizers may use it. Nothing here takes a lock: `read` first changes the
+    class, then takes what is in the record, so whoever still finds this class after writing was in time, and whoever
+    does not writes again, to the message.
     """
 
     _record: Record
@@ -90,22 +94,24 @@ class UnreadRequest(TykCoProcessRequest):
 
     def read(self) -> MiniRequestObject:
         """Become an ordinary request; returns its message."""
-        with _LOCK:
-            attributes = vars(self)
-            if type(self) is UnreadRequest:
-                self.__class__ = _BeingRead  # type: ignore[assignment]
-                try:
-                    attributes["object"] = attributes["_read"]()
-                except BaseException:
+        attributes = vars(self)
+        read = attributes.get("_read")
+        if read is not None:
+            self.__class__ = _BeingRead
+            try:
+                attributes.setdefault("object", read())
+            except BaseException:
+                if "_read" in attributes:
                     self.__class__ = UnreadRequest
-                    raise
-                del attributes["_read"], attributes["_record"], attributes["_added"]
-                self.__class__ = TykCoProcessRequest  # type: ignore[assignment]
-            return attributes["object"]  # type: ignore[no-any-return]
+                raise
+            for name in _OWN:
+                attributes.pop(name, None)
+            self.__class__ = TykCoProcessRequest  # type: ignore[assignment]
+        return attributes["object"]  # type: ignore[no-any-return]
 
     def _replace(self, message: MiniRequestObject) -> None:
         self.read()
-        self.object = message
+        vars(self)["object"] = message
 
     if not TYPE_CHECKING:
         object = property(read, _replace)
@@ -134,25 +140,35 @@ class UnreadRequest(TykCoProcessRequest):
         TykCoProcessRequest.add_header(self, key, value)
 
     def delete_header(self, key: str) -> None:
-        with _LOCK:
-            if type(self) is UnreadRequest and _is_plain(key):
-                self._record.delete_headers = [*(self._record.delete_headers or ()), key]
+        if _is_plain(key):
+            self._noted("delete_headers", list).append(key)
+            if type(self) is UnreadRequest:
                 return
         TykCoProcessRequest.delete_header(self, key)
 
     def add_param(self, key: str, value: str) -> None:
-        with _LOCK:
-            if type(self) is UnreadRequest and _is_plain(key, value):
-                self._record.add_params = {**(self._record.add_params or {}), key: value}
+        if _is_plain(key, value):
+            self._noted("add_params", dict)[key] = value
+            if type(self) is UnreadRequest:
                 return
         TykCoProcessRequest.add_param(self, key, value)
 
     def delete_param(self, key: str) -> None:
-        with _LOCK:
-            if type(self) is UnreadRequest and _is_plain(key):
-                self._record.delete_params = [*(self._record.delete_params or ()), key]
+        if _is_plain(key):
+            self._noted("delete_params", list).append(key)
+            if type(self) is UnreadRequest:
                 return
         TykCoProcessRequest.delete_param(self, key)
+
+    def _noted(self, name: str, kind: type) -> Any:
+        """Return the record's list or map of this name, the same one to all threads."""
+        attributes = vars(self)
+        record = attributes.get("_record")
+        if record is None:
+            return kind()
+        noted = attributes.setdefault(name, kind(getattr(record, name) or ()))
+        setattr(record, name, noted)
+        return noted
 
     def complete(self) -> None:
         """Put in what a reply must have, see workers/shapes.py."""
@@ -165,6 +181,20 @@ class UnreadRequest(TykCoProcessRequest):
             record.return_overrides = _no_overrides()
         if type(self) is not UnreadRequest:
             self.object.return_overrides.SetInParent()
+
+
+class _BeingRead(UnreadRequest):
+    """What an `UnreadRequest` is while its message is filled: all that is done to it is done to the message."""
+
+    get_header = TykCoProcessRequest.get_header
+    add_header = TykCoProcessRequest.add_header
+    delete_header = TykCoProcessRequest.delete_header
+    add_param = TykCoProcessRequest.add_param
+    delete_param = TykCoProcessRequest.delete_param
+
+
+_OWN: Final = ("_read", "_record", "_added", "delete_headers", "add_params", "delete_params")
+"""Attributes of an `UnreadRequest` that an ordinary request does not have."""
 
 
 def _is_plain(text: object, other: object = "") -> bool:

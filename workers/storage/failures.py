@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from ipc.layout import StorageState
@@ -16,12 +17,11 @@ _logger: Final = Log("tykpy.storage")
 
 
 class Health:
-    """How a storage does, shown where the broker looks."""
+    """How a storage does, shown where the broker looks. For all threads, without a lock: a count may be missed."""
 
     def __init__(self, show: Callable[[StorageState, int], object] = lambda _state, _errors: None) -> None:
         """`show` is called with the state and the number of errors when one of them changes."""
         self._show = show
-        self._lock = threading.Lock()
         self._state = StorageState.UNUSED
         self._errors = 0
 
@@ -39,19 +39,20 @@ class Health:
         self._note(StorageState.WORKS, 1)
 
     def _note(self, state: StorageState, errors: int) -> None:
-        with self._lock:
-            self._state = state
-            self._errors += errors
-            self._show(state, self._errors)
+        self._state = state
+        self._errors += errors
+        self._show(state, self._errors)
 
 
 class FailureLog:
-    """Logs the first failure at once, and those that follow as a number."""
+    """Logs the first failure at once, and those that follow as a number.
+
+    For all threads, without a lock: two that fail in the same moment may both be logged.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with nothing to report; `clock` gives seconds."""
         self._clock = clock
-        self._lock = threading.Lock()
         self._silent_until_s = 0.0
         self._unreported = 0
         self._failures = 0
@@ -59,25 +60,23 @@ class FailureLog:
 
     def failed(self, message: str, level: int = logging.ERROR) -> None:
         """Log `message`, unless one was logged a short while ago."""
-        with self._lock:
-            self._failures += 1
-            now = self._clock()
-            if self._silent_until_s > now:
-                self._unreported += 1
-                return
-            self._silent_until_s = now + LOG_EVERY_S
-            unreported, self._unreported = self._unreported, 0
-            self._reported = True
+        self._failures += 1
+        now = self._clock()
+        if self._silent_until_s > now:
+            self._unreported += 1
+            return
+        self._silent_until_s = now + LOG_EVERY_S
+        unreported, self._unreported = self._unreported, 0
+        self._reported = True
         _logger.log(level, "%s%s", message, f" ({unreported} failures since the last report)" if unreported else "")
 
     def recovered(self, message: str) -> None:
         """Log `message` if a failure was logged before, with how many there were."""
         if not self._failures:
             return
-        with self._lock:
-            failures, self._failures = self._failures, 0
-            reported, self._reported = self._reported, False
-            self._unreported = 0
+        failures, self._failures = self._failures, 0
+        reported, self._reported = self._reported, False
+        self._unreported = 0
         if reported:
             _logger.warning("%s (after %d failed tries)", message, failures)
 
@@ -90,9 +89,9 @@ class Breaker:
         self._first_s = first_s
         self._longest_s = longest_s
         self._clock = clock
-        self._lock = threading.Lock()
+        self._probe = threading.Lock()
+        """Held by the caller who finds out. Nobody waits for it."""
         self._is_open = False
-        self._probing = False
         self._backoff_s = first_s
         self._retry_at_s = 0.0
 
@@ -100,26 +99,28 @@ class Breaker:
         """Return whether to ask now; while open, one caller at a time is let through to find out."""
         if not self._is_open:
             return True
-        with self._lock:
-            if self._probing or self._clock() < self._retry_at_s:
-                return False
-            self._probing = True
-            return True
+        return self._clock() >= self._retry_at_s and self._probe.acquire(blocking=False)
 
     def failed(self) -> float:
         """Open, or stay open for longer; return for how many seconds from now."""
-        with self._lock:
-            now = self._clock()
-            if self._is_open and not self._probing:
-                # A call that began before the breaker opened: it says nothing new.
-                return max(0.0, self._retry_at_s - now)
-            self._backoff_s = min(self._backoff_s * 2, self._longest_s) if self._is_open else self._first_s
-            self._is_open, self._probing = True, False
-            self._retry_at_s = now + self._backoff_s
-            return self._backoff_s
+        now = self._clock()
+        if self._is_open and not self._probe.locked():
+            # A call that began before the breaker opened: it says nothing new.
+            return max(0.0, self._retry_at_s - now)
+        backoff_s = min(self._backoff_s * 2, self._longest_s) if self._is_open else self._first_s
+        self._backoff_s = backoff_s
+        self._retry_at_s = now + backoff_s
+        self._is_open = True
+        self.let_ask()
+        return backoff_s
 
     def succeeded(self) -> None:
         """Close."""
         if self._is_open:
-            with self._lock:
-                self._is_open = self._probing = False
+            self._is_open = False
+            self.let_ask()
+
+    def let_ask(self) -> None:
+        """Let the next caller find out: this one has not."""
+        with suppress(RuntimeError):  # another one has done so
+            self._probe.release()

@@ -1,10 +1,12 @@
 """A storage that is opened by its first use, so that a worker whose plugins store nothing pays nothing."""
 
-import threading
 from collections.abc import Callable
+from typing import Final
 
 from workers.storage.contract import Storage
 from workers.storage.failures import FailureLog
+
+_KEY: Final = "storage"
 
 
 class LazyStorage:
@@ -13,33 +15,34 @@ class LazyStorage:
     def __init__(self, opener: Callable[[], Storage]) -> None:
         """Remember how to open it."""
         self._opener = opener
-        self._lock = threading.Lock()
-        self._opened: Storage | None = None
+        self._opened: dict[str, Storage] = {}
+        """At most one. Not behind a lock: a finalizer that runs while this is opened may use it, in the same thread."""
 
     def store(self, key: str, value: bytes, ttl: float) -> None:
         """Keep `value` for `ttl` seconds; 0 and below: for ever."""
-        (self._opened or self._open()).store(key, value, ttl)
+        (self._opened.get(_KEY) or self._open()).store(key, value, ttl)
 
     def fetch(self, key: str) -> bytes:
         """Return what was stored; empty where there is nothing."""
-        return (self._opened or self._open()).fetch(key)
+        return (self._opened.get(_KEY) or self._open()).fetch(key)
 
     def check(self) -> None:
         """Open it and use it."""
-        (self._opened or self._open()).check()
+        (self._opened.get(_KEY) or self._open()).check()
 
     def close(self) -> None:
         """Close the storage if it was opened; what comes after is logged and dropped."""
-        with self._lock:
-            opened, self._opened = self._opened, _ClosedStorage()
-        if opened is not None:
-            opened.close()
+        closed = _ClosedStorage()
+        opened = self._opened.setdefault(_KEY, closed)
+        self._opened[_KEY] = closed
+        opened.close()
 
     def _open(self) -> Storage:
-        with self._lock:
-            if self._opened is None:
-                self._opened = self._opener()
-            return self._opened
+        opened = self._opener()
+        kept = self._opened.setdefault(_KEY, opened)
+        if kept is not opened:
+            opened.close()  # somebody was faster
+        return kept
 
 
 class _ClosedStorage:

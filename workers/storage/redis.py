@@ -2,7 +2,6 @@
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ ANSWER_S: Final = 0.75
 
 SOCKET_S: Final = 0.6
 """Each step of a call: below `ANSWER_S`, so that the error that is logged is mostly the step's own."""
+
+_KEY: Final = "redis"
 
 FIRST_BACKOFF_S: Final = 0.25
 LONGEST_BACKOFF_S: Final = 2.0
@@ -55,8 +56,8 @@ class RedisStorage:
         self._outages = FailureLog(clock)
         self._refusals = FailureLog(clock)
         self._calls = TimeLimitedCalls("tykpy-redis")
-        self._connect_lock = threading.Lock()
-        self._connected: Connected | None = None
+        self._connected: dict[str, Connected] = {}
+        """At most one."""
 
     def store(self, key: str, value: bytes, ttl: float) -> None:
         """Keep `value` for `ttl` seconds; 0 and below: for ever."""
@@ -74,7 +75,7 @@ class RedisStorage:
     def close(self) -> None:
         """Close the connections and end the threads."""
         self._calls.close()
-        connected, self._connected = self._connected, None
+        connected = self._connected.pop(_KEY, None)
         if connected is not None:
             connected.close()
 
@@ -91,8 +92,8 @@ class RedisStorage:
             self._refusals.failed(f"Redis at {self._address.display} refused a command: {told(self._address, error)}")
             answer = None
         except BaseException:
-            # Whatever it is, the breaker's one probe must not stay out for ever.
-            self._breaker.failed()
+            # A fault of ours or of redis-py, and no outage; the breaker's one probe must not stay out for ever.
+            self._breaker.let_ask()
             raise
         self._breaker.succeeded()
         self._health.works()
@@ -101,13 +102,14 @@ class RedisStorage:
 
     def _run(self, command: Callable[[Client], bytes | None]) -> bytes | None:
         """Run in one of the limited threads: the first use connects, which may take long too."""
-        return command((self._connected or self._connect()).client)
+        return command((self._connected.get(_KEY) or self._connect()).client)
 
     def _connect(self) -> Connected:
-        with self._connect_lock:
-            if self._connected is None:
-                self._connected = connect(self._address, self._limits.socket_s)
-            return self._connected
+        connected = connect(self._address, self._limits.socket_s)
+        kept = self._connected.setdefault(_KEY, connected)
+        if kept is not connected:
+            connected.close()  # somebody was faster; nobody waits for another one's connection
+        return kept
 
     def _out_of_reach(self, error: Exception, level: int) -> None:
         backoff_s = self._breaker.failed()

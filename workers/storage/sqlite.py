@@ -148,7 +148,6 @@ class _Connections:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
         self._by_thread: dict[threading.Thread, sqlite3.Connection] = {}
         self._local = threading.local()
         self._closed = False
@@ -161,35 +160,36 @@ class _Connections:
     def drop(self) -> None:
         """Close this thread's connection, if any."""
         self._local.connection = None
-        with self._lock:
-            connection = self._by_thread.pop(threading.current_thread(), None)
-        if connection is not None:
-            _close(connection)
+        self._close(threading.current_thread())
 
     def close_all(self) -> None:
         """Close the connections of all threads."""
-        with self._lock:
-            self._closed = True
-            connections = list(self._by_thread.values())
-            self._by_thread.clear()
-            self._local = threading.local()
-        for connection in connections:
-            _close(connection)
+        self._closed = True
+        self._local = threading.local()
+        for thread in list(self._by_thread):
+            self._close(thread)
 
     def _open(self) -> sqlite3.Connection:
-        connection = open_file(self._path)
-        with self._lock:
-            if self._closed:
-                _close(connection)
-                raise sqlite3.ProgrammingError("the storage is closed")
-            self._close_ended()
-            self._by_thread[threading.current_thread()] = connection
-            self._local.connection = connection
+        opened = open_file(self._path)
+        connection = self._by_thread.setdefault(threading.current_thread(), opened)
+        if connection is not opened:
+            _close(opened)  # a finalizer that ran meanwhile has opened one
+        self._local.connection = connection
+        if self._closed:
+            self.drop()
+            raise sqlite3.ProgrammingError("the storage is closed")
+        self._close_ended()
         return connection
 
     def _close_ended(self) -> None:
-        for thread in [thread for thread in self._by_thread if not thread.is_alive()]:
-            _close(self._by_thread.pop(thread))
+        for thread in list(self._by_thread):
+            if not thread.is_alive():
+                self._close(thread)
+
+    def _close(self, thread: threading.Thread) -> None:
+        connection = self._by_thread.pop(thread, None)
+        if connection is not None:
+            _close(connection)
 
 
 def open_file(path: Path) -> sqlite3.Connection:

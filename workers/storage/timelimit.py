@@ -7,9 +7,9 @@ and a peer that sends one byte now and then never runs into one.
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from queue import SimpleQueue
-from typing import Any, Final, TypeAlias, TypeVar
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 MAX_THREADS: Final = 128
 """More threads than callers there can be; a call that finds them all stuck fails at once."""
@@ -18,16 +18,22 @@ JOIN_S: Final = 1.0
 """How long `close` waits for calls that were given up; their threads do not keep the process from ending."""
 
 _ResultT = TypeVar("_ResultT")
-_Order: TypeAlias = tuple[Future[Any], Callable[[], Any]]
+
+
+class _Outcome(NamedTuple):
+    result: Any
+    error: BaseException | None
+
+
+_Order: TypeAlias = tuple[SimpleQueue[_Outcome], Callable[[], Any]]
 
 
 class TimeLimitedCalls:
-    """A set of threads that grows with the number of calls at a time."""
+    """A set of threads that grows with the number of calls at a time. Takes no lock: finalizers may make calls, too."""
 
     def __init__(self, name: str) -> None:
         """Start no thread yet; `name` is what they will be called."""
         self._name = name
-        self._lock = threading.Lock()
         self._idle: list[_Runner] = []
         self._runners: list[_Runner] = []
         self._closed = False
@@ -37,20 +43,21 @@ class TimeLimitedCalls:
 
         A call given up goes on in its thread until it ends by itself.
         """
-        future: Future[_ResultT] = Future()
-        self._claim().inbox.put((future, function))
+        outcomes: SimpleQueue[_Outcome] = SimpleQueue()
+        self._claim().inbox.put((outcomes, function))
         try:
-            return future.result(limit_s)
-        except TimeoutError as error:
-            if future.done():
-                raise
-            raise TimeoutError(f"no answer within {limit_s:g} s") from error
+            outcome = outcomes.get(timeout=limit_s)
+        except Empty:
+            raise TimeoutError(f"no answer within {limit_s:g} s") from None
+        if outcome.error is not None:
+            raise outcome.error
+        result: _ResultT = outcome.result
+        return result
 
     def close(self) -> None:
         """End the threads, waiting a short time for those that are stuck."""
-        with self._lock:
-            self._closed = True
-            runners = list(self._runners)
+        self._closed = True
+        runners = list(self._runners)
         for runner in runners:
             runner.inbox.put(None)
         end_s = time.monotonic() + JOIN_S
@@ -58,16 +65,15 @@ class TimeLimitedCalls:
             runner.join(max(0.0, end_s - time.monotonic()))
 
     def _claim(self) -> "_Runner":
-        with self._lock:
-            if self._closed:
-                raise ConnectionError("closed")
-            if self._idle:
-                return self._idle.pop()
-            if len(self._runners) >= MAX_THREADS:
-                raise TimeoutError(f"{MAX_THREADS} calls are still without an answer")
-            runner = _Runner(self._name, self._idle)
-            self._runners.append(runner)
+        if self._closed:
+            raise ConnectionError("closed")
+        with suppress(IndexError):
+            return self._idle.pop()
+        if len(self._runners) >= MAX_THREADS:
+            raise TimeoutError(f"{MAX_THREADS} calls are still without an answer")
+        runner = _Runner(self._name, self._idle)
         runner.start()
+        self._runners.append(runner)
         return runner
 
 
@@ -81,15 +87,15 @@ class _Runner(threading.Thread):
 
     def run(self) -> None:
         while (order := self.inbox.get()) is not None:
-            self._execute(*order)
-
-    def _execute(self, future: Future[Any], function: Callable[[], Any]) -> None:
-        try:
-            result = function()
-        except BaseException as error:  # noqa: BLE001 (handed to the caller)
-            self._idle.append(self)
-            future.set_exception(error)
-        else:
+            outcomes, function = order
+            outcome = _outcome_of(function)
             # Idle before the caller knows: its next call finds this thread, and starts no other.
             self._idle.append(self)
-            future.set_result(result)
+            outcomes.put(outcome)
+
+
+def _outcome_of(function: Callable[[], Any]) -> _Outcome:
+    try:
+        return _Outcome(function(), None)
+    except BaseException as error:  # noqa: BLE001 (handed to the caller)
+        return _Outcome(None, error)

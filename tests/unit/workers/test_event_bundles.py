@@ -2,12 +2,13 @@
 
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 
 import pytest
 
 from ipc.frame import Kind, Packed, pack_frame
+from tests.support.broker import wait_until
 from tests.support.bundles import md5, subject, write_bundle
 from tests.unit.workers.conftest import Serve
 from tyk.proto.coprocess_object_pb2 import Event
@@ -57,24 +58,30 @@ def test_what_another_worker_saw_is_enough(folder: Path, serve: Serve, tmp_path:
 def test_what_another_worker_sees_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.apis.HEARSAY_S", 30.0)
     apis = ApiBundles(lambda api, bundle_hash: None)
-    heard = threading.Thread(target=apis.learn, args=({"api": md5("bar")},))
-    wait_for = apis._change.wait_for
 
-    def wait(condition: Callable[[], bool], seconds: float) -> bool:
-        heard.start()
-        return wait_for(condition, seconds)
+    def learn_when_somebody_waits() -> None:
+        wait_until(lambda: bool(apis._waiting), lambda: "somebody waits")
+        apis.learn({"api": md5("bar")})
 
-    monkeypatch.setattr(apis._change, "wait_for", wait)
+    heard = threading.Thread(target=learn_when_somebody_waits)
+    heard.start()
     assert apis.find("api") == md5("bar")
     heard.join()
 
 
 def test_an_api_that_nobody_saw_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    apis = ApiBundles(lambda api, bundle_hash: None)
     waited: list[float] = []
-    monkeypatch.setattr(apis._change, "wait_for", lambda condition, seconds: waited.append(seconds))
+
+    class Nothing:
+        def get(self, timeout: float) -> None:
+            waited.append(timeout)
+            raise Empty
+
+    monkeypatch.setattr("workers.apis.SimpleQueue", Nothing)
+    apis = ApiBundles(lambda api, bundle_hash: None)
     assert [apis.find("api"), apis.find("api")] == [None, None]
-    assert waited == [HEARSAY_S]
+    (seconds,) = waited
+    assert 0 < seconds <= HEARSAY_S
 
 
 def test_a_bundle_without_the_handler_leaves_it_to_the_others(folder: Path, serve: Serve, tmp_path: Path) -> None:

@@ -134,9 +134,9 @@ def test_many_small_events_are_bounded_by_their_number(
         events.trigger("small", "")
     monkeypatch.undo()
     events.trigger("one more", "")
-    *messages, (name, body) = read_until(read, MAX_WAITING + 1)
-    assert len(messages) == MAX_WAITING
-    assert (name, body) == ("events_lost", {"count": 4})
+    messages = read_until(read, MAX_WAITING + 1)
+    assert [body for name, body in messages if name == "events_lost"] == [{"count": 4}]
+    assert sum(name == "event" for name, _ in messages) == MAX_WAITING
 
 
 def test_what_waits_at_the_end_is_sent_and_nothing_after_it(ends: tuple[SentEvents, Read]) -> None:
