@@ -20,6 +20,7 @@ from broker.errors import BrokerError, ConfigError, ListenError, NoWorkerError
 from broker.exits import ExitCode
 from broker.listeners import Listeners
 from broker.open_files import raise_limit
+from broker.pool.process import HANDLED_SIGNALS
 from broker.pool.zygote import ZygoteKeeper
 from ipc.title import BROKER, set_title
 from telemetry.log import close_log, configure_log, open_log, reopen_log
@@ -82,8 +83,8 @@ def _hold_signals() -> None:
         # No SIG_IGN: the processes that are started meanwhile would inherit it.
         signal.signal(number, lambda _number, _frame: None)
     signal.signal(signal.SIGUSR1, lambda _number, _frame: reopen_log())
-    # A program that takes over was started with it blocked.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    # A program that takes over was started with them blocked.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
 
 
 def _open_standard_descriptors() -> None:

@@ -16,7 +16,7 @@ from broker.exits import ExitCode
 from broker.handover import READY, Offer
 from broker.orphans import is_init
 from broker.pool import content
-from broker.pool.process import describe_end, reopen_signal_blocked
+from broker.pool.process import describe_end, signals_blocked
 from broker.sockets import ListeningSocket
 
 log = logging.getLogger("tykpy.upgrade")
@@ -113,7 +113,7 @@ class _Successor:
         self.late = False
         """It had its time."""
         try:
-            with reopen_signal_blocked():
+            with signals_blocked():
                 self.process = subprocess.Popen(
                     own_command(), pass_fds=offer.descriptors, env={**os.environ, **offer.environment}
                 )

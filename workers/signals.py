@@ -25,10 +25,10 @@ def watch_signals() -> None:
         # A handler and not SIG_IGN, which programs started by hooks would inherit: nobody could terminate them.
         signal.signal(number, _leave_to_broker)
         signal.siginterrupt(number, False)
-    # Blocked since the program was started, in which nothing handled it.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     sent.watch()
     dump_stacks_to(STDERR)
+    # Blocked since the program was started, in which nothing handled them.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def dump_stacks_to(descriptor: int) -> None:

@@ -15,6 +15,12 @@ from ipc.exits import WorkerExit
 
 UNWANTED_ENVIRONMENT: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET")
 """What a service manager tells the broker, and the broker alone."""
+HANDLED_SIGNALS: Final = frozenset(
+    {
+        signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU,
+    }
+)  # fmt: skip
+"""Signals that end or stop no program of ours once it has its handlers; they may be sent to all of them at once."""
 OWN_PREFIX: Final = "TYKPY_"
 """The broker's own options, secrets among them; a worker is told what it needs on its control socket."""
 OWN_FAULTS: Final = frozenset(
@@ -155,7 +161,7 @@ class OwnChild(subprocess.Popen[bytes]):
 def execute(arguments: Sequence[str], descriptors: Sequence[int]) -> OwnChild:
     """Start the program of the workers, with these descriptors. Raises OSError."""
     # -P keeps the working directory out of the import path: plugin code never shadows ours, nor ours a plugin's.
-    with reopen_signal_blocked():
+    with signals_blocked():
         return OwnChild(
             [sys.executable, "-P", "-m", "workers", *arguments],
             stdin=subprocess.DEVNULL,
@@ -166,9 +172,9 @@ def execute(arguments: Sequence[str], descriptors: Sequence[int]) -> OwnChild:
 
 
 @contextmanager
-def reopen_signal_blocked() -> Iterator[None]:
-    """Start a program with SIGUSR1 blocked, which would end it until it has a handler; it unblocks the signal then."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+def signals_blocked() -> Iterator[None]:
+    """Start a program with those signals blocked that would end it until it has handlers; it unblocks them then."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
     try:
         yield
     finally:

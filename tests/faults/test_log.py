@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from broker.grpc.client import GrpcCallError, GrpcClient
-from broker.pool.process import reopen_signal_blocked
+from broker.pool.process import signals_blocked
 from commands.objects import CallDescription, build_object
 from tests.faults.test_zygotes import zygote_of
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, running_broker, wait_until
@@ -237,7 +237,7 @@ def test_sigusr1_ends_no_process(tmp_path: Path) -> None:
     broker = RunningBroker(tmp_path)
     broker.add_file("mine.py", HOOKS)
     # Gets the signal when it unblocks it.
-    with reopen_signal_blocked(), broker.unready():
+    with signals_blocked(), broker.unready():
         os.kill(broker.pid, signal.SIGUSR1)
         wait_until(lambda: zygote_of(broker) is not None, lambda: broker.log)
         zygote = zygote_of(broker)

@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from broker.pool.process import execute
+from ipc.exits import WorkerExit
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
 
@@ -147,6 +149,13 @@ def test_signals_before_it_serves_stop_it_or_do_nothing(tmp_path: Path, number: 
             assert process.wait(60) == 0
         finally:
             process.kill()
+
+
+def test_signals_do_not_end_a_worker_that_has_no_handlers_yet() -> None:
+    worker = execute(["too few arguments"], [])
+    for number in (*GROUP_SIGNALS, signal.SIGUSR1, signal.SIGUSR2):
+        worker.send_signal(number)
+    assert worker.wait(60) == WorkerExit.USAGE
 
 
 def caught(pid: int) -> set[int]:
