@@ -245,9 +245,9 @@ class Broker:
             wait.cancel()
         if self._stop.is_set():
             return
-        damage = content.damage([baseline], self.supervisor.served)
-        if damage:
-            raise UpgradeError("what the old program serves would break: " + "; ".join(damage))
+        broken = self.supervisor.take_over(baseline)
+        if broken:
+            raise UpgradeError("what the old program serves would break: " + "; ".join(broken))
         await self._listeners.take_over()
 
     async def _drain(self) -> None:

@@ -104,5 +104,7 @@ def _adopt(address: str, descriptor: int, file: list[int] | bool | None) -> List
 
 
 def _outline(bundle: Mapping[str, Any]) -> dict[str, Any]:
-    """What `content.damage` needs of a description."""
-    return {name: bundle[name] for name in ("name", "path", "error", "faulty")}
+    """What `Supervisor.take_over` needs of a description."""
+    hooks = [{"name": hook["name"], "shape": hook["shape"]} for hook in bundle["hooks"]]
+    names = ("name", "path", "hashes", "version", "error", "faulty", "loaded_in", "workers")
+    return {**{name: bundle[name] for name in names}, "hooks": hooks}

@@ -1,7 +1,7 @@
 """What workers say that they have loaded, compared: what is new, what changed, and what got broken."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 Description = list[dict[str, Any]]
@@ -24,12 +24,6 @@ def problems_of(bundle: dict[str, Any]) -> Iterator[str]:
     for fault in faults:
         place = f"{fault['file']}:{fault['line']}: " if fault["line"] else f"{fault['file']}: " if fault["file"] else ""
         yield f"bundle {bundle['name']}: {place}{fault['message']}"
-
-
-def damage(before: Iterable[Description], after: Description) -> list[str]:
-    """The problems of bundles that one of the descriptions before knows without any."""
-    sound = {bundle["path"] for description in before for bundle in description if not any(problems_of(bundle))}
-    return [problem for bundle in after if bundle["path"] in sound for problem in problems_of(bundle)]
 
 
 def compare(before: Description, after: Description) -> list[BundleChange]:

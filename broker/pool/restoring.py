@@ -21,6 +21,8 @@ SETTLING: Final = 0.02
 FIRST_DELAY: Final = 1.0
 LONGEST_DELAY: Final = 60.0
 """Seconds until the next try, doubled each time."""
+PATIENT_TRIES: Final = 2
+"""For so many tries dispatches wait: a broker that was replaced takes a moment to end."""
 MAX_TRIES: Final = 8
 """Then it is left to the next reload."""
 
@@ -69,8 +71,9 @@ class Restorer:
 
     @property
     def awaited(self) -> list[dict[str, Any]]:
-        """The bundles whose dispatches are worth waiting: the first try is still to come, or under way."""
-        return self._pool.lost if self._tries == 0 or (self._tries == 1 and self._worker is not None) else []
+        """The bundles whose dispatches are worth waiting: what the first tries bring is not known yet."""
+        failed = self._tries - (self._worker is not None)
+        return self._pool.lost if failed < PATIENT_TRIES else []
 
     def changed(self) -> None:
         """A worker was let in, or has ended."""

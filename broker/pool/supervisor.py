@@ -261,6 +261,21 @@ class Supervisor:
         merged = self.served
         return self._served.broken(worker.description, {one["path"] for one in merged if _is_exclusive(one)})
 
+    def take_over(self, baseline: content.Description) -> list[str]:
+        """What the workers could not load and must, because the program before serves it; none: serve it from now on.
+
+        What only its workers can have is tried again until they have ended.
+        """
+        before = Served()
+        before.note(baseline)
+        served = self.served
+        broken = before.broken(served, {one["path"] for one in baseline if _is_exclusive(one)})
+        if not broken:
+            self._served.note(before.lost([served]))
+            self.learn()
+            self._restorer.changed()
+        return broken
+
     def renew(self, description: content.Description) -> None:
         """New workers that have loaded this are about to replace all others."""
         self._served.renew(description)

@@ -27,7 +27,7 @@ born = int(open("/proc/self/stat").read().rpartition(") ")[2].split()[19]) / os.
 def instead(*arguments):
     {does}
 
-sys.modules["workers.dispatcher"].Dispatcher.__init__ = instead
+setattr(sys.modules["workers.dispatcher"].Dispatcher, "__init__", instead)
 """
 """A bundle that is loaded, and ends or hangs its worker before that is ready: no bundle is to blame."""
 HANGS = AFTER_LOADING.format(does="time.sleep(3600)")

@@ -167,6 +167,18 @@ def test_a_program_that_cannot_serve_what_is_served_changes_nothing(tmp_path: Pa
         assert broker.wait() == 0
 
 
+def test_a_bundle_that_one_process_only_can_load_is_taken_over(tmp_path: Path) -> None:
+    """The workers of the old program have its lock until they end: that is no reason against the new one."""
+    lock = "import fcntl\nlock = open({!r}, 'w')\nfcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+    with upgradable(tmp_path, workers=2) as broker:
+        broker.add_file("locked.py", lock.format(str(tmp_path / "lock")) + SOURCE)
+        assert broker.call("add_header", bundle="locked").request.set_headers["X-Worker"]
+        upgrade(broker)
+        assert broker.call("add_header", bundle="locked").request.set_headers["X-Worker"]
+        assert broker.wait() == 0
+        assert broker.status()["dispatches"]["failed"] == 0
+
+
 def test_a_program_that_does_not_serve_yet_takes_no_connection(tmp_path: Path) -> None:
     with upgradable(tmp_path) as broker:
         broker.add_file("hooks.py", "import time\ntime.sleep(600)\n")

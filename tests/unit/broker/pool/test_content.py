@@ -24,29 +24,6 @@ def bundle(name: str, *faults: str, version: str = "1", error: str | None = None
     }
 
 
-@pytest.mark.parametrize("after", [bundle("a", error="SyntaxError"), bundle("a", "no such hook")])
-def test_a_sound_bundle_that_is_not_sound_any_more_is_damage(after: dict[str, Any]) -> None:
-    (problem,) = content.damage([[bundle("a")]], [after, bundle("b")])
-    assert problem in ("bundle a: /bundles/f.py:3: SyntaxError", "bundle a: no such hook")
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ([bundle("a")], [bundle("a", version="2")]),
-        ([bundle("a")], []),
-        ([], [bundle("a", "new and broken")]),
-        ([bundle("a", "broken")], [bundle("a", "still broken")]),
-    ],
-)
-def test_what_nobody_served_cannot_be_damaged(before: content.Description, after: content.Description) -> None:
-    assert content.damage([before], after) == []
-
-
-def test_it_is_enough_that_one_worker_serves_it() -> None:
-    assert content.damage([[bundle("a", "broken")], [bundle("a")]], [bundle("a", "broken")])
-
-
 def test_changes_are_named() -> None:
     before = [bundle("same"), bundle("changed"), bundle("gone")]
     after = [bundle("same"), bundle("changed", version="2"), bundle("new", "a fault")]

@@ -111,6 +111,7 @@ def test_a_reload_breaks_what_is_served_unless_only_one_can_have_it() -> None:
     assert served(SOUND).broken([BROKEN], ["/bundles/a"]) == []
     assert served(SOUND).broken([BROKEN | {"version": "2"}], ["/bundles/a"]) == ["bundle a: port taken"]
     assert served(BROKEN).broken([BROKEN | {"version": "2"}], []) == []
+    assert served(SOUND).broken([], []) == served(SOUND).broken([SOUND, bundle("b", error="new and broken")], []) == []
 
 
 def test_what_no_worker_could_load_again_is_lost() -> None:
