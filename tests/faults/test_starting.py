@@ -22,6 +22,7 @@ from tyk.proto.coprocess_object_pb2 import Object
 
 AFTER_LOADING = """
 import os, sys, time
+from tyk.decorators import Pre
 born = int(open("/proc/self/stat").read().rpartition(") ")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
 
 def instead(*arguments):
