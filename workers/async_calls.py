@@ -6,7 +6,7 @@ It is there before any bundle is loaded: making it may fail for want of descript
 
 import asyncio
 from queue import SimpleQueue
-from time import monotonic_ns
+from time import monotonic, monotonic_ns
 from types import TracebackType
 from typing import Final, NoReturn
 
@@ -28,6 +28,10 @@ _NS_PER_S: Final = 1_000_000_000
 
 class _SharedLoop(asyncio.SelectorEventLoop):
     """An event loop that refuses to be ended by one of those who share it."""
+
+    def time(self) -> float:
+        """Return the monotonic clock, which a library may replace in the `time` module."""
+        return monotonic()
 
     def _refuse(self) -> NoReturn:
         raise RuntimeError("this event loop serves all async hooks of a worker: a hook cannot end it")
