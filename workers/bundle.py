@@ -112,6 +112,11 @@ class Bundle:
         return key_of(self.path)
 
     @property
+    def has_events(self) -> bool:
+        """Some of its hooks handle events."""
+        return any(hook.shape.is_event for hook in self.hooks.values())
+
+    @property
     def is_other_file(self) -> bool:
         """It is a `.py` file without hooks that lies beside bundles, and is none itself."""
         return self.path.suffix == ".py" and self.error is None and not self.hooks and not self.faulty

@@ -12,6 +12,7 @@ from tyk.event import TRIGGERED_KEY, TykEvent
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from workers.apis import Announce, ApiBundles
+from workers.bundle import Bundle
 from workers.errors import WorkerError
 from workers.hook import Hook
 from workers.invocation import (
@@ -46,9 +47,8 @@ class Dispatcher:
         self._lookup = Lookup(bundles)
         self._hooks: dict[tuple[str, str], Hook] = {}
         self._apis = ApiBundles(announce)
-        self._has_events = False
-        bundles.on_change(self._forget)
-        self._forget()
+        self._has_events = self._lookup.has_events
+        bundles.on_change(self._on_load)
 
     def prepare(self, payload: Packed, lent: LentBody | None = None) -> Invocation:
         """Decode a request frame and find what it asks for; `lent`: its body, where that is not in it.
@@ -145,10 +145,10 @@ class Dispatcher:
         bundle_hash = self._apis.find(str(event.spec.get(API_KEY, "")))
         return EventInvocation(self._lookup.event_handler(event.handler_name, bundle_hash), event, kind)
 
-    def _forget(self) -> None:
+    def _on_load(self, bundle: Bundle) -> None:
         """Something was loaded: a name may stand for another hook now, or for several."""
         self._hooks = {}
-        self._has_events = self._lookup.has_events
+        self._has_events = self._has_events or bundle.has_events
 
 
 def _parsed_event(body: Any) -> Event:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, FileFinder, ModuleSpec
 from importlib.metadata import Distribution, DistributionFinder, MetadataPathFinder
-from importlib.util import find_spec, module_from_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path, PurePosixPath
 from types import FrameType, ModuleType
 from typing import Any, Final
@@ -86,6 +86,8 @@ class ImportSpace:
         self._views: Mapping[str, ModuleType] = views(self.target)
         self.roots = tuple(dict.fromkeys((str(root), os.path.realpath(root))))
         self._added: list[str] = []
+        self._names: set[str] = set()
+        """Of its modules in `sys.modules`, and some that were not found."""
         self._started: list[str] = []
         self._finders: dict[str, FileFinder] = {}
         self._published: dict[str, str] = {}
@@ -109,8 +111,8 @@ class ImportSpace:
         """Forget the bundle's modules; what still runs keeps its globals, and imports nothing new."""
         self.loaded()
         _finder.remove(self)
-        for name in [name for name in sys.modules if self._is_private(name)]:
-            del sys.modules[name]
+        for name in self._names:
+            sys.modules.pop(name, None)
 
     def load(self, file: str) -> ModuleType:
         """Import one file of the bundle by its path below the root; raises whatever its code raises."""
@@ -187,6 +189,7 @@ class ImportSpace:
 
         None would send the import on to Python's own finder, which writes `__pycache__` into the bundle.
         """
+        self._names.add(fullname)
         tail = fullname.rpartition(".")[2]
         if _PROTO_NAME.fullmatch(tail):
             return ModuleSpec(fullname, AliasLoader(f"tyk.proto.{tail}"))
@@ -325,6 +328,10 @@ class ImportSpace:
     def _look(self, fullname: str, folder: str) -> ModuleSpec | None:
         if self.own(folder) is None or not self._allows(folder, fullname):
             return None
+        if self._is_among_others(folder):
+            # A finder would list the folder once for each of the bundles in it.
+            file = os.path.join(folder, fullname.rpartition(".")[2] + ".py")
+            return spec_from_file_location(fullname, file, loader=BundleLoader(self, fullname, file))
         finder = self._finders.get(folder)
         if finder is not None:
             return finder.find_spec(fullname)
@@ -338,9 +345,10 @@ class ImportSpace:
 
     def _allows(self, folder: str, fullname: str) -> bool:
         """Of a single file's folder only that file is the bundle's, unless it added the folder to `sys.path`."""
-        if self._only is None or folder != str(self.root) or folder in self.folders():
-            return True
-        return fullname.rpartition(".")[2] in self._only
+        return not self._is_among_others(folder) or fullname.rpartition(".")[2] in (self._only or ())
+
+    def _is_among_others(self, folder: str) -> bool:
+        return self._only is not None and folder == str(self.root) and folder not in self.folders()
 
     def _loaders(self) -> list[tuple[Any, list[str]]]:
         def source(fullname: str, path: str) -> BundleLoader:
@@ -364,6 +372,7 @@ class ImportSpace:
     def _make_package(self, name: str, folder: Path) -> None:
         loader = FolderLoader(self, name, str(folder / "__init__.py"))
         sys.modules[name] = module_from_spec(folder_spec(name, loader, [str(folder)]))
+        self._names.add(name)
 
     def _import_other(
         self,

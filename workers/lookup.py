@@ -74,7 +74,7 @@ class Lookup:
     @property
     def has_events(self) -> bool:
         """Some bundle handles events."""
-        return any(hook.shape.is_event for hook in self._all_hooks())
+        return any(bundle.has_events for bundle in self._store.loaded())
 
     def _in_bundle(self, bundle_hash: str, name: str) -> Hook:
         bundle = self._bundle(bundle_hash)

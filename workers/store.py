@@ -75,13 +75,13 @@ class BundleStore:
         self._watch = watch or LoadWatch()
         self._kept = kept or KeptVersions()
         self._lock = threading.RLock()
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[Bundle], None]] = []
         self._entries: dict[Path, _Entry] = {}
         self._by_hash: dict[str, _Entry] = {}
         self._seen: dict[Path, int] = {}
 
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after every load, in the thread that loaded."""
+    def on_change(self, listener: Callable[[Bundle], None]) -> None:
+        """Call `listener` with each bundle after its load, in the thread that loaded."""
         self._listeners.append(listener)
 
     def load_all(self) -> None:
@@ -202,7 +202,7 @@ class BundleStore:
             self._kept.keep(candidate, entry.version, lambda: _version(stamp(candidate.path)) == entry.version)
         self.version += 1
         for listener in self._listeners:
-            listener()
+            listener(bundle)
         if bundle.is_other_file:
             self._watch.report.gone(bundle.key)
         else:

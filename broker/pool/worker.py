@@ -60,6 +60,7 @@ class Worker:
     __slots__ = (
         "blamed",
         "broken",
+        "changed",
         "channel",
         "described",
         "description",
@@ -114,6 +115,8 @@ class Worker:
         """Those that it could not load."""
         self.kept: dict[str, str] = {}
         """Versions of bundles, by path, that it has loaded from the broker's copies."""
+        self.changed: asyncio.TimerHandle | None = None
+        """Runs out when what it has found while it serves is to be taken into account."""
         self.request_limit = sys.maxsize
         """Answers after which it is to be replaced."""
         self.patience: asyncio.TimerHandle | None = None

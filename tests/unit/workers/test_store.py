@@ -127,7 +127,7 @@ def test_a_bundle_that_appears_later_is_found(folder: Path, serve: Serve) -> Non
     served = serve()
     assert failure(served).status is Status.NOT_FOUND
     before, seen = served.store.version, []
-    served.store.on_change(lambda: seen.append(served.store.version))
+    served.store.on_change(lambda _bundle: seen.append(served.store.version))
     write_bundle(folder / "foo", bundle_hook("later"))
     assert said_by(served, md5("foo")) == "later"
     assert seen == [served.store.version]
