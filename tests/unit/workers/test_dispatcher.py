@@ -5,6 +5,7 @@ from typing import cast
 
 from ipc.frame import Kind, pack_frame
 from tests.support.bundles import subject
+from workers.bundle import Bundle
 from workers.dispatcher import Dispatcher
 from workers.hook import Hook
 from workers.invocation import HookInvocation
@@ -25,7 +26,7 @@ def test_a_hook_found_before_a_change_is_not_kept(tmp_path: Path) -> None:
             found = self.found
             if found is old:
                 self.found = new
-                dispatcher._forget()
+                dispatcher._on_load(Bundle("b", (), tmp_path, ()))
             return found
 
     dispatcher._lookup = Changing(BundleStore([tmp_path], tmp_path / "unpacked"))
