@@ -54,8 +54,6 @@ EVENT_MESSAGES: Final = frozenset({"event", "events_lost"})
 LAST_WORDS: Final = EVENT_MESSAGES | {"failed", "loading", "bundle"}
 MAX_NAMED: Final = 3
 """Problems of one bundle in the log; `tykpy hooks` shows all."""
-SETTLING: Final = 0.01
-"""Seconds until what a worker that serves has found is compared with what the others have loaded."""
 LAST_READS: Final = 16
 """Reads of what a dead worker has still sent: more than its socket can hold."""
 
@@ -498,8 +496,8 @@ class Supervisor:
     def _changed(self, worker: Worker) -> None:
         """A worker tells of one bundle: one that serves found it while it served."""
         if worker.state is WorkerState.READY and worker.changed is None:
-            # Not at once: it may tell of many, one after the other.
-            worker.changed = self._loop.call_later(SETTLING, self._take_changes, worker)
+            # It may tell of many, one after the other: those that came together are compared once.
+            worker.changed = self._loop.call_soon(self._take_changes, worker)
 
     def _take_changes(self, worker: Worker) -> None:
         worker.changed = None
