@@ -24,10 +24,10 @@ from broker.pool.idle_workers import IdleWorkers
 from broker.pool.loading import LoadWatch
 from broker.pool.news import read_news
 from broker.pool.process import Ending, oom_kills
+from broker.pool.publishing import Publisher, merged
 from broker.pool.restoring import Restorer
 from broker.pool.served import Served
 from broker.pool.spawning import WorkerStarter
-from broker.pool.spread import NO_BUNDLE, Loaded, Signature, spread_of
 from broker.pool.storage_report import StorageReport
 from broker.pool.worker import Source, Sponsor, Worker, WorkerState
 from broker.pool.zygote import ZygoteKeeper
@@ -48,12 +48,8 @@ callers leaves at the end of the loop's turn. Measured: their errors come 6 ms e
 MEMORY_LOOK: Final = 1.0
 """Seconds between two looks at how many processes the machine has ended for want of memory."""
 
-MAX_ASKED: Final = 1000
-"""Hooks of one bundle: their names are the peers' choice."""
 EVENT_MESSAGES: Final = frozenset({"event", "events_lost"})
 LAST_WORDS: Final = EVENT_MESSAGES | {"failed", "loading", "bundle"}
-MAX_NAMED: Final = 3
-"""Problems of one bundle in the log; `tykpy hooks` shows all."""
 LAST_READS: Final = 16
 """Reads of what a dead worker has still sent: more than its socket can hold."""
 
@@ -106,11 +102,7 @@ class Supervisor:
         self._served = Served()
         self._idle_workers = IdleWorkers(self.loads, self._served.forget)
         self._restorer = Restorer(loop, self)
-        self._learned: object = None
-        self._asked: dict[str, set[HookKey]] = {}
-        """What was asked for of bundles that some workers cannot load and others have not tried to, by path."""
-        self._reported: set[tuple[object, ...]] = set()
-        """Of which bundles the log says how they are loaded: path, version, and what it says."""
+        self._publisher = Publisher(router)
         self._back_off = BackOff()
         self._workers: dict[int, Worker] = {}
         """Every process that lives, by generation."""
@@ -191,13 +183,17 @@ class Supervisor:
     @property
     def served(self) -> content.Description:
         """What all serving workers together have loaded."""
-        classes = self._classes()
-        return spread_of(list(classes.values())).description if classes else self._router.hooks.description
+        serving = self.serving
+        return merged(serving) if serving else self._router.hooks.description
 
     @property
     def lost(self) -> list[dict[str, Any]]:
         """The bundles that were served and no worker could load again, with the files as they were."""
-        return self._served.lost(worker.description for worker in self.serving)
+        serving = self.serving
+        if not any(worker.unsound for worker in serving):
+            return []
+        # Of workers that have loaded the same, one is enough.
+        return self._served.lost({worker.signature: worker.description for worker in serving}.values())
 
     def spawn(self, slot: int, sponsor: Sponsor, *, pinned: bool = True) -> Worker:
         """Start a worker for a slot, whether it has one or not; the sponsor hears what comes of it.
@@ -230,7 +226,7 @@ class Supervisor:
         self.ever_ready = True
         assert worker.link is not None
         self._served.note(worker.description)
-        self._report_kept(worker)
+        self._publisher.report_kept(worker)
         self._look_after_kept()
         self._apis.introduce(worker)
         # Neither the one that leaves nor this one may be given what only others have loaded.
@@ -280,8 +276,7 @@ class Supervisor:
         """New workers that have loaded this are about to replace all others."""
         self._served.renew(description)
         self._restorer.start_afresh()
-        self._reported.clear()
-        self._asked.clear()
+        self._publisher.start_afresh()
 
     def let_in(self, worker: Worker) -> bool:
         """Admit a worker that is ready, unless it would serve less than the others do: then it is dismissed."""
@@ -300,17 +295,7 @@ class Supervisor:
 
     def learn(self) -> None:
         """Tell the router what the workers have loaded, if that has changed."""
-        classes = self._classes()
-        awaited = self._restorer.awaited
-        state = [(signature, frozenset(links)) for signature, (links, _) in classes.items()]
-        now = (state if len(state) > 1 or awaited else list(classes), awaited, sum(map(len, self._asked.values())))
-        if not classes or now == self._learned:
-            return
-        self._learned = now
-        spread = spread_of(list(classes.values()), awaited, self._asked)
-        self._router.learn(spread.description, spread.restrictions)
-        for bundle in spread.description:
-            self._report(bundle)
+        self._publisher.publish(self.serving, self._restorer.awaited)
 
     # -- the pool's own workers ---
 
@@ -329,39 +314,11 @@ class Supervisor:
                 self._back_off.forget(worker.slot)
                 self._loop.call_soon(self._fill, worker.slot)
 
-    def _classes(self) -> dict[Signature, Loaded]:
-        """The serving workers by what they have loaded; those of the newest worker are the last."""
-        classes: dict[Signature, Loaded] = {}
-        for worker in sorted(self.serving, key=lambda one: one.generation):
-            assert worker.link is not None
-            links, _ = classes.pop(worker.signature, ([], None))
-            classes[worker.signature] = Loaded([*links, worker.link], worker.description)
-        return classes
-
-    def _report_kept(self, worker: Worker) -> None:
-        """Say once of each bundle that another version is served than is there."""
-        for bundle in worker.description:
-            name = ("kept", bundle["path"], bundle["version"])
-            if bundle["kept"] and name not in self._reported:
-                self._reported.add(name)
-                log.warning("bundle %s %s", bundle["name"], bundle["kept"])
-
     def _look_after_kept(self) -> None:
         """Have new workers load what is served now, and remove what nobody uses."""
         used = [one for worker in self._workers.values() for one in worker.kept.items()]
         is_quiet = all(worker.link is not None for worker in self._workers.values())
         self._starter.kept.update(self._served.versions, used, is_quiet=is_quiet)
-
-    def _report(self, bundle: dict[str, Any]) -> None:
-        """Say once for each version of a bundle what is wrong with it, in all workers or in some."""
-        problems = bundle.get("elsewhere") or list(content.problems_of(bundle))
-        name = (bundle["path"], bundle["version"], "elsewhere" in bundle)
-        if not problems or name in self._reported:
-            return
-        self._reported.add(name)
-        where = "loaded in some workers only, which get its calls: " if "elsewhere" in bundle else ""
-        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
-        log.error("%s%s%s", where, "; ".join(problems[:MAX_NAMED]), more)
 
     def _look_at_memory(self) -> None:
         count = oom_kills()
@@ -375,13 +332,8 @@ class Supervisor:
             return
         # It describes what it has loaded before it answers.
         self._on_control(worker)
-        serving = self.serving
-        for bundle in worker.unsound:
-            asked = self._asked.setdefault(bundle["path"], set())
-            named = key[0] in bundle["hashes"] or key[0] in NO_BUNDLE
-            if named and len(asked) < MAX_ASKED and any(bundle["path"] not in one.paths for one in serving):
-                asked.add(key)
-        self.learn()
+        if self._publisher.note_asked(worker, key, self.serving):
+            self.learn()
 
     def _fill_all(self) -> None:
         for slot in range(self.wanted):
