@@ -402,6 +402,9 @@ class Supervisor:
         try:
             for message in _without_descriptors(worker.channel.control.receive()):
                 self._hear(worker, message)
+            if worker.changed:
+                # Once for all that it told together, and before its answers are read, which may depend on it.
+                attempt(self._take_changes, worker)
         except ControlClosedError:
             self._loop.remove_reader(worker.channel.control.fileno())
         except (IpcError, ValueError) as error:
@@ -447,18 +450,15 @@ class Supervisor:
 
     def _changed(self, worker: Worker) -> None:
         """A worker tells of one bundle: one that serves found it while it served."""
-        if worker.state is WorkerState.READY and worker.changed is None:
-            # It may tell of many, one after the other: those that came together are compared once.
-            worker.changed = self._loop.call_soon(self._take_changes, worker)
+        worker.changed = worker.state is WorkerState.READY
 
     def _take_changes(self, worker: Worker) -> None:
-        worker.changed = None
-        if worker.state is WorkerState.READY:
-            worker.learn()
-            self._served.note(worker.description)
-            self._look_after_kept()
-            self.learn()
-            self._restorer.changed()
+        worker.changed = False
+        worker.learn()
+        self._served.note(worker.description)
+        self._look_after_kept()
+        self.learn()
+        self._restorer.changed()
 
     def _hear_last_words(self, worker: Worker) -> None:
         """Of what a dead worker had still sent, take what matters without it.

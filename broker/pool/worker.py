@@ -115,8 +115,8 @@ class Worker:
         """Those that it could not load."""
         self.kept: dict[str, str] = {}
         """Versions of bundles, by path, that it has loaded from the broker's copies."""
-        self.changed: asyncio.Handle | None = None
-        """Takes into account what it has found while it serves."""
+        self.changed = False
+        """It has told of bundles that it found while it serves, and `learn` is due."""
         self.request_limit = sys.maxsize
         """Answers after which it is to be replaced."""
         self.patience: asyncio.TimerHandle | None = None
