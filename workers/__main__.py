@@ -108,11 +108,18 @@ def _prepare(
     dump_stacks_to(dump_descriptor())
     budget = limits.apply(config["limits"], config["threads"])
     worker = Worker(channel, config["threads"], budget, loads.broken)
-    forked.watch(worker.abandon)
     confine_handlers()
     runtime_dir = _path(config["runtime_dir"])
     storage = open_storage(config["redis"], runtime_dir, Health(channel.show_storage))
     gateway.install(storage=storage, events=events, log=stdio.PluginLog())
+    left: list[gateway.Backend] = []
+
+    def abandon() -> None:
+        worker.abandon()
+        # Its connections do not survive a fork, and its state is shown in the worker's memory. Nobody closes it here.
+        left.append(gateway.install(storage=open_storage(config["redis"], runtime_dir)))
+
+    forked.watch(abandon)
     sources = [_path(config["bundles"])] if config["bundles"] else []
     public_key = PublicKey.read(_path(config["public_key"])) if config["public_key"] else None
     kept = KeptVersions.read(_path(config["kept"]) if config["kept"] else None, pinned=config["pinned"])

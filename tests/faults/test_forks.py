@@ -130,6 +130,17 @@ def uses_the_gateway(request, session, spec):
     request.add_header("X-Found", f"{tyk.get_data('child')} {code}")
     return request, session
 
+@Pre
+def stores_in_a_child_first(request, session, spec):
+    """Nobody has used the store before."""
+    from gateway import TykGateway as tyk
+    pid = os.fork()
+    if pid == 0:
+        tyk.store_data("first", "1", 60)
+        os._exit(7 if tyk.get_data("first") == b"1" else 1)
+    request.add_header("X-Exit", str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+    return request, session
+
 @Event
 def on_event(event, spec):
     if os.fork() == 0:
@@ -211,6 +222,11 @@ def test_a_child_that_awaits_ends_and_runs_no_other_call(broker: RunningBroker, 
 def test_children_of_libraries_work_as_ever(broker: RunningBroker) -> None:
     answer = broker.call("uses_processes", bundle="hooks")
     assert answer.request.set_headers == {"X-Found": "[1, 4, 9] 4 5"}
+
+
+def test_a_child_may_use_the_store_before_its_worker(broker: RunningBroker) -> None:
+    answer = broker.call("stores_in_a_child_first", bundle="hooks")
+    assert answer.request.set_headers == {"X-Exit": "7"}
 
 
 def test_a_child_may_use_the_gateway(broker: RunningBroker) -> None:

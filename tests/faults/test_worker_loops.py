@@ -140,7 +140,7 @@ def keep(left):
 
 @Pre
 def keeps(request, session, spec):
-    keep(8 << 20)
+    keep(1 << 20)
     return request, session
 
 @Pre
@@ -157,10 +157,6 @@ def frees(request, session, spec):
 def changes(request, session, spec):
     request.object.raw_body = b"y" + request.object.raw_body[1:]
     return request, session
-
-@Pre
-async def changes_async(request, session, spec):
-    return changes(request, session, spec)
 """
 
 LOOPS = """
@@ -306,9 +302,9 @@ def test_no_memory_to_read_a_request_is_an_error(memory: RunningBroker) -> None:
     """The hook keeps all memory but a little; what needs no more than that goes on."""
     pid = worker_of(memory)
     memory.call("keeps", bundle="memory")
-    for hook in ("changes", "changes_async"):
+    for _ in range(3):
         with pytest.raises(GrpcCallError, match="MemoryError: more than"):
-            memory.call(hook, bundle="memory", body=b"x" * (7 * MIB))
+            memory.call("changes", bundle="memory", body=b"x" * (7 * MIB))
         assert worker_of(memory) == worker_of(memory, "well_async") == pid
     memory.call("frees", bundle="memory")
     assert memory.call("changes", bundle="memory", body=b"x" * (7 * MIB)).request.raw_body[:1] == b"y"
