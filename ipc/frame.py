@@ -61,8 +61,6 @@ class Status(IntEnum):
     """A fault of tykpy itself."""
     DENIED = 11
     """This peer may not connect."""
-    NOT_LOADED = 12
-    """Only from a worker: it could not load what the dispatch is for, and has run nothing. Callers hear HOOK_FAILED."""
 
 
 class Frame(NamedTuple):

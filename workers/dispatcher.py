@@ -53,7 +53,7 @@ class Dispatcher:
     def prepare(self, payload: Packed, lent: LentBody | None = None) -> Invocation:
         """Decode a request frame and find what it asks for; `lent`: its body, where that is not in it.
 
-        Raises WorkerError: INVALID for what cannot be decoded, NOT_FOUND for an unknown bundle or hook, NOT_LOADED for
+        Raises WorkerError: INVALID for what cannot be decoded, NOT_FOUND for an unknown bundle or hook, HOOK_FAILED for
         one that could not be loaded.
         """
         try:

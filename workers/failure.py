@@ -19,7 +19,6 @@ from workers.errors import EVENT_META, BundleError, WorkerError, WrongReturnErro
 if TYPE_CHECKING:
     from workers.hook import Hook
 
-_LOGGED: Final = (Status.HOOK_FAILED, Status.NOT_LOADED)
 _RETURN: Final = "return"
 _log: Final = Log("tykpy.worker")
 _failures: Final = QuietLog(_log)
@@ -28,9 +27,8 @@ _failures: Final = QuietLog(_log)
 def error_frame(error: BaseException) -> bytes:
     """Return the error frame for whatever ended a call; log what is not logged yet."""
     if isinstance(error, WorkerError):
-        # What a hook did wrong is logged where it happened, with its traceback; what is not loaded, and unknown event
-        # handlers, by the broker.
-        if error.status not in _LOGGED and EVENT_META not in (error.meta or {}):
+        # What a hook did wrong is logged where it happened, with its traceback; unknown event handlers by the broker.
+        if error.status is not Status.HOOK_FAILED and EVENT_META not in (error.meta or {}):
             message = f"{error.status.name}: {error.message}"
             _failures.log(logging.WARNING, message, message)
         return pack_error(error.status, error.message, error.meta)

@@ -40,7 +40,7 @@ class Lookup:
         meta = _meta(bundle.name, CHAIN_NAME)
         if chain.error is not None:
             message = f"the {hook_type} chain of bundle {bundle.name} cannot run: {chain.error}"
-            raise WorkerError(Status.NOT_LOADED, message, meta)
+            raise WorkerError(Status.HOOK_FAILED, message, meta)
         if not chain.links:
             hooks = _listed(f"{hook.name} ({hook.definition.hook_type or 'Hook'})" for hook in bundle.hooks.values())
             message = f"bundle {bundle.name} has no {hook_type} hooks to run as a chain; it has: {hooks}"
@@ -158,7 +158,7 @@ def _missing(bundle: Bundle, name: str) -> WorkerError:
     faulty = bundle.faulty.get(name)
     meta = _meta(bundle.name, name)
     if faulty is not None:
-        status = Status.NOT_FOUND if faulty.missing else Status.NOT_LOADED
+        status = Status.NOT_FOUND if faulty.missing else Status.HOOK_FAILED
         return WorkerError(status, f"hook {name} of bundle {bundle.name} cannot run: {faulty.error}", meta)
     if bundle.error is not None:
         return _broken(bundle, bundle.error, meta)
@@ -167,7 +167,7 @@ def _missing(bundle: Bundle, name: str) -> WorkerError:
 
 
 def _broken(bundle: Bundle, error: BundleError, meta: dict[str, Any]) -> WorkerError:
-    return WorkerError(Status.NOT_LOADED, f"bundle {bundle.name} cannot be loaded: {error}", meta)
+    return WorkerError(Status.HOOK_FAILED, f"bundle {bundle.name} cannot be loaded: {error}", meta)
 
 
 def _ambiguous(what: str, bundles: Iterable[Bundle], name: str) -> WorkerError:

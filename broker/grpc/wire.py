@@ -44,7 +44,6 @@ CODE_OF_STATUS: Final[dict[Status, GrpcCode]] = {
     Status.INVALID: GrpcCode.INVALID_ARGUMENT,
     Status.NOT_FOUND: GrpcCode.NOT_FOUND,
     Status.HOOK_FAILED: GrpcCode.INTERNAL,
-    Status.NOT_LOADED: GrpcCode.INTERNAL,
     Status.EXPIRED: GrpcCode.DEADLINE_EXCEEDED,
     Status.TOO_LARGE: GrpcCode.RESOURCE_EXHAUSTED,
     Status.OVERLOADED: GrpcCode.RESOURCE_EXHAUSTED,

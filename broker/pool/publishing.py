@@ -5,15 +5,12 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from broker.pool import content
-from broker.pool.spread import NO_BUNDLE, Loaded, Signature, spread_of
+from broker.pool.spread import Loaded, Signature, spread_of
 from broker.pool.worker import Worker
-from broker.routing.hooks import HookKey
 from broker.routing.router import Router
 
 log = logging.getLogger("tykpy.supervisor")
 
-MAX_ASKED: Final = 1000
-"""Hooks of one bundle: their names are the peers' choice."""
 MAX_NAMED: Final = 3
 """Problems of one bundle in the log; `tykpy hooks` shows all."""
 
@@ -24,37 +21,22 @@ class Publisher:
     def __init__(self, router: Router) -> None:
         self._router = router
         self._told: object = None
-        self._asked: dict[str, set[HookKey]] = {}
-        """What was asked for of bundles that some workers cannot load and others have not tried to, by path."""
         self._reported: set[tuple[object, ...]] = set()
         """Of which bundles the log says how they are loaded: path, version, and what it says."""
 
-    def publish(self, serving: Iterable[Worker], awaited: list[dict[str, Any]]) -> None:
+    def publish(self, serving: Iterable[Worker], awaited: list[dict[str, Any]], *, report: bool = True) -> None:
         """Tell what these workers have loaded; calls for the bundles `awaited` wait."""
         classes = _classes(serving)
         state = [(signature, frozenset(links)) for signature, (links, _) in classes.items()]
         # Which workers there are does not matter as long as all have loaded the same.
-        now = (state if len(state) > 1 or awaited else list(classes), awaited, sum(map(len, self._asked.values())))
+        now = (state if len(state) > 1 or awaited else list(classes), awaited)
         if not classes or now == self._told:
             return
         self._told = now
-        spread = spread_of(list(classes.values()), awaited, self._asked)
+        spread = spread_of(list(classes.values()), awaited)
         self._router.learn(spread.description, spread.restrictions)
         for bundle in spread.description:
             self._report(bundle)
-
-    def note_asked(self, worker: Worker, key: HookKey, serving: Iterable[Worker]) -> bool:
-        """Note what a worker could not run where others have not tried to load it; returns whether that is new."""
-        added = False
-        for bundle in worker.unsound:
-            asked = self._asked.setdefault(bundle["path"], set())
-            named = key[0] in bundle["hashes"] or key[0] in NO_BUNDLE
-            if not named or key in asked or len(asked) >= MAX_ASKED:
-                continue
-            if any(bundle["path"] not in one.paths for one in serving):
-                asked.add(key)
-                added = True
-        return added
 
     def report_kept(self, worker: Worker) -> None:
         """Say once of each bundle that another version is served than is there."""
@@ -67,7 +49,6 @@ class Publisher:
     def start_afresh(self) -> None:
         """There is new code: say again what is to be said."""
         self._reported.clear()
-        self._asked.clear()
 
     def _report(self, bundle: dict[str, Any]) -> None:
         """Say once for each version of a bundle what is wrong with it, in all workers or in some."""

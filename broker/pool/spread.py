@@ -18,7 +18,6 @@ CHAIN: Final = "*"
 """The name that stands for all hooks of a type of a bundle."""
 
 Bundle = dict[str, Any]
-NOTHING: Final[Mapping[str, Iterable[HookKey]]] = {}
 Signature = frozenset[tuple[object, ...]]
 Sets = dict[Any, frozenset[Link]]
 
@@ -51,23 +50,19 @@ def signature_of(description: Description) -> Signature:
     return frozenset((bundle["path"], *_facts(bundle)) for bundle in description)
 
 
-def spread_of(
-    loaded: Sequence[Loaded], awaited: Iterable[Bundle] = (), asked: Mapping[str, Iterable[HookKey]] = NOTHING
-) -> Spread:
+def spread_of(loaded: Sequence[Loaded], awaited: Iterable[Bundle] = ()) -> Spread:
     """Compare what the workers have loaded; the newest are the last.
 
-    `awaited`: bundles that no worker has loaded at the moment and some worker will: their hooks wait for it. `asked`:
-    what was asked for, by path, of bundles that some workers could not load.
+    `awaited`: bundles that no worker has loaded at the moment and some worker will: their hooks wait for it.
     """
     links = frozenset(link for one in loaded for link in one.links)
     hooks: Sets = {}
     handlers: Sets = {}
     description = []
-    for path, copies in _by_path(loaded).items():
+    for copies in _by_path(loaded).values():
         description.append(_merged(copies, len(links)))
-        names = asked.get(path, ())
-        if names or (len(copies) > 1 and len({_facts(bundle) for _, bundle in copies}) > 1):
-            _restrict(copies, links, hooks, handlers, names)
+        if len(copies) > 1 and len({_facts(bundle) for _, bundle in copies}) > 1:
+            _restrict(copies, links, hooks, handlers)
     for bundle in awaited:
         _limit(hooks, dict.fromkeys(_keys(bundle), frozenset()))
         _limit(handlers, dict.fromkeys(_handlers(bundle), frozenset()))
@@ -102,11 +97,11 @@ def _merged(copies: Copies, workers: int) -> Bundle:
     return merged
 
 
-def _restrict(copies: Copies, links: frozenset[Link], hooks: Sets, handlers: Sets, asked: Iterable[HookKey]) -> None:
+def _restrict(copies: Copies, links: frozenset[Link], hooks: Sets, handlers: Sets) -> None:
     """Find the workers for each hook of one bundle. One that has not tried to load it may do so at any dispatch."""
     untried = links.difference(*(some for some, _ in copies))
-    able: dict[HookKey, set[Link]] = {key: set(untried) for key in asked if untried}
-    handling: dict[str, set[Link]] = {name: set(untried) for _, name in able}
+    able: dict[HookKey, set[Link]] = {}
+    handling: dict[str, set[Link]] = {}
     for some, bundle in copies:
         for key in _keys(bundle):
             able.setdefault(key, set(untried)).update(some)

@@ -32,7 +32,6 @@ from broker.pool.storage_report import StorageReport
 from broker.pool.worker import Source, Sponsor, Worker, WorkerState
 from broker.pool.zygote import ZygoteKeeper
 from broker.routing.contract import Death
-from broker.routing.hooks import HookKey
 from broker.routing.link import Link
 from broker.routing.router import Router
 from ipc.bodies import BodyStore
@@ -110,7 +109,6 @@ class Supervisor:
         """The worker of each slot."""
         self._departures = Departures(loop, config, router, self._workers, self._replace)
         router.watched_by(self._departures)
-        router.on_unable = self._on_unable
         self._stopping = False
         self._all_gone: asyncio.Future[None] | None = None
 
@@ -325,16 +323,6 @@ class Supervisor:
         for worker in self._workers.values():
             worker.process.note_oom_kills(count)
 
-    def _on_unable(self, link: Link, key: HookKey) -> None:
-        """A worker could not run what this names: hear why, and note it where others have not tried to load it."""
-        worker = self._workers.get(link.generation)
-        if worker is None:
-            return
-        # It describes what it has loaded before it answers.
-        self._on_control(worker)
-        if self._publisher.note_asked(worker, key, self.serving):
-            self.learn()
-
     def _fill_all(self) -> None:
         for slot in range(self.wanted):
             self._fill(slot)
@@ -402,9 +390,6 @@ class Supervisor:
         try:
             for message in _without_descriptors(worker.channel.control.receive()):
                 self._hear(worker, message)
-            if worker.changed:
-                # Once for all that it told together, and before its answers are read, which may depend on it.
-                attempt(self._take_changes, worker)
         except ControlClosedError:
             self._loop.remove_reader(worker.channel.control.fileno())
         except (IpcError, ValueError) as error:
@@ -450,15 +435,18 @@ class Supervisor:
 
     def _changed(self, worker: Worker) -> None:
         """A worker tells of one bundle: one that serves found it while it served."""
-        worker.changed = worker.state is WorkerState.READY
+        if worker.state is WorkerState.READY and worker.changed is None:
+            # It may tell of many, one after the other: those that came together are compared once.
+            worker.changed = self._loop.call_soon(self._take_changes, worker)
 
     def _take_changes(self, worker: Worker) -> None:
-        worker.changed = False
-        worker.learn()
-        self._served.note(worker.description)
-        self._look_after_kept()
-        self.learn()
-        self._restorer.changed()
+        worker.changed = None
+        if worker.state is WorkerState.READY:
+            worker.learn()
+            self._served.note(worker.description)
+            self._look_after_kept()
+            self.learn()
+            self._restorer.changed()
 
     def _hear_last_words(self, worker: Worker) -> None:
         """Of what a dead worker had still sent, take what matters without it.

@@ -71,7 +71,6 @@ class Worker:
         "kept",
         "link",
         "loading",
-        "paths",
         "patience",
         "process",
         "ready_at",
@@ -83,7 +82,6 @@ class Worker:
         "state",
         "stopped",
         "suspects",
-        "unsound",
     )
 
     def __init__(
@@ -109,14 +107,10 @@ class Worker:
         """The bundle whose code it runs, to load it."""
         self.broken: BrokenBundle | None = None
         """The bundle that ended or hung it."""
-        self.paths: frozenset[str] = frozenset()
-        """Of the bundles that it has loaded, or tried to."""
-        self.unsound: content.Description = []
-        """Those that it could not load."""
         self.kept: dict[str, str] = {}
         """Versions of bundles, by path, that it has loaded from the broker's copies."""
-        self.changed = False
-        """It has told of bundles that it found while it serves, and `learn` is due."""
+        self.changed: asyncio.Handle | None = None
+        """Takes into account what it has found while it serves."""
         self.request_limit = sys.maxsize
         """Answers after which it is to be replaced."""
         self.patience: asyncio.TimerHandle | None = None
@@ -153,8 +147,6 @@ class Worker:
         """Take for what it has loaded what it has described by now."""
         self.description = self.described.bundles
         self.signature = spread.signature_of(self.description)
-        self.paths = frozenset(bundle["path"] for bundle in self.description)
-        self.unsound = [bundle for bundle in self.description if not spread.is_sound(bundle)]
         self.kept = {bundle["path"]: bundle["version"] for bundle in self.description if bundle["kept"]}
 
     def wait(self, patience: asyncio.TimerHandle | None) -> None:

@@ -10,7 +10,7 @@ from ipc.frame import Kept, Kind, Status, unpack_answer, unpack_error
 
 REQUEST_FIELD: Final = 3
 """`coprocess.Object.request`"""
-_NOT_RUN: Final = frozenset({Status.INVALID, Status.NOT_FOUND, Status.NOT_LOADED})
+_NOT_RUN: Final = frozenset({Status.INVALID, Status.NOT_FOUND})
 _REQUEST: Final = pack_varint(REQUEST_FIELD << 3 | WireType.BYTES)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Final
 
 from broker.errors import DispatchError
@@ -19,24 +18,13 @@ from telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.router")
 
-NOT_HERE: Final = frozenset({Status.NOT_FOUND, Status.NOT_LOADED})
 EVENT_KINDS: Final = frozenset({Kind.EVENT, Kind.EVENT_MAP})
 
 
 class Outcomes:
     """Settles dispatches, and takes them off the queue and the timing wheel."""
 
-    __slots__ = (
-        "_deadlines",
-        "_idle",
-        "_loop",
-        "_pending",
-        "_unknown_handlers",
-        "counters",
-        "goes_elsewhere",
-        "held",
-        "under_way",
-    )
+    __slots__ = ("_deadlines", "_idle", "_loop", "_pending", "_unknown_handlers", "counters", "held", "under_way")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pending: PendingQueue, deadlines: DeadlineWheel) -> None:
         self.counters = Counters()
@@ -49,8 +37,6 @@ class Outcomes:
         self._deadlines = deadlines
         self._idle: asyncio.Future[None] | None = None
         self._unknown_handlers = QuietLog(log)
-        self.goes_elsewhere: Callable[[Link, Dispatch], bool] = lambda _link, _dispatch: False
-        """Asked about a dispatch that its worker could not find or load: whether another worker runs it."""
 
     def answer(self, link: Link, answer: Answer) -> None:
         """Hand a worker's answer to whoever waits for it, if anybody still does."""
@@ -65,12 +51,10 @@ class Outcomes:
         try:
             body = body_of(answer, dispatch.kind, dispatch.body)
         except DispatchError as error:
-            if error.status in NOT_HERE and self.goes_elsewhere(link, dispatch):
-                return
             _note_run(dispatch, answer)
             if error.status is Status.NOT_FOUND and dispatch.kind in EVENT_KINDS:
                 self._unknown_handlers.log(logging.WARNING, error.message, error.message)
-            self.fail(dispatch, _as_told(error))
+            self.fail(dispatch, error)
             return
         except Exception as fault:  # noqa: BLE001 (its caller is told, whatever it was)
             self.broken(dispatch, fault)
@@ -118,10 +102,6 @@ class Outcomes:
         if self.under_way:
             self._idle = self._loop.create_future()
             await self._idle
-
-
-def _as_told(error: DispatchError) -> DispatchError:
-    return DispatchError(Status.HOOK_FAILED, error.message) if error.status is Status.NOT_LOADED else error
 
 
 def _note_run(dispatch: Dispatch, answer: Answer) -> None:

@@ -6,17 +6,15 @@ known by worker and sequence number, so an answer that nobody waits for any more
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from broker.errors import DispatchError
 from broker.faults import report
 from broker.routing.contract import Counters, Death, RouterOptions, Watcher
-from broker.routing.culprit import culprit_of
 from broker.routing.deadlines import DeadlineWheel
 from broker.routing.deaths import Deaths
 from broker.routing.dispatch import Dispatch
-from broker.routing.hooks import UNRESTRICTED, HookKey, HookTable, Restrictions
+from broker.routing.hooks import UNRESTRICTED, HookTable, Restrictions
 from broker.routing.link import Link
 from broker.routing.link_pool import LinkPool
 from broker.routing.outcomes import Outcomes
@@ -52,9 +50,6 @@ class Router:
         self._ticks = Ticks(loop, options.queue_wait_ns, pending, deadlines, outcomes, placing)
         self.counters: Counters = outcomes.counters
         self.pool: LinkPool = placing.pool
-        self.on_unable: Callable[[Link, HookKey], object] = lambda _link, _key: None
-        """Set by who calls `learn`: a worker could not find or load what this names; it may have told why by now."""
-        outcomes.goes_elsewhere = self._goes_elsewhere
 
     def watched_by(self, watcher: Watcher) -> None:
         """Who hears of workers in trouble: set by the supervisor, before any worker joins."""
@@ -188,16 +183,6 @@ class Router:
         await self._outcomes.idle()
 
     # -- steps ---
-
-    def _goes_elsewhere(self, link: Link, dispatch: Dispatch) -> bool:
-        """Give a dispatch that this worker could not run to others, if there are any that can."""
-        self.on_unable(link, culprit_of(dispatch))
-        hook = self.hooks.identify(dispatch)
-        if hook.links is None or link in hook.links:
-            return False
-        self._placing.put_back(dispatch)
-        self._placing.place_waiting()
-        return True
 
     def _refuse(self) -> NoReturn:
         if self.draining:

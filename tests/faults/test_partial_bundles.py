@@ -184,26 +184,6 @@ def test_code_that_defines_a_hook_in_one_worker_only_is_found(tmp_path: Path) ->
             assert {*callers.map(lambda _: holder(broker, "other"), range(8))} <= pids(broker)
 
 
-@pytest.mark.parametrize("bundle", ["late", ""])
-def test_a_bundle_found_at_run_time_gets_its_calls_where_it_loads(tmp_path: Path, bundle: str) -> None:
-    """All workers try at the same moment, one can: what the others could not run is its call as well."""
-    with running_broker(tmp_path, workers=3, files={"other.py": OTHER}) as broker:
-        broker.add_file("late.py", locked(tmp_path).replace("import fcntl", "import fcntl, time\ntime.sleep(0.2)"))
-        with concurrent.futures.ThreadPoolExecutor(12) as callers:
-            assert len({*callers.map(lambda _: holder(broker, bundle=bundle), range(24))}) == 1
-        assert broker.status()["dispatches"]["failed"] == 0
-
-
-def test_a_bundle_found_at_run_time_that_loads_nowhere_fails(tmp_path: Path) -> None:
-    with running_broker(tmp_path, workers=3, files={"other.py": OTHER}) as broker:
-        broker.add_file("late.py", "raise RuntimeError('never')\n" + HOOK)
-        for _ in range(4):
-            with pytest.raises(GrpcCallError, match="RuntimeError: never"):
-                holder(broker, bundle="late")
-        assert holder(broker, "other", "other")
-        assert outline(broker, "late.py")["loaded_in"] == 0
-
-
 def test_a_bundle_that_cannot_come_back_fails_with_the_reason(tmp_path: Path) -> None:
     """A call waits for the first try only; the bundle is back once what it needs is."""
     licence = tmp_path / "licence"

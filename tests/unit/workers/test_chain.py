@@ -152,7 +152,7 @@ def test_the_manifests_authentication_hook_is_the_one(make: Make) -> None:
 def test_a_chain_with_a_hook_that_cannot_run_does_not_start(make: Make, broken: str) -> None:
     served = make(hook("A"), broken, pre=[{"name": "A"}, {"name": "Broken"}])
     error = failure(served)
-    assert error.status is Status.NOT_LOADED
+    assert error.status is Status.HOOK_FAILED
     assert "the Pre chain of bundle foo cannot run" in error.message
     assert "Broken" in error.message
 

@@ -219,7 +219,7 @@ def test_a_broken_bundle_says_where_and_keeps_nobody_from_running(
     write_bundle(folder / "bar", bundle_hook("bar"))
     served = serve()
     error = failure(served)
-    assert error.status is Status.NOT_LOADED
+    assert error.status is Status.HOOK_FAILED
     assert message in error.message
     assert f"{folder}/foo/middleware.py:{line}:" in error.message
     assert said_by(served, md5("bar")) == "bar"
@@ -262,7 +262,7 @@ def test_wrong_hooks_are_named_and_the_others_run(folder: Path, serve: Serve) ->
         assert message in failure(served, hook=name).message
     assert "middleware.py:10:" in failure(served, hook="Two").message
     assert failure(served, hook="Nowhere").status is Status.NOT_FOUND
-    assert failure(served, hook="Two").status is Status.NOT_LOADED
+    assert failure(served, hook="Two").status is Status.HOOK_FAILED
 
 
 def test_a_checksum_is_verified(folder: Path, serve: Serve) -> None:
