@@ -29,6 +29,7 @@ from broker.orphans import OrphanReaper, is_init
 from broker.peers import admin_admission, gateway_admission
 from broker.pool import content
 from broker.pool.content_watch import ContentWatch
+from broker.pool.discovery import Discovery
 from broker.pool.idle_memory import IdleMemory
 from broker.pool.recycling import Recycler
 from broker.pool.reload import Reloader
@@ -113,11 +114,10 @@ class Broker:
             OrphanReaper(self._loop).start()
         DescriptorWatch(self._loop, self.supervisor.reserve, self._on_callback_fault).start()
         await self._listeners.serve(self.admin.protocol_factory, self.grpc.protocol_factory, self.rpc.protocol_factory)
+        self._watch_bundles()
         self.supervisor.start()
         self.recycler.start()
         IdleMemory(self._loop, self.bodies, self._channels).start()
-        if self._config.reload and self._config.bundles is not None:
-            ContentWatch(self._loop, self._config.bundles, self.reloader.request).start()
 
     async def serve(self) -> None:
         """Serve until a signal says stop; finish what runs within the grace.
@@ -174,6 +174,15 @@ class Broker:
             self.arriving,
         )
         return grpc, rpc
+
+    def _watch_bundles(self) -> None:
+        folder = self._config.bundles
+        if folder is None:
+            return
+        reloads = self._config.reload
+        Discovery(self._loop, folder, self.supervisor, self.reloader, self.router, reloads=reloads).start()
+        if reloads:
+            ContentWatch(self._loop, folder, self.reloader.request).start()
 
     def _channels(self) -> Iterable[BrokerChannel]:
         return [worker.channel for worker in self.supervisor.serving]

@@ -143,7 +143,7 @@ class Bundle:
             "name": self.name,
             "hashes": list(self.hashes),
             "path": self.key,
-            "state": "broken" if self.error is not None else "loaded",
+            "state": "broken" if self.error is not None else "loaded" if self.is_complete else "incomplete",
             "error": None if self.error is None else describe_error(self.error),
             "hooks": [hook.describe() for part in self.parts for hook in part.hooks.values()],
             "faulty": [faulty.describe() for part in self.parts for faulty in part.faulty.values()],

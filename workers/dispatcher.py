@@ -12,7 +12,6 @@ from tyk.event import TRIGGERED_KEY, TykEvent
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from workers.apis import Announce, ApiBundles
-from workers.bundle import Bundle
 from workers.errors import WorkerError
 from workers.hook import Hook
 from workers.invocation import (
@@ -43,12 +42,11 @@ class Dispatcher:
     """Prepares dispatches; safe to use from many threads."""
 
     def __init__(self, bundles: BundleStore, announce: Announce = lambda api, bundle_hash: None) -> None:
-        """Find hooks in `bundles`, which may load more of them at any dispatch; `announce` the bundle of each API."""
+        """Find hooks in `bundles`, where everything is loaded; `announce` the bundle of each API."""
         self._lookup = Lookup(bundles)
         self._hooks: dict[tuple[str, str], Hook] = {}
         self._apis = ApiBundles(announce)
         self._has_events = self._lookup.has_events
-        bundles.on_change(self._on_load)
 
     def prepare(self, payload: Packed, lent: LentBody | None = None) -> Invocation:
         """Decode a request frame and find what it asks for; `lent`: its body, where that is not in it.
@@ -121,8 +119,7 @@ class Dispatcher:
         bundle_hash, name = key
         if name == CHAIN_NAME:
             return None
-        hooks = self._hooks  # taken before looking: what is found is old if they were forgotten meanwhile
-        hook = hooks[key] = self._lookup.hook(bundle_hash, name)
+        hook = self._hooks[key] = self._lookup.hook(bundle_hash, name)
         return hook
 
     def _chain(self, subject: Object, encode: Encode) -> Invocation:
@@ -144,11 +141,6 @@ class Dispatcher:
             return TriggeredInvocation(handlers, message.payload, kind)
         bundle_hash = self._apis.find(str(event.spec.get(API_KEY, "")))
         return EventInvocation(self._lookup.event_handler(event.handler_name, bundle_hash), event, kind)
-
-    def _on_load(self, bundle: Bundle) -> None:
-        """Something was loaded: a name may stand for another hook now, or for several."""
-        self._hooks = {}
-        self._has_events = self._has_events or bundle.has_events
 
 
 def _parsed_event(body: Any) -> Event:

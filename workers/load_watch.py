@@ -37,7 +37,7 @@ class Report:
         """The bundle has replaced these functions of the standard library while it was loaded."""
 
     def gone(self, path: str) -> None:
-        """There is no bundle at this path: what was broken was removed, or has no hooks."""
+        """There is no bundle at this path: a file without hooks."""
 
 
 class ControlReport(Report):
@@ -70,7 +70,6 @@ class ControlReport(Report):
 
     def gone(self, path: str) -> None:
         """Send it."""
-        self._note(path, 0)
         self._control.send("gone", {"path": path})
 
     def _note(self, path: str, size: int) -> None:

@@ -35,8 +35,6 @@ class Lookup:
         """Return all hooks of one type of a bundle, in the order they run; at least one."""
         bundle = self._only_bundle(hook_type) if bundle_hash in _NO_BUNDLE else self._bundle(bundle_hash)
         chain = bundle.chains[hook_type]
-        if chain.error is not None or not chain.links or not bundle.is_complete:
-            chain = self._store.again(bundle).chains[hook_type]
         meta = _meta(bundle.name, CHAIN_NAME)
         if chain.error is not None:
             message = f"the {hook_type} chain of bundle {bundle.name} cannot run: {chain.error}"
@@ -55,7 +53,6 @@ class Lookup:
         """Return the event handler `name`: that of the bundle last dispatched for the event's API, or the only one."""
         preferred = self._store.find(bundle_hash) if bundle_hash else None
         if preferred is not None:
-            # Perhaps loaded only now: another worker ran what the API had dispatched.
             own = preferred.hooks.get(name)
             if own is not None and own.shape.is_event:
                 return own
@@ -79,9 +76,6 @@ class Lookup:
     def _in_bundle(self, bundle_hash: str, name: str) -> Hook:
         bundle = self._bundle(bundle_hash)
         hook = bundle.hooks.get(name)
-        if hook is None and not bundle.is_sound:
-            bundle = self._store.again(bundle)
-            hook = bundle.hooks.get(name)
         if hook is None:
             raise _missing(bundle, name)
         return hook
@@ -97,9 +91,6 @@ class Lookup:
 
     def _anywhere(self, name: str) -> Hook:
         found = self._bundles_with(name)
-        if not found:
-            self._store.refresh()
-            found = self._bundles_with(name)
         if len(found) > 1:
             raise _ambiguous(f"hook {name}", found, name)
         if found:
@@ -115,9 +106,6 @@ class Lookup:
 
     def _only_bundle(self, hook_type: str) -> Bundle:
         found = self._bundles_chaining(hook_type)
-        if not found:
-            self._store.refresh()
-            found = self._bundles_chaining(hook_type)
         if not found:
             message = f"no bundle has {hook_type} hooks, and the call names no bundle"
             raise WorkerError(Status.NOT_FOUND, message, {"hook": CHAIN_NAME})
@@ -137,9 +125,6 @@ class Lookup:
     def _event_handlers(self, name: str) -> list[tuple[Bundle, Hook]]:
         """Return the handlers `name`, at least one."""
         found = self._loaded_handlers(name)
-        if not found:
-            self._store.refresh()
-            found = self._loaded_handlers(name)
         if not found:
             handlers = (hook.name for hook in self._all_hooks() if hook.shape.is_event)
             message = f"no bundle has an @Event handler {name}; there are: {_listed(handlers)}"

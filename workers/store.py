@@ -1,14 +1,7 @@
-"""All bundles of a worker: loaded at the start, or at the first dispatch that names one which appeared later.
-
-What is loaded stays as it is: new content comes with new workers. What could not be loaded is tried again when it is
-asked for and its files changed since, or some seconds passed.
-"""
+"""All bundles of a worker, loaded before it serves: what appears later comes with new workers."""
 
 import hashlib
-import os
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,12 +20,6 @@ from workers.manifest import MANIFEST_NAME
 from workers.signature import PublicKey
 from workers.unpacked import UnpackedFolder
 
-RETRY_AFTER_S: Final = 5.0
-"""A bundle that failed for a reason outside its files (a database at import) gets another chance after this long."""
-
-_SETTLED_NS: Final = 2_000_000_000
-"""A folder changed this recently may change once more within one tick of its clock (FAT: 2 s) and look the same."""
-
 _VERSION_DIGITS: Final = 12
 _log: Final = Log("tykpy.worker")
 
@@ -41,23 +28,20 @@ _log: Final = Log("tykpy.worker")
 class _Entry:
     candidate: Candidate
     bundle: Bundle | None = None
-    stamp: frozenset[FileStamp] = frozenset()
     version: str = ""
     """Of the files that were loaded."""
     kept: str = ""
     """Why these are not the files that are there; empty: they are."""
-    tried_at: float = 0.0
 
 
 class BundleStore:
-    """Finds bundles by their hash. Safe to use from many threads; a lookup of a loaded bundle takes no lock."""
+    """Finds bundles by their hash; read by many threads once everything is loaded."""
 
     def __init__(
         self,
         sources: Iterable[Path],
         unpacked: Path,
         public_key: PublicKey | None = None,
-        clock: Callable[[], float] = time.monotonic,
         watch: LoadWatch | None = None,
         kept: KeptVersions | None = None,
     ) -> None:
@@ -67,43 +51,25 @@ class BundleStore:
         versions to load in place of what is there.
         """
         self.sources = tuple(source.absolute() for source in sources)
-        self.version = 0
-        """Grows whenever a bundle is loaded: what `describe` says is new then."""
         self._unpacked = UnpackedFolder(unpacked.absolute())
         self._public_key = public_key
-        self._clock = clock
         self._watch = watch or LoadWatch()
         self._kept = kept or KeptVersions()
-        self._lock = threading.RLock()
-        self._listeners: list[Callable[[Bundle], None]] = []
         self._entries: dict[Path, _Entry] = {}
         self._by_hash: dict[str, _Entry] = {}
-        self._seen: dict[Path, int] = {}
-
-    def on_change(self, listener: Callable[[Bundle], None]) -> None:
-        """Call `listener` with each bundle after its load, in the thread that loaded."""
-        self._listeners.append(listener)
 
     def load_all(self) -> None:
         """Load everything that looks like a bundle; none that fails keeps the others from loading."""
-        with self._lock:
-            self._scan()
-            for entry in self._entries.values():
-                if entry.bundle is None and (entry.candidate.looks_whole or self._kept.serves(entry.candidate.key)):
-                    self._load(entry)
+        self._entries = {candidate.path: _Entry(candidate) for candidate in self._all_candidates()}
+        self._by_hash = _by_hash(self._entries.values())
+        for entry in self._entries.values():
+            if entry.candidate.looks_whole or self._kept.serves(entry.candidate.key):
+                self._load(entry)
 
     def find(self, bundle_hash: str) -> Bundle | None:
-        """Return the bundle that a gateway means by `bundle_hash`, loading it if nobody asked before; None: unknown."""
+        """Return the bundle that a gateway means by `bundle_hash`; None: unknown."""
         entry = self._by_hash.get(bundle_hash)
-        if entry is not None and entry.bundle is not None:
-            return entry.bundle
-        with self._lock:
-            if bundle_hash not in self._by_hash:
-                self._scan()
-            entry = self._by_hash.get(bundle_hash)
-            if entry is None:
-                return None
-            return entry.bundle or self._load(entry)
+        return None if entry is None else entry.bundle or _not_there_yet(entry.candidate)
 
     def sweep(self) -> None:
         """Remove what other workers have unpacked and nobody uses any more."""
@@ -118,49 +84,16 @@ class BundleStore:
 
     def loaded(self) -> list[Bundle]:
         """Return all bundles that were loaded, or tried."""
-        return [entry.bundle for entry in list(self._entries.values()) if entry.bundle is not None]
-
-    def again(self, bundle: Bundle) -> Bundle:
-        """Load a bundle that was not sound once more, if that may give something else; return what is loaded now."""
-        with self._lock:
-            entry = self._entries.get(bundle.path)
-            if entry is None or entry.bundle is None or entry.bundle.is_sound:
-                return bundle if entry is None or entry.bundle is None else entry.bundle
-            waited = entry.bundle.error is not None and self._clock() - entry.tried_at >= RETRY_AFTER_S
-            if waited or stamp(bundle.path) != entry.stamp:
-                return self._load(entry)
-            return entry.bundle
-
-    def refresh(self) -> None:
-        """Load what is new, and what was not sound and may be now."""
-        self.load_all()
-        for bundle in self.loaded():
-            if not bundle.is_sound:
-                self.again(bundle)
+        return [entry.bundle for entry in self._entries.values() if entry.bundle is not None]
 
     def describe(self) -> list[dict[str, Any]]:
         """Return what is loaded and what is broken, as maps that msgpack can carry."""
-        entries = [(entry, entry.bundle) for entry in list(self._entries.values())]
-        return [_described(entry, bundle) for entry, bundle in entries if bundle and not bundle.is_other_file]
+        loaded = [(entry, entry.bundle) for entry in self._entries.values()]
+        return [_described(entry, bundle) for entry, bundle in loaded if bundle and not bundle.is_other_file]
 
-    def _scan(self) -> None:
-        """Look for new bundles, if a folder changed since the last look."""
-        changed = [source for source in self.sources if self._changed(source)]
-        if not changed:
-            return
-        found: dict[Path, _Entry] = {}
-        for source in self.sources:
-            for candidate in self._candidates(source):
-                found[candidate.path] = self._entries.get(candidate.path) or _Entry(candidate)
-        for candidate in self._gone({entry.candidate.key for entry in found.values()}):
-            found[candidate.path] = self._entries.get(candidate.path) or _Entry(candidate)
-        for path, entry in self._entries.items():
-            if entry.bundle is not None and entry.bundle.error is None:
-                found.setdefault(path, entry)  # its files are gone; its hooks go on until new workers come
-            elif entry.bundle is not None and path not in found:
-                self._watch.report.gone(entry.bundle.key)
-        self._entries = found
-        self._by_hash = _by_hash(found.values())
+    def _all_candidates(self) -> list[Candidate]:
+        found = [candidate for source in self.sources for candidate in self._candidates(source)]
+        return [*found, *self._gone({candidate.key for candidate in found})]
 
     def _gone(self, present: set[str]) -> Iterator[Candidate]:
         """Find the bundles that are served and whose files are gone."""
@@ -170,20 +103,6 @@ class BundleStore:
             if candidate is not None and key in places:
                 yield replace(candidate, path=places[key])
 
-    def _changed(self, source: Path) -> bool:
-        try:
-            status = os.stat(source)
-            # What copies folders with their times sets the modification time back; nobody can set the other.
-            changed_at = max(status.st_mtime_ns, status.st_ctime_ns)
-        except OSError:
-            changed_at = 0
-        if self._seen.get(source) == changed_at:
-            return False
-        self._seen.pop(source, None)
-        if time.time_ns() - changed_at > _SETTLED_NS:
-            self._seen[source] = changed_at
-        return True
-
     def _candidates(self, source: Path) -> list[Candidate]:
         try:
             return list(candidates(source))
@@ -191,23 +110,15 @@ class BundleStore:
             _log.error("the bundle folder %s cannot be read: %s", source, error.strerror)
             return []
 
-    def _load(self, entry: _Entry) -> Bundle:
+    def _load(self, entry: _Entry) -> None:
         candidate = entry.candidate
-        entry.stamp = stamp(candidate.path)
-        if entry.bundle is not None:
-            entry.bundle.close()
-        entry.bundle = bundle = self._load_served(entry, _version(entry.stamp))
-        entry.tried_at = self._clock()
+        entry.bundle = bundle = self._load_served(entry, _version(stamp(candidate.path)))
         if bundle.is_sound and not entry.kept:
             self._kept.keep(candidate, entry.version, lambda: _version(stamp(candidate.path)) == entry.version)
-        self.version += 1
-        for listener in self._listeners:
-            listener(bundle)
         if bundle.is_other_file:
             self._watch.report.gone(bundle.key)
         else:
             self._watch.report.loaded(_described(entry, bundle))
-        return bundle
 
     def _load_served(self, entry: _Entry, version: str) -> Bundle:
         """Load the version that is served where it is not the one that is there, or only data of it has changed."""
@@ -262,6 +173,10 @@ def load_bundle(candidate: Candidate, unpacked: UnpackedFolder, public_key: Publ
 def broken_bundle(candidate: Candidate, error: BundleError) -> Bundle:
     """Return a bundle of which nothing can be used, and why."""
     return Bundle(candidate.name, candidate.hashes, candidate.path, [Part(candidate.name, candidate.path, error=error)])
+
+
+def _not_there_yet(candidate: Candidate) -> Bundle:
+    return broken_bundle(candidate, BundleError(f"no {MANIFEST_NAME} in it (yet)", str(candidate.path)))
 
 
 def _load_candidate(candidate: Candidate, unpacked: UnpackedFolder, public_key: PublicKey | None) -> Bundle:

@@ -41,9 +41,13 @@ def version_of(description: Description) -> str:
 
 
 def _change(old: dict[str, Any] | None, new: dict[str, Any]) -> BundleChange:
-    version = None if old is None else old.get("version")
-    change = "new" if old is None else "same" if version == new.get("version") else "changed"
-    return BundleChange(new["name"], change, len(new["hooks"]), tuple(problems_of(new)))
+    problems = tuple(problems_of(new))
+    change = "new"
+    if old is not None:
+        # The same files may load another time: what they need is there by then.
+        is_same = old.get("version") == new.get("version") and any(problems_of(old)) == bool(problems)
+        change = "same" if is_same else "changed"
+    return BundleChange(new["name"], change, len(new["hooks"]), problems)
 
 
 def _by_path(description: Description) -> dict[str, dict[str, Any]]:

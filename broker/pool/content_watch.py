@@ -55,15 +55,16 @@ def stamp_of(folder: Path) -> Stamp:
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
         for name in files:
             if name.endswith(SUFFIXES) and not name.startswith("."):
-                found |= _stamp(os.path.join(parent, name))
+                found |= stamp_of_file(os.path.join(parent, name))
         if len(found) >= MAX_FILES:
             break
     return frozenset(found)
 
 
-def _stamp(path: str) -> set[FileStamp]:
+def stamp_of_file(path: str | Path) -> Stamp:
+    """The same for one file; nothing where it is not there."""
     try:
         status = os.stat(path)
     except OSError:
-        return set()
-    return {(path, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)}
+        return frozenset()
+    return frozenset({(str(path), status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)})

@@ -35,11 +35,6 @@ class Described:
             raise ControlCorruptError(f"a description of {count} hooks that does not belong to those before it")
         return None if piece["more"] else self._complete(begun)
 
-    def remove(self, path: str) -> None:
-        """Forget a bundle that is gone."""
-        self._bundles.pop(path, None)
-        self._total -= self._sizes.pop(path, 0)
-
     def _complete(self, bundle: dict[str, Any]) -> dict[str, Any]:
         path, size = bundle["path"], self._begun_size
         self._total += size - self._sizes.get(path, 0)

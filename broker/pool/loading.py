@@ -55,11 +55,7 @@ class LoadWatch:
         """It has described what it loaded."""
         if worker.loading is not None:
             self._strikes.pop(worker.loading.path, None)
-        if worker.link is None:
-            self.started(worker)
-        else:
-            worker.loading = None
-            worker.wait(None)
+        self.started(worker)
 
     def ended(self, worker: Worker, ending: Ending) -> None:
         """It has ended: if a bundle did that, `worker.broken` says so from now on."""
@@ -67,14 +63,8 @@ class LoadWatch:
         if source is None or worker.failure is not None:
             return  # nothing was being loaded, or it was we who ended it
         strikes = self._strikes[source.path] = self._strikes.get(source.path, 0) + 1
-        if (_is_alone(worker) and ending.by_itself) or strikes >= MAX_STRIKES:
+        if ending.by_itself or strikes >= MAX_STRIKES:
             self._blame(worker, source, f"the worker that loaded it {ending.words}")
-
-    def hung(self, worker: Worker) -> None:
-        """It serves, and is given up: perhaps because a dispatch is long past its deadline."""
-        overdue = worker.link is not None and worker.link.overdue
-        if overdue and worker.loading is not None and worker.broken is None and _is_alone(worker):
-            self._blame(worker, worker.loading, "the dispatch that had it loaded hung until after its deadline")
 
     # -- what is known of the bundles ---
 
@@ -97,6 +87,10 @@ class LoadWatch:
         """Have these bundles tried again by the next worker."""
         for path in paths:
             self._broken.pop(path, None)
+
+    def is_barred(self, path: str) -> bool:
+        """Tell whether workers do not import this bundle, as it has ended or hung one."""
+        return path in self._broken
 
     def _not_ready(self, worker: Worker) -> None:
         worker.failure = f"not ready after {self._ready_timeout:g} s (--ready-timeout)"
@@ -130,11 +124,6 @@ def _message(broken: BrokenBundle) -> dict[str, str]:
     """What workers are told."""
     version = broken.source.version if broken.versions < MAX_VERSIONS else ""
     return {"path": broken.source.path, "version": version, "reason": broken.reason}
-
-
-def _is_alone(worker: Worker) -> bool:
-    """Nothing else can have ended it: what else runs in a worker that serves may have."""
-    return worker.link is None or len(worker.channel.executing()) <= 1
 
 
 def tell_broken(worker: Worker, message: dict[str, str]) -> None:

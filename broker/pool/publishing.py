@@ -1,9 +1,11 @@
 """Tells the router, and the log, what the serving workers have loaded."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
+from broker.faults import each
 from broker.pool import content
 from broker.pool.spread import Loaded, Signature, spread_of
 from broker.pool.worker import Worker
@@ -21,10 +23,11 @@ class Publisher:
     def __init__(self, router: Router) -> None:
         self._router = router
         self._told: object = None
+        self._is_changing = False
         self._reported: set[tuple[object, ...]] = set()
         """Of which bundles the log says how they are loaded: path, version, and what it says."""
 
-    def publish(self, serving: Iterable[Worker], awaited: list[dict[str, Any]], *, report: bool = True) -> None:
+    def publish(self, serving: Iterable[Worker], awaited: list[dict[str, Any]]) -> None:
         """Tell what these workers have loaded; calls for the bundles `awaited` wait."""
         classes = _classes(serving)
         state = [(signature, frozenset(links)) for signature, (links, _) in classes.items()]
@@ -35,8 +38,18 @@ class Publisher:
         self._told = now
         spread = spread_of(list(classes.values()), awaited)
         self._router.learn(spread.description, spread.restrictions)
-        for bundle in spread.description:
-            self._report(bundle)
+        if not self._is_changing:
+            each(self._report, spread.description)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Report only in the end, when several workers have been let in, what they have loaded."""
+        self._is_changing = True
+        try:
+            yield
+        finally:
+            self._is_changing = False
+            each(self._report, self._router.hooks.description)
 
     def report_kept(self, worker: Worker) -> None:
         """Say once of each bundle that another version is served than is there."""

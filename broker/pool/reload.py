@@ -1,5 +1,7 @@
 """Reload: a whole new generation of workers with what is on disk now takes over, or nothing changes.
 
+The same brings bundles that are new in the folder: then those that are served already stay as they are.
+
 All new workers must be ready, and none may lack what the old ones serve, before the first of them gets a dispatch;
 then all of them are let in and all old ones leave, in one turn of the loop. Nothing that listens is touched.
 """
@@ -31,8 +33,10 @@ Listener = Callable[[Outcome], None]
 class Generation:
     """The new workers of one reload, until they are let in or dismissed."""
 
-    def __init__(self, supervisor: Supervisor, done: Callable[[ReloadError | None], None]) -> None:
+    def __init__(self, supervisor: Supervisor, done: Callable[[ReloadError | None], None], *, pinned: bool) -> None:
+        """`pinned`: what is served already stays as it is, and only what is new is loaded from the folder."""
         self._supervisor = supervisor
+        self.pinned = pinned
         self._done = done
         self._workers: list[Worker] = []
         self._waiting = 0
@@ -42,7 +46,7 @@ class Generation:
         """Start as many workers as there should be."""
         try:
             for slot in range(self._supervisor.wanted):
-                self._workers.append(self._supervisor.spawn(slot, self, pinned=False))
+                self._workers.append(self._supervisor.spawn(slot, self, pinned=self.pinned))
                 self._waiting += 1
         except WorkerStartError as error:
             self._refuse(ReloadError(f"a new worker cannot be started: {error}"))
@@ -74,14 +78,14 @@ class Generation:
             self._refuse(ReloadError(f"a new worker did not start: {why}"))
             return
         try:
-            self._workers[self._workers.index(worker)] = self._supervisor.spawn(worker.slot, self, pinned=False)
+            self._workers[self._workers.index(worker)] = self._supervisor.spawn(worker.slot, self, pinned=self.pinned)
         except WorkerStartError as error:
             self._refuse(ReloadError(f"a new worker cannot be started: {error}"))
 
     def take_over(self) -> None:
         """Let all in; the old ones leave."""
-        self._supervisor.renew(self.description)
-        each(self._supervisor.admit, self._workers)
+        self._supervisor.renew(self.description, pinned=self.pinned)
+        self._supervisor.admit_all(self._workers)
 
     def _refuse(self, error: ReloadError) -> None:
         self._over = True
@@ -98,6 +102,8 @@ class Reloader:
     ) -> None:
         self.last: dict[str, Any] | None = None
         """How the last reload ended, for `tykpy status`."""
+        self.on_generation: Callable[[], object] = lambda: None
+        """New workers are about to look into the folder of bundles."""
         self.on_start: Callable[[], object] = lambda: None
         self.on_end: Callable[[], object] = lambda: None
         self._loop = loop
@@ -107,6 +113,8 @@ class Reloader:
         self._generation: Generation | None = None
         self._listeners: list[Listener] = []
         self._next: list[Listener] = []
+        self._next_is_pinned = True
+        """Those who wait for the next generation want what is new alone."""
         self._started = 0.0
 
     @property
@@ -114,19 +122,26 @@ class Reloader:
         """Whether a new generation is starting or taking over."""
         return self._generation is not None
 
-    def request(self, listener: Listener | None = None) -> None:
-        """Reload; the listener hears what was loaded, or a ReloadError."""
+    def request(self, listener: Listener | None = None, *, pinned: bool = False) -> None:
+        """Reload; the listener hears what was loaded, or a ReloadError.
+
+        `pinned`: load bundles that are new in the folder, and leave those that are served as they are.
+        """
         self._next.append(listener or (lambda _outcome: None))
+        self._next_is_pinned &= pinned
         if self._generation is None:
             self._start()
 
     def _start(self) -> None:
         self._listeners, self._next = self._next, []
+        pinned, self._next_is_pinned = self._next_is_pinned, True
         self._started = time.monotonic()
-        self._generation = Generation(self._supervisor, self._on_done)
-        log.info("reloading: starting %d new workers", self._supervisor.wanted)
-        self._supervisor.loads.forget()
-        attempt(self.on_start)
+        self._generation = Generation(self._supervisor, self._on_done, pinned=pinned)
+        attempt(self.on_generation)
+        if not pinned:
+            log.info("reloading: starting %d new workers", self._supervisor.wanted)
+            self._supervisor.loads.forget()
+            attempt(self.on_start)
         folder = self._config.bundles
         if folder is not None and not folder.is_dir():
             self._on_done(ReloadError(f"{folder}: no such folder"))
@@ -134,25 +149,31 @@ class Reloader:
             self._generation.start()
 
     def _on_done(self, error: ReloadError | None) -> None:
-        assert self._generation is not None
+        generation, self._generation = self._generation, None
+        assert generation is not None
         try:
-            outcome = error or self._take_over(self._generation)
+            outcome = error or self._take_over(generation)
         except Exception as fault:  # noqa: BLE001 (whoever waits for the reload is told, and the next one can start)
             report(fault)
             outcome = ReloadError(f"the broker failed to take it over: {type(fault).__name__}: {fault}")
-        self._generation = None
-        seconds = round(time.monotonic() - self._started, 3)
-        if isinstance(outcome, ReloadError):
-            log.error("reload refused, the old version goes on: %s", outcome.brief(MAX_NAMED))
-            self.last = {"ok": False, "why": str(outcome), "seconds": seconds}
-        else:
-            outcome["seconds"] = seconds
-            self.last = {"ok": True, **outcome}
-        attempt(self.on_end)
+        self._note(outcome, generation.pinned)
         each(lambda listener: listener(outcome), self._listeners)
         if self._next:
             # Not from within: the workers of a refused generation have this call on their stack.
             self._loop.call_soon(self._start_next)
+
+    def _note(self, outcome: Outcome, pinned: bool) -> None:
+        seconds = round(time.monotonic() - self._started, 3)
+        if isinstance(outcome, ReloadError):
+            what = "new bundles are not loaded" if pinned else "reload refused, the old version goes on"
+            log.error("%s: %s", what, outcome.brief(MAX_NAMED))
+            last = {"ok": False, "why": str(outcome), "seconds": seconds}
+        else:
+            outcome["seconds"] = seconds
+            last = {"ok": True, **outcome}
+        if not pinned:
+            self.last = last
+            attempt(self.on_end)
 
     def _start_next(self) -> None:
         if self._generation is None and self._next:
@@ -160,10 +181,13 @@ class Reloader:
 
     def _take_over(self, generation: Generation) -> dict[str, Any]:
         before = self._supervisor.served
-        self._router.poison.clear()
+        if not generation.pinned:
+            self._router.poison.clear()
         generation.take_over()
         changes = content.compare(before, generation.description)
-        log.info("reloaded: %s", ", ".join(f"{one.name} {one.change}" for one in changes) or "no bundles")
+        news = [one for one in changes if not generation.pinned or one.change != "same"]
+        what = "loaded" if generation.pinned else "reloaded"
+        log.info("%s: %s", what, ", ".join(f"{one.name} {one.change}" for one in news) or "no bundles")
         return {"workers": self._supervisor.wanted, "bundles": [_as_map(change) for change in changes]}
 
 

@@ -6,16 +6,11 @@ process can have (a port, a lock file), and where files changed while workers we
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from broker.pool.content import Description, problems_of
-from broker.routing.hooks import EMPTY_NAME_HASH, EVENT_SHAPE, HookKey, Restrictions
+from broker.routing.hooks import CHAIN_NAME, EVENT_SHAPE, NO_BUNDLE, HookKey, Restrictions
 from broker.routing.link import Link
-
-NO_BUNDLE: Final = (EMPTY_NAME_HASH, "")
-"""Bundle hashes of a dispatch that names none: its hook is found by name in all bundles."""
-CHAIN: Final = "*"
-"""The name that stands for all hooks of a type of a bundle."""
 
 Bundle = dict[str, Any]
 Signature = frozenset[tuple[object, ...]]
@@ -61,12 +56,19 @@ def spread_of(loaded: Sequence[Loaded], awaited: Iterable[Bundle] = ()) -> Sprea
     description = []
     for copies in _by_path(loaded).values():
         description.append(_merged(copies, len(links)))
-        if len(copies) > 1 and len({_facts(bundle) for _, bundle in copies}) > 1:
+        if not _is_everywhere(copies, links):
             _restrict(copies, links, hooks, handlers)
     for bundle in awaited:
         _limit(hooks, dict.fromkeys(_keys(bundle), frozenset()))
         _limit(handlers, dict.fromkeys(_handlers(bundle), frozenset()))
     return Spread(description, Restrictions(hooks, handlers))
+
+
+def _is_everywhere(copies: "Copies", links: frozenset[Link]) -> bool:
+    if len(copies) == 1:
+        return links == frozenset(copies[0][0])
+    same = len({_facts(bundle) for _, bundle in copies}) == 1
+    return same and links == frozenset().union(*(some for some, _ in copies))
 
 
 def _facts(bundle: Bundle) -> tuple[object, ...]:
@@ -98,15 +100,14 @@ def _merged(copies: Copies, workers: int) -> Bundle:
 
 
 def _restrict(copies: Copies, links: frozenset[Link], hooks: Sets, handlers: Sets) -> None:
-    """Find the workers for each hook of one bundle. One that has not tried to load it may do so at any dispatch."""
-    untried = links.difference(*(some for some, _ in copies))
+    """Find the workers for each hook of one bundle."""
     able: dict[HookKey, set[Link]] = {}
     handling: dict[str, set[Link]] = {}
     for some, bundle in copies:
         for key in _keys(bundle):
-            able.setdefault(key, set(untried)).update(some)
+            able.setdefault(key, set()).update(some)
         for name in _handlers(bundle):
-            handling.setdefault(name, set(untried)).update(some)
+            handling.setdefault(name, set()).update(some)
     _limit(hooks, {key: found for key, found in able.items() if found != links})
     _limit(handlers, {name: found for name, found in handling.items() if found != links})
 
@@ -121,7 +122,7 @@ def _keys(bundle: Bundle) -> list[HookKey]:
     """How dispatches name what this worker can run of the bundle."""
     names = [hook["name"] for hook in bundle["hooks"]]
     if is_sound(bundle):
-        names.append(CHAIN)
+        names.append(CHAIN_NAME)
     return [(digest, name) for digest in (*bundle["hashes"], *NO_BUNDLE) for name in names]
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from broker.config import MAX_WORKERS, BrokerConfig
 from broker.descriptors import DescriptorReserve
 from broker.errors import ConfigError, NoWorkerError, WorkerStartError
-from broker.faults import Periodic, attempt
+from broker.faults import Periodic, attempt, each
 from broker.pool import content
 from broker.pool.apis import ApiTable
 from broker.pool.backoff import BackOff
@@ -237,6 +237,11 @@ class Supervisor:
         self._restorer.changed()
         self._events.ready(len(self._router.pool))
 
+    def admit_all(self, workers: Iterable[Worker]) -> None:
+        """Give dispatches to new workers in place of all others; the log tells of what they have loaded together."""
+        with self._publisher.together():
+            each(self.admit, workers)
+
     def retire(self, worker: Worker) -> None:
         """Have a worker finish what it runs, and end; nobody replaces it."""
         if self._holders.get(worker.slot) is worker:
@@ -270,11 +275,12 @@ class Supervisor:
             self._restorer.changed()
         return broken
 
-    def renew(self, description: content.Description) -> None:
+    def renew(self, description: content.Description, *, pinned: bool) -> None:
         """New workers that have loaded this are about to replace all others."""
         self._served.renew(description)
         self._restorer.start_afresh()
-        self._publisher.start_afresh()
+        if not pinned:
+            self._publisher.start_afresh()
 
     def let_in(self, worker: Worker) -> bool:
         """Admit a worker that is ready, unless it would serve less than the others do: then it is dismissed."""
@@ -350,7 +356,6 @@ class Supervisor:
             return
         del self._holders[worker.slot]
         self.restarts += 1
-        self.loads.hung(worker)
         if worker.idle and self._idle_workers.given_up(worker):
             self._back_off.forget(worker.slot)
         # One that hung took its time to do so.
@@ -404,13 +409,12 @@ class Supervisor:
         elif name == "loading":
             self.loads.loading(worker, Source(**body))
         elif name == "bundle":
-            self._described(worker, body)
+            if body is not None:  # otherwise another piece of it follows
+                self.loads.loaded(worker)
         elif name == "replaced":
             self._idle_workers.note_replaced(worker, body)
         elif name == "gone":
-            worker.described.remove(body["path"])
             self.loads.loaded(worker)
-            self._changed(worker)
         elif name == "pong":
             self._departures.awake(worker)
         elif name == "failed":
@@ -426,27 +430,6 @@ class Supervisor:
         if message.name == "bundle":
             body = worker.described.add(body, len(message.packed))
         attempt(self._on_message, worker, message.name, body)
-
-    def _described(self, worker: Worker, bundle: dict[str, Any] | None) -> None:
-        if bundle is None:
-            return  # another piece of it follows
-        self.loads.loaded(worker)
-        self._changed(worker)
-
-    def _changed(self, worker: Worker) -> None:
-        """A worker tells of one bundle: one that serves found it while it served."""
-        if worker.state is WorkerState.READY and worker.changed is None:
-            # It may tell of many, one after the other: those that came together are compared once.
-            worker.changed = self._loop.call_soon(self._take_changes, worker)
-
-    def _take_changes(self, worker: Worker) -> None:
-        worker.changed = None
-        if worker.state is WorkerState.READY:
-            worker.learn()
-            self._served.note(worker.description)
-            self._look_after_kept()
-            self.learn()
-            self._restorer.changed()
 
     def _hear_last_words(self, worker: Worker) -> None:
         """Of what a dead worker had still sent, take what matters without it.
@@ -488,8 +471,7 @@ class Supervisor:
         if worker.link is not None:
             expected |= worker.state is WorkerState.LEAVING and not worker.link.in_flight
             attempt(self._settle_death, worker, worker.link, ending)
-        served = worker.state is WorkerState.READY
-        self._loop.call_soon(self._bury, worker, ending, served, logging.DEBUG if expected else logging.WARNING)
+        self._loop.call_soon(self._bury, worker, ending, logging.DEBUG if expected else logging.WARNING)
         if self._stopping:
             self._note_gone()
         elif worker.state in (WorkerState.STARTING, WorkerState.STANDBY):
@@ -511,11 +493,9 @@ class Supervisor:
         )
         self._router.lost(link, death)
 
-    def _bury(self, worker: Worker, ending: Ending, served: bool, level: int) -> None:
+    def _bury(self, worker: Worker, ending: Ending, level: int) -> None:
         """Hear what it said last, write down how it ended, and give back what it had."""
         self._hear_last_words(worker)
-        if served:
-            self.loads.ended(worker, ending)
         log.log(level, "%s %s%s", worker, ending.words, f" ({worker.failure})" if worker.failure else "")
         if worker.channel.corrupt is not None:
             log.error("%s left a ring that cannot be read to its end: %s", worker, worker.channel.corrupt)

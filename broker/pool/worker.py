@@ -60,7 +60,6 @@ class Worker:
     __slots__ = (
         "blamed",
         "broken",
-        "changed",
         "channel",
         "described",
         "description",
@@ -82,6 +81,7 @@ class Worker:
         "state",
         "stopped",
         "suspects",
+        "unsound",
     )
 
     def __init__(
@@ -107,10 +107,10 @@ class Worker:
         """The bundle whose code it runs, to load it."""
         self.broken: BrokenBundle | None = None
         """The bundle that ended or hung it."""
+        self.unsound: content.Description = []
+        """Those that it could not load."""
         self.kept: dict[str, str] = {}
         """Versions of bundles, by path, that it has loaded from the broker's copies."""
-        self.changed: asyncio.Handle | None = None
-        """Takes into account what it has found while it serves."""
         self.request_limit = sys.maxsize
         """Answers after which it is to be replaced."""
         self.patience: asyncio.TimerHandle | None = None
@@ -147,6 +147,7 @@ class Worker:
         """Take for what it has loaded what it has described by now."""
         self.description = self.described.bundles
         self.signature = spread.signature_of(self.description)
+        self.unsound = [bundle for bundle in self.description if not spread.is_sound(bundle)]
         self.kept = {bundle["path"]: bundle["version"] for bundle in self.description if bundle["kept"]}
 
     def wait(self, patience: asyncio.TimerHandle | None) -> None:

@@ -1,6 +1,6 @@
 """What the broker knows of the workers' hooks: who can run a dispatch, which lane it takes, how long it will run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from broker.errors import DispatchError
@@ -27,6 +27,10 @@ SELDOM_LONG_NS: Final = 1_000_000
 """One that is expected to run longer than this is not short, however quick it sometimes is."""
 EMPTY_NAME_HASH: Final = "d41d8cd98f00b204e9800998ecf8427e"
 """MD5 of the empty string: what the gateway sends for an API without a bundle; hooks are then found by name."""
+NO_BUNDLE: Final = (EMPTY_NAME_HASH, "")
+"""Hashes of calls that name no bundle."""
+CHAIN_NAME: Final = "*"
+"""The name that stands for all hooks of a bundle of one type."""
 MAX_OLD_HANDLERS: Final = 1_000
 """Names of event handlers that are kept although no worker describes them any more; then all are dropped."""
 EVENT_SHAPE: Final = "event, spec"
@@ -98,6 +102,10 @@ class HookInfo:
 EVENT: Final = HookInfo("an event")
 
 
+def _nothing_comes(_is_broken: bool) -> bool:
+    return False
+
+
 class HookTable:
     """Hooks by bundle hash and name, as the workers describe them; replaced whole at every description."""
 
@@ -108,6 +116,15 @@ class HookTable:
         """Names of `@Event` handlers that some worker has, or had: one that is gone is found out when it is called."""
         self.groups: list[frozenset[Link]] = []
         """The workers that have loaded what others have not; the first one is group 1 of the queue."""
+        self.ask: Callable[[bool], bool] = _nothing_comes
+        """Called where no worker has a dispatch's bundle; hears whether that is known and broken, and returns whether
+        it is worth waiting for."""
+        self.awaits = False
+        """Dispatches for bundles that no worker has wait."""
+        self._bundles: dict[str, bool] = {}
+        """Whether all of a bundle can be used, by its hashes; for calls that name none: False if any is broken."""
+        self._awaited = HookInfo("?")
+        self._is_last_awaited = False
         self._newest_handlers: set[str] = set()
         self._hooks: dict[HookKey, HookInfo] = {}
         self._handlers: dict[str, HookInfo] = {}
@@ -117,11 +134,19 @@ class HookTable:
         """Take a description; hooks known before keep what was learned about them."""
         found: dict[HookKey, HookInfo] = {}
         self._newest_handlers = set()
+        self._bundles = {}
         for bundle in description:
+            usable = bundle.get("state") == "loaded" and not bundle.get("faulty")
+            for digest in bundle.get("hashes", ()):
+                self._bundles.setdefault(digest, usable)
+                if usable:
+                    found.setdefault((digest, CHAIN_NAME), self._known((digest, CHAIN_NAME), HookInfo(CHAIN_NAME)))
+            if not usable:
+                self._bundles.update(dict.fromkeys(NO_BUNDLE, False))
             for hook in bundle.get("hooks", ()):
                 if hook.get("shape") == EVENT_SHAPE:
                     self._newest_handlers.add(hook["name"])
-                for digest in (*bundle.get("hashes", ()), EMPTY_NAME_HASH, ""):
+                for digest in (*bundle.get("hashes", ()), *NO_BUNDLE):
                     found.setdefault((digest, hook["name"]), self._info(digest, hook))
         self.description = description
         self.event_handlers = {*self._newest_handlers, *self._old_handlers()}
@@ -142,7 +167,7 @@ class HookTable:
             raise DispatchError(Status.INVALID, f"the Object does not decode: {error}") from error
         dispatch.urgent = seen.hook_type == CUSTOM_KEY_CHECK
         dispatch.name = seen.hook_name
-        return self._hooks.get((seen.bundle_hash, seen.hook_name), self._unknown)
+        return self._hooks.get((seen.bundle_hash, seen.hook_name)) or self._missing(seen.bundle_hash)
 
     def find(self, bundle_hash: str, name: str) -> HookInfo:
         """The hook's facts, or those of an unknown hook."""
@@ -152,6 +177,13 @@ class HookTable:
         """A worker has no such event handler: unless the newest has, nobody is asked again."""
         if name not in self._newest_handlers:
             self.event_handlers.discard(name)
+
+    def _missing(self, bundle_hash: str) -> HookInfo:
+        """Return what stands for a hook that no worker has described: one to wait for, or one to ask a worker about."""
+        usable = self._bundles.get(bundle_hash)
+        if usable or not self.ask(usable is False):
+            return self._unknown
+        return self._awaited
 
     def _old_handlers(self) -> set[str]:
         # Names come from bundles, and every reload may bring others.
@@ -169,6 +201,21 @@ class HookTable:
         for name, links in restrictions.handlers.items():
             info = self._handlers[name] = HookInfo(name)
             info.restrict(links, self._group(links, numbers))
+        if self.awaits:
+            self._add_awaited(numbers)
+
+    def await_bundles(self, wait: bool) -> None:
+        """Have dispatches for bundles that no worker has wait, or not any more; what waits is to be placed anew."""
+        self.awaits = wait
+        if wait:
+            self._add_awaited({links: number for number, links in enumerate(self.groups, 1)})
+        elif self._is_last_awaited:
+            self.groups.pop()
+
+    def _add_awaited(self, numbers: dict[frozenset[Link], int]) -> None:
+        """Give them a group of no workers: there may be one already, of bundles that are to be brought back."""
+        self._is_last_awaited = frozenset() not in numbers
+        self._awaited.restrict(frozenset(), self._group(frozenset(), numbers))
 
     def _group(self, links: frozenset[Link], numbers: dict[frozenset[Link], int]) -> int:
         if links not in numbers:

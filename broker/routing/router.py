@@ -119,6 +119,12 @@ class Router:
             with self._turn:
                 self._placing.regroup()
 
+    def await_bundles(self, wait: bool) -> None:
+        """Let dispatches for bundles that no worker has wait from now on, or have them answered."""
+        self.hooks.await_bundles(wait)
+        with self._turn:
+            self._placing.regroup()
+
     def leave(self, link: Link) -> None:
         """A worker takes nothing more; what it has not started goes to others, what it runs is waited for."""
         self._placing.remove(link)

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import zipfile
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -63,12 +64,20 @@ class Served:
         self, folder: Path, unpacked: Path, public_key: PublicKey | None = None, kind: Kind = Kind.OBJECT
     ) -> None:
         self.folder = folder
-        self.now = 0.0
-        self.store = BundleStore([folder], unpacked, public_key, clock=lambda: self.now)
-        self.store.load_all()
-        self.dispatcher = Dispatcher(self.store)
+        self._new_store = partial(BundleStore, [folder], unpacked, public_key)
         self.kind = kind
         """How `run` sends an object: as protobuf or, for OBJECT_MAP, as a MessagePack map."""
+        self._load()
+
+    def _load(self) -> None:
+        self.store = self._new_store()
+        self.store.load_all()
+        self.dispatcher = Dispatcher(self.store)
+
+    def reload(self) -> None:
+        """Load everything anew, as a new worker does."""
+        self.close()
+        self._load()
 
     def close(self) -> None:
         """Forget the bundles' modules."""

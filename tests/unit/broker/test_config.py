@@ -44,9 +44,11 @@ def test_an_impossible_value_is_refused_by_its_flag(name: str, value: Any) -> No
         replace(BrokerConfig(), **{name: value})
 
 
-def test_a_folder_of_bundles_must_exist(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such folder"):
-        BrokerConfig(bundles=tmp_path / "none")
+def test_a_folder_of_bundles_may_come_later_but_is_a_folder(tmp_path: Path) -> None:
+    assert BrokerConfig(bundles=tmp_path / "none").bundles == tmp_path / "none"
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="not a folder"):
+        BrokerConfig(bundles=tmp_path / "file")
 
 
 def test_a_redis_url_is_read_at_the_start_and_its_password_is_not_told() -> None:

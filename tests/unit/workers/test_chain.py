@@ -173,7 +173,7 @@ def test_without_a_bundle_the_only_one_with_such_hooks_is_meant(make: Make, fold
     served = make(hook("A"))
     assert order(served, "Pre", "") == "A "
     write_bundle(folder / "baz", {"middleware.py": hook("C")})
-    served.store.refresh()
+    served.reload()
     assert "several bundles, and the call names none: baz, foo" in failure(served, "Pre", "").message
 
 

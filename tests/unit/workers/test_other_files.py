@@ -67,5 +67,6 @@ def test_a_file_that_gets_hooks_later_is_found(folder: Path, serve: Serve) -> No
     served = serve()
     assert names(served) == []
     write_files(folder, {"mine.py": IMPORTS + HOOK})
+    served.reload()
     served.run(subject("H", spec={"bundle_hash": md5("mine.py")}))
     assert names(served) == ["mine.py"]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import textwrap
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from ipc.frame import Status
 from tests.support.bundles import IMPORTS, Served, manifest, md5, subject, write_bundle, write_files, write_zip
 from tests.unit.workers.conftest import Serve
-from workers import discovery, store
+from workers import discovery
 from workers.errors import WorkerError
 
 HOOK = "@Hook\ndef H(request, session, spec):\n    request.add_header('from', {!r})\n    return request, session\n"
@@ -95,17 +94,21 @@ def test_a_part_that_comes_later_is_found_and_no_chain_runs_without_it(folder: P
     with pytest.raises(WorkerError, match=r"the Pre chain of bundle .* cannot run: .*two: no manifest.json"):
         served.run(subject("*", "one.zip,two.zip"))
     write_bundle(shared / "two", {"middleware.py": HOOK.format("two").replace("@Hook\ndef H", "@Pre\ndef G")})
+    served.reload()
     assert said_by(served, shared.name, "*") == "two"
     assert said_by(served, shared.name, "G") == "two"
 
 
-def test_a_part_whose_folder_comes_later_is_found(folder: Path, serve: Serve) -> None:
+def test_a_bundle_whose_parts_are_not_all_there_is_incomplete(folder: Path, serve: Serve) -> None:
     shared = folder / md5("one.zip,two.zip")
     write_bundle(shared / "one", bundle_hook("one"))
     served = serve()
     assert said_by(served, shared.name) == "one"
+    assert [bundle["state"] for bundle in served.store.describe()] == ["incomplete"]
     write_bundle(shared / "two", {"middleware.py": HOOK.format("two").replace("def H", "def G")})
+    served.reload()
     assert said_by(served, shared.name, "G") == "two"
+    assert [bundle["state"] for bundle in served.store.describe()] == ["loaded"]
 
 
 def test_a_hook_without_a_bundle_is_found_by_its_name(folder: Path, serve: Serve) -> None:
@@ -123,47 +126,15 @@ def test_a_name_in_several_bundles_is_an_error_that_names_them(folder: Path, ser
     assert "hook H is in several bundles, and the call names none: bar, foo" in error.message
 
 
-def test_a_bundle_that_appears_later_is_found(folder: Path, serve: Serve) -> None:
-    served = serve()
-    assert failure(served).status is Status.NOT_FOUND
-    before, seen = served.store.version, []
-    served.store.on_change(lambda _bundle: seen.append(served.store.version))
-    write_bundle(folder / "foo", bundle_hook("later"))
-    assert said_by(served, md5("foo")) == "later"
-    assert seen == [served.store.version]
-    assert served.store.version > before
-
-
-def test_a_later_bundle_makes_a_bare_name_ambiguous(folder: Path, serve: Serve) -> None:
+def test_what_appears_later_is_not_imported(folder: Path, serve: Serve) -> None:
     write_bundle(folder / "foo", bundle_hook("foo"))
     served = serve()
-    assert said_by(served, "") == "foo"
     write_bundle(folder / "bar", bundle_hook("bar"))
+    assert failure(served, md5("bar")).status is Status.NOT_FOUND
+    assert said_by(served, "") == "foo"
+    served.reload()
     assert said_by(served, md5("bar")) == "bar"
     assert "several bundles" in failure(served, "").message
-
-
-def test_an_unknown_bundle_costs_one_stat_while_nothing_changes(
-    folder: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_bundle(folder / "foo", bundle_hook("foo"))
-    served = serve()
-    monkeypatch.setattr(store, "_SETTLED_NS", -(10**18))
-    failure(served, "unknown")
-    monkeypatch.setattr(discovery, "_candidate", lambda path: pytest.fail(f"looked at {path}"))
-    assert "there are: foo" in failure(served, "unknown").message
-
-
-def test_a_bundle_is_found_in_a_folder_whose_time_was_set_back(
-    folder: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "_SETTLED_NS", -(10**18))
-    os.utime(folder, (1, 1))
-    served = serve()
-    failure(served, "unknown")
-    write_bundle(folder / "foo", bundle_hook("foo"))
-    os.utime(folder, (1, 1))
-    assert said_by(served, md5("foo")) == "foo"
 
 
 def test_a_loaded_bundle_is_not_reloaded(folder: Path, serve: Serve) -> None:
@@ -180,25 +151,13 @@ def test_a_loaded_bundle_is_not_reloaded(folder: Path, serve: Serve) -> None:
     assert said_by(serve(), md5("foo")) == "new"
 
 
-def test_a_half_written_folder_is_an_error_and_tried_again(folder: Path, serve: Serve) -> None:
+def test_a_half_written_folder_is_an_error(folder: Path, serve: Serve) -> None:
     (folder / "foo").mkdir()
     served = serve()
     assert "no manifest.json in it (yet)" in failure(served).message
     write_files(folder / "foo", {"manifest.json": manifest(["middleware.py"])})
+    served.reload()
     assert "middleware.py is in file_list and cannot be read" in failure(served).message
-    write_files(folder / "foo", bundle_hook("whole") | {"middleware.py": IMPORTS + HOOK.format("whole")})
-    assert said_by(served, md5("foo")) == "whole"
-
-
-def test_a_failure_from_outside_gets_another_chance_after_a_while(folder: Path, serve: Serve, tmp_path: Path) -> None:
-    outside = tmp_path / "database"
-    write_bundle(folder / "foo", {"middleware.py": f"open({str(outside)!r}).close()\n" + HOOK.format("up")})
-    served = serve()
-    assert "FileNotFoundError" in failure(served).message
-    outside.touch()
-    assert "FileNotFoundError" in failure(served).message
-    served.now += 5
-    assert said_by(served, md5("foo")) == "up"
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,6 @@ def test_a_later_description_takes_the_place_of_the_first() -> None:
     sent(described, bundle("/b", 1))
     sent(described, bundle("/a", 2))
     assert described.bundles == [bundle("/a", 2), bundle("/b", 1)]
-    described.remove("/a")
-    described.remove("/nowhere")
-    assert described.bundles == [bundle("/b", 1)]
 
 
 def test_endless_pieces_of_one_bundle_are_refused() -> None:
@@ -60,8 +57,6 @@ def test_endless_bundles_are_refused_and_endless_news_of_one_are_not() -> None:
     described, size = Described(), MAX_ACCEPTED // 10
     for _ in range(100):
         described.add({**bundle("/a", 1), "more": False}, size)
-        described.add({**bundle("/gone", 1), "more": False}, size)
-        described.remove("/gone")
     for number in range(9):
         described.add({**bundle(str(number), 1), "more": False}, size)
     with pytest.raises(ControlCorruptError):

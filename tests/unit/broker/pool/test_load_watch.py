@@ -27,15 +27,12 @@ class Bench:
 
     def worker(self) -> Worker:
         control = SimpleNamespace(send=lambda name, body: self.told.append((name, body)))
-        channel = SimpleNamespace(control=control, executing=lambda: [1, 2])
+        channel = SimpleNamespace(control=control)
         return Worker(0, 1, cast(Any, channel), cast(Any, SimpleNamespace(pid=0)), cast(Any, None))
 
-    def loses(
-        self, ending: Ending, source: Source = BUNDLE, *, failure: str | None = None, serves: bool = False
-    ) -> bool:
+    def loses(self, ending: Ending, source: Source = BUNDLE, *, failure: str | None = None) -> bool:
         """Have a worker end while it loads the bundle; says whether that is blamed."""
         worker = self.worker()
-        worker.link = cast(Any, SimpleNamespace()) if serves else None
         self.watch.loading(worker, source)
         worker.failure = failure
         self.watch.ended(worker, ending)
@@ -73,10 +70,6 @@ def test_a_load_that_succeeds_is_the_end_of_suspicion(bench: Bench) -> None:
         for _ in range(MAX_STRIKES - 1):
             assert not bench.loses(OUTSIDE)
         bench.loads()
-
-
-def test_a_worker_that_serves_may_have_ended_by_other_hooks(bench: Bench) -> None:
-    assert not bench.loses(ITSELF, serves=True)
 
 
 def test_a_worker_that_the_broker_ends_blames_nobody(bench: Bench) -> None:

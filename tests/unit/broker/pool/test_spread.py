@@ -32,10 +32,12 @@ def compared(*descriptions: list[dict[str, Any]]) -> Spread:
     return spread_of([Loaded([link], found) for link, found in zip(links, descriptions, strict=False)])
 
 
-@pytest.mark.parametrize("other", [[SOUND], [bundle("a", "one", "two", version="2")], []])
-def test_what_all_can_run_is_not_restricted(other: list[dict[str, Any]]) -> None:
-    """A worker that does not know a bundle yet loads it when it is asked for."""
-    assert not any(compared([SOUND], other).restrictions)
+def test_what_all_have_loaded_is_not_restricted() -> None:
+    assert not any(compared([SOUND], [SOUND]).restrictions)
+
+
+def test_a_bundle_that_others_do_not_know_is_restricted() -> None:
+    assert compared([], [SOUND]).restrictions.hooks["hash of a", "one"] == {SECOND}
 
 
 def test_a_bundle_that_is_broken_elsewhere_is_restricted() -> None:

@@ -175,7 +175,6 @@ def test_what_a_worker_says_is_read_whole(name: str, body: Any) -> None:
         ("bundle", {**BUNDLE, "faulty": [FAULT]}),
         ("bundle", {**BUNDLE, "path": "x" * (MAX_PATH + 1)}),
         ("loading", {"path": "/b"}),
-        ("gone", None),
         ("failed", {"message": 1}),
         ("event", {"name": "e", "id": "1", "depth": -1, "document": "{}"}),
         ("events_lost", {"count": "2"}),
