@@ -107,7 +107,7 @@ def _prepare(
     # A reader that has stopped must not keep a worker that hangs or crashes.
     dump_stacks_to(dump_descriptor())
     budget = limits.apply(config["limits"], config["threads"])
-    worker = Worker(channel, config["threads"], budget, loads.broken)
+    worker = Worker(channel, config["threads"], budget)
     confine_handlers()
     runtime_dir = _path(config["runtime_dir"])
     storage = open_storage(config["redis"], runtime_dir, Health(channel.show_storage))

@@ -20,7 +20,6 @@ from workers.dispatcher import Dispatcher
 from workers.failure import error_frame
 from workers.guard import guarded, start_thread
 from workers.limits import CpuBudget
-from workers.load_watch import BrokenBundles
 
 EXIT_BROKER_GONE: Final = 0
 """Nobody is left to report to, and nothing went wrong here."""
@@ -31,20 +30,12 @@ class Worker:
 
     _dispatcher: Dispatcher
 
-    def __init__(
-        self,
-        channel: WorkerChannel,
-        threads: int,
-        budget: CpuBudget | None = None,
-        broken: BrokenBundles | None = None,
-    ) -> None:
+    def __init__(self, channel: WorkerChannel, threads: int, budget: CpuBudget | None = None) -> None:
         """Start all threads, which wait for `run`.
 
-        `budget`: of CPU, to be renewed by every dispatch. `broken` hears which bundles not to import from now on. To be
-        called before any bundle is loaded: a library may replace `threading` (gevent.monkey), and a thread started then
-        would never run.
+        `budget`: of CPU, to be renewed by every dispatch. To be called before any bundle is loaded: a library may
+        replace `threading` (gevent.monkey), and a thread started then would never run.
         """
-        self._broken = broken or BrokenBundles()
         self._budget = budget
         self._channel = channel
         self._begin: SimpleQueue[None] = SimpleQueue()
@@ -111,8 +102,6 @@ class Worker:
                         self._dispatcher.learn(message.body)
                     elif message.name == "reopen_log":
                         reopen_log()
-                    elif message.name == "broken":
-                        self._broken.add(message.body)
         except ControlClosedError:
             # The broker is gone, and with it everybody who waits for an answer: a hook that still runs must not
             # keep the process alive.

@@ -6,13 +6,12 @@ bundle is to blame, and no other worker imports it until its files change or a r
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from broker.config import BrokerConfig
 from broker.pool.process import Ending
 from broker.pool.worker import BrokenBundle, Source, Worker
-from ipc.errors import IpcError
 
 log = logging.getLogger("tykpy.supervisor")
 
@@ -27,15 +26,11 @@ MAX_VERSIONS: Final = 3
 class LoadWatch:
     """Times the loads of all workers, and remembers what they showed."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, config: BrokerConfig, workers: Callable[[], Iterable[Worker]]
-    ) -> None:
-        """`workers`: those that live, to be told of a bundle that ended one of them."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, config: BrokerConfig) -> None:
         self._loop = loop
         self._ready_timeout = config.ready_timeout
         self._load_timeout = min(config.load_timeout or config.ready_timeout, config.ready_timeout)
         self._flag = "--load-timeout" if self._load_timeout < config.ready_timeout else "--ready-timeout"
-        self._workers = workers
         self._broken: dict[str, BrokenBundle] = {}
         self._strikes: dict[str, int] = {}
 
@@ -79,9 +74,7 @@ class LoadWatch:
 
     def disable(self, source: Source, reason: str) -> None:
         """Have no worker import a bundle, for a reason that no load shows."""
-        broken = self._broken[source.path] = BrokenBundle(source, reason, versions=1)
-        for other in self._workers():
-            tell_broken(other, _message(broken))
+        self._broken[source.path] = BrokenBundle(source, reason, versions=1)
 
     def retry(self, paths: Iterable[str]) -> None:
         """Have these bundles tried again by the next worker."""
@@ -115,8 +108,6 @@ class LoadWatch:
         versions = 1 if before is None else before.versions if known else before.versions + 1
         worker.broken = self._broken[source.path] = BrokenBundle(source, reason, versions)
         worker.failure = f"bundle {source.name}: {reason}"
-        for other in self._workers():
-            tell_broken(other, _message(worker.broken))
         return not known
 
 
@@ -124,12 +115,3 @@ def _message(broken: BrokenBundle) -> dict[str, str]:
     """What workers are told."""
     version = broken.source.version if broken.versions < MAX_VERSIONS else ""
     return {"path": broken.source.path, "version": version, "reason": broken.reason}
-
-
-def tell_broken(worker: Worker, message: dict[str, str]) -> None:
-    """Tell a worker that lives of a bundle that it must not import."""
-    try:
-        worker.channel.control.send("broken", message)
-    except IpcError as error:
-        # It is ending, or does not read; either is noticed elsewhere.
-        log.debug("%s was not told of a broken bundle: %s", worker, error)

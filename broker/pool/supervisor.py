@@ -93,7 +93,7 @@ class Supervisor:
         self._router = router
         self._events = events
         self._zygotes = zygotes or ZygoteKeeper()
-        self.loads = LoadWatch(loop, config, lambda: self._workers.values())
+        self.loads = LoadWatch(loop, config)
         """Watches workers load bundles."""
         self._starter = WorkerStarter(config, self._zygotes, bodies, self.loads.messages)
         self._apis = ApiTable()
