@@ -91,12 +91,15 @@ class Departures:
 
     def awake(self, worker: Worker) -> None:
         """It says that it lives."""
-        if worker.link is None or not worker.link.silent:
+        link = worker.link
+        if link is None:
             return
-        if worker.ending:
+        if worker.ending and not link.overdue:
+            # Also where it has answered a dispatch since: it may be silent again when this runs out.
             worker.ending.cancel()
             worker.ending = None
-        self._router.awake(worker.link)
+        if link.silent:
+            self._router.awake(link)
 
     def _end_hung(self, worker: Worker) -> None:
         link = worker.link

@@ -81,7 +81,7 @@ class Ticks:
             self._placing.abandon(dispatch)
         finally:
             dispatch.fail(DispatchError(Status.EXPIRED, f"deadline exceeded {where} ({dispatch.name})"))
-        if link is not None and _could_have_run(link, seq):
+        if link is not None and _could_have_run(link, seq) and not _has_progressed(link, dispatch, now):
             self._silent(link, now)
 
     def _shed(self, dispatch: Dispatch, now: int) -> None:
@@ -123,6 +123,11 @@ class Ticks:
 def _could_have_run(link: Link, seq: int) -> bool:
     """Whether a dispatch was not started although its worker has a thread for it."""
     return link.open and not link.silent and seq not in link.channel.executing() and link.has_free_thread()
+
+
+def _has_progressed(link: Link, dispatch: Dispatch, now: int) -> bool:
+    """Whether its worker has answered others meanwhile: between two hooks a busy worker looks like one that waits."""
+    return now - link.progress_ns < (now - dispatch.taken_ns) // 2
 
 
 def _waits_for(dispatch: Dispatch) -> str:

@@ -151,7 +151,7 @@ def broker_of_nobody_else() -> Iterator[RunningBroker]:
 def on_a_small_disk(folder: Path) -> list[str]:
     """What goes before a command that shall find no more than `SMALL_DISK` bytes of disk in this folder."""
     namespaces = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
-    mount = f'mount -t tmpfs -o size={SMALL_DISK} none "$0" && exec "$@"'
+    mount = f'mount -t tmpfs -o size={SMALL_DISK},mode=0700 none "$0" && exec "$@"'
     prefix = [*namespaces, "sh", "-c", mount, str(folder)]
     try:
         subprocess.run([*prefix, "true"], check=True, capture_output=True, timeout=60)

@@ -197,6 +197,18 @@ def test_dispatches_that_expire_unstarted_are_counted_too(bench: Bench, worker: 
         wake(bench, worker)
 
 
+def test_an_overloaded_worker_between_two_hooks_is_not_idle(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    expired = bench.send(timeout_ns=20_000_000)
+
+    def told_while_it_answers_others() -> bool:
+        worker.link.wake()
+        return bool(expired.outcomes)
+
+    bench.turn_until(told_while_it_answers_others)
+    assert (worker.link.missed, bench.in_trouble) == (0, [])
+
+
 def test_a_busy_worker_is_not_idle(bench: Bench, worker: LocalWorker) -> None:
     bench.router.join(worker.link)
     bench.send()
