@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from broker.grpc.client import GrpcCallError
-from tests.support.broker import RunningBroker, running_broker, wait_until
+from tests.support.broker import RunningBroker, running_broker, stop_process, wait_until
 from tests.support.hooks import SOURCE, Gate
 
 FILES = {"hooks.py": SOURCE}
@@ -85,7 +85,7 @@ def test_a_hung_hook_gets_one_error_on_time_and_its_worker_is_replaced(tmp_path:
 def test_a_stopped_worker_is_replaced_and_its_call_runs_elsewhere(tmp_path: Path) -> None:
     with running_broker(tmp_path, files=FILES) as broker:
         pid = broker.status()["workers"][0]["pid"]
-        os.kill(pid, signal.SIGSTOP)
+        stop_process(pid)
         answer = broker.call("add_header", bundle="hooks")
         assert answer.request.set_headers["X-Worker"] != str(pid)
         wait_until(lambda: not psutil.pid_exists(pid), lambda: f"the end of process {pid}")
@@ -97,7 +97,7 @@ def test_a_worker_that_is_only_slow_to_start_something_is_kept(tmp_path: Path) -
         concurrent.futures.ThreadPoolExecutor(1) as callers,
     ):
         pid = broker.status()["workers"][0]["pid"]
-        os.kill(pid, signal.SIGSTOP)
+        stop_process(pid)
         call = callers.submit(broker.call, "add_header", bundle="hooks")
         wait_until(lambda: broker.status()["waiting"] == 1, lambda: str(broker.status()))
         os.kill(pid, signal.SIGCONT)

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
+
 from broker.grpc.client import GrpcClient
 from broker.msgpackrpc.client import RpcClient
 from commands.objects import CallDescription, build_object
@@ -201,6 +203,13 @@ class RunningBroker:
             with contextlib.suppress(OSError):
                 shutil.copy(self.log_path, self.folder / "broker.log")
         shutil.rmtree(self.runtime)
+
+
+def stop_process(pid: int) -> None:
+    """Send SIGSTOP and wait until the process is stopped: one that waits for a CPU still does what it began."""
+    os.kill(pid, signal.SIGSTOP)
+    process = psutil.Process(pid)
+    wait_until(lambda: process.status() == psutil.STATUS_STOPPED, lambda: f"process {pid} is {process.status()}")
 
 
 def wait_until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
