@@ -179,7 +179,7 @@ class BrokerConfig:
             raise ConfigError("--listen tls://...: needs --tls-cert")
         if self.group is not None and self.user is None:
             raise ConfigError(f"--group {self.group}: needs --user")
-        if self.bundles is not None and self.bundles.exists() and not self.bundles.is_dir():
+        if self.bundles is not None and os.path.exists(self.bundles) and not os.path.isdir(self.bundles):
             raise ConfigError(f"--bundles {self.bundles}: not a folder")
         if self.public_key is not None and not self.public_key.is_file():
             raise ConfigError(f"--public-key {self.public_key}: no such file")

@@ -47,7 +47,7 @@ class BundleFolder:
         """Tell whether an entry can be loaded: a gateway makes a folder first, and fills it afterwards."""
         path = self._folder / name
         try:
-            if not path.is_dir() or (path / MANIFEST_NAME).exists():
+            if not os.path.isdir(path) or (path / MANIFEST_NAME).exists():
                 return True
             return any(one.suffix == ".py" or (one / MANIFEST_NAME).is_file() for one in path.iterdir())
         except OSError:
@@ -71,7 +71,8 @@ class BundleFolder:
 
     def _stamp(self, name: str) -> Stamp:
         path = self._folder / name
-        return stamp_of(path) if path.is_dir() else stamp_of_file(path)
+        # Not `Path.is_dir`, which raises where the folder may not be searched.
+        return stamp_of(path) if os.path.isdir(path) else stamp_of_file(path)
 
 
 def _may_be_bundle(entry: "os.DirEntry[str]") -> bool:

@@ -56,8 +56,8 @@ class Discovery:
         """What the newest workers have found."""
         self._last: Entries = {}
         """What the last look has found."""
-        self._before: Entries = {}
-        """What the workers before them had found."""
+        self._starting: Entries = {}
+        """What workers that are starting find: they may still be refused."""
         self._is_loading = self._waits = self._is_answering = False
         """New workers are loading; calls wait for them, or for the next look; those that waited are being placed."""
         self._ask_at = self._load_at = 0.0
@@ -67,20 +67,24 @@ class Discovery:
         self._told: Entries = {}
         """Changed entries that the log tells of."""
         router.hooks.ask = self.ask
-        reloader.on_generation = self.note_load
+        reloader.on_generation, reloader.on_taken_over = self._note_start, self._note_loaded
 
     def start(self) -> None:
         """Look again and again from now on; workers that are started afterwards load what is there now."""
-        if not self._path.is_dir():
+        if not os.path.isdir(self._path):
             log.warning("--bundles %s: there is no such folder yet; waiting for it", self._path)
-        self.note_load()
+        self._note_start()
+        self._note_loaded()
         Periodic(self._loop, LOOK_INTERVAL, self._look).start()
 
-    def note_load(self) -> None:
+    def _note_start(self) -> None:
         """New workers are about to load what is in the folder."""
         self._last = self._folder.look(again=self._last)
-        self._before, self._told = self._loaded, {}
-        self._loaded = {name: stamp for name, stamp in self._last.items() if self._folder.is_whole(name)}
+        self._starting = {name: stamp for name, stamp in self._last.items() if self._folder.is_whole(name)}
+
+    def _note_loaded(self) -> None:
+        """They have taken over."""
+        self._loaded, self._told = self._starting, {}
 
     def ask(self, is_broken: bool) -> bool:
         """A call names a bundle that no worker has, or that is broken; returns whether it is to wait.
@@ -100,8 +104,12 @@ class Discovery:
 
     def _look_for_calls(self, is_broken: bool) -> None:
         self._ask_at = self._loop.time() + ASK_INTERVAL
-        if not self._is_loading and not self._look_for(is_broken):
-            self._answer()
+        is_coming = False
+        try:
+            is_coming = self._is_loading or self._look_for(is_broken)
+        finally:
+            if not is_coming:
+                self._answer()
 
     def _look_for(self, is_broken: bool) -> bool:
         """Have what is new loaded, if there is something; returns whether there is."""
@@ -156,7 +164,6 @@ class Discovery:
         now = self._loop.time()
         self._is_loading = False
         if not loaded:
-            self._loaded = self._before
             self._load_at = now + self._retry_delay
         self._retry_delay = min(self._retry_delay * 2, LONGEST_RETRY) if self._broken() else FIRST_RETRY
         self._retry_at = now + self._retry_delay

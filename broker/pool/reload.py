@@ -104,6 +104,8 @@ class Reloader:
         """How the last reload ended, for `tykpy status`."""
         self.on_generation: Callable[[], object] = lambda: None
         """New workers are about to look into the folder of bundles."""
+        self.on_taken_over: Callable[[], object] = lambda: None
+        """They have replaced all others."""
         self.on_start: Callable[[], object] = lambda: None
         self.on_end: Callable[[], object] = lambda: None
         self._loop = loop
@@ -184,6 +186,7 @@ class Reloader:
         if not generation.pinned:
             self._router.poison.clear()
         generation.take_over()
+        attempt(self.on_taken_over)
         changes = content.compare(before, generation.description)
         news = [one for one in changes if not generation.pinned or one.change != "same"]
         what = "loaded" if generation.pinned else "reloaded"

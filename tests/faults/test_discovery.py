@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.errors import RpcError
 from broker.grpc.client import GrpcCallError
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.bundles import md5, write_bundle
@@ -115,6 +116,16 @@ def test_a_new_bundle_does_not_wait_for_a_half_written_one(tmp_path: Path) -> No
     with running_broker(tmp_path, workers=2, files={"mine.py": HOOK.format(name="mine", version=1)}) as broker:
         broker.add_file("mine.py", HOOK.format(name="mine", version=2)[:-40])
         broker.add_file("other.py", HOOK.format(name="other", version=1))
+        assert version(broker, "other") == "1"
+        assert version(broker, "mine") == "1"
+
+
+def test_a_new_bundle_outlives_a_refused_reload(tmp_path: Path) -> None:
+    with running_broker(tmp_path, files={"mine.py": HOOK.format(name="mine", version=1)}) as broker:
+        broker.add_file("mine.py", "from tyk.decorators import Nothing\n")
+        broker.add_file("other.py", HOOK.format(name="other", version=1))
+        with broker.admin() as client, pytest.raises(RpcError, match="what is served now would break"):
+            client.call("reload", timeout=60)
         assert version(broker, "other") == "1"
         assert version(broker, "mine") == "1"
 
