@@ -12,7 +12,7 @@ from typing import Final
 from broker.pool.process import OwnChild
 
 INIT: Final = 1
-"""The number of a namespace's first process."""
+"""Process number of the first process in a PID namespace."""
 LOOK_AGAIN: Final = 0.1
 """Seconds after which a child of our own, which somebody waits for, must be gone: it hides those that ended after."""
 

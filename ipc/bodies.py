@@ -47,7 +47,7 @@ class BodyStore:
             raise
         self._view = memoryview(self.memory)
         self._used = bytearray(self._blocks)
-        """1 for each block in a place."""
+        """One byte per block: 1 if the block is in use."""
         self._lately = bytearray(self._blocks)
         """1 for each block that was in a place at some time since the last `trim`."""
         self._present = bytearray(self._blocks)

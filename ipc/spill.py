@@ -16,7 +16,7 @@ from ipc.errors import RingCorruptError, SegmentError, SpillClosedError, SpillEr
 from ipc.segment import create_memory, is_memory_of
 
 _pread: Final = os.pread
-"""Held on to, see `ipc/doorbell.py`."""
+"""Bound before plugins are imported; see `ipc/doorbell.py`."""
 _NOTE: Final = struct.Struct("<QQ")
 """What goes with a descriptor: seq, size of the message."""
 _CLOSED: Final = frozenset({errno.EPIPE, errno.ECONNRESET})

@@ -62,7 +62,7 @@ class Part:
     """Of a ZIP: where it is unpacked."""
 
     def give_back(self) -> None:
-        """Let what is unpacked be removed: nothing more will be imported."""
+        """Release the unpacked copy; nothing more is imported from it."""
         if self.copy is not None:
             self.copy.close()
 

@@ -81,7 +81,7 @@ def definition_of(value: object) -> HookDefinition | None:
 
 
 def known_type(definition: HookDefinition) -> str | None:
-    """Return the definition's hook type, or None where it has none that there is."""
+    """Return the hook type of a definition; None if it has none, or an unknown one."""
     hook_type: object = definition.hook_type
     return hook_type if type(hook_type) is str and hook_type in _TYPES else None
 

@@ -87,7 +87,7 @@ class ImportSpace:
         self.roots = tuple(dict.fromkeys((str(root), os.path.realpath(root))))
         self._added: list[str] = []
         self._names: set[str] = set()
-        """Of its modules in `sys.modules`, and some that were not found."""
+        """Modules of the bundle in `sys.modules`, and names for which a look-up found none."""
         self._started: list[str] = []
         self._finders: dict[str, FileFinder] = {}
         self._published: dict[str, str] = {}

@@ -32,7 +32,7 @@ OOM_STEP: Final = 500
 OOM_MOST: Final = 1000
 """The largest value that the kernel takes."""
 _OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
-# Held on to, see `ipc/doorbell.py`.
+# Bound before plugins are imported; see `ipc/doorbell.py`.
 _getrlimit: Final = resource.getrlimit
 _setrlimit: Final = resource.setrlimit
 _process_time: Final = time.process_time

@@ -45,8 +45,8 @@ class ControlReport(Report):
 
     def __init__(self, control: ControlSocket) -> None:
         self._control = control
-        self._sizes: dict[str, int] = {}
         self._total = 0
+        """Bytes of all descriptions so far."""
 
     def loading(self, source: Source) -> None:
         """Send it before any code of the bundle runs. Raises ControlClosedError, as the others do."""
@@ -56,26 +56,21 @@ class ControlReport(Report):
         """Send the description in pieces; its hooks are left out where all bundles together have too many."""
         pieces = list(pieces_of(description))
         size = sum(len(msgpack.packb(piece)) for piece in pieces)
-        if self._total - self._sizes.get(description["path"], 0) + size > MAX_DESCRIBED:
+        if self._total + size > MAX_DESCRIBED:
             _log.warning("bundle %s: all bundles have more hooks than the broker can know", description["name"])
             pieces = list(pieces_of({**description, "hooks": [], "faulty": []}))
             size = 0
-        self._note(description["path"], size)
+        self._total += size
         for piece in pieces:
             self._control.send("bundle", piece)
 
     def replaced(self, source: Source, names: list[str]) -> None:
-        """Send the first of them."""
+        """Send the first few names."""
         self._control.send("replaced", {**source._asdict(), "names": names[:MAX_REPLACED]})
 
     def gone(self, path: str) -> None:
-        """Send it."""
+        """Tell the broker that the file is no bundle."""
         self._control.send("gone", {"path": path})
-
-    def _note(self, path: str, size: int) -> None:
-        self._total += size - self._sizes.pop(path, 0)
-        if size:
-            self._sizes[path] = size
 
 
 class Broken(NamedTuple):

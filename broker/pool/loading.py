@@ -37,23 +37,23 @@ class LoadWatch:
     # -- what a worker does ---
 
     def started(self, worker: Worker) -> None:
-        """It was started, or has loaded one bundle more: the rest of its start has a limit of its own."""
+        """Start the time limit for the rest of a worker's start-up, bundles not included."""
         worker.loading = None
         worker.wait(self._loop.call_later(self._ready_timeout, self._not_ready, worker))
 
     def loading(self, worker: Worker, source: Source) -> None:
-        """It is about to run a bundle's code."""
+        """Note that a worker is about to import a bundle, and start the bundle's time limit."""
         worker.loading = source
         worker.wait(self._loop.call_later(self._load_timeout, self._not_loaded, worker, source))
 
     def loaded(self, worker: Worker) -> None:
-        """It has described what it loaded."""
+        """Note that a worker has finished loading a bundle."""
         if worker.loading is not None:
             self._strikes.pop(worker.loading.path, None)
         self.started(worker)
 
     def ended(self, worker: Worker, ending: Ending) -> None:
-        """It has ended: if a bundle did that, `worker.broken` says so from now on."""
+        """Find out whether a bundle ended this worker, and set `worker.broken` if so."""
         source = worker.loading
         if source is None or worker.failure is not None:
             return  # nothing was being loaded, or it was we who ended it
@@ -68,7 +68,7 @@ class LoadWatch:
         return [_message(broken) for broken in self._broken.values()]
 
     def forget(self) -> None:
-        """Have every bundle tried again."""
+        """Let the next workers try every bundle again."""
         self._broken.clear()
         self._strikes.clear()
 

@@ -151,7 +151,7 @@ class Worker:
         self.kept = {bundle["path"]: bundle["version"] for bundle in self.description if bundle["kept"]}
 
     def wait(self, patience: asyncio.TimerHandle | None) -> None:
-        """Wait for the next step of its start until this runs out, and no longer for the last one."""
+        """Replace the timer of the current start-up step with that of the next one."""
         if self.patience is not None:
             self.patience.cancel()
         self.patience = patience
