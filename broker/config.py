@@ -181,9 +181,9 @@ class BrokerConfig:
             raise ConfigError(f"--group {self.group}: needs --user")
         if self.bundles is not None and os.path.exists(self.bundles) and not os.path.isdir(self.bundles):
             raise ConfigError(f"--bundles {self.bundles}: not a folder")
-        if self.public_key is not None and not self.public_key.is_file():
+        if self.public_key is not None and not os.path.isfile(self.public_key):
             raise ConfigError(f"--public-key {self.public_key}: no such file")
-        if self.log_file is not None and not self.log_file.parent.is_dir():
+        if self.log_file is not None and not os.path.isdir(self.log_file.parent):
             raise ConfigError(f"--log-file {self.log_file}: no such folder: {self.log_file.parent}")
         if self.redis is not None:
             _check_redis(self.redis)

@@ -109,5 +109,20 @@ def _check_files(config: BrokerConfig, name: str) -> None:
     """What workers need, now and at the next reload; better said here than by each of them."""
     needed = (Path(sys.executable), PROGRAM, config.bundles, config.public_key)
     for path in filter(None, needed):
-        if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
-            raise ConfigError(f"--user {name} cannot read {path}")
+        if not _is_readable(path):
+            closed = _closed_folder(path)
+            where = f": user {name} may not enter {closed}" if closed else ""
+            raise ConfigError(f"--user {name} cannot read {path}{where}")
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether we can read a file, or list and enter a folder; what is not there yet may be made readable."""
+    # Not `Path.is_dir`, which raises where a folder above may not be entered.
+    rights = os.R_OK | (os.X_OK if os.path.isdir(path) else 0)
+    return os.access(path, rights) or (not os.path.lexists(path) and _closed_folder(path) is None)
+
+
+def _closed_folder(path: Path) -> Path | None:
+    """Return the outermost folder on the way to a path, or to what it links to, that we may not enter."""
+    above = [*reversed(path.parents), *reversed(Path(os.path.realpath(path)).parents)]
+    return next((folder for folder in above if os.path.isdir(folder) and not os.access(folder, os.X_OK)), None)

@@ -1,9 +1,10 @@
 """`tykpy check-config`: every option with its value, and what would keep the broker from starting."""
 
+import os
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from broker import sockets, tls
+from broker import identity, sockets, tls
 from broker.addresses import MSGPACK_PREFIX
 from broker.config import BrokerConfig, flag_of, options
 from broker.cpus import usable_cpus
@@ -23,7 +24,9 @@ def check(config: BrokerConfig, echo: Echo) -> bool:
     for option in options():
         echo(f"{flag_of(option.name):<18} {_shown(option.name, getattr(config, option.name), option.metadata)}")
     echo("CPUs that may be used: {} ({})".format(*usable_cpus()))
-    problems = list(_problems(config))
+    if config.bundles is not None and not os.path.lexists(config.bundles):
+        echo(f"--bundles {config.bundles}: there is no such folder yet; the broker waits for it")
+    problems = list(dict.fromkeys(_problems(config)))
     for problem in problems:
         echo(f"problem: {problem}")
     echo(f"{len(problems)} problem{'s' * (len(problems) != 1)} found" if problems else "ok")
@@ -50,6 +53,13 @@ def _text(value: str) -> str:
 
 def _problems(config: BrokerConfig) -> Iterator[str]:
     yield from _listening_problems(config)
+    try:
+        # As the broker does, and for good: what is looked at from here on is looked at with that user's rights.
+        if config.user is not None:
+            identity.assume(config)
+    except BrokerError as error:
+        yield str(error)
+        return
     yield from _bundle_problems(config)
 
 
@@ -76,6 +86,15 @@ def _listening_problems(config: BrokerConfig) -> Iterator[str]:
 def _bundle_problems(config: BrokerConfig) -> Iterator[str]:
     if config.bundles is None:
         yield "--bundles is not set: every dispatch will be answered NOT_FOUND"
+        return
+    from workers.errors import why_unread
+
+    try:
+        os.listdir(config.bundles)
+    except FileNotFoundError:
+        return  # the broker waits for it
+    except OSError as error:
+        yield f"--bundles {config.bundles} cannot be read: {why_unread(error)}"
         return
     try:
         yield from problems_of(describe_folder_once(config.bundles, config.public_key))

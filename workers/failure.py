@@ -14,7 +14,7 @@ from ipc.text import bounded
 from telemetry.log import Log
 from telemetry.quiet_log import QuietLog
 from workers import forked, limits
-from workers.errors import EVENT_META, BundleError, WorkerError, WrongReturnError
+from workers.errors import EVENT_META, BundleError, WorkerError, WrongReturnError, access_needed
 
 if TYPE_CHECKING:
     from workers.hook import Hook
@@ -96,7 +96,8 @@ def _bundle_error(error: BaseException, root: str, file: str) -> BundleError:
         return BundleError(f"{_class_name(error)}: {error.msg}", error.filename, error.lineno)
     place = innermost(error.__traceback__, root)
     found, line = place if place else (file, 0)
-    return BundleError(described(error), found, line)
+    needs = access_needed(error) if isinstance(error, OSError) and error.filename is not None else ""
+    return BundleError(described(error) + needs, found, line)
 
 
 def meta_of(hook: "Hook") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from workers.errors import ManifestError
+from workers.errors import ManifestError, why_unread
 
 MANIFEST_NAME: Final = "manifest.json"
 MAX_MANIFEST_SIZE: Final = 1 << 20
@@ -65,7 +65,7 @@ def read_manifest(path: Path) -> Manifest:
         size = path.stat().st_size
         content = path.read_bytes() if size <= MAX_MANIFEST_SIZE else b""
     except OSError as error:
-        raise ManifestError(f"cannot be read: {error.strerror}", str(path)) from error
+        raise ManifestError(f"cannot be read: {why_unread(error)}", str(path)) from error
     if size > MAX_MANIFEST_SIZE:
         raise ManifestError(f"{size} bytes are too many for a manifest (limit {MAX_MANIFEST_SIZE})", str(path))
     return parse_manifest(content, str(path))

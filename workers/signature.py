@@ -9,7 +9,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from workers.errors import KeyFileError, SignatureError
+from workers.errors import KeyFileError, SignatureError, why_unread
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import rsa
@@ -84,7 +84,7 @@ def read_key_file(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(MAX_KEY_SIZE + 1)
     except OSError as error:
-        raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from error
+        raise KeyFileError(f"{path}: cannot be read: {why_unread(error)}") from error
     if len(content) > MAX_KEY_SIZE:
         raise KeyFileError(f"{path}: too big for a key")
     return content

@@ -11,7 +11,7 @@ from ipc.text import bounded
 from telemetry.log import Log
 from workers.bundle import Bundle, Part
 from workers.discovery import Candidate, FileStamp, candidate_at, candidates, key_of, part_folders, stamp
-from workers.errors import BundleError
+from workers.errors import BundleError, why_unread
 from workers.failure import bundle_failed
 from workers.kept import KeptVersions, same_code
 from workers.load_watch import LoadWatch, Source
@@ -107,7 +107,7 @@ class BundleStore:
         try:
             return list(candidates(source))
         except OSError as error:
-            _log.error("the bundle folder %s cannot be read: %s", source, error.strerror)
+            _log.error("the bundle folder %s cannot be read: %s", source, why_unread(error))
             return []
 
     def _load(self, entry: _Entry) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from workers.errors import SignatureError, VerificationError
+from workers.errors import SignatureError, VerificationError, why_unread
 from workers.manifest import MANIFEST_NAME, Manifest
 from workers.signature import PublicKey
 
@@ -90,7 +90,7 @@ def digests_of(root: Path, file_list: tuple[str, ...]) -> Digests:
         try:
             content = (root / name).read_bytes()
         except OSError as error:
-            message = f"{name} is in file_list and cannot be read: {error.strerror}"
+            message = f"{name} is in file_list and cannot be read: {why_unread(error)}"
             raise VerificationError(message, str(root / MANIFEST_NAME)) from error
         checksum.update(content)
         signed.update(content)

@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.accounts import OTHER_USER, needs_root, reachable
+from tests.support.accounts import OTHER_USER, ROOT, needs_root, reachable
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, wait_until
+from tests.support.bundles import write_bundle
 
 BECOMES_ANOTHER = """
 import os, sys
@@ -250,6 +251,68 @@ def test_bundles_that_the_user_cannot_read_are_said_at_once(folder: Path) -> Non
         assert broker.wait() == 2
         assert f"--user {OTHER_USER} cannot read {broker.bundles}" in broker.log
     assert not broker.socket.exists()
+
+
+def check_as_other(folder: Path, bundles: Path) -> str:
+    """What `tykpy check-config` prints that is to become the other user."""
+    flags = ["--user", str(OTHER_USER), "--group", str(OTHER_USER), "--bundles", str(bundles)]
+    command = reachable([TYKPY, "check-config", "--runtime-dir", str(folder / "run"), *flags])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == ("problem" in done.stdout), done.stdout + done.stderr
+    return done.stdout
+
+
+def test_check_config_reads_bundles_as_the_user_that_workers_run_as(folder: Path) -> None:
+    """A gateway makes the folders of its bundles with mode 0700; the broker says the same of them."""
+    bundles = folder / "bundles"
+    broker = broker_as_other(folder)
+    assert check_as_other(folder, bundles).endswith("ok\n")
+    closed, inner, later = bundles / "closed", bundles / "inner", folder / "later"
+    for mine in (closed, inner):
+        write_bundle(mine, {"middleware.py": HOOKS}, pre=[{"name": "who"}])
+    closed.chmod(0o700)
+    (inner / "middleware.py").chmod(0o600)
+    said = check_as_other(folder, bundles)
+    needed = f"user {OTHER_USER} needs access to it"
+    assert re.search(rf"problem: bundle closed: .*Permission denied.*: {needed}", said), said
+    assert re.search(rf"problem: bundle inner: .*middleware.py .*: {needed}", said), said
+    with broker:
+        assert broker.log.count(needed) == 2
+        assert "Stored" in broker.call("who", bundle="hooks").request.set_headers
+    assert f"--bundles {later}: there is no such folder yet" in check_as_other(folder, later)
+    bundles.chmod(0o700)
+    assert f"problem: --user {OTHER_USER} cannot read {bundles}\n" in check_as_other(folder, bundles)
+
+
+def test_a_broker_that_becomes_a_user_waits_for_a_folder_that_is_not_there_yet(folder: Path) -> None:
+    broker = broker_as_other(folder)
+    shutil.rmtree(broker.bundles)
+    with broker:
+        assert f"--bundles {broker.bundles}: there is no such folder yet" in broker.log
+        aside = folder / "aside"
+        aside.mkdir()
+        (aside / "hooks.py").write_text(HOOKS)
+        aside.rename(broker.bundles)
+        assert broker.call("who", bundle="hooks").request.set_headers["Stored"] == "stored"
+
+
+@pytest.mark.parametrize("command", ["broker", "check-config"])
+def test_an_interpreter_that_the_user_cannot_get_at_is_said(folder: Path, command: str) -> None:
+    """One below a folder of root's: no traceback, and the folder is named."""
+    closed = folder / "closed"
+    (closed / "bin").mkdir(parents=True)
+    (closed / "bin" / "python").symlink_to(Path(sys.executable).resolve())
+    shutil.copy(Path(sys.prefix, "pyvenv.cfg"), closed)
+    (closed / "lib").symlink_to(Path(sys.prefix, "lib"))
+    closed.chmod(0o700)
+    flags = ["--user", str(OTHER_USER), "--group", str(OTHER_USER), "--runtime-dir", str(folder / "run")]
+    program = [str(closed / "bin" / "python"), "-c", "from cli import main; main()", command, *flags]
+    done = subprocess.run(reachable(program), cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    said = f"--user {OTHER_USER} cannot read {closed}/bin/python: user {OTHER_USER} may not enter {closed}"
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.returncode == (2 if command == "broker" else 1)
 
 
 @pytest.mark.parametrize(
