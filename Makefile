@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 FUZZ_SECONDS ?= 60
 STAMP = $(VENV)/.installed
 
-.PHONY: run test check soak fuzz bench bench-docs flamegraph proto docs clean
+.PHONY: run test check soak fuzz bench bench-gateway bench-docs flamegraph proto docs clean
 
 $(STAMP): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tykpy needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -42,6 +42,10 @@ bench: $(STAMP)  ## side by side with grpcio, big bodies, the rings alone, every
 	$(BIN)/python -m benchmarks.bars
 	$(BIN)/python -m benchmarks.capacity
 	$(BIN)/python -m benchmarks.recovery
+	$(BIN)/python -m benchmarks.gateway
+
+bench-gateway: $(STAMP)  ## HTTP requests through a gateway, tykpy beside other ways to run hooks; TYK=/path/to/tyk: through a Tyk Gateway
+	TYK="$(TYK)" $(BIN)/python -m benchmarks.gateway
 
 bench-docs: $(STAMP)  ## measure the promises, and renew their table and plots in docs
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: iceoryx2

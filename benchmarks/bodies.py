@@ -27,6 +27,7 @@ from benchmarks.output import (
     attempt,
     command_line,
     console_for_tables,
+    markdown_table,
     numbers,
     say,
     write_files,
@@ -212,8 +213,7 @@ def show(report: BodyReport) -> None:
 
 def markdown(report: BodyReport) -> str:
     """The table for the docs."""
-    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *map(cells, report.rows)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = markdown_table(COLUMNS, map(cells, report.rows))
     return "\n\n".join([table, "\n".join(f"* {note}" for note in report.notes())]) + "\n"
 
 

@@ -48,13 +48,13 @@ def broker(folder: Path, workers: int) -> RunningServer:
     bundles = folder / "bundles"
     shutil.copytree(BUNDLE, bundles / BUNDLE_NAME, dirs_exist_ok=True)
     command = [
-        _console_script(), "broker", "--workers", str(workers), "--bundles", str(bundles),
+        console_script(), "broker", "--workers", str(workers), "--bundles", str(bundles),
         "--listen", f"unix://{socket}", "--listen", f"msgpack+unix://{rpc_socket}", "--runtime-dir", str(runtime),
     ]  # fmt: skip
     return RunningServer(broker_name(workers), command, socket, rpc_socket)
 
 
-def _console_script() -> str:
+def console_script() -> str:
     beside = Path(sys.executable).with_name("tykpy")
     found = str(beside) if beside.exists() else shutil.which("tykpy")
     if found is None:

@@ -72,13 +72,12 @@ def run(socket: Path, body: Path, requests: int, streams: int, answer_size: int,
     """
     log = body.with_suffix(".log")
     log.unlink(missing_ok=True)
-    before = _children_cpu_seconds()
-    output = _execute([
-        find(), "-n", str(requests), "-c", str(connections), "-m", str(streams), "-d", str(body), f"--log-file={log}",
+    output, cpu_seconds = execute([
+        "-n", str(requests), "-c", str(connections), "-m", str(streams), "-d", str(body), f"--log-file={log}",
         "-H", "content-type: application/grpc", "-H", "te: trailers",
         "-B", f"unix:{socket}", f"http://localhost{DISPATCH_PATH}",
     ])  # fmt: skip
-    cpu_us = (_children_cpu_seconds() - before) / requests * 1e6
+    cpu_us = cpu_seconds / requests * 1e6
     summary = parse_summary(output)
     check(summary, requests, answer_size)
     # The first request of each stream waits for the connection: it says nothing of the server.
@@ -125,14 +124,17 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(0, int(rank) - 1)]
 
 
-def _execute(command: list[str]) -> str:
+def execute(arguments: list[str]) -> tuple[str, float]:
+    """Run h2load; returns what it printed and the CPU seconds it used. Raises LoadGeneratorError where it fails."""
+    before = _children_cpu_seconds()
+    command = [find(), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise LoadGeneratorError(f"h2load did not end within {TIMEOUT_SECONDS} s") from error
     if done.returncode != 0:
         raise LoadGeneratorError(f"h2load failed: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
+    return done.stdout, _children_cpu_seconds() - before
 
 
 def _children_cpu_seconds() -> float:

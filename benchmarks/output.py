@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -37,6 +37,11 @@ def numbers(text: str) -> tuple[int, ...]:
 def command_line(module: str) -> str:
     """How this run was started, to be repeated."""
     return " ".join([f"python -m {module}", *sys.argv[1:]])
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of these cells."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (columns, ("---",) * len(columns), *rows))
 
 
 def add_file_flags(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from benchmarks.contenders import EMBEDDED, SYNC
 from benchmarks.h2load import Load
 from benchmarks.measure import Cost
+from benchmarks.output import markdown_table
 from benchmarks.servers.embedded import EmbeddedResult
 
 PACKAGES: Final = ("grpcio", "protobuf", "msgpack", "uvloop", "hpack")
@@ -153,10 +154,7 @@ class Report:
 
 def markdown(report: Report) -> str:
     """The report for the docs."""
-    parts = []
-    for columns, rows in report.tables():
-        lines = [columns, tuple("---" for _ in columns), *rows]
-        parts.append("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
+    parts = [markdown_table(columns, rows) for columns, rows in report.tables()]
     parts.append("\n".join(f"* {note}" for note in report.notes()))
     return "\n\n".join(parts) + "\n"
 

@@ -1,8 +1,9 @@
-"""Starts the servers of the benchmark, asks them whether they answer rightly, and ends them again."""
+"""Starts the programs of a benchmark, waits until they answer rightly, and ends them again."""
 
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -29,17 +30,15 @@ _CHANNEL_OPTIONS: Final = [
 ]
 
 
-class RunningServer:
-    """One server: started on entering, answering rightly from then on, ended on leaving."""
+class RunningProgram:
+    """A program and its children: started on entering, right from then on, ended on leaving."""
 
-    def __init__(self, name: str, command: list[str], socket: Path, rpc_socket: Path | None = None) -> None:
+    def __init__(self, name: str, command: list[str], log: Path, check: Callable[[], None]) -> None:
+        """`log` gets what it prints; `check` raises ServerError until the program is ready."""
         self.name = name
-        self.socket = socket
-        """Where it listens for gRPC."""
-        self.rpc_socket = rpc_socket
-        """Where it listens for MessagePack-RPC, if it does."""
         self._command = command
-        self._log = socket.with_suffix(".out")
+        self._log = log
+        self._check = check
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as output:
@@ -60,43 +59,27 @@ class RunningServer:
 
     @property
     def pids(self) -> list[int]:
-        """Its processes, the one that listens first."""
+        """Its processes, the one that was started first."""
         return family(self._process.pid)
 
-    def check(self, item: Object | None = None) -> None:
-        """Make one real gRPC call, with the typical object or this one.
-
-        Raises ServerError unless the answer is right.
-        """
-        item = item or typical_post()
-        try:
-            answer = self._call(item)
-        except grpc.RpcError as error:
-            raise ServerError(f"{self.name}: {error.details()}\n{self._tail()}") from error
-        if answer != expected_answer(item):
-            raise ServerError(f"{self.name} answered wrongly:\n{str(answer)[:LOG_TAIL]}")
+    @property
+    def output(self) -> str:
+        """The end of what it printed."""
+        return self._log.read_bytes()[-LOG_TAIL:].decode(errors="replace")
 
     def _wait_until_right(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while True:
             if self._process.poll() is not None:
-                raise ServerError(f"{self.name} ended with {self._process.returncode}\n{self._tail()}")
+                raise ServerError(f"{self.name} ended with {self._process.returncode}\n{self.output}")
             try:
-                self.check()
+                self._check()
             except ServerError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(RETRY_SECONDS)
             else:
                 return
-
-    def _call(self, item: Object) -> Object:
-        with grpc.insecure_channel(f"unix:{self.socket}", options=_CHANNEL_OPTIONS) as channel:
-            call = channel.unary_unary(
-                DISPATCH_PATH, request_serializer=Object.SerializeToString, response_deserializer=Object.FromString
-            )
-            answer: Object = call(item, timeout=CALL_SECONDS)
-            return answer
 
     def _stop(self) -> None:
         pids = self.pids if self._process.poll() is None else []
@@ -112,5 +95,49 @@ class RunningServer:
             print(f"{self.name}: process {child.pid} outlived it and is killed", file=sys.stderr)
             child.kill()
 
-    def _tail(self) -> str:
-        return self._log.read_bytes()[-LOG_TAIL:].decode(errors="replace")
+
+class RunningServer:
+    """A gRPC server that runs the benchmark's hook, and proves it before it is measured."""
+
+    def __init__(self, name: str, command: list[str], socket: Path, rpc_socket: Path | None = None) -> None:
+        self.name = name
+        self.socket = socket
+        """Where it listens for gRPC."""
+        self.rpc_socket = rpc_socket
+        """Where it listens for MessagePack-RPC, if it does."""
+        self._program = RunningProgram(name, command, socket.with_suffix(".out"), self.check)
+
+    def __enter__(self) -> Self:
+        self._program.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._program.__exit__(kind, error, trace)
+
+    @property
+    def pids(self) -> list[int]:
+        """Its processes, the one that listens first."""
+        return self._program.pids
+
+    def check(self, item: Object | None = None) -> None:
+        """Make one real gRPC call, with the typical object or this one.
+
+        Raises ServerError unless the answer is right.
+        """
+        item = item or typical_post()
+        try:
+            answer = self._call(item)
+        except grpc.RpcError as error:
+            raise ServerError(f"{self.name}: {error.details()}\n{self._program.output}") from error
+        if answer != expected_answer(item):
+            raise ServerError(f"{self.name} answered wrongly:\n{str(answer)[:LOG_TAIL]}")
+
+    def _call(self, item: Object) -> Object:
+        with grpc.insecure_channel(f"unix:{self.socket}", options=_CHANNEL_OPTIONS) as channel:
+            call = channel.unary_unary(
+                DISPATCH_PATH, request_serializer=Object.SerializeToString, response_deserializer=Object.FromString
+            )
+            answer: Object = call(item, timeout=CALL_SECONDS)
+            return answer

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from benchmarks.bars.bar import Outcome
 from benchmarks.bars.rounds import Pace
+from benchmarks.output import markdown_table
 from benchmarks.results import doubts
 
 COLUMNS: Final = ("bar", "", "promised", "measured (rounds)", "met", "figures")
@@ -41,8 +42,7 @@ class BarsReport:
             )
             for outcome in self.outcomes
         ]  # fmt: skip
-        lines = ["| " + " | ".join(cells) + " |" for cells in (COLUMNS, ("---",) * len(COLUMNS), *rows)]
-        return "\n".join(lines) + "\n\n" + "\n".join(f"* {note}" for note in self.notes()) + "\n"
+        return markdown_table(COLUMNS, rows) + "\n\n" + "\n".join(f"* {note}" for note in self.notes()) + "\n"
 
     def notes(self) -> list[str]:
         """What belongs under the table."""

@@ -16,6 +16,7 @@ from benchmarks.bars.many import has_header
 from benchmarks.bars.rounds import Case, Pace, Reading, Readings, cpu_us, interleave, rate
 from benchmarks.capacity.formula import US_PER_SECOND, Bound, Calibration, Costs, Setting, capacity
 from benchmarks.objects import typical_post
+from benchmarks.output import markdown_table
 from commands.bench.measure import MachineTime, machine_time
 from commands.bench.results import usable_cpus
 from commands.bench.serving import OwnBroker
@@ -186,13 +187,12 @@ def compared(wanted: Sequence[Trial], found: Readings, cores: Mapping[str, Seque
 
 def markdown(confirmation: Confirmation, notes: Iterable[str]) -> str:
     """The table, with the costs that the predictions are made of below it."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *(row.cells() for row in confirmation.rows)]
     calibration = confirmation.calibration
     told = (
         f"Calibration, the first row's broker and hook: with {TOGETHER_STREAMS} calls at once "
         f"{_costs_text(calibration.together)}; with one {_costs_text(calibration.alone)}."
     )
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    table = markdown_table(COLUMNS, (row.cells() for row in confirmation.rows))
     return table + "\n\n" + "\n".join(f"* {note}" for note in (told, *notes)) + "\n"
 
 

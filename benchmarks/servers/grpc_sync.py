@@ -1,6 +1,7 @@
 """`python -m benchmarks.servers.grpc_sync ADDRESS`: a grpcio server as most hand-written Tyk plugins are."""
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -18,7 +19,7 @@ def dispatch(request: Object, context: grpc.ServicerContext) -> Object:
     return add_header(request)
 
 
-def serve(address: str) -> None:
+def serve(address: str, dispatch: Callable[[Object, grpc.ServicerContext], Object]) -> None:
     """Serve until the process is ended."""
     server = grpc.server(ThreadPoolExecutor(THREADS), options=OPTIONS)
     server.add_generic_rpc_handlers((service(dispatch),))
@@ -28,4 +29,4 @@ def serve(address: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], dispatch)

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 110
 
+needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="Go is not on PATH")
 needs_h2load = pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load is not on PATH (nghttp2-client)")
 
 
@@ -65,7 +66,27 @@ def test_bodies_are_measured_and_their_answers_checked(tmp_path: Path) -> None:
     assert "| 1 MiB | tykpy, 1 worker |" in (tmp_path / "markdown").read_text()
 
 
-@pytest.mark.parametrize("benchmark", [["compare", "--quick"], ["bodies"]], ids=" ".join)
+@needs_h2load
+@needs_go
+def test_a_gateway_is_measured_with_and_without_plugins(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "benchmarks.gateway", "--quick", "--clients", "2", "--columns", "header",
+        "--json", str(tmp_path / "json"), "--markdown", str(tmp_path / "markdown"),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "outlived" not in done.stderr
+    assert "left out" not in done.stderr
+    cells = json.loads((tmp_path / "json").read_text())["cells"]
+    assert [cell["server"] for cell in cells] == ["none", "floor", "grpcio", "tykpy"]
+    assert [cell["errors"] for cell in cells] == [0, 0, 0, 0]
+    assert [cell["front_us"] > 0 for cell in cells] == [False, True, True, True]
+    assert [cell["workers_us"] > 0 for cell in cells] == [False, False, False, True]
+    assert all(min(cell["rate"], cell["gateway_us"], cell["upstream_us"], cell["load_us"]) > 0 for cell in cells)
+    assert "| 2 clients, requests/s | header edit |" in (tmp_path / "markdown").read_text()
+
+
+@pytest.mark.parametrize("benchmark", [["compare", "--quick"], ["bodies"], ["gateway"]], ids=" ".join)
 def test_a_missing_h2load_is_one_clear_line(tmp_path: Path, benchmark: list[str]) -> None:
     module, *flags = benchmark
     done = subprocess.run(

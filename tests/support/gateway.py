@@ -145,6 +145,12 @@ class RunningGateway:
         """Everything it logged so far."""
         return self._log_path.read_text(errors="replace")
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def add_api(self, definition: dict[str, Any]) -> Api:
         """Have it load an API, as after Tyk's hot reload."""
         connection = http.client.HTTPConnection(self.control, timeout=PATIENCE)

@@ -25,6 +25,7 @@ type Config struct {
 	APIs           []*API            `json:"apis"`
 	Responses      map[string]Canned `json:"responses"` // of the upstream, by path
 	NoTracing      bool              `json:"no_tracing"`
+	NoLog          bool              `json:"no_log"` // calls are not remembered: for millions of them
 	ProbeUnknown   bool              `json:"probe_unknown_fields"`
 	MaxBodySize    int64             `json:"max_request_body_size"`
 }

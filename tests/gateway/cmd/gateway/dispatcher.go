@@ -75,7 +75,9 @@ func (g *Gateway) dispatch(ctx context.Context, object *coprocess.Object) (*copr
 	if g.config.ProbeUnknown {
 		probe = addUnknownFields(object)
 	}
-	g.dispatches.add(object)
+	if !g.config.NoLog {
+		g.dispatches.add(object)
+	}
 	returned, err := g.client.Dispatch(ctx, object)
 	if err == nil && probe != nil {
 		err = probe.check(returned)

@@ -14,6 +14,9 @@ import (
 	"tykpy.test/gateway/internal/coprocess"
 )
 
+// idleConnections are kept to each upstream, as by Tyk's max_idle_connections_per_host.
+const idleConnections = 500
+
 // Gateway is the HTTP handler that clients see.
 type Gateway struct {
 	config     *Config
@@ -36,7 +39,7 @@ func newGateway(config *Config) (*Gateway, error) {
 	}
 	gateway := &Gateway{
 		config: config, conn: conn, client: coprocess.NewDispatcherClient(conn), keys: openKeyStore(config.Redis),
-		transport: &http.Transport{DisableCompression: true},
+		transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: idleConnections},
 	}
 	for _, api := range config.APIs {
 		if err := gateway.add(api); err != nil {

@@ -1,0 +1,16 @@
+"""The Go programs of tests/gateway, for a benchmark."""
+
+import shutil
+
+from benchmarks.errors import ServerError
+from tests.support import go_gateway
+
+
+def go_program(name: str) -> str:
+    """Return the path of a program, built now if its sources changed; raises ServerError where there is no Go."""
+    if shutil.which("go") is None:
+        raise ServerError("Go is not on PATH, which builds the gateway; on Debian or Ubuntu: apt-get install golang")
+    try:
+        return go_gateway.go_program(name)
+    except AssertionError as error:
+        raise ServerError(f"{name} could not be built: {error}") from error
