@@ -2,6 +2,9 @@
 
 A request frame says what to run, an answer frame what came of it, an error frame why nothing did. Strings and
 binary stay apart on the way (msgpack `str` and `bin`), integers and doubles keep their type.
+
+The meta of a request is its gRPC metadata, as an HPACK header block that uses no table, or nil: no worker decodes what
+its hook does not ask for.
 """
 
 from collections.abc import Mapping
@@ -16,6 +19,8 @@ SPLIT_ABOVE: Final = 16 * 1024
 """Bytes of a body from which on it is not copied into its frame, but travels beside it."""
 
 
+MAX_METADATA: Final = 16 * 1024
+"""Bytes of a request's meta. gRPC's own default for all of a call's headers is 8 KiB."""
 MAX_ERROR: Final = 4096
 MAX_META: Final = 1024
 """Characters of an error's message, and of each name in its `meta`."""

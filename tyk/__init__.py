@@ -1,1 +1,5 @@
-"""What plugin authors import: decorators, the request, sessions, events, and the gateway's services."""
+"""What plugin authors import: decorators, the request, sessions, events, the running call, the gateway's services."""
+
+from tyk.call import Call, current
+
+__all__ = ["Call", "current"]

@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 
 from ipc.bodies import LentBody
 from ipc.frame import Kind, Packed, Status, pack_frame, unpack_frame
+from tyk.call import METADATA
 from tyk.errors import EventPayloadError
 from tyk.event import TRIGGERED_KEY, TykEvent
 from tyk.proto.coprocess_common_pb2 import HookType
@@ -55,9 +56,11 @@ class Dispatcher:
         one that could not be loaded.
         """
         try:
-            kind, _, body = unpack_frame(payload)
+            kind, metadata, body = unpack_frame(payload)
         except ValueError as error:
             raise WorkerError(Status.INVALID, str(error)) from error
+        if metadata is not None or METADATA.get() is not None:
+            METADATA.set(metadata)
         if lent is not None:
             unread = _unread(lent) if kind == _OBJECT else None
             if unread is not None:

@@ -28,7 +28,7 @@ class GatewayCall(Dispatch):
     __slots__ = ("_sender", "_stream")
 
     def __init__(self, kind: int, body: Body, timeout_ns: int | None, sender: Sender, stream: Stream) -> None:
-        super().__init__(kind, body, timeout_ns)
+        super().__init__(kind, body, timeout_ns, stream.metadata)
         self._sender = sender
         self._stream = stream
 

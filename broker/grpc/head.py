@@ -11,11 +11,13 @@ from broker.grpc.wire import (
     IDENTITY,
     GrpcCallError,
     GrpcCode,
+    pack_field,
     parse_timeout,
 )
-from broker.http2.headers import RequestHead
+from broker.http2.headers import STABLE, RequestHead
 from broker.http2.limits import Limits
 from broker.http2.validate import Header
+from ipc.frame import MAX_METADATA
 
 if TYPE_CHECKING:
     from broker.grpc.local_call import LocalCall, LocalHandler
@@ -24,6 +26,7 @@ _CONTENT_TYPES: Final = frozenset((b"application/grpc", b"application/grpc+proto
 _TIMEOUT: Final = b"grpc-timeout"
 _NOT_ALONE: Final = frozenset((b"content-type", b"grpc-encoding"))
 """Fields that change what a head means in more than its timeout."""
+_NO_METADATA: Final = STABLE | {_TIMEOUT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,14 @@ class GrpcHeadReader:
             elif name in _NOT_ALONE:
                 return None
         return head if timeout is None or head.refusal is not None else head.with_timeout(timeout)
+
+    def pack_metadata(self, headers: list[Header]) -> bytes | None:
+        """Encode the call's metadata; a field that would be too much is left out."""
+        packed = b""
+        for name, value in headers:
+            field = b"" if name in _NO_METADATA else pack_field(name, value)
+            packed += field if len(packed) + len(field) <= MAX_METADATA else b""
+        return packed or None
 
 
 class RefusingHeadReader(GrpcHeadReader):

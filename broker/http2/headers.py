@@ -2,7 +2,7 @@
 
 Once the peer's table has size 0, a block is a pure function of its bytes. So the leading fields that a client repeats
 in all calls of a method are one dictionary look-up. Of what follows, `grpc-timeout` is read, and what means nothing to
-the application (`traceparent`) is stepped over.
+the application (`traceparent`) is stepped over: it is the call's metadata, handed on undecoded.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from broker.http2.validate import (
     list_size,
     takes_any_value,
 )
+from ipc.frame import MAX_METADATA
 
 MAX_CACHED_BLOCK: Final = 1 * KIB
 MAX_CACHED_HEADS: Final = 256
@@ -86,6 +87,9 @@ class HeadReader(Protocol):
         None: they cannot be taken alone, read the whole list.
         """
 
+    def pack_metadata(self, headers: list[Header]) -> bytes | None:
+        """Encode the fields of a list that are the call's metadata, up to MAX_METADATA bytes; None: there are none."""
+
 
 class HeadCache:
     """Heads by the bytes of their blocks, for all connections of a server; only for tables of size 0."""
@@ -100,21 +104,27 @@ class HeadCache:
         self._unread: set[bytes] = set()
         """Names, as they are coded, of fields that mean nothing to the application."""
 
-    def find(self, block: bytes) -> RequestHead | None:
-        """The head of a block whose leading fields are known, and what follows them is as it should be."""
+    def find(self, block: bytes) -> tuple[RequestHead, bytes | None] | None:
+        """Return the head of a block whose leading fields are known, and the metadata behind them.
+
+        None where what follows the leading fields is not as it should be, or too much.
+        """
         for length in self._prefixes:
             head = self._heads.get(block[:length])
             if head is not None:
                 return self._refine(head, block, length)
         return None
 
-    def _refine(self, head: RequestHead, block: bytes, at: int) -> RequestHead | None:
+    def _refine(self, head: RequestHead, block: bytes, at: int) -> tuple[RequestHead, bytes | None] | None:
         headers = []
         size = head.size
         end = len(block)
+        metadata = block[at:] if end - at <= MAX_METADATA else None
+        has_metadata = False
         while at < end:
             start, at = at, step_over(block, at, self._unread)
             if at:
+                has_metadata = True
                 size += (at - start) * CODED_FACTOR + FIELD_OVERHEAD
                 continue
             try:
@@ -128,10 +138,12 @@ class HeadCache:
             if name in self.reader.read_names:
                 headers.append((name, value))
             else:
+                has_metadata = True
                 self._remember_unread(name, coded_name(block, start))
-        if size > self._max_list:
+        if size > self._max_list or (has_metadata and metadata is None):
             return None
-        return self.reader.refine_head(head, headers) if headers else head
+        refined = self.reader.refine_head(head, headers) if headers else head
+        return None if refined is None else (refined, metadata if has_metadata else None)
 
     def _remember_unread(self, name: bytes, coded: bytes) -> None:
         if coded and takes_any_value(name):
@@ -184,7 +196,7 @@ def _nothing() -> None:
 class HeaderDecoder:
     """One connection's HPACK state, and the way from a block to a head."""
 
-    __slots__ = ("_blocks", "_cache", "_forbid_table", "_known", "_max_decoded", "_table", "pure")
+    __slots__ = ("_blocks", "_cache", "_forbid_table", "_known", "_max_decoded", "_table", "metadata", "pure")
 
     def __init__(self, cache: HeadCache, limits: Limits, forbid_table: Callable[[], None]) -> None:
         """`forbid_table` is called to tell a peer that goes on sending blocks that they may use no table."""
@@ -194,6 +206,8 @@ class HeaderDecoder:
         self._forbid_table = forbid_table
         self._table = DynamicTable()
         self._blocks = 0
+        self.metadata: bytes | None = None
+        """Of the last request: a block of header fields that uses no table; those of gRPC may be among them."""
         self.pure = False
         """The peer's table has size 0 for good: blocks mean what their bytes say."""
 
@@ -217,13 +231,19 @@ class HeaderDecoder:
 
         Raises PeerError where it is not HPACK or much too large, MalformedError where it breaks HTTP's rules.
         """
+        self.metadata = None
         if self.pure:
-            head = self._known(block) or self._cache.find(block)
+            head = self._known(block)
             if head is not None:
+                return head
+            found = self._cache.find(block)
+            if found is not None:
+                head, self.metadata = found
                 return head
         pure = self.pure and not is_size_update(block)
         headers = self._decode(block)
         head = make_head(self._cache.reader, headers)
+        self.metadata = self._cache.reader.pack_metadata(headers)
         if pure:
             self._cache.learn(block)
         return head

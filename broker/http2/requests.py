@@ -87,6 +87,7 @@ class RequestReader(FrameReader):
             self._fail_stream(StreamError(stream_id, ErrorCode.REFUSED_STREAM, "no more streams"))
             return
         stream = Stream(stream_id, head, self._stream_window, self.sender.initial_window)
+        stream.metadata = self._headers.metadata
         self.streams[stream_id] = stream
         if flags & END_STREAM or head.answer_at_once:
             self._open(stream, head, flags & END_STREAM)

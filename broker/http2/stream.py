@@ -18,6 +18,7 @@ class Stream:
         "closing",
         "head",
         "id",
+        "metadata",
         "pending",
         "receive_window",
         "received",
@@ -30,6 +31,8 @@ class Stream:
     def __init__(self, stream_id: int, head: RequestHead, receive_window: int, send_window: int) -> None:
         self.id = stream_id
         self.head: Any = head
+        self.metadata: bytes | None = None
+        """See `HeaderDecoder.metadata`."""
         self.receive_window = receive_window
         self.send_window = send_window
         self.received = 0

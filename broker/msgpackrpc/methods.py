@@ -1,23 +1,31 @@
 """The public methods of the MessagePack-RPC listener: the mirror of the gRPC service, on the same router.
 
 `dispatch(object[, options])` and `dispatch_event(event[, options])` take maps with the field names of the protobuf
-messages; `options` may hold `{"timeout": seconds}`. The maps' bytes go to a worker as they came, and the worker's
-come back as they are: a `Dispatch` of kind OBJECT_MAP or EVENT_MAP has encoded MessagePack as its body, both ways.
+messages; `options` may hold `timeout`, in seconds, and `metadata`, as gRPC has it. The maps' bytes go to a worker as
+they came, and the worker's come back as they are: a `Dispatch` of kind OBJECT_MAP or EVENT_MAP has encoded MessagePack
+as its body, both ways.
 """
 
+import re
+from base64 import b64encode
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
 from broker.errors import DispatchError
+from broker.grpc.wire import pack_fields
 from broker.msgpackrpc.server import Handler, RawMethod, Reply
 from broker.msgpackrpc.wire import EMPTY_MAP, Message, check_decodable, is_map, is_one_value, split_first
 from broker.routing.dispatch import Dispatch, Dispatcher
-from ipc.frame import Kind, Status
+from ipc.frame import MAX_METADATA, Kind, Status
 
 NS_PER_SECOND: Final = 1_000_000_000
 MAX_TIMEOUT_SECONDS: Final = 86_400
+_METADATA_NAME: Final = re.compile("[0-9a-z_.-]+")
+_METADATA_TEXT: Final = (
+    "metadata is a map: names of 0-9 a-z _ . -, values are strings, or binary where the name ends in -bin"
+)
 
 
 class RpcDispatch(Dispatch):
@@ -32,8 +40,9 @@ class RpcDispatch(Dispatch):
         timeout_ns: int | None,
         reply: Reply,
         dispatcher: Dispatcher,
+        metadata: bytes | None = None,
     ) -> None:
-        super().__init__(kind, body, timeout_ns)
+        super().__init__(kind, body, timeout_ns, metadata)
         self._reply = reply
         self._dispatcher = dispatcher
 
@@ -69,34 +78,65 @@ def _entry(dispatcher: Dispatcher, kind: Kind, what: str) -> Callable[[Message, 
     expected = f"takes one map, the {what}, and optionally a map of options"
 
     def call(message: Message, reply: Reply) -> None:
-        body, timeout_ns = message.params, None
+        body, options = message.params, _Options()
         if message.arity == 2:
-            body, options = split_first(message.params)
-            timeout_ns = _timeout_ns(options)
+            body, packed = split_first(message.params)
+            options = _read_options(packed)
         elif message.arity != 1:
             raise DispatchError(Status.INVALID, f"{expected}; this call has {message.arity} params")
         if not is_map(body):
             raise DispatchError(Status.INVALID, f"{expected}; the {what} is not a map")
-        dispatch = RpcDispatch(kind, body, timeout_ns, reply, dispatcher)
+        dispatch = RpcDispatch(kind, body, options.timeout_ns, reply, dispatcher, options.metadata)
         reply.owner = dispatch
         dispatcher.dispatch(dispatch)
 
     return call
 
 
-def _timeout_ns(packed: bytes) -> int | None:
+class _Options(NamedTuple):
+    timeout_ns: int | None = None
+    metadata: bytes | None = None
+    """As a header block."""
+
+
+def _read_options(packed: bytes) -> _Options:
     try:
         check_decodable(packed)
         options = msgpack.unpackb(packed, strict_map_key=False)
     except (TypeError, ValueError, msgpack.UnpackException) as error:
         raise DispatchError(Status.INVALID, f"the options cannot be decoded: {error}") from error
     if options is None:
-        return None
-    if not isinstance(options, dict) or options.keys() - {"timeout"}:
-        raise DispatchError(Status.INVALID, 'options are a map, and "timeout" is the only one')
-    seconds = options.get("timeout")
+        return _Options()
+    if not isinstance(options, dict) or options.keys() - {"timeout", "metadata"}:
+        raise DispatchError(Status.INVALID, 'options are a map of "timeout" and "metadata"')
+    return _Options(_timeout_ns(options.get("timeout")), _pack_metadata(options.get("metadata")))
+
+
+def _timeout_ns(seconds: Any) -> int | None:
     if seconds is None:
         return None
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_TIMEOUT_SECONDS:
         raise DispatchError(Status.INVALID, f"timeout is a number of seconds up to {MAX_TIMEOUT_SECONDS}")
     return max(1, int(seconds * NS_PER_SECOND))
+
+
+def _pack_metadata(metadata: Any) -> bytes | None:
+    if metadata is None:
+        return None
+    if not isinstance(metadata, dict) or not all(_is_metadata(name, value) for name, value in metadata.items()):
+        raise DispatchError(Status.INVALID, _METADATA_TEXT)
+    fields = ((name.encode(), _wire_value(value)) for name, value in metadata.items())
+    packed = pack_fields(*fields)
+    if len(packed) > MAX_METADATA:
+        text = f"metadata of {len(packed)} bytes is larger than the limit of {MAX_METADATA} bytes"
+        raise DispatchError(Status.TOO_LARGE, text)
+    return packed or None
+
+
+def _is_metadata(name: Any, value: Any) -> bool:
+    is_name = isinstance(name, str) and _METADATA_NAME.fullmatch(name) is not None
+    return is_name and isinstance(value, bytes if name.endswith("-bin") else str)
+
+
+def _wire_value(value: str | bytes) -> bytes:
+    return value.encode("utf-8", "replace") if isinstance(value, str) else b64encode(value)

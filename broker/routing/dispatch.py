@@ -27,6 +27,7 @@ class Dispatch(ABC):
         "kind",
         "limit_ns",
         "link",
+        "metadata",
         "name",
         "retried",
         "seq",
@@ -36,11 +37,13 @@ class Dispatch(ABC):
         "waiting",
     )
 
-    def __init__(self, kind: int, body: Body, timeout_ns: int | None = None) -> None:
+    def __init__(self, kind: int, body: Body, timeout_ns: int | None = None, metadata: bytes | None = None) -> None:
         self.kind = kind
         """An `ipc.frame.Kind`: what `body` is."""
         self.body = body
         """The encoded message: protobuf, or a msgpack map with the message's field names."""
+        self.metadata = metadata
+        """What the caller says besides, for the hook (see `ipc.frame`); None: nothing."""
         self.deadline_ns = timeout_ns or 0
         """The caller's own time limit in ns (0: none) until the router makes it an absolute CLOCK_MONOTONIC time."""
         self.taken_ns = 0

@@ -104,7 +104,7 @@ class Link:
         assert hook is not None
         body = dispatch.body
         if isinstance(body, bytes) and len(body) <= SPLIT_ABOVE:
-            self.channel.send(seq, pack_frame(dispatch.kind, None, body), dispatch.deadline_ns)
+            self.channel.send(seq, pack_frame(dispatch.kind, dispatch.metadata, body), dispatch.deadline_ns)
         else:
             self._send_big(dispatch, body, seq)
         if not self.in_flight:
@@ -120,9 +120,9 @@ class Link:
     def _send_big(self, dispatch: Dispatch, body: Body, seq: int) -> None:
         stored = body if isinstance(body, StoredBody) else self.channel.bodies.put(body)
         if stored is None:
-            self.channel.send(seq, pack_frame(dispatch.kind, None, body), dispatch.deadline_ns)
+            self.channel.send(seq, pack_frame(dispatch.kind, dispatch.metadata, body), dispatch.deadline_ns)
             return
-        self.channel.send_stored(seq, pack_head(dispatch.kind, None), stored, dispatch.deadline_ns)
+        self.channel.send_stored(seq, pack_head(dispatch.kind, dispatch.metadata), stored, dispatch.deadline_ns)
         dispatch.body = stored
 
     def finish(self, seq: int) -> Dispatch | None:

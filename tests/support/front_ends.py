@@ -2,7 +2,7 @@
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +17,7 @@ from tests.support.broker import PATIENCE, RunningBroker
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from workers.mapping import to_map
 
+Metadata = Mapping[str, str | bytes]
 _SERVICE = "/coprocess.Dispatcher/"
 _CHANNEL_OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
@@ -44,11 +45,11 @@ class Client(ABC):
         self.close()
 
     @abstractmethod
-    def dispatch(self, obj: Object, timeout: float | None = None) -> Object:
+    def dispatch(self, obj: Object, timeout: float | None = None, metadata: Metadata | None = None) -> Object:
         """Dispatch an object; with `timeout` the server is told how many seconds the caller has."""
 
     @abstractmethod
-    def dispatch_event(self, event: Event) -> bool:
+    def dispatch_event(self, event: Event, metadata: Metadata | None = None) -> bool:
         """Dispatch an event; whether the reply was empty."""
 
     @abstractmethod
@@ -124,13 +125,16 @@ class _GrpcConnection(Client):
         )
         self._pool = ThreadPoolExecutor(1)
 
-    def dispatch(self, obj: Object, timeout: float | None = None) -> Object:
-        answer: Object = _grpc_result(self._dispatch.future(obj, timeout=timeout or PATIENCE))
+    def dispatch(self, obj: Object, timeout: float | None = None, metadata: Metadata | None = None) -> Object:
+        pairs = tuple((metadata or {}).items())
+        answer: Object = _grpc_result(self._dispatch.future(obj, timeout=timeout or PATIENCE, metadata=pairs))
         return answer
 
-    def dispatch_event(self, event: Event) -> bool:
+    def dispatch_event(self, event: Event, metadata: Metadata | None = None) -> bool:
         method = self._channel.unary_unary(_SERVICE + "DispatchEvent")
-        return bool(_grpc_result(method.future(event.SerializeToString(), timeout=PATIENCE)) == b"")
+        pairs = tuple((metadata or {}).items())
+        call = method.future(event.SerializeToString(), timeout=PATIENCE, metadata=pairs)
+        return bool(_grpc_result(call) == b"")
 
     def call(self, method: str) -> None:
         _grpc_result(self._channel.unary_unary(_SERVICE + method).future(b"", timeout=PATIENCE))
@@ -164,12 +168,15 @@ class _RpcConnection(Client):
         self._client = _Interruptible(path, PATIENCE)
         self._pool = ThreadPoolExecutor(1)
 
-    def dispatch(self, obj: Object, timeout: float | None = None) -> Object:
-        options = [] if timeout is None else [{"timeout": timeout}]
-        return Object(**_rpc_result(lambda: self._client.call("dispatch", to_map(obj), *options)))
+    def dispatch(self, obj: Object, timeout: float | None = None, metadata: Metadata | None = None) -> Object:
+        given = {"timeout": timeout, "metadata": metadata}
+        options = {name: value for name, value in given.items() if value is not None}
+        params = (to_map(obj), options) if options else (to_map(obj),)
+        return Object(**_rpc_result(lambda: self._client.call("dispatch", *params)))
 
-    def dispatch_event(self, event: Event) -> bool:
-        return bool(_rpc_result(lambda: self._client.call("dispatch_event", to_map(event))) == {})
+    def dispatch_event(self, event: Event, metadata: Metadata | None = None) -> bool:
+        params = (to_map(event),) if metadata is None else (to_map(event), {"metadata": metadata})
+        return bool(_rpc_result(lambda: self._client.call("dispatch_event", *params)) == {})
 
     def call(self, method: str) -> None:
         _rpc_result(lambda: self._client.call(method, {}))

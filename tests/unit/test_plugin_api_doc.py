@@ -36,7 +36,7 @@ def hooks(page: dict[str, Any]) -> dict[str, HookDefinition]:
 
 def test_the_pages_tests_pass(page: dict[str, Any]) -> None:
     tests: dict[str, Callable[[], None]] = {n: v for n, v in page.items() if n.startswith("test_")}
-    assert len(tests) == 3
+    assert len(tests) == 4
     for test in tests.values():
         test()
 

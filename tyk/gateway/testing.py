@@ -4,8 +4,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
+from tyk.call import METADATA, Metadata
 from tyk.gateway.backend import MemoryEvents, TriggeredEvent, install, restore
 from tyk.gateway.memory import MemoryStorage
 
@@ -75,3 +77,13 @@ def fake_gateway() -> Iterator[FakeGateway]:
         yield fake
     finally:
         restore(previous)
+
+
+@contextmanager
+def fake_call(metadata: Metadata) -> Iterator[None]:
+    """Let `tyk.current()` tell of a call with this metadata."""
+    before = METADATA.set(MappingProxyType(dict(metadata)))
+    try:
+        yield
+    finally:
+        METADATA.reset(before)

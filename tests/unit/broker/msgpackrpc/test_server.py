@@ -200,6 +200,9 @@ def test_the_timeout_option(seconds: float | None, expected_ns: int) -> None:
         [OBJECT, {"timeout": 0}], [OBJECT, {"timeout": -1}], [OBJECT, {"timeout": "1"}], [OBJECT, {"timeout": True}],
         [OBJECT, {"timeout": float("nan")}], [OBJECT, {"timeout": float("inf")}],
         [OBJECT, {"timeout": 1, "x" * MAX_DECODED: 1}],
+        [OBJECT, {"metadata": []}], [OBJECT, {"metadata": {"a": 1}}], [OBJECT, {"metadata": {"a": b"1"}}],
+        [OBJECT, {"metadata": {"a-bin": "1"}}], [OBJECT, {"metadata": {"Upper": "1"}}],
+        [OBJECT, {"metadata": {"": ""}}],
     ],
 )  # fmt: skip
 def test_wrong_params_are_that_call_s_error_only(params: list[Any]) -> None:
