@@ -17,8 +17,8 @@ run: $(STAMP)  ## start a broker with the example bundle and show what its hooks
 	$(BIN)/python -m examples.demo
 
 test: $(STAMP) check  ## all checks and tests, on every supported Python found here
-	PYTHON=$(BIN)/python scripts/test-all
-	PYTHONS="$(PYTHONS)" scripts/test-other-pythons
+	PYTHONS="$(PYTHONS)" scripts/test-other-pythons install
+	PYTHON=$(BIN)/python PYTHONS="$(PYTHONS)" scripts/test-all
 
 check: $(STAMP)  ## formatting, lint, types, who imports whom
 	$(BIN)/ruff format --check .
