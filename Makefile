@@ -26,7 +26,7 @@ check: $(STAMP)  ## formatting, lint, types, who imports whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: $(STAMP)  ## the long forms of the tests, and what they measured: an hour and a half; then the fuzzers
+soak: $(STAMP)  ## the long forms of the tests, and what they measured: about half an hour; then the fuzzers
 	$(BIN)/python -m pytest -s -q -m soak --timeout 3600
 	$(MAKE) fuzz
 

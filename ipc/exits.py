@@ -18,6 +18,12 @@ class WorkerExit(IntEnum):
     """What it read on its ring cannot be: something wrote into memory that is not its own."""
     DESCRIPTORS = 79
     """A bundle closed or replaced descriptors that are not its own while it was loaded."""
+    IDENTITY = 80
+    """A bundle gave the process another user, group or root folder while it was loaded."""
+    LIMITS = 81
+    """A bundle lowered the process's limits for good while it was loaded."""
+    AUDIT = 82
+    """A bundle installed an audit hook that refuses what every worker does."""
 
     @property
     def words(self) -> str:
@@ -32,4 +38,7 @@ _WORDS = {
     WorkerExit.CANNOT_START: "cannot start",
     WorkerExit.CHANNEL: "its ring is damaged",
     WorkerExit.DESCRIPTORS: "its descriptors were closed",
+    WorkerExit.IDENTITY: "its user, group or root folder was changed",
+    WorkerExit.LIMITS: "its limits were lowered for good",
+    WorkerExit.AUDIT: "an audit hook refuses to open files or to import modules",
 }

@@ -57,6 +57,8 @@ def main() -> int:
 
 
 def _run(argument: str, life: int) -> int:
+    # What a plugin sends to its own process group must not reach the broker.
+    os.setpgid(0, 0)
     watch = end_with_broker(life)
     os.close(life)
     channel = WorkerChannel.attach(argument)

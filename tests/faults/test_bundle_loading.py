@@ -39,12 +39,27 @@ KILLERS: dict[str, tuple[str, str]] = {
         "    except OSError: pass",
         "its descriptors were closed",
     ),
+    "ends_its_group": (
+        "import os, signal\nsignal.signal(signal.SIGTERM, signal.SIG_DFL)\nos.killpg(0, signal.SIGTERM)",
+        "was ended by SIGTERM",
+    ),
+    "refuses_files": (
+        "import sys\ndef refuse(event, args):\n    if event == 'open': raise RuntimeError\nsys.addaudithook(refuse)",
+        "an audit hook refuses to open files",
+    ),
+    "refuses_all": (
+        "import sys\ndef refuse(event, args): raise SystemExit\nsys.addaudithook(refuse)",
+        "an audit hook refuses to open files",
+    ),
     "changes_and_exits": ("import os\nopen(__file__, 'a').write('#')\nos._exit(6)", "exited with code 6"),
     "waits_in_a_str": (
         "import time\nclass E(Exception):\n    def __str__(self): time.sleep(3600)\nraise E",
         "it was not loaded after 3 s",
     ),
 }
+if os.getuid() == 0:
+    KILLERS["becomes_nobody"] = ("import os\nos.setgid(65534)\nos.setuid(65534)", "its user, group or root folder was")
+    KILLERS["moves_its_root"] = ("import os\nos.chroot('/tmp')", "its user, group or root folder was changed")
 """What a bundle does when it is imported, and what is said of it."""
 RAISERS: dict[str, tuple[str, str]] = {
     "raises": ("raise KeyboardInterrupt('by the plugin')", "KeyboardInterrupt: by the plugin"),
@@ -62,6 +77,7 @@ NUISANCES: dict[str, str] = {
     "lost": "import os, tempfile\nfolder = tempfile.mkdtemp()\nos.chdir(folder)\nos.rmdir(folder)\n",
     "shallow": "import sys, inspect\nsys.setrecursionlimit(len(inspect.stack()) + 15)\n",
     "tidy": "import sys\nsys.path.clear(); sys.meta_path.clear(); sys.path_hooks.clear(); sys.modules.clear()\n",
+    "late": "import signal, faulthandler\nfaulthandler.dump_traceback_later(0.001, exit=True)\nsignal.alarm(1)\n",
     "rude": "import builtins\nbuiltins.len = None\ndel builtins.open\n",
 }
 """What a bundle does that hurts the process, and is undone; some of these cannot be loaded themselves."""

@@ -2,13 +2,17 @@
 
 import builtins
 import os
+import resource
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from ipc.exits import WorkerExit
 from tests.support.bundles import IMPORTS, write_files
+from workers.load_guard import LoadGuard
 from workers.store import BundleStore
 
 SOUND = IMPORTS + "@Pre\ndef {}(request, session, spec):\n    return request, session\n"
@@ -30,6 +34,18 @@ DAMAGE: dict[str, tuple[str, Callable[[], object]]] = {
     "path hooks": ("import sys\nsys.path_hooks.clear()", lambda: len(sys.path_hooks)),
     "builtin replaced": ("import builtins\nbuiltins.print = None", lambda: builtins.print),
     "builtin removed": ("import builtins\ndel builtins.print", lambda: builtins.print),
+    "limits": (
+        "from resource import *\nsetrlimit(RLIMIT_NOFILE, (9, getrlimit(RLIMIT_NOFILE)[1]))",
+        lambda: resource.getrlimit(resource.RLIMIT_NOFILE),
+    ),
+    "timer": (
+        "import signal\nsignal.setitimer(signal.ITIMER_PROF, 100)",
+        lambda: signal.getitimer(signal.ITIMER_PROF),
+    ),
+    "finder that fails": (
+        "import sys\nclass Finder:\n    def find_spec(self, *_): raise SystemExit\nsys.meta_path.insert(0, Finder())",
+        lambda: sys.meta_path[0],
+    ),
     "module removed": ("import sys\ndel sys.modules['tyk.decorators']", lambda: sys.modules.get("tyk.decorators")),
 }
 """What a bundle does, and what shows it."""
@@ -68,3 +84,27 @@ def test_what_a_bundle_adds_for_itself_stays(folder: Path, store: BundleStore) -
     )
     store.load_all()
     assert sys.getrecursionlimit() == limit + 1000
+
+
+def test_a_timer_that_a_bundle_handles_stays(folder: Path, store: BundleStore) -> None:
+    write_files(
+        folder,
+        {"a.py": "import signal\nsignal.signal(signal.SIGPROF, print)\nsignal.setitimer(signal.ITIMER_PROF, 99)\n"},
+    )
+    try:
+        store.load_all()
+        assert signal.getitimer(signal.ITIMER_PROF)[0] > 0
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user who may not raise limits again")
+def test_a_process_whose_limits_are_lowered_for_good_ends() -> None:
+    child = os.fork()
+    if not child:
+        os.setuid(65534)
+        with LoadGuard().around():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == WorkerExit.LIMITS
