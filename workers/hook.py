@@ -42,6 +42,8 @@ class Hook:
     unwatched_calls: int = 1
     """Calls until workers/watch.py looks at one; events are never looked at."""
     looks: int = 0
+    has_left_token: bool = False
+    """An authentication hook left a token in one of the calls that were looked at."""
     silent_until: dict[str, float] = field(default_factory=dict)
     """When a kind of warning may be written again (monotonic seconds), by its name."""
 

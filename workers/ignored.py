@@ -6,6 +6,10 @@ The sentences of `tykpy lint` and of a worker's warnings. Sources: Tyk's gateway
 from dataclasses import dataclass
 from typing import Final
 
+MIN_CODE: Final = 100
+MAX_CODE: Final = 999
+"""The status codes that Go's net/http writes are between these."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
@@ -45,6 +49,26 @@ URL_QUERY: Final = Ignored(
     "the gateway keeps the query that came, whatever query is in request.object.url",
     "write request.add_param(name, value) or request.delete_param(name)",
 )
+REWRITTEN_PARAMS: Final = Ignored(
+    "rewritten-params",
+    "after a URL rewrite of the API the gateway ignores add_param and delete_param",
+    "write the query into request.object.url",
+)
+REWRITTEN_PATH: Final = Ignored(
+    "rewritten-path",
+    "after a URL rewrite of the API to another host the gateway answers 500 for a path alone",
+    "write a whole URL with scheme and host, as the one that came",
+)
+HOST: Final = Ignored(
+    "host",
+    "the gateway ignores a Host header that a hook sets",
+    "set the API's target, or preserve_host_header in its definition",
+)
+OVERRIDE_CODE: Final = Ignored(
+    "override-code",
+    "the gateway drops the connection for a response_code below 100 or above 999",
+    "write return_overrides.response_code = 200, or whatever it should be",
+)
 URL_EMPTY: Final = Ignored(
     "url-empty",
     "the gateway answers 500 where request.object.url is empty or cannot be parsed",
@@ -57,7 +81,7 @@ SESSION: Final = Ignored(
 )
 NO_TOKEN: Final = Ignored(
     "no-token",
-    "the gateway answers 403 where an authentication leaves no token",
+    "the gateway answers 403 where an authentication leaves no token, and this hook never leaves one",
     'write metadata["token"] = key (with three arguments: session.metadata["token"] = key)',
 )
 RESPONSE_BODY: Final = Ignored(

@@ -6,6 +6,7 @@ two looks a call costs a subtraction. Each kind is told once per hook, worker an
 
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from telemetry.log import Log
@@ -15,7 +16,7 @@ from tyk.proto.coprocess_object_pb2 import Object
 from tyk.proto.coprocess_response_object_pb2 import ResponseObject
 from tyk.request import canonical_header
 from workers import ignored
-from workers.ignored import Ignored
+from workers.ignored import MAX_CODE, MIN_CODE, Ignored
 from workers.shapes import complete
 from workers.urls import is_request_uri, parse_query, split_query
 
@@ -45,7 +46,7 @@ def begin(hook: "Hook", subject: Object) -> Object:
 
 def end(hook: "Hook", before: Object, after: Object, clock: Callable[[], float] = time.monotonic) -> None:
     """Warn of every change that the gateway will ignore, unless that was done a short while ago."""
-    for found in changes_ignored(before, after):
+    for found in chain(changes_ignored(before, after), _token_never_left(hook, after)):
         now = clock()
         if now < hook.silent_until.get(found.kind, now):
             continue
@@ -61,18 +62,26 @@ def changes_ignored(before: Object, after: Object) -> Iterator[Ignored]:
         yield from _in_response(before.response, after.response)
     else:
         yield from _in_request(before.request, after.request)
-    if after.hook_type == _AUTH:
-        if after.request.return_overrides.response_code <= 0 and not after.session.metadata.get("token"):
-            yield ignored.NO_TOKEN
-    elif after.session != before.session:
+    if after.hook_type != _AUTH and after.session != before.session:
         yield ignored.SESSION
 
 
+def _token_never_left(hook: "Hook", after: Object) -> Iterator[Ignored]:
+    """Warn about an auth hook that left no token in any look: one call without a token may refuse a wrong key."""
+    if after.hook_type != _AUTH or hook.has_left_token:
+        return
+    hook.has_left_token = bool(after.session.metadata.get("token"))
+    decides = hook.has_left_token or after.request.return_overrides.response_code > 0
+    if hook.looks >= FIRST_CALLS and not decides:
+        yield ignored.NO_TOKEN
+
+
 def _in_request(before: MiniRequestObject, after: MiniRequestObject) -> Iterator[Ignored]:
-    if not is_request_uri(after.url):
-        yield ignored.URL_EMPTY
-    elif after.url != before.url and _changes_query(before, after):
-        yield ignored.URL_QUERY
+    yield from _in_url(before, after)
+    if 0 < (code := after.return_overrides.response_code) < MIN_CODE or code > MAX_CODE:
+        yield ignored.OVERRIDE_CODE
+    if any(canonical_header(key) == "Host" for key in after.set_headers):
+        yield ignored.HOST
     if after.body != before.body and after.body.encode() != after.raw_body:
         yield ignored.REQUEST_BODY
     if dict(after.headers) != dict(before.headers) and not _headers_follow(before, after):
@@ -81,6 +90,19 @@ def _in_request(before: MiniRequestObject, after: MiniRequestObject) -> Iterator
         yield ignored.REQUEST_PARAMS
     if after.scheme != before.scheme or after.request_uri != before.request_uri:
         yield ignored.REQUEST_FIXED
+
+
+def _in_url(before: MiniRequestObject, after: MiniRequestObject) -> Iterator[Ignored]:
+    """Yield what is wrong with the URL; an absolute one came because the API rewrites it."""
+    if not is_request_uri(after.url):
+        yield ignored.URL_EMPTY
+    elif before.url[:1] not in ("", "/"):
+        if after.url[:1] == "/":
+            yield ignored.REWRITTEN_PATH
+        if after.add_params or after.delete_params:
+            yield ignored.REWRITTEN_PARAMS
+    elif after.url != before.url and _changes_query(before, after):
+        yield ignored.URL_QUERY
 
 
 def _in_response(before: ResponseObject, after: ResponseObject) -> Iterator[Ignored]:

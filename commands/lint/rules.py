@@ -12,7 +12,7 @@ from commands.lint.returns import return_findings
 from commands.lint.sources import SourceFile, SourceHook, Sources
 from commands.lint.state import classes_kept_by_modules, last_name, shared_state
 from workers import ignored
-from workers.ignored import Ignored
+from workers.ignored import MAX_CODE, MIN_CODE, Ignored
 from workers.manifest import MANIFEST_NAME
 
 _AUTH: Final = "CustomKeyCheck"
@@ -27,6 +27,7 @@ _WITHOUT_EFFECT: Final[dict[Place, Ignored]] = {
     ("request", "object", "request_uri"): ignored.REQUEST_FIXED,
     ("response", "body"): ignored.RESPONSE_BODY,
 }
+_CODE: Final[Place] = ("request", "object", "return_overrides", "response_code")
 _REAL_BODY: Final[dict[Place, Place]] = {
     ("request", "object", "body"): ("request", "object", "raw_body"),
     ("response", "body"): ("response", "raw_body"),
@@ -74,6 +75,8 @@ def _ignored_in(hook: SourceHook, reading: Reading) -> Iterator[tuple[ast.AST, I
         yield from _request_in_a_response_hook(reading)
     else:
         yield from _url(reading)
+        yield from _host(reading)
+        yield from _override_code(reading)
     yield from _without_effect(reading)
     yield from _response(hook, reading)
     yield from _session(hook, reading)
@@ -95,6 +98,23 @@ def _url(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
             yield effect.node, ignored.URL_EMPTY
         elif _writes_query(effect.value):
             yield effect.node, ignored.URL_QUERY
+
+
+def _host(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
+    for effect in reading.effects:
+        name = effect.arguments[0] if effect.how == "add_header" and effect.arguments else None
+        if effect.place == ("request", "object", "set_headers") and effect.key is not None:
+            name = ast.Constant(effect.key)
+        if isinstance(name, ast.Constant) and isinstance(name.value, str) and name.value.lower() == "host":
+            yield effect.node, ignored.HOST
+
+
+def _override_code(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
+    for effect in reading.effects:
+        if effect.place != _CODE or not isinstance(effect.value, ast.Constant):
+            continue
+        if isinstance(code := effect.value.value, int) and (0 < code < MIN_CODE or code > MAX_CODE):
+            yield effect.node, ignored.OVERRIDE_CODE
 
 
 def _writes_query(value: ast.expr) -> bool:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.go_gateway import go_program, grpcurl
 from tests.support.table import Table, running_table
+from tests.support.tyk import BINARY, STYLES
 
 PROGRAMS = ("gateway", "msgpackclient", "bundlecrypto", "tlsclient")
 
@@ -23,9 +24,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             return
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the table twice through a real gateway: with classic API definitions, and with OAS ones."""
+    if BINARY and "table" in metafunc.fixturenames:
+        metafunc.parametrize("table", STYLES, indirect=True, scope="package")
+
+
 @pytest.fixture(scope="package")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
+def table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
     """The running programs."""
     go_program("gateway")
-    with running_table(tmp_path_factory.mktemp("table")) as running:
+    with running_table(tmp_path_factory.mktemp("table"), getattr(request, "param", "classic")) as running:
         yield running

@@ -80,7 +80,7 @@ def test_the_override_code_arrives_as_minus_one(table: Table) -> None:
 def test_url_is_path_and_query_and_request_uri_stays_raw(table: Table) -> None:
     api = table.api("reports", pre=["rewrite", "report_pre"])
     request = api.send("PUT", "/echo/%C3%BC?b=2&a=1").json["request"]
-    assert request["url"] == f"{api.path}/elsewhere/%C3%BC?a=1&b=2"
+    assert request["url"] == f"{api.path}/elsewhere/%C3%BC?b=2&a=1"
     assert request["request_uri"] == f"{api.path}/echo/%C3%BC?b=2&a=1"
     assert (request["method"], request["scheme"]) == ("PUT", "http")
 
@@ -99,9 +99,8 @@ def test_session_is_present_for_later_hooks(table: Table, kind: str) -> None:
     assert report["metadata"] == {"token": f"key-{kind}", "colour": "blue"}
 
 
-@pytest.mark.parametrize("kind", ["post_key_auth", "post", "response"])
-def test_session_is_absent_for_later_hooks_where_there_is_none(table: Table, kind: str) -> None:
-    report = table.api("reports", hooks={kind: [f"report_{kind}"]}).send().json
+def test_session_is_absent_for_later_hooks_where_there_is_none(table: Table) -> None:
+    report = table.api("reports", post=["report_post"]).send().json
     assert (report["session"], report["metadata"]) == ({}, {})
 
 

@@ -11,8 +11,10 @@ from tests.support.table import Table
 
 def overriding(table: Table, kind: str = "pre", definition: dict[str, Any] | None = None) -> Api:
     """An API whose hook of that kind overrides the answer as the request says."""
-    hooks: Any = "override" if kind == "auth_check" else ["override"]
-    return table.api("changes", definition=definition, hooks={kind: hooks})
+    hooks: Any = {"auth_check": "override"} if kind == "auth_check" else {kind: ["override"]}
+    if kind == "post_key_auth":
+        hooks["auth_check"] = "let_in"
+    return table.api("changes", definition=definition, hooks=hooks)
 
 
 def override(api: Api, **overrides: Any) -> Answer:
@@ -128,7 +130,8 @@ def test_a_code_of_zero_or_minus_one_overrides_nothing(table: Table) -> None:
 
 def test_an_error_of_ours_is_error_500(table: Table) -> None:
     for kind in ("pre", "post_key_auth", "post"):
-        answer = table.api("changes", hooks={kind: ["fail"]}).send()
+        access: dict[str, Any] = {"auth_check": "let_in"} if kind == "post_key_auth" else {}
+        answer = table.api("changes", hooks={kind: ["fail"], **access}).send()
         assert (answer.status, answer.json) == (500, {"error": "Middleware error"})
 
 

@@ -28,7 +28,7 @@ ALL_TYPES = {
     "alias": "Jürgen",
     "last_updated": "1700000000",
     "session_lifetime": 3600,
-    "key_id": "an-id",
+    "key_id": "of the hook",
     "post_expiry_action": "retain",
     "post_expiry_grace_period": 5,
 }
@@ -60,7 +60,7 @@ def test_the_returned_session_is_stored_as_the_keys_session(table: Table) -> Non
     headers = [("Authorization", "filled"), ("X-Session", json.dumps(ALL_TYPES).encode().decode("latin-1"))]
     assert api.send(headers=headers).status == 200
     stored = table.session("filled")
-    expected = {STORED_AS.get(name, name): value for name, value in ALL_TYPES.items()}
+    expected = {STORED_AS.get(name, name): value for name, value in ALL_TYPES.items()} | {"key_id": "filled"}
     assert {name: stored[name] for name in expected} == expected
     assert stored["org_id"] == ORG
 

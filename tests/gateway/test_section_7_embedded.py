@@ -51,7 +51,9 @@ def test_every_decorator_works_and_not_only_hook(table: Table, decorator: str) -
         "Hook": "pre",
     }
     hooks: Any = "all_work" if decorator == "CustomKeyCheck" else ["all_work"]
-    assert table.api({"middleware.py": code}, hooks={kinds[decorator]: hooks}).send().upstream.headers["X-Ran"] == ["1"]
+    known = {"use_standard_auth": True, "ignored": "/echo"} if decorator == "PostKeyAuth" else None
+    api = table.api({"middleware.py": code}, hooks={kinds[decorator]: hooks}, definition=known)
+    assert api.send().upstream.headers["X-Ran"] == ["1"]
 
 
 def test_an_unknown_hook_is_an_error_and_never_an_echo(table: Table) -> None:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,8 @@ from tests.support.go_gateway import go_program
 
 Headers = list[tuple[str, str]]
 
+ACCESS: Final = frozenset({"use_keyless", "use_standard_auth", "enable_coprocess_auth"})
+"""What in a definition says how an API knows its clients."""
 ECHO_PATH: Final = "/echo"
 """The upstream answers here, as on every path without a canned response, with what it received."""
 
@@ -128,6 +131,7 @@ class RunningGateway:
         """`folder` is its middleware_path and holds its configuration and log; `config` as in config.go."""
         self.folder = folder
         self.public = self.control = self.upstream = ""
+        self.addresses: dict[str, str] = {}
         self._config_path = folder / "gateway.json"
         self._log_path = folder / "gateway.log"
         responses = {path: canned.describe() for path, canned in config.pop("responses", {}).items()}
@@ -154,6 +158,7 @@ class RunningGateway:
     def add_api(self, definition: dict[str, Any]) -> Api:
         """Have it load an API, as after Tyk's hot reload."""
         connection = http.client.HTTPConnection(self.control, timeout=PATIENCE)
+        definition = with_access(definition)
         try:
             connection.request("POST", "/apis", json.dumps(definition))
             response = connection.getresponse()
@@ -202,8 +207,8 @@ class RunningGateway:
         if not line:
             self.stop()
             raise ValueError(self.log)
-        addresses = json.loads(line)
-        self.public, self.control, self.upstream = (addresses[key] for key in ("public", "control", "upstream"))
+        self.addresses = json.loads(line)
+        self.public, self.control, self.upstream = (self.addresses[key] for key in ("public", "control", "upstream"))
         return self
 
     def stop(self) -> int:
@@ -221,6 +226,17 @@ class RunningGateway:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def with_access(definition: dict[str, Any], hooks: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the definition with what says how clients are known: by an auth hook where there is one, else not at all.
+
+    Whoever says it himself has said it. `hooks` are the manifest's, where they are not in the definition.
+    """
+    if not ACCESS.isdisjoint(definition):
+        return definition
+    named = {**definition.get("custom_middleware", {}), **(hooks or {})}
+    return {**definition, "enable_coprocess_auth" if named.get("auth_check") else "use_keyless": True}
 
 
 class Background:

@@ -7,15 +7,16 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from textwrap import dedent
 from typing import Any, Final, TypeAlias
 
 import redis
 
 from tests.support.broker import RunningBroker
-from tests.support.gateway import Api, Canned, RunningGateway
+from tests.support.gateway import Api, Canned, RunningGateway, with_access
 from tests.support.redis_server import RedisServer, running_redis
+from tests.support.tyk import any_gateway
 
 SOURCES: Final = Path(__file__).parents[1] / "bundles"
 LARGE: Final = 64 * 1024 * 1024
@@ -62,7 +63,8 @@ class Table:
             )
         path = f"/api-{number}/"
         own = {"api_id": f"api-{number}", "org_id": ORG, "listen_path": path, "custom_middleware_bundle": bundle}
-        return (gateway or self.gateway).add_api({**own, **(definition or {})})
+        described = with_access({**own, **(definition or {})}, {**(hooks or {}), **middleware})
+        return (gateway or self.gateway).add_api(described)
 
     @contextmanager
     def redis(self) -> Iterator["redis.Redis"]:
@@ -100,6 +102,8 @@ def write_bundle(path: Path, files: Files, *, checksum: str = "", **middleware: 
         "checksum": checksum or hashlib.md5(b"".join(contents.values())).hexdigest(),
     }
     with zipfile.ZipFile(path, "w") as archive:
+        for folder in sorted({str(parent) for name in contents for parent in PurePosixPath(name).parents[:-1]}):
+            archive.mkdir(folder)
         for name, content in {**contents, "manifest.json": json.dumps(manifest).encode()}.items():
             archive.writestr(name, content)
     return path
@@ -123,15 +127,15 @@ def gateway_settings(keys: RedisServer) -> dict[str, Any]:
 
 
 @contextmanager
-def running_table(folder: Path) -> Iterator[Table]:
-    """Run all three for the time of a `with` block."""
+def running_table(folder: Path, style: str = "classic") -> Iterator[Table]:
+    """Run all three for the time of a `with` block; `style` is that of the API definitions of a real gateway."""
     redis_folder = folder / "redis"
     redis_folder.mkdir()
     with ExitStack() as running:
         keys = running.enter_context(running_redis(redis_folder))
         flags = ("--redis", f"unix://{keys.socket}", "--max-message", str(LARGE), "--log-level", "debug")
         broker = running.enter_context(RunningBroker(folder, *flags, workers=2))
-        gateway = running.enter_context(RunningGateway(folder, broker.address, **gateway_settings(keys)))
+        gateway = running.enter_context(any_gateway(folder, broker.address, style=style, **gateway_settings(keys)))
         yield Table(folder, broker, gateway, keys)
 
 

@@ -92,3 +92,9 @@ def change_session(request, session, metadata, spec):
     session.metadata["colour"] = "red"
     metadata["shape"] = "round"
     return request, session, metadata
+
+
+@CustomKeyCheck
+def let_in(request, session, metadata, spec):
+    metadata["token"] = "let-in"
+    return request, session, metadata

@@ -60,7 +60,9 @@ IGNORED = [
     ("Pre", REQUEST, 'request.object.url = "no slash"', "answers 500"),
     ("Pre", REQUEST, "session.rate = 5.0", "drops this change"),
     ("Post", FULL, 'metadata["a"] = "b"', "drops this change"),
-    ("CustomKeyCheck", FULL, "session.rate = 5.0", "answers 403"),
+    ("Pre", REQUEST, 'request.add_header("host", "a")', "ignores a Host header"),
+    ("Pre", REQUEST, "request.object.return_overrides.response_code = 99", "below 100 or above 999"),
+    ("Pre", REQUEST, "request.object.return_overrides.response_code = 1000", "below 100 or above 999"),
     ("Response", RESPONSE, 'response.body = "x"', "the gateway ignores response.body"),
     ("Response", RESPONSE, "response.status_code = 0", "status 0"),
     ("Response", RESPONSE, 'request.add_header("A", "1")', "does to the request"),
@@ -92,6 +94,9 @@ TAKEN = [
     ("CustomKeyCheck", FULL, ['metadata["token"] = "t"', "session.rate = 5.0"]),
     ("CustomKeyCheck", REQUEST, ['session.metadata["token"] = "t"']),
     ("CustomKeyCheck", FULL, ["request.object.return_overrides.response_code = 401"]),
+    ("CustomKeyCheck", FULL, ["session.rate = 5.0"]),
+    ("Pre", REQUEST, ["request.object.return_overrides.response_code = 100"]),
+    ("Pre", REQUEST, ["request.object.return_overrides.response_code = 999"]),
     ("Response", RESPONSE, ['response.raw_body = b"x"', 'response.body = "x"', 'response.headers.pop("Server")']),
     ("Response", RESPONSE, ['response.multivalue_headers.add(key="A", values=["1", "2"])']),
     ("Response", RESPONSE, ['response.headers["A"] = "1"', 'response.multivalue_headers.add(key="A", values=["1"])']),
@@ -105,6 +110,51 @@ def test_what_the_gateway_takes_is_not_mentioned(
     write_hook(folder, f"@{hook_type}", arguments, *lines)
     serve().run(sent(hook_type))
     assert warnings(caplog) == []
+
+
+REWRITTEN = [
+    ('request.object.url = "/path"', "answers 500 for a path alone"),
+    ('request.add_param("a", "1")', "ignores add_param and delete_param"),
+    ('request.delete_param("a")', "ignores add_param and delete_param"),
+    ('request.object.url = "http://other/path?a=2"', ""),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), REWRITTEN, ids=[row[0] for row in REWRITTEN])
+def test_after_a_url_rewrite_the_whole_url_counts(
+    folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture, line: str, said: str
+) -> None:
+    write_hook(folder, "@Post", REQUEST, line)
+    rewritten = sent("Post")
+    rewritten.request.url = "http://upstream/path?a=1"
+    serve().run(rewritten)
+    assert [said in warning for warning in warnings(caplog)] == ([True] if said else [])
+
+
+def test_an_auth_hook_that_refuses_a_wrong_key_is_not_mentioned(
+    folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_hook(folder, "@CustomKeyCheck", FULL, 'if request.get_header("Right"): metadata["token"] = "t"')
+    served = serve()
+    right = sent("CustomKeyCheck")
+    right.request.headers["Right"] = "1"
+    served.run(right)
+    for _ in range(watch.FIRST_CALLS + watch.LATER_CALLS):
+        served.run(sent("CustomKeyCheck"))
+    assert warnings(caplog) == []
+
+
+def test_an_auth_hook_that_never_leaves_a_token_is_mentioned(
+    folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_hook(folder, "@CustomKeyCheck", FULL, "session.rate = 5.0")
+    served = serve()
+    for _ in range(watch.FIRST_CALLS - 1):
+        served.run(sent("CustomKeyCheck"))
+    assert warnings(caplog) == []
+    served.run(sent("CustomKeyCheck"))
+    (warning,) = warnings(caplog)
+    assert "this hook never leaves one" in warning
 
 
 def test_a_header_only_in_the_lists_is_lost_when_the_map_changes(

@@ -6,14 +6,16 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"reflect"
+	"strconv"
 
 	"tykpy.test/gateway/internal/coprocess"
 )
 
 // applyRequest does to the request what the returned object says: Tyk's ObjectPostProcess. A reply without a request
 // is a nil pointer here, as it is there.
-func applyRequest(r *http.Request, returned *coprocess.Object) error {
-	request := returned.Request
+func (p *passage) applyRequest(returned *coprocess.Object) error {
+	r, request := p.r, returned.Request
 	setBody(r, request.RawBody)
 	for _, key := range request.DeleteHeaders {
 		r.Header.Del(key)
@@ -32,9 +34,19 @@ func applyRequest(r *http.Request, returned *coprocess.Object) error {
 	if err != nil {
 		return err
 	}
-	r.URL = parsed
-	r.URL.RawQuery = query.Encode()
-	r.Method = request.Method
+	if p.rewritten != nil {
+		p.rewritten = parsed // whole, its query with it: the parameters change the request's own URL only
+	} else {
+		r.URL = parsed
+	}
+	if p.transformed != "" {
+		p.transformed = request.Method
+	} else {
+		r.Method = request.Method
+	}
+	if !reflect.DeepEqual(r.URL.Query(), query) {
+		r.URL.RawQuery = query.Encode()
+	}
 	return nil
 }
 
@@ -52,11 +64,12 @@ func applyResponse(response *http.Response, sent, returned *coprocess.ResponseOb
 	}
 	response.Body = io.NopCloser(bytes.NewReader(returned.RawBody))
 	response.ContentLength = int64(len(returned.RawBody))
-	response.Header.Del("Content-Length") // net/http counts again, because the hook may have changed the body
+	response.Header.Set("Content-Length", strconv.Itoa(len(returned.RawBody)))
 	response.StatusCode = int(returned.StatusCode)
 }
 
-// synchronised brings changes of the single-valued headers into the multi-valued ones.
+// synchronised brings changes of the single-valued headers into the multi-valued ones: Tyk's
+// syncHeadersAndMultiValueHeaders.
 func synchronised(headers map[string]string, many []*coprocess.Header) []*coprocess.Header {
 	known := map[string]bool{}
 	var kept []*coprocess.Header
@@ -65,8 +78,8 @@ func synchronised(headers map[string]string, many []*coprocess.Header) []*coproc
 		if !stays {
 			continue
 		}
-		if !known[header.Key] {
-			replaceFirst(header, value)
+		if !known[header.Key] && len(header.Values) > 0 {
+			header.Values[0] = value
 		}
 		known[header.Key] = true
 		kept = append(kept, header)
@@ -77,14 +90,6 @@ func synchronised(headers map[string]string, many []*coprocess.Header) []*coproc
 		}
 	}
 	return kept
-}
-
-func replaceFirst(header *coprocess.Header, value string) {
-	if len(header.Values) == 0 {
-		header.Values = []string{value}
-		return
-	}
-	header.Values[0] = value
 }
 
 func setBody(r *http.Request, body []byte) {

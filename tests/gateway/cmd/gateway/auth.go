@@ -10,18 +10,18 @@ import (
 	"tykpy.test/gateway/internal/coprocess"
 )
 
-// authenticate runs the API's auth hook, or looks the key up itself; an API without either is open.
+// authenticate runs the API's auth hook where the API says so, or looks the key up itself, unless the API is keyless.
 func (p *passage) authenticate() *refusal {
 	hook := p.api.Middleware.AuthCheck
 	var refused *refusal
 	switch {
-	case hook.Name != "" && !hook.Disabled:
+	case p.api.UseKeyless, p.api.Ignored != "" && p.path() == p.api.Ignored:
+		return nil
+	case p.api.EnablePluginAuth && !hook.Disabled:
 		hook.Type = coprocess.HookType_CustomKeyCheck
 		refused = p.authenticateByHook(hook)
-	case p.api.UseStandardAuth:
-		refused = p.authenticateByKey()
 	default:
-		return nil
+		refused = p.authenticateByKey()
 	}
 	if refused != nil {
 		return refused
@@ -30,7 +30,10 @@ func (p *passage) authenticate() *refusal {
 }
 
 func (p *passage) authenticateByHook(hook Hook) *refusal {
-	id := p.extractedID()
+	id, refused := p.extractedID()
+	if refused != nil {
+		return refused
+	}
 	if id != "" {
 		session := p.stored(id)
 		if session != nil && session.IDExtractorDeadline > time.Now().Unix() {
@@ -55,7 +58,7 @@ func (p *passage) authenticateByHook(hook Hook) *refusal {
 
 // takeSession is what becomes of the session that an auth hook returned; the quota goes on as it was.
 func (p *passage) takeSession(session *Session, token string) *refusal {
-	session.OrgID = p.api.OrgID
+	session.OrgID, session.KeyID = p.api.OrgID, p.key
 	if err := session.apply(p.gateway.config.Policies); err != nil {
 		log.Print(err)
 		return p.forbidden(token)
@@ -70,6 +73,9 @@ func (p *passage) takeSession(session *Session, token string) *refusal {
 
 func (p *passage) authenticateByKey() *refusal {
 	p.key = p.r.Header.Get("Authorization")
+	if p.key == "" {
+		return &refusal{http.StatusUnauthorized, "Authorization field missing"}
+	}
 	p.session = p.stored(p.key)
 	if p.session == nil {
 		p.gateway.authFailed(p.r, p.api, p.key)
@@ -88,17 +94,17 @@ func (p *passage) checkKey() *refusal {
 	return nil
 }
 
-// extractedID is the key under which the id extractor finds a session without asking the hook.
-func (p *passage) extractedID() string {
+// extractedID is the key under which the id extractor finds a session without asking the hook; "" without extractor.
+func (p *passage) extractedID() (string, *refusal) {
 	extractor := p.api.Middleware.IDExtractor
-	if extractor.ExtractFrom != "header" || extractor.ExtractWith != "value" {
-		return ""
+	if extractor.Disabled || extractor.ExtractWith == "" {
+		return "", nil
 	}
-	value := p.r.Header.Get(extractor.ExtractorConfig.HeaderName)
-	if value == "" {
-		return ""
+	value, found := extractor.extract(p.r)
+	if !found {
+		return "", &refusal{http.StatusBadRequest, "Authorization field missing"}
 	}
-	return fmt.Sprintf("%s%x", p.api.OrgID, md5.Sum([]byte(value)))
+	return fmt.Sprintf("%s%x", p.api.OrgID, md5.Sum([]byte(value))), nil
 }
 
 func (p *passage) stored(key string) *Session {

@@ -50,9 +50,22 @@ type API struct {
 	ConfigData         map[string]any   `json:"config_data"`
 	ConfigDataDisabled bool             `json:"config_data_disabled"`
 	UseStandardAuth    bool             `json:"use_standard_auth"`
+	UseKeyless         bool             `json:"use_keyless"`
+	EnablePluginAuth   bool             `json:"enable_coprocess_auth"` // without it, the auth hook is not called
+	Ignored            string           `json:"ignored"`               // a path that needs no key
+	Rewrite            Rewrite          `json:"url_rewrite"`
+	MethodTransform    MethodTransform  `json:"method_transform"`
 	EventHandlers      struct {
 		Events map[string][]EventHandler `json:"events"`
 	} `json:"event_handlers"`
+}
+
+// postKeyAuth returns the hooks of an API that has keys.
+func (a *API) postKeyAuth() []Hook {
+	if a.UseKeyless {
+		return nil
+	}
+	return a.Middleware.PostKeyAuth
 }
 
 // EventHandler is one entry of an API's event_handlers.
@@ -69,15 +82,6 @@ type Hook struct {
 	Disabled    bool               `json:"disabled"`
 	RawBodyOnly bool               `json:"raw_body_only"`
 	Type        coprocess.HookType `json:"-"`
-}
-
-// IDExtractor is the gateway's own shortcut past an auth hook.
-type IDExtractor struct {
-	ExtractFrom     string `json:"extract_from"`
-	ExtractWith     string `json:"extract_with"`
-	ExtractorConfig struct {
-		HeaderName string `json:"header_name"`
-	} `json:"extractor_config"`
 }
 
 // CustomMiddleware is the part of that name of an API definition and of a manifest.
@@ -112,8 +116,15 @@ func enabled(hooks []Hook, kind coprocess.HookType) []Hook {
 	return running
 }
 
-// add appends the hooks of one more bundle, in order; the last auth hook stays.
-func (m *CustomMiddleware) add(other CustomMiddleware) {
+// add appends the hooks of one more bundle, in order: Tyk's mergeBundleManifest (v5.15). All have one driver, and one of
+// them at most has an auth hook.
+func (m *CustomMiddleware) add(other CustomMiddleware) error {
+	if m.Driver != "" && other.Driver != m.Driver {
+		return fmt.Errorf("driver %q, but earlier bundles have %q", other.Driver, m.Driver)
+	}
+	if m.AuthCheck.Name != "" && other.AuthCheck.Name != "" {
+		return fmt.Errorf("auth_check %q, but another bundle has %q", other.AuthCheck.Name, m.AuthCheck.Name)
+	}
 	m.Driver = other.Driver
 	m.Pre = append(m.Pre, other.Pre...)
 	m.PostKeyAuth = append(m.PostKeyAuth, other.PostKeyAuth...)
@@ -121,8 +132,11 @@ func (m *CustomMiddleware) add(other CustomMiddleware) {
 	m.Response = append(m.Response, other.Response...)
 	if other.AuthCheck.Name != "" {
 		m.AuthCheck = other.AuthCheck
+	}
+	if m.IDExtractor.ExtractWith == "" {
 		m.IDExtractor = other.IDExtractor
 	}
+	return nil
 }
 
 // loadBundles fetches and unpacks the API's bundles, checks them, and takes the hooks from their manifests.
@@ -137,7 +151,9 @@ func (c *Config) loadBundles(api *API) error {
 		if err != nil {
 			return fmt.Errorf("bundle %s: %w", name, err)
 		}
-		middleware.add(*loaded)
+		if err := middleware.add(*loaded); err != nil {
+			return fmt.Errorf("bundle %s: %w", name, err)
+		}
 	}
 	api.Middleware = middleware
 	return nil

@@ -74,7 +74,7 @@ func (l *eventLog) of(api string) []EventEnd {
 	return ends
 }
 
-// control is what the test talks to: it adds APIs and asks what was done.
+// control is what the test talks to: it adds APIs and asks what was done. A real gateway downloads its bundles here.
 func (g *Gateway) control() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /apis", g.postAPI)
@@ -84,6 +84,7 @@ func (g *Gateway) control() http.Handler {
 	mux.HandleFunc("GET /events/{api}", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, g.events.of(r.PathValue("api")))
 	})
+	mux.Handle("GET /bundles/", http.StripPrefix("/bundles/", http.FileServer(http.Dir(g.config.BundleSource))))
 	return mux
 }
 

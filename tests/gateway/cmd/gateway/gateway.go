@@ -2,10 +2,7 @@ package main
 
 import (
 	"errors"
-	"fmt"
-	"log"
 	"net/http"
-	"runtime/debug"
 	"strings"
 	"sync"
 
@@ -76,19 +73,13 @@ func (g *Gateway) find(path string) *API {
 	return nil
 }
 
-// ServeHTTP runs a request through its API's chain. A crash of the chain is recovered, as Tyk does, and told.
+// ServeHTTP runs a request through its API's chain. A crash of the chain is net/http's, as in Tyk: the connection drops,
+// and the log has the reason.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	api := g.find(r.URL.Path)
 	if api == nil {
 		http.NotFound(w, r)
 		return
 	}
-	defer func() {
-		if crash := recover(); crash != nil && crash != http.ErrAbortHandler {
-			log.Printf("crash: %v\n%s", crash, debug.Stack())
-			w.Header().Set("X-Gateway-Crash", fmt.Sprint(crash))
-			w.WriteHeader(http.StatusInternalServerError)
-		}
-	}()
 	newPassage(g, api, w, r).run()
 }

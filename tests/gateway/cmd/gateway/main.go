@@ -48,7 +48,11 @@ func run(path string) error {
 		return err
 	}
 	gateway.upstream = upstream
-	addresses := map[string]string{"public": public, "control": control, "upstream": upstream}
+	relayed, err := gateway.relay()
+	if err != nil {
+		return err
+	}
+	addresses := map[string]string{"public": public, "control": control, "upstream": upstream, "relay": relayed}
 	if err := json.NewEncoder(os.Stdout).Encode(addresses); err != nil {
 		return err
 	}

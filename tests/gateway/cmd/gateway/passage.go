@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"log"
 	"net/http"
-	"strings"
+	"net/url"
 
 	"tykpy.test/gateway/internal/coprocess"
 )
@@ -17,6 +17,9 @@ type passage struct {
 	r       *http.Request
 	key     string
 	session *Session
+
+	rewritten   *url.URL // where a URL rewrite of the API sends the request
+	transformed string   // the method that a method transform of the API gives it
 }
 
 // responded: the answer has been written, and nothing follows.
@@ -26,16 +29,17 @@ func newPassage(gateway *Gateway, api *API, w http.ResponseWriter, r *http.Reque
 	return &passage{gateway: gateway, api: api, w: w, r: r}
 }
 
-// run goes through Tyk's order: Pre, limits, authentication, PostKeyAuth, access rights, rate and quota, Post,
-// upstream, Response.
+// run goes through Tyk's order: Pre, limits, authentication, PostKeyAuth, access rights, rate and quota, transforms,
+// Post, upstream, Response. An API without keys has no PostKeyAuth.
 func (p *passage) run() {
 	steps := []func() *refusal{
 		p.hooks(enabled(p.api.Middleware.Pre, coprocess.HookType_Pre)),
 		p.checkSize,
 		p.authenticate,
-		p.hooks(enabled(p.api.Middleware.PostKeyAuth, coprocess.HookType_PostKeyAuth)),
+		p.hooks(enabled(p.api.postKeyAuth(), coprocess.HookType_PostKeyAuth)),
 		p.checkAccess,
 		p.checkLimits,
+		p.transform,
 		p.hooks(enabled(p.api.Middleware.Post, coprocess.HookType_Post)),
 		p.proxy,
 	}
@@ -67,6 +71,7 @@ func (p *passage) call(hook Hook) (*coprocess.Object, *refusal) {
 	if err != nil {
 		return nil, &refusal{http.StatusInternalServerError, "Middleware error"}
 	}
+	p.showTransforms(object.Request)
 	returned, err := p.gateway.dispatch(p.r.Context(), object)
 	if err != nil {
 		log.Printf("dispatch of %s: %v", hook.Name, err)
@@ -75,7 +80,7 @@ func (p *passage) call(hook Hook) (*coprocess.Object, *refusal) {
 		}
 		return nil, &refusal{http.StatusInternalServerError, "Middleware error"}
 	}
-	if err := applyRequest(p.r, returned); err != nil {
+	if err := p.applyRequest(returned); err != nil {
 		log.Printf("what %s returned: %v", hook.Name, err)
 		return nil, &refusal{http.StatusInternalServerError, "Middleware error"}
 	}
@@ -156,14 +161,4 @@ func (p *passage) checkLimits() *refusal {
 		return &refusal{code, message}
 	}
 	return nil
-}
-
-// target is the upstream's URL for the request, without the API's listen path.
-func (p *passage) target() string {
-	base := p.api.Target
-	if base == "" {
-		base = "http://" + p.gateway.upstream
-	}
-	rest := strings.TrimPrefix(p.r.URL.RequestURI(), strings.TrimSuffix(p.api.ListenPath, "/"))
-	return strings.TrimSuffix(base, "/") + "/" + strings.TrimPrefix(rest, "/")
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"log"
 	"maps"
@@ -11,12 +12,7 @@ import (
 
 // proxy sends the request on, runs the response hooks, and writes what comes of it.
 func (p *passage) proxy() *refusal {
-	out, err := http.NewRequestWithContext(p.r.Context(), p.r.Method, p.target(), p.r.Body)
-	if err != nil {
-		return &refusal{http.StatusInternalServerError, "There was a problem proxying the request"}
-	}
-	out.Header, out.Host, out.ContentLength = p.r.Header.Clone(), p.r.Host, p.r.ContentLength
-	response, err := p.gateway.transport.RoundTrip(out)
+	response, err := p.roundTrip()
 	if err != nil {
 		log.Print("upstream: ", err)
 		return &refusal{http.StatusInternalServerError, "There was a problem proxying the request"}
@@ -33,11 +29,32 @@ func (p *passage) proxy() *refusal {
 	return responded
 }
 
+// roundTrip sends the request; it can be read once more, by the response hooks.
+func (p *passage) roundTrip() (*http.Response, error) {
+	if err := p.direct(); err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(p.r.Body)
+	if err != nil {
+		return nil, err
+	}
+	setBody(p.r, body)
+	out, err := http.NewRequestWithContext(p.r.Context(), p.r.Method, p.r.URL.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	out.Header, out.Host, out.ContentLength = p.r.Header.Clone(), p.r.Host, int64(len(body))
+	return p.gateway.transport.RoundTrip(out)
+}
+
 // callResponse runs one response hook: Tyk's CustomMiddlewareResponseHook.HandleResponse.
 func (p *passage) callResponse(hook Hook, response *http.Response) bool {
 	object, err := buildObject(p.r, response, p.api, hook, p.session)
 	if err != nil {
 		return false
+	}
+	if object.Session == nil {
+		object.Session = new(Session).toProto() // Tyk's response hooks always have one, its metadata not in the object's
 	}
 	returned, err := p.gateway.dispatch(p.r.Context(), object)
 	if err != nil {

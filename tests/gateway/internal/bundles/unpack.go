@@ -38,7 +38,8 @@ func Split(names string) []string {
 	return split
 }
 
-// Unpack writes a ZIP's contents into a folder, as they come; a folder that exists is left alone, as Tyk does.
+// Unpack writes a ZIP's contents into a folder that only its user may read; one that exists is left alone: Tyk's
+// ZipBundleSaver. A sub-folder needs an entry of its own, before its files.
 func Unpack(archivePath, folder string) error {
 	if _, err := os.Stat(folder); err == nil {
 		return nil
@@ -48,21 +49,24 @@ func Unpack(archivePath, folder string) error {
 		return fmt.Errorf("%s: %w", archivePath, err)
 	}
 	defer archive.Close()
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return err
+	}
 	for _, entry := range archive.File {
-		if entry.FileInfo().IsDir() {
-			continue
-		}
-		data, err := fs.ReadFile(archive, entry.Name)
-		if err != nil {
-			return err
-		}
-		path := filepath.Join(folder, filepath.FromSlash(entry.Name))
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(path, data, 0o644); err != nil {
+		if err := unpackEntry(archive, entry, filepath.Join(folder, filepath.FromSlash(entry.Name))); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func unpackEntry(archive fs.FS, entry *zip.File, path string) error {
+	if entry.FileInfo().IsDir() {
+		return os.Mkdir(path, 0o700)
+	}
+	data, err := fs.ReadFile(archive, entry.Name)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, 0o644)
 }
