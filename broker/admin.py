@@ -8,6 +8,7 @@ from broker.arriving import Arriving
 from broker.errors import ConfigError, DispatchError, ReloadError
 from broker.events.events import Events
 from broker.msgpackrpc.server import Handler, Reply
+from broker.oversize import SizeRefusals
 from broker.pool import content
 from broker.pool.recycling import Recycler
 from broker.pool.reload import Outcome, Reloader
@@ -23,6 +24,7 @@ class Parts(NamedTuple):
 
     router: Router
     arriving: Arriving
+    oversize: SizeRefusals
     supervisor: Supervisor
     events: Events
     reloader: Reloader
@@ -80,6 +82,7 @@ def describe(parts: Parts) -> dict[str, Any]:
         "under_way": router.under_way,
         "held_bytes": router.held,
         "arriving": {"bytes": parts.arriving.bytes, "refused": parts.arriving.refused},
+        "too_large": {"requests": parts.oversize.requests, "answers": parts.oversize.answers},
         "draining": router.draining,
         "dispatches": dataclasses.asdict(router.counters),
         "events": parts.events.describe(),

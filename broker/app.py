@@ -26,6 +26,7 @@ from broker.msgpackrpc.server import MsgpackRpcServer
 from broker.notify import ServiceNotifier
 from broker.open_files import connections_allowed
 from broker.orphans import OrphanReaper, is_init
+from broker.oversize import SizeRefusals
 from broker.peers import admin_admission, gateway_admission
 from broker.pool import content
 from broker.pool.content_watch import ContentWatch
@@ -76,7 +77,8 @@ class Broker:
         self._start_fault: BrokerError | None = None
         """Why the start has failed, where that is a fault of ours."""
         turn = Turn(loop)
-        self.router = Router(loop, _router_options(config), turn)
+        self.oversize = SizeRefusals(config.message_limit, config.message_option)
+        self.router = Router(loop, _router_options(config), turn, self.oversize)
         self.bodies = _open_bodies(config)
         self.arriving = Arriving(config.queue_bytes)
         self.events = Events(self.router, open_sinks(config))
@@ -93,7 +95,14 @@ class Broker:
         self.grpc, self.rpc = self._gateway_front_ends(turn)
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)
         parts = Parts(
-            self.router, self.arriving, self.supervisor, self.events, self.reloader, self.recycler, self.upgrade
+            self.router,
+            self.arriving,
+            self.oversize,
+            self.supervisor,
+            self.events,
+            self.reloader,
+            self.recycler,
+            self.upgrade,
         )
         self.admin = MsgpackRpcServer(admin_methods(parts), admission=admin_admission())
         self._front_ends = (self.grpc, self.rpc, self.admin)
@@ -156,7 +165,7 @@ class Broker:
         grpc = GrpcServer(
             self.router,
             Limits(
-                max_message=config.max_message,
+                max_message=config.message_limit,
                 max_output=config.queue_bytes,
                 max_concurrent_streams=config.max_streams,
                 max_connections=connections,
@@ -165,13 +174,15 @@ class Broker:
             turn=turn,
             bodies=self.bodies,
             arriving=self.arriving,
+            oversize=self.oversize,
         )
         rpc = MsgpackRpcServer(
             dispatch_methods(self.router, lambda: self.supervisor.served),
-            RpcLimits(max_message=config.max_message, max_in_flight=config.max_streams, max_connections=connections),
+            RpcLimits(max_message=config.message_limit, max_in_flight=config.max_streams, max_connections=connections),
             admission,
             turn,
             self.arriving,
+            self.oversize,
         )
         return grpc, rpc
 
@@ -325,6 +336,6 @@ def _router_options(config: BrokerConfig) -> RouterOptions:
 
 def _open_bodies(config: BrokerConfig) -> BodyStore:
     try:
-        return BodyStore(channel_options(config.threads, config.max_message).store_capacity)
+        return BodyStore(channel_options(config.threads, config.message_limit).store_capacity)
     except SegmentError as error:
         raise BrokerError(f"no room for big requests: {error}") from error

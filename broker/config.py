@@ -14,10 +14,12 @@ from broker.addresses import check_listen
 from broker.arriving import HELD_BYTES
 from broker.cpus import usable_cpus
 from broker.errors import ConfigError
+from broker.oversize import BESIDES_BODIES, MAX_BODY, message_limit
 from redisclient.address import parse_redis_url
 from redisclient.errors import RedisURLError
 
 MIB: Final = 1024 * 1024
+MAX_MESSAGE: Final = 1024 * MIB
 MAX_WORKERS: Final = 512
 MAX_THREADS: Final = 48
 """Execution slots of a worker are 64 (ipc/layout.py); what threads leave is for `async def` hooks."""
@@ -93,7 +95,17 @@ class BrokerConfig:
         "Longest a dispatch may wait while more come than the workers can do, in seconds; four times what its hook"
         " takes where that is longer. 0: as long as its deadline.",
     )
-    max_message: int = option(16 * MIB, "Largest message in either direction, in bytes.")
+    max_body: int = option(
+        MAX_BODY,
+        "Largest body of a request, and of what a hook makes of it, in bytes; for a response hook those of request and"
+        " response together.",
+    )
+    max_message: int = option(
+        0,
+        "Largest message in either direction, in bytes, as the gateway's grpc_recv_max_size and grpc_send_max_size"
+        " count them; instead of --max-body.",
+        shown_default="twice --max-body, and 4 MiB",
+    )
     max_connections: int = option(
         16_384, "Most connections at a time; where gRPC and MessagePack-RPC are served, half of them for each."
     )
@@ -153,7 +165,9 @@ class BrokerConfig:
         _between("queue_size", self.queue_size, 1, 10_000_000)
         _between("queue_bytes", self.queue_bytes, 1024, 2**53)
         _between("queue_wait", self.queue_wait, 0, 86_400)
-        _between("max_message", self.max_message, 1024, 1024 * MIB)
+        _between("max_body", self.max_body, 1024, (MAX_MESSAGE - BESIDES_BODIES) // 2)
+        if self.max_message:
+            _between("max_message", self.max_message, 1024, MAX_MESSAGE)
         _between("max_connections", self.max_connections, 2, 1_000_000)
         _between("max_streams", self.max_streams, 1, 1_000_000)
         _between("ready_timeout", self.ready_timeout, 0.1, 3_600)
@@ -170,11 +184,9 @@ class BrokerConfig:
         _between("limit_cpu", self.limit_cpu, 0, 2**31)
         _between("limit_files", self.limit_files, 0, 2**20)
         _between("breaker_cooldown", self.breaker_cooldown, 0.001, 3_600)
-        if self.queue_bytes < self.max_message:
-            text = (
-                f"--queue-bytes {self.queue_bytes}: less than one message may have (--max-message {self.max_message})"
-            )
-            raise ConfigError(text)
+        if self.queue_bytes < self.message_limit:
+            text = f"less than one message may have: {self.message_limit} ({self.message_option})"
+            raise ConfigError(f"--queue-bytes {self.queue_bytes}: {text}")
         if self.tls_cert is None and any("tls://" in address for address in self.listen):
             raise ConfigError("--listen tls://...: needs --tls-cert")
         if self.group is not None and self.user is None:
@@ -210,6 +222,16 @@ class BrokerConfig:
     def addresses(self) -> tuple[str, ...]:
         """What to listen on: the configured addresses, or the one in the runtime folder."""
         return self.listen or (f"unix://{self.runtime_dir}/tyk.sock",)
+
+    @property
+    def message_limit(self) -> int:
+        """Bytes that one message may have, in either direction."""
+        return self.max_message or message_limit(self.max_body)
+
+    @property
+    def message_option(self) -> str:
+        """The option that this limit comes from, for messages."""
+        return "--max-message" if self.max_message else f"--max-body {self.max_body}: text bodies are sent twice"
 
     @property
     def admin_address(self) -> str:

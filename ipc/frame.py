@@ -41,6 +41,9 @@ class Kind(IntEnum):
     """Body: `[Status, message]`."""
 
 
+EVENT_KINDS: Final = frozenset({Kind.EVENT, Kind.EVENT_MAP})
+
+
 class Status(IntEnum):
     """Why a dispatch failed, as workers and broker tell each other; every front end has its own code for each."""
 

@@ -217,8 +217,8 @@ class WorkerChannel:
     def _publish_big(self, seq: int, payload: Packed, is_error: bool, handler_ns: int) -> None:
         size = size_of(payload)
         if size > self._max_message:
-            message = f"the answer has {size} bytes, the limit is {self._max_message} (--max-message)"
-            self._push_error(seq, Status.TOO_LARGE, message, handler_ns)
+            # The broker adds the limit, and the option that it comes from.
+            self._push_error(seq, Status.TOO_LARGE, f"the answer has {size} bytes", handler_ns)
             return
         kind = _SPILL_RESP | FLAG_ERROR if is_error else _SPILL_RESP
         try:

@@ -9,12 +9,14 @@ from broker.errors import DispatchError
 from broker.grpc.head import GrpcHead
 from broker.grpc.local_call import LocalCall, LocalHandler
 from broker.grpc.messages import MessageReader
-from broker.grpc.wire import CODE_OF_STATUS, GrpcCallError, GrpcCode, pack_fields, pack_trailers_only
+from broker.grpc.wire import CODE_OF_STATUS, GrpcCallError, GrpcCode, TooLargeError, pack_fields, pack_trailers_only
 from broker.http2.frames import Data
 from broker.http2.limits import KIB, Limits
 from broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE, Sender
 from broker.http2.stream import Stream
+from broker.oversize import SizeRefusals
 from broker.routing.dispatch import Dispatch, Dispatcher
+from broker.routing.peek import peek_name
 from ipc.bodies import Body, BodyStore, body_bytes
 
 MAX_LOCAL_MESSAGE: Final = 4 * KIB
@@ -80,6 +82,7 @@ class GrpcCalls:
         "_dispatch",
         "_dispatcher",
         "_max_message",
+        "_oversize",
         "sender",
     )
 
@@ -89,14 +92,16 @@ class GrpcCalls:
         limits: Limits,
         bodies: BodyStore | None = None,
         arriving: Arriving | None = None,
+        oversize: SizeRefusals | None = None,
     ) -> None:
         """`bodies`: where big requests are collected; without it they are on the heap. `arriving`: what all connections
-        together have of unfinished ones."""
+        together have of unfinished ones. `oversize`: what they were refused for their size."""
         self._dispatcher = dispatcher
         self._arriving = arriving or Arriving()
         self._bodies = bodies
         self._dispatch: Callable[[Dispatch], None] = dispatcher.dispatch
         self._max_message = limits.max_message
+        self._oversize = oversize or SizeRefusals(limits.max_message)
         self.sender = cast(Sender, None)
         """The connection's, once there is one."""
 
@@ -173,8 +178,16 @@ class GrpcCalls:
             self._feed(stream, upload, data, at, end)
             if ended:
                 self._finish(stream, upload)
+        except TooLargeError as error:
+            self._fail(stream, self._too_large(stream, upload, error))
         except GrpcCallError as error:
             self._fail(stream, error)
+
+    def _too_large(self, stream: Stream, upload: Upload, error: TooLargeError) -> GrpcCallError:
+        if upload.handler is not None:
+            return GrpcCallError(error.code, f"{error.message}, and may have {MAX_LOCAL_MESSAGE}")
+        text = self._oversize.refuse_request(stream.head.method.kind, peek_name(error.head), error.message)
+        return GrpcCallError(error.code, text)
 
     def _feed(self, stream: Stream, upload: Upload, data: Data, at: int, end: int) -> None:
         try:

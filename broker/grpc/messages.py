@@ -7,7 +7,7 @@ buffer away as the finished `bytes`.
 from io import BytesIO
 from typing import Final
 
-from broker.grpc.wire import GZIP, GrpcCallError, GrpcCode, decompress
+from broker.grpc.wire import GZIP, HEAD_SIZE, GrpcCallError, GrpcCode, TooLargeError, decompress, decompress_head
 from broker.http2.frames import Data
 from broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE
 from ipc.bodies import Body, BodyStore, StoredBody
@@ -15,13 +15,6 @@ from ipc.frame import SPLIT_ABOVE
 
 GROWTH: Final = 4
 """Room made for a message, as a multiple of what of it has come: who only announces a large one gets no memory."""
-
-
-def too_large(size: int, limit: int) -> GrpcCallError:
-    """The error for a message above the limit, saying both sizes in bytes."""
-    return GrpcCallError(
-        GrpcCode.RESOURCE_EXHAUSTED, f"message of {size} bytes is larger than the limit of {limit} bytes"
-    )
 
 
 class _HeapBody(BytesIO):
@@ -49,6 +42,7 @@ class MessageReader:
         "_prefix",
         "_room",
         "_size",
+        "_too_large",
         "buffered",
     )
 
@@ -65,6 +59,8 @@ class MessageReader:
         self._room = 0
         """Bytes for which `_message` has room."""
         self._compressed = False
+        self._too_large = 0
+        """Bytes of a message above the limit, of which only the beginning is collected."""
         self.buffered = 0
 
     @property
@@ -75,7 +71,8 @@ class MessageReader:
     def feed(self, data: Data, at: int, end: int) -> list[Body]:
         """Take `data[at:end]`; returns the messages that it completes.
 
-        Raises GrpcCallError for one that is too large, or compressed otherwise than the request's headers say.
+        Raises TooLargeError for one above the limit, once its beginning has come, and GrpcCallError for one that is
+        compressed otherwise than the request's headers say.
         """
         messages: list[Body] = []
         while at < end or self._missing == 0:
@@ -123,19 +120,19 @@ class MessageReader:
         if len(self._prefix) == MESSAGE_PREFIX_SIZE:
             flag, size = MESSAGE_PREFIX.unpack(self._prefix)
             self._prefix = b""
-            self._check_prefix(flag, size)
+            self._check_prefix(flag)
             self._compressed = bool(flag)
+            if size > self._limit:
+                self._too_large, size = size, min(size, HEAD_SIZE)
             self._missing = self._size = size
             if size > SPLIT_ABOVE and self._bodies is not None and not flag:
                 self._message = self._bodies.begin(size) or self._message
         return at + len(taken)
 
-    def _check_prefix(self, flag: int, size: int) -> None:
+    def _check_prefix(self, flag: int) -> None:
         if flag > 1 or (flag and self._encoding != GZIP):
             text = f"message flag {flag} with grpc-encoding {self._encoding.decode('latin-1')}"
             raise GrpcCallError(GrpcCode.INTERNAL, text)
-        if size > self._limit:
-            raise too_large(size, self._limit)
 
     def _finish(self) -> Body:
         collected, self._message = self._message, _HeapBody()
@@ -144,4 +141,7 @@ class MessageReader:
         if isinstance(collected, StoredBody):
             return collected
         message = collected.getvalue()
+        if self._too_large:
+            head = decompress_head(message) if self._compressed else message
+            raise TooLargeError(f"the request has {self._too_large} bytes", head)
         return decompress(message, self._limit) if self._compressed else message

@@ -19,6 +19,7 @@ from broker.http2.errors import ErrorCode, PeerError
 from broker.http2.frames import Data
 from broker.http2.headers import HeadCache
 from broker.http2.limits import KIB, MIB, Limits
+from broker.oversize import SizeRefusals
 from broker.peers import Admission
 from broker.routing.dispatch import Dispatcher
 from broker.turn import Turn
@@ -58,15 +59,17 @@ class GrpcServer:
         turn: Turn | None = None,
         bodies: BodyStore | None = None,
         arriving: Arriving | None = None,
+        oversize: SizeRefusals | None = None,
     ) -> None:
         """`admission`: who may connect; None: everybody who can. `turn`: shared with the dispatcher. `bodies`: where
-        big requests are collected. `arriving`: shared with the other front end."""
+        big requests are collected. `arriving`, `oversize`: shared with the other front end."""
         self.dispatcher = dispatcher
         self.bodies = bodies
         self.arriving = arriving or Arriving()
         self.buffer = memoryview(bytearray(READ_BYTES))
         """What is read goes here first, on all connections: whoever keeps some of it copies it at once."""
         self.limits = limits or Limits()
+        self.oversize = oversize or SizeRefusals(self.limits.max_message)
         self.loop = loop or asyncio.get_running_loop()
         self.turn = turn or Turn(self.loop)
         self.health = Health()
@@ -258,7 +261,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         if refusal is not None:
             cache = HeadCache(RefusingHeadReader(refusal, limits), limits)
             limits = replace(limits, idle_timeout=REFUSED_IDLE)
-        calls = GrpcCalls(server.dispatcher, limits, server.bodies, server.arriving)
+        calls = GrpcCalls(server.dispatcher, limits, server.bodies, server.arriving, server.oversize)
         self._connection = Connection(calls, cache, limits, self._wake, self._loop.time)
         calls.sender = self._connection.sender
         self._age = ConnectionAge(self._connection, limits, calls.expire, self._loop.time())

@@ -64,6 +64,14 @@ class GrpcCallError(BrokerError):
         self.message = message
 
 
+class TooLargeError(GrpcCallError):
+    """A message above the limit; `head` is its beginning, decompressed, to tell what it is for."""
+
+    def __init__(self, message: str, head: bytes) -> None:
+        super().__init__(GrpcCode.RESOURCE_EXHAUSTED, message)
+        self.head = head
+
+
 MAX_MESSAGE_BYTES: Final = 6 * 1024
 """Bytes of an error's message as sent: above 8 KiB of headers, clients throw the whole answer away, status and all."""
 _CUT: Final = b"..."
@@ -71,6 +79,8 @@ GZIP: Final = b"gzip"
 IDENTITY: Final = b"identity"
 ACCEPTED_ENCODINGS: Final = b"identity,gzip"
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+HEAD_SIZE: Final = 1024
+"""Bytes of a message's beginning that tell which hook it is for: type and name come first."""
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNIT_NS: Final = {
     b"H": 3_600_000_000_000,
@@ -126,16 +136,24 @@ def percent_decode(message: bytes) -> str:
     return raw.decode("utf-8", "replace")
 
 
+def decompress_head(data: bytes) -> bytes:
+    """Undo gzip for the beginning of a message, as far as that can be done."""
+    try:
+        return zlib.decompressobj(_GZIP_WINDOW).decompress(data, HEAD_SIZE)
+    except zlib.error:
+        return b""
+
+
 def decompress(data: bytes, limit: int) -> bytes:
-    """Undo gzip; raises GrpcCallError where it is not gzip, or becomes larger than `limit` bytes."""
+    """Undo gzip; raises GrpcCallError where it is not gzip, or TooLargeError where it has more than `limit` bytes."""
     inflater = zlib.decompressobj(_GZIP_WINDOW)
     try:
         message = inflater.decompress(data, limit + 1)
     except zlib.error as error:
         raise GrpcCallError(GrpcCode.INTERNAL, f"message is not gzip: {error}") from error
     if len(message) > limit:
-        text = f"message of {len(data)} bytes is more than the limit of {limit} bytes when decompressed"
-        raise GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, text)
+        text = f"the request has {len(data)} bytes, which are more than {limit} when decompressed"
+        raise TooLargeError(text, message[:HEAD_SIZE])
     if not inflater.eof or inflater.unused_data:
         raise GrpcCallError(GrpcCode.INTERNAL, "message is not one gzip member")
     return message

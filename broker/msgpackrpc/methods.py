@@ -16,7 +16,7 @@ import msgpack
 from broker.errors import DispatchError
 from broker.grpc.wire import pack_fields
 from broker.msgpackrpc.server import Handler, RawMethod, Reply
-from broker.msgpackrpc.wire import EMPTY_MAP, Message, check_decodable, is_map, is_one_value, split_first
+from broker.msgpackrpc.wire import EMPTY_MAP, EVENT_METHOD, Message, check_decodable, is_map, is_one_value, split_first
 from broker.routing.dispatch import Dispatch, Dispatcher
 from ipc.frame import MAX_METADATA, Kind, Status
 
@@ -68,7 +68,7 @@ def dispatch_methods(dispatcher: Dispatcher, hooks: Callable[[], object]) -> dic
     """The table of methods for a gateway; `hooks()` describes what is loaded."""
     return {
         "dispatch": RawMethod(_entry(dispatcher, Kind.OBJECT_MAP, "object")),
-        "dispatch_event": RawMethod(_entry(dispatcher, Kind.EVENT_MAP, "event")),
+        EVENT_METHOD: RawMethod(_entry(dispatcher, Kind.EVENT_MAP, "event")),
         "ping": lambda params, reply: reply.answer("pong"),
         "hooks": lambda params, reply: reply.answer(hooks()),
     }

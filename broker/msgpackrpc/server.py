@@ -17,7 +17,17 @@ from broker.arriving import Arriving, Share
 from broker.errors import DispatchError, WireError
 from broker.msgpackrpc.limits import RpcLimits
 from broker.msgpackrpc.sweep import MessageAge, Sweeper
-from broker.msgpackrpc.wire import Message, MessageReader, pack_error, pack_result, pack_value, unpack_params
+from broker.msgpackrpc.wire import (
+    Message,
+    MessageReader,
+    TooLargeError,
+    pack_error,
+    pack_result,
+    pack_value,
+    peek_call,
+    unpack_params,
+)
+from broker.oversize import SizeRefusals
 from broker.peers import Admission
 from broker.turn import Turn
 from ipc.frame import Status
@@ -111,13 +121,15 @@ class MsgpackRpcServer:
         admission: Admission | None = None,
         turn: Turn | None = None,
         arriving: Arriving | None = None,
+        oversize: SizeRefusals | None = None,
     ) -> None:
-        """`admission`: who may connect; None: everybody who can. `turn`: shared with the dispatcher. `arriving`: shared
-        with the other front end."""
+        """`admission`: who may connect; None: everybody who can. `turn`: shared with the dispatcher. `arriving`,
+        `oversize`: shared with the other front end."""
         self.turn = turn
         self.arriving = arriving or Arriving()
         self.admission = admission
         self.limits = limits or RpcLimits()
+        self.oversize = oversize or SizeRefusals(self.limits.max_message)
         self.connections: set[_Connection] = set()
         self.draining = False
         self._methods = {name.encode(): _raw(method) for name, method in methods.items()}
@@ -285,6 +297,10 @@ class _Connection(asyncio.Protocol):
                 return
             try:
                 message = next_message()
+            except TooLargeError as error:
+                text = self._server.oversize.refuse_request(*peek_call(error.head), error.message)
+                self._send_away(WireError(error.status, text, error.id))
+                return
             except WireError as error:
                 self._refuse(error)
                 return

@@ -16,12 +16,13 @@ import msgpack
 import msgspec
 
 from broker.errors import WireError
-from ipc.frame import Status
+from ipc.frame import Kind, Status
 
 REQUEST: Final = 0
 ANSWER: Final = 1
 NOTIFICATION: Final = 2
 
+EVENT_METHOD: Final = "dispatch_event"
 NIL: Final = b"\xc0"
 EMPTY_MAP: Final = b"\x80"
 MAX_ID: Final = 0xFFFF_FFFF
@@ -29,12 +30,16 @@ MAX_ID: Final = 0xFFFF_FFFF
 ENVELOPE_SIZE: Final = 1024
 """Bytes a message may have above the limit of what it carries: array headers, id, method, options."""
 
+HEAD_SIZE: Final = 1024
+"""Bytes of a message's beginning that tell which hook it is for, if the peer sends the name before the body."""
 _SCANNER_BUFFER: Final = 4096
 """Bytes a scanner allocates at first; msgpack's own default is 1 MiB for every connection."""
 _BIG_MESSAGE: Final = 256 * 1024
 """Bytes of a message after which the scanner's grown buffer is given back."""
 _MAX_REMEMBERED_BYTES: Final = 64
 _UNLIMITED: Final = 0
+_REQUEST_FIELDS: Final = 4
+"""Of a request; a notification has no id."""
 _ID_WITHIN: Final = 16
 """Bytes of a message within which its id ends: two array headers, kind, and an integer of 9 bytes at most."""
 _NEVER_USED: Final = b"\xc1"
@@ -60,6 +65,14 @@ are only carried."""
 _pack: Final = msgpack.Packer(use_bin_type=True).pack
 _whole: Final = msgspec.msgpack.Decoder(msgspec.Raw).decode
 """Steps over one value, and refuses bytes behind it."""
+
+
+class TooLargeError(WireError):
+    """A message above the limit; `head` is its beginning, to tell what it is for."""
+
+    def __init__(self, message: str, call_id: bytes, head: bytes) -> None:
+        super().__init__(Status.TOO_LARGE, message, call_id)
+        self.head = head
 
 
 class Message(NamedTuple):
@@ -124,8 +137,8 @@ class MessageReader:
     def next(self) -> Message | None:
         """The next complete message, or None until more is fed.
 
-        Raises WireError where the bytes are not a message or the message is above the limit; nothing can be read
-        after that.
+        Raises WireError where the bytes are not a message, TooLargeError where it is above the limit; nothing can be
+        read after that.
         """
         start = self._start
         if start == self._fed:
@@ -134,13 +147,13 @@ class MessageReader:
             self._scanner.skip()
         except msgpack.OutOfData:
             if self._fed - start > self._limit:
-                raise self._too_large() from None
+                raise self._too_large(f"more than {self._limit - ENVELOPE_SIZE}") from None
             return None
         except ValueError as error:
             raise WireError(Status.INVALID, f"not MessagePack: {str(error) or type(error).__name__}") from error
         end = self._scanner.tell() - self._scanned
         if end - start > self._limit:
-            raise self._too_large()
+            raise self._too_large(f"{end - start}")
         if self._more:
             self._join()
         data = self._data
@@ -181,10 +194,10 @@ class MessageReader:
         self._data = b""
         self._fed = self._start = 0
 
-    def _too_large(self) -> WireError:
-        why = f"the message is above the limit of {self._limit - ENVELOPE_SIZE} bytes (--max-message)"
+    def _too_large(self, size: str) -> WireError:
         self._join()
-        return WireError(Status.TOO_LARGE, why, _id_of(self._data[self._start :]))
+        head = self._data[self._start : self._start + HEAD_SIZE]
+        return TooLargeError(f"the request has {size} bytes", _id_of(head), head)
 
 
 def parse(data: bytes) -> Message:
@@ -300,6 +313,26 @@ def unpack_params(message: Message) -> list[Any]:
         return [values.unpack() for _ in range(message.arity)]
     except (TypeError, msgpack.UnpackException) as error:
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def peek_call(head: bytes) -> tuple[Kind, str]:
+    """Return what a call carries and its hook's name, read from its beginning; empty where the name is not in it."""
+    values = _new_scanner()
+    values.feed(head)
+    try:
+        if values.read_array_header() == _REQUEST_FIELDS:
+            values.skip()
+        values.skip()
+        if values.unpack() == EVENT_METHOD:
+            return Kind.EVENT_MAP, ""
+        values.read_array_header()
+        for _ in range(values.read_map_header()):
+            if values.unpack() == "hook_name":
+                return Kind.OBJECT_MAP, str(values.unpack())
+            values.skip()
+    except (msgpack.UnpackException, ValueError):
+        pass
+    return Kind.OBJECT_MAP, ""
 
 
 def split_first(params: bytes) -> tuple[bytes, bytes]:

@@ -54,7 +54,7 @@ class WorkerStarter:
         self._config = config
         self._bodies = bodies
         self._broken = broken
-        self._options = channel_options(config.threads, config.max_message)
+        self._options = channel_options(config.threads, config.message_limit)
         self._epoch = secrets.randbits(63)
         self._generation = 0
         self._zygotes = zygotes

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from typing import Final
 
 from broker.errors import DispatchError
 from broker.faults import attempt, report
+from broker.oversize import SizeRefusals
 from broker.routing.answers import body_of, was_run
 from broker.routing.contract import Counters
 from broker.routing.deadlines import DeadlineWheel
@@ -13,20 +13,35 @@ from broker.routing.dispatch import Dispatch
 from broker.routing.link import Link
 from broker.routing.pending import PendingQueue
 from ipc.channel import Answer
-from ipc.frame import Kind, Status
+from ipc.frame import EVENT_KINDS, Status
 from telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.router")
-
-EVENT_KINDS: Final = frozenset({Kind.EVENT, Kind.EVENT_MAP})
 
 
 class Outcomes:
     """Settles dispatches, and takes them off the queue and the timing wheel."""
 
-    __slots__ = ("_deadlines", "_idle", "_loop", "_pending", "_unknown_handlers", "counters", "held", "under_way")
+    __slots__ = (
+        "_deadlines",
+        "_idle",
+        "_loop",
+        "_oversize",
+        "_pending",
+        "_unknown_handlers",
+        "counters",
+        "held",
+        "under_way",
+    )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pending: PendingQueue, deadlines: DeadlineWheel) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pending: PendingQueue,
+        deadlines: DeadlineWheel,
+        oversize: SizeRefusals,
+    ) -> None:
+        self._oversize = oversize
         self.counters = Counters()
         self.under_way = 0
         """Dispatches taken and not yet settled."""
@@ -54,6 +69,9 @@ class Outcomes:
             _note_run(dispatch, answer)
             if error.status is Status.NOT_FOUND and dispatch.kind in EVENT_KINDS:
                 self._unknown_handlers.log(logging.WARNING, error.message, error.message)
+            if error.status is Status.TOO_LARGE:
+                text = self._oversize.refuse_answer(dispatch.kind, dispatch.name, error.message)
+                error = DispatchError(Status.TOO_LARGE, text)
             self.fail(dispatch, error)
             return
         except Exception as fault:  # noqa: BLE001 (its caller is told, whatever it was)
@@ -70,6 +88,11 @@ class Outcomes:
         self.settle(dispatch)
         self.counters.failed += 1
         attempt(dispatch.fail, error)
+
+    def fail_for_size(self, dispatch: Dispatch, size: int) -> None:
+        """Settle it with an error: its body, of `size` bytes, is above the limit."""
+        text = self._oversize.refuse_request(dispatch.kind, dispatch.name, f"the request has {size} bytes")
+        self.fail(dispatch, DispatchError(Status.TOO_LARGE, text))
 
     def broken(self, dispatch: Dispatch, fault: Exception) -> None:
         """Report a fault of the broker that kept a dispatch from going on, and fail it if nobody else has it."""

@@ -4,9 +4,10 @@ Fields are found by walking tags and lengths; what is in the others is stepped o
 says what is wrong with it. As in protobuf, the last value of a field or map key wins.
 """
 
+from contextlib import suppress
 from typing import Final, NamedTuple
 
-from broker.protowire import ProtobufError, WireType, read_length, read_tag, read_varint, skip_value
+from broker.protowire import ProtobufError, WireType, bytes_fields, read_length, read_tag, read_varint, skip_value
 
 HOOK_TYPES: Final = ("Unknown", "Pre", "Post", "PostKeyAuth", "CustomKeyCheck", "Response")
 """Names of `coprocess.HookType` by number."""
@@ -65,6 +66,15 @@ def peek(data: Encoded) -> Peek:
         return _peek(data)
     except (ProtobufError, UnicodeDecodeError) as error:
         raise PeekError(f"not a coprocess.Object: {error}") from error
+
+
+def peek_name(head: bytes) -> str:
+    """Return the hook's name from the beginning of an encoded Object; empty where it is not in it."""
+    with suppress(ProtobufError):
+        for number, value in bytes_fields(head):
+            if number == _HOOK_NAME >> 3:
+                return value.decode(errors="replace")
+    return ""
 
 
 def _peek(data: Encoded) -> Peek:

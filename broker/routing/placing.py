@@ -65,7 +65,7 @@ class Placing:
 
     def _not_sent(self, link: Link, dispatch: Dispatch, error: Exception) -> None:
         if isinstance(error, MessageTooLargeError):
-            self._outcomes.fail(dispatch, DispatchError(Status.TOO_LARGE, str(error)))
+            self._outcomes.fail_for_size(dispatch, error.size)
         elif isinstance(error, SpillClosedError):
             # It is dead, and that will be told in a moment; nothing was sent, so the dispatch is another worker's.
             self.remove(link)

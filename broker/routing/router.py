@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn
 
 from broker.errors import DispatchError
 from broker.faults import report
+from broker.oversize import SizeRefusals
 from broker.routing.contract import Counters, Death, RouterOptions, Watcher
 from broker.routing.deadlines import DeadlineWheel
 from broker.routing.deaths import Deaths
@@ -33,8 +34,15 @@ RESTRICTED_SHARE: Final = 2
 class Router:
     """Takes dispatches from the front ends, gives them to workers, and brings back what came of them."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: RouterOptions, turn: Turn | None = None) -> None:
-        """`turn`: shared with the front ends, so that what they receive at once is rung for at once."""
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: RouterOptions,
+        turn: Turn | None = None,
+        oversize: SizeRefusals | None = None,
+    ) -> None:
+        """`turn`: shared with the front ends, so that what they receive at once is rung for at once. `oversize`: shared
+        with them, too."""
         self.hooks = HookTable()
         self.poison = Poison(options.breaker_cooldown)
         self.draining = False
@@ -44,7 +52,7 @@ class Router:
         self._options = options
         self._pending = pending = PendingQueue()
         self._deadlines = deadlines = DeadlineWheel()
-        self._outcomes = outcomes = Outcomes(loop, pending, deadlines)
+        self._outcomes = outcomes = Outcomes(loop, pending, deadlines, oversize or SizeRefusals())
         self._placing = placing = Placing(loop, self._turn, pending, deadlines, outcomes, self.poison, self.hooks)
         self._deaths = Deaths(pending, outcomes, placing, self.poison)
         self._ticks = Ticks(loop, options.queue_wait_ns, pending, deadlines, outcomes, placing)

@@ -51,7 +51,7 @@ def sum_that_overflows(request, session, spec):
 
 @Pre
 def longer_than_a_message(request, session, spec):
-    announce(17 << 20, 0)
+    announce(101 << 20, 0)
 
 @Pre
 def endless(request, session, spec):

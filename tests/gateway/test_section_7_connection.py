@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from broker.config import BrokerConfig
 from tests.support.broker import RunningBroker, wait_until
 from tests.support.gateway import Answer, Api, Background, RunningGateway
 from tests.support.hooks import SOURCE, Gate
@@ -190,12 +191,24 @@ def test_with_raised_limits_bodies_above_4_mib_go_both_ways(table: Table, size: 
     assert received.body == body
 
 
+def test_text_of_the_default_limit_goes_both_ways(tmp_path: Path, keys: RedisServer) -> None:
+    """With the sizes of the documented `tyk.conf`."""
+    largest = BrokerConfig().max_body
+    with own_broker(tmp_path, "--timeout", "120") as broker:
+        with gateway_at(broker.address, tmp_path / "gw", keys) as gateway:
+            api = add(gateway, {"driver": "grpc", "post": [{"name": "same_body"}]})
+            body = b"x" * largest
+            assert api.send("POST", body=body).upstream.body == body
+        assert broker.status()["too_large"] == {"requests": 0, "answers": 0}
+
+
 def test_a_request_above_the_brokers_own_limit_is_error_500(tmp_path: Path, keys: RedisServer) -> None:
     middleware: dict[str, object] = {"driver": "grpc", "post": [{"name": "same_body"}]}
     with own_broker(tmp_path, "--max-message", str(MIB)) as broker:
         with gateway_at(broker.address, tmp_path / "gw", keys) as gateway:
             api = add(gateway, middleware)
             assert api.send("POST", body=b"x" * (2 * MIB)).status == 500
+            broker.wait_for_log("hook same_body: the request has 4194")
             assert api.send("POST", body=b"x").status == 200
 
 

@@ -19,7 +19,7 @@ from tests.support.redis_server import RedisServer, running_redis
 from tests.support.tyk import any_gateway
 
 SOURCES: Final = Path(__file__).parents[1] / "bundles"
-LARGE: Final = 64 * 1024 * 1024
+LARGE: Final = 100 * 1024 * 1024
 """Bytes: what a limit on messages is raised to."""
 ORG: Final = "an-org"
 
@@ -133,7 +133,7 @@ def running_table(folder: Path, style: str = "classic") -> Iterator[Table]:
     redis_folder.mkdir()
     with ExitStack() as running:
         keys = running.enter_context(running_redis(redis_folder))
-        flags = ("--redis", f"unix://{keys.socket}", "--max-message", str(LARGE), "--log-level", "debug")
+        flags = ("--redis", f"unix://{keys.socket}", "--log-level", "debug")
         broker = running.enter_context(RunningBroker(folder, *flags, workers=2))
         gateway = running.enter_context(any_gateway(folder, broker.address, style=style, **gateway_settings(keys)))
         yield Table(folder, broker, gateway, keys)

@@ -22,6 +22,8 @@ from broker.errors import ConfigError
         ("hang_grace", -0.1),
         ("queue_size", 0),
         ("queue_wait", -1),
+        ("max_body", 1023),
+        ("max_body", 511 << 20),
         ("max_message", 1023),
         ("max_streams", 0),
         ("ready_timeout", 0),
@@ -87,8 +89,10 @@ def test_a_webhook_may_be_any_web_address(url: str) -> None:
 
 def test_what_may_be_held_is_one_message_at_least() -> None:
     assert BrokerConfig(max_message=1 << 20, queue_bytes=1 << 20).queue_bytes == 1 << 20
-    with pytest.raises(ConfigError, match=r"--queue-bytes 1048575: .* \(--max-message 1048576\)"):
+    with pytest.raises(ConfigError, match=r"--queue-bytes 1048575: .* 1048576 \(--max-message\)"):
         BrokerConfig(max_message=1 << 20, queue_bytes=(1 << 20) - 1)
+    with pytest.raises(ConfigError, match=r"--queue-bytes 6291455: .* 6291456 \(--max-body 1048576: .*twice\)"):
+        BrokerConfig(max_body=1 << 20, queue_bytes=6 * (1 << 20) - 1)
 
 
 def test_the_default_address_lies_in_the_runtime_folder(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """gRPC on the wire: timeouts, texts of errors, messages, what a request's headers mean."""
 
 import gzip
+import re
 import struct
 import tracemalloc
 
@@ -22,6 +23,7 @@ from broker.http2.frames import END_HEADERS, END_STREAM, FrameType, pack_frame
 from broker.http2.limits import MIB, Limits
 from ipc.frame import Status
 from tests.support.http2_peer import PATH, Peer, data, message
+from tyk.proto.coprocess_object_pb2 import Object
 
 
 def compressed(body: bytes) -> bytes:
@@ -122,7 +124,6 @@ def test_an_empty_message_whose_prefix_ends_the_data() -> None:
     [
         (b"identity", b"\1\0\0\0\1", GrpcCode.INTERNAL),
         (b"gzip", b"\2\0\0\0\1", GrpcCode.INTERNAL),
-        (b"identity", b"\0\0\0\x03\xe9", GrpcCode.RESOURCE_EXHAUSTED),
     ],
 )
 def test_wrong_prefixes(encoding: bytes, prefix: bytes, code: GrpcCode) -> None:
@@ -200,13 +201,23 @@ def test_requests_without_exactly_one_message(body: bytes, text: str) -> None:
     assert not peer.echo.dispatched
 
 
-def test_a_message_above_the_limit_is_refused_by_its_prefix() -> None:
-    peer = Peer(Limits(max_message=1000))
-    peer.send(peer.headers(1), data(1, message(bytes(1001))[:5], 0))
+@pytest.mark.parametrize("step", [1, 5, 700, 10_000])
+def test_a_message_above_the_limit_is_refused_by_its_beginning(step: int) -> None:
+    """Which tells the hook that it is for, however it comes."""
+    peer = Peer(Limits(max_message=2000))
+    beginning = message(Object(hook_name="mine", hook_type="Pre", metadata={"x": "y" * 3000}).SerializeToString())[
+        :1100
+    ]
+    peer.send(peer.headers(1), *(data(1, beginning[at : at + step], 0) for at in range(0, len(beginning), step)))
     trailers = peer.trailers(1)
     assert trailers["grpc-status"] == str(int(GrpcCode.RESOURCE_EXHAUSTED))
-    assert "1001 bytes" in trailers["grpc-message"]
-    assert "1000 bytes" in trailers["grpc-message"]
+    assert re.fullmatch(r"hook mine: the request has 3\d\d\d bytes, and may have 2000 .*", trailers["grpc-message"])
+
+
+def test_what_is_no_message_has_no_hook_when_it_is_refused() -> None:
+    peer = Peer(Limits(max_message=1000))
+    peer.send(peer.headers(1), data(1, message(b"\xff" * 1001), 0))
+    assert "hook (unknown): the request has 1001 bytes" in peer.trailers(1)["grpc-message"]
 
 
 def test_a_deadline_that_has_passed_is_not_dispatched() -> None:

@@ -125,7 +125,7 @@ def test_a_message_above_the_limit_is_refused_with_its_id_before_and_after_it_is
     reader = MessageReader(LIMIT)
     data = request(b"x" * (LIMIT + ENVELOPE_SIZE), call_id=77)
     reader.feed(data[: len(data) - cut])
-    with pytest.raises(WireError, match="10000 bytes") as caught:
+    with pytest.raises(WireError, match=f"{LIMIT} bytes|{len(data)} bytes") as caught:
         reader.next()
     assert caught.value.status is Status.TOO_LARGE
     assert msgpack.unpackb(caught.value.id) == 77

@@ -116,6 +116,8 @@ def test_a_message_above_the_limit_is_an_error_that_says_so(bench: Bench, worker
     dispatch = RecordedDispatch(object_bytes("x" * 2_000_000))
     bench.router.dispatch(dispatch)
     assert dispatch.status is Status.TOO_LARGE
+    assert "xxx...: the request has 20000" in str(dispatch.outcomes[0])
+    assert "--max-message" in str(dispatch.outcomes[0])
     assert worker.link.in_flight == {}
 
 

@@ -1,0 +1,59 @@
+"""Messages that are refused for their size: each is counted, logged with its hook, and explained to its caller.
+
+A gateway logs nothing of them: a user sees HTTP 500, and only the broker can say why.
+"""
+
+import logging
+from typing import Final
+
+from ipc.description import MAX_NAME
+from ipc.frame import EVENT_KINDS
+from ipc.text import bounded
+from telemetry.quiet_log import QuietLog
+
+MIB: Final = 1024 * 1024
+MAX_BODY: Final = 48 * MIB
+"""Bytes of a body by default: with it, `max_message` is what README's `tyk.conf` lets the gateway send and receive."""
+BESIDES_BODIES: Final = 4 * MIB
+"""Bytes of a message besides its bodies: headers, session, spec. By default gRPC allows a whole message no more."""
+
+
+def message_limit(max_body: int) -> int:
+    """Return how many bytes a message may have so that bodies of `max_body` bytes pass.
+
+    A gateway sends a body that is UTF-8 twice, as `body` and as `raw_body` (gateway/coprocess.go, BuildObject).
+    """
+    return 2 * max_body + BESIDES_BODIES
+
+
+class SizeRefusals:
+    """Counts messages that were too large, logs them once a minute for each hook, and words the errors."""
+
+    __slots__ = ("_allowed", "_log", "answers", "requests")
+
+    def __init__(self, limit: int = message_limit(MAX_BODY), option: str = "--max-message") -> None:
+        """`limit`: bytes that a message may have. `option`: what the user can change, for the texts."""
+        self._allowed = f"{limit} ({option})"
+        self._log = QuietLog(logging.getLogger("tykpy.router"))
+        self.requests = 0
+        self.answers = 0
+        """What hooks returned."""
+
+    def refuse_request(self, kind: int, hook: str, what: str) -> str:
+        """Count and log a request; returns what to tell its caller.
+
+        `kind` is an `ipc.frame.Kind`; `hook` is empty where it is not known; `what` is like "the request has 5 bytes".
+        """
+        self.requests += 1
+        return self._explain("request", kind, hook, what)
+
+    def refuse_answer(self, kind: int, hook: str, what: str) -> str:
+        """Do the same for what a hook returned."""
+        self.answers += 1
+        return self._explain("answer", kind, hook, what)
+
+    def _explain(self, direction: str, kind: int, hook: str, what: str) -> str:
+        subject = "an event" if kind in EVENT_KINDS else f"hook {bounded(hook, MAX_NAME) or '(unknown)'}"
+        message = f"{subject}: {what}, and may have {self._allowed}"
+        self._log.log(logging.WARNING, f"{direction} {subject}", message)
+        return message
