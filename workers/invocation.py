@@ -116,6 +116,7 @@ class ChainInvocation:
                 answer = run_or_pass(hook, view, request)
             else:
                 answer = run_hook(hook, view, request)
+            del request
             if not fold.apply(answer):
                 break
         return self._finish(answer)
@@ -129,6 +130,7 @@ class ChainInvocation:
                 answer = await run_or_pass_async(hook, view, request)
             else:
                 answer = await run_hook_async(hook, view, request)
+            del request
             if not fold.apply(answer):
                 break
         return self._finish(answer)
@@ -259,6 +261,8 @@ async def run_hook_async(hook: Hook, subject: Any, request: TykCoProcessRequest 
 
 def run_or_pass(hook: Hook, subject: Object, request: TykCoProcessRequest | None = None) -> Object:
     """Run a hook with `on_error="continue"`: where it fails, the object as it came is the answer."""
+    if isinstance(request, UnreadRequest):
+        request.read()
     untouched = _copy(subject)
     try:
         run_hook(hook, subject, request)
@@ -270,6 +274,8 @@ def run_or_pass(hook: Hook, subject: Object, request: TykCoProcessRequest | None
 
 async def run_or_pass_async(hook: Hook, subject: Object, request: TykCoProcessRequest | None = None) -> Object:
     """Do what run_or_pass does for an `async def` hook."""
+    if isinstance(request, UnreadRequest):
+        request.read()
     untouched = _copy(subject)
     try:
         await run_hook_async(hook, subject, request)

@@ -176,8 +176,7 @@ def _take_request(subject: Object, given: TykCoProcessRequest, returned: object)
         subject.response.SetInParent()
     if type(given) is UnreadRequest:
         if returned is given or returned is None:
-            given.complete()  # what was done to it is in its record
-            return
+            return  # what was done to it is in its record, see workers/unread.py
         given.read()
     request = subject.request
     if returned is given or returned is None:

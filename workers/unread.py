@@ -88,6 +88,8 @@ class UnreadRequest(TykCoProcessRequest):
     def __init__(self, record: Record, read: Read) -> None:
         if record.set_headers is None:
             record.set_headers = {}
+        if record.return_overrides is None:
+            record.return_overrides = _no_overrides()  # what a reply must have, see workers/shapes.py
         self._added = record.set_headers
         self._record = record
         self._read = read
@@ -169,18 +171,6 @@ class UnreadRequest(TykCoProcessRequest):
         noted = attributes.setdefault(name, kind(getattr(record, name) or ()))
         setattr(record, name, noted)
         return noted
-
-    def complete(self) -> None:
-        """Put in what a reply must have, see workers/shapes.py."""
-        try:
-            record = self._record
-        except AttributeError:
-            self.object.return_overrides.SetInParent()
-            return
-        if record.return_overrides is None:
-            record.return_overrides = _no_overrides()
-        if type(self) is not UnreadRequest:
-            self.object.return_overrides.SetInParent()
 
 
 class _BeingRead(UnreadRequest):

@@ -11,6 +11,7 @@ from ipc.frame import Kind, Status, pack_frame
 from tests.support.bundles import Served, subject, write_bundle, write_files
 from tests.unit.workers.conftest import Serve
 from workers.errors import WorkerError
+from workers.folding import RequestFold
 from workers.mapping import to_map
 
 Make = Callable[..., Served]
@@ -184,3 +185,17 @@ def test_a_chain_may_travel_as_a_map(make: Make) -> None:
     body = msgpack.unpackb(answer.body)
     assert body["request"]["raw_body"] == b"A B "
     assert "session" not in body
+
+
+def test_a_hook_that_asks_for_no_message_has_no_copy_of_the_request() -> None:
+    fold = RequestFold(subject("*", request={"raw_body": b"large", "set_headers": {"X-Came": "1"}}), 3)
+    first, request = fold.view(False)
+    request.add_header("X-First", "1")
+    assert not first.HasField("request")
+    del request
+    assert fold.apply(first)
+    second, request = fold.view(False)
+    assert not second.HasField("request")
+    assert request.object.raw_body == b"large"
+    assert second.request.headers["X-First"] == "1"
+    assert not second.request.set_headers

@@ -104,7 +104,6 @@ def test_an_answer_is_complete_without_the_message_too() -> None:
     one = packed()
     request = one.request()
     assert isinstance(request, UnreadRequest)
-    request.complete()
     assert answered(one).request.HasField("return_overrides")
     assert not one.subject.HasField("request")
     assert request.object.HasField("return_overrides")
