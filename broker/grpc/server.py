@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Final, cast
@@ -43,6 +43,10 @@ SWEEP_SLICE: Final = 100
 """Connections that are looked at in one pass through the event loop: 0.3 ms."""
 MAX_REFUSED: Final = 64
 """Connections beyond the limit that get time to read why they are refused; further ones are cut off at once."""
+PING_DELAY: Final = 0.01
+"""Seconds until a PING is acknowledged. gRPC clients measure the way to us with one PING at a time, and send the next
+with the first answer after its acknowledgement. Acknowledged at once, a single client's calls come with a PING each: a
+read, a write and two wake-ups more, 8.8 system calls of the broker per call instead of 6.2."""
 HIGH_WATER: Final = 1 * MIB
 """Bytes in a socket's output buffer from which on nothing more is read from its peer."""
 
@@ -262,7 +266,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
             cache = HeadCache(RefusingHeadReader(refusal, limits), limits)
             limits = replace(limits, idle_timeout=REFUSED_IDLE)
         calls = GrpcCalls(server.dispatcher, limits, server.bodies, server.arriving, server.oversize)
-        self._connection = Connection(calls, cache, limits, self._wake, self._loop.time)
+        self._connection = Connection(calls, cache, limits, self._wake, self._loop.time, self._delay)
         calls.sender = self._connection.sender
         self._age = ConnectionAge(self._connection, limits, calls.expire, self._loop.time())
 
@@ -290,6 +294,10 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self._flush()
 
     # Output
+
+    def _delay(self, acknowledge: Callable[[], None]) -> None:
+        """Acknowledge PINGs a little later."""
+        self._loop.call_later(PING_DELAY, acknowledge)
 
     def _wake(self) -> None:
         """There is output: write it once this turn has made all of it."""

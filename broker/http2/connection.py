@@ -36,6 +36,10 @@ _SETTINGS_COST: Final = 10
 """Tokens: a change of the initial window touches every stream."""
 
 
+def _at_once(acknowledge: Callable[[], None]) -> None:
+    acknowledge()
+
+
 class Connection(RequestReader):
     """One connection: feed `receive`; write what `take_output` gives after that, and whenever `wake` was called."""
 
@@ -46,8 +50,13 @@ class Connection(RequestReader):
         limits: Limits,
         wake: Callable[[], None],
         clock: Callable[[], float] = monotonic,
+        delay: Callable[[Callable[[], None]], object] = _at_once,
     ) -> None:
+        """`delay` calls back when the PINGs that have come are to be acknowledged."""
         super().__init__(application, cache, limits, wake, clock)
+        self._delay = delay
+        self._pings: list[bytes] = []
+        """Payloads of PINGs that are not acknowledged yet."""
         self._max_output = max(limits.max_output, limits.max_message)
         self._settings_sent = 1
         self._settings_acknowledged = 0
@@ -110,6 +119,8 @@ class Connection(RequestReader):
             self._application.cancelled(stream)
         # What refers to us is let go of: else memory comes back when the garbage collector runs, and that is never
         # where nothing happens any more.
+        self._delay = _at_once
+        self._pings.clear()
         self._stop_reading()
         self._headers.close()
         self.sender.let_go()
@@ -193,9 +204,16 @@ class Connection(RequestReader):
         if stream_id:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, f"PING on stream {stream_id}")
         if not flags & ACK:
-            self.sender.write(pack_frame(FrameType.PING, ACK, 0, bytes(data[at:end])))
+            self._pings.append(bytes(data[at:end]))
+            if len(self._pings) == 1:
+                self._delay(self._acknowledge_pings)
         elif data[at:end] == _DRAIN_PING:
             self.finish_drain()
+
+    def _acknowledge_pings(self) -> None:
+        for payload in self._pings:
+            self.sender.write(pack_frame(FrameType.PING, ACK, 0, payload))
+        self._pings.clear()
 
     def _on_goaway(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         if stream_id:

@@ -245,6 +245,27 @@ def test_a_peer_whose_frames_are_always_cut_is_not_given_up_for_that() -> None:
     asyncio.run(scenario())
 
 
+def test_pings_are_acknowledged_later_all_at_once() -> None:
+    """Answers do not wait for that, and a connection that ends meanwhile is let go of."""
+
+    async def scenario() -> None:
+        served = Served()
+        protocol, transport = served.connect()
+        pings = [bytes(8), b"12345678"]
+        protocol.data_received(pack_frame(FrameType.PING, 0, 0, pings[0]) + request(b"x"))
+        protocol.data_received(pack_frame(FrameType.PING, 0, 0, pings[1]))
+        assert FrameType.PING not in {frame.kind for frame in transport.frames()}
+        while not (pongs := [frame for frame in transport.frames() if frame.kind == FrameType.PING]):
+            await asyncio.sleep(0)
+        assert [(frame.flags, frame.payload) for frame in pongs] == [(ACK, payload) for payload in pings]
+        protocol.data_received(pack_frame(FrameType.PING, 0, 0, pings[0]))
+        protocol.abort()
+        served.close(protocol)
+        assert not protocol._connection._pings
+
+    asyncio.run(scenario())
+
+
 def test_a_call_that_runs_is_not_the_sweeps_business() -> None:
     async def scenario() -> None:
         served = Served()
