@@ -243,16 +243,26 @@ def call(
 @runtime_dir_option
 @click.option("--bundles", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="Look into this folder instead of asking a broker; imports the plugins.")  # fmt: skip
+@click.option("--apis", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="With --bundles: folder of the gateway's API definitions, for names.")  # fmt: skip
 @click.option("--json", "whole", is_flag=True, help="Print everything that is known, as JSON.")
-def hooks(runtime_dir: Path, bundles: Path | None, whole: bool) -> None:
-    """Show what is loaded: bundle, hook, type, shape and place. Ends with 1 where something could not be loaded."""
+def hooks(runtime_dir: Path, bundles: Path | None, apis: Path | None, whole: bool) -> None:
+    """Show every bundle, whether it is loaded, the APIs that use it, and its hooks with type, shape and place.
+
+    Ends with 1 where something could not be loaded.
+    """
     from commands import hooks as found
 
+    if apis and not bundles:
+        raise click.UsageError("--apis needs --bundles; a broker is told of API definitions by its own --apis")
     with _no_traceback():
-        description = found.describe_folder_once(bundles) if bundles else found.describe_broker(runtime_dir)
+        folder = found.describe_folder_once(bundles, apis=apis) if bundles else None
+        description = found.describe_broker(runtime_dir) if folder is None else folder
     if whole:
         click.echo(json.dumps(description, indent=2))
         return
+    _table(("BUNDLE", "NAME", "APIS", "HOOKS", "STATE"), list(found.bundle_rows_of(description)))
+    click.echo()
     _table(("BUNDLE", "HOOK", "TYPE", "SHAPE", "PLACE"), list(found.rows_of(description)))
     for note in found.notes_of(description):
         click.echo(f"note: {note}", err=True)
@@ -288,7 +298,7 @@ def reload_bundles(runtime_dir: Path, timeout: float) -> None:
 
     with _no_traceback():
         answer = pool.reload(runtime_dir, timeout)
-    _table(("BUNDLE", "NOW", "HOOKS"), list(pool.rows_of(answer)))
+    _table(("BUNDLE", "NAME", "APIS", "NOW", "HOOKS"), list(pool.rows_of(answer)))
     for problem in pool.problems_of(answer):
         click.echo(f"problem: {_harmless(problem)}", err=True)
     click.echo(f"reloaded by {answer['workers']} workers in {answer['seconds']:.2f} s")

@@ -10,6 +10,8 @@ from broker.events.events import Events
 from broker.msgpackrpc.server import Handler, Reply
 from broker.oversize import SizeRefusals
 from broker.pool import content
+from broker.pool.bundle_names import BundleNames, hashes_of
+from broker.pool.discovery import Discovery
 from broker.pool.recycling import Recycler
 from broker.pool.reload import Outcome, Reloader
 from broker.pool.supervisor import Supervisor
@@ -17,6 +19,7 @@ from broker.routing.poison import Poison
 from broker.routing.router import Router
 from broker.upgrade import Upgrade
 from ipc.frame import Status
+from telemetry.names import annotated
 
 
 class Parts(NamedTuple):
@@ -30,17 +33,23 @@ class Parts(NamedTuple):
     reloader: Reloader
     recycler: Recycler
     upgrade: Upgrade
+    discovery: Discovery | None
 
 
 def admin_methods(parts: Parts) -> dict[str, Handler]:
     """The table of methods: `ping`, `hooks`, `status`, `reload`, `scale`."""
     supervisor = parts.supervisor
+    names = supervisor.names
 
     def ping(_params: list[Any], reply: Reply) -> None:
         reply.answer("pong")
 
     def hooks(_params: list[Any], reply: Reply) -> None:
-        reply.answer(describe_hooks(supervisor.served, parts.router.poison))
+        names.refresh()
+        loaded = describe_hooks(supervisor.served, parts.router.poison)
+        unloaded = {} if parts.discovery is None else parts.discovery.unloaded()
+        found = [*loaded, *(_unloaded(name, why) for name, why in unloaded.items())]
+        reply.answer([{**bundle, **names.describe(bundle["hashes"])} for bundle in found])
 
     def status(_params: list[Any], reply: Reply) -> None:
         reply.answer(describe(parts))
@@ -48,9 +57,10 @@ def admin_methods(parts: Parts) -> dict[str, Handler]:
     def reload(_params: list[Any], reply: Reply) -> None:
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, ReloadError):
-                reply.fail(Status.HOOK_FAILED, str(outcome))
+                reply.fail(Status.HOOK_FAILED, annotated(str(outcome), names.texts))
             else:
-                reply.answer(outcome)
+                bundles = [{**bundle, **names.describe(bundle["hashes"])} for bundle in outcome["bundles"]]
+                reply.answer({**outcome, "bundles": bundles})
 
         parts.reloader.request(done)
 
@@ -69,13 +79,14 @@ def admin_methods(parts: Parts) -> dict[str, Handler]:
 def describe(parts: Parts) -> dict[str, Any]:
     """The broker's state: process, workers, dispatches and events by outcome, what waits, and what is not run."""
     router, supervisor = parts.router, parts.supervisor
+    supervisor.names.refresh()
     return {
         "pid": os.getpid(),
         "wanted": supervisor.wanted,
         "workers": supervisor.describe(),
         "restarts": supervisor.restarts,
         "recycled": parts.recycler.recycled,
-        "bundles": [_outline(bundle) for bundle in supervisor.served],
+        "bundles": [_outline(bundle, supervisor.names) for bundle in supervisor.served],
         "reload": parts.reloader.last,
         "upgrade": parts.upgrade.last,
         "waiting": router.waiting,
@@ -98,10 +109,24 @@ def describe_hooks(description: content.Description, poison: Poison) -> list[dic
     return [_with_refusals(bundle, poison) for bundle in description]
 
 
-def _outline(bundle: dict[str, Any]) -> dict[str, Any]:
-    """One bundle for `tykpy status`: in how many workers it is loaded, and why not in others."""
+def _outline(bundle: dict[str, Any], names: BundleNames) -> dict[str, Any]:
+    """One bundle for `tykpy status`: who uses it, in how many workers it is loaded, and why not in others."""
     problems = bundle.get("elsewhere") or list(content.problems_of(bundle))
-    return {**{key: bundle[key] for key in ("name", "version", "loaded_in", "workers", "kept")}, "problems": problems}
+    facts = {key: bundle[key] for key in ("name", "version", "loaded_in", "workers", "kept")}
+    return {**facts, **names.describe(bundle["hashes"]), "problems": problems}
+
+
+def _unloaded(name: str, why: str) -> dict[str, Any]:
+    """Describe an entry of the folder that no worker has loaded, in the form of those that are."""
+    return {
+        "name": name,
+        "hashes": hashes_of(name),
+        "state": "not loaded",
+        "why": why,
+        "error": None,
+        "hooks": [],
+        "faulty": [],
+    }
 
 
 def _with_refusals(bundle: dict[str, Any], poison: Poison) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class Broker:
         self.reloader = Reloader(loop, config, self.supervisor, self.router)
         self.grpc, self.rpc = self._gateway_front_ends(turn)
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)
+        self.discovery = self._discovery()
         parts = Parts(
             self.router,
             self.arriving,
@@ -103,6 +104,7 @@ class Broker:
             self.reloader,
             self.recycler,
             self.upgrade,
+            self.discovery,
         )
         self.admin = MsgpackRpcServer(admin_methods(parts), admission=admin_admission())
         self._front_ends = (self.grpc, self.rpc, self.admin)
@@ -186,13 +188,18 @@ class Broker:
         )
         return grpc, rpc
 
+    def _discovery(self) -> Discovery | None:
+        folder, reloads = self._config.bundles, self._config.reload
+        if folder is None:
+            return None
+        return Discovery(self._loop, folder, self.supervisor, self.reloader, self.router, reloads=reloads)
+
     def _watch_bundles(self) -> None:
         folder = self._config.bundles
-        if folder is None:
+        if self.discovery is None or folder is None:
             return
-        reloads = self._config.reload
-        Discovery(self._loop, folder, self.supervisor, self.reloader, self.router, reloads=reloads).start()
-        if reloads:
+        self.discovery.start()
+        if self._config.reload:
             ContentWatch(self._loop, folder, self.reloader.request).start()
 
     def _channels(self) -> Iterable[BrokerChannel]:

@@ -53,6 +53,10 @@ class BrokerConfig:
         None,
         "PEM file with an RSA public key: bundles that its owner has not signed, or that were altered, are refused.",
     )
+    apis: Path | None = option(
+        None,
+        "Folder of the gateway's API definitions (its app_path), to show names of bundles and APIs next to MD5s.",
+    )
     workers: int = option(
         min(usable_cpus().number, MAX_WORKERS),
         "Worker processes.",
@@ -193,6 +197,8 @@ class BrokerConfig:
             raise ConfigError(f"--group {self.group}: needs --user")
         if self.bundles is not None and os.path.exists(self.bundles) and not os.path.isdir(self.bundles):
             raise ConfigError(f"--bundles {self.bundles}: not a folder")
+        if self.apis is not None and os.path.exists(self.apis) and not os.path.isdir(self.apis):
+            raise ConfigError(f"--apis {self.apis}: not a folder")
         if self.public_key is not None and not os.path.isfile(self.public_key):
             raise ConfigError(f"--public-key {self.public_key}: no such file")
         if self.log_file is not None and not os.path.isdir(self.log_file.parent):

@@ -87,7 +87,7 @@ def _bundle_problems(config: BrokerConfig) -> Iterator[str]:
     if config.bundles is None:
         yield "--bundles is not set: every dispatch will be answered NOT_FOUND"
         return
-    from workers.errors import why_unread
+    from ipc.text import why_unread
 
     try:
         os.listdir(config.bundles)

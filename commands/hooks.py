@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 from broker.errors import RpcError
 from broker.msgpackrpc.client import RpcClient
-from broker.pool import content
+from broker.pool import bundle_names, content
+from broker.pool.bundle_names import BundleNames
 from commands.errors import CommandError
 
 Description = list[dict[str, Any]]
@@ -39,11 +41,16 @@ def describe_broker(runtime_dir: Path) -> Description:
     return description
 
 
-def describe_folder(folder: Path, unpacked: Path, public_key: Path | None = None) -> Description:
+def describe_folder(
+    folder: Path, unpacked: Path, public_key: Path | None = None, apis: Path | None = None
+) -> Description:
     """What a worker would load from this folder; the plugins are imported, here and now.
 
-    Raises CommandError where the public key cannot be used.
+    `apis`: the folder of API definitions.
+
+    Raises CommandError where the folder or the public key cannot be used.
     """
+    from ipc.text import why_unread
     from workers.errors import KeyFileError
     from workers.signature import PublicKey
     from workers.store import BundleStore
@@ -52,18 +59,24 @@ def describe_folder(folder: Path, unpacked: Path, public_key: Path | None = None
         key = PublicKey.read(public_key) if public_key is not None else None
     except KeyFileError as error:
         raise CommandError(str(error)) from error
+    try:
+        os.listdir(folder)
+    except OSError as error:
+        raise CommandError(f"{folder} cannot be read: {why_unread(error)}") from error
     store = BundleStore([folder], unpacked, key)
     store.load_all()
-    return store.describe()
+    names = BundleNames(apis)
+    names.refresh()
+    return [{**bundle, **names.describe(bundle["hashes"])} for bundle in (*store.describe(), *store.unloaded())]
 
 
-def describe_folder_once(folder: Path, public_key: Path | None = None) -> Description:
+def describe_folder_once(folder: Path, public_key: Path | None = None, apis: Path | None = None) -> Description:
     """The same, with ZIPs unpacked into a folder that is removed again.
 
     What a worker would log of problems is in the description.
     """
     with _quiet(logging.getLogger("tykpy.worker")), tempfile.TemporaryDirectory(prefix="tykpy-hooks-") as unpacked:
-        return describe_folder(folder, Path(unpacked), public_key)
+        return describe_folder(folder, Path(unpacked), public_key, apis)
 
 
 @contextlib.contextmanager
@@ -78,7 +91,8 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 def problems_of(description: Description) -> Iterator[str]:
     """Everything that could not be loaded, or not by every worker, with file and line."""
     for bundle in description:
-        yield from content.problems_of(bundle)
+        for problem in content.problems_of(bundle):
+            yield bundle_names.explain(problem, [bundle])
         for problem in bundle.get("elsewhere", ()):
             yield f"loaded in {bundle['loaded_in']} of {bundle['workers']} workers, which get its calls: {problem}"
 
@@ -87,7 +101,7 @@ def notes_of(description: Description) -> Iterator[str]:
     """What is no problem, and worth to know: bundles that are served in another version than is there."""
     for bundle in description:
         if bundle.get("kept"):
-            yield f"bundle {bundle['name']} {bundle['kept']}"
+            yield bundle_names.explain(f"bundle {bundle['name']} {bundle['kept']}", [bundle])
 
 
 def refusals_of(description: Description) -> Iterator[str]:
@@ -102,6 +116,13 @@ def refusals_of(description: Description) -> Iterator[str]:
                     f"bundle {bundle['name']}: hook {hook['name']} has {what} in quarantine, for having killed workers"
                     " (until new code is loaded: tykpy reload)"
                 )
+
+
+def bundle_rows_of(description: Description) -> Iterator[tuple[str, ...]]:
+    """Bundle, its name in the API definitions, APIs, hooks and state of every bundle in the folder."""
+    for bundle in description:
+        state = f"not loaded: {bundle['why']}" if "why" in bundle else bundle["state"]
+        yield *bundle_names.columns_of(bundle), str(len(bundle["hooks"])), state
 
 
 def rows_of(description: Description) -> Iterator[tuple[str, str, str, str, str]]:

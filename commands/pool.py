@@ -6,6 +6,7 @@ from typing import Any
 
 from broker.errors import RpcError
 from broker.msgpackrpc.client import RpcClient
+from broker.pool import bundle_names
 from commands.errors import CommandError
 
 NO_CODE = ("UNAVAILABLE", "EXPIRED")
@@ -28,16 +29,17 @@ def scale(runtime_dir: Path, workers: int, timeout: float) -> int:
     return int(_ask(runtime_dir, timeout, "scale", workers)["workers"])
 
 
-def rows_of(answer: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Bundle, what became of it, and its hooks, of a reload's answer."""
+def rows_of(answer: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Bundle, its name in the API definitions, APIs, what became of it, and its hooks, of a reload's answer."""
     for bundle in answer["bundles"]:
-        yield bundle["name"], bundle["change"], str(bundle["hooks"])
+        yield *bundle_names.columns_of(bundle), bundle["change"], str(bundle["hooks"])
 
 
 def problems_of(answer: Mapping[str, Any]) -> Iterator[str]:
     """What could not be loaded, and could not before either."""
     for bundle in answer["bundles"]:
-        yield from bundle["problems"]
+        for problem in bundle["problems"]:
+            yield bundle_names.explain(problem, [bundle])
 
 
 def _ask(runtime_dir: Path, timeout: float, method: str, *params: Any) -> Any:

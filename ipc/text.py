@@ -1,5 +1,7 @@
-"""Makes text that plugins or peers chose fit for messages and logs: always valid Unicode, never longer than agreed."""
+"""Makes text for messages and logs: of what plugins or peers chose, and of why a file cannot be read."""
 
+import os
+import pwd
 from typing import Final
 
 CUT: Final = "..."
@@ -15,3 +17,20 @@ def bounded(text: str, limit: int) -> str:
     if not cut.isascii():
         cut = cut.encode(errors="backslashreplace").decode()
     return cut if len(cut) <= limit else cut[: limit - len(CUT)] + CUT
+
+
+def access_needed(error: OSError) -> str:
+    """Say which user needs access to a file that could not be read for want of it; otherwise nothing."""
+    if not isinstance(error, PermissionError):
+        return ""
+    number = os.geteuid()
+    try:
+        name = pwd.getpwuid(number).pw_name
+    except KeyError:
+        name = str(number)
+    return f": user {name} needs access to it"
+
+
+def why_unread(error: OSError) -> str:
+    """Say why a file cannot be read, and which user needs access to it where that is the reason."""
+    return f"{error.strerror}{access_needed(error)}"

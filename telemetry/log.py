@@ -9,10 +9,12 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from telemetry.names import annotated
 from telemetry.output import STDERR, Action, LogOutput
 from telemetry.records import ExceptionInfo, render
 
@@ -78,11 +80,13 @@ class _Process:
         self.level = logging.INFO
         self.path: Path | None = None
         self.shows_process = False
+        self.names: Mapping[str, str] = {}
+        """What to add to MD5s."""
 
     def write(self, level: str, name: str, text: str, error: ExceptionInfo | None, created: float) -> None:
         assert self.output is not None
         pid = _getpid() if self.shows_process else None
-        self.output.write(render(created, level, pid, name, text, error))
+        self.output.write(render(created, level, pid, name, annotated(text, self.names), error))
 
 
 _process: Final = _Process()
@@ -107,6 +111,11 @@ def configure_log(level: str, path: Path | None = None) -> None:
     _process.path = path
     if path is not None:
         _redirect(path)
+
+
+def explain_in_log(names: Mapping[str, str]) -> None:
+    """Have the log say what these MD5s stand for, wherever a message has one (see `telemetry.names`)."""
+    _process.names = names
 
 
 def reopen_log() -> None:

@@ -5,6 +5,7 @@ itself, as `python -P -m workers CHANNEL LIFE`. By hand it has nothing to talk t
 """
 
 import atexit
+import logging
 import os
 import sys
 import threading
@@ -17,7 +18,7 @@ from ipc.layout import ExitReason
 from ipc.orders import ARGUMENT as ORDERS_ARGUMENT
 from ipc.title import set_title, worker_title
 from ipc.worker_channel import WorkerChannel
-from telemetry.log import Log, configure_log, dump_descriptor, open_log
+from telemetry.log import Log, configure_log, dump_descriptor, explain_in_log, open_log
 from tyk import gateway
 from workers import forked, limits, sent, stdio
 from workers.dispatcher import Dispatcher
@@ -106,6 +107,9 @@ def _prepare(
 ) -> tuple[Worker, Dispatcher]:
     """Load everything, then say that we are ready."""
     configure_log(config["log_level"], _path(config["log_file"]) if config["log_file"] else None)
+    explain_in_log(config["names"])
+    # It would write down the metadata of calls.
+    logging.getLogger("hpack").setLevel(logging.WARNING)
     # A reader that has stopped must not keep a worker that hangs or crashes.
     dump_stacks_to(dump_descriptor())
     budget = limits.apply(config["limits"], config["threads"])

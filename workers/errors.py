@@ -1,7 +1,5 @@
 """What can go wrong in a worker: a bundle that does not load, or one dispatch that fails."""
 
-import os
-import pwd
 from collections.abc import Mapping
 from typing import Final
 
@@ -74,20 +72,3 @@ class LimitError(WorkersError):
 
 class KeyFileError(WorkersError):
     """A file does not hold the key it should, or nothing is installed that can use it."""
-
-
-def access_needed(error: OSError) -> str:
-    """Say which user needs access to a file that could not be read for want of it; otherwise nothing."""
-    if not isinstance(error, PermissionError):
-        return ""
-    number = os.geteuid()
-    try:
-        name = pwd.getpwuid(number).pw_name
-    except KeyError:
-        name = str(number)
-    return f": user {name} needs access to it"
-
-
-def why_unread(error: OSError) -> str:
-    """Say why a file cannot be read, and which user needs access to it where that is the reason."""
-    return f"{error.strerror}{access_needed(error)}"

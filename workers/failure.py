@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from ipc.description import MAX_MESSAGE
 from ipc.frame import Status, pack_error
-from ipc.text import bounded
+from ipc.text import access_needed, bounded
 from telemetry.log import Log
 from telemetry.quiet_log import QuietLog
 from workers import forked, limits
-from workers.errors import EVENT_META, BundleError, WorkerError, WrongReturnError, access_needed
+from workers.errors import EVENT_META, BundleError, WorkerError, WrongReturnError
 
 if TYPE_CHECKING:
     from workers.hook import Hook

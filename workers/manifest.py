@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from workers.errors import ManifestError, why_unread
+from ipc.text import why_unread
+from workers.errors import ManifestError
 
 MANIFEST_NAME: Final = "manifest.json"
 MAX_MANIFEST_SIZE: Final = 1 << 20

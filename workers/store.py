@@ -8,10 +8,9 @@ from typing import Any, Final
 
 from ipc.description import MAX_HOOKS, MAX_NAME
 from ipc.text import bounded
-from telemetry.log import Log
 from workers.bundle import Bundle, Part
 from workers.discovery import Candidate, FileStamp, candidate_at, candidates, key_of, part_folders, stamp
-from workers.errors import BundleError, why_unread
+from workers.errors import BundleError
 from workers.failure import bundle_failed
 from workers.kept import KeptVersions, same_code
 from workers.load_watch import LoadWatch, Source
@@ -21,7 +20,6 @@ from workers.signature import PublicKey
 from workers.unpacked import UnpackedFolder
 
 _VERSION_DIGITS: Final = 12
-_log: Final = Log("tykpy.worker")
 
 
 @dataclass(slots=True, eq=False)
@@ -91,6 +89,14 @@ class BundleStore:
         loaded = [(entry, entry.bundle) for entry in self._entries.values()]
         return [_described(entry, bundle) for entry, bundle in loaded if bundle and not bundle.is_other_file]
 
+    def unloaded(self) -> list[dict[str, Any]]:
+        """Describe what lies in the folders and was not loaded, as it is no bundle (yet), likewise."""
+        left = [_not_there_yet(entry.candidate) for entry in self._entries.values() if entry.bundle is None]
+        return [
+            {**bundle.describe(), "state": "not loaded", "error": None, "why": f"no {MANIFEST_NAME} in it (yet)"}
+            for bundle in left
+        ]
+
     def _all_candidates(self) -> list[Candidate]:
         found = [candidate for source in self.sources for candidate in self._candidates(source)]
         return [*found, *self._gone({candidate.key for candidate in found})]
@@ -106,9 +112,8 @@ class BundleStore:
     def _candidates(self, source: Path) -> list[Candidate]:
         try:
             return list(candidates(source))
-        except OSError as error:
-            _log.error("the bundle folder %s cannot be read: %s", source, why_unread(error))
-            return []
+        except OSError:
+            return []  # the broker says so, once and not for every worker
 
     def _load(self, entry: _Entry) -> None:
         candidate = entry.candidate

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from workers.errors import SignatureError, VerificationError, why_unread
+from ipc.text import why_unread
+from workers.errors import SignatureError, VerificationError
 from workers.manifest import MANIFEST_NAME, Manifest
 from workers.signature import PublicKey
 

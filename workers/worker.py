@@ -14,7 +14,7 @@ from ipc.errors import ControlClosedError
 from ipc.frame import Packed
 from ipc.layout import EXECUTION_SLOTS
 from ipc.worker_channel import WorkerChannel
-from telemetry.log import close_log, reopen_log
+from telemetry.log import close_log, explain_in_log, reopen_log
 from workers.async_calls import AsyncCalls
 from workers.dispatcher import Dispatcher
 from workers.failure import error_frame
@@ -102,6 +102,8 @@ class Worker:
                         self._dispatcher.learn(message.body)
                     elif message.name == "reopen_log":
                         reopen_log()
+                    elif message.name == "names":
+                        explain_in_log(message.body)
         except ControlClosedError:
             # The broker is gone, and with it everybody who waits for an answer: a hook that still runs must not
             # keep the process alive.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from broker.pool.content_watch import Stamp, stamp_of, stamp_of_file
+from ipc.text import why_unread
 
 MANIFEST_NAME: Final = "manifest.json"
 CHECKED_AT_ONCE: Final = 20
@@ -30,6 +31,8 @@ class BundleFolder:
         self._found: dict[str, Stamp] = {}
         self._seen: tuple[int, int] | None = None
         self._next = 0
+        self.unreadable = ""
+        """Why nothing is found in it."""
 
     def look(self, again: Collection[str] = ()) -> Entries:
         """Return what is there; entries named in `again`, and the next few, are checked for changes."""
@@ -61,13 +64,17 @@ class BundleFolder:
         return status.st_ino, max(status.st_mtime_ns, status.st_ctime_ns)
 
     def _names(self) -> list[str]:
+        self.unreadable = ""
         try:
             if (self._folder / MANIFEST_NAME).is_file():
                 return [""]
             with os.scandir(self._folder) as entries:
                 return sorted(entry.name for entry in entries if _may_be_bundle(entry))
-        except OSError:
-            return []  # it is not there yet, or cannot be read: workers say so
+        except FileNotFoundError:
+            self.unreadable = "there is no such folder yet; waiting for it"
+        except OSError as error:
+            self.unreadable = f"cannot be read: {why_unread(error)}"
+        return []
 
     def _stamp(self, name: str) -> Stamp:
         path = self._folder / name

@@ -16,6 +16,7 @@ class BundleChange(NamedTuple):
     """`new`, `changed`, `same` or `gone`."""
     hooks: int
     problems: tuple[str, ...]
+    hashes: tuple[str, ...]
 
 
 def problems_of(bundle: dict[str, Any]) -> Iterator[str]:
@@ -30,7 +31,11 @@ def compare(before: Description, after: Description) -> list[BundleChange]:
     """Every bundle of either description, by name."""
     old, new = _by_path(before), _by_path(after)
     changes = [_change(old.get(path), bundle) for path, bundle in new.items()]
-    changes += [BundleChange(bundle["name"], "gone", 0, ()) for path, bundle in old.items() if path not in new]
+    changes += [
+        BundleChange(bundle["name"], "gone", 0, (), tuple(bundle["hashes"]))
+        for path, bundle in old.items()
+        if path not in new
+    ]
     return sorted(changes)
 
 
@@ -47,7 +52,7 @@ def _change(old: dict[str, Any] | None, new: dict[str, Any]) -> BundleChange:
         # The same files may load another time: what they need is there by then.
         is_same = old.get("version") == new.get("version") and any(problems_of(old)) == bool(problems)
         change = "same" if is_same else "changed"
-    return BundleChange(new["name"], change, len(new["hooks"]), problems)
+    return BundleChange(new["name"], change, len(new["hooks"]), problems, tuple(new["hashes"]))
 
 
 def _by_path(description: Description) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from broker.errors import ReloadError, WorkerStartError
 from broker.faults import Periodic
-from broker.pool.bundle_folder import BundleFolder, Entries
+from broker.pool.bundle_folder import MANIFEST_NAME, BundleFolder, Entries
 from broker.pool.reload import Reloader
 from broker.pool.spread import is_sound
 from broker.pool.supervisor import Supervisor
@@ -64,6 +64,8 @@ class Discovery:
         """When the next call may cause a look, and when workers may be started again after some that failed to."""
         self._retry_at = loop.time() + FIRST_RETRY
         self._retry_delay = FIRST_RETRY
+        self._unreadable = ""
+        """Why the folder cannot be used, as the log says."""
         self._told: Entries = {}
         """Changed entries that the log tells of."""
         router.hooks.ask = self.ask
@@ -71,20 +73,38 @@ class Discovery:
 
     def start(self) -> None:
         """Look again and again from now on; workers that are started afterwards load what is there now."""
-        if not os.path.isdir(self._path):
-            log.warning("--bundles %s: there is no such folder yet; waiting for it", self._path)
         self._note_start()
         self._note_loaded()
         Periodic(self._loop, LOOK_INTERVAL, self._look).start()
 
     def _note_start(self) -> None:
         """New workers are about to load what is in the folder."""
+        self._supervisor.names.refresh()
         self._last = self._folder.look(again=self._last)
+        self._tell_unreadable()
         self._starting = {name: stamp for name, stamp in self._last.items() if self._folder.is_whole(name)}
 
     def _note_loaded(self) -> None:
         """They have taken over."""
         self._loaded, self._told = self._starting, {}
+
+    def unloaded(self) -> dict[str, str]:
+        """Return the entries of the folder that no worker has loaded or tried to, and why."""
+        described = {_name(bundle["path"]) for bundle in self._supervisor.served}
+        return {name: self._why_unloaded(name) for name in self._last if name not in described and self._matters(name)}
+
+    def _matters(self, name: str) -> bool:
+        # A `.py` file that workers have looked into and do not describe has no hooks, and is no bundle.
+        return bool(name) and not (name.endswith(".py") and name in self._loaded)
+
+    def _why_unloaded(self, name: str) -> str:
+        if not self._folder.is_whole(name):
+            return f"no {MANIFEST_NAME} in it (yet)"
+        return (
+            "new workers are loading it"
+            if self._is_loading
+            else "not loaded yet; tykpy reload loads it, or says why not"
+        )
 
     def ask(self, is_broken: bool) -> bool:
         """A call names a bundle that no worker has, or that is broken; returns whether it is to wait.
@@ -127,6 +147,7 @@ class Discovery:
 
     def _look(self) -> None:
         before, self._last = self._last, self._folder.look(again=self._unknown(self._last))
+        self._tell_unreadable()
         complete = {name: stamp for name, stamp in self._last.items() if before.get(name) == stamp}
         if self._is_loading or self._reloader.under_way or self._loop.time() < self._load_at:
             return
@@ -148,6 +169,7 @@ class Discovery:
         ]
 
     def _load(self, names: Collection[str], why: str) -> None:
+        self._supervisor.names.refresh()
         self._begin(f"new workers load {', '.join(sorted(names))}: {why}")
         self._loop.call_soon(self._start)
 
@@ -214,6 +236,13 @@ class Discovery:
     def _broken(self) -> list[str]:
         """Return the names of the entries that the workers cannot use, or not all of."""
         return [_name(one["path"]) for one in self._supervisor.served if not _is_whole(one)]
+
+    def _tell_unreadable(self) -> None:
+        """Say once that the folder itself cannot be used."""
+        why = self._folder.unreadable
+        if why and why != self._unreadable:
+            log.warning("--bundles %s: %s", self._path, why)
+        self._unreadable = why
 
     def _tell_changed(self, complete: Entries) -> None:
         for name in self._unknown(complete):

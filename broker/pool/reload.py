@@ -195,4 +195,4 @@ class Reloader:
 
 
 def _as_map(change: content.BundleChange) -> dict[str, Any]:
-    return {**change._asdict(), "problems": list(change.problems)}
+    return {**change._asdict(), "problems": list(change.problems), "hashes": list(change.hashes)}

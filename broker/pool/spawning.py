@@ -3,7 +3,7 @@
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from broker.config import BrokerConfig
@@ -49,11 +49,14 @@ class WorkerStarter:
         zygotes: ZygoteKeeper,
         bodies: BodyStore | None = None,
         broken: Callable[[], Iterable[dict[str, str]]] = tuple,
+        names: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`bodies`: where all workers find big requests. `broken`: the bundles that no worker is to import."""
+        """`bodies`: where all workers find big requests. `broken`: the bundles that no worker is to import. `names`:
+        what the log adds to MD5s."""
         self._config = config
         self._bodies = bodies
         self._broken = broken
+        self._names = names
         self._options = channel_options(config.threads, config.message_limit)
         self._epoch = secrets.randbits(63)
         self._generation = 0
@@ -125,6 +128,7 @@ class WorkerStarter:
             "check_storage": self._generation == FIRST and config.redis is not None,
             "threads": config.threads,
             "limits": {"memory": config.limit_memory, "cpu": config.limit_cpu, "files": config.limit_files},
+            "names": self._names(),
             "log_level": config.log_level,
             "log_file": os.fsencode(config.log_file) if config.log_file else None,
         }

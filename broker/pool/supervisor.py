@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from broker.config import MAX_WORKERS, BrokerConfig
@@ -19,6 +19,7 @@ from broker.pool import content
 from broker.pool.apis import ApiTable
 from broker.pool.backoff import BackOff
 from broker.pool.blame import cause_of, ending_of
+from broker.pool.bundle_names import BundleNames
 from broker.pool.departures import Departures
 from broker.pool.idle_workers import IdleWorkers
 from broker.pool.loading import LoadWatch
@@ -37,6 +38,7 @@ from broker.routing.router import Router
 from ipc.bodies import BodyStore
 from ipc.control import ControlMessage
 from ipc.errors import ControlClosedError, IpcError
+from telemetry.log import explain_in_log
 
 log = logging.getLogger("tykpy.supervisor")
 
@@ -95,7 +97,10 @@ class Supervisor:
         self._zygotes = zygotes or ZygoteKeeper()
         self.loads = LoadWatch(loop, config)
         """Watches workers load bundles."""
-        self._starter = WorkerStarter(config, self._zygotes, bodies, self.loads.messages)
+        self.names = BundleNames(config.apis, loop, self._tell_names)
+        """What people call the bundles."""
+        router.hooks.note_api = self.names.note
+        self._starter = WorkerStarter(config, self._zygotes, bodies, self.loads.messages, lambda: self.names.texts)
         self._apis = ApiTable()
         self._storage = StorageReport(config.redis, config.runtime_dir)
         self._served = Served()
@@ -118,6 +123,7 @@ class Supervisor:
         """Start all workers, once they can be forked; they join the router as they become ready."""
         Periodic(self._loop, MEMORY_LOOK, self._look_at_memory).start()
         self._starter.kept.open()
+        self.names.refresh()
         self._zygotes.watch(self._loop, self._config.ready_timeout, self._fill_all)
         self._keep_room()
 
@@ -147,11 +153,7 @@ class Supervisor:
 
     def reopen_logs(self) -> None:
         """Have every worker open the log file anew."""
-        for worker in self._workers.values():
-            try:
-                worker.channel.control.send("reopen_log")
-            except (IpcError, OSError) as error:
-                log.debug("%s cannot be told to open the log file anew: %s", worker, error)
+        self._tell_all("reopen_log")
 
     def describe(self) -> list[dict[str, Any]]:
         """The workers, for `tykpy status`: slot, pid, state, dispatches in flight and handled."""
@@ -300,6 +302,17 @@ class Supervisor:
     def learn(self) -> None:
         """Tell the router what the workers have loaded, if that has changed."""
         self._publisher.publish(self.serving, self._restorer.awaited)
+
+    def _tell_names(self, texts: Mapping[str, str]) -> None:
+        explain_in_log(texts)
+        self._tell_all("names", texts)
+
+    def _tell_all(self, name: str, body: object = None) -> None:
+        for worker in self._workers.values():
+            try:
+                worker.channel.control.send(name, body)
+            except (IpcError, OSError) as error:
+                log.debug("%s cannot be told %s: %s", worker, name, error)
 
     # -- the pool's own workers ---
 

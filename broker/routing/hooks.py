@@ -31,6 +31,8 @@ NO_BUNDLE: Final = (EMPTY_NAME_HASH, "")
 """Hashes of calls that name no bundle."""
 CHAIN_NAME: Final = "*"
 """The name that stands for all hooks of a bundle of one type."""
+MAX_APIS: Final = 1_000
+"""APIs of one hook that are remembered; then all are forgotten, and told of again."""
 MAX_OLD_HANDLERS: Final = 1_000
 """Names of event handlers that are kept although no worker describes them any more; then all are dropped."""
 EVENT_SHAPE: Final = "event, spec"
@@ -58,6 +60,7 @@ class HookInfo:
     """One hook's routing facts. Times are ns."""
 
     __slots__ = (
+        "apis",
         "expected_ns",
         "idempotent",
         "is_short",
@@ -73,6 +76,8 @@ class HookInfo:
         self, name: str, *, is_async: bool = False, timeout: float | None = None, idempotent: bool = False
     ) -> None:
         self.name = name
+        self.apis: set[str] = set()
+        """Ids of the APIs that have called it."""
         self.lane = ASYNC if is_async else BLOCKING
         self.queue_lane = self.lane
         """Where it waits; its own group's lane where only some workers have it."""
@@ -106,6 +111,10 @@ def _nothing_comes(_is_broken: bool) -> bool:
     return False
 
 
+def _nobody_notes(_api_id: str, _bundle_hash: str) -> None:
+    return None
+
+
 class HookTable:
     """Hooks by bundle hash and name, as the workers describe them; replaced whole at every description."""
 
@@ -119,6 +128,8 @@ class HookTable:
         self.ask: Callable[[bool], bool] = _nothing_comes
         """Called where no worker has a dispatch's bundle; hears whether that is known and broken, and returns whether
         it is worth waiting for."""
+        self.note_api: Callable[[str, str], object] = _nobody_notes
+        """Called with an API's id and its bundle's hash when they are seen together for the first time."""
         self.awaits = False
         """Dispatches for bundles that no worker has wait."""
         self._bundles: dict[str, bool] = {}
@@ -167,7 +178,10 @@ class HookTable:
             raise DispatchError(Status.INVALID, f"the Object does not decode: {error}") from error
         dispatch.urgent = seen.hook_type == CUSTOM_KEY_CHECK
         dispatch.name = seen.hook_name
-        return self._hooks.get((seen.bundle_hash, seen.hook_name)) or self._missing(seen.bundle_hash)
+        hook = self._hooks.get((seen.bundle_hash, seen.hook_name)) or self._missing(seen.bundle_hash)
+        if seen.api_id not in hook.apis:
+            self._note_api(hook, seen)
+        return hook
 
     def find(self, bundle_hash: str, name: str) -> HookInfo:
         """The hook's facts, or those of an unknown hook."""
@@ -177,6 +191,14 @@ class HookTable:
         """A worker has no such event handler: unless the newest has, nobody is asked again."""
         if name not in self._newest_handlers:
             self.event_handlers.discard(name)
+
+    def _note_api(self, hook: HookInfo, seen: Peek) -> None:
+        if len(hook.apis) >= MAX_APIS:
+            hook.apis.clear()
+        if len(seen.api_id) <= MAX_NAME:
+            hook.apis.add(seen.api_id)
+        if seen.bundle_hash not in NO_BUNDLE:
+            self.note_api(seen.api_id, seen.bundle_hash)
 
     def _missing(self, bundle_hash: str) -> HookInfo:
         """Return what stands for a hook that no worker has described: one to wait for, or one to ask a worker about."""
@@ -243,6 +265,7 @@ class HookTable:
                 before.shortest_ns,
                 before.is_short,
             )
+            info.apis = before.apis
         return info
 
 

@@ -295,6 +295,11 @@ def test_a_broker_that_becomes_a_user_waits_for_a_folder_that_is_not_there_yet(f
         (aside / "hooks.py").write_text(HOOKS)
         aside.rename(broker.bundles)
         assert broker.call("who", bundle="hooks").request.set_headers["Stored"] == "stored"
+        broker.bundles.chmod(0o700)
+        broker.wait_for_log(
+            f"--bundles {broker.bundles}: cannot be read: Permission denied: user {OTHER_USER} needs access to it"
+        )
+        assert broker.call("who", bundle="hooks").request.set_headers["Stored"] == "stored"
 
 
 @pytest.mark.parametrize("command", ["broker", "check-config"])

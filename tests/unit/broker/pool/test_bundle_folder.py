@@ -46,7 +46,12 @@ def test_a_folder_is_whole_once_it_has_something_to_load(tmp_path: Path) -> None
 
 
 def test_no_folder_has_no_entries(tmp_path: Path) -> None:
-    assert BundleFolder(tmp_path / "none").look() == {}
+    folder = BundleFolder(tmp_path / "none")
+    assert folder.look() == {}
+    assert "no such folder yet" in folder.unreadable
+    (tmp_path / "none").mkdir()
+    folder.look()
+    assert folder.unreadable == ""
 
 
 @pytest.mark.parametrize("error", [PermissionError, NotADirectoryError])

@@ -28,10 +28,10 @@ def test_changes_are_named() -> None:
     before = [bundle("same"), bundle("changed"), bundle("gone")]
     after = [bundle("same"), bundle("changed", version="2"), bundle("new", "a fault")]
     assert content.compare(before, after) == [
-        ("changed", "changed", 1, ()),
-        ("gone", "gone", 0, ()),
-        ("new", "new", 1, ("bundle new: a fault",)),
-        ("same", "same", 1, ()),
+        ("changed", "changed", 1, (), ()),
+        ("gone", "gone", 0, (), ()),
+        ("new", "new", 1, ("bundle new: a fault",), ()),
+        ("same", "same", 1, (), ()),
     ]
 
 
