@@ -112,7 +112,7 @@ def test_call_without_a_broker_says_where_it_looked(tmp_path: Path) -> None:
 def test_hooks_shows_bundle_hook_type_shape_and_place(broker: RunningBroker) -> None:
     done = run("hooks", "--runtime-dir", str(broker.runtime))
     assert done.returncode == 0, done.stderr
-    rows = {line.split()[1]: line for line in done.stdout.splitlines()}
+    rows = {line.split()[1]: line for line in done.stdout.splitlines() if line}
     assert "CustomKeyCheck  (request, session, metadata, spec)" in rows["check_key"]
     assert "async (request, session, spec)" in rows["gated_async"]
     assert f"{broker.bundles}/hooks.py:" in rows["stamp"]
