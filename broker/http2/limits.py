@@ -14,6 +14,9 @@ MAX_WINDOW: Final = 2**31 - 1
 MIN_WINDOW: Final = 65_535
 """Bytes: a connection's window before any WINDOW_UPDATE; it cannot be made smaller."""
 
+ANSWER_BYTES: Final = 16 * KIB
+"""Bytes of a big answer that pay for as many control frames as an answer: haproxy updates two windows for each DATA."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:

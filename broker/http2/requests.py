@@ -17,7 +17,7 @@ from broker.http2.frames import (
     pack_window_update,
 )
 from broker.http2.headers import HeadCache, HeaderDecoder, RequestHead
-from broker.http2.limits import Budget, Limits
+from broker.http2.limits import ANSWER_BYTES, Budget, Limits
 from broker.http2.payloads import HeaderBlock, unpad, unwrap_headers
 from broker.http2.reader import FrameReader
 from broker.http2.sender import Sender
@@ -231,7 +231,8 @@ class RequestReader(FrameReader):
             del self._reset_by_us[next(iter(self._reset_by_us))]
 
     def _spend(self, cost: int = 1) -> None:
-        if not self._control.spend(self.sender.answers, cost):
+        sender = self.sender
+        if not self._control.spend(sender.answers + sender.sent // ANSWER_BYTES, cost):
             raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "a flood of control frames")
 
     def _spend_reset(self) -> None:

@@ -7,7 +7,7 @@ from hpack import Encoder
 
 from broker.arriving import Arriving
 from broker.http2.errors import ErrorCode
-from broker.http2.frames import ACK, END_HEADERS, FrameType, pack_frame
+from broker.http2.frames import ACK, END_HEADERS, END_STREAM, MAX_FRAME_SIZE, FrameType, pack_frame
 from broker.http2.limits import KIB, MIB, Limits
 from broker.http2.requests import _MAX_REMEMBERED_RESETS
 from tests.support.http2_peer import Peer, code_of, data, message, reset, settings, window_update
@@ -67,6 +67,29 @@ def test_a_client_at_work_may_send_control_frames_with_every_call() -> None:
         extra = FLOODS["PING"] + window_update(0, 10) + window_update(stream_id, 10)
         peer.send(peer.request(stream_id, b"x"), window_update(0, 100), extra)
     assert not peer.connection.closed
+
+
+def test_a_client_may_widen_both_windows_for_each_frame_of_a_big_answer() -> None:
+    """As haproxy does."""
+    peer = Peer(Limits(control_burst=100))
+    body = message(bytes(MIB))
+    peer.send(peer.headers(1))
+    answer = []
+    for at in range(0, len(body), MAX_FRAME_SIZE):
+        part = body[at : at + MAX_FRAME_SIZE]
+        answer += peer.send(data(1, part, END_STREAM if at + len(part) == len(body) else 0))
+    while sizes := [len(frame.payload) for frame in answer if frame.kind == FrameType.DATA and frame.payload]:
+        answer = [
+            frame for size in sizes for frame in peer.send(window_update(0, size)) + peer.send(window_update(1, size))
+        ]
+    assert peer.trailers(1)["grpc-status"] == "0"
+    assert not peer.connection.closed
+
+
+def test_a_client_may_not_widen_a_window_for_each_byte_of_an_answer() -> None:
+    peer = Peer(Limits(control_burst=500))
+    peer.send(settings(initial_window_size=0), peer.request(1, bytes(2_000)))
+    assert flood(peer, lambda _: window_update(1, 1), 1_000) >= 400
 
 
 def test_rapid_reset() -> None:
