@@ -283,7 +283,9 @@ class Broker:
         if self._listeners.handed_over:
             # What callers send before they have read that they are to go is still answered.
             self._listeners.stop_accepting()
-            await asyncio.sleep(ACCEPT_SETTLING)
+        else:
+            self._listeners.refuse_tcp()
+        await asyncio.sleep(ACCEPT_SETTLING)
         self.grpc.health.set(ServingStatus.NOT_SERVING)
         for front_end in self._front_ends:
             front_end.drain()

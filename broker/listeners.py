@@ -102,7 +102,9 @@ class Listeners:
 
         What cannot be used changes nothing, and is logged.
         """
-        places = [at for at, one in enumerate(self.sockets) if one.address.startswith(tls.PREFIX)]
+        places = [
+            at for at, one in enumerate(self.sockets) if one.address.startswith(tls.PREFIX) and one.socket.fileno() >= 0
+        ]
         if not places or not self._servers:
             return
         try:
@@ -128,6 +130,17 @@ class Listeners:
             self.handover.say_ready()
         self.handover = None
         self._borrowed.clear()
+
+    def refuse_tcp(self) -> None:
+        """Refuse connections over TCP from now on; connections stay.
+
+        A proxy that is refused sends its calls to another broker, instead of here to hear that nothing is taken. Unix
+        sockets stay: a gateway that is refused waits longer and longer before it dials again.
+        """
+        for listening, server in zip(self.sockets, self._servers, strict=True):
+            if not listening.is_unix:
+                server.close()
+                listening.socket.close()
 
     def stop_accepting(self) -> None:
         """Accept nothing more; connections stay."""

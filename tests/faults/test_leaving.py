@@ -1,14 +1,22 @@
 """A broker that is told to stop: what its peers had sent before they knew is answered."""
 
+import concurrent.futures
 import os
 import signal
 import socket
 from pathlib import Path
 
+import pytest
+
+from broker.errors import RpcError
+from broker.grpc.client import GrpcCallError
 from broker.http2.frames import ACK, END_STREAM, FrameType, pack_frame
 from tests.support.attacker import Attacker
 from tests.support.broker import RunningBroker, running_broker, wait_until
+from tests.support.certificates import TlsFiles
+from tests.support.hooks import SOURCE, Gate
 from tests.support.http2_peer import Frame
+from tests.support.redis_server import free_port
 from tyk.proto.coprocess_object_pb2 import Object
 
 FILES = {
@@ -75,3 +83,30 @@ def refuses(path: Path) -> bool:
     """Whether nobody accepts connections there, or nobody is left."""
     with socket.socket(socket.AF_UNIX) as peer:
         return peer.connect_ex(str(path)) != 0
+
+
+def test_new_connections_over_tcp_are_refused_and_over_unix_are_told(tmp_path: Path) -> None:
+    """A proxy calls another broker; a gateway's own client would wait up to 120 s before it dials again."""
+    gate, files = Gate(tmp_path), TlsFiles(tmp_path)
+    tcp = free_port()
+    broker = RunningBroker(tmp_path, "--grace", "60", "--listen", f"tcp://127.0.0.1:{tcp}", *files.flags)
+    broker.add_flags("--listen", broker.address)
+    broker.add_file("hooks.py", SOURCE)
+    with broker, concurrent.futures.ThreadPoolExecutor(1) as callers:
+        running = callers.submit(broker.call, "gated", bundle="hooks", headers=gate.headers())
+        gate.wait_entered()
+        for port in (tcp, files.port):
+            socket.create_connection(("127.0.0.1", port)).close()
+        os.kill(broker.pid, signal.SIGTERM)
+        broker.wait_for_status(lambda text: "STOPPING=1" in text)
+        for port in (tcp, files.port):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+        with pytest.raises(GrpcCallError, match="the broker is shutting down"):
+            broker.call("add_header", bundle="hooks")
+        with broker.admin() as client, pytest.raises(RpcError, match="the broker is shutting down"):
+            client.call("reload")
+        gate.open()
+        assert running.result()
+        assert broker.wait() == 0
+        assert "Traceback" not in broker.log
