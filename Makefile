@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 FUZZ_SECONDS ?= 60
 STAMP = $(VENV)/.installed
 
-.PHONY: run test check soak fuzz bench bench-gateway bench-docs flamegraph proto docs clean
+.PHONY: run test test-gateway check soak fuzz bench bench-gateway bench-docs flamegraph proto docs clean
 
 $(STAMP): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tykpy needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -19,6 +19,10 @@ run: $(STAMP)  ## start a broker with the example bundle and show what its hooks
 test: $(STAMP) check  ## all checks and tests, on every supported Python found here
 	PYTHONS="$(PYTHONS)" scripts/test-other-pythons install
 	PYTHON=$(BIN)/python PYTHONS="$(PYTHONS)" scripts/test-all
+
+test-gateway: $(STAMP)  ## docs/compatibility.md through a real gateway, classic and OAS APIs: TYK=/path/to/tyk
+	@if [ -z "$(TYK)" ]; then echo "skipped: no gateway binary; make test-gateway TYK=/path/to/tyk"; \
+	else TYK="$(TYK)" $(BIN)/python -m pytest -q -rs tests/gateway; fi
 
 check: $(STAMP)  ## formatting, lint, types, who imports whom
 	$(BIN)/ruff format --check .

@@ -136,6 +136,8 @@ class RequestFold:
         if request.return_overrides.response_code != _NO_OVERRIDES.response_code:
             request.return_overrides.CopyFrom(_NO_OVERRIDES)
         self._url = request.url
+        self._is_rewritten = request.url[:1] not in ("", "/")
+        """The API rewrites the URL: what hooks make of it counts whole, and their parameters do not."""
         self._is_good = False
         """It is known that the gateway takes the state's URL."""
         self._done: list[_Changes] = []
@@ -243,6 +245,9 @@ class RequestFold:
 
     def _change_url(self, url: str, deleted: Iterable[str], added: Mapping[str, str]) -> None:
         """Make the URL the hook's, with the query that was there before, changed by deletions and additions."""
+        if self._is_rewritten:
+            self._change_rewritten(url, deleted, added)
+            return
         values = parse_query(split_query(self._url)[1])
         for key in deleted:
             values.pop(key, None)
@@ -257,6 +262,14 @@ class RequestFold:
         params.clear()
         for key, several in values.items():
             params[key] = several[0]
+
+    def _change_rewritten(self, url: str, deleted: Iterable[str], added: Mapping[str, str]) -> None:
+        params = self._request.params
+        for key in deleted:
+            params.pop(key, None)
+        for key in added:
+            params[key] = added[key]
+        self._url = self._request.url = url
 
 
 class ResponseFold:

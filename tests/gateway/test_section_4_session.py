@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.support.fixed_reply import FixedServer
-from tests.support.gateway import RunningGateway
 from tests.support.table import ORG, Table
+from tests.support.tyk import any_gateway
 from tyk.proto.coprocess_object_pb2 import Object
 
 ALL_TYPES = {
@@ -165,7 +165,7 @@ def test_metadata_of_the_object_wins_over_that_of_the_session(table: Table, tmp_
     middleware = {"driver": "grpc", "auth_check": {"name": "any"}}
     with (
         FixedServer(reply.SerializeToString()) as server,
-        RunningGateway(tmp_path, server.address, **config) as gateway,
+        any_gateway(tmp_path, server.address, **config) as gateway,
     ):
         api = gateway.add_api({"api_id": "a", "listen_path": "/a/", "custom_middleware": middleware})
         assert api.send().status == 200

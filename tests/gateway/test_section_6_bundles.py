@@ -5,14 +5,17 @@ import json
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.broker import TYKPY
 from tests.support.bundles import md5
-from tests.support.gateway import RunningGateway
+from tests.support.gateway import Api
 from tests.support.go_gateway import go_program
 from tests.support.keys import private_pem, public_pem
-from tests.support.table import Table, write_bundle
+from tests.support.table import Table, source_files, write_bundle
+from tests.support.tyk import any_gateway
 
 SAYS_ITS_NAME = """
     import json
@@ -128,31 +131,101 @@ def test_signatures_are_rsa_over_sha_256_and_unsigned_bundles_are_refused(table:
     signed(unsigned, tmp_path, table.folder / "signed.zip")
     settings = {"redis_socket": table.gateway.config["redis_socket"], "bundle_source": str(table.folder)}
     keys = {"public_key_path": str(public_pem(tmp_path)), "middleware_path": str(table.folder)}
-    with RunningGateway(tmp_path, table.broker.address, **settings, **keys) as gateway:
+    with any_gateway(tmp_path, table.broker.address, **settings, **keys) as gateway:
         with pytest.raises(ValueError, match="the bundle is not signed"):
             table.api(None, bundle="unsigned.zip", gateway=gateway)
         api = table.api(None, bundle="signed.zip", gateway=gateway)
         assert api.send().upstream.headers["X-Order"] == ["1"]
 
 
-def test_the_id_extractor_is_the_gateways_own(table: Table) -> None:
-    code = """
-        import time
-        from tyk.decorators import *
+SLOW_CHECK = """
+    import time
+    from tyk.decorators import *
 
-        @CustomKeyCheck
-        def slow_check(request, session, metadata, spec):
-            session.id_extractor_deadline = int(time.time()) + int(request.get_header("X-Seconds"))
-            metadata["token"] = "ignored where an id is extracted"
-            return request, session, metadata
-        """
-    extractor = {
-        "extract_from": "header",
-        "extract_with": "value",
-        "extractor_config": {"header_name": "Authorization"},
-    }
-    api = table.api({"middleware.py": code}, auth_check="slow_check", id_extractor=extractor)
+    @CustomKeyCheck
+    def slow_check(request, session, metadata, spec):
+        session.id_extractor_deadline = int(time.time()) + int(request.get_header("X-Seconds"))
+        metadata["token"] = "ignored where an id is extracted"
+        return request, session, metadata
+    """
+
+
+def with_extractor(table: Table, extract_with: str, **more: Any) -> Api:
+    """An API whose auth hook is skipped for a while for a client that is known by its header."""
+    config = {"header_name": "Authorization", **more}
+    extractor = {"extract_from": "header", "extract_with": extract_with, "extractor_config": config}
+    return table.api({"middleware.py": SLOW_CHECK}, auth_check="slow_check", id_extractor=extractor)
+
+
+def test_the_id_extractor_is_the_gateways_own(table: Table) -> None:
+    api = with_extractor(table, "value")
     for key, seconds, calls in (("future", "600", 1), ("past", "-600", 4)):
         for _ in range(3):
             assert api.send(headers=[("Authorization", key), ("X-Seconds", seconds)]).status == 200
         assert len(api.dispatches()) == calls
+
+
+def test_an_id_extractor_without_its_value_is_error_400(table: Table) -> None:
+    api = with_extractor(table, "value")
+    answer = api.send()
+    assert (answer.status, answer.json) == (400, {"error": "Authorization field missing"})
+    assert api.dispatches() == []
+
+
+def test_an_id_extractor_may_take_a_part_of_the_value(table: Table) -> None:
+    api = with_extractor(table, "regex", regex_expression="[^-]+$", regex_match_index=0)
+    for client in ("one-of-many", "another-many"):
+        assert api.send(headers=[("Authorization", client), ("X-Seconds", "600")]).status == 200
+    assert len(api.dispatches()) == 1
+
+
+def test_the_folder_of_a_bundle_is_for_the_gateways_user_alone(table: Table) -> None:
+    api = table.api({"middleware.py": adds_header("private", "1")}, pre=["private"])
+    folder = table.broker.bundles / md5(api.definition["custom_middleware_bundle"])
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_sub_folder_needs_an_entry_of_its_own_in_the_zip(table: Table) -> None:
+    path = write_bundle(table.folder / "no-folder.zip", {"middleware.py": adds_header("nested", "1")}, pre=["nested"])
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("lib/util.py", "")
+    with pytest.raises(ValueError, match="no such file or directory"):
+        table.api(None, bundle="no-folder.zip")
+
+
+def test_what_bundle_build_makes_has_entries_for_its_folders(table: Table, tmp_path: Path) -> None:
+    manifest = {"file_list": [], "custom_middleware": {"driver": "grpc", "pre": [{"name": "report_modules"}]}}
+    for name, content in {**source_files("packages"), "manifest.json": json.dumps(manifest).encode()}.items():
+        path = tmp_path / "source" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    bundle = table.folder / "with-folders.zip"
+    built = subprocess.run(
+        [TYKPY, "bundle", "build", str(tmp_path / "source"), "-o", str(bundle)], capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    assert table.api(None, bundle=bundle.name).send().json == ["a file beside middleware.py", 42, "late, 42"]
+
+
+def test_a_bundle_that_is_unpacked_is_not_fetched_again(table: Table) -> None:
+    path = table.folder / "once.zip"
+    for value in ("old", "new"):
+        write_bundle(path, {"middleware.py": adds_header("kept_as_it_is", value)}, pre=["kept_as_it_is"])
+        api = table.api(None, bundle="once.zip")
+        assert api.send().upstream.headers["X-Order"] == ["old"]
+
+
+def test_a_bundle_replaces_the_hooks_of_the_definition(table: Table) -> None:
+    inline = {"custom_middleware": {"driver": "grpc", "pre": [{"name": "of_the_definition"}]}}
+    api = table.api({"middleware.py": adds_header("of_the_bundle", "1")}, pre=["of_the_bundle"], definition=inline)
+    assert api.send().upstream.headers["X-Order"] == ["1"]
+
+
+@pytest.mark.parametrize("second", [{"auth_check": "second"}, {"driver": "python", "pre": ["second"]}])
+def test_several_bundles_have_one_auth_hook_and_one_driver(table: Table, second: dict[str, Any]) -> None:
+    name = next(iter(second))
+    files = {"middleware.py": adds_header("second", "2")}
+    write_bundle(table.folder / f"first-{name}.zip", files, auth_check="first")
+    write_bundle(table.folder / f"second-{name}.zip", files, **second)
+    with pytest.raises(ValueError, match=f"bundle .*second-{name}.zip"):
+        table.api(None, bundle=f"first-{name}.zip,second-{name}.zip")

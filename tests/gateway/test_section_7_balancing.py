@@ -9,11 +9,12 @@ from typing import Final
 import pytest
 
 from tests.support.broker import RunningBroker, wait_until
-from tests.support.gateway import Api, RunningGateway
+from tests.support.gateway import Api
 from tests.support.hooks import SOURCE
 from tests.support.name_server import running_name_server
 from tests.support.redis_server import free_port, running_redis
 from tests.support.table import gateway_settings
+from tests.support.tyk import any_gateway
 
 ADDRESSES: Final = ("127.0.0.2", "127.0.0.3")
 NAME: Final = "brokers.test"
@@ -27,7 +28,7 @@ def api_at(address: str, folder: Path, **config: object) -> Iterator[Api]:
     keys_folder.mkdir()
     with running_redis(keys_folder) as keys:
         settings = {**gateway_settings(keys), "grpc_round_robin_load_balancing": True, **config}
-        with RunningGateway(folder, address, **settings) as gateway:
+        with any_gateway(folder, address, direct=True, **settings) as gateway:
             yield gateway.add_api(
                 {"api_id": "api", "org_id": "org", "listen_path": "/api/", "custom_middleware": HOOKS}
             )

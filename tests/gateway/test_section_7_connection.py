@@ -17,6 +17,7 @@ from tests.support.gateway import Answer, Api, Background, RunningGateway
 from tests.support.hooks import SOURCE, Gate
 from tests.support.redis_server import RedisServer, free_port, running_redis
 from tests.support.table import LARGE, Table, gateway_settings
+from tests.support.tyk import any_gateway
 
 MIB = 1024 * 1024
 ADD_HEADER = {"driver": "grpc", "pre": [{"name": "add_header"}]}
@@ -36,7 +37,7 @@ def keys(tmp_path: Path) -> Iterator[RedisServer]:
 def gateway_at(address: str, folder: Path, keys: RedisServer, **config: object) -> Iterator[RunningGateway]:
     """A gateway that dials an address."""
     folder.mkdir(exist_ok=True)
-    with RunningGateway(folder, address, **{**gateway_settings(keys), **config}) as gateway:
+    with any_gateway(folder, address, **{"direct": True, **gateway_settings(keys), **config}) as gateway:
         yield gateway
 
 
@@ -57,6 +58,7 @@ def own_broker(folder: Path, *flags: str) -> RunningBroker:
     return broker
 
 
+@pytest.mark.harness("a real gateway starts, and refuses every call")
 def test_a_bare_host_and_port_is_no_target(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="first path segment in URL cannot contain colon"):
         RunningGateway(tmp_path, "127.0.0.1:5555").start()
@@ -125,7 +127,10 @@ def test_a_draining_broker_finishes_what_runs(tmp_path: Path, keys: RedisServer)
 def test_the_gateway_queues_what_is_above_max_concurrent_streams(tmp_path: Path, keys: RedisServer) -> None:
     gate = Gate(tmp_path)
     flags = ("--max-streams", "2", "--threads", "4")
-    with own_broker(tmp_path, *flags) as broker, gateway_at(broker.address, tmp_path / "gw", keys) as gateway:
+    with (
+        own_broker(tmp_path, *flags) as broker,
+        gateway_at(broker.address, tmp_path / "gw", keys, direct=False) as gateway,
+    ):
         api = add(gateway, GATED)
         under_way = [Background(api, gate.headers()) for _ in range(6)]
         gate.wait_entered(2)
@@ -229,6 +234,7 @@ class Metadata(grpc.GenericRpcHandler):  # type: ignore[misc]
         return grpc.unary_unary_rpc_method_handler(lambda message, context: message)
 
 
+@pytest.mark.harness("a real gateway traces where OpenTelemetry is configured")
 def test_the_gateway_of_these_tests_traces_every_call(tmp_path: Path, keys: RedisServer) -> None:
     metadata = Metadata()
     with concurrent.futures.ThreadPoolExecutor() as threads:
@@ -251,7 +257,7 @@ def test_unknown_fields_of_a_newer_gateway_survive(table: Table) -> None:
     folder.mkdir()
     address = config.pop("coprocess_grpc_server")
     config = {key: value for key, value in config.items() if key not in ("responses", "bundle_source")}
-    with RunningGateway(folder, address, **config, bundle_source=str(table.folder)) as gateway:
+    with any_gateway(folder, address, **config, bundle_source=str(table.folder)) as gateway:
         hooks = {"pre": ["pass_through"], "auth_check": "let_in", "post": ["pass_through"], "response": ["leave"]}
         api = table.api({"middleware.py": PASSES_EVERYTHING}, gateway=gateway, hooks=hooks)
         assert api.send().upstream.method == "GET"

@@ -195,12 +195,13 @@ def forget(served: Served) -> None:
 
 
 def run_requests(
-    served: Served, request: HttpRequest, hook_type: str, names: list[str]
+    served: Served, request: HttpRequest, hook_type: str, names: list[str], rewritten: str | None = None
 ) -> tuple[Any, Outcome | str | None]:
     """Call hooks one by one; returns the request, and what ended it: an answer of a hook, or its failure."""
     forget(served)
     gateway = Gateway(copy.deepcopy(request), md5("foo"))
     gateway.session = {"rate": 5, "metadata": {"token": "t"}}
+    gateway.rewritten = rewritten
     for name in names:
         try:
             outcome = gateway.call_request_hook(served.run, name, hook_type)
@@ -208,6 +209,8 @@ def run_requests(
             return gateway.request, error.message
         if outcome is not None:
             return gateway.request, outcome
+    if gateway.rewritten is not None:
+        gateway.request.url = gateway.rewritten
     return gateway.request, None
 
 
@@ -225,6 +228,22 @@ def test_a_request_chain_is_its_single_calls(
     assert list(map(_comparable, seen)) == list(map(_comparable, seen_singly))
     assert chained[1] == singly[1]
     if singly[1] is None:
+        assert _ended(chained[0]) == _ended(singly[0])
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=SLOW_OR_SHARED)
+@given(request_in=REQUESTS, chain=programs(REQUEST_STEPS, ("look",)))
+def test_after_a_url_rewrite_a_chain_is_its_single_calls(served: Served, request_in: HttpRequest, chain: Any) -> None:
+    seen = load(served, "Post", chain)
+    names = [f"Post{index}" for index in range(CHAIN_LENGTH)]
+    target = "http://upstream/rewritten?of=rewrite"
+    singly = run_requests(served, request_in, "Post", names, target)
+    seen_singly = list(seen)
+    chained = run_requests(served, request_in, "Post", ["*"], target)
+    assert seen == seen_singly
+    assert chained[1] == singly[1]
+    if singly[1] is None:
+        assert chained[0].url == singly[0].url
         assert _ended(chained[0]) == _ended(singly[0])
 
 

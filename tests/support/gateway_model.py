@@ -63,6 +63,8 @@ class Gateway:
         self.uri = request.url
         self.spec = {"bundle_hash": bundle_hash, "APIID": "api", "OrgID": "org"}
         self.session: dict[str, Any] | None = None
+        self.rewritten: str | None = None
+        """Where a URL rewrite of the API sends the request, and its Post hooks after it."""
 
     def call_request_hook(self, call: Call, name: str, hook_type: str) -> Outcome | None:
         """Call one hook and apply its answer; an outcome ends the request."""
@@ -78,11 +80,16 @@ class Gateway:
             query.pop(key, None)
         for key, value in answer.add_params.items():
             query[key] = [value]
-        if not answer.url.startswith("/"):
+        if not answer.url.startswith(("/", "http://")):
             return Outcome(500, {}, "Middleware error")
-        path = answer.url.partition("?")[0]
-        encoded = urlencode(sorted(query.items()), doseq=True)
-        request.url = f"{path}?{encoded}" if encoded else path
+        if self.rewritten is None:
+            request.url = answer.url
+        else:
+            self.rewritten = answer.url
+        if request.query != query:
+            path = request.url.partition("?")[0]
+            encoded = urlencode(sorted(query.items()), doseq=True)
+            request.url = f"{path}?{encoded}" if encoded else path
         request.method = answer.method
         override = answer.return_overrides
         if override.response_code > 0:
@@ -113,7 +120,8 @@ class Gateway:
         sent.request.headers["Host"] = request.host
         for key, values in request.query.items():
             sent.request.params[key] = values[0]
-        sent.request.url, sent.request.method, sent.request.request_uri = request.url, request.method, self.uri
+        sent.request.method = request.method
+        sent.request.url, sent.request.request_uri = self.rewritten or request.url, self.rewritten or self.uri
         sent.request.scheme, sent.request.raw_body, sent.request.body = "http", request.body, _text(request.body)
         sent.request.return_overrides.response_code = -1
         if self.session is not None and hook_type not in ("Pre", "CustomKeyCheck"):

@@ -95,7 +95,7 @@ def source_files(name: str) -> dict[str, bytes]:
 def write_bundle(path: Path, files: Files, *, checksum: str = "", **middleware: Any) -> Path:
     """Write a ZIP with a manifest that lists all files, as `tyk bundle build` does."""
     contents = {name: dedent(text).encode() if isinstance(text, str) else text for name, text in files.items()}
-    hooks = {key: _entries(value) for key, value in middleware.items()}
+    hooks = {key: value if key == "driver" else _entries(value) for key, value in middleware.items()}
     manifest = {
         "file_list": list(contents),
         "custom_middleware": {"driver": "grpc", **hooks},
