@@ -93,7 +93,7 @@ def describe(parts: Parts) -> dict[str, Any]:
         "under_way": router.under_way,
         "held_bytes": router.held,
         "arriving": {"bytes": parts.arriving.bytes, "refused": parts.arriving.refused},
-        "too_large": {"requests": parts.oversize.requests, "answers": parts.oversize.answers},
+        "too_large": _sizes(parts.oversize),
         "draining": router.draining,
         "dispatches": dataclasses.asdict(router.counters),
         "events": parts.events.describe(),
@@ -107,6 +107,10 @@ def describe_hooks(description: content.Description, poison: Poison) -> list[dic
     if not poison.active:
         return description
     return [_with_refusals(bundle, poison) for bundle in description]
+
+
+def _sizes(oversize: SizeRefusals) -> dict[str, int]:
+    return {"requests": oversize.requests, "answers": oversize.answers, "unread": oversize.unread}
 
 
 def _outline(bundle: dict[str, Any], names: BundleNames) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from time import monotonic_ns
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from broker.arriving import Arriving, Share
 from broker.errors import DispatchError
@@ -39,12 +39,22 @@ class GatewayCall(Dispatch):
         stream = self._stream
         stream.application = None
         self._sender.answer(stream, stream.head.template, body)
+        if stream.pending:
+            stream.application = HeldAnswer(self.kind, self.name, len(body))
 
     def fail(self, error: DispatchError) -> None:
         """Send the error, as a response of trailers only."""
         self._stream.application = None
         block = pack_trailers_only(CODE_OF_STATUS[error.status], error.message)
         self._sender.headers(self._stream, block, end_stream=True)
+
+
+class HeldAnswer(NamedTuple):
+    """What is known of an answer until its peer has read all of it."""
+
+    kind: int
+    hook: str
+    size: int
 
 
 class Upload:
@@ -142,8 +152,13 @@ class GrpcCalls:
             call.end()
             if call.handler is not None:
                 call.handler.call.ended = True
-        elif call is not None:
+        elif isinstance(call, GatewayCall):
             self._dispatcher.cancel(call)
+
+    def given_up(self, stream: Stream) -> None:
+        """The caller reads no more of an answer."""
+        if isinstance(stream.application, HeldAnswer):
+            self._oversize.note_unread(*stream.application)
 
     def expire(self, stream: Stream) -> None:
         """Give up a request of which nothing more comes, or too little."""

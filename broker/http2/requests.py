@@ -190,6 +190,8 @@ class RequestReader(FrameReader):
         self._spend_reset()
         stream = self.streams.pop(stream_id, None)
         if stream is not None:
+            if stream.pending:
+                self._application.given_up(stream)
             self.sender.forget(stream)
             self._application.cancelled(stream)
 

@@ -61,5 +61,8 @@ class Application(Protocol):
     def data(self, stream: Stream, data: Data, at: int, end: int, ended: bool) -> None:
         """More of the body: `data[at:end]`, copied by who keeps it; `ended`: that was all."""
 
+    def given_up(self, stream: Stream) -> None:
+        """The peer resets a stream whose answer has begun, and reads no more of it; `cancelled` follows."""
+
     def cancelled(self, stream: Stream) -> None:
         """The stream is gone before it was answered; nothing may be sent on it."""

@@ -185,6 +185,7 @@ def test_with_default_limits_the_gateway_refuses_answers_above_4_mib(tmp_path: P
             answer = api.send("POST", body=b"x" * (5 * MIB))
             assert (answer.status, answer.json) == (500, {"error": "Middleware error"})
             assert "received message larger than max" in gateway.log
+            broker.wait_for_log("hook same_body: the gateway did not take an answer of")
             assert api.send("POST", body=b"x").upstream.body == b"x"
 
 
@@ -204,7 +205,7 @@ def test_text_of_the_default_limit_goes_both_ways(tmp_path: Path, keys: RedisSer
             api = add(gateway, {"driver": "grpc", "post": [{"name": "same_body"}]})
             body = b"x" * largest
             assert api.send("POST", body=body).upstream.body == body
-        assert broker.status()["too_large"] == {"requests": 0, "answers": 0}
+        assert broker.status()["too_large"] == {"requests": 0, "answers": 0, "unread": 0}
 
 
 def test_a_request_above_the_brokers_own_limit_is_error_500(tmp_path: Path, keys: RedisServer) -> None:

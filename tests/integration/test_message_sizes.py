@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from broker.config import BrokerConfig
-from broker.oversize import BESIDES_BODIES
+from broker.oversize import BESIDES_BODIES, GATEWAY_DEFAULT
 from commands.objects import CallDescription, build_event, build_object
 from ipc.frame import Status
 from tests.integration.test_readme import blocks
@@ -166,6 +166,18 @@ def test_compressed_messages_have_the_limit_when_decompressed(broker: RunningBro
             call(an_object("zipped", body=body).SerializeToString(), PATIENCE, compression=grpc.Compression.Gzip)
         assert caught.value.details().startswith("hook zipped: the request has")
         assert caught.value.details().endswith(ALLOWED)
+
+
+def test_an_answer_that_the_gateway_does_not_take_is_told_of(broker: RunningBroker) -> None:
+    """As one without `grpc_recv_max_size`, which logs nothing of it for response hooks."""
+    size = GATEWAY_DEFAULT + 1
+    before = broker.status()["too_large"]["unread"]
+    with grpc.insecure_channel(f"unix://{broker.socket}") as channel:
+        with pytest.raises(grpc.RpcError, match="larger than max"):
+            channel.unary_unary(DISPATCH)(an_object("grow", size=size).SerializeToString(), PATIENCE)
+        wait_until(lambda: broker.status()["too_large"]["unread"] == before + 1, lambda: str(broker.status()))
+    assert re.search(r"hook grow: the gateway did not take an answer of \d+ bytes", broker.log)
+    broker.check_accounts()
 
 
 def test_the_documented_gateway_and_the_defaults_have_the_same_limit() -> None:
