@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -174,5 +175,15 @@ def test_an_unreadable_folder_is_a_problem_of_its_own(tmp_path: Path) -> None:
             assert "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
             with pytest.raises(GrpcCallError, match=r"closed.*Permission denied.*user \w+ needs access"):
                 version(broker, "closed")
+            first = broker.call("add_header", bundle="hooks").request.set_headers["X-Worker"]
+            os.kill(int(first), signal.SIGKILL)
+            wait_until(lambda: broker.status()["restarts"] == 1, lambda: broker.log)
+            assert broker.call("add_header", bundle="hooks").request.set_headers["X-Worker"] != first
+            with broker.admin() as client:
+                client.call("reload", timeout=60)
+            assert "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
+            closed.chmod(0o755)
+            wait_until(lambda: "loaded: closed changed" in broker.log, lambda: broker.log)
+            assert version(broker, "closed") == "1"
     finally:
         closed.chmod(0o755)
