@@ -4,11 +4,48 @@ from pathlib import Path
 
 from commands.bundle.sources import manifest_of, opened
 from commands.errors import CommandError
-from commands.lint.findings import Report
+from commands.lint.findings import Finding, Report
 from commands.lint.rules import findings_of
 from commands.lint.sources import read_sources
+from workers.discovery import candidates, part_folders
 from workers.errors import ArchiveError
-from workers.manifest import Manifest
+from workers.manifest import MANIFEST_NAME, Manifest
+from workers.other_files import is_other_file
+
+
+def lint_all(path: Path) -> list[Report]:
+    """Look at a bundle, or at each bundle of a folder that has many, as a gateway's has.
+
+    What is no bundle in such a folder is passed over; one that cannot be read is a finding. Raises CommandError where
+    there is no bundle.
+    """
+    if not path.is_dir() or (path / MANIFEST_NAME).is_file():
+        return [lint(path)]
+    found = [bundle for candidate in candidates(path) for bundle in _bundles_at(candidate.path)]
+    if not found:
+        raise CommandError(f"{path}: there is no {MANIFEST_NAME} in it, and no bundle")
+    return [_lint_one_of_many(bundle) for bundle in found]
+
+
+def _bundles_at(path: Path) -> list[Path]:
+    """Return the bundle at a path, the several ones that a folder stands for, or none."""
+    if path.is_file():
+        return [] if path.suffix == ".py" and _is_other_file(path) else [path]
+    return [path] if (path / MANIFEST_NAME).is_file() else part_folders(path)[0]
+
+
+def _is_other_file(path: Path) -> bool:
+    try:
+        return is_other_file(path, path.read_bytes())
+    except (SyntaxError, ValueError):
+        return False  # what is wrong with it is a finding
+
+
+def _lint_one_of_many(bundle: Path) -> Report:
+    try:
+        return lint(bundle)
+    except CommandError as error:
+        return Report([Finding(str(bundle), 0, 0, "bundle", str(error))], 0, ())
 
 
 def lint(bundle: Path) -> Report:

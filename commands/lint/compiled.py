@@ -10,7 +10,7 @@ from typing import Final
 
 from commands.lint.findings import Finding
 
-SUPPORTED: Final = ("3.11", "3.12", "3.13", "3.14")
+SUPPORTED: Final = ("3.11", "3.12", "3.13")
 COMPILED: Final = frozenset({".so", ".pyd", ".dylib", ".dll", ".pyc", ".pyo"})
 _CPYTHON: Final = re.compile(r"cpython-(\d)(\d+)([a-z]*)(?:-(.+))?")
 _OTHER_INTERPRETER: Final = re.compile(r"(pypy|graalpy|cp|pp)\d")

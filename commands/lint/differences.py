@@ -22,7 +22,7 @@ _REMOVED: Final = {
         "3.13",
     ),
 }  # fmt: skip
-"""Modules that Python's later versions do not have; tykpy runs on 3.11 to 3.14."""
+"""Modules that Python's later versions do not have; tykpy runs on 3.11 to 3.13."""
 _INSTEAD: Final = {"imp": "importlib", "distutils": "setuptools", "asyncore": "asyncio", "asynchat": "asyncio"}
 _LOCKS: Final = frozenset({"Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition"})
 _THREADS: Final = frozenset({"Thread", "Timer", "ThreadPoolExecutor"})

@@ -6,7 +6,7 @@ from textwrap import dedent
 import pytest
 
 from commands.errors import CommandError
-from commands.lint import lint
+from commands.lint import lint, lint_all
 from commands.lint.findings import Finding
 from tests.support.bundles import write_bundle, write_zip
 
@@ -346,7 +346,7 @@ COMPILED = {
     "_g.dylib": "for macOS",
     "_h.pyc": "without its source",
 }
-LOADABLE = ["_i.cpython-311-x86_64-linux-gnu.so", "_j.abi3.so", "_k.so", "_l.cpython-314-aarch64-linux-musl.so"]
+LOADABLE = ["_i.cpython-311-x86_64-linux-gnu.so", "_j.abi3.so", "_k.so", "_l.cpython-313-aarch64-linux-musl.so"]
 
 
 def test_files_that_no_python_can_load_are_found(tmp_path: Path) -> None:
@@ -411,3 +411,37 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"nothing")
     with pytest.raises(CommandError, match="not a ZIP"):
         lint(tmp_path / "x.zip")
+
+
+def test_a_folder_of_bundles_is_looked_at_whole(tmp_path: Path) -> None:
+    """As a gateway's: folders named by MD5s, several bundles below one, and whatever else lies there."""
+    wrong = in_hook("@Pre", REQUEST, 'request.object.body = "x"')
+    write_bundle(tmp_path / ("0" * 32), {"middleware.py": wrong})
+    for part in ("first", "second"):
+        write_bundle(tmp_path / ("1" * 32) / part, {"middleware.py": wrong})
+    write_zip(tmp_path / "packed.zip", {"middleware.py": wrong})
+    (tmp_path / "single.py").write_text("from tyk.decorators import *\n" + wrong)
+    (tmp_path / "conftest.py").write_text("import pytest\n")
+    (tmp_path / "README.txt").touch()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "manifest.json").write_text("{")
+    (tmp_path / "broken.py").write_text("def (")
+    found = [finding for report in lint_all(tmp_path) for finding in report.findings]
+    bodies = {str(Path(finding.file).relative_to(tmp_path)) for finding in found if finding.kind == "request-body"}
+    assert bodies == {
+        f"{'0' * 32}/middleware.py",
+        f"{'1' * 32}/first/middleware.py",
+        f"{'1' * 32}/second/middleware.py",
+        "packed.zip/middleware.py",
+        "single.py",
+    }
+    (bad,) = [finding for finding in found if finding.kind == "bundle"]
+    assert "manifest.json" in bad.message
+    assert any(finding.file.endswith("broken.py") for finding in found)
+
+
+def test_a_folder_without_bundles_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    with pytest.raises(CommandError, match=r"no manifest\.json in it, and no bundle"):
+        lint_all(tmp_path)
