@@ -13,11 +13,11 @@ from broker.config import BrokerConfig
 from broker.oversize import BESIDES_BODIES, GATEWAY_DEFAULT
 from commands.objects import CallDescription, build_event, build_object
 from ipc.frame import Status
-from tests.integration.test_readme import blocks
 from tests.support.attacker import Attacker
 from tests.support.broker import PATIENCE, RunningBroker, wait_until
 from tests.support.front_ends import FRONT_ENDS, CallError, Client, FrontEnd, both_listeners
 from tests.support.http2_peer import data, message
+from tests.support.readme import blocks
 from tyk.proto.coprocess_object_pb2 import Object
 
 MIB = 1024 * 1024

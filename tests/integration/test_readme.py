@@ -1,26 +1,30 @@
 """Every command and every file that the README shows, executed as it stands there."""
 
+import contextlib
+import io
+import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from commands.lint.compiled import SUPPORTED
 from scripts.generate_docs import TARGET, render
-from tests.support.broker import TYKPY, running_broker
+from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
+from tests.support.bundles import md5
+from tests.support.readme import README, blocks, first_middleware, json_block
+from tests.support.redis_server import free_port
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
 TIMEOUT = 110
-
-
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
@@ -38,11 +42,6 @@ def shell(command: str, folder: Path, **environment: str) -> str:
     )  # fmt: skip
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
-
-
-def first_bundle() -> dict[str, str]:
-    (source,) = [block for block in blocks("python") if "add_hello" in block]
-    return {"hello.py": source}
 
 
 def make_run(_tmp_path: Path) -> None:
@@ -73,10 +72,10 @@ def version(tmp_path: Path) -> None:
     assert "tykpy, version" in shell("tykpy --version", tmp_path)
 
 
-def first_middleware(tmp_path: Path) -> None:
+def first_call(tmp_path: Path) -> None:
     flags = shlex.split(command_starting("tykpy broker --workers 2"))[2:]
     assert flags == ["--workers", "2", "--bundles", "bundles"]
-    with running_broker(tmp_path, workers=2, files=first_bundle()) as broker:
+    with running_broker(tmp_path, workers=2, files={"hello.py": first_middleware()}) as broker:
         said = {"TYKPY_RUNTIME_DIR": str(broker.runtime)}
         shown = shell(command_starting("tykpy call"), tmp_path, **said)
         (expected,) = [block.splitlines()[1] for block in blocks("text") if "add_hello answered" in block]
@@ -85,15 +84,57 @@ def first_middleware(tmp_path: Path) -> None:
         assert re.search(r"hello(\.py)? +add_hello +Pre", listed)
 
 
-def next_to_a_gateway(tmp_path: Path) -> None:
-    flags = shlex.split(command_starting("tykpy broker --workers 8"))[2:]
+def behind_a_gateway(tmp_path: Path) -> None:
+    """All but the gateway's own part, which tests/gateway/test_readme.py has."""
+    write_bundle(tmp_path / "hello")
+    (tmp_path / "www").mkdir()
+    shell(command_starting("tykpy bundle build"), tmp_path)
+    conf, definition = json_block('"bundle_base_url"'), json_block('"custom_middleware_bundle"')
+    serves = command_starting("python3 -m http.server")
+    assert conf["bundle_base_url"] == "http://127.0.0.1:8000/"
+    assert "8000 --bind 127.0.0.1" in serves
+    with web_server(serves, tmp_path) as port:
+        url = f"http://127.0.0.1:{port}/{definition['custom_middleware_bundle']}"
+        packed = urllib.request.urlopen(url, timeout=TIMEOUT).read()
+    flags = shlex.split(command_starting("tykpy broker --bundles"))[2:]
     values = dict(zip(flags[::2], flags[1::2], strict=True))
-    assert values.pop("--bundles") == "/opt/tyk-gateway/middleware/bundles"
-    assert values.pop("--socket-group") == "tyk"
-    assert values.pop("--workers") == "8"
-    rest = [word for pair in values.items() for word in pair]
-    with running_broker(tmp_path, *rest, "--socket-group", str(os.getgid()), workers=8, files=first_bundle()) as broker:
-        assert broker.call("add_hello").request.set_headers["X-Hello"] == "from Python"
+    assert values.keys() == {"--bundles", "--apis", "--user"}
+    assert conf["coprocess_options"]["coprocess_grpc_server"] == "unix:///run/tykpy/tyk.sock"
+    (tmp_path / "apps").mkdir()
+    (tmp_path / "apps" / "hello.json").write_text(json.dumps(definition))
+    broker = RunningBroker(tmp_path, "--apis", str(tmp_path / "apps"))
+    zipfile.ZipFile(io.BytesIO(packed)).extractall(broker.bundles / md5("hello.zip"))
+    with broker:
+        assert broker.call("add_hello", bundle="hello.zip").request.set_headers["X-Hello"] == "from Python"
+        shown = shell("tykpy hooks", tmp_path, TYKPY_RUNTIME_DIR=str(broker.runtime))
+    assert re.search(rf"{md5('hello.zip')} +hello.zip +Hello +1 +loaded", shown)
+    assert command_starting("curl") == f"curl http://127.0.0.1:8080{definition['proxy']['listen_path']}"
+
+
+def write_bundle(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "middleware.py").write_text(first_middleware())
+    (folder / "manifest.json").write_text(json.dumps(json_block('"file_list"')))
+
+
+@contextlib.contextmanager
+def web_server(command: str, folder: Path) -> Iterator[int]:
+    """The README's server, on a port that is free."""
+    port = free_port()
+    words = shlex.split(command.replace("8000", str(port)))
+    server = subprocess.Popen([sys.executable, *words[1:]], cwd=folder, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: answers(port), lambda: command)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def command_starting(text: str) -> str:
@@ -105,10 +146,13 @@ EXECUTED: dict[str, Callable[[Path], None]] = {
     "make test": make_test,
     "pip install": pip_install,
     "tykpy --version": version,
-    "tykpy broker --workers 2": first_middleware,
-    "tykpy call": first_middleware,
-    "tykpy hooks": first_middleware,
-    "tykpy broker --workers 8": next_to_a_gateway,
+    "tykpy broker --workers 2": first_call,
+    "tykpy call": first_call,
+    "tykpy hooks": first_call,
+    "tykpy bundle build": behind_a_gateway,
+    "python3 -m http.server": behind_a_gateway,
+    "tykpy broker --bundles": behind_a_gateway,
+    "curl": behind_a_gateway,
 }
 
 
@@ -137,6 +181,15 @@ def test_the_links_lead_somewhere() -> None:
         page = ROOT / name
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / link).exists(), f"{name}: {link}"
+
+
+def test_the_versions_claimed_are_those_that_are_tested() -> None:
+    """`scripts/test-other-pythons` tests what setup.cfg claims."""
+    claimed = re.findall(r"Python :: (3\.\d+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    assert tuple(claimed) == SUPPORTED
+    assert f"Python {claimed[0]} to {claimed[-1]}" in README
+    tested = "for minor in $(sed -n 's/.*Python :: \\(3\\.[0-9]*\\)$/\\1/p' setup.cfg); do"
+    assert tested in (ROOT / "scripts" / "test-other-pythons").read_text()
 
 
 def test_the_table_of_options_is_up_to_date() -> None:

@@ -79,6 +79,13 @@ class TykGateway(RunningGateway):
         self.ask(self.upstream, "/_received")
         return Api(self, definition)
 
+    def load_verbatim(self, definition: dict[str, Any]) -> None:
+        """Have it load a definition of its own form, classic or OAS. Raises ValueError with its log."""
+        path = "/tyk/apis/oas" if "openapi" in definition else "/tyk/apis"
+        if self._administer("POST", path, definition) != OK:
+            raise ValueError(self.log)
+        self._administer("GET", "/tyk/reload?block=true")
+
     def _settings(self, port: int) -> dict[str, Any]:
         for name in ("apps", "templates"):
             (self.folder / name).mkdir(exist_ok=True)

@@ -1,0 +1,25 @@
+"""What README.md shows, for tests that do what it says."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def json_block(part: str, *, without: str = "\0") -> Any:
+    """The only block of JSON that has this part, and not the other."""
+    (found,) = [block for block in blocks("json") if part in block and without not in block]
+    return json.loads(found)
+
+
+def first_middleware() -> str:
+    """The source of the first middleware."""
+    (source,) = [block for block in blocks("python") if "add_hello" in block]
+    return source
