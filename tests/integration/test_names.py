@@ -120,6 +120,25 @@ def test_a_broken_bundle_is_one_error_with_its_name(broker: RunningBroker) -> No
     assert f"bundle {BROKEN} (broken.zip; API Accounts): " in errors[0]
 
 
+def test_however_it_is_broken_there_is_one_error(tmp_path: Path) -> None:
+    """Not one for each worker, also where each has another reason to give."""
+    broker = RunningBroker(tmp_path, workers=3)
+    sources = {
+        "raises.py": "import os\nraise ValueError(f'in process {os.getpid()}')",
+        "syntax.py": "from tyk.decorators import *\ndef (",
+        "exits.py": "from tyk.decorators import *\nimport os\nos._exit(3)",
+        "shape.py": "from tyk.decorators import *\n@Pre\ndef hook(one):\n    pass",
+    }
+    for name, source in sources.items():
+        broker.add_file(name, source)
+    broker.add_file("json/manifest.json", "{")
+    with broker:
+        errors = [line for line in broker.log.splitlines() if " ERROR " in line]
+    named = sorted(re.findall(r"bundle (\S+):", "\n".join(errors)))
+    assert named == sorted([*sources, "json"]), errors
+    assert len(errors) == len(named)
+
+
 def test_workers_name_it_in_the_log(broker: RunningBroker) -> None:
     with pytest.raises(GrpcCallError, match="on purpose"):
         broker.call("raises", bundle=SOUND)
