@@ -204,6 +204,8 @@ def _body(_ctx: click.Context, _param: click.Parameter, text: str) -> bytes:
 @click.option("-d", "--body", default="", callback=_body, help="The request's body, or @FILE.")
 @click.option("--session", callback=_json_map, help="The session, as JSON.")
 @click.option("--metadata", multiple=True, callback=_pair("="), help="One entry of the session's metadata, KEY=VALUE.")
+@click.option("--grpc-metadata", multiple=True, callback=_pair("="),
+              help="One entry of the call's gRPC metadata, KEY=VALUE, e.g. traceparent=00-...")  # fmt: skip
 @click.option("--spec", multiple=True, callback=_pair("="), help="One entry of the API's spec, KEY=VALUE.")
 @click.option("--response-status", default=200, show_default=True, help="Response hooks: upstream's status.")
 @click.option("--response-header", "response_headers", multiple=True, callback=_pair(":"),
@@ -214,7 +216,7 @@ def _body(_ctx: click.Context, _param: click.Parameter, text: str) -> bytes:
 @click.option("--json", "whole", is_flag=True, help="Print the whole object that came back, as JSON.")
 def call(
     hook: str | None, connect: str | None, runtime_dir: Path, object_file: Path | None, timeout: float, whole: bool,
-    message: dict[str, Any] | None, **description: Any,
+    message: dict[str, Any] | None, grpc_metadata: list[tuple[str, str]], **description: Any,
 ) -> None:  # fmt: skip
     """Call one HOOK of a running broker as the gateway would, and show what it changed."""
     from broker.dialing import ClientTls
@@ -236,7 +238,7 @@ def call(
             obj = objects.read_object(object_file)
         else:
             obj = objects.build_object(objects.CallDescription(hook or "", **description))
-        calls.show(calls.call_hook(client, obj, timeout), click.echo, whole=whole)
+        calls.show(calls.call_hook(client, obj, timeout, dict(grpc_metadata)), click.echo, whole=whole)
 
 
 @main.command()

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -53,14 +53,14 @@ def reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
-def call_hook(client: GrpcClient, obj: Object, timeout: float) -> Outcome:
-    """Dispatch the object.
+def call_hook(client: GrpcClient, obj: Object, timeout: float, metadata: Mapping[str, str] | None = None) -> Outcome:
+    """Dispatch the object, with this gRPC metadata.
 
     Raises CommandError with the broker's status and message, or where nobody answers.
     """
     started = time.perf_counter()
     try:
-        answer = client.call(DISPATCH, obj.SerializeToString(), timeout=timeout)
+        answer = client.call(DISPATCH, obj.SerializeToString(), timeout=timeout, metadata=metadata)
         return Outcome(obj, Object.FromString(answer), time.perf_counter() - started)
     except GrpcCallError as error:
         raise CommandError(f"{error.code}: {error.message}") from error

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from commands.objects import CallDescription, build_event, build_object
 from ipc.frame import MAX_METADATA
-from tests.support.broker import PATIENCE, RunningBroker
+from tests.support.broker import PATIENCE, TYKPY, RunningBroker
 from tests.support.front_ends import FRONT_ENDS, CallError, Client, Metadata, both_listeners
 from tyk.proto.coprocess_object_pb2 import Object
 
@@ -122,6 +123,12 @@ def test_every_hook_of_a_chain_is_told(client: Client) -> None:
 @pytest.mark.parametrize("size", [20_000, 300_000], ids=["copied", "lent"])
 def test_calls_with_big_bodies_have_it_too(client: Client, size: int) -> None:
     assert json.loads(call(client, "plain", "Pre", MIXED, b"\xff" * size)["Told"]) == expected(MIXED)
+
+
+def test_tykpy_call_sends_metadata(broker: RunningBroker) -> None:
+    said = ["call", "plain", "--bundle", "hooks", "--connect", broker.address, "--grpc-metadata", "Trace=1=2"]
+    shown = subprocess.run([TYKPY, *said], capture_output=True, text=True, check=True, timeout=60)
+    assert '{"trace": "1=2"}' in shown.stdout
 
 
 def test_a_plugin_s_own_thread_has_none(client: Client) -> None:
