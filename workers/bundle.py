@@ -57,6 +57,8 @@ class Part:
     faulty: dict[str, FaultyHook] = field(default_factory=dict)
     error: BundleError | None = None
     listed: tuple[ListedHook, ...] = ()
+    chained: frozenset[str] = frozenset()
+    """The hook types for which its manifest has the gateway ask for the whole chain."""
     space: ImportSpace | None = None
     copy: UnpackedCopy | None = None
     """Of a ZIP: where it is unpacked."""
@@ -67,17 +69,22 @@ class Part:
             self.copy.close()
 
     def chain(self, hook_type: str) -> Chain:
-        """Return the part's chain: the manifest's hooks in its order, then those it does not list as defined."""
+        """Return the part's chain: the hooks that the manifest lists for `*`, and no others.
+
+        Where it lists none: all of its hooks in its order, then those it does not list as defined.
+        """
         if self.error is not None:
             return Chain(error=self.error)
+        listed = [entry for entry in self.listed if entry.hook_type == hook_type]
+        is_fixed = any(entry.in_chain for entry in listed)
         links: list[ChainLink] = []
-        for entry in self.listed:
-            if entry.hook_type != hook_type or entry.disabled:
+        for entry in listed:
+            if entry.disabled or entry.in_chain is not is_fixed:
                 continue
             if entry.name in self.faulty:
                 return Chain(error=self.faulty[entry.name].error)
             links.append(ChainLink(self.hooks[entry.name], entry.raw_body_only))
-        if links and hook_type == AUTH_TYPE:
+        if is_fixed or (links and hook_type == AUTH_TYPE):
             return Chain(tuple(links))
         broken = next((hook for hook in self.faulty.values() if hook.hook_type == hook_type), None)
         if broken is not None:
@@ -157,8 +164,11 @@ class Bundle:
             part.give_back()
 
     def _chain(self, hook_type: str) -> Chain:
-        chains = [part.chain(hook_type) for part in self.parts]
-        error = next((chain.error for chain in chains if chain.error is not None), None)
+        asking = [part for part in self.parts if hook_type in part.chained]
+        if len(asking) > 1:
+            return Chain(error=_asked_twice(hook_type, asking))
+        chains = [part.chain(hook_type) for part in asking or self.parts]
+        error = self.error or next((chain.error for chain in chains if chain.error is not None), None)
         links = tuple(link for chain in chains for link in chain.links)
         return Chain(links, error, any(link.hook.is_async for link in links))
 
@@ -166,6 +176,14 @@ class Bundle:
 def describe_error(error: BundleError) -> dict[str, Any]:
     """Return an error as a map that msgpack can carry."""
     return {"message": error.message, "file": error.file, "line": error.line}
+
+
+def _asked_twice(hook_type: str, parts: list[Part]) -> BundleError:
+    names = ", ".join(part.name for part in parts)
+    message = (
+        f"{names} belong to one API, and the gateway calls * for each: only one of them may list * for {hook_type}"
+    )
+    return BundleError(f"{message}; name the hooks in the others", str(parts[-1].root))
 
 
 def _belongs(hook: Hook, hook_type: str) -> bool:

@@ -138,7 +138,7 @@ def _import_file(space: ImportSpace, file: str) -> ModuleType:
 
 def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: Manifest) -> Part:
     """Find the decorated functions: those of the loaded files in order, then of what these imported."""
-    part = Part(name, space.root, listed=manifest.hooks, space=space)
+    part = Part(name, space.root, listed=manifest.hooks, chained=manifest.chained, space=space)
     others = [module for module in space.modules() if module not in loaded]
     wanted = {entry.name for entry in part.listed}
     found: dict[str, tuple[Callable[..., Any], HookDefinition]] = {}

@@ -1,12 +1,13 @@
 """`manifest.json`: which files a bundle has, and which hooks the gateway runs at which point.
 
-Reads what the gateway reads (`apidef.BundleManifest`), and a `timeout` in seconds for a hook besides.
+Reads what the gateway reads (`apidef.BundleManifest`), and besides, for a hook, a `timeout` in seconds, and for `*` the
+`chain`, a list of the hooks that it stands for.
 """
 
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -44,6 +45,8 @@ class ListedHook:
     disabled: bool = False
     raw_body_only: bool = False
     timeout: float | None = None
+    in_chain: bool = False
+    """The gateway does not call it: it calls `*`, whose entry lists it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Manifest:
     file_list: tuple[str, ...] = ()
     driver: str = ""
     hooks: tuple[ListedHook, ...] = ()
+    chained: frozenset[str] = frozenset()
+    """The hook types for which the gateway asks for the whole chain, `*`."""
     checksum: str = ""
     signature: str = ""
 
@@ -79,11 +84,13 @@ def parse_manifest(content: bytes, file: str = MANIFEST_NAME) -> Manifest:
     driver = middleware.text("driver").lower()
     if driver not in PYTHON_DRIVERS:
         raise middleware.wrong("driver", f'"{driver}" is not Python; a bundle for tykpy has "grpc" or "python"')
+    hooks = tuple(_hooks(middleware))
     return Manifest(
         file_list=tuple(_files(fields)),
         driver=driver,
         # Listed, `*` has the gateway ask for the whole chain; it is no hook that a file must define.
-        hooks=tuple(hook for hook in _hooks(middleware) if hook.name != CHAIN_NAME),
+        hooks=tuple(hook for hook in hooks if hook.name != CHAIN_NAME),
+        chained=frozenset(hook.hook_type for hook in hooks if hook.name == CHAIN_NAME and not hook.disabled),
         checksum=fields.text("checksum").lower(),
         signature=fields.text("signature"),
     )
@@ -119,11 +126,13 @@ def _hooks(middleware: "_Fields") -> Iterator[ListedHook]:
     for key, hook_type in HOOK_TYPES.items():
         if key == "auth_check":
             entry = middleware.sub(key)
-            if entry.text("name"):
-                yield _hook(entry, hook_type)
-            continue
-        for index, value in enumerate(middleware.items(key)):
-            yield _hook(middleware.inner(f"{key}[{index}]", value), hook_type)
+            entries = [entry] if entry.text("name") else []
+        else:
+            entries = middleware.subs(key)
+        for entry in entries:
+            hook = _hook(entry, hook_type)
+            yield hook
+            yield from _chain(entry, hook)
 
 
 def _hook(entry: "_Fields", hook_type: str) -> ListedHook:
@@ -131,6 +140,18 @@ def _hook(entry: "_Fields", hook_type: str) -> ListedHook:
     if not name:
         raise entry.wrong("name", "the hook's function name is missing")
     return ListedHook(name, hook_type, entry.flag("disabled"), entry.flag("raw_body_only"), entry.seconds("timeout"))
+
+
+def _chain(entry: "_Fields", whole: ListedHook) -> Iterator[ListedHook]:
+    """Yield the hooks that an entry `*` lists; they are off where it is."""
+    entries = entry.subs("chain")
+    if entries and whole.name != CHAIN_NAME:
+        raise entry.wrong("chain", f'only an entry "{CHAIN_NAME}" has one')
+    for inner in entries:
+        hook = _hook(inner, whole.hook_type)
+        if hook.name == CHAIN_NAME:
+            raise inner.wrong("name", f'a chain lists hooks, and "{CHAIN_NAME}" is none')
+        yield replace(hook, in_chain=True, disabled=hook.disabled or whole.disabled)
 
 
 class _Fields:
@@ -152,6 +173,9 @@ class _Fields:
 
     def sub(self, name: str) -> "_Fields":
         return self.inner(name, self._typed(name, dict, "an object", {}))
+
+    def subs(self, name: str) -> list["_Fields"]:
+        return [self.inner(f"{name}[{index}]", value) for index, value in enumerate(self.items(name))]
 
     def inner(self, name: str, value: Any) -> "_Fields":
         if not isinstance(value, dict):

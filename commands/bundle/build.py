@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from commands.bundle.chain import chain_hooks
 from commands.bundle.manifest import as_bytes, read_fields, remarks_on, seal
 from commands.bundle.packing import write_zip
-from commands.bundle.sources import files_below
+from commands.bundle.sources import files_below, manifest_of
 from commands.errors import CommandError
+from commands.lint.sources import read_sources
 from workers.errors import KeyFileError
 from workers.manifest import MANIFEST_NAME, parse_manifest
 from workers.signature import PrivateKey
@@ -25,20 +27,27 @@ class Built:
     remarks: tuple[str, ...]
 
 
-def build(folder: Path, output: Path, key_file: Path | None = None, *, compress: bool = False) -> Built:
-    """Check, seal and pack the bundle in `folder`.
+def build(
+    folder: Path, output: Path, key_file: Path | None = None, *, compress: bool = False, chain: bool = False
+) -> Built:
+    """Check, seal and pack the bundle in `folder`; with `chain` its hooks of one type are called together.
 
     Raises CommandError with everything that is missing or wrong.
     """
     if not folder.is_dir():
         raise CommandError(f"{folder}: no such folder")
     fields = read_fields(folder)
+    remarks = [*remarks_on(fields)]
+    if chain:
+        chained = chain_hooks(fields, read_sources(folder, manifest_of(folder, folder), str(folder)), str(folder))
+        fields = chained.fields
+        remarks += chained.changes
     there = [name for name in files_below(folder) if (folder / name).resolve() != output.resolve()]
     key = read_private_key(key_file)
     contents = _with_index(read_files(folder, _file_list(folder, fields.get("file_list") or there)), signs=bool(key))
     sealed = seal(fields, contents, key)
     write_zip(output, as_bytes(sealed), contents, compress=compress)
-    remarks = [*remarks_on(fields), *_not_packed(there, contents)]
+    remarks += _not_packed(there, contents)
     if "signature" in fields and "signature" not in sealed:
         remarks.append("the manifest's signature was for other files and is left out; sign with --key")
     return Built(output, tuple(contents), sealed["checksum"], "signature" in sealed, tuple(remarks))

@@ -17,6 +17,8 @@ _public_key = click.option(
     "--public-key", type=_path, help="PEM file (PKCS#1 or PKIX): the signature has to be by its owner."
 )
 
+_chain = click.option("--chain", is_flag=True, help='One entry "*" per hook type: one call instead of one per hook.')
+
 
 class _Failure(click.ClickException):
     """Ends a command with a message and without a traceback, as all of tykpy's commands do."""
@@ -48,12 +50,13 @@ def bundle() -> None:
 @click.option("-o", "--output", type=_path, help="The ZIP to write.  [default: FOLDER.zip, here]")
 @click.option("-k", "--key", type=_path, help="PEM file (PKCS#1 or PKCS#8) with the RSA private key to sign with.")
 @click.option("--compress", is_flag=True, help="Smaller; but the bytes then depend on the version of zlib, too.")
-def build(folder: Path, output: Path | None, key: Path | None, compress: bool) -> None:
+@_chain
+def build(folder: Path, output: Path | None, key: Path | None, compress: bool, chain: bool) -> None:
     """Pack FOLDER into a ZIP, with file list, checksum and signature; the same files give the same bytes."""
     from commands.bundle.build import build as run
 
     with _no_traceback():
-        built = run(folder, output or Path(f"{folder.resolve().name}.zip"), key, compress=compress)
+        built = run(folder, output or Path(f"{folder.resolve().name}.zip"), key, compress=compress, chain=chain)
     for remark in built.remarks:
         click.echo(f"note: {remark}", err=True)
     signed = "signed" if built.signed else "not signed"
@@ -94,7 +97,8 @@ def list_(bundle_path: Path) -> None:
 @bundle.command()
 @click.argument("source", type=_path)
 @click.argument("output", type=_path, required=False)
-def convert(source: Path, output: Path | None) -> None:
+@_chain
+def convert(source: Path, output: Path | None, chain: bool) -> None:
     """Make of SOURCE, a bundle for embedded Python, one for `driver: grpc`, and say what will be different.
 
     OUTPUT is a ZIP if its name ends so, else a new folder; without it nothing is written.
@@ -102,7 +106,7 @@ def convert(source: Path, output: Path | None) -> None:
     from commands.bundle.convert import convert as run
 
     with _no_traceback():
-        report = run(source, output)
+        report = run(source, output, chain=chain)
     _show([report], "will be different, or needs a look")
     if output is None:
         click.echo("nothing is written; give OUTPUT for the converted bundle", err=True)

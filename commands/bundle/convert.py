@@ -4,41 +4,56 @@ The code stays as it is: what needs a look is told with its file and line.
 """
 
 from pathlib import Path
+from typing import Any
 
 from commands.bundle.build import read_files
+from commands.bundle.chain import chain_hooks
 from commands.bundle.manifest import as_bytes, read_fields, seal
 from commands.bundle.packing import write_folder, write_zip
 from commands.bundle.sources import files_below, manifest_of, opened
 from commands.errors import CommandError
 from commands.lint.differences import differences_of
-from commands.lint.findings import Report
+from commands.lint.findings import Finding, Report
 from commands.lint.sources import read_sources
 from workers.errors import ArchiveError
+from workers.manifest import MANIFEST_NAME
 
 
-def convert(source: Path, output: Path | None = None) -> Report:
+def convert(source: Path, output: Path | None = None, *, chain: bool = False) -> Report:
     """Write the converted bundle to `output`, a ZIP or a new folder by its name; None: only look.
 
-    The files keep their bytes, so checksum and signature stay right. Raises CommandError.
+    With `chain` its hooks of one type are called together. The files keep their bytes, so checksum and signature stay
+    right. Raises CommandError.
     """
     try:
         with opened(source) as root:
             sources = read_sources(root, manifest_of(root, source), str(source))
-            report = sources.report(differences_of(sources, str(source)))
-            if output is not None:
-                _write(root, output)
+            findings = differences_of(sources, str(source))
+            if output is not None or chain:
+                fields = _for_grpc(root)
+                if chain:
+                    chained = chain_hooks(fields, sources, str(source))
+                    fields = chained.fields
+                    place = f"{source}/{MANIFEST_NAME}"
+                    findings += [Finding(place, 0, 0, "chain", change) for change in chained.changes]
+                if output is not None:
+                    _write(root, output, fields)
+            report = sources.report(findings)
     except ArchiveError as error:
         raise CommandError(f"{source}: {error.message}") from error
     return report
 
 
-def _write(root: Path, output: Path) -> None:
+def _for_grpc(root: Path) -> dict[str, Any]:
+    fields = read_fields(root)
+    return {**fields, "custom_middleware": {**fields["custom_middleware"], "driver": "grpc"}}
+
+
+def _write(root: Path, output: Path, fields: dict[str, Any]) -> None:
     if output.exists():
         raise CommandError(f"{output} is there already")
-    fields = read_fields(root)
     there = list(files_below(root))
     listed = read_files(root, fields.get("file_list") or there)
-    fields["custom_middleware"] = {**fields["custom_middleware"], "driver": "grpc"}
     manifest = as_bytes(seal(fields, listed, None))
     if output.suffix == ".zip":
         write_zip(output, manifest, listed)

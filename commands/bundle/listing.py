@@ -7,7 +7,7 @@ from typing import NamedTuple
 from commands.bundle.sources import manifest_of, opened
 from commands.errors import CommandError
 from workers.errors import ArchiveError
-from workers.manifest import ListedHook, Manifest
+from workers.manifest import CHAIN_NAME, ListedHook, Manifest
 from workers.verification import unlisted
 
 
@@ -47,6 +47,8 @@ def _files(root: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def _hook(hook: ListedHook) -> tuple[str, str, str]:
     remarks = [name for name in ("disabled", "raw_body_only") if getattr(hook, name)]
+    if hook.in_chain:
+        remarks.append(f"in {CHAIN_NAME}")
     if hook.timeout is not None:
         remarks.append(f"timeout {hook.timeout:g} s")
     return hook.hook_type, hook.name, ", ".join(remarks)

@@ -28,6 +28,8 @@ class SourceHook:
     decorator: str
     """"Pre" ... "Event", "Hook"; empty: it has none."""
     listed: tuple[ListedHook, ...]
+    options: frozenset[str] = frozenset()
+    """Names of the options that its decorator is given."""
 
     @property
     def types(self) -> frozenset[str]:
@@ -165,9 +167,10 @@ def _hooks(file: SourceFile, listed: Iterable[ListedHook]) -> Iterator[SourceHoo
     aliases = _aliases(file.tree)
     for function in file.functions.values():
         entries = tuple(entry for entry in listed if entry.name == function.name)
-        decorator = next(filter(None, (_decorator(node, aliases) for node in function.decorator_list)), "")
+        found = next((node for node in function.decorator_list if _decorator(node, aliases)), None)
+        decorator = "" if found is None else _decorator(found, aliases)
         if decorator or entries:
-            yield SourceHook(function, decorator, entries)
+            yield SourceHook(function, decorator, entries, _options(found))
 
 
 def _aliases(tree: ast.Module) -> dict[str, str]:
@@ -185,3 +188,8 @@ def _decorator(node: ast.expr, aliases: Mapping[str, str]) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr if node.attr in _DECORATORS else ""
     return aliases.get(node.id, "") if isinstance(node, ast.Name) else ""
+
+
+def _options(decorator: ast.expr | None) -> frozenset[str]:
+    keywords = decorator.keywords if isinstance(decorator, ast.Call) else ()
+    return frozenset(keyword.arg for keyword in keywords if keyword.arg is not None)

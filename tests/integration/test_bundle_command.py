@@ -86,8 +86,18 @@ def test_a_converted_bundle_runs(source: Path, tmp_path: Path) -> None:
     manifest.write_text(manifest.read_text().replace("grpc", "python"))
     broker = RunningBroker(tmp_path)
     tykpy("bundle", "convert", source, broker.bundles / "converted")
+    code = (
+        "@Hook\ndef {0}(request, session, spec):\n    request.object.raw_body += b'{0} '\n    return request, session\n"
+    )
+    pre = [{"name": "second"}, {"name": "off", "disabled": True}, {"name": "first"}]
+    files = {"middleware.py": "".join(map(code.format, ("first", "second", "off")))}
+    shop = write_bundle(tmp_path / "shop", files, driver="python", pre=pre)
+    assert 'the driver is "python"' in tykpy("bundle", "build", shop, "-o", tmp_path / "no.zip", "--chain", code=1)
+    said = tykpy("bundle", "convert", shop, broker.bundles / "shop.zip", "--chain")
+    assert 'manifest.json: chain: pre: the gateway makes one call, "*", which runs second, off, first' in said
     with broker:
         assert broker.call("hook", bundle="converted").request.set_headers["X-Ran"] == "yes"
+        assert broker.call("*", hook_type="Pre", bundle="shop.zip").request.raw_body == b"second first "
 
 
 def test_a_broker_with_a_public_key_runs_only_what_is_signed(source: Path, tmp_path: Path) -> None:

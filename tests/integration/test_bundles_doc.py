@@ -1,9 +1,11 @@
 """docs/bundles.md is true: its commands print what the page shows, and its tables are complete."""
 
+import json
 import os
 import re
 import shlex
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,14 @@ from workers import ignored, watch
 from workers.ignored import Ignored
 
 PAGE = Path(__file__).parents[2] / "docs" / "bundles.md"
-FILES = ["mine/manifest.json", "mine/middleware.py", "old/middleware.py", "typo.py"]
+FILES = [
+    "mine/manifest.json",
+    "mine/middleware.py",
+    "shop/manifest.json",
+    "shop/middleware.py",
+    "old/middleware.py",
+    "typo.py",
+]
 """What the page's blocks of JSON and Python are, in their order."""
 OLD_MANIFEST = '{"file_list": ["middleware.py"], "custom_middleware": {"driver": "python", "pre": [{"name": "count"}]}}'
 
@@ -87,6 +96,14 @@ def test_every_command_prints_what_the_page_shows(shell: Shell) -> None:
     assert ran > 12
 
 
+def test_the_entry_of_a_chain_is_the_one_on_the_page(shell: Shell) -> None:
+    shown, _ = blocks("text")
+    shell.run("tykpy bundle build shop --chain")
+    with zipfile.ZipFile(shell.folder / "shop.zip") as opened:
+        manifest = json.loads(opened.read("manifest.json"))
+    assert json.loads(f"{{{shown}}}")["pre"] == manifest["custom_middleware"]["pre"]
+
+
 def test_every_kind_of_finding_is_in_the_table() -> None:
     kinds = {value.kind for value in vars(ignored).values() if isinstance(value, Ignored)}
     assert {kind for kind in kinds if f"| `{kind}` |" not in PAGE.read_text()} == set()
@@ -99,7 +116,7 @@ def test_the_numbers_of_looks_are_those_of_the_code() -> None:
 
 
 def test_the_line_in_the_log_is_the_one_on_the_page(tmp_path: Path) -> None:
-    (shown,) = blocks("text")
+    *_, shown = blocks("text")
     with running_broker(tmp_path, files={"typo.py": blocks("python")[-1]}) as broker:
         broker.call("shout", bundle="typo", body=b"quiet")
         broker.wait_for_log(shown.split("(")[0].strip().partition("tykpy.worker: ")[2])

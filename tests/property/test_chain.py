@@ -1,5 +1,6 @@
 """One dispatch of a whole chain ends where single dispatches of its hooks end, through a model of the gateway.
 
+The bundle is built by `tykpy bundle build --chain`, from hooks in another order than they are defined in.
 Its requests only note what is done to them until somebody asks for their message: hooks here ask at any time, or never.
 """
 
@@ -13,11 +14,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from commands.bundle.build import build
 from tests.support.bundles import Served, md5, write_bundle
 from tests.support.gateway_model import Gateway, HttpRequest, HttpResponse, Outcome
 from workers.errors import WorkerError
 
-CHAIN_LENGTH = 4
+CHAIN = (2, 0, 3, 1)
+"""The hooks of a chain in the manifest's order."""
+RAW_BODY_ONLY = frozenset({0, 1})
+DISABLED = 4
+CHAIN_LENGTH = len(CHAIN)
 
 HOOKS = """
 import copy
@@ -31,7 +37,7 @@ KEPT = []
 def run(name, request, session, spec, response=None):
     SEEN.append((name, [request.get_header(key) for key in ("X-A", "x-b", "accept", "Host")],
                  session.SerializeToString(deterministic=True), sorted(spec.items()),
-                 None if response is None else response_view(response)))
+                 None if response is None else (response_view(response), request.object.body)))
     for step, *values in PROGRAMS[name]:
         request = globals()[step](request, session, response, *values) or request
     return request
@@ -99,6 +105,9 @@ def {name}(request, response, session, metadata, spec):
     return response
 """
 
+BUNDLE = "foo.zip"
+KINDS = {"pre": "Pre", "post": "Post", "response": "Response"}
+
 KEYS = st.sampled_from(["X-A", "x-lower", "X-B", "Accept", "host", "X-Many"])
 PARAMS = st.sampled_from(["a", "A", "b", "c d", "ü"])
 TEXT = st.text(st.sampled_from("ab =&%;ü+/"), max_size=4)
@@ -155,18 +164,35 @@ def programs(steps: Any, *first: Any) -> Any:
     return st.lists(program, min_size=CHAIN_LENGTH, max_size=CHAIN_LENGTH)
 
 
+def listed(kind: str) -> list[dict[str, Any]]:
+    """Return what the manifest says of a hook type: a hook in the middle is disabled."""
+    hooks = [{"name": f"{kind}{index}", "raw_body_only": index in RAW_BODY_ONLY} for index in CHAIN]
+    return [*hooks[:2], {"name": f"{kind}{DISABLED}", "disabled": True}, *hooks[2:]]
+
+
+def singly(kind: str) -> list[tuple[str, bool]]:
+    """Return the calls that a gateway makes without a chain: names, and whether the hook wants no text."""
+    return [(f"{kind}{index}", index in RAW_BODY_ONLY) for index in CHAIN]
+
+
+WHOLE = [("*", True)]
+"""The call that it makes with one."""
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One bundle with a chain of each kind, one of them partly async."""
     folder = tmp_path_factory.mktemp("bundles")
     source = HOOKS
-    for index in range(CHAIN_LENGTH):
+    for index in (*sorted(CHAIN), DISABLED):
         prefix = "async " if index == 1 else ""
         arguments = '(on_error="continue")' if index % 2 else ""
         source += REQUEST_HOOK.format(kind="Pre", arguments=arguments, prefix=prefix, name=f"Pre{index}")
         source += REQUEST_HOOK.format(kind="Post", arguments=arguments, prefix="", name=f"Post{index}")
         source += RESPONSE_HOOK.format(name=f"Response{index}")
-    write_bundle(folder / "foo", {"middleware.py": source})
+    written = tmp_path_factory.mktemp("source")
+    write_bundle(written, {"middleware.py": source}, **{key: listed(kind) for key, kind in KINDS.items()})
+    build(written, folder / BUNDLE, chain=True)
     one = Served(folder, tmp_path_factory.mktemp("unpacked"))
     for hook in one.store.loaded()[0].hooks.values():
         hook.unwatched_calls = 1 << 60  # what is looked at is read whole
@@ -195,16 +221,20 @@ def forget(served: Served) -> None:
 
 
 def run_requests(
-    served: Served, request: HttpRequest, hook_type: str, names: list[str], rewritten: str | None = None
+    served: Served,
+    request: HttpRequest,
+    hook_type: str,
+    calls: list[tuple[str, bool]],
+    rewritten: str | None = None,
 ) -> tuple[Any, Outcome | str | None]:
     """Call hooks one by one; returns the request, and what ended it: an answer of a hook, or its failure."""
     forget(served)
-    gateway = Gateway(copy.deepcopy(request), md5("foo"))
+    gateway = Gateway(copy.deepcopy(request), md5(BUNDLE))
     gateway.session = {"rate": 5, "metadata": {"token": "t"}}
     gateway.rewritten = rewritten
-    for name in names:
+    for name, raw_body_only in calls:
         try:
-            outcome = gateway.call_request_hook(served.run, name, hook_type)
+            outcome = gateway.call_request_hook(served.run, name, hook_type, raw_body_only=raw_body_only)
         except WorkerError as error:
             return gateway.request, error.message
         if outcome is not None:
@@ -221,30 +251,28 @@ def test_a_request_chain_is_its_single_calls(
     served: Served, hook_type: str, request_in: HttpRequest, chain: Any
 ) -> None:
     seen = load(served, hook_type, chain)
-    names = [f"{hook_type}{index}" for index in range(CHAIN_LENGTH)]
-    singly = run_requests(served, request_in, hook_type, names)
+    single = run_requests(served, request_in, hook_type, singly(hook_type))
     seen_singly = list(seen)
-    chained = run_requests(served, request_in, hook_type, ["*"])
+    chained = run_requests(served, request_in, hook_type, WHOLE)
     assert list(map(_comparable, seen)) == list(map(_comparable, seen_singly))
-    assert chained[1] == singly[1]
-    if singly[1] is None:
-        assert _ended(chained[0]) == _ended(singly[0])
+    assert chained[1] == single[1]
+    if single[1] is None:
+        assert _ended(chained[0]) == _ended(single[0])
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=SLOW_OR_SHARED)
 @given(request_in=REQUESTS, chain=programs(REQUEST_STEPS, ("look",)))
 def test_after_a_url_rewrite_a_chain_is_its_single_calls(served: Served, request_in: HttpRequest, chain: Any) -> None:
     seen = load(served, "Post", chain)
-    names = [f"Post{index}" for index in range(CHAIN_LENGTH)]
     target = "http://upstream/rewritten?of=rewrite"
-    singly = run_requests(served, request_in, "Post", names, target)
+    single = run_requests(served, request_in, "Post", singly("Post"), target)
     seen_singly = list(seen)
-    chained = run_requests(served, request_in, "Post", ["*"], target)
+    chained = run_requests(served, request_in, "Post", WHOLE, target)
     assert seen == seen_singly
-    assert chained[1] == singly[1]
-    if singly[1] is None:
-        assert chained[0].url == singly[0].url
-        assert _ended(chained[0]) == _ended(singly[0])
+    assert chained[1] == single[1]
+    if single[1] is None:
+        assert chained[0].url == single[0].url
+        assert _ended(chained[0]) == _ended(single[0])
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=SLOW_OR_SHARED)
@@ -254,13 +282,13 @@ def test_a_response_chain_is_its_single_calls(
 ) -> None:
     seen = load(served, "Response", chain)
     forget(served)
-    single = Gateway(copy.deepcopy(request_in), md5("foo"), copy.deepcopy(response_in))
-    for index in range(CHAIN_LENGTH):
-        single.call_response_hook(served.run, f"Response{index}")
+    single = Gateway(copy.deepcopy(request_in), md5(BUNDLE), copy.deepcopy(response_in))
+    for name, raw_body_only in singly("Response"):
+        single.call_response_hook(served.run, name, raw_body_only=raw_body_only)
     seen_singly = list(seen)
     forget(served)
-    chained = Gateway(copy.deepcopy(request_in), md5("foo"), copy.deepcopy(response_in))
-    chained.call_response_hook(served.run, "*")
+    chained = Gateway(copy.deepcopy(request_in), md5(BUNDLE), copy.deepcopy(response_in))
+    chained.call_response_hook(served.run, "*", raw_body_only=True)
     assert seen == seen_singly
     assert chained.response == single.response
 

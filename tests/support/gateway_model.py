@@ -66,9 +66,11 @@ class Gateway:
         self.rewritten: str | None = None
         """Where a URL rewrite of the API sends the request, and its Post hooks after it."""
 
-    def call_request_hook(self, call: Call, name: str, hook_type: str) -> Outcome | None:
+    def call_request_hook(
+        self, call: Call, name: str, hook_type: str, *, raw_body_only: bool = False
+    ) -> Outcome | None:
         """Call one hook and apply its answer; an outcome ends the request."""
-        answer = call(self.build(name, hook_type)).request
+        answer = call(self.build(name, hook_type, raw_body_only=raw_body_only)).request
         request = self.request
         request.body = answer.raw_body
         for key in answer.delete_headers:
@@ -97,9 +99,9 @@ class Gateway:
             return Outcome(override.response_code, dict(override.headers), body)
         return None
 
-    def call_response_hook(self, call: Call, name: str) -> None:
+    def call_response_hook(self, call: Call, name: str, *, raw_body_only: bool = False) -> None:
         """Call one response hook and apply its answer."""
-        sent = self.build(name, "Response")
+        sent = self.build(name, "Response", raw_body_only=raw_body_only)
         answer = call(sent).response
         assert self.response is not None
         many = [(header.key, list(header.values)) for header in answer.multivalue_headers]
@@ -111,7 +113,7 @@ class Gateway:
         self.response.body = answer.raw_body
         self.response.status = answer.status_code
 
-    def build(self, name: str, hook_type: str) -> Object:
+    def build(self, name: str, hook_type: str, *, raw_body_only: bool = False) -> Object:
         """Build the object for one call."""
         request = self.request
         sent = Object(hook_type=hook_type, hook_name=name, spec=self.spec)
@@ -122,7 +124,8 @@ class Gateway:
             sent.request.params[key] = values[0]
         sent.request.method = request.method
         sent.request.url, sent.request.request_uri = self.rewritten or request.url, self.rewritten or self.uri
-        sent.request.scheme, sent.request.raw_body, sent.request.body = "http", request.body, _text(request.body)
+        sent.request.scheme, sent.request.raw_body = "http", request.body
+        sent.request.body = "" if raw_body_only else _text(request.body)
         sent.request.return_overrides.response_code = -1
         if self.session is not None and hook_type not in ("Pre", "CustomKeyCheck"):
             sent.session.CopyFrom(Object(session=self.session).session)
@@ -130,7 +133,7 @@ class Gateway:
         if self.response is not None:
             response = sent.response
             response.status_code, response.raw_body = self.response.status, self.response.body
-            response.body = _text(self.response.body)
+            response.body = "" if raw_body_only else _text(self.response.body)
             for key, values in self.response.headers.items():
                 response.headers[key] = values[0]
                 response.multivalue_headers.append(Header(key=key, values=values))

@@ -8,7 +8,7 @@ import msgpack
 import pytest
 
 from ipc.frame import Kind, Status, pack_frame
-from tests.support.bundles import Served, subject, write_bundle, write_files
+from tests.support.bundles import Served, md5, subject, write_bundle, write_files
 from tests.unit.workers.conftest import Serve
 from workers.errors import WorkerError
 from workers.folding import RequestFold
@@ -58,6 +58,28 @@ def test_a_manifest_may_ask_for_the_whole_chain(make: Make) -> None:
     served = make(hook("A"), hook("B"), hook("C", "Post"), pre=[{"name": "*"}], post=[{"name": "*"}])
     assert order(served) == "A B "
     assert order(served, "Post") == "C "
+
+
+def test_a_whole_chain_that_lists_its_hooks_has_no_others(make: Make) -> None:
+    chain = [{"name": "C"}, {"name": "A"}, {"name": "B", "disabled": True}, {"name": "A"}]
+    served = make(
+        hook("A"), hook("B"), hook("C", "Hook"), hook("D"), hook("E", "Hook"),
+        pre=[{"name": "*", "chain": chain}, {"name": "E"}],
+    )  # fmt: skip
+    assert order(served) == "C A A "
+
+
+def test_one_of_the_bundles_of_an_api_may_ask_for_its_whole_chain(folder: Path, serve: Serve) -> None:
+    """The gateway calls the others' hooks one by one, and `*` again for each bundle that lists it."""
+    names = "one.zip,two.zip"
+    asks = {"pre": [{"name": "*"}]}
+    for name, middleware in (("one", asks), ("two", {"pre": [{"name": "B"}]})):
+        write_bundle(folder / md5(names) / name, {"middleware.py": hook("A" if name == "one" else "B")}, **middleware)
+    served = serve()
+    assert order(served, bundle=names) == "A "
+    write_bundle(folder / md5(names) / "two", {"middleware.py": hook("B")}, **asks)
+    served.reload()
+    assert "only one of them may list * for Pre" in failure(served, bundle=names).message
 
 
 def test_a_hook_that_the_manifest_puts_elsewhere_runs_there_only(make: Make) -> None:

@@ -35,6 +35,16 @@ def test_what_a_gateway_writes_for_nothing_is_nothing() -> None:
     assert parse({"auth_check": {"name": ""}, "pre": None, "post": []}).hooks == ()
 
 
+def test_a_whole_chain_lists_its_hooks() -> None:
+    chain = [{"name": "A"}, {"name": "B", "disabled": True}]
+    found = parse({"pre": [{"name": "*", "chain": chain}], "post": [{"name": "*", "disabled": True, "chain": chain}]})
+    assert [(hook.hook_type, hook.name, hook.disabled) for hook in found.hooks] == [
+        ("Pre", "A", False), ("Pre", "B", True), ("Post", "A", True), ("Post", "B", True),
+    ]  # fmt: skip
+    assert all(hook.in_chain for hook in found.hooks)
+    assert found.chained == {"Pre"}
+
+
 def test_a_byte_order_mark_is_skipped() -> None:
     assert parse_manifest(b'\xef\xbb\xbf{"file_list": ["a.py"]}').file_list == ("a.py",)
 
@@ -54,6 +64,15 @@ def test_a_byte_order_mark_is_skipped() -> None:
         (b'{"custom_middleware": {"pre": [{}]}}', r"custom_middleware.pre\[0\].name: .* is missing"),
         (b'{"custom_middleware": {"pre": ["A"]}}', r"custom_middleware.pre\[0\]: expected an object, got a string"),
         (b'{"custom_middleware": {"pre": [{"name": "A", "disabled": 1}]}}', r"pre\[0\].disabled: expected true"),
+        (
+            b'{"custom_middleware": {"pre": [{"name": "A", "chain": [{"name": "B"}]}]}}',
+            r"pre\[0\].chain: only an entry",
+        ),
+        (b'{"custom_middleware": {"pre": [{"name": "*", "chain": [{}]}]}}', r"pre\[0\].chain\[0\].name: .* is missing"),
+        (
+            b'{"custom_middleware": {"pre": [{"name": "*", "chain": [{"name": "*"}]}]}}',
+            r"chain\[0\].name: a chain lists",
+        ),
         (b'{"custom_middleware": {"pre": [{"name": "A", "timeout": 0}]}}', r"pre\[0\].timeout: expected seconds"),
     ],
 )
