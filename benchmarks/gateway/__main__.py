@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from benchmarks import h2load
 from benchmarks.gateway import fronts
@@ -16,8 +15,6 @@ from benchmarks.gateway.plugins import PLUGINS
 from benchmarks.gateway.report import GatewayReport
 from benchmarks.output import EXIT_ERROR, add_file_flags, attempt, command_line, numbers, write_files
 from benchmarks.results import machine
-
-HARNESS: Final = "the gateway of tests/gateway"
 
 
 def run(arguments: argparse.Namespace, tyk: str) -> GatewayReport:
@@ -33,8 +30,11 @@ def run(arguments: argparse.Namespace, tyk: str) -> GatewayReport:
     )
     gateway = fronts.tyk(Path(tyk)) if tyk else fronts.harness
     with tempfile.TemporaryDirectory(prefix="tykpy-gateway-") as folder:
-        samples = measure(plan, gateway, Path(folder))
-    return GatewayReport(command_line("benchmarks.gateway"), tyk or HARNESS, depends_on, plan, samples)
+        measured = measure(plan, gateway, Path(folder))
+    command = command_line("benchmarks.gateway")
+    if tyk:
+        return GatewayReport(f"TYK={tyk} {command}", "a Tyk Gateway", depends_on, plan, measured)
+    return GatewayReport(command, "the gateway of tests/gateway", depends_on, plan, measured)
 
 
 def _arguments() -> argparse.Namespace:

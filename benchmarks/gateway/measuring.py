@@ -18,7 +18,7 @@ from benchmarks.gateway.plugins import SOCKET, Plugin
 from benchmarks.gateway.programs import go_program
 from benchmarks.measure import NS_PER_US
 from benchmarks.output import say
-from benchmarks.running import RETRY_SECONDS, START_SECONDS, RunningProgram
+from benchmarks.running import RETRY_SECONDS, RunningProgram
 from commands.bench.measure import cpu_ns
 from tests.support.redis_server import free_port
 
@@ -26,6 +26,8 @@ CLIENTS: Final = (1, 16, 64)
 ROUNDS: Final = 3
 SECONDS: Final = 2
 CALL_SECONDS: Final = 10.0
+READY_SECONDS: Final = 30.0
+"""Until a gateway has loaded its APIs and reached its plugin server."""
 MARKS: Final = "X-Marks"
 """The upstream's header with the number of headers that hooks have set."""
 
@@ -66,6 +68,14 @@ Samples = dict[Cell, list[Sample]]
 """Round by round."""
 
 
+class Measured(NamedTuple):
+    """One run."""
+
+    samples: Samples
+    left_out: dict[str, str]
+    """Titles of plugins that could not be measured, and why."""
+
+
 class Contender(NamedTuple):
     """A plugin server with a gateway of its own, both running."""
 
@@ -73,21 +83,23 @@ class Contender(NamedTuple):
     server: RunningProgram | None
 
 
-def measure(plan: Plan, gateway: Gateway, folder: Path) -> Samples:
-    """Measure everything; a plugin that cannot be started or answers wrongly is left out, and why is said."""
+def measure(plan: Plan, gateway: Gateway, folder: Path) -> Measured:
+    """Measure everything but plugins that cannot be started or answer wrongly."""
     address = f"127.0.0.1:{free_port()}"
     command = [go_program("benchmark"), "upstream", address]
     upstream = RunningProgram("upstream", command, folder / "upstream.log", lambda: _answers(address))
     with ExitStack() as running:
         running.enter_context(upstream)
-        contenders = {}
+        contenders: dict[Plugin, Contender] = {}
+        left_out: dict[str, str] = {}
         for plugin in plan.plugins:
             say(f"starting {plugin.title}")
             try:
                 contenders[plugin] = start(plugin, plan, gateway, folder, address, running)
             except BenchmarkError as error:
                 say(f"error: {plugin.title} is left out: {error}")
-        return Rounds(plan, contenders, upstream.pids[0], folder).run()
+                left_out[plugin.title] = str(error)
+        return Measured(Rounds(plan, contenders, upstream.pids[0], folder).run(), left_out)
 
 
 def start(plugin: Plugin, plan: Plan, gateway: Gateway, folder: Path, upstream: str, running: ExitStack) -> Contender:
@@ -111,7 +123,7 @@ def start(plugin: Plugin, plan: Plan, gateway: Gateway, folder: Path, upstream: 
 
 def check(front: Front, column: Column, marks: int) -> None:
     """Wait until an API answers, and its upstream saw so many headers; raises ServerError where it never does."""
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + READY_SECONDS
     while True:
         try:
             seen = _get(urlsplit(front.url).netloc, f"/{column.key}/")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks.gateway.measuring import Plan, Sample, Samples
+from benchmarks.gateway.measuring import Measured, Plan, Sample
 from benchmarks.output import markdown_table
 from benchmarks.results import doubts
 
@@ -40,7 +40,7 @@ class GatewayReport:
     gateway: str
     machine: dict[str, str]
     plan: Plan
-    samples: Samples
+    measured: Measured
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the medians of each cell, and its rounds."""
@@ -49,6 +49,7 @@ class GatewayReport:
             "gateway": self.gateway,
             "machine": self.machine,
             "seconds": self.plan.seconds,
+            "left_out": self.measured.left_out,
             "cells": [
                 {
                     "server": cell.plugin.key,
@@ -57,7 +58,7 @@ class GatewayReport:
                     **{name: _median(rounds, figure) for name, figure in FIGURES.items()},
                     "rounds": [{name: figure(sample) for name, figure in FIGURES.items()} for sample in rounds],
                 }
-                for cell, rounds in self.samples.items()
+                for cell, rounds in self.measured.samples.items()
             ],
         }
 
@@ -74,7 +75,7 @@ class GatewayReport:
     def _speed_row(self, title: str, clients: int) -> tuple[str, ...]:
         rounds = {
             cell.column: rounds
-            for cell, rounds in self.samples.items()
+            for cell, rounds in self.measured.samples.items()
             if (cell.plugin.title, cell.clients) == (title, clients)
         }
         speed = _latency if clients == 1 else _rate
@@ -86,26 +87,31 @@ class GatewayReport:
                 f"{cell.plugin.title}: {cell.column.title}",
                 *(f"{_median(rounds, FIGURES[name]):.0f}" for name in CPU_FIGURES),
             )
-            for cell, rounds in self.samples.items()
+            for cell, rounds in self.measured.samples.items()
             if cell.clients == clients
         ]
         return markdown_table((f"{CPU_COLUMNS[0]}, {clients} clients", *CPU_COLUMNS[1:]), rows)
 
     def _titles(self) -> list[str]:
-        return list(dict.fromkeys(cell.plugin.title for cell in self.samples))
+        return list(dict.fromkeys(cell.plugin.title for cell in self.measured.samples))
 
     def _notes(self) -> list[str]:
         return [
             *doubts(self.machine),
+            *(f"Not measured: {title}: {why}" for title, why in self.measured.left_out.items()),
             *self._against_floor(),
             FLOOR_NOTE,
-            f"Through {self.gateway}. " + ", ".join(f"{key} {value}" for key, value in self.machine.items()),
+            f"Medians of {self.plan.rounds} interleaved rounds of {self.plan.seconds} s through {self.gateway}; "
+            "clients, gateway, plugin server and upstream share the CPUs.",
+            ", ".join(f"{key} {value}" for key, value in self.machine.items()),
             f"Made by: {self.command}",
         ]
 
     def _against_floor(self) -> list[str]:
         """How far from the floor each of our cells is: the median of the rounds' ratios."""
-        rounds_of = {(cell.plugin.key, cell.column, cell.clients): rounds for cell, rounds in self.samples.items()}
+        rounds_of = {
+            (cell.plugin.key, cell.column, cell.clients): rounds for cell, rounds in self.measured.samples.items()
+        }
         found = []
         for (key, column, clients), ours in rounds_of.items():
             floor = rounds_of.get((FLOOR, column, clients))

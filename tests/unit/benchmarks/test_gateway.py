@@ -9,7 +9,7 @@ from benchmarks.errors import LoadGeneratorError, ServerError
 from benchmarks.gateway import fronts, load
 from benchmarks.gateway.columns import COLUMNS, write_bundles
 from benchmarks.gateway.load import HttpLoad
-from benchmarks.gateway.measuring import Cell, Plan, Sample, Samples
+from benchmarks.gateway.measuring import Cell, Measured, Plan, Sample, Samples
 from benchmarks.gateway.plugins import PLUGINS, Plugin
 from benchmarks.gateway.report import GatewayReport
 
@@ -34,7 +34,9 @@ def report() -> GatewayReport:
         Cell(plugin("tykpy"), COLUMNS[3], 16): [sample(120, 1.0, errors=250)],
     }
     plan = Plan((plugin("floor"), plugin("tykpy")), (HEADER, COLUMNS[3]), (1, 16))
-    return GatewayReport("python -m benchmarks.gateway", "a gateway", MACHINE, plan, samples)
+    return GatewayReport(
+        "python -m benchmarks.gateway", "a gateway", MACHINE, plan, Measured(samples, {"grpcio": "no such thing"})
+    )
 
 
 def test_tables_have_medians_and_errors() -> None:
@@ -43,6 +45,7 @@ def test_tables_have_medians_and_errors() -> None:
     assert "| 16 clients, requests/s | header edit | 20 ms waiting |" in text
     assert "| tykpy | 1,600 | 120 (25.0% errors) |" in text
     assert "| tykpy: header edit | 90 | 20 | 10 | 15 | 5 |" in text
+    assert "* Not measured: grpcio: no such thing\n" in text
     assert "Not to be relied on" not in text
 
 
