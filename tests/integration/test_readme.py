@@ -87,7 +87,6 @@ def first_call(tmp_path: Path) -> None:
 def behind_a_gateway(tmp_path: Path) -> None:
     """All but the gateway's own part, which tests/gateway/test_readme.py has."""
     write_bundle(tmp_path / "hello")
-    (tmp_path / "www").mkdir()
     shell(command_starting("tykpy bundle build"), tmp_path)
     conf, definition = json_block('"bundle_base_url"'), json_block('"custom_middleware_bundle"')
     serves = command_starting("python3 -m http.server")
