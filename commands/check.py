@@ -14,6 +14,7 @@ from broker.peers import gateway_admission
 from broker.runtime_folder import make_runtime_dir
 from commands.errors import CommandError
 from commands.hooks import describe_folder_once, problems_of
+from ipc.text import why_unread
 from redisclient.address import redact
 
 Echo = Callable[[str], object]
@@ -61,6 +62,7 @@ def _problems(config: BrokerConfig) -> Iterator[str]:
         yield str(error)
         return
     yield from _bundle_problems(config)
+    yield from _api_problems(config)
 
 
 def _listening_problems(config: BrokerConfig) -> Iterator[str]:
@@ -87,8 +89,6 @@ def _bundle_problems(config: BrokerConfig) -> Iterator[str]:
     if config.bundles is None:
         yield "--bundles is not set: every dispatch will be answered NOT_FOUND"
         return
-    from ipc.text import why_unread
-
     try:
         os.listdir(config.bundles)
     except FileNotFoundError:
@@ -97,6 +97,15 @@ def _bundle_problems(config: BrokerConfig) -> Iterator[str]:
         yield f"--bundles {config.bundles} cannot be read: {why_unread(error)}"
         return
     try:
-        yield from problems_of(describe_folder_once(config.bundles, config.public_key))
+        yield from problems_of(describe_folder_once(config.bundles, config.public_key, config.apis))
     except CommandError as error:
         yield str(error)
+
+
+def _api_problems(config: BrokerConfig) -> Iterator[str]:
+    if config.apis is None:
+        return
+    try:
+        os.listdir(config.apis)
+    except OSError as error:
+        yield f"--apis {config.apis} cannot be read: {why_unread(error)}"

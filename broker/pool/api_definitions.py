@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from broker.pool.content_watch import Stamp, stamp_of_file
+from ipc.text import why_unread
 
 log = logging.getLogger("tykpy.broker")
 
@@ -91,7 +92,7 @@ class ApiDefinitions:
             with os.scandir(self._folder) as entries:
                 paths = sorted(entry.path for entry in entries if entry.name.endswith(".json"))
         except OSError as error:
-            complaint = f"--apis {self._folder} cannot be read: {error.strerror}; bundles are shown by their MD5"
+            complaint = f"--apis {self._folder} cannot be read: {why_unread(error)}; bundles are shown by their MD5"
         if len(paths) > MAX_FILES:
             complaint = f"--apis {self._folder} has {len(paths)} definitions; the first {MAX_FILES} are read"
         if complaint and complaint != self._complaint:
@@ -107,9 +108,12 @@ def _read(path: str) -> ApiUse | None:
         if len(content) > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES} bytes")
         return _use_of(_decode(content))
-    except (OSError, ValueError, RecursionError) as error:
-        log.warning("the API definition %s cannot be read: %s", path, error)
-        return None
+    except OSError as error:
+        why = why_unread(error)
+    except (ValueError, RecursionError) as error:
+        why = str(error)
+    log.warning("the API definition %s cannot be read: %s", path, why)
+    return None
 
 
 def _use_of(definition: _Definition) -> ApiUse | None:

@@ -114,6 +114,18 @@ def test_a_folder_is_listed_in_the_same_way(broker: RunningBroker) -> None:
     assert shown.stderr.endswith(live.stderr)
 
 
+def test_check_config_names_it_and_looks_for_definitions(broker: RunningBroker, tmp_path: Path) -> None:
+    def problems(apis: Path) -> str:
+        flags = ["--runtime-dir", str(tmp_path / "run"), "--bundles", str(broker.bundles), "--apis", str(apis)]
+        done = subprocess.run([TYKPY, "check-config", *flags], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 1
+        return done.stdout
+
+    assert f"problem: bundle {BROKEN} (broken.zip; API Accounts): " in problems(broker.folder / "apps")
+    none = tmp_path / "none"
+    assert f"problem: --apis {none} cannot be read: No such file or directory" in problems(none)
+
+
 def test_a_broken_bundle_is_one_error_with_its_name(broker: RunningBroker) -> None:
     errors = [line for line in broker.log.splitlines() if " ERROR " in line and BROKEN in line]
     assert len(errors) == 1
