@@ -118,6 +118,27 @@ def test_the_key_of_a_refused_request_is_in_its_event(table: Table) -> None:
         assert client.get("coprocess-data:refused-key") == b"the-token"
 
 
+def test_without_a_token_the_key_in_the_event_is_the_header(table: Table) -> None:
+    code = """
+        from tyk.decorators import *
+        from gateway import TykGateway
+
+        @CustomKeyCheck
+        def leave_no_token(request, session, metadata, spec):
+            return request, session, metadata
+
+        @Event
+        def keep_header(event, spec):
+            TykGateway.store_data("refused-header", event.message.Meta.Key, 60)
+        """
+    handler = {"handler_name": "cp_dynamic_handler", "handler_meta": {"name": "keep_header"}}
+    definition = {"event_handlers": {"events": {"AuthFailure": [handler]}}}
+    api = table.api({"middleware.py": code}, auth_check="leave_no_token", definition=definition)
+    assert (api.send(headers=[("Authorization", "a-wrong-key")]).status, api.events(1)) == (403, [("keep_header", "")])
+    with table.redis() as client:
+        assert client.get("coprocess-data:refused-header") == b"a-wrong-key"
+
+
 def test_an_event_of_an_api_goes_to_the_handler_of_its_own_bundle_whichever_worker_runs_it(table: Table) -> None:
     code = """
         import os

@@ -172,3 +172,16 @@ def test_the_stored_session_has_the_token_as_its_key_id(table: Table) -> None:
     api = table.api("reports", auth_check="let_in", response=["report_response"])
     report = api.send(headers=[("Authorization", "the-key-id")]).json
     assert (report["session"]["key_id"], report["session"]["org_id"]) == ("the-key-id", api.definition["org_id"])
+
+
+def test_hooks_of_another_driver_never_arrive(table: Table) -> None:
+    api = table.api("changes", pre=["pass_through"], driver="lua")
+    answer = api.send()
+    assert (answer.status, answer.json) == (500, {"error": "Internal Server Error"})
+    assert api.dispatches() == []
+
+
+def test_a_response_hook_that_fails_ends_the_chain(table: Table) -> None:
+    api = table.api("responses", response=["fail", "nothing_changed"])
+    assert api.send().status == 500
+    assert [name for _, name in api.dispatches()] == ["fail"]

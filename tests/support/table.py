@@ -122,6 +122,7 @@ def gateway_settings(keys: RedisServer) -> dict[str, Any]:
         "grpc_recv_max_size": LARGE,
         "grpc_send_max_size": LARGE,
         "policies": POLICIES,
+        "org_id": ORG,
         "responses": RESPONSES,
     }
 

@@ -12,6 +12,8 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final, Self
 
+import pytest
+
 from tests.support.broker import PATIENCE, wait_until
 from tests.support.gateway import Api, RunningGateway, with_access
 from tests.support.redis_server import free_port
@@ -92,7 +94,7 @@ class TykGateway(RunningGateway):
         for name, text in _TEMPLATES.items():
             (self.folder / "templates" / name).write_text(text)
         policies = self.folder / "policies.json"
-        policies.write_text(json.dumps(self.config.get("policies", {})))
+        policies.write_text(json.dumps(self._policies()))
         coprocess = {key: value for key, value in self.config.items() if key.startswith("grpc_")}
         return {
             "listen_address": "127.0.0.1",
@@ -115,6 +117,11 @@ class TykGateway(RunningGateway):
             "reload_interval": 0,
             "coprocess_options": {"enable_coprocess": True, "coprocess_grpc_server": self._target(), **coprocess},
         }
+
+    def _policies(self) -> dict[str, Any]:
+        """Return the policies, of the organisation that the table's APIs have."""
+        given = self.config.get("policies", {})
+        return {name: {"id": name, "org_id": self.config["org_id"], "active": True, **of} for name, of in given.items()}
 
     def _target(self) -> str:
         return str(
@@ -143,5 +150,7 @@ class TykGateway(RunningGateway):
     def _in_style(self, definition: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         target = definition.get("target_url") or f"http://{self.upstream}"
         if self.style == "oas":
+            if "event_handlers" in definition:
+                pytest.skip("handlers of events that a hook answers exist in classic definitions only")
             return "/tyk/apis/oas", oas(definition, target)
         return "/tyk/apis", classic(definition, target)

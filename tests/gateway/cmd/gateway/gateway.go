@@ -36,7 +36,7 @@ func newGateway(config *Config) (*Gateway, error) {
 	}
 	gateway := &Gateway{
 		config: config, conn: conn, client: coprocess.NewDispatcherClient(conn), keys: openKeyStore(config.Redis),
-		transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: idleConnections},
+		transport: &http.Transport{MaxIdleConnsPerHost: idleConnections},
 	}
 	for _, api := range config.APIs {
 		if err := gateway.add(api); err != nil {

@@ -22,6 +22,9 @@ type passage struct {
 	transformed string   // the method that a method transform of the API gives it
 }
 
+// grpcDriver is the only one of Tyk's drivers that is here.
+const grpcDriver = "grpc"
+
 // responded: the answer has been written, and nothing follows.
 var responded = &refusal{}
 
@@ -67,6 +70,9 @@ func (p *passage) hooks(hooks []Hook) func() *refusal {
 
 // call runs one request hook and does what its answer says: Tyk's CoProcessMiddleware.ProcessRequest.
 func (p *passage) call(hook Hook) (*coprocess.Object, *refusal) {
+	if p.api.Middleware.Driver != grpcDriver {
+		return nil, &refusal{http.StatusInternalServerError, http.StatusText(http.StatusInternalServerError)}
+	}
 	object, err := buildObject(p.r, nil, p.api, hook, p.session)
 	if err != nil {
 		return nil, &refusal{http.StatusInternalServerError, "Middleware error"}

@@ -36,7 +36,8 @@ type Session struct {
 	ApplyPolicies           []string                    `json:"apply_policies"`
 	DataExpires             int64                       `json:"data_expires"`
 	TriggerLimits           []float64                   `json:"trigger_limits"`
-	EnableDetailedRecording bool                        `json:"enable_detail_recording"`
+	EnableDetailRecording   bool                        `json:"enable_detail_recording"` // of before v3
+	EnableDetailedRecording bool                        `json:"enable_detailed_recording"`
 	MetaData                map[string]any              `json:"meta_data"`
 	Tags                    []string                    `json:"tags"`
 	Alias                   string                      `json:"alias"`
@@ -77,7 +78,7 @@ func (s *Session) toProto() *coprocess.SessionState {
 		HmacEnabled:   s.HmacEnabled, HmacSecret: s.HmacSecret, IsInactive: s.IsInactive,
 		ApplyPolicyId: s.ApplyPolicyID, ApplyPolicies: s.ApplyPolicies, DataExpires: s.DataExpires,
 		Monitor:                 &coprocess.Monitor{TriggerLimits: s.TriggerLimits},
-		EnableDetailedRecording: s.EnableDetailedRecording, Metadata: s.metadataAsText(),
+		EnableDetailedRecording: s.EnableDetailRecording || s.EnableDetailedRecording, Metadata: s.metadataAsText(),
 		Tags: s.Tags, Alias: s.Alias, LastUpdated: s.LastUpdated, IdExtractorDeadline: s.IDExtractorDeadline,
 		SessionLifetime: s.SessionLifetime, KeyId: s.KeyID,
 		PostExpiryAction: s.PostExpiryAction, PostExpiryGracePeriod: s.PostExpiryGracePeriod,
