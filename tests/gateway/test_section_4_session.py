@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.fixed_reply import FixedServer
-from tests.support.table import ORG, Table
+from tests.support.table import OF_POLICY, ORG, Table
 from tests.support.tyk import any_gateway
 from tyk.proto.coprocess_object_pb2 import Object
 
@@ -28,7 +28,6 @@ ALL_TYPES = {
     "alias": "Jürgen",
     "last_updated": "1700000000",
     "session_lifetime": 3600,
-    "key_id": "of the hook",
     "post_expiry_action": "retain",
     "post_expiry_grace_period": 5,
 }
@@ -57,13 +56,13 @@ def test_the_returned_session_is_stored_as_the_keys_session(table: Table) -> Non
     headers = [("Authorization", "filled"), ("X-Session", json.dumps(ALL_TYPES).encode().decode("latin-1"))]
     assert api.send(headers=headers).status == 200
     stored = table.session("filled")
-    expected = {STORED_AS.get(name, name): value for name, value in ALL_TYPES.items()} | {"key_id": "filled"}
+    expected = {STORED_AS.get(name, name): value for name, value in ALL_TYPES.items()}
     assert {name: stored[name] for name in expected} == expected
     assert stored["org_id"] == ORG
 
 
 def test_policies_of_the_returned_session_are_applied(table: Table) -> None:
-    api = table.api("auth", auth_check="fill", post=["show_session"])
+    api = table.api("auth", auth_check="fill", post=["show_session"], definition={"api_id": OF_POLICY})
     session = {"apply_policies": ["gold"], "rate": 1.0}
     received = api.send(headers=[("Authorization", "golden"), ("X-Session", json.dumps(session))]).upstream
     stored = table.session("golden")

@@ -140,8 +140,11 @@ def running_table(folder: Path, style: str = "classic") -> Iterator[Table]:
         yield Table(folder, broker, gateway, keys)
 
 
+OF_POLICY: Final = "of-gold"
+"""The API that the policy is for."""
+RIGHTS: Final = {OF_POLICY: {"api_id": OF_POLICY, "api_name": OF_POLICY, "versions": ["Default"]}}
 POLICIES: Final = {
-    "gold": {"rate": 1000.0, "per": 1.0, "quota_max": 500, "quota_renewal_rate": 3600, "access_rights": {}},
+    "gold": {"rate": 1000.0, "per": 1.0, "quota_max": 500, "quota_renewal_rate": 3600, "access_rights": RIGHTS},
 }
 RESPONSES: Final = {
     "/cookies": Canned(

@@ -33,7 +33,7 @@ func (k *keyStore) session(ctx context.Context, key string) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	session := &Session{}
+	session := &Session{KeyID: key}
 	return session, json.Unmarshal(text, session)
 }
 

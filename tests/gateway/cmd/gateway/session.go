@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -44,7 +45,7 @@ type Session struct {
 	LastUpdated             string                      `json:"last_updated"`
 	IDExtractorDeadline     int64                       `json:"id_extractor_deadline"`
 	SessionLifetime         int64                       `json:"session_lifetime"`
-	KeyID                   string                      `json:"key_id"`
+	KeyID                   string                      `json:"-"` // the name that it is stored under
 	PostExpiryAction        string                      `json:"post_expiry_action"`
 	PostExpiryGracePeriod   int64                       `json:"post_expiry_grace_period"`
 }
@@ -155,6 +156,9 @@ func (s *Session) apply(policies map[string]Policy) error {
 		policy, known := policies[name]
 		if !known {
 			return fmt.Errorf("policy not found: %q", name)
+		}
+		if len(policy.AccessRights) == 0 {
+			return errors.New("key has no valid policies to be applied")
 		}
 		s.Rate, s.Per = policy.Rate, policy.Per
 		s.QuotaMax, s.QuotaRenewalRate = policy.QuotaMax, policy.QuotaRenewalRate
