@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import click
 from click.core import ParameterSource
 
-from broker.config import BrokerConfig, flag_of, options
+from broker.config import AUTO, BrokerConfig, flag_of, options
 from broker.errors import BrokerError, ConfigError
 from commands.bench.command import bench
 from commands.bundle.cli import COMMANDS
@@ -40,6 +40,18 @@ class _Octal(click.ParamType[int]):
             self.fail(f"{value!r} is not a mode like 0660", param, ctx)
 
 
+class _CountOrAuto(click.ParamType["int | str"]):
+    name = "auto|integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if isinstance(value, int) or value == AUTO:
+            return cast("int | str", value)
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither {AUTO} nor a number", param, ctx)
+
+
 def _click_option(option: Field[Any]) -> Callable[[F], F]:
     meta = option.metadata
     default = None if option.default is MISSING else option.default
@@ -51,6 +63,8 @@ def _click_option(option: Field[Any]) -> Callable[[F], F]:
     settings["show_default"] = meta.get("shown_default", default is not None and default != ())
     if meta.get("octal"):
         settings |= {"type": _Octal(), "show_default": f"{default:04o}"}
+    elif default == AUTO:
+        settings["type"] = _CountOrAuto()
     elif "choices" in meta:
         settings["type"] = click.Choice(meta["choices"])
     elif "Path" in str(option.type):

@@ -345,6 +345,6 @@ def _router_options(config: BrokerConfig) -> RouterOptions:
 
 def _open_bodies(config: BrokerConfig) -> BodyStore:
     try:
-        return BodyStore(channel_options(config.threads, config.message_limit).store_capacity)
+        return BodyStore(channel_options(config.most_threads, config.message_limit).store_capacity)
     except SegmentError as error:
         raise BrokerError(f"no room for big requests: {error}") from error

@@ -7,7 +7,7 @@ Command-line flags, `TYKPY_*` environment variables and the TOML file of `--conf
 import os
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from broker.addresses import check_listen
@@ -22,7 +22,8 @@ MIB: Final = 1024 * 1024
 MAX_MESSAGE: Final = 1024 * MIB
 MAX_WORKERS: Final = 512
 MAX_THREADS: Final = 48
-"""Execution slots of a worker are 64 (ipc/layout.py); what threads leave is for `async def` hooks."""
+"""Execution slots of a worker are 96 (ipc/layout.py); as many are for `async def` hooks."""
+AUTO: Final = "auto"
 
 
 def default_runtime_dir() -> Path:
@@ -62,7 +63,12 @@ class BrokerConfig:
         "Worker processes.",
         shown_default="one per CPU that may be used: affinity, cgroup quota",
     )
-    threads: int = option(1, "Threads per worker, for hooks that wait for I/O.")
+    threads: int | Literal["auto"] = option(
+        AUTO,
+        "Hooks that a worker runs at the same time: auto: as many as wait at a time, which is learned for each hook; a"
+        " number: so many, whatever they do. `async def` hooks do not count.",
+    )
+    threads_max: int = option(32, "Most threads of a worker with --threads auto.")
     listen: tuple[str, ...] = option(
         (),
         "Address the gateway calls: unix:///path, tcp://host:port or tls://host:port for gRPC. Repeatable.",
@@ -162,7 +168,9 @@ class BrokerConfig:
 
     def __post_init__(self) -> None:
         _between("workers", self.workers, 1, MAX_WORKERS)
-        _between("threads", self.threads, 1, MAX_THREADS)
+        if self.threads != AUTO:
+            _between("threads", self.threads, 1, MAX_THREADS)
+        _between("threads_max", self.threads_max, 1, MAX_THREADS)
         _between("timeout", self.timeout, 0.001, 86_400)
         _between("grace", self.grace, 0, 3_600)
         _between("hang_grace", self.hang_grace, 0, 3_600)
@@ -223,6 +231,11 @@ class BrokerConfig:
                 except FileNotFoundError as error:
                     text = f"{flag_of(option.name)} {value}: is relative, and the working directory is gone"
                     raise ConfigError(text) from error
+
+    @property
+    def most_threads(self) -> int:
+        """Threads for hooks that a worker may have."""
+        return self.threads_max if self.threads == AUTO else self.threads
 
     @property
     def addresses(self) -> tuple[str, ...]:

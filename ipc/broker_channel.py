@@ -23,11 +23,15 @@ from ipc.layout import (
     HANDLED,
     HEAD,
     HEARTBEAT,
+    MAX_HANDLER_NS,
+    MAX_WAITING,
     PID,
     SPILL_PLACE,
     STATE,
     STORAGE_ERRORS,
     STORAGE_STATE,
+    THREADS,
+    WAITING_SHIFT,
     Identity,
     RecordType,
     Role,
@@ -48,7 +52,7 @@ _RESP: Final = int(RecordType.RESP)
 _ERR: Final = int(RecordType.ERR)
 _IN_RECORD: Final = (_RESP, _ERR)
 _SPILL_ERR: Final = RecordType.SPILL_RESP | FLAG_ERROR
-_new_answer: Final[Callable[[type[Answer], tuple[int, bool, Packed, int]], Answer]] = tuple.__new__
+_new_answer: Final[Callable[[type[Answer], tuple[int, bool, Packed, int, int | None]], Answer]] = tuple.__new__
 """Builds an Answer in half the time that its own constructor takes."""
 
 
@@ -62,9 +66,10 @@ class WorkerStatus(NamedTuple):
     exit_reason: int
     storage_state: int
     storage_errors: int
+    threads: int
 
 
-_STATUS: Final = (STATE, HEARTBEAT, HANDLED, PID, EXIT_REASON, STORAGE_STATE, STORAGE_ERRORS)
+_STATUS: Final = (STATE, HEARTBEAT, HANDLED, PID, EXIT_REASON, STORAGE_STATE, STORAGE_ERRORS, THREADS)
 """Where its fields are."""
 
 
@@ -142,8 +147,10 @@ class BrokerChannel:
         """Close what only the worker needs, once it runs: the control socket's end of file depends on it."""
         self._worker_ends.close()
 
-    def send(self, seq: int, payload: Packed, deadline_ns: int) -> None:
+    def send(self, seq: int, payload: Packed, deadline_ns: int, flags: int = 0) -> None:
         """Publish a request; the worker hears of it at the next `ring`. A big one is copied into memory of its own.
+
+        `flags`: FLAG_MEASURE and FLAG_SHARES of `ipc.layout`.
 
         Raises MessageTooLargeError, SpillError (no memory for a big one), SpillClosedError (the worker is gone),
         CreditError and RingFullError (a fault of the caller), RingCorruptError (a fault of the worker). Nothing was
@@ -153,12 +160,12 @@ class BrokerChannel:
         if len(published) >= self._credits:
             raise CreditError(self._credits)
         if isinstance(payload, bytes) and len(payload) <= self._max_payload:
-            published[seq] = self._push(_REQ, seq, deadline_ns, payload)
+            published[seq] = self._push(_REQ | flags, seq, deadline_ns, payload)
         else:
-            self._send_oversize(seq, payload, deadline_ns)
+            self._send_oversize(seq, payload, deadline_ns, flags)
         self._unrung += 1
 
-    def send_stored(self, seq: int, head: bytes, body: StoredBody, deadline_ns: int) -> None:
+    def send_stored(self, seq: int, head: bytes, body: StoredBody, deadline_ns: int, flags: int = 0) -> None:
         """Do the same for a split frame whose body lies in `bodies`, and stays until the request is answered.
 
         Raises the same but SpillError.
@@ -168,13 +175,15 @@ class BrokerChannel:
             raise CreditError(self._credits)
         self._check_size(body.size)
         self._notice_big()
-        published[seq] = self._push(_SPILL_REQ, seq, deadline_ns, SPILL_PLACE.pack(body.size, body.offset) + head)
+        place = SPILL_PLACE.pack(body.size, body.offset)
+        published[seq] = self._push(_SPILL_REQ | flags, seq, deadline_ns, place + head)
         self._unrung += 1
 
-    def _send_oversize(self, seq: int, payload: Packed, deadline_ns: int) -> None:
+    def _send_oversize(self, seq: int, payload: Packed, deadline_ns: int, flags: int) -> None:
         self._check_size(size_of(payload))
         self._notice_big()
-        self._published[seq], self._spilled[seq] = self._oversize_out.push(_SPILL_REQ, seq, deadline_ns, payload)
+        kind = _SPILL_REQ | flags
+        self._published[seq], self._spilled[seq] = self._oversize_out.push(kind, seq, deadline_ns, payload)
 
     def _check_size(self, size: int) -> None:
         if size > self._options.max_message:
@@ -268,21 +277,24 @@ class BrokerChannel:
 
     def _next_answer(self) -> Answer:
         kind, seq, handler_ns, payload = self._pop()
+        waited_ns = None
+        if handler_ns > MAX_HANDLER_NS:
+            handler_ns, waited_ns = _split_time(handler_ns)
         if self._forget(seq, None) is None:
             raise RingCorruptError("an answer to nothing in flight", seq=seq, in_flight=len(self._published))
         if self._spilled:
             self._release_spilled(seq, discard=False)
         if kind in _IN_RECORD:
-            return _new_answer(Answer, (seq, kind == _ERR, payload, handler_ns))
-        return self._fetch(kind == _SPILL_ERR, seq, handler_ns, payload)
+            return _new_answer(Answer, (seq, kind == _ERR, payload, handler_ns, waited_ns))
+        return self._fetch(kind == _SPILL_ERR, seq, payload)._replace(handler_ns=handler_ns, waited_ns=waited_ns)
 
-    def _fetch(self, is_error: bool, seq: int, handler_ns: int, payload: bytes) -> Answer:
+    def _fetch(self, is_error: bool, seq: int, payload: bytes) -> Answer:
         self._notice_big()
         try:
             message = self._oversize_in.fetch(seq, payload)
         except SpillError as error:
-            return Answer(seq, True, pack_error(Status.INTERNAL, f"the answer is lost: {error}"), handler_ns)
-        return Answer(seq, is_error, message, handler_ns)
+            return Answer(seq, True, pack_error(Status.INTERNAL, f"the answer is lost: {error}"), 0)
+        return Answer(seq, is_error, message, 0)
 
     def _release_spilled(self, seq: int, *, discard: bool) -> None:
         memory = self._spilled.pop(seq, None)
@@ -339,6 +351,13 @@ class BrokerChannel:
         self._spilled.clear()
         self._worker_ends.close()
         self._own_ends.close()
+
+
+def _split_time(aux: int) -> tuple[int, int]:
+    """How long a hook ran, and how much of that it waited: never more, whatever a worker writes."""
+    handler_ns = aux & MAX_HANDLER_NS
+    waiting = (aux >> WAITING_SHIFT) - 1
+    return handler_ns, handler_ns * waiting // MAX_WAITING
 
 
 def _create_parts(

@@ -15,12 +15,12 @@ All numbers are native little-endian u64 unless said otherwise. Counters are rea
 #           | head: bytes consumed from the peer's segment                           |
 #   0x0180  +------------------------------------------------------------------------+
 #           | state | heartbeat ns | handled | pid | exit reason                     |  B (in A: the desired state)
-#           | storage state | storage errors                                         |  B
+#           | storage state | storage errors | hook threads started                  |  B
 #   0x0200  +------------------------------------------------------------------------+
-#           | active_seq[64]: what runs in each execution slot, 0 for nothing        |  B
-#   0x0400  +------------------------------------------------------------------------+
-#           | active_start_ns[64]: CLOCK_MONOTONIC                                   |  B
-#   0x0600  +------------------------------------------------------------------------+
+#           | active_seq[96]: what runs in each execution slot, 0 for nothing        |  B
+#   0x0500  +------------------------------------------------------------------------+
+#           | active_start_ns[96]: CLOCK_MONOTONIC                                   |  B
+#   0x0800  +------------------------------------------------------------------------+
 #           | unused                                                                 |
 #   0x1000  +------------------------------------------------------------------------+
 #           | records: `capacity` bytes, a power of two                              |
@@ -35,7 +35,10 @@ All numbers are native little-endian u64 unless said otherwise. Counters are rea
 #   |              | (u8) | (u8)  |            |           |            | (u32)        | (u32)     | ...
 #   +--------------+------+-------+------------+-----------+------------+--------------+-----------+---------
 #
-#   aux: REQ, SPILL_REQ: absolute deadline (CLOCK_MONOTONIC, ns, 0: none); RESP, ERR, SPILL_RESP: handler time in ns.
+#   aux: REQ, SPILL_REQ: absolute deadline (CLOCK_MONOTONIC, ns, 0: none); RESP, ERR, SPILL_RESP: handler time in ns in
+#        the lower 48 bits (78 hours), in the upper 16 the share of it that the hook waited (1: none of it, 65535: all
+#        of it, 0: not measured).
+#   flags: FLAG_ERROR; on REQ and SPILL_REQ FLAG_MEASURE and FLAG_SHARES.
 #   CRC: over (position / 32, payload, bytes 0-27): no stale lap, torn or misplaced record validates. The header comes
 #        last so that a reader runs over its 32 bytes as they are and compares with a constant.
 #   PAD: fills the ring up to its end when the next record does not fit there; its payload is not written.
@@ -51,7 +54,7 @@ from typing import Final, NamedTuple
 from ipc.errors import SegmentError
 
 MAGIC: Final = int.from_bytes(b"TYKYRNG1", "little")
-VERSION: Final = 2
+VERSION: Final = 3
 
 WORD: Final = 8
 """Bytes per header word."""
@@ -67,10 +70,11 @@ PID: Final = 0x198 // WORD
 EXIT_REASON: Final = 0x1A0 // WORD
 STORAGE_STATE: Final = 0x1A8 // WORD
 STORAGE_ERRORS: Final = 0x1B0 // WORD
+THREADS: Final = 0x1B8 // WORD
 ACTIVE_SEQ: Final = 0x200 // WORD
-ACTIVE_START: Final = 0x400 // WORD
+ACTIVE_START: Final = 0x500 // WORD
 
-EXECUTION_SLOTS: Final = 64
+EXECUTION_SLOTS: Final = 96
 """Dispatches that one worker may execute at a time."""
 
 ALIGNMENT: Final = 32
@@ -115,6 +119,17 @@ class RecordType(IntEnum):
 
 FLAG_ERROR: Final = 1 << 8
 """On SPILL_RESP: the message is an error frame (small ones are of type ERR)."""
+FLAG_MEASURE: Final = 1 << 9
+"""On a request: say in the answer how much of its time the hook waited."""
+FLAG_SHARES: Final = 1 << 10
+"""On a request: another thread of the worker claims the next request while this one runs."""
+REQUEST_FLAGS: Final = FLAG_MEASURE | FLAG_SHARES
+
+WAITING_SHIFT: Final = 48
+"""Where the waiting share begins in an answer's aux."""
+MAX_HANDLER_NS: Final = (1 << WAITING_SHIFT) - 1
+MAX_WAITING: Final = 65_534
+"""The share of a hook that did nothing but wait; it is sent plus one."""
 
 
 class WorkerState(IntEnum):

@@ -29,6 +29,8 @@ class Request(NamedTuple):
     """Absolute, CLOCK_MONOTONIC; 0: none."""
     lent: LentBody | None = None
     """The frame's body, where that is still where the broker has it: `payload` is the frame without it then."""
+    flags: int = 0
+    """`FLAG_MEASURE` and `FLAG_SHARES` of `ipc.layout`."""
 
 
 class Answer(NamedTuple):
@@ -38,6 +40,8 @@ class Answer(NamedTuple):
     is_error: bool
     payload: Packed
     handler_ns: int
+    waited_ns: int | None = None
+    """How much of that the hook waited; None: not measured."""
 
 
 @dataclass(frozen=True, slots=True)

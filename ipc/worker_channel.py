@@ -23,13 +23,17 @@ from ipc.layout import (
     ACTIVE_START,
     EXIT_REASON,
     FLAG_ERROR,
+    FLAG_MEASURE,
+    FLAG_SHARES,
     HANDLED,
     HEARTBEAT,
     OWN_MEMORY,
     PID,
+    REQUEST_FLAGS,
     STATE,
     STORAGE_ERRORS,
     STORAGE_STATE,
+    THREADS,
     Identity,
     RecordType,
     Role,
@@ -42,14 +46,18 @@ from ipc.ring import Consumer, Producer
 from ipc.segment import Segment, keep_from_children
 from ipc.spill import SpillSocket
 
-_REQUESTS: Final = frozenset({RecordType.REQ, RecordType.SPILL_REQ})
+_REQUESTS: Final = frozenset(
+    kind | flags
+    for kind in (RecordType.REQ, RecordType.SPILL_REQ)
+    for flags in (0, FLAG_MEASURE, FLAG_SHARES, REQUEST_FLAGS)
+)
 _SPILL_REQ: Final = int(RecordType.SPILL_REQ)
 _SPILL_RESP: Final = int(RecordType.SPILL_RESP)
 _RESP: Final = int(RecordType.RESP)
 _ERR: Final = int(RecordType.ERR)
 _DESCRIPTORS: Final = 8
 """Two segments, bulk memory both ways, two doorbells, two sockets."""
-_new_request: Final[Callable[[type[Request], tuple[int, Packed, int, LentBody | None]], Request]] = tuple.__new__
+_new_request: Final[Callable[[type[Request], tuple[int, Packed, int, LentBody | None, int]], Request]] = tuple.__new__
 """Builds a Request in half the time that its own constructor takes."""
 
 
@@ -67,7 +75,7 @@ class _Parts(NamedTuple):
 
 
 class WorkerChannel:
-    """Claim requests and answer them, from any number of threads."""
+    """Claim requests from one thread at a time, and answer them from any number."""
 
     def __init__(self, parts: _Parts) -> None:
         inbound, outbound = parts.inbound, parts.outbound
@@ -86,7 +94,6 @@ class WorkerChannel:
         self._fetch = self._copy
         self._max_message = outbound.identity.max_message
         self._max_payload = min(outbound.identity.max_payload, self._max_message)
-        self._claim_lock = Lock()
         self._answer_lock = Lock()
         self._big_lately = False
         """A request was too big for a record, since the last `trim`."""
@@ -156,16 +163,15 @@ class WorkerChannel:
     def claim(self, slot: int = 0) -> Request | None:
         """Wait for a request and enter it into an execution slot; None for good when no more will come.
 
-        That is so once the broker drains the worker, or is gone. Of several threads one waits at the doorbell and the
-        others for its lock. What has expired in the ring is answered here, unexecuted. Raises RingCorruptError.
+        That is so once the broker drains the worker, or is gone. Called by one thread at a time. What has expired in
+        the ring is answered here, unexecuted. Raises RingCorruptError.
         """
-        with self._claim_lock:
-            while self._take():
-                request = self._start(slot, monotonic_ns())
-                self._commit()
-                if request is not None:
-                    return request
-            self.set_state(WorkerState.STOPPING)
+        while self._take():
+            request = self._start(slot, monotonic_ns())
+            self._commit()
+            if request is not None:
+                return request
+        self.set_state(WorkerState.STOPPING)
         return None
 
     def _start(self, slot: int, now_ns: int) -> Request | None:
@@ -173,7 +179,8 @@ class WorkerChannel:
         if deadline_ns and now_ns >= deadline_ns:
             self._refuse(seq, Status.EXPIRED, "the deadline passed before a worker was free")
             return None
-        if kind == _SPILL_REQ:
+        flags = kind & REQUEST_FLAGS
+        if kind - flags == _SPILL_REQ:
             if not self._big_lately:
                 self._big_lately = True
                 keep_freed()
@@ -188,7 +195,7 @@ class WorkerChannel:
         words = self._words
         words[ACTIVE_START + slot] = now_ns
         words[ACTIVE_SEQ + slot] = seq
-        return _new_request(Request, (seq, message, deadline_ns, lent))
+        return _new_request(Request, (seq, message, deadline_ns, lent, flags))
 
     def _refuse(self, seq: int, status: Status, message: str) -> None:
         with self._answer_lock:
@@ -198,34 +205,34 @@ class WorkerChannel:
     def _push_error(self, seq: int, status: Status, message: str, handler_ns: int) -> None:
         self._push(_ERR, seq, handler_ns, pack_error(status, message))
 
-    def answer(self, slot: int, seq: int, payload: Packed, is_error: bool, handler_ns: int) -> None:
-        """Publish the answer, leave the execution slot, ring.
+    def answer(self, slot: int, seq: int, payload: Packed, is_error: bool, time: int) -> None:
+        """Publish the answer, leave the execution slot, ring; `time`: the handler's, as `aux` in `ipc.layout` has it.
 
         An answer that is too large, or that no memory can be had for, becomes an error frame that says so.
         """
         with self._answer_lock:
             if isinstance(payload, bytes) and len(payload) <= self._max_payload:
-                self._push(_ERR if is_error else _RESP, seq, handler_ns, payload)
+                self._push(_ERR if is_error else _RESP, seq, time, payload)
             else:
-                self._publish_big(seq, payload, is_error, handler_ns)
+                self._publish_big(seq, payload, is_error, time)
             words = self._words
             words[ACTIVE_SEQ + slot] = 0
             self._handled += 1
             words[HANDLED] = self._handled
         self._ring(1)
 
-    def _publish_big(self, seq: int, payload: Packed, is_error: bool, handler_ns: int) -> None:
+    def _publish_big(self, seq: int, payload: Packed, is_error: bool, time: int) -> None:
         size = size_of(payload)
         if size > self._max_message:
             # The broker adds the limit, and the option that it comes from.
-            self._push_error(seq, Status.TOO_LARGE, f"the answer has {size} bytes", handler_ns)
+            self._push_error(seq, Status.TOO_LARGE, f"the answer has {size} bytes", time)
             return
         kind = _SPILL_RESP | FLAG_ERROR if is_error else _SPILL_RESP
         try:
-            self._oversize_out.publish(kind, seq, handler_ns, payload)
+            self._oversize_out.publish(kind, seq, time, payload)
         except (SpillError, MemoryError) as error:
             message = str(error) or "no memory to send the answer: --limit-memory"
-            self._push_error(seq, Status.INTERNAL, message, handler_ns)
+            self._push_error(seq, Status.INTERNAL, message, time)
 
     def move(self, seq: int, from_slot: int, to_slot: int) -> None:
         """An asynchronous hook leaves the claiming thread's slot; at no moment does it execute in neither."""
@@ -244,6 +251,10 @@ class WorkerChannel:
     def beat(self) -> None:
         """Say that this process lives."""
         self._words[HEARTBEAT] = monotonic_ns()
+
+    def show_threads(self, started: int) -> None:
+        """Say how many threads for hooks there are."""
+        self._words[THREADS] = started
 
     def set_state(self, state: int) -> None:
         """Say how far this worker is (a `WorkerState`)."""

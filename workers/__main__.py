@@ -112,7 +112,7 @@ def _prepare(
     logging.getLogger("hpack").setLevel(logging.WARNING)
     # A reader that has stopped must not keep a worker that hangs or crashes.
     dump_stacks_to(dump_descriptor())
-    budget = limits.apply(config["limits"], config["threads"])
+    budget = limits.apply(config["limits"], config["least_threads"])
     worker = Worker(channel, config["threads"], budget)
     confine_handlers()
     runtime_dir = _path(config["runtime_dir"])

@@ -3,6 +3,7 @@
 The broker fails the calls that were executing, gives the others to other workers, and starts a new one.
 """
 
+import _thread
 import os
 import threading
 from collections.abc import Callable
@@ -16,10 +17,24 @@ from workers import forked
 
 log: Final = Log("tykpy.worker")
 
+_start_new_thread: Final = _thread.start_new_thread
+"""Bound before plugins are imported: a library may replace it (gevent.monkey), and threads would be none any more."""
+
 
 def start_thread(name: str, loop: Callable[..., None], *arguments: Any) -> None:
     """Run a loop of the worker in a thread of its own."""
     threading.Thread(target=guarded, args=(loop, *arguments), name=name, daemon=True).start()
+
+
+def start_late_thread(name: str, loop: Callable[..., None], *arguments: Any) -> None:
+    """Do the same at any time, also when a library has replaced `threading`. Raises RuntimeError, MemoryError."""
+    _start_new_thread(_run_named, (name, loop, *arguments))
+
+
+def _run_named(name: str, loop: Callable[..., None], *arguments: Any) -> None:
+    with suppress(BaseException):  # whatever has become of `threading`
+        threading.current_thread().name = name
+    guarded(loop, *arguments)
 
 
 def guarded(loop: Callable[..., None], *arguments: Any) -> None:

@@ -1,7 +1,8 @@
 """The worker's loops: claim a request, run its hook, publish the answer.
 
-Each thread is an execution slot of its own and does the same three steps; `async def` hooks leave the claiming thread
-for one event loop, so that a single worker can hold many of them. A control thread hears from the broker.
+Each thread is an execution slot of its own and does the same three steps; which of them claims, `hook_threads` knows.
+`async def` hooks leave the claiming thread for one event loop, so that a single worker can hold many of them. A control
+thread hears from the broker.
 """
 
 import gc
@@ -12,14 +13,16 @@ from typing import Final
 
 from ipc.errors import ControlClosedError
 from ipc.frame import Packed
-from ipc.layout import EXECUTION_SLOTS
+from ipc.layout import EXECUTION_SLOTS, FLAG_MEASURE, FLAG_SHARES
 from ipc.worker_channel import WorkerChannel
 from telemetry.log import close_log, explain_in_log, reopen_log
 from workers.async_calls import AsyncCalls
 from workers.dispatcher import Dispatcher
 from workers.failure import error_frame
 from workers.guard import guarded, start_thread
+from workers.hook_threads import FIRST, HookThreads
 from workers.limits import CpuBudget
+from workers.metering import Meter
 
 EXIT_BROKER_GONE: Final = 0
 """Nobody is left to report to, and nothing went wrong here."""
@@ -31,7 +34,7 @@ class Worker:
     _dispatcher: Dispatcher
 
     def __init__(self, channel: WorkerChannel, threads: int, budget: CpuBudget | None = None) -> None:
-        """Start all threads, which wait for `run`.
+        """Start the threads that are always there, which wait for `run`; for hooks, up to `threads` run at a time.
 
         `budget`: of CPU, to be renewed by every dispatch. To be called before any bundle is loaded: a library may
         replace `threading` (gevent.monkey), and a thread started then would never run.
@@ -39,11 +42,9 @@ class Worker:
         self._budget = budget
         self._channel = channel
         self._begin: SimpleQueue[None] = SimpleQueue()
-        self._ended: SimpleQueue[None] = SimpleQueue()
         self._async_calls = AsyncCalls(channel, range(threads, EXECUTION_SLOTS))
-        self._others = range(1, threads)
-        for slot in self._others:
-            start_thread(f"hooks-{slot}", self._serve_when_begun, slot)
+        self._threads = HookThreads(threads, self._serve, channel.show_threads)
+        self._meters = [Meter() for _ in range(threads)]
         start_thread("control", self._listen_when_begun)
 
     def run(self, dispatcher: Dispatcher) -> None:
@@ -52,41 +53,51 @@ class Worker:
         gc.collect()
         gc.freeze()
         self._dispatcher = dispatcher
-        for _ in range(len(self._others) + 1):
-            self._begin.put(None)
-        guarded(self._serve, 0)
-        for _ in self._others:
-            self._ended.get()
+        self._begin.put(None)
+        guarded(self._serve, FIRST)
+        self._threads.join()
         self._async_calls.finish()
+        for meter in self._meters:
+            meter.close()
 
     def abandon(self) -> None:
         """Let go of everything that is the worker's, in a child that plugin code has forked."""
         self._async_calls.abandon()
         self._channel.abandon()
 
-    def _serve_when_begun(self, slot: int) -> None:
-        self._begin.get()
-        self._serve(slot)
-        self._ended.put(None)
-
     def _serve(self, slot: int) -> None:
-        channel, budget = self._channel, self._budget
+        channel, threads, budget = self._channel, self._threads, self._budget
+        kept, meter = threads.kept, self._meters[slot]
         while (request := channel.claim(slot)) is not None:
             started = monotonic_ns()
+            seq, flags = request.seq, request.flags
+            kept[seq] = True
             payload: Packed
+            if flags & FLAG_MEASURE:
+                meter.begin()
             try:
                 if budget is not None:
                     budget.renew(started)
                 invocation = self._dispatcher.prepare(request.payload, request.lent)
                 if invocation.is_async:
                     self._async_calls.start(request, invocation, slot)
-                    continue
+                    if kept.pop(seq, False) or threads.rejoin(slot):
+                        continue
+                    return
+                if flags & FLAG_SHARES and kept.pop(seq, False):
+                    threads.hand_over()
                 payload, is_error = invocation.run(), False
             except BaseException as error:  # noqa: BLE001 (whatever it is, it is this call's)
                 payload, is_error = error_frame(error), True
             if request.lent is not None:
                 request.lent.give_back()
-            channel.answer(slot, request.seq, payload, is_error, monotonic_ns() - started)
+            time = monotonic_ns() - started
+            if flags & FLAG_MEASURE:
+                time = meter.end(time, threads.busy)
+            channel.answer(slot, seq, payload, is_error, time)
+            if not (kept.pop(seq, False) or threads.rejoin(slot)):
+                return
+        threads.end()
 
     def _listen_when_begun(self) -> None:
         self._begin.get()
@@ -98,6 +109,8 @@ class Worker:
                         self._channel.trim()
                     elif message.name == "ping":
                         control.send("pong")
+                    elif message.name == "lead":
+                        self._threads.relieve(message.body)
                     elif message.name == "apis":
                         self._dispatcher.learn(message.body)
                     elif message.name == "reopen_log":

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from broker.config import BrokerConfig
+from broker.config import AUTO, BrokerConfig
 from broker.descriptors import DescriptorReserve
 from broker.errors import WorkerStartError
 from broker.faults import report
@@ -14,7 +14,7 @@ from broker.pool.kept import KeptFolder
 from broker.pool.process import WorkerProcess
 from broker.pool.worker import Sponsor, Worker
 from broker.pool.zygote import ZygoteKeeper
-from broker.routing.link import ASYNC_LIMIT, PREFETCH
+from broker.routing.link import ASYNC_LIMIT, most_blocking
 from ipc.bodies import BodyStore
 from ipc.channel import BrokerChannel, ChannelOptions
 from ipc.errors import IpcError
@@ -33,9 +33,9 @@ RECORD_ROUNDING: Final = 64
 """The largest record is a multiple of this many bytes."""
 
 
-def channel_options(threads: int, max_message: int) -> ChannelOptions:
+def channel_options(threads: int, max_message: int, *, learns: bool = False) -> ChannelOptions:
     """The sizes of a channel on which all that a link may have in flight finds room (see `ChannelOptions.credits`)."""
-    most = threads + PREFETCH + ASYNC_LIMIT
+    most = most_blocking(threads, learns=learns) + ASYNC_LIMIT
     max_record = RING_CAPACITY // (most + 2) // RECORD_ROUNDING * RECORD_ROUNDING
     return ChannelOptions(capacity=RING_CAPACITY, max_record=max_record, max_message=max_message)
 
@@ -57,7 +57,7 @@ class WorkerStarter:
         self._bodies = bodies
         self._broken = broken
         self._names = names
-        self._options = channel_options(config.threads, config.message_limit)
+        self._options = channel_options(config.most_threads, config.message_limit, learns=config.threads == AUTO)
         self._epoch = secrets.randbits(63)
         self._generation = 0
         self._zygotes = zygotes
@@ -126,7 +126,8 @@ class WorkerStarter:
             "pinned": pinned,
             "redis": config.redis,
             "check_storage": self._generation == FIRST and config.redis is not None,
-            "threads": config.threads,
+            "threads": config.most_threads,
+            "least_threads": 1 if config.threads == AUTO else config.threads,
             "limits": {"memory": config.limit_memory, "cpu": config.limit_cpu, "files": config.limit_files},
             "names": self._names(),
             "log_level": config.log_level,

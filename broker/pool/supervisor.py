@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from broker.config import MAX_WORKERS, BrokerConfig
+from broker.config import AUTO, MAX_WORKERS, BrokerConfig
 from broker.descriptors import DescriptorReserve
 from broker.errors import ConfigError, NoWorkerError, WorkerStartError
 from broker.faults import Periodic, attempt, each
@@ -463,7 +463,14 @@ class Supervisor:
             return
         worker.end_patience()
         worker.state = WorkerState.STANDBY
-        worker.link = Link(worker.slot, worker.generation, worker.channel, self._config.threads, worker.process.pid)
+        worker.link = Link(
+            worker.slot,
+            worker.generation,
+            worker.channel,
+            self._config.most_threads,
+            worker.process.pid,
+            learns=self._config.threads == AUTO,
+        )
         self._loop.add_reader(worker.channel.answers_fd, self._on_answers, worker)
         log.debug("%s is ready after %.0f ms", worker, worker.age * 1e3)
         worker.sponsor.worker_ready(worker)

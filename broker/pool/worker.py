@@ -6,6 +6,7 @@ import time
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+from broker.config import MAX_THREADS
 from broker.pool import content, spread
 from broker.pool.described import Described
 from broker.pool.process import WorkerProcess
@@ -139,6 +140,11 @@ class Worker:
         return len(self.link.in_flight) if self.link else 0
 
     @property
+    def threads(self) -> int:
+        """Threads for hooks that it has started, by its own account."""
+        return min(self.channel.worker_status().threads, MAX_THREADS)
+
+    @property
     def age(self) -> float:
         """Seconds since it was started."""
         return time.monotonic() - self.started
@@ -178,6 +184,7 @@ class Worker:
             "state": self.state.value,
             "in_flight": self.in_flight,
             "handled": self.handled,
+            "threads": self.threads,
             "age_s": round(self.age, 3),
             "content": content.version_of(self.description),
         }

@@ -32,6 +32,7 @@ class Dispatch(ABC):
         "retried",
         "seq",
         "settled",
+        "share",
         "taken_ns",
         "urgent",
         "waiting",
@@ -63,7 +64,9 @@ class Dispatch(ABC):
         """Its number on that worker's ring; 0 where no worker has started it, as far as is known. It is kept when the
         worker has run it and answered."""
         self.cost_ns = 0
-        """How long it was expected to run when it was given to the worker."""
+        """How long it was expected to compute when it was given to the worker."""
+        self.share = 0
+        """How much of that worker it takes; see `concurrency`."""
         self.attempts = 0
         """Workers it was given to and that died, by themselves, before they started it."""
         self.retried = False

@@ -10,21 +10,12 @@ from broker.routing.link import Link
 from broker.routing.peek import Peek, PeekError, peek
 from broker.routing.peek_map import peek_map
 from broker.routing.pending import ASYNC, BLOCKING, LANES
+from broker.routing.times import HookTimes
 from ipc.bodies import Body
 from ipc.frame import Kind, Status
 
-FIRST_GUESS_NS: Final = 500_000
-"""Expected running time of a hook that has not run yet."""
 CUSTOM_KEY_CHECK: Final = 4
 """`coprocess.HookType.CustomKeyCheck`"""
-LEARNING_SHIFT: Final = 3
-"""A new measurement counts 1/8 in the expected running time."""
-FORGETTING_SHIFT: Final = 6
-"""And 1/64 in the shortest one, where it is not shorter itself."""
-SHORT_NS: Final = 50_000
-"""A hook that returns sooner waits for nothing: one round trip to a Redis next door takes longer."""
-SELDOM_LONG_NS: Final = 1_000_000
-"""One that is expected to run longer than this is not short, however quick it sometimes is."""
 EMPTY_NAME_HASH: Final = "d41d8cd98f00b204e9800998ecf8427e"
 """MD5 of the empty string: what the gateway sends for an API without a bundle; hooks are then found by name."""
 NO_BUNDLE: Final = (EMPTY_NAME_HASH, "")
@@ -57,20 +48,9 @@ UNRESTRICTED: Final = Restrictions({}, {})
 
 
 class HookInfo:
-    """One hook's routing facts. Times are ns."""
+    """One hook's routing facts."""
 
-    __slots__ = (
-        "apis",
-        "expected_ns",
-        "idempotent",
-        "is_short",
-        "lane",
-        "links",
-        "name",
-        "queue_lane",
-        "shortest_ns",
-        "timeout_ns",
-    )
+    __slots__ = ("apis", "idempotent", "lane", "links", "name", "queue_lane", "timeout_ns", "times")
 
     def __init__(
         self, name: str, *, is_async: bool = False, timeout: float | None = None, idempotent: bool = False
@@ -85,26 +65,12 @@ class HookInfo:
         """The workers that have loaded it; None: any may run it, as for nearly every hook."""
         self.timeout_ns = int(timeout * 1e9) if timeout else 0
         self.idempotent = idempotent
-        self.expected_ns = FIRST_GUESS_NS
-        self.shortest_ns = FIRST_GUESS_NS
-        self.is_short = False
-        """It computes a little and waits for nothing. Told by its shortest times: where more workers run than there are
-        CPUs, most times have somebody else's in them."""
+        self.times = HookTimes()
 
     def restrict(self, links: frozenset[Link], group: int) -> None:
         """Have it run by these workers only, and wait in the lanes of this group."""
         self.links = links
         self.queue_lane = LANES * group + self.lane
-
-    def learn(self, handler_ns: int) -> None:
-        """Take one measured running time into account."""
-        self.expected_ns += (handler_ns - self.expected_ns) >> LEARNING_SHIFT
-        shift = FORGETTING_SHIFT if handler_ns > self.shortest_ns else 0
-        self.shortest_ns += (handler_ns - self.shortest_ns) >> shift
-        self.is_short = self.shortest_ns < SHORT_NS and self.expected_ns < SELDOM_LONG_NS
-
-
-EVENT: Final = HookInfo("an event")
 
 
 def _nothing_comes(_is_broken: bool) -> bool:
@@ -140,6 +106,7 @@ class HookTable:
         self._hooks: dict[HookKey, HookInfo] = {}
         self._handlers: dict[str, HookInfo] = {}
         self._unknown = HookInfo("?")
+        self._event = HookInfo("an event")
 
     def update(self, description: list[dict[str, Any]], restrictions: Restrictions = UNRESTRICTED) -> None:
         """Take a description; hooks known before keep what was learned about them."""
@@ -171,7 +138,7 @@ class HookTable:
         """
         kind = dispatch.kind
         if kind != _OBJECT and kind != _OBJECT_MAP:
-            return self._handler(dispatch) if self._handlers else EVENT
+            return self._handler(dispatch) if self._handlers else self._event
         try:
             seen = _peek_object(dispatch.body) if kind == _OBJECT else peek_map(dispatch.encoded)
         except PeekError as error:
@@ -246,7 +213,7 @@ class HookTable:
         return numbers[links]
 
     def _handler(self, dispatch: Dispatch) -> HookInfo:
-        return self._handlers.get(culprit_of(dispatch).name, EVENT)
+        return self._handlers.get(culprit_of(dispatch).name, self._event)
 
     def _info(self, digest: str, hook: dict[str, Any]) -> HookInfo:
         info = HookInfo(
@@ -260,12 +227,7 @@ class HookTable:
     def _known(self, key: HookKey, info: HookInfo) -> HookInfo:
         before = self._hooks.get(key)
         if before is not None:
-            info.expected_ns, info.shortest_ns, info.is_short = (
-                before.expected_ns,
-                before.shortest_ns,
-                before.is_short,
-            )
-            info.apis = before.apis
+            info.times, info.apis = before.times, before.apis
         return info
 
 

@@ -3,12 +3,14 @@
 import time
 from typing import Final
 
+from broker.routing.cpu_use import CpuUse
 from broker.routing.dispatch import Dispatch
-from broker.routing.pending import BLOCKING
+from broker.routing.pending import ASYNC, BLOCKING
+from broker.routing.times import WHOLE
 from ipc.bodies import Body, StoredBody
 from ipc.channel import Answer, BrokerChannel
 from ipc.frame import SPLIT_ABOVE, pack_frame, pack_head
-from ipc.layout import EXECUTION_SLOTS
+from ipc.layout import FLAG_SHARES
 
 PREFETCH: Final = 24
 """Most dispatches that may wait in a worker's ring behind the ones its threads run.
@@ -17,27 +19,41 @@ Measured at 64 streams and 2 workers: 45,000/s with 8, 47,000/s with 16, 57,000/
 hold back is bounded by the budget below.
 """
 PREFETCH_BUDGET_NS: Final = 3_000_000
-"""Nothing is prefetched behind more expected running time than this: a long hook's neighbours wait in the broker's
+"""Nothing is prefetched behind more expected computing than this: a long hook's neighbours wait in the broker's
 queue, where any worker can take them. Measured: below 1 ms, one wake-up per dispatch becomes the larger cost."""
 ASYNC_LIMIT: Final = 48
 """Most dispatches of `async def` hooks in flight at one worker."""
 
 
+def most_blocking(threads: int, *, learns: bool) -> int:
+    """Most dispatches of hooks that block which a link has in flight; see `Link`."""
+    return max(threads, 1 + PREFETCH) if learns else threads + PREFETCH
+
+
 class Link:
-    """One worker generation. Times are CLOCK_MONOTONIC ns."""
+    """One worker generation. Times are CLOCK_MONOTONIC ns.
+
+    Dispatches of hooks that block start at once while they leave some of the worker to others (`HookTimes.share`) and a
+    thread is free.
+    """
 
     __slots__ = (
         "_backlog_ns",
         "_budget_ns",
-        "_limits",
+        "_flags",
         "_missed_mark",
         "_missed_since",
+        "_most",
+        "_share",
+        "_taken",
         "channel",
+        "cpu",
         "distrusted",
         "generation",
         "groups",
         "handled",
         "in_flight",
+        "learns",
         "loads",
         "missed",
         "open",
@@ -50,12 +66,17 @@ class Link:
         "threads",
     )
 
-    def __init__(self, slot: int, generation: int, channel: BrokerChannel, threads: int, pid: int) -> None:
+    def __init__(
+        self, slot: int, generation: int, channel: BrokerChannel, threads: int, pid: int, *, learns: bool = False
+    ) -> None:
+        """`learns`: how many hooks run at the same time is learned; otherwise always as many as there are threads."""
         self.slot = slot
         self.generation = generation
         self.channel = channel
         self.threads = threads
         self.pid = pid
+        self.learns = learns
+        self.cpu = CpuUse(pid)
         self.in_flight: dict[int, Dispatch] = {}
         """By sequence number; a settled dispatch stays until the worker is done with it."""
         self.handled = 0
@@ -81,19 +102,33 @@ class Link:
         self.progress_ns = 0
         """When it last answered, or was last given something while idle."""
         self._backlog_ns = 0
-        self._budget_ns = PREFETCH_BUDGET_NS * threads
-        self._limits = (threads + PREFETCH, min(ASYNC_LIMIT, EXECUTION_SLOTS - threads))
+        self._budget_ns = PREFETCH_BUDGET_NS if learns else PREFETCH_BUDGET_NS * threads
+        self._most = (1 if learns else threads) + PREFETCH
+        self._taken = 0
+        """Of the worker, by what it has in flight: the sum of the shares."""
+        self._share = -(-WHOLE // threads)
+        self._flags = FLAG_SHARES if threads > 1 else 0
 
     def accepts(self, lane: int) -> bool:
         """Whether one more dispatch of this lane would start at once, or soon enough."""
         if not self.open or self.silent:
             return False
-        load = self.loads[lane]
-        if lane != BLOCKING:
-            return load < self._limits[lane]
-        if load < self.threads:
+        if lane == ASYNC:
+            return self.loads[ASYNC] < ASYNC_LIMIT
+        load = self.loads[BLOCKING]
+        if self._taken < WHOLE and load < self.threads:
             return True
-        return not self.stalled and load < self._limits[BLOCKING] and self._backlog_ns < self._budget_ns
+        return not self.stalled and load < self._most and self._backlog_ns < self._budget_ns
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more dispatch of a hook that blocks would start at once."""
+        return self.open and not self.silent and self._taken < WHOLE and self.loads[BLOCKING] < self.threads
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what it has in flight is expected to keep it busy, however many threads it has."""
+        return self._taken >= WHOLE
 
     def send(self, dispatch: Dispatch, seq: int) -> None:
         """Publish the dispatch on the worker's ring; `channel.ring()` tells the worker.
@@ -102,27 +137,30 @@ class Link:
         """
         hook = dispatch.hook
         assert hook is not None
-        body = dispatch.body
+        times, body = hook.times, dispatch.body
+        share, flags = (times.share, times.flags) if self.learns else (self._share, self._flags)
         if isinstance(body, bytes) and len(body) <= SPLIT_ABOVE:
-            self.channel.send(seq, pack_frame(dispatch.kind, dispatch.metadata, body), dispatch.deadline_ns)
+            self.channel.send(seq, pack_frame(dispatch.kind, dispatch.metadata, body), dispatch.deadline_ns, flags)
         else:
-            self._send_big(dispatch, body, seq)
+            self._send_big(dispatch, body, seq, flags)
         if not self.in_flight:
             self.progress_ns = time.monotonic_ns()
         dispatch.seq = seq
         dispatch.link = self
-        dispatch.cost_ns = hook.expected_ns
         self.in_flight[seq] = dispatch
         self.loads[hook.lane] += 1
         if hook.lane == BLOCKING:
+            dispatch.share = share
+            dispatch.cost_ns = times.expected_ns - times.waiting_ns if self.learns else times.expected_ns
+            self._taken += share
             self._backlog_ns += dispatch.cost_ns
 
-    def _send_big(self, dispatch: Dispatch, body: Body, seq: int) -> None:
+    def _send_big(self, dispatch: Dispatch, body: Body, seq: int, flags: int) -> None:
         stored = body if isinstance(body, StoredBody) else self.channel.bodies.put(body)
         if stored is None:
-            self.channel.send(seq, pack_frame(dispatch.kind, dispatch.metadata, body), dispatch.deadline_ns)
+            self.channel.send(seq, pack_frame(dispatch.kind, dispatch.metadata, body), dispatch.deadline_ns, flags)
             return
-        self.channel.send_stored(seq, pack_head(dispatch.kind, dispatch.metadata), stored, dispatch.deadline_ns)
+        self.channel.send_stored(seq, pack_head(dispatch.kind, dispatch.metadata), stored, dispatch.deadline_ns, flags)
         dispatch.body = stored
 
     def finish(self, seq: int) -> Dispatch | None:
@@ -135,6 +173,7 @@ class Link:
         self.loads[hook.lane] -= 1
         if hook.lane == BLOCKING:
             self._backlog_ns -= dispatch.cost_ns
+            self._taken -= dispatch.share
         dispatch.link = None
         return dispatch
 
@@ -162,9 +201,22 @@ class Link:
         return now - self._missed_since if self.missed else 0
 
     def has_free_thread(self) -> bool:
-        """Whether it says that it runs fewer hooks than it has threads for."""
+        """Whether it says that what it runs leaves some of it to others, and a thread."""
+        running = self.running()
+        return sum(one.share for one in running) < WHOLE and len(running) < self.threads
+
+    def running(self) -> list[Dispatch]:
+        """The dispatches of hooks that block which it says it runs."""
         running = [self.in_flight[seq] for seq in self.channel.executing() if seq in self.in_flight]
-        return sum(one.hook is not None and one.hook.lane == BLOCKING for one in running) < self.threads
+        return [one for one in running if one.hook is not None and one.hook.lane == BLOCKING]
+
+    def waits(self, dispatch: Dispatch, elapsed_ns: int) -> None:
+        """A dispatch that it runs has done nothing but wait so far: it takes less of it than was expected."""
+        assert dispatch.hook is not None
+        dispatch.hook.times.see_waiting(elapsed_ns)
+        share = min(dispatch.share, dispatch.hook.times.share)
+        self._taken += share - dispatch.share
+        dispatch.share = share
 
     def take_back(self) -> list[Dispatch]:
         """Everything the worker has not started, oldest first; the worker will never see it."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from broker.cpus import usable_cpus
 from broker.routing.link import Link
+from broker.routing.pending import BLOCKING
 
 
 class LinkPool:
@@ -21,6 +22,8 @@ class LinkPool:
         self._lowest = 0
         """No link is at a level below."""
         self._level_of: dict[Link, int] = {}
+        self.is_shared = False
+        """Some link has been given dispatches that leave some of their worker to others."""
 
     def __len__(self) -> int:
         return len(self._level_of)
@@ -62,8 +65,13 @@ class LinkPool:
             lowest += 1
         self._lowest = lowest
         if is_short and not lowest and len(self._level_of) - len(levels[0]) >= self._cpus:
-            return self._find(lane, 1) or self._find(lane, 0)
-        return self._find(lane, lowest)
+            found = self._find(lane, 1) or self._find(lane, 0)
+        else:
+            found = self._find(lane, lowest)
+        if found is not None and lane == BLOCKING and self.is_shared and not found.has_room:
+            # Another one may have more in flight that only waits.
+            return self._find_room() or found
+        return found
 
     def _find(self, lane: int, lowest: int) -> Link | None:
         levels = self._levels
@@ -72,6 +80,10 @@ class LinkPool:
                 if link.accepts(lane):
                     return link
         return None
+
+    def _find_room(self) -> Link | None:
+        rooms = [link for link in self._level_of if link.has_room]
+        return min(rooms, key=lambda link: self._level_of[link], default=None)
 
     def _place(self, link: Link, level: int) -> None:
         while len(self._levels) <= level:

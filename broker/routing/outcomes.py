@@ -79,7 +79,7 @@ class Outcomes:
             return
         self.settle(dispatch)
         assert dispatch.hook is not None
-        dispatch.hook.learn(answer.handler_ns)
+        dispatch.hook.times.learn(answer.handler_ns, answer.waited_ns)
         self.counters.answered += 1
         dispatch.answer(dispatch.kind, body)
 
@@ -128,5 +128,8 @@ class Outcomes:
 
 
 def _note_run(dispatch: Dispatch, answer: Answer) -> None:
+    """Take note of a call that failed, or that nobody waits for: hooks that wait in vain are those to learn from."""
     if not was_run(answer):
         dispatch.seq = 0
+    elif dispatch.hook is not None:
+        dispatch.hook.times.learn(answer.handler_ns, answer.waited_ns)

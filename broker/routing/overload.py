@@ -30,8 +30,8 @@ class Overload:
         """Ticks begin: nothing waited before."""
         self._clear_ns = [now_ns]
 
-    def look(self, pending: PendingQueue, workers: Sequence[int], now_ns: int) -> list[Dispatch]:
-        """Those that have waited too long. `workers`: how many are ready, of all and of each group.
+    def look(self, pending: PendingQueue, saturated: Sequence[bool], now_ns: int) -> list[Dispatch]:
+        """Those that have waited too long. `saturated`: whether no worker takes more, of all and of each group.
 
         Without a worker that is ready nothing is too much: it waits for one. Each group's queue stands for itself.
         """
@@ -40,10 +40,12 @@ class Overload:
             return []
         known = self._clear_ns[: pending.groups]
         self._clear_ns = known + [now_ns] * (pending.groups - len(known))
-        return [one for group in range(pending.groups) for one in self._look_at(pending, group, workers[group], now_ns)]
+        return [
+            one for group in range(pending.groups) for one in self._look_at(pending, group, saturated[group], now_ns)
+        ]
 
-    def _look_at(self, pending: PendingQueue, group: int, workers: int, now_ns: int) -> list[Dispatch]:
-        if not workers or not pending.waiting_of(group):
+    def _look_at(self, pending: PendingQueue, group: int, saturated: bool, now_ns: int) -> list[Dispatch]:
+        if not saturated or not pending.waiting_of(group):
             self._clear_ns[group] = now_ns
         if now_ns - self._clear_ns[group] < STANDING_NS:
             return []
@@ -51,4 +53,4 @@ class Overload:
 
     def _is_too_old(self, dispatch: Dispatch, now_ns: int) -> bool:
         assert dispatch.hook is not None
-        return now_ns - dispatch.taken_ns > max(self._wait_ns, HOOK_TIMES * dispatch.hook.expected_ns)
+        return now_ns - dispatch.taken_ns > max(self._wait_ns, HOOK_TIMES * dispatch.hook.times.expected_ns)

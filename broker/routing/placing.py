@@ -15,6 +15,7 @@ from broker.routing.link_pool import LinkPool
 from broker.routing.outcomes import Outcomes
 from broker.routing.pending import ASYNC, BLOCKING, LANES, PendingQueue
 from broker.routing.poison import Poison
+from broker.routing.times import WHOLE
 from broker.turn import Turn
 from ipc.errors import IpcError, MessageTooLargeError, RingCorruptError, RingFullError, SpillClosedError
 from ipc.frame import Status
@@ -59,6 +60,8 @@ class Placing:
             self._not_sent(link, dispatch, error)
             return
         self.pool.moved(link)
+        if 0 < dispatch.share < WHOLE:
+            self.pool.is_shared = True
         if not self._to_ring:
             self._turn.at_end(self.ring)
         self._to_ring[link] = None
@@ -130,9 +133,14 @@ class Placing:
         else:
             self._pending.push(dispatch, queue_lane, urgent=dispatch.urgent)
 
-    def ready_of_groups(self) -> list[int]:
-        """How many workers take dispatches: of all, and of each group."""
-        return [len(self.pool), *(sum(link.open for link in links) for links in self._hooks.groups)]
+    def saturated_groups(self) -> list[bool]:
+        """Whether there are workers, and none takes more of what waits for them: for all, and for each group."""
+        groups = [[*self.pool], *([link for link in links if link.open] for links in self._hooks.groups)]
+        return [bool(links) and not self._is_taken(number, links) for number, links in enumerate(groups)]
+
+    def _is_taken(self, group: int, links: list[Link]) -> bool:
+        lanes = [lane for lane in BOTH_LANES if self._pending.in_lane[LANES * group + lane]]
+        return any(link.accepts(lane) for lane in lanes for link in links)
 
     def regroup(self) -> None:
         """Sort what waits by the workers that can run it now, and give out what they take."""

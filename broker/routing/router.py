@@ -96,7 +96,9 @@ class Router:
             self._placing.place_restricted(dispatch, hook.links, self._options.queue_size // RESTRICTED_SHARE)
         else:
             # While others of its lane wait, no worker takes one: each that could is given one of those at once.
-            link = None if self._pending.in_lane[hook.lane] else self.pool.choose(hook.lane, is_short=hook.is_short)
+            link = (
+                None if self._pending.in_lane[hook.lane] else self.pool.choose(hook.lane, is_short=hook.times.is_short)
+            )
             if link is None:
                 self._pending.push(dispatch, hook.lane, urgent=dispatch.urgent)
             else:

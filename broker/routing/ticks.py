@@ -3,7 +3,9 @@ answer nothing. Looked at in ticks, as long as anything is under way.
 """
 
 import asyncio
+import logging
 import time
+from contextlib import suppress
 from typing import Final
 
 from broker.errors import DispatchError
@@ -15,12 +17,20 @@ from broker.routing.outcomes import Outcomes
 from broker.routing.overload import Overload
 from broker.routing.pending import PendingQueue
 from broker.routing.placing import Placing
+from ipc.errors import IpcError
 from ipc.frame import Status
+from telemetry.quiet_log import QuietLog
+
+log = logging.getLogger("tykpy.router")
 
 STALL_NS: Final = 10_000_000
 """A worker that has not answered for so long gives back what it has not started."""
 SILENCE_NS: Final = 200_000_000
 """A worker that has started nothing of what it was given for so long is asked whether it lives."""
+ADVICE: Final = (
+    "hooks that compute need more CPUs and --workers; "
+    "hooks that wait --threads auto, a higher --threads-max, or async def"
+)
 
 
 class Ticks:
@@ -43,6 +53,7 @@ class Ticks:
         self._outcomes = outcomes
         self._placing = placing
         self._overload = Overload(queue_wait_ns)
+        self._shedding = QuietLog(log)
 
     def start(self, now: int) -> None:
         """A dispatch is under way, and nothing was before."""
@@ -61,7 +72,7 @@ class Ticks:
         each(lambda dispatch: self._past_deadline(dispatch, now), self._deadlines.expired(now))
 
     def _look_at_queue(self, now: int) -> None:
-        too_old = self._overload.look(self._pending, self._placing.ready_of_groups(), now)
+        too_old = self._overload.look(self._pending, self._placing.saturated_groups(), now)
         each(lambda dispatch: self._shed(dispatch, now), too_old)
 
     def _look_at_workers(self, now: int) -> None:
@@ -88,8 +99,9 @@ class Ticks:
         self._outcomes.counters.shed += 1
         waited = (now - dispatch.taken_ns) / 1e9
         workers = len(self._placing.pool)
-        message = f"waited {waited:.1f} s, more comes than {workers} workers can do (--queue-wait)"
+        message = f"waited {waited:.1f} s, more comes than {workers} workers can do (--queue-wait; {dispatch.name})"
         self._outcomes.fail(dispatch, DispatchError(Status.OVERLOADED, message))
+        self._shedding.log(logging.WARNING, dispatch.name, f"calls of {dispatch.name} fail: {message}; {ADVICE}")
 
     def _hangs(self, dispatch: Dispatch, now: int) -> None:
         link = dispatch.link
@@ -104,14 +116,33 @@ class Ticks:
             self._placing.watcher.overdue(link)
 
     def _look_at(self, link: Link, now: int) -> None:
-        if not link.in_flight or link.stalled or now - link.progress_ns <= STALL_NS:
+        if not link.in_flight:
+            return
+        link.cpu.look(now)
+        if now - link.progress_ns <= STALL_NS:
             return
         # It has not answered for a while. What it has not started may run elsewhere; if it runs nothing, it should.
-        if link.channel.executing():
+        if not link.channel.executing():
+            if not link.stalled and now - link.progress_ns > SILENCE_NS:
+                self._silent(link, now)
+            return
+        if not link.stalled:
             link.stalled = True
             self._placing.take_back(link)
-        elif now - link.progress_ns > SILENCE_NS:
-            self._silent(link, now)
+        if link.learns and link.is_full and link.cpu.waits:
+            self._note_waiting(link, now)
+
+    def _note_waiting(self, link: Link, now: int) -> None:
+        """Have a worker start more whose hooks, which have never waited so long before, do nothing else."""
+        for dispatch in link.running():
+            elapsed = now - max(link.channel.execution_started_ns(dispatch.seq), dispatch.taken_ns)
+            if elapsed > STALL_NS:
+                link.waits(dispatch, elapsed)
+        if not link.is_full:
+            link.wake()
+            with suppress(IpcError):  # it is dead, and that will be told in a moment
+                link.channel.control.send("lead", [dispatch.seq for dispatch in link.running()])
+            self._placing.place_waiting()
 
     def _silent(self, link: Link, now: int) -> None:
         link.miss(now)

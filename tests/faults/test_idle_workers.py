@@ -20,7 +20,7 @@ def works(request, session, spec):
     return request, session
 """
 HOLD: Final = """
-import sys
+import sys, threading
 from tyk.decorators import Pre
 
 def hold():
@@ -28,8 +28,9 @@ def hold():
     frame = sys._getframe()
     while type(frame.f_locals.get("channel")).__name__ != "WorkerChannel":
         frame = frame.f_back
-    frame.f_locals["channel"]._claim_lock.acquire()
-    return frame.f_locals["channel"]
+    channel = frame.f_locals["channel"]
+    channel._take = threading.Event().wait
+    return channel
 """
 HOLDS_WHEN_LOADED: Final = (
     HOLD

@@ -49,7 +49,7 @@ class Watch:
 def overload(folder: Path, seconds: float, *flags: str) -> tuple[dict[str, int], Counter[str]]:
     """Overload a broker for so long; returns its counters, and how the calls failed that failed."""
     journal = folder / "journal"
-    broker = RunningBroker(folder, *flags, workers=WORKERS, env={"OVERLOAD_JOURNAL": str(journal)})
+    broker = RunningBroker(folder, "--threads", "1", *flags, workers=WORKERS, env={"OVERLOAD_JOURNAL": str(journal)})
     broker.add_file("overload.py", SOURCE)
     with broker:
         with OpenLoopCallers(broker.address, OVERLOAD * CAPACITY, HOOK_SECONDS) as callers:
@@ -116,7 +116,7 @@ def test_an_overload_is_answered_by_deadline_and_nothing_runs_late(tmp_path: Pat
 def test_a_worker_that_is_busy_does_not_hang(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     # Long times, so that on a busy machine as well the second call is started before its deadline.
-    flags = ("--timeout", "4", "--hang-grace", "0")
+    flags = ("--threads", "1", "--timeout", "4", "--hang-grace", "0")
     broker = RunningBroker(tmp_path, *flags, env={"OVERLOAD_JOURNAL": str(journal)})
     broker.add_file("overload.py", SOURCE)
     with broker:

@@ -114,7 +114,7 @@ def test_a_hook_that_recovers_is_run_again_after_one_trial(tmp_path: Path) -> No
 def test_dispatches_that_wait_for_a_hook_that_is_given_up_are_answered(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
     with (
-        running_broker(tmp_path, files=FILES) as broker,
+        running_broker(tmp_path, "--threads", "1", files=FILES) as broker,
         concurrent.futures.ThreadPoolExecutor(24) as callers,
     ):
         first = callers.submit(broker.call, "gated", bundle="hooks", headers=gate.headers())

@@ -186,7 +186,8 @@ async def ends_the_selector(request, session, spec):
 def signalled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
     """One worker with one thread, the main thread, whose bundle installs handlers."""
     files = {"signals.py": SIGNALS, "neighbour.py": NEIGHBOUR, "enters.py": ENTERS}
-    with running_broker(tmp_path_factory.mktemp("signals"), "--timeout", "1000", files=files) as running:
+    flags = ("--threads", "1", "--timeout", "1000")
+    with running_broker(tmp_path_factory.mktemp("signals"), *flags, files=files) as running:
         yield running
 
 
@@ -344,5 +345,5 @@ def opens_all(request, session, spec):
     with running_broker(tmp_path, "--limit-files", "80", "--timeout", "1000", files=files) as broker:
         broker.call("opens_all", bundle="opens")
         pid = worker_of(broker)
-        for _ in range(70):  # more than there are execution slots
+        for _ in range(100):  # more than there are execution slots
             assert worker_of(broker, "well_async") == pid

@@ -44,7 +44,7 @@ def test_a_hook_that_ends_its_process_costs_its_own_call(tmp_path: Path, hook: s
 def test_calls_that_waited_behind_a_crash_are_run_by_others(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
     with (
-        running_broker(tmp_path, files=FILES) as broker,
+        running_broker(tmp_path, "--threads", "1", files=FILES) as broker,
         concurrent.futures.ThreadPoolExecutor(4) as callers,
     ):
         running = callers.submit(broker.call, "gated", bundle="hooks", headers=gate.headers())

@@ -158,7 +158,7 @@ def record_big_messages() -> None:
         stored = broker.bodies.put(encoded)
         assert stored is not None
         broker.send_stored(1, big.head, stored, 0)
-        broker._send_oversize(2, whole, 0)
+        broker._send_oversize(2, whole, 0, 0)
         written = Step(Do.WRITE, stored.offset, encoded)
         records = _records(worker._pop, worker._parts.spills._socket, 2)
         _write("bodies", "requests", script([written, *records]))

@@ -5,10 +5,10 @@ With a kill point (`tests/support/kill_points.py`) it ends itself by SIGKILL at 
 
 import os
 import sys
-from threading import Thread
+from threading import Lock, Thread
 from typing import Final
 
-from ipc.channel import WorkerChannel
+from ipc.channel import Request, WorkerChannel
 from ipc.errors import ControlClosedError
 from ipc.layout import ExitReason, WorkerState
 from tests.support.kill_points import arm, reach
@@ -16,10 +16,16 @@ from tests.support.kill_points import arm, reach
 KILLED_REQUEST: Final = 2
 
 
-def serve(channel: WorkerChannel, slot: int, point: str) -> None:
+def claim(channel: WorkerChannel, slot: int, lead: Lock) -> Request | None:
+    """Claim a request; one thread at a time does."""
+    with lead:
+        return channel.claim(slot)
+
+
+def serve(channel: WorkerChannel, slot: int, lead: Lock, point: str) -> None:
     """Echo until told to stop."""
     executed = 0
-    while (request := channel.claim(slot)) is not None:
+    while (request := claim(channel, slot, lead)) is not None:
         executed += 1
         if point and executed == KILLED_REQUEST - 1:
             arm(channel, point)
@@ -43,7 +49,8 @@ def main(argument: str, threads: str, point: str = "") -> None:
     Thread(target=listen, args=(channel,), daemon=True).start()
     channel.set_state(WorkerState.READY)
     channel.control.send("ready", {"pid": os.getpid()})
-    servers = [Thread(target=serve, args=(channel, slot, point)) for slot in range(int(threads))]
+    lead = Lock()
+    servers = [Thread(target=serve, args=(channel, slot, lead, point)) for slot in range(int(threads))]
     for thread in servers:
         thread.start()
     for thread in servers:

@@ -218,7 +218,7 @@ def test_the_callers_deadline_counts_too(broker: RunningBroker) -> None:
 def test_when_the_queue_is_full_callers_hear_it_at_once(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
     with (
-        running_broker(tmp_path, "--queue-size", "1", files={"hooks.py": SOURCE}) as broker,
+        running_broker(tmp_path, "--threads", "1", "--queue-size", "1", files={"hooks.py": SOURCE}) as broker,
         concurrent.futures.ThreadPoolExecutor(8) as callers,
     ):
         calls = [callers.submit(broker.call, "gated", bundle="hooks", headers=gate.headers()) for _ in range(2)]

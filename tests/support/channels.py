@@ -9,6 +9,7 @@ from broker.routing.link import Link
 from ipc.bodies import BodyStore
 from ipc.channel import BrokerChannel, Request, WorkerChannel
 from ipc.frame import pack_frame, unpack_frame
+from ipc.layout import MAX_WAITING, WAITING_SHIFT
 from tests.unit.ipc.ends import worker_argument_of_copies
 
 MAX_MESSAGE = 1024 * 1024
@@ -17,12 +18,23 @@ MAX_MESSAGE = 1024 * 1024
 class LocalWorker:
     """A worker that claims and answers when the test says so."""
 
-    def __init__(self, slot: int = 0, generation: int = 1, threads: int = 1, bodies: BodyStore | None = None) -> None:
-        channel = BrokerChannel.create(slot, generation, 1, channel_options(threads, MAX_MESSAGE), bodies)
+    def __init__(
+        self,
+        slot: int = 0,
+        generation: int = 1,
+        threads: int = 1,
+        bodies: BodyStore | None = None,
+        *,
+        learns: bool = False,
+        pid: int | None = None,
+    ) -> None:
+        """`pid`: of a process whose CPU time is taken for the worker's."""
+        options = channel_options(threads, MAX_MESSAGE, learns=learns)
+        channel = BrokerChannel.create(slot, generation, 1, options, bodies)
         argument = worker_argument_of_copies(channel)
         channel.close_worker_ends()
         self.channel = WorkerChannel.attach(argument)
-        self.link = Link(slot, generation, channel, threads, pid=os.getpid())
+        self.link = Link(slot, generation, channel, threads, pid or os.getpid(), learns=learns)
 
     def claim(self, slot: int = 0) -> Request:
         """Start the next request; blocks until one is rung for."""
@@ -30,8 +42,10 @@ class LocalWorker:
         assert request is not None
         return request
 
-    def finish(self, request: Request, slot: int = 0, handler_ns: int = 1000) -> None:
-        """Answer a request with its own body."""
+    def finish(self, request: Request, slot: int = 0, handler_ns: int = 1000, waiting: float | None = None) -> None:
+        """Answer a request with its own body; `waiting`: which part of its time it waited."""
+        if waiting is not None:
+            handler_ns |= 1 + int(waiting * MAX_WAITING) << WAITING_SHIFT
         frame = unpack_frame(request.payload)
         self.channel.answer(slot, request.seq, pack_frame(frame.kind, None, frame.body), False, handler_ns)
 

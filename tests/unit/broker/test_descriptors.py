@@ -69,7 +69,7 @@ def nothing_left() -> Iterator[list[int]]:
 @pytest.fixture
 def starter(tmp_path: Path) -> Iterator[WorkerStarter]:
     config = BrokerConfig(runtime_dir=tmp_path)
-    bodies = BodyStore(channel_options(config.threads, config.message_limit).store_capacity)
+    bodies = BodyStore(channel_options(config.most_threads, config.message_limit).store_capacity)
     starter = WorkerStarter(config, ZygoteKeeper(), bodies)
     yield starter
     starter.close()

@@ -33,7 +33,7 @@ def test_every_word_is_where_the_drawing_says() -> None:
         "PID": 0x198,
         "EXIT_REASON": 0x1A0,
         "ACTIVE_SEQ": 0x200,
-        "ACTIVE_START": 0x400,
+        "ACTIVE_START": 0x500,
     }
     assert layout.HEADER_SIZE == 0x1000
 

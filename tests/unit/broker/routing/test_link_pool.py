@@ -20,7 +20,7 @@ _seqs = itertools.count(1)
 def short_hook() -> HookInfo:
     hook = HookInfo("short")
     for _ in range(100):
-        hook.learn(1)
+        hook.times.learn(1)
     return hook
 
 

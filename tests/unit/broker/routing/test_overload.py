@@ -9,7 +9,7 @@ from tests.support.dispatches import RecordedDispatch
 WAIT_NS = 100_000_000
 FAST = HookInfo("fast")
 SLOW = HookInfo("slow")
-SLOW.expected_ns = STANDING_NS * 10
+SLOW.times.expected_ns = STANDING_NS * 10
 
 
 class Bench:
@@ -27,9 +27,9 @@ class Bench:
         self.queue.push(dispatch, BLOCKING, urgent=False)
         return dispatch
 
-    def look(self, now_ns: int, workers: int = 1) -> list[Dispatch]:
+    def look(self, now_ns: int, saturated: bool = True) -> list[Dispatch]:
         """Who has waited too long."""
-        return self.overload.look(self.queue, [workers], now_ns)
+        return self.overload.look(self.queue, [saturated], now_ns)
 
 
 def test_a_burst_may_wait() -> None:
@@ -58,7 +58,7 @@ def test_a_queue_that_was_empty_in_between_does_not_stand() -> None:
 def test_without_a_worker_everything_waits_for_one() -> None:
     bench = Bench()
     waiting = bench.take(0)
-    assert bench.look(10 * STANDING_NS, workers=0) == []
+    assert bench.look(10 * STANDING_NS, saturated=False) == []
     assert bench.look(11 * STANDING_NS - 1) == []
     assert bench.look(11 * STANDING_NS) == [waiting]
 
@@ -67,7 +67,7 @@ def test_long_hooks_may_wait_longer_and_do_not_hide_those_behind_them() -> None:
     bench = Bench()
     slow, fast = bench.take(0, SLOW), bench.take(0)
     assert bench.look(STANDING_NS) == [fast]
-    assert slow in bench.look(HOOK_TIMES * SLOW.expected_ns + 1)
+    assert slow in bench.look(HOOK_TIMES * SLOW.times.expected_ns + 1)
 
 
 def test_what_was_settled_meanwhile_is_nobodys_matter() -> None:

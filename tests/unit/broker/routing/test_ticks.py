@@ -90,7 +90,7 @@ def test_in_an_overload_those_that_waited_too_long_are_told_so_and_never_run(wor
     bench.router.join(worker.link)
     running = bench.send()
     request = worker.claim()
-    bench.router.hooks.find("", "").expected_ns = 0
+    bench.router.hooks.find("", "").times.expected_ns = 0
     worker.link.stalled = True
     waiting = bench.send()
     bench.turn_until(lambda: bool(waiting.outcomes))
