@@ -40,7 +40,7 @@ CHAINED_ALONE: Final = Bar(
 )
 
 
-def _broker(scenario: Scenario, workers: int, threads: int = 1) -> OwnBroker:
+def _broker(scenario: Scenario, workers: int, threads: int = 0) -> OwnBroker:
     return OwnBroker(scenario.files, workers, threads, scenario.streams)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from broker.config import AUTO, MAX_THREADS
 from commands.connecting import runtime_dir_option, tls_options
 from commands.errors import CommandError
 
@@ -16,7 +17,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 EXIT_ERROR: Final = 1
 SCENARIOS: Final = ("header", "jwt", "json", "cpu", "wait", "wait-async", "chain", "body", "session", "all")
 MAX_WORKERS: Final = 512
-MAX_THREADS: Final = 48
 MAX_STREAMS: Final = 20_000
 MAX_RATE: Final = 1_000_000.0
 MAX_SECONDS: Final = 3600.0
@@ -59,6 +59,11 @@ def _size(text: str) -> int:
     return int(match[1]) * _UNITS[(match[2] or "")[:1].lower()]
 
 
+def _threads(text: str) -> int:
+    """Return 0 for auto."""
+    return 0 if text == AUTO else max(int(text), 0) or -1
+
+
 def _counts(name: str, high: int, text: str) -> Callable[[F], F]:
     return click.option(name, type=_List(int, 1, high), metavar="N,N,...", default=(), help=text)
 
@@ -75,7 +80,8 @@ _file = click.Path(path_type=Path, dir_okay=False)
               type=click.Choice(["Pre", "CustomKeyCheck", "PostKeyAuth", "Post", "Response"]))  # fmt: skip
 @click.option("--object", "object_file", type=_file, help="JSON file with the whole Object to send.")
 @_counts("--workers", MAX_WORKERS, "Worker counts.  [default: 1, 2, 4, ... up to the CPUs]")
-@_counts("--threads", MAX_THREADS, "Threads per worker.  [default: the scenario's: 1, for waiting hooks 16]")
+@click.option("--threads", type=_List(_threads, 0, MAX_THREADS), metavar="N,N,...", default=(),
+              help="Threads per worker, or auto.  [default: auto]")  # fmt: skip
 @_counts("--streams", MAX_STREAMS, "Calls at once.  [default: the scenario's: 8 to 256]")
 @click.option("--rate", "rates", type=_List(float, 0.1, MAX_RATE), metavar="R,R,...", default=(),
               help="Calls per second, when they are due whatever the broker does; instead of --streams.")  # fmt: skip

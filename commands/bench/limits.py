@@ -96,7 +96,8 @@ def _busiest(usage: Usage, broker: float) -> Limit:
     each = usage.each_worker
     if max(broker, each) < BUSY:
         waiting = f"{usage.waiting:.0f} dispatches wait for one, and not for a CPU"
-        return Limit(Part.WORKERS, f"{waiting}: more --threads, or async def, for such hooks{_disturbed(usage)}")
+        advice = "--threads auto, or async def, for such hooks"
+        return Limit(Part.WORKERS, f"{waiting}: {advice}{_disturbed(usage)}")
     part, used = (Part.BROKER, broker) if broker > each else (Part.WORKERS, each)
     who = "the broker" if part is Part.BROKER else "each worker"
     return Limit(part, f"no CPU is used up, and {who} is the busiest, with {used:.2f} CPUs{_disturbed(usage)}")

@@ -17,7 +17,10 @@ NS_PER_US: Final = 1e3
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is measured together. `workers` 0: unknown; `rate` 0: closed loop; `body_size` None: the scenario's own."""
+    """What is measured together.
+
+    `workers` 0: unknown; `threads` 0: auto, or unknown; `rate` 0: closed loop; `body_size` None: the scenario's own.
+    """
 
     scenario: str
     workers: int
@@ -37,7 +40,7 @@ class Case:
         """Workers, threads, load and body in words; empty where there is nothing to say."""
         return (
             f"{self.workers} worker{'s' * (self.workers != 1)}" if self.workers else "",
-            f"{self.threads} threads" if self.threads > 1 else "",
+            f"{self.threads} thread{'s' * (self.threads != 1)}" if self.threads else "",
             self.load,
             "" if self.body_size is None else f"{size_text(self.body_size)} body",
             "traceparents" if self.tracing else "",
@@ -54,7 +57,7 @@ class Case:
         return ", ".join(filter(None, (self.scenario, *self.pieces)))
 
 
-USUAL: Final = ("workers unknown", "1 thread", "", "body as it is", "no traceparents")
+USUAL: Final = ("workers unknown", "threads: auto", "", "body as it is", "no traceparents")
 """In words what `Case.pieces` does not say."""
 
 

@@ -40,7 +40,7 @@ _HEADERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One hook call. `threads`, `streams` and `body_sizes` are what is measured unless the user says something else."""
+    """One hook call. `streams` and `body_sizes` are what is measured unless the user says something else."""
 
     name: str
     summary: str
@@ -52,7 +52,6 @@ class Scenario:
     """Whether this is the answer."""
     files: tuple[Path, ...] = ()
     """The bundle's folder or file, to be put into the broker's folder of bundles."""
-    threads: int = 1
     streams: int = 64
     body_sizes: tuple[int | None, ...] = (None,)
 
@@ -131,7 +130,7 @@ _LIST: Final = (
               lambda answer: json.loads(answer.request.raw_body)["total"] == 2),
     _built_in("cpu", "needs 2 ms of CPU", "bench_cpu", _plain("bench_cpu", "bench_cpu"), _IS_MARKED, streams=32),
     _built_in("wait", "waits 20 ms in a thread", "bench_wait", _plain("bench_wait", "bench_wait"), _IS_MARKED,
-              threads=16, streams=256),
+              streams=256),
     _built_in("wait-async", "waits 20 ms in a coroutine", "bench_wait", _plain("bench_wait_async", "bench_wait"),
               _IS_MARKED, streams=256),
     _built_in("chain", "five hooks in one dispatch", "bench_chain", _plain("*", "bench_chain"), _chain_is_right),

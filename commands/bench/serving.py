@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
+from broker.config import AUTO
 from broker.dialing import ClientTls
 from broker.errors import RpcError
 from broker.msgpackrpc.client import RpcClient
@@ -63,6 +64,7 @@ class OwnBroker:
     def __init__(
         self, bundles: Iterable[Path], workers: int, threads: int, streams: int, options: Sequence[str] = ()
     ) -> None:
+        """`threads` 0: auto."""
         self.workers = workers
         self.threads = threads
         self.tls: ClientTls | None = None
@@ -115,7 +117,7 @@ class OwnBroker:
     def _command(self) -> list[str]:
         return [
             sys.executable, "-P", "-m", "commands.bench.bound", str(os.getpid()), "broker",
-            "--workers", str(self.workers), "--threads", str(self.threads), "--max-streams", str(self._streams),
+            "--workers", str(self.workers), "--threads", str(self.threads or AUTO), "--max-streams", str(self._streams),
             "--bundles", str(self._folder / "bundles"), "--runtime-dir", str(self._folder), "--listen", self.address,
             *self._options,
         ]  # fmt: skip

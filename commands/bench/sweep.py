@@ -41,6 +41,7 @@ class Plan:
     scenarios: tuple[Scenario, ...]
     workers: tuple[int, ...]
     threads: tuple[int, ...] = ()
+    """0, and empty: auto."""
     streams: tuple[int, ...] = ()
     rates: tuple[float, ...] = ()
     """Calls per second of open loops; empty: closed loops."""
@@ -67,7 +68,7 @@ class Plan:
         groups: dict[tuple[int, int], list[tuple[Scenario, Case]]] = {}
         for scenario in self.scenarios:
             for workers in self.workers:
-                for threads in self.threads or (scenario.threads,):
+                for threads in self.threads or (0,):
                     groups.setdefault((workers, threads), []).extend(self._cases(scenario, workers, threads))
         return groups
 

@@ -27,7 +27,7 @@ def sample(answered: int = 1000, latencies: Sequence[int] = (MS, 2 * MS, 3 * MS)
 
 def result(*samples: Sample, **values: Any) -> Result:
     """A case with these repetitions."""
-    description: dict[str, Any] = {"scenario": "header", "workers": 2, "threads": 1, "streams": 64}
+    description: dict[str, Any] = {"scenario": "header", "workers": 2, "threads": 0, "streams": 64}
     return Result(Case(**(description | values)), samples or (sample(),))
 
 

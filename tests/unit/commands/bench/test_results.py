@@ -39,7 +39,7 @@ def test_latencies_and_failures_of_all_repetitions_count() -> None:
 
 
 def test_a_case_says_what_it_is() -> None:
-    assert Case("cpu", 1, 1, 32).title == "cpu, 1 worker, 32 streams"
+    assert Case("cpu", 1, 1, 32).title == "cpu, 1 worker, 1 thread, 32 streams"
     assert Case("wait", 8, 16, 0, 6400.0, 1024).title == "wait, 8 workers, 16 threads, 6,400/s, 1 KiB body"
     assert Case("own", 0, 0, 8).title == "own, 8 streams"
     assert [size_text(size) for size in (1, 1000, 1024, 4 << 20)] == ["1 B", "1000 B", "1 KiB", "4 MiB"]
@@ -52,7 +52,7 @@ def test_groups_keep_their_order() -> None:
 
 
 def test_labels_leave_out_what_all_cases_have_in_common() -> None:
-    cases = [Case("body", workers, 1, 8, 0.0, size) for workers in (1, 2) for size in (1024, 2048)]
+    cases = [Case("body", workers, 0, 8, 0.0, size) for workers in (1, 2) for size in (1024, 2048)]
     assert labels(cases)[:2] == ["1 worker, 1 KiB body", "1 worker, 2 KiB body"]
     assert labels(cases[:2], with_workers=False) == ["1 KiB body", "2 KiB body"]
     assert labels(cases[:2]) == ["1 KiB body", "2 KiB body"]
@@ -61,8 +61,8 @@ def test_labels_leave_out_what_all_cases_have_in_common() -> None:
 
 
 def test_what_goes_without_saying_is_said_where_it_tells_cases_apart() -> None:
-    cases = [result(threads=threads).case for threads in (1, 3)]
-    assert labels(cases) == ["1 thread", "3 threads"]
+    cases = [result(threads=threads).case for threads in (0, 1, 3)]
+    assert labels(cases) == ["threads: auto", "1 thread", "3 threads"]
     traced = [result(tracing=tracing, threads=threads).case for threads in (1, 3) for tracing in (False, True)]
     assert labels(traced) == [
         "1 thread, no traceparents", "1 thread, traceparents", "3 threads, no traceparents", "3 threads, traceparents",
