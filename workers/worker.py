@@ -111,6 +111,7 @@ class Worker:
                         control.send("pong")
                     elif message.name == "lead":
                         self._threads.relieve(message.body)
+                        control.send("leads")
                     elif message.name == "apis":
                         self._dispatcher.learn(message.body)
                     elif message.name == "reopen_log":

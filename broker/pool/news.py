@@ -118,6 +118,7 @@ _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "gone": msgspec.msgpack.Decoder(_Gone),
     "ready": msgspec.msgpack.Decoder(None),
     "pong": msgspec.msgpack.Decoder(None),
+    "leads": msgspec.msgpack.Decoder(None),
     "failed": msgspec.msgpack.Decoder(_Failure),
     "event": msgspec.msgpack.Decoder(_Event),
     "events_lost": msgspec.msgpack.Decoder(_LostEvents),

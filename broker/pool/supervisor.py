@@ -430,6 +430,9 @@ class Supervisor:
             self.loads.loaded(worker)
         elif name == "pong":
             self._departures.awake(worker)
+        elif name == "leads":
+            if worker.link is not None:
+                self._router.relieved(worker.link)
         elif name == "failed":
             worker.failure = body["message"]
         elif name in EVENT_MESSAGES:

@@ -44,8 +44,10 @@ class Link:
         "_missed_mark",
         "_missed_since",
         "_most",
+        "_neglected",
         "_share",
         "_taken",
+        "asked",
         "channel",
         "cpu",
         "distrusted",
@@ -56,6 +58,7 @@ class Link:
         "learns",
         "loads",
         "missed",
+        "neglectful",
         "open",
         "overdue",
         "pid",
@@ -89,6 +92,11 @@ class Link:
         """Takes dispatches: ready, not draining, nothing overdue."""
         self.stalled = False
         """Its execution outlasted the prefetch; nothing more is sent behind it until it answers."""
+        self.asked = False
+        """To let another thread lead: its hooks seem to wait."""
+        self.neglectful = False
+        """It leaves what it was given although a thread should be free: it gets nothing more until it answers."""
+        self._neglected = (0, 0)
         self.silent = False
         """Started nothing of what it was given, and has not said since that it lives."""
         self.distrusted = False
@@ -117,13 +125,13 @@ class Link:
             return self.loads[ASYNC] < ASYNC_LIMIT
         load = self.loads[BLOCKING]
         if self._taken < WHOLE and load < self.threads:
-            return True
+            return not self.neglectful
         return not self.stalled and load < self._most and self._backlog_ns < self._budget_ns
 
     @property
     def has_room(self) -> bool:
         """Whether one more dispatch of a hook that blocks would start at once."""
-        return self.open and not self.silent and self._taken < WHOLE and self.loads[BLOCKING] < self.threads
+        return self.accepts(BLOCKING) and self._taken < WHOLE and self.loads[BLOCKING] < self.threads
 
     @property
     def is_full(self) -> bool:
@@ -186,7 +194,7 @@ class Link:
 
     def wake(self) -> None:
         """The worker has shown that it lives."""
-        self.stalled = self.silent = False
+        self.stalled = self.silent = self.asked = self.neglectful = False
         self.progress_ns = time.monotonic_ns()
 
     def miss(self, now: int) -> None:
@@ -204,6 +212,14 @@ class Link:
         """Whether it says that what it runs leaves some of it to others, and a thread."""
         running = self.running()
         return sum(one.share for one in running) < WHOLE and len(running) < self.threads
+
+    def neglected_ns(self, now: int) -> int:
+        """For how long it was seen to leave the same dispatch at the head of its ring."""
+        waiting = self.in_flight.keys() - self.channel.executing()
+        first = min(waiting, default=0)
+        if first != self._neglected[0]:
+            self._neglected = first, now
+        return now - self._neglected[1] if first else 0
 
     def running(self) -> list[Dispatch]:
         """The dispatches of hooks that block which it says it runs."""

@@ -171,6 +171,10 @@ class Router:
         link.wake()
         self._placing.place_waiting()
 
+    def relieved(self, link: Link) -> None:
+        """A worker whose hooks all wait has another thread for what comes."""
+        self._ticks.relieved(link)
+
     def give_up(self, why: str) -> None:
         """No worker will ever be ready: everything that waits fails with the reason, and so does what comes."""
         self.hopeless = why

@@ -129,20 +129,27 @@ class Ticks:
         if not link.stalled:
             link.stalled = True
             self._placing.take_back(link)
-        if link.learns and link.is_full and link.cpu.waits:
-            self._note_waiting(link, now)
+        elif link.neglected_ns(now) > SILENCE_NS and link.has_free_thread():
+            # A hook that waits and keeps the interpreter's lock, for example.
+            link.neglectful = True
+            self._placing.take_back(link)
+        if link.learns and link.is_full and not link.asked and link.cpu.waits:
+            # Its hooks have never waited so long. That it can run more is known when it says so.
+            link.asked = True
+            with suppress(IpcError):  # it is dead, and that will be told in a moment
+                link.channel.control.send("lead", [dispatch.seq for dispatch in link.running()])
 
-    def _note_waiting(self, link: Link, now: int) -> None:
-        """Have a worker start more whose hooks, which have never waited so long before, do nothing else."""
+    def relieved(self, link: Link) -> None:
+        """A worker that was asked for it has let another thread lead: what it runs has waited so far."""
+        if not link.asked:
+            return
+        now = time.monotonic_ns()
         for dispatch in link.running():
             elapsed = now - max(link.channel.execution_started_ns(dispatch.seq), dispatch.taken_ns)
             if elapsed > STALL_NS:
                 link.waits(dispatch, elapsed)
-        if not link.is_full:
-            link.wake()
-            with suppress(IpcError):  # it is dead, and that will be told in a moment
-                link.channel.control.send("lead", [dispatch.seq for dispatch in link.running()])
-            self._placing.place_waiting()
+        link.wake()
+        self._placing.place_waiting()
 
     def _silent(self, link: Link, now: int) -> None:
         link.miss(now)

@@ -107,14 +107,37 @@ def test_a_hook_that_waits_as_it_never_has_makes_room_for_others(learned: Bench,
     send(learned, "edits")
     first = worker.claim()
     send(learned, *["edits"] * 3)
-    learned.turn_until(lambda: not worker.link.is_full)
+    learned.turn_until(lambda: worker.link.asked)
     (message,) = worker.channel.control.receive()
     assert (message.name, message.body) == ("lead", [first.seq])
+    assert (worker.link.is_full, learned.router.waiting) == (True, 3)
+    learned.router.relieved(worker.link)
+    learned.turn()
     following = worker.claim(1)
     assert following.flags & FLAG_SHARES
     worker.finish(following, 1)
     worker.finish(first)
     learned.router.receive(worker.link)
+
+
+def test_a_worker_that_was_not_asked_has_nothing_to_say(learned: Bench, worker: LocalWorker) -> None:
+    send(learned, "computes")
+    worker.claim()
+    learned.router.relieved(worker.link)
+    assert worker.link.is_full
+
+
+def test_a_worker_that_leaves_what_it_could_run_gets_nothing_more(learned: Bench, worker: LocalWorker) -> None:
+    send(learned, "waits")
+    running = worker.claim()
+    learned.turn_until(lambda: worker.link.stalled)
+    send(learned, "waits", "waits")
+    assert learned.router.waiting == 0
+    learned.turn_until(lambda: learned.router.waiting == 2)
+    assert not worker.link.has_room
+    worker.finish(running)
+    learned.router.receive(worker.link)
+    assert learned.router.waiting == 0
 
 
 def test_a_worker_with_a_number_of_threads_does_not_learn(bench: Bench, sleeper: int) -> None:
