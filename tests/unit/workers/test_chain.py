@@ -80,6 +80,9 @@ def test_one_of_the_bundles_of_an_api_may_ask_for_its_whole_chain(folder: Path, 
     write_bundle(folder / md5(names) / "two", {"middleware.py": hook("B")}, **asks)
     served.reload()
     assert "only one of them may list * for Pre" in failure(served, bundle=names).message
+    write_bundle(folder / md5(names) / "two", {"middleware.py": "x = = 1"}, **asks)
+    served.reload()
+    assert "two/middleware.py" in failure(served, bundle=names).message
 
 
 def test_a_hook_that_the_manifest_puts_elsewhere_runs_there_only(make: Make) -> None:
@@ -108,7 +111,7 @@ def test_raw_body_only_is_the_manifests_for_each_hook(make: Make) -> None:
         hook("B", "Hook", look.format("b")),
         pre=[{"name": "A", "raw_body_only": True}, {"name": "B"}],
     )
-    answer = served.run(subject("*", request={"raw_body": b"x "}))
+    answer = served.run(subject("*", request={"raw_body": b"x ", "body": "x "}))
     assert dict(answer.request.set_headers) == {"seen-a": "nothing", "seen-b": "x A "}
 
 
@@ -221,3 +224,46 @@ def test_a_hook_that_asks_for_no_message_has_no_copy_of_the_request() -> None:
     assert request.object.raw_body == b"large"
     assert second.request.headers["X-First"] == "1"
     assert not second.request.set_headers
+
+
+def noted(name: str, *calls: str) -> str:
+    """Return a hook that asks for no message."""
+    body = "".join(f"    {call}\n" for call in calls)
+    return f"KEPT = []\n@Pre\ndef {name}(request, session, spec):\n{body}    return request, session\n"
+
+
+def unwatched(served: Served) -> Served:
+    """Have no hook looked at, as that asks for its message."""
+    for one in served.store.loaded()[0].hooks.values():
+        one.unwatched_calls = 2
+    return served
+
+
+def test_what_one_hook_deletes_another_may_set_and_the_other_way_round(make: Make) -> None:
+    served = make(
+        noted("A", "request.delete_header('x-one')", "request.add_header('X-Two', 'A')"),
+        noted("B", "request.add_header('X-One', request.get_header('X-One') or 'B')"),
+        noted("C", "request.delete_header('x-two')"),
+        noted("D"),
+    )
+    answer = unwatched(served).run(subject("*")).request
+    assert dict(answer.set_headers) == {"X-One": "B"}
+    assert sorted(answer.delete_headers) == ["x-one", "x-two"]
+
+
+def test_a_request_that_a_hook_keeps_stays_as_it_was(make: Make) -> None:
+    look = "for kept in KEPT: request.add_header('Seen', repr((dict(kept.object.set_headers), kept.object.url)))"
+    served = make(
+        "KEPT = []\n",
+        noted("A", "request.add_header('X-A', '1')", "KEPT.append(request)"),
+        noted("B", "request.add_header('X-B', '1')", "request.add_param('c', '3')"),
+        noted("C", look),
+    )
+    answer = unwatched(served).run(subject("*")).request
+    assert answer.set_headers["Seen"] == "({'X-A': '1'}, '/path?b=2&a=1')"
+
+
+def test_an_answer_of_a_chain_that_ends_early_is_whole(make: Make) -> None:
+    served = make(noted("A", "request.add_header('X-A', '1')"), noted("B"))
+    answer = unwatched(served).run(subject("*", request={"url": "relative", "raw_body": b"body"})).request
+    assert (answer.url, answer.raw_body, dict(answer.set_headers)) == ("relative", b"body", {"X-A": "1"})
