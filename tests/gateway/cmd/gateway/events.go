@@ -40,7 +40,7 @@ func (g *Gateway) authFailed(r *http.Request, api *API, key string) {
 	message := eventMessage{authFailure, keyFailure{
 		Message: "Auth Failure", OriginatingRequest: base64.StdEncoding.EncodeToString(wire.Bytes()),
 		Path: r.URL.Path, Origin: r.RemoteAddr, Key: key,
-	}, time.Now().String()}
+	}, time.Now().UTC().String()}
 	for _, handler := range api.EventHandlers.Events[authFailure] {
 		if handler.HandlerName == dynamicHandler {
 			go g.sendEvent(api, message, handler.HandlerMeta.Name)

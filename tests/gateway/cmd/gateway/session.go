@@ -27,16 +27,15 @@ type Session struct {
 	OrgID                   string                      `json:"org_id"`
 	OauthClientID           string                      `json:"oauth_client_id"`
 	OauthKeys               map[string]string           `json:"oauth_keys"`
-	BasicAuthPassword       string                      `json:"basic_auth_password"`
-	BasicAuthHash           string                      `json:"basic_auth_hash"`
-	JWTSecret               string                      `json:"jwt_secret"`
+	BasicAuth               BasicAuthData               `json:"basic_auth_data"`
+	JWT                     JWTData                     `json:"jwt_data"`
 	HmacEnabled             bool                        `json:"hmac_enabled"`
 	HmacSecret              string                      `json:"hmac_string"`
 	IsInactive              bool                        `json:"is_inactive"`
 	ApplyPolicyID           string                      `json:"apply_policy_id"`
 	ApplyPolicies           []string                    `json:"apply_policies"`
 	DataExpires             int64                       `json:"data_expires"`
-	TriggerLimits           []float64                   `json:"trigger_limits"`
+	Monitor                 Monitor                     `json:"monitor"`
 	EnableDetailRecording   bool                        `json:"enable_detail_recording"` // of before v3
 	EnableDetailedRecording bool                        `json:"enable_detailed_recording"`
 	MetaData                map[string]any              `json:"meta_data"`
@@ -48,6 +47,22 @@ type Session struct {
 	KeyID                   string                      `json:"-"` // the name that it is stored under
 	PostExpiryAction        string                      `json:"post_expiry_action"`
 	PostExpiryGracePeriod   int64                       `json:"post_expiry_grace_period"`
+}
+
+// BasicAuthData is a key's password.
+type BasicAuthData struct {
+	Password string `json:"password"`
+	Hash     string `json:"hash_type"`
+}
+
+// JWTData is what a key's tokens are signed with.
+type JWTData struct {
+	Secret string `json:"secret"`
+}
+
+// Monitor says at which parts of a quota an event fires.
+type Monitor struct {
+	TriggerLimits []float64 `json:"trigger_limits"`
 }
 
 // AccessDefinition says which versions and paths of an API a key may use.
@@ -74,11 +89,11 @@ func (s *Session) toProto() *coprocess.SessionState {
 		QuotaMax: s.QuotaMax, QuotaRenews: s.QuotaRenews, QuotaRemaining: s.QuotaRemaining,
 		QuotaRenewalRate: s.QuotaRenewalRate, AccessRights: rights, OrgId: s.OrgID,
 		OauthClientId: s.OauthClientID, OauthKeys: s.OauthKeys,
-		BasicAuthData: &coprocess.BasicAuthData{Password: s.BasicAuthPassword, Hash: s.BasicAuthHash},
-		JwtData:       &coprocess.JWTData{Secret: s.JWTSecret},
+		BasicAuthData: &coprocess.BasicAuthData{Password: s.BasicAuth.Password, Hash: s.BasicAuth.Hash},
+		JwtData:       &coprocess.JWTData{Secret: s.JWT.Secret},
 		HmacEnabled:   s.HmacEnabled, HmacSecret: s.HmacSecret, IsInactive: s.IsInactive,
 		ApplyPolicyId: s.ApplyPolicyID, ApplyPolicies: s.ApplyPolicies, DataExpires: s.DataExpires,
-		Monitor:                 &coprocess.Monitor{TriggerLimits: s.TriggerLimits},
+		Monitor:                 &coprocess.Monitor{TriggerLimits: s.Monitor.TriggerLimits},
 		EnableDetailedRecording: s.EnableDetailRecording || s.EnableDetailedRecording, Metadata: s.metadataAsText(),
 		Tags: s.Tags, Alias: s.Alias, LastUpdated: s.LastUpdated, IdExtractorDeadline: s.IDExtractorDeadline,
 		SessionLifetime: s.SessionLifetime, KeyId: s.KeyID,
@@ -126,10 +141,10 @@ func sessionFromProto(proto *coprocess.SessionState) *Session {
 		QuotaMax: proto.QuotaMax, QuotaRenews: proto.QuotaRenews, QuotaRemaining: proto.QuotaRemaining,
 		QuotaRenewalRate: proto.QuotaRenewalRate, AccessRights: rights, OrgID: proto.OrgId,
 		OauthClientID: proto.OauthClientId, OauthKeys: maps.Clone(proto.OauthKeys),
-		BasicAuthPassword: proto.BasicAuthData.GetPassword(), BasicAuthHash: proto.BasicAuthData.GetHash(),
-		JWTSecret: proto.JwtData.GetSecret(), HmacEnabled: proto.HmacEnabled, HmacSecret: proto.HmacSecret,
+		BasicAuth: BasicAuthData{proto.BasicAuthData.GetPassword(), proto.BasicAuthData.GetHash()},
+		JWT:       JWTData{proto.JwtData.GetSecret()}, HmacEnabled: proto.HmacEnabled, HmacSecret: proto.HmacSecret,
 		IsInactive: proto.IsInactive, ApplyPolicyID: proto.ApplyPolicyId, ApplyPolicies: proto.ApplyPolicies,
-		DataExpires: proto.DataExpires, TriggerLimits: proto.Monitor.GetTriggerLimits(),
+		DataExpires: proto.DataExpires, Monitor: Monitor{proto.Monitor.GetTriggerLimits()},
 		EnableDetailedRecording: proto.EnableDetailedRecording, MetaData: metadata,
 		Tags: proto.Tags, Alias: proto.Alias, LastUpdated: proto.LastUpdated,
 		IDExtractorDeadline: proto.IdExtractorDeadline, SessionLifetime: proto.SessionLifetime, KeyID: proto.KeyId,
