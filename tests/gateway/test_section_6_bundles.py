@@ -134,7 +134,7 @@ def test_signatures_are_rsa_over_sha_256_and_unsigned_bundles_are_refused(table:
     settings = {"redis_socket": table.gateway.config["redis_socket"], "bundle_source": str(table.folder)}
     keys = {"public_key_path": str(public_pem(tmp_path)), "middleware_path": str(table.folder)}
     with any_gateway(tmp_path, table.broker.address, **settings, **keys) as gateway:
-        with pytest.raises(ValueError, match="the bundle is not signed"):
+        with pytest.raises(ValueError, match=r"undle is(n't| not) signed"):
             table.api(None, bundle="unsigned.zip", gateway=gateway)
         api = table.api(None, bundle="signed.zip", gateway=gateway)
         assert api.send().upstream.headers["X-Order"] == ["1"]

@@ -43,7 +43,8 @@ def gateway_at(address: str, folder: Path, keys: RedisServer, **config: object) 
 
 def add(gateway: RunningGateway, middleware: Mapping[str, object], path: str = "/api/") -> Api:
     """Load an API without a bundle."""
-    return gateway.add_api({"api_id": "api", "org_id": "org", "listen_path": path, "custom_middleware": middleware})
+    name = path.strip("/")
+    return gateway.add_api({"api_id": name, "org_id": "org", "listen_path": path, "custom_middleware": middleware})
 
 
 def worker_of(answer: Answer) -> str:
