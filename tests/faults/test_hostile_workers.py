@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from broker.config import MAX_THREADS
 from broker.grpc.client import GrpcCallError
 from broker.http2.limits import MIB
 from tests.support.broker import RunningBroker, running_broker
@@ -148,7 +149,7 @@ def flood_on_the_control_socket(request, session, spec):
 @Pre
 def words_that_mean_nothing(request, session, spec):
     channel, _ = find()
-    for word in (layout.STATE, layout.HEARTBEAT, layout.HANDLED, layout.PID, layout.EXIT_REASON):
+    for word in (layout.STATE, layout.HEARTBEAT, layout.HANDLED, layout.PID, layout.EXIT_REASON, layout.THREADS):
         channel._words[word] = (1 << 64) - 1
     for slot in range(1, layout.EXECUTION_SLOTS):
         channel._words[layout.ACTIVE_SEQ + slot] = (1 << 64) - 1
@@ -212,7 +213,9 @@ def test_what_changes_nothing_costs_nothing(broker: RunningBroker, hook: str) ->
         answer = broker.call(hook, bundle="vandals")
         neighbour.wait_answered()
     assert answer.request.set_headers["X-Done"] == "yes"
-    assert broker.status()["restarts"] == 0
+    status = broker.status()
+    assert status["restarts"] == 0
+    assert all(row["threads"] <= MAX_THREADS for row in status["workers"])
 
 
 def test_a_hook_of_a_hostile_worker_is_not_run_again_and_again(tmp_path: Path) -> None:

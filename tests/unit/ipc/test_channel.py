@@ -25,9 +25,14 @@ from ipc.frame import SplitFrame, Status, unpack_frame
 from ipc.layout import (
     ACTIVE_SEQ,
     ACTIVE_START,
+    FLAG_MEASURE,
+    FLAG_SHARES,
     HEAD,
+    MAX_HANDLER_NS,
+    MAX_WAITING,
     SPILL_PLACE,
     TAIL,
+    WAITING_SHIFT,
     ExitReason,
     Identity,
     RecordType,
@@ -615,6 +620,36 @@ def test_several_threads_share_the_requests() -> None:
         for thread in threads:
             thread.join()
         assert sorted(answered) == sorted(seen) == list(range(1, 2001))
+
+
+@pytest.mark.parametrize(
+    ("time", "handler_ns", "waited_ns"),
+    [
+        (1_000, 1_000, None),
+        (1_000 | 1 << WAITING_SHIFT, 1_000, 0),
+        (1_000 | (1 + MAX_WAITING // 2) << WAITING_SHIFT, 1_000, 500),
+        ((1 << 64) - 1, MAX_HANDLER_NS, MAX_HANDLER_NS),
+    ],
+)
+def test_a_hook_waited_no_longer_than_it_ran(time: int, handler_ns: int, waited_ns: int | None) -> None:
+    with channel_pair() as (broker, worker):
+        for seq, size in ((1, 10), (2, SMALL.max_record)):
+            broker.send(seq, b"", 0)
+            broker.ring()
+            worker.claim()
+            worker.answer(0, seq, bytes(size), False, time)
+            assert broker.receive() == [Answer(seq, False, bytes(size), handler_ns, waited_ns)]
+
+
+def test_how_a_request_is_to_be_run_goes_with_it() -> None:
+    """Also where it is too big for a record."""
+    with channel_pair() as (broker, worker):
+        for seq, size in ((1, 10), (2, SMALL.max_record)):
+            broker.send(seq, bytes(size), 0, FLAG_MEASURE | FLAG_SHARES)
+            broker.ring()
+            request = worker.claim()
+            assert request is not None
+            assert request.flags == FLAG_MEASURE | FLAG_SHARES
 
 
 def test_an_answer_without_a_doorbell_is_found_after_the_workers_death() -> None:
