@@ -24,6 +24,8 @@ WORKERS: Final = 2
 STREAMS: Final = 64
 LEARNING_SECONDS: Final = 1.0
 """Of load before the first round."""
+PADDING: Final = 32
+"""Bytes that a header takes at least."""
 LOADS: Final = {
     "20 ms waiting": ("wait",),
     "2 ms CPU": ("cpu",),
@@ -62,12 +64,21 @@ def _measure(
 
 
 def _drive(broker: OwnBroker, names: Sequence[str], seconds: float) -> Sample:
-    messages = [BUILT_IN[name].build(None).SerializeToString(deterministic=True) for name in names]
     order = Order(
-        broker.address, messages, STREAMS, 0.0, WARM_UP_SECONDS, seconds,
+        broker.address, _messages(names), STREAMS, 0.0, WARM_UP_SECONDS, seconds,
         tail=0.05, drain=DRAIN_SECONDS, parent=os.getpid(), tracing=False,
     )  # fmt: skip
     return runs.measure(order, 1, broker, lambda progress: None)
+
+
+def _messages(names: Sequence[str]) -> list[bytes]:
+    """Requests of the same length, as the load generator needs them."""
+    objects = [BUILT_IN[name].build(None) for name in names]
+    length = PADDING + max(one.ByteSize() for one in objects)
+    for one in objects:
+        while one.ByteSize() < length:
+            one.request.headers["X-Padding"] += "x"
+    return [one.SerializeToString(deterministic=True) for one in objects]
 
 
 def _row(load: str, samples: dict[int, list[Sample]]) -> str:
