@@ -90,12 +90,17 @@ def _run(argument: str, life: int) -> int:
 
 def _configuration(channel: WorkerChannel, loads: LoadWatch) -> dict[str, Any]:
     """Wait for the configuration; which bundles are not to be imported comes before it."""
-    while True:
+    config: dict[str, Any] | None = None
+    while config is None:
         for message in channel.control.receive():
             if message.name == "broken":
                 loads.broken.add(message.body)
             elif message.name == "configure":
-                return cast(dict[str, Any], message.body)
+                config = cast(dict[str, Any], message.body)
+            elif message.name == "names" and config is not None:
+                # They have changed since, and came in the same read.
+                config["names"] = message.body
+    return config
 
 
 def _path(name: bytes) -> Path:
