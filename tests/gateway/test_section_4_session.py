@@ -28,8 +28,6 @@ ALL_TYPES = {
     "alias": "Jürgen",
     "last_updated": "1700000000",
     "session_lifetime": 3600,
-    "post_expiry_action": "retain",
-    "post_expiry_grace_period": 5,
 }
 STORED_AS = {"hmac_secret": "hmac_string"}
 

@@ -45,8 +45,8 @@ type Session struct {
 	IDExtractorDeadline     int64                       `json:"id_extractor_deadline"`
 	SessionLifetime         int64                       `json:"session_lifetime"`
 	KeyID                   string                      `json:"-"` // the name that it is stored under
-	PostExpiryAction        string                      `json:"post_expiry_action"`
-	PostExpiryGracePeriod   int64                       `json:"post_expiry_grace_period"`
+	PostExpiryAction        string                      `json:"-"` // v5.14.0 keeps neither of these
+	PostExpiryGracePeriod   int64                       `json:"-"`
 }
 
 // BasicAuthData is a key's password.
