@@ -58,8 +58,12 @@ class Discovery:
         """What the last look has found."""
         self._starting: Entries = {}
         """What workers that are starting find: they may still be refused."""
+        self._changing: set[str] = set()
+        """Broken bundles that changed while they were loaded the last time."""
         self._is_loading = self._waits = self._is_answering = False
         """New workers are loading; calls wait for them, or for the next look; those that waited are being placed."""
+        self._is_called = False
+        """A call came while calls wait: what it names may be newer than what is being loaded."""
         self._ask_at = self._load_at = 0.0
         """When the next call may cause a look, and when workers may be started again after some that failed to."""
         self._retry_at = loop.time() + FIRST_RETRY
@@ -87,6 +91,19 @@ class Discovery:
     def _note_loaded(self) -> None:
         """They have taken over."""
         self._loaded, self._told = self._starting, {}
+        self._leave_changing()
+
+    def _leave_changing(self) -> None:
+        """Take no bundle for mended that changes each time that it is loaded: it writes into its own folder.
+
+        One that changed for the first time may have been written to by somebody else. What is left alone is tried again
+        when it is called (`_try`).
+        """
+        broken = self._broken()
+        now = self._folder.look(again=broken)
+        changed = {name for name in broken if name in now and now[name] != self._loaded.get(name)}
+        self._loaded = {**self._loaded, **{name: now[name] for name in changed & self._changing}}
+        self._changing = changed
 
     def unloaded(self) -> dict[str, str]:
         """Return the entries of the folder that no worker has loaded or tried to, and why."""
@@ -112,6 +129,7 @@ class Discovery:
         It is looked for at once, and where that was done a moment ago, a moment later.
         """
         if self._is_answering or self._waits:
+            self._is_called = self._waits
             return self._waits
         now = self._loop.time()
         if now < self._ask_at:
@@ -189,7 +207,9 @@ class Discovery:
             self._load_at = now + self._retry_delay
         self._retry_delay = min(self._retry_delay * 2, LONGEST_RETRY) if self._broken() else FIRST_RETRY
         self._retry_at = now + self._retry_delay
-        self._answer()
+        is_called, self._is_called = self._is_called, False
+        if not (loaded and is_called and self._look_for(is_broken=False)):
+            self._answer()
 
     # -- calls that wait --
 
@@ -220,6 +240,7 @@ class Discovery:
         if any(bundle["path"] in broken and is_sound(bundle) for bundle in worker.description):
             self._start()
         else:
+            self._leave_changing()
             self._end(loaded=True)
 
     def worker_lost(self, worker: Worker | None, why: str) -> None:

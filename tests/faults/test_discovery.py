@@ -54,6 +54,36 @@ def test_nobody_waits_for_an_import_of_another_bundle(tmp_path: Path) -> None:
         assert broker.status()["restarts"] == 0
 
 
+def test_a_call_waits_for_a_bundle_that_came_while_another_was_loaded(tmp_path: Path) -> None:
+    entered, flag = tmp_path / "entered", tmp_path / "flag"
+    slow = WAITS_FOR.format(entered=str(entered), flag=str(flag)) + HOOK.format(name="slow", version=1)
+    with (
+        running_broker(tmp_path, "--timeout", "60", files={"hooks.py": SOURCE}) as broker,
+        concurrent.futures.ThreadPoolExecutor(1) as callers,
+    ):
+        broker.add_file("slow.py", slow)
+        wait_until(entered.exists, lambda: broker.log)
+        broker.add_file("later.py", HOOK.format(name="later", version=1))
+        later = callers.submit(version, broker, "later")
+        wait_until(lambda: broker.status()["waiting"] == 1, lambda: broker.log)
+        flag.touch()
+        assert later.result() == "1"
+
+
+def test_a_broken_bundle_that_writes_into_its_own_folder_is_left_alone(tmp_path: Path) -> None:
+    """It changes each time that it is loaded, and looks mended."""
+    with running_broker(tmp_path, files={"hooks.py": SOURCE}) as broker:
+        write_bundle(broker.bundles / "mine", {"middleware.py": "open(__file__, 'a').write('#')\nnothing\n"})
+        broker.wait_for_log("loaded: mine changed")
+        for number in range(2):
+            broker.add_file(f"other{number}.py", HOOK.format(name=f"other{number}", version=1))
+            broker.wait_for_log(f"other{number}.py new")
+        assert broker.log.count("new workers load mine") == 2
+        broker.add_file("mine/middleware.py", HOOK.format(name="mine", version=1))
+        wait_until(lambda: broker.log.count("new workers load mine") == 3, lambda: broker.log)
+        assert version(broker, "mine") == "1"
+
+
 def test_a_bundle_is_loaded_before_anybody_calls_it(tmp_path: Path) -> None:
     with running_broker(tmp_path, files={"hooks.py": SOURCE}) as broker:
         broker.add_file("later.py", HOOK.format(name="later", version=1))
