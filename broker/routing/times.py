@@ -22,6 +22,9 @@ SELDOM_LONG_NS: Final = 1_000_000
 MEASURED_NS: Final = 200_000
 """From this expected running time on the worker measures how much of it a hook waits, for some 5 us a call; no longer
 once it is below SHORT_NS. A hook that is slow now and then stays between the two."""
+OUTLIER: Final = 16
+"""What a call of a short hook waited counts up to so many times what its calls took before: a thread that the machine
+itself kept waiting for a moment says nothing of its hook, and sharing a worker costs more than 15 us."""
 WHOLE: Final = 1 << 20
 """The share of a call that leaves nothing of its worker to others."""
 MOST_AT_ONCE: Final = 512
@@ -51,17 +54,19 @@ class HookTimes:
     def learn(self, handler_ns: int, waited_ns: int | None = None) -> None:
         """Take the running time of a call into account, and how much of it the hook waited; None: not measured."""
         waited_before = self.waiting_ns * handler_ns // self.expected_ns if self.waiting_ns else 0
+        most_ns = OUTLIER * self.expected_ns if self.is_short else handler_ns
         self.expected_ns += (handler_ns - self.expected_ns) >> LEARNING_SHIFT
         shift = FORGETTING_SHIFT if handler_ns > self.shortest_ns else 0
         self.shortest_ns += (handler_ns - self.shortest_ns) >> shift
         self.is_short = self.shortest_ns < SHORT_NS and self.expected_ns < SELDOM_LONG_NS
         if self.flags or self.expected_ns >= MEASURED_NS:
             # What is not measured was too short until now, or others were too busy to tell: it waits as it did before.
-            self._learn_waiting(waited_before if waited_ns is None else waited_ns)
+            self._learn_waiting(min(waited_before if waited_ns is None else waited_ns, most_ns))
 
     def see_waiting(self, elapsed_ns: int) -> None:
         """A call that has not returned has waited so long already."""
         self.expected_ns += max(elapsed_ns - self.expected_ns, 0) >> LEARNING_SHIFT
+        self.is_short = False
         self._learn_waiting(max(elapsed_ns, self.waiting_ns))
 
     def _learn_waiting(self, waited_ns: int) -> None:

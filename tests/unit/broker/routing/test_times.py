@@ -104,3 +104,12 @@ def test_whatever_workers_say_a_call_takes_some_of_a_worker_and_no_more_than_one
         assert 0 < times.share <= WHOLE
         assert 0 <= times.waiting_ns <= times.expected_ns
         assert (times.share < WHOLE) == bool(times.flags & FLAG_SHARES)
+
+
+def test_one_call_that_the_machine_kept_waiting_does_not_share_a_short_hooks_worker() -> None:
+    times = measured(*[(14, 1)] * 50)
+    times.learn(1_900 * US, 1_800 * US)
+    assert at_once(times) == 1
+    times.learn(1_900 * US, 1_800 * US)
+    times.learn(1_900 * US, 1_800 * US)
+    assert at_once(times) > 1
