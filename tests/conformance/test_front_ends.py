@@ -74,8 +74,8 @@ FILES = {"hooks.py": SOURCE, "chained.py": CHAINED, "others.py": OTHERS}
 
 @contextlib.contextmanager
 def listening(folder: Path, *flags: str, workers: int = 1) -> Iterator[RunningBroker]:
-    """A broker that listens for both protocols."""
-    broker = both_listeners(RunningBroker(folder, *flags, workers=workers))
+    """A broker that listens for both protocols, and runs one call at a time in each worker: others wait behind it."""
+    broker = both_listeners(RunningBroker(folder, "--threads", "1", *flags, workers=workers))
     for name, text in FILES.items():
         broker.add_file(name, text)
     with broker:

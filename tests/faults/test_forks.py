@@ -224,6 +224,12 @@ def test_children_of_libraries_work_as_ever(broker: RunningBroker) -> None:
     assert answer.request.set_headers == {"X-Found": "[1, 4, 9] 4 5"}
 
 
+def test_children_of_libraries_work_in_every_thread(tmp_path: Path) -> None:
+    with running_broker(tmp_path, "--threads", "2", files={"hooks.py": SOURCE}) as broker:
+        answers = [broker.call("uses_processes", bundle="hooks").request.set_headers["X-Found"] for _ in range(4)]
+        assert answers == ["[1, 4, 9] 4 5"] * 4
+
+
 def test_a_child_may_use_the_store_before_its_worker(broker: RunningBroker) -> None:
     answer = broker.call("stores_in_a_child_first", bundle="hooks")
     assert answer.request.set_headers == {"X-Exit": "7"}
