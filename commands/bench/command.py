@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from broker.config import AUTO, MAX_THREADS
+from broker.oversize import MAX_BODY
 from commands.connecting import runtime_dir_option, tls_options
 from commands.errors import CommandError
 
@@ -20,8 +21,6 @@ MAX_WORKERS: Final = 512
 MAX_STREAMS: Final = 20_000
 MAX_RATE: Final = 1_000_000.0
 MAX_SECONDS: Final = 3600.0
-MAX_BODY: Final = 15 * 1024 * 1024
-"""Bytes: leaves room for the rest of a message of at most 16 MiB."""
 
 _SIZE: Final = re.compile(r"(\d+)\s*(k|ki|kib|m|mi|mib|b)?", re.IGNORECASE)
 _UNITS: Final = {"": 1, "b": 1, "k": 1024, "m": 1024 * 1024}
