@@ -140,8 +140,11 @@ class Ticks:
                 link.channel.control.send("lead", [dispatch.seq for dispatch in link.running()])
 
     def relieved(self, link: Link) -> None:
-        """A worker that was asked for it has let another thread lead: what it runs has waited so far."""
-        if not link.asked:
+        """A worker that was asked for it has let another thread lead: what it runs has waited so far.
+
+        One that hangs gets nothing more: the signal that has it write its stacks lets it go on for a moment.
+        """
+        if not link.asked or link.overdue:
             return
         now = time.monotonic_ns()
         for dispatch in link.running():

@@ -53,8 +53,8 @@ def worker_of(answer: Answer) -> str:
 
 
 def own_broker(folder: Path, *flags: str) -> RunningBroker:
-    """A broker of the test's own with the common hooks."""
-    broker = RunningBroker(folder, *flags)
+    """A broker of the test's own with the common hooks, which runs one call at a time: others wait behind it."""
+    broker = RunningBroker(folder, "--threads", "1", *flags)
     broker.add_file("hooks.py", SOURCE)
     return broker
 

@@ -127,6 +127,17 @@ def test_a_worker_that_was_not_asked_has_nothing_to_say(learned: Bench, worker: 
     assert worker.link.is_full
 
 
+def test_a_worker_that_hangs_gets_nothing_more_whatever_it_says(learned: Bench, worker: LocalWorker) -> None:
+    """The signal for its stacks may have let its other threads go on for a moment."""
+    send(learned, "edits")
+    worker.claim()
+    learned.turn_until(lambda: worker.link.asked)
+    worker.link.overdue.add(next(iter(worker.link.in_flight)))
+    learned.router.relieved(worker.link)
+    send(learned, "edits")
+    assert learned.router.waiting == 1
+
+
 def test_a_worker_that_leaves_what_it_could_run_gets_nothing_more(learned: Bench, worker: LocalWorker) -> None:
     send(learned, "waits")
     running = worker.claim()
