@@ -26,11 +26,14 @@ _process_time_ns: Final = time.process_time_ns
 class Meter:
     """Measures the calls that one thread runs."""
 
-    __slots__ = ("_delay_ns", "_descriptor", "_own_ns", "_process_ns")
+    __slots__ = ("_delay_ns", "_descriptor", "_hooks_ns", "_own_ns", "_process_ns")
+
+    hooks_ns = 0
+    """CPU time of all measured calls that have ended. Threads may lose each other's: it is compared, not relied on."""
 
     def __init__(self) -> None:
         self._descriptor = -1
-        self._own_ns = self._process_ns = self._delay_ns = 0
+        self._own_ns = self._process_ns = self._delay_ns = self._hooks_ns = 0
 
     def begin(self) -> None:
         """A call begins."""
@@ -38,6 +41,7 @@ class Meter:
             with suppress(OSError):  # a kernel without it, or no descriptors left: what cannot be told is waiting
                 self._descriptor = _open(_SCHEDSTAT, os.O_RDONLY | os.O_CLOEXEC)
         self._delay_ns = self._run_queue_ns()
+        self._hooks_ns = Meter.hooks_ns
         self._process_ns = _process_time_ns()
         self._own_ns = _thread_time_ns()
 
@@ -46,7 +50,10 @@ class Meter:
         own_ns = _thread_time_ns() - self._own_ns
         process_ns = max(_process_time_ns() - self._process_ns, own_ns)
         delay_ns = max(self._run_queue_ns() - self._delay_ns, 0)
-        share = waiting_share(handler_ns, own_ns, process_ns - own_ns, delay_ns, busy)
+        others_ns = process_ns - own_ns
+        unclaimed_ns = max(others_ns - (Meter.hooks_ns - self._hooks_ns), 0)
+        Meter.hooks_ns += own_ns
+        share = waiting_share(handler_ns, own_ns, others_ns, delay_ns, busy, unclaimed_ns)
         waiting = 0 if share is None else 1 + int(MAX_WAITING * share)
         return min(handler_ns, MAX_HANDLER_NS) | waiting << WAITING_SHIFT
 
@@ -62,14 +69,17 @@ class Meter:
             return 0
 
 
-def waiting_share(handler_ns: int, own_ns: int, others_ns: int, delay_ns: int, busy: int) -> float | None:
+def waiting_share(
+    handler_ns: int, own_ns: int, others_ns: int, delay_ns: int, busy: int, unclaimed_ns: int
+) -> float | None:
     """Which part of a call's waiting and computing is waiting, 0 to 1; None where it cannot be told.
 
     `own_ns` and `others_ns`: CPU time of its thread, and of the process's others meanwhile; `delay_ns`: how long its
-    thread waited for a CPU; `busy`: calls that ran at the same time.
+    thread waited for a CPU; `busy`: calls that ran at the same time; `unclaimed_ns`: the part of `others_ns` that was
+    no other call's own.
     """
-    # Where it is alone, what other threads computed they did on its behalf.
-    computing_ns = max(own_ns, (own_ns + others_ns) // busy)
+    # What threads computed that run no hooks, they did on behalf of those that do.
+    computing_ns = own_ns + unclaimed_ns // busy
     wanted_ns = own_ns + delay_ns
     # Others wait for CPUs as well while they have the interpreter's lock, and get them like this thread; but each of
     # its short runs may wait for a whole slice.

@@ -6,7 +6,7 @@ from typing import Final
 from broker.routing.cpu_use import CpuUse
 from broker.routing.dispatch import Dispatch
 from broker.routing.pending import ASYNC, BLOCKING
-from broker.routing.times import WHOLE
+from broker.routing.times import WHOLE, HookTimes
 from ipc.bodies import Body, StoredBody
 from ipc.channel import Answer, BrokerChannel
 from ipc.frame import SPLIT_ABOVE, pack_frame, pack_head
@@ -21,6 +21,9 @@ hold back is bounded by the budget below.
 PREFETCH_BUDGET_NS: Final = 3_000_000
 """Nothing is prefetched behind more expected computing than this: a long hook's neighbours wait in the broker's
 queue, where any worker can take them. Measured: below 1 ms, one wake-up per dispatch becomes the larger cost."""
+MOSTLY_WAITING: Final = 4
+"""A worker that can run so many calls of a hook at a time is kept from starting others by none of them: what little
+they compute is not known well enough to be summed up."""
 ASYNC_LIMIT: Final = 48
 """Most dispatches of `async def` hooks in flight at one worker."""
 
@@ -159,9 +162,15 @@ class Link:
         self.loads[hook.lane] += 1
         if hook.lane == BLOCKING:
             dispatch.share = share
-            dispatch.cost_ns = times.expected_ns - times.waiting_ns if self.learns else times.expected_ns
+            dispatch.cost_ns = self._cost(times, share)
             self._taken += share
             self._backlog_ns += dispatch.cost_ns
+
+    def _cost(self, times: HookTimes, share: int) -> int:
+        """For how long what is prefetched behind a dispatch waits for it."""
+        if not self.learns:
+            return times.expected_ns
+        return times.expected_ns - times.waiting_ns if share * MOSTLY_WAITING > WHOLE else 0
 
     def _send_big(self, dispatch: Dispatch, body: Body, seq: int, flags: int) -> None:
         stored = body if isinstance(body, StoredBody) else self.channel.bodies.put(body)

@@ -55,8 +55,8 @@ def test_computing_is_not_waiting(work: Callable[[], None]) -> None:
 MS: Final = 1_000_000
 
 
-def share(handler_ns: int, own_ns: int, others_ns: int, delay_ns: int, busy: int) -> float:
-    found = waiting_share(handler_ns, own_ns, others_ns, delay_ns, busy)
+def share(handler_ns: int, own_ns: int, others_ns: int, delay_ns: int, busy: int, unclaimed_ns: int = 0) -> float:
+    found = waiting_share(handler_ns, own_ns, others_ns, delay_ns, busy, unclaimed_ns)
     assert found is not None
     return found
 
@@ -76,7 +76,18 @@ def test_sleeping_while_others_compute_is_waiting() -> None:
 
 
 def test_where_others_take_most_of_the_time_nothing_is_known_of_the_rest() -> None:
-    assert waiting_share(700 * MS, 2 * MS, 20 * MS, 60 * MS, busy=10) is None
+    assert waiting_share(700 * MS, 2 * MS, 20 * MS, 60 * MS, busy=10, unclaimed_ns=20 * MS) is None
+
+
+def test_what_other_hooks_compute_is_not_computed_for_a_call_that_waits() -> None:
+    assert share(20 * MS, MS // 10, 12 * MS, 0, busy=6) > 0.99
+    assert share(20 * MS, MS // 10, 12 * MS, 0, busy=6, unclaimed_ns=12 * MS) < 0.9
+
+    def while_another_computes() -> None:
+        with ThreadPoolExecutor(1) as other:
+            other.submit(measured, compute, 2).result()
+
+    assert measured(while_another_computes, busy=2)[1] > 0.9
 
 
 def test_half_computing_and_half_waiting_is_what_it_is() -> None:
