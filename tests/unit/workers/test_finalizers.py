@@ -62,18 +62,21 @@ def interrupted(action: Action, by: Action) -> None:
     def run() -> None:
         Garbage.left, Garbage.ran = ROUNDS * 20, 0
         Garbage(by)
-        before = gc.get_threshold()
+        before, was_enabled = gc.get_threshold(), gc.isenabled()
         gc.set_threshold(1)
+        gc.enable()
         kept: list[list[int]] = []
         try:
             for _ in range(ROUNDS):
-                # Some actions make nothing that counts for the collector.
-                kept.append([])
+                # Some actions make hardly anything that counts for the collector.
+                kept.extend([] for _ in range(100))
                 action()
         except BaseException as error:  # noqa: BLE001
             failures.append(error)
         finally:
             gc.set_threshold(*before)
+            if not was_enabled:
+                gc.disable()
             Garbage.left = 0
             gc.collect()
 
