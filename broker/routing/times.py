@@ -25,6 +25,8 @@ once it is below SHORT_NS. A hook that is slow now and then stays between the tw
 OUTLIER: Final = 16
 """What a call of a short hook waited counts up to so many times what its calls took before: a thread that the machine
 itself kept waiting for a moment says nothing of its hook, and sharing a worker costs more than 15 us."""
+FEW: Final = 4
+"""Measured calls of a hook that say nothing yet: its first ones are those that the machine delays."""
 WHOLE: Final = 1 << 20
 """The share of a call that leaves nothing of its worker to others."""
 MOST_AT_ONCE: Final = 512
@@ -35,7 +37,7 @@ WHOLE and no less although each is rounded up."""
 class HookTimes:
     """The times of one hook, in ns."""
 
-    __slots__ = ("expected_ns", "flags", "is_short", "share", "shortest_ns", "waiting_ns")
+    __slots__ = ("expected_ns", "flags", "is_short", "measured", "share", "shortest_ns", "waiting_ns")
 
     def __init__(self) -> None:
         self.expected_ns = FIRST_GUESS_NS
@@ -46,6 +48,8 @@ class HookTimes:
         CPUs, most times have somebody else's in them."""
         self.waiting_ns = 0
         """How much of the running time of a call it waits."""
+        self.measured = 0
+        """Calls whose waiting was measured, up to FEW; what waits for long before it returns needs no more of them."""
         self.share = WHOLE
         """How much of a worker a call takes."""
         self.flags = FLAG_MEASURE
@@ -60,6 +64,7 @@ class HookTimes:
         self.shortest_ns += (handler_ns - self.shortest_ns) >> shift
         self.is_short = self.shortest_ns < SHORT_NS and self.expected_ns < SELDOM_LONG_NS
         if self.flags or self.expected_ns >= MEASURED_NS:
+            self.measured = min(self.measured + (waited_ns is not None), FEW)
             # What is not measured was too short until now, or others were too busy to tell: it waits as it did before.
             self._learn_waiting(min(waited_before if waited_ns is None else waited_ns, most_ns))
 
@@ -67,12 +72,15 @@ class HookTimes:
         """A call that has not returned has waited so long already."""
         self.expected_ns += max(elapsed_ns - self.expected_ns, 0) >> LEARNING_SHIFT
         self.is_short = False
+        self.measured = FEW
         self._learn_waiting(max(elapsed_ns, self.waiting_ns))
 
     def _learn_waiting(self, waited_ns: int) -> None:
         waiting_ns = self.waiting_ns + ((waited_ns - self.waiting_ns) >> LEARNING_SHIFT)
         if self.expected_ns < SHORT_NS:
             self.waiting_ns, self.share, self.flags = 0, WHOLE, 0
+            return
+        if self.measured < FEW:
             return
         self.waiting_ns = min(waiting_ns, self.expected_ns - 1)
         at_once = min(round(self.expected_ns / (self.expected_ns - self.waiting_ns)), MOST_AT_ONCE)

@@ -113,3 +113,10 @@ def test_one_call_that_the_machine_kept_waiting_does_not_share_a_short_hooks_wor
     times.learn(1_900 * US, 1_800 * US)
     times.learn(1_900 * US, 1_800 * US)
     assert at_once(times) > 1
+
+
+def test_the_first_calls_of_a_hook_do_not_share_its_worker() -> None:
+    times = measured((1_900, 1_800), (1_900, 1_800), (1_900, 1_800))
+    assert at_once(times) == 1
+    times.learn(1_900 * US, 1_800 * US)
+    assert at_once(times) > 1
