@@ -212,9 +212,8 @@ def test_a_pool_of_an_impossible_size_is_refused(tmp_path: Path, workers: object
 
 def test_a_worker_that_keeps_dying_right_after_its_start_waits_longer_each_time(tmp_path: Path) -> None:
     first, diary = tmp_path / "first", tmp_path / "diary"
-    with RunningBroker(tmp_path, workers=2).unready() as broker:
-        broker.add_file("mine.py", ECHO)
-        broker.add_file("dying.py", ALL_BUT_THE_FIRST_DIE.format(first=str(first), diary=str(diary)))
+    files = {"mine.py": ECHO, "dying.py": ALL_BUT_THE_FIRST_DIE.format(first=str(first), diary=str(diary))}
+    with RunningBroker(tmp_path, workers=2).unready(files) as broker:
         broker.wait_for_log("died before it answered anything")
         broker.wait_for_log("next try in 0.4 s")
         # The one that works goes on.

@@ -65,8 +65,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def test_workers_that_are_not_ready_in_time_are_a_reason_to_end(tmp_path: Path) -> None:
-    with RunningBroker(tmp_path, "--ready-timeout", "0.5").unready() as broker:
-        broker.add_file("slow.py", HANGS)
+    with RunningBroker(tmp_path, "--ready-timeout", "0.5").unready({"slow.py": HANGS}) as broker:
         assert broker.wait() == 3
         assert "worker 0 did not start: not ready after 0.5 s (--ready-timeout); next try in" in broker.log
         assert "no worker can start: not ready after 0.5 s" in broker.log
@@ -81,9 +80,8 @@ def test_one_that_is_never_ready_does_not_keep_the_others_from_serving(tmp_path:
         "    import sys\n"
         "    sys.modules['workers.dispatcher'].Dispatcher.__init__ = lambda *arguments: time.sleep(3600)\n"
     )
-    with RunningBroker(tmp_path, "--ready-timeout", "5", workers=2).unready() as broker:
-        broker.add_file("hooks.py", SOURCE)
-        broker.add_file("slow.py", first_only)
+    files = {"hooks.py": SOURCE, "slow.py": first_only}
+    with RunningBroker(tmp_path, "--ready-timeout", "5", workers=2).unready(files) as broker:
         broker.wait_for_log("did not start: not ready after 5 s (--ready-timeout); next try in 0.1 s")
         assert "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
         assert [row["state"] for row in broker.status()["workers"]].count("ready") == 1
@@ -92,8 +90,8 @@ def test_one_that_is_never_ready_does_not_keep_the_others_from_serving(tmp_path:
 
 def test_a_worker_that_does_not_start_is_tried_again_after_the_time_that_is_said(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
-    with RunningBroker(tmp_path).unready() as broker:
-        broker.add_file("dies.py", AFTER_LOADING.format(does=KEEPS_A_DIARY.format(diary=str(diary))))
+    dies = AFTER_LOADING.format(does=KEEPS_A_DIARY.format(diary=str(diary)))
+    with RunningBroker(tmp_path).unready({"dies.py": dies}) as broker:
         assert broker.wait() == 3
         lives = [tuple(map(float, line.split())) for line in diary.read_text().splitlines()]
         waits = [after[0] - before[1] for before, after in itertools.pairwise(lives)]
@@ -119,11 +117,11 @@ def test_a_pool_that_has_served_is_never_hopeless(tmp_path: Path) -> None:
 
 def test_who_waits_for_workers_that_cannot_start_hears_why(tmp_path: Path) -> None:
     flag = tmp_path / "flag"
+    dies = AFTER_LOADING.format(does=DIES_WHEN_TOLD.format(flag=str(flag)))
     with (
-        RunningBroker(tmp_path).unready() as broker,
+        RunningBroker(tmp_path).unready({"dies.py": dies}) as broker,
         concurrent.futures.ThreadPoolExecutor(1) as callers,
     ):
-        broker.add_file("dies.py", AFTER_LOADING.format(does=DIES_WHEN_TOLD.format(flag=str(flag))))
         wait_until(broker.socket.exists, lambda: broker.log)
         waiting = callers.submit(broker.call, "any")
         wait_until(lambda: broker.status()["waiting"] == 1, lambda: broker.log)

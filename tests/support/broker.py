@@ -170,8 +170,10 @@ class RunningBroker:
         """Wait until the log has this text."""
         wait_until(lambda: text in self.log, lambda: f"{text!r} in the log:\n{self.log}")
 
-    def unready(self) -> Self:
-        """Do not wait for the workers when it is entered: they are not expected."""
+    def unready(self, files: dict[str, str] | None = None) -> Self:
+        """With these bundles, do not wait for the workers when it is entered: they are not expected."""
+        for name, text in (files or {}).items():
+            self.add_file(name, text)
         self._waits = False
         return self
 
