@@ -15,12 +15,12 @@ from typing import Any, NoReturn, TypeVar, cast
 import click
 from click.core import ParameterSource
 
-from broker.config import AUTO, BrokerConfig, flag_of, options
-from broker.errors import BrokerError, ConfigError
-from commands.bench.command import bench
-from commands.bundle.cli import COMMANDS
-from commands.connecting import runtime_dir_option, tls_options
-from telemetry.records import printable
+from tykpy.broker.config import AUTO, BrokerConfig, flag_of, options
+from tykpy.broker.errors import BrokerError, ConfigError
+from tykpy.commands.bench.command import bench
+from tykpy.commands.bundle.cli import COMMANDS
+from tykpy.commands.connecting import runtime_dir_option, tls_options
+from tykpy.telemetry.records import printable
 
 EXIT_ERROR = 1
 MAX_LINE = 10_000
@@ -121,7 +121,7 @@ def _config(values: Mapping[str, Any]) -> BrokerConfig:
 
 
 def _warn_of_exposures() -> None:
-    from commands.exposure import exposures
+    from tykpy.commands.exposure import exposures
 
     context = click.get_current_context()
     given = context.params.items()
@@ -151,7 +151,7 @@ def broker(**values: Any) -> None:
     over to a new program.
     Exit codes: 0 stopped, 2 wrong options, 3 no worker can start, 4 an address cannot be listened on.
     """
-    from broker.start import run
+    from tykpy.broker.start import run
 
     config = _config(values)
     _warn_of_exposures()
@@ -162,7 +162,7 @@ def broker(**values: Any) -> None:
 @broker_options
 def check_config(**values: Any) -> None:
     """Say whether `tykpy broker` would start with these options, and with which values."""
-    from commands.check import check
+    from tykpy.commands.check import check
 
     config = _config(values)
     _warn_of_exposures()
@@ -233,9 +233,9 @@ def call(
     message: dict[str, Any] | None, grpc_metadata: list[tuple[str, str]], **description: Any,
 ) -> None:  # fmt: skip
     """Call one HOOK of a running broker as the gateway would, and show what it changed."""
-    from broker.dialing import ClientTls
-    from commands import call as calls
-    from commands import objects
+    from tykpy.broker.dialing import ClientTls
+    from tykpy.commands import call as calls
+    from tykpy.commands import objects
 
     if (hook is None) == (object_file is None):
         raise click.UsageError("give either the name of a hook or a whole object with --object, not both or neither")
@@ -267,7 +267,7 @@ def hooks(runtime_dir: Path, bundles: Path | None, apis: Path | None, whole: boo
 
     Ends with 1 where something could not be loaded.
     """
-    from commands import hooks as found
+    from tykpy.commands import hooks as found
 
     if apis and not bundles:
         raise click.UsageError("--apis needs --bundles; a broker is told of API definitions by its own --apis")
@@ -293,7 +293,7 @@ def hooks(runtime_dir: Path, bundles: Path | None, apis: Path | None, whole: boo
 @runtime_dir_option
 def status(runtime_dir: Path) -> None:
     """Show how a running broker is: its workers, what runs and waits, and what became of the dispatches; as JSON."""
-    from commands.hooks import ask_broker
+    from tykpy.commands.hooks import ask_broker
 
     with _no_traceback():
         click.echo(json.dumps(ask_broker(runtime_dir, "status"), indent=2))
@@ -310,7 +310,7 @@ def reload_bundles(runtime_dir: Path, timeout: float) -> None:
 
     Ends with 1, and the old version goes on, where something that works now would not any more.
     """
-    from commands import pool
+    from tykpy.commands import pool
 
     with _no_traceback():
         answer = pool.reload(runtime_dir, timeout)
@@ -326,7 +326,7 @@ def reload_bundles(runtime_dir: Path, timeout: float) -> None:
 @_patience
 def scale(workers: int, runtime_dir: Path, timeout: float) -> None:
     """Run so many WORKERS from now on, until the broker ends; those that are too many finish what they run."""
-    from commands import pool
+    from tykpy.commands import pool
 
     with _no_traceback():
         click.echo(f"{pool.scale(runtime_dir, workers, timeout)} workers from now on")
@@ -350,7 +350,7 @@ def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 @contextlib.contextmanager
 def _no_traceback() -> Iterator[None]:
-    from commands.errors import CommandError
+    from tykpy.commands.errors import CommandError
 
     try:
         yield

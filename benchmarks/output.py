@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from rich.console import Console
 
 from benchmarks.errors import BenchmarkError
-from commands.errors import CommandError
+from tykpy.commands.errors import CommandError
 
 EXIT_ERROR: Final = 1
 PLAIN_WIDTH: Final = 200

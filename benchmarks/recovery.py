@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 from benchmarks.errors import ServerError
 from benchmarks.h2load import percentile
 from benchmarks.recovery_bundle.middleware import HANGS, LIMIT_SECONDS
-from broker.grpc.client import GrpcCallError, GrpcClient
-from commands.bench.serving import OwnBroker
-from commands.objects import CallDescription, build_object
+from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
+from tykpy.commands.bench.serving import OwnBroker
+from tykpy.commands.objects import CallDescription, build_object
 
 BUNDLE: Final = Path(__file__).parent / "recovery_bundle"
 METHOD: Final = "/coprocess.Dispatcher/Dispatch"
@@ -105,7 +105,7 @@ def hung(address: str, entered: Path, hook: str) -> Outcome:
 
 def bare_end() -> float:
     """Kill a process with what a worker imports, and nothing else of one; returns the ms until the kernel says so."""
-    command = [sys.executable, "-c", "import workers.__main__; print(flush=True); input()"]
+    command = [sys.executable, "-c", "import tykpy.workers.__main__; print(flush=True); input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -12,11 +12,11 @@ from typing import Final
 
 from benchmarks.bars.driving import DRAIN_SECONDS, WARM_UP_SECONDS
 from benchmarks.output import say
-from commands.bench import runs
-from commands.bench.load import Order
-from commands.bench.results import Sample
-from commands.bench.scenarios import BUILT_IN
-from commands.bench.serving import OwnBroker
+from tykpy.commands.bench import runs
+from tykpy.commands.bench.load import Order
+from tykpy.commands.bench.results import Sample
+from tykpy.commands.bench.scenarios import BUILT_IN
+from tykpy.commands.bench.serving import OwnBroker
 
 AUTO: Final = 0
 SETTINGS: Final = (AUTO, 1, 2, 4, 8, 16, 32)

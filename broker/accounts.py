@@ -4,7 +4,7 @@ import grp
 import pwd
 from collections.abc import Iterable
 
-from broker.errors import AccountError
+from tykpy.broker.errors import AccountError
 
 
 def user_id(user: str) -> int:

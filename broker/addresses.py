@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from broker.errors import AddressError
+from tykpy.broker.errors import AddressError
 
 MSGPACK_PREFIX: Final = "msgpack+"
 """`--listen msgpack+unix:///path` speaks MessagePack-RPC; without the prefix, gRPC."""

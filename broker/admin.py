@@ -4,22 +4,22 @@ import dataclasses
 import os
 from typing import Any, NamedTuple
 
-from broker.arriving import Arriving
-from broker.errors import ConfigError, DispatchError, ReloadError
-from broker.events.events import Events
-from broker.msgpackrpc.server import Handler, Reply
-from broker.oversize import SizeRefusals
-from broker.pool import content
-from broker.pool.bundle_names import BundleNames, hashes_of
-from broker.pool.discovery import Discovery
-from broker.pool.recycling import Recycler
-from broker.pool.reload import Outcome, Reloader
-from broker.pool.supervisor import Supervisor
-from broker.routing.poison import Poison
-from broker.routing.router import Router
-from broker.upgrade import Upgrade
-from ipc.frame import Status
-from telemetry.names import annotated
+from tykpy.broker.arriving import Arriving
+from tykpy.broker.errors import ConfigError, DispatchError, ReloadError
+from tykpy.broker.events.events import Events
+from tykpy.broker.msgpackrpc.server import Handler, Reply
+from tykpy.broker.oversize import SizeRefusals
+from tykpy.broker.pool import content
+from tykpy.broker.pool.bundle_names import BundleNames, hashes_of
+from tykpy.broker.pool.discovery import Discovery
+from tykpy.broker.pool.recycling import Recycler
+from tykpy.broker.pool.reload import Outcome, Reloader
+from tykpy.broker.pool.supervisor import Supervisor
+from tykpy.broker.routing.poison import Poison
+from tykpy.broker.routing.router import Router
+from tykpy.broker.upgrade import Upgrade
+from tykpy.ipc.frame import Status
+from tykpy.telemetry.names import annotated
 
 
 class Parts(NamedTuple):

@@ -8,43 +8,43 @@ import signal
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from broker.addresses import MSGPACK_PREFIX
-from broker.admin import Parts, admin_methods
-from broker.arriving import Arriving
-from broker.config import BrokerConfig
-from broker.descriptors import DescriptorWatch
-from broker.errors import BrokerError, ConfigError, UpgradeError
-from broker.events.events import Events, open_sinks
-from broker.faults import report
-from broker.grpc.health import ServingStatus
-from broker.grpc.server import GrpcServer
-from broker.http2.limits import Limits
-from broker.listeners import Listeners
-from broker.msgpackrpc.limits import RpcLimits
-from broker.msgpackrpc.methods import dispatch_methods
-from broker.msgpackrpc.server import MsgpackRpcServer
-from broker.notify import ServiceNotifier
-from broker.open_files import connections_allowed
-from broker.orphans import OrphanReaper, is_init
-from broker.oversize import SizeRefusals
-from broker.peers import admin_admission, gateway_admission
-from broker.pool import content
-from broker.pool.content_watch import ContentWatch
-from broker.pool.discovery import Discovery
-from broker.pool.idle_memory import IdleMemory
-from broker.pool.recycling import Recycler
-from broker.pool.reload import Reloader
-from broker.pool.spawning import channel_options
-from broker.pool.supervisor import PoolEvents, Supervisor
-from broker.pool.zygote import ZygoteKeeper
-from broker.routing.contract import RouterOptions
-from broker.routing.router import Router
-from broker.turn import Turn
-from broker.upgrade import Upgrade
-from ipc.bodies import BodyStore
-from ipc.channel import BrokerChannel
-from ipc.errors import SegmentError
-from telemetry.log import reopen_log
+from tykpy.broker.addresses import MSGPACK_PREFIX
+from tykpy.broker.admin import Parts, admin_methods
+from tykpy.broker.arriving import Arriving
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.descriptors import DescriptorWatch
+from tykpy.broker.errors import BrokerError, ConfigError, UpgradeError
+from tykpy.broker.events.events import Events, open_sinks
+from tykpy.broker.faults import report
+from tykpy.broker.grpc.health import ServingStatus
+from tykpy.broker.grpc.server import GrpcServer
+from tykpy.broker.http2.limits import Limits
+from tykpy.broker.listeners import Listeners
+from tykpy.broker.msgpackrpc.limits import RpcLimits
+from tykpy.broker.msgpackrpc.methods import dispatch_methods
+from tykpy.broker.msgpackrpc.server import MsgpackRpcServer
+from tykpy.broker.notify import ServiceNotifier
+from tykpy.broker.open_files import connections_allowed
+from tykpy.broker.orphans import OrphanReaper, is_init
+from tykpy.broker.oversize import SizeRefusals
+from tykpy.broker.peers import admin_admission, gateway_admission
+from tykpy.broker.pool import content
+from tykpy.broker.pool.content_watch import ContentWatch
+from tykpy.broker.pool.discovery import Discovery
+from tykpy.broker.pool.idle_memory import IdleMemory
+from tykpy.broker.pool.recycling import Recycler
+from tykpy.broker.pool.reload import Reloader
+from tykpy.broker.pool.spawning import channel_options
+from tykpy.broker.pool.supervisor import PoolEvents, Supervisor
+from tykpy.broker.pool.zygote import ZygoteKeeper
+from tykpy.broker.routing.contract import RouterOptions
+from tykpy.broker.routing.router import Router
+from tykpy.broker.turn import Turn
+from tykpy.broker.upgrade import Upgrade
+from tykpy.ipc.bodies import BodyStore
+from tykpy.ipc.channel import BrokerChannel
+from tykpy.ipc.errors import SegmentError
+from tykpy.telemetry.log import reopen_log
 
 log = logging.getLogger("tykpy.broker")
 

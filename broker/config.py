@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from broker.addresses import check_listen
-from broker.arriving import HELD_BYTES
-from broker.cpus import usable_cpus
-from broker.errors import ConfigError
-from broker.oversize import BESIDES_BODIES, MAX_BODY, message_limit
-from redisclient.address import parse_redis_url
-from redisclient.errors import RedisURLError
+from tykpy.broker.addresses import check_listen
+from tykpy.broker.arriving import HELD_BYTES
+from tykpy.broker.cpus import usable_cpus
+from tykpy.broker.errors import ConfigError
+from tykpy.broker.oversize import BESIDES_BODIES, MAX_BODY, message_limit
+from tykpy.redisclient.address import parse_redis_url
+from tykpy.redisclient.errors import RedisURLError
 
 MIB: Final = 1024 * 1024
 MAX_MESSAGE: Final = 1024 * MIB

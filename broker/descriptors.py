@@ -15,8 +15,8 @@ import resource
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from broker.faults import Periodic
-from telemetry.quiet_log import QuietLog
+from tykpy.broker.faults import Periodic
+from tykpy.telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.broker")
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from broker.addresses import parse_tcp, parse_unix
-from broker.errors import ConfigError, DialError
-from broker.pem import harden, load_authorities, load_certificate
-from broker.tls import HTTP2, PREFIX
+from tykpy.broker.addresses import parse_tcp, parse_unix
+from tykpy.broker.errors import ConfigError, DialError
+from tykpy.broker.pem import harden, load_authorities, load_certificate
+from tykpy.broker.tls import HTTP2, PREFIX
 
 FIRST_WORD_SECONDS: Final = 1.0
 """For a server to speak first, as HTTP/2 servers may; ours does."""

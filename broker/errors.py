@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
-from ipc.frame import Status
-from ipc.text import bounded
+from tykpy.ipc.frame import Status
+from tykpy.ipc.text import bounded
 
 MAX_MESSAGE: Final = 4_096
 """Characters of a message that goes to a peer: the names in it are the peer's own, and may be as long as a request."""

@@ -12,9 +12,9 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self
 
-from broker.errors import UpgradeError
-from broker.pool import content
-from broker.sockets import FileId, ListeningSocket
+from tykpy.broker.errors import UpgradeError
+from tykpy.broker.pool import content
+from tykpy.broker.sockets import FileId, ListeningSocket
 
 VARIABLE: Final = "TYKPY_HANDOVER"
 READY: Final = b"R"

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from broker.accounts import group_id, user_id
-from broker.config import BrokerConfig
-from broker.errors import AccountError, ConfigError, PrivilegeError
+from tykpy.broker.accounts import group_id, user_id
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.errors import AccountError, ConfigError, PrivilegeError
 
 log = logging.getLogger("tykpy.access")
 

@@ -10,15 +10,15 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple
 
-from broker import sockets, tls
-from broker.addresses import MSGPACK_PREFIX
-from broker.config import BrokerConfig
-from broker.errors import ConfigError
-from broker.handover import Handover
-from broker.identity import Identity
-from broker.openness import warnings_of
-from broker.runtime_folder import make_runtime_dir
-from broker.sockets import ListeningSocket, SocketOptions
+from tykpy.broker import sockets, tls
+from tykpy.broker.addresses import MSGPACK_PREFIX
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.errors import ConfigError
+from tykpy.broker.handover import Handover
+from tykpy.broker.identity import Identity
+from tykpy.broker.openness import warnings_of
+from tykpy.broker.runtime_folder import make_runtime_dir
+from tykpy.broker.sockets import ListeningSocket, SocketOptions
 
 log = logging.getLogger("tykpy.broker")
 

@@ -4,8 +4,8 @@ import ipaddress
 import socket
 from collections.abc import Iterator
 
-from broker.config import BrokerConfig
-from broker.sockets import ListeningSocket
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.sockets import ListeningSocket
 
 
 def warnings_of(listening: ListeningSocket, config: BrokerConfig) -> Iterator[str]:

@@ -9,7 +9,7 @@ import os
 import signal
 from typing import Final
 
-from broker.pool.process import OwnChild
+from tykpy.broker.pool.process import OwnChild
 
 INIT: Final = 1
 """Process number of the first process in a PID namespace."""

@@ -6,10 +6,10 @@ A gateway logs nothing of them: a user sees HTTP 500, and only the broker can sa
 import logging
 from typing import Final
 
-from ipc.description import MAX_NAME
-from ipc.frame import EVENT_KINDS
-from ipc.text import bounded
-from telemetry.quiet_log import QuietLog
+from tykpy.ipc.description import MAX_NAME
+from tykpy.ipc.frame import EVENT_KINDS
+from tykpy.ipc.text import bounded
+from tykpy.telemetry.quiet_log import QuietLog
 
 MIB: Final = 1024 * 1024
 MAX_BODY: Final = 48 * MIB

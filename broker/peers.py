@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final, NamedTuple
 
-from broker.accounts import group_ids, user_ids
-from broker.config import BrokerConfig
-from telemetry.quiet_log import QuietLog
+from tykpy.broker.accounts import group_ids, user_ids
+from tykpy.broker.config import BrokerConfig
+from tykpy.telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.access")
 

@@ -7,7 +7,7 @@ import ssl
 from pathlib import Path
 from typing import Final, Protocol
 
-from broker.errors import ConfigError
+from tykpy.broker.errors import ConfigError
 
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2; those of 1.3 are all sound."""

@@ -1,7 +1,7 @@
 """What the broker gives up before plugin code runs anywhere: for itself and, since they inherit it, for its workers."""
 
-from broker.errors import PrivilegeError
-from ipc.prctl import Option, prctl
+from tykpy.broker.errors import PrivilegeError
+from tykpy.ipc.prctl import Option, prctl
 
 
 def renounce() -> None:

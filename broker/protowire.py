@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final
 
-from broker.errors import BrokerError
+from tykpy.broker.errors import BrokerError
 
 _MAX_VARINT_BITS: Final = 70
 _U64: Final = 2**64 - 1

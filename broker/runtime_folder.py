@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from broker.errors import ListenError
-from broker.sockets import SocketOptions, group_of
-from broker.trust import distrusted
+from tykpy.broker.errors import ListenError
+from tykpy.broker.sockets import SocketOptions, group_of
+from tykpy.broker.trust import distrusted
 
 log = logging.getLogger("tykpy.sockets")
 

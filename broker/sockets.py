@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from broker.accounts import group_id
-from broker.addresses import name_of, parse_tcp, parse_unix, scheme_of
-from broker.errors import ListenError
-from broker.holders import lock_holder, tcp_holder, unix_holder
+from tykpy.broker.accounts import group_id
+from tykpy.broker.addresses import name_of, parse_tcp, parse_unix, scheme_of
+from tykpy.broker.errors import ListenError
+from tykpy.broker.holders import lock_holder, tcp_holder, unix_holder
 
 log = logging.getLogger("tykpy.sockets")
 

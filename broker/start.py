@@ -13,17 +13,17 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Final
 
-from broker import identity, privileges
-from broker.config import BrokerConfig
-from broker.cpus import usable_cpus
-from broker.errors import BrokerError, ConfigError, ListenError, NoWorkerError
-from broker.exits import ExitCode
-from broker.listeners import Listeners
-from broker.open_files import raise_limit
-from broker.pool.process import HANDLED_SIGNALS
-from broker.pool.zygote import ZygoteKeeper
-from ipc.title import BROKER, set_title
-from telemetry.log import close_log, configure_log, open_log, reopen_log
+from tykpy.broker import identity, privileges
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.cpus import usable_cpus
+from tykpy.broker.errors import BrokerError, ConfigError, ListenError, NoWorkerError
+from tykpy.broker.exits import ExitCode
+from tykpy.broker.listeners import Listeners
+from tykpy.broker.open_files import raise_limit
+from tykpy.broker.pool.process import HANDLED_SIGNALS
+from tykpy.broker.pool.zygote import ZygoteKeeper
+from tykpy.ipc.title import BROKER, set_title
+from tykpy.telemetry.log import close_log, configure_log, open_log, reopen_log
 
 log = logging.getLogger("tykpy.broker")
 
@@ -108,7 +108,7 @@ def _use_log_file(config: BrokerConfig) -> None:
 
 
 def _serve(config: BrokerConfig, listeners: Listeners, zygotes: ZygoteKeeper) -> None:
-    from broker.app import serve  # half of all that a broker imports
+    from tykpy.broker.app import serve  # half of all that a broker imports
 
     with asyncio.Runner(loop_factory=loop_factory(config.event_loop)) as runner:
         runner.run(serve(config, listeners, zygotes))

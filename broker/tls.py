@@ -9,9 +9,9 @@ import ssl
 from collections.abc import Sequence
 from typing import Any, Final
 
-from broker.config import BrokerConfig
-from broker.pem import harden, load_authorities, load_certificate
-from telemetry.quiet_log import QuietLog
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.pem import harden, load_authorities, load_certificate
+from tykpy.telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.tls")
 

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from broker.faults import report
+from tykpy.broker.faults import report
 
 
 class Turn:

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from broker.exits import ExitCode
-from broker.handover import READY, Offer
-from broker.orphans import is_init
-from broker.pool import content
-from broker.pool.process import describe_end, signals_blocked
-from broker.sockets import ListeningSocket
+from tykpy.broker.exits import ExitCode
+from tykpy.broker.handover import READY, Offer
+from tykpy.broker.orphans import is_init
+from tykpy.broker.pool import content
+from tykpy.broker.pool.process import describe_end, signals_blocked
+from tykpy.broker.sockets import ListeningSocket
 
 log = logging.getLogger("tykpy.upgrade")
 

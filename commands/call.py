@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
-from broker.dialing import ClientTls
-from broker.errors import DialError
-from broker.grpc.client import GrpcCallError, GrpcClient
-from commands.changes import Change, as_json, changes
-from commands.errors import CommandError
 from tyk.proto.coprocess_object_pb2 import Event, Object
+from tykpy.broker.dialing import ClientTls
+from tykpy.broker.errors import DialError
+from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
+from tykpy.commands.changes import Change, as_json, changes
+from tykpy.commands.errors import CommandError
 
 DISPATCH = "/coprocess.Dispatcher/Dispatch"
 DISPATCH_EVENT = "/coprocess.Dispatcher/DispatchEvent"

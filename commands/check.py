@@ -4,18 +4,18 @@ import os
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from broker import identity, sockets, tls
-from broker.addresses import MSGPACK_PREFIX
-from broker.config import BrokerConfig, flag_of, options
-from broker.cpus import usable_cpus
-from broker.errors import BrokerError
-from broker.listeners import socket_options
-from broker.peers import gateway_admission
-from broker.runtime_folder import make_runtime_dir
-from commands.errors import CommandError
-from commands.hooks import describe_folder_once, problems_of
-from ipc.text import why_unread
-from redisclient.address import redact
+from tykpy.broker import identity, sockets, tls
+from tykpy.broker.addresses import MSGPACK_PREFIX
+from tykpy.broker.config import BrokerConfig, flag_of, options
+from tykpy.broker.cpus import usable_cpus
+from tykpy.broker.errors import BrokerError
+from tykpy.broker.listeners import socket_options
+from tykpy.broker.peers import gateway_admission
+from tykpy.broker.runtime_folder import make_runtime_dir
+from tykpy.commands.errors import CommandError
+from tykpy.commands.hooks import describe_folder_once, problems_of
+from tykpy.ipc.text import why_unread
+from tykpy.redisclient.address import redact
 
 Echo = Callable[[str], object]
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from broker.config import default_runtime_dir
+from tykpy.broker.config import default_runtime_dir
 
 F = TypeVar("F", bound=Callable[..., Any])
 

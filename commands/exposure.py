@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from broker.config import flag_of, options
-from redisclient.address import redact
+from tykpy.broker.config import flag_of, options
+from tykpy.redisclient.address import redact
 
 
 def exposures(on_command_line: Mapping[str, Any]) -> Iterator[str]:

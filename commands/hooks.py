@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from broker.errors import RpcError
-from broker.msgpackrpc.client import RpcClient
-from broker.pool import bundle_names, content
-from broker.pool.bundle_names import BundleNames
-from commands.errors import CommandError
+from tykpy.broker.errors import RpcError
+from tykpy.broker.msgpackrpc.client import RpcClient
+from tykpy.broker.pool import bundle_names, content
+from tykpy.broker.pool.bundle_names import BundleNames
+from tykpy.commands.errors import CommandError
 
 Description = list[dict[str, Any]]
 
@@ -50,10 +50,10 @@ def describe_folder(
 
     Raises CommandError where the folder or the public key cannot be used.
     """
-    from ipc.text import why_unread
-    from workers.errors import KeyFileError
-    from workers.signature import PublicKey
-    from workers.store import BundleStore
+    from tykpy.ipc.text import why_unread
+    from tykpy.workers.errors import KeyFileError
+    from tykpy.workers.signature import PublicKey
+    from tykpy.workers.store import BundleStore
 
     try:
         key = PublicKey.read(public_key) if public_key is not None else None

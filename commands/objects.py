@@ -11,9 +11,9 @@ from urllib.parse import parse_qsl, urlsplit
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from commands.errors import CommandError
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Event, Object
+from tykpy.commands.errors import CommandError
 
 NOT_SET = -1
 """`return_overrides.response_code` of an object that arrives (Tyk: coprocess.go)."""

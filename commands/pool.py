@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from broker.errors import RpcError
-from broker.msgpackrpc.client import RpcClient
-from broker.pool import bundle_names
-from commands.errors import CommandError
+from tykpy.broker.errors import RpcError
+from tykpy.broker.msgpackrpc.client import RpcClient
+from tykpy.broker.pool import bundle_names
+from tykpy.commands.errors import CommandError
 
 NO_CODE = ("UNAVAILABLE", "EXPIRED")
 """Codes of the way to the broker, and not of its answer."""

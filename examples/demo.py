@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from broker.grpc.client import GrpcClient
-from commands.call import call_hook, send_event
-from commands.changes import Change
-from commands.objects import CallDescription, build_event, build_object
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.grpc.client import GrpcClient
+from tykpy.commands.call import call_hook, send_event
+from tykpy.commands.changes import Change
+from tykpy.commands.objects import CallDescription, build_event, build_object
 
 BUNDLES: Final = Path(__file__).parent / "bundles"
 TYKPY: Final = Path(sys.executable).parent / "tykpy"

@@ -9,10 +9,10 @@ import mmap
 import os
 from typing import Final
 
-from ipc.bulk import GIVE_BACK, map_memory
-from ipc.errors import RingCorruptError, SegmentError
-from ipc.segment import create_bulk
-from ipc.spill import read_whole
+from tykpy.ipc.bulk import GIVE_BACK, map_memory
+from tykpy.ipc.errors import RingCorruptError, SegmentError
+from tykpy.ipc.segment import create_bulk
+from tykpy.ipc.spill import read_whole
 
 _BLOCK: Final = 32 * 1024
 """Bytes: places begin at multiples of it, and take as many of them as the body needs."""

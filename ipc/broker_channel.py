@@ -7,14 +7,14 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import Final, NamedTuple, Self
 
-from ipc.bodies import BodyStore, StoredBody
-from ipc.bulk import BulkReader
-from ipc.control import ControlSocket
-from ipc.doorbell import AnswerDoorbell, RequestDoorbell, create_answer_doorbell
-from ipc.errors import CreditError, MessageTooLargeError, RingCorruptError, SegmentError, SpillError
-from ipc.frame import Packed, Status, pack_error
-from ipc.heap import keep_freed
-from ipc.layout import (
+from tykpy.ipc.bodies import BodyStore, StoredBody
+from tykpy.ipc.bulk import BulkReader
+from tykpy.ipc.control import ControlSocket
+from tykpy.ipc.doorbell import AnswerDoorbell, RequestDoorbell, create_answer_doorbell
+from tykpy.ipc.errors import CreditError, MessageTooLargeError, RingCorruptError, SegmentError, SpillError
+from tykpy.ipc.frame import Packed, Status, pack_error
+from tykpy.ipc.heap import keep_freed
+from tykpy.ipc.layout import (
     ACTIVE_SEQ,
     ACTIVE_START,
     EXECUTION_SLOTS,
@@ -37,11 +37,11 @@ from ipc.layout import (
     Role,
     WorkerState,
 )
-from ipc.messages import Answer, ChannelOptions
-from ipc.oversize import OversizeReader, OwnMemoryWriter, size_of
-from ipc.ring import Consumer, Producer
-from ipc.segment import Segment, create_bulk, create_segment
-from ipc.spill import SpillSocket, release
+from tykpy.ipc.messages import Answer, ChannelOptions
+from tykpy.ipc.oversize import OversizeReader, OwnMemoryWriter, size_of
+from tykpy.ipc.ring import Consumer, Producer
+from tykpy.ipc.segment import Segment, create_bulk, create_segment
+from tykpy.ipc.spill import SpillSocket, release
 
 _ANSWERS: Final = frozenset(
     {RecordType.RESP, RecordType.ERR, RecordType.SPILL_RESP, RecordType.SPILL_RESP | FLAG_ERROR}

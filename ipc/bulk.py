@@ -11,8 +11,8 @@ from bisect import insort
 from collections import deque
 from typing import Final
 
-from ipc.errors import RingCorruptError, SegmentError
-from ipc.segment import keep_from_children
+from tykpy.ipc.errors import RingCorruptError, SegmentError
+from tykpy.ipc.segment import keep_from_children
 
 _ALIGNMENT: Final = 64
 """Bodies start at multiples of this many bytes: a cache line."""

@@ -4,8 +4,8 @@ A channel is two rings, two doorbells, a control socket and a socket for spills.
 their own; the rest of tykpy imports them from here, except workers, which have no use for the other end.
 """
 
-from ipc.broker_channel import BrokerChannel, WorkerStatus
-from ipc.messages import Answer, ChannelOptions, Request
-from ipc.worker_channel import WorkerChannel
+from tykpy.ipc.broker_channel import BrokerChannel, WorkerStatus
+from tykpy.ipc.messages import Answer, ChannelOptions, Request
+from tykpy.ipc.worker_channel import WorkerChannel
 
 __all__ = ["Answer", "BrokerChannel", "ChannelOptions", "Request", "WorkerChannel", "WorkerStatus"]

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgpack
 import msgspec
 
-from ipc.errors import ControlClosedError, ControlCorruptError, ControlFullError
+from tykpy.ipc.errors import ControlClosedError, ControlCorruptError, ControlFullError
 
 MAX_CONTROL_BYTES: Final = 4 * 1024 * 1024
 """One message; "hooks" of very many bundles is the longest."""

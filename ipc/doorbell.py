@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Final, Protocol
 
-from ipc.errors import RingCorruptError
+from tykpy.ipc.errors import RingCorruptError
 
 MAX_TOKENS: Final = 4096
 """Tokens that are always written whole and never fill a pipe (POSIX guarantees 512, Linux 4096 of 65536)."""

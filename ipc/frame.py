@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
-from ipc.text import bounded
+from tykpy.ipc.text import bounded
 
 SPLIT_ABOVE: Final = 16 * 1024
 """Bytes of a body from which on it is not copied into its frame, but travels beside it."""

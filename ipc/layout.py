@@ -51,7 +51,7 @@ import zlib
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from ipc.errors import SegmentError
+from tykpy.ipc.errors import SegmentError
 
 MAGIC: Final = int.from_bytes(b"TYKYRNG1", "little")
 VERSION: Final = 3

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from ipc.bodies import LentBody
-from ipc.doorbell import MAX_TOKENS
-from ipc.errors import OptionsError
-from ipc.frame import Packed
-from ipc.layout import ALIGNMENT, SPILL_PLACE, record_size
+from tykpy.ipc.bodies import LentBody
+from tykpy.ipc.doorbell import MAX_TOKENS
+from tykpy.ipc.errors import OptionsError
+from tykpy.ipc.frame import Packed
+from tykpy.ipc.layout import ALIGNMENT, SPILL_PLACE, record_size
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB

@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from ipc.errors import ZygoteLostError
+from tykpy.ipc.errors import ZygoteLostError
 
 ARGUMENT: Final = "orders:"
 """What goes before the descriptor of its socket in a zygote's argv; workers have a channel there."""

@@ -7,12 +7,12 @@ written before the record is.
 
 from typing import Final, NamedTuple, Protocol
 
-from ipc.bulk import BulkWriter
-from ipc.errors import RingCorruptError
-from ipc.frame import Packed, SplitFrame
-from ipc.layout import OWN_MEMORY, SPILL_PLACE
-from ipc.ring import Producer
-from ipc.spill import SpillSocket, release
+from tykpy.ipc.bulk import BulkWriter
+from tykpy.ipc.errors import RingCorruptError
+from tykpy.ipc.frame import Packed, SplitFrame
+from tykpy.ipc.layout import OWN_MEMORY, SPILL_PLACE
+from tykpy.ipc.ring import Producer
+from tykpy.ipc.spill import SpillSocket, release
 
 _PLACE: Final = SPILL_PLACE.size
 

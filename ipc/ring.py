@@ -6,9 +6,9 @@ position, or raises RingCorruptError. It must only be asked for a record after a
 
 from typing import Final
 
-from ipc.checksum import crc32
-from ipc.errors import RingCorruptError, RingFullError
-from ipc.layout import (
+from tykpy.ipc.checksum import crc32
+from tykpy.ipc.errors import RingCorruptError, RingFullError
+from tykpy.ipc.layout import (
     ALIGNMENT,
     CRC_RESIDUE,
     HEAD,
@@ -19,7 +19,7 @@ from ipc.layout import (
     TAIL,
     RecordType,
 )
-from ipc.segment import Segment
+from tykpy.ipc.segment import Segment
 
 # Plain module constants instead of enum members and attributes: these two classes are the hot path.
 _HEADER: Final = RECORD_HEADER.size

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 
 import posix_ipc
 
-from ipc.errors import SegmentError
-from ipc.layout import HEADER_SIZE, STATIC_SIZE, Identity
+from tykpy.ipc.errors import SegmentError
+from tykpy.ipc.layout import HEADER_SIZE, STATIC_SIZE, Identity
 
 _NAME_BYTES: Final = 16
 _SIZE_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if hasattr(fcntl, "F_ADD_SEALS") else 0

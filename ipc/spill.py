@@ -11,9 +11,9 @@ import socket
 import struct
 from typing import Final
 
-from ipc.control import receive_descriptor, send_descriptor
-from ipc.errors import RingCorruptError, SegmentError, SpillClosedError, SpillError
-from ipc.segment import create_memory, is_memory_of
+from tykpy.ipc.control import receive_descriptor, send_descriptor
+from tykpy.ipc.errors import RingCorruptError, SegmentError, SpillClosedError, SpillError
+from tykpy.ipc.segment import create_memory, is_memory_of
 
 _pread: Final = os.pread
 """Bound before plugins are imported; see `ipc/doorbell.py`."""

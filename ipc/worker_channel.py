@@ -11,14 +11,14 @@ from threading import Lock
 from time import monotonic_ns
 from typing import Final, NamedTuple, Self
 
-from ipc.bodies import LEND_FROM, BodyReader, LentBody
-from ipc.bulk import BulkWriter
-from ipc.control import ControlSocket
-from ipc.doorbell import ANSWER_KINDS, ClaimDoorbell, RingBell
-from ipc.errors import SegmentError, SpillError
-from ipc.frame import Packed, Status, pack_error
-from ipc.heap import give_back, keep_freed
-from ipc.layout import (
+from tykpy.ipc.bodies import LEND_FROM, BodyReader, LentBody
+from tykpy.ipc.bulk import BulkWriter
+from tykpy.ipc.control import ControlSocket
+from tykpy.ipc.doorbell import ANSWER_KINDS, ClaimDoorbell, RingBell
+from tykpy.ipc.errors import SegmentError, SpillError
+from tykpy.ipc.frame import Packed, Status, pack_error
+from tykpy.ipc.heap import give_back, keep_freed
+from tykpy.ipc.layout import (
     ACTIVE_SEQ,
     ACTIVE_START,
     EXIT_REASON,
@@ -40,11 +40,11 @@ from ipc.layout import (
     StorageState,
     WorkerState,
 )
-from ipc.messages import Request
-from ipc.oversize import OversizeReader, OversizeWriter, read_announcement, size_of
-from ipc.ring import Consumer, Producer
-from ipc.segment import Segment, keep_from_children
-from ipc.spill import SpillSocket
+from tykpy.ipc.messages import Request
+from tykpy.ipc.oversize import OversizeReader, OversizeWriter, read_announcement, size_of
+from tykpy.ipc.ring import Consumer, Producer
+from tykpy.ipc.segment import Segment, keep_from_children
+from tykpy.ipc.spill import SpillSocket
 
 _REQUESTS: Final = frozenset(
     kind | flags

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from redisclient.errors import RedisURLError
+from tykpy.redisclient.errors import RedisURLError
 
 REDIS_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379

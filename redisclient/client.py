@@ -11,7 +11,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from redisclient.address import RedisAddress, Topology
+from tykpy.redisclient.address import RedisAddress, Topology
 
 OUTAGES: Final = (
     redis.exceptions.ConnectionError,

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from commands.bench import svg
-from commands.bench.report import STYLE
+from tykpy.commands.bench import svg
+from tykpy.commands.bench.report import STYLE
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 PAGE: Final = "benchmarks.md"

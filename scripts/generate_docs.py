@@ -5,7 +5,7 @@ from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Any
 
-from broker.config import flag_of, options
+from tykpy.broker.config import flag_of, options
 
 TARGET = Path(__file__).parents[1] / "docs" / "options.md"
 HEADING = """# Options of `tykpy broker`

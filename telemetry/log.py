@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from telemetry.names import annotated
-from telemetry.output import STDERR, Action, LogOutput
-from telemetry.records import ExceptionInfo, render
+from tykpy.telemetry.names import annotated
+from tykpy.telemetry.output import STDERR, Action, LogOutput
+from tykpy.telemetry.records import ExceptionInfo, render
 
 CLOSE_SECONDS: Final = 1.0
 """What the reader of the log gets at the end of the process."""

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
-from telemetry.log import run_later
-from telemetry.records import ExceptionInfo, shorten
+from tykpy.telemetry.log import run_later
+from tykpy.telemetry.records import ExceptionInfo, shorten
 
 REPEAT_SECONDS: Final = 60.0
 MAX_KEYS: Final = 100

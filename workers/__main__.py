@@ -1,7 +1,7 @@
 """A worker process: attach to the channel, learn the configuration, load the bundles, say so, serve.
 
-Forked by a zygote, which the broker starts as `python -P -m workers orders:SOCKET LIFE`; or started by the broker
-itself, as `python -P -m workers CHANNEL LIFE`. By hand it has nothing to talk to.
+Forked by a zygote, which the broker starts as `python -P -m tykpy.workers orders:SOCKET LIFE`; or started by the broker
+itself, as `python -P -m tykpy.workers CHANNEL LIFE`. By hand it has nothing to talk to.
 """
 
 import atexit
@@ -12,31 +12,31 @@ import threading
 from pathlib import Path
 from typing import Any, Final, cast
 
-from ipc.errors import ControlClosedError
-from ipc.exits import WorkerExit
-from ipc.layout import ExitReason
-from ipc.orders import ARGUMENT as ORDERS_ARGUMENT
-from ipc.title import set_title, worker_title
-from ipc.worker_channel import WorkerChannel
-from telemetry.log import Log, configure_log, dump_descriptor, explain_in_log, open_log
 from tyk import gateway
-from workers import forked, limits, sent, stdio
-from workers.dispatcher import Dispatcher
-from workers.errors import WorkersError
-from workers.events import SentEvents
-from workers.failure import described
-from workers.kept import KeptVersions
-from workers.lifeline import end_with_broker
-from workers.load_guard import LoadGuard
-from workers.load_watch import ControlReport, LoadWatch
-from workers.plugin_signals import confine_handlers
-from workers.signals import dump_stacks_to, release_children, watch_signals
-from workers.signature import PublicKey
-from workers.storage import open_storage
-from workers.storage.failures import Health
-from workers.store import BundleStore
-from workers.worker import Worker
-from workers.zygote import breed
+from tykpy.ipc.errors import ControlClosedError
+from tykpy.ipc.exits import WorkerExit
+from tykpy.ipc.layout import ExitReason
+from tykpy.ipc.orders import ARGUMENT as ORDERS_ARGUMENT
+from tykpy.ipc.title import set_title, worker_title
+from tykpy.ipc.worker_channel import WorkerChannel
+from tykpy.telemetry.log import Log, configure_log, dump_descriptor, explain_in_log, open_log
+from tykpy.workers import forked, limits, sent, stdio
+from tykpy.workers.dispatcher import Dispatcher
+from tykpy.workers.errors import WorkersError
+from tykpy.workers.events import SentEvents
+from tykpy.workers.failure import described
+from tykpy.workers.kept import KeptVersions
+from tykpy.workers.lifeline import end_with_broker
+from tykpy.workers.load_guard import LoadGuard
+from tykpy.workers.load_watch import ControlReport, LoadWatch
+from tykpy.workers.plugin_signals import confine_handlers
+from tykpy.workers.signals import dump_stacks_to, release_children, watch_signals
+from tykpy.workers.signature import PublicKey
+from tykpy.workers.storage import open_storage
+from tykpy.workers.storage.failures import Health
+from tykpy.workers.store import BundleStore
+from tykpy.workers.worker import Worker
+from tykpy.workers.zygote import breed
 
 log = Log("tykpy.worker")
 

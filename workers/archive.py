@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from workers.errors import ArchiveError
+from tykpy.workers.errors import ArchiveError
 
 MAX_ENTRIES: Final = 10_000
 MAX_UNPACKED_SIZE: Final = 256 << 20

@@ -10,16 +10,16 @@ from time import monotonic, monotonic_ns
 from types import TracebackType
 from typing import Final, NoReturn
 
-from ipc.frame import Packed, Status
-from ipc.messages import Request
-from ipc.worker_channel import WorkerChannel
-from telemetry.log import Log
-from workers import forked
-from workers.errors import WorkerError
-from workers.failure import error_frame
-from workers.guard import give_up, start_thread
-from workers.invocation import Invocation
-from workers.running import ASYNC_CALL, AsyncCall
+from tykpy.ipc.frame import Packed, Status
+from tykpy.ipc.messages import Request
+from tykpy.ipc.worker_channel import WorkerChannel
+from tykpy.telemetry.log import Log
+from tykpy.workers import forked
+from tykpy.workers.errors import WorkerError
+from tykpy.workers.failure import error_frame
+from tykpy.workers.guard import give_up, start_thread
+from tykpy.workers.invocation import Invocation
+from tykpy.workers.running import ASYNC_CALL, AsyncCall
 
 _log: Final = Log("tykpy.worker")
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ipc.description import MAX_NAME
-from ipc.text import bounded
-from workers.discovery import key_of
-from workers.errors import BundleError
-from workers.hook import Hook
-from workers.importer import ImportSpace
-from workers.manifest import HOOK_TYPES, ListedHook
-from workers.unpacked import UnpackedCopy
+from tykpy.ipc.description import MAX_NAME
+from tykpy.ipc.text import bounded
+from tykpy.workers.discovery import key_of
+from tykpy.workers.errors import BundleError
+from tykpy.workers.hook import Hook
+from tykpy.workers.importer import ImportSpace
+from tykpy.workers.manifest import HOOK_TYPES, ListedHook
+from tykpy.workers.unpacked import UnpackedCopy
 
 AUTH_TYPE: Final = "CustomKeyCheck"
 """The only hook type that does not chain."""

@@ -19,9 +19,9 @@ from itertools import permutations
 from pathlib import Path
 from typing import Final
 
-from ipc.description import MAX_NAME, MAX_PATH
-from ipc.text import bounded
-from workers.manifest import MANIFEST_NAME
+from tykpy.ipc.description import MAX_NAME, MAX_PATH
+from tykpy.ipc.text import bounded
+from tykpy.workers.manifest import MANIFEST_NAME
 
 EMPTY_NAME_HASH: Final = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 """What a gateway sends for an API without a bundle."""

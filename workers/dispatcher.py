@@ -5,17 +5,17 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
-from ipc.bodies import LentBody
-from ipc.frame import Kind, Packed, Status, pack_frame, unpack_frame
 from tyk.call import METADATA
 from tyk.errors import EventPayloadError
 from tyk.event import TRIGGERED_KEY, TykEvent
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Event, Object
-from workers.apis import Announce, ApiBundles
-from workers.errors import WorkerError
-from workers.hook import Hook
-from workers.invocation import (
+from tykpy.ipc.bodies import LentBody
+from tykpy.ipc.frame import Kind, Packed, Status, pack_frame, unpack_frame
+from tykpy.workers.apis import Announce, ApiBundles
+from tykpy.workers.errors import WorkerError
+from tykpy.workers.hook import Hook
+from tykpy.workers.invocation import (
     ChainInvocation,
     Encode,
     EventInvocation,
@@ -24,11 +24,11 @@ from workers.invocation import (
     TriggeredInvocation,
     UnreadInvocation,
 )
-from workers.lent import LentObject
-from workers.lookup import Lookup
-from workers.manifest import CHAIN_NAME, HOOK_TYPES
-from workers.packed import API_KEY, HASH_KEY, PackedObject, unpack_event
-from workers.store import BundleStore
+from tykpy.workers.lent import LentObject
+from tykpy.workers.lookup import Lookup
+from tykpy.workers.manifest import CHAIN_NAME, HOOK_TYPES
+from tykpy.workers.packed import API_KEY, HASH_KEY, PackedObject, unpack_event
+from tykpy.workers.store import BundleStore
 
 __all__ = ["Dispatcher", "Invocation"]
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Final
 
-from ipc.description import MAX_FILE, MAX_MESSAGE
-from ipc.frame import Status
-from ipc.text import bounded
+from tykpy.ipc.description import MAX_FILE, MAX_MESSAGE
+from tykpy.ipc.frame import Status
+from tykpy.ipc.text import bounded
 
 EVENT_META: Final = "event"
 """What an error's meta names where no event handler could be chosen: the broker logs these, once for all workers."""

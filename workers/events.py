@@ -11,12 +11,12 @@ from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Final
 
-from ipc.control import ControlSocket
-from ipc.errors import ControlClosedError
-from telemetry.log import Log
-from telemetry.quiet_log import QuietLog
-from workers.guard import guarded
-from workers.triggered import TriggeredEvent
+from tykpy.ipc.control import ControlSocket
+from tykpy.ipc.errors import ControlClosedError
+from tykpy.telemetry.log import Log
+from tykpy.telemetry.quiet_log import QuietLog
+from tykpy.workers.guard import guarded
+from tykpy.workers.triggered import TriggeredEvent
 
 log = Log("tykpy.events")
 _notices: Final = QuietLog(log)

@@ -8,16 +8,16 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ipc.description import MAX_MESSAGE
-from ipc.frame import Status, pack_error
-from ipc.text import access_needed, bounded
-from telemetry.log import Log
-from telemetry.quiet_log import QuietLog
-from workers import forked, limits
-from workers.errors import EVENT_META, BundleError, WorkerError, WrongReturnError
+from tykpy.ipc.description import MAX_MESSAGE
+from tykpy.ipc.frame import Status, pack_error
+from tykpy.ipc.text import access_needed, bounded
+from tykpy.telemetry.log import Log
+from tykpy.telemetry.quiet_log import QuietLog
+from tykpy.workers import forked, limits
+from tykpy.workers.errors import EVENT_META, BundleError, WorkerError, WrongReturnError
 
 if TYPE_CHECKING:
-    from workers.hook import Hook
+    from tykpy.workers.hook import Hook
 
 _RETURN: Final = "return"
 _log: Final = Log("tykpy.worker")

@@ -14,9 +14,9 @@ from tyk.proto.coprocess_object_pb2 import Object
 from tyk.proto.coprocess_response_object_pb2 import Header, ResponseObject
 from tyk.proto.coprocess_return_overrides_pb2 import ReturnOverrides
 from tyk.request import canonical_header
-from workers.mapping import entries
-from workers.unread import Notes, UnreadRequest, do_once, one_turn
-from workers.urls import encode_query, is_request_uri, parse_query, split_query
+from tykpy.workers.mapping import entries
+from tykpy.workers.unread import Notes, UnreadRequest, do_once, one_turn
+from tykpy.workers.urls import encode_query, is_request_uri, parse_query, split_query
 
 _HOST: Final = "Host"
 """Comes from the connection, not from the headers: no hook's change of it is seen by the next one."""

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Final
 
-from ipc.description import MAX_FILE, MAX_NAME, MAX_TIMEOUT
-from ipc.text import bounded
 from tyk.decorators import HOOK_ATTRIBUTE, HookDefinition
-from workers.errors import BundleError
-from workers.manifest import HOOK_TYPES, ListedHook
-from workers.shapes import SHAPES, Shape
+from tykpy.ipc.description import MAX_FILE, MAX_NAME, MAX_TIMEOUT
+from tykpy.ipc.text import bounded
+from tykpy.workers.errors import BundleError
+from tykpy.workers.manifest import HOOK_TYPES, ListedHook
+from tykpy.workers.shapes import SHAPES, Shape
 
 _EVENT: Final = "Event"
 _TYPES: Final = frozenset({_EVENT, *HOOK_TYPES.values()})

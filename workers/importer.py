@@ -24,8 +24,8 @@ from types import FrameType, ModuleType
 from typing import Any, Final
 from zipimport import ZipImportError
 
-from workers import names
-from workers.loaders import (
+from tykpy.workers import names
+from tykpy.workers.loaders import (
     AliasLoader,
     BundleLoader,
     CompiledLoader,
@@ -36,13 +36,10 @@ from workers.loaders import (
     folder_spec,
     is_namespace,
 )
-from workers.running import RUNNING
-from workers.views import VIEWED, views
+from tykpy.workers.running import RUNNING
+from tykpy.workers.views import VIEWED, views
 
 _log: Final = logging.getLogger("tykpy.worker")
-
-_HIDDEN: Final = frozenset({"broker", "cli", "commands", "ipc", "redisclient", "telemetry", "workers"})
-"""Our own names: a bundle that has no such module must not get ours."""
 
 _PROTO_NAME: Final = re.compile(
     r"coprocess_(common|mini_request_object|object|response_object|return_overrides|session_state)_pb2"
@@ -154,7 +151,7 @@ class ImportSpace:
         """Say which module stands behind `name` in this bundle: `(its top-level module, itself)`, by full names.
 
         None: the name is an ordinary one; so it is where the file `redis.py` imports `redis`.
-        Raises ModuleNotFoundError for the names of tykpy's own insides.
+        Raises ModuleNotFoundError for a compiled package of another bundle.
         """
         top, dot, rest = name.partition(".")
         head = self._head(top)
@@ -235,7 +232,7 @@ class ImportSpace:
         try:
             found = self.target(name)
         except ModuleNotFoundError:
-            return None  # hidden from the bundle, and not from libraries
+            return None  # another bundle's, which libraries may have loaded
         if found is None or (self._is_private(found[0]) and _is_installed(name.partition(".")[0])):
             return None
         return found[1]
@@ -275,7 +272,7 @@ class ImportSpace:
             return None if self._is_compiled(top, folder) else f"{self._package(folder)}.{top}"
         if top in self._nested and top not in sys.stdlib_module_names:
             return f"{self.prefix}.{self._nested[top]}"
-        if top in _HIDDEN or top in _finder.compiled:
+        if top in _finder.compiled:
             raise ModuleNotFoundError(f"No module named {top!r}", name=top)
         return f"tyk.{top}" if top in _TYK_NAMES and not _is_installed(top) else None
 

@@ -4,22 +4,22 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from ipc.frame import Kind, Packed, pack_frame
 from tyk.event import TykEvent
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import TykCoProcessRequest
-from workers import forked, watch
-from workers.bundle import Chain
-from workers.errors import WorkerError
-from workers.failure import hook_failed, hook_passed_over, return_ignored
-from workers.folding import Fold, RequestFold, ResponseFold
-from workers.hook import Hook
-from workers.lent import LentObject
-from workers.packed import PackedObject
-from workers.running import ASYNC_CALL, RUNNING
-from workers.shapes import IgnoredReturnError, complete
-from workers.unread import UnreadRequest
+from tykpy.ipc.frame import Kind, Packed, pack_frame
+from tykpy.workers import forked, watch
+from tykpy.workers.bundle import Chain
+from tykpy.workers.errors import WorkerError
+from tykpy.workers.failure import hook_failed, hook_passed_over, return_ignored
+from tykpy.workers.folding import Fold, RequestFold, ResponseFold
+from tykpy.workers.hook import Hook
+from tykpy.workers.lent import LentObject
+from tykpy.workers.packed import PackedObject
+from tykpy.workers.running import ASYNC_CALL, RUNNING
+from tykpy.workers.shapes import IgnoredReturnError, complete
+from tykpy.workers.unread import UnreadRequest
 
 _AUTH: Final = int(HookType.CustomKeyCheck)
 _RESPONSE: Final = int(HookType.Response)

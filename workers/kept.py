@@ -14,9 +14,9 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ipc.kept import ASIDE, INDEX, copy_name
-from telemetry.log import Log
-from workers.discovery import Candidate
+from tykpy.ipc.kept import ASIDE, INDEX, copy_name
+from tykpy.telemetry.log import Log
+from tykpy.workers.discovery import Candidate
 
 MAX_SIZE: Final = 32 << 20
 """Bytes of a bundle that are kept at most: the runtime folder often lies in memory."""

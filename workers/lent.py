@@ -8,12 +8,12 @@ message is filled when `request.object` is first used; from then on the request 
 import weakref
 from typing import Final, NamedTuple
 
-from ipc.bodies import LentBody
-from ipc.frame import Kind, Packed, pack_frame
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import TykCoProcessRequest
-from workers.unread import Notes, UnreadRequest, do_once, one_turn
+from tykpy.ipc.bodies import LentBody
+from tykpy.ipc.frame import Kind, Packed, pack_frame
+from tykpy.workers.unread import Notes, UnreadRequest, do_once, one_turn
 
 LEFT_ABOVE: Final = 16 * 1024
 """Bytes of a field from which on it stays in the store: below, to leave it costs as much as to copy it."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from workers.errors import LimitError
+from tykpy.workers.errors import LimitError
 
 MIB: Final = 1024 * 1024
 SPARE_MEMORY: Final = 32 * MIB

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from ipc.exits import WorkerExit
-from workers.loading import PRIVATE
+from tykpy.ipc.exits import WorkerExit
+from tykpy.workers.loading import PRIVATE
 
 _LISTS: Final = ("path", "meta_path", "path_hooks")
 """Without what `sys` has here, other bundles import nothing."""

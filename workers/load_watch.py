@@ -6,11 +6,11 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from ipc.control import ControlSocket
-from ipc.description import MAX_DESCRIBED, MAX_REPLACED, pieces_of
-from telemetry.log import Log
-from workers.load_guard import LoadGuard
-from workers.replaced import Primitives
+from tykpy.ipc.control import ControlSocket
+from tykpy.ipc.description import MAX_DESCRIBED, MAX_REPLACED, pieces_of
+from tykpy.telemetry.log import Log
+from tykpy.workers.load_guard import LoadGuard
+from tykpy.workers.replaced import Primitives
 
 _log: Final = Log("tykpy.worker")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from zipimport import zipimporter
 
 if TYPE_CHECKING:
-    from workers.importer import ImportSpace
+    from tykpy.workers.importer import ImportSpace
 
 _IMPORTLIB: Final = PathFinder.find_spec.__func__.__code__.co_filename  # type: ignore[attr-defined]
 

@@ -8,19 +8,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from ipc.description import MAX_HOOKS, MAX_NAME
-from ipc.text import bounded
 from tyk.decorators import HookDefinition
-from workers import forked
-from workers.bundle import FaultyHook, Part
-from workers.errors import BundleError, SignatureError
-from workers.failure import bundle_failed
-from workers.hook import definition_of, known_type, make_hook, source_of
-from workers.importer import ImportSpace
-from workers.manifest import MANIFEST_NAME, ListedHook, Manifest, read_manifest
-from workers.other_files import is_other_file
-from workers.signature import PublicKey
-from workers.verification import verify
+from tykpy.ipc.description import MAX_HOOKS, MAX_NAME
+from tykpy.ipc.text import bounded
+from tykpy.workers import forked
+from tykpy.workers.bundle import FaultyHook, Part
+from tykpy.workers.errors import BundleError, SignatureError
+from tykpy.workers.failure import bundle_failed
+from tykpy.workers.hook import definition_of, known_type, make_hook, source_of
+from tykpy.workers.importer import ImportSpace
+from tykpy.workers.manifest import MANIFEST_NAME, ListedHook, Manifest, read_manifest
+from tykpy.workers.other_files import is_other_file
+from tykpy.workers.signature import PublicKey
+from tykpy.workers.verification import verify
 
 MAIN_FILE: Final = "middleware.py"
 """The file that the gateway's embedded Python loads."""

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
-from ipc.frame import Status
-from workers.bundle import AUTH_TYPE, Bundle, Chain
-from workers.discovery import EMPTY_NAME_HASH
-from workers.errors import EVENT_META, BundleError, WorkerError
-from workers.hook import Hook
-from workers.manifest import CHAIN_NAME
-from workers.store import BundleStore
+from tykpy.ipc.frame import Status
+from tykpy.workers.bundle import AUTH_TYPE, Bundle, Chain
+from tykpy.workers.discovery import EMPTY_NAME_HASH
+from tykpy.workers.errors import EVENT_META, BundleError, WorkerError
+from tykpy.workers.hook import Hook
+from tykpy.workers.manifest import CHAIN_NAME
+from tykpy.workers.store import BundleStore
 
 _NO_BUNDLE: Final = frozenset({"", EMPTY_NAME_HASH})
 _MAX_LISTED: Final = 20

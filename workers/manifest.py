@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from ipc.text import why_unread
-from workers.errors import ManifestError
+from tykpy.ipc.text import why_unread
+from tykpy.workers.errors import ManifestError
 
 MANIFEST_NAME: Final = "manifest.json"
 MAX_MANIFEST_SIZE: Final = 1 << 20

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import EncodeError, Message
 
-from workers.records import is_map
+from tykpy.workers.records import is_map
 
 _MessageT = TypeVar("_MessageT", bound=Message)
 

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from ipc.layout import MAX_HANDLER_NS, MAX_WAITING, WAITING_SHIFT
+from tykpy.ipc.layout import MAX_HANDLER_NS, MAX_WAITING, WAITING_SHIFT
 
 _SCHEDSTAT: Final = "/proc/thread-self/schedstat"
 """Time on a CPU (at the last tick), time on a run queue, number of slices; ns."""

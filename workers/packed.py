@@ -13,13 +13,13 @@ import msgpack
 import msgspec
 from google.protobuf.message import Message
 
-from ipc.frame import Kind, Packed, pack_frame
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from tyk.request import TykCoProcessRequest
-from workers.mapping import FieldError, from_map, to_map
-from workers.records import ABSENT, Record, filler, is_map, record_type
-from workers.unread import UnreadRequest, do_once, one_turn
+from tykpy.ipc.frame import Kind, Packed, pack_frame
+from tykpy.workers.mapping import FieldError, from_map, to_map
+from tykpy.workers.records import ABSENT, Record, filler, is_map, record_type
+from tykpy.workers.unread import UnreadRequest, do_once, one_turn
 
 _MessageT = TypeVar("_MessageT", bound=Message)
 

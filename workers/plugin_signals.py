@@ -10,10 +10,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
-from telemetry.log import Log
-from workers import forked
-from workers.importer import space_of
-from workers.running import RUNNING
+from tykpy.telemetry.log import Log
+from tykpy.workers import forked
+from tykpy.workers.importer import space_of
+from tykpy.workers.running import RUNNING
 
 _log: Final = Log("tykpy.worker")
 _signal: Final = signal.signal

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from workers.hook import Hook
+    from tykpy.workers.hook import Hook
 
 RUNNING: Final[ContextVar[tuple["Hook", Any] | None]] = ContextVar("RUNNING", default=None)
 """The hook and the object or event it was called for; None outside of hooks."""

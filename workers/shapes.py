@@ -16,8 +16,8 @@ from tyk.proto.coprocess_object_pb2 import Object
 from tyk.proto.coprocess_response_object_pb2 import ResponseObject
 from tyk.proto.coprocess_session_state_pb2 import SessionState
 from tyk.request import TykCoProcessRequest
-from workers.errors import WrongReturnError
-from workers.unread import UnreadRequest
+from tykpy.workers.errors import WrongReturnError
+from tykpy.workers.unread import UnreadRequest
 
 _RESPONSE: Final = int(HookType.Response)
 _IGNORED: Final = ", which counts for nothing, as in the gateway's embedded Python: changes made in place count"

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Final
 
-from telemetry.output import STDERR
-from workers import sent
+from tykpy.telemetry.output import STDERR
+from tykpy.workers import sent
 
 GROUP_SIGNALS: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 """SIGUSR1 is there for whoever signals every process of the name when the log was rotated."""

@@ -9,8 +9,8 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ipc.text import why_unread
-from workers.errors import KeyFileError, SignatureError
+from tykpy.ipc.text import why_unread
+from tykpy.workers.errors import KeyFileError, SignatureError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import rsa

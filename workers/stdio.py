@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, Final
 
-from telemetry.log import Log
-from telemetry.output import STDERR, STDOUT
-from workers.importer import space_of
+from tykpy.telemetry.log import Log
+from tykpy.telemetry.output import STDERR, STDOUT
+from tykpy.workers.importer import space_of
 
 PLUGIN_LOGGER: Final = "tykpy.plugin"
 MAX_LINE: Final = 8_192

@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ipc.description import MAX_HOOKS, MAX_NAME
-from ipc.text import bounded
-from workers.bundle import Bundle, Part
-from workers.discovery import Candidate, FileStamp, candidate_at, candidates, key_of, part_folders, stamp
-from workers.errors import BundleError
-from workers.failure import bundle_failed
-from workers.kept import KeptVersions, same_code
-from workers.load_watch import LoadWatch, Source
-from workers.loading import load_file, load_folder, too_many_hooks
-from workers.manifest import MANIFEST_NAME
-from workers.signature import PublicKey
-from workers.unpacked import UnpackedFolder
+from tykpy.ipc.description import MAX_HOOKS, MAX_NAME
+from tykpy.ipc.text import bounded
+from tykpy.workers.bundle import Bundle, Part
+from tykpy.workers.discovery import Candidate, FileStamp, candidate_at, candidates, key_of, part_folders, stamp
+from tykpy.workers.errors import BundleError
+from tykpy.workers.failure import bundle_failed
+from tykpy.workers.kept import KeptVersions, same_code
+from tykpy.workers.load_watch import LoadWatch, Source
+from tykpy.workers.loading import load_file, load_folder, too_many_hooks
+from tykpy.workers.manifest import MANIFEST_NAME
+from tykpy.workers.signature import PublicKey
+from tykpy.workers.unpacked import UnpackedFolder
 
 _VERSION_DIGITS: Final = 12
 

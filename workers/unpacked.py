@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from workers.archive import DAMAGE, extract, holds, unpacked_name
-from workers.errors import ArchiveError
+from tykpy.workers.archive import DAMAGE, extract, holds, unpacked_name
+from tykpy.workers.errors import ArchiveError
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD: Final = ".old-"

@@ -14,7 +14,7 @@ from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.proto.coprocess_return_overrides_pb2 import ReturnOverrides
 from tyk.request import TykCoProcessRequest, find_header
-from workers.records import Record, record_type
+from tykpy.workers.records import Record, record_type
 
 Read = Callable[[], MiniRequestObject]
 """Fills the message from the record, once, and returns it. Where it raises, it is called again the next time."""

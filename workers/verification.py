@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from ipc.text import why_unread
-from workers.errors import SignatureError, VerificationError
-from workers.manifest import MANIFEST_NAME, Manifest
-from workers.signature import PublicKey
+from tykpy.ipc.text import why_unread
+from tykpy.workers.errors import SignatureError, VerificationError
+from tykpy.workers.manifest import MANIFEST_NAME, Manifest
+from tykpy.workers.signature import PublicKey
 
 BYTECODE_FOLDER: Final = "__pycache__"
 """Somebody else's interpreter may have left it; it is neither read nor written here."""

@@ -9,19 +9,19 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from telemetry.log import Log
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.proto.coprocess_response_object_pb2 import ResponseObject
 from tyk.request import canonical_header
-from workers import ignored
-from workers.ignored import MAX_CODE, MIN_CODE, Ignored
-from workers.shapes import complete
-from workers.urls import is_request_uri, parse_query, split_query
+from tykpy.telemetry.log import Log
+from tykpy.workers import ignored
+from tykpy.workers.ignored import MAX_CODE, MIN_CODE, Ignored
+from tykpy.workers.shapes import complete
+from tykpy.workers.urls import is_request_uri, parse_query, split_query
 
 if TYPE_CHECKING:
-    from workers.hook import Hook
+    from tykpy.workers.hook import Hook
 
 FIRST_CALLS: Final = 32
 """Calls of a hook that are all looked at."""

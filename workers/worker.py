@@ -11,18 +11,18 @@ from queue import SimpleQueue
 from time import monotonic_ns
 from typing import Final
 
-from ipc.errors import ControlClosedError
-from ipc.frame import Packed
-from ipc.layout import EXECUTION_SLOTS, FLAG_MEASURE, FLAG_SHARES
-from ipc.worker_channel import WorkerChannel
-from telemetry.log import close_log, explain_in_log, reopen_log
-from workers.async_calls import AsyncCalls
-from workers.dispatcher import Dispatcher
-from workers.failure import error_frame
-from workers.guard import guarded, start_thread
-from workers.hook_threads import FIRST, HookThreads
-from workers.limits import CpuBudget
-from workers.metering import Meter
+from tykpy.ipc.errors import ControlClosedError
+from tykpy.ipc.frame import Packed
+from tykpy.ipc.layout import EXECUTION_SLOTS, FLAG_MEASURE, FLAG_SHARES
+from tykpy.ipc.worker_channel import WorkerChannel
+from tykpy.telemetry.log import close_log, explain_in_log, reopen_log
+from tykpy.workers.async_calls import AsyncCalls
+from tykpy.workers.dispatcher import Dispatcher
+from tykpy.workers.failure import error_frame
+from tykpy.workers.guard import guarded, start_thread
+from tykpy.workers.hook_threads import FIRST, HookThreads
+from tykpy.workers.limits import CpuBudget
+from tykpy.workers.metering import Meter
 
 EXIT_BROKER_GONE: Final = 0
 """Nobody is left to report to, and nothing went wrong here."""

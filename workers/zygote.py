@@ -10,10 +10,10 @@ import os
 import signal
 import sys
 
-from ipc.orders import Fork, OrderReceiver, Reap, close_all
-from ipc.prctl import Option, prctl
-from ipc.title import ZYGOTE, set_title
-from workers.lifeline import end_with_broker
+from tykpy.ipc.orders import Fork, OrderReceiver, Reap, close_all
+from tykpy.ipc.prctl import Option, prctl
+from tykpy.ipc.title import ZYGOTE, set_title
+from tykpy.workers.lifeline import end_with_broker
 
 
 def breed(descriptor: int, life: int) -> str | None:

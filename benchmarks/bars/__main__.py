@@ -14,7 +14,7 @@ from benchmarks.bars.rounds import QUICK, Pace
 from benchmarks.errors import BenchmarkError
 from benchmarks.output import EXIT_ERROR, add_file_flags, attempt, command_line, say, write_files
 from benchmarks.results import machine
-from commands.errors import CommandError
+from tykpy.commands.errors import CommandError
 
 
 def measure(names: Sequence[str], pace: Pace, command: str) -> BarsReport:

@@ -14,14 +14,14 @@ from benchmarks.bars.rounds import Reading
 from benchmarks.errors import ServerError
 from benchmarks.measure import cpu_per_request
 from benchmarks.objects import DISPATCH_PATH, framed
-from broker.grpc.client import GrpcCallError, GrpcClient
-from commands.bench import runs
-from commands.bench.load import Order
-from commands.bench.measure import cpu_ns
-from commands.bench.results import NS_PER_US, Sample
-from commands.bench.serving import OwnBroker
 from tyk.proto.coprocess_object_pb2 import Object
-from workers.watch import FIRST_CALLS
+from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
+from tykpy.commands.bench import runs
+from tykpy.commands.bench.load import Order
+from tykpy.commands.bench.measure import cpu_ns
+from tykpy.commands.bench.results import NS_PER_US, Sample
+from tykpy.commands.bench.serving import OwnBroker
+from tykpy.workers.watch import FIRST_CALLS
 
 WARM_UP_CALLS: Final = 1000
 MIN_CALLS: Final = 32

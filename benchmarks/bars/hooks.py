@@ -8,11 +8,11 @@ from typing import Final
 from benchmarks.bars.bar import Bar, Outcome, ratios
 from benchmarks.bars.driving import H2LoadCase, OwnLoadCase
 from benchmarks.bars.rounds import Pace, cpu_us, interleave, rate
-from commands.bench.limits import limit_of
-from commands.bench.results import Case, Result, usable_cpus
-from commands.bench.scenarios import BUILT_IN, Scenario
-from commands.bench.serving import OwnBroker
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.commands.bench.limits import limit_of
+from tykpy.commands.bench.results import Case, Result, usable_cpus
+from tykpy.commands.bench.scenarios import BUILT_IN, Scenario
+from tykpy.commands.bench.serving import OwnBroker
 
 CPU_HOOKS_PER_SECOND: Final = 500
 """Of 2 ms on one core."""

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.objects import HEADER, HEADER_VALUE, typical_post
-from commands.objects import bundle_hash
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.commands.objects import bundle_hash
 
 _HEAD: Final = "from tyk.decorators import Post\n"
 _HOOK: Final = """

@@ -17,11 +17,11 @@ from benchmarks.bars.rounds import Case, Pace, Reading, Readings, cpu_us, interl
 from benchmarks.capacity.formula import US_PER_SECOND, Bound, Calibration, Costs, Setting, capacity
 from benchmarks.objects import typical_post
 from benchmarks.output import markdown_table
-from commands.bench.measure import MachineTime, machine_time
-from commands.bench.results import usable_cpus
-from commands.bench.serving import OwnBroker
-from commands.objects import bundle_hash
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.commands.bench.measure import MachineTime, machine_time
+from tykpy.commands.bench.results import usable_cpus
+from tykpy.commands.bench.serving import OwnBroker
+from tykpy.commands.objects import bundle_hash
 
 BUNDLE: Final = Path(__file__).with_name("capacity_hooks.py")
 TOGETHER_STREAMS: Final = 64

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Final, Protocol
 
-from broker.errors import BrokerError
-from broker.events.events import TriggeredEvent
-from telemetry.quiet_log import QuietLog
+from tykpy.broker.errors import BrokerError
+from tykpy.broker.events.events import TriggeredEvent
+from tykpy.telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.events")
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple, Protocol, Self
 
-from broker.config import BrokerConfig
-from broker.events.handlers import EventHandlers
-from broker.routing.router import Router
-from telemetry.quiet_log import QuietLog
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.events.handlers import EventHandlers
+from tykpy.broker.routing.router import Router
+from tykpy.telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.events")
 
@@ -133,11 +133,11 @@ def open_sinks(config: BrokerConfig) -> tuple[Sink, ...]:
     if config.event_log:
         sinks.append(EventLog())
     if config.event_stream is not None:
-        from broker.events.stream import open_stream
+        from tykpy.broker.events.stream import open_stream
 
         sinks.append(open_stream(config))
     if config.event_webhook is not None:
-        from broker.events.webhook import open_webhook
+        from tykpy.broker.events.webhook import open_webhook
 
         sinks.append(open_webhook(config))
     return tuple(sinks)

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from broker.errors import DispatchError
-from broker.protowire import pack_bytes
-from broker.routing.dispatch import Dispatch
-from broker.routing.router import Router
-from ipc.frame import Kind, Status
-from telemetry.quiet_log import QuietLog
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.protowire import pack_bytes
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.router import Router
+from tykpy.ipc.frame import Kind, Status
+from tykpy.telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.events")
 

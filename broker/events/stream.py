@@ -5,11 +5,11 @@ from typing import Final
 
 import redis
 
-from broker.config import BrokerConfig
-from broker.events.delivery import Delivery, DeliveryError, DeliveryOptions, Verdict
-from broker.events.events import TriggeredEvent
-from redisclient.address import RedisAddress, parse_redis_url
-from redisclient.client import OUTAGES, Client, Connected, connect, told
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.events.delivery import Delivery, DeliveryError, DeliveryOptions, Verdict
+from tykpy.broker.events.events import TriggeredEvent
+from tykpy.redisclient.address import RedisAddress, parse_redis_url
+from tykpy.redisclient.client import OUTAGES, Client, Connected, connect, told
 
 SOCKET_SECONDS: Final = 2.0
 """Each step of talking to Redis."""

@@ -11,9 +11,9 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from broker.config import BrokerConfig
-from broker.events.delivery import Delivery, DeliveryError, DeliveryOptions, Verdict
-from broker.events.events import TriggeredEvent
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.events.delivery import Delivery, DeliveryError, DeliveryOptions, Verdict
+from tykpy.broker.events.events import TriggeredEvent
 
 SOCKET_SECONDS: Final = 5.0
 """Each step of talking to the receiver."""

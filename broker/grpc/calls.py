@@ -4,20 +4,27 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final, NamedTuple, cast
 
-from broker.arriving import Arriving, Share
-from broker.errors import DispatchError
-from broker.grpc.head import GrpcHead
-from broker.grpc.local_call import LocalCall, LocalHandler
-from broker.grpc.messages import MessageReader
-from broker.grpc.wire import CODE_OF_STATUS, GrpcCallError, GrpcCode, TooLargeError, pack_fields, pack_trailers_only
-from broker.http2.frames import Data
-from broker.http2.limits import KIB, Limits
-from broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE, Sender
-from broker.http2.stream import Stream
-from broker.oversize import SizeRefusals
-from broker.routing.dispatch import Dispatch, Dispatcher
-from broker.routing.peek import peek_name
-from ipc.bodies import Body, BodyStore, body_bytes
+from tykpy.broker.arriving import Arriving, Share
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.grpc.head import GrpcHead
+from tykpy.broker.grpc.local_call import LocalCall, LocalHandler
+from tykpy.broker.grpc.messages import MessageReader
+from tykpy.broker.grpc.wire import (
+    CODE_OF_STATUS,
+    GrpcCallError,
+    GrpcCode,
+    TooLargeError,
+    pack_fields,
+    pack_trailers_only,
+)
+from tykpy.broker.http2.frames import Data
+from tykpy.broker.http2.limits import KIB, Limits
+from tykpy.broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE, Sender
+from tykpy.broker.http2.stream import Stream
+from tykpy.broker.oversize import SizeRefusals
+from tykpy.broker.routing.dispatch import Dispatch, Dispatcher
+from tykpy.broker.routing.peek import peek_name
+from tykpy.ipc.bodies import Body, BodyStore, body_bytes
 
 MAX_LOCAL_MESSAGE: Final = 4 * KIB
 """Bytes of a message to the broker itself, which are names: a peer can keep a thousand of them on each connection."""

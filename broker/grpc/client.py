@@ -21,10 +21,10 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 
-from broker.dialing import ClientTls, dial
-from broker.grpc.wire import GrpcCallError, GrpcCode, format_timeout, percent_decode
-from broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE
-from broker.tls import PREFIX
+from tykpy.broker.dialing import ClientTls, dial
+from tykpy.broker.grpc.wire import GrpcCallError, GrpcCode, format_timeout, percent_decode
+from tykpy.broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE
+from tykpy.broker.tls import PREFIX
 
 __all__ = ["GrpcCallError", "GrpcClient"]
 

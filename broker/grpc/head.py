@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from broker.grpc.wire import (
+from tykpy.broker.grpc.wire import (
     ANSWER,
     ANSWER_WITH_ENCODINGS,
     GZIP,
@@ -14,13 +14,13 @@ from broker.grpc.wire import (
     pack_field,
     parse_timeout,
 )
-from broker.http2.headers import STABLE, RequestHead
-from broker.http2.limits import Limits
-from broker.http2.validate import Header
-from ipc.frame import MAX_METADATA
+from tykpy.broker.http2.headers import STABLE, RequestHead
+from tykpy.broker.http2.limits import Limits
+from tykpy.broker.http2.validate import Header
+from tykpy.ipc.frame import MAX_METADATA
 
 if TYPE_CHECKING:
-    from broker.grpc.local_call import LocalCall, LocalHandler
+    from tykpy.broker.grpc.local_call import LocalCall, LocalHandler
 
 _CONTENT_TYPES: Final = frozenset((b"application/grpc", b"application/grpc+proto"))
 _TIMEOUT: Final = b"grpc-timeout"

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
 
-from broker.grpc.head import Method
-from broker.grpc.local_call import LocalCall, LocalHandler, UnaryHandler
-from broker.grpc.wire import GrpcCallError, GrpcCode
-from broker.protowire import ProtobufError, bytes_fields, pack_bytes, pack_int
+from tykpy.broker.grpc.head import Method
+from tykpy.broker.grpc.local_call import LocalCall, LocalHandler, UnaryHandler
+from tykpy.broker.grpc.wire import GrpcCallError, GrpcCode
+from tykpy.broker.protowire import ProtobufError, bytes_fields, pack_bytes, pack_int
 
 DISPATCHER_SERVICE: Final = "coprocess.Dispatcher"
 _SERVICE_FIELD: Final = 1

@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
-from broker.grpc.wire import ANSWER, GrpcCode, pack_status, pack_trailers_only
-from broker.http2.sender import MESSAGE_PREFIX, Sender
-from broker.http2.stream import Stream
+from tykpy.broker.grpc.wire import ANSWER, GrpcCode, pack_status, pack_trailers_only
+from tykpy.broker.http2.sender import MESSAGE_PREFIX, Sender
+from tykpy.broker.http2.stream import Stream
 
 
 class LocalCall:

@@ -7,11 +7,11 @@ buffer away as the finished `bytes`.
 from io import BytesIO
 from typing import Final
 
-from broker.grpc.wire import GZIP, HEAD_SIZE, GrpcCallError, GrpcCode, TooLargeError, decompress, decompress_head
-from broker.http2.frames import Data
-from broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE
-from ipc.bodies import Body, BodyStore, StoredBody
-from ipc.frame import SPLIT_ABOVE
+from tykpy.broker.grpc.wire import GZIP, HEAD_SIZE, GrpcCallError, GrpcCode, TooLargeError, decompress, decompress_head
+from tykpy.broker.http2.frames import Data
+from tykpy.broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE
+from tykpy.ipc.bodies import Body, BodyStore, StoredBody
+from tykpy.ipc.frame import SPLIT_ABOVE
 
 GROWTH: Final = 4
 """Room made for a message, as a multiple of what of it has come: who only announces a large one gets no memory."""

@@ -7,11 +7,11 @@ import protobuf into the broker, nor the messages that it never decodes.
 from collections.abc import Sequence
 from typing import Final
 
-from broker.grpc.descriptors import FILES, SERVICES, DescriptorFile
-from broker.grpc.head import Method
-from broker.grpc.local_call import LocalHandler
-from broker.grpc.wire import GrpcCallError, GrpcCode
-from broker.protowire import ProtobufError, bytes_fields, pack_bytes, pack_int
+from tykpy.broker.grpc.descriptors import FILES, SERVICES, DescriptorFile
+from tykpy.broker.grpc.head import Method
+from tykpy.broker.grpc.local_call import LocalHandler
+from tykpy.broker.grpc.wire import GrpcCallError, GrpcCode
+from tykpy.broker.protowire import ProtobufError, bytes_fields, pack_bytes, pack_int
 
 # ServerReflectionRequest
 _FILE_BY_FILENAME: Final = 3

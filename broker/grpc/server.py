@@ -7,25 +7,25 @@ from dataclasses import replace
 from itertools import islice
 from typing import Final, cast
 
-from broker.arriving import Arriving
-from broker.faults import Periodic, each
-from broker.grpc.calls import GrpcCalls
-from broker.grpc.head import GrpcHeadReader, Method, RefusingHeadReader
-from broker.grpc.health import Health
-from broker.grpc.reflection import reflection_methods
-from broker.grpc.sweep import SWEEP_INTERVAL, ConnectionAge
-from broker.http2.connection import Connection
-from broker.http2.errors import ErrorCode, PeerError
-from broker.http2.frames import Data
-from broker.http2.headers import HeadCache
-from broker.http2.limits import KIB, MIB, Limits
-from broker.oversize import SizeRefusals
-from broker.peers import Admission
-from broker.routing.dispatch import Dispatcher
-from broker.turn import Turn
-from ipc.bodies import BodyStore
-from ipc.frame import Kind
-from telemetry.quiet_log import QuietLog
+from tykpy.broker.arriving import Arriving
+from tykpy.broker.faults import Periodic, each
+from tykpy.broker.grpc.calls import GrpcCalls
+from tykpy.broker.grpc.head import GrpcHeadReader, Method, RefusingHeadReader
+from tykpy.broker.grpc.health import Health
+from tykpy.broker.grpc.reflection import reflection_methods
+from tykpy.broker.grpc.sweep import SWEEP_INTERVAL, ConnectionAge
+from tykpy.broker.http2.connection import Connection
+from tykpy.broker.http2.errors import ErrorCode, PeerError
+from tykpy.broker.http2.frames import Data
+from tykpy.broker.http2.headers import HeadCache
+from tykpy.broker.http2.limits import KIB, MIB, Limits
+from tykpy.broker.oversize import SizeRefusals
+from tykpy.broker.peers import Admission
+from tykpy.broker.routing.dispatch import Dispatcher
+from tykpy.broker.turn import Turn
+from tykpy.ipc.bodies import BodyStore
+from tykpy.ipc.frame import Kind
+from tykpy.telemetry.quiet_log import QuietLog
 
 _log: Final = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ Looked at once in a while for all connections, so that calls need no timers.
 from collections.abc import Callable
 from typing import Final
 
-from broker.http2.connection import Connection
-from broker.http2.errors import ErrorCode, PeerError
-from broker.http2.limits import Limits
-from broker.http2.stream import Stream
+from tykpy.broker.http2.connection import Connection
+from tykpy.broker.http2.errors import ErrorCode, PeerError
+from tykpy.broker.http2.limits import Limits
+from tykpy.broker.http2.stream import Stream
 
 SWEEP_INTERVAL: Final = 5.0
 """Seconds between two sweeps: how much later than its limit a connection may be given up."""

@@ -10,9 +10,9 @@ from typing import Final
 
 from hpack.table import HeaderTable
 
-from broker.errors import BrokerError
-from broker.http2.sender import AnswerTemplate
-from ipc.frame import Status
+from tykpy.broker.errors import BrokerError
+from tykpy.broker.http2.sender import AnswerTemplate
+from tykpy.ipc.frame import Status
 
 
 class GrpcCode(IntEnum):

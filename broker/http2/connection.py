@@ -7,8 +7,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from broker.http2.errors import ErrorCode, Http2Error, PeerError, StreamError
-from broker.http2.frames import (
+from tykpy.broker.http2.errors import ErrorCode, Http2Error, PeerError, StreamError
+from tykpy.broker.http2.frames import (
     ACK,
     GOAWAY_MIN_SIZE,
     PING_SIZE,
@@ -20,13 +20,13 @@ from broker.http2.frames import (
     pack_frame,
     pack_goaway,
 )
-from broker.http2.headers import HeadCache
-from broker.http2.limits import Limits
-from broker.http2.payloads import check_dependency
-from broker.http2.reader import Handler
-from broker.http2.requests import RequestReader
-from broker.http2.settings import FORBID_TABLE, Setting, pack_our_settings, parse_settings
-from broker.http2.stream import Application
+from tykpy.broker.http2.headers import HeadCache
+from tykpy.broker.http2.limits import Limits
+from tykpy.broker.http2.payloads import check_dependency
+from tykpy.broker.http2.reader import Handler
+from tykpy.broker.http2.requests import RequestReader
+from tykpy.broker.http2.settings import FORBID_TABLE, Setting, pack_our_settings, parse_settings
+from tykpy.broker.http2.stream import Application
 
 _DRAIN_PING: Final = b"tykdrain"
 """Its acknowledgement says that the peer has read the GOAWAY before it."""

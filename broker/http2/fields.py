@@ -9,8 +9,8 @@ from typing import Final
 
 from hpack.table import HeaderTable
 
-from broker.http2.huffman import decode_huffman, is_plain
-from broker.http2.table import DynamicTable
+from tykpy.broker.http2.huffman import decode_huffman, is_plain
+from tykpy.broker.http2.table import DynamicTable
 
 _STATIC: Final = tuple(HeaderTable.STATIC_TABLE)
 _STATIC_COUNT: Final = len(_STATIC)

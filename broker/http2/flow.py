@@ -1,6 +1,6 @@
 """Receive windows (RFC 9113, section 5.2): what the peer may still send, and when to tell it about more."""
 
-from broker.http2.errors import ErrorCode, PeerError
+from tykpy.broker.http2.errors import ErrorCode, PeerError
 
 
 class ReceiveWindow:

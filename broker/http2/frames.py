@@ -11,7 +11,7 @@ from enum import IntEnum, IntFlag
 from struct import Struct
 from typing import Final
 
-from broker.http2.errors import ErrorCode
+from tykpy.broker.http2.errors import ErrorCode
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FRAME_HEAD: Final = Struct(">HBBBI")

@@ -8,12 +8,12 @@ the application (`traceparent`) is stepped over: it is the call's metadata, hand
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from broker.http2.errors import ErrorCode, MalformedError, PeerError
-from broker.http2.fields import coded_name, is_size_update, read_field, read_size_updates, step_over
-from broker.http2.limits import KIB, Limits
-from broker.http2.payloads import DECODE_FACTOR
-from broker.http2.table import DynamicTable
-from broker.http2.validate import (
+from tykpy.broker.http2.errors import ErrorCode, MalformedError, PeerError
+from tykpy.broker.http2.fields import coded_name, is_size_update, read_field, read_size_updates, step_over
+from tykpy.broker.http2.limits import KIB, Limits
+from tykpy.broker.http2.payloads import DECODE_FACTOR
+from tykpy.broker.http2.table import DynamicTable
+from tykpy.broker.http2.validate import (
     FIELD_OVERHEAD,
     Header,
     check_field,
@@ -23,7 +23,7 @@ from broker.http2.validate import (
     list_size,
     takes_any_value,
 )
-from ipc.frame import MAX_METADATA
+from tykpy.ipc.frame import MAX_METADATA
 
 MAX_CACHED_BLOCK: Final = 1 * KIB
 MAX_CACHED_HEADS: Final = 256

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Final
 
-from broker.arriving import HELD_BYTES
+from tykpy.broker.arriving import HELD_BYTES
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB

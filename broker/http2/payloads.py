@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from broker.http2.errors import ErrorCode, PeerError
-from broker.http2.frames import PADDED, PRIORITY, PRIORITY_SIZE, STREAM_ID_MASK, U32, Data
-from broker.http2.limits import Limits
+from tykpy.broker.http2.errors import ErrorCode, PeerError
+from tykpy.broker.http2.frames import PADDED, PRIORITY, PRIORITY_SIZE, STREAM_ID_MASK, U32, Data
+from tykpy.broker.http2.limits import Limits
 
 DECODE_FACTOR: Final = 2
 """Blocks and lists up to this many times the limit are still decoded, so that the caller is told what was too large."""

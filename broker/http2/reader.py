@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
-from broker.http2.errors import ErrorCode, PeerError
-from broker.http2.frames import (
+from tykpy.broker.http2.errors import ErrorCode, PeerError
+from tykpy.broker.http2.frames import (
     FRAME_HEAD,
     FRAME_HEAD_SIZE,
     MAX_FRAME_SIZE,

@@ -4,9 +4,9 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Final
 
-from broker.http2.errors import ErrorCode, MalformedError, PeerError, StreamError
-from broker.http2.flow import ReceiveWindow
-from broker.http2.frames import (
+from tykpy.broker.http2.errors import ErrorCode, MalformedError, PeerError, StreamError
+from tykpy.broker.http2.flow import ReceiveWindow
+from tykpy.broker.http2.frames import (
     END_HEADERS,
     END_STREAM,
     PADDED,
@@ -16,12 +16,12 @@ from broker.http2.frames import (
     pack_reset,
     pack_window_update,
 )
-from broker.http2.headers import HeadCache, HeaderDecoder, RequestHead
-from broker.http2.limits import ANSWER_BYTES, Budget, Limits
-from broker.http2.payloads import HeaderBlock, unpad, unwrap_headers
-from broker.http2.reader import FrameReader
-from broker.http2.sender import Sender
-from broker.http2.stream import Application, Stream
+from tykpy.broker.http2.headers import HeadCache, HeaderDecoder, RequestHead
+from tykpy.broker.http2.limits import ANSWER_BYTES, Budget, Limits
+from tykpy.broker.http2.payloads import HeaderBlock, unpad, unwrap_headers
+from tykpy.broker.http2.reader import FrameReader
+from tykpy.broker.http2.sender import Sender
+from tykpy.broker.http2.stream import Application, Stream
 
 _MAX_REMEMBERED_RESETS: Final = 2_048
 """Streams that we reset, on which frames may still be under way."""

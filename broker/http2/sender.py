@@ -9,8 +9,8 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
-from broker.http2.errors import ErrorCode, FinishedStreamError, PeerError, StreamError
-from broker.http2.frames import (
+from tykpy.broker.http2.errors import ErrorCode, FinishedStreamError, PeerError, StreamError
+from tykpy.broker.http2.frames import (
     DATA,
     END_HEADERS,
     END_STREAM,
@@ -21,8 +21,8 @@ from broker.http2.frames import (
     pack_head,
     pack_headers,
 )
-from broker.http2.limits import MAX_WINDOW, MIB, MIN_WINDOW
-from broker.http2.stream import Stream
+from tykpy.broker.http2.limits import MAX_WINDOW, MIB, MIN_WINDOW
+from tykpy.broker.http2.stream import Stream
 
 TURN_BYTES: Final = 1 * MIB
 """Bytes of held DATA that go out at once: a peer with a window of 2 GiB does not make us copy as much."""

@@ -4,9 +4,9 @@ from enum import IntEnum
 from struct import Struct
 from typing import Final, NamedTuple
 
-from broker.http2.errors import ErrorCode, PeerError
-from broker.http2.frames import MAX_FRAME_SIZE, FrameType, pack_frame, pack_window_update
-from broker.http2.limits import MAX_WINDOW, MIN_WINDOW, Limits
+from tykpy.broker.http2.errors import ErrorCode, PeerError
+from tykpy.broker.http2.frames import MAX_FRAME_SIZE, FrameType, pack_frame, pack_window_update
+from tykpy.broker.http2.limits import MAX_WINDOW, MIN_WINDOW, Limits
 
 _ENTRY: Final = Struct(">HI")
 ENTRY_SIZE: Final = _ENTRY.size

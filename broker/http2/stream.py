@@ -3,8 +3,8 @@
 from collections import deque
 from typing import Any, Protocol
 
-from broker.http2.frames import Data
-from broker.http2.headers import RequestHead
+from tykpy.broker.http2.frames import Data
+from tykpy.broker.http2.headers import RequestHead
 
 
 class Stream:

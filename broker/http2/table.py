@@ -3,7 +3,7 @@
 from collections import deque
 from typing import Final
 
-from broker.http2.validate import FIELD_OVERHEAD, Header
+from tykpy.broker.http2.validate import FIELD_OVERHEAD, Header
 
 DEFAULT_SIZE: Final = 4096
 """Bytes that a peer may use until it is told otherwise (RFC 9113, section 6.5.2)."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from broker.http2.errors import MalformedError
+from tykpy.broker.http2.errors import MalformedError
 
 Header = tuple[bytes, bytes]
 

@@ -10,9 +10,9 @@ from typing import Any, Final, Self
 
 import msgpack
 
-from broker.errors import RpcError
-from broker.msgpackrpc.wire import ANSWER, MAX_ID, NOTIFICATION, REQUEST
-from ipc.frame import Status
+from tykpy.broker.errors import RpcError
+from tykpy.broker.msgpackrpc.wire import ANSWER, MAX_ID, NOTIFICATION, REQUEST
+from tykpy.ipc.frame import Status
 
 DEFAULT_TIMEOUT: Final = 10.0
 """Seconds for a call, or for a whole pipeline."""

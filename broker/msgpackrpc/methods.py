@@ -13,12 +13,20 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from broker.errors import DispatchError
-from broker.grpc.wire import pack_fields
-from broker.msgpackrpc.server import Handler, RawMethod, Reply
-from broker.msgpackrpc.wire import EMPTY_MAP, EVENT_METHOD, Message, check_decodable, is_map, is_one_value, split_first
-from broker.routing.dispatch import Dispatch, Dispatcher
-from ipc.frame import MAX_METADATA, Kind, Status
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.grpc.wire import pack_fields
+from tykpy.broker.msgpackrpc.server import Handler, RawMethod, Reply
+from tykpy.broker.msgpackrpc.wire import (
+    EMPTY_MAP,
+    EVENT_METHOD,
+    Message,
+    check_decodable,
+    is_map,
+    is_one_value,
+    split_first,
+)
+from tykpy.broker.routing.dispatch import Dispatch, Dispatcher
+from tykpy.ipc.frame import MAX_METADATA, Kind, Status
 
 NS_PER_SECOND: Final = 1_000_000_000
 MAX_TIMEOUT_SECONDS: Final = 86_400

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
-from broker.arriving import Arriving, Share
-from broker.errors import DispatchError, WireError
-from broker.msgpackrpc.limits import RpcLimits
-from broker.msgpackrpc.sweep import MessageAge, Sweeper
-from broker.msgpackrpc.wire import (
+from tykpy.broker.arriving import Arriving, Share
+from tykpy.broker.errors import DispatchError, WireError
+from tykpy.broker.msgpackrpc.limits import RpcLimits
+from tykpy.broker.msgpackrpc.sweep import MessageAge, Sweeper
+from tykpy.broker.msgpackrpc.wire import (
     Message,
     MessageReader,
     TooLargeError,
@@ -27,11 +27,11 @@ from broker.msgpackrpc.wire import (
     peek_call,
     unpack_params,
 )
-from broker.oversize import SizeRefusals
-from broker.peers import Admission
-from broker.turn import Turn
-from ipc.frame import Status
-from telemetry.quiet_log import QuietLog
+from tykpy.broker.oversize import SizeRefusals
+from tykpy.broker.peers import Admission
+from tykpy.broker.turn import Turn
+from tykpy.ipc.frame import Status
+from tykpy.telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.msgpackrpc")
 

@@ -6,7 +6,7 @@ The counterpart of `broker/grpc/sweep.py`. Looked at once in a while, and only w
 import asyncio
 from typing import Final, Protocol
 
-from broker.faults import Periodic, each
+from tykpy.broker.faults import Periodic, each
 
 SWEEP_INTERVAL: Final = 5.0
 """Seconds between two sweeps: how much later than its limit a message may be given up."""

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 import msgpack
 import msgspec
 
-from broker.errors import WireError
-from ipc.frame import Kind, Status
+from tykpy.broker.errors import WireError
+from tykpy.ipc.frame import Kind, Status
 
 REQUEST: Final = 0
 ANSWER: Final = 1

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from broker.pool.content_watch import Stamp, stamp_of_file
-from ipc.text import why_unread
+from tykpy.broker.pool.content_watch import Stamp, stamp_of_file
+from tykpy.ipc.text import why_unread
 
 log = logging.getLogger("tykpy.broker")
 

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Final
 
-from broker.pool.worker import Worker
-from ipc.errors import IpcError
+from tykpy.broker.pool.worker import Worker
+from tykpy.ipc.errors import IpcError
 
 log = logging.getLogger("tykpy.supervisor")
 

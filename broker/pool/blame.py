@@ -4,11 +4,11 @@ import os
 import time
 from typing import Final
 
-from broker.pool.process import CPU_ENDING, Ending
-from broker.pool.worker import Worker
-from broker.routing.link import Link
-from broker.routing.poison import Cause
-from ipc.layout import ExitReason
+from tykpy.broker.pool.process import CPU_ENDING, Ending
+from tykpy.broker.pool.worker import Worker
+from tykpy.broker.routing.link import Link
+from tykpy.broker.routing.poison import Cause
+from tykpy.ipc.layout import ExitReason
 
 RENEWAL_SLACK: Final = 0.5
 """Seconds: a worker renews its limit of CPU time at the start of a dispatch, but not of each (workers/limits.py)."""

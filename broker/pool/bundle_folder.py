@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
-from broker.pool.content_watch import Stamp, stamp_of, stamp_of_file
-from ipc.text import why_unread
+from tykpy.broker.pool.content_watch import Stamp, stamp_of, stamp_of_file
+from tykpy.ipc.text import why_unread
 
 MANIFEST_NAME: Final = "manifest.json"
 CHECKED_AT_ONCE: Final = 20

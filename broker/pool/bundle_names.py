@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from broker.pool.api_definitions import ApiDefinitions, ApiUse
-from telemetry.names import annotated
+from tykpy.broker.pool.api_definitions import ApiDefinitions, ApiUse
+from tykpy.telemetry.names import annotated
 
 SETTLING: Final = 1.0
 """Seconds from the first call of an API that is new to reading the definitions again: others may follow."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from broker.faults import Periodic
+from tykpy.broker.faults import Periodic
 
 LOOK_INTERVAL: Final = 0.5
 """Seconds."""

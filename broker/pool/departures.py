@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from broker.config import BrokerConfig
-from broker.faults import attempt
-from broker.pool.worker import Worker, WorkerState
-from broker.routing.link import Link
-from broker.routing.router import Router
-from ipc.errors import IpcError
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.faults import attempt
+from tykpy.broker.pool.worker import Worker, WorkerState
+from tykpy.broker.routing.link import Link
+from tykpy.broker.routing.router import Router
+from tykpy.ipc.errors import IpcError
 
 log = logging.getLogger("tykpy.supervisor")
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ipc.description import MAX_ACCEPTED, MAX_HOOKS
-from ipc.errors import ControlCorruptError
+from tykpy.ipc.description import MAX_ACCEPTED, MAX_HOOKS
+from tykpy.ipc.errors import ControlCorruptError
 
 
 class Described:

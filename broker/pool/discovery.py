@@ -11,14 +11,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
-from broker.errors import ReloadError, WorkerStartError
-from broker.faults import Periodic
-from broker.pool.bundle_folder import MANIFEST_NAME, BundleFolder, Entries
-from broker.pool.reload import Reloader
-from broker.pool.spread import is_sound
-from broker.pool.supervisor import Supervisor
-from broker.pool.worker import Worker
-from broker.routing.router import Router
+from tykpy.broker.errors import ReloadError, WorkerStartError
+from tykpy.broker.faults import Periodic
+from tykpy.broker.pool.bundle_folder import MANIFEST_NAME, BundleFolder, Entries
+from tykpy.broker.pool.reload import Reloader
+from tykpy.broker.pool.spread import is_sound
+from tykpy.broker.pool.supervisor import Supervisor
+from tykpy.broker.pool.worker import Worker
+from tykpy.broker.routing.router import Router
 
 log = logging.getLogger("tykpy.discovery")
 

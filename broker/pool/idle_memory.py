@@ -5,11 +5,11 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from broker.faults import Periodic, attempt
-from ipc.bodies import BodyStore
-from ipc.channel import BrokerChannel
-from ipc.errors import IpcError
-from ipc.heap import give_back
+from tykpy.broker.faults import Periodic, attempt
+from tykpy.ipc.bodies import BodyStore
+from tykpy.ipc.channel import BrokerChannel
+from tykpy.ipc.errors import IpcError
+from tykpy.ipc.heap import give_back
 
 log = logging.getLogger("tykpy.pool")
 

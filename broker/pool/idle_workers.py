@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from broker.pool.loading import LoadWatch
-from broker.pool.worker import Source, Worker
+from tykpy.broker.pool.loading import LoadWatch
+from tykpy.broker.pool.worker import Source, Worker
 
 log = logging.getLogger("tykpy.supervisor")
 

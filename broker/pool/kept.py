@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from ipc.kept import ASIDE, INDEX, copy_name
+from tykpy.ipc.kept import ASIDE, INDEX, copy_name
 
 log = logging.getLogger("tykpy.supervisor")
 

@@ -9,9 +9,9 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from broker.config import BrokerConfig
-from broker.pool.process import Ending
-from broker.pool.worker import BrokenBundle, Source, Worker
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.pool.process import Ending
+from tykpy.broker.pool.worker import BrokenBundle, Source, Worker
 
 log = logging.getLogger("tykpy.supervisor")
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final, TypedDict
 
 import msgspec
 
-from ipc.control import ControlMessage
-from ipc.description import (
+from tykpy.ipc.control import ControlMessage
+from tykpy.ipc.description import (
     MAX_BUNDLE_NAME,
     MAX_FILE,
     MAX_MESSAGE,

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
-from broker.exits import ExitCode
-from ipc.exits import WorkerExit
+from tykpy.broker.exits import ExitCode
+from tykpy.ipc.exits import WorkerExit
 
 UNWANTED_ENVIRONMENT: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET")
 """What a service manager tells the broker, and the broker alone."""
@@ -163,7 +163,7 @@ def execute(arguments: Sequence[str], descriptors: Sequence[int]) -> OwnChild:
     # -P keeps the working directory out of the import path: plugin code never shadows ours, nor ours a plugin's.
     with signals_blocked():
         return OwnChild(
-            [sys.executable, "-P", "-m", "workers", *arguments],
+            [sys.executable, "-P", "-m", "tykpy.workers", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=2,
             pass_fds=descriptors,

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from broker.faults import each
-from broker.pool import content
-from broker.pool.spread import Loaded, Signature, spread_of
-from broker.pool.worker import Worker
-from broker.routing.router import Router
+from tykpy.broker.faults import each
+from tykpy.broker.pool import content
+from tykpy.broker.pool.spread import Loaded, Signature, spread_of
+from tykpy.broker.pool.worker import Worker
+from tykpy.broker.routing.router import Router
 
 log = logging.getLogger("tykpy.supervisor")
 

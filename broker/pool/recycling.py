@@ -10,12 +10,12 @@ import random
 import sys
 from typing import Final
 
-from broker.config import BrokerConfig
-from broker.errors import WorkerStartError
-from broker.faults import Periodic, each
-from broker.pool.memory import memory_of
-from broker.pool.supervisor import Supervisor
-from broker.pool.worker import Worker, WorkerState
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.errors import WorkerStartError
+from tykpy.broker.faults import Periodic, each
+from tykpy.broker.pool.memory import memory_of
+from tykpy.broker.pool.supervisor import Supervisor
+from tykpy.broker.pool.worker import Worker, WorkerState
 
 log = logging.getLogger("tykpy.recycling")
 

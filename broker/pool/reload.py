@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from broker.config import BrokerConfig
-from broker.errors import ReloadError, WorkerStartError
-from broker.faults import attempt, each, report
-from broker.pool import content
-from broker.pool.spread import Loaded, spread_of
-from broker.pool.supervisor import Supervisor
-from broker.pool.worker import Worker
-from broker.routing.router import Router
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.errors import ReloadError, WorkerStartError
+from tykpy.broker.faults import attempt, each, report
+from tykpy.broker.pool import content
+from tykpy.broker.pool.spread import Loaded, spread_of
+from tykpy.broker.pool.supervisor import Supervisor
+from tykpy.broker.pool.worker import Worker
+from tykpy.broker.routing.router import Router
 
 log = logging.getLogger("tykpy.reload")
 

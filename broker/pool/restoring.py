@@ -9,10 +9,10 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
-from broker.errors import WorkerStartError
-from broker.pool.loading import LoadWatch
-from broker.pool.spread import is_sound
-from broker.pool.worker import Sponsor, Worker, WorkerState
+from tykpy.broker.errors import WorkerStartError
+from tykpy.broker.pool.loading import LoadWatch
+from tykpy.broker.pool.spread import is_sound
+from tykpy.broker.pool.worker import Sponsor, Worker, WorkerState
 
 log = logging.getLogger("tykpy.supervisor")
 

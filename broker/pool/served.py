@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from broker.pool.content import Description, problems_of
-from broker.pool.spread import is_sound
+from tykpy.broker.pool.content import Description, problems_of
+from tykpy.broker.pool.spread import is_sound
 
 Bundle = dict[str, Any]
 

@@ -6,18 +6,18 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from broker.config import AUTO, BrokerConfig
-from broker.descriptors import DescriptorReserve
-from broker.errors import WorkerStartError
-from broker.faults import report
-from broker.pool.kept import KeptFolder
-from broker.pool.process import WorkerProcess
-from broker.pool.worker import Sponsor, Worker
-from broker.pool.zygote import ZygoteKeeper
-from broker.routing.link import ASYNC_LIMIT, most_blocking
-from ipc.bodies import BodyStore
-from ipc.channel import BrokerChannel, ChannelOptions
-from ipc.errors import IpcError
+from tykpy.broker.config import AUTO, BrokerConfig
+from tykpy.broker.descriptors import DescriptorReserve
+from tykpy.broker.errors import WorkerStartError
+from tykpy.broker.faults import report
+from tykpy.broker.pool.kept import KeptFolder
+from tykpy.broker.pool.process import WorkerProcess
+from tykpy.broker.pool.worker import Sponsor, Worker
+from tykpy.broker.pool.zygote import ZygoteKeeper
+from tykpy.broker.routing.link import ASYNC_LIMIT, most_blocking
+from tykpy.ipc.bodies import BodyStore
+from tykpy.ipc.channel import BrokerChannel, ChannelOptions
+from tykpy.ipc.errors import IpcError
 
 log = logging.getLogger("tykpy.supervisor")
 

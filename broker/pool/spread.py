@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
-from broker.pool.content import Description, problems_of
-from broker.routing.hooks import CHAIN_NAME, EVENT_SHAPE, NO_BUNDLE, HookKey, Restrictions
-from broker.routing.link import Link
+from tykpy.broker.pool.content import Description, problems_of
+from tykpy.broker.routing.hooks import CHAIN_NAME, EVENT_SHAPE, NO_BUNDLE, HookKey, Restrictions
+from tykpy.broker.routing.link import Link
 
 Bundle = dict[str, Any]
 Signature = frozenset[tuple[object, ...]]

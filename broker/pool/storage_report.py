@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from ipc.channel import BrokerChannel
-from ipc.layout import StorageState
-from redisclient.address import redact
+from tykpy.ipc.channel import BrokerChannel
+from tykpy.ipc.layout import StorageState
+from tykpy.redisclient.address import redact
 
 MOST: Final = 2**53
 """Errors that are counted: a worker may write any number."""

@@ -11,34 +11,34 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from broker.config import AUTO, MAX_WORKERS, BrokerConfig
-from broker.descriptors import DescriptorReserve
-from broker.errors import ConfigError, NoWorkerError, WorkerStartError
-from broker.faults import Periodic, attempt, each
-from broker.pool import content
-from broker.pool.apis import ApiTable
-from broker.pool.backoff import BackOff
-from broker.pool.blame import cause_of, ending_of
-from broker.pool.bundle_names import BundleNames
-from broker.pool.departures import Departures
-from broker.pool.idle_workers import IdleWorkers
-from broker.pool.loading import LoadWatch
-from broker.pool.news import read_news
-from broker.pool.process import Ending, oom_kills
-from broker.pool.publishing import Publisher, merged
-from broker.pool.restoring import Restorer
-from broker.pool.served import Served
-from broker.pool.spawning import WorkerStarter
-from broker.pool.storage_report import StorageReport
-from broker.pool.worker import Source, Sponsor, Worker, WorkerState
-from broker.pool.zygote import ZygoteKeeper
-from broker.routing.contract import Death
-from broker.routing.link import Link
-from broker.routing.router import Router
-from ipc.bodies import BodyStore
-from ipc.control import ControlMessage
-from ipc.errors import ControlClosedError, IpcError
-from telemetry.log import explain_in_log
+from tykpy.broker.config import AUTO, MAX_WORKERS, BrokerConfig
+from tykpy.broker.descriptors import DescriptorReserve
+from tykpy.broker.errors import ConfigError, NoWorkerError, WorkerStartError
+from tykpy.broker.faults import Periodic, attempt, each
+from tykpy.broker.pool import content
+from tykpy.broker.pool.apis import ApiTable
+from tykpy.broker.pool.backoff import BackOff
+from tykpy.broker.pool.blame import cause_of, ending_of
+from tykpy.broker.pool.bundle_names import BundleNames
+from tykpy.broker.pool.departures import Departures
+from tykpy.broker.pool.idle_workers import IdleWorkers
+from tykpy.broker.pool.loading import LoadWatch
+from tykpy.broker.pool.news import read_news
+from tykpy.broker.pool.process import Ending, oom_kills
+from tykpy.broker.pool.publishing import Publisher, merged
+from tykpy.broker.pool.restoring import Restorer
+from tykpy.broker.pool.served import Served
+from tykpy.broker.pool.spawning import WorkerStarter
+from tykpy.broker.pool.storage_report import StorageReport
+from tykpy.broker.pool.worker import Source, Sponsor, Worker, WorkerState
+from tykpy.broker.pool.zygote import ZygoteKeeper
+from tykpy.broker.routing.contract import Death
+from tykpy.broker.routing.link import Link
+from tykpy.broker.routing.router import Router
+from tykpy.ipc.bodies import BodyStore
+from tykpy.ipc.control import ControlMessage
+from tykpy.ipc.errors import ControlClosedError, IpcError
+from tykpy.telemetry.log import explain_in_log
 
 log = logging.getLogger("tykpy.supervisor")
 

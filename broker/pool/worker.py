@@ -6,12 +6,12 @@ import time
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
-from broker.config import MAX_THREADS
-from broker.pool import content, spread
-from broker.pool.described import Described
-from broker.pool.process import WorkerProcess
-from broker.routing.link import Link
-from ipc.channel import BrokerChannel
+from tykpy.broker.config import MAX_THREADS
+from tykpy.broker.pool import content, spread
+from tykpy.broker.pool.described import Described
+from tykpy.broker.pool.process import WorkerProcess
+from tykpy.broker.routing.link import Link
+from tykpy.ipc.channel import BrokerChannel
 
 
 class WorkerState(Enum):

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from broker.pool.process import LifePipe, WorkerProcess, execute
-from ipc.errors import ZygoteLostError
-from ipc.orders import ARGUMENT, OrderSender
+from tykpy.broker.pool.process import LifePipe, WorkerProcess, execute
+from tykpy.ipc.errors import ZygoteLostError
+from tykpy.ipc.orders import ARGUMENT, OrderSender
 
 log = logging.getLogger("tykpy.supervisor")
 

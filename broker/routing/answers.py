@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from broker.errors import DispatchError
-from broker.protowire import ProtobufError, WireType, pack_varint, read_length, read_tag, skip_value
-from ipc.bodies import Body, StoredBody
-from ipc.channel import Answer
-from ipc.frame import Kept, Kind, Status, unpack_answer, unpack_error
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.protowire import ProtobufError, WireType, pack_varint, read_length, read_tag, skip_value
+from tykpy.ipc.bodies import Body, StoredBody
+from tykpy.ipc.channel import Answer
+from tykpy.ipc.frame import Kept, Kind, Status, unpack_answer, unpack_error
 
 REQUEST_FIELD: Final = 3
 """`coprocess.Object.request`"""

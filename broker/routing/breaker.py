@@ -14,11 +14,11 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from broker.errors import DispatchError
-from broker.routing.culprit import Culprit
-from broker.routing.dispatch import Dispatch
-from broker.routing.hooks import EMPTY_NAME_HASH
-from ipc.frame import Status
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.routing.culprit import Culprit
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.hooks import EMPTY_NAME_HASH
+from tykpy.ipc.frame import Status
 
 KILLS: Final = 3
 WINDOW: Final = 30.0

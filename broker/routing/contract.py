@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from broker.arriving import HELD_BYTES
-from broker.routing.link import Link
-from broker.routing.poison import Cause
-from ipc.channel import Answer
-from ipc.errors import IpcError
+from tykpy.broker.arriving import HELD_BYTES
+from tykpy.broker.routing.link import Link
+from tykpy.broker.routing.poison import Cause
+from tykpy.ipc.channel import Answer
+from tykpy.ipc.errors import IpcError
 
 
 @dataclass(frozen=True, slots=True)

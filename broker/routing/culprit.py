@@ -4,11 +4,11 @@ from typing import Final, NamedTuple, Self
 
 import msgspec
 
-from broker.protowire import ProtobufError, WireType, read_length, read_tag, skip_value
-from broker.routing.dispatch import Dispatch
-from broker.routing.peek import PeekError, peek
-from broker.routing.peek_map import peek_map
-from ipc.frame import Kind
+from tykpy.broker.protowire import ProtobufError, WireType, read_length, read_tag, skip_value
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.peek import PeekError, peek
+from tykpy.broker.routing.peek_map import peek_map
+from tykpy.ipc.frame import Kind
 
 MAX_NAME: Final = 256
 """Characters that are kept of a hook's name, and of a bundle's hash: they come from peers, and are remembered."""

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.dispatch import Dispatch
 
 TICK_BITS: Final = 23
 """A slot of the wheel spans 2**23 ns (8.4 ms): a deadline is acted on at most one slot late."""

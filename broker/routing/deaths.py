@@ -3,16 +3,16 @@
 from functools import partial
 from typing import Final
 
-from broker.errors import DispatchError
-from broker.faults import attempt, each
-from broker.routing.contract import Death
-from broker.routing.dispatch import Dispatch
-from broker.routing.link import Link
-from broker.routing.outcomes import Outcomes
-from broker.routing.pending import PendingQueue
-from broker.routing.placing import Placing
-from broker.routing.poison import Cause, Poison
-from ipc.frame import Status
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.faults import attempt, each
+from tykpy.broker.routing.contract import Death
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.link import Link
+from tykpy.broker.routing.outcomes import Outcomes
+from tykpy.broker.routing.pending import PendingQueue
+from tykpy.broker.routing.placing import Placing
+from tykpy.broker.routing.poison import Cause, Poison
+from tykpy.ipc.frame import Status
 
 MAX_ATTEMPTS: Final = 3
 """Workers that may die by themselves with a dispatch still unstarted before its caller gets an error."""

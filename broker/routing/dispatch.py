@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
-from broker.errors import DispatchError
-from ipc.bodies import Body, body_bytes
+from tykpy.broker.errors import DispatchError
+from tykpy.ipc.bodies import Body, body_bytes
 
 if TYPE_CHECKING:
-    from broker.routing.hooks import HookInfo
-    from broker.routing.link import Link
+    from tykpy.broker.routing.hooks import HookInfo
+    from tykpy.broker.routing.link import Link
 
 
 class Dispatch(ABC):

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from broker.errors import DispatchError
-from broker.routing.culprit import MAX_NAME, culprit_of
-from broker.routing.dispatch import Dispatch
-from broker.routing.link import Link
-from broker.routing.peek import Peek, PeekError, peek
-from broker.routing.peek_map import peek_map
-from broker.routing.pending import ASYNC, BLOCKING, LANES
-from broker.routing.times import HookTimes
-from ipc.bodies import Body
-from ipc.frame import Kind, Status
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.routing.culprit import MAX_NAME, culprit_of
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.link import Link
+from tykpy.broker.routing.peek import Peek, PeekError, peek
+from tykpy.broker.routing.peek_map import peek_map
+from tykpy.broker.routing.pending import ASYNC, BLOCKING, LANES
+from tykpy.broker.routing.times import HookTimes
+from tykpy.ipc.bodies import Body
+from tykpy.ipc.frame import Kind, Status
 
 CUSTOM_KEY_CHECK: Final = 4
 """`coprocess.HookType.CustomKeyCheck`"""

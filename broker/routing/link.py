@@ -3,14 +3,14 @@
 import time
 from typing import Final
 
-from broker.routing.cpu_use import CpuUse
-from broker.routing.dispatch import Dispatch
-from broker.routing.pending import ASYNC, BLOCKING
-from broker.routing.times import WHOLE, HookTimes
-from ipc.bodies import Body, StoredBody
-from ipc.channel import Answer, BrokerChannel
-from ipc.frame import SPLIT_ABOVE, pack_frame, pack_head
-from ipc.layout import FLAG_SHARES
+from tykpy.broker.routing.cpu_use import CpuUse
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.pending import ASYNC, BLOCKING
+from tykpy.broker.routing.times import WHOLE, HookTimes
+from tykpy.ipc.bodies import Body, StoredBody
+from tykpy.ipc.channel import Answer, BrokerChannel
+from tykpy.ipc.frame import SPLIT_ABOVE, pack_frame, pack_head
+from tykpy.ipc.layout import FLAG_SHARES
 
 PREFETCH: Final = 24
 """Most dispatches that may wait in a worker's ring behind the ones its threads run.

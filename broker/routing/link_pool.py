@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from broker.cpus import usable_cpus
-from broker.routing.link import Link
-from broker.routing.pending import BLOCKING
+from tykpy.broker.cpus import usable_cpus
+from tykpy.broker.routing.link import Link
+from tykpy.broker.routing.pending import BLOCKING
 
 
 class LinkPool:

@@ -3,18 +3,18 @@
 import asyncio
 import logging
 
-from broker.errors import DispatchError
-from broker.faults import attempt, report
-from broker.oversize import SizeRefusals
-from broker.routing.answers import body_of, was_run
-from broker.routing.contract import Counters
-from broker.routing.deadlines import DeadlineWheel
-from broker.routing.dispatch import Dispatch
-from broker.routing.link import Link
-from broker.routing.pending import PendingQueue
-from ipc.channel import Answer
-from ipc.frame import EVENT_KINDS, Status
-from telemetry.quiet_log import QuietLog
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.faults import attempt, report
+from tykpy.broker.oversize import SizeRefusals
+from tykpy.broker.routing.answers import body_of, was_run
+from tykpy.broker.routing.contract import Counters
+from tykpy.broker.routing.deadlines import DeadlineWheel
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.link import Link
+from tykpy.broker.routing.pending import PendingQueue
+from tykpy.ipc.channel import Answer
+from tykpy.ipc.frame import EVENT_KINDS, Status
+from tykpy.telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.router")
 

@@ -7,8 +7,8 @@ have every dispatch wait until just before its deadline, also those that come wh
 from collections.abc import Sequence
 from typing import Final
 
-from broker.routing.dispatch import Dispatch
-from broker.routing.pending import PendingQueue
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.pending import PendingQueue
 
 STANDING_NS: Final = 500_000_000
 """A queue that has never been empty for so long is no burst."""

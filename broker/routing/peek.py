@@ -7,7 +7,7 @@ says what is wrong with it. As in protobuf, the last value of a field or map key
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from broker.protowire import ProtobufError, WireType, bytes_fields, read_length, read_tag, read_varint, skip_value
+from tykpy.broker.protowire import ProtobufError, WireType, bytes_fields, read_length, read_tag, read_varint, skip_value
 
 HOOK_TYPES: Final = ("Unknown", "Pre", "Post", "PostKeyAuth", "CustomKeyCheck", "Response")
 """Names of `coprocess.HookType` by number."""

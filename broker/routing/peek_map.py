@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from broker.routing.peek import Peek, PeekError
+from tykpy.broker.routing.peek import Peek, PeekError
 
 HOOK_TYPES: Final = {"Unknown": 0, "Pre": 1, "Post": 2, "PostKeyAuth": 3, "CustomKeyCheck": 4, "Response": 5}
 """`coprocess.HookType`: an enum may be sent as its number or its name."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.dispatch import Dispatch
 
 BLOCKING: Final = 0
 ASYNC: Final = 1

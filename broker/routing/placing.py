@@ -4,21 +4,21 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final
 
-from broker.errors import DispatchError
-from broker.faults import each
-from broker.routing.contract import Watcher
-from broker.routing.deadlines import DeadlineWheel
-from broker.routing.dispatch import Dispatch
-from broker.routing.hooks import HookTable
-from broker.routing.link import Link
-from broker.routing.link_pool import LinkPool
-from broker.routing.outcomes import Outcomes
-from broker.routing.pending import ASYNC, BLOCKING, LANES, PendingQueue
-from broker.routing.poison import Poison
-from broker.routing.times import WHOLE
-from broker.turn import Turn
-from ipc.errors import IpcError, MessageTooLargeError, RingCorruptError, RingFullError, SpillClosedError
-from ipc.frame import Status
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.faults import each
+from tykpy.broker.routing.contract import Watcher
+from tykpy.broker.routing.deadlines import DeadlineWheel
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.hooks import HookTable
+from tykpy.broker.routing.link import Link
+from tykpy.broker.routing.link_pool import LinkPool
+from tykpy.broker.routing.outcomes import Outcomes
+from tykpy.broker.routing.pending import ASYNC, BLOCKING, LANES, PendingQueue
+from tykpy.broker.routing.poison import Poison
+from tykpy.broker.routing.times import WHOLE
+from tykpy.broker.turn import Turn
+from tykpy.ipc.errors import IpcError, MessageTooLargeError, RingCorruptError, RingFullError, SpillClosedError
+from tykpy.ipc.frame import Status
 
 BOTH_LANES: Final = (BLOCKING, ASYNC)
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from broker.errors import DispatchError
-from broker.routing.breaker import HookBreakers
-from broker.routing.culprit import MAX_NAME, Culprit, culprit_of
-from broker.routing.dispatch import Dispatch
-from broker.routing.hooks import EMPTY_NAME_HASH
-from ipc.frame import Status
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.routing.breaker import HookBreakers
+from tykpy.broker.routing.culprit import MAX_NAME, Culprit, culprit_of
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.hooks import EMPTY_NAME_HASH
+from tykpy.ipc.frame import Status
 
 KILLS_OF_A_FRAME: Final = 2
 """Workers that a frame may kill."""

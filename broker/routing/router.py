@@ -8,24 +8,24 @@ import asyncio
 import time
 from typing import Any, Final, NoReturn
 
-from broker.errors import DispatchError
-from broker.faults import report
-from broker.oversize import SizeRefusals
-from broker.routing.contract import Counters, Death, RouterOptions, Watcher
-from broker.routing.deadlines import DeadlineWheel
-from broker.routing.deaths import Deaths
-from broker.routing.dispatch import Dispatch
-from broker.routing.hooks import UNRESTRICTED, HookTable, Restrictions
-from broker.routing.link import Link
-from broker.routing.link_pool import LinkPool
-from broker.routing.outcomes import Outcomes
-from broker.routing.pending import PendingQueue
-from broker.routing.placing import Placing
-from broker.routing.poison import Poison
-from broker.routing.ticks import Ticks
-from broker.turn import Turn
-from ipc.errors import RingCorruptError
-from ipc.frame import Status
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.faults import report
+from tykpy.broker.oversize import SizeRefusals
+from tykpy.broker.routing.contract import Counters, Death, RouterOptions, Watcher
+from tykpy.broker.routing.deadlines import DeadlineWheel
+from tykpy.broker.routing.deaths import Deaths
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.hooks import UNRESTRICTED, HookTable, Restrictions
+from tykpy.broker.routing.link import Link
+from tykpy.broker.routing.link_pool import LinkPool
+from tykpy.broker.routing.outcomes import Outcomes
+from tykpy.broker.routing.pending import PendingQueue
+from tykpy.broker.routing.placing import Placing
+from tykpy.broker.routing.poison import Poison
+from tykpy.broker.routing.ticks import Ticks
+from tykpy.broker.turn import Turn
+from tykpy.ipc.errors import RingCorruptError
+from tykpy.ipc.frame import Status
 
 RESTRICTED_SHARE: Final = 2
 """Dispatches that only some workers can run may fill one half of the queue: the other half is for all others."""

@@ -8,18 +8,18 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from broker.errors import DispatchError
-from broker.faults import Periodic, each
-from broker.routing.deadlines import TICK_SECONDS, DeadlineWheel
-from broker.routing.dispatch import Dispatch
-from broker.routing.link import Link
-from broker.routing.outcomes import Outcomes
-from broker.routing.overload import Overload
-from broker.routing.pending import PendingQueue
-from broker.routing.placing import Placing
-from ipc.errors import IpcError
-from ipc.frame import Status
-from telemetry.quiet_log import QuietLog
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.faults import Periodic, each
+from tykpy.broker.routing.deadlines import TICK_SECONDS, DeadlineWheel
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.link import Link
+from tykpy.broker.routing.outcomes import Outcomes
+from tykpy.broker.routing.overload import Overload
+from tykpy.broker.routing.pending import PendingQueue
+from tykpy.broker.routing.placing import Placing
+from tykpy.ipc.errors import IpcError
+from tykpy.ipc.frame import Status
+from tykpy.telemetry.quiet_log import QuietLog
 
 log = logging.getLogger("tykpy.router")
 

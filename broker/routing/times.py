@@ -7,7 +7,7 @@ threads: more of them would only contend for the interpreter's lock.
 
 from typing import Final
 
-from ipc.layout import FLAG_MEASURE, FLAG_SHARES
+from tykpy.ipc.layout import FLAG_MEASURE, FLAG_SHARES
 
 FIRST_GUESS_NS: Final = 500_000
 """Expected running time of a hook that has not run yet."""

@@ -17,8 +17,8 @@ def end_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> Non
 
 
 def main() -> None:
-    """`python -m commands.bench.bound PARENT_PID COMMAND...`: the `tykpy` command line, bound to that process."""
-    from cli import main as command_line
+    """`python -m tykpy.commands.bench.bound PARENT_PID COMMAND...`: the `tykpy` command line, bound to that process."""
+    from tykpy.cli import main as command_line
 
     end_with_parent(int(sys.argv[1]))
     command_line(sys.argv[2:], prog_name="tykpy")

@@ -9,10 +9,10 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from broker.config import AUTO, MAX_THREADS
-from broker.oversize import MAX_BODY
-from commands.connecting import runtime_dir_option, tls_options
-from commands.errors import CommandError
+from tykpy.broker.config import AUTO, MAX_THREADS
+from tykpy.broker.oversize import MAX_BODY
+from tykpy.commands.connecting import runtime_dir_option, tls_options
+from tykpy.commands.errors import CommandError
 
 F = TypeVar("F", bound=Callable[..., Any])
 EXIT_ERROR: Final = 1
@@ -106,7 +106,7 @@ def bench(**options: Any) -> None:
     Without options: the least that a hook can do, by number of workers. Your own hook:
     tykpy bench --bundle my-bundle --hook MyHook --type Post
     """
-    from commands.bench.program import run
+    from tykpy.commands.bench.program import run
 
     def stop(_number: int, _frame: object) -> None:
         sys.exit(128 + signal.SIGTERM)  # through all `finally`: brokers and load generators are ended

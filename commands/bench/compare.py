@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from commands.bench.limits import disturbance
-from commands.bench.results import METRICS, Case, Figure, Metric, Report, Result
+from tykpy.commands.bench.limits import disturbance
+from tykpy.commands.bench.results import METRICS, Case, Figure, Metric, Report, Result
 
 SHOWN: Final = ("rate", "p50_us", "p99_us", "total_us", "memory_mib")
 

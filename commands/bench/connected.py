@@ -3,14 +3,14 @@
 import socket
 from pathlib import Path
 
-from broker.addresses import parse_unix
-from broker.dialing import ClientTls, dial
-from broker.errors import BrokerError
-from broker.holders import tcp_listener, unix_listener
-from commands.bench.errors import BenchError, ProcessGoneError
-from commands.bench.measure import broker_and_workers
-from commands.bench.serving import status_of
-from commands.call import reason
+from tykpy.broker.addresses import parse_unix
+from tykpy.broker.dialing import ClientTls, dial
+from tykpy.broker.errors import BrokerError
+from tykpy.broker.holders import tcp_listener, unix_listener
+from tykpy.commands.bench.errors import BenchError, ProcessGoneError
+from tykpy.commands.bench.measure import broker_and_workers
+from tykpy.commands.bench.serving import status_of
+from tykpy.commands.call import reason
 
 CONNECT_SECONDS = 10.0
 

@@ -1,6 +1,6 @@
 """What keeps a measurement from being one."""
 
-from commands.errors import CommandError
+from tykpy.commands.errors import CommandError
 
 
 class BenchError(CommandError):

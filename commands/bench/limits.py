@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from commands.bench.results import Case, Result, Usage
+from tykpy.commands.bench.results import Case, Result, Usage
 
 FULL: Final = 0.9
 """Of one CPU: a process with one busy thread has no more to give."""

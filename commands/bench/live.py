@@ -11,10 +11,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from commands.bench.results import Case, Result
-from commands.bench.runs import OnProgress, Progress
-from commands.bench.sweep import Observer, Plan
-from commands.bench.tables import COLUMNS, duration, fitting, row
+from tykpy.commands.bench.results import Case, Result
+from tykpy.commands.bench.runs import OnProgress, Progress
+from tykpy.commands.bench.sweep import Observer, Plan
+from tykpy.commands.bench.tables import COLUMNS, duration, fitting, row
 
 REFRESHES: Final = 5
 """A second."""

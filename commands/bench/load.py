@@ -19,15 +19,15 @@ from typing import Any, Final
 
 import msgpack
 
-from broker.dialing import ClientTls, Dialled, dial
-from broker.errors import BrokerError
-from commands.bench.bound import end_with_parent
-from commands.bench.errors import BenchError
-from commands.bench.histogram import Histogram
-from commands.bench.measure import NS_PER_SECOND
-from commands.bench.pace import ClosedLoop, OpenLoop, Pace, Window
-from commands.bench.tracing import traceparents
-from commands.bench.wire import LoadConnection
+from tykpy.broker.dialing import ClientTls, Dialled, dial
+from tykpy.broker.errors import BrokerError
+from tykpy.commands.bench.bound import end_with_parent
+from tykpy.commands.bench.errors import BenchError
+from tykpy.commands.bench.histogram import Histogram
+from tykpy.commands.bench.measure import NS_PER_SECOND
+from tykpy.commands.bench.pace import ClosedLoop, OpenLoop, Pace, Window
+from tykpy.commands.bench.tracing import traceparents
+from tykpy.commands.bench.wire import LoadConnection
 
 READ_SIZE: Final = 256 * 1024
 HANDSHAKE_SECONDS: Final = 10.0

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from commands.bench.errors import ProcessGoneError
-from ipc.title import ZYGOTE
+from tykpy.commands.bench.errors import ProcessGoneError
+from tykpy.ipc.title import ZYGOTE
 
 PROC: Final = Path("/proc")
 MIB: Final = 1024 * 1024

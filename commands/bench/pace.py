@@ -7,7 +7,7 @@ server does, and a latency counts from that moment, even where the call could on
 
 from typing import Protocol
 
-from commands.bench.measure import NS_PER_SECOND
+from tykpy.commands.bench.measure import NS_PER_SECOND
 
 
 class Pace(Protocol):

@@ -8,17 +8,17 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from broker.dialing import ClientTls
-from commands.bench.compare import Comparison, compare
-from commands.bench.errors import BenchError
-from commands.bench.live import rich_table, table_of, view
-from commands.bench.report import html
-from commands.bench.results import Report, usable_cpus
-from commands.bench.scenarios import ALL, BUILT_IN, DEFAULT, OwnHook, Scenario, own_scenario
-from commands.bench.storage import read_json, write_json, write_text
-from commands.bench.sweep import Plan
-from commands.bench.sweep import run as sweep
-from commands.bench.tables import COMPARED, compared_rows, hidden_columns, remarks
+from tykpy.broker.dialing import ClientTls
+from tykpy.commands.bench.compare import Comparison, compare
+from tykpy.commands.bench.errors import BenchError
+from tykpy.commands.bench.live import rich_table, table_of, view
+from tykpy.commands.bench.report import html
+from tykpy.commands.bench.results import Report, usable_cpus
+from tykpy.commands.bench.scenarios import ALL, BUILT_IN, DEFAULT, OwnHook, Scenario, own_scenario
+from tykpy.commands.bench.storage import read_json, write_json, write_text
+from tykpy.commands.bench.sweep import Plan
+from tykpy.commands.bench.sweep import run as sweep
+from tykpy.commands.bench.tables import COMPARED, compared_rows, hidden_columns, remarks
 
 PLAIN_WIDTH: Final = 200
 """Columns of a table that goes into a file or a pipe."""

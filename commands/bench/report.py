@@ -6,12 +6,12 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from commands.bench import svg
-from commands.bench.compare import SHOWN, Comparison, Difference
-from commands.bench.limits import disturbance
-from commands.bench.results import Report, Result, group, labels
-from commands.bench.svg import Axis, Series
-from commands.bench.tables import COLUMNS, COMPARED, NOT_MEASURED, change_text, duration, remark, row, then_text
+from tykpy.commands.bench import svg
+from tykpy.commands.bench.compare import SHOWN, Comparison, Difference
+from tykpy.commands.bench.limits import disturbance
+from tykpy.commands.bench.results import Report, Result, group, labels
+from tykpy.commands.bench.svg import Axis, Series
+from tykpy.commands.bench.tables import COLUMNS, COMPARED, NOT_MEASURED, change_text, duration, remark, row, then_text
 
 STYLE: Final = Path(__file__).parent / "page.css"
 MAX_LINES: Final = 8

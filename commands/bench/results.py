@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from commands.bench.histogram import Histogram
+from tykpy.commands.bench.histogram import Histogram
 
 US_PER_SECOND: Final = 1e6
 NS_PER_US: Final = 1e3

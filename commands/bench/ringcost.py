@@ -12,13 +12,13 @@ import sys
 import time
 from typing import Final, NamedTuple
 
-from commands.bench.bound import end_with_parent
-from commands.bench.errors import BenchError
-from commands.bench.measure import cpu_ns
-from ipc.bodies import StoredBody
-from ipc.channel import BrokerChannel, ChannelOptions, WorkerChannel
-from ipc.errors import IpcError
-from ipc.frame import SPLIT_ABOVE
+from tykpy.commands.bench.bound import end_with_parent
+from tykpy.commands.bench.errors import BenchError
+from tykpy.commands.bench.measure import cpu_ns
+from tykpy.ipc.bodies import StoredBody
+from tykpy.ipc.channel import BrokerChannel, ChannelOptions, WorkerChannel
+from tykpy.ipc.errors import IpcError
+from tykpy.ipc.frame import SPLIT_ABOVE
 
 SECONDS: Final = 0.15
 """Of round trips."""
@@ -44,7 +44,14 @@ def measure_ring(size: int) -> RingCost:
     """Round trips of messages of `size` bytes; raises BenchError."""
     channel = BrokerChannel.create(slot=0, generation=1, epoch=1, options=ChannelOptions())
     try:
-        command = [sys.executable, "-P", "-m", "commands.bench.ringcost", channel.worker_argument(), str(os.getpid())]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "tykpy.commands.bench.ringcost",
+            channel.worker_argument(),
+            str(os.getpid()),
+        ]
         with subprocess.Popen(command, pass_fds=channel.worker_fds) as worker:
             channel.close_worker_ends()
             try:

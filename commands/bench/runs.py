@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import msgpack
 
-from commands.bench.errors import BenchError, ProcessGoneError
-from commands.bench.histogram import Histogram
-from commands.bench.load import Order, pack_order
-from commands.bench.measure import MIB, NS_PER_SECOND, cpu_ns, machine_time, pss_bytes
-from commands.bench.results import Sample, Usage, usable_cpus
-from commands.bench.serving import Server
+from tykpy.commands.bench.errors import BenchError, ProcessGoneError
+from tykpy.commands.bench.histogram import Histogram
+from tykpy.commands.bench.load import Order, pack_order
+from tykpy.commands.bench.measure import MIB, NS_PER_SECOND, cpu_ns, machine_time, pss_bytes
+from tykpy.commands.bench.results import Sample, Usage, usable_cpus
+from tykpy.commands.bench.serving import Server
 
 START_PATIENCE: Final = 30.0
 """Seconds for a load generator to connect."""
@@ -51,7 +51,7 @@ class LoadProcess:
 
     def __init__(self, order: Order) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "commands.bench.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-P", "-m", "tykpy.commands.bench.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self._unpacker = msgpack.Unpacker(max_buffer_size=0, strict_map_key=False)
         self.latest: dict[str, Any] = {}

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from commands.bench.errors import BenchError
-from commands.objects import CallDescription, build_object, bundle_hash, read_object
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.commands.bench.errors import BenchError
+from tykpy.commands.objects import CallDescription, build_object, bundle_hash, read_object
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB

@@ -14,12 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from broker.config import AUTO
-from broker.dialing import ClientTls
-from broker.errors import RpcError
-from broker.msgpackrpc.client import RpcClient
-from commands.bench.errors import BenchError, ProcessGoneError
-from commands.bench.measure import broker_and_workers
+from tykpy.broker.config import AUTO
+from tykpy.broker.dialing import ClientTls
+from tykpy.broker.errors import RpcError
+from tykpy.broker.msgpackrpc.client import RpcClient
+from tykpy.commands.bench.errors import BenchError, ProcessGoneError
+from tykpy.commands.bench.measure import broker_and_workers
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
@@ -116,7 +116,7 @@ class OwnBroker:
 
     def _command(self) -> list[str]:
         return [
-            sys.executable, "-P", "-m", "commands.bench.bound", str(os.getpid()), "broker",
+            sys.executable, "-P", "-m", "tykpy.commands.bench.bound", str(os.getpid()), "broker",
             "--workers", str(self.workers), "--threads", str(self.threads or AUTO), "--max-streams", str(self._streams),
             "--bundles", str(self._folder / "bundles"), "--runtime-dir", str(self._folder), "--listen", self.address,
             *self._options,

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from commands.bench.errors import BenchError
-from commands.bench.histogram import Histogram
-from commands.bench.results import METRICS, Case, Report, Result, Sample, Usage
+from tykpy.commands.bench.errors import BenchError
+from tykpy.commands.bench.histogram import Histogram
+from tykpy.commands.bench.results import METRICS, Case, Report, Result, Sample, Usage
 
 FORMAT: Final = 1
 """Other formats are refused."""

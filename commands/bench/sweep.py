@@ -14,18 +14,18 @@ from typing import Any, Final, Protocol
 
 from google.protobuf.message import DecodeError
 
-from broker.dialing import ClientTls
-from broker.errors import BrokerError
-from broker.grpc.client import GrpcCallError, GrpcClient
-from commands.bench.connected import ConnectedBroker
-from commands.bench.errors import BenchError
-from commands.bench.load import Order
-from commands.bench.results import Case, Report, Result, Sample, machine
-from commands.bench.ringcost import RingCost, measure_ring
-from commands.bench.runs import OnProgress, measure
-from commands.bench.scenarios import Scenario
-from commands.bench.serving import OwnBroker, Server
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.dialing import ClientTls
+from tykpy.broker.errors import BrokerError
+from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
+from tykpy.commands.bench.connected import ConnectedBroker
+from tykpy.commands.bench.errors import BenchError
+from tykpy.commands.bench.load import Order
+from tykpy.commands.bench.results import Case, Report, Result, Sample, machine
+from tykpy.commands.bench.ringcost import RingCost, measure_ring
+from tykpy.commands.bench.runs import OnProgress, measure
+from tykpy.commands.bench.scenarios import Scenario
+from tykpy.commands.bench.serving import OwnBroker, Server
 
 DISPATCH: Final = "/coprocess.Dispatcher/Dispatch"
 CHECK_SECONDS: Final = 20.0

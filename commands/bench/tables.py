@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Final
 
-from commands.bench.compare import SHOWN, Comparison, Difference
-from commands.bench.limits import Part, disturbance, failures_text, limit_of
-from commands.bench.results import METRIC, Figure, Metric, Result
+from tykpy.commands.bench.compare import SHOWN, Comparison, Difference
+from tykpy.commands.bench.limits import Part, disturbance, failures_text, limit_of
+from tykpy.commands.bench.results import METRIC, Figure, Metric, Result
 
 COLUMNS: Final = (
     "case", "dispatches/s", "spread", "p50", "p99", "p99.9", "CPU broker", "CPU workers", "of it ring", "CPU load",

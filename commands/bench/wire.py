@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 from hpack import Decoder, HPACKError
 
-from broker.grpc.wire import GrpcCode, pack_fields, percent_decode
-from commands.bench.errors import ProtocolError
+from tykpy.broker.grpc.wire import GrpcCode, pack_fields, percent_decode
+from tykpy.commands.bench.errors import ProtocolError
 
 DISPATCH_PATH: Final = b"/coprocess.Dispatcher/Dispatch"
 

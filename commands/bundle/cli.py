@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from commands.lint.findings import Report
+    from tykpy.commands.lint.findings import Report
 
 EXIT_ERROR = 1
 
@@ -32,7 +32,7 @@ class _Failure(click.ClickException):
 
 @contextlib.contextmanager
 def _no_traceback() -> Iterator[None]:
-    from commands.errors import CommandError
+    from tykpy.commands.errors import CommandError
 
     try:
         yield
@@ -53,7 +53,7 @@ def bundle() -> None:
 @_chain
 def build(folder: Path, output: Path | None, key: Path | None, compress: bool, chain: bool) -> None:
     """Pack FOLDER into a ZIP, with file list, checksum and signature; the same files give the same bytes."""
-    from commands.bundle.build import build as run
+    from tykpy.commands.bundle.build import build as run
 
     with _no_traceback():
         built = run(folder, output or Path(f"{folder.resolve().name}.zip"), key, compress=compress, chain=chain)
@@ -69,7 +69,7 @@ def build(folder: Path, output: Path | None, key: Path | None, compress: bool, c
 @_public_key
 def verify(bundle_path: Path, public_key: Path | None) -> None:
     """Check BUNDLE, a ZIP or a folder: entries, files, checksum and signature. Ends with 1 where something is wrong."""
-    from commands.bundle.verify import verify as run
+    from tykpy.commands.bundle.verify import verify as run
 
     with _no_traceback():
         checks = list(run(bundle_path, public_key))
@@ -83,7 +83,7 @@ def verify(bundle_path: Path, public_key: Path | None) -> None:
 @click.argument("bundle_path", metavar="BUNDLE", type=_path)
 def list_(bundle_path: Path) -> None:
     """Show what is in BUNDLE, a ZIP or a folder: driver, seal, files and hooks."""
-    from commands.bundle.listing import list_bundle
+    from tykpy.commands.bundle.listing import list_bundle
 
     with _no_traceback():
         listing = list_bundle(bundle_path)
@@ -103,7 +103,7 @@ def convert(source: Path, output: Path | None, chain: bool) -> None:
 
     OUTPUT is a ZIP if its name ends so, else a new folder; without it nothing is written.
     """
-    from commands.bundle.convert import convert as run
+    from tykpy.commands.bundle.convert import convert as run
 
     with _no_traceback():
         report = run(source, output, chain=chain)
@@ -122,7 +122,7 @@ def lint(bundles: tuple[Path, ...]) -> None:
     BUNDLE is a folder, ZIP or .py file, or a folder with many of them, as the gateway has: middleware/bundles.
     `# tykpy: ignore[KIND]` on a line allows it. Ends with 1 where something was found.
     """
-    from commands.lint import lint_all
+    from tykpy.commands.lint import lint_all
 
     with _no_traceback():
         reports = [report for path in bundles for report in lint_all(path)]

@@ -6,17 +6,17 @@ The code stays as it is: what needs a look is told with its file and line.
 from pathlib import Path
 from typing import Any
 
-from commands.bundle.build import read_files
-from commands.bundle.chain import chain_hooks
-from commands.bundle.manifest import as_bytes, read_fields, seal
-from commands.bundle.packing import write_folder, write_zip
-from commands.bundle.sources import files_below, manifest_of, opened
-from commands.errors import CommandError
-from commands.lint.differences import differences_of
-from commands.lint.findings import Finding, Report
-from commands.lint.sources import read_sources
-from workers.errors import ArchiveError
-from workers.manifest import MANIFEST_NAME
+from tykpy.commands.bundle.build import read_files
+from tykpy.commands.bundle.chain import chain_hooks
+from tykpy.commands.bundle.manifest import as_bytes, read_fields, seal
+from tykpy.commands.bundle.packing import write_folder, write_zip
+from tykpy.commands.bundle.sources import files_below, manifest_of, opened
+from tykpy.commands.errors import CommandError
+from tykpy.commands.lint.differences import differences_of
+from tykpy.commands.lint.findings import Finding, Report
+from tykpy.commands.lint.sources import read_sources
+from tykpy.workers.errors import ArchiveError
+from tykpy.workers.manifest import MANIFEST_NAME
 
 
 def convert(source: Path, output: Path | None = None, *, chain: bool = False) -> Report:

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from commands.bundle.sources import manifest_of, opened
-from commands.errors import CommandError
-from workers.errors import ArchiveError, KeyFileError, VerificationError
-from workers.manifest import Manifest
-from workers.signature import PublicKey
-from workers.verification import (
+from tykpy.commands.bundle.sources import manifest_of, opened
+from tykpy.commands.errors import CommandError
+from tykpy.workers.errors import ArchiveError, KeyFileError, VerificationError
+from tykpy.workers.manifest import Manifest
+from tykpy.workers.signature import PublicKey
+from tykpy.workers.verification import (
     Digests,
     check_boundaries,
     check_checksum,

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from commands.bundle.sources import manifest_of, opened
-from commands.errors import CommandError
-from commands.lint.findings import Finding, Report
-from commands.lint.rules import findings_of
-from commands.lint.sources import read_sources
-from workers.discovery import candidates, part_folders
-from workers.errors import ArchiveError
-from workers.manifest import MANIFEST_NAME, Manifest
-from workers.other_files import is_other_file
+from tykpy.commands.bundle.sources import manifest_of, opened
+from tykpy.commands.errors import CommandError
+from tykpy.commands.lint.findings import Finding, Report
+from tykpy.commands.lint.rules import findings_of
+from tykpy.commands.lint.sources import read_sources
+from tykpy.workers.discovery import candidates, part_folders
+from tykpy.workers.errors import ArchiveError
+from tykpy.workers.manifest import MANIFEST_NAME, Manifest
+from tykpy.workers.other_files import is_other_file
 
 
 def lint_all(path: Path) -> list[Report]:

@@ -4,8 +4,8 @@ import ast
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from commands.lint.findings import Finding, at
-from commands.lint.sources import SourceFile
+from tykpy.commands.lint.findings import Finding, at
+from tykpy.commands.lint.sources import SourceFile
 
 _BLOCKING: Final[Mapping[str, str]] = {
     "time.sleep": "await asyncio.sleep(...)",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from commands.lint.findings import Finding
+from tykpy.commands.lint.findings import Finding
 
 SUPPORTED: Final = ("3.11", "3.12", "3.13")
 COMPILED: Final = frozenset({".so", ".pyd", ".dylib", ".dll", ".pyc", ".pyo"})

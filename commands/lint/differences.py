@@ -8,11 +8,11 @@ import ast
 from collections.abc import Iterator
 from typing import Final
 
-from commands.lint.effects import ROLES
-from commands.lint.findings import Finding, at, without_pardoned
-from commands.lint.rules import in_any_bundle, missing_hooks
-from commands.lint.sources import SourceFile, SourceHook, Sources, top_statements
-from commands.lint.state import classes_kept_by_modules, last_name
+from tykpy.commands.lint.effects import ROLES
+from tykpy.commands.lint.findings import Finding, at, without_pardoned
+from tykpy.commands.lint.rules import in_any_bundle, missing_hooks
+from tykpy.commands.lint.sources import SourceFile, SourceHook, Sources, top_statements
+from tykpy.commands.lint.state import classes_kept_by_modules, last_name
 
 _REMOVED: Final = {
     **dict.fromkeys(("asynchat", "asyncore", "distutils", "imp", "smtpd"), "3.12"),

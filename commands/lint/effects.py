@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from commands.lint.sources import Function, SourceFile
+from tykpy.commands.lint.sources import Function, SourceFile
 
 Place: TypeAlias = tuple[str, ...]
 METADATA: Final[Place] = ("session", "metadata")

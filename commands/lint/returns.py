@@ -8,8 +8,8 @@ import ast
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from commands.lint.findings import Finding, at
-from commands.lint.sources import Function, SourceFile, SourceHook
+from tykpy.commands.lint.findings import Finding, at
+from tykpy.commands.lint.sources import Function, SourceFile, SourceHook
 
 _RETURNED: Final = {3: 2, 4: 3}
 """How many of a hook's arguments it returns, by how many it takes."""

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
-from commands.lint.blocking import blocking_calls
-from commands.lint.effects import METADATA, ROLES, Effect, Place, Reading, read_function
-from commands.lint.findings import Finding, at, without_pardoned
-from commands.lint.returns import return_findings
-from commands.lint.sources import SourceFile, SourceHook, Sources
-from commands.lint.state import classes_kept_by_modules, last_name, shared_state
-from workers import ignored
-from workers.ignored import MAX_CODE, MIN_CODE, Ignored
-from workers.manifest import MANIFEST_NAME
+from tykpy.commands.lint.blocking import blocking_calls
+from tykpy.commands.lint.effects import METADATA, ROLES, Effect, Place, Reading, read_function
+from tykpy.commands.lint.findings import Finding, at, without_pardoned
+from tykpy.commands.lint.returns import return_findings
+from tykpy.commands.lint.sources import SourceFile, SourceHook, Sources
+from tykpy.commands.lint.state import classes_kept_by_modules, last_name, shared_state
+from tykpy.workers import ignored
+from tykpy.workers.ignored import MAX_CODE, MIN_CODE, Ignored
+from tykpy.workers.manifest import MANIFEST_NAME
 
 _AUTH: Final = "CustomKeyCheck"
 _EVENT: Final = "Event"

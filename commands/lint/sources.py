@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from commands.lint.compiled import COMPILED, unloadable
-from commands.lint.findings import Finding, Report
 from tyk import decorators
-from workers.manifest import ListedHook, Manifest
+from tykpy.commands.lint.compiled import COMPILED, unloadable
+from tykpy.commands.lint.findings import Finding, Report
+from tykpy.workers.manifest import ListedHook, Manifest
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 _DECORATORS: Final = frozenset({*decorators.__all__, "Response"})

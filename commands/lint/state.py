@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from commands.lint.findings import Finding, at
-from commands.lint.sources import Function, SourceFile, top_statements
+from tykpy.commands.lint.findings import Finding, at
+from tykpy.commands.lint.sources import Function, SourceFile, top_statements
 
 KIND: Final = "shared-state"
 _MUTABLE: Final = (ast.Dict, ast.List, ast.Set, ast.DictComp, ast.ListComp, ast.SetComp)

@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 import pytest
 
-from broker.errors import AddressError
-from broker.grpc.client import GrpcCallError, GrpcClient
-from broker.grpc.wire import GrpcCode
-from broker.http2.limits import MIB
 from tests.support.grpc_server import PATIENCE, EchoServer
+from tykpy.broker.errors import AddressError
+from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
+from tykpy.broker.grpc.wire import GrpcCode
+from tykpy.broker.http2.limits import MIB
 
 METHOD = "/coprocess.Dispatcher/Dispatch"
 

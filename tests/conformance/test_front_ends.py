@@ -11,14 +11,14 @@ from typing import Any
 import msgpack
 import pytest
 
-from commands.objects import CallDescription, build_event, build_object
-from ipc.bodies import LEND_FROM
-from ipc.frame import Status
 from tests.support.broker import PATIENCE, RunningBroker, wait_until
 from tests.support.front_ends import FRONT_ENDS, CallError, Client, FrontEnd, both_listeners
 from tests.support.hooks import SOURCE, Gate
 from tyk.proto.coprocess_object_pb2 import Object
-from workers.watch import FIRST_CALLS
+from tykpy.commands.objects import CallDescription, build_event, build_object
+from tykpy.ipc.bodies import LEND_FROM
+from tykpy.ipc.frame import Status
+from tykpy.workers.watch import FIRST_CALLS
 
 MIB = 1024 * 1024
 BINARY = b"\xff"

@@ -15,9 +15,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from broker.grpc.health import ServingStatus
-from broker.http2.limits import MIB, Limits
 from tests.support.grpc_server import PATIENCE, EchoServer
+from tykpy.broker.grpc.health import ServingStatus
+from tykpy.broker.http2.limits import MIB, Limits
 
 DISPATCH = "/coprocess.Dispatcher/Dispatch"
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]

@@ -10,11 +10,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from commands.objects import CallDescription, build_event, build_object
-from ipc.frame import MAX_METADATA
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker
 from tests.support.front_ends import FRONT_ENDS, CallError, Client, Metadata, both_listeners
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.commands.objects import CallDescription, build_event, build_object
+from tykpy.ipc.frame import MAX_METADATA
 
 SOURCE = """
 import asyncio, base64, json, threading

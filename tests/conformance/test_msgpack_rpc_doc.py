@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from broker.grpc.wire import CODE_OF_STATUS
-from broker.msgpackrpc.methods import dispatch_methods
-from ipc.frame import Status
 from tests.support.broker import RunningBroker
 from tests.support.front_ends import RpcFrontEnd, both_listeners
 from tests.support.go_gateway import BUILD_TIMEOUT, MODULE, go_program
+from tykpy.broker.grpc.wire import CODE_OF_STATUS
+from tykpy.broker.msgpackrpc.methods import dispatch_methods
+from tykpy.ipc.frame import Status
 
 PAGE = (Path(__file__).parents[2] / "docs" / "msgpack-rpc.md").read_text()
 HOOKS = """

@@ -15,8 +15,6 @@ import grpc
 import pytest
 
 from benchmarks import h2load
-from broker.grpc.health import ServingStatus
-from commands.objects import CallDescription, build_object
 from tests.faults.test_upgrade import FILES, grpcio_client, upgradable, upgrade
 from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.certificates import TlsFiles
@@ -26,6 +24,8 @@ from tests.support.http2_peer import message as framed
 from tests.support.load import METHOD, Load
 from tests.support.proxies import LANGUAGES, RunningProxy, program
 from tests.support.redis_server import free_port
+from tykpy.broker.grpc.health import ServingStatus
+from tykpy.commands.objects import CallDescription, build_object
 
 UPLOADS = 22
 """At once: above 64 MiB together."""

@@ -8,10 +8,6 @@ from typing import Any
 import pytest
 import redis
 
-from broker.events.delivery import DeliveryError, Verdict
-from broker.events.events import TriggeredEvent
-from broker.events.stream import RedisStream
-from redisclient.address import parse_redis_url
 from tests.support.redis_server import (
     RedisServer,
     SentinelServer,
@@ -21,7 +17,11 @@ from tests.support.redis_server import (
     take_all_slots,
     wait_until,
 )
-from workers.storage.redis import RedisLimits, RedisStorage
+from tykpy.broker.events.delivery import DeliveryError, Verdict
+from tykpy.broker.events.events import TriggeredEvent
+from tykpy.broker.events.stream import RedisStream
+from tykpy.redisclient.address import parse_redis_url
+from tykpy.workers.storage.redis import RedisLimits, RedisStorage
 
 EAGER = RedisLimits(answer_s=10.0, socket_s=8.0, first_backoff_s=0.01, longest_backoff_s=0.05)
 EVENT = TriggeredEvent("QuotaLow", "id-1", 0, '{"message": {"Type": "QuotaLow"}}')

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from redisclient.address import parse_redis_url
 from tests.support.redis_server import RedisServer, running_redis, wait_until
 from tyk.gateway import Storage, TykGateway, install, restore
 from tyk.gateway.memory import MemoryStorage
-from workers.storage.redis import RedisLimits, RedisStorage
-from workers.storage.sqlite import SQLiteStorage
+from tykpy.redisclient.address import parse_redis_url
+from tykpy.workers.storage.redis import RedisLimits, RedisStorage
+from tykpy.workers.storage.sqlite import SQLiteStorage
 
 PATIENT = RedisLimits(answer_s=30.0, socket_s=30.0)
 """What is tested here is the answers, on a machine that may be busy; test_redis_outages.py tests the limits."""

@@ -12,13 +12,13 @@ from typing import Final
 import msgpack
 import pytest
 
-from commands.objects import CallDescription, build_object
 from tests.support.attacker import Attacker
 from tests.support.broker import PATIENCE, RunningBroker
 from tests.support.front_ends import both_listeners
 from tests.support.hooks import SOURCE
 from tests.support.http2_peer import data, message, reset
-from workers.mapping import to_map
+from tykpy.commands.objects import CallDescription, build_object
+from tykpy.workers.mapping import to_map
 
 MIB: Final = 1024 * 1024
 FRAME: Final = 16 * 1024

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from broker.errors import RpcError
-from broker.grpc.client import GrpcCallError
 from tests.support.broker import RunningBroker, running_broker, wait_until
+from tykpy.broker.errors import RpcError
+from tykpy.broker.grpc.client import GrpcCallError
 
 HOOK = """
 from tyk.decorators import Pre

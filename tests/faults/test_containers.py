@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ipc.title import ZYGOTE
 from tests.support.broker import RunningBroker, wait_until
 from tests.support.hooks import SOURCE
+from tykpy.ipc.title import ZYGOTE
 
 AS_INIT = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 LEAVES_ORPHANS = """

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import RpcError
-from broker.grpc.client import GrpcCallError
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.bundles import md5, write_bundle
 from tests.support.hooks import SOURCE
 from tests.support.load import Load
+from tykpy.broker.errors import RpcError
+from tykpy.broker.grpc.client import GrpcCallError
 
 HOOK = """
 from tyk.decorators import Pre

@@ -11,9 +11,9 @@ from typing import Final
 
 import pytest
 
-from broker.msgpackrpc.client import RpcClient
 from tests.support.broker import RunningBroker, wait_until
 from tests.support.hooks import SOURCE
+from tykpy.broker.msgpackrpc.client import RpcClient
 
 WORKERS: Final = 2
 FILES: Final = 80

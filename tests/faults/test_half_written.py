@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import RpcError
-from broker.grpc.wire import GrpcCallError
-from commands.bundle.build import build
 from tests.support import bundles, keys
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, wait_until
 from tests.support.load import Load
+from tykpy.broker.errors import RpcError
+from tykpy.broker.grpc.wire import GrpcCallError
+from tykpy.commands.bundle.build import build
 
 SOURCE = """
 import os

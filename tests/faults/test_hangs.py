@@ -10,9 +10,9 @@ from typing import Final
 import psutil
 import pytest
 
-from broker.grpc.client import GrpcCallError
 from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.load import Load
+from tykpy.broker.grpc.client import GrpcCallError
 
 WORKERS: Final = 2
 TIMEOUT: Final = 1.0

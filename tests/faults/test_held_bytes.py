@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from commands.objects import CallDescription, build_object
 from tests.support.attacker import Attacker
 from tests.support.broker import RunningBroker, wait_until
 from tests.support.front_ends import FRONT_ENDS, CallError, both_listeners
 from tests.support.hooks import SOURCE, Gate
 from tests.support.http2_peer import data
+from tykpy.commands.objects import CallDescription, build_object
 
 MIB = 1024 * 1024
 FLAGS = ("--max-message", str(MIB), "--queue-bytes", str(3 * MIB))

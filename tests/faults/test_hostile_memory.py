@@ -10,13 +10,13 @@ from typing import Final
 
 import pytest
 
-from broker.grpc.client import GrpcCallError, GrpcClient
-from broker.http2.limits import MIB
-from commands.objects import CallDescription, build_object
 from tests.support.broker import RunningBroker, running_broker
 from tests.support.hooks import SOURCE
 from tests.support.neighbour import Footprint, Neighbour
 from tests.support.vandals import PRELUDE, check_replaced
+from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
+from tykpy.broker.http2.limits import MIB
+from tykpy.commands.objects import CallDescription, build_object
 
 SIZE: Final = 1_000_000
 """Bytes of a body that these hooks announce."""
@@ -24,8 +24,8 @@ VANDALS: Final = (
     PRELUDE
     + f"\nSIZE = {SIZE}\n"
     + '''
-segment = pkgutil.resolve_name("ipc.segment")
-frame = pkgutil.resolve_name("ipc.frame")
+segment = pkgutil.resolve_name("tykpy.ipc.segment")
+frame = pkgutil.resolve_name("tykpy.ipc.frame")
 HEAD = frame.pack_head(frame.Kind.OBJECT, None)
 
 def announce(size, offset, head=HEAD):

@@ -10,13 +10,13 @@ from typing import Final
 
 import pytest
 
-from broker.config import MAX_THREADS
-from broker.grpc.client import GrpcCallError
-from broker.http2.limits import MIB
 from tests.support.broker import RunningBroker, running_broker
 from tests.support.hooks import SOURCE
 from tests.support.neighbour import Footprint, Neighbour
 from tests.support.vandals import PRELUDE, check_replaced
+from tykpy.broker.config import MAX_THREADS
+from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.broker.http2.limits import MIB
 
 VANDALS: Final = (
     PRELUDE

@@ -11,15 +11,15 @@ from typing import Final
 import pytest
 from hpack import Encoder
 
-from broker.http2.errors import ErrorCode
-from broker.http2.frames import END_HEADERS, END_STREAM, PADDED, FrameType, pack_frame
-from broker.http2.limits import KIB, MIB
-from commands.objects import CallDescription, build_object
 from tests.support.attacker import Attacker
 from tests.support.broker import RunningBroker, running_broker
 from tests.support.hooks import SOURCE
 from tests.support.http2_peer import code_of, data, message, reset, settings, window_update
 from tests.support.neighbour import Footprint, Neighbour
+from tykpy.broker.http2.errors import ErrorCode
+from tykpy.broker.http2.frames import END_HEADERS, END_STREAM, PADDED, FrameType, pack_frame
+from tykpy.broker.http2.limits import KIB, MIB
+from tykpy.commands.objects import CallDescription, build_object
 
 MOST_LEFT: Final = 24 * MIB
 """Bytes by which an attack may leave the broker larger: what its allocator keeps, and caches that are bounded."""

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from broker.grpc.client import GrpcClient
-from broker.http2.errors import ErrorCode
-from broker.http2.frames import PREFACE, FrameType, pack_frame
-from broker.http2.limits import Limits
 from tests.support.attacker import HELLO, Attacker
 from tests.support.broker import wait_until
 from tests.support.grpc_server import EchoServer
 from tests.support.http2_peer import PATH, code_of, data, message, settings, window_update
+from tykpy.broker.grpc.client import GrpcClient
+from tykpy.broker.http2.errors import ErrorCode
+from tykpy.broker.http2.frames import PREFACE, FrameType, pack_frame
+from tykpy.broker.http2.limits import Limits
 
 LIMITS = Limits(handshake_timeout=1.0, request_timeout=1.0, write_timeout=1.0)
 INTERVAL = 0.05
@@ -25,7 +25,7 @@ INTERVAL = 0.05
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EchoServer]:
     for module in ("server", "sweep"):
-        monkeypatch.setattr(f"broker.grpc.{module}.SWEEP_INTERVAL", INTERVAL)
+        monkeypatch.setattr(f"tykpy.broker.grpc.{module}.SWEEP_INTERVAL", INTERVAL)
     with EchoServer(f"unix://{tmp_path / 's'}", LIMITS) as running:
         yield running
 

@@ -12,10 +12,10 @@ from typing import Final
 import pytest
 
 from benchmarks.bars.idle import idle_connections
-from broker.http2.limits import KIB, MIB
 from tests.support.broker import running_broker, wait_until
 from tests.support.hooks import SOURCE
 from tests.support.neighbour import Footprint, Neighbour
+from tykpy.broker.http2.limits import KIB, MIB
 
 PER_CONNECTION: Final = 24 * KIB
 """Bytes of the broker's memory, at most."""

@@ -6,8 +6,8 @@ from typing import Final
 
 import pytest
 
-from broker.grpc.client import GrpcCallError
 from tests.support.broker import RunningBroker, running_broker, wait_until
+from tykpy.broker.grpc.client import GrpcCallError
 
 FLAGS: Final = ("--hang-grace", "0.1")
 NEIGHBOUR: Final = """

@@ -12,12 +12,12 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from broker.grpc.client import GrpcCallError
-from ipc.bodies import LEND_FROM
 from tests.support import kill_points
 from tests.support.broker import RunningBroker
 from tests.support.chaos import Journal
 from tests.support.kill_points import ANSWERED, EXECUTING, MOVING, NOT_STARTED, RAN, UNDECODED
+from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.ipc.bodies import LEND_FROM
 
 HOOKS: Final = """
 import sys

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import RpcError
-from broker.grpc.client import GrpcCallError
-from broker.http2.frames import ACK, END_STREAM, FrameType, pack_frame
 from tests.support.attacker import Attacker
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.certificates import TlsFiles
@@ -18,6 +15,9 @@ from tests.support.hooks import SOURCE, Gate
 from tests.support.http2_peer import Frame
 from tests.support.redis_server import free_port
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.errors import RpcError
+from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.broker.http2.frames import ACK, END_STREAM, FrameType, pack_frame
 
 FILES = {
     "mine.py": """

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.grpc.client import GrpcCallError
 from tests.support.broker import RunningBroker, running_broker, wait_until
+from tykpy.broker.grpc.client import GrpcCallError
 
 MIB = 1024 * 1024
 MEMORY = 600 * MIB

@@ -12,11 +12,11 @@ from typing import Final
 import psutil
 import pytest
 
-from broker.grpc.client import GrpcCallError, GrpcClient
-from broker.pool.process import signals_blocked
-from commands.objects import CallDescription, build_object
 from tests.faults.test_zygotes import zygote_of
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, running_broker, wait_until
+from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
+from tykpy.broker.pool.process import signals_blocked
+from tykpy.commands.objects import CallDescription, build_object
 
 HOOKS: Final = """
 import logging

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from broker.grpc.wire import GrpcCallError
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.load import Load
+from tykpy.broker.grpc.wire import GrpcCallError
 
 HOOK = """
 import os

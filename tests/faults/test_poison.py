@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.grpc.client import GrpcCallError
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
+from tykpy.broker.grpc.client import GrpcCallError
 
 FILES = {"hooks.py": SOURCE}
 RECOVERING = """

@@ -21,8 +21,8 @@ from tests.support.bundles import write_bundle
 
 BECOMES_ANOTHER = """
 import os, sys
-from broker.errors import PrivilegeError
-from broker.identity import Identity
+from tykpy.broker.errors import PrivilegeError
+from tykpy.broker.identity import Identity
 os.setgroups([0])
 setattr(os, sys.argv[1], lambda *_: None)
 try:
@@ -312,7 +312,7 @@ def test_an_interpreter_that_the_user_cannot_get_at_is_said(folder: Path, comman
     (closed / "lib").symlink_to(Path(sys.prefix, "lib"))
     closed.chmod(0o700)
     flags = ["--user", str(OTHER_USER), "--group", str(OTHER_USER), "--runtime-dir", str(folder / "run")]
-    program = [str(closed / "bin" / "python"), "-c", "from cli import main; main()", command, *flags]
+    program = [str(closed / "bin" / "python"), "-c", "from tykpy.cli import main; main()", command, *flags]
     done = subprocess.run(reachable(program), cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     said = f"--user {OTHER_USER} cannot read {closed}/bin/python: user {OTHER_USER} may not enter {closed}"
     assert said in done.stdout + done.stderr
@@ -349,6 +349,6 @@ def test_a_root_that_stays_root_is_told_so(tmp_path: Path) -> None:
 def test_the_interpreter_is_this_one() -> None:
     """What `reachable` shows to other users must be what the tests are run with."""
     needs_root()
-    command = [sys.executable, "-c", "import sys, broker; print(sys.version)"]
+    command = [sys.executable, "-c", "import sys, tykpy.broker; print(sys.version)"]
     done = subprocess.run(reachable(command), capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == sys.version

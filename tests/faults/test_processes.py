@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from broker.pool.process import execute
-from ipc.exits import WorkerExit
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
+from tykpy.broker.pool.process import execute
+from tykpy.ipc.exits import WorkerExit
 
 STARTS_CHILDREN = """
 import os, signal, subprocess, sys, time
@@ -45,7 +45,9 @@ def ends_a_fork(request, session, spec):
 SETS_OOM_SCORE = 'echo 700 >/proc/self/oom_score_adj && exec "$@"'
 GROUP_SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 HELD_AT_ITS_START = """
-import time, cli, broker.start as start
+import time
+from tykpy import cli
+import tykpy.broker.start as start
 def hold(config):
     while True:
         time.sleep(0.01)
@@ -97,7 +99,7 @@ def test_a_workers_oom_score_has_the_kernels_limit(tmp_path: Path) -> None:
 
 def test_a_long_title_loses_its_spaces_in_the_name() -> None:
     program = (
-        "from ipc.title import *; set_title(worker_title(12)); import sys; print(sys.argv)\n"
+        "from tykpy.ipc.title import *; set_title(worker_title(12)); import sys; print(sys.argv)\n"
         "print(open('/proc/self/comm').read(), open('/proc/self/cmdline').read(), sep='', end='')"
     )
     done = subprocess.run([sys.executable, "-c", program, "x"], capture_output=True, text=True, check=True, timeout=60)

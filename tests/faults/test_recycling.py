@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from broker.errors import RpcError
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.bundles import write_bundle
 from tests.support.hooks import SOURCE, Gate
 from tests.support.load import Load
-from workers.kept import MAX_SIZE
+from tykpy.broker.errors import RpcError
+from tykpy.workers.kept import MAX_SIZE
 
 MIB = 1024 * 1024
 HOARDING = """

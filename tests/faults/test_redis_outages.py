@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from redisclient.address import parse_redis_url
 from tests.support.redis_server import RedisServer, free_port, wait_until
-from workers.storage.redis import ANSWER_S, FIRST_BACKOFF_S, SOCKET_S, RedisLimits, RedisStorage
+from tykpy.redisclient.address import parse_redis_url
+from tykpy.workers.storage.redis import ANSWER_S, FIRST_BACKOFF_S, SOCKET_S, RedisLimits, RedisStorage
 
 EAGER = RedisLimits(first_backoff_s=0.01, longest_backoff_s=0.05)
 """The real limits of a call, and short back-offs so that recovery is seen soon."""

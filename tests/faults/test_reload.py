@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from broker.errors import RpcError
-from broker.grpc.client import GrpcClient
-from commands.objects import CallDescription, build_object
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
 from tests.support.load import METHOD, Load
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.errors import RpcError
+from tykpy.broker.grpc.client import GrpcClient
+from tykpy.commands.objects import CallDescription, build_object
 
 BROKEN = "def version(:\n"
 

@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 import psutil
 import pytest
 
-from broker.msgpackrpc.client import RpcClient
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
+from tykpy.broker.msgpackrpc.client import RpcClient
 
 WORKERS: Final = 2
 WARM_UP: Final = 50

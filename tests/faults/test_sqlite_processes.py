@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.storage.sqlite import FILE_NAME, WAL_LIMIT_BYTES, SQLiteStorage
+from tykpy.workers.storage.sqlite import FILE_NAME, WAL_LIMIT_BYTES, SQLiteStorage
 
 WRITERS = 4
 REPORT_EVERY = 20
@@ -21,7 +21,7 @@ REPORT_EVERY = 20
 WRITER = f"""
 import itertools, select, sys
 from pathlib import Path
-from workers.storage.sqlite import SQLiteStorage
+from tykpy.workers.storage.sqlite import SQLiteStorage
 storage = SQLiteStorage(Path(sys.argv[1]))
 for number in itertools.count(1):
     storage.store(sys.argv[2], b"%d" % number, 0)
@@ -37,7 +37,7 @@ storage.close()
 GROWER = """
 import sys
 from pathlib import Path
-from workers.storage.sqlite import SQLiteStorage
+from tykpy.workers.storage.sqlite import SQLiteStorage
 storage = SQLiteStorage(Path(sys.argv[1]))
 for number in range(int(sys.argv[3])):
     storage.store(f"{sys.argv[2]}-{number}-{number * 7919 % 10007}", b"v" * 500, 0)
@@ -46,7 +46,7 @@ for number in range(int(sys.argv[3])):
 FULL_DISK = """
 import logging, resource, sys
 from pathlib import Path
-from workers.storage.sqlite import SQLiteStorage
+from tykpy.workers.storage.sqlite import SQLiteStorage
 logging.basicConfig(format="%(message)s")
 storage = SQLiteStorage(Path(sys.argv[1]))
 storage.store("before", b"value", 0)

@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from broker.grpc.client import GrpcCallError, GrpcClient
-from commands.objects import CallDescription, build_object
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
 from tests.support.load import METHOD
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
+from tykpy.commands.objects import CallDescription, build_object
 
 AFTER_LOADING = """
 import os, sys, time
@@ -28,7 +28,7 @@ born = int(open("/proc/self/stat").read().rpartition(") ")[2].split()[19]) / os.
 def instead(*arguments):
     {does}
 
-setattr(sys.modules["workers.dispatcher"].Dispatcher, "__init__", instead)
+setattr(sys.modules["tykpy.workers.dispatcher"].Dispatcher, "__init__", instead)
 """
 """A bundle that is loaded, and ends or hangs its worker before that is ready: no bundle is to blame."""
 HANGS = AFTER_LOADING.format(does="time.sleep(3600)")
@@ -78,7 +78,7 @@ def test_one_that_is_never_ready_does_not_keep_the_others_from_serving(tmp_path:
         f"    os.close(os.open({str(tmp_path / 'first')!r}, os.O_CREAT | os.O_EXCL))\n"
         "except FileExistsError:\n"
         "    import sys\n"
-        "    sys.modules['workers.dispatcher'].Dispatcher.__init__ = lambda *arguments: time.sleep(3600)\n"
+        "    sys.modules['tykpy.workers.dispatcher'].Dispatcher.__init__ = lambda *arguments: time.sleep(3600)\n"
     )
     files = {"hooks.py": SOURCE, "slow.py": first_only}
     with RunningBroker(tmp_path, "--ready-timeout", "5", workers=2).unready(files) as broker:
@@ -137,7 +137,7 @@ def test_who_waits_for_workers_that_cannot_start_hears_why(tmp_path: Path) -> No
 def test_a_fault_of_the_start_ends_the_broker(tmp_path: Path, event_loop: str) -> None:
     """Otherwise it would listen for ever without a worker."""
     program = (
-        "import cli, broker.pool.supervisor as it\n"
+        "from tykpy import cli; import tykpy.broker.pool.supervisor as it\n"
         "def fail(self): raise RuntimeError('planted')\n"
         "it.Supervisor._fill_all = fail\n"
         f"cli.main(['broker', '--runtime-dir', {str(tmp_path / 'r')!r}, '--event-loop', {event_loop!r}])\n"
@@ -150,7 +150,7 @@ def test_a_fault_of_the_start_ends_the_broker(tmp_path: Path, event_loop: str) -
 
 @pytest.mark.parametrize("arguments", [[], ["eventfd:1,2,3"]])
 def test_a_worker_that_is_started_by_hand_says_who_starts_workers(arguments: list[str]) -> None:
-    command = [sys.executable, "-P", "-m", "workers", *arguments]
+    command = [sys.executable, "-P", "-m", "tykpy.workers", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert done.stderr == "tykpy's workers are started by `tykpy broker`\n"

@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from broker.grpc.client import GrpcCallError
 from tests.support.broker import RunningBroker, running_broker, stop_process, wait_until
 from tests.support.hooks import SOURCE, Gate
+from tykpy.broker.grpc.client import GrpcCallError
 
 FILES = {"hooks.py": SOURCE}
 NEVER_RETURNS = """

@@ -14,10 +14,10 @@ from typing import Final
 import psutil
 import pytest
 
-from broker.pool.zygote import ZygoteKeeper
-from ipc.title import ZYGOTE
 from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
+from tykpy.broker.pool.zygote import ZygoteKeeper
+from tykpy.ipc.title import ZYGOTE
 
 FILES: Final = {"hooks.py": SOURCE}
 

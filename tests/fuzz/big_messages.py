@@ -12,15 +12,15 @@ from enum import IntEnum
 from mmap import mmap
 from typing import Final, NamedTuple
 
-from broker.errors import DispatchError
-from broker.routing.answers import body_of
-from ipc.bulk import GIVE_BACK
-from ipc.errors import IpcError, RingCorruptError
-from ipc.frame import Kind, unpack_frame
-from ipc.layout import FLAG_ERROR, RecordType
-from ipc.oversize import size_of
-from ipc.segment import create_memory
 from tests.unit.ipc.ends import SMALL, channel_pair
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.routing.answers import body_of
+from tykpy.ipc.bulk import GIVE_BACK
+from tykpy.ipc.errors import IpcError, RingCorruptError
+from tykpy.ipc.frame import Kind, unpack_frame
+from tykpy.ipc.layout import FLAG_ERROR, RecordType
+from tykpy.ipc.oversize import size_of
+from tykpy.ipc.segment import create_memory
 
 _STEP: Final = struct.Struct("<BQH")
 _PAGE: Final = 4096

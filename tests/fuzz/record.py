@@ -18,10 +18,6 @@ from typing import Final
 import grpc
 import msgpack
 
-from commands.objects import CallDescription, build_object
-from ipc.control import ControlSocket
-from ipc.frame import Kind, SplitFrame, Status, pack_error, pack_frame, pack_head
-from ipc.layout import FLAG_ERROR, HEADER_SIZE, OWN_MEMORY, SPILL_PLACE, TAIL, RecordType
 from tests.fuzz.big_messages import NOTE_SIZE, Do, Step, script
 from tests.support.broker import PATIENCE, RunningBroker, running_broker
 from tests.support.gateway import RunningGateway
@@ -31,9 +27,13 @@ from tests.support.redis_server import running_redis
 from tests.support.table import gateway_settings
 from tests.unit.ipc.ends import channel_pair, rings
 from tyk.proto.coprocess_object_pb2 import Object
-from workers.load_watch import ControlReport, LoadWatch
-from workers.mapping import to_map
-from workers.store import BundleStore
+from tykpy.commands.objects import CallDescription, build_object
+from tykpy.ipc.control import ControlSocket
+from tykpy.ipc.frame import Kind, SplitFrame, Status, pack_error, pack_frame, pack_head
+from tykpy.ipc.layout import FLAG_ERROR, HEADER_SIZE, OWN_MEMORY, SPILL_PLACE, TAIL, RecordType
+from tykpy.workers.load_watch import ControlReport, LoadWatch
+from tykpy.workers.mapping import to_map
+from tykpy.workers.store import BundleStore
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 MOST: Final = 4096

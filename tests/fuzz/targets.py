@@ -13,34 +13,34 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from broker.arriving import Arriving
-from broker.errors import DispatchError, WireError
-from broker.grpc.head import GrpcHeadReader, Method
-from broker.grpc.messages import MessageReader as GrpcReader
-from broker.grpc.wire import GrpcCallError
-from broker.http2.errors import Http2Error
-from broker.http2.headers import HeadCache, HeaderDecoder
-from broker.http2.limits import KIB, MIB, Limits
-from broker.msgpackrpc.wire import MessageReader, unpack_params
-from broker.pool.news import read_news
-from broker.routing.answers import body_of
-from broker.routing.peek import PeekError, peek
-from broker.routing.peek_map import peek_map
-from ipc.bodies import BodyReader, BodyStore
-from ipc.channel import Answer
-from ipc.control import ControlSocket
-from ipc.errors import ControlClosedError, ControlCorruptError, RingCorruptError
-from ipc.frame import Kind
-from ipc.layout import TAIL
 from tests.fuzz import big_messages
 from tests.support.http2_peer import PATH, Peer
 from tests.unit.ipc.ends import rings
 from tyk.proto.coprocess_object_pb2 import Event, Object
-from workers.archive import unpack
-from workers.errors import ArchiveError, ManifestError
-from workers.lent import LentObject
-from workers.manifest import parse_manifest
-from workers.packed import PackedObject, unpack_event
+from tykpy.broker.arriving import Arriving
+from tykpy.broker.errors import DispatchError, WireError
+from tykpy.broker.grpc.head import GrpcHeadReader, Method
+from tykpy.broker.grpc.messages import MessageReader as GrpcReader
+from tykpy.broker.grpc.wire import GrpcCallError
+from tykpy.broker.http2.errors import Http2Error
+from tykpy.broker.http2.headers import HeadCache, HeaderDecoder
+from tykpy.broker.http2.limits import KIB, MIB, Limits
+from tykpy.broker.msgpackrpc.wire import MessageReader, unpack_params
+from tykpy.broker.pool.news import read_news
+from tykpy.broker.routing.answers import body_of
+from tykpy.broker.routing.peek import PeekError, peek
+from tykpy.broker.routing.peek_map import peek_map
+from tykpy.ipc.bodies import BodyReader, BodyStore
+from tykpy.ipc.channel import Answer
+from tykpy.ipc.control import ControlSocket
+from tykpy.ipc.errors import ControlClosedError, ControlCorruptError, RingCorruptError
+from tykpy.ipc.frame import Kind
+from tykpy.ipc.layout import TAIL
+from tykpy.workers.archive import unpack
+from tykpy.workers.errors import ArchiveError, ManifestError
+from tykpy.workers.lent import LentObject
+from tykpy.workers.manifest import parse_manifest
+from tykpy.workers.packed import PackedObject, unpack_event
 
 LIMITS: Final = Limits(
     max_message=64 * KIB,

@@ -11,13 +11,13 @@ from typing import Any
 import grpc
 import pytest
 
-from broker.config import BrokerConfig
 from tests.support.broker import RunningBroker, wait_until
 from tests.support.gateway import Answer, Api, Background, RunningGateway
 from tests.support.hooks import SOURCE, Gate
 from tests.support.redis_server import RedisServer, free_port, running_redis
 from tests.support.table import LARGE, Table, gateway_settings
 from tests.support.tyk import any_gateway
+from tykpy.broker.config import BrokerConfig
 
 MIB = 1024 * 1024
 ADD_HEADER = {"driver": "grpc", "pre": [{"name": "add_header"}]}

@@ -3,8 +3,8 @@
 import subprocess
 import sys
 
-from ipc.channel import BrokerChannel, ChannelOptions
 from tests.integration.test_channel_two_processes import wait_for_control
+from tykpy.ipc.channel import BrokerChannel, ChannelOptions
 
 
 def main() -> None:

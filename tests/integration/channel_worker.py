@@ -8,10 +8,10 @@ import sys
 from threading import Lock, Thread
 from typing import Final
 
-from ipc.channel import Request, WorkerChannel
-from ipc.errors import ControlClosedError
-from ipc.layout import ExitReason, WorkerState
 from tests.support.kill_points import arm, reach
+from tykpy.ipc.channel import Request, WorkerChannel
+from tykpy.ipc.errors import ControlClosedError
+from tykpy.ipc.layout import ExitReason, WorkerState
 
 KILLED_REQUEST: Final = 2
 

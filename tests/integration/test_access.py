@@ -11,11 +11,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from broker.errors import RpcError
-from broker.msgpackrpc.client import RpcClient
 from tests.support.accounts import OTHER_USER, needs_root, run_as
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
+from tykpy.broker.errors import RpcError
+from tykpy.broker.msgpackrpc.client import RpcClient
 
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 CALL_GRPC = """
@@ -29,8 +29,8 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
 """
 CALL_RPC = """
 import sys
-from broker.errors import RpcError
-from broker.msgpackrpc.client import RpcClient
+from tykpy.broker.errors import RpcError
+from tykpy.broker.msgpackrpc.client import RpcClient
 try:
     with RpcClient(sys.argv[1]) as client:
         print(client.call("ping"))

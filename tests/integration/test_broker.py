@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from broker.grpc.client import GrpcCallError, GrpcClient
-from commands.objects import build_event
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
+from tykpy.commands.objects import build_event
 
 MIB = 1024 * 1024
 WAITS_TOO_LONG = """

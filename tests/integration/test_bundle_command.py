@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.grpc.client import GrpcCallError
 from tests.support.broker import TYKPY, RunningBroker
 from tests.support.bundles import write_bundle
 from tests.support.keys import private_pem, public_pem
-from workers.archive import unpack
+from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.workers.archive import unpack
 
 HOOK = '@Pre\ndef hook(request, session, spec):\n    request.add_header("X-Ran", "yes")\n    return request, session\n'
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from broker.grpc.client import GrpcCallError
 from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
 from tests.support.redis_server import RedisServer, running, running_redis
+from tykpy.broker.grpc.client import GrpcCallError
 
 MANIFEST = json.dumps({
     "file_list": ["middleware.py"],

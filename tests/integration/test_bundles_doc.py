@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, running_broker
-from workers import ignored, watch
-from workers.ignored import Ignored
+from tykpy.workers import ignored, watch
+from tykpy.workers.ignored import Ignored
 
 PAGE = Path(__file__).parents[2] / "docs" / "bundles.md"
 FILES = [

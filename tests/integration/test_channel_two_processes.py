@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ipc.channel import Answer, BrokerChannel, ChannelOptions
-from ipc.control import ControlMessage
-from ipc.layout import ExitReason, WorkerState
 from tests.integration.channel_worker import KILLED_REQUEST
 from tests.support.kill_points import ANSWERED, EXECUTING, NOT_STARTED
+from tykpy.ipc.channel import Answer, BrokerChannel, ChannelOptions
+from tykpy.ipc.control import ControlMessage
+from tykpy.ipc.layout import ExitReason, WorkerState
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ChannelOptions(capacity=65536, max_record=4096, max_message=1024 * 1024)

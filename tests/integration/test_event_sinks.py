@@ -10,13 +10,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from broker.events.delivery import DeliveryError, Verdict
-from broker.events.events import TriggeredEvent
-from broker.events.stream import RedisStream
-from broker.events.webhook import MAX_ANSWER, Webhook
-from redisclient.address import parse_redis_url
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.webhook import Receiver, running_receiver
+from tykpy.broker.events.delivery import DeliveryError, Verdict
+from tykpy.broker.events.events import TriggeredEvent
+from tykpy.broker.events.stream import RedisStream
+from tykpy.broker.events.webhook import MAX_ANSWER, Webhook
+from tykpy.redisclient.address import parse_redis_url
 
 
 def event(name: str) -> TriggeredEvent:
@@ -160,7 +160,7 @@ def test_redis_that_is_away_is_waited_for_and_what_it_refuses_is_not(server: Red
 
 
 def test_redis_that_does_not_answer_is_away_too(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.events.stream.SOCKET_SECONDS", 0.05)
+    monkeypatch.setattr("tykpy.broker.events.stream.SOCKET_SECONDS", 0.05)
     stream = stream_at(server.url)
     stream.deliver([event("a")])
     server.pause()

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from broker.events.handlers import MAX_DEPTH
-from broker.grpc.client import GrpcCallError
-from commands.objects import build_event
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.hooks import Gate
 from tests.support.redis_server import free_port, running_redis, take_all_slots
 from tests.support.webhook import running_receiver
+from tykpy.broker.events.handlers import MAX_DEPTH
+from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.commands.objects import build_event
 
 SOURCE = """
 import asyncio, json, os, time
@@ -338,9 +338,8 @@ def test_every_worker_finds_the_handler_of_the_events_api(tmp_path: Path, monkey
 
 
 def test_redis_and_http_are_only_loaded_where_they_are_configured() -> None:
-    check = (
-        "import sys, broker.app; sys.exit(bool({'redis', 'http.client', 'broker.events.webhook'} & set(sys.modules)))"
-    )
+    optional = {"redis", "http.client", "tykpy.broker.events.webhook"}
+    check = f"import sys, tykpy.broker.app; sys.exit(bool({optional} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", check], check=True)
 
 

@@ -9,16 +9,16 @@ from typing import Any
 import grpc
 import pytest
 
-from broker.config import BrokerConfig
-from broker.oversize import BESIDES_BODIES, GATEWAY_DEFAULT
-from commands.objects import CallDescription, build_event, build_object
-from ipc.frame import Status
 from tests.support.attacker import Attacker
 from tests.support.broker import PATIENCE, RunningBroker, wait_until
 from tests.support.front_ends import FRONT_ENDS, CallError, Client, FrontEnd, both_listeners
 from tests.support.http2_peer import data, message
 from tests.support.readme import blocks
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.oversize import BESIDES_BODIES, GATEWAY_DEFAULT
+from tykpy.commands.objects import CallDescription, build_event, build_object
+from tykpy.ipc.frame import Status
 
 MIB = 1024 * 1024
 LIMIT = 2 * MIB + BESIDES_BODIES

@@ -11,13 +11,13 @@ import msgpack
 import pytest
 import uvloop
 
-from broker.errors import DispatchError, RpcError
-from broker.msgpackrpc.client import RpcClient
-from broker.msgpackrpc.limits import RpcLimits
-from broker.msgpackrpc.methods import dispatch_methods
-from broker.msgpackrpc.server import Handler, MsgpackRpcServer, RawMethod
-from broker.routing.dispatch import Dispatch
-from ipc.frame import Kind, Status
+from tykpy.broker.errors import DispatchError, RpcError
+from tykpy.broker.msgpackrpc.client import RpcClient
+from tykpy.broker.msgpackrpc.limits import RpcLimits
+from tykpy.broker.msgpackrpc.methods import dispatch_methods
+from tykpy.broker.msgpackrpc.server import Handler, MsgpackRpcServer, RawMethod
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.ipc.frame import Kind, Status
 
 MIB = 1024 * 1024
 OBJECT = {"hook_name": "Echo", "request": {"raw_body": b"\xff\x00", "body": "", "method": "GET"}, "session": None}

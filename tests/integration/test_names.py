@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from broker.grpc.wire import GrpcCallError
 from tests.support.broker import TYKPY, RunningBroker, wait_until
 from tests.support.bundles import md5, write_bundle
+from tykpy.broker.grpc.wire import GrpcCallError
 
 HOOKS = """
 from gateway import TykGateway

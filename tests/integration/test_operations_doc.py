@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.config import flag_of, options
-from broker.exits import ExitCode
-from ipc.exits import WorkerExit
 from tests.support.broker import TYKPY, running_broker
 from tests.support.hooks import SOURCE
+from tykpy.broker.config import flag_of, options
+from tykpy.broker.exits import ExitCode
+from tykpy.ipc.exits import WorkerExit
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 COMMANDS = re.findall(r"^\$ (.*)$", PAGE, re.MULTILINE)

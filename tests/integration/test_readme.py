@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from commands.lint.compiled import SUPPORTED
 from scripts.generate_docs import TARGET, render
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.bundles import md5
 from tests.support.readme import README, blocks, first_middleware, json_block
 from tests.support.redis_server import free_port
+from tykpy.commands.lint.compiled import SUPPORTED
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 110
@@ -63,9 +63,12 @@ def pip_install(tmp_path: Path) -> None:
     # Only tykpy itself, from its own wheel; what it depends on is what runs this test.
     target = tmp_path / "site"
     shell(f"{sys.executable} -m pip install --quiet --no-deps --target {target} .", ROOT)
-    probe = "import gateway, tyk.gateway, cli; assert gateway.TykGateway is tyk.gateway.TykGateway; print(cli.__file__)"
+    probe = (
+        "import gateway, tyk.gateway; from tykpy import cli;"
+        "assert gateway.TykGateway is tyk.gateway.TykGateway; print(cli.__file__)"
+    )
     where = shell(f"{sys.executable} -P -c '{probe}'", tmp_path, PYTHONPATH=str(target))
-    assert where.strip() == str(target / "cli.py")
+    assert where.strip() == str(target / "tykpy" / "cli.py")
 
 
 def version(tmp_path: Path) -> None:

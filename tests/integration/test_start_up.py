@@ -29,12 +29,13 @@ def loaded_by(module: str) -> set[str]:
 
 
 def rooms(modules: set[str]) -> set[str]:
-    """Their packages: `broker.http2` for `broker.http2.frames`."""
-    return {".".join(name.split(".")[:2]) for name in modules} | {name.partition(".")[0] for name in modules}
+    """Their packages: `broker` and `broker.http2` for `broker.http2.frames`."""
+    names = {name.removeprefix("tykpy.") for name in modules}
+    return {".".join(name.split(".")[:2]) for name in names} | {name.partition(".")[0] for name in names}
 
 
 def test_a_worker_imports_nothing_but_its_bundles(tmp_path: Path) -> None:
-    zygote = loaded_by("workers.__main__")
+    zygote = loaded_by("tykpy.workers.__main__")
     with running_broker(tmp_path, files={"hooks.py": TELLS}) as broker:
         told = broker.call("tells", bundle="hooks").request.set_headers
     own = {name.partition(".")[0] for name in set(told["At-Import"].split()) - zygote}
@@ -46,11 +47,11 @@ def test_a_worker_imports_nothing_but_its_bundles(tmp_path: Path) -> None:
 
 def test_a_zygote_imports_nothing_that_only_some_workers_or_only_the_broker_use() -> None:
     unwanted = {"broker", "redis", "sqlite3", "uvloop", "http", "cryptography", "ipc.broker_channel", "multiprocessing"}
-    assert rooms(loaded_by("workers.__main__")) & unwanted == set()
+    assert rooms(loaded_by("tykpy.workers.__main__")) & unwanted == set()
 
 
 def test_a_broker_starts_its_zygote_before_it_imports_what_serves() -> None:
-    before, after = loaded_by("cli, broker.start"), rooms(loaded_by("broker.app"))
+    before, after = loaded_by("tykpy.cli, tykpy.broker.start"), rooms(loaded_by("tykpy.broker.app"))
     late = {"broker.app", "broker.grpc", "broker.http2", "broker.msgpackrpc", "broker.routing", "hpack"}
     assert late <= after
     assert rooms(before) & (late | {"workers", "tyk", "google", "redis", "rich", "uvloop", "tomllib"}) == set()

@@ -8,11 +8,11 @@ from typing import Final
 
 import pytest
 
-from broker.grpc.client import GrpcCallError
 from tests.support.broker import RunningBroker, wait_until
 from tests.support.hooks import SOURCE, Gate
 from tests.support.load import Load
 from tyk.proto.coprocess_object_pb2 import Event
+from tykpy.broker.grpc.client import GrpcCallError
 
 HOOKS: Final = '''
 import hashlib, itertools, time

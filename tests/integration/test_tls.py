@@ -14,13 +14,13 @@ import msgpack
 import psutil
 import pytest
 
-from broker.grpc.wire import GrpcCode
-from commands.objects import CallDescription, build_object
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, wait_until
 from tests.support.certificates import Authority, KeyPair, TlsFiles
 from tests.support.hooks import SOURCE
 from tests.support.redis_server import free_port
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.grpc.wire import GrpcCode
+from tykpy.commands.objects import CallDescription, build_object
 
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 DISPATCH = "/coprocess.Dispatcher/Dispatch"

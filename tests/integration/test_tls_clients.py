@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from broker.dialing import ClientTls, dial
-from broker.errors import ConfigError, DialError
-from broker.tls import HTTP2
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker
 from tests.support.certificates import Authority, KeyPair, TlsFiles
 from tests.support.hooks import SOURCE
 from tests.support.redis_server import free_port
+from tykpy.broker.dialing import ClientTls, dial
+from tykpy.broker.errors import ConfigError, DialError
+from tykpy.broker.tls import HTTP2
 
 CALL = ("call", "add_header", "--bundle", "hooks")
 BENCH = ("bench", "--bundle", "hooks", "--hook", "add_header", "--seconds", "0.2", "--warm-up", "0", "--repeat", "1")

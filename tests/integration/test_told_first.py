@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from broker.app import Broker
-from broker.config import BrokerConfig
-from broker.listeners import Listeners
-from broker.pool.spawning import WorkerStarter
-from broker.pool.zygote import ZygoteKeeper
-from broker.start import loop_factory
-from commands.objects import CallDescription, build_object
-from ipc.broker_channel import BrokerChannel
 from tests.support.attacker import Attacker
 from tests.support.broker import PATIENCE
 from tests.support.hooks import SOURCE
+from tykpy.broker.app import Broker
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.listeners import Listeners
+from tykpy.broker.pool.spawning import WorkerStarter
+from tykpy.broker.pool.zygote import ZygoteKeeper
+from tykpy.broker.start import loop_factory
+from tykpy.commands.objects import CallDescription, build_object
+from tykpy.ipc.broker_channel import BrokerChannel
 
 TOLD = b"was ended by SIGKILL while it ran this hook (kills_itself)"
 

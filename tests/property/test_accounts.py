@@ -16,24 +16,24 @@ import msgpack
 import pytest
 from hpack import Encoder
 
-from broker.arriving import Arriving
-from broker.grpc.calls import Upload
-from broker.grpc.server import GrpcProtocol, GrpcServer
-from broker.http2.errors import ErrorCode
-from broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame, pack_goaway
-from broker.http2.limits import Limits
-from broker.msgpackrpc.limits import RpcLimits
-from broker.msgpackrpc.methods import dispatch_methods
-from broker.msgpackrpc.server import MsgpackRpcServer
-from broker.routing.contract import Death, RouterOptions
-from broker.routing.poison import Cause
-from broker.routing.router import Router
-from broker.turn import Turn
-from ipc.bodies import BodyStore
-from ipc.channel import Request
 from tests.support.channels import LocalWorker
 from tests.support.dispatches import object_bytes
 from tests.support.http2_peer import PATH, data, message, reset, settings, window_update
+from tykpy.broker.arriving import Arriving
+from tykpy.broker.grpc.calls import Upload
+from tykpy.broker.grpc.server import GrpcProtocol, GrpcServer
+from tykpy.broker.http2.errors import ErrorCode
+from tykpy.broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame, pack_goaway
+from tykpy.broker.http2.limits import Limits
+from tykpy.broker.msgpackrpc.limits import RpcLimits
+from tykpy.broker.msgpackrpc.methods import dispatch_methods
+from tykpy.broker.msgpackrpc.server import MsgpackRpcServer
+from tykpy.broker.routing.contract import Death, RouterOptions
+from tykpy.broker.routing.poison import Cause
+from tykpy.broker.routing.router import Router
+from tykpy.broker.turn import Turn
+from tykpy.ipc.bodies import BodyStore
+from tykpy.ipc.channel import Request
 
 KIB: Final = 1024
 MINUTE_NS: Final = 60 * 10**9

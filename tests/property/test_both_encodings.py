@@ -11,14 +11,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ipc.frame import Kind
 from tests.property.test_mapping import OBJECTS, messages
 from tests.support.bundles import Served, md5, write_bundle
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.proto.coprocess_session_state_pb2 import SessionState
-from workers.errors import WorkerError
-from workers.mapping import from_map
+from tykpy.ipc.frame import Kind
+from tykpy.workers.errors import WorkerError
+from tykpy.workers.mapping import from_map
 
 HOOKS = """
 import copy

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from commands.bundle.build import build
 from tests.support.bundles import Served, md5, write_bundle
 from tests.support.gateway_model import Gateway, HttpRequest, HttpResponse, Outcome
-from workers.errors import WorkerError
+from tykpy.commands.bundle.build import build
+from tykpy.workers.errors import WorkerError
 
 CHAIN = (2, 0, 3, 1)
 """The hooks of a chain in the manifest's order."""

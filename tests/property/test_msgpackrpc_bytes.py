@@ -6,10 +6,10 @@ import msgpack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.errors import WireError
-from broker.msgpackrpc.wire import Message, MessageReader, is_one_value, pack_result, parse, unpack_params
-from broker.routing.peek import PeekError
-from broker.routing.peek_map import peek_map
+from tykpy.broker.errors import WireError
+from tykpy.broker.msgpackrpc.wire import Message, MessageReader, is_one_value, pack_result, parse, unpack_params
+from tykpy.broker.routing.peek import PeekError
+from tykpy.broker.routing.peek_map import peek_map
 
 LIMIT = 4096
 

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipc.frame import Kind, unpack_frame
 from tests.property.test_mapping import ANYTHING, FIELD_NAMES, OBJECTS, messages
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from tyk.proto.coprocess_session_state_pb2 import SessionState
-from workers.mapping import FieldError, from_map, to_map
-from workers.packed import PackedObject, unpack_event
-from workers.packed import _heads as known_heads
+from tykpy.ipc.frame import Kind, unpack_frame
+from tykpy.workers.mapping import FieldError, from_map, to_map
+from tykpy.workers.packed import PackedObject, unpack_event
+from tykpy.workers.packed import _heads as known_heads
 
 REQUESTS = messages(MiniRequestObject.DESCRIPTOR)
 SESSIONS = messages(SessionState.DESCRIPTOR)

@@ -8,13 +8,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from broker.routing.contract import Death
-from broker.routing.hooks import HookKey, Restrictions
-from broker.routing.link import Link
-from ipc.channel import Request
 from tests.support.channels import LocalWorker
 from tests.support.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.routing.bench import Bench
+from tykpy.broker.routing.contract import Death
+from tykpy.broker.routing.hooks import HookKey, Restrictions
+from tykpy.broker.routing.link import Link
+from tykpy.ipc.channel import Request
 
 HOOKS = ("anywhere", "one", "two", "slow")
 SLOTS = 3

@@ -9,9 +9,9 @@ from typing import Final, Self
 
 from hpack import Encoder
 
-from broker.http2.frames import ACK, END_HEADERS, PREFACE, FrameType, pack_frame
 from tests.support.broker import PATIENCE
 from tests.support.http2_peer import PATH, Frame, data, message, settings
+from tykpy.broker.http2.frames import ACK, END_HEADERS, PREFACE, FrameType, pack_frame
 
 CHUNK: Final = 65_536
 HELLO: Final = PREFACE + settings() + pack_frame(FrameType.SETTINGS, ACK, 0)

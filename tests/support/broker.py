@@ -16,10 +16,10 @@ from typing import Any, Self
 
 import psutil
 
-from broker.grpc.client import GrpcClient
-from broker.msgpackrpc.client import RpcClient
-from commands.objects import CallDescription, build_object
 from tyk.proto.coprocess_object_pb2 import Event, Object
+from tykpy.broker.grpc.client import GrpcClient
+from tykpy.broker.msgpackrpc.client import RpcClient
+from tykpy.commands.objects import CallDescription, build_object
 
 TYKPY = str(Path(sys.executable).parent / "tykpy")
 PATIENCE = 30.0

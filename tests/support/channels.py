@@ -4,13 +4,13 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from broker.pool.spawning import channel_options
-from broker.routing.link import Link
-from ipc.bodies import BodyStore
-from ipc.channel import BrokerChannel, Request, WorkerChannel
-from ipc.frame import pack_frame, unpack_frame
-from ipc.layout import MAX_WAITING, WAITING_SHIFT
 from tests.unit.ipc.ends import worker_argument_of_copies
+from tykpy.broker.pool.spawning import channel_options
+from tykpy.broker.routing.link import Link
+from tykpy.ipc.bodies import BodyStore
+from tykpy.ipc.channel import BrokerChannel, Request, WorkerChannel
+from tykpy.ipc.frame import pack_frame, unpack_frame
+from tykpy.ipc.layout import MAX_WAITING, WAITING_SHIFT
 
 MAX_MESSAGE = 1024 * 1024
 

@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple, Self
 
 import grpc
 
-from commands.objects import CallDescription, build_object
 from tests.support.broker import PATIENCE, wait_until
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.commands.objects import CallDescription, build_object
 
 SOURCE = """
 import os

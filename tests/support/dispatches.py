@@ -1,9 +1,9 @@
 """A dispatch that remembers what became of it, for tests of the router and its parts."""
 
-from broker.errors import DispatchError
-from broker.routing.dispatch import Dispatch
-from ipc.frame import Kind, Status
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.ipc.frame import Kind, Status
 
 
 class RecordedDispatch(Dispatch):

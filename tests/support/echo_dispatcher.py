@@ -2,9 +2,9 @@
 
 import asyncio
 
-from broker.errors import DispatchError
-from broker.routing.dispatch import Dispatch
-from ipc.frame import Status
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.ipc.frame import Status
 
 FAIL = b"fail:"
 """`fail:NOT_FOUND:text` fails with that status and text."""

@@ -1,8 +1,8 @@
 """A gRPC server that answers every dispatch with the same bytes: what a gateway makes of replies that we never send."""
 
-from broker.routing.dispatch import Dispatch
 from tests.support.echo_dispatcher import EchoDispatcher
 from tests.support.grpc_server import EchoServer
+from tykpy.broker.routing.dispatch import Dispatch
 
 
 class FixedDispatcher(EchoDispatcher):

@@ -9,13 +9,13 @@ from typing import Any, Self
 
 import grpc
 
-from broker.errors import RpcError
-from broker.grpc.wire import CODE_OF_STATUS
-from broker.msgpackrpc.client import RpcClient
-from ipc.frame import Status
 from tests.support.broker import PATIENCE, RunningBroker
 from tyk.proto.coprocess_object_pb2 import Event, Object
-from workers.mapping import to_map
+from tykpy.broker.errors import RpcError
+from tykpy.broker.grpc.wire import CODE_OF_STATUS
+from tykpy.broker.msgpackrpc.client import RpcClient
+from tykpy.ipc.frame import Status
+from tykpy.workers.mapping import to_map
 
 Metadata = Mapping[str, str | bytes]
 _SERVICE = "/coprocess.Dispatcher/"

@@ -7,10 +7,10 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
-from broker.grpc.server import GrpcServer
-from broker.http2.limits import Limits
-from broker.sockets import listen
 from tests.support.echo_dispatcher import EchoDispatcher
+from tykpy.broker.grpc.server import GrpcServer
+from tykpy.broker.http2.limits import Limits
+from tykpy.broker.sockets import listen
 
 PATIENCE = 30.0
 """Seconds until a wait is a failure."""

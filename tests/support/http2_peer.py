@@ -5,16 +5,16 @@ from typing import NamedTuple
 
 from hpack import Decoder, Encoder
 
-from broker.arriving import Arriving
-from broker.grpc.calls import GrpcCalls, Upload
-from broker.grpc.head import GrpcHeadReader, Method
-from broker.grpc.health import Health
-from broker.grpc.reflection import reflection_methods
-from broker.http2.connection import Connection
-from broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame
-from broker.http2.headers import FORBID_AFTER, HeadCache
-from broker.http2.limits import Limits
 from tests.support.echo_dispatcher import EchoDispatcher
+from tykpy.broker.arriving import Arriving
+from tykpy.broker.grpc.calls import GrpcCalls, Upload
+from tykpy.broker.grpc.head import GrpcHeadReader, Method
+from tykpy.broker.grpc.health import Health
+from tykpy.broker.grpc.reflection import reflection_methods
+from tykpy.broker.http2.connection import Connection
+from tykpy.broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame
+from tykpy.broker.http2.headers import FORBID_AFTER, HeadCache
+from tykpy.broker.http2.limits import Limits
 
 PATH = "/coprocess.Dispatcher/Dispatch"
 _HEAD = Struct(">HBBBI")

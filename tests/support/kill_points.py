@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, Final
 
-_layout: Any = pkgutil.resolve_name("ipc.layout")
+_layout: Any = pkgutil.resolve_name("tykpy.ipc.layout")
 """Not by import: for a bundle there is no `ipc`."""
 
 NOT_STARTED: Final = ("token taken", "record popped", "before active_start", "before active_seq")

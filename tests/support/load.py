@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol, Self
 
-from broker.grpc.client import GrpcCallError, GrpcClient
-from commands.objects import CallDescription, build_object
 from tests.support.broker import PATIENCE, wait_until
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
+from tykpy.commands.objects import CallDescription, build_object
 
 METHOD = "/coprocess.Dispatcher/Dispatch"
 

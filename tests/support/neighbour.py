@@ -6,9 +6,9 @@ from typing import Self
 
 import psutil
 
-from broker.grpc.client import GrpcClient
-from commands.objects import CallDescription, build_object
 from tests.support.broker import RunningBroker, wait_until
+from tykpy.broker.grpc.client import GrpcClient
+from tykpy.commands.objects import CallDescription, build_object
 
 
 class Neighbour:

@@ -12,14 +12,14 @@ from typing import Any, Final, NamedTuple, Self
 
 import grpc
 
-from commands.objects import CallDescription, build_object
+from tykpy.commands.objects import CallDescription, build_object
 
 SOURCE: Final = """
 import os, pkgutil, sys, time
 from tyk.decorators import Pre
 
 journal = os.open(os.environ["OVERLOAD_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-layout = pkgutil.resolve_name("ipc.layout")
+layout = pkgutil.resolve_name("tykpy.ipc.layout")
 
 def time_left():
     frame = sys._getframe()

@@ -8,16 +8,16 @@ from typing import Any
 import msgpack
 import pytest
 
-from broker.pool.apis import MAX_APIS, ApiTable
-from broker.routing.hooks import EVENT_SHAPE, HookTable
-from broker.routing.peek import peek
-from broker.routing.peek_map import peek_map
-from broker.routing.poison import Cause, Poison
-from ipc.control import MAX_CONTROL_BYTES
 from tests.support.dispatches import RecordedDispatch, object_bytes
-from workers.apis import ApiBundles
-from workers.folding import _canonical
-from workers.packed import PackedObject
+from tykpy.broker.pool.apis import MAX_APIS, ApiTable
+from tykpy.broker.routing.hooks import EVENT_SHAPE, HookTable
+from tykpy.broker.routing.peek import peek
+from tykpy.broker.routing.peek_map import peek_map
+from tykpy.broker.routing.poison import Cause, Poison
+from tykpy.ipc.control import MAX_CONTROL_BYTES
+from tykpy.workers.apis import ApiBundles
+from tykpy.workers.folding import _canonical
+from tykpy.workers.packed import PackedObject
 
 LONG = 1_000_000
 """Characters of a name."""

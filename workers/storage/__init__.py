@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from redisclient.address import RedisAddress, parse_redis_url
-from workers.storage.contract import Storage
-from workers.storage.failures import Health
-from workers.storage.lazy import LazyStorage
+from tykpy.redisclient.address import RedisAddress, parse_redis_url
+from tykpy.workers.storage.contract import Storage
+from tykpy.workers.storage.failures import Health
+from tykpy.workers.storage.lazy import LazyStorage
 
 __all__ = ["Storage", "open_storage"]
 
@@ -24,12 +24,12 @@ def open_storage(redis_url: str | None, runtime_dir: Path, health: Health | None
 
 
 def _open_redis(address: RedisAddress, health: Health | None) -> Storage:
-    from workers.storage.redis import RedisStorage
+    from tykpy.workers.storage.redis import RedisStorage
 
     return RedisStorage(address, health=health)
 
 
 def _open_sqlite(runtime_dir: Path, health: Health | None) -> Storage:
-    from workers.storage.sqlite import SQLiteStorage
+    from tykpy.workers.storage.sqlite import SQLiteStorage
 
     return SQLiteStorage(runtime_dir, health=health)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from ipc.layout import StorageState
-from telemetry.log import Log
+from tykpy.ipc.layout import StorageState
+from tykpy.telemetry.log import Log
 
 LOG_EVERY_S: Final = 10.0
 """Failures come as often as dispatches do; one line in so many seconds tells as much."""

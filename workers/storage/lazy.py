@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Final
 
-from workers.storage.contract import Storage
-from workers.storage.failures import FailureLog
+from tykpy.workers.storage.contract import Storage
+from tykpy.workers.storage.failures import FailureLog
 
 _KEY: Final = "storage"
 

@@ -10,11 +10,11 @@ from typing import Final
 
 import redis.exceptions
 
-from redisclient.address import RedisAddress
-from redisclient.client import OUTAGES, Client, Connected, connect, told
-from workers.storage.contract import storage_key
-from workers.storage.failures import Breaker, FailureLog, Health
-from workers.storage.timelimit import TimeLimitedCalls
+from tykpy.redisclient.address import RedisAddress
+from tykpy.redisclient.client import OUTAGES, Client, Connected, connect, told
+from tykpy.workers.storage.contract import storage_key
+from tykpy.workers.storage.failures import Breaker, FailureLog, Health
+from tykpy.workers.storage.timelimit import TimeLimitedCalls
 
 ANSWER_S: Final = 0.75
 """A call has its answer, or goes without one, after this; below 1 s with time to spare for a loaded machine."""

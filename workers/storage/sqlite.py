@@ -14,8 +14,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from workers.storage.contract import storage_key
-from workers.storage.failures import FailureLog, Health
+from tykpy.workers.storage.contract import storage_key
+from tykpy.workers.storage.failures import FailureLog, Health
 
 FILE_NAME: Final = "storage.sqlite3"
 FILE_MODE: Final = 0o600

@@ -1,6 +1,6 @@
 """The total of unfinished requests, and the shares of connections and requests in it."""
 
-from broker.arriving import Arriving, Share
+from tykpy.broker.arriving import Arriving, Share
 
 
 def test_more_than_the_limit_is_refused() -> None:

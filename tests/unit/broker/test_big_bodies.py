@@ -8,19 +8,19 @@ from typing import cast
 
 import pytest
 
-from broker.grpc.messages import GROWTH, MessageReader
-from broker.grpc.server import READ_BYTES, GrpcProtocol, GrpcServer
-from broker.grpc.wire import GrpcCallError, GrpcCode
-from broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
-from broker.http2.sender import MESSAGE_PREFIX
-from broker.routing.contract import Death, RouterOptions
-from broker.routing.router import Router
-from ipc.bodies import Body, BodyStore, StoredBody, body_bytes
-from ipc.frame import Kind, unpack_frame
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.dispatches import RecordedDispatch, object_bytes
 from tests.support.http2_peer import Peer, frames, message, settings, window_update
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.grpc.messages import GROWTH, MessageReader
+from tykpy.broker.grpc.server import READ_BYTES, GrpcProtocol, GrpcServer
+from tykpy.broker.grpc.wire import GrpcCallError, GrpcCode
+from tykpy.broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
+from tykpy.broker.http2.sender import MESSAGE_PREFIX
+from tykpy.broker.routing.contract import Death, RouterOptions
+from tykpy.broker.routing.router import Router
+from tykpy.ipc.bodies import Body, BodyStore, StoredBody, body_bytes
+from tykpy.ipc.frame import Kind, unpack_frame
 
 KIB = 1024
 MIB = 1024 * KIB

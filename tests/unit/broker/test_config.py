@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from broker.config import BrokerConfig, default_runtime_dir, flag_of, options
-from broker.errors import ConfigError
+from tykpy.broker.config import BrokerConfig, default_runtime_dir, flag_of, options
+from tykpy.broker.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cpus import usable_cpus
+from tykpy.broker.cpus import usable_cpus
 
 V2 = "30 24 0:26 {top} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
 V1 = "31 24 0:27 {top} /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct"

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from broker.config import BrokerConfig
-from broker.descriptors import DescriptorReserve, DescriptorWatch
-from broker.errors import WorkerStartError
-from broker.pool.spawning import LASTING_FILES, STARTING_FILES, WorkerStarter, channel_options
-from broker.pool.worker import Worker
-from broker.pool.zygote import ZygoteKeeper
-from ipc.bodies import BodyStore
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.descriptors import DescriptorReserve, DescriptorWatch
+from tykpy.broker.errors import WorkerStartError
+from tykpy.broker.pool.spawning import LASTING_FILES, STARTING_FILES, WorkerStarter, channel_options
+from tykpy.broker.pool.worker import Worker
+from tykpy.broker.pool.zygote import ZygoteKeeper
+from tykpy.ipc.bodies import BodyStore
 
 KEPT = 5
 

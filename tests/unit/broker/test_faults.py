@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from broker import faults
-from broker.app import Broker
-from broker.config import BrokerConfig
-from broker.faults import Periodic, each, report
-from broker.listeners import Listeners
-from broker.msgpackrpc.sweep import Sweeper
-from broker.pool.idle_memory import IdleMemory
-from broker.pool.zygote import ZygoteKeeper
-from ipc.bodies import BodyStore
-from ipc.channel import BrokerChannel
-from telemetry.quiet_log import QuietLog
+from tykpy.broker import faults
+from tykpy.broker.app import Broker
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.faults import Periodic, each, report
+from tykpy.broker.listeners import Listeners
+from tykpy.broker.msgpackrpc.sweep import Sweeper
+from tykpy.broker.pool.idle_memory import IdleMemory
+from tykpy.broker.pool.zygote import ZygoteKeeper
+from tykpy.ipc.bodies import BodyStore
+from tykpy.ipc.channel import BrokerChannel
+from tykpy.telemetry.quiet_log import QuietLog
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """What is told of the process that holds an address."""
 
-from broker.holders import without_urls
+from tykpy.broker.holders import without_urls
 
 
 def test_a_command_line_keeps_its_words_and_loses_its_urls() -> None:

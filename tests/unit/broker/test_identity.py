@@ -4,8 +4,8 @@ import pwd
 
 import pytest
 
-from broker.config import BrokerConfig
-from broker.identity import Identity
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.identity import Identity
 
 KNOWN = pwd.getpwall()[-1]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.notify import MAX_UNSENT, ServiceNotifier
+from tykpy.broker.notify import MAX_UNSENT, ServiceNotifier
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from broker.open_files import FEWEST, OWN, PER_WORKER, connections_allowed
+from tykpy.broker.open_files import FEWEST, OWN, PER_WORKER, connections_allowed
 
 
 @pytest.fixture

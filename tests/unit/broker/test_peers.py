@@ -9,9 +9,9 @@ from typing import cast
 
 import pytest
 
-from broker.config import BrokerConfig
-from broker.errors import AccountError
-from broker.peers import AllowList, Doorkeeper, Peer, admin_admission, gateway_admission, peer_of
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.errors import AccountError
+from tykpy.broker.peers import AllowList, Doorkeeper, Peer, admin_admission, gateway_admission, peer_of
 
 
 class Transport:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import ListenError
-from broker.runtime_folder import make_runtime_dir
-from broker.sockets import SocketOptions
 from tests.support.accounts import OTHER_USER, needs_root
+from tykpy.broker.errors import ListenError
+from tykpy.broker.runtime_folder import make_runtime_dir
+from tykpy.broker.sockets import SocketOptions
 
 
 def test_the_runtime_folder(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from broker import sockets
-from broker.errors import AccountError, AddressError, ListenError
-from broker.sockets import ListeningSocket, SocketOptions, inherited_sockets, listen
+from tykpy.broker import sockets
+from tykpy.broker.errors import AccountError, AddressError, ListenError
+from tykpy.broker.sockets import ListeningSocket, SocketOptions, inherited_sockets, listen
 
 
 @pytest.mark.parametrize("form", ["unix://{}", "unix:{}"])

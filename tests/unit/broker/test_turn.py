@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.turn import Turn
+from tykpy.broker.turn import Turn
 
 
 @pytest.fixture

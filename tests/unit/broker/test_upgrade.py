@@ -8,14 +8,16 @@ import sys
 import psutil
 import pytest
 
-from broker.upgrade import Upgrade
 from tests.support.broker import PATIENCE
+from tykpy.broker.upgrade import Upgrade
 
 
 def test_a_new_program_that_does_not_serve_in_time_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """With less than the 10 s that it gets besides."""
-    monkeypatch.setattr("broker.upgrade.MARGIN", 0.0)
-    monkeypatch.setattr("broker.upgrade.own_command", lambda: [sys.executable, "-c", "import signal; signal.pause()"])
+    monkeypatch.setattr("tykpy.broker.upgrade.MARGIN", 0.0)
+    monkeypatch.setattr(
+        "tykpy.broker.upgrade.own_command", lambda: [sys.executable, "-c", "import signal; signal.pause()"]
+    )
 
     async def upgrade() -> None:
         program = Upgrade(asyncio.get_running_loop(), 0.2, lambda _pid: pytest.fail("it has not said so"))
@@ -36,7 +38,9 @@ def fail(*_arguments: object) -> int:
 
 @pytest.mark.parametrize("cannot", ["pidfd_open", "pipe2", "add_reader"])
 def test_a_new_program_that_cannot_be_watched_does_not_run(monkeypatch: pytest.MonkeyPatch, cannot: str) -> None:
-    monkeypatch.setattr("broker.upgrade.own_command", lambda: [sys.executable, "-c", "import signal; signal.pause()"])
+    monkeypatch.setattr(
+        "tykpy.broker.upgrade.own_command", lambda: [sys.executable, "-c", "import signal; signal.pause()"]
+    )
 
     async def upgrade() -> None:
         loop = asyncio.get_running_loop()

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from commands.bundle.build import build
-from commands.bundle.convert import convert
-from commands.bundle.listing import list_bundle
-from commands.errors import CommandError
 from tests.support.bundles import write_bundle
 from tests.support.keys import private_pem
-from workers.archive import unpack
+from tykpy.commands.bundle.build import build
+from tykpy.commands.bundle.convert import convert
+from tykpy.commands.bundle.listing import list_bundle
+from tykpy.commands.errors import CommandError
+from tykpy.workers.archive import unpack
 
 HOOK = "@Hook{options}\ndef {name}(request, session, spec):\n    return request, session\n"
 

@@ -6,13 +6,13 @@ from textwrap import dedent
 
 import pytest
 
-from commands.bundle.build import build
-from commands.bundle.convert import convert
-from commands.bundle.verify import verify
-from commands.errors import CommandError
 from tests.support.bundles import write_bundle
 from tests.support.keys import private_pem, public_pem
-from workers.archive import unpack
+from tykpy.commands.bundle.build import build
+from tykpy.commands.bundle.convert import convert
+from tykpy.commands.bundle.verify import verify
+from tykpy.commands.errors import CommandError
+from tykpy.workers.archive import unpack
 
 HOOK = "@Hook\ndef hook(request, session, spec):\n    return request, session\n"
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from commands.bundle.build import build
-from commands.bundle.listing import list_bundle
-from commands.bundle.verify import verify
-from commands.errors import CommandError
 from tests.support.bundles import IMPORTS, write_bundle, write_zip
 from tests.support.keys import private_pem, public_pem, rsa_key
-from workers.signature import PrivateKey
-from workers.verification import INDEX_NAME
+from tykpy.commands.bundle.build import build
+from tykpy.commands.bundle.listing import list_bundle
+from tykpy.commands.bundle.verify import verify
+from tykpy.commands.errors import CommandError
+from tykpy.workers.signature import PrivateKey
+from tykpy.workers.verification import INDEX_NAME
 
 HOOK = "@Pre\ndef hook(request, session, spec):\n    return request, session\n"
 

@@ -5,10 +5,10 @@ from textwrap import dedent
 
 import pytest
 
-from commands.errors import CommandError
-from commands.lint import lint, lint_all
-from commands.lint.findings import Finding
 from tests.support.bundles import write_bundle, write_zip
+from tykpy.commands.errors import CommandError
+from tykpy.commands.lint import lint, lint_all
+from tykpy.commands.lint.findings import Finding
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "bundles" / "example"

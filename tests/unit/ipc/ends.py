@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ipc.bodies import BodyStore
-from ipc.channel import BrokerChannel, ChannelOptions, Request, WorkerChannel
-from ipc.layout import HEADER_SIZE, STATIC_SIZE, TAIL, WORD, Identity, Role
-from ipc.ring import Consumer, Producer
-from ipc.segment import Segment, create_segment
+from tykpy.ipc.bodies import BodyStore
+from tykpy.ipc.channel import BrokerChannel, ChannelOptions, Request, WorkerChannel
+from tykpy.ipc.layout import HEADER_SIZE, STATIC_SIZE, TAIL, WORD, Identity, Role
+from tykpy.ipc.ring import Consumer, Producer
+from tykpy.ipc.segment import Segment, create_segment
 
 SMALL = ChannelOptions(capacity=4096, max_record=512, max_message=65536)
 KINDS = frozenset({1, 2, 7})

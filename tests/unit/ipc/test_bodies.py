@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ipc.bodies import BodyReader, BodyStore, StoredBody, body_bytes
-from ipc.errors import RingCorruptError
+from tykpy.ipc.bodies import BodyReader, BodyStore, StoredBody, body_bytes
+from tykpy.ipc.errors import RingCorruptError
 
 KIB = 1024
 MIB = 1024 * KIB

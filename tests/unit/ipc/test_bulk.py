@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from ipc.bulk import BulkReader, BulkWriter
-from ipc.errors import RingCorruptError
-from ipc.segment import create_bulk
+from tykpy.ipc.bulk import BulkReader, BulkWriter
+from tykpy.ipc.errors import RingCorruptError
+from tykpy.ipc.segment import create_bulk
 
 PAGE = 4096
 CAPACITY = 16 * PAGE

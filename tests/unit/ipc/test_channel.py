@@ -9,11 +9,12 @@ from time import monotonic_ns
 
 import pytest
 
-from ipc import segment
-from ipc.bodies import LEND_FROM, BodyStore
-from ipc.bulk import BulkWriter
-from ipc.channel import Answer, BrokerChannel, ChannelOptions, Request, WorkerChannel
-from ipc.errors import (
+from tests.unit.ipc.ends import SMALL, channel_pair, claim_each, worker_argument_of_copies
+from tykpy.ipc import segment
+from tykpy.ipc.bodies import LEND_FROM, BodyStore
+from tykpy.ipc.bulk import BulkWriter
+from tykpy.ipc.channel import Answer, BrokerChannel, ChannelOptions, Request, WorkerChannel
+from tykpy.ipc.errors import (
     CreditError,
     MessageTooLargeError,
     OptionsError,
@@ -21,8 +22,8 @@ from ipc.errors import (
     SegmentError,
     SpillError,
 )
-from ipc.frame import SplitFrame, Status, unpack_frame
-from ipc.layout import (
+from tykpy.ipc.frame import SplitFrame, Status, unpack_frame
+from tykpy.ipc.layout import (
     ACTIVE_SEQ,
     ACTIVE_START,
     FLAG_MEASURE,
@@ -40,7 +41,6 @@ from ipc.layout import (
     StorageState,
     WorkerState,
 )
-from tests.unit.ipc.ends import SMALL, channel_pair, claim_each, worker_argument_of_copies
 
 BIG = bytes(range(256)) * 100
 
@@ -468,7 +468,7 @@ def no_memory() -> segment.Descriptors:
 
 def test_no_memory_for_a_big_request_fails_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with channel_pair() as (broker, worker):
-        monkeypatch.setattr("ipc.spill.create_memory", no_memory)
+        monkeypatch.setattr("tykpy.ipc.spill.create_memory", no_memory)
         with pytest.raises(SpillError, match="No space left"):
             broker.send(1, BIG, 0)
         broker.send(2, b"fine", 0)
@@ -481,7 +481,7 @@ def test_no_memory_for_a_big_answer_fails_it_alone(no_bulk: None, monkeypatch: p
         broker.send(1, b"", 0)
         broker.ring()
         worker.claim()
-        monkeypatch.setattr("ipc.spill.create_memory", no_memory)
+        monkeypatch.setattr("tykpy.ipc.spill.create_memory", no_memory)
         worker.answer(0, 1, BIG, False, 5)
         status, message = error_of(broker.receive()[0])
         assert status == Status.INTERNAL
@@ -498,7 +498,7 @@ def test_a_big_request_whose_descriptor_was_lost_is_answered_unexecuted(monkeypa
         broker.send(1, BIG, 0)
         broker.send(2, b"fine", 0)
         broker.ring()
-        monkeypatch.setattr("ipc.spill.receive_descriptor", lost_descriptor)
+        monkeypatch.setattr("tykpy.ipc.spill.receive_descriptor", lost_descriptor)
         assert worker.claim() == Request(2, b"fine", 0)
         assert error_of(broker.receive()[0])[0] == Status.INTERNAL
 
@@ -511,7 +511,7 @@ def test_a_big_answer_whose_descriptor_was_lost_is_an_error_of_that_call(
         broker.ring()
         worker.claim()
         worker.answer(0, 1, BIG, False, 0)
-        monkeypatch.setattr("ipc.spill.receive_descriptor", lost_descriptor)
+        monkeypatch.setattr("tykpy.ipc.spill.receive_descriptor", lost_descriptor)
         (answer,) = broker.receive()
         assert error_of(answer)[0] == Status.INTERNAL
         assert broker.corrupt is None

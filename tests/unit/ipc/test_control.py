@@ -13,9 +13,9 @@ import msgpack
 import msgspec
 import pytest
 
-from ipc import control
-from ipc.control import ControlMessage, ControlSocket
-from ipc.errors import ControlClosedError, ControlCorruptError, ControlFullError
+from tykpy.ipc import control
+from tykpy.ipc.control import ControlMessage, ControlSocket
+from tykpy.ipc.errors import ControlClosedError, ControlCorruptError, ControlFullError
 
 Pair = tuple[ControlSocket, ControlSocket]
 

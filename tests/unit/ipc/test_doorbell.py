@@ -9,9 +9,9 @@ from threading import Thread
 
 import pytest
 
-from ipc import doorbell
-from ipc.doorbell import ClaimDoorbell, EventDoorbell, PipeDoorbell, RequestDoorbell, RingBell
-from ipc.errors import RingCorruptError
+from tykpy.ipc import doorbell
+from tykpy.ipc.doorbell import ClaimDoorbell, EventDoorbell, PipeDoorbell, RequestDoorbell, RingBell
+from tykpy.ipc.errors import RingCorruptError
 
 
 @pytest.fixture(params=["two open files", "one open file"])

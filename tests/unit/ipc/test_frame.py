@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ipc.frame import (
+from tykpy.ipc.frame import (
     MAX_ERROR,
     SPLIT_ABOVE,
     Frame,

@@ -2,9 +2,9 @@
 
 import pytest
 
-from ipc import layout
-from ipc.errors import SegmentError
-from ipc.layout import Identity, RecordType, Role, record_size
+from tykpy.ipc import layout
+from tykpy.ipc.errors import SegmentError
+from tykpy.ipc.layout import Identity, RecordType, Role, record_size
 
 IDENTITY = Identity(Role.B, epoch=2**63, slot=5, generation=8, capacity=1 << 20, max_record=65536, max_message=1 << 24)
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from ipc.channel import BrokerChannel
-from ipc.frame import Kind, Status, pack_frame, unpack_error, unpack_frame
 from tests.unit.ipc.ends import channel_pair
+from tykpy.ipc.channel import BrokerChannel
+from tykpy.ipc.frame import Kind, Status, pack_frame, unpack_error, unpack_frame
 
 BIG = bytes(40_000)
 SMALL = b"small"
@@ -38,7 +38,7 @@ def test_no_memory_to_read_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_memory_to_send_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with channel_pair() as (broker, worker):
-        monkeypatch.setattr("ipc.oversize.OversizeWriter.publish", fail)
+        monkeypatch.setattr("tykpy.ipc.oversize.OversizeWriter.publish", fail)
         for seq, body in ((1, BIG), (2, SMALL)):
             send(broker, seq, SMALL)
             assert worker.claim() is not None

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from ipc import orders
-from ipc.errors import ZygoteLostError
-from ipc.orders import Fork, OrderReceiver, OrderSender, Reap, close_all
+from tykpy.ipc import orders
+from tykpy.ipc.errors import ZygoteLostError
+from tykpy.ipc.orders import Fork, OrderReceiver, OrderSender, Reap, close_all
 
 Ends = tuple[OrderSender, OrderReceiver]
 

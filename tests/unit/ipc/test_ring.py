@@ -7,10 +7,10 @@ from zlib import crc32
 
 import pytest
 
-from ipc.errors import RingCorruptError, RingFullError
-from ipc.layout import HEAD, HEADER_SIZE, RECORD_CHECKED, RECORD_HEADER, TAIL, RecordType, record_size
-from ipc.ring import Producer
 from tests.unit.ipc.ends import Rings, rings
+from tykpy.ipc.errors import RingCorruptError, RingFullError
+from tykpy.ipc.layout import HEAD, HEADER_SIZE, RECORD_CHECKED, RECORD_HEADER, TAIL, RecordType, record_size
+from tykpy.ipc.ring import Producer
 
 REQ = int(RecordType.REQ)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ipc.errors import SegmentError
-from ipc.layout import HEADER_SIZE, TAIL, Identity, Role
-from ipc.segment import Segment, create_memory, create_segment, is_memory_of
+from tykpy.ipc.errors import SegmentError
+from tykpy.ipc.layout import HEADER_SIZE, TAIL, Identity, Role
+from tykpy.ipc.segment import Segment, create_memory, create_segment, is_memory_of
 
 IDENTITY = Identity(Role.A, epoch=1, slot=2, generation=3, capacity=8192, max_record=1024, max_message=4096)
 

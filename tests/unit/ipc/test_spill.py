@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ipc.errors import RingCorruptError, SegmentError, SpillError
-from ipc.segment import create_memory, is_memory_of
-from ipc.spill import SpillSocket, release
+from tykpy.ipc.errors import RingCorruptError, SegmentError, SpillError
+from tykpy.ipc.segment import create_memory, is_memory_of
+from tykpy.ipc.spill import SpillSocket, release
 
 Pair = tuple[SpillSocket, SpillSocket]
 BIG = os.urandom(300_000)
@@ -135,7 +135,7 @@ def test_memory_that_shrinks_while_it_is_read_is_corruption(
         os.ftruncate(writable, 3)
         return right
 
-    monkeypatch.setattr("ipc.spill.is_memory_of", check_then_shrink)
+    monkeypatch.setattr("tykpy.ipc.spill.is_memory_of", check_then_shrink)
     with pytest.raises(RingCorruptError, match="cut off"):
         receiver.receive(1, 10, skip_revoked=False)
     os.close(writable)
@@ -146,7 +146,7 @@ def test_no_shared_memory_fails_only_that_message(pair: Pair, monkeypatch: pytes
     def none_left() -> None:
         raise SegmentError("no shared memory")
 
-    monkeypatch.setattr("ipc.spill.create_memory", none_left)
+    monkeypatch.setattr("tykpy.ipc.spill.create_memory", none_left)
     with pytest.raises(SpillError, match="300000 bytes"):
         pair[0].send(1, BIG)
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redisclient.address import Node, RedisAddress, Topology, parse_redis_url, redact
-from redisclient.client import connect
-from redisclient.errors import RedisURLError
+from tykpy.redisclient.address import Node, RedisAddress, Topology, parse_redis_url, redact
+from tykpy.redisclient.client import connect
+from tykpy.redisclient.errors import RedisURLError
 
 
 @pytest.mark.parametrize(

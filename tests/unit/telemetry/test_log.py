@@ -9,11 +9,11 @@ from typing import Final
 
 import pytest
 
-from telemetry.log import Log
+from tykpy.telemetry.log import Log
 
 PROCESS: Final = """
     import gc, logging, os, sys, threading
-    from telemetry import log
+    from tykpy.telemetry import log
     log.open_log(shows_process=True)
     log.configure_log("info")
     own = log.Log("own")

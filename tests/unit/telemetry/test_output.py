@@ -15,12 +15,12 @@ from typing import Final
 
 import pytest
 
-from telemetry.output import MAX_BYTES
+from tykpy.telemetry.output import MAX_BYTES
 
 PATIENCE: Final = 30.0
 PROCESS: Final = """
     import os, sys, threading
-    from telemetry import log
+    from tykpy.telemetry import log
     log.open_log(shows_process=True)
     log.configure_log("info")
     own = log.Log("own")

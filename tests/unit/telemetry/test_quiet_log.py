@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from telemetry.quiet_log import MAX_KEYS, REPEAT_SECONDS, QuietLog
+from tykpy.telemetry.quiet_log import MAX_KEYS, REPEAT_SECONDS, QuietLog
 
 
 class Clock:

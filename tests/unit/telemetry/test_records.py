@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from telemetry.records import (
+from tykpy.telemetry.records import (
     CONTINUATION,
     FIRST_LINES,
     LAST_LINES,

@@ -2,10 +2,10 @@
 
 import pytest
 
-from broker.grpc.wire import pack_fields
 from tyk import Call, current
 from tyk.call import METADATA
 from tyk.gateway.testing import fake_call
+from tykpy.broker.grpc.wire import pack_fields
 
 
 def told(*fields: tuple[bytes, bytes]) -> dict[str, str | bytes]:

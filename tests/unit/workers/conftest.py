@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ipc.frame import Kind
 from tests.support.bundles import Served
+from tykpy.ipc.frame import Kind
 
 Serve = Callable[[], Served]
 

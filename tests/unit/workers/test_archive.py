@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from workers import archive
-from workers.archive import check_entries, unpack
-from workers.errors import ArchiveError
+from tykpy.workers import archive
+from tykpy.workers.archive import check_entries, unpack
+from tykpy.workers.errors import ArchiveError
 
 
 def make(path: Path, *entries: tuple[zipfile.ZipInfo | str, bytes]) -> Path:

@@ -7,12 +7,12 @@ from typing import Any
 import msgpack
 import pytest
 
-from ipc.frame import Kind, Status, pack_frame
 from tests.support.bundles import Served, md5, subject, write_bundle, write_files
 from tests.unit.workers.conftest import Serve
-from workers.errors import WorkerError
-from workers.folding import RequestFold
-from workers.mapping import to_map
+from tykpy.ipc.frame import Kind, Status, pack_frame
+from tykpy.workers.errors import WorkerError
+from tykpy.workers.folding import RequestFold
+from tykpy.workers.mapping import to_map
 
 Make = Callable[..., Served]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from workers import discovery
-from workers.discovery import stamp
+from tykpy.workers import discovery
+from tykpy.workers.discovery import stamp
 
 LONG_AGO = 315_532_800
 """The first moment that a ZIP can name: what tools with fixed times write."""

@@ -16,20 +16,20 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from ipc.bodies import LentBody
-from ipc.control import ControlSocket
-from ipc.errors import ControlClosedError
 from tests.support.broker import PATIENCE
 from tyk.gateway.backend import Storage
 from tyk.gateway.memory import MemoryStorage
 from tyk.proto.coprocess_object_pb2 import Object
-from workers.apis import ApiBundles
-from workers.events import SentEvents
-from workers.packed import PackedObject
-from workers.storage import open_storage
-from workers.storage.failures import Breaker, FailureLog
-from workers.storage.timelimit import TimeLimitedCalls
-from workers.unread import Notes, UnreadRequest
+from tykpy.ipc.bodies import LentBody
+from tykpy.ipc.control import ControlSocket
+from tykpy.ipc.errors import ControlClosedError
+from tykpy.workers.apis import ApiBundles
+from tykpy.workers.events import SentEvents
+from tykpy.workers.packed import PackedObject
+from tykpy.workers.storage import open_storage
+from tykpy.workers.storage.failures import Breaker, FailureLog
+from tykpy.workers.storage.timelimit import TimeLimitedCalls
+from tykpy.workers.unread import Notes, UnreadRequest
 
 Action = Callable[[], object]
 ROUNDS = 30
@@ -149,7 +149,7 @@ def test_a_body_given_back_while_it_is_read_is_not_taken(body: LentBody, monkeyp
         body.give_back()
         return b"another's"
 
-    monkeypatch.setattr("ipc.bodies.read_whole", read)
+    monkeypatch.setattr("tykpy.ipc.bodies.read_whole", read)
     with pytest.raises(LookupError, match="it is gone"):
         body.whole()
 

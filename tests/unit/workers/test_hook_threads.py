@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.broker import wait_until
-from workers import hook_threads
-from workers.hook_threads import FIRST, HookThreads
+from tykpy.workers import hook_threads
+from tykpy.workers.hook_threads import FIRST, HookThreads
 
 
 class Order(NamedTuple):

@@ -9,11 +9,11 @@ from typing import Any
 import msgpack
 import pytest
 
-from ipc.frame import Kind, Packed, Status, pack_frame
 from tests.support.bundles import Served, md5, subject, write_bundle
 from tests.unit.workers.conftest import Serve
 from tyk.proto.coprocess_object_pb2 import Event, Object
-from workers.errors import WorkerError
+from tykpy.ipc.frame import Kind, Packed, Status, pack_frame
+from tykpy.workers.errors import WorkerError
 
 Make = Callable[..., Served]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ipc.kept import INDEX
 from tests.support.bundles import write_bundle
-from workers import kept
-from workers.discovery import Candidate, candidate_at
-from workers.kept import KeptVersions, same_code
+from tykpy.ipc.kept import INDEX
+from tykpy.workers import kept
+from tykpy.workers.discovery import Candidate, candidate_at
+from tykpy.workers.kept import KeptVersions, same_code
 
 
 def candidate(path: Path) -> Candidate:

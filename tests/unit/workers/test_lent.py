@@ -12,19 +12,19 @@ from typing import Any, cast
 import pytest
 from google.protobuf.message import DecodeError
 
-from broker.protowire import pack_bytes
-from broker.routing.answers import body_of
-from ipc.bodies import BodyReader, BodyStore
-from ipc.channel import Answer
-from ipc.frame import Kind, Packed, pack_frame, pack_head, unpack_answer
 from tests.support.bundles import Served, subject, write_files
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import TykCoProcessRequest
-from workers.errors import WorkerError
-from workers.hook import Hook
-from workers.lent import LEFT_ABOVE, LentObject
-from workers.unread import UnreadRequest
-from workers.watch import FIRST_CALLS
+from tykpy.broker.protowire import pack_bytes
+from tykpy.broker.routing.answers import body_of
+from tykpy.ipc.bodies import BodyReader, BodyStore
+from tykpy.ipc.channel import Answer
+from tykpy.ipc.frame import Kind, Packed, pack_frame, pack_head, unpack_answer
+from tykpy.workers.errors import WorkerError
+from tykpy.workers.hook import Hook
+from tykpy.workers.lent import LEFT_ABOVE, LentObject
+from tykpy.workers.unread import UnreadRequest
+from tykpy.workers.watch import FIRST_CALLS
 
 HOOKS = """
     import copy, pickle

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ipc.exits import WorkerExit
 from tests.support.bundles import IMPORTS, write_files
-from workers.load_guard import LoadGuard
-from workers.store import BundleStore
+from tykpy.ipc.exits import WorkerExit
+from tykpy.workers.load_guard import LoadGuard
+from tykpy.workers.store import BundleStore
 
 SOUND = IMPORTS + "@Pre\ndef {}(request, session, spec):\n    return request, session\n"
 DAMAGE: dict[str, tuple[str, Callable[[], object]]] = {

@@ -8,9 +8,9 @@ from typing import Any
 import msgpack
 import pytest
 
-from ipc.text import bounded
 from tests.support.bundles import IMPORTS, manifest, write_files
-from workers.store import BundleStore
+from tykpy.ipc.text import bounded
+from tykpy.workers.store import BundleStore
 
 HOOK = IMPORTS + "@Pre\ndef H(request, session, spec):\n    return request, session\n"
 RAISES = {

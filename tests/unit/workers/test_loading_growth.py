@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.pool.spread import Loaded, spread_of
 from tests.support.bundles import IMPORTS, write_bundle, write_files
 from tests.unit.test_growth import count_bytecodes
-from workers.dispatcher import Dispatcher
-from workers.store import BundleStore
+from tykpy.broker.pool.spread import Loaded, spread_of
+from tykpy.workers.dispatcher import Dispatcher
+from tykpy.workers.store import BundleStore
 
 FEW, MANY = 20, 200
 TOLERANCE = 0.03

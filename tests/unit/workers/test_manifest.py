@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from workers.errors import ManifestError
-from workers.manifest import MAX_MANIFEST_SIZE, ListedHook, parse_manifest, read_manifest
+from tykpy.workers.errors import ManifestError
+from tykpy.workers.manifest import MAX_MANIFEST_SIZE, ListedHook, parse_manifest, read_manifest
 
 
 def parse(middleware: dict[str, Any] | None = None, **fields: Any) -> Any:

@@ -8,9 +8,9 @@ from typing import Final
 
 import pytest
 
-from ipc.layout import MAX_HANDLER_NS, MAX_WAITING, WAITING_SHIFT
-from workers import metering
-from workers.metering import Meter, waiting_share
+from tykpy.ipc.layout import MAX_HANDLER_NS, MAX_WAITING, WAITING_SHIFT
+from tykpy.workers import metering
+from tykpy.workers.metering import Meter, waiting_share
 
 CPU_NS: Final = 60_000_000
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.bundles import IMPORTS, Served, md5, subject, write_files
 from tests.unit.workers.conftest import Serve
-from workers.errors import WorkerError
+from tykpy.workers.errors import WorkerError
 
 HOOK = "@Pre\ndef H(request, session, spec):\n    return request, session\n"
 LEAVES_A_MARK = "open({!r}, 'w').close()\n"

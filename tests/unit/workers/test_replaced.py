@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from workers.replaced import Primitives
+from tykpy.workers.replaced import Primitives
 
 
 def test_each_replacement_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.keys import PRIVATE_FORMS, PUBLIC_FORMS, other_kind, private_pem, public_key, public_pem
-from workers.errors import KeyFileError, SignatureError
-from workers.signature import MAX_KEY_SIZE, PrivateKey, PublicKey
+from tykpy.workers.errors import KeyFileError, SignatureError
+from tykpy.workers.signature import MAX_KEY_SIZE, PrivateKey, PublicKey
 
 DIGEST = hashlib.sha256(b"the content").digest()
 

@@ -12,12 +12,12 @@ import pytest
 
 from tests.support.bundles import subject, write_bundle
 from tests.unit.workers.conftest import Serve
-from workers.stdio import LogStream
+from tykpy.workers.stdio import LogStream
 
 PROCESS: Final = """
     import logging, os, subprocess, sys
-    from telemetry import log
-    from workers import stdio
+    from tykpy.telemetry import log
+    from tykpy.workers import stdio
     stdio.take_over()
     log.open_log(shows_process=True)
     log.configure_log("info")

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from tyk.gateway.testing import ManualClock
-from workers.storage.failures import LOG_EVERY_S, Breaker, FailureLog
+from tykpy.workers.storage.failures import LOG_EVERY_S, Breaker, FailureLog
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from redisclient.errors import RedisURLError
 from tyk.gateway.memory import MemoryStorage
-from workers.storage import open_storage
-from workers.storage.lazy import LazyStorage
+from tykpy.redisclient.errors import RedisURLError
+from tykpy.workers.storage import open_storage
+from tykpy.workers.storage.lazy import LazyStorage
 
 IDLE_WORKER = """
 import sys
 from pathlib import Path
-from workers.storage import open_storage
+from tykpy.workers.storage import open_storage
 storages = [open_storage(None, Path(sys.argv[1])), open_storage("redis://localhost:1", Path(sys.argv[1]))]
 loaded = {"redis", "sqlite3"} & set(sys.modules)
 assert not loaded, loaded

@@ -7,9 +7,9 @@ from typing import cast
 import pytest
 import redis.exceptions
 
-from redisclient.address import parse_redis_url
-from redisclient.client import OUTAGES, Client, Connected, _Cluster
-from workers.storage.redis import RedisStorage
+from tykpy.redisclient.address import parse_redis_url
+from tykpy.redisclient.client import OUTAGES, Client, Connected, _Cluster
+from tykpy.workers.storage.redis import RedisStorage
 
 FAULTS = [KeyError("slot"), IndexError("slot"), AttributeError("node"), TypeError("argument"), KeyboardInterrupt()]
 SLOTS = {0: ["a node"]}

@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.redis_server import wait_until
 from tyk.gateway.testing import ManualClock
-from workers.storage import sqlite
-from workers.storage.sqlite import FILE_NAME, PURGE_EVERY_STORES, PURGE_ROWS, WAL_LIMIT_BYTES, SQLiteStorage
+from tykpy.workers.storage import sqlite
+from tykpy.workers.storage.sqlite import FILE_NAME, PURGE_EVERY_STORES, PURGE_ROWS, WAL_LIMIT_BYTES, SQLiteStorage
 
 
 @pytest.fixture

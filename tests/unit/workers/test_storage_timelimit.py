@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers.storage import timelimit
-from workers.storage.timelimit import TimeLimitedCalls
+from tykpy.workers.storage import timelimit
+from tykpy.workers.storage.timelimit import TimeLimitedCalls
 
 AMPLE_S = 30.0
 AT_ONCE_S = 0.001

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from ipc.frame import Status
 from tests.support.bundles import IMPORTS, Served, manifest, md5, subject, write_bundle, write_files, write_zip
 from tests.unit.workers.conftest import Serve
-from workers import discovery
-from workers.errors import WorkerError
+from tykpy.ipc.frame import Status
+from tykpy.workers import discovery
+from tykpy.workers.errors import WorkerError
 
 HOOK = "@Hook\ndef H(request, session, spec):\n    request.add_header('from', {!r})\n    return request, session\n"
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.unit.workers.test_archive import make
-from workers.errors import ArchiveError
-from workers.unpacked import UnpackedCopy, UnpackedFolder
+from tykpy.workers.errors import ArchiveError
+from tykpy.workers.unpacked import UnpackedCopy, UnpackedFolder
 
 FILES = (("manifest.json", b"{}"), ("lib/", b""), ("lib/x.py", b"X = 1"), ("empty.py", b""))
 

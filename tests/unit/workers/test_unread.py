@@ -8,13 +8,13 @@ from typing import Any
 import msgpack
 import pytest
 
-from ipc.frame import unpack_frame
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import TykCoProcessRequest
-from workers.mapping import from_map
-from workers.packed import PackedObject
-from workers.unread import UnreadRequest
+from tykpy.ipc.frame import unpack_frame
+from tykpy.workers.mapping import from_map
+from tykpy.workers.packed import PackedObject
+from tykpy.workers.unread import UnreadRequest
 
 FIELDS: dict[str, Any] = {"headers": {"X-One": "1"}, "url": "/path", "raw_body": b"\xff", "delete_params": ["p"]}
 SPEC = {"APIID": "api", "bundle_hash": "abc"}

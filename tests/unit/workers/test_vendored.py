@@ -15,8 +15,8 @@ import pytest
 
 from tests.support.bundles import Served, manifest, subject, write_bundle, write_files
 from tests.unit.workers.conftest import Serve
-from workers.errors import WorkerError
-from workers.importer import ImportSpace
+from tykpy.workers.errors import WorkerError
+from tykpy.workers.importer import ImportSpace
 
 VENDOR = "vendor = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'vendor')"
 HEAD = f"import os, sys\n{VENDOR}\n"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from commands.bundle.build import build
 from tests.support.bundles import Served, subject, write_bundle
 from tests.support.keys import private_pem, public_key
-from workers.archive import unpack
-from workers.errors import WorkerError
+from tykpy.commands.bundle.build import build
+from tykpy.workers.archive import unpack
+from tykpy.workers.errors import WorkerError
 
 HOOK = """
 @Pre

@@ -10,9 +10,9 @@ import pytest
 from tests.support.bundles import Served, subject, write_bundle
 from tests.unit.workers.conftest import Serve
 from tyk.proto.coprocess_object_pb2 import Object
-from workers import watch
-from workers.hook import Hook
-from workers.lookup import Lookup
+from tykpy.workers import watch
+from tykpy.workers.hook import Hook
+from tykpy.workers.lookup import Lookup
 
 REQUEST = "(request, session, spec)"
 FULL = "(request, session, metadata, spec)"
@@ -248,6 +248,6 @@ def test_events_are_never_looked_at(folder: Path, serve: Serve) -> None:
 
 async def run_event(hook: Hook) -> None:
     from tyk.event import TykEvent
-    from workers.invocation import run_hook_async
+    from tykpy.workers.invocation import run_hook_async
 
     await run_hook_async(hook, TykEvent.from_json('{"handler_name": "handler", "message": {}, "spec": {}}'))

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from broker.events.events import Events, TriggeredEvent
-from broker.events.handlers import MAX_DEPTH, MAX_IN_FLIGHT, EventHandlers
-from broker.routing.contract import RouterOptions
-from broker.routing.hooks import EVENT_SHAPE
-from broker.routing.router import Router
-from ipc.frame import Kind, Status, pack_error, unpack_frame
 from tests.support.channels import LocalWorker, local_worker
 from tyk.proto.coprocess_object_pb2 import Event
+from tykpy.broker.events.events import Events, TriggeredEvent
+from tykpy.broker.events.handlers import MAX_DEPTH, MAX_IN_FLIGHT, EventHandlers
+from tykpy.broker.routing.contract import RouterOptions
+from tykpy.broker.routing.hooks import EVENT_SHAPE
+from tykpy.broker.routing.router import Router
+from tykpy.ipc.frame import Kind, Status, pack_error, unpack_frame
 
 LONG_NS = 60_000_000_000
 BODY = {"name": "quota", "id": "1", "depth": 0, "document": "{}"}

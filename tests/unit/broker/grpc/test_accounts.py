@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import pytest
 
-from broker.grpc.calls import MAX_LOCAL_MESSAGE
-from broker.grpc.head import GrpcHead
-from broker.grpc.wire import ANSWER
-from broker.http2.errors import FinishedStreamError
-from broker.http2.frames import END_STREAM, FrameType
-from broker.http2.sender import Sender
-from broker.http2.stream import Stream
 from tests.support.http2_peer import Peer, data, message, reset, settings, window_update
+from tykpy.broker.grpc.calls import MAX_LOCAL_MESSAGE
+from tykpy.broker.grpc.head import GrpcHead
+from tykpy.broker.grpc.wire import ANSWER
+from tykpy.broker.http2.errors import FinishedStreamError
+from tykpy.broker.http2.frames import END_STREAM, FrameType
+from tykpy.broker.http2.sender import Sender
+from tykpy.broker.http2.stream import Stream
 
 CHECK = "/grpc.health.v1.Health/Check"
 LIST = "/grpc.health.v1.Health/List"

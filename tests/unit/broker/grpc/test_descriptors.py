@@ -5,9 +5,9 @@ from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from broker.grpc import descriptors
-from broker.grpc.descriptors import FILES, SERVICES
 from tests.support.write_descriptors import symbols, tyk_files
+from tykpy.broker.grpc import descriptors
+from tykpy.broker.grpc.descriptors import FILES, SERVICES
 
 
 def test_they_are_those_of_the_messages_in_use() -> None:

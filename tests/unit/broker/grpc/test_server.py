@@ -5,14 +5,14 @@ from typing import cast
 
 import pytest
 
-from broker.grpc.server import MAX_REFUSED, REFUSED_IDLE, GrpcProtocol, GrpcServer
-from broker.grpc.sweep import SWEEP_INTERVAL
-from broker.http2.errors import ErrorCode
-from broker.http2.frames import ACK, END_STREAM, PREFACE, FrameType, pack_frame
-from broker.http2.limits import MIB, Limits
-from broker.peers import Admission
 from tests.support.echo_dispatcher import EchoDispatcher
 from tests.support.http2_peer import Frame, Peer, code_of, data, frames, message, settings
+from tykpy.broker.grpc.server import MAX_REFUSED, REFUSED_IDLE, GrpcProtocol, GrpcServer
+from tykpy.broker.grpc.sweep import SWEEP_INTERVAL
+from tykpy.broker.http2.errors import ErrorCode
+from tykpy.broker.http2.frames import ACK, END_STREAM, PREFACE, FrameType, pack_frame
+from tykpy.broker.http2.limits import MIB, Limits
+from tykpy.broker.peers import Admission
 
 ACKNOWLEDGEMENT = pack_frame(FrameType.SETTINGS, ACK, 0)
 HELLO = PREFACE + settings() + ACKNOWLEDGEMENT

@@ -7,8 +7,10 @@ import tracemalloc
 
 import pytest
 
-from broker.grpc.messages import MessageReader
-from broker.grpc.wire import (
+from tests.support.http2_peer import PATH, Peer, data, message
+from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.grpc.messages import MessageReader
+from tykpy.broker.grpc.wire import (
     CODE_OF_STATUS,
     MAX_MESSAGE_BYTES,
     GrpcCallError,
@@ -19,11 +21,9 @@ from broker.grpc.wire import (
     percent_decode,
     percent_encode,
 )
-from broker.http2.frames import END_HEADERS, END_STREAM, FrameType, pack_frame
-from broker.http2.limits import MIB, Limits
-from ipc.frame import Status
-from tests.support.http2_peer import PATH, Peer, data, message
-from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.http2.frames import END_HEADERS, END_STREAM, FrameType, pack_frame
+from tykpy.broker.http2.limits import MIB, Limits
+from tykpy.ipc.frame import Status
 
 
 def compressed(body: bytes) -> bytes:

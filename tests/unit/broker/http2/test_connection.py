@@ -5,9 +5,6 @@ import weakref
 
 import pytest
 
-from broker.http2.errors import ErrorCode
-from broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame
-from broker.http2.limits import Limits
 from tests.support.http2_peer import (
     Peer,
     code_of,
@@ -17,6 +14,9 @@ from tests.support.http2_peer import (
     settings,
     window_update,
 )
+from tykpy.broker.http2.errors import ErrorCode
+from tykpy.broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame
+from tykpy.broker.http2.limits import Limits
 
 
 def test_a_call_is_answered_in_three_frames() -> None:

@@ -2,11 +2,11 @@
 
 from itertools import groupby
 
-from broker.http2.errors import ErrorCode
-from broker.http2.frames import ACK, END_STREAM, FrameType
-from broker.http2.limits import KIB, MIB, Limits
-from broker.http2.sender import RUN_BYTES
 from tests.support.http2_peer import Peer, code_of, data, message, settings, window_update
+from tykpy.broker.http2.errors import ErrorCode
+from tykpy.broker.http2.frames import ACK, END_STREAM, FrameType
+from tykpy.broker.http2.limits import KIB, MIB, Limits
+from tykpy.broker.http2.sender import RUN_BYTES
 
 BODY = bytes(range(256)) * (64 * 1024)
 """16 MiB."""

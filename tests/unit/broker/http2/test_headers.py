@@ -5,16 +5,16 @@ from hpack import Encoder
 from hpack.huffman import HuffmanEncoder
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 
-from broker.grpc.head import GrpcHead, GrpcHeadReader, Method
-from broker.grpc.wire import pack_fields
-from broker.http2.errors import ErrorCode, MalformedError, PeerError
-from broker.http2.fields import _MAX_NAMES, _names, read_field, step_over
-from broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
-from broker.http2.headers import MAX_CACHED_HEADS, MAX_UNREAD, HeadCache, HeaderDecoder
-from broker.http2.huffman import decode_huffman
-from broker.http2.limits import Limits
-from broker.http2.validate import _MAX_PLAIN, _MAX_PLAIN_NAME, Header, _plain
 from tests.support.http2_peer import Peer, code_of, message, settings
+from tykpy.broker.grpc.head import GrpcHead, GrpcHeadReader, Method
+from tykpy.broker.grpc.wire import pack_fields
+from tykpy.broker.http2.errors import ErrorCode, MalformedError, PeerError
+from tykpy.broker.http2.fields import _MAX_NAMES, _names, read_field, step_over
+from tykpy.broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
+from tykpy.broker.http2.headers import MAX_CACHED_HEADS, MAX_UNREAD, HeadCache, HeaderDecoder
+from tykpy.broker.http2.huffman import decode_huffman
+from tykpy.broker.http2.limits import Limits
+from tykpy.broker.http2.validate import _MAX_PLAIN, _MAX_PLAIN_NAME, Header, _plain
 
 PATH = b"/coprocess.Dispatcher/Dispatch"
 CALL = [
@@ -88,7 +88,7 @@ def test_a_value_that_nobody_reads_is_not_decoded(monkeypatch: pytest.MonkeyPatc
         decoded.append(code)
         return decode_huffman(code)
 
-    monkeypatch.setattr("broker.http2.fields.decode_huffman", counting)
+    monkeypatch.setattr("tykpy.broker.http2.fields.decode_huffman", counting)
     head = blocks.head(("traceparent", "00-" + "1234567890abcdef" * 3 + "-01"))
     assert not decoded
     assert blocks.head(("traceparent", "two words"), ("grpc-timeout", "3S")).timeout_ns == 3_000_000_000

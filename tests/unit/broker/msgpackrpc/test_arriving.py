@@ -4,10 +4,10 @@ from typing import Any
 
 import msgpack
 
-from broker.arriving import Arriving
-from broker.msgpackrpc.limits import RpcLimits
-from broker.msgpackrpc.server import MsgpackRpcServer, RawMethod
 from tests.unit.broker.msgpackrpc.test_server import Peer, run
+from tykpy.broker.arriving import Arriving
+from tykpy.broker.msgpackrpc.limits import RpcLimits
+from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RawMethod
 
 SIZE = 100_000
 WHOLE = msgpack.packb([0, 7, "ping", [bytes(SIZE)]])

@@ -7,13 +7,13 @@ from typing import Any
 import msgpack
 import pytest
 
-from broker.errors import DispatchError
-from broker.msgpackrpc.limits import RpcLimits
-from broker.msgpackrpc.methods import dispatch_methods
-from broker.msgpackrpc.server import Methods, MsgpackRpcServer, Reply
-from broker.msgpackrpc.wire import MAX_DECODED
-from broker.routing.dispatch import Dispatch
-from ipc.frame import Kind, Status
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.msgpackrpc.limits import RpcLimits
+from tykpy.broker.msgpackrpc.methods import dispatch_methods
+from tykpy.broker.msgpackrpc.server import Methods, MsgpackRpcServer, Reply
+from tykpy.broker.msgpackrpc.wire import MAX_DECODED
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.ipc.frame import Kind, Status
 
 OBJECT = {"hook_name": "H", "request": {"raw_body": b"\xff", "body": "text"}, "session": {"rate": 2.0, "expires": 2}}
 

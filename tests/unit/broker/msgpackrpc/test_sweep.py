@@ -4,10 +4,10 @@ from typing import Any
 
 import msgpack
 
-from broker.msgpackrpc.limits import RpcLimits
-from broker.msgpackrpc.server import MsgpackRpcServer, RawMethod
-from broker.msgpackrpc.sweep import SWEEP_INTERVAL
 from tests.unit.broker.msgpackrpc.test_server import Peer, run
+from tykpy.broker.msgpackrpc.limits import RpcLimits
+from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RawMethod
+from tykpy.broker.msgpackrpc.sweep import SWEEP_INTERVAL
 
 MOST = int(RpcLimits().request_seconds / SWEEP_INTERVAL)
 """Sweeps that an unfinished message survives."""

@@ -6,8 +6,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from broker.errors import WireError
-from broker.msgpackrpc.wire import (
+from tykpy.broker.errors import WireError
+from tykpy.broker.msgpackrpc.wire import (
     ENVELOPE_SIZE,
     MAX_DECODED,
     Message,
@@ -19,7 +19,7 @@ from broker.msgpackrpc.wire import (
     split_first,
     unpack_params,
 )
-from ipc.frame import Status
+from tykpy.ipc.frame import Status
 
 LIMIT = 10_000
 

@@ -1,6 +1,6 @@
 """How long a slot waits for its next worker."""
 
-from broker.pool.backoff import FIRST_DELAY, HOPELESS_FAILURES, LONGEST_DELAY, PROVEN_SECONDS, BackOff
+from tykpy.broker.pool.backoff import FIRST_DELAY, HOPELESS_FAILURES, LONGEST_DELAY, PROVEN_SECONDS, BackOff
 
 
 def test_a_worker_that_does_not_start_is_tried_again_ever_later() -> None:

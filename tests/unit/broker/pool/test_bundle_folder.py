@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.pool.bundle_folder import CHECKED_AT_ONCE, BundleFolder
 from tests.support.bundles import write_bundle
+from tykpy.broker.pool.bundle_folder import CHECKED_AT_ONCE, BundleFolder
 
 
 def test_what_may_be_a_bundle_is_found_by_its_name(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.pool import api_definitions, bundle_names
-from broker.pool.api_definitions import ApiDefinitions, ApiUse
-from broker.pool.bundle_names import MAX_ID, BundleNames, explain, hashes_of, text_of
-from telemetry.names import annotated
 from tests.support.bundles import md5
+from tykpy.broker.pool import api_definitions, bundle_names
+from tykpy.broker.pool.api_definitions import ApiDefinitions, ApiUse
+from tykpy.broker.pool.bundle_names import MAX_ID, BundleNames, explain, hashes_of, text_of
+from tykpy.telemetry.names import annotated
 
 HELLO = md5("hello.zip")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from broker.pool import content
-from broker.pool.content_watch import ContentWatch, stamp_of
+from tykpy.broker.pool import content
+from tykpy.broker.pool.content_watch import ContentWatch, stamp_of
 
 
 def bundle(name: str, *faults: str, version: str = "1", error: str | None = None) -> dict[str, Any]:

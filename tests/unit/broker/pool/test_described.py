@@ -5,10 +5,10 @@ from typing import Any
 import msgpack
 import pytest
 
-from broker.pool.described import Described
-from ipc.control import MAX_CONTROL_BYTES
-from ipc.description import MAX_ACCEPTED, MAX_FILE, MAX_HOOKS, MAX_MESSAGE, MAX_NAME, PIECE_HOOKS, pieces_of
-from ipc.errors import ControlCorruptError
+from tykpy.broker.pool.described import Described
+from tykpy.ipc.control import MAX_CONTROL_BYTES
+from tykpy.ipc.description import MAX_ACCEPTED, MAX_FILE, MAX_HOOKS, MAX_MESSAGE, MAX_NAME, PIECE_HOOKS, pieces_of
+from tykpy.ipc.errors import ControlCorruptError
 
 
 def bundle(path: str, hooks: int, faulty: int = 0) -> dict[str, Any]:

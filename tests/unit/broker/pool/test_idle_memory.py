@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.pool.idle_memory import IdleMemory
-from ipc.heap import _glibc
 from tests.support.channels import LocalWorker, local_worker
+from tykpy.broker.pool.idle_memory import IdleMemory
+from tykpy.ipc.heap import _glibc
 
 ROOT = Path(__file__).parents[4]
 BIG = bytes(700_000)
@@ -72,7 +72,7 @@ def test_a_worker_that_is_gone_keeps_no_other_memory_from_going_back(
 def test_it_looks_again_and_again(
     worker: LocalWorker, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.pool.idle_memory.LOOK_INTERVAL", 0.001)
+    monkeypatch.setattr("tykpy.broker.pool.idle_memory.LOOK_INTERVAL", 0.001)
     channel = worker.link.channel
     burst(worker)
     IdleMemory(loop, channel.bodies, lambda: [channel]).start()
@@ -85,7 +85,7 @@ def test_it_looks_again_and_again(
 
 
 SCRIPT = """
-from ipc.heap import give_back, keep_freed
+from tykpy.ipc.heap import give_back, keep_freed
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 keep_freed()

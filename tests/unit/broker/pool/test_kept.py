@@ -4,8 +4,8 @@ import asyncio
 import json
 from pathlib import Path
 
-from broker.pool.kept import KeptFolder
-from ipc.kept import INDEX, copy_name
+from tykpy.broker.pool.kept import KeptFolder
+from tykpy.ipc.kept import INDEX, copy_name
 
 
 def opened(runtime_dir: Path) -> KeptFolder:

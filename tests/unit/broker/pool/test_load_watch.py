@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from broker.config import BrokerConfig
-from broker.pool.loading import MAX_STRIKES, MAX_VERSIONS, LoadWatch
-from broker.pool.process import Ending
-from broker.pool.worker import Source, Worker
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.pool.loading import MAX_STRIKES, MAX_VERSIONS, LoadWatch
+from tykpy.broker.pool.process import Ending
+from tykpy.broker.pool.worker import Source, Worker
 
 ITSELF = Ending("exited with code 5", by_itself=True)
 OUTSIDE = Ending("was ended by SIGKILL", by_itself=False)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.pool.memory import memory_of
-from broker.pool.process import WorkerProcess, describe_end, oom_kills, shown_exit_code
+from tykpy.broker.pool.memory import memory_of
+from tykpy.broker.pool.process import WorkerProcess, describe_end, oom_kills, shown_exit_code
 
 MIB = 1024 * 1024
 MAPS_ALL_OF_IT = """
@@ -168,7 +168,7 @@ def test_a_kill_by_the_kernel_is_told_from_one_by_somebody(
     """Two looks later it was another process that the kernel has ended."""
     counters = tmp_path / "vmstat"
     counters.write_text("oom_kill 7\n")
-    monkeypatch.setattr("broker.pool.process._VMSTAT", counters)
+    monkeypatch.setattr("tykpy.broker.pool.process._VMSTAT", counters)
     # Python imports this first, so that it is there to be killed.
     (tmp_path / "sitecustomize.py").write_text("import signal\nsignal.pause()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from broker.config import BrokerConfig
-from broker.errors import WorkerStartError
-from broker.pool.recycling import Recycler
-from broker.pool.supervisor import Supervisor
-from broker.pool.worker import Sponsor, Worker, WorkerState
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.errors import WorkerStartError
+from tykpy.broker.pool.recycling import Recycler
+from tykpy.broker.pool.supervisor import Supervisor
+from tykpy.broker.pool.worker import Sponsor, Worker, WorkerState
 
 
 def limits(requests: int, jitter: int) -> set[int]:
@@ -57,7 +57,7 @@ class ScarceSupervisor:
 
 
 def test_a_replacement_that_could_not_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.pool.recycling.RETRY_DELAY", 0.001)
+    monkeypatch.setattr("tykpy.broker.pool.recycling.RETRY_DELAY", 0.001)
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         scarce = ScarceSupervisor(loop)
         recycler = Recycler(loop, BrokerConfig(max_requests=1), cast(Supervisor, scarce))
@@ -80,7 +80,7 @@ def test_workers_behind_one_that_cannot_be_looked_at_are_due(monkeypatch: pytest
             raise LookupError
         return 0
 
-    monkeypatch.setattr("broker.pool.recycling.memory_of", memory_of)
+    monkeypatch.setattr("tykpy.broker.pool.recycling.memory_of", memory_of)
     supervisor: Any = SimpleNamespace(serving=[Measured(number) for number in (1, 2)])
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         Recycler(loop, BrokerConfig(max_memory=1), supervisor)._look()

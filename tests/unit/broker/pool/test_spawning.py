@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from broker.config import BrokerConfig
-from broker.errors import WorkerStartError
-from broker.pool.spawning import WorkerStarter
-from broker.pool.zygote import ZygoteKeeper
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.errors import WorkerStartError
+from tykpy.broker.pool.spawning import WorkerStarter
+from tykpy.broker.pool.zygote import ZygoteKeeper
 
 
 class NoSponsor:

@@ -4,9 +4,9 @@ from typing import Any, cast
 
 import pytest
 
-from broker.pool.served import Served
-from broker.pool.spread import Loaded, Spread, signature_of, spread_of
-from broker.routing.link import Link
+from tykpy.broker.pool.served import Served
+from tykpy.broker.pool.spread import Loaded, Spread, signature_of, spread_of
+from tykpy.broker.routing.link import Link
 
 FIRST, SECOND, THIRD = (cast(Link, name) for name in ("first", "second", "third"))
 

@@ -13,15 +13,15 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from broker.config import BrokerConfig
-from broker.errors import ReloadError, WorkerStartError
-from broker.pool.reload import Reloader
-from broker.pool.spawning import WorkerStarter
-from broker.pool.supervisor import PoolEvents, Supervisor
-from broker.pool.zygote import RENEWAL_DELAY, Zygote, ZygoteKeeper
-from broker.routing.contract import RouterOptions
-from broker.routing.router import Router
 from tests.unit.broker.pool.test_worker_news import NamedWorker
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.errors import ReloadError, WorkerStartError
+from tykpy.broker.pool.reload import Reloader
+from tykpy.broker.pool.spawning import WorkerStarter
+from tykpy.broker.pool.supervisor import PoolEvents, Supervisor
+from tykpy.broker.pool.zygote import RENEWAL_DELAY, Zygote, ZygoteKeeper
+from tykpy.broker.routing.contract import RouterOptions
+from tykpy.broker.routing.router import Router
 
 EVENT = {"name": "e", "id": "1", "depth": 0, "document": "{}"}
 
@@ -186,7 +186,7 @@ def test_a_reload_that_fails_in_the_broker_is_told_and_the_next_one_starts(
 ) -> None:
     outcomes: list[object] = []
     reloader = Reloader(bench.loop, bench.config, bench.supervisor, bench.router)
-    monkeypatch.setattr("broker.pool.reload.Generation.start", lambda self: self._done(None))
+    monkeypatch.setattr("tykpy.broker.pool.reload.Generation.start", lambda self: self._done(None))
     monkeypatch.setattr(bench.router.poison, "clear", lambda: 1 // 0)
     for _ in range(2):
         reloader.request(outcomes.append)
@@ -195,7 +195,7 @@ def test_a_reload_that_fails_in_the_broker_is_told_and_the_next_one_starts(
 
 
 def test_a_zygote_is_renewed_although_a_try_failed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.pool.zygote.RENEWAL_DELAY", RENEWAL_DELAY / 100)
+    monkeypatch.setattr("tykpy.broker.pool.zygote.RENEWAL_DELAY", RENEWAL_DELAY / 100)
     tries: list[int] = []
     start = Zygote.__init__
 

@@ -12,16 +12,16 @@ import msgpack
 import msgspec
 import pytest
 
-from broker.config import BrokerConfig
-from broker.pool.apis import MAX_APIS, ApiTable
-from broker.pool.news import read_news
-from broker.pool.supervisor import PoolEvents, Supervisor
-from broker.pool.worker import Worker
-from broker.routing.contract import RouterOptions
-from broker.routing.router import Router
-from ipc.control import MAX_CONTROL_BYTES, ControlMessage, ControlSocket
-from ipc.description import MAX_NAME, MAX_PATH, PIECE_HOOKS
-from ipc.errors import ControlCorruptError
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.pool.apis import MAX_APIS, ApiTable
+from tykpy.broker.pool.news import read_news
+from tykpy.broker.pool.supervisor import PoolEvents, Supervisor
+from tykpy.broker.pool.worker import Worker
+from tykpy.broker.routing.contract import RouterOptions
+from tykpy.broker.routing.router import Router
+from tykpy.ipc.control import MAX_CONTROL_BYTES, ControlMessage, ControlSocket
+from tykpy.ipc.description import MAX_NAME, MAX_PATH, PIECE_HOOKS
+from tykpy.ipc.errors import ControlCorruptError
 
 
 class NamedWorker:

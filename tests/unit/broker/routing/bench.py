@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import Callable
 
-from broker.arriving import HELD_BYTES
-from broker.routing.contract import RouterOptions
-from broker.routing.link import Link
-from broker.routing.router import Router
-from ipc.channel import Request
-from ipc.errors import IpcError
-from ipc.frame import unpack_frame
 from tests.support.dispatches import RecordedDispatch, object_bytes
+from tykpy.broker.arriving import HELD_BYTES
+from tykpy.broker.routing.contract import RouterOptions
+from tykpy.broker.routing.link import Link
+from tykpy.broker.routing.router import Router
+from tykpy.ipc.channel import Request
+from tykpy.ipc.errors import IpcError
+from tykpy.ipc.frame import unpack_frame
 
 LONG_NS = 60_000_000_000
 

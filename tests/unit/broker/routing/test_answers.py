@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.errors import DispatchError
-from broker.routing.answers import body_of
-from ipc.bodies import BodyStore, StoredBody
-from ipc.channel import Answer
-from ipc.frame import Kind, Status, pack_frame
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.routing.answers import body_of
+from tykpy.ipc.bodies import BodyStore, StoredBody
+from tykpy.ipc.channel import Answer
+from tykpy.ipc.frame import Kind, Status, pack_frame
 
 WHOLE = Object(hook_name="h", request={"raw_body": b"r" * 30_000, "body": "b" * 20_000}, spec={"a": "b"})
 REST = Object(hook_name="h", request={"set_headers": {"X": "1"}, "url": "/new"}, spec={"a": "b"})

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.routing.cpu_use import IDLE_LOOKS, CpuUse
 from tests.support.broker import stop_process, wait_until
+from tykpy.broker.routing.cpu_use import IDLE_LOOKS, CpuUse
 
 WAITS = "import time; time.sleep(600)"
 COMPUTES = "while True: pass"

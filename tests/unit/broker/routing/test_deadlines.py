@@ -1,7 +1,7 @@
 """The timing wheel gives back what is late, and only that."""
 
-from broker.routing.deadlines import TICK_BITS, DeadlineWheel
 from tests.support.dispatches import RecordedDispatch
+from tykpy.broker.routing.deadlines import TICK_BITS, DeadlineWheel
 
 TICK = 1 << TICK_BITS
 

@@ -1,11 +1,11 @@
 """What a worker's death leaves behind."""
 
-from broker.routing.contract import Death
-from broker.routing.deaths import MAX_ATTEMPTS
-from broker.routing.poison import Cause
-from ipc.frame import Status
 from tests.support.channels import LocalWorker, local_worker
 from tests.unit.broker.routing.bench import Bench
+from tykpy.broker.routing.contract import Death
+from tykpy.broker.routing.deaths import MAX_ATTEMPTS
+from tykpy.broker.routing.poison import Cause
+from tykpy.ipc.frame import Status
 
 
 def test_a_death_fails_what_ran_and_dispatches_the_rest_again(bench: Bench, worker: LocalWorker) -> None:

@@ -2,16 +2,16 @@
 
 import pytest
 
-from broker.errors import DispatchError
-from broker.routing.contract import Death
-from broker.routing.link import Link
-from broker.routing.outcomes import Outcomes
-from broker.routing.overload import Overload
-from broker.routing.poison import Cause, Poison
-from ipc.frame import Status
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.routing.bench import Bench
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.routing.contract import Death
+from tykpy.broker.routing.link import Link
+from tykpy.broker.routing.outcomes import Outcomes
+from tykpy.broker.routing.overload import Overload
+from tykpy.broker.routing.poison import Cause, Poison
+from tykpy.ipc.frame import Status
 
 SOON_NS = 20_000_000
 
@@ -72,7 +72,7 @@ def test_answers_behind_one_that_cannot_be_sent_are_sent(bench: Bench, worker: L
 def test_an_answer_that_cannot_be_handled_fails_its_call(
     bench: Bench, worker: LocalWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.routing.outcomes.body_of", fail)
+    monkeypatch.setattr("tykpy.broker.routing.outcomes.body_of", fail)
     bench.router.join(worker.link)
     dispatches = [bench.send(), bench.send()]
     for _ in dispatches:

@@ -6,12 +6,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from broker.routing.hooks import HookInfo
-from broker.routing.link import PREFETCH, Link
-from broker.routing.link_pool import LinkPool
-from broker.routing.pending import BLOCKING
 from tests.support.channels import local_worker
 from tests.support.dispatches import RecordedDispatch, object_bytes
+from tykpy.broker.routing.hooks import HookInfo
+from tykpy.broker.routing.link import PREFETCH, Link
+from tykpy.broker.routing.link_pool import LinkPool
+from tykpy.broker.routing.pending import BLOCKING
 
 CPUS = 2
 _seqs = itertools.count(1)

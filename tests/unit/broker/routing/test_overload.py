@@ -1,10 +1,10 @@
 """The age of what waits: bounded where the queue does not go away, and only there."""
 
-from broker.routing.dispatch import Dispatch
-from broker.routing.hooks import HookInfo
-from broker.routing.overload import HOOK_TIMES, STANDING_NS, Overload
-from broker.routing.pending import BLOCKING, PendingQueue
 from tests.support.dispatches import RecordedDispatch
+from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.routing.hooks import HookInfo
+from tykpy.broker.routing.overload import HOOK_TIMES, STANDING_NS, Overload
+from tykpy.broker.routing.pending import BLOCKING, PendingQueue
 
 WAIT_NS = 100_000_000
 FAST = HookInfo("fast")

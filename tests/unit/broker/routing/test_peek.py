@@ -2,8 +2,8 @@
 
 import pytest
 
-from broker.routing.peek import _MAX_REMEMBERED, Peek, PeekError, _remembered, peek
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.routing.peek import _MAX_REMEMBERED, Peek, PeekError, _remembered, peek
 
 
 def typical() -> Object:

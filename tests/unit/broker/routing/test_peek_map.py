@@ -5,8 +5,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from broker.routing.peek import Peek, PeekError
-from broker.routing.peek_map import peek_map
+from tykpy.broker.routing.peek import Peek, PeekError
+from tykpy.broker.routing.peek_map import peek_map
 
 SPEC = {"APIID": "api", "OrgID": "org", "bundle_hash": "abc", "config_data": "{}"}
 

@@ -1,7 +1,7 @@
 """The queue: order, lanes, urgency, and what happens to dispatches that are settled while they wait."""
 
-from broker.routing.pending import ASYNC, BLOCKING, SETTLED_ALLOWANCE, PendingQueue
 from tests.support.dispatches import RecordedDispatch
+from tykpy.broker.routing.pending import ASYNC, BLOCKING, SETTLED_ALLOWANCE, PendingQueue
 
 
 def test_first_in_first_out_within_a_lane() -> None:

@@ -5,16 +5,16 @@ import os
 
 import pytest
 
-from broker.routing.contract import Death
-from broker.routing.link import PREFETCH
-from broker.routing.poison import Cause
-from ipc.bodies import BodyStore
-from ipc.frame import Status
-from ipc.layout import HEAD
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.routing.bench import Bench, hook_of
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.routing.contract import Death
+from tykpy.broker.routing.link import PREFETCH
+from tykpy.broker.routing.poison import Cause
+from tykpy.ipc.bodies import BodyStore
+from tykpy.ipc.frame import Status
+from tykpy.ipc.layout import HEAD
 
 
 def test_an_auth_hook_overtakes_others_that_wait(bench: Bench, worker: LocalWorker) -> None:

@@ -3,13 +3,13 @@
 import msgpack
 import pytest
 
-from broker.errors import DispatchError
-from broker.routing.breaker import KILLS, LONGEST_COOLDOWN, MAX_HOOKS, WINDOW
-from broker.routing.culprit import Culprit, culprit_of
-from broker.routing.poison import FRAME_MEMORY, MAX_FRAMES, UNKNOWN_SHARE, Cause, Poison
-from ipc.frame import Kind, Status
 from tests.support.dispatches import RecordedDispatch, object_bytes
 from tyk.proto.coprocess_object_pb2 import Event
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.routing.breaker import KILLS, LONGEST_COOLDOWN, MAX_HOOKS, WINDOW
+from tykpy.broker.routing.culprit import Culprit, culprit_of
+from tykpy.broker.routing.poison import FRAME_MEMORY, MAX_FRAMES, UNKNOWN_SHARE, Cause, Poison
+from tykpy.ipc.frame import Kind, Status
 
 COOLDOWN = 10.0
 BUNDLE = "c" * 32

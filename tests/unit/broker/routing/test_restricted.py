@@ -3,15 +3,15 @@
 import msgpack
 import pytest
 
-from broker.routing.contract import Death
-from broker.routing.hooks import UNRESTRICTED, HookKey, Restrictions
-from broker.routing.link import Link
-from broker.routing.overload import STANDING_NS
-from ipc.frame import Kind, Status
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.routing.bench import Bench, hook_of
 from tyk.proto.coprocess_object_pb2 import Event
+from tykpy.broker.routing.contract import Death
+from tykpy.broker.routing.hooks import UNRESTRICTED, HookKey, Restrictions
+from tykpy.broker.routing.link import Link
+from tykpy.broker.routing.overload import STANDING_NS
+from tykpy.ipc.frame import Kind, Status
 
 ONLY = ("h", "only")
 

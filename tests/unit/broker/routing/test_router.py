@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from broker.errors import DispatchError
-from ipc.frame import Kind, Status, pack_error, pack_frame
 from tests.support.channels import LocalWorker
 from tests.support.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.routing.bench import Bench, hook_of
+from tykpy.broker.errors import DispatchError
+from tykpy.ipc.frame import Kind, Status, pack_error, pack_frame
 
 
 def test_a_free_worker_gets_the_dispatch_and_its_answer_comes_back(bench: Bench, worker: LocalWorker) -> None:

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from broker.routing.contract import Death
-from broker.routing.poison import Cause
-from ipc.frame import Status, pack_error
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.routing.bench import Bench
+from tykpy.broker.routing.contract import Death
+from tykpy.broker.routing.poison import Cause
+from tykpy.ipc.frame import Status, pack_error
 
 
 def die(bench: Bench, worker: LocalWorker, cause: Cause = Cause.CRASH) -> None:

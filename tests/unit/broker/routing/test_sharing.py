@@ -7,10 +7,10 @@ from typing import Final
 
 import pytest
 
-from broker.routing.link import PREFETCH
-from ipc.layout import FLAG_MEASURE, FLAG_SHARES
 from tests.support.channels import LocalWorker
 from tests.unit.broker.routing.bench import Bench
+from tykpy.broker.routing.link import PREFETCH
+from tykpy.ipc.layout import FLAG_MEASURE, FLAG_SHARES
 
 THREADS: Final = 32
 MS: Final = 1_000_000

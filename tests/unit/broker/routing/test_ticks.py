@@ -2,10 +2,10 @@
 
 import time
 
-from ipc.frame import Status
-from ipc.layout import ACTIVE_START
 from tests.support.channels import LocalWorker, local_worker
 from tests.unit.broker.routing.bench import Bench, hook_of
+from tykpy.ipc.frame import Status
+from tykpy.ipc.layout import ACTIVE_START
 
 
 def test_a_dispatch_that_waits_too_long_expires(worker: LocalWorker) -> None:

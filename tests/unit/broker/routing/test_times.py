@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.routing.times import FEW, SELDOM_LONG_NS, SHORT_NS, WHOLE, HookTimes
-from ipc.layout import FLAG_MEASURE, FLAG_SHARES, MAX_HANDLER_NS
+from tykpy.broker.routing.times import FEW, SELDOM_LONG_NS, SHORT_NS, WHOLE, HookTimes
+from tykpy.ipc.layout import FLAG_MEASURE, FLAG_SHARES, MAX_HANDLER_NS
 
 US = 1_000
 

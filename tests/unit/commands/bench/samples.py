@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from commands.bench.histogram import Histogram
-from commands.bench.results import Case, Report, Result, Sample, Usage
+from tykpy.commands.bench.histogram import Histogram
+from tykpy.commands.bench.results import Case, Report, Result, Sample, Usage
 
 MS = 1_000_000
 MACHINE = {"CPUs": "8", "CPU": "a <fast> one", "kernel": "6", "python": "3.11", "tykpy": "1", "protobuf": "7"}

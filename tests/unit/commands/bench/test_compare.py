@@ -2,10 +2,10 @@
 
 import re
 
-from commands.bench.compare import Verdict, compare, verdict_of
-from commands.bench.results import METRIC, Figure
-from commands.bench.tables import COMPARED, compared_rows, then_text
 from tests.unit.commands.bench.samples import MS, report, result, sample
+from tykpy.commands.bench.compare import Verdict, compare, verdict_of
+from tykpy.commands.bench.results import METRIC, Figure
+from tykpy.commands.bench.tables import COMPARED, compared_rows, then_text
 
 STEADY = Figure(1000, 990, 1010, 3)
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from commands.bench.limits import Part, disturbance, failures_text, limit_of
 from tests.unit.commands.bench.samples import result, sample
+from tykpy.commands.bench.limits import Part, disturbance, failures_text, limit_of
 
 
 @pytest.mark.parametrize(

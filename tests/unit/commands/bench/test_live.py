@@ -4,11 +4,11 @@ import io
 
 from rich.console import Console
 
-from commands.bench.live import LiveView, view
-from commands.bench.runs import Progress
-from commands.bench.scenarios import BUILT_IN
-from commands.bench.sweep import Plan
 from tests.unit.commands.bench.samples import MS, result, sample
+from tykpy.commands.bench.live import LiveView, view
+from tykpy.commands.bench.runs import Progress
+from tykpy.commands.bench.scenarios import BUILT_IN
+from tykpy.commands.bench.sweep import Plan
 
 PLAN = Plan((BUILT_IN["header"],), (2,), repeat=2, seconds=3, warm_up=1)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from commands.bench import measure
-from commands.bench.errors import ProcessGoneError
+from tykpy.commands.bench import measure
+from tykpy.commands.bench.errors import ProcessGoneError
 
 STAT = "{pid} (a ) b) S {parent} 1 1 0 -1 4194560 100 0 0 0 {utime} {stime} 0 0 20 0 3 0 100 0 0"
 

@@ -1,7 +1,7 @@
 """When calls are made, and from when their latency counts; all on recorded times, no clock."""
 
-from commands.bench.histogram import Histogram
-from commands.bench.pace import ClosedLoop, OpenLoop, Pace, Window
+from tykpy.commands.bench.histogram import Histogram
+from tykpy.commands.bench.pace import ClosedLoop, OpenLoop, Pace, Window
 
 MS = 1_000_000
 SECOND = 1_000 * MS

@@ -7,12 +7,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from commands.bench import command, program
-from commands.bench.errors import BenchError
-from commands.bench.program import plan_of
-from commands.bench.scenarios import ALL, BUILT_IN
-from commands.bench.sweep import Plan
-from commands.errors import CommandError
+from tykpy.commands.bench import command, program
+from tykpy.commands.bench.errors import BenchError
+from tykpy.commands.bench.program import plan_of
+from tykpy.commands.bench.scenarios import ALL, BUILT_IN
+from tykpy.commands.bench.sweep import Plan
+from tykpy.commands.errors import CommandError
 
 
 def plan(*arguments: str) -> Plan:

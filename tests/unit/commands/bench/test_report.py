@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import pytest
 
-from commands.bench import svg
-from commands.bench.compare import compare
-from commands.bench.report import cpu, html, latency, memory, throughput
-from commands.bench.results import Report, Result
 from tests.unit.commands.bench.samples import MS, report, result, sample
+from tykpy.commands.bench import svg
+from tykpy.commands.bench.compare import compare
+from tykpy.commands.bench.report import cpu, html, latency, memory, throughput
+from tykpy.commands.bench.results import Report, Result
 
 NASTY = "<script>alert('&')</script>"
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from commands.bench.results import Case, Figure, group, labels, size_text
 from tests.unit.commands.bench.samples import MS, result, sample
+from tykpy.commands.bench.results import Case, Figure, group, labels, size_text
 
 
 def test_a_figure_is_the_median_and_what_lies_around_it() -> None:

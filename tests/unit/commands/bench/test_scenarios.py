@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from commands.bench.command import SCENARIOS
-from commands.bench.scenarios import ALL, BUILT_IN, KIB, MIB
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.commands.bench.command import SCENARIOS
+from tykpy.commands.bench.scenarios import ALL, BUILT_IN, KIB, MIB
 
 PURE = {"base64", "hashlib", "hmac", "json", "time", "typing", "tyk.decorators", "tyk.request", "tyk.session"}
 

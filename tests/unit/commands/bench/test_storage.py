@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from commands.bench.errors import BenchError
-from commands.bench.storage import as_dict, read_json, write_json
 from tests.unit.commands.bench.samples import report, result, sample
+from tykpy.commands.bench.errors import BenchError
+from tykpy.commands.bench.storage import as_dict, read_json, write_json
 
 FULL = report(
     result(sample(failures={"INTERNAL: x": 3}, unanswered=2), sample(900)),

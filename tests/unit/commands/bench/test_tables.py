@@ -2,9 +2,9 @@
 
 import pytest
 
-from commands.bench.live import table_of
-from commands.bench.tables import COLUMNS, fitting, hidden_columns, row
 from tests.unit.commands.bench.samples import result
+from tykpy.commands.bench.live import table_of
+from tykpy.commands.bench.tables import COLUMNS, fitting, hidden_columns, row
 
 RESULTS = [result(), result(workers=64, threads=16, tracing=True)]
 ROWS = [row(one) for one in RESULTS]

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 from hpack import Decoder
 
-from broker.grpc.wire import ANSWER, GrpcCode, pack_status, pack_trailers_only
-from broker.http2.errors import ErrorCode
-from broker.http2.frames import (
+from tykpy.broker.grpc.wire import ANSWER, GrpcCode, pack_status, pack_trailers_only
+from tykpy.broker.http2.errors import ErrorCode
+from tykpy.broker.http2.frames import (
     ACK,
     END_HEADERS,
     END_STREAM,
@@ -21,10 +21,10 @@ from broker.http2.frames import (
     pack_reset,
     pack_window_update,
 )
-from broker.http2.settings import Setting, parse_settings
-from commands.bench.errors import ProtocolError
-from commands.bench.tracing import traceparents
-from commands.bench.wire import LoadConnection
+from tykpy.broker.http2.settings import Setting, parse_settings
+from tykpy.commands.bench.errors import ProtocolError
+from tykpy.commands.bench.tracing import traceparents
+from tykpy.commands.bench.wire import LoadConnection
 
 KIB = 1024
 LAST = END_HEADERS | END_STREAM

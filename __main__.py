@@ -1,0 +1,6 @@
+"""`python -m tykpy`: the command line."""
+
+from tykpy.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What is installed: the whole tree, under `tykpy`, `tyk` and `gateway` alone."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOT_INSTALLED = {"benchmarks", "docs", "examples", "scripts", "tests", "typings", ".ci"}
+MODULES = {"cli.py", "__main__.py"}
+EVERYDAY_NAMES = ("broker", "commands", "ipc", "workers")
+BREAKS = "raise SystemExit('this module is somebody else\\'s')\n"
+
+
+def run(*command: object, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [*map(str, command)], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def checked_in() -> list[Path]:
+    """Every file of the tree that git knows or would add."""
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).splitlines()
+    return [Path(name) for name in listed if (ROOT / name).exists()]
+
+
+def program_files() -> set[Path]:
+    """The files of the tree that are to be installed."""
+    inside = {path for path in checked_in() if path.parts[0] not in NOT_INSTALLED and len(path.parts) > 1}
+    return inside | {Path(name) for name in MODULES}
+
+
+def installed_as(path: Path) -> set[str]:
+    if path.parts[:2] == ("tyk", "gateway"):
+        return {str(path), str(path.relative_to("tyk"))}
+    return {str(path if path.parts[0] == "tyk" else "tykpy" / path)}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist of this tree, and the wheel that is built from the sdist."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+    for path in checked_in():
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, source / path, follow_symlinks=(ROOT / path).is_file())
+    run(sys.executable, "-m", "build", "--outdir", out, source, cwd=source)
+    return out
+
+
+def test_the_wheel_has_the_whole_tree_and_nothing_else(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == set[str]().union(*map(installed_as, program_files()))
+    assert {name.partition("/")[0] for name in names} == {"tykpy", "tyk", "gateway"}
+
+
+def test_the_sdist_has_the_whole_tree(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {str(path) for path in program_files()} <= names
+
+
+def test_the_demo_runs_beside_packages_of_everyday_names(built: Path, tmp_path: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    venv.create(tmp_path / "venv", symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel, cwd=tmp_path)
+    # What tykpy depends on. The .pth file of an editable install is not read in a folder that is added like this.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    for name in EVERYDAY_NAMES:
+        (site / name).mkdir()
+        (site / name / "__init__.py").write_text(BREAKS)
+    users = tmp_path / "users"
+    users.mkdir()
+    for name in ("cli", "client", "bench", *EVERYDAY_NAMES):
+        (users / f"{name}.py").write_text(BREAKS)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    said = run(python, "-m", "examples.demo", cwd=tmp_path, PYTHONPATH=str(users))
+    assert "all calls did what the bundle says" in said
+    assert run(python, "-m", "tykpy", "--version", cwd=tmp_path, PYTHONPATH=str(users)).startswith("tykpy, version")
