@@ -15,9 +15,9 @@ from typing import Any, NoReturn, TypeVar, cast
 import click
 from click.core import ParameterSource
 
+from tykpy.bench.command import bench
 from tykpy.broker.config import AUTO, BrokerConfig, flag_of, options
 from tykpy.broker.errors import BrokerError, ConfigError
-from tykpy.commands.bench.command import bench
 from tykpy.commands.bundle.cli import COMMANDS
 from tykpy.commands.connecting import runtime_dir_option, tls_options
 from tykpy.telemetry.records import printable
@@ -121,7 +121,7 @@ def _config(values: Mapping[str, Any]) -> BrokerConfig:
 
 
 def _warn_of_exposures() -> None:
-    from tykpy.commands.exposure import exposures
+    from tykpy.commands.visible_secrets import exposures
 
     context = click.get_current_context()
     given = context.params.items()
@@ -233,7 +233,7 @@ def call(
     message: dict[str, Any] | None, grpc_metadata: list[tuple[str, str]], **description: Any,
 ) -> None:  # fmt: skip
     """Call one HOOK of a running broker as the gateway would, and show what it changed."""
-    from tykpy.broker.dialing import ClientTls
+    from tykpy.client.dialing import ClientTls
     from tykpy.commands import call as calls
     from tykpy.commands import objects
 

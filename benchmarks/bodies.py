@@ -34,7 +34,7 @@ from benchmarks.output import (
 )
 from benchmarks.results import Row, Sample, machine, median_row
 from benchmarks.running import RunningServer
-from tykpy.commands.bench.measure import MIB, cpu_ns
+from tykpy.bench.measure import MIB, cpu_ns
 
 KIB: Final = 1024
 WARM_UP_BYTES: Final = 64 * MIB

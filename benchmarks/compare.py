@@ -35,7 +35,7 @@ from benchmarks.output import (
 from benchmarks.results import Memory, Report, Row, Sample, embedded_row, machine, markdown, median_row
 from benchmarks.running import RunningServer
 from benchmarks.servers import embedded
-from tykpy.commands.bench.measure import cpu_ns
+from tykpy.bench.measure import cpu_ns
 
 WARM_UP_REQUESTS: Final = 1000
 MIN_REQUESTS: Final = 500

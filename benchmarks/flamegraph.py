@@ -19,8 +19,8 @@ from benchmarks import h2load
 from benchmarks.contenders import broker
 from benchmarks.errors import BenchmarkError
 from benchmarks.objects import expected_answer, framed, request_bytes
-from tykpy.commands.bench.errors import ProcessGoneError
-from tykpy.commands.bench.measure import cpu_ns
+from tykpy.bench.errors import ProcessGoneError
+from tykpy.bench.measure import cpu_ns
 
 EXIT_ERROR: Final = 1
 ROOT: Final = Path(__file__).parents[1]

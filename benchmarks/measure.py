@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from tykpy.commands.bench.measure import MIB, PROC, pss_bytes
+from tykpy.bench.measure import MIB, PROC, pss_bytes
 
 NS_PER_US = 1000
 

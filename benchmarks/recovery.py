@@ -20,8 +20,8 @@ from typing import Final, NamedTuple
 from benchmarks.errors import ServerError
 from benchmarks.h2load import percentile
 from benchmarks.recovery_bundle.middleware import HANGS, LIMIT_SECONDS
-from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
-from tykpy.commands.bench.serving import OwnBroker
+from tykpy.bench.serving import OwnBroker
+from tykpy.client.grpc import GrpcCallError, GrpcClient
 from tykpy.commands.objects import CallDescription, build_object
 
 BUNDLE: Final = Path(__file__).parent / "recovery_bundle"

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from benchmarks.output import command_line
 from benchmarks.ring_peers import PEERS, WINDOW, Peer
-from tykpy.ipc.checksum import crc32
+from tykpy.ipc.ring.checksum import crc32
 
 PAYLOAD_BYTES: Final = 900
 ROUND_TRIPS: Final = 20_000

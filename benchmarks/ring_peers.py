@@ -17,7 +17,7 @@ from typing import Any, Final
 import faster_fifo
 import zmq
 
-from tykpy.ipc.channel import BrokerChannel, ChannelOptions, WorkerChannel
+from tykpy.ipc.channel.ends import BrokerChannel, ChannelOptions, WorkerChannel
 
 WINDOW: Final = 64
 """Messages in flight."""

@@ -14,7 +14,7 @@ import psutil
 from benchmarks.errors import ServerError
 from benchmarks.objects import DISPATCH_PATH, expected_answer, typical_post
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.commands.bench.measure import family
+from tykpy.bench.measure import family
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 15.0

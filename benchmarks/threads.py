@@ -12,11 +12,11 @@ from typing import Final
 
 from benchmarks.bars.driving import DRAIN_SECONDS, WARM_UP_SECONDS
 from benchmarks.output import say
-from tykpy.commands.bench import runs
-from tykpy.commands.bench.load import Order
-from tykpy.commands.bench.results import Sample
-from tykpy.commands.bench.scenarios import BUILT_IN
-from tykpy.commands.bench.serving import OwnBroker
+from tykpy.bench import runs
+from tykpy.bench.load import Order
+from tykpy.bench.results import Sample
+from tykpy.bench.scenarios import BUILT_IN
+from tykpy.bench.serving import OwnBroker
 
 AUTO: Final = 0
 SETTINGS: Final = (AUTO, 1, 2, 4, 8, 16, 32)

@@ -5,19 +5,19 @@ import os
 from typing import Any, NamedTuple
 
 from tykpy.broker.arriving import Arriving
+from tykpy.broker.catalog import bundle_report
+from tykpy.broker.catalog.bundle_names import BundleNames, hashes_of
+from tykpy.broker.catalog.discovery import Discovery
 from tykpy.broker.errors import ConfigError, DispatchError, ReloadError
-from tykpy.broker.events.events import Events
+from tykpy.broker.events.event import Events
+from tykpy.broker.host.upgrade import Upgrade
 from tykpy.broker.msgpackrpc.server import Handler, Reply
-from tykpy.broker.oversize import SizeRefusals
-from tykpy.broker.pool import content
-from tykpy.broker.pool.bundle_names import BundleNames, hashes_of
-from tykpy.broker.pool.discovery import Discovery
 from tykpy.broker.pool.recycling import Recycler
 from tykpy.broker.pool.reload import Outcome, Reloader
 from tykpy.broker.pool.supervisor import Supervisor
-from tykpy.broker.routing.poison import Poison
-from tykpy.broker.routing.router import Router
-from tykpy.broker.upgrade import Upgrade
+from tykpy.broker.refused_sizes import SizeRefusals
+from tykpy.broker.router.blame import Poison
+from tykpy.broker.router.router import Router
 from tykpy.ipc.frame import Status
 from tykpy.telemetry.names import annotated
 
@@ -102,7 +102,7 @@ def describe(parts: Parts) -> dict[str, Any]:
     }
 
 
-def describe_hooks(description: content.Description, poison: Poison) -> list[dict[str, Any]]:
+def describe_hooks(description: bundle_report.Description, poison: Poison) -> list[dict[str, Any]]:
     """The bundles with their hooks; one that is not run says why, as `refused`; `quarantined` counts dispatches."""
     if not poison.active:
         return description
@@ -115,7 +115,7 @@ def _sizes(oversize: SizeRefusals) -> dict[str, int]:
 
 def _outline(bundle: dict[str, Any], names: BundleNames) -> dict[str, Any]:
     """One bundle for `tykpy status`: who uses it, in how many workers it is loaded, and why not in others."""
-    problems = bundle.get("elsewhere") or list(content.problems_of(bundle))
+    problems = bundle.get("elsewhere") or list(bundle_report.problems_of(bundle))
     facts = {key: bundle[key] for key in ("name", "version", "loaded_in", "workers", "kept")}
     return {**facts, **names.describe(bundle["hashes"]), "problems": problems}
 

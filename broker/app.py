@@ -8,41 +8,41 @@ import signal
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from tykpy.broker.addresses import MSGPACK_PREFIX
 from tykpy.broker.admin import Parts, admin_methods
 from tykpy.broker.arriving import Arriving
+from tykpy.broker.catalog import bundle_report
+from tykpy.broker.catalog.discovery import Discovery
+from tykpy.broker.catalog.file_watch import ContentWatch
 from tykpy.broker.config import BrokerConfig
-from tykpy.broker.descriptors import DescriptorWatch
+from tykpy.broker.end_of_turn import Turn
 from tykpy.broker.errors import BrokerError, ConfigError, UpgradeError
-from tykpy.broker.events.events import Events, open_sinks
+from tykpy.broker.events.event import Events, open_sinks
 from tykpy.broker.faults import report
 from tykpy.broker.grpc.health import ServingStatus
 from tykpy.broker.grpc.server import GrpcServer
+from tykpy.broker.host.descriptors import DescriptorWatch
+from tykpy.broker.host.open_files import connections_allowed
+from tykpy.broker.host.orphans import OrphanReaper, is_init
+from tykpy.broker.host.sd_notify import ServiceNotifier
+from tykpy.broker.host.upgrade import Upgrade
 from tykpy.broker.http2.limits import Limits
-from tykpy.broker.listeners import Listeners
 from tykpy.broker.msgpackrpc.limits import RpcLimits
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
 from tykpy.broker.msgpackrpc.server import MsgpackRpcServer
-from tykpy.broker.notify import ServiceNotifier
-from tykpy.broker.open_files import connections_allowed
-from tykpy.broker.orphans import OrphanReaper, is_init
-from tykpy.broker.oversize import SizeRefusals
-from tykpy.broker.peers import admin_admission, gateway_admission
-from tykpy.broker.pool import content
-from tykpy.broker.pool.content_watch import ContentWatch
-from tykpy.broker.pool.discovery import Discovery
-from tykpy.broker.pool.idle_memory import IdleMemory
+from tykpy.broker.net.access import admin_admission, gateway_admission
+from tykpy.broker.net.addresses import MSGPACK_PREFIX
+from tykpy.broker.net.listeners import Listeners
 from tykpy.broker.pool.recycling import Recycler
 from tykpy.broker.pool.reload import Reloader
-from tykpy.broker.pool.spawning import channel_options
+from tykpy.broker.pool.starting import channel_options
 from tykpy.broker.pool.supervisor import PoolEvents, Supervisor
+from tykpy.broker.pool.trim import IdleMemory
 from tykpy.broker.pool.zygote import ZygoteKeeper
-from tykpy.broker.routing.contract import RouterOptions
-from tykpy.broker.routing.router import Router
-from tykpy.broker.turn import Turn
-from tykpy.broker.upgrade import Upgrade
-from tykpy.ipc.bodies import BodyStore
-from tykpy.ipc.channel import BrokerChannel
+from tykpy.broker.refused_sizes import SizeRefusals
+from tykpy.broker.router.contract import RouterOptions
+from tykpy.broker.router.router import Router
+from tykpy.ipc.bodies.store import BodyStore
+from tykpy.ipc.channel.ends import BrokerChannel
 from tykpy.ipc.errors import SegmentError
 from tykpy.telemetry.log import reopen_log
 
@@ -264,7 +264,7 @@ class Broker:
         self._listeners.handed_over = True
         self._stop.set()
 
-    async def _take_over(self, baseline: content.Description) -> None:
+    async def _take_over(self, baseline: bundle_report.Description) -> None:
         """Once all workers are ready, and serve what the old program serves: accept, and tell it to go."""
         waits = [asyncio.ensure_future(event.wait()) for event in (self._all_ready, self._stop)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

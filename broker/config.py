@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from tykpy.broker.addresses import check_listen
 from tykpy.broker.arriving import HELD_BYTES
-from tykpy.broker.cpus import usable_cpus
 from tykpy.broker.errors import ConfigError
-from tykpy.broker.oversize import BESIDES_BODIES, MAX_BODY, message_limit
+from tykpy.broker.host.cpus import usable_cpus
+from tykpy.broker.net.addresses import check_listen
+from tykpy.broker.refused_sizes import BESIDES_BODIES, MAX_BODY, message_limit
 from tykpy.redisclient.address import parse_redis_url
 from tykpy.redisclient.errors import RedisURLError
 
@@ -22,7 +22,7 @@ MIB: Final = 1024 * 1024
 MAX_MESSAGE: Final = 1024 * MIB
 MAX_WORKERS: Final = 512
 MAX_THREADS: Final = 48
-"""Execution slots of a worker are 96 (ipc/layout.py); as many are for `async def` hooks."""
+"""Execution slots of a worker are 96 (ipc/ring/layout.py); as many are for `async def` hooks."""
 AUTO: Final = "auto"
 
 

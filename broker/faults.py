@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
-from tykpy.telemetry.quiet_log import QuietLog
+from tykpy.telemetry.rate_limited_log import QuietLog
 
 log = logging.getLogger("tykpy.broker")
 

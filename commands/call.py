@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 
 from tyk.proto.coprocess_object_pb2 import Event, Object
-from tykpy.broker.dialing import ClientTls
 from tykpy.broker.errors import DialError
-from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
+from tykpy.client.dialing import ClientTls
+from tykpy.client.grpc import GrpcCallError, GrpcClient
 from tykpy.commands.changes import Change, as_json, changes
 from tykpy.commands.errors import CommandError
 

@@ -4,14 +4,15 @@ import os
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from tykpy.broker import identity, sockets, tls
-from tykpy.broker.addresses import MSGPACK_PREFIX
 from tykpy.broker.config import BrokerConfig, flag_of, options
-from tykpy.broker.cpus import usable_cpus
 from tykpy.broker.errors import BrokerError
-from tykpy.broker.listeners import socket_options
-from tykpy.broker.peers import gateway_admission
-from tykpy.broker.runtime_folder import make_runtime_dir
+from tykpy.broker.host import user
+from tykpy.broker.host.cpus import usable_cpus
+from tykpy.broker.net import sockets, tls
+from tykpy.broker.net.access import gateway_admission
+from tykpy.broker.net.addresses import MSGPACK_PREFIX
+from tykpy.broker.net.listeners import socket_options
+from tykpy.broker.net.runtime_folder import make_runtime_dir
 from tykpy.commands.errors import CommandError
 from tykpy.commands.hooks import describe_folder_once, problems_of
 from tykpy.ipc.text import why_unread
@@ -57,7 +58,7 @@ def _problems(config: BrokerConfig) -> Iterator[str]:
     try:
         # As the broker does, and for good: what is looked at from here on is looked at with that user's rights.
         if config.user is not None:
-            identity.assume(config)
+            user.assume(config)
     except BrokerError as error:
         yield str(error)
         return

@@ -30,7 +30,7 @@ runtime_dir_option = click.option(
 
 
 def tls_options(function: F) -> F:
-    """Give a command the options of `broker.dialing.ClientTls`, under their names there."""
+    """Give a command the options of `client.dialing.ClientTls`, under their names there."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function

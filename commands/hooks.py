@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tykpy.broker.catalog import bundle_names, bundle_report
+from tykpy.broker.catalog.bundle_names import BundleNames
 from tykpy.broker.errors import RpcError
-from tykpy.broker.msgpackrpc.client import RpcClient
-from tykpy.broker.pool import bundle_names, content
-from tykpy.broker.pool.bundle_names import BundleNames
+from tykpy.client.rpc import RpcClient
 from tykpy.commands.errors import CommandError
 
 Description = list[dict[str, Any]]
@@ -50,10 +50,10 @@ def describe_folder(
 
     Raises CommandError where the folder or the public key cannot be used.
     """
+    from tykpy.bundles.errors import KeyFileError
+    from tykpy.bundles.files.signature import PublicKey
+    from tykpy.bundles.registry import BundleStore
     from tykpy.ipc.text import why_unread
-    from tykpy.workers.errors import KeyFileError
-    from tykpy.workers.signature import PublicKey
-    from tykpy.workers.store import BundleStore
 
     try:
         key = PublicKey.read(public_key) if public_key is not None else None
@@ -91,7 +91,7 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 def problems_of(description: Description) -> Iterator[str]:
     """Everything that could not be loaded, or not by every worker, with file and line."""
     for bundle in description:
-        for problem in content.problems_of(bundle):
+        for problem in bundle_report.problems_of(bundle):
             yield bundle_names.explain(problem, [bundle])
         for problem in bundle.get("elsewhere", ()):
             yield f"loaded in {bundle['loaded_in']} of {bundle['workers']} workers, which get its calls: {problem}"

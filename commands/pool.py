@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tykpy.broker.catalog import bundle_names
 from tykpy.broker.errors import RpcError
-from tykpy.broker.msgpackrpc.client import RpcClient
-from tykpy.broker.pool import bundle_names
+from tykpy.client.rpc import RpcClient
 from tykpy.commands.errors import CommandError
 
 NO_CODE = ("UNAVAILABLE", "EXPIRED")

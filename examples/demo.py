@@ -17,7 +17,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.broker.grpc.client import GrpcClient
+from tykpy.client.grpc import GrpcClient
 from tykpy.commands.call import call_hook, send_event
 from tykpy.commands.changes import Change
 from tykpy.commands.objects import CallDescription, build_event, build_object

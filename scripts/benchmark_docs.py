@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tykpy.commands.bench import svg
-from tykpy.commands.bench.report import STYLE
+from tykpy.bench import svg
+from tykpy.bench.report import STYLE
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 PAGE: Final = "benchmarks.md"

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 CONTINUATION: Final = "  | "
 """Starts the lines of a traceback. No record starts with a space."""
 MAX_MESSAGE: Final = 10_000
-"""Characters of a message that are logged; a line that a plugin prints has up to 8,192 (workers/stdio.py)."""
+"""Characters of a message that are logged; a line that a plugin prints has up to 8,192 (workers/process/stdio.py)."""
 MAX_TRACE_LINE: Final = 500
 FIRST_LINES: Final = 10
 LAST_LINES: Final = 50

@@ -13,29 +13,29 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from tyk import gateway
+from tykpy.bundles.errors import WorkersError
+from tykpy.bundles.files.kept import KeptVersions
+from tykpy.bundles.files.signature import PublicKey
+from tykpy.bundles.load_guard import LoadGuard
+from tykpy.bundles.registry import BundleStore
+from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.errors import ControlClosedError
 from tykpy.ipc.exits import WorkerExit
-from tykpy.ipc.layout import ExitReason
 from tykpy.ipc.orders import ARGUMENT as ORDERS_ARGUMENT
+from tykpy.ipc.ring.layout import ExitReason
 from tykpy.ipc.title import set_title, worker_title
-from tykpy.ipc.worker_channel import WorkerChannel
 from tykpy.telemetry.log import Log, configure_log, dump_descriptor, explain_in_log, open_log
-from tykpy.workers import forked, limits, sent, stdio
-from tykpy.workers.dispatcher import Dispatcher
-from tykpy.workers.errors import WorkersError
+from tykpy.workers.dispatch.failure import described
+from tykpy.workers.dispatch.prepare import Dispatcher
 from tykpy.workers.events import SentEvents
-from tykpy.workers.failure import described
-from tykpy.workers.kept import KeptVersions
-from tykpy.workers.lifeline import end_with_broker
-from tykpy.workers.load_guard import LoadGuard
 from tykpy.workers.load_watch import ControlReport, LoadWatch
-from tykpy.workers.plugin_signals import confine_handlers
-from tykpy.workers.signals import dump_stacks_to, release_children, watch_signals
-from tykpy.workers.signature import PublicKey
+from tykpy.workers.process import forked, rlimits, signal_origin, stdio
+from tykpy.workers.process.lifeline import end_with_broker
+from tykpy.workers.process.plugin_signals import confine_handlers
+from tykpy.workers.process.signals import dump_stacks_to, release_children, watch_signals
+from tykpy.workers.serve import Worker
 from tykpy.workers.storage import open_storage
 from tykpy.workers.storage.failures import Health
-from tykpy.workers.store import BundleStore
-from tykpy.workers.worker import Worker
 from tykpy.workers.zygote import breed
 
 log = Log("tykpy.worker")
@@ -63,10 +63,10 @@ def _run(argument: str, life: int) -> int:
     watch = end_with_broker(life)
     os.close(life)
     channel = WorkerChannel.attach(argument)
-    sent.note_with(lambda: channel.set_exit_reason(ExitReason.SIGNALLED))
+    signal_origin.note_with(lambda: channel.set_exit_reason(ExitReason.SIGNALLED))
     set_title(worker_title(channel.identity.slot))
     release_children()
-    limits.be_first_without_memory()
+    rlimits.be_first_without_memory()
     # What a plugin sees as the arguments.
     sys.argv[:] = ["tykpy-worker"]
     stdio.take_over()
@@ -117,7 +117,7 @@ def _prepare(
     logging.getLogger("hpack").setLevel(logging.WARNING)
     # A reader that has stopped must not keep a worker that hangs or crashes.
     dump_stacks_to(dump_descriptor())
-    budget = limits.apply(config["limits"], config["least_threads"])
+    budget = rlimits.apply(config["limits"], config["least_threads"])
     worker = Worker(channel, config["threads"], budget)
     confine_handlers()
     runtime_dir = _path(config["runtime_dir"])

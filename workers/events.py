@@ -11,11 +11,11 @@ from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Final
 
-from tykpy.ipc.control import ControlSocket
+from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.errors import ControlClosedError
 from tykpy.telemetry.log import Log
-from tykpy.telemetry.quiet_log import QuietLog
-from tykpy.workers.guard import guarded
+from tykpy.telemetry.rate_limited_log import QuietLog
+from tykpy.workers.process.guard import guarded
 from tykpy.workers.triggered import TriggeredEvent
 
 log = Log("tykpy.events")

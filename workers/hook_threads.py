@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Final
 
-from tykpy.workers.guard import start_late_thread
+from tykpy.workers.process.guard import start_late_thread
 
 FIRST: Final = 0
 """The slot of the main thread, which leads at first."""

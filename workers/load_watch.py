@@ -6,11 +6,11 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from tykpy.ipc.control import ControlSocket
+from tykpy.bundles.load_guard import LoadGuard
+from tykpy.bundles.patched_modules import Primitives
+from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.description import MAX_DESCRIBED, MAX_REPLACED, pieces_of
 from tykpy.telemetry.log import Log
-from tykpy.workers.load_guard import LoadGuard
-from tykpy.workers.replaced import Primitives
 
 _log: Final = Log("tykpy.worker")
 

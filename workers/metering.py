@@ -9,14 +9,14 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from tykpy.ipc.layout import MAX_HANDLER_NS, MAX_WAITING, WAITING_SHIFT
+from tykpy.ipc.ring.layout import MAX_HANDLER_NS, MAX_WAITING, WAITING_SHIFT
 
 _SCHEDSTAT: Final = "/proc/thread-self/schedstat"
 """Time on a CPU (at the last tick), time on a run queue, number of slices; ns."""
 _SCHEDSTAT_BYTES: Final = 80
 SLICE_NS: Final = 1_000_000
 """CPU time below which how long a thread waited for it says nothing about others."""
-# Bound before plugins are imported; see `ipc/doorbell.py`.
+# Bound before plugins are imported; see `ipc/channel/doorbell.py`.
 _open: Final = os.open
 _pread: Final = os.pread
 _thread_time_ns: Final = time.thread_time_ns
@@ -46,7 +46,7 @@ class Meter:
         self._own_ns = _thread_time_ns()
 
     def end(self, handler_ns: int, busy: int) -> int:
-        """The time and the waiting share of a call, as `aux` in `ipc.layout`; `busy`: this call and those beside it."""
+        """Return time and waiting share of a call, see `aux` in `ipc.ring.layout`; `busy`: calls that ran, with it."""
         own_ns = _thread_time_ns() - self._own_ns
         process_ns = max(_process_time_ns() - self._process_ns, own_ns)
         delay_ns = max(self._run_queue_ns() - self._delay_ns, 0)

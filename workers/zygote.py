@@ -13,7 +13,7 @@ import sys
 from tykpy.ipc.orders import Fork, OrderReceiver, Reap, close_all
 from tykpy.ipc.prctl import Option, prctl
 from tykpy.ipc.title import ZYGOTE, set_title
-from tykpy.workers.lifeline import end_with_broker
+from tykpy.workers.process.lifeline import end_with_broker
 
 
 def breed(descriptor: int, life: int) -> str | None:

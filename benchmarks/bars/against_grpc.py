@@ -11,7 +11,7 @@ from benchmarks.contenders import SYNC, broker, broker_name, grpc_server
 from benchmarks.objects import HEADER, HEADER_VALUE, typical_post, upload
 from benchmarks.running import RunningServer
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.commands.bench.measure import MIB
+from tykpy.bench.measure import MIB
 
 WORKERS: Final = 2
 OURS: Final = broker_name(WORKERS)

@@ -15,13 +15,13 @@ from benchmarks.errors import ServerError
 from benchmarks.measure import cpu_per_request
 from benchmarks.objects import DISPATCH_PATH, framed
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
-from tykpy.commands.bench import runs
-from tykpy.commands.bench.load import Order
-from tykpy.commands.bench.measure import cpu_ns
-from tykpy.commands.bench.results import NS_PER_US, Sample
-from tykpy.commands.bench.serving import OwnBroker
-from tykpy.workers.watch import FIRST_CALLS
+from tykpy.bench import runs
+from tykpy.bench.load import Order
+from tykpy.bench.measure import cpu_ns
+from tykpy.bench.results import NS_PER_US, Sample
+from tykpy.bench.serving import OwnBroker
+from tykpy.client.grpc import GrpcCallError, GrpcClient
+from tykpy.workers.dispatch.sampled_checks import FIRST_CALLS
 
 WARM_UP_CALLS: Final = 1000
 MIN_CALLS: Final = 32

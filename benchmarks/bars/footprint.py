@@ -9,9 +9,9 @@ from benchmarks.bars.bar import Bar, Outcome
 from benchmarks.bars.driving import ask
 from benchmarks.bars.rounds import Pace
 from benchmarks.measure import bare_interpreter_mib, memory
-from tykpy.commands.bench.measure import family
-from tykpy.commands.bench.scenarios import BUILT_IN
-from tykpy.commands.bench.serving import OwnBroker
+from tykpy.bench.measure import family
+from tykpy.bench.scenarios import BUILT_IN
+from tykpy.bench.serving import OwnBroker
 
 WORKERS: Final = 8
 

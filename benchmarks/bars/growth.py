@@ -10,10 +10,10 @@ from benchmarks.bars.driving import H2LoadCase, OwnLoadCase
 from benchmarks.bars.idle import idle_connections
 from benchmarks.bars.many import bundles, has_header, hooks
 from benchmarks.bars.rounds import Case, Pace, Reading, Readings, broker_us, cpu_us, interleave
-from tykpy.commands.bench.measure import MIB
-from tykpy.commands.bench.results import size_text
-from tykpy.commands.bench.scenarios import BUILT_IN
-from tykpy.commands.bench.serving import OwnBroker
+from tykpy.bench.measure import MIB
+from tykpy.bench.results import size_text
+from tykpy.bench.scenarios import BUILT_IN
+from tykpy.bench.serving import OwnBroker
 
 FLAT: Final = 1.1
 """What the most may cost of the least: a tenth is what figures of one run differ by without a reason."""

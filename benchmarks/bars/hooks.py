@@ -9,10 +9,10 @@ from benchmarks.bars.bar import Bar, Outcome, ratios
 from benchmarks.bars.driving import H2LoadCase, OwnLoadCase
 from benchmarks.bars.rounds import Pace, cpu_us, interleave, rate
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.commands.bench.limits import limit_of
-from tykpy.commands.bench.results import Case, Result, usable_cpus
-from tykpy.commands.bench.scenarios import BUILT_IN, Scenario
-from tykpy.commands.bench.serving import OwnBroker
+from tykpy.bench.limits import limit_of
+from tykpy.bench.results import Case, Result, usable_cpus
+from tykpy.bench.scenarios import BUILT_IN, Scenario
+from tykpy.bench.serving import OwnBroker
 
 CPU_HOOKS_PER_SECOND: Final = 500
 """Of 2 ms on one core."""

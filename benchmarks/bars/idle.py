@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from tykpy.commands.bench.load import connect, shake_hands
-from tykpy.commands.bench.wire import LoadConnection
+from tykpy.bench.load import connect, shake_hands
+from tykpy.bench.wire import LoadConnection
 
 
 @contextmanager

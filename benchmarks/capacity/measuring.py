@@ -18,9 +18,9 @@ from benchmarks.capacity.formula import US_PER_SECOND, Bound, Calibration, Costs
 from benchmarks.objects import typical_post
 from benchmarks.output import markdown_table
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.commands.bench.measure import MachineTime, machine_time
-from tykpy.commands.bench.results import usable_cpus
-from tykpy.commands.bench.serving import OwnBroker
+from tykpy.bench.measure import MachineTime, machine_time
+from tykpy.bench.results import usable_cpus
+from tykpy.bench.serving import OwnBroker
 from tykpy.commands.objects import bundle_hash
 
 BUNDLE: Final = Path(__file__).with_name("capacity_hooks.py")

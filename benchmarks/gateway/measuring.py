@@ -20,7 +20,7 @@ from benchmarks.measure import NS_PER_US
 from benchmarks.output import say
 from benchmarks.running import RETRY_SECONDS, RunningProgram
 from tests.support.redis_server import free_port
-from tykpy.commands.bench.measure import cpu_ns
+from tykpy.bench.measure import cpu_ns
 
 CLIENTS: Final = (1, 16, 64)
 ROUNDS: Final = 3

@@ -14,8 +14,8 @@ from enum import Enum
 from typing import Final, Protocol
 
 from tykpy.broker.errors import BrokerError
-from tykpy.broker.events.events import TriggeredEvent
-from tykpy.telemetry.quiet_log import QuietLog
+from tykpy.broker.events.event import TriggeredEvent
+from tykpy.telemetry.rate_limited_log import QuietLog
 
 log = logging.getLogger("tykpy.events")
 

@@ -11,10 +11,10 @@ from typing import Final
 
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.protowire import pack_bytes
-from tykpy.broker.routing.dispatch import Dispatch
-from tykpy.broker.routing.router import Router
+from tykpy.broker.router.dispatch import Dispatch
+from tykpy.broker.router.router import Router
 from tykpy.ipc.frame import Kind, Status
-from tykpy.telemetry.quiet_log import QuietLog
+from tykpy.telemetry.rate_limited_log import QuietLog
 
 log = logging.getLogger("tykpy.events")
 

@@ -7,7 +7,7 @@ import redis
 
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.events.delivery import Delivery, DeliveryError, DeliveryOptions, Verdict
-from tykpy.broker.events.events import TriggeredEvent
+from tykpy.broker.events.event import TriggeredEvent
 from tykpy.redisclient.address import RedisAddress, parse_redis_url
 from tykpy.redisclient.client import OUTAGES, Client, Connected, connect, told
 

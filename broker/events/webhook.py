@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.events.delivery import Delivery, DeliveryError, DeliveryOptions, Verdict
-from tykpy.broker.events.events import TriggeredEvent
+from tykpy.broker.events.event import TriggeredEvent
 
 SOCKET_SECONDS: Final = 5.0
 """Each step of talking to the receiver."""

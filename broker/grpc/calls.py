@@ -21,10 +21,10 @@ from tykpy.broker.http2.frames import Data
 from tykpy.broker.http2.limits import KIB, Limits
 from tykpy.broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE, Sender
 from tykpy.broker.http2.stream import Stream
-from tykpy.broker.oversize import SizeRefusals
-from tykpy.broker.routing.dispatch import Dispatch, Dispatcher
-from tykpy.broker.routing.peek import peek_name
-from tykpy.ipc.bodies import Body, BodyStore, body_bytes
+from tykpy.broker.refused_sizes import SizeRefusals
+from tykpy.broker.router.dispatch import Dispatch, Dispatcher
+from tykpy.broker.router.peek import peek_name
+from tykpy.ipc.bodies.store import Body, BodyStore, body_bytes
 
 MAX_LOCAL_MESSAGE: Final = 4 * KIB
 """Bytes of a message to the broker itself, which are names: a peer can keep a thousand of them on each connection."""

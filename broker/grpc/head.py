@@ -14,9 +14,9 @@ from tykpy.broker.grpc.wire import (
     pack_field,
     parse_timeout,
 )
-from tykpy.broker.http2.headers import STABLE, RequestHead
+from tykpy.broker.http2.hpack.head_cache import STABLE, RequestHead
+from tykpy.broker.http2.hpack.validate import Header
 from tykpy.broker.http2.limits import Limits
-from tykpy.broker.http2.validate import Header
 from tykpy.ipc.frame import MAX_METADATA
 
 if TYPE_CHECKING:

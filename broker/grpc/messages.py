@@ -10,7 +10,7 @@ from typing import Final
 from tykpy.broker.grpc.wire import GZIP, HEAD_SIZE, GrpcCallError, GrpcCode, TooLargeError, decompress, decompress_head
 from tykpy.broker.http2.frames import Data
 from tykpy.broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE
-from tykpy.ipc.bodies import Body, BodyStore, StoredBody
+from tykpy.ipc.bodies.store import Body, BodyStore, StoredBody
 from tykpy.ipc.frame import SPLIT_ABOVE
 
 GROWTH: Final = 4

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Final, cast
 
 from tykpy.broker.arriving import Arriving
+from tykpy.broker.end_of_turn import Turn
 from tykpy.broker.faults import Periodic, each
 from tykpy.broker.grpc.calls import GrpcCalls
 from tykpy.broker.grpc.head import GrpcHeadReader, Method, RefusingHeadReader
@@ -17,15 +18,14 @@ from tykpy.broker.grpc.sweep import SWEEP_INTERVAL, ConnectionAge
 from tykpy.broker.http2.connection import Connection
 from tykpy.broker.http2.errors import ErrorCode, PeerError
 from tykpy.broker.http2.frames import Data
-from tykpy.broker.http2.headers import HeadCache
+from tykpy.broker.http2.hpack.head_cache import HeadCache
 from tykpy.broker.http2.limits import KIB, MIB, Limits
-from tykpy.broker.oversize import SizeRefusals
-from tykpy.broker.peers import Admission
-from tykpy.broker.routing.dispatch import Dispatcher
-from tykpy.broker.turn import Turn
-from tykpy.ipc.bodies import BodyStore
+from tykpy.broker.net.access import Admission
+from tykpy.broker.refused_sizes import SizeRefusals
+from tykpy.broker.router.dispatch import Dispatcher
+from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.frame import Kind
-from tykpy.telemetry.quiet_log import QuietLog
+from tykpy.telemetry.rate_limited_log import QuietLog
 
 _log: Final = logging.getLogger(__name__)
 

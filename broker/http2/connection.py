@@ -20,7 +20,7 @@ from tykpy.broker.http2.frames import (
     pack_frame,
     pack_goaway,
 )
-from tykpy.broker.http2.headers import HeadCache
+from tykpy.broker.http2.hpack.head_cache import HeadCache
 from tykpy.broker.http2.limits import Limits
 from tykpy.broker.http2.payloads import check_dependency
 from tykpy.broker.http2.reader import Handler

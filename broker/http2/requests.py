@@ -16,7 +16,7 @@ from tykpy.broker.http2.frames import (
     pack_reset,
     pack_window_update,
 )
-from tykpy.broker.http2.headers import HeadCache, HeaderDecoder, RequestHead
+from tykpy.broker.http2.hpack.head_cache import HeadCache, HeaderDecoder, RequestHead
 from tykpy.broker.http2.limits import ANSWER_BYTES, Budget, Limits
 from tykpy.broker.http2.payloads import HeaderBlock, unpad, unwrap_headers
 from tykpy.broker.http2.reader import FrameReader

@@ -4,7 +4,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from tykpy.broker.http2.frames import Data
-from tykpy.broker.http2.headers import RequestHead
+from tykpy.broker.http2.hpack.head_cache import RequestHead
 
 
 class Stream:

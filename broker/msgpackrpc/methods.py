@@ -25,7 +25,7 @@ from tykpy.broker.msgpackrpc.wire import (
     is_one_value,
     split_first,
 )
-from tykpy.broker.routing.dispatch import Dispatch, Dispatcher
+from tykpy.broker.router.dispatch import Dispatch, Dispatcher
 from tykpy.ipc.frame import MAX_METADATA, Kind, Status
 
 NS_PER_SECOND: Final = 1_000_000_000

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 from tykpy.broker.arriving import Arriving, Share
+from tykpy.broker.end_of_turn import Turn
 from tykpy.broker.errors import DispatchError, WireError
 from tykpy.broker.msgpackrpc.limits import RpcLimits
 from tykpy.broker.msgpackrpc.sweep import MessageAge, Sweeper
@@ -27,11 +28,10 @@ from tykpy.broker.msgpackrpc.wire import (
     peek_call,
     unpack_params,
 )
-from tykpy.broker.oversize import SizeRefusals
-from tykpy.broker.peers import Admission
-from tykpy.broker.turn import Turn
+from tykpy.broker.net.access import Admission
+from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.ipc.frame import Status
-from tykpy.telemetry.quiet_log import QuietLog
+from tykpy.telemetry.rate_limited_log import QuietLog
 
 log = logging.getLogger("tykpy.msgpackrpc")
 

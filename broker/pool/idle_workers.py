@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from tykpy.broker.pool.loading import LoadWatch
+from tykpy.broker.catalog.loading import LoadWatch
 from tykpy.broker.pool.worker import Source, Worker
 
 log = logging.getLogger("tykpy.supervisor")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
-from tykpy.broker.exits import ExitCode
+from tykpy.broker.host.exits import ExitCode
 from tykpy.ipc.exits import WorkerExit
 
 UNWANTED_ENVIRONMENT: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET")

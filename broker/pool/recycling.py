@@ -13,7 +13,7 @@ from typing import Final
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import WorkerStartError
 from tykpy.broker.faults import Periodic, each
-from tykpy.broker.pool.memory import memory_of
+from tykpy.broker.pool.rss import memory_of
 from tykpy.broker.pool.supervisor import Supervisor
 from tykpy.broker.pool.worker import Worker, WorkerState
 

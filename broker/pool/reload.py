@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from tykpy.broker.catalog import bundle_report
+from tykpy.broker.catalog.spread import Loaded, spread_of
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import ReloadError, WorkerStartError
 from tykpy.broker.faults import attempt, each, report
-from tykpy.broker.pool import content
-from tykpy.broker.pool.spread import Loaded, spread_of
 from tykpy.broker.pool.supervisor import Supervisor
 from tykpy.broker.pool.worker import Worker
-from tykpy.broker.routing.router import Router
+from tykpy.broker.router.router import Router
 
 log = logging.getLogger("tykpy.reload")
 
@@ -52,7 +52,7 @@ class Generation:
             self._refuse(ReloadError(f"a new worker cannot be started: {error}"))
 
     @property
-    def description(self) -> content.Description:
+    def description(self) -> bundle_report.Description:
         """What its workers have loaded together."""
         classes = {worker.signature: Loaded([], worker.description) for worker in self._workers}
         return spread_of(list(classes.values())).description
@@ -187,12 +187,12 @@ class Reloader:
             self._router.poison.clear()
         generation.take_over()
         attempt(self.on_taken_over)
-        changes = content.compare(before, generation.description)
+        changes = bundle_report.compare(before, generation.description)
         news = [one for one in changes if not generation.pinned or one.change != "same"]
         what = "loaded" if generation.pinned else "reloaded"
         log.info("%s: %s", what, ", ".join(f"{one.name} {one.change}" for one in news) or "no bundles")
         return {"workers": self._supervisor.wanted, "bundles": [_as_map(change) for change in changes]}
 
 
-def _as_map(change: content.BundleChange) -> dict[str, Any]:
+def _as_map(change: bundle_report.BundleChange) -> dict[str, Any]:
     return {**change._asdict(), "problems": list(change.problems), "hashes": list(change.hashes)}

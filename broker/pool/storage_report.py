@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from tykpy.ipc.channel import BrokerChannel
-from tykpy.ipc.layout import StorageState
+from tykpy.ipc.channel.ends import BrokerChannel
+from tykpy.ipc.ring.layout import StorageState
 from tykpy.redisclient.address import redact
 
 MOST: Final = 2**53

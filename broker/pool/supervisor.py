@@ -11,32 +11,32 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+from tykpy.broker.catalog import bundle_report
+from tykpy.broker.catalog.api_table import ApiTable
+from tykpy.broker.catalog.bundle_names import BundleNames
+from tykpy.broker.catalog.loading import LoadWatch
+from tykpy.broker.catalog.publishing import Publisher, merged
+from tykpy.broker.catalog.restoring import Restorer
+from tykpy.broker.catalog.served import Served
 from tykpy.broker.config import AUTO, MAX_WORKERS, BrokerConfig
-from tykpy.broker.descriptors import DescriptorReserve
 from tykpy.broker.errors import ConfigError, NoWorkerError, WorkerStartError
 from tykpy.broker.faults import Periodic, attempt, each
-from tykpy.broker.pool import content
-from tykpy.broker.pool.apis import ApiTable
+from tykpy.broker.host.descriptors import DescriptorReserve
+from tykpy.broker.pool.attribution import cause_of, ending_of
 from tykpy.broker.pool.backoff import BackOff
-from tykpy.broker.pool.blame import cause_of, ending_of
-from tykpy.broker.pool.bundle_names import BundleNames
-from tykpy.broker.pool.departures import Departures
 from tykpy.broker.pool.idle_workers import IdleWorkers
-from tykpy.broker.pool.loading import LoadWatch
-from tykpy.broker.pool.news import read_news
 from tykpy.broker.pool.process import Ending, oom_kills
-from tykpy.broker.pool.publishing import Publisher, merged
-from tykpy.broker.pool.restoring import Restorer
-from tykpy.broker.pool.served import Served
-from tykpy.broker.pool.spawning import WorkerStarter
+from tykpy.broker.pool.starting import WorkerStarter
+from tykpy.broker.pool.stopping import Departures
 from tykpy.broker.pool.storage_report import StorageReport
 from tykpy.broker.pool.worker import Source, Sponsor, Worker, WorkerState
+from tykpy.broker.pool.worker_messages import read_news
 from tykpy.broker.pool.zygote import ZygoteKeeper
-from tykpy.broker.routing.contract import Death
-from tykpy.broker.routing.link import Link
-from tykpy.broker.routing.router import Router
-from tykpy.ipc.bodies import BodyStore
-from tykpy.ipc.control import ControlMessage
+from tykpy.broker.router.contract import Death
+from tykpy.broker.router.link import Link
+from tykpy.broker.router.router import Router
+from tykpy.ipc.bodies.store import BodyStore
+from tykpy.ipc.channel.control import ControlMessage
 from tykpy.ipc.errors import ControlClosedError, IpcError
 from tykpy.telemetry.log import explain_in_log
 
@@ -181,7 +181,7 @@ class Supervisor:
         return self._workers.values()
 
     @property
-    def served(self) -> content.Description:
+    def served(self) -> bundle_report.Description:
         """What all serving workers together have loaded."""
         serving = self.serving
         return merged(serving) if serving else self._router.hooks.description
@@ -262,7 +262,7 @@ class Supervisor:
         merged = self.served
         return self._served.broken(worker.description, {one["path"] for one in merged if _is_exclusive(one)})
 
-    def take_over(self, baseline: content.Description) -> list[str]:
+    def take_over(self, baseline: bundle_report.Description) -> list[str]:
         """What the workers could not load and must, because the program before serves it; none: serve it from now on.
 
         What only its workers can have is tried again until they have ended.
@@ -277,7 +277,7 @@ class Supervisor:
             self._restorer.changed()
         return broken
 
-    def renew(self, description: content.Description, *, pinned: bool) -> None:
+    def renew(self, description: bundle_report.Description, *, pinned: bool) -> None:
         """New workers that have loaded this are about to replace all others."""
         self._served.renew(description)
         self._restorer.start_afresh()
@@ -293,8 +293,8 @@ class Supervisor:
             return False
         for problem in lacking:
             log.error("%s is let in all the same, no other serves: %s", worker, problem)
-        served = {content.version_of(one.description) for one in self.serving} - {""}
-        if served and content.version_of(worker.description) not in served:
+        served = {bundle_report.version_of(one.description) for one in self.serving} - {""}
+        if served and bundle_report.version_of(worker.description) not in served:
             log.warning("%s has loaded other files than the others; `tykpy reload` brings all to the same", worker)
         self.admit(worker)
         return True

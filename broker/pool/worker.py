@@ -6,12 +6,12 @@ import time
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+from tykpy.broker.catalog import bundle_report, spread
+from tykpy.broker.catalog.described import Described
 from tykpy.broker.config import MAX_THREADS
-from tykpy.broker.pool import content, spread
-from tykpy.broker.pool.described import Described
 from tykpy.broker.pool.process import WorkerProcess
-from tykpy.broker.routing.link import Link
-from tykpy.ipc.channel import BrokerChannel
+from tykpy.broker.router.link import Link
+from tykpy.ipc.channel.ends import BrokerChannel
 
 
 class WorkerState(Enum):
@@ -100,7 +100,7 @@ class Worker:
         """When it was let in (monotonic seconds)."""
         self.described = Described()
         """What it has told of its bundles so far."""
-        self.description: content.Description = []
+        self.description: bundle_report.Description = []
         """The bundles and hooks that it has loaded."""
         self.signature = spread.signature_of([])
         """Equal for workers that have loaded the same."""
@@ -108,7 +108,7 @@ class Worker:
         """The bundle whose code it runs, to load it."""
         self.broken: BrokenBundle | None = None
         """The bundle that ended or hung it."""
-        self.unsound: content.Description = []
+        self.unsound: bundle_report.Description = []
         """Those that it could not load."""
         self.kept: dict[str, str] = {}
         """Versions of bundles, by path, that it has loaded from the broker's copies."""
@@ -186,7 +186,7 @@ class Worker:
             "handled": self.handled,
             "threads": self.threads,
             "age_s": round(self.age, 3),
-            "content": content.version_of(self.description),
+            "content": bundle_report.version_of(self.description),
         }
 
     def __str__(self) -> str:

@@ -4,16 +4,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tykpy.bundles.errors import KeyFileError
+from tykpy.bundles.files.manifest import MANIFEST_NAME, parse_manifest
+from tykpy.bundles.files.signature import PrivateKey
+from tykpy.bundles.files.verification import INDEX_NAME, file_index
 from tykpy.commands.bundle.chain import chain_hooks
 from tykpy.commands.bundle.manifest import as_bytes, read_fields, remarks_on, seal
 from tykpy.commands.bundle.packing import write_zip
 from tykpy.commands.bundle.sources import files_below, manifest_of
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.sources import read_sources
-from tykpy.workers.errors import KeyFileError
-from tykpy.workers.manifest import MANIFEST_NAME, parse_manifest
-from tykpy.workers.signature import PrivateKey
-from tykpy.workers.verification import INDEX_NAME, file_index
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tykpy.bundles.files.manifest import CHAIN_NAME, HOOK_TYPES, MANIFEST_NAME
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.rules import hooks_that_cannot_run, missing_hooks
 from tykpy.commands.lint.sources import SourceHook, Sources
-from tykpy.workers.manifest import CHAIN_NAME, HOOK_TYPES, MANIFEST_NAME
 
 _AUTH: Final = "auth_check"
 _RESPONSE: Final = "response"

@@ -6,6 +6,8 @@ The code stays as it is: what needs a look is told with its file and line.
 from pathlib import Path
 from typing import Any
 
+from tykpy.bundles.errors import ArchiveError
+from tykpy.bundles.files.manifest import MANIFEST_NAME
 from tykpy.commands.bundle.build import read_files
 from tykpy.commands.bundle.chain import chain_hooks
 from tykpy.commands.bundle.manifest import as_bytes, read_fields, seal
@@ -15,8 +17,6 @@ from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.differences import differences_of
 from tykpy.commands.lint.findings import Finding, Report
 from tykpy.commands.lint.sources import read_sources
-from tykpy.workers.errors import ArchiveError
-from tykpy.workers.manifest import MANIFEST_NAME
 
 
 def convert(source: Path, output: Path | None = None, *, chain: bool = False) -> Report:

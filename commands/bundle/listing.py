@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tykpy.bundles.errors import ArchiveError
+from tykpy.bundles.files.manifest import CHAIN_NAME, ListedHook, Manifest
+from tykpy.bundles.files.verification import unlisted
 from tykpy.commands.bundle.sources import manifest_of, opened
 from tykpy.commands.errors import CommandError
-from tykpy.workers.errors import ArchiveError
-from tykpy.workers.manifest import CHAIN_NAME, ListedHook, Manifest
-from tykpy.workers.verification import unlisted
 
 
 class Listing(NamedTuple):

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tykpy.bundles.errors import ManifestError
+from tykpy.bundles.files.manifest import HOOK_TYPES, MANIFEST_NAME, parse_manifest
+from tykpy.bundles.files.signature import PrivateKey
 from tykpy.commands.errors import CommandError
-from tykpy.workers.errors import ManifestError
-from tykpy.workers.manifest import HOOK_TYPES, MANIFEST_NAME, parse_manifest
-from tykpy.workers.signature import PrivateKey
 
 _EXTRACTOR_FIELDS: Final = ("extract_from", "extract_with")
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from tykpy.bundles.errors import ArchiveError
+from tykpy.bundles.files.archive import check_entries
+from tykpy.bundles.files.manifest import MANIFEST_NAME
 from tykpy.commands.errors import CommandError
-from tykpy.workers.archive import check_entries
-from tykpy.workers.errors import ArchiveError
-from tykpy.workers.manifest import MANIFEST_NAME
 
 _TIME: Final = (1980, 1, 1, 0, 0, 0)
 """The first that a ZIP can hold."""

@@ -5,11 +5,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tykpy.bundles.errors import BundleError
+from tykpy.bundles.files.archive import unpack
+from tykpy.bundles.files.manifest import MANIFEST_NAME, Manifest, read_manifest
+from tykpy.bundles.files.verification import BYTECODE_FOLDER
 from tykpy.commands.errors import CommandError
-from tykpy.workers.archive import unpack
-from tykpy.workers.errors import BundleError
-from tykpy.workers.manifest import MANIFEST_NAME, Manifest, read_manifest
-from tykpy.workers.verification import BYTECODE_FOLDER
 
 
 @contextlib.contextmanager

@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tykpy.commands.bundle.sources import manifest_of, opened
-from tykpy.commands.errors import CommandError
-from tykpy.workers.errors import ArchiveError, KeyFileError, VerificationError
-from tykpy.workers.manifest import Manifest
-from tykpy.workers.signature import PublicKey
-from tykpy.workers.verification import (
+from tykpy.bundles.errors import ArchiveError, KeyFileError, VerificationError
+from tykpy.bundles.files.manifest import Manifest
+from tykpy.bundles.files.signature import PublicKey
+from tykpy.bundles.files.verification import (
     Digests,
     check_boundaries,
     check_checksum,
@@ -19,6 +17,8 @@ from tykpy.workers.verification import (
     digests_of,
     unlisted,
 )
+from tykpy.commands.bundle.sources import manifest_of, opened
+from tykpy.commands.errors import CommandError
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
+from tykpy.bundles.errors import ArchiveError
+from tykpy.bundles.files.discovery import candidates, part_folders
+from tykpy.bundles.files.manifest import MANIFEST_NAME, Manifest
+from tykpy.bundles.files.other_files import is_other_file
 from tykpy.commands.bundle.sources import manifest_of, opened
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.findings import Finding, Report
 from tykpy.commands.lint.rules import findings_of
 from tykpy.commands.lint.sources import read_sources
-from tykpy.workers.discovery import candidates, part_folders
-from tykpy.workers.errors import ArchiveError
-from tykpy.workers.manifest import MANIFEST_NAME, Manifest
-from tykpy.workers.other_files import is_other_file
 
 
 def lint_all(path: Path) -> list[Report]:

@@ -5,27 +5,27 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
+from tykpy.bundles.files.manifest import MANIFEST_NAME
 from tykpy.commands.lint.blocking import blocking_calls
 from tykpy.commands.lint.effects import METADATA, ROLES, Effect, Place, Reading, read_function
 from tykpy.commands.lint.findings import Finding, at, without_pardoned
 from tykpy.commands.lint.returns import return_findings
 from tykpy.commands.lint.sources import SourceFile, SourceHook, Sources
 from tykpy.commands.lint.state import classes_kept_by_modules, last_name, shared_state
-from tykpy.workers import ignored
-from tykpy.workers.ignored import MAX_CODE, MIN_CODE, Ignored
-from tykpy.workers.manifest import MANIFEST_NAME
+from tykpy.workers.dispatch import ignored_changes
+from tykpy.workers.dispatch.ignored_changes import MAX_CODE, MIN_CODE, Ignored
 
 _AUTH: Final = "CustomKeyCheck"
 _EVENT: Final = "Event"
 _RESPONSE: Final = "Response"
 _NEW_RESPONSES: Final = frozenset({"ResponseObject", "TykResponse"})
 _WITHOUT_EFFECT: Final[dict[Place, Ignored]] = {
-    ("request", "object", "body"): ignored.REQUEST_BODY,
-    ("request", "object", "headers"): ignored.REQUEST_HEADERS,
-    ("request", "object", "params"): ignored.REQUEST_PARAMS,
-    ("request", "object", "scheme"): ignored.REQUEST_FIXED,
-    ("request", "object", "request_uri"): ignored.REQUEST_FIXED,
-    ("response", "body"): ignored.RESPONSE_BODY,
+    ("request", "object", "body"): ignored_changes.REQUEST_BODY,
+    ("request", "object", "headers"): ignored_changes.REQUEST_HEADERS,
+    ("request", "object", "params"): ignored_changes.REQUEST_PARAMS,
+    ("request", "object", "scheme"): ignored_changes.REQUEST_FIXED,
+    ("request", "object", "request_uri"): ignored_changes.REQUEST_FIXED,
+    ("response", "body"): ignored_changes.RESPONSE_BODY,
 }
 _CODE: Final[Place] = ("request", "object", "return_overrides", "response_code")
 _REAL_BODY: Final[dict[Place, Place]] = {
@@ -51,7 +51,7 @@ def in_any_bundle(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[
     for hook in file.hooks:
         yield from return_findings(hook, file)
         if hook.types == {_AUTH} and not _may_leave_a_token(read_function(hook.function, file)):
-            yield at(file.name, hook.function, ignored.NO_TOKEN.kind, ignored.NO_TOKEN)
+            yield at(file.name, hook.function, ignored_changes.NO_TOKEN.kind, ignored_changes.NO_TOKEN)
     yield from shared_state(file, shared_classes)
     yield from blocking_calls(file)
 
@@ -95,9 +95,9 @@ def _url(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
         if effect.place != ("request", "object", "url") or effect.value is None:
             continue
         if isinstance(effect.value, ast.Constant) and effect.value.value == "":
-            yield effect.node, ignored.URL_EMPTY
+            yield effect.node, ignored_changes.URL_EMPTY
         elif _writes_query(effect.value):
-            yield effect.node, ignored.URL_QUERY
+            yield effect.node, ignored_changes.URL_QUERY
 
 
 def _host(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
@@ -106,7 +106,7 @@ def _host(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
         if effect.place == ("request", "object", "set_headers") and effect.key is not None:
             name = ast.Constant(effect.key)
         if isinstance(name, ast.Constant) and isinstance(name.value, str) and name.value.lower() == "host":
-            yield effect.node, ignored.HOST
+            yield effect.node, ignored_changes.HOST
 
 
 def _override_code(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
@@ -114,7 +114,7 @@ def _override_code(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
         if effect.place != _CODE or not isinstance(effect.value, ast.Constant):
             continue
         if isinstance(code := effect.value.value, int) and (0 < code < MIN_CODE or code > MAX_CODE):
-            yield effect.node, ignored.OVERRIDE_CODE
+            yield effect.node, ignored_changes.OVERRIDE_CODE
 
 
 def _writes_query(value: ast.expr) -> bool:
@@ -129,7 +129,7 @@ def _writes_query(value: ast.expr) -> bool:
 def _request_in_a_response_hook(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
     for effect in reading.effects:
         if effect.place[0] == "request" and effect.place not in _WITHOUT_EFFECT:
-            yield effect.node, ignored.RESPONSE_REQUEST
+            yield effect.node, ignored_changes.RESPONSE_REQUEST
 
 
 def _response(hook: SourceHook, reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
@@ -144,10 +144,10 @@ def _status_zero(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
     for effect in reading.effects:
         zero = isinstance(effect.value, ast.Constant) and effect.value.value == 0
         if effect.place == ("response", "status_code") and zero:
-            yield effect.node, ignored.RESPONSE_STATUS
+            yield effect.node, ignored_changes.RESPONSE_STATUS
     for node in reading.nodes:
         if not set_later and isinstance(node, ast.Call) and _is_response_without_status(node):
-            yield node, ignored.RESPONSE_STATUS
+            yield node, ignored_changes.RESPONSE_STATUS
 
 
 def _is_response_without_status(call: ast.Call) -> bool:
@@ -163,7 +163,7 @@ def _only_multivalue(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
         if effect.place != ("response", "multivalue_headers") or effect.how not in ("add", "append", "extend"):
             continue
         if changes and _header_key(effect) not in keys:
-            yield effect.node, ignored.RESPONSE_HEADERS
+            yield effect.node, ignored_changes.RESPONSE_HEADERS
 
 
 def _header_key(effect: Effect) -> str | None:
@@ -180,7 +180,9 @@ def _session(hook: SourceHook, reading: Reading) -> Iterator[tuple[ast.AST, Igno
     if _EVENT in hook.types or not hook.types or len(hook.parameters) not in ROLES:
         return
     if _AUTH not in hook.types:
-        yield from ((effect.node, ignored.SESSION) for effect in reading.effects if effect.place[0] == "session")
+        yield from (
+            (effect.node, ignored_changes.SESSION) for effect in reading.effects if effect.place[0] == "session"
+        )
 
 
 def _may_leave_a_token(reading: Reading) -> bool:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from tyk import decorators
+from tykpy.bundles.files.manifest import ListedHook, Manifest
 from tykpy.commands.lint.compiled import COMPILED, unloadable
 from tykpy.commands.lint.findings import Finding, Report
-from tykpy.workers.manifest import ListedHook, Manifest
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 _DECORATORS: Final = frozenset({*decorators.__all__, "Response"})

@@ -12,9 +12,9 @@ import pytest
 
 from tests.support.grpc_server import PATIENCE, EchoServer
 from tykpy.broker.errors import AddressError
-from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
 from tykpy.broker.grpc.wire import GrpcCode
 from tykpy.broker.http2.limits import MIB
+from tykpy.client.grpc import GrpcCallError, GrpcClient
 
 METHOD = "/coprocess.Dispatcher/Dispatch"
 

@@ -16,9 +16,9 @@ from tests.support.front_ends import FRONT_ENDS, CallError, Client, FrontEnd, bo
 from tests.support.hooks import SOURCE, Gate
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.commands.objects import CallDescription, build_event, build_object
-from tykpy.ipc.bodies import LEND_FROM
+from tykpy.ipc.bodies.store import LEND_FROM
 from tykpy.ipc.frame import Status
-from tykpy.workers.watch import FIRST_CALLS
+from tykpy.workers.dispatch.sampled_checks import FIRST_CALLS
 
 MIB = 1024 * 1024
 BINARY = b"\xff"

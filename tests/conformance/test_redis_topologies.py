@@ -18,7 +18,7 @@ from tests.support.redis_server import (
     wait_until,
 )
 from tykpy.broker.events.delivery import DeliveryError, Verdict
-from tykpy.broker.events.events import TriggeredEvent
+from tykpy.broker.events.event import TriggeredEvent
 from tykpy.broker.events.stream import RedisStream
 from tykpy.redisclient.address import parse_redis_url
 from tykpy.workers.storage.redis import RedisLimits, RedisStorage

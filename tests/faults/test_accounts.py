@@ -18,7 +18,7 @@ from tests.support.front_ends import both_listeners
 from tests.support.hooks import SOURCE
 from tests.support.http2_peer import data, message, reset
 from tykpy.commands.objects import CallDescription, build_object
-from tykpy.workers.mapping import to_map
+from tykpy.workers.objects.mapping import to_map
 
 MIB: Final = 1024 * 1024
 FRAME: Final = 16 * 1024

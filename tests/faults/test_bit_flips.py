@@ -6,9 +6,9 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from tests.unit.ipc.ends import Rings, rings
+from tests.unit.ipc.channel.ends import Rings, rings
 from tykpy.ipc.errors import RingCorruptError
-from tykpy.ipc.layout import ALIGNMENT, HEADER_SIZE, RECORD_HEADER, RecordType
+from tykpy.ipc.ring.layout import ALIGNMENT, HEADER_SIZE, RECORD_HEADER, RecordType
 
 CAPACITY: Final = 4096
 SIZES: Final = (0, 1, 31, 32, 33, 200, 480)

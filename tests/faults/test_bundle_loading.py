@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tykpy.broker.errors import RpcError
-from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.client.grpc import GrpcCallError
 
 HOOK = """
 from tyk.decorators import Pre

@@ -13,7 +13,7 @@ from tests.support.bundles import md5, write_bundle
 from tests.support.hooks import SOURCE
 from tests.support.load import Load
 from tykpy.broker.errors import RpcError
-from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.client.grpc import GrpcCallError
 
 HOOK = """
 from tyk.decorators import Pre

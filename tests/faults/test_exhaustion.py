@@ -20,7 +20,7 @@ from tests.support.accounts import OTHER_USER, needs_root, reachable, run_as
 from tests.support.broker import RunningBroker, wait_until
 from tests.support.hooks import SOURCE
 from tests.support.load import Load
-from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
+from tykpy.client.grpc import GrpcCallError, GrpcClient
 
 WORKERS: Final = 2
 SAYS: Final = """

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.broker import RunningBroker, wait_until
 from tests.support.hooks import SOURCE
-from tykpy.broker.msgpackrpc.client import RpcClient
+from tykpy.client.rpc import RpcClient
 
 WORKERS: Final = 2
 FILES: Final = 80

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.load import Load
-from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.client.grpc import GrpcCallError
 
 WORKERS: Final = 2
 TIMEOUT: Final = 1.0

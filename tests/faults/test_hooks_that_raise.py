@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tyk.proto.coprocess_object_pb2 import Event
-from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.client.grpc import GrpcCallError
 
 THREADS = 2
 """One of them is the worker's main thread."""

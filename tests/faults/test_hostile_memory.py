@@ -14,8 +14,8 @@ from tests.support.broker import RunningBroker, running_broker
 from tests.support.hooks import SOURCE
 from tests.support.neighbour import Footprint, Neighbour
 from tests.support.vandals import PRELUDE, check_replaced
-from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
 from tykpy.broker.http2.limits import MIB
+from tykpy.client.grpc import GrpcCallError, GrpcClient
 from tykpy.commands.objects import CallDescription, build_object
 
 SIZE: Final = 1_000_000
@@ -24,7 +24,7 @@ VANDALS: Final = (
     PRELUDE
     + f"\nSIZE = {SIZE}\n"
     + '''
-segment = pkgutil.resolve_name("tykpy.ipc.segment")
+segment = pkgutil.resolve_name("tykpy.ipc.ring.segment")
 frame = pkgutil.resolve_name("tykpy.ipc.frame")
 HEAD = frame.pack_head(frame.Kind.OBJECT, None)
 

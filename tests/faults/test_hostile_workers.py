@@ -15,8 +15,8 @@ from tests.support.hooks import SOURCE
 from tests.support.neighbour import Footprint, Neighbour
 from tests.support.vandals import PRELUDE, check_replaced
 from tykpy.broker.config import MAX_THREADS
-from tykpy.broker.grpc.client import GrpcCallError
 from tykpy.broker.http2.limits import MIB
+from tykpy.client.grpc import GrpcCallError
 
 VANDALS: Final = (
     PRELUDE

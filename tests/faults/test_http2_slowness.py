@@ -13,10 +13,10 @@ from tests.support.attacker import HELLO, Attacker
 from tests.support.broker import wait_until
 from tests.support.grpc_server import EchoServer
 from tests.support.http2_peer import PATH, code_of, data, message, settings, window_update
-from tykpy.broker.grpc.client import GrpcClient
 from tykpy.broker.http2.errors import ErrorCode
 from tykpy.broker.http2.frames import PREFACE, FrameType, pack_frame
 from tykpy.broker.http2.limits import Limits
+from tykpy.client.grpc import GrpcClient
 
 LIMITS = Limits(handshake_timeout=1.0, request_timeout=1.0, write_timeout=1.0)
 INTERVAL = 0.05

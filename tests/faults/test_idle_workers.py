@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from tests.support.broker import RunningBroker, running_broker, wait_until
-from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.client.grpc import GrpcCallError
 
 FLAGS: Final = ("--hang-grace", "0.1")
 NEIGHBOUR: Final = """

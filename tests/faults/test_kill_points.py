@@ -16,8 +16,8 @@ from tests.support import kill_points
 from tests.support.broker import RunningBroker
 from tests.support.chaos import Journal
 from tests.support.kill_points import ANSWERED, EXECUTING, MOVING, NOT_STARTED, RAN, UNDECODED
-from tykpy.broker.grpc.client import GrpcCallError
-from tykpy.ipc.bodies import LEND_FROM
+from tykpy.client.grpc import GrpcCallError
+from tykpy.ipc.bodies.store import LEND_FROM
 
 HOOKS: Final = """
 import sys

@@ -16,8 +16,8 @@ from tests.support.http2_peer import Frame
 from tests.support.redis_server import free_port
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.errors import RpcError
-from tykpy.broker.grpc.client import GrpcCallError
 from tykpy.broker.http2.frames import ACK, END_STREAM, FrameType, pack_frame
+from tykpy.client.grpc import GrpcCallError
 
 FILES = {
     "mine.py": """

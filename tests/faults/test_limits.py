@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import RunningBroker, running_broker, wait_until
-from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.client.grpc import GrpcCallError
 
 MIB = 1024 * 1024
 MEMORY = 600 * MIB

@@ -14,8 +14,8 @@ import pytest
 
 from tests.faults.test_zygotes import zygote_of
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, running_broker, wait_until
-from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
 from tykpy.broker.pool.process import signals_blocked
+from tykpy.client.grpc import GrpcCallError, GrpcClient
 from tykpy.commands.objects import CallDescription, build_object
 
 HOOKS: Final = """

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
-from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.client.grpc import GrpcCallError
 
 FILES = {"hooks.py": SOURCE}
 RECOVERING = """

@@ -22,7 +22,7 @@ from tests.support.bundles import write_bundle
 BECOMES_ANOTHER = """
 import os, sys
 from tykpy.broker.errors import PrivilegeError
-from tykpy.broker.identity import Identity
+from tykpy.broker.host.user import Identity
 os.setgroups([0])
 setattr(os, sys.argv[1], lambda *_: None)
 try:

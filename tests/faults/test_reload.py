@@ -14,7 +14,7 @@ from tests.support.hooks import SOURCE, Gate
 from tests.support.load import METHOD, Load
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.errors import RpcError
-from tykpy.broker.grpc.client import GrpcClient
+from tykpy.client.grpc import GrpcClient
 from tykpy.commands.objects import CallDescription, build_object
 
 BROKEN = "def version(:\n"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
-from tykpy.broker.msgpackrpc.client import RpcClient
+from tykpy.client.rpc import RpcClient
 
 WORKERS: Final = 2
 WARM_UP: Final = 50

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
-from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.client.grpc import GrpcCallError
 
 SENT: Final = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGSYS", "SIGXCPU")
 FAULTS: Final = """
@@ -141,7 +141,9 @@ def stop_in_a_hook(
 
 
 def test_without_a_channel_the_default_ends_the_process() -> None:
-    program = "from tykpy.workers.signals import watch_signals; watch_signals(); print('up', flush=True); input()"
+    program = (
+        "from tykpy.workers.process.signals import watch_signals; watch_signals(); print('up', flush=True); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:

@@ -16,8 +16,8 @@ from tests.faults.test_starting import DIES
 from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
 from tests.support.load import Load
-from tykpy.broker.grpc.client import GrpcCallError
 from tykpy.broker.grpc.wire import GrpcCode
+from tykpy.client.grpc import GrpcCallError
 
 FILES = {"hooks.py": SOURCE}
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.broker import RunningBroker, running_broker, stop_process, wait_until
 from tests.support.hooks import SOURCE, Gate
-from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.client.grpc import GrpcCallError
 
 FILES = {"hooks.py": SOURCE}
 NEVER_RETURNS = """

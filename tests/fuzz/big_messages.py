@@ -12,15 +12,15 @@ from enum import IntEnum
 from mmap import mmap
 from typing import Final, NamedTuple
 
-from tests.unit.ipc.ends import SMALL, channel_pair
+from tests.unit.ipc.channel.ends import SMALL, channel_pair
 from tykpy.broker.errors import DispatchError
-from tykpy.broker.routing.answers import body_of
-from tykpy.ipc.bulk import GIVE_BACK
+from tykpy.broker.router.answers import body_of
+from tykpy.ipc.bodies.announce import size_of
+from tykpy.ipc.bodies.bulk import GIVE_BACK
 from tykpy.ipc.errors import IpcError, RingCorruptError
 from tykpy.ipc.frame import Kind, unpack_frame
-from tykpy.ipc.layout import FLAG_ERROR, RecordType
-from tykpy.ipc.oversize import size_of
-from tykpy.ipc.segment import create_memory
+from tykpy.ipc.ring.layout import FLAG_ERROR, RecordType
+from tykpy.ipc.ring.segment import create_memory
 
 _STEP: Final = struct.Struct("<BQH")
 _PAGE: Final = 4096

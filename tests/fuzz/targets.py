@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from tests.fuzz import big_messages
 from tests.support.http2_peer import PATH, Peer
-from tests.unit.ipc.ends import rings
+from tests.unit.ipc.channel.ends import rings
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.broker.arriving import Arriving
 from tykpy.broker.errors import DispatchError, WireError
@@ -23,24 +23,24 @@ from tykpy.broker.grpc.head import GrpcHeadReader, Method
 from tykpy.broker.grpc.messages import MessageReader as GrpcReader
 from tykpy.broker.grpc.wire import GrpcCallError
 from tykpy.broker.http2.errors import Http2Error
-from tykpy.broker.http2.headers import HeadCache, HeaderDecoder
+from tykpy.broker.http2.hpack.head_cache import HeadCache, HeaderDecoder
 from tykpy.broker.http2.limits import KIB, MIB, Limits
 from tykpy.broker.msgpackrpc.wire import MessageReader, unpack_params
-from tykpy.broker.pool.news import read_news
-from tykpy.broker.routing.answers import body_of
-from tykpy.broker.routing.peek import PeekError, peek
-from tykpy.broker.routing.peek_map import peek_map
-from tykpy.ipc.bodies import BodyReader, BodyStore
-from tykpy.ipc.channel import Answer
-from tykpy.ipc.control import ControlSocket
+from tykpy.broker.pool.worker_messages import read_news
+from tykpy.broker.router.answers import body_of
+from tykpy.broker.router.peek import PeekError, peek
+from tykpy.broker.router.peek_map import peek_map
+from tykpy.bundles.errors import ArchiveError, ManifestError
+from tykpy.bundles.files.archive import unpack
+from tykpy.bundles.files.manifest import parse_manifest
+from tykpy.ipc.bodies.store import BodyReader, BodyStore
+from tykpy.ipc.channel.control import ControlSocket
+from tykpy.ipc.channel.ends import Answer
 from tykpy.ipc.errors import ControlClosedError, ControlCorruptError, RingCorruptError
 from tykpy.ipc.frame import Kind
-from tykpy.ipc.layout import TAIL
-from tykpy.workers.archive import unpack
-from tykpy.workers.errors import ArchiveError, ManifestError
-from tykpy.workers.lent import LentObject
-from tykpy.workers.manifest import parse_manifest
-from tykpy.workers.packed import PackedObject, unpack_event
+from tykpy.ipc.ring.layout import TAIL
+from tykpy.workers.objects.borrowed import LentObject
+from tykpy.workers.objects.msgpack_object import PackedObject, unpack_event
 
 LIMITS: Final = Limits(
     max_message=64 * KIB,

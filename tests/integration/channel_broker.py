@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from tests.integration.test_channel_two_processes import wait_for_control
-from tykpy.ipc.channel import BrokerChannel, ChannelOptions
+from tykpy.ipc.channel.ends import BrokerChannel, ChannelOptions
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ from threading import Lock, Thread
 from typing import Final
 
 from tests.support.kill_points import arm, reach
-from tykpy.ipc.channel import Request, WorkerChannel
+from tykpy.ipc.channel.ends import Request, WorkerChannel
 from tykpy.ipc.errors import ControlClosedError
-from tykpy.ipc.layout import ExitReason, WorkerState
+from tykpy.ipc.ring.layout import ExitReason, WorkerState
 
 KILLED_REQUEST: Final = 2
 

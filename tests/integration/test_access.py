@@ -15,7 +15,7 @@ from tests.support.accounts import OTHER_USER, needs_root, run_as
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
 from tykpy.broker.errors import RpcError
-from tykpy.broker.msgpackrpc.client import RpcClient
+from tykpy.client.rpc import RpcClient
 
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 CALL_GRPC = """
@@ -30,7 +30,7 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
 CALL_RPC = """
 import sys
 from tykpy.broker.errors import RpcError
-from tykpy.broker.msgpackrpc.client import RpcClient
+from tykpy.client.rpc import RpcClient
 try:
     with RpcClient(sys.argv[1]) as client:
         print(client.call("ping"))

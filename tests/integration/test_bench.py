@@ -23,16 +23,16 @@ import pytest
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.bundles import write_bundle, write_files, write_zip
 from tests.support.redis_server import free_port
-from tykpy.commands.bench.connected import ConnectedBroker
-from tykpy.commands.bench.errors import BenchError
-from tykpy.commands.bench.load import Order
-from tykpy.commands.bench.measure import NS_PER_SECOND, cpu_ns
-from tykpy.commands.bench.results import Sample
-from tykpy.commands.bench.ringcost import measure_ring
-from tykpy.commands.bench.runs import Progress, measure
-from tykpy.commands.bench.scenarios import BUILT_IN, OwnHook, own_scenario
-from tykpy.commands.bench.serving import OwnBroker
-from tykpy.commands.bench.sweep import check
+from tykpy.bench.connected import ConnectedBroker
+from tykpy.bench.errors import BenchError
+from tykpy.bench.load import Order
+from tykpy.bench.measure import NS_PER_SECOND, cpu_ns
+from tykpy.bench.results import Sample
+from tykpy.bench.ringcost import measure_ring
+from tykpy.bench.runs import Progress, measure
+from tykpy.bench.scenarios import BUILT_IN, OwnHook, own_scenario
+from tykpy.bench.serving import OwnBroker
+from tykpy.bench.sweep import check
 
 HOOKS = """
 import time
@@ -152,7 +152,7 @@ def test_over_tcp_processes_of_this_machine_are_known(
 ) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
     if not seen:
-        monkeypatch.setattr("tykpy.commands.bench.connected.tcp_listener", lambda port: 0)
+        monkeypatch.setattr("tykpy.bench.connected.tcp_listener", lambda port: 0)
     with running_broker(tmp_path, "--listen", address, files={"mine.py": HOOKS}) as broker:
         message = own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False).build(None).SerializeToString()
         server = ConnectedBroker(address, runtime=broker.runtime)

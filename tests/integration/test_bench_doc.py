@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import TYKPY, running_broker
-from tykpy.commands.bench.limits import Part
-from tykpy.commands.bench.scenarios import BUILT_IN
-from tykpy.commands.bench.tables import COLUMNS
+from tykpy.bench.limits import Part
+from tykpy.bench.scenarios import BUILT_IN
+from tykpy.bench.tables import COLUMNS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bench.md").read_text()
 COMMANDS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -15,7 +15,7 @@ import pytest
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
+from tykpy.client.grpc import GrpcCallError, GrpcClient
 from tykpy.commands.objects import build_event
 
 MIB = 1024 * 1024

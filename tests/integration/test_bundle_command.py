@@ -8,8 +8,8 @@ import pytest
 from tests.support.broker import TYKPY, RunningBroker
 from tests.support.bundles import write_bundle
 from tests.support.keys import private_pem, public_pem
-from tykpy.broker.grpc.client import GrpcCallError
-from tykpy.workers.archive import unpack
+from tykpy.bundles.files.archive import unpack
+from tykpy.client.grpc import GrpcCallError
 
 HOOK = '@Pre\ndef hook(request, session, spec):\n    request.add_header("X-Ran", "yes")\n    return request, session\n'
 

@@ -14,7 +14,7 @@ import pytest
 from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
 from tests.support.redis_server import RedisServer, running, running_redis
-from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.client.grpc import GrpcCallError
 
 MANIFEST = json.dumps({
     "file_list": ["middleware.py"],

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, running_broker
-from tykpy.workers import ignored, watch
-from tykpy.workers.ignored import Ignored
+from tykpy.workers.dispatch import ignored_changes, sampled_checks
+from tykpy.workers.dispatch.ignored_changes import Ignored
 
 PAGE = Path(__file__).parents[2] / "docs" / "bundles.md"
 FILES = [
@@ -105,14 +105,14 @@ def test_the_entry_of_a_chain_is_the_one_on_the_page(shell: Shell) -> None:
 
 
 def test_every_kind_of_finding_is_in_the_table() -> None:
-    kinds = {value.kind for value in vars(ignored).values() if isinstance(value, Ignored)}
+    kinds = {value.kind for value in vars(ignored_changes).values() if isinstance(value, Ignored)}
     assert {kind for kind in kinds if f"| `{kind}` |" not in PAGE.read_text()} == set()
 
 
 def test_the_numbers_of_looks_are_those_of_the_code() -> None:
-    text = f"first {watch.FIRST_CALLS} calls of each hook, and then at one in {watch.LATER_CALLS}"
+    text = f"first {sampled_checks.FIRST_CALLS} calls of each hook, and then at one in {sampled_checks.LATER_CALLS}"
     assert text in PAGE.read_text()
-    assert watch.REPEAT_AFTER_S == 600
+    assert sampled_checks.REPEAT_AFTER_S == 600
 
 
 def test_the_line_in_the_log_is_the_one_on_the_page(tmp_path: Path) -> None:

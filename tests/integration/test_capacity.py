@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.capacity.measuring import trials
-from tykpy.commands.bench.results import usable_cpus
+from tykpy.bench.results import usable_cpus
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 110

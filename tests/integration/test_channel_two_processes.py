@@ -14,9 +14,9 @@ import pytest
 
 from tests.integration.channel_worker import KILLED_REQUEST
 from tests.support.kill_points import ANSWERED, EXECUTING, NOT_STARTED
-from tykpy.ipc.channel import Answer, BrokerChannel, ChannelOptions
-from tykpy.ipc.control import ControlMessage
-from tykpy.ipc.layout import ExitReason, WorkerState
+from tykpy.ipc.channel.control import ControlMessage
+from tykpy.ipc.channel.ends import Answer, BrokerChannel, ChannelOptions
+from tykpy.ipc.ring.layout import ExitReason, WorkerState
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ChannelOptions(capacity=65536, max_record=4096, max_message=1024 * 1024)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.webhook import Receiver, running_receiver
 from tykpy.broker.events.delivery import DeliveryError, Verdict
-from tykpy.broker.events.events import TriggeredEvent
+from tykpy.broker.events.event import TriggeredEvent
 from tykpy.broker.events.stream import RedisStream
 from tykpy.broker.events.webhook import MAX_ANSWER, Webhook
 from tykpy.redisclient.address import parse_redis_url

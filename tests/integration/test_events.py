@@ -19,7 +19,7 @@ from tests.support.hooks import Gate
 from tests.support.redis_server import free_port, running_redis, take_all_slots
 from tests.support.webhook import running_receiver
 from tykpy.broker.events.handlers import MAX_DEPTH
-from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.client.grpc import GrpcCallError
 from tykpy.commands.objects import build_event
 
 SOURCE = """

@@ -16,7 +16,7 @@ from tests.support.http2_peer import data, message
 from tests.support.readme import blocks
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.config import BrokerConfig
-from tykpy.broker.oversize import BESIDES_BODIES, GATEWAY_DEFAULT
+from tykpy.broker.refused_sizes import BESIDES_BODIES, GATEWAY_DEFAULT
 from tykpy.commands.objects import CallDescription, build_event, build_object
 from tykpy.ipc.frame import Status
 

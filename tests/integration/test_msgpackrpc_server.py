@@ -12,11 +12,11 @@ import pytest
 import uvloop
 
 from tykpy.broker.errors import DispatchError, RpcError
-from tykpy.broker.msgpackrpc.client import RpcClient
 from tykpy.broker.msgpackrpc.limits import RpcLimits
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
 from tykpy.broker.msgpackrpc.server import Handler, MsgpackRpcServer, RawMethod
-from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.router.dispatch import Dispatch
+from tykpy.client.rpc import RpcClient
 from tykpy.ipc.frame import Kind, Status
 
 MIB = 1024 * 1024

@@ -11,7 +11,7 @@ import pytest
 from tests.support.broker import TYKPY, running_broker
 from tests.support.hooks import SOURCE
 from tykpy.broker.config import flag_of, options
-from tykpy.broker.exits import ExitCode
+from tykpy.broker.host.exits import ExitCode
 from tykpy.ipc.exits import WorkerExit
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()

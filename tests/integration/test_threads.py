@@ -12,7 +12,7 @@ from tests.support.broker import RunningBroker, wait_until
 from tests.support.hooks import SOURCE, Gate
 from tests.support.load import Load
 from tyk.proto.coprocess_object_pb2 import Event
-from tykpy.broker.grpc.client import GrpcCallError
+from tykpy.client.grpc import GrpcCallError
 
 HOOKS: Final = '''
 import hashlib, itertools, time

@@ -16,9 +16,9 @@ from tests.support.broker import PATIENCE, TYKPY, RunningBroker
 from tests.support.certificates import Authority, KeyPair, TlsFiles
 from tests.support.hooks import SOURCE
 from tests.support.redis_server import free_port
-from tykpy.broker.dialing import ClientTls, dial
 from tykpy.broker.errors import ConfigError, DialError
-from tykpy.broker.tls import HTTP2
+from tykpy.broker.net.tls import HTTP2
+from tykpy.client.dialing import ClientTls, dial
 
 CALL = ("call", "add_header", "--bundle", "hooks")
 BENCH = ("bench", "--bundle", "hooks", "--hook", "add_header", "--seconds", "0.2", "--warm-up", "0", "--repeat", "1")

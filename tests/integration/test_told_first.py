@@ -16,12 +16,12 @@ from tests.support.broker import PATIENCE
 from tests.support.hooks import SOURCE
 from tykpy.broker.app import Broker
 from tykpy.broker.config import BrokerConfig
-from tykpy.broker.listeners import Listeners
-from tykpy.broker.pool.spawning import WorkerStarter
+from tykpy.broker.net.listeners import Listeners
+from tykpy.broker.pool.starting import WorkerStarter
 from tykpy.broker.pool.zygote import ZygoteKeeper
 from tykpy.broker.start import loop_factory
 from tykpy.commands.objects import CallDescription, build_object
-from tykpy.ipc.broker_channel import BrokerChannel
+from tykpy.ipc.channel.broker_end import BrokerChannel
 
 TOLD = b"was ended by SIGKILL while it ran this hook (kills_itself)"
 

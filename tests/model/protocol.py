@@ -1,8 +1,8 @@
 """The model of ring, doorbells and crash rules: what broker and workers may do, and what must never come of it.
 
 One step is what a process does without anybody noticing anything in between: a store into its own buffer, a read, a
-system call. A worker can be killed between any two of its steps. Mirrors `ipc/broker_channel.py`,
-`ipc/worker_channel.py`, `broker/routing/deaths.py`, `broker/routing/placing.py` (`abandon`); see `state.py` for the
+system call. A worker can be killed between any two of its steps. Mirrors `ipc/channel/broker_end.py`,
+`ipc/channel/worker_end.py`, `broker/router/deaths.py`, `broker/router/placing.py` (`abandon`); see `state.py` for the
 parts.
 """
 

@@ -20,6 +20,7 @@ from tests.support.channels import LocalWorker
 from tests.support.dispatches import object_bytes
 from tests.support.http2_peer import PATH, data, message, reset, settings, window_update
 from tykpy.broker.arriving import Arriving
+from tykpy.broker.end_of_turn import Turn
 from tykpy.broker.grpc.calls import Upload
 from tykpy.broker.grpc.server import GrpcProtocol, GrpcServer
 from tykpy.broker.http2.errors import ErrorCode
@@ -28,12 +29,11 @@ from tykpy.broker.http2.limits import Limits
 from tykpy.broker.msgpackrpc.limits import RpcLimits
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
 from tykpy.broker.msgpackrpc.server import MsgpackRpcServer
-from tykpy.broker.routing.contract import Death, RouterOptions
-from tykpy.broker.routing.poison import Cause
-from tykpy.broker.routing.router import Router
-from tykpy.broker.turn import Turn
-from tykpy.ipc.bodies import BodyStore
-from tykpy.ipc.channel import Request
+from tykpy.broker.router.blame import Cause
+from tykpy.broker.router.contract import Death, RouterOptions
+from tykpy.broker.router.router import Router
+from tykpy.ipc.bodies.store import BodyStore
+from tykpy.ipc.channel.ends import Request
 
 KIB: Final = 1024
 MINUTE_NS: Final = 60 * 10**9

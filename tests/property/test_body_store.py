@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tykpy.ipc.bodies import BodyStore, StoredBody, body_bytes
+from tykpy.ipc.bodies.store import BodyStore, StoredBody, body_bytes
 
 KIB = 1024
 BLOCK = 32 * KIB

@@ -16,9 +16,9 @@ from tests.support.bundles import Served, md5, write_bundle
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.proto.coprocess_session_state_pb2 import SessionState
+from tykpy.bundles.errors import WorkerError
 from tykpy.ipc.frame import Kind
-from tykpy.workers.errors import WorkerError
-from tykpy.workers.mapping import from_map
+from tykpy.workers.objects.mapping import from_map
 
 HOOKS = """
 import copy

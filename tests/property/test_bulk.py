@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tykpy.ipc.bulk import BulkReader, BulkWriter
-from tykpy.ipc.segment import create_bulk
+from tykpy.ipc.bodies.bulk import BulkReader, BulkWriter
+from tykpy.ipc.ring.segment import create_bulk
 
 CAPACITY = 64 * 1024
 SIZES = st.one_of(st.integers(1, CAPACITY + 1), st.integers(1, 16).map(lambda part: part * CAPACITY // 16))

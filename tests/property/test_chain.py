@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from tests.support.bundles import Served, md5, write_bundle
 from tests.support.gateway_model import Gateway, HttpRequest, HttpResponse, Outcome
+from tykpy.bundles.errors import WorkerError
 from tykpy.commands.bundle.build import build
-from tykpy.workers.errors import WorkerError
 
 CHAIN = (2, 0, 3, 1)
 """The hooks of a chain in the manifest's order."""

@@ -11,11 +11,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tykpy.bundles.errors import ArchiveError, ManifestError
+from tykpy.bundles.files.archive import unpack
+from tykpy.bundles.files.manifest import Manifest, parse_manifest
 from tykpy.commands.bundle.convert import convert
 from tykpy.commands.lint import lint
-from tykpy.workers.archive import unpack
-from tykpy.workers.errors import ArchiveError, ManifestError
-from tykpy.workers.manifest import Manifest, parse_manifest
 
 FIELDS = st.sampled_from(
     ["file_list", "custom_middleware", "driver", "pre", "post", "auth_check", "response", "name", "timeout", "checksum"]

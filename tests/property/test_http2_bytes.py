@@ -14,10 +14,10 @@ from tests.support.http2_peer import Frame, Peer, data, message, reset, settings
 from tykpy.broker.arriving import Arriving
 from tykpy.broker.grpc.head import GrpcHead, GrpcHeadReader, Method
 from tykpy.broker.http2.errors import Http2Error
-from tykpy.broker.http2.fields import read_field
 from tykpy.broker.http2.frames import PREFACE, FrameType, pack_frame
-from tykpy.broker.http2.headers import HeadCache, HeaderDecoder
-from tykpy.broker.http2.huffman import decode_huffman, is_plain
+from tykpy.broker.http2.hpack.fields import read_field
+from tykpy.broker.http2.hpack.head_cache import HeadCache, HeaderDecoder
+from tykpy.broker.http2.hpack.huffman import decode_huffman, is_plain
 from tykpy.broker.http2.limits import Limits
 
 SMALL = Limits(max_message=2000, max_concurrent_streams=4, stream_window=1000, control_burst=200, reset_burst=20)

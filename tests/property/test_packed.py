@@ -13,9 +13,9 @@ from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from tyk.proto.coprocess_session_state_pb2 import SessionState
 from tykpy.ipc.frame import Kind, unpack_frame
-from tykpy.workers.mapping import FieldError, from_map, to_map
-from tykpy.workers.packed import PackedObject, unpack_event
-from tykpy.workers.packed import _heads as known_heads
+from tykpy.workers.objects.mapping import FieldError, from_map, to_map
+from tykpy.workers.objects.msgpack_object import PackedObject, unpack_event
+from tykpy.workers.objects.msgpack_object import _heads as known_heads
 
 REQUESTS = messages(MiniRequestObject.DESCRIPTOR)
 SESSIONS = messages(SessionState.DESCRIPTOR)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.broker.routing.peek import Peek, PeekError, peek
+from tykpy.broker.router.peek import Peek, PeekError, peek
 
 texts = st.text(max_size=200)
 keys = st.one_of(st.sampled_from(["APIID", "OrgID", "bundle_hash", "config_data"]), st.text(max_size=20))

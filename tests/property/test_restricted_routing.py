@@ -10,11 +10,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.support.channels import LocalWorker
 from tests.support.dispatches import RecordedDispatch, object_bytes
-from tests.unit.broker.routing.bench import Bench
-from tykpy.broker.routing.contract import Death
-from tykpy.broker.routing.hooks import HookKey, Restrictions
-from tykpy.broker.routing.link import Link
-from tykpy.ipc.channel import Request
+from tests.unit.broker.router.bench import Bench
+from tykpy.broker.router.contract import Death
+from tykpy.broker.router.hook_table import HookKey, Restrictions
+from tykpy.broker.router.link import Link
+from tykpy.ipc.channel.ends import Request
 
 HOOKS = ("anywhere", "one", "two", "slow")
 SLOTS = 3

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.unit.ipc.ends import SMALL, channel_pair, claim_each, rings
-from tykpy.ipc.channel import Answer, ChannelOptions, Request
+from tests.unit.ipc.channel.ends import SMALL, channel_pair, claim_each, rings
+from tykpy.ipc.channel.ends import Answer, ChannelOptions, Request
 from tykpy.ipc.errors import MessageTooLargeError, RingCorruptError
-from tykpy.ipc.layout import HEAD, HEADER_SIZE, TAIL, RecordType
+from tykpy.ipc.ring.layout import HEAD, HEADER_SIZE, TAIL, RecordType
 
 SIZES = st.one_of(
     st.integers(0, 100), st.sampled_from([31, 32, 33, 447, 448, 479, 480, 481, 600]), st.integers(0, 70000)

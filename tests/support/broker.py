@@ -17,8 +17,8 @@ from typing import Any, Self
 import psutil
 
 from tyk.proto.coprocess_object_pb2 import Event, Object
-from tykpy.broker.grpc.client import GrpcClient
-from tykpy.broker.msgpackrpc.client import RpcClient
+from tykpy.client.grpc import GrpcClient
+from tykpy.client.rpc import RpcClient
 from tykpy.commands.objects import CallDescription, build_object
 
 TYKPY = str(Path(sys.executable).parent / "tykpy")

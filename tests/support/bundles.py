@@ -12,11 +12,11 @@ from typing import Any
 import msgpack
 
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.bundles.files.signature import PublicKey
+from tykpy.bundles.registry import BundleStore
 from tykpy.ipc.frame import Kind, Packed, pack_frame, unpack_frame
-from tykpy.workers.dispatcher import Dispatcher
-from tykpy.workers.mapping import from_map, to_map
-from tykpy.workers.signature import PublicKey
-from tykpy.workers.store import BundleStore
+from tykpy.workers.dispatch.prepare import Dispatcher
+from tykpy.workers.objects.mapping import from_map, to_map
 
 IMPORTS = "from tyk.decorators import *; from tyk.decorators import Response\n"
 

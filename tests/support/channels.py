@@ -4,13 +4,13 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from tests.unit.ipc.ends import worker_argument_of_copies
-from tykpy.broker.pool.spawning import channel_options
-from tykpy.broker.routing.link import Link
-from tykpy.ipc.bodies import BodyStore
-from tykpy.ipc.channel import BrokerChannel, Request, WorkerChannel
+from tests.unit.ipc.channel.ends import worker_argument_of_copies
+from tykpy.broker.pool.starting import channel_options
+from tykpy.broker.router.link import Link
+from tykpy.ipc.bodies.store import BodyStore
+from tykpy.ipc.channel.ends import BrokerChannel, Request, WorkerChannel
 from tykpy.ipc.frame import pack_frame, unpack_frame
-from tykpy.ipc.layout import MAX_WAITING, WAITING_SHIFT
+from tykpy.ipc.ring.layout import MAX_WAITING, WAITING_SHIFT
 
 MAX_MESSAGE = 1024 * 1024
 

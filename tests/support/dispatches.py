@@ -2,7 +2,7 @@
 
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.errors import DispatchError
-from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.router.dispatch import Dispatch
 from tykpy.ipc.frame import Kind, Status
 
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from tykpy.broker.errors import DispatchError
-from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.router.dispatch import Dispatch
 from tykpy.ipc.frame import Status
 
 FAIL = b"fail:"

@@ -2,7 +2,7 @@
 
 from tests.support.echo_dispatcher import EchoDispatcher
 from tests.support.grpc_server import EchoServer
-from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.router.dispatch import Dispatch
 
 
 class FixedDispatcher(EchoDispatcher):

@@ -13,9 +13,9 @@ from tests.support.broker import PATIENCE, RunningBroker
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.broker.errors import RpcError
 from tykpy.broker.grpc.wire import CODE_OF_STATUS
-from tykpy.broker.msgpackrpc.client import RpcClient
+from tykpy.client.rpc import RpcClient
 from tykpy.ipc.frame import Status
-from tykpy.workers.mapping import to_map
+from tykpy.workers.objects.mapping import to_map
 
 Metadata = Mapping[str, str | bytes]
 _SERVICE = "/coprocess.Dispatcher/"

@@ -1,6 +1,6 @@
 """What a Tyk gateway does to a request and a response around each hook call, statement by statement of its contract.
 
-Written independently of `workers.folding`, on real multi-valued headers and queries, so that one can judge the other.
+Written independently of `workers.objects.chain`, on real multi-valued headers and queries: one can judge the other.
 """
 
 from collections.abc import Callable

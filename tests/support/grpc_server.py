@@ -10,7 +10,7 @@ from typing import Any, Self
 from tests.support.echo_dispatcher import EchoDispatcher
 from tykpy.broker.grpc.server import GrpcServer
 from tykpy.broker.http2.limits import Limits
-from tykpy.broker.sockets import listen
+from tykpy.broker.net.sockets import listen
 
 PATIENCE = 30.0
 """Seconds until a wait is a failure."""

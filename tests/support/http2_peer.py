@@ -13,7 +13,7 @@ from tykpy.broker.grpc.health import Health
 from tykpy.broker.grpc.reflection import reflection_methods
 from tykpy.broker.http2.connection import Connection
 from tykpy.broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame
-from tykpy.broker.http2.headers import FORBID_AFTER, HeadCache
+from tykpy.broker.http2.hpack.head_cache import FORBID_AFTER, HeadCache
 from tykpy.broker.http2.limits import Limits
 
 PATH = "/coprocess.Dispatcher/Dispatch"

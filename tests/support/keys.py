@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from tykpy.workers.signature import PublicKey
+from tykpy.bundles.files.signature import PublicKey
 
 BITS: Final = 2048
 PRIVATE_FORMS: Final = {"pkcs1": PrivateFormat.TraditionalOpenSSL, "pkcs8": PrivateFormat.PKCS8}

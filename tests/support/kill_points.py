@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, Final
 
-_layout: Any = pkgutil.resolve_name("tykpy.ipc.layout")
+_layout: Any = pkgutil.resolve_name("tykpy.ipc.ring.layout")
 """Not by import: for a bundle there is no `ipc`."""
 
 NOT_STARTED: Final = ("token taken", "record popped", "before active_start", "before active_seq")
@@ -31,11 +31,11 @@ ANSWERED: Final = (
     "after doorbell",
     "back at the doorbell",
 )
-"""Places in `ipc/worker_channel.py`, by what a kill there means for the request."""
+"""Places in `ipc/channel/worker_end.py`, by what a kill there means for the request."""
 
 UNDECODED: Final = ("before decoding", "hook found")
 RAN: Final = ("hook returned",)
-"""Places in `workers/worker.py`; its request executes there, before and after its hook has run."""
+"""Places in `workers/serve.py`; its request executes there, before and after its hook has run."""
 
 MOVING: Final = ("before the move", "in both slots", "moved")
 """Places in `WorkerChannel.move`, where an `async def` hook leaves the claiming thread: it executes."""
@@ -132,7 +132,7 @@ def arm(channel: object, point: str) -> None:
 
 
 def arm_worker(worker: object, point: str) -> None:
-    """The same for a place in the loop of a `workers.worker.Worker`."""
+    """The same for a place in the loop of a `workers.serve.Worker`."""
     internals: Any = worker
     dispatcher = internals._dispatcher
     if point == "before decoding":

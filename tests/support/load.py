@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 from tests.support.broker import PATIENCE, wait_until
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.broker.grpc.client import GrpcCallError, GrpcClient
+from tykpy.client.grpc import GrpcCallError, GrpcClient
 from tykpy.commands.objects import CallDescription, build_object
 
 METHOD = "/coprocess.Dispatcher/Dispatch"

@@ -7,7 +7,7 @@ from typing import Self
 import psutil
 
 from tests.support.broker import RunningBroker, wait_until
-from tykpy.broker.grpc.client import GrpcClient
+from tykpy.client.grpc import GrpcClient
 from tykpy.commands.objects import CallDescription, build_object
 
 

@@ -19,7 +19,7 @@ import os, pkgutil, sys, time
 from tyk.decorators import Pre
 
 journal = os.open(os.environ["OVERLOAD_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-layout = pkgutil.resolve_name("tykpy.ipc.layout")
+layout = pkgutil.resolve_name("tykpy.ipc.ring.layout")
 
 def time_left():
     frame = sys._getframe()

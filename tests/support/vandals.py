@@ -8,7 +8,7 @@ PRELUDE: Final = '''
 import array, mmap, os, pkgutil, socket, struct, sys, tempfile, threading, time
 from tyk.decorators import Pre
 
-layout = pkgutil.resolve_name("tykpy.ipc.layout")
+layout = pkgutil.resolve_name("tykpy.ipc.ring.layout")
 HEADER = layout.HEADER_SIZE
 
 def find():

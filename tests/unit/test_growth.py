@@ -18,15 +18,15 @@ from benchmarks.objects import framed
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.http2_peer import settings, window_update
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.end_of_turn import Turn
 from tykpy.broker.grpc.server import GrpcProtocol, GrpcServer
 from tykpy.broker.grpc.wire import pack_fields
 from tykpy.broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame
 from tykpy.broker.http2.limits import Limits
-from tykpy.broker.routing.contract import RouterOptions
-from tykpy.broker.routing.router import Router
-from tykpy.broker.turn import Turn
-from tykpy.workers.dispatcher import Dispatcher
-from tykpy.workers.store import BundleStore
+from tykpy.broker.router.contract import RouterOptions
+from tykpy.broker.router.router import Router
+from tykpy.bundles.registry import BundleStore
+from tykpy.workers.dispatch.prepare import Dispatcher
 
 THIRD_CALL: Final = 5
 """Its stream id on a connection."""
@@ -175,8 +175,8 @@ def count_bytecodes(run: Callable[[], None]) -> int:
 @pytest.fixture(autouse=True)
 def _unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers look at some calls of a hook: here at the first one only."""
-    monkeypatch.setattr("tykpy.workers.watch.FIRST_CALLS", 0)
-    monkeypatch.setattr("tykpy.workers.watch.LATER_CALLS", 10**9)
+    monkeypatch.setattr("tykpy.workers.dispatch.sampled_checks.FIRST_CALLS", 0)
+    monkeypatch.setattr("tykpy.workers.dispatch.sampled_checks.LATER_CALLS", 10**9)
 
 
 def of_hooks(folder: Path, count: int) -> float:

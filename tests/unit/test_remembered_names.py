@@ -9,15 +9,15 @@ import msgpack
 import pytest
 
 from tests.support.dispatches import RecordedDispatch, object_bytes
-from tykpy.broker.pool.apis import MAX_APIS, ApiTable
-from tykpy.broker.routing.hooks import EVENT_SHAPE, HookTable
-from tykpy.broker.routing.peek import peek
-from tykpy.broker.routing.peek_map import peek_map
-from tykpy.broker.routing.poison import Cause, Poison
-from tykpy.ipc.control import MAX_CONTROL_BYTES
-from tykpy.workers.apis import ApiBundles
-from tykpy.workers.folding import _canonical
-from tykpy.workers.packed import PackedObject
+from tykpy.broker.catalog.api_table import MAX_APIS, ApiTable
+from tykpy.broker.router.blame import Cause, Poison
+from tykpy.broker.router.hook_table import EVENT_SHAPE, HookTable
+from tykpy.broker.router.peek import peek
+from tykpy.broker.router.peek_map import peek_map
+from tykpy.ipc.channel.control import MAX_CONTROL_BYTES
+from tykpy.workers.api_bundles import ApiBundles
+from tykpy.workers.objects.chain import _canonical
+from tykpy.workers.objects.msgpack_object import PackedObject
 
 LONG = 1_000_000
 """Characters of a name."""

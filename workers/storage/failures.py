@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from tykpy.ipc.layout import StorageState
+from tykpy.ipc.ring.layout import StorageState
 from tykpy.telemetry.log import Log
 
 LOG_EVERY_S: Final = 10.0

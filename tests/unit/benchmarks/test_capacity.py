@@ -19,7 +19,7 @@ from benchmarks.capacity.measuring import (
     markdown,
     trials,
 )
-from tykpy.commands.bench.measure import MachineTime
+from tykpy.bench.measure import MachineTime
 
 TOGETHER = Costs(broker_us=16, worker_us=12, caller_us=12)
 ALONE = Costs(broker_us=60, worker_us=30, caller_us=10)

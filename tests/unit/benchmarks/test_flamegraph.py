@@ -24,8 +24,8 @@ def svg(*frames: str) -> str:
 @pytest.mark.parametrize(
     ("name", "short"),
     [
-        ("Worker.run (workers/worker.py)", "Worker.run (workers/worker.py)"),
-        ("Worker.run (/srv/checkout/workers/worker.py)", "Worker.run (workers/worker.py)"),
+        ("Worker.run (workers/serve.py)", "Worker.run (workers/serve.py)"),
+        ("Worker.run (/srv/checkout/workers/worker.py)", "Worker.run (workers/serve.py)"),
         ("f (/srv/checkout/.venv/lib/python3.12/site-packages/click/core.py)", "f (click/core.py)"),
         ("f (/usr/lib/python3/dist-packages/click/core.py)", "f (click/core.py)"),
         ("f (/usr/lib/python3.13/asyncio/runners.py)", "f (asyncio/runners.py)"),

@@ -1,11 +1,11 @@
-"""Costs told apart by process; how they are read is tested with `commands.bench.measure`."""
+"""Costs told apart by process; how they are read is tested with `bench.measure`."""
 
 import os
 from pathlib import Path
 
 from benchmarks import measure
 from benchmarks.measure import Cost
-from tests.unit.commands.bench.test_measure import fake_process
+from tests.unit.bench.test_measure import fake_process
 
 
 def test_cost_per_request_is_told_apart_by_process() -> None:

@@ -17,9 +17,9 @@ from tykpy.broker.grpc.server import READ_BYTES, GrpcProtocol, GrpcServer
 from tykpy.broker.grpc.wire import GrpcCallError, GrpcCode
 from tykpy.broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
 from tykpy.broker.http2.sender import MESSAGE_PREFIX
-from tykpy.broker.routing.contract import Death, RouterOptions
-from tykpy.broker.routing.router import Router
-from tykpy.ipc.bodies import Body, BodyStore, StoredBody, body_bytes
+from tykpy.broker.router.contract import Death, RouterOptions
+from tykpy.broker.router.router import Router
+from tykpy.ipc.bodies.store import Body, BodyStore, StoredBody, body_bytes
 from tykpy.ipc.frame import Kind, unpack_frame
 
 KIB = 1024

@@ -14,13 +14,13 @@ from tykpy.broker import faults
 from tykpy.broker.app import Broker
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.faults import Periodic, each, report
-from tykpy.broker.listeners import Listeners
 from tykpy.broker.msgpackrpc.sweep import Sweeper
-from tykpy.broker.pool.idle_memory import IdleMemory
+from tykpy.broker.net.listeners import Listeners
+from tykpy.broker.pool.trim import IdleMemory
 from tykpy.broker.pool.zygote import ZygoteKeeper
-from tykpy.ipc.bodies import BodyStore
-from tykpy.ipc.channel import BrokerChannel
-from tykpy.telemetry.quiet_log import QuietLog
+from tykpy.ipc.bodies.store import BodyStore
+from tykpy.ipc.channel.ends import BrokerChannel
+from tykpy.telemetry.rate_limited_log import QuietLog
 
 
 @pytest.fixture(autouse=True)

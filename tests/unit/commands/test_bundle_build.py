@@ -13,10 +13,10 @@ import pytest
 
 from tests.support.bundles import write_bundle, write_files
 from tests.support.keys import private_pem, public_key
+from tykpy.bundles.files.archive import unpack
+from tykpy.bundles.files.verification import INDEX_NAME
 from tykpy.commands.bundle.build import Built, build
 from tykpy.commands.errors import CommandError
-from tykpy.workers.archive import unpack
-from tykpy.workers.verification import INDEX_NAME
 
 HOOK = "@Pre\ndef hook(request, session, spec):\n    return request, session\n"
 FILES = {"middleware.py": HOOK, "lib/sub/x.py": "X = 1\n", "lib/y.py": "Y = 2\n"}

@@ -8,11 +8,11 @@ import pytest
 
 from tests.support.bundles import write_bundle
 from tests.support.keys import private_pem
+from tykpy.bundles.files.archive import unpack
 from tykpy.commands.bundle.build import build
 from tykpy.commands.bundle.convert import convert
 from tykpy.commands.bundle.listing import list_bundle
 from tykpy.commands.errors import CommandError
-from tykpy.workers.archive import unpack
 
 HOOK = "@Hook{options}\ndef {name}(request, session, spec):\n    return request, session\n"
 

@@ -8,11 +8,11 @@ import pytest
 
 from tests.support.bundles import write_bundle
 from tests.support.keys import private_pem, public_pem
+from tykpy.bundles.files.archive import unpack
 from tykpy.commands.bundle.build import build
 from tykpy.commands.bundle.convert import convert
 from tykpy.commands.bundle.verify import verify
 from tykpy.commands.errors import CommandError
-from tykpy.workers.archive import unpack
 
 HOOK = "@Hook\ndef hook(request, session, spec):\n    return request, session\n"
 

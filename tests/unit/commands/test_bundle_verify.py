@@ -11,12 +11,12 @@ import pytest
 
 from tests.support.bundles import IMPORTS, write_bundle, write_zip
 from tests.support.keys import private_pem, public_pem, rsa_key
+from tykpy.bundles.files.signature import PrivateKey
+from tykpy.bundles.files.verification import INDEX_NAME
 from tykpy.commands.bundle.build import build
 from tykpy.commands.bundle.listing import list_bundle
 from tykpy.commands.bundle.verify import verify
 from tykpy.commands.errors import CommandError
-from tykpy.workers.signature import PrivateKey
-from tykpy.workers.verification import INDEX_NAME
 
 HOOK = "@Pre\ndef hook(request, session, spec):\n    return request, session\n"
 

@@ -12,7 +12,7 @@ from tests.support.bundles import md5, subject, write_bundle
 from tests.unit.workers.conftest import Serve
 from tyk.proto.coprocess_object_pb2 import Event
 from tykpy.ipc.frame import Kind, Packed, pack_frame
-from tykpy.workers.apis import HEARSAY_S, ApiBundles
+from tykpy.workers.api_bundles import HEARSAY_S, ApiBundles
 
 SOURCE = """
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_what_another_worker_saw_is_enough(folder: Path, serve: Serve, tmp_path:
 
 
 def test_what_another_worker_sees_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tykpy.workers.apis.HEARSAY_S", 30.0)
+    monkeypatch.setattr("tykpy.workers.api_bundles.HEARSAY_S", 30.0)
     apis = ApiBundles(lambda api, bundle_hash: None)
 
     def learn_when_somebody_waits() -> None:
@@ -78,7 +78,7 @@ def test_an_api_that_nobody_saw_is_waited_for_once(monkeypatch: pytest.MonkeyPat
             waited.append(timeout)
             raise Empty
 
-    monkeypatch.setattr("tykpy.workers.apis.SimpleQueue", Nothing)
+    monkeypatch.setattr("tykpy.workers.api_bundles.SimpleQueue", Nothing)
     apis = ApiBundles(lambda api, bundle_hash: None)
     assert [apis.find("api"), apis.find("api")] == [None, None]
     (seconds,) = waited

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from tykpy.ipc.layout import MAX_HANDLER_NS, MAX_WAITING, WAITING_SHIFT
+from tykpy.ipc.ring.layout import MAX_HANDLER_NS, MAX_WAITING, WAITING_SHIFT
 from tykpy.workers import metering
 from tykpy.workers.metering import Meter, waiting_share
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tests.support.broker import wait_until
 from tykpy.broker.events.delivery import MAX_WAITING_BYTES, Delivery, DeliveryError, DeliveryOptions, Verdict, backoff
-from tykpy.broker.events.events import TriggeredEvent
+from tykpy.broker.events.event import TriggeredEvent
 
 QUICK = DeliveryOptions(queue_size=100, first_delay=0.001, longest_delay=0.002, max_attempts=3)
 NO_GRACE, GRACE = 0.01, 30.0

@@ -8,11 +8,11 @@ import pytest
 
 from tests.support.channels import LocalWorker, local_worker
 from tyk.proto.coprocess_object_pb2 import Event
-from tykpy.broker.events.events import Events, TriggeredEvent
+from tykpy.broker.events.event import Events, TriggeredEvent
 from tykpy.broker.events.handlers import MAX_DEPTH, MAX_IN_FLIGHT, EventHandlers
-from tykpy.broker.routing.contract import RouterOptions
-from tykpy.broker.routing.hooks import EVENT_SHAPE
-from tykpy.broker.routing.router import Router
+from tykpy.broker.router.contract import RouterOptions
+from tykpy.broker.router.hook_table import EVENT_SHAPE
+from tykpy.broker.router.router import Router
 from tykpy.ipc.frame import Kind, Status, pack_error, unpack_frame
 
 LONG_NS = 60_000_000_000

@@ -12,7 +12,7 @@ from tykpy.broker.grpc.sweep import SWEEP_INTERVAL
 from tykpy.broker.http2.errors import ErrorCode
 from tykpy.broker.http2.frames import ACK, END_STREAM, PREFACE, FrameType, pack_frame
 from tykpy.broker.http2.limits import MIB, Limits
-from tykpy.broker.peers import Admission
+from tykpy.broker.net.access import Admission
 
 ACKNOWLEDGEMENT = pack_frame(FrameType.SETTINGS, ACK, 0)
 HELLO = PREFACE + settings() + ACKNOWLEDGEMENT

@@ -12,7 +12,7 @@ from tykpy.broker.msgpackrpc.limits import RpcLimits
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
 from tykpy.broker.msgpackrpc.server import Methods, MsgpackRpcServer, Reply
 from tykpy.broker.msgpackrpc.wire import MAX_DECODED
-from tykpy.broker.routing.dispatch import Dispatch
+from tykpy.broker.router.dispatch import Dispatch
 from tykpy.ipc.frame import Kind, Status
 
 OBJECT = {"hook_name": "H", "request": {"raw_body": b"\xff", "body": "text"}, "session": {"rate": 2.0, "expires": 2}}

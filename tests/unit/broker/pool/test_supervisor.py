@@ -13,15 +13,15 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from tests.unit.broker.pool.test_worker_news import NamedWorker
+from tests.unit.broker.pool.test_worker_messages import NamedWorker
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import ReloadError, WorkerStartError
 from tykpy.broker.pool.reload import Reloader
-from tykpy.broker.pool.spawning import WorkerStarter
+from tykpy.broker.pool.starting import WorkerStarter
 from tykpy.broker.pool.supervisor import PoolEvents, Supervisor
 from tykpy.broker.pool.zygote import RENEWAL_DELAY, Zygote, ZygoteKeeper
-from tykpy.broker.routing.contract import RouterOptions
-from tykpy.broker.routing.router import Router
+from tykpy.broker.router.contract import RouterOptions
+from tykpy.broker.router.router import Router
 
 EVENT = {"name": "e", "id": "1", "depth": 0, "document": "{}"}
 

@@ -1,0 +1,119 @@
+"""The click command `tykpy bench`: parses, and calls one function. What it needs is imported when it runs."""
+
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from tykpy.broker.config import AUTO, MAX_THREADS
+from tykpy.broker.refused_sizes import MAX_BODY
+from tykpy.commands.connecting import runtime_dir_option, tls_options
+from tykpy.commands.errors import CommandError
+
+F = TypeVar("F", bound=Callable[..., Any])
+EXIT_ERROR: Final = 1
+SCENARIOS: Final = ("header", "jwt", "json", "cpu", "wait", "wait-async", "chain", "body", "session", "all")
+MAX_WORKERS: Final = 512
+MAX_STREAMS: Final = 20_000
+MAX_RATE: Final = 1_000_000.0
+MAX_SECONDS: Final = 3600.0
+
+_SIZE: Final = re.compile(r"(\d+)\s*(k|ki|kib|m|mi|mib|b)?", re.IGNORECASE)
+_UNITS: Final = {"": 1, "b": 1, "k": 1024, "m": 1024 * 1024}
+
+
+class _List(click.ParamType[tuple[float, ...]]):
+    """Numbers with commas between them, all within bounds."""
+
+    name = "list"
+
+    def __init__(self, number: Callable[[str], float], low: float, high: float) -> None:
+        self._number = number
+        self._low = low
+        self._high = high
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        return tuple(dict.fromkeys(self._one(part.strip(), param, ctx) for part in value.split(",")))
+
+    def _one(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = self._number(text)
+        except ValueError:
+            self.fail(f"{text!r} is not a number; give one, or several with commas between them", param, ctx)
+        if not self._low <= number <= self._high:
+            self.fail(f"{text}: must be between {self._low:g} and {self._high:g}", param, ctx)
+        return number
+
+
+def _size(text: str) -> int:
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    return int(match[1]) * _UNITS[(match[2] or "")[:1].lower()]
+
+
+def _threads(text: str) -> int:
+    """Return 0 for auto."""
+    return 0 if text == AUTO else max(int(text), 0) or -1
+
+
+def _counts(name: str, high: int, text: str) -> Callable[[F], F]:
+    return click.option(name, type=_List(int, 1, high), metavar="N,N,...", default=(), help=text)
+
+
+_file = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.option("--scenario", "names", type=click.Choice(SCENARIOS), multiple=True,
+              help="A built-in scenario; repeatable.  [default: header]")  # fmt: skip
+@click.option("--bundle", type=click.Path(path_type=Path), help="Your own bundle: a folder, a ZIP or a .py file.")
+@click.option("--hook", metavar="NAME", help="Your own hook, in --bundle.")
+@click.option("--type", "hook_type", default="Pre", show_default=True, help="What the gateway calls your hook as.",
+              type=click.Choice(["Pre", "CustomKeyCheck", "PostKeyAuth", "Post", "Response"]))  # fmt: skip
+@click.option("--object", "object_file", type=_file, help="JSON file with the whole Object to send.")
+@_counts("--workers", MAX_WORKERS, "Worker counts.  [default: 1, 2, 4, ... up to the CPUs]")
+@click.option("--threads", type=_List(_threads, 0, MAX_THREADS), metavar="N,N,...", default=(),
+              help="Threads per worker, or auto.  [default: auto]")  # fmt: skip
+@_counts("--streams", MAX_STREAMS, "Calls at once.  [default: the scenario's: 8 to 256]")
+@click.option("--rate", "rates", type=_List(float, 0.1, MAX_RATE), metavar="R,R,...", default=(),
+              help="Calls per second, when they are due whatever the broker does; instead of --streams.")  # fmt: skip
+@click.option("--body-size", "body_sizes", type=_List(_size, 1, MAX_BODY), metavar="SIZE,...", default=(),
+              help="Bytes of the request's body, e.g. 1KiB,1MiB.  [default: the scenario's]")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(0.1, MAX_SECONDS), default=2.0, show_default=True,
+              help="Measured part of one repetition.")  # fmt: skip
+@click.option("--warm-up", type=click.FloatRange(0, MAX_SECONDS), default=0.5, show_default=True,
+              help="Seconds of load before the measured part.")  # fmt: skip
+@click.option("--repeat", type=click.IntRange(1, 100), default=3, show_default=True, help="Repetitions of each case.")
+@click.option("--connections", type=click.IntRange(1, 64), default=1, show_default=True,
+              help="Load generators, each a process with a connection; a gateway has one.")  # fmt: skip
+@click.option("--tracing", is_flag=True, help="Send a new traceparent with every call, as a gateway does that traces.")
+@click.option("--connect", metavar="ADDRESS", help="Drive this running broker instead of starting one; needs --bundle.")
+@tls_options
+@runtime_dir_option
+@click.option("--json", "json_file", type=_file, help="Write all figures into FILE.")
+@click.option("--html", "html_file", type=_file, help="Write a report with plots into FILE.")
+@click.option("--compare", "compare_file", type=_file, help="Say what changed since the --json FILE of an earlier run.")
+def bench(**options: Any) -> None:
+    """Load-test a broker with real dispatches: throughput, latency, CPU and memory by number of workers.
+
+    Without options: the least that a hook can do, by number of workers. Your own hook:
+    tykpy bench --bundle my-bundle --hook MyHook --type Post
+    """
+    from tykpy.bench.program import run
+
+    def stop(_number: int, _frame: object) -> None:
+        sys.exit(128 + signal.SIGTERM)  # through all `finally`: brokers and load generators are ended
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        run(options)
+    except (CommandError, OSError) as error:
+        click.echo(f"tykpy: {error}", err=True)
+        sys.exit(EXIT_ERROR)

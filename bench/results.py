@@ -1,0 +1,312 @@
+"""What was measured: one `Sample` per repetition of a `Case`, and medians and spread over them."""
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from tykpy.bench.histogram import Histogram
+
+US_PER_SECOND: Final = 1e6
+NS_PER_US: Final = 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is measured together.
+
+    `workers` 0: unknown; `threads` 0: auto, or unknown; `rate` 0: closed loop; `body_size` None: the scenario's own.
+    """
+
+    scenario: str
+    workers: int
+    threads: int
+    streams: int
+    rate: float = 0.0
+    body_size: int | None = None
+    tracing: bool = False
+
+    @property
+    def load(self) -> str:
+        """How calls are made, in words."""
+        return f"{self.rate:,.0f}/s" if self.rate else f"{self.streams} streams"
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """Workers, threads, load and body in words; empty where there is nothing to say."""
+        return (
+            f"{self.workers} worker{'s' * (self.workers != 1)}" if self.workers else "",
+            f"{self.threads} thread{'s' * (self.threads != 1)}" if self.threads else "",
+            self.load,
+            "" if self.body_size is None else f"{size_text(self.body_size)} body",
+            "traceparents" if self.tracing else "",
+        )
+
+    @property
+    def variant(self) -> str:
+        """All but scenario and workers, in words."""
+        return ", ".join(filter(None, self.pieces[1:]))
+
+    @property
+    def title(self) -> str:
+        """All of it in words."""
+        return ", ".join(filter(None, (self.scenario, *self.pieces)))
+
+
+USUAL: Final = ("workers unknown", "threads: auto", "", "body as it is", "no traceparents")
+"""In words what `Case.pieces` does not say."""
+
+
+def labels(cases: Sequence[Case], *, with_workers: bool = True) -> list[str]:
+    """A short name for each case of one scenario: without what all have in common, if anything is left then."""
+    first = 0 if with_workers else 1
+    columns = [(number, [case.pieces[number] for case in cases]) for number in range(first, len(USUAL))]
+    # What is not said of the usual case is said where it tells it from the others.
+    varied = [[piece or USUAL[number] for piece in column] for number, column in columns if len(set(column)) > 1]
+    kept = varied or [column for _, column in columns][: 1 if with_workers else None]
+    return [", ".join(filter(None, row)) for row in zip(*kept, strict=True)]
+
+
+def size_text(size: int) -> str:
+    """1048576 as `1 MiB`."""
+    for unit, name in ((1024 * 1024, "MiB"), (1024, "KiB")):
+        if size >= unit and size % unit == 0:
+            return f"{size // unit} {name}"
+    return f"{size} B"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """CPUs used during the measured window, 1.0 being one whole CPU, and memory (PSS) in MiB after it.
+
+    `broker` and `workers` are None where the broker's processes cannot be looked at.
+    """
+
+    cpus: int
+    machine: float
+    load: float
+    """Of all load generators together."""
+    load_processes: int = 1
+    broker: float | None = None
+    workers: tuple[float, ...] | None = None
+    broker_mib: float | None = None
+    worker_mib: tuple[float, ...] | None = None
+    waiting: float | None = None
+    """Dispatches that waited in the broker for a worker: the median of some looks; None: the broker was not asked."""
+
+    ring_us: tuple[float, float] | None = None
+    """CPU microseconds that a ring alone needs for such a dispatch, in broker and worker: a part of theirs."""
+
+    @property
+    def each_worker(self) -> float:
+        """CPUs that a worker used on average; 0 where they cannot be looked at."""
+        return sum(self.workers) / len(self.workers) if self.workers else 0.0
+
+    @property
+    def ours(self) -> float:
+        """CPUs that broker, workers and load generators used."""
+        return self.load + (self.broker or 0.0) + sum(self.workers or ())
+
+    @property
+    def others(self) -> float:
+        """CPUs that the machine's other processes used."""
+        return max(0.0, self.machine - self.ours)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One repetition."""
+
+    seconds: float
+    answered: int
+    """Calls that ended with OK within the measured window."""
+    latencies: Histogram
+    """In ns, of the calls that were due within the measured window."""
+    usage: Usage
+    failures: dict[str, int] = field(default_factory=dict)
+    """Calls that ended with an error, by its text."""
+    unanswered: int = 0
+    """Calls that were given up."""
+
+    @property
+    def rate(self) -> float:
+        """Answers per second."""
+        return self.answered / self.seconds
+
+    def cpu_us(self, cpus: float | None) -> float | None:
+        """CPU microseconds per dispatch of a process that used so many CPUs."""
+        return None if cpus is None or not self.answered else cpus * US_PER_SECOND / self.rate
+
+    @property
+    def failed(self) -> int:
+        """Calls without a good answer."""
+        return sum(self.failures.values()) + self.unanswered
+
+
+def _workers_us(sample: Sample) -> float | None:
+    workers = sample.usage.workers
+    return sample.cpu_us(None if workers is None else sum(workers))
+
+
+def _total_us(sample: Sample) -> float | None:
+    broker, workers = sample.cpu_us(sample.usage.broker), _workers_us(sample)
+    return None if broker is None or workers is None else broker + workers
+
+
+def _ring_us(sample: Sample) -> float | None:
+    return None if sample.usage.ring_us is None else sum(sample.usage.ring_us)
+
+
+def _ring_side(side: int) -> Callable[[Sample], float | None]:
+    return lambda sample: None if sample.usage.ring_us is None else sample.usage.ring_us[side]
+
+
+def _workers_mib(sample: Sample) -> float | None:
+    return None if sample.usage.worker_mib is None else sum(sample.usage.worker_mib)
+
+
+def _memory(sample: Sample) -> float | None:
+    broker, workers = sample.usage.broker_mib, _workers_mib(sample)
+    return None if broker is None or workers is None else broker + workers
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure of a sample."""
+
+    name: str
+    title: str
+    unit: str
+    more_is_better: bool
+    of: Callable[[Sample], float | None]
+
+
+def _percentile(percent: float) -> Callable[[Sample], float]:
+    return lambda sample: sample.latencies.percentile(percent) / NS_PER_US
+
+
+METRICS: Final = (
+    Metric("rate", "dispatches/s", "/s", True, lambda sample: sample.rate),
+    Metric("p50_us", "p50", "us", False, _percentile(50)),
+    Metric("p90_us", "p90", "us", False, _percentile(90)),
+    Metric("p99_us", "p99", "us", False, _percentile(99)),
+    Metric("p999_us", "p99.9", "us", False, _percentile(99.9)),
+    Metric("broker_us", "broker CPU", "us", False, lambda sample: sample.cpu_us(sample.usage.broker)),
+    Metric("workers_us", "workers CPU", "us", False, _workers_us),
+    Metric("ring_us", "ring CPU", "us", False, _ring_us),
+    Metric("ring_broker_us", "ring CPU in the broker", "us", False, _ring_side(0)),
+    Metric("ring_workers_us", "ring CPU in the workers", "us", False, _ring_side(1)),
+    Metric("total_us", "CPU per dispatch", "us", False, _total_us),
+    Metric("load_us", "load generator CPU", "us", False, lambda sample: sample.cpu_us(sample.usage.load)),
+    Metric("broker_mib", "broker's memory", "MiB", False, lambda sample: sample.usage.broker_mib),
+    Metric("workers_mib", "workers' memory", "MiB", False, _workers_mib),
+    Metric("memory_mib", "memory", "MiB", False, _memory),
+)
+METRIC: Final = {metric.name: metric for metric in METRICS}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """The median of a metric over the repetitions, and how far they lie apart."""
+
+    median: float
+    lowest: float
+    highest: float
+    count: int
+
+    @property
+    def spread(self) -> float:
+        """From the lowest to the highest, as a share of the median."""
+        return (self.highest - self.lowest) / self.median if self.median else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A case and its repetitions."""
+
+    case: Case
+    samples: tuple[Sample, ...]
+
+    def figure(self, name: str) -> Figure | None:
+        """The metric's median; None where it was not measured."""
+        values = [value for sample in self.samples if (value := METRIC[name].of(sample)) is not None]
+        return Figure(statistics.median(values), min(values), max(values), len(values)) if values else None
+
+    def median(self, name: str) -> float | None:
+        """The metric's median alone."""
+        figure = self.figure(name)
+        return None if figure is None else figure.median
+
+    @property
+    def latencies(self) -> Histogram:
+        """Of all repetitions together."""
+        merged = Histogram()
+        for sample in self.samples:
+            merged.merge(sample.latencies)
+        return merged
+
+    @property
+    def failed(self) -> int:
+        """Calls without a good answer in all repetitions."""
+        return sum(sample.failed for sample in self.samples)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Errors by text, of all repetitions."""
+        counts: dict[str, int] = {}
+        for text, count in (item for sample in self.samples for item in sample.failures.items()):
+            counts[text] = counts.get(text, 0) + count
+        return counts
+
+    @property
+    def usage(self) -> Usage:
+        """That of the repetition with the median rate."""
+        ordered = sorted(self.samples, key=lambda sample: sample.rate)
+        return ordered[len(ordered) // 2].usage
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that one `tykpy bench` found out."""
+
+    command: str
+    machine: dict[str, str]
+    results: tuple[Result, ...]
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on besides the code."""
+    return {
+        "CPUs": str(usable_cpus()),
+        "CPU": _cpu_model(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "tykpy": version("tykpy"),
+        "protobuf": version("protobuf"),
+    }
+
+
+def usable_cpus() -> int:
+    """CPUs that this process, and so all that it starts, may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def group(results: Iterable[Result], key: Callable[[Case], Any]) -> dict[Any, list[Result]]:
+    """Results by a key of their cases, in their order."""
+    groups: dict[Any, list[Result]] = {}
+    for result in results:
+        groups.setdefault(key(result.case), []).append(result)
+    return groups
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

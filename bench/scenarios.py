@@ -1,0 +1,189 @@
+"""What is called: the built-in scenarios, and the user's own hook as one."""
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tyk.proto.coprocess_common_pb2 import HookType
+from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.bench.errors import BenchError
+from tykpy.commands.objects import CallDescription, build_object, bundle_hash, read_object
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+BUNDLES: Final = Path(__file__).parent / "bundles"
+DEFAULT: Final = "header"
+ALL: Final = "all"
+
+_ORDER: Final = {"customer": 4711, "items": [{"sku": "A-100", "count": 2}], "note": "ring twice"}
+_JWT_SECRET: Final = b"a secret of the benchmark, and of no use elsewhere"
+_JWT_EXPIRY: Final = 4_102_444_800
+"""Seconds since 1970: the first day of 2100."""
+_MEMBERS: Final = 100
+"""Access rights, metadata and OAuth keys of a big session, each."""
+_HEADERS: Final = (
+    ("Accept", "application/json"),
+    ("Accept-Encoding", "gzip, deflate, br"),
+    ("Content-Type", "application/json"),
+    ("Priority", "u=1"),
+    ("Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+    ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
+    ("X-Forwarded-For", "203.0.113.7"),
+    ("X-Request-Id", "7b0c5b0e-6e1f-4b0e-9a55-3a1f7f0c2d11"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One hook call. `streams` and `body_sizes` are what is measured unless the user says something else."""
+
+    name: str
+    summary: str
+    bundle: str
+    """The bundle's name, as the gateway has it."""
+    build: Callable[[int | None], Object]
+    """The object for a body of so many bytes; None: the scenario's own body."""
+    is_right: Callable[[Object], bool]
+    """Whether this is the answer."""
+    files: tuple[Path, ...] = ()
+    """The bundle's folder or file, to be put into the broker's folder of bundles."""
+    streams: int = 64
+    body_sizes: tuple[int | None, ...] = (None,)
+
+
+def _json_body(size: int | None) -> bytes:
+    body = json.dumps(_ORDER).encode()
+    missing = (size or 0) - len(body)
+    return body if missing <= 0 else json.dumps(_ORDER | {"note": _ORDER["note"] + "." * missing}).encode()  # type: ignore[operator]
+
+
+def _binary_body(size: int | None) -> bytes:
+    # Not UTF-8, as an upload: the gateway then sends it once, in `raw_body`.
+    return b"\xff" * (size or KIB)
+
+
+def _object(
+    hook: str, bundle: str, body: bytes, hook_type: str = "Post", headers: tuple[tuple[str, str], ...] = _HEADERS
+) -> Object:
+    description = CallDescription(
+        hook, hook_type, bundle, method="POST", url="http://api.example.com/orders/v2/customers/47110?currency=EUR",
+        headers=(*headers, ("Content-Length", str(len(body)))), body=body,
+        spec={"APIID": "9b3f4f1c2d0e4a7c8a5d6e7f80912a3b", "OrgID": "5e9d9544a1dcd60001d0ed20"},
+    )  # fmt: skip
+    return build_object(description)
+
+
+def _has_header(name: str, value: str) -> Callable[[Object], bool]:
+    return lambda answer: answer.request.set_headers.get(name) == value
+
+
+def _built_in(
+    name: str, summary: str, bundle: str, build: Callable[[int | None], Object],
+    is_right: Callable[[Object], bool], **settings: Any,
+) -> Scenario:  # fmt: skip
+    return Scenario(name, summary, bundle, build, is_right, (BUNDLES / f"{bundle}.py",), **settings)
+
+
+def _plain(hook: str, bundle: str) -> Callable[[int | None], Object]:
+    return lambda size: _object(hook, bundle, _json_body(size))
+
+
+def _jwt_object(size: int | None) -> Object:
+    parts = ({"alg": "HS256", "typ": "JWT"}, {"sub": "customer-4711", "exp": _JWT_EXPIRY, "scope": "orders:write"})
+    signed = b".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in parts)
+    signature = base64.urlsafe_b64encode(hmac.new(_JWT_SECRET, signed, hashlib.sha256).digest()).rstrip(b"=")
+    headers = (*_HEADERS, ("Authorization", f"Bearer {signed.decode()}.{signature.decode()}"))
+    return _object("bench_jwt", "bench_jwt", _json_body(size), "CustomKeyCheck", headers)
+
+
+def _session_object(size: int | None) -> Object:
+    obj = _object("bench_session", "bench_session", _json_body(size), "PostKeyAuth")
+    session = obj.session
+    session.alias, session.rate, session.per, session.org_id = "customer-4711", 1000.0, 1.0, "5e9d9544a1dcd60001d0ed20"
+    for number in range(_MEMBERS):
+        api_id = hashlib.md5(b"%d" % number, usedforsecurity=False).hexdigest()
+        definition = session.access_rights[api_id]
+        definition.api_id, definition.api_name = api_id, f"API number {number}"
+        definition.versions.append("Default")
+        definition.allowed_urls.add(url=f"/orders/{number}/.*", methods=["GET", "POST", "PUT"])
+        session.metadata[f"key-{number}"] = obj.metadata[f"key-{number}"] = f"a value of some length {number}"
+        session.oauth_keys[api_id] = api_id[::-1]
+    return obj
+
+
+def _chain_is_right(answer: Object) -> bool:
+    return all(f"X-Bench-{number}" in answer.request.set_headers for number in range(1, 6))
+
+
+_IS_MARKED: Final = _has_header("X-Bench", "1")
+_SIZES: Final = (KIB, 16 * KIB, 128 * KIB, MIB, 4 * MIB)
+_LIST: Final = (
+    _built_in("header", "adds one header", "bench_header", _plain("bench_header", "bench_header"), _IS_MARKED),
+    _built_in("jwt", "checks a JWT (HS256) in pure Python", "bench_jwt", _jwt_object,
+              lambda answer: answer.session.alias == "customer-4711"),
+    _built_in("json", "reads, changes and writes a JSON body", "bench_json", _plain("bench_json", "bench_json"),
+              lambda answer: json.loads(answer.request.raw_body)["total"] == 2),
+    _built_in("cpu", "needs 2 ms of CPU", "bench_cpu", _plain("bench_cpu", "bench_cpu"), _IS_MARKED, streams=32),
+    _built_in("wait", "waits 20 ms in a thread", "bench_wait", _plain("bench_wait", "bench_wait"), _IS_MARKED,
+              streams=256),
+    _built_in("wait-async", "waits 20 ms in a coroutine", "bench_wait", _plain("bench_wait_async", "bench_wait"),
+              _IS_MARKED, streams=256),
+    _built_in("chain", "five hooks in one dispatch", "bench_chain", _plain("*", "bench_chain"), _chain_is_right),
+    _built_in("body", "bodies of 1 KiB to 4 MiB pass through", "bench_header",
+              lambda size: _object("bench_header", "bench_header", _binary_body(size)), _IS_MARKED,
+              streams=8, body_sizes=_SIZES),
+    _built_in("session", "a session with 100 access rights", "bench_session", _session_object,
+              _has_header("X-Bench", str(_MEMBERS))),
+)  # fmt: skip
+
+BUILT_IN: Final[dict[str, Scenario]] = {scenario.name: scenario for scenario in _LIST}
+
+
+@dataclass(frozen=True, slots=True)
+class OwnHook:
+    """What the user says of a hook of their own."""
+
+    bundle: Path
+    """A folder with a manifest, a ZIP or a .py file; with a running broker only its name counts."""
+    hook: str | None = None
+    hook_type: str = "Pre"
+    object_file: Path | None = None
+
+
+def own_scenario(own: OwnHook, *, needs_files: bool) -> Scenario:
+    """The user's hook as a scenario; raises BenchError or CommandError where something is missing."""
+    if needs_files and not own.bundle.exists():
+        raise BenchError(f"--bundle {own.bundle}: no such folder or file")
+    obj = _own_object(own)
+    name = own.bundle.resolve().name if needs_files else own.bundle.name
+    obj.spec["bundle_hash"] = bundle_hash(name)
+
+    def build(size: int | None) -> Object:
+        if size is None:
+            return obj
+        body = b"x" * size
+        made = Object()
+        made.CopyFrom(obj)
+        made.request.raw_body, made.request.body = body, body.decode()
+        return made
+
+    summary = f"{HookType.Name(obj.hook_type)} hook of {name}"
+    return Scenario(obj.hook_name, summary, name, build, lambda _: True, (own.bundle,) if needs_files else ())
+
+
+def _own_object(own: OwnHook) -> Object:
+    if own.object_file is None:
+        if own.hook is None:
+            raise BenchError("--bundle needs --hook NAME, or --object FILE with a whole object")
+        return build_object(CallDescription(own.hook, own.hook_type, method="POST", body=_json_body(None)))
+    obj = read_object(own.object_file)
+    if own.hook is not None:
+        obj.hook_name = own.hook
+    if not obj.hook_name:
+        raise BenchError(f"{own.object_file} has no hook_name: give it, or --hook NAME")
+    return obj

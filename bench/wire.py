@@ -1,0 +1,285 @@
+"""A sans-IO HTTP/2 client for one thing: the same gRPC calls over and over on one connection, as cheaply as Python can.
+
+The frames of a call are prepared once; a call is their bytes with its stream id set in. Answers are counted by walking
+over frames: our header table has size 0, so equal trailers are equal bytes, and only unknown ones are decoded.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import cycle, repeat
+from struct import Struct
+from typing import Final, NamedTuple
+
+from hpack import Decoder, HPACKError
+
+from tykpy.bench.errors import ProtocolError
+from tykpy.broker.grpc.wire import GrpcCode, pack_fields, percent_decode
+
+DISPATCH_PATH: Final = b"/coprocess.Dispatcher/Dispatch"
+
+_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_HEAD: Final = Struct(">HBBBI")
+"""Length (upper 16 bits, lower 8), type, flags, stream id."""
+_HEAD_SIZE: Final = _HEAD.size
+_DATA_HEAD_SIZE: Final = _HEAD_SIZE - 4
+"""Of a frame's head without its stream id."""
+_U32: Final = Struct(">I")
+_SETTING: Final = Struct(">HI")
+_MESSAGE_PREFIX: Final = Struct(">?I")
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
+_END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
+_HEADER_TABLE_SIZE, _ENABLE_PUSH, _MAX_STREAMS, _INITIAL_WINDOW, _MAX_FRAME = 1, 2, 3, 4, 5
+_MAX_WINDOW: Final = 2**31 - 1
+_FIRST_WINDOW: Final = 65_535
+_FRAME_SIZE: Final = 16_384
+"""Bytes of a DATA frame, sent and received: what a gateway (grpc-go) uses."""
+_TOP_UP: Final = 2**28
+"""Bytes received after which the connection's window is widened again."""
+_STREAM_ID_MASK: Final = 0x7FFF_FFFF
+
+
+class Failure(NamedTuple):
+    """A call that ended with something else than OK."""
+
+    stream_id: int
+    text: str
+    """The gRPC code and the message, or why there is none."""
+
+
+class Answers(NamedTuple):
+    """What a piece of input brought."""
+
+    good: list[int]
+    """Stream ids of calls that ended with OK."""
+    failures: list[Failure]
+
+
+class _Upload:
+    """A call whose body waits for windows."""
+
+    __slots__ = ("body", "sent", "stream_id", "window")
+
+    def __init__(self, stream_id: int, window: int, body: bytes) -> None:
+        self.stream_id = stream_id
+        self.window = window
+        self.body = memoryview(body)
+        self.sent = 0
+
+
+class LoadConnection:
+    """Give `receive` what the server sent, write what `take_output` gives; raises ProtocolError.
+
+    `messages` are called in turn and have one length; each of `fields`, of which there must be enough, ends the header
+    block of one call.
+    """
+
+    def __init__(
+        self, messages: Sequence[bytes], fields: Iterator[bytes] | None = None, path: bytes = DISPATCH_PATH,
+        scheme: bytes = b"http",
+    ) -> None:  # fmt: skip
+        block = pack_fields(
+            (b":method", b"POST"),
+            (b":scheme", scheme),
+            (b":path", path),
+            (b":authority", b"localhost"),
+            (b"content-type", b"application/grpc"),
+            (b"user-agent", b"tykpy-bench"),
+            (b"te", b"trailers"),
+        )
+        bodies = [_MESSAGE_PREFIX.pack(False, len(message)) + message for message in messages]
+        self._size = len(bodies[0])
+        if any(len(body) != self._size for body in bodies):
+            raise ValueError("messages of different lengths cannot be called in turn")
+        data_head = _head_of(self._size, _DATA, _END_STREAM)
+        # Per call: the header frame's head, its block with the head of the data frame behind it, and the body.
+        self._heads = (
+            repeat(_call_head(block, data_head))
+            if fields is None
+            else (_call_head(block + field, data_head) for field in fields)
+        )
+        self._bodies = cycle(bodies)
+        self.max_streams = 100
+        """Calls at once that the server allows; what it says replaces this."""
+        self.ready = False
+        """The server has sent its settings."""
+        self.bytes_received = 0
+        """Bytes of DATA, for the mean size of an answer."""
+        self._out: list[bytes | memoryview] = [_PREFACE, _our_settings()]
+        self._next_id = 1
+        self._window = _FIRST_WINDOW
+        self._stream_window = _FIRST_WINDOW
+        self._uploads: dict[int, _Upload] = {}
+        self._turns: deque[int] = deque()
+        self._rest = b""
+        self._topped_up = 0
+        self._verdicts: dict[bytes, str] = {}
+
+    def start_calls(self, count: int) -> range:
+        """Make so many calls; gives their stream ids."""
+        first, size = self._next_id, self._size
+        ids = range(first, first + 2 * count, 2)
+        self._next_id = ids.stop
+        if size > _FRAME_SIZE or size > self._stream_window or size * count > self._window or self._uploads:
+            self._start_uploads(ids)
+            return ids
+        self._window -= size * count
+        pack = _U32.pack
+        for stream_id, (head, middle), body in zip(ids, self._heads, self._bodies, strict=False):
+            packed = pack(stream_id)
+            self._out += (head, packed, middle, packed, body)
+        return ids
+
+    def take_output(self) -> bytes:
+        """All bytes to write now."""
+        out, self._out = b"".join(self._out), []
+        return out
+
+    def receive(self, data: bytes) -> Answers:
+        """Walk over the frames in what the server sent; tells which calls have ended."""
+        if self._rest:
+            data = self._rest + data
+        good: list[int] = []
+        failures: list[Failure] = []
+        at, end, verdicts, unpack = 0, len(data), self._verdicts, _HEAD.unpack_from
+        while at + _HEAD_SIZE <= end:
+            high, low, kind, flags, stream_id = unpack(data, at)
+            at += _HEAD_SIZE
+            next_at = at + (high << 8 | low)
+            if next_at > end:
+                at -= _HEAD_SIZE
+                break
+            if kind == _DATA:
+                self.bytes_received += next_at - at
+            elif kind == _HEADERS and flags == _END_HEADERS | _END_STREAM:
+                block = data[at:next_at]
+                verdict = verdicts.get(block)
+                if verdict is None:
+                    verdict = self._judge(block)
+                if verdict:
+                    failures.append(Failure(stream_id, verdict))
+                else:
+                    good.append(stream_id)
+            elif kind != _HEADERS or flags != _END_HEADERS:
+                self._take_other(kind, flags, stream_id, data[at:next_at], failures)
+            at = next_at
+        self._rest = data[at:]
+        if self.bytes_received - self._topped_up > _TOP_UP:
+            self._top_up()
+        for failure in failures:
+            self._uploads.pop(failure.stream_id, None)
+        return Answers(good, failures)
+
+    def _top_up(self) -> None:
+        self._out.append(_head_of(4, _WINDOW_UPDATE, 0) + bytes(4) + _U32.pack(self.bytes_received - self._topped_up))
+        self._topped_up = self.bytes_received
+
+    def _judge(self, block: bytes) -> str:
+        """What trailers say: empty for OK. Remembered, as the same bytes always mean the same."""
+        try:
+            # A new decoder each time: it has no table, and asks no server to say first that it uses none.
+            fields = dict(Decoder().decode(block, raw=True))
+        except HPACKError as error:
+            raise ProtocolError(f"the server's trailers do not decode: {error}") from error
+        status = fields.get(b"grpc-status")
+        verdict = ""
+        if status is None:
+            verdict = f"not gRPC: HTTP status {fields.get(b':status', b'?').decode('latin-1')}"
+        elif status != b"0":
+            verdict = f"{_code_name(status)}: {percent_decode(fields.get(b'grpc-message', b''))}"
+        self._verdicts[block] = verdict
+        return verdict
+
+    # Bodies that do not fit into one frame or into the windows
+
+    def _start_uploads(self, ids: range) -> None:
+        for stream_id, (head, middle), body in zip(ids, self._heads, self._bodies, strict=False):
+            self._out += (head, _U32.pack(stream_id), middle[:-_DATA_HEAD_SIZE])
+            self._uploads[stream_id] = _Upload(stream_id, self._stream_window, body)
+            self._turns.append(stream_id)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Send what the windows allow, one frame of each upload in turn."""
+        blocked = 0
+        while self._turns and self._window > 0 and blocked < len(self._turns):
+            upload = self._uploads.get(self._turns.popleft())
+            if upload is None:
+                continue
+            if upload.window <= 0:
+                self._turns.append(upload.stream_id)
+                blocked += 1
+                continue
+            blocked = 0
+            self._send_frame(upload)
+
+    def _send_frame(self, upload: _Upload) -> None:
+        left = self._size - upload.sent
+        size = min(left, _FRAME_SIZE, self._window, upload.window)
+        last = size == left
+        self._out.append(_head_of(size, _DATA, _END_STREAM if last else 0) + _U32.pack(upload.stream_id))
+        self._out.append(upload.body[upload.sent : upload.sent + size])
+        upload.sent += size
+        upload.window -= size
+        self._window -= size
+        if last:
+            del self._uploads[upload.stream_id]
+        else:
+            self._turns.append(upload.stream_id)
+
+    # Everything that is seldom
+
+    def _take_other(self, kind: int, flags: int, stream_id: int, payload: bytes, failures: list[Failure]) -> None:
+        if kind == _SETTINGS and not flags & _ACK:
+            self._take_settings(payload)
+        elif kind == _PING and not flags & _ACK:
+            self._out.append(_head_of(len(payload), _PING, _ACK) + bytes(4) + payload)
+        elif kind == _WINDOW_UPDATE:
+            self._widen(stream_id, _U32.unpack(payload)[0] & _STREAM_ID_MASK)
+        elif kind == _RST_STREAM:
+            failures.append(Failure(stream_id, f"the server reset the call, HTTP/2 code {_U32.unpack(payload)[0]}"))
+        elif kind == _GOAWAY:
+            reason = payload[8:].decode("utf-8", "replace") or "GOAWAY"
+            raise ProtocolError(f"the server ended the connection: {reason}")
+        elif kind in (_HEADERS, _CONTINUATION):
+            raise ProtocolError("the server's headers are padded, or longer than a frame: not expected of a broker")
+
+    def _take_settings(self, payload: bytes) -> None:
+        for name, value in _SETTING.iter_unpack(payload):
+            if name == _MAX_STREAMS:
+                self.max_streams = value
+            elif name == _INITIAL_WINDOW:
+                for upload in self._uploads.values():
+                    upload.window += value - self._stream_window
+                self._stream_window = value
+        self.ready = True
+        self._out.append(_head_of(0, _SETTINGS, _ACK) + bytes(4))
+        self._pump()
+
+    def _widen(self, stream_id: int, increment: int) -> None:
+        if not stream_id:
+            self._window += increment
+        elif stream_id in self._uploads:
+            self._uploads[stream_id].window += increment
+        self._pump()
+
+
+def _head_of(length: int, kind: int, flags: int) -> bytes:
+    """A frame's head up to its stream id."""
+    return _HEAD.pack(length >> 8, length & 0xFF, kind, flags, 0)[:-4]
+
+
+def _call_head(block: bytes, data_head: bytes) -> tuple[bytes, bytes]:
+    """What goes before and behind the stream id of a call's header frame."""
+    return _head_of(len(block), _HEADERS, _END_HEADERS), block + data_head
+
+
+def _our_settings() -> bytes:
+    values = ((_HEADER_TABLE_SIZE, 0), (_ENABLE_PUSH, 0), (_INITIAL_WINDOW, _MAX_WINDOW), (_MAX_FRAME, _FRAME_SIZE))
+    payload = b"".join(_SETTING.pack(*value) for value in values)
+    settings = _head_of(len(payload), _SETTINGS, 0) + bytes(4) + payload
+    return settings + _head_of(4, _WINDOW_UPDATE, 0) + bytes(4) + _U32.pack(_MAX_WINDOW - _FIRST_WINDOW)
+
+
+def _code_name(status: bytes) -> str:
+    text = status.decode("latin-1")
+    return GrpcCode(int(text)).name if text.isdigit() and int(text) in set(GrpcCode) else f"code {text}"

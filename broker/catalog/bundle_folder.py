@@ -1,0 +1,88 @@
+"""What lies in the folder of bundles, looked at from outside: names, and what tells that an entry has changed.
+
+A look costs one stat of the folder as long as nothing comes or goes, and checks a few entries in turn for changes.
+"""
+
+import os
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Final
+
+from tykpy.broker.catalog.file_watch import Stamp, stamp_of, stamp_of_file
+from tykpy.ipc.text import why_unread
+
+MANIFEST_NAME: Final = "manifest.json"
+CHECKED_AT_ONCE: Final = 20
+"""Entries that one look checks for changed files: a few hundred files at most, a millisecond."""
+SETTLED_NS: Final = 2_000_000_000
+"""A folder changed this recently may change once more within one tick of its clock (FAT: 2 s) and look the same."""
+FILE_SUFFIXES: Final = (".py", ".zip")
+
+Entries = Mapping[str, Stamp]
+"""Stamps by name; the name of a folder that is itself a bundle is empty."""
+
+
+class BundleFolder:
+    """The folder of `--bundles`, which need not exist yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._found: dict[str, Stamp] = {}
+        self._seen: tuple[int, int] | None = None
+        self._next = 0
+        self.unreadable = ""
+        """Why nothing is found in it."""
+
+    def look(self, again: Collection[str] = ()) -> Entries:
+        """Return what is there; entries named in `again`, and the next few, are checked for changes."""
+        before, self._seen = self._seen, self._changed_at()
+        if self._seen != before or time.time_ns() - self._seen[1] < SETTLED_NS:
+            self._found = {name: self._found.get(name) or self._stamp(name) for name in self._names()}
+        names = list(self._found)
+        turn = [names[(self._next + at) % len(names)] for at in range(min(CHECKED_AT_ONCE, len(names)))]
+        self._next += len(turn)
+        for name in {*turn, *again} & self._found.keys():
+            self._found[name] = self._stamp(name)
+        return dict(self._found)
+
+    def is_whole(self, name: str) -> bool:
+        """Tell whether an entry can be loaded: a gateway makes a folder first, and fills it afterwards."""
+        path = self._folder / name
+        try:
+            if not os.path.isdir(path) or (path / MANIFEST_NAME).exists():
+                return True
+            return any(one.suffix == ".py" or (one / MANIFEST_NAME).is_file() for one in path.iterdir())
+        except OSError:
+            return True  # loading it says what is wrong
+
+    def _changed_at(self) -> tuple[int, int]:
+        try:
+            status = os.stat(self._folder)
+        except OSError:
+            return 0, 0
+        return status.st_ino, max(status.st_mtime_ns, status.st_ctime_ns)
+
+    def _names(self) -> list[str]:
+        self.unreadable = ""
+        try:
+            if (self._folder / MANIFEST_NAME).is_file():
+                return [""]
+            with os.scandir(self._folder) as entries:
+                return sorted(entry.name for entry in entries if _may_be_bundle(entry))
+        except FileNotFoundError:
+            self.unreadable = "there is no such folder yet; waiting for it"
+        except OSError as error:
+            self.unreadable = f"cannot be read: {why_unread(error)}"
+        return []
+
+    def _stamp(self, name: str) -> Stamp:
+        path = self._folder / name
+        # Not `Path.is_dir`, which raises where the folder may not be searched.
+        return stamp_of(path) if os.path.isdir(path) else stamp_of_file(path)
+
+
+def _may_be_bundle(entry: "os.DirEntry[str]") -> bool:
+    if entry.name.startswith(".") or entry.name == "__pycache__":
+        return False
+    return entry.name.endswith(FILE_SUFFIXES) or entry.is_dir()

@@ -1,0 +1,1 @@
+"""The broker's process: its user, descriptors, service manager and upgrades."""

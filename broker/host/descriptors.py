@@ -1,0 +1,117 @@
+"""When the process runs out of descriptors: that is said, and workers are replaced all the same.
+
+Neither event loop says it in a way that helps: without any left, uvloop closes each new connection without a word, and
+asyncio fills the log with tracebacks. What is open goes on either way, and new connections are served as soon as there
+are descriptors again. Both loops accept whatever waits before anybody can refuse it, so no limit on connections keeps
+descriptors free at every moment: those that a worker needs are held instead.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import resource
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from tykpy.broker.faults import Periodic
+from tykpy.telemetry.rate_limited_log import QuietLog
+
+log = logging.getLogger("tykpy.broker")
+
+LOOK_INTERVAL: Final = 1.0
+"""Seconds; a look is opening and closing one."""
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+class DescriptorReserve:
+    """Descriptors that nobody else can take: held open, and let go of for the moment in which they are needed."""
+
+    def __init__(self) -> None:
+        self._held: list[int] = []
+        self._wanted = 0
+
+    def hold(self, count: int) -> None:
+        """Hold so many from now on, or as many as there are."""
+        self._wanted = count
+        while len(self._held) > count:
+            os.close(self._held.pop())
+        self.refill()
+
+    def refill(self) -> None:
+        """Take again what was let go of, or could not be had."""
+        with contextlib.suppress(OSError):
+            while len(self._held) < self._wanted:
+                self._held.append(os.dup(self._held[0]) if self._held else _open_nothing())
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Nothing is held until the end of the block; nothing else may run in the event loop meanwhile."""
+        self._let_go()
+        try:
+            yield
+        finally:
+            self.refill()
+
+    def close(self) -> None:
+        """Hold none."""
+        self._wanted = 0
+        self._let_go()
+
+    def _let_go(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
+
+
+def _open_nothing() -> int:
+    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+FaultHandler = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
+"""What `loop.set_exception_handler` takes."""
+
+
+class DescriptorWatch:
+    """Looks every second whether one more descriptor can be had."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, reserve: DescriptorReserve, otherwise: FaultHandler) -> None:
+        """`otherwise` is called for what callbacks raise and has nothing to do with descriptors."""
+        self._loop = loop
+        self._reserve = reserve
+        self._otherwise = otherwise
+        self._notices = QuietLog(log)
+        self._exhausted = False
+
+    def start(self) -> None:
+        """Look from now on, and answer for what asyncio says when it cannot accept."""
+        self._loop.set_exception_handler(self._on_fault)
+        self._look()
+        Periodic(self._loop, LOOK_INTERVAL, self._look).start()
+
+    def _look(self) -> None:
+        self._reserve.refill()
+        try:
+            os.close(_open_nothing())
+        except OSError as error:
+            self._complain(error)
+            return
+        if self._exhausted:
+            self._exhausted = False
+            log.info("descriptors are there again; new connections are served")
+
+    def _complain(self, error: OSError) -> None:
+        self._exhausted = True
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        message = (
+            f"no descriptor can be had ({error.strerror}; the limit of this process is {limit}, LimitNOFILE= or"
+            " ulimit -n): new connections are not served; what is open goes on, and workers are replaced from a reserve"
+        )
+        self._notices.log(logging.ERROR, "descriptors", message)
+
+    def _on_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        fault = context.get("exception")
+        if isinstance(fault, OSError) and fault.errno in EXHAUSTED:
+            self._complain(fault)
+        else:
+            self._otherwise(loop, context)

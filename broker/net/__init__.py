@@ -1,0 +1,1 @@
+"""Listening: addresses, sockets, TLS, and who may connect."""

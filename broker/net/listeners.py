@@ -1,0 +1,188 @@
+"""The sockets of one broker, from taking their addresses to giving them up.
+
+Two steps: addresses are taken while we may still be root, and without an event loop; connections are accepted later.
+In an upgrade the old program's sockets are used, and stay its own until it has been told that we serve.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Collection
+from typing import Any, Final, NamedTuple
+
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.errors import ConfigError
+from tykpy.broker.host.handover import Handover
+from tykpy.broker.host.user import Identity
+from tykpy.broker.net import sockets, tls
+from tykpy.broker.net.addresses import MSGPACK_PREFIX
+from tykpy.broker.net.exposure import warnings_of
+from tykpy.broker.net.runtime_folder import make_runtime_dir
+from tykpy.broker.net.sockets import ListeningSocket, SocketOptions
+
+log = logging.getLogger("tykpy.broker")
+
+LEAVE_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""The files of Unix sockets are removed by `ListeningSocket`, which knows whose they are."""
+
+Factory = Callable[[], asyncio.BaseProtocol]
+
+
+def socket_options(config: BrokerConfig) -> SocketOptions:
+    """The permissions of the sockets that gateways call. Raises ConfigError."""
+    identity = Identity.wanted(config)
+    if identity is None:
+        return SocketOptions(config.socket_mode, config.socket_group)
+    identity.check()
+    return SocketOptions(config.socket_mode, config.socket_group or str(identity.gid), identity.uid)
+
+
+class _FrontEnd(NamedTuple):
+    """What is behind a socket."""
+
+    factory: Factory
+    protocols: tuple[str, ...]
+    """What a TLS peer may call it (ALPN)."""
+
+
+class Listeners:
+    """Every listening socket, and the event loop's servers on them."""
+
+    def __init__(self, config: BrokerConfig, handover: Handover | None) -> None:
+        self._config = config
+        self.handover = handover
+        """From the program whose place this one is to take, until it has been told that it can go."""
+        self.handed_over = False
+        """This program's own place is taken: the sockets' files are its successor's."""
+        self.sockets: list[ListeningSocket] = []
+        self._servers: list[asyncio.Server] = []
+        """One for each socket, in their order; none before `serve` and after `stop_accepting`."""
+        self._front_ends: list[_FrontEnd] = []
+        """Likewise."""
+        self._borrowed: list[ListeningSocket] = []
+        """The old program's, as long as they are its own."""
+
+    @classmethod
+    def open(cls, config: BrokerConfig) -> "Listeners":
+        """Take all addresses: the admin socket first, then those that gateways call.
+
+        Raises ConfigError, ListenError, UpgradeError; nothing is left open then.
+        """
+        listeners = cls(config, Handover.from_environment())
+        try:
+            options = socket_options(config)
+            make_runtime_dir(config.runtime_dir, options)
+            listeners._take(config.admin_address, SocketOptions(owner=options.owner))
+            for address in config.addresses:
+                listeners._take(address.removeprefix(MSGPACK_PREFIX), options)
+        except BaseException:
+            listeners.close()
+            raise
+        return listeners
+
+    async def serve(self, admin: Factory, grpc: Factory, rpc: Factory) -> None:
+        """Accept connections, each for its front end; in an upgrade not before `take_over`.
+
+        Raises ConfigError where a certificate cannot be used.
+        """
+        front_ends = [
+            _FrontEnd(rpc, ()) if address.startswith(MSGPACK_PREFIX) else _FrontEnd(grpc, tls.HTTP2)
+            for address in self._config.addresses
+        ]
+        self._front_ends = [_FrontEnd(admin, ()), *front_ends]
+        self._servers = await self._open_servers(range(len(self.sockets)))
+        for address, listening in zip(self._config.addresses, self.sockets[1:], strict=True):
+            protocol = MSGPACK_PREFIX if address.startswith(MSGPACK_PREFIX) else ""
+            log.info("listening on %s%s", protocol, listening.address)
+            for warning in warnings_of(listening, self._config):
+                log.warning("%s", warning)
+
+    async def renew_certificates(self) -> None:
+        """Read the files of --tls-... anew, for connections that come from now on; others are not touched.
+
+        What cannot be used changes nothing, and is logged.
+        """
+        places = [
+            at for at, one in enumerate(self.sockets) if one.address.startswith(tls.PREFIX) and one.socket.fileno() >= 0
+        ]
+        if not places or not self._servers:
+            return
+        try:
+            fresh = await self._open_servers(places)
+        except ConfigError as error:
+            log.error("certificates are not renewed, those in use stay: %s", error)
+            return
+        if not self._servers:  # meanwhile we were told to accept nothing more
+            for server in fresh:
+                server.close()
+            return
+        for at, server in zip(places, fresh, strict=True):
+            # Both had the socket for a moment, so no connection was turned away.
+            self._servers[at].close()
+            self._servers[at] = server
+        log.info("certificates are renewed")
+
+    async def take_over(self) -> None:
+        """Accept connections on the old program's sockets, which are ours from now on, and tell it to go."""
+        for server in self._servers:
+            await server.start_serving()
+        if self.handover is not None:
+            self.handover.say_ready()
+        self.handover = None
+        self._borrowed.clear()
+
+    def refuse_tcp(self) -> None:
+        """Refuse connections over TCP from now on; connections stay.
+
+        A proxy that is refused sends its calls to another broker, instead of here to hear that nothing is taken. Unix
+        sockets stay: a gateway that is refused waits longer and longer before it dials again.
+        """
+        for listening, server in zip(self.sockets, self._servers, strict=True):
+            if not listening.is_unix:
+                server.close()
+                listening.socket.close()
+
+    def stop_accepting(self) -> None:
+        """Accept nothing more; connections stay."""
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
+        for listening in self.sockets:
+            listening.socket.close()
+
+    def close(self) -> None:
+        """Give everything up: what is another program's is left to it. Works after any part of `open` and `serve`."""
+        if self.handover is not None:
+            self.handover.close()
+        self.stop_accepting()
+        for listening in self.sockets:
+            listening.release() if self.handed_over or listening in self._borrowed else listening.close()
+
+    def _take(self, address: str, options: SocketOptions) -> None:
+        inherited = self.handover.take(address) if self.handover is not None else None
+        if inherited is not None:
+            self._borrowed.append(inherited)
+        self.sockets.append(inherited or sockets.listen(address, options))
+
+    async def _open_servers(self, places: Collection[int]) -> list[asyncio.Server]:
+        """Servers for some of the sockets. What can be wrong with any of them is found before the first is opened."""
+        options = {
+            at: tls.server_options(self._config, self._front_ends[at].protocols)
+            for at in places
+            if self.sockets[at].address.startswith(tls.PREFIX)
+        }
+        return [await self._server(self.sockets[at], self._front_ends[at].factory, options.get(at)) for at in places]
+
+    async def _server(
+        self, listening: ListeningSocket, factory: Factory, options: dict[str, Any] | None
+    ) -> asyncio.Server:
+        loop, accepts = asyncio.get_running_loop(), self.handover is None
+        sock, backlog = listening.socket, sockets.BACKLOG  # the event loop's own would replace the socket's
+        if listening.is_unix:
+            return await loop.create_unix_server(
+                factory, sock=sock, start_serving=accepts, backlog=backlog, **LEAVE_FILE
+            )
+        if options is None:
+            return await loop.create_server(factory, sock=sock, start_serving=accepts, backlog=backlog)
+        # A server closes its socket at its end; this one may be followed by another.
+        return await loop.create_server(factory, sock=sock.dup(), start_serving=accepts, backlog=backlog, **options)

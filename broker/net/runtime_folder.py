@@ -1,0 +1,115 @@
+"""The runtime folder: sockets, the embedded store and unpacked bundles; made, looked over, and given to its user."""
+
+import logging
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from tykpy.broker.errors import ListenError
+from tykpy.broker.net.sockets import SocketOptions, group_of
+from tykpy.broker.net.trust import distrusted
+
+log = logging.getLogger("tykpy.sockets")
+
+FOLDER_MODE: Final = 0o700
+"""What is in it is nobody else's business, but for a socket that is opened to others."""
+OUR_NAMES: Final = frozenset(
+    {"admin.sock", "tyk.sock", "unpacked", "kept", "storage.sqlite3", "storage.sqlite3-wal", "storage.sqlite3-shm"}
+)
+"""What the broker and its workers put there by themselves."""
+OUR_FOLDERS: Final = ("kept", "unpacked")
+"""Those of them that have code in them, which workers run."""
+PARENT_MODE: Final = 0o755
+
+
+def make_runtime_dir(path: Path, options: SocketOptions | None = None) -> None:
+    """Make the folder for sockets with these permissions, if it is not there: for us alone, unless they are for others.
+
+    One that is root's goes to the sockets' owner, if they have another, with what we have left there before.
+    Raises ListenError where it cannot be made, others could replace its files, or it is used for other things.
+    """
+    options = options or SocketOptions()
+    gid = group_of(options)
+    try:
+        # The folders on the way first: nothing is made where others could replace it.
+        _refuse_distrusted(path, path, options)
+        _make(path, options, gid)
+        _look_over(path, options, gid)
+        if options.owner is not None and path.stat().st_uid == 0 != options.owner:
+            _give_away(path, options.owner, -1 if gid is None else gid)
+    except OSError as error:
+        raise ListenError(f"runtime folder {path}: {error.strerror}") from error
+
+
+def _make(path: Path, options: SocketOptions, gid: int | None) -> None:
+    for parent in reversed(path.parents):
+        if not parent.exists():
+            parent.mkdir(mode=PARENT_MODE)
+    try:
+        path.mkdir(mode=FOLDER_MODE)
+    except FileExistsError:
+        return
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(folder, -1, -1 if gid is None else gid)
+        os.fchmod(folder, _mode_for(options))
+    finally:
+        os.close(folder)
+
+
+def _refuse_distrusted(folder: Path, path: Path, options: SocketOptions) -> None:
+    """Raise ListenError where others could have put something at a path in the runtime folder, or replace it."""
+    owners = {os.geteuid()} | ({options.owner} if options.owner is not None else set())
+    why = distrusted(path, owners)
+    if why is not None:
+        raise ListenError(
+            f"runtime folder {folder} is not safe, {why}: plugins would run what others put there;"
+            " give the broker a --runtime-dir of its own, or remove what is not its own"
+        )
+
+
+def _mode_for(options: SocketOptions) -> int:
+    """To connect to a socket is to write to it; to get as far as that is to go through its folder."""
+    return FOLDER_MODE | (options.mode & (stat.S_IWGRP | stat.S_IWOTH)) >> 1
+
+
+def _look_over(path: Path, options: SocketOptions, gid: int | None) -> None:
+    status = path.stat()
+    for name in sorted(OUR_NAMES & set(os.listdir(path))):
+        _refuse_distrusted(path, path / name, options)
+    for name in OUR_FOLDERS:
+        if (path / name).is_dir():
+            for entry in sorted(os.listdir(path / name)):
+                _refuse_distrusted(path, path / name / entry, options)
+    if not _lets_through(status, options, gid):
+        log.warning("runtime folder %s keeps those out whom --socket-mode and --socket-group let in: chmod it", path)
+
+
+def _lets_through(folder: os.stat_result, options: SocketOptions, gid: int | None) -> bool:
+    """Whether those whom a socket lets in get as far as it."""
+    if folder.st_mode & stat.S_IXOTH:
+        return True
+    group_passes = folder.st_mode & stat.S_IXGRP and gid in (None, folder.st_gid)
+    return not options.mode & stat.S_IWOTH and bool(group_passes or not options.mode & stat.S_IWGRP)
+
+
+def _give_away(path: Path, uid: int, gid: int) -> None:
+    """From within: as long as a folder is root's, nobody else can put links into it."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        strangers = sorted(set(os.listdir(folder)) - OUR_NAMES)
+        if strangers or os.fstat(folder).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            used = f"holds {strangers[0]!r}" if strangers else "can be written by others"
+            raise ListenError(f"runtime folder {path} is root's and {used}: give --user a --runtime-dir of its own")
+        for _, folders, files, within in os.fwalk(".", topdown=False, dir_fd=folder):
+            _chown(within, [*folders, *files], uid, gid)
+        os.fchown(folder, uid, gid)
+    finally:
+        os.close(folder)
+
+
+def _chown(folder: int, names: Iterable[str], uid: int, gid: int) -> None:
+    for name in names:
+        os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False)

@@ -1,0 +1,178 @@
+"""How workers leave: those asked to finish first, those that hang are ended, and none is waited for for ever."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.faults import attempt
+from tykpy.broker.pool.worker import Worker, WorkerState
+from tykpy.broker.router.link import Link
+from tykpy.broker.router.router import Router
+from tykpy.ipc.errors import IpcError
+
+log = logging.getLogger("tykpy.supervisor")
+
+STOP_GRACE: Final = 2.0
+"""Seconds an idle worker gets to end by itself before it is killed."""
+PONG_PATIENCE: Final = 1.0
+"""Seconds that a worker gets to say that it lives, at least: the machine may be busy."""
+IDLE_MISSES: Final = 5
+"""Times that a worker must have started nothing of what it was given, one after the other, before it is given up."""
+DUMP_TIME: Final = 0.5
+"""Seconds that a worker that is idle gets to write its stacks: it has been replaced already."""
+CHECK_INTERVAL: Final = 0.05
+"""Seconds between two looks at a worker that is to be ended once its other dispatches are done."""
+
+
+class Departures:
+    """Ends workers. The router's watcher: it hears from there which of them are in trouble."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: BrokerConfig,
+        router: Router,
+        workers: Mapping[int, Worker],
+        replace: Callable[[Worker], None],
+    ) -> None:
+        """`workers` are those that live, by generation; `replace` is called for one that is given up."""
+        self._loop = loop
+        self._config = config
+        self._router = router
+        self._workers = workers
+        self._replace = replace
+        self._idle_after = max(config.hang_grace, PONG_PATIENCE)
+        """Seconds after which a worker that starts nothing is given up, whatever it says."""
+
+    # -- in trouble ---
+
+    def overdue(self, link: Link) -> None:
+        """A dispatch of this worker runs past its deadline: dump its stacks now, end it if it does not come back."""
+        worker = self._workers.get(link.generation)
+        if worker is None or worker.ending:
+            return
+        worker.stopped |= worker.process.is_stopped
+        if worker.stopped:
+            log.warning("%s is past a dispatch's deadline: somebody has stopped it (SIGSTOP)", worker)
+        else:
+            log.warning("%s is past a dispatch's deadline; its stacks follow", worker)
+        worker.process.dump()
+        worker.ending = self._loop.call_later(self._config.hang_grace, self._end_hung, worker)
+
+    def silent(self, link: Link) -> None:
+        """This worker does not start what it is given: ask it whether it lives, end it if it does not say so."""
+        worker = self._workers.get(link.generation)
+        if worker is None or worker.ending:
+            return
+        if link.missed >= IDLE_MISSES and link.idle_ns(time.monotonic_ns()) >= self._idle_after * 1e9:
+            self._end_idle(worker)
+            return
+        worker.ending = self._loop.call_later(self._idle_after, self._end_hung, worker)
+        self._attempt(worker, lambda: worker.channel.control.send("ping"))
+
+    def corrupt(self, link: Link, error: IpcError) -> None:
+        """This worker wrote something that cannot be: nothing that it says counts any more."""
+        worker = self._workers.get(link.generation)
+        if worker is None:
+            return
+        log.error("%s wrote something that cannot be: %s; killing it", worker, error)
+        self._loop.remove_reader(worker.channel.answers_fd)
+        worker.blamed = True
+        worker.process.kill()
+
+    def gone(self, link: Link) -> None:
+        """This worker's end is closed: one that lives all the same is of no more use."""
+        worker = self._workers.get(link.generation)
+        if worker is not None:
+            worker.process.kill()
+
+    def awake(self, worker: Worker) -> None:
+        """It says that it lives."""
+        link = worker.link
+        if link is None:
+            return
+        if worker.ending and not link.overdue:
+            # Also where it has answered a dispatch since: it may be silent again when this runs out.
+            worker.ending.cancel()
+            worker.ending = None
+        if link.silent:
+            self._router.awake(link)
+
+    def _end_hung(self, worker: Worker) -> None:
+        link = worker.link
+        worker.ending = None
+        if link is None or worker.generation not in self._workers or not (link.overdue or link.silent):
+            return
+        worker.state = WorkerState.LEAVING
+        # First: whatever goes wrong with giving its work to others, it is killed.
+        self._loop.call_soon(self._kill_when_alone, worker)
+        attempt(self._router.leave, link)
+        self._replace(worker)
+
+    def _end_idle(self, worker: Worker) -> None:
+        """It says that it lives and starts nothing: replace it, and kill it when it has written its stacks."""
+        assert worker.link is not None
+        worker.idle = True
+        worker.state = WorkerState.LEAVING
+        worker.process.dump()
+        self._loop.call_later(DUMP_TIME, self._kill_when_alone, worker)
+        attempt(self._router.leave, worker.link)
+        self._replace(worker)
+
+    def _kill_when_alone(self, worker: Worker) -> None:
+        # Other threads and coroutines of the worker finish first; each has a deadline of its own.
+        link = worker.link
+        if link is None or worker.generation not in self._workers:
+            return
+        # What an idle one has claimed and does not run, it never will.
+        if (link.channel.executing() if worker.idle else link.in_flight.keys()) - link.overdue:
+            self._loop.call_later(CHECK_INTERVAL, self._kill_when_alone, worker)
+        else:
+            worker.stopped |= worker.process.is_stopped
+            log.warning("%s hangs; killing it", worker)
+            worker.process.kill()
+
+    # -- asked to ---
+
+    def ask_to_leave(self, worker: Worker) -> None:
+        """Give it nothing more; it finishes what it runs and ends."""
+        worker.state = WorkerState.LEAVING
+        if worker.link is None:
+            worker.end_patience()
+        else:
+            self._router.leave(worker.link)
+        self._attempt(worker, worker.channel.start_drain)
+        self._loop.call_later(STOP_GRACE, self._see_off, worker)
+
+    def _see_off(self, worker: Worker) -> None:
+        """Wait as long as it has something to do (which its deadlines limit), but no longer."""
+        if worker.generation not in self._workers:
+            return
+        if worker.link is not None and worker.link.in_flight:
+            self._loop.call_later(STOP_GRACE, self._see_off, worker)
+        else:
+            log.warning("%s did not end by itself; killing it", worker)
+            worker.process.kill()
+
+    async def end_all(self, all_gone: asyncio.Future[None]) -> None:
+        """End every worker, those that do not by themselves by force; `all_gone` is set by who reaps them."""
+        for worker in tuple(self._workers.values()):
+            worker.end_patience()
+            self.ask_to_leave(worker)
+        try:
+            await asyncio.wait_for(asyncio.shield(all_gone), STOP_GRACE)
+        except TimeoutError:
+            for worker in self._workers.values():
+                log.warning("%s did not end by itself; killing it", worker)
+                worker.process.kill()
+            await all_gone
+
+    def _attempt(self, worker: Worker, tell: Callable[[], object]) -> None:
+        try:
+            tell()
+        except (OSError, IpcError) as error:
+            log.warning("%s does not listen any more (%s); killing it", worker, error)
+            worker.process.kill()

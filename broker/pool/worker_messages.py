@@ -1,0 +1,137 @@
+"""What a worker may say on its control socket, by the names of its messages.
+
+Each is decoded into what it has to be and nothing else: a list of one byte or a map of three would take 64 and 230 in
+the broker. Every map in a list has keys that it cannot do without, and lists of texts are bounded, so what a worker
+says takes at most sixteen times its length.
+"""
+
+from typing import Annotated, Any, Final, TypedDict
+
+import msgspec
+
+from tykpy.ipc.channel.control import ControlMessage
+from tykpy.ipc.description import (
+    MAX_BUNDLE_NAME,
+    MAX_FILE,
+    MAX_MESSAGE,
+    MAX_NAME,
+    MAX_PATH,
+    MAX_REPLACED,
+    MAX_TIMEOUT,
+    PIECE_HOOKS,
+)
+
+_MAX_HASHES: Final = 8
+"""Of one bundle, which has two. The router has an entry for each hook with each of them."""
+_MAX_VERSION: Final = 64
+"""Characters."""
+_MAX_TYPES: Final = 8
+"""Of hooks; there are five."""
+_MAX_NAME: Final = 1024
+"""Characters of an API's id, and of its bundle's hash."""
+
+
+_Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
+_BundleName = Annotated[str, msgspec.Meta(max_length=MAX_BUNDLE_NAME)]
+_Path = Annotated[str, msgspec.Meta(max_length=MAX_PATH)]
+_File = Annotated[str, msgspec.Meta(max_length=MAX_FILE)]
+_Version = Annotated[str, msgspec.Meta(max_length=_MAX_VERSION)]
+_Message = Annotated[str, msgspec.Meta(max_length=MAX_MESSAGE)]
+
+
+class _Fault(TypedDict):
+    message: _Message
+    file: _File
+    line: int
+
+
+class _Hook(TypedDict):
+    name: _Name
+    hook_type: str | None
+    shape: str
+    is_async: bool
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT)] | None
+    on_error: str
+    idempotent: bool
+    file: _File
+    line: int
+    listed: Annotated[list[str], msgspec.Meta(max_length=_MAX_TYPES)]
+    disabled: bool
+
+
+class _FaultyHook(_Fault):
+    name: _Name
+    hook_type: str | None
+
+
+class _Bundle(TypedDict):
+    name: _BundleName
+    hashes: Annotated[list[str], msgspec.Meta(max_length=_MAX_HASHES)]
+    path: _Path
+    version: _Version
+    kept: _Message
+    state: _Name
+    error: _Fault | None
+    hooks: Annotated[list[_Hook], msgspec.Meta(max_length=PIECE_HOOKS)]
+    faulty: Annotated[list[_FaultyHook], msgspec.Meta(max_length=PIECE_HOOKS)]
+    more: bool
+
+
+class _Loading(TypedDict):
+    path: _Path
+    name: _BundleName
+    version: _Version
+
+
+class _Replaced(_Loading):
+    names: Annotated[list[_Name], msgspec.Meta(max_length=MAX_REPLACED)]
+
+
+class _Gone(TypedDict):
+    path: _Path
+
+
+class _Failure(TypedDict):
+    message: _Message
+
+
+class _Event(TypedDict):
+    name: str
+    id: str
+    depth: Annotated[int, msgspec.Meta(ge=0)]
+    document: str
+
+
+class _LostEvents(TypedDict):
+    count: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Api(TypedDict):
+    api: Annotated[str, msgspec.Meta(max_length=_MAX_NAME)]
+    bundle_hash: Annotated[str, msgspec.Meta(max_length=_MAX_NAME)]
+
+
+_DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
+    "loading": msgspec.msgpack.Decoder(_Loading),
+    "bundle": msgspec.msgpack.Decoder(_Bundle),
+    "replaced": msgspec.msgpack.Decoder(_Replaced),
+    "gone": msgspec.msgpack.Decoder(_Gone),
+    "ready": msgspec.msgpack.Decoder(None),
+    "pong": msgspec.msgpack.Decoder(None),
+    "leads": msgspec.msgpack.Decoder(None),
+    "failed": msgspec.msgpack.Decoder(_Failure),
+    "event": msgspec.msgpack.Decoder(_Event),
+    "events_lost": msgspec.msgpack.Decoder(_LostEvents),
+    "api": msgspec.msgpack.Decoder(_Api),
+}
+
+
+def read_news(message: ControlMessage) -> Any:
+    """The body of a worker's message.
+
+    Raises ValueError for a name that means nothing, ControlCorruptError for a body that the name cannot have.
+    """
+    decoder = _DECODERS.get(message.name)
+    if decoder is None:
+        raise ValueError(f"unknown message {message.name[:100]!r}")
+    return message.read(decoder)

@@ -1,0 +1,68 @@
+"""What a worker answered, checked like anything from outside: plugin code shares its memory."""
+
+from typing import Final
+
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.protowire import ProtobufError, WireType, pack_varint, read_length, read_tag, skip_value
+from tykpy.ipc.bodies.store import Body, StoredBody
+from tykpy.ipc.channel.ends import Answer
+from tykpy.ipc.frame import Kept, Kind, Status, unpack_answer, unpack_error
+
+REQUEST_FIELD: Final = 3
+"""`coprocess.Object.request`"""
+_NOT_RUN: Final = frozenset({Status.INVALID, Status.NOT_FOUND})
+_REQUEST: Final = pack_varint(REQUEST_FIELD << 3 | WireType.BYTES)
+
+
+def body_of(answer: Answer, kind: int, asked: Body = b"") -> bytes:
+    """The body of the answer to a dispatch of this kind, whose own body was `asked`.
+
+    Raises DispatchError: what the worker says went wrong, or that its answer makes no sense.
+    """
+    try:
+        if answer.is_error:
+            status, message = unpack_error(answer.payload)
+            raise DispatchError(Status(status), message)
+        found, kept, body = unpack_answer(answer.payload)
+    except ValueError as error:
+        raise DispatchError(Status.INTERNAL, f"the worker's answer does not decode: {error}") from error
+    if found != kind:
+        raise DispatchError(Status.INTERNAL, f"the worker answered with kind {found} where {kind} was asked")
+    return body if kept is None else _with_kept(body, kept, kind, asked)
+
+
+def was_run(answer: Answer) -> bool:
+    """Whether the worker says that it ran the hook: it did not where it found none, or the deadline had passed."""
+    if not answer.is_error:
+        return True
+    try:
+        return bool(answer.handler_ns) and unpack_error(answer.payload)[0] not in _NOT_RUN
+    except ValueError:
+        return False
+
+
+def _with_kept(body: bytes, kept: Kept, kind: int, asked: Body) -> bytes:
+    """Put the fields that the answer has as they came at the end of its request."""
+    if kind != Kind.OBJECT or not isinstance(asked, StoredBody):
+        raise DispatchError(Status.INTERNAL, "the worker's answer refers to a body that was not lent to it")
+    if not all(0 <= start < end <= asked.size for start, end in kept):
+        raise DispatchError(Status.INTERNAL, f"the worker's answer refers to {kept} of a body of {asked.size} bytes")
+    try:
+        at, start, end = _find_request(body)
+    except ProtobufError as error:
+        raise DispatchError(Status.INTERNAL, f"the worker's answer is no Object: {error}") from error
+    size = end - start + sum(stop - begin for begin, stop in kept)
+    whole = asked.view()
+    pieces = [whole[begin:stop] for begin, stop in kept]
+    return b"".join((body[:at], _REQUEST, pack_varint(size), body[start:end], *pieces, body[end:]))
+
+
+def _find_request(body: bytes) -> tuple[int, int, int]:
+    """Where the request's tag is, and its message starts and ends; at the end of the body where there is none."""
+    at = 0
+    while at < len(body):
+        number, wire_type, after = read_tag(body, at)
+        if number == REQUEST_FIELD and wire_type == WireType.BYTES:
+            return at, *read_length(body, after)
+        at = skip_value(body, after, number, wire_type)
+    return at, at, at

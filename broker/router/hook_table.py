@@ -1,0 +1,235 @@
+"""What the broker knows of the workers' hooks: who can run a dispatch, which lane it takes, how long it will run."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.router.culprit import MAX_NAME, culprit_of
+from tykpy.broker.router.dispatch import Dispatch
+from tykpy.broker.router.hook_times import HookTimes
+from tykpy.broker.router.link import Link
+from tykpy.broker.router.peek import Peek, PeekError, peek
+from tykpy.broker.router.peek_map import peek_map
+from tykpy.broker.router.queue import ASYNC, BLOCKING, LANES
+from tykpy.ipc.bodies.store import Body
+from tykpy.ipc.frame import Kind, Status
+
+CUSTOM_KEY_CHECK: Final = 4
+"""`coprocess.HookType.CustomKeyCheck`"""
+EMPTY_NAME_HASH: Final = "d41d8cd98f00b204e9800998ecf8427e"
+"""MD5 of the empty string: what the gateway sends for an API without a bundle; hooks are then found by name."""
+NO_BUNDLE: Final = (EMPTY_NAME_HASH, "")
+"""Hashes of calls that name no bundle."""
+CHAIN_NAME: Final = "*"
+"""The name that stands for all hooks of a bundle of one type."""
+MAX_APIS: Final = 1_000
+"""APIs of one hook that are remembered; then all are forgotten, and told of again."""
+MAX_OLD_HANDLERS: Final = 1_000
+"""Names of event handlers that are kept although no worker describes them any more; then all are dropped."""
+EVENT_SHAPE: Final = "event, spec"
+"""What workers say of an event handler's arguments."""
+# Members of an enum cost more to look up and to compare than anything else in `identify`.
+_OBJECT: Final = int(Kind.OBJECT)
+_OBJECT_MAP: Final = int(Kind.OBJECT_MAP)
+
+HookKey = tuple[str, str]
+"""A bundle's hash and a hook's name, as a dispatch gives them."""
+
+
+class Restrictions(NamedTuple):
+    """What not every ready worker has loaded, and the links of those that have."""
+
+    hooks: Mapping[HookKey, frozenset[Link]]
+    handlers: Mapping[str, frozenset[Link]]
+    """Event handlers by name."""
+
+
+UNRESTRICTED: Final = Restrictions({}, {})
+
+
+class HookInfo:
+    """One hook's routing facts."""
+
+    __slots__ = ("apis", "idempotent", "lane", "links", "name", "queue_lane", "timeout_ns", "times")
+
+    def __init__(
+        self, name: str, *, is_async: bool = False, timeout: float | None = None, idempotent: bool = False
+    ) -> None:
+        self.name = name
+        self.apis: set[str] = set()
+        """Ids of the APIs that have called it."""
+        self.lane = ASYNC if is_async else BLOCKING
+        self.queue_lane = self.lane
+        """Where it waits; its own group's lane where only some workers have it."""
+        self.links: frozenset[Link] | None = None
+        """The workers that have loaded it; None: any may run it, as for nearly every hook."""
+        self.timeout_ns = int(timeout * 1e9) if timeout else 0
+        self.idempotent = idempotent
+        self.times = HookTimes()
+
+    def restrict(self, links: frozenset[Link], group: int) -> None:
+        """Have it run by these workers only, and wait in the lanes of this group."""
+        self.links = links
+        self.queue_lane = LANES * group + self.lane
+
+
+def _nothing_comes(_is_broken: bool) -> bool:
+    return False
+
+
+def _nobody_notes(_api_id: str, _bundle_hash: str) -> None:
+    return None
+
+
+class HookTable:
+    """Hooks by bundle hash and name, as the workers describe them; replaced whole at every description."""
+
+    def __init__(self) -> None:
+        self.description: list[dict[str, Any]] = []
+        """The bundles with their hooks, as the workers described them."""
+        self.event_handlers: set[str] = set()
+        """Names of `@Event` handlers that some worker has, or had: one that is gone is found out when it is called."""
+        self.groups: list[frozenset[Link]] = []
+        """The workers that have loaded what others have not; the first one is group 1 of the queue."""
+        self.ask: Callable[[bool], bool] = _nothing_comes
+        """Called where no worker has a dispatch's bundle; hears whether that is known and broken, and returns whether
+        it is worth waiting for."""
+        self.note_api: Callable[[str, str], object] = _nobody_notes
+        """Called with an API's id and its bundle's hash when they are seen together for the first time."""
+        self.awaits = False
+        """Dispatches for bundles that no worker has wait."""
+        self._bundles: dict[str, bool] = {}
+        """Whether all of a bundle can be used, by its hashes; for calls that name none: False if any is broken."""
+        self._awaited = HookInfo("?")
+        self._is_last_awaited = False
+        self._newest_handlers: set[str] = set()
+        self._hooks: dict[HookKey, HookInfo] = {}
+        self._handlers: dict[str, HookInfo] = {}
+        self._unknown = HookInfo("?")
+        self._event = HookInfo("an event")
+
+    def update(self, description: list[dict[str, Any]], restrictions: Restrictions = UNRESTRICTED) -> None:
+        """Take a description; hooks known before keep what was learned about them."""
+        found: dict[HookKey, HookInfo] = {}
+        self._newest_handlers = set()
+        self._bundles = {}
+        for bundle in description:
+            usable = bundle.get("state") == "loaded" and not bundle.get("faulty")
+            for digest in bundle.get("hashes", ()):
+                self._bundles.setdefault(digest, usable)
+                if usable:
+                    found.setdefault((digest, CHAIN_NAME), self._known((digest, CHAIN_NAME), HookInfo(CHAIN_NAME)))
+            if not usable:
+                self._bundles.update(dict.fromkeys(NO_BUNDLE, False))
+            for hook in bundle.get("hooks", ()):
+                if hook.get("shape") == EVENT_SHAPE:
+                    self._newest_handlers.add(hook["name"])
+                for digest in (*bundle.get("hashes", ()), *NO_BUNDLE):
+                    found.setdefault((digest, hook["name"]), self._info(digest, hook))
+        self.description = description
+        self.event_handlers = {*self._newest_handlers, *self._old_handlers()}
+        self._restrict(found, restrictions)
+        self._hooks = found
+
+    def identify(self, dispatch: Dispatch) -> HookInfo:
+        """The facts of the hook that a dispatch is for, or those of an unknown hook; notes its name and urgency.
+
+        Raises DispatchError where the dispatch does not decode.
+        """
+        kind = dispatch.kind
+        if kind != _OBJECT and kind != _OBJECT_MAP:
+            return self._handler(dispatch) if self._handlers else self._event
+        try:
+            seen = _peek_object(dispatch.body) if kind == _OBJECT else peek_map(dispatch.encoded)
+        except PeekError as error:
+            raise DispatchError(Status.INVALID, f"the Object does not decode: {error}") from error
+        dispatch.urgent = seen.hook_type == CUSTOM_KEY_CHECK
+        dispatch.name = seen.hook_name
+        hook = self._hooks.get((seen.bundle_hash, seen.hook_name)) or self._missing(seen.bundle_hash)
+        if seen.api_id not in hook.apis:
+            self._note_api(hook, seen)
+        return hook
+
+    def find(self, bundle_hash: str, name: str) -> HookInfo:
+        """The hook's facts, or those of an unknown hook."""
+        return self._hooks.get((bundle_hash, name), self._unknown)
+
+    def forget_handler(self, name: str) -> None:
+        """A worker has no such event handler: unless the newest has, nobody is asked again."""
+        if name not in self._newest_handlers:
+            self.event_handlers.discard(name)
+
+    def _note_api(self, hook: HookInfo, seen: Peek) -> None:
+        if len(hook.apis) >= MAX_APIS:
+            hook.apis.clear()
+        if len(seen.api_id) <= MAX_NAME:
+            hook.apis.add(seen.api_id)
+        if seen.bundle_hash not in NO_BUNDLE:
+            self.note_api(seen.api_id, seen.bundle_hash)
+
+    def _missing(self, bundle_hash: str) -> HookInfo:
+        """Return what stands for a hook that no worker has described: one to wait for, or one to ask a worker about."""
+        usable = self._bundles.get(bundle_hash)
+        if usable or not self.ask(usable is False):
+            return self._unknown
+        return self._awaited
+
+    def _old_handlers(self) -> set[str]:
+        # Names come from bundles, and every reload may bring others.
+        old = self.event_handlers - self._newest_handlers
+        return {name for name in old if len(name) <= MAX_NAME} if len(old) <= MAX_OLD_HANDLERS else set()
+
+    def _restrict(self, found: dict[HookKey, HookInfo], restrictions: Restrictions) -> None:
+        self.groups = []
+        numbers: dict[frozenset[Link], int] = {}
+        for key, links in restrictions.hooks.items():
+            # A whole chain ("*") is no hook that a worker describes.
+            info = found.get(key) or found.setdefault(key, self._known(key, HookInfo(key[1])))
+            info.restrict(links, self._group(links, numbers))
+        self._handlers = {}
+        for name, links in restrictions.handlers.items():
+            info = self._handlers[name] = HookInfo(name)
+            info.restrict(links, self._group(links, numbers))
+        if self.awaits:
+            self._add_awaited(numbers)
+
+    def await_bundles(self, wait: bool) -> None:
+        """Have dispatches for bundles that no worker has wait, or not any more; what waits is to be placed anew."""
+        self.awaits = wait
+        if wait:
+            self._add_awaited({links: number for number, links in enumerate(self.groups, 1)})
+        elif self._is_last_awaited:
+            self.groups.pop()
+
+    def _add_awaited(self, numbers: dict[frozenset[Link], int]) -> None:
+        """Give them a group of no workers: there may be one already, of bundles that are to be brought back."""
+        self._is_last_awaited = frozenset() not in numbers
+        self._awaited.restrict(frozenset(), self._group(frozenset(), numbers))
+
+    def _group(self, links: frozenset[Link], numbers: dict[frozenset[Link], int]) -> int:
+        if links not in numbers:
+            self.groups.append(links)
+            numbers[links] = len(self.groups)
+        return numbers[links]
+
+    def _handler(self, dispatch: Dispatch) -> HookInfo:
+        return self._handlers.get(culprit_of(dispatch).name, self._event)
+
+    def _info(self, digest: str, hook: dict[str, Any]) -> HookInfo:
+        info = HookInfo(
+            hook["name"],
+            is_async=bool(hook.get("is_async")),
+            timeout=hook.get("timeout"),
+            idempotent=bool(hook.get("idempotent")),
+        )
+        return self._known((digest, info.name), info)
+
+    def _known(self, key: HookKey, info: HookInfo) -> HookInfo:
+        before = self._hooks.get(key)
+        if before is not None:
+            info.times, info.apis = before.times, before.apis
+        return info
+
+
+def _peek_object(body: Body) -> Peek:
+    return peek(body) if isinstance(body, bytes) else peek(body.view())

@@ -1,0 +1,88 @@
+"""What is learned of a hook's times, and what follows: how many calls of it one worker runs at the same time.
+
+A call that waits for a service leaves the interpreter to others: a worker can run `(computing + waiting) / computing`
+of them at a time, and each takes that part of its worker. A hook that computes takes all of it, whatever the number of
+threads: more of them would only contend for the interpreter's lock.
+"""
+
+from typing import Final
+
+from tykpy.ipc.ring.layout import FLAG_MEASURE, FLAG_SHARES
+
+FIRST_GUESS_NS: Final = 500_000
+"""Expected running time of a hook that has not run yet."""
+LEARNING_SHIFT: Final = 3
+"""A new measurement counts 1/8 in the expected running time."""
+FORGETTING_SHIFT: Final = 6
+"""And 1/64 in the shortest one, where it is not shorter itself."""
+SHORT_NS: Final = 50_000
+"""A hook that returns sooner waits for nothing: one round trip to a Redis next door takes longer."""
+SELDOM_LONG_NS: Final = 1_000_000
+"""One that is expected to run longer than this is not short, however quick it sometimes is."""
+MEASURED_NS: Final = 200_000
+"""From this expected running time on the worker measures how much of it a hook waits, for some 5 us a call; no longer
+once it is below SHORT_NS. A hook that is slow now and then stays between the two."""
+OUTLIER: Final = 16
+"""What a call of a short hook waited counts up to so many times what its calls took before: a thread that the machine
+itself kept waiting for a moment says nothing of its hook, and sharing a worker costs more than 15 us."""
+FEW: Final = 4
+"""Measured calls of a hook that say nothing yet: its first ones are those that the machine delays."""
+WHOLE: Final = 1 << 20
+"""The share of a call that leaves nothing of its worker to others."""
+MOST_AT_ONCE: Final = 512
+"""Calls of one hook that a worker could run at the same time, had it the threads. The shares of so many still add up to
+WHOLE and no less although each is rounded up."""
+
+
+class HookTimes:
+    """The times of one hook, in ns."""
+
+    __slots__ = ("expected_ns", "flags", "is_short", "measured", "share", "shortest_ns", "waiting_ns")
+
+    def __init__(self) -> None:
+        self.expected_ns = FIRST_GUESS_NS
+        """Running time of a call."""
+        self.shortest_ns = FIRST_GUESS_NS
+        self.is_short = False
+        """It computes a little and waits for nothing. Told by its shortest times: where more workers run than there are
+        CPUs, most times have somebody else's in them."""
+        self.waiting_ns = 0
+        """How much of the running time of a call it waits."""
+        self.measured = 0
+        """Calls whose waiting was measured, up to FEW; what waits for long before it returns needs no more of them."""
+        self.share = WHOLE
+        """How much of a worker a call takes."""
+        self.flags = FLAG_MEASURE
+        """How the worker is to run it: flags of a request."""
+
+    def learn(self, handler_ns: int, waited_ns: int | None = None) -> None:
+        """Take the running time of a call into account, and how much of it the hook waited; None: not measured."""
+        waited_before = self.waiting_ns * handler_ns // self.expected_ns if self.waiting_ns else 0
+        most_ns = OUTLIER * self.expected_ns if self.is_short else handler_ns
+        self.expected_ns += (handler_ns - self.expected_ns) >> LEARNING_SHIFT
+        shift = FORGETTING_SHIFT if handler_ns > self.shortest_ns else 0
+        self.shortest_ns += (handler_ns - self.shortest_ns) >> shift
+        self.is_short = self.shortest_ns < SHORT_NS and self.expected_ns < SELDOM_LONG_NS
+        if self.flags or self.expected_ns >= MEASURED_NS:
+            self.measured = min(self.measured + (waited_ns is not None), FEW)
+            # What is not measured was too short until now, or others were too busy to tell: it waits as it did before.
+            self._learn_waiting(min(waited_before if waited_ns is None else waited_ns, most_ns))
+
+    def see_waiting(self, elapsed_ns: int) -> None:
+        """A call that has not returned has waited so long already."""
+        self.expected_ns += max(elapsed_ns - self.expected_ns, 0) >> LEARNING_SHIFT
+        self.is_short = False
+        self.measured = FEW
+        self._learn_waiting(max(elapsed_ns, self.waiting_ns))
+
+    def _learn_waiting(self, waited_ns: int) -> None:
+        waiting_ns = self.waiting_ns + ((waited_ns - self.waiting_ns) >> LEARNING_SHIFT)
+        if self.expected_ns < SHORT_NS:
+            self.waiting_ns, self.share, self.flags = 0, WHOLE, 0
+            return
+        if self.measured < FEW:
+            return
+        self.waiting_ns = min(waiting_ns, self.expected_ns - 1)
+        at_once = min(round(self.expected_ns / (self.expected_ns - self.waiting_ns)), MOST_AT_ONCE)
+        self.share = -(-WHOLE // at_once)
+        self.flags = FLAG_MEASURE | FLAG_SHARES if at_once > 1 else FLAG_MEASURE

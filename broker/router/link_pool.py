@@ -1,0 +1,94 @@
+"""The ready workers, by load: the one to give the next dispatch to is found without looking at all of them."""
+
+from collections.abc import Iterator
+
+from tykpy.broker.host.cpus import usable_cpus
+from tykpy.broker.router.link import Link
+from tykpy.broker.router.queue import BLOCKING
+
+
+class LinkPool:
+    """Least in flight first; ties go to the most recently used, whose caches are warm.
+
+    Short hooks go to no more workers than there are CPUs, as long as these take them: to wake another one gains nothing
+    then, and costs the broker as much as the dispatch itself.
+    """
+
+    def __init__(self, cpus: int | None = None) -> None:
+        """`cpus`: how many workers can run at the same time; None: as many as this process may use."""
+        self._cpus = cpus or usable_cpus().number
+        self._levels: list[dict[Link, None]] = [{}]
+        """Links by what they have in flight."""
+        self._lowest = 0
+        """No link is at a level below."""
+        self._level_of: dict[Link, int] = {}
+        self.is_shared = False
+        """Some link has been given dispatches that leave some of their worker to others."""
+
+    def __len__(self) -> int:
+        return len(self._level_of)
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(tuple(self._level_of))
+
+    def __contains__(self, link: Link) -> bool:
+        return link in self._level_of
+
+    def add(self, link: Link) -> None:
+        """A worker became ready."""
+        self._place(link, len(link.in_flight))
+
+    def remove(self, link: Link) -> None:
+        """A worker is no longer to be chosen; it may be unknown."""
+        level = self._level_of.pop(link, None)
+        if level is not None:
+            del self._levels[level][link]
+
+    def moved(self, link: Link) -> None:
+        """The worker's load has changed."""
+        old = self._level_of.get(link)
+        if old is None:
+            return
+        levels, new = self._levels, len(link.in_flight)
+        del levels[old][link]
+        if self._lowest <= new < len(levels):
+            levels[new][link] = None
+            self._level_of[link] = new
+        else:
+            self._place(link, new)
+
+    def choose(self, lane: int, *, is_short: bool = False) -> Link | None:
+        """The worker for the next dispatch of this lane, or None where all are busy."""
+        levels = self._levels
+        lowest = self._lowest
+        while lowest < len(levels) and not levels[lowest]:
+            lowest += 1
+        self._lowest = lowest
+        if is_short and not lowest and len(self._level_of) - len(levels[0]) >= self._cpus:
+            found = self._find(lane, 1) or self._find(lane, 0)
+        else:
+            found = self._find(lane, lowest)
+        if found is not None and lane == BLOCKING and self.is_shared and not found.has_room:
+            # Another one may have more in flight that only waits.
+            return self._find_room() or found
+        return found
+
+    def _find(self, lane: int, lowest: int) -> Link | None:
+        levels = self._levels
+        for at in range(lowest, len(levels)):
+            for link in reversed(levels[at]):
+                if link.accepts(lane):
+                    return link
+        return None
+
+    def _find_room(self) -> Link | None:
+        rooms = [link for link in self._level_of if link.has_room]
+        return min(rooms, key=lambda link: self._level_of[link], default=None)
+
+    def _place(self, link: Link, level: int) -> None:
+        while len(self._levels) <= level:
+            self._levels.append({})
+        self._levels[level][link] = None
+        self._level_of[link] = level
+        if level < self._lowest:
+            self._lowest = level

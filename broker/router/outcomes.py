@@ -1,0 +1,135 @@
+"""One outcome for every dispatch, and the books of it: what is under way, and what became of the rest."""
+
+import asyncio
+import logging
+
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.faults import attempt, report
+from tykpy.broker.refused_sizes import SizeRefusals
+from tykpy.broker.router.answers import body_of, was_run
+from tykpy.broker.router.contract import Counters
+from tykpy.broker.router.deadlines import DeadlineWheel
+from tykpy.broker.router.dispatch import Dispatch
+from tykpy.broker.router.link import Link
+from tykpy.broker.router.queue import PendingQueue
+from tykpy.ipc.channel.ends import Answer
+from tykpy.ipc.frame import EVENT_KINDS, Status
+from tykpy.telemetry.rate_limited_log import QuietLog
+
+log = logging.getLogger("tykpy.router")
+
+
+class Outcomes:
+    """Settles dispatches, and takes them off the queue and the timing wheel."""
+
+    __slots__ = (
+        "_deadlines",
+        "_idle",
+        "_loop",
+        "_oversize",
+        "_pending",
+        "_unknown_handlers",
+        "counters",
+        "held",
+        "under_way",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pending: PendingQueue,
+        deadlines: DeadlineWheel,
+        oversize: SizeRefusals,
+    ) -> None:
+        self._oversize = oversize
+        self.counters = Counters()
+        self.under_way = 0
+        """Dispatches taken and not yet settled."""
+        self.held = 0
+        """Bytes of the dispatches that wait, or are at a worker, also where nobody waits for the answer any more."""
+        self._loop = loop
+        self._pending = pending
+        self._deadlines = deadlines
+        self._idle: asyncio.Future[None] | None = None
+        self._unknown_handlers = QuietLog(log)
+
+    def answer(self, link: Link, answer: Answer) -> None:
+        """Hand a worker's answer to whoever waits for it, if anybody still does."""
+        dispatch = link.finish(answer.seq)
+        link.overdue.discard(answer.seq)
+        if dispatch is None or dispatch.settled:
+            if dispatch is not None:
+                _note_run(dispatch, answer)
+                self.let_go(dispatch)
+            self.counters.late += 1
+            return
+        try:
+            body = body_of(answer, dispatch.kind, dispatch.body)
+        except DispatchError as error:
+            _note_run(dispatch, answer)
+            if error.status is Status.NOT_FOUND and dispatch.kind in EVENT_KINDS:
+                self._unknown_handlers.log(logging.WARNING, error.message, error.message)
+            if error.status is Status.TOO_LARGE:
+                text = self._oversize.refuse_answer(dispatch.kind, dispatch.name, error.message)
+                error = DispatchError(Status.TOO_LARGE, text)
+            self.fail(dispatch, error)
+            return
+        except Exception as fault:  # noqa: BLE001 (its caller is told, whatever it was)
+            self.broken(dispatch, fault)
+            return
+        self.settle(dispatch)
+        assert dispatch.hook is not None
+        dispatch.hook.times.learn(answer.handler_ns, answer.waited_ns)
+        self.counters.answered += 1
+        dispatch.answer(dispatch.kind, body)
+
+    def fail(self, dispatch: Dispatch, error: DispatchError) -> None:
+        """Settle it with an error."""
+        self.settle(dispatch)
+        self.counters.failed += 1
+        attempt(dispatch.fail, error)
+
+    def fail_for_size(self, dispatch: Dispatch, size: int) -> None:
+        """Settle it with an error: its body, of `size` bytes, is above the limit."""
+        text = self._oversize.refuse_request(dispatch.kind, dispatch.name, f"the request has {size} bytes")
+        self.fail(dispatch, DispatchError(Status.TOO_LARGE, text))
+
+    def broken(self, dispatch: Dispatch, fault: Exception) -> None:
+        """Report a fault of the broker that kept a dispatch from going on, and fail it if nobody else has it."""
+        report(fault)
+        if not (dispatch.settled or dispatch.waiting or dispatch.link):
+            message = f"tykpy failed inside the broker: {type(fault).__name__} ({dispatch.name})"
+            self.fail(dispatch, DispatchError(Status.INTERNAL, message))
+
+    def settle(self, dispatch: Dispatch) -> None:
+        """Nothing more may happen to it; whoever calls this says so to its caller, or knows that nobody waits."""
+        dispatch.settled = True
+        self._deadlines.discard(dispatch)
+        if dispatch.link is None:
+            self.held -= len(dispatch.body)
+        if dispatch.waiting:
+            assert dispatch.hook is not None
+            self._pending.forget(dispatch, dispatch.hook.queue_lane)
+            dispatch.body = b""  # it may lie in the queue for a while
+        self.under_way -= 1
+        if not self.under_way and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def let_go(self, dispatch: Dispatch) -> None:
+        """Its worker is done with a dispatch that was settled before."""
+        self._deadlines.discard(dispatch)
+        self.held -= len(dispatch.body)
+
+    async def idle(self) -> None:
+        """Return when nothing is under way. One caller at a time."""
+        if self.under_way:
+            self._idle = self._loop.create_future()
+            await self._idle
+
+
+def _note_run(dispatch: Dispatch, answer: Answer) -> None:
+    """Take note of a call that failed, or that nobody waits for: hooks that wait in vain are those to learn from."""
+    if not was_run(answer):
+        dispatch.seq = 0
+    elif dispatch.hook is not None:
+        dispatch.hook.times.learn(answer.handler_ns, answer.waited_ns)

@@ -1,0 +1,209 @@
+"""One hook of a bundle: its function, its shape and what the manifest and its decorator say about it."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType
+from typing import Any, Final
+
+from tyk.decorators import HOOK_ATTRIBUTE, HookDefinition
+from tykpy.bundles.errors import BundleError
+from tykpy.bundles.files.manifest import HOOK_TYPES, ListedHook
+from tykpy.bundles.shapes import SHAPES, Shape
+from tykpy.ipc.description import MAX_FILE, MAX_NAME, MAX_TIMEOUT
+from tykpy.ipc.text import bounded
+
+_EVENT: Final = "Event"
+_TYPES: Final = frozenset({_EVENT, *HOOK_TYPES.values()})
+_ALLOWED: Final = ", ".join(f"({shape.signature})" for shape in SHAPES.values() if not shape.is_event)
+_ALLOWED_EVENT: Final = "(event, spec)"
+
+
+@dataclass(slots=True, eq=False)
+class Hook:
+    """A function that can be run for a dispatch. Read at every dispatch, so everything is worked out beforehand."""
+
+    name: str
+    bundle: str
+    function: Callable[..., Any]
+    definition: HookDefinition
+    shape: Shape
+    is_async: bool
+    file: str
+    line: int
+    root: str
+    """The folder of the bundle's files: frames below it are the plugin's own in a traceback."""
+    listed: tuple[ListedHook, ...] = ()
+    continues: bool = field(init=False)
+    """A failure of this hook lets the object pass untouched."""
+    unwatched_calls: int = 1
+    """Calls until workers/dispatch/sampled_checks.py looks at one; events are never looked at."""
+    looks: int = 0
+    has_left_token: bool = False
+    """An authentication hook left a token in one of the calls that were looked at."""
+    silent_until: dict[str, float] = field(default_factory=dict)
+    """When a kind of warning may be written again (monotonic seconds), by its name."""
+
+    def __post_init__(self) -> None:
+        self.continues = self.definition.on_error == "continue"
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds the hook may take: the manifest's, else the decorator's, else None."""
+        return next((entry.timeout for entry in self.listed if entry.timeout), self.definition.timeout)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `tykpy hooks` and the router want to know, as a map that msgpack can carry."""
+        return {
+            "name": self.name,
+            "hook_type": self.definition.hook_type,
+            "shape": self.shape.signature,
+            "is_async": self.is_async,
+            "timeout": self.timeout,
+            "on_error": self.definition.on_error,
+            "idempotent": self.definition.idempotent,
+            "file": bounded(self.file, MAX_FILE),
+            "line": self.line,
+            "listed": list(dict.fromkeys(entry.hook_type for entry in self.listed)),
+            "disabled": bool(self.listed) and all(entry.disabled for entry in self.listed),
+        }
+
+
+def definition_of(value: object) -> HookDefinition | None:
+    """Return what a decorator left on `value`, without running any code of it (it may be a lazy object)."""
+    target = value.__func__ if type(value) is MethodType else value
+    if type(target) is FunctionType:  # nearly always, and ten times as fast
+        definition = target.__dict__.get(HOOK_ATTRIBUTE)
+    else:
+        definition = inspect.getattr_static(target, HOOK_ATTRIBUTE, None)
+    return definition if type(definition) is HookDefinition and type(definition.name) is str else None
+
+
+def known_type(definition: HookDefinition) -> str | None:
+    """Return the hook type of a definition; None if it has none, or an unknown one."""
+    hook_type: object = definition.hook_type
+    return hook_type if type(hook_type) is str and hook_type in _TYPES else None
+
+
+def make_hook(
+    function: Callable[..., Any],
+    definition: HookDefinition,
+    bundle: str,
+    root: Path,
+    listed: tuple[ListedHook, ...] = (),
+    name: str = "",
+) -> Hook:
+    """Look at a decorated function once, so that no dispatch has to.
+
+    Raises BundleError where its arguments fit no shape, or its options cannot work.
+    """
+    name = name or definition.name
+    file, line = source_of(function)
+    try:
+        _check_name(name)
+        _check_options(definition, listed)
+        shape = _shape_of(function, _roles(definition, listed))
+    except ValueError as error:
+        raise BundleError(f"hook {bounded(name, MAX_NAME)} {error}", file, line) from error
+    hook = Hook(name, bundle, function, definition, shape, _is_async(function), file, line, str(root), listed)
+    if shape.is_event:
+        hook.unwatched_calls = sys.maxsize
+    return hook
+
+
+def _check_name(name: str) -> None:
+    if bounded(name, MAX_NAME) != name:
+        raise ValueError(f"has a name that no gateway can send: at most {MAX_NAME} characters of valid Unicode")
+
+
+def _check_options(definition: HookDefinition, listed: tuple[ListedHook, ...]) -> None:
+    """Raise ValueError with the reason where an option cannot work; plugin code may have made the definition."""
+    for timeout in (definition.timeout, *(entry.timeout for entry in listed)):
+        if timeout is not None and not (type(timeout) is float and 0 < timeout <= MAX_TIMEOUT):
+            raise ValueError(
+                f"has a timeout of {timeout!r} seconds: possible is more than 0 and at most {MAX_TIMEOUT:.0f}; "
+                "leave it out for the broker's own limit"
+            )
+    if (
+        known_type(definition) is not definition.hook_type
+        or (type(definition.on_error), type(definition.idempotent)) != (str, bool)
+        or definition.on_error not in ("fail", "continue")
+    ):
+        raise ValueError("has options that no decorator of tyk.decorators sets")
+
+
+def source_of(function: Callable[..., Any]) -> tuple[str, int]:
+    """Return the file and line where a function was written; empty and 0 for one that was not written in Python."""
+    code = getattr(_plain(function), "__code__", None)
+    return (code.co_filename, code.co_firstlineno) if isinstance(code, CodeType) else ("", 0)
+
+
+def _plain(function: Any) -> Any:
+    """Look through partial, method, `functools.wraps` and callable object."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        elif inspect.ismethod(function):
+            function = function.__func__
+        elif not inspect.isroutine(function) and inspect.ismethod(getattr(function, "__call__", None)):  # noqa: B004
+            function = function.__call__
+        else:
+            return function
+
+
+def _is_async(function: Any) -> bool:
+    """Only what is called counts: a plain wrapper around a coroutine function may run it to its end itself."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004
+    )
+
+
+def _roles(definition: HookDefinition, listed: tuple[ListedHook, ...]) -> tuple[bool, ...]:
+    """Say which shapes a hook may have: those of events (True), of requests (False), or, where nothing tells, both."""
+    if definition.hook_type is None:
+        return (False,) if listed else (False, True)
+    return (definition.hook_type == _EVENT,)
+
+
+def _shape_of(function: Callable[..., Any], roles: tuple[bool, ...]) -> Shape:
+    """Pick the shape as today's gateway does: by the number of positional arguments, defaults included.
+
+    Where that number fits no shape, arguments with a default may be left to their default.
+    """
+    allowed = " or ".join(_ALLOWED_EVENT if is_event else _ALLOWED for is_event in roles)
+    fewest, most = _positional(function, allowed)
+    for count in (most, fewest):
+        shape = SHAPES.get(count)
+        if shape is not None and shape.is_event in roles:
+            return shape
+    raise ValueError(f"takes {_counted(most)}; allowed are {allowed}")
+
+
+def _positional(function: Callable[..., Any], allowed: str) -> tuple[int, int]:
+    """Count the positional arguments: those without a default, and all. Raises ValueError with the reason."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"has no signature to look at: {error}") from error
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if required:
+        names = ", ".join(p.name for p in required)
+        raise ValueError(f"has arguments that must be given by name ({names}); hooks are called by position")
+    if not positional and any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise ValueError(
+            f"takes *args, which does not say what it wants: name its arguments ({allowed}), "
+            "or use functools.wraps in the decorator around it"
+        )
+    return sum(p.default is p.empty for p in positional), len(positional)
+
+
+def _counted(count: int) -> str:
+    return f"{count} argument" if count == 1 else f"{count} arguments"

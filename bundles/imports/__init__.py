@@ -1,0 +1,1 @@
+"""Imports of a bundle's own modules."""

@@ -1,0 +1,155 @@
+"""Loads and finds single modules of a bundle; `importer.py` decides which module a name stands for."""
+
+import importlib
+import sys
+from importlib.abc import Loader
+from importlib.machinery import ExtensionFileLoader, FileFinder, ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Any, Final
+from zipimport import zipimporter
+
+if TYPE_CHECKING:
+    from tykpy.bundles.imports.importer import ImportSpace
+
+_IMPORTLIB: Final = PathFinder.find_spec.__func__.__code__.co_filename  # type: ignore[attr-defined]
+
+
+class BundleLoader(SourceFileLoader):
+    """Loads one source file of a bundle, with the bundle's own `__import__`, and writes no bytecode next to it."""
+
+    def __init__(self, space: "ImportSpace", fullname: str, path: str) -> None:
+        super().__init__(fullname, path)
+        self.space = space
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """Compile the source; a `__pycache__` in a shared folder is neither trusted nor written."""
+        path = self.get_filename(fullname)
+        source = self.get_data(path)
+        self.space.check(path, source)
+        code: CodeType = self.source_to_code(source, path)
+        return code
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module's code with the bundle's builtins."""
+        vars(module)["__builtins__"] = self.space.builtins
+        self.space.started(module.__name__)
+        super().exec_module(module)
+
+
+class FolderLoader(BundleLoader):
+    """Stands for a folder that has no `__init__.py`."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile("", self.get_filename(fullname), "exec")
+
+    def get_source(self, fullname: str) -> str:
+        return ""
+
+
+class CompiledLoader(ExtensionFileLoader):
+    """Loads a compiled module of a bundle. Most can be loaded once for each bundle; for those that cannot, says so."""
+
+    def __init__(self, space: "ImportSpace", fullname: str, path: str) -> None:
+        super().__init__(fullname, path)
+        self._space = space
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Load the file, if it is as it was signed."""
+        self._space.check(self.path, self.get_data(self.path))
+        try:
+            return super().create_module(spec)
+        except (ImportError, SystemError) as error:
+            raise self._explained(error) from error
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Initialize the module."""
+        self._space.started(module.__name__)
+        try:
+            super().exec_module(module)
+        except (ImportError, SystemError) as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> ImportError:
+        name = self._space.public(self.name)
+        return ImportError(
+            f"{name} is compiled and cannot be loaded for this bundle alone: {error}; "
+            f"install {name.partition('.')[0]} where tykpy is installed, for all bundles",
+            name=name,
+            path=self.path,
+        )
+
+
+class ZipLoader(zipimporter):
+    """Loads the modules of a ZIP that a bundle carries."""
+
+    def __init__(self, space: "ImportSpace", path: str) -> None:
+        super().__init__(path)
+        self._space = space
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compile the source, if the ZIP is as it was signed."""
+        self._space.check(self.archive, Path(self.archive).read_bytes())
+        return super().get_code(fullname)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module's code with the bundle's builtins."""
+        vars(module)["__builtins__"] = self._space.builtins
+        self._space.started(module.__name__)
+        super().exec_module(module)
+
+
+class AliasLoader(Loader):
+    """Gives a module a second name: importing that name gives the module itself."""
+
+    def __init__(self, fullname: str, loader: Any = None) -> None:
+        self._fullname = fullname
+        self._loader = loader
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Put the module in place: import takes what is in sys.modules when the loader is done."""
+        sys.modules[module.__name__] = importlib.import_module(self._fullname)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the module's own loader has; its methods are asked for the module by its own name."""
+        attribute = getattr(self._loader, name)
+        if name in ("get_code", "get_source", "get_filename", "is_package"):
+            return lambda *_: attribute(self._fullname)
+        return attribute
+
+
+class OwnFolder(FileFinder):
+    """A bundle's folder in `sys.path`: whoever asks it finds its modules, but other bundles' imports do not."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, *importlib._bootstrap_external._get_supported_file_loaders())  # type: ignore[attr-defined]
+
+    def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return None to importlib, or a bundle's module would be everybody's."""
+        if sys._getframe(1).f_code.co_filename == _IMPORTLIB:
+            return None
+        return super().find_spec(fullname, target)
+
+
+class OwnZip(zipimporter):
+    """A bundle's ZIP in `sys.path`, as OwnFolder."""
+
+    def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return None to importlib."""
+        if sys._getframe(1).f_code.co_filename == _IMPORTLIB:
+            return None
+        return super().find_spec(fullname, target)
+
+
+def is_namespace(spec: ModuleSpec) -> bool:
+    """Say whether a package declares that it has parts elsewhere, as namespace packages did before PEP 420."""
+    if not spec.submodule_search_locations or not isinstance(spec.loader, BundleLoader):
+        return False
+    source = spec.loader.get_data(spec.loader.path)
+    return b"extend_path" in source or b"declare_namespace" in source
+
+
+def folder_spec(name: str, loader: FolderLoader, folders: list[str]) -> ModuleSpec:
+    spec = ModuleSpec(name, loader, is_package=True)
+    spec.submodule_search_locations = folders
+    return spec

@@ -1,0 +1,163 @@
+"""Stands around the load of each bundle: what it changed for the whole process is undone, or ends the process.
+
+A bundle cannot be kept from changing the process that it is loaded into. What would hurt the bundles after it, and is
+of no use to itself once it is loaded, is put back. A process that is no worker any more, or has lost its channel, ends:
+the broker knows which bundle was being loaded.
+"""
+
+import builtins
+import faulthandler
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from tykpy.bundles.loading import PRIVATE
+from tykpy.ipc.exits import WorkerExit
+
+_LISTS: Final = ("path", "meta_path", "path_hooks")
+"""Without what `sys` has here, other bundles import nothing."""
+_LIMITS: Final = tuple(
+    getattr(resource, f"RLIMIT_{name}") for name in ("AS", "CORE", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "STACK")
+)
+_TIMERS: Final = (
+    (signal.ITIMER_REAL, signal.SIGALRM),
+    (signal.ITIMER_VIRTUAL, signal.SIGVTALRM),
+    (signal.ITIMER_PROF, signal.SIGPROF),
+)
+"""Timers, and the signals that end a process which does not handle them."""
+_AUDITED: Final[tuple[tuple[Any, ...], ...]] = (
+    ("compile", None, "<tykpy>"),
+    ("exec", compile("0", "<tykpy>", "eval")),
+    ("import", "tykpy", None, None, None, None),
+    ("open", os.devnull, "r", os.O_RDONLY),
+    ("tykpy",),
+)
+"""Events of `sys.audit` that every worker has, and one that nobody knows: some hooks refuse all but a few."""
+# Taken before any plugin could put something else in their place.
+_exit, _fstat, _getcwd, _getpid, _stat = os._exit, os.fstat, os.getcwd, os.getpid, os.stat
+_getresuid, _getresgid = os.getresuid, os.getresgid
+_getrlimit, _setrlimit = resource.getrlimit, resource.setrlimit
+_getitimer, _setitimer, _getsignal = signal.getitimer, signal.setitimer, signal.getsignal
+_cancel_dump, _audit = faulthandler.cancel_dump_traceback_later, sys.audit
+
+
+class LoadGuard:
+    """Knows what has to stay as it is in this process."""
+
+    def __init__(self, descriptors: Iterable[int] = ()) -> None:
+        """`descriptors`: without these the process is of no use."""
+        self._pid = _getpid()
+        self._descriptors = {descriptor: _identity(descriptor) for descriptor in descriptors}
+        self._identity = _identity_of_process()
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
+        self._modules = {name: module for name, module in sys.modules.items() if not name.startswith(PRIVATE)}
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        """Load one bundle inside of this."""
+        limit, folder = sys.getrecursionlimit(), _folder()
+        limits = [_getrlimit(kind) for kind in _LIMITS]
+        names, lists = vars(builtins).copy(), {name: list(getattr(sys, name)) for name in _LISTS}
+        try:
+            yield
+        finally:
+            # A higher one is for the bundle's own hooks.
+            sys.setrecursionlimit(max(limit, sys.getrecursionlimit()))
+            _give_back_limits(limits)
+            self._end_if_useless()
+            _stop_timers()
+            vars(builtins).update(names)
+            for name, entries in lists.items():
+                _put_back(name, entries)
+            _remove_broken_finders(lists["meta_path"])
+            os.umask(self._umask)
+            if folder is not None:
+                with suppress(OSError):
+                    os.chdir(folder)
+            if not self._modules.keys() <= sys.modules.keys():
+                sys.modules.update({**self._modules, **sys.modules})
+
+    def _end_if_useless(self) -> None:
+        if _getpid() != self._pid:
+            # The child of a fork in the bundle has come back from it: it is no worker.
+            _exit(WorkerExit.DONE)
+        if any(_identity(descriptor) != before for descriptor, before in self._descriptors.items()):
+            _exit(WorkerExit.DESCRIPTORS)
+        if _identity_of_process() != self._identity:
+            _exit(WorkerExit.IDENTITY)
+        if _refuses():
+            _exit(WorkerExit.AUDIT)
+
+
+def _identity(descriptor: int) -> tuple[int, int, int] | None:
+    try:
+        status = _fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mode
+
+
+def _identity_of_process() -> tuple[Any, ...]:
+    """Who the process is for the kernel, and where its paths begin."""
+    root = _stat("/")
+    return _getresuid(), _getresgid(), root.st_dev, root.st_ino
+
+
+def _give_back_limits(before: list[tuple[int, int]]) -> None:
+    """Undo lower limits, or end the process where that is not allowed."""
+    for kind, (soft, hard) in zip(_LIMITS, before, strict=True):
+        if _getrlimit(kind) != (soft, hard):
+            try:
+                _setrlimit(kind, (soft, hard))
+            except (OSError, ValueError):
+                _exit(WorkerExit.LIMITS)
+
+
+def _stop_timers() -> None:
+    """Stop what would end the process in a while."""
+    for timer, number in _TIMERS:
+        if _getitimer(timer)[0] and _getsignal(number) == signal.SIG_DFL:
+            _setitimer(timer, 0)
+    _cancel_dump()
+
+
+def _refuses() -> bool:
+    """Whether an audit hook refuses what every worker does; hooks cannot be removed."""
+    try:
+        for event in _AUDITED:
+            _audit(*event)
+    except BaseException:  # noqa: BLE001 (whatever it raises, others get it too)
+        return True
+    return False
+
+
+def _folder() -> str | None:
+    try:
+        return _getcwd()
+    except OSError:
+        return None  # it was removed
+
+
+def _remove_broken_finders(before: list[Any]) -> None:
+    """Remove a bundle's finders that fail where they have only to say that they do not know a module."""
+    known = set(map(id, before))
+    for finder in [one for one in sys.meta_path if id(one) not in known]:
+        try:
+            finder.find_spec("tykpy_no_such_module", None, None)
+        except BaseException:  # noqa: BLE001 (whatever it raises, every import of other bundles would)
+            sys.meta_path.remove(finder)
+
+
+def _put_back(name: str, entries: list[Any]) -> None:
+    """Add what is missing in one of the lists of `sys`; what the bundle has added stays."""
+    current: object = getattr(sys, name, None)
+    if type(current) is not list:
+        setattr(sys, name, entries)
+        return
+    there = set(map(id, current))
+    current.extend(entry for entry in entries if id(entry) not in there)

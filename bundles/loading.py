@@ -1,0 +1,195 @@
+"""Loads the code of one part of a bundle: manifest, check of the files, import, hooks; a failure is a BundleError."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from tyk.decorators import HookDefinition
+from tykpy.bundles.bundle import FaultyHook, Part
+from tykpy.bundles.errors import BundleError, SignatureError
+from tykpy.bundles.files.manifest import MANIFEST_NAME, ListedHook, Manifest, read_manifest
+from tykpy.bundles.files.other_files import is_other_file
+from tykpy.bundles.files.signature import PublicKey
+from tykpy.bundles.files.verification import verify
+from tykpy.bundles.hook import definition_of, known_type, make_hook, source_of
+from tykpy.bundles.imports.importer import ImportSpace
+from tykpy.ipc.description import MAX_HOOKS, MAX_NAME
+from tykpy.ipc.text import bounded
+from tykpy.workers.dispatch.failure import bundle_failed
+from tykpy.workers.process import forked
+
+MAIN_FILE: Final = "middleware.py"
+"""The file that the gateway's embedded Python loads."""
+
+PRIVATE: Final = "tykpy_"
+"""Begins the names of the packages below which bundles have their modules."""
+
+_NOT_IN_A_NAME: Final = re.compile(r"\W+")
+_HASH_LENGTH: Final = 8
+
+
+def load_folder(name: str, root: Path, key: str, public_key: PublicKey | None = None) -> Part:
+    """Load a folder with a manifest; `key` tells its modules from those of any other bundle.
+
+    With a `public_key` it has to be signed by its owner. A bundle that cannot be loaded is a part with an error.
+    """
+    try:
+        if not (root / MANIFEST_NAME).is_file():
+            raise BundleError(f"no {MANIFEST_NAME} in it (yet)", str(root))
+        manifest = read_manifest(root / MANIFEST_NAME)
+        return _load(name, root, manifest, key, sealed=verify(root, manifest, public_key))
+    except BaseException as error:  # noqa: BLE001 (plugin code may raise anything)
+        return failed_part(name, root, error)
+
+
+def load_file(name: str, file: Path, key: str, public_key: PublicKey | None = None) -> Part:
+    """Load a single `.py` file, a bundle without a manifest: all of its decorated hooks.
+
+    A file that is no bundle (`conftest.py`) is not imported, and has no hooks.
+    """
+    try:
+        if is_other_file(file, file.read_bytes()):
+            return Part(name, file.parent)
+        if public_key is not None:
+            raise SignatureError("a single file has no signature; make a bundle of it: tykpy bundle build", str(file))
+        return _load(name, file.parent, Manifest(file_list=(file.name,)), key, single=True)
+    except BaseException as error:  # noqa: BLE001 (plugin code may raise anything)
+        return failed_part(name, file.parent, error)
+
+
+def failed_part(name: str, root: Path, error: BaseException) -> Part:
+    """Return a part that could not be loaded, and why."""
+    return Part(name, root, error=bundle_failed(error, str(root), str(root)))
+
+
+def private_prefix(name: str, key: str) -> str:
+    """Return the package below which a bundle's modules live: the same in every worker, so that pickles travel."""
+    digest = hashlib.md5(os.fsencode(key), usedforsecurity=False).hexdigest()[:_HASH_LENGTH]
+    return f"{PRIVATE}{_NOT_IN_A_NAME.sub('_', name)}_{digest}"
+
+
+def _load(
+    name: str,
+    root: Path,
+    manifest: Manifest,
+    key: str,
+    *,
+    single: bool = False,
+    sealed: Mapping[str, bytes] | None = None,
+) -> Part:
+    space = ImportSpace(private_prefix(name, key), name, root, manifest.file_list, single, sealed)
+    try:
+        space.open()
+    except ValueError as error:
+        raise BundleError(str(error), str(root)) from error
+    try:
+        loaded = _import_files(space, manifest, single)
+        part = _collect(name, space, loaded, manifest)
+        space.loaded()
+        return part
+    except BaseException:
+        space.close()
+        raise
+
+
+def _import_files(space: ImportSpace, manifest: Manifest, single: bool) -> list[ModuleType]:
+    """Import the files a gateway would load, and more where a hook of the manifest is still missing."""
+    if single:
+        return [_import_file(space, file) for file in manifest.file_list]
+    first, others = _entry_files(space.root, manifest)
+    modules = [_import_file(space, file) for file in first]
+    defined = {name for module in modules for name in vars(module)}
+    if manifest.driver == "grpc" or any(entry.name not in defined for entry in manifest.hooks):
+        added = tuple(folder + os.sep for folder in space.folders())
+        others = [file for file in others if not str(space.root / file).startswith(added)]
+        carried = space.carried()
+        others = [file for file in others if file.partition("/")[0].partition(".")[0] not in carried]
+        modules += [_import_file(space, file) for file in others]
+    return modules
+
+
+def _entry_files(root: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
+    """Split the Python files into those that are loaded in any case, and the others."""
+    files = [file for file in manifest.file_list if file.endswith(".py")]
+    if files and len(manifest.file_list) == 1:
+        return files, []  # as the embedded driver, which then does not look for MAIN_FILE
+    if (root / MAIN_FILE).is_file():
+        return [MAIN_FILE], [file for file in files if file != MAIN_FILE]
+    if not files:
+        raise BundleError(f"no Python file in it: neither {MAIN_FILE} nor one in file_list", str(root))
+    return files, []
+
+
+def _import_file(space: ImportSpace, file: str) -> ModuleType:
+    try:
+        module = space.load(file)
+    except BaseException as error:
+        if forked.is_child:
+            forked.end(error)
+        raise bundle_failed(error, str(space.root), str(space.root / file)) from error
+    if forked.is_child:
+        forked.end()
+    return module
+
+
+def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: Manifest) -> Part:
+    """Find the decorated functions: those of the loaded files in order, then of what these imported."""
+    part = Part(name, space.root, listed=manifest.hooks, chained=manifest.chained, space=space)
+    others = [module for module in space.modules() if module not in loaded]
+    wanted = {entry.name for entry in part.listed}
+    found: dict[str, tuple[Callable[..., Any], HookDefinition]] = {}
+    for module in loaded + others:
+        for attribute, value in vars(module).copy().items():
+            definition = definition_of(value)
+            if definition is not None:
+                found.setdefault(definition.name, (value, definition))
+                if type(attribute) is str and attribute in wanted:
+                    found.setdefault(attribute, (value, definition))
+    if len(found) > MAX_HOOKS:
+        raise too_many_hooks(space.root.joinpath(*manifest.file_list[:1]))
+    _make_hooks(part, found)
+    _add_missing(part, loaded + others)
+    return part
+
+
+def _make_hooks(part: Part, found: dict[str, tuple[Callable[..., Any], HookDefinition]]) -> None:
+    """Make a hook of every function, under its own name, and under another one where the manifest calls it so."""
+    for name, (function, definition) in found.items():
+        listed = tuple(entry for entry in part.listed if entry.name == name)
+        try:
+            part.hooks[name] = make_hook(function, definition, part.name, part.root, listed, name)
+        except BaseException as error:  # noqa: BLE001 (a signature may be plugin code)
+            reason = bundle_failed(error, str(part.root), str(part.root))
+            part.faulty[name] = FaultyHook(name, known_type(definition), reason)
+
+
+def _add_missing(part: Part, modules: list[ModuleType]) -> None:
+    """Say of every hook of the manifest that was not found what there is, and what to write."""
+    for entry in part.listed:
+        if entry.name in part.hooks or entry.name in part.faulty:
+            continue
+        error = _missing(part, entry, modules)
+        part.faulty[entry.name] = FaultyHook(entry.name, entry.hook_type, error, missing=True)
+
+
+def too_many_hooks(path: Path) -> BundleError:
+    """Return the error for a bundle with more hooks than the broker keeps of one."""
+    return BundleError(f"more than {MAX_HOOKS} hooks in one bundle: split it", str(path))
+
+
+def _missing(part: Part, entry: ListedHook, modules: Iterable[ModuleType]) -> BundleError:
+    plain = next((vars(module)[entry.name] for module in modules if entry.name in vars(module)), None)
+    name = bounded(entry.name, MAX_NAME)
+    if callable(plain):
+        file, line = source_of(plain)
+        advice = f"from tyk.decorators import {entry.hook_type}, and write @{entry.hook_type} (or @Hook) above it"
+        return BundleError(f"{name} is in the manifest, but is not a hook: {advice}", file, line)
+    hooks = ", ".join(part.hooks) or "none"
+    return BundleError(
+        f"{name} is in the manifest ({entry.hook_type}), but no file defines it; hooks of {part.name}: {hooks}",
+        str(part.root / MANIFEST_NAME),
+    )

@@ -1,0 +1,1 @@
+"""Connects to a broker: dialling, gRPC and MessagePack-RPC."""

@@ -1,0 +1,133 @@
+"""Messages that are too big for a ring record: the record says where the body lies, and keeps its place in the order.
+
+A request's body lies in the broker's `BodyStore`, an answer's in its worker's bulk memory; what finds no room there has
+memory of its own (`spill.py`). It has no CRC: whether the record that announces it is whole is checked, and the body is
+written before the record is.
+"""
+
+from typing import Final, NamedTuple, Protocol
+
+from tykpy.ipc.bodies.bulk import BulkWriter
+from tykpy.ipc.bodies.memfd import SpillSocket, release
+from tykpy.ipc.errors import RingCorruptError
+from tykpy.ipc.frame import Packed, SplitFrame
+from tykpy.ipc.ring.layout import OWN_MEMORY, SPILL_PLACE
+from tykpy.ipc.ring.ring import Producer
+
+_PLACE: Final = SPILL_PLACE.size
+
+
+class Announcement(NamedTuple):
+    """What a SPILL record says."""
+
+    size: int
+    """Bytes of the body."""
+    offset: int
+    """In bulk memory, or OWN_MEMORY."""
+    head: bytes
+    """The frame without its body; empty: the body is the frame."""
+
+
+def size_of(message: Packed) -> int:
+    """Bytes that `max_message` limits."""
+    return len(message.body if isinstance(message, SplitFrame) else message)
+
+
+def split(message: Packed) -> tuple[bytes, bytes]:
+    """Head and body; the body is all of it where the frame is not split."""
+    return message if isinstance(message, SplitFrame) else (b"", message)
+
+
+def read_announcement(payload: bytes, limit: int) -> Announcement:
+    """Decode a SPILL record's payload; RingCorruptError where it cannot be."""
+    if len(payload) < _PLACE:
+        raise RingCorruptError("a spill record of a wrong length", length=len(payload))
+    size, offset = SPILL_PLACE.unpack_from(payload)
+    if size > limit:
+        raise RingCorruptError("an oversize spill", size=size, limit=limit)
+    return Announcement(size, offset, payload[_PLACE:])
+
+
+class OwnMemoryWriter:
+    """Publishes SPILL records whose bodies lie in memory of their own; used by one thread at a time."""
+
+    __slots__ = ("_producer", "_socket")
+
+    def __init__(self, producer: Producer, socket: SpillSocket) -> None:
+        self._producer = producer
+        self._socket = socket
+
+    def push(self, kind: int, seq: int, aux: int, message: Packed) -> tuple[int, int]:
+        """Store the body and publish its record.
+
+        Returns the position to `rewind` to, and the descriptor of the memory, the caller's to `release`. Raises
+        SpillError, and what `Producer.push` does; nothing was published then.
+        """
+        head, body = split(message)
+        memory = self._socket.send(seq, body)
+        try:
+            return self._producer.push(kind, seq, aux, SPILL_PLACE.pack(len(body), OWN_MEMORY) + head), memory
+        except BaseException:
+            release(memory, discard=True)
+            raise
+
+
+class OversizeWriter(OwnMemoryWriter):
+    """The same, with bodies in bulk memory wherever they find room there."""
+
+    __slots__ = ("_bulk",)
+
+    def __init__(self, producer: Producer, bulk: BulkWriter, socket: SpillSocket) -> None:
+        super().__init__(producer, socket)
+        self._bulk = bulk
+
+    def publish(self, kind: int, seq: int, aux: int, message: Packed) -> None:
+        """Store the body and publish its record; raises the same as `push`."""
+        head, body = split(message)
+        size = len(body)
+        offset = self._bulk.write(body, self._producer.consumed())
+        if offset is None:
+            _, memory = self.push(kind, seq, aux, message)
+            release(memory, discard=False)
+            return
+        try:
+            position = self._producer.push(kind, seq, aux, SPILL_PLACE.pack(size, offset) + head)
+        except BaseException:
+            self._bulk.drop(offset, size)
+            raise
+        self._bulk.hold(offset, size, position)
+
+    def trim(self) -> None:
+        """Give back memory that no body uses."""
+        self._bulk.trim(self._producer.consumed())
+
+
+class Memory(Protocol):
+    """Where the bodies of one direction lie."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Copy a body out; raises RingCorruptError where it cannot lie there."""
+
+
+class OversizeReader:
+    """Fetches the messages of SPILL records; before the record's room is given back."""
+
+    __slots__ = ("_bulk", "_limit", "_skip_revoked", "_socket")
+
+    def __init__(self, bulk: Memory, socket: SpillSocket, limit: int, *, skip_revoked: bool) -> None:
+        self._bulk = bulk
+        self._socket = socket
+        self._limit = limit
+        self._skip_revoked = skip_revoked
+
+    def fetch(self, seq: int, payload: bytes) -> Packed:
+        """A private copy of the message; the peer can change nothing of it any more.
+
+        Raises SpillError where only this message is lost, RingCorruptError where the peer announced nonsense.
+        """
+        size, offset, head = read_announcement(payload, self._limit)
+        if offset == OWN_MEMORY:
+            body = self._socket.receive(seq, size, skip_revoked=self._skip_revoked)
+        else:
+            body = self._bulk.read(offset, size)
+        return SplitFrame(head, body) if head else body

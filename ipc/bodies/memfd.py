@@ -1,0 +1,121 @@
+"""Bodies that find no room in bulk memory: each in nameless memory of its own, whose descriptor goes over a socket.
+
+The descriptor is sent before the SPILL record is published, so it is there when the record is read. Memory is written
+and read with pwrite and pread, never mapped: the other process could shrink the file under a mapping, and that is a
+SIGBUS, where a read is only short. There is no CRC: this memory is never used twice, so nothing stale can be in it.
+"""
+
+import errno
+import os
+import socket
+import struct
+from typing import Final
+
+from tykpy.ipc.channel.control import receive_descriptor, send_descriptor
+from tykpy.ipc.errors import RingCorruptError, SegmentError, SpillClosedError, SpillError
+from tykpy.ipc.ring.segment import create_memory, is_memory_of
+
+_pread: Final = os.pread
+"""Bound before plugins are imported; see `ipc/channel/doorbell.py`."""
+_NOTE: Final = struct.Struct("<QQ")
+"""What goes with a descriptor: seq, size of the message."""
+_CLOSED: Final = frozenset({errno.EPIPE, errno.ECONNRESET})
+
+
+class SpillSocket:
+    """One end; never blocks, because what is awaited was sent before, and what is sent is few (credits)."""
+
+    def __init__(self, sock: socket.socket, device: int) -> None:
+        self._socket = sock
+        self._device = device
+
+    def send(self, seq: int, payload: bytes) -> int:
+        """Store and send a message; returns the memory's writable descriptor, which is the caller's to close.
+
+        Raises SpillError: no shared memory or descriptors left, or the peer does not take its messages;
+        SpillClosedError where there is no peer any more.
+        """
+        try:
+            memory = create_memory()
+        except SegmentError as error:
+            raise SpillError(f"no memory for a message of {len(payload)} bytes: {error}") from error
+        try:
+            _write(memory.writable, payload)
+            send_descriptor(self._socket, _NOTE.pack(seq, len(payload)), memory.readable, socket.MSG_DONTWAIT)
+        except OSError as error:
+            os.close(memory.writable)
+            kind = SpillClosedError if error.errno in _CLOSED else SpillError
+            raise kind(f"cannot carry a message of {len(payload)} bytes: {error.strerror}") from error
+        finally:
+            os.close(memory.readable)
+        return memory.writable
+
+    def receive(self, seq: int, size: int, *, skip_revoked: bool) -> bytes:
+        """The message that belongs to a SPILL record.
+
+        `skip_revoked`: messages of requests that the broker took back lie before it and are dropped.
+        Raises SpillError where its descriptor was lost (none left in this process), RingCorruptError where the peer
+        sent something else than it announced.
+        """
+        while True:
+            note, descriptor = self._receive_note(seq)
+            try:
+                if note == (seq, size):
+                    return self._read(descriptor, seq, size)
+            finally:
+                if descriptor is not None:
+                    os.close(descriptor)
+            if not skip_revoked or note[0] == seq:
+                raise RingCorruptError(
+                    "a spill that was not announced", seq=seq, size=size, got_seq=note[0], got_size=note[1]
+                )
+
+    def _receive_note(self, seq: int) -> tuple[tuple[int, int], int | None]:
+        try:
+            note, descriptor = receive_descriptor(self._socket, _NOTE.size, socket.MSG_DONTWAIT)
+        except OSError as error:
+            raise RingCorruptError("a spill record without its message", seq=seq) from error
+        if len(note) == _NOTE.size:
+            return _NOTE.unpack(note), descriptor
+        if descriptor is not None:
+            os.close(descriptor)
+        raise RingCorruptError("a spill record without its message", seq=seq, bytes=len(note))
+
+    def _read(self, descriptor: int | None, seq: int, size: int) -> bytes:
+        if descriptor is None:
+            raise SpillError(f"a message of {size} bytes lost its memory on the way: too many open files?")
+        # Only our own kind of file: one of another file system could keep the reader waiting.
+        if not is_memory_of(descriptor, self._device, size):
+            raise RingCorruptError("a spill that is not what was announced", seq=seq, size=size)
+        data = read_whole(descriptor, size, 0)
+        if len(data) != size:
+            raise RingCorruptError("a spill that was cut off", seq=seq, size=size, read=len(data))
+        return data
+
+    def close(self) -> None:
+        """Close; memory that nobody has received is freed by the kernel."""
+        self._socket.close()
+
+
+def release(descriptor: int, *, discard: bool) -> None:
+    """Close sent memory; `discard` frees its pages although the descriptor in the peer's socket lives on."""
+    if discard:
+        os.ftruncate(descriptor, 0)
+    os.close(descriptor)
+
+
+def _write(descriptor: int, payload: bytes) -> None:
+    written = os.pwrite(descriptor, payload, 0)
+    while written < len(payload):
+        written += os.pwrite(descriptor, memoryview(payload)[written:], written)
+
+
+def read_whole(descriptor: int, size: int, offset: int) -> bytes:
+    """Read so many bytes; fewer only where the file ends."""
+    data = _pread(descriptor, size, offset)
+    while 0 < len(data) < size:
+        rest = _pread(descriptor, size - len(data), offset + len(data))
+        if not rest:
+            break
+        data += rest
+    return data

@@ -1,0 +1,1 @@
+"""The two ends of the channel between the broker and one worker."""

@@ -1,0 +1,416 @@
+"""The broker's end of one worker's channel; nothing here blocks, and nothing here trusts the worker."""
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import islice
+from typing import Final, NamedTuple, Self
+
+from tykpy.ipc.bodies.announce import OversizeReader, OwnMemoryWriter, size_of
+from tykpy.ipc.bodies.bulk import BulkReader
+from tykpy.ipc.bodies.heap import keep_freed
+from tykpy.ipc.bodies.memfd import SpillSocket, release
+from tykpy.ipc.bodies.store import BodyStore, StoredBody
+from tykpy.ipc.channel.control import ControlSocket
+from tykpy.ipc.channel.doorbell import AnswerDoorbell, RequestDoorbell, create_answer_doorbell
+from tykpy.ipc.channel.messages import Answer, ChannelOptions
+from tykpy.ipc.errors import CreditError, MessageTooLargeError, RingCorruptError, SegmentError, SpillError
+from tykpy.ipc.frame import Packed, Status, pack_error
+from tykpy.ipc.ring.layout import (
+    ACTIVE_SEQ,
+    ACTIVE_START,
+    EXECUTION_SLOTS,
+    EXIT_REASON,
+    FLAG_ERROR,
+    HANDLED,
+    HEAD,
+    HEARTBEAT,
+    MAX_HANDLER_NS,
+    MAX_WAITING,
+    PID,
+    SPILL_PLACE,
+    STATE,
+    STORAGE_ERRORS,
+    STORAGE_STATE,
+    THREADS,
+    WAITING_SHIFT,
+    Identity,
+    RecordType,
+    Role,
+    WorkerState,
+)
+from tykpy.ipc.ring.ring import Consumer, Producer
+from tykpy.ipc.ring.segment import Segment, create_bulk, create_segment
+
+_ANSWERS: Final = frozenset(
+    {RecordType.RESP, RecordType.ERR, RecordType.SPILL_RESP, RecordType.SPILL_RESP | FLAG_ERROR}
+)
+_REQ: Final = int(RecordType.REQ)
+_SPILL_REQ: Final = int(RecordType.SPILL_REQ)
+_RESP: Final = int(RecordType.RESP)
+_ERR: Final = int(RecordType.ERR)
+_IN_RECORD: Final = (_RESP, _ERR)
+_SPILL_ERR: Final = RecordType.SPILL_RESP | FLAG_ERROR
+_new_answer: Final[Callable[[type[Answer], tuple[int, bool, Packed, int, int | None]], Answer]] = tuple.__new__
+"""Builds an Answer in half the time that its own constructor takes."""
+
+
+class WorkerStatus(NamedTuple):
+    """What a worker says about itself in its header: plain numbers, not checked."""
+
+    state: int
+    heartbeat_ns: int
+    handled: int
+    pid: int
+    exit_reason: int
+    storage_state: int
+    storage_errors: int
+    threads: int
+
+
+_STATUS: Final = (STATE, HEARTBEAT, HANDLED, PID, EXIT_REASON, STORAGE_STATE, STORAGE_ERRORS, THREADS)
+"""Where its fields are."""
+
+
+class _Parts(NamedTuple):
+    """What a channel is made of, the broker's ends."""
+
+    outbound: Segment
+    inbound: Segment
+    requests: RequestDoorbell
+    answers: AnswerDoorbell
+    control: ControlSocket
+    spills: SpillSocket
+    bodies: BodyStore
+    bulk_in: BulkReader
+
+
+class BrokerChannel:
+    """Send requests to one worker generation and receive its answers; used by one thread."""
+
+    def __init__(self, parts: _Parts, options: ChannelOptions, worker_fds: tuple[int, ...]) -> None:
+        self._parts = parts
+        self.control = parts.control
+        self.answers_fd = parts.answers.fd
+        """Readable when the worker rang."""
+        self.worker_fds = worker_fds
+        """What the worker must inherit (`pass_fds`)."""
+        self.bodies = parts.bodies
+        """Where bodies lie that `send_stored` sends."""
+        self.corrupt: RingCorruptError | None = None
+        """Set for good once the worker said something impossible in its ring or its header: see `drain`."""
+        self._options = options
+        self._max_payload = min(parts.outbound.identity.max_payload, options.max_message)
+        self._credits = options.credits
+        self._producer = Producer(parts.outbound, parts.inbound)
+        self._consumer = Consumer(parts.inbound, parts.outbound, _ANSWERS)
+        self._oversize_out = OwnMemoryWriter(self._producer, parts.spills)
+        self._oversize_in = OversizeReader(parts.bulk_in, parts.spills, options.max_message, skip_revoked=False)
+        self._push = self._producer.push
+        self._pop = self._consumer.pop
+        self._take_all = parts.answers.take_all
+        self._published: dict[int, int] = {}
+        """Every request without an answer, oldest first, and where its record starts."""
+        self._forget = self._published.pop
+        self._unrung = 0
+        """Of these, the newest that have no doorbell token yet."""
+        self._spilled: dict[int, int] = {}
+        self._big_lately = self._big_before = False
+        """A message was too big for a record: since the last call of `trim`, and between the last two."""
+        self._salvaged: list[Answer] = []
+        self._worker_ends = ExitStack()
+        self._own_ends = ExitStack()
+
+    @classmethod
+    def create(
+        cls, slot: int, generation: int, epoch: int, options: ChannelOptions, bodies: BodyStore | None = None
+    ) -> Self:
+        """Make everything that a worker of this slot and generation needs; without a store, one of its own.
+
+        Raises SegmentError where the machine has no memory or descriptors left; nothing is left behind then.
+        """
+        with ExitStack() as own, ExitStack() as worker:
+            try:
+                parts, inherited = _create_parts((epoch, slot, generation), options, bodies, own, worker)
+            except OSError as error:
+                raise SegmentError(f"cannot create a channel: {error.strerror}") from error
+            channel = cls(parts, options, inherited)
+            channel._own_ends, channel._worker_ends = own.pop_all(), worker.pop_all()
+        return channel
+
+    def worker_argument(self) -> str:
+        """One argv field that tells `WorkerChannel.attach` which inherited descriptor is what."""
+        return f"{self._parts.answers.kind}:{','.join(map(str, self.worker_fds))}"
+
+    def close_worker_ends(self) -> None:
+        """Close what only the worker needs, once it runs: the control socket's end of file depends on it."""
+        self._worker_ends.close()
+
+    def send(self, seq: int, payload: Packed, deadline_ns: int, flags: int = 0) -> None:
+        """Publish a request; the worker hears of it at the next `ring`. A big one is copied into memory of its own.
+
+        `flags`: FLAG_MEASURE and FLAG_SHARES of `ipc.ring.layout`.
+
+        Raises MessageTooLargeError, SpillError (no memory for a big one), SpillClosedError (the worker is gone),
+        CreditError and RingFullError (a fault of the caller), RingCorruptError (a fault of the worker). Nothing was
+        sent then.
+        """
+        published = self._published
+        if len(published) >= self._credits:
+            raise CreditError(self._credits)
+        if isinstance(payload, bytes) and len(payload) <= self._max_payload:
+            published[seq] = self._push(_REQ | flags, seq, deadline_ns, payload)
+        else:
+            self._send_oversize(seq, payload, deadline_ns, flags)
+        self._unrung += 1
+
+    def send_stored(self, seq: int, head: bytes, body: StoredBody, deadline_ns: int, flags: int = 0) -> None:
+        """Do the same for a split frame whose body lies in `bodies`, and stays until the request is answered.
+
+        Raises the same but SpillError.
+        """
+        published = self._published
+        if len(published) >= self._credits:
+            raise CreditError(self._credits)
+        self._check_size(body.size)
+        self._notice_big()
+        place = SPILL_PLACE.pack(body.size, body.offset)
+        published[seq] = self._push(_SPILL_REQ | flags, seq, deadline_ns, place + head)
+        self._unrung += 1
+
+    def _send_oversize(self, seq: int, payload: Packed, deadline_ns: int, flags: int) -> None:
+        self._check_size(size_of(payload))
+        self._notice_big()
+        kind = _SPILL_REQ | flags
+        self._published[seq], self._spilled[seq] = self._oversize_out.push(kind, seq, deadline_ns, payload)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._options.max_message:
+            raise MessageTooLargeError(size, self._options.max_message)
+
+    def ring(self) -> None:
+        """One doorbell write for all requests sent since the last one."""
+        if self._unrung:
+            self._parts.requests.ring(self._unrung)
+            self._unrung = 0
+
+    def revoke(self) -> list[int]:
+        """Take back every request that the worker has not claimed, as if it had never been sent; oldest first.
+
+        A request without a token can no longer be claimed, so its record is free to be overwritten. The worker claims
+        in order: the tokens that are left are those of the newest requests. Raises RingCorruptError where the worker
+        has tampered with them; nothing is taken back then, since it may have started any of it.
+        """
+        if self.corrupt is not None:
+            raise self.corrupt
+        published = self._published
+        try:
+            count = self._parts.requests.take_back(len(published) - self._unrung) + self._unrung
+            revoked = [*islice(reversed(published), count)]
+            if revoked:
+                self._check_not_started(revoked)
+        except RingCorruptError as error:
+            self.corrupt = error
+            raise
+        if revoked:
+            self._producer.rewind(published[revoked[-1]])
+            self._unrung = 0
+        for seq in revoked:
+            del published[seq]
+            self._release_spilled(seq, discard=True)
+        revoked.reverse()
+        return revoked
+
+    def _check_not_started(self, revoked: list[int]) -> None:
+        """A worker that has claimed what nobody has claimed got at the doorbell's other end."""
+        head, start = self._parts.inbound.words[HEAD], self._published[revoked[-1]]
+        started = self.executing().intersection(revoked)
+        if head > start or started:
+            raise RingCorruptError(
+                "requests that were not claimed have been started", head=head, start=start, started=len(started)
+            )
+
+    def start_drain(self) -> list[int]:
+        """Revoke what is not claimed, then tell the worker to finish the rest and end; returns the revoked seqs.
+
+        Raises RingCorruptError where it has filled its doorbell.
+        """
+        revoked = self.revoke()
+        self._parts.outbound.words[STATE] = WorkerState.DRAINING
+        self._parts.requests.end()
+        return revoked
+
+    def receive(self) -> list[Answer]:
+        """The answers that the doorbell announced; never more than its tokens.
+
+        Raises RingCorruptError; answers that came before the damage are returned by `drain` then.
+        """
+        if self.corrupt is not None:
+            raise self.corrupt
+        answers: list[Answer] = []
+        next_answer = self._next_answer
+        try:
+            for _ in range(self._take_all()):
+                answers.append(next_answer())  # one by one: what came before an error is kept
+        except RingCorruptError as error:
+            self.corrupt = error
+            self._salvaged += answers
+            raise
+        finally:
+            self._consumer.commit()
+        return answers
+
+    def drain(self) -> list[Answer]:
+        """After the worker's death: every answer whose tail store happened, announced or not.
+
+        Where `corrupt` is set afterwards, what is neither answered nor executing may have run all the same.
+        """
+        answers, self._salvaged = self._salvaged, []
+        try:
+            while self.corrupt is None and self._consumer.readable():
+                answers.append(self._next_answer())
+        except RingCorruptError as error:
+            self.corrupt = error
+        self._consumer.commit()
+        return answers
+
+    def _next_answer(self) -> Answer:
+        kind, seq, handler_ns, payload = self._pop()
+        waited_ns = None
+        if handler_ns > MAX_HANDLER_NS:
+            handler_ns, waited_ns = _split_time(handler_ns)
+        if self._forget(seq, None) is None:
+            raise RingCorruptError("an answer to nothing in flight", seq=seq, in_flight=len(self._published))
+        if self._spilled:
+            self._release_spilled(seq, discard=False)
+        if kind in _IN_RECORD:
+            return _new_answer(Answer, (seq, kind == _ERR, payload, handler_ns, waited_ns))
+        return self._fetch(kind == _SPILL_ERR, seq, payload)._replace(handler_ns=handler_ns, waited_ns=waited_ns)
+
+    def _fetch(self, is_error: bool, seq: int, payload: bytes) -> Answer:
+        self._notice_big()
+        try:
+            message = self._oversize_in.fetch(seq, payload)
+        except SpillError as error:
+            return Answer(seq, True, pack_error(Status.INTERNAL, f"the answer is lost: {error}"), 0)
+        return Answer(seq, is_error, message, 0)
+
+    def _release_spilled(self, seq: int, *, discard: bool) -> None:
+        memory = self._spilled.pop(seq, None)
+        if memory is not None:
+            release(memory, discard=discard)
+
+    def executing(self) -> frozenset[int]:
+        """The requests in flight that the worker says it executes.
+
+        After its death: drain first; an answer counts for more, since the worker publishes it before it says that the
+        request is over.
+        """
+        active = self._parts.inbound.words[ACTIVE_SEQ : ACTIVE_SEQ + EXECUTION_SLOTS]
+        return frozenset(seq for seq in active.tolist() if seq in self._published)
+
+    def execution_started_ns(self, seq: int) -> int:
+        """When the worker started a request (CLOCK_MONOTONIC), by its own account; 0 if it does not execute it."""
+        words = self._parts.inbound.words
+        for slot in range(EXECUTION_SLOTS):
+            if words[ACTIVE_SEQ + slot] == seq:
+                return int(words[ACTIVE_START + slot])
+        return 0
+
+    def in_flight(self) -> int:
+        """Requests sent and neither answered nor revoked; at most `ChannelOptions.credits`."""
+        return len(self._published)
+
+    def worker_status(self) -> WorkerStatus:
+        """The worker's own account of itself."""
+        words = self._parts.inbound.words
+        return WorkerStatus(*(words[index] for index in _STATUS))
+
+    def trim(self) -> bool:
+        """Have the worker give back what big messages took if none came since the last call, but some before.
+
+        Returns whether that is so. Raises ControlClosedError where the worker is gone.
+        """
+        lately, self._big_lately = self._big_lately, False
+        ended = self._big_before and not lately
+        self._big_before = lately
+        if ended:
+            self.control.send("trim")
+        return ended
+
+    def _notice_big(self) -> None:
+        if not self._big_lately:
+            self._big_lately = True
+            keep_freed()
+
+    def close(self) -> None:
+        """Give everything back; a worker that still lives sees the control socket's end of file."""
+        for memory in self._spilled.values():
+            release(memory, discard=False)
+        self._spilled.clear()
+        self._worker_ends.close()
+        self._own_ends.close()
+
+
+def _split_time(aux: int) -> tuple[int, int]:
+    """How long a hook ran, and how much of that it waited: never more, whatever a worker writes."""
+    handler_ns = aux & MAX_HANDLER_NS
+    waiting = (aux >> WAITING_SHIFT) - 1
+    return handler_ns, handler_ns * waiting // MAX_WAITING
+
+
+def _create_parts(
+    names: tuple[int, int, int],
+    options: ChannelOptions,
+    bodies: BodyStore | None,
+    own: ExitStack,
+    worker: ExitStack,
+) -> tuple[_Parts, tuple[int, ...]]:
+    """The broker's ends, and the descriptors for the worker in the order in which it takes them."""
+    sizes = (options.capacity, options.max_record, options.max_message)
+    outbound, outbound_fd = _create_ring(Identity(Role.A, *names, *sizes), own, worker)
+    inbound, inbound_fd = _create_ring(Identity(Role.B, *names, *sizes), own, worker)
+    requests = RequestDoorbell(own, worker)
+    answers = create_answer_doorbell(own, worker)
+    control_socket, control_fd = _create_pair(worker)
+    control = ControlSocket(control_socket, blocking=False)
+    own.callback(control.close)
+    spill_socket, spill_fd = _create_pair(worker)
+    spills = SpillSocket(spill_socket, outbound.device)
+    own.callback(spills.close)
+    if bodies is None:
+        bodies = BodyStore(options.store_capacity)
+        own.callback(bodies.close)
+    bulk_in, bulk_in_fd = _create_bulk_in(options.bulk_capacity, own, worker)
+    bulk_fds = (bodies.readable, bulk_in_fd)
+    inherited = (outbound_fd, inbound_fd, *bulk_fds, requests.worker_fd, answers.worker_fd, control_fd, spill_fd)
+    return _Parts(outbound, inbound, requests, answers, control, spills, bodies, bulk_in), inherited
+
+
+def _create_bulk_in(capacity: int, own: ExitStack, worker: ExitStack) -> tuple[BulkReader, int]:
+    descriptors = create_bulk(capacity)
+    worker.callback(os.close, descriptors.writable)
+    reader = BulkReader(descriptors.readable)
+    own.callback(reader.close)
+    return reader, descriptors.writable
+
+
+def _create_ring(identity: Identity, own: ExitStack, worker: ExitStack) -> tuple[Segment, int]:
+    """The broker's mapping and the worker's descriptor of one ring: who does not write it can only read it."""
+    descriptors = create_segment(identity)
+    broker_writes = identity.role == Role.A
+    mine, theirs = descriptors if broker_writes else reversed(descriptors)
+    worker.callback(os.close, theirs)
+    try:
+        segment = Segment.map(mine, writable=broker_writes)
+    finally:
+        os.close(mine)
+    own.callback(segment.close)
+    return segment, theirs
+
+
+def _create_pair(worker: ExitStack) -> tuple[socket.socket, int]:
+    mine, theirs = socket.socketpair()
+    worker.callback(theirs.close)
+    return mine, theirs.fileno()

@@ -1,0 +1,303 @@
+"""The worker's end of its channel: claim a request, execute it, answer it.
+
+The order of the stores is the protocol, see `claim` and `answer`: it makes a kill at any point classifiable.
+"""
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Lock
+from time import monotonic_ns
+from typing import Final, NamedTuple, Self
+
+from tykpy.ipc.bodies.announce import OversizeReader, OversizeWriter, read_announcement, size_of
+from tykpy.ipc.bodies.bulk import BulkWriter
+from tykpy.ipc.bodies.heap import give_back, keep_freed
+from tykpy.ipc.bodies.memfd import SpillSocket
+from tykpy.ipc.bodies.store import LEND_FROM, BodyReader, LentBody
+from tykpy.ipc.channel.control import ControlSocket
+from tykpy.ipc.channel.doorbell import ANSWER_KINDS, ClaimDoorbell, RingBell
+from tykpy.ipc.channel.messages import Request
+from tykpy.ipc.errors import SegmentError, SpillError
+from tykpy.ipc.frame import Packed, Status, pack_error
+from tykpy.ipc.ring.layout import (
+    ACTIVE_SEQ,
+    ACTIVE_START,
+    EXIT_REASON,
+    FLAG_ERROR,
+    FLAG_MEASURE,
+    FLAG_SHARES,
+    HANDLED,
+    HEARTBEAT,
+    OWN_MEMORY,
+    PID,
+    REQUEST_FLAGS,
+    STATE,
+    STORAGE_ERRORS,
+    STORAGE_STATE,
+    THREADS,
+    Identity,
+    RecordType,
+    Role,
+    StorageState,
+    WorkerState,
+)
+from tykpy.ipc.ring.ring import Consumer, Producer
+from tykpy.ipc.ring.segment import Segment, keep_from_children
+
+_REQUESTS: Final = frozenset(
+    kind | flags
+    for kind in (RecordType.REQ, RecordType.SPILL_REQ)
+    for flags in (0, FLAG_MEASURE, FLAG_SHARES, REQUEST_FLAGS)
+)
+_SPILL_REQ: Final = int(RecordType.SPILL_REQ)
+_SPILL_RESP: Final = int(RecordType.SPILL_RESP)
+_RESP: Final = int(RecordType.RESP)
+_ERR: Final = int(RecordType.ERR)
+_DESCRIPTORS: Final = 8
+"""Two segments, bulk memory both ways, two doorbells, two sockets."""
+_new_request: Final[Callable[[type[Request], tuple[int, Packed, int, LentBody | None, int]], Request]] = tuple.__new__
+"""Builds a Request in half the time that its own constructor takes."""
+
+
+class _Parts(NamedTuple):
+    """What a channel is made of, the worker's ends."""
+
+    inbound: Segment
+    outbound: Segment
+    bodies: BodyReader
+    bulk_out: BulkWriter
+    requests: ClaimDoorbell
+    answers: RingBell
+    control: ControlSocket
+    spills: SpillSocket
+
+
+class WorkerChannel:
+    """Claim requests from one thread at a time, and answer them from any number."""
+
+    def __init__(self, parts: _Parts) -> None:
+        inbound, outbound = parts.inbound, parts.outbound
+        self.control = parts.control
+        self._parts = parts
+        self._take = parts.requests.take
+        self._ring = parts.answers.ring
+        self._words = outbound.words
+        consumer = Consumer(inbound, outbound, _REQUESTS)
+        self._pop = consumer.pop
+        self._commit = consumer.commit
+        producer = Producer(outbound, inbound)
+        self._push = producer.push
+        self._oversize_out = OversizeWriter(producer, parts.bulk_out, parts.spills)
+        self._oversize_in = OversizeReader(parts.bodies, parts.spills, outbound.identity.max_message, skip_revoked=True)
+        self._fetch = self._copy
+        self._max_message = outbound.identity.max_message
+        self._max_payload = min(outbound.identity.max_payload, self._max_message)
+        self._answer_lock = Lock()
+        self._big_lately = False
+        """A request was too big for a record, since the last `trim`."""
+        self._handled = 0
+        self._words[PID] = os.getpid()
+        self.set_state(WorkerState.STARTING)
+        self.descriptors: tuple[int, ...] = ()
+        """Those that the channel cannot do without."""
+
+    @classmethod
+    def attach(cls, argument: str) -> Self:
+        """Take over the inherited descriptors that `BrokerChannel.worker_argument` names.
+
+        No child of the worker inherits them any further. Raises SegmentError where they are not what they should be.
+        """
+        kind, descriptors = _parse(argument)
+        try:
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+            inbound = _map(descriptors[0], Role.A)
+            outbound = _map(descriptors[1], Role.B)
+            _check_pair(inbound.identity, outbound.identity)
+            control, spills = (socket.socket(fileno=descriptor) for descriptor in descriptors[-2:])
+        except OSError as error:
+            raise SegmentError(f"{argument!r} names a descriptor that is not there: {error.strerror}") from error
+        for memory in (inbound.memory, outbound.memory):
+            keep_from_children(memory)
+        channel = cls(
+            _Parts(
+                inbound,
+                outbound,
+                BodyReader(descriptors[2]),
+                BulkWriter(descriptors[3]),
+                ClaimDoorbell(descriptors[4]),
+                RingBell(kind, descriptors[5]),
+                ControlSocket(control, blocking=True),
+                SpillSocket(spills, outbound.device),
+            )
+        )
+        # The first two were for the segments, whose mappings are all that is left of them.
+        channel.descriptors = tuple(descriptors[2:])
+        return channel
+
+    def lend_bodies(self) -> None:
+        """From now on leave large bodies of requests where they are, as `Request.lent`, where that can be."""
+        self._fetch = self._lend
+
+    def _copy(self, seq: int, payload: bytes) -> tuple[Packed, LentBody | None]:
+        return self._oversize_in.fetch(seq, payload), None
+
+    def _lend(self, seq: int, payload: bytes) -> tuple[Packed, LentBody | None]:
+        size, offset, head = read_announcement(payload, self._max_message)
+        if size < LEND_FROM or offset == OWN_MEMORY or not head:
+            return self._copy(seq, payload)
+        return head, self._parts.bodies.lend(offset, size, self._max_message)
+
+    @property
+    def identity(self) -> Identity:
+        """Slot, generation and epoch of this worker, sizes of its rings."""
+        return self._parts.outbound.identity
+
+    def show_storage(self, state: StorageState, errors: int) -> None:
+        """Let the broker see how the storage does, and how often it has failed."""
+        self._words[STORAGE_STATE] = state
+        self._words[STORAGE_ERRORS] = errors
+
+    def claim(self, slot: int = 0) -> Request | None:
+        """Wait for a request and enter it into an execution slot; None for good when no more will come.
+
+        That is so once the broker drains the worker, or is gone. Called by one thread at a time. What has expired in
+        the ring is answered here, unexecuted. Raises RingCorruptError.
+        """
+        while self._take():
+            request = self._start(slot, monotonic_ns())
+            self._commit()
+            if request is not None:
+                return request
+        self.set_state(WorkerState.STOPPING)
+        return None
+
+    def _start(self, slot: int, now_ns: int) -> Request | None:
+        kind, seq, deadline_ns, payload = self._pop()
+        if deadline_ns and now_ns >= deadline_ns:
+            self._refuse(seq, Status.EXPIRED, "the deadline passed before a worker was free")
+            return None
+        flags = kind & REQUEST_FLAGS
+        if kind - flags == _SPILL_REQ:
+            if not self._big_lately:
+                self._big_lately = True
+                keep_freed()
+            try:
+                message, lent = self._fetch(seq, payload)
+            except (SpillError, MemoryError) as error:
+                self._refuse(seq, Status.INTERNAL, str(error) or "no memory to read the request: --limit-memory")
+                return None
+        else:
+            message, lent = payload, None
+        # From the second of these stores on the request counts as executing; before it, it is dispatched again.
+        words = self._words
+        words[ACTIVE_START + slot] = now_ns
+        words[ACTIVE_SEQ + slot] = seq
+        return _new_request(Request, (seq, message, deadline_ns, lent, flags))
+
+    def _refuse(self, seq: int, status: Status, message: str) -> None:
+        with self._answer_lock:
+            self._push_error(seq, status, message, 0)
+        self._ring(1)
+
+    def _push_error(self, seq: int, status: Status, message: str, handler_ns: int) -> None:
+        self._push(_ERR, seq, handler_ns, pack_error(status, message))
+
+    def answer(self, slot: int, seq: int, payload: Packed, is_error: bool, time: int) -> None:
+        """Publish the answer, leave the execution slot, ring; `time`: the handler's, see `aux` in `ipc.ring.layout`.
+
+        An answer that is too large, or that no memory can be had for, becomes an error frame that says so.
+        """
+        with self._answer_lock:
+            if isinstance(payload, bytes) and len(payload) <= self._max_payload:
+                self._push(_ERR if is_error else _RESP, seq, time, payload)
+            else:
+                self._publish_big(seq, payload, is_error, time)
+            words = self._words
+            words[ACTIVE_SEQ + slot] = 0
+            self._handled += 1
+            words[HANDLED] = self._handled
+        self._ring(1)
+
+    def _publish_big(self, seq: int, payload: Packed, is_error: bool, time: int) -> None:
+        size = size_of(payload)
+        if size > self._max_message:
+            # The broker adds the limit, and the option that it comes from.
+            self._push_error(seq, Status.TOO_LARGE, f"the answer has {size} bytes", time)
+            return
+        kind = _SPILL_RESP | FLAG_ERROR if is_error else _SPILL_RESP
+        try:
+            self._oversize_out.publish(kind, seq, time, payload)
+        except (SpillError, MemoryError) as error:
+            message = str(error) or "no memory to send the answer: --limit-memory"
+            self._push_error(seq, Status.INTERNAL, message, time)
+
+    def move(self, seq: int, from_slot: int, to_slot: int) -> None:
+        """An asynchronous hook leaves the claiming thread's slot; at no moment does it execute in neither."""
+        words = self._words
+        words[ACTIVE_START + to_slot] = words[ACTIVE_START + from_slot]
+        words[ACTIVE_SEQ + to_slot] = seq
+        words[ACTIVE_SEQ + from_slot] = 0
+
+    def trim(self) -> None:
+        """Give back what big bodies took: the broker says that none have come for a while."""
+        with self._answer_lock:
+            self._oversize_out.trim()
+        self._big_lately = False
+        give_back()
+
+    def beat(self) -> None:
+        """Say that this process lives."""
+        self._words[HEARTBEAT] = monotonic_ns()
+
+    def show_threads(self, started: int) -> None:
+        """Say how many threads for hooks there are."""
+        self._words[THREADS] = started
+
+    def set_state(self, state: int) -> None:
+        """Say how far this worker is (a `WorkerState`)."""
+        self._words[STATE] = state
+
+    def set_exit_reason(self, reason: int) -> None:
+        """Say why this worker is about to end (an `ExitReason`)."""
+        self._words[EXIT_REASON] = reason
+
+    def abandon(self) -> None:
+        """Close the descriptors in a forked child, which is no end of the channel. It does not map the memory."""
+        for descriptor in self.descriptors:
+            with suppress(OSError):  # plugin code may have closed it
+                os.close(descriptor)
+
+    def close(self) -> None:
+        """Give everything back; no thread may use the channel any more."""
+        for part in reversed(self._parts):
+            part.close()
+
+
+def _parse(argument: str) -> tuple[str, list[int]]:
+    kind, _, numbers = argument.partition(":")
+    try:
+        descriptors = [int(number) for number in numbers.split(",")]
+    except ValueError as error:
+        raise SegmentError(f"{argument!r} is no channel argument") from error
+    if kind not in ANSWER_KINDS or len(descriptors) != _DESCRIPTORS:
+        raise SegmentError(f"{argument!r} names {kind!r} and {len(descriptors)} descriptors, not {_DESCRIPTORS}")
+    return kind, descriptors
+
+
+def _map(descriptor: int, role: Role) -> Segment:
+    """Map a ring; only the mapping stays, so that nobody in this process can shrink it through the descriptor."""
+    try:
+        segment = Segment.map(descriptor, writable=role == Role.B)
+    finally:
+        os.close(descriptor)
+    if segment.identity.role != role:
+        raise SegmentError(f"segment {segment.identity.role} where {role} belongs")
+    return segment
+
+
+def _check_pair(inbound: Identity, outbound: Identity) -> None:
+    if inbound[1:] != outbound[1:]:
+        raise SegmentError(f"two segments that do not belong together: {inbound}, {outbound}")

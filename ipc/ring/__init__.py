@@ -1,0 +1,1 @@
+"""Ring buffers in shared memory."""

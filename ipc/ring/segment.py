@@ -1,0 +1,157 @@
+"""Shared memory without a name: only descriptors travel, so nothing stays behind whoever is killed.
+
+On Linux it never had a name (memfd); elsewhere it loses it on the next line (posix_ipc). A ring's pages are reserved
+and its size is sealed when it is made: neither a lack of memory nor a hostile worker can cause a SIGBUS later.
+"""
+
+import fcntl
+import mmap
+import os
+import secrets
+import stat
+import sys
+from typing import Final, NamedTuple
+
+import posix_ipc
+
+from tykpy.ipc.errors import SegmentError
+from tykpy.ipc.ring.layout import HEADER_SIZE, STATIC_SIZE, Identity
+
+_NAME_BYTES: Final = 16
+_SIZE_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if hasattr(fcntl, "F_ADD_SEALS") else 0
+
+
+class Descriptors(NamedTuple):
+    """Two ways into one nameless piece of shared memory; both are the caller's to close."""
+
+    writable: int
+    readable: int
+
+
+def create_memory() -> Descriptors:
+    """Make an empty piece of shared memory that has no name.
+
+    Raises SegmentError (no descriptors or memory left).
+    """
+    if not hasattr(os, "memfd_create"):
+        return _create_unlinked()
+    try:
+        writable = os.memfd_create("tykpy", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.fchmod(writable, 0o600)
+            return Descriptors(writable, os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            os.close(writable)
+            raise
+    except OSError as error:
+        raise SegmentError(f"no shared memory: {error.strerror}") from error
+
+
+def _create_unlinked() -> Descriptors:
+    # Not on Linux: a process that is killed between the two calls leaves the name. That is no theory: it happened
+    # within five kills of a worker under load.
+    name = f"/tykpy-{secrets.token_hex(_NAME_BYTES)}"
+    try:
+        writable = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600).fd
+    except (OSError, posix_ipc.Error) as error:
+        raise SegmentError(f"no shared memory: {error}") from error
+    try:
+        readable = posix_ipc.SharedMemory(name, read_only=True).fd
+    except (OSError, posix_ipc.Error) as error:
+        os.close(writable)
+        raise SegmentError(f"no shared memory: {error}") from error
+    finally:
+        posix_ipc.unlink_shared_memory(name)
+    return Descriptors(writable, readable)
+
+
+def create_segment(identity: Identity) -> Descriptors:
+    """Make a ring's segment: its static block written, every page reserved, its size sealed.
+
+    Raises SegmentError.
+    """
+    descriptors = create_memory()
+    try:
+        os.posix_fallocate(descriptors.writable, 0, HEADER_SIZE + identity.capacity)
+        os.pwrite(descriptors.writable, identity.pack(), 0)
+        _seal(descriptors.writable)
+    except OSError as error:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        size = HEADER_SIZE + identity.capacity
+        raise SegmentError(f"no {size} bytes of shared memory: {error.strerror}") from error
+    return descriptors
+
+
+def create_bulk(capacity: int) -> Descriptors:
+    """Make a piece of bulk memory: its size sealed, none of its pages there yet.
+
+    Raises SegmentError.
+    """
+    descriptors = create_memory()
+    try:
+        os.ftruncate(descriptors.writable, capacity)
+        _seal(descriptors.writable)
+    except OSError as error:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise SegmentError(f"no shared memory: {error.strerror}") from error
+    return descriptors
+
+
+def _seal(descriptor: int) -> None:
+    if hasattr(os, "memfd_create"):
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SIZE_SEALS)
+
+
+def is_memory_of(descriptor: int, device: int, size: int) -> bool:
+    """Whether a descriptor that somebody sent is shared memory of exactly `size` bytes."""
+    status = os.fstat(descriptor)
+    return stat.S_ISREG(status.st_mode) and status.st_dev == device and status.st_size == size
+
+
+def keep_from_children(memory: mmap.mmap) -> None:
+    """Do not map this memory in processes that this one forks: by mistake they would write what it says."""
+    if hasattr(mmap, "MADV_DONTFORK"):
+        memory.madvise(mmap.MADV_DONTFORK)
+
+
+class Segment:
+    """One mapped segment: `memory` for records, `words` for the counters of its header."""
+
+    __slots__ = ("device", "identity", "memory", "words")
+
+    def __init__(self, identity: Identity, memory: mmap.mmap, device: int) -> None:
+        self.identity = identity
+        self.memory = memory
+        self.words = memoryview(memory)[:HEADER_SIZE].cast("Q")
+        self.device = device
+        """The file system of shared memory, as `st_dev`."""
+
+    @classmethod
+    def map(cls, descriptor: int, *, writable: bool) -> "Segment":
+        """Check and map; the descriptor stays the caller's.
+
+        Raises SegmentError where the static block or the size is not right.
+        """
+        status = os.fstat(descriptor)
+        identity = Identity.unpack(os.pread(descriptor, STATIC_SIZE, 0))
+        if status.st_size != HEADER_SIZE + identity.capacity:
+            raise SegmentError(f"{status.st_size} bytes where the header says {HEADER_SIZE + identity.capacity}")
+        protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
+        try:
+            memory = _map(descriptor, status.st_size, protection)
+        except (OSError, ValueError) as error:
+            raise SegmentError(f"cannot map {status.st_size} bytes: {error}") from error
+        return cls(identity, memory, status.st_dev)
+
+    def close(self) -> None:
+        """Unmap."""
+        self.words.release()
+        self.memory.close()
+
+
+def _map(descriptor: int, size: int, protection: int) -> mmap.mmap:
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=protection, trackfd=False)
+    return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=protection)

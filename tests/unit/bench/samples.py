@@ -1,0 +1,36 @@
+"""Results as tests need them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tykpy.bench.histogram import Histogram
+from tykpy.bench.results import Case, Report, Result, Sample, Usage
+
+MS = 1_000_000
+MACHINE = {"CPUs": "8", "CPU": "a <fast> one", "kernel": "6", "python": "3.11", "tykpy": "1", "protobuf": "7"}
+
+
+def usage(**values: Any) -> Usage:
+    """8 CPUs of which little is used."""
+    quiet: dict[str, Any] = {
+        "cpus": 8, "machine": 1.5, "load": 0.2, "broker": 0.4, "workers": (0.3, 0.3),
+        "broker_mib": 20.0, "worker_mib": (21.0, 22.0), "waiting": 0.0, "ring_us": (4.0, 5.0),
+    }  # fmt: skip
+    return Usage(**(quiet | values))
+
+
+def sample(answered: int = 1000, latencies: Sequence[int] = (MS, 2 * MS, 3 * MS), **values: Any) -> Sample:
+    """A repetition of one second."""
+    extra = {name: values.pop(name) for name in ("failures", "unanswered") if name in values}
+    return Sample(1.0, answered, Histogram(latencies), usage(**values), **extra)
+
+
+def result(*samples: Sample, **values: Any) -> Result:
+    """A case with these repetitions."""
+    description: dict[str, Any] = {"scenario": "header", "workers": 2, "threads": 0, "streams": 64}
+    return Result(Case(**(description | values)), samples or (sample(),))
+
+
+def report(*results: Result, **machine: str) -> Report:
+    """A report of these results."""
+    return Report("tykpy bench --scenario 'a & b'", MACHINE | machine, results)

@@ -1,0 +1,50 @@
+"""What is seen while it runs, on a terminal and elsewhere."""
+
+import io
+
+from rich.console import Console
+
+from tests.unit.bench.samples import MS, result, sample
+from tykpy.bench.live import LiveView, view
+from tykpy.bench.runs import Progress
+from tykpy.bench.scenarios import BUILT_IN
+from tykpy.bench.sweep import Plan
+
+PLAN = Plan((BUILT_IN["header"],), (2,), repeat=2, seconds=3, warm_up=1)
+
+
+def played(*, terminal: bool, kind: str = "xterm") -> str:
+    """What is written during one repetition."""
+    console = Console(
+        file=io.StringIO(), force_terminal=terminal, width=160, height=30, legacy_windows=False, _environ={"TERM": kind}
+    )
+    done = result(sample(12_345, failures={"INTERNAL: x": 3}))
+    with view(console) as observer:
+        observer.begins(PLAN)
+        observer.starting(2, 1)
+        on_progress = observer.running(done.case, 1)
+        on_progress(Progress(0.2, 2000, 0, MS, 7 * MS))
+        on_progress(Progress(0.4, 6000, 3, MS, 9 * MS))
+        if isinstance(observer, LiveView):
+            observer.live.refresh()
+        observer.finished(done)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_pipe_gets_one_line_for_each_repetition() -> None:
+    lines = played(terminal=False).splitlines()
+    assert lines == [
+        "about 8 s of load",
+        "1/2 header, 2 workers, 64 streams: 12,345/s, p50 2 ms, p99 3 ms, 3 failed",
+    ]
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines() -> None:
+    assert played(terminal=True, kind="dumb") == played(terminal=False)
+
+
+def test_a_terminal_sees_what_runs_and_what_is_done() -> None:
+    text = played(terminal=True)
+    for part in ("header, 2 workers, 64 streams, repetition 1", "20,000/s", "p99 9 ms", "3 failed", "▄█", "12,345"):
+        assert part in text

@@ -1,0 +1,70 @@
+"""A look at the folder of bundles: what is there, what has changed, and what cannot be read."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.bundles import write_bundle
+from tykpy.broker.catalog.bundle_folder import CHECKED_AT_ONCE, BundleFolder
+
+
+def test_what_may_be_a_bundle_is_found_by_its_name(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "folder", {"middleware.py": ""})
+    for name in ("one.py", "two.zip", ".hidden.py", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "__pycache__").mkdir()
+    assert sorted(BundleFolder(tmp_path).look()) == ["folder", "one.py", "two.zip"]
+
+
+def test_a_folder_that_is_a_bundle_is_its_only_entry(tmp_path: Path) -> None:
+    folder = BundleFolder(write_bundle(tmp_path / "mine", {"middleware.py": ""}))
+    assert list(folder.look()) == [""]
+    assert folder.is_whole("")
+
+
+def test_every_change_is_seen_within_a_few_looks(tmp_path: Path) -> None:
+    names = [f"{number:03}.py" for number in range(3 * CHECKED_AT_ONCE)]
+    for name in names:
+        (tmp_path / name).write_text("1")
+    folder = BundleFolder(tmp_path)
+    before = folder.look()
+    (tmp_path / names[-1]).write_text("22")
+    assert any(folder.look()[names[-1]] != before[names[-1]] for _ in range(4))
+    (tmp_path / names[0]).write_text("22")
+    assert folder.look(again=[names[0]])[names[0]] != before[names[0]]
+
+
+def test_a_folder_is_whole_once_it_has_something_to_load(tmp_path: Path) -> None:
+    folder = BundleFolder(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert not folder.is_whole("mine")
+    (tmp_path / "mine" / "part").mkdir()
+    assert not folder.is_whole("mine")
+    (tmp_path / "mine" / "part" / "manifest.json").touch()
+    assert folder.is_whole("mine")
+
+
+def test_no_folder_has_no_entries(tmp_path: Path) -> None:
+    folder = BundleFolder(tmp_path / "none")
+    assert folder.look() == {}
+    assert "no such folder yet" in folder.unreadable
+    (tmp_path / "none").mkdir()
+    folder.look()
+    assert folder.unreadable == ""
+
+
+@pytest.mark.parametrize("error", [PermissionError, NotADirectoryError])
+def test_what_may_not_be_searched_raises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    """Root may search everything, so the kernel's answer is put in its place."""
+    (tmp_path / "mine.py").touch()
+    folder = BundleFolder(tmp_path)
+
+    def refuse(path: object, *_: object, **__: object) -> os.stat_result:
+        raise error(13, "no", str(path))
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert set(folder.look()) <= {"mine.py"}
+    assert folder.is_whole("mine.py")

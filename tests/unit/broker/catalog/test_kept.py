@@ -1,0 +1,64 @@
+"""The broker's folder of kept versions: its own, with nothing in it that nobody needs."""
+
+import asyncio
+import json
+from pathlib import Path
+
+from tykpy.broker.catalog.kept import KeptFolder
+from tykpy.ipc.kept import INDEX, copy_name
+
+
+def opened(runtime_dir: Path) -> KeptFolder:
+    kept = KeptFolder(runtime_dir)
+    kept.open()
+    assert kept.path is not None
+    return kept
+
+
+def make(kept: KeptFolder, path: str, version: str) -> str:
+    assert kept.path is not None
+    name = copy_name(path, version)
+    (kept.path / name / "mine").mkdir(parents=True)
+    return name
+
+
+def test_what_is_neither_served_nor_used_is_removed(tmp_path: Path) -> None:
+    kept = opened(tmp_path)
+    assert kept.path is not None
+    names = [make(kept, "/b", version) for version in "123"]
+
+    async def update(*, is_quiet: bool) -> None:
+        kept.update({"/b": "1"}, [("/b", "2")], is_quiet=is_quiet)
+
+    asyncio.run(update(is_quiet=False))
+    assert {path.name for path in kept.path.iterdir()} == {INDEX, *names}
+    assert json.loads((kept.path / INDEX).read_text()) == {"/b": "1"}
+    asyncio.run(update(is_quiet=True))
+    assert {path.name for path in kept.path.iterdir()} == {INDEX, *names[:2]}
+    kept.close()
+    kept.close()
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_brokers_leave_the_folders_of_others_that_live(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    second = opened(tmp_path)
+    (tmp_path / "kept" / "left").mkdir()
+    third = opened(tmp_path)
+    assert set((tmp_path / "kept").iterdir()) == {first.path, second.path, third.path}
+    for kept in (first, second, third):
+        kept.close()
+
+
+def test_a_folder_that_others_could_have_made_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "kept").symlink_to("elsewhere")
+    kept = KeptFolder(tmp_path)
+    kept.open()
+    assert kept.path is None
+    (tmp_path / "kept").unlink()
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept").chmod(0o777)
+    kept.open()
+    assert kept.path is None
+    kept.update({"/b": "1"}, [], is_quiet=True)

@@ -1,0 +1,102 @@
+"""Which bundle is blamed for the end of a worker, and for how long nobody imports it."""
+
+import asyncio
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tykpy.broker.catalog.loading import MAX_STRIKES, MAX_VERSIONS, LoadWatch
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.pool.process import Ending
+from tykpy.broker.pool.worker import Source, Worker
+
+ITSELF = Ending("exited with code 5", by_itself=True)
+OUTSIDE = Ending("was ended by SIGKILL", by_itself=False)
+BUNDLE = Source("/b/a.py", "a.py", "1")
+
+
+class Bench:
+    """A LoadWatch, and workers for it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.watch = LoadWatch(self.loop, BrokerConfig(ready_timeout=60, load_timeout=30))
+
+    def worker(self) -> Worker:
+        return Worker(0, 1, cast(Any, None), cast(Any, SimpleNamespace(pid=0)), cast(Any, None))
+
+    def loses(self, ending: Ending, source: Source = BUNDLE, *, failure: str | None = None) -> bool:
+        """Have a worker end while it loads the bundle; says whether that is blamed."""
+        worker = self.worker()
+        self.watch.loading(worker, source)
+        worker.failure = failure
+        self.watch.ended(worker, ending)
+        worker.end_patience()
+        return worker.broken is not None
+
+    def loads(self, source: Source = BUNDLE) -> None:
+        """Have a worker load the bundle."""
+        worker = self.worker()
+        self.watch.loading(worker, source)
+        self.watch.loaded(worker)
+        worker.end_patience()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.loop.close()
+
+
+def test_a_worker_that_ends_itself_blames_its_bundle(bench: Bench) -> None:
+    assert bench.loses(ITSELF)
+    told = {"path": "/b/a.py", "version": "1", "reason": "the worker that loaded it exited with code 5"}
+    assert bench.watch.messages() == [told]
+
+
+def test_signals_from_outside_blame_only_when_they_repeat(bench: Bench) -> None:
+    assert [bench.loses(OUTSIDE) for _ in range(MAX_STRIKES)] == [False] * (MAX_STRIKES - 1) + [True]
+
+
+def test_a_load_that_succeeds_is_the_end_of_suspicion(bench: Bench) -> None:
+    for _ in range(3):
+        for _ in range(MAX_STRIKES - 1):
+            assert not bench.loses(OUTSIDE)
+        bench.loads()
+
+
+def test_a_worker_that_the_broker_ends_blames_nobody(bench: Bench) -> None:
+    assert not any(bench.loses(OUTSIDE, failure="dismissed") for _ in range(2 * MAX_STRIKES))
+    assert not bench.loses(ITSELF, failure="dismissed")
+
+
+def test_a_worker_between_bundles_blames_nobody(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.watch.started(worker)
+    bench.watch.loading(worker, BUNDLE)
+    bench.watch.loaded(worker)
+    bench.watch.ended(worker, ITSELF)
+    worker.end_patience()
+    assert worker.broken is None
+
+
+def test_a_bundle_that_ends_workers_in_every_version_is_left_alone(bench: Bench) -> None:
+    """It may write its own file."""
+    for number in range(MAX_VERSIONS):
+        for _ in range(2):
+            bench.loses(ITSELF, BUNDLE._replace(version=str(number)))
+        (told,) = bench.watch.messages()
+        assert told["version"] == ("" if number == MAX_VERSIONS - 1 else str(number))
+
+
+def test_a_reload_forgets_and_a_retry_forgets_one(bench: Bench) -> None:
+    other = Source("/b/b.py", "b.py", "1")
+    bench.loses(ITSELF)
+    bench.loses(ITSELF, other)
+    bench.watch.retry(["/b/a.py", "/nowhere"])
+    assert [told["path"] for told in bench.watch.messages()] == ["/b/b.py"]
+    bench.watch.forget()
+    assert bench.watch.messages() == []

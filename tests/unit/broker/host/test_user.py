@@ -1,0 +1,26 @@
+"""Whom --user and --group name."""
+
+import pwd
+
+import pytest
+
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.host.user import Identity
+
+KNOWN = pwd.getpwall()[-1]
+
+
+@pytest.mark.parametrize(
+    ("group", "gid"), [(None, KNOWN.pw_gid), ("54322", 54_322)], ids=["the user's own", "another one"]
+)
+def test_a_user_with_a_name_has_its_own_group_unless_another_is_named(group: str | None, gid: int) -> None:
+    identity = Identity.wanted(BrokerConfig(user=KNOWN.pw_name, group=group))
+    assert identity == (KNOWN.pw_uid, gid, KNOWN.pw_name, KNOWN.pw_dir)
+
+
+def test_a_number_without_a_name_takes_its_group_as_it_is_given() -> None:
+    assert Identity.wanted(BrokerConfig(user="54321", group="54322")) == (54_321, 54_322, "", "")
+
+
+def test_without_a_user_nobody_is_meant() -> None:
+    assert Identity.wanted(BrokerConfig()) is None

@@ -1,0 +1,88 @@
+"""Who is at the other end of a Unix socket, and whether it is let in."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.errors import AccountError
+from tykpy.broker.net.access import AllowList, Doorkeeper, Peer, admin_admission, gateway_admission, peer_of
+
+
+class Transport:
+    """As much of a transport as an admission looks at."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def get_extra_info(self, name: str) -> socket.socket:
+        assert name == "socket"
+        return self._socket
+
+
+@pytest.fixture
+def connected() -> Iterator[socket.socket]:
+    one, other = socket.socketpair()
+    with one, other:
+        yield one
+
+
+def ask(doorkeeper: Doorkeeper, sock: socket.socket) -> str | None:
+    return doorkeeper(cast(asyncio.BaseTransport, Transport(sock)))
+
+
+def test_the_kernel_says_who_it_is(connected: socket.socket) -> None:
+    assert peer_of(connected) == Peer(os.getpid(), os.getuid(), frozenset({os.getgid(), *os.getgroups()}))
+
+
+@pytest.mark.parametrize(
+    ("users", "groups", "admitted"),
+    [
+        ({7}, set(), True),
+        ({8}, set(), False),
+        (set(), {70}, True),
+        (set(), {71}, True),
+        (set(), {72}, False),
+        ({8}, {72}, False),
+        ({8}, {71}, True),
+        (set(), set(), False),
+    ],
+)
+def test_one_of_the_users_or_of_a_group(users: set[int], groups: set[int], admitted: bool) -> None:
+    allowed = AllowList(frozenset(users), frozenset(groups))
+    assert allowed.admits(Peer(1, 7, frozenset({70, 71}))) is admitted
+
+
+def test_a_refusal_is_logged_once_with_who_it_was(connected: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
+    doorkeeper = Doorkeeper("this socket", AllowList(frozenset({os.getuid() + 1})))
+    with caplog.at_level(logging.WARNING, "tykpy.access"):
+        answers = [ask(doorkeeper, connected) for _ in range(50)]
+    assert all(f"user {os.getuid()} with groups" in str(answer) for answer in answers)
+    (message,) = caplog.messages
+    assert f"refused process {os.getpid()} of user {os.getuid()}, groups" in message
+    assert str(os.getgid()) in message
+
+
+def test_tcp_has_no_credentials_and_is_not_its_business() -> None:
+    with socket.socket(socket.AF_INET) as sock:
+        assert ask(Doorkeeper("this socket", AllowList(frozenset())), sock) is None
+
+
+def test_without_a_list_nobody_is_asked() -> None:
+    assert gateway_admission(BrokerConfig()) is None
+
+
+def test_a_name_that_nobody_has() -> None:
+    with pytest.raises(AccountError, match="no user 'nobody-is-called-so'"):
+        gateway_admission(BrokerConfig(allow_user=("nobody-is-called-so",)))
+    with pytest.raises(AccountError, match="no group 'none-is-called-so'"):
+        gateway_admission(BrokerConfig(allow_group=("none-is-called-so",)))
+
+
+def test_the_admin_socket_is_for_us(connected: socket.socket) -> None:
+    assert admin_admission()(cast(asyncio.BaseTransport, Transport(connected))) is None

@@ -1,0 +1,103 @@
+"""What a burst of big bodies took goes back, in the broker and in its workers."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.channels import LocalWorker, local_worker
+from tykpy.broker.pool.trim import IdleMemory
+from tykpy.ipc.bodies.heap import _glibc
+
+ROOT = Path(__file__).parents[4]
+BIG = bytes(700_000)
+BURST = 20
+
+
+@pytest.fixture
+def worker() -> Iterator[LocalWorker]:
+    with local_worker() as one:
+        yield one
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
+def burst(worker: LocalWorker) -> None:
+    channel = worker.link.channel
+    for seq in range(1, BURST + 1):
+        body = channel.bodies.put(BIG)
+        assert body is not None
+        channel.send_stored(seq, b"\x93\x01\xc0\xc0", body, 0)
+        channel.ring()
+        worker.finish(worker.claim())
+        (answer,) = channel.receive()
+        assert not answer.is_error
+
+
+def test_a_burst_leaves_nothing_reserved(worker: LocalWorker, loop: asyncio.AbstractEventLoop) -> None:
+    channel = worker.link.channel
+    idle = IdleMemory(loop, channel.bodies, lambda: [channel])
+    burst(worker)
+    idle.look()
+    assert channel.bodies.reserved > 0, "it was used since the last look"
+    idle.look()
+    idle.look()
+    assert [message.name for message in worker.channel.control.receive()] == ["trim"]
+    worker.channel.trim()
+    assert channel.bodies.reserved == 0
+    assert worker.channel._parts.bulk_out.reserved == 0
+    burst(worker)
+
+
+def test_a_worker_that_is_gone_keeps_no_other_memory_from_going_back(
+    worker: LocalWorker, loop: asyncio.AbstractEventLoop
+) -> None:
+    channel = worker.link.channel
+    idle = IdleMemory(loop, channel.bodies, lambda: [channel])
+    burst(worker)
+    worker.channel.control.close()
+    for _ in range(3):
+        idle.look()
+    assert channel.bodies.reserved == 0
+
+
+def test_it_looks_again_and_again(
+    worker: LocalWorker, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tykpy.broker.pool.trim.LOOK_INTERVAL", 0.001)
+    channel = worker.link.channel
+    burst(worker)
+    IdleMemory(loop, channel.bodies, lambda: [channel]).start()
+
+    async def given_back() -> None:
+        while channel.bodies.reserved:
+            await asyncio.sleep(0.001)
+
+    loop.run_until_complete(asyncio.wait_for(given_back(), 30))
+
+
+SCRIPT = """
+from tykpy.ipc.bodies.heap import give_back, keep_freed
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+keep_freed()
+pieces = [bytearray(b"x") * (1 << 20) for _ in range(32)]
+del pieces
+before = resident()
+give_back()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(_glibc() is None, reason="not glibc")
+def test_the_heap_keeps_what_is_freed_until_it_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 24 << 20

@@ -1,0 +1,217 @@
+"""What workers say besides answers: of their plugins' events, also as their last words, and of the APIs they see."""
+
+import asyncio
+import contextlib
+import socket
+import tracemalloc
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+import msgpack
+import msgspec
+import pytest
+
+from tykpy.broker.catalog.api_table import MAX_APIS, ApiTable
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.pool.supervisor import PoolEvents, Supervisor
+from tykpy.broker.pool.worker import Worker
+from tykpy.broker.pool.worker_messages import read_news
+from tykpy.broker.router.contract import RouterOptions
+from tykpy.broker.router.router import Router
+from tykpy.ipc.channel.control import MAX_CONTROL_BYTES, ControlMessage, ControlSocket
+from tykpy.ipc.description import MAX_NAME, MAX_PATH, PIECE_HOOKS
+from tykpy.ipc.errors import ControlCorruptError
+
+
+class NamedWorker:
+    """As much of a worker as has a control socket, and the other end of that."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.here = ControlSocket(ours, blocking=False)
+        self.there = ControlSocket(theirs, blocking=False)
+        channel, process = SimpleNamespace(control=self.here), SimpleNamespace(pid=0)
+        self.worker = Worker(0, 1, cast(Any, channel), cast(Any, process), cast(Any, None))
+
+    def heard(self) -> list[Any]:
+        """The bodies of the messages that the broker sent."""
+        return [message.body for message in self.there.receive()]
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.here.close()
+        self.there.close()
+
+
+@pytest.fixture
+def workers() -> Iterator[list[NamedWorker]]:
+    made = [NamedWorker() for _ in range(3)]
+    yield made
+    for one in made:
+        one.close()
+
+
+def test_the_last_words_of_a_worker_are_its_events_and_why_it_failed(workers: list[NamedWorker]) -> None:
+    heard: list[tuple[str, Any]] = []
+    loop = asyncio.new_event_loop()
+    events = PoolEvents(lambda ready: None, lambda: None, lambda name, body: heard.append((name, body)))
+    supervisor = Supervisor(loop, BrokerConfig(), Router(loop, RouterOptions(1, 1)), events)
+    dead = workers[0]
+    dead.there.send("ready")
+    event = {"name": "last", "id": "1", "depth": 0, "document": "{}"}
+    dead.there.send("event", event)
+    dead.there.send("failed", {"message": "of no use"})
+    dead.there.send("events_lost", {"count": 2})
+    dead.there.close()
+    for _ in range(2):
+        supervisor._hear_last_words(dead.worker)
+    assert heard == [("event", event), ("events_lost", {"count": 2})]
+    assert dead.worker.failure == "of no use"
+    loop.run_until_complete(supervisor.stop())
+    loop.close()
+
+
+def test_what_one_worker_sees_of_an_api_the_others_are_told(workers: list[NamedWorker]) -> None:
+    first, second, later = workers
+    table = ApiTable()
+    table.introduce(first.worker)
+    table.note({"api": "1", "bundle_hash": "a"}, [second.worker])
+    table.note({"api": "1", "bundle_hash": "b"}, [second.worker])
+    table.note({"api": "2", "bundle_hash": "c"}, [second.worker])
+    table.introduce(later.worker)
+    assert first.heard() == []
+    assert second.heard() == [{"1": "a"}, {"1": "b"}, {"2": "c"}]
+    assert later.heard() == [{"1": "b", "2": "c"}]
+
+
+def test_a_worker_that_is_gone_does_not_keep_the_others_from_being_told(workers: list[NamedWorker]) -> None:
+    gone, other, _ = workers
+    gone.there.close()
+    ApiTable().note({"api": "1", "bundle_hash": "a"}, [gone.worker, other.worker])
+    assert other.heard() == [{"1": "a"}]
+
+
+def test_endless_new_apis_do_not_fill_the_memory(workers: list[NamedWorker]) -> None:
+    table = ApiTable()
+    for number in range(MAX_APIS + 1):
+        table.note({"api": str(number), "bundle_hash": "a"}, [])
+    table.introduce(workers[0].worker)
+    assert workers[0].heard() == [{str(MAX_APIS): "a"}]
+
+
+@pytest.mark.parametrize("body", [None, [], {}, {"api": "1"}])
+def test_what_is_no_api_is_refused(body: Any) -> None:
+    with pytest.raises((KeyError, TypeError)):
+        ApiTable().note(body, [])
+
+
+HOOK: Final[dict[str, Any]] = {
+    "name": "a",
+    "hook_type": None,
+    "shape": "request, session, spec",
+    "is_async": False,
+    "timeout": 1.5,
+    "on_error": "fail",
+    "idempotent": False,
+    "file": "/b/a.py",
+    "line": 1,
+    "listed": ["Pre"],
+    "disabled": False,
+}
+FAULT: Final[dict[str, Any]] = {"message": "x", "file": "/b/a.py", "line": 2}
+BUNDLE: Final[dict[str, Any]] = {
+    "name": "b",
+    "hashes": ["1", "2"],
+    "path": "/b",
+    "version": "1",
+    "kept": "",
+    "state": "loaded",
+    "error": None,
+    "hooks": [HOOK],
+    "faulty": [{"name": "c", "hook_type": "Pre", **FAULT}],
+    "more": False,
+}
+
+
+def news(name: str, body: Any) -> Any:
+    return read_news(ControlMessage(name, msgspec.Raw(msgpack.packb(body)), None))
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("ready", None),
+        ("bundle", BUNDLE),
+        ("bundle", {**BUNDLE, "error": FAULT}),
+        ("bundle", {**BUNDLE, "hooks": [{**HOOK, "timeout": None}], "more": True}),
+        ("loading", {"path": "/b", "name": "b", "version": "1"}),
+        ("replaced", {"path": "/b", "name": "b", "version": "1", "names": ["select.select"]}),
+        ("gone", {"path": "/b"}),
+        ("pong", None),
+        ("failed", {"message": "of no use"}),
+        ("event", {"name": "e", "id": "1", "depth": 3, "document": "{}"}),
+        ("events_lost", {"count": 2}),
+        ("api", {"api": "1", "bundle_hash": "a"}),
+    ],
+)
+def test_what_a_worker_says_is_read_whole(name: str, body: Any) -> None:
+    assert news(name, body) == body
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("nonsense", None),
+        ("pong", [[]]),
+        ("ready", {}),
+        ("bundle", {}),
+        ("bundle", {**BUNDLE, "hashes": ["1"] * 9}),
+        ("bundle", {**BUNDLE, "hooks": [{"name": "a"}]}),
+        ("bundle", {**BUNDLE, "hooks": [{**HOOK, "timeout": float("inf")}]}),
+        ("bundle", {**BUNDLE, "hooks": [{**HOOK, "listed": ["Pre"] * 9}]}),
+        ("bundle", {**BUNDLE, "hooks": [{**HOOK, "name": "x" * (MAX_NAME + 1)}]}),
+        ("bundle", {**BUNDLE, "hooks": [HOOK] * (PIECE_HOOKS + 1)}),
+        ("bundle", {**BUNDLE, "faulty": [FAULT]}),
+        ("bundle", {**BUNDLE, "path": "x" * (MAX_PATH + 1)}),
+        ("loading", {"path": "/b"}),
+        ("failed", {"message": 1}),
+        ("event", {"name": "e", "id": "1", "depth": -1, "document": "{}"}),
+        ("events_lost", {"count": "2"}),
+        ("api", {"api": "1"}),
+    ],
+)
+def test_what_a_worker_cannot_mean_is_refused(name: str, body: Any) -> None:
+    with pytest.raises((ValueError, ControlCorruptError)):
+        news(name, body)
+
+
+def longest(element: dict[str, Any], within: dict[str, Any], key: str) -> bytes:
+    """A description of as many such elements as a message holds."""
+    count = (MAX_CONTROL_BYTES - 1000) // len(msgpack.packb(element))
+    return msgpack.packb({**within, key: [element] * count})  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"\x81\xa5hooks\xdd\x00\x3f\xff\xf0" + b"\x90" * 0x3FFFF0,
+        b"\x81\xa5hooks\xdd\x00\x3f\xff\xf0" + b"\x80" * 0x3FFFF0,
+        longest({}, BUNDLE, "hooks"),
+        longest(dict.fromkeys(HOOK), BUNDLE, "hooks"),
+        longest({**HOOK, "name": "", "shape": "", "file": "", "listed": ["\u0101"] * 8}, BUNDLE, "hooks"),
+        longest({"name": "", "hook_type": "", "message": "", "file": "", "line": 0}, BUNDLE, "faulty"),
+        msgpack.packb({**BUNDLE, "hashes": [""] * 0x3FF000}),
+        msgpack.packb({**BUNDLE, "hashes": ["\u0101"] * 8, "hooks": [HOOK] * PIECE_HOOKS, "faulty": []}),
+    ],
+)
+def test_what_a_worker_says_takes_at_most_sixteen_times_its_length(packed: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ControlCorruptError):
+            read_news(ControlMessage("bundle", msgspec.Raw(packed), None))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(packed) <= MAX_CONTROL_BYTES
+    assert peak <= 16 * len(packed)

@@ -1,0 +1,68 @@
+"""A router that a test drives by hand, and hears what it says of its workers."""
+
+import asyncio
+from collections.abc import Callable
+
+from tests.support.dispatches import RecordedDispatch, object_bytes
+from tykpy.broker.arriving import HELD_BYTES
+from tykpy.broker.router.contract import RouterOptions
+from tykpy.broker.router.link import Link
+from tykpy.broker.router.router import Router
+from tykpy.ipc.channel.ends import Request
+from tykpy.ipc.errors import IpcError
+from tykpy.ipc.frame import unpack_frame
+
+LONG_NS = 60_000_000_000
+
+
+class Bench:
+    """A router on a loop that a test turns by hand."""
+
+    def __init__(
+        self, queue_size: int = 100, timeout_ns: int = LONG_NS, queue_wait_ns: int = 0, queue_bytes: int = HELD_BYTES
+    ) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.in_trouble: list[tuple[str, Link]] = []
+        self.router = Router(self.loop, RouterOptions(timeout_ns, queue_size, queue_wait_ns, queue_bytes=queue_bytes))
+        self.router.watched_by(self)
+
+    def overdue(self, link: Link) -> None:
+        """Remember a worker whose hook runs past its limit."""
+        self.in_trouble.append(("overdue", link))
+
+    def gone(self, link: Link) -> None:
+        """Remember a worker that is not there any more."""
+        self.in_trouble.append(("gone", link))
+
+    def silent(self, link: Link) -> None:
+        """Remember a worker that starts nothing."""
+        self.in_trouble.append(("silent", link))
+
+    def corrupt(self, link: Link, error: IpcError) -> None:
+        """Remember a worker that wrote something impossible."""
+        self.in_trouble.append(("corrupt", link))
+
+    def turn(self) -> None:
+        """Run what is due on the loop: the doorbells of this turn."""
+        self.loop.call_soon(self.loop.stop)
+        self.loop.run_forever()
+
+    def turn_until(self, condition: Callable[[], bool]) -> None:
+        """Let the loop's own timers run until something has come true."""
+
+        async def poll() -> None:
+            while not condition():
+                await asyncio.sleep(0.001)
+
+        self.loop.run_until_complete(asyncio.wait_for(poll(), 30))
+
+    def send(self, hook: str = "hook", **options: int) -> RecordedDispatch:
+        """Dispatch an object to a hook."""
+        dispatch = RecordedDispatch(object_bytes(hook, options.pop("hook_type", 1)), **options)
+        self.router.dispatch(dispatch)
+        self.turn()
+        return dispatch
+
+
+def hook_of(request: Request) -> bytes:
+    return bytes(unpack_frame(request.payload).body)

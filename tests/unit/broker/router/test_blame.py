@@ -1,0 +1,260 @@
+"""Who is blamed for a worker's death, what is refused for it, and for how long."""
+
+import msgpack
+import pytest
+
+from tests.support.dispatches import RecordedDispatch, object_bytes
+from tyk.proto.coprocess_object_pb2 import Event
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.router.blame import FRAME_MEMORY, MAX_FRAMES, UNKNOWN_SHARE, Cause, Poison
+from tykpy.broker.router.breaker import KILLS, LONGEST_COOLDOWN, MAX_HOOKS, WINDOW
+from tykpy.broker.router.culprit import Culprit, culprit_of
+from tykpy.ipc.frame import Kind, Status
+
+COOLDOWN = 10.0
+BUNDLE = "c" * 32
+
+
+class Bench:
+    """A table of poison whose clock the test turns."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.poison = Poison(COOLDOWN, clock=lambda: self.now)
+
+    def dispatch(self, hook: str = "hook", frame: int = 0) -> RecordedDispatch:
+        """A dispatch; another `frame` is another content for the same hook."""
+        return RecordedDispatch(object_bytes(hook, bundle_hash=BUNDLE) + b"\x7a\x01" + bytes([frame]))
+
+    def kill(self, *dispatches: RecordedDispatch, cause: Cause = Cause.CRASH) -> bool:
+        """A worker died while it ran these."""
+        return self.poison.blame(dispatches, cause)
+
+    def kill_with_hook(self, times: int, cause: Cause = Cause.CRASH) -> None:
+        """A hook kills workers, each time with another frame."""
+        for frame in range(times):
+            self.kill(self.dispatch(frame=frame), cause=cause)
+
+    def refusal(self, dispatch: RecordedDispatch) -> DispatchError | None:
+        """What a dispatch would be told; None: it may run."""
+        if not self.poison.active:
+            return None
+        try:
+            self.poison.check(dispatch)
+        except DispatchError as error:
+            return error
+        return None
+
+    def try_it(self) -> RecordedDispatch:
+        """The dispatch that is let through after the cool-down, given to a worker."""
+        probe = self.dispatch(frame=99)
+        assert self.refusal(probe) is None
+        probe.seq = 7
+        return probe
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_while_nothing_is_poisoned_one_truth_test_says_so(bench: Bench) -> None:
+    assert bench.poison.active is False
+    bench.kill(bench.dispatch())
+    assert bench.poison.active is False
+
+
+def test_a_frame_that_killed_two_workers_is_not_run_a_third_time_and_others_are(bench: Bench) -> None:
+    assert not bench.kill(bench.dispatch())
+    assert bench.kill(bench.dispatch())
+    error = bench.refusal(bench.dispatch())
+    assert error is not None
+    assert error.status is Status.HOOK_FAILED
+    assert "quarantined" in error.message
+    assert "hook" in error.message
+    assert bench.refusal(bench.dispatch(frame=1)) is None
+
+
+def test_a_frame_of_another_kind_is_another_frame(bench: Bench) -> None:
+    for _ in range(2):
+        bench.kill(bench.dispatch())
+    other = RecordedDispatch(bench.dispatch().encoded, kind=Kind.EVENT)
+    assert bench.refusal(other) is None
+
+
+def test_a_quarantine_ends_by_itself(bench: Bench) -> None:
+    for _ in range(2):
+        bench.kill(bench.dispatch())
+    bench.now += FRAME_MEMORY - 1
+    assert bench.refusal(bench.dispatch()) is not None
+    bench.now += 1
+    assert bench.refusal(bench.dispatch()) is None
+    assert bench.poison.active is False
+
+
+def test_two_kills_far_apart_are_no_pattern(bench: Bench) -> None:
+    bench.kill(bench.dispatch())
+    bench.now += FRAME_MEMORY
+    assert not bench.kill(bench.dispatch())
+
+
+def test_a_dispatch_that_ran_beside_others_has_a_share_of_the_blame_only(bench: Bench) -> None:
+    for frame in (1, 2):
+        assert not bench.kill(bench.dispatch(), bench.dispatch("other", frame))
+    assert bench.kill(bench.dispatch())
+    assert bench.refusal(bench.dispatch()) is not None
+    assert bench.refusal(bench.dispatch("other", 1)) is None
+
+
+def test_a_worker_that_somebody_killed_is_nobodys_fault(bench: Bench) -> None:
+    for _ in range(10):
+        assert not bench.kill(bench.dispatch(), cause=Cause.OUTSIDE)
+    assert bench.refusal(bench.dispatch()) is None
+
+
+def test_ends_of_unknown_cause_are_a_pattern_only_when_there_are_many(bench: Bench) -> None:
+    for number in range(round(KILLS / UNKNOWN_SHARE)):
+        assert bench.refusal(bench.dispatch()) is None, number
+        bench.kill(bench.dispatch(), cause=Cause.UNKNOWN)
+    assert bench.refusal(bench.dispatch()) is not None
+    assert bench.poison.describe()["frames"] == []
+
+
+def test_the_number_of_frames_that_are_remembered_is_limited(bench: Bench) -> None:
+    for _ in range(2):
+        bench.kill(bench.dispatch("first"))
+    for number in range(MAX_FRAMES):
+        bench.kill(bench.dispatch(f"hook{number}"))
+    assert bench.poison.describe()["frames"] == []
+
+
+def test_a_hook_that_killed_three_workers_is_left_alone_and_others_are_run(bench: Bench) -> None:
+    bench.kill_with_hook(KILLS - 1)
+    assert bench.refusal(bench.dispatch(frame=50)) is None
+    assert bench.kill(bench.dispatch(frame=51))
+    error = bench.refusal(bench.dispatch(frame=50))
+    assert error is not None
+    assert error.status is Status.UNAVAILABLE
+    assert "hook hook is not run" in error.message
+    assert bench.refusal(bench.dispatch("other")) is None
+
+
+def test_three_kills_in_more_than_30_seconds_do_not_open_a_hook(bench: Bench) -> None:
+    for frame in range(10):
+        bench.kill(bench.dispatch(frame=frame))
+        bench.now += WINDOW / 2
+    assert bench.poison.active is False
+
+
+def test_a_hook_that_hangs_counts_as_one_that_kills_but_its_frames_do_not(bench: Bench) -> None:
+    for _ in range(KILLS):
+        bench.kill(bench.dispatch(), cause=Cause.HANG)
+    described = bench.poison.describe()
+    assert (len(described["frames"]), len(described["hooks"])) == (0, 1)
+
+
+def test_after_the_cool_down_one_dispatch_tries_the_hook_and_the_others_wait_for_it(bench: Bench) -> None:
+    bench.kill_with_hook(KILLS)
+    bench.now += COOLDOWN
+    probe = bench.try_it()
+    assert bench.refusal(probe) is None
+    error = bench.refusal(bench.dispatch(frame=98))
+    assert error is not None
+    assert "being tried" in error.message
+    assert bench.poison.describe()["hooks"][0]["state"] == "half open"
+
+
+def test_a_hook_that_came_back_is_run_as_before(bench: Bench) -> None:
+    bench.kill_with_hook(KILLS)
+    bench.now += COOLDOWN
+    bench.try_it().settled = True
+    assert bench.poison.open_hook([BUNDLE], "hook") is None
+    assert bench.refusal(bench.dispatch(frame=98)) is None
+    assert bench.poison.active is False
+
+
+def test_a_hook_that_kills_again_is_left_alone_for_twice_as_long(bench: Bench) -> None:
+    bench.kill_with_hook(KILLS)
+    bench.now += COOLDOWN
+    probe = bench.try_it()
+    bench.kill(probe)
+    probe.settled = True
+    bench.now += 2 * COOLDOWN - 1
+    assert bench.refusal(bench.dispatch(frame=98)) is not None
+    bench.now += 1
+    assert bench.refusal(bench.dispatch(frame=98)) is None
+
+
+def test_a_hook_is_never_left_alone_for_ever(bench: Bench) -> None:
+    bench.kill_with_hook(50)
+    bench.now += LONGEST_COOLDOWN
+    bench.try_it()
+
+
+def test_a_trial_that_never_reached_a_worker_is_followed_by_another(bench: Bench) -> None:
+    bench.kill_with_hook(KILLS)
+    bench.now += COOLDOWN
+    first = bench.dispatch(frame=99)
+    assert bench.refusal(first) is None
+    first.settled = True
+    assert bench.refusal(bench.dispatch(frame=98)) is None
+    assert bench.refusal(bench.dispatch(frame=97)) is not None
+
+
+def test_the_number_of_hooks_that_are_remembered_is_limited(bench: Bench) -> None:
+    for number in range(MAX_HOOKS + 10):
+        for frame in range(KILLS):
+            bench.kill(bench.dispatch(f"hook{number}", frame))
+    assert len(bench.poison.describe()["hooks"]) == MAX_HOOKS
+
+
+def test_new_code_starts_without_a_record(bench: Bench) -> None:
+    bench.kill_with_hook(KILLS)
+    for _ in range(2):
+        bench.kill(bench.dispatch())
+    bench.poison.clear()
+    assert bench.poison.active is False
+    assert bench.refusal(bench.dispatch()) is None
+    assert bench.poison.describe() == {"frames": [], "hooks": []}
+
+
+def test_what_is_refused_is_described(bench: Bench) -> None:
+    bench.kill_with_hook(KILLS)
+    bench.kill(bench.dispatch())
+    described = bench.poison.describe()
+    assert described["hooks"] == [{"bundle_hash": BUNDLE, "hook": "hook", "state": "open", "left_s": 2 * COOLDOWN}]
+    (frame,) = described["frames"]
+    assert (frame["bundle_hash"], frame["hook"], frame["left_s"]) == (BUNDLE, "hook", FRAME_MEMORY)
+    assert "killed 3 workers" in (bench.poison.open_hook(["d" * 32, BUNDLE], "hook") or "")
+    assert bench.poison.open_hook(["d" * 32], "hook") is None
+    assert bench.poison.open_hook([BUNDLE], "other") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "expected"),
+    [
+        (Kind.OBJECT, object_bytes("mine", bundle_hash=BUNDLE), Culprit(BUNDLE, "mine")),
+        (Kind.OBJECT_MAP, msgpack.packb({"hook_name": "mine", "spec": {"bundle_hash": "b"}}), Culprit("b", "mine")),
+        (Kind.EVENT, Event(payload='{"handler_name": "on_it"}').SerializeToString(), Culprit("", "on_it")),
+        (
+            Kind.EVENT,
+            b"\x10\x01" + Event(payload='{"handler_name": "on_it"}').SerializeToString(),
+            Culprit("", "on_it"),
+        ),
+        (Kind.EVENT_MAP, msgpack.packb({"payload": '{"handler_name": "on_it"}'}), Culprit("", "on_it")),
+        (Kind.OBJECT, b"\xff\xff", Culprit("", "")),
+        (Kind.EVENT, b"\xff\xff", Culprit("", "")),
+        (Kind.EVENT, Event(payload="nonsense").SerializeToString(), Culprit("", "")),
+        (Kind.EVENT, Event(payload="[]").SerializeToString(), Culprit("", "")),
+        (Kind.EVENT_MAP, b"\xc1", Culprit("", "")),
+        (Kind.EVENT_MAP, msgpack.packb([]), Culprit("", "")),
+        (
+            Kind.EVENT_MAP,
+            msgpack.packb({"payload": '{"a": [[]], "handler_name": "on_it"}', "x": [1]}),
+            Culprit("", "on_it"),
+        ),
+        (Kind.EVENT_MAP, b"\x81\xa7payload" + b"\x91" * 100_000, Culprit("", "")),
+    ],
+)
+def test_the_culprit_is_read_from_the_bytes(kind: Kind, body: bytes, expected: Culprit) -> None:
+    assert culprit_of(RecordedDispatch(body, kind=kind)) == expected

@@ -1,0 +1,228 @@
+"""What time does: deadlines, hooks that hang, workers that stall or start nothing, a queue that does not go away."""
+
+import time
+
+from tests.support.channels import LocalWorker, local_worker
+from tests.unit.broker.router.bench import Bench, hook_of
+from tykpy.ipc.frame import Status
+from tykpy.ipc.ring.layout import ACTIVE_START
+
+
+def test_a_dispatch_that_waits_too_long_expires(worker: LocalWorker) -> None:
+    bench = Bench(timeout_ns=1)
+    dispatch = bench.send()
+    bench.turn_until(lambda: bool(dispatch.outcomes))
+    assert dispatch.status is Status.EXPIRED
+    assert (bench.router.waiting, bench.in_trouble) == (0, [])
+    bench.loop.close()
+
+
+def test_the_callers_own_limit_counts_where_it_is_shorter(bench: Bench) -> None:
+    dispatch = bench.send(timeout_ns=1)
+    bench.turn_until(lambda: bool(dispatch.outcomes))
+    assert dispatch.status is Status.EXPIRED
+
+
+def test_a_hook_past_its_deadline_is_reported_once_and_its_worker_is_overdue(worker: LocalWorker) -> None:
+    bench = Bench(timeout_ns=50_000_000)
+    bench.router.join(worker.link)
+    dispatch = bench.send()
+    request = worker.claim()
+    bench.turn_until(lambda: bool(dispatch.outcomes))
+    bench.turn_until(lambda: bench.in_trouble == [("overdue", worker.link)])
+    assert dispatch.status is Status.EXPIRED
+    worker.finish(request)
+    bench.router.receive(worker.link)
+    assert (len(dispatch.outcomes), bench.router.counters.late, worker.link.overdue) == (1, 1, set())
+    bench.loop.close()
+
+
+def test_a_hook_that_nobody_waits_for_still_hangs_when_its_own_limit_has_passed(worker: LocalWorker) -> None:
+    bench = Bench(timeout_ns=50_000_000)
+    bench.router.join(worker.link)
+    dispatch = bench.send()
+    worker.claim()
+    bench.router.cancel(dispatch)
+    assert bench.in_trouble == []
+    bench.turn_until(lambda: bench.in_trouble == [("overdue", worker.link)])
+    assert dispatch.outcomes == []
+    bench.loop.close()
+
+
+def test_a_callers_own_short_deadline_does_not_make_the_hook_hang(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    dispatch = bench.send(timeout_ns=100_000_000)
+    request = worker.claim()
+    bench.turn_until(lambda: bool(dispatch.outcomes))
+    worker.finish(request)
+    bench.router.receive(worker.link)
+    assert (bench.in_trouble, worker.link.in_flight) == ([], {})
+
+
+def test_a_hook_that_had_to_wait_has_its_whole_time_from_its_start(worker: LocalWorker) -> None:
+    limit_ns = 400_000_000
+    bench = Bench(timeout_ns=limit_ns)
+    dispatch = bench.send()
+    bench.turn_until(lambda: time.monotonic_ns() > dispatch.taken_ns + limit_ns // 2)
+    bench.router.join(worker.link)
+    bench.turn()
+    worker.claim()
+    started = time.monotonic_ns()
+    bench.turn_until(lambda: bool(dispatch.outcomes))
+    assert dispatch.status is Status.EXPIRED
+    bench.turn_until(lambda: bench.in_trouble == [("overdue", worker.link)])
+    assert time.monotonic_ns() - started >= limit_ns
+    bench.loop.close()
+
+
+def test_what_a_worker_says_of_a_start_in_the_future_is_not_believed(worker: LocalWorker) -> None:
+    bench = Bench(timeout_ns=50_000_000)
+    bench.router.join(worker.link)
+    bench.send()
+    worker.claim()
+    worker.channel._words[ACTIVE_START] = 2**63
+    bench.turn_until(lambda: bench.in_trouble == [("overdue", worker.link)])
+    bench.loop.close()
+
+
+def test_in_an_overload_those_that_waited_too_long_are_told_so_and_never_run(worker: LocalWorker) -> None:
+    bench = Bench(queue_wait_ns=1)
+    bench.router.join(worker.link)
+    running = bench.send()
+    request = worker.claim()
+    bench.router.hooks.find("", "").times.expected_ns = 0
+    worker.link.stalled = True
+    waiting = bench.send()
+    bench.turn_until(lambda: bool(waiting.outcomes))
+    assert waiting.status is Status.OVERLOADED
+    assert "--queue-wait" in str(waiting.outcomes[0])
+    assert (bench.router.counters.shed, bench.router.counters.failed) == (1, 1)
+    worker.finish(request)
+    bench.router.receive(worker.link)
+    assert (running.outcomes, bench.router.under_way) == ([running.body], 0)
+    assert worker.link.in_flight == {}
+    bench.loop.close()
+
+
+def test_a_worker_that_starts_nothing_is_asked_and_its_work_given_to_another(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    dispatch = bench.send()
+    bench.turn_until(lambda: bench.in_trouble == [("silent", worker.link)])
+    with local_worker(1, 2) as other:
+        bench.router.join(other.link)
+        bench.turn()
+        other.finish(other.claim())
+        bench.router.receive(other.link)
+        bench.router.leave(other.link)
+    assert dispatch.outcomes == [dispatch.body]
+    following = bench.send()
+    assert (worker.link.in_flight, bench.router.waiting) == ({}, 1)
+    bench.router.awake(worker.link)
+    bench.turn()
+    worker.finish(worker.claim())
+    bench.router.receive(worker.link)
+    assert following.outcomes == [following.body]
+
+
+def test_what_waits_behind_a_stalled_hook_goes_to_another_worker(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    bench.send("stuck")
+    neighbour = bench.send("neighbour")
+    worker.claim()
+    bench.turn_until(lambda: bench.router.waiting == 1)
+    with local_worker(1, 2) as other:
+        bench.router.join(other.link)
+        bench.turn()
+        other.finish(other.claim())
+        bench.router.receive(other.link)
+        assert neighbour.outcomes == [neighbour.body]
+
+
+def test_what_waits_in_a_ring_behind_one_that_has_expired_goes_to_another_worker(
+    bench: Bench, worker: LocalWorker
+) -> None:
+    """Dispatches of `async def` hooks are given to a worker although its thread is stuck."""
+    hook = {"name": "waits", "is_async": True}
+    bench.router.hooks.update([{"name": "b", "hashes": [""], "hooks": [hook]}])
+    bench.router.join(worker.link)
+    bench.send("stuck")
+    worker.claim()
+    bench.turn_until(lambda: worker.link.stalled)
+    expired, neighbour = bench.send("waits", timeout_ns=20_000_000), bench.send("waits")
+    assert neighbour.link is worker.link
+    with local_worker(1, 2) as other:
+        bench.router.join(other.link)
+        bench.turn_until(lambda: neighbour.link is other.link)
+        assert expired.status is Status.EXPIRED
+        request = other.claim()
+        assert hook_of(request) == neighbour.body
+        other.finish(request)
+        bench.router.receive(other.link)
+    assert neighbour.outcomes == [neighbour.body]
+
+
+def wake(bench: Bench, worker: LocalWorker) -> None:
+    """Have a silent worker say that it lives."""
+    if worker.link.silent:
+        bench.router.awake(worker.link)
+
+
+def test_a_worker_that_says_it_lives_and_starts_nothing_is_counted(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    bench.send()
+
+    def missed_often() -> bool:
+        wake(bench, worker)
+        return worker.link.missed >= 3
+
+    bench.turn_until(missed_often)
+    assert worker.link.idle_ns(time.monotonic_ns()) > 0
+    bench.turn_until(lambda: worker.link.silent)
+    wake(bench, worker)
+    bench.turn()
+    worker.finish(worker.claim())
+    bench.router.receive(worker.link)
+    bench.send()
+    bench.turn_until(lambda: worker.link.silent)
+    assert worker.link.missed == 1
+
+
+def test_dispatches_that_expire_unstarted_are_counted_too(bench: Bench, worker: LocalWorker) -> None:
+    """However soon they expire: a worker that is asked only when it was silent for long would never be."""
+    bench.router.join(worker.link)
+    for number in range(1, 4):
+        dispatch = bench.send(timeout_ns=20_000_000)
+        bench.turn_until(lambda expired=dispatch: bool(expired.outcomes))  # type: ignore[misc]
+        assert worker.link.missed == number
+        wake(bench, worker)
+
+
+def test_an_overloaded_worker_between_two_hooks_is_not_idle(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    expired = bench.send(timeout_ns=20_000_000)
+    # It answers others all the time, also right before the tick, whenever that comes.
+    worker.link.progress_ns = time.monotonic_ns() + 60_000_000_000
+    bench.turn_until(lambda: bool(expired.outcomes))
+    assert (worker.link.missed, bench.in_trouble) == (0, [])
+
+
+def test_a_busy_worker_is_not_idle(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    bench.send()
+    worker.claim()
+    expired = bench.send(timeout_ns=20_000_000)
+    bench.turn_until(lambda: bool(expired.outcomes))
+    assert (worker.link.missed, bench.in_trouble) == (0, [])
+
+
+def test_a_worker_whose_thread_is_gone_is_idle_although_coroutines_run(bench: Bench, worker: LocalWorker) -> None:
+    hook = {"name": "waits", "is_async": True}
+    bench.router.hooks.update([{"name": "b", "hashes": [""], "hooks": [hook]}])
+    bench.router.join(worker.link)
+    bench.send("waits")
+    request = worker.claim()
+    worker.channel.move(request.seq, 0, 5)
+    bench.turn_until(lambda: worker.link.stalled)
+    expired = bench.send(timeout_ns=20_000_000)
+    bench.turn_until(lambda: bool(expired.outcomes))
+    assert worker.link.missed == 1

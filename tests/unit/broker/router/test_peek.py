@@ -1,0 +1,106 @@
+"""What is read from an `Object`'s bytes without decoding it."""
+
+import pytest
+
+from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.router.peek import _MAX_REMEMBERED, Peek, PeekError, _remembered, peek
+
+
+def typical() -> Object:
+    obj = Object(hook_type="Post", hook_name="MyPost")
+    obj.request.headers["Host"] = "example.com"
+    obj.request.raw_body = b"\xff" * 300
+    obj.session.org_id = "not this one"
+    obj.metadata["APIID"] = "not this one"
+    obj.spec.update(APIID="api", OrgID="org", bundle_hash="abc", config_data='{"x": "y"}' * 100)
+    return obj
+
+
+def test_a_typical_object() -> None:
+    seen = peek(typical().SerializeToString())
+    assert seen == Peek(2, "MyPost", "api", "org", "abc")
+    assert seen.hook_type_name == "Post"
+
+
+def test_absent_fields_are_empty() -> None:
+    assert peek(b"") == Peek(0, "", "", "", "")
+    assert peek(Object().SerializeToString()).hook_type_name == "Unknown"
+
+
+def test_the_last_of_equal_fields_counts() -> None:
+    first, last = typical(), Object(hook_type="Pre", hook_name="last", spec={"APIID": "other"})
+    both = first.SerializeToString() + last.SerializeToString()
+    assert peek(both) == Peek(1, "last", "other", "org", "abc")
+
+
+def test_fields_of_a_newer_gateway_are_stepped_over() -> None:
+    unknown = b"\x78\x05" + b"\x79" + bytes(8) + b"\x7d" + bytes(4) + b"\xfa\x7f\x03abc" + b"\x83\x01\x08\x01\x84\x01"
+    assert peek(unknown + typical().SerializeToString() + unknown).hook_name == "MyPost"
+
+
+def test_entries_of_spec_in_any_form() -> None:
+    assert peek(b"\x32\x0a\x12\x01x\x0a\x05APIID").api_id == "x"
+    assert peek(b"\x32\x07\x0a\x05APIID").api_id == ""
+    assert peek(Object(spec={"APIID": "x" * 200}).SerializeToString()).api_id == "x" * 200
+
+
+def test_entries_with_more_than_key_and_value_are_left_out_as_protobuf_does() -> None:
+    data = b"\x32\x0c\x0a\x05APIID\x12\x01x\x18\x01"
+    assert "APIID" not in Object.FromString(data).spec
+    assert peek(data).api_id == ""
+
+
+def test_a_hook_type_of_the_future() -> None:
+    assert peek(b"\x08\x63").hook_type_name == "99"
+
+
+def test_every_cut_at_the_top_level_is_noticed() -> None:
+    data = Object(hook_type="Pre", hook_name="name", spec={"APIID": "x"}).SerializeToString()
+    boundaries = {0, 2, 8, len(data)}
+    for end in range(len(data) + 1):
+        if end in boundaries:
+            peek(data[:end])
+        else:
+            with pytest.raises(PeekError):
+                peek(data[:end])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x00\x01",  # field 0
+        b"\x0c",  # the end of a group that did not begin
+        b"\x7b",  # a group without an end
+        b"\x7b\x84\x01",  # a group that ends as another
+        b"\x0f",  # wire type 7
+        b"\x08" + b"\x80" * 10 + b"\x01",  # a number of eleven bytes
+        b"\x12\xff\xff\xff\xff\x0f",  # a length beyond the end
+        b"\x12\x01\xff",  # not UTF-8
+        b"\x32\x0a\x0a\x05APIID\x12\x01\xff",
+        b"\x32\x02\x0a\x05",  # a length beyond its entry
+        b"\x7b" * 200,
+        b"GET / HTTP/1.1",
+    ],
+)
+def test_what_is_not_an_object(data: bytes) -> None:
+    with pytest.raises(PeekError, match=r"not a coprocess\.Object") as caught:
+        peek(data)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_what_is_remembered_of_one_object_is_not_told_of_another() -> None:
+    spec = Object(spec={"APIID": "one", "bundle_hash": "b"}).SerializeToString()
+    first = Object(hook_name="first", request={"url": "/a"}).SerializeToString() + spec
+    second = Object(hook_name="second", request={"url": "/b"}).SerializeToString() + spec
+    overriding = first + Object(hook_name="later").SerializeToString()
+    for _ in range(2):
+        assert peek(first)[1:] == ("first", "one", "", "b")
+        assert peek(second)[1:] == ("second", "one", "", "b")
+        assert peek(overriding)[1:] == ("later", "one", "", "b")
+
+
+def test_the_memory_of_what_was_peeked_at_is_bounded() -> None:
+    for number in range(3000):
+        name = f"hook{number}"
+        assert peek(Object(hook_name=name, spec={"APIID": name}).SerializeToString()).hook_name == name
+    assert len(_remembered) <= _MAX_REMEMBERED

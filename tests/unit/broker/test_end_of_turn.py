@@ -1,0 +1,87 @@
+"""The end of a turn: called back once, in order, whatever one of those called back does."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from tykpy.broker.end_of_turn import Turn
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def one_pass(loop: asyncio.AbstractEventLoop) -> None:
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+
+def test_what_a_turn_causes_follows_at_its_end_in_order(loop: asyncio.AbstractEventLoop) -> None:
+    turn, done = Turn(loop), list[str]()
+    with turn:
+        turn.at_end(lambda: done.append("rung"))
+        turn.at_end(lambda: done.append("written"))
+        assert done == []
+    assert done == ["rung", "written"]
+    one_pass(loop)
+    assert done == ["rung", "written"]
+
+
+def test_outside_of_a_turn_the_event_loop_calls_back(loop: asyncio.AbstractEventLoop) -> None:
+    turn, done = Turn(loop), list[str]()
+    turn.at_end(lambda: done.append("rung"))
+    turn.at_end(lambda: done.append("written"))
+    assert done == []
+    one_pass(loop)
+    assert done == ["rung", "written"]
+
+
+def test_a_turn_takes_along_what_was_left_for_the_next_pass(loop: asyncio.AbstractEventLoop) -> None:
+    turn, done = Turn(loop), list[str]()
+    turn.at_end(lambda: done.append("earlier"))
+    with turn:
+        turn.at_end(lambda: done.append("now"))
+    assert done == ["earlier", "now"]
+    one_pass(loop)
+    assert done == ["earlier", "now"]
+
+
+def test_what_is_due_because_of_what_was_due_is_called_as_well(loop: asyncio.AbstractEventLoop) -> None:
+    turn, done = Turn(loop), list[str]()
+    with turn:
+        turn.at_end(lambda: turn.at_end(lambda: done.append("written")))
+    one_pass(loop)
+    assert done == ["written"]
+
+
+def test_a_turn_that_fails_still_ends(loop: asyncio.AbstractEventLoop) -> None:
+    turn, done = Turn(loop), list[str]()
+
+    def fail() -> None:
+        with turn:
+            turn.at_end(lambda: done.append("rung"))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert done == ["rung"]
+    turn.at_end(lambda: done.append("later"))
+    assert done == ["rung"]
+    one_pass(loop)
+    assert done == ["rung", "later"]
+
+
+def test_one_that_fails_does_not_keep_the_others_from_their_turn(loop: asyncio.AbstractEventLoop) -> None:
+    turn, done = Turn(loop), list[str]()
+
+    def fail_at_the_end() -> None:
+        with turn:
+            turn.at_end(lambda: done.append(str(1 // 0)))
+            turn.at_end(lambda: done.append("written"))
+
+    fail_at_the_end()
+    assert done == ["written"]

@@ -1,0 +1,102 @@
+"""What tells one version of a bundle's files from another."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tykpy.bundles.files import discovery
+from tykpy.bundles.files.discovery import stamp
+
+LONG_AGO = 315_532_800
+"""The first moment that a ZIP can name: what tools with fixed times write."""
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    return path
+
+
+def in_place(path: Path, content: bytes) -> None:
+    write(path, content)
+
+
+def by_rename(path: Path, content: bytes) -> None:
+    write(path.with_suffix(".new"), content).rename(path)
+
+
+def in_a_new_folder(path: Path, content: bytes) -> None:
+    shutil.rmtree(path.parent)
+    path.parent.mkdir()
+    write(path, content)
+    os.utime(path.parent, (LONG_AGO, LONG_AGO))
+
+
+@pytest.mark.parametrize("put", [in_place, by_rename, in_a_new_folder])
+@pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
+@pytest.mark.parametrize("settled", [True, False])
+def test_content_of_the_same_size_and_time_is_told_apart(
+    tmp_path: Path, put: Callable[[Path, bytes], None], whole: bool, settled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if settled:
+        monkeypatch.setattr(discovery, "_SETTLED_NS", -(10**18))
+    file = tmp_path / "bundle" / "middleware.py"
+    file.parent.mkdir()
+    write(file, b"version = 1")
+    path = file.parent if whole else file
+    before = stamp(path)
+    put(file, b"version = 2")
+    assert (file.stat().st_size, file.stat().st_mtime) == (11, LONG_AGO)
+    assert stamp(path) != before
+    put(file, b"version = 1")
+    assert stamp(path) == before
+
+
+def test_what_changes_no_content_changes_no_stamp(tmp_path: Path) -> None:
+    file = write(tmp_path / "middleware.py", b"version = 1")
+    before = stamp(tmp_path)
+    file.touch()
+    file.chmod(0o600)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "middleware.pyc").write_bytes(b"compiled")
+    assert stamp(tmp_path) == before
+
+
+def test_files_that_did_not_change_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "_SETTLED_NS", -(10**18))
+    write(tmp_path / "middleware.py", b"version = 1")
+    before = stamp(tmp_path)
+    monkeypatch.setattr(Path, "open", lambda *arguments: pytest.fail("read again"))
+    assert stamp(tmp_path) == before
+
+
+def test_a_file_changed_just_now_is_read_again(tmp_path: Path) -> None:
+    """It could change once more within one tick of the file system's clock."""
+    file = write(tmp_path / "middleware.py", b"version = 1")
+    stamp(tmp_path)
+    assert file not in discovery._digests._known
+
+
+def test_a_large_file_is_known_by_its_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "_MAX_READ", 10)
+    file = write(tmp_path / "model.bin", b"eleven byte")
+    before = stamp(tmp_path)
+    assert stamp(tmp_path) == before
+    by_rename(file, b"other bytes")
+    assert stamp(tmp_path) != before
+
+
+def test_no_more_is_read_than_a_worker_has_time_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "_MAX_READ", 25)
+    for number in range(4):
+        write(tmp_path / f"{number}.bin", b"ten  bytes")
+    digests = [digest for _, _, digest in stamp(tmp_path)]
+    assert sum(digest.startswith("(") for digest in digests) == 2
+
+
+def test_a_pipe_among_the_files_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert len(stamp(tmp_path)) == 1

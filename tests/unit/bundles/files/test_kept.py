@@ -1,0 +1,99 @@
+"""Copies of versions: complete, of one version, of files only, and found again."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.bundles import write_bundle
+from tykpy.bundles.files import kept
+from tykpy.bundles.files.discovery import Candidate, candidate_at
+from tykpy.bundles.files.kept import KeptVersions, same_code
+from tykpy.ipc.kept import INDEX
+
+
+def candidate(path: Path) -> Candidate:
+    found = candidate_at(path)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "kept"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Candidate:
+    return candidate(write_bundle(tmp_path / "mine", {"middleware.py": "", "lib/data.txt": "data"}))
+
+
+def served(folder: Path, mine: Candidate, version: str) -> KeptVersions:
+    (folder / INDEX).write_text(json.dumps({mine.key: version}))
+    return KeptVersions.read(folder, pinned=True)
+
+
+def test_the_version_that_is_served_is_found(folder: Path, mine: Candidate) -> None:
+    KeptVersions(folder).keep(mine, "1", lambda: True)
+    found = served(folder, mine, "1").find(mine.key, "2")
+    assert found is not None
+    assert (found.place.name, found.version) == ("mine", "1")
+    assert (found.place / "lib" / "data.txt").read_text() == "data"
+    assert served(folder, mine, "1").find(mine.key, "1") is None
+    assert served(folder, mine, "3").find(mine.key, "2") is None
+    assert list(served(folder, mine, "1").missing({mine.key})) == []
+    assert list(served(folder, mine, "1").missing(set())) == [(mine.key, found.place)]
+    assert KeptVersions.read(folder, pinned=False).find(mine.key, "2") is None
+
+
+@pytest.mark.parametrize("index", [None, "", "[]", "{"])
+def test_without_an_index_nothing_is_served(folder: Path, mine: Candidate, index: str | None) -> None:
+    KeptVersions(folder).keep(mine, "1", lambda: True)
+    if index is not None:
+        (folder / INDEX).write_text(index)
+    assert KeptVersions.read(folder, pinned=True).find(mine.key, "2") is None
+    assert KeptVersions.read(None, pinned=True).find(mine.key, "2") is None
+
+
+def test_files_that_change_meanwhile_are_not_kept(folder: Path, mine: Candidate) -> None:
+    KeptVersions(folder).keep(mine, "1", lambda: False)
+    assert list(folder.iterdir()) == []
+
+
+def test_what_is_too_much_is_not_kept(folder: Path, mine: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "MAX_FILES", 2)
+    KeptVersions(folder).keep(mine, "1", lambda: True)
+    monkeypatch.setattr(kept, "MAX_FILES", 9)
+    monkeypatch.setattr(kept, "MAX_SIZE", 3)
+    KeptVersions(folder).keep(mine, "1", lambda: True)
+    assert list(folder.iterdir()) == []
+
+
+def test_links_and_pipes_do_no_harm(folder: Path, mine: Candidate, tmp_path: Path) -> None:
+    """A link to a file is kept as the file, one to a folder as a link; nobody waits for a pipe."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "x.py").write_text("X = 1")
+    (mine.path / "linked.py").symlink_to(tmp_path / "shared" / "x.py")
+    (mine.path / "folder").symlink_to("../shared")
+    os.mkfifo(mine.path / "pipe")
+    (mine.path / "__pycache__").mkdir()
+    KeptVersions(folder).keep(mine, "1", lambda: True)
+    found = served(folder, mine, "1").find(mine.key, "2")
+    assert found is not None
+    assert not (found.place / "linked.py").is_symlink()
+    assert (found.place / "folder" / "x.py").read_text() == "X = 1"
+    assert sorted(os.listdir(found.place)) == ["folder", "lib", "linked.py", "manifest.json", "middleware.py"]
+    assert same_code(mine.path, found.place)
+    (mine.path / "lib" / "data.txt").write_text("other")
+    assert same_code(mine.path, found.place)
+    (mine.path / "linked.py").unlink()
+    assert not same_code(mine.path, found.place)
+    assert not same_code(mine.path / "none", found.place)
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_fault(mine: Candidate, tmp_path: Path) -> None:
+    KeptVersions(tmp_path / "none").keep(mine, "1", lambda: True)
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,110 @@
+"""What a bundle changes for the whole process while it is loaded is undone; what is its own stays."""
+
+import builtins
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.bundles import IMPORTS, write_files
+from tykpy.bundles.load_guard import LoadGuard
+from tykpy.bundles.registry import BundleStore
+from tykpy.ipc.exits import WorkerExit
+
+SOUND = IMPORTS + "@Pre\ndef {}(request, session, spec):\n    return request, session\n"
+DAMAGE: dict[str, tuple[str, Callable[[], object]]] = {
+    "working directory": ("import os\nos.chdir('/')", os.getcwd),
+    "working directory that is gone": (
+        "import os, tempfile\nfolder = tempfile.mkdtemp()\nos.chdir(folder)\nos.rmdir(folder)",
+        os.getcwd,
+    ),
+    "umask": ("import os\nos.umask(0o777)", lambda: os.umask(0o22) and os.umask(0o22)),
+    "recursion limit": (
+        "import inspect, sys\nsys.setrecursionlimit(len(inspect.stack()) + 60)",
+        sys.getrecursionlimit,
+    ),
+    "path": ("import sys\nsys.path.clear()", lambda: set(sys.path)),
+    "another path": ("import sys\nsys.path = ['/nowhere']", lambda: set(sys.path) - {"/nowhere"}),
+    "meta path": ("import sys\ndel sys.meta_path[-1]", lambda: len(sys.meta_path)),
+    "no meta path": ("import sys\nsys.meta_path = None", lambda: len(sys.meta_path)),
+    "path hooks": ("import sys\nsys.path_hooks.clear()", lambda: len(sys.path_hooks)),
+    "builtin replaced": ("import builtins\nbuiltins.print = None", lambda: builtins.print),
+    "builtin removed": ("import builtins\ndel builtins.print", lambda: builtins.print),
+    "limits": (
+        "from resource import *\nsetrlimit(RLIMIT_NOFILE, (9, getrlimit(RLIMIT_NOFILE)[1]))",
+        lambda: resource.getrlimit(resource.RLIMIT_NOFILE),
+    ),
+    "timer": (
+        "import signal\nsignal.setitimer(signal.ITIMER_PROF, 100)",
+        lambda: signal.getitimer(signal.ITIMER_PROF),
+    ),
+    "finder that fails": (
+        "import sys\nclass Finder:\n    def find_spec(self, *_): raise SystemExit\nsys.meta_path.insert(0, Finder())",
+        lambda: sys.meta_path[0],
+    ),
+    "module removed": ("import sys\ndel sys.modules['tyk.decorators']", lambda: sys.modules.get("tyk.decorators")),
+}
+"""What a bundle does, and what shows it."""
+
+
+@pytest.fixture
+def store(folder: Path, tmp_path: Path) -> Iterator[BundleStore]:
+    made, mask, limit = BundleStore([folder], tmp_path / "unpacked"), os.umask(0o22), sys.getrecursionlimit()
+    os.umask(mask)
+    yield made
+    os.umask(mask)
+    sys.setrecursionlimit(limit)
+    for bundle in made.loaded():
+        bundle.close()
+
+
+@pytest.mark.parametrize(("source", "shown"), DAMAGE.values(), ids=DAMAGE)
+def test_damage_to_the_process_is_undone(
+    folder: Path, store: BundleStore, source: str, shown: Callable[[], object]
+) -> None:
+    write_files(folder, {"a.py": SOUND.format("A")})
+    store.load_all()
+    before = shown()
+    for bundle in store.loaded():
+        bundle.close()
+    write_files(folder, {"b.py": IMPORTS + source, "c.py": SOUND.format("C")})
+    store.load_all()
+    assert shown() == before
+    assert [hook.name for bundle in store.loaded() for hook in bundle.hooks.values()] == ["A", "C"]
+
+
+def test_what_a_bundle_adds_for_itself_stays(folder: Path, store: BundleStore) -> None:
+    limit = sys.getrecursionlimit()
+    write_files(
+        folder, {"a.py": "import sys\nsys.setrecursionlimit(sys.getrecursionlimit() + 1000)\n" + SOUND.format("A")}
+    )
+    store.load_all()
+    assert sys.getrecursionlimit() == limit + 1000
+
+
+def test_a_timer_that_a_bundle_handles_stays(folder: Path, store: BundleStore) -> None:
+    write_files(
+        folder,
+        {"a.py": "import signal\nsignal.signal(signal.SIGPROF, print)\nsignal.setitimer(signal.ITIMER_PROF, 99)\n"},
+    )
+    try:
+        store.load_all()
+        assert signal.getitimer(signal.ITIMER_PROF)[0] > 0
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user who may not raise limits again")
+def test_a_process_whose_limits_are_lowered_for_good_ends() -> None:
+    child = os.fork()
+    if not child:
+        os.setuid(65534)
+        with LoadGuard().around():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == WorkerExit.LIMITS

@@ -1,0 +1,843 @@
+"""Both ends of a channel in one process: what broker and worker promise each other."""
+
+import errno
+import os
+import select
+from collections.abc import Callable
+from threading import Lock, Thread
+from time import monotonic_ns
+
+import pytest
+
+from tests.unit.ipc.channel.ends import SMALL, channel_pair, claim_each, worker_argument_of_copies
+from tykpy.ipc.bodies.bulk import BulkWriter
+from tykpy.ipc.bodies.store import LEND_FROM, BodyStore
+from tykpy.ipc.channel.ends import Answer, BrokerChannel, ChannelOptions, Request, WorkerChannel
+from tykpy.ipc.errors import (
+    CreditError,
+    MessageTooLargeError,
+    OptionsError,
+    RingCorruptError,
+    SegmentError,
+    SpillError,
+)
+from tykpy.ipc.frame import SplitFrame, Status, unpack_frame
+from tykpy.ipc.ring import segment
+from tykpy.ipc.ring.layout import (
+    ACTIVE_SEQ,
+    ACTIVE_START,
+    FLAG_MEASURE,
+    FLAG_SHARES,
+    HEAD,
+    MAX_HANDLER_NS,
+    MAX_WAITING,
+    SPILL_PLACE,
+    TAIL,
+    WAITING_SHIFT,
+    ExitReason,
+    Identity,
+    RecordType,
+    Role,
+    StorageState,
+    WorkerState,
+)
+
+BIG = bytes(range(256)) * 100
+
+
+@pytest.fixture
+def no_bulk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bulk memory is full all the time."""
+    monkeypatch.setattr(BulkWriter, "write", lambda self, body, consumed: None)
+
+
+def readable(fd: int) -> bool:
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def error_of(answer: Answer) -> tuple[int, str]:
+    assert answer.is_error
+    status, message = unpack_frame(answer.payload).body
+    return status, message
+
+
+def test_a_request_is_claimed_and_its_answer_received() -> None:
+    with channel_pair() as (broker, worker):
+        deadline = monotonic_ns() + 10**12
+        broker.send(5, b"question", deadline)
+        broker.ring()
+        assert worker.claim(2) == Request(5, b"question", deadline)
+        assert broker.executing() == {5}
+        assert not readable(broker.answers_fd)
+        worker.answer(2, 5, b"answer", False, 1234)
+        assert readable(broker.answers_fd)
+        assert broker.receive() == [Answer(5, False, b"answer", 1234)]
+        assert broker.executing() == frozenset()
+        assert broker.in_flight() == 0
+
+
+def test_an_error_answer_says_that_it_is_one() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(5, b"question", 0)
+        broker.ring()
+        worker.claim()
+        worker.answer(0, 5, b"reason", True, 0)
+        assert broker.receive() == [Answer(5, True, b"reason", 0)]
+
+
+def test_one_doorbell_for_all_requests_sent_since_the_last() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"a", 0)
+        broker.send(2, b"b", 0)
+        broker.ring()
+        broker.ring()
+        assert [request.seq for request in claim_each(worker, range(2))] == [1, 2]
+        assert broker.revoke() == []
+
+
+def test_a_worker_claims_one_request_for_each_slot() -> None:
+    with channel_pair() as (broker, worker):
+        for seq in (1, 2, 3):
+            broker.send(seq, b"", 0)
+        broker.ring()
+        assert [request.seq for request in claim_each(worker, [4, 6])] == [1, 2]
+        assert broker.execution_started_ns(2) > 0
+        assert broker.execution_started_ns(3) == 0
+        worker.answer(4, 1, b"x", False, 1)
+        worker.answer(6, 2, b"y", True, 2)
+        assert broker.receive() == [Answer(1, False, b"x", 1), Answer(2, True, b"y", 2)]
+        assert broker.revoke() == [3]
+
+
+def test_answers_come_in_any_order() -> None:
+    with channel_pair() as (broker, worker):
+        for seq in (1, 2, 3):
+            broker.send(seq, b"", 0)
+        broker.ring()
+        claim_each(worker, range(3))
+        worker.answer(2, 3, b"third", False, 0)
+        worker.answer(0, 1, b"first", False, 0)
+        assert [answer.seq for answer in broker.receive()] == [3, 1]
+        assert broker.executing() == {2}
+
+
+def test_a_request_that_moves_never_executes_nowhere() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim(0)
+        started = broker.execution_started_ns(1)
+        worker.move(1, 0, 40)
+        assert worker._words[ACTIVE_SEQ] == 0
+        assert worker._words[ACTIVE_SEQ + 40] == 1
+        assert broker.execution_started_ns(1) == started == worker._words[ACTIVE_START + 40]
+
+
+def test_an_expired_request_is_answered_unexecuted_and_the_next_one_claimed() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"late", monotonic_ns() - 1)
+        broker.send(2, b"in time", 0)
+        broker.ring()
+        request = worker.claim()
+        assert request is not None
+        assert request.seq == 2
+        assert broker.executing() == {2}
+        (answer,) = broker.receive()
+        assert answer.seq == 1
+        assert error_of(answer)[0] == Status.EXPIRED
+
+
+def test_unclaimed_requests_are_taken_back_oldest_first() -> None:
+    with channel_pair() as (broker, worker):
+        for seq in range(1, 6):
+            broker.send(seq, b"x" * seq, 0)
+            broker.ring()
+        worker.claim()
+        assert broker.revoke() == [2, 3, 4, 5]
+        assert broker.in_flight() == 1
+        assert broker.revoke() == []
+
+
+def test_requests_that_were_not_rung_for_are_taken_back_too() -> None:
+    with channel_pair() as (broker, _):
+        broker.send(1, b"", 0)
+        broker.ring()
+        broker.send(2, b"", 0)
+        assert broker.revoke() == [1, 2]
+        broker.ring()
+        assert broker.revoke() == []
+
+
+def test_the_ring_goes_on_after_a_revocation() -> None:
+    with channel_pair() as (broker, worker):
+        seq = 0
+        for _ in range(200):
+            first = seq + 1
+            for size in (10, 300, 450):
+                seq += 1
+                broker.send(seq, bytes([seq % 256]) * size, 0)
+            broker.ring()
+            claimed = worker.claim()
+            assert claimed is not None
+            assert claimed == Request(first, bytes([first % 256]) * 10, 0)
+            assert broker.revoke() == [first + 1, first + 2]
+            worker.answer(0, first, b"", False, 0)
+            assert [answer.seq for answer in broker.receive()] == [first]
+
+
+def test_more_requests_than_credits_are_refused() -> None:
+    with channel_pair() as (broker, _):
+        for seq in range(1, SMALL.credits + 1):
+            broker.send(seq, bytes(480), 0)
+        with pytest.raises(CreditError) as caught:
+            broker.send(99, b"", 0)
+        assert caught.value.limit == SMALL.credits == 6
+
+
+def test_with_all_credits_used_a_ring_is_never_full() -> None:
+    with channel_pair() as (broker, worker):
+        seq = 0
+        for lap in range(300):
+            sent = []
+            while broker.in_flight() < SMALL.credits:
+                seq += 1
+                sent.append(seq)
+                broker.send(seq, bytes(480 - lap % 33), 0)
+            broker.ring()
+            requests = claim_each(worker, range(1 + lap % SMALL.credits))
+            for slot, request in enumerate(requests):
+                worker.answer(slot, request.seq, request.payload, False, 0)
+            assert [answer.seq for answer in broker.receive()] == [request.seq for request in requests]
+
+
+def test_big_messages_travel_both_ways_in_order_with_small_ones() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"small", 0)
+        broker.send(2, BIG, 0)
+        broker.send(3, b"small", 0)
+        broker.ring()
+        requests = claim_each(worker, range(3))
+        assert [request.payload for request in requests] == [b"small", BIG, b"small"]
+        worker.answer(0, 1, BIG, False, 1)
+        worker.answer(1, 2, b"tiny", False, 1)
+        worker.answer(2, 3, BIG[::-1], True, 1)
+        assert broker.receive() == [
+            Answer(1, False, BIG, 1),
+            Answer(2, False, b"tiny", 1),
+            Answer(3, True, BIG[::-1], 1),
+        ]
+
+
+@pytest.mark.parametrize(("size", "spilled"), [(480, 0), (481, 1)])
+def test_what_fits_a_record_takes_no_memory_of_its_own(size: int, spilled: int) -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, bytes(size), 0)
+        assert len(broker._spilled) == spilled
+        broker.ring()
+        request = worker.claim()
+        assert request is not None
+        assert request.payload == bytes(size)
+
+
+def test_a_stored_body_is_read_by_every_worker_that_is_given_it() -> None:
+    store = BodyStore(SMALL.store_capacity)
+    with channel_pair(bodies=store) as (first, one), channel_pair(bodies=store) as (second, other):
+        body = store.put(BIG)
+        assert body is not None
+        first.send_stored(1, b"head", body, 0)
+        first.ring()
+        assert first.revoke() == [1]
+        second.send_stored(2, b"head", body, 7**20)
+        first.send_stored(3, b"again", body, 0)
+        for broker in (first, second):
+            broker.ring()
+        assert one.claim() == Request(3, SplitFrame(b"again", BIG), 0)
+        assert other.claim() == Request(2, SplitFrame(b"head", BIG), 7**20)
+        del body
+    store.close()
+
+
+def test_a_worker_that_asks_for_it_is_lent_large_bodies() -> None:
+    with channel_pair(ChannelOptions(max_message=2 * LEND_FROM)) as (broker, worker):
+        worker.lend_bodies()
+        large = os.urandom(LEND_FROM)
+        stored = [broker.bodies.put(body) for body in (large, large[1:])]
+        for seq, body in enumerate(stored):
+            assert body is not None
+            broker.send_stored(seq, b"head", body, 0)
+        broker.send(2, SplitFrame(b"head", large), 0)
+        broker.send(3, large, 0)
+        broker.ring()
+        requests = [worker.claim() for _ in range(4)]
+        assert all(requests)
+        first, *others = (request for request in requests if request is not None)
+        assert (first.payload, first.deadline_ns) == (b"head", 0)
+        assert first.lent is not None
+        assert (first.lent.size, first.lent.whole(), first.lent.read(5, 9)) == (LEND_FROM, large, large[5:9])
+        assert first.lent.read(LEND_FROM - 1, LEND_FROM + 9) == large[-1:]
+        assert others == [
+            Request(1, SplitFrame(b"head", large[1:]), 0),
+            Request(2, SplitFrame(b"head", large), 0),
+            Request(3, large, 0),
+        ]
+
+
+def test_a_stored_body_above_the_limit_is_refused_and_nothing_sent() -> None:
+    with channel_pair() as (broker, _):
+        body = broker.bodies.put(bytes(SMALL.max_message + 1))
+        assert body is not None
+        with pytest.raises(MessageTooLargeError):
+            broker.send_stored(1, b"head", body, 0)
+        assert broker.in_flight() == 0
+        del body
+
+
+def test_a_stored_request_counts_as_any_other() -> None:
+    with channel_pair() as (broker, _):
+        body = broker.bodies.put(BIG)
+        assert body is not None
+        for seq in range(SMALL.credits):
+            broker.send_stored(seq + 1, b"head", body, 0)
+        with pytest.raises(CreditError):
+            broker.send_stored(99, b"head", body, 0)
+        broker.ring()
+        assert len(broker.revoke()) == SMALL.credits
+        del body
+
+
+def test_a_split_frame_arrives_split_whatever_its_size() -> None:
+    with channel_pair() as (broker, worker):
+        frame = SplitFrame(b"head", b"small body")
+        broker.send(1, frame, 0)
+        broker.ring()
+        assert worker.claim() == Request(1, frame, 0)
+        worker.answer(0, 1, frame, False, 3)
+        assert broker.receive() == [Answer(1, False, frame, 3)]
+
+
+def test_a_big_error_is_still_an_error() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim()
+        worker.answer(0, 1, BIG, True, 3)
+        assert broker.receive() == [Answer(1, True, BIG, 3)]
+
+
+def test_a_revoked_big_request_leaves_no_memory_behind_and_harms_no_other() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, BIG, 0)
+        watched = os.dup(broker._spilled[1])
+        broker.ring()
+        assert broker.revoke() == [1]
+        assert os.fstat(watched).st_blocks == 0
+        os.close(watched)
+        broker.send(2, BIG[::-1], 0)
+        broker.ring()
+        assert worker.claim() == Request(2, BIG[::-1], 0)
+
+
+def test_answers_that_find_no_room_in_bulk_memory_take_their_own() -> None:
+    options = ChannelOptions(capacity=4096, max_record=512, max_message=20_000)
+    bodies = [bytes([number]) * (options.bulk_capacity // 2 - 64) for number in range(6)]
+    with channel_pair(options) as (broker, worker):
+        for seq in range(1, 7):
+            broker.send(seq, b"", 0)
+        broker.ring()
+        for slot, request in enumerate(claim_each(worker, range(6))):
+            worker.answer(slot, request.seq, bodies[slot], False, 0)
+        assert worker._parts.bulk_out.reserved > len(bodies[0])
+        assert [answer.payload for answer in broker.receive()] == bodies
+
+
+def test_answers_that_the_broker_has_not_given_back_are_not_overwritten() -> None:
+    with channel_pair() as (broker, worker):
+        for seq in (1, 2):
+            broker.send(seq, b"", 0)
+        broker.ring()
+        claim_each(worker, range(2))
+        worker.answer(0, 1, BIG, False, 0)
+        worker.answer(1, 2, BIG[::-1], False, 0)
+        assert [answer.payload for answer in broker.receive()] == [BIG, BIG[::-1]]
+
+
+def test_bodies_that_overlap_are_each_read_as_they_lie_and_never_change() -> None:
+    with channel_pair() as (broker, worker):
+        memory = worker._parts.bulk_out._memory
+        memory[:60_000] = b"a" * 20_000 + b"b" * 40_000
+        for seq, offset in ((1, 0), (2, 10_000), (3, 0)):
+            broker.send(seq, b"", 0)
+            worker._push(RecordType.SPILL_RESP, seq, 0, SPILL_PLACE.pack(40_000, offset))
+        first, second, third = broker.drain()
+        memory[:60_000] = b"c" * 60_000
+        assert first.payload == third.payload == b"a" * 20_000 + b"b" * 20_000
+        assert second.payload == b"a" * 10_000 + b"b" * 30_000
+
+
+def test_idle_bulk_memory_is_given_back_when_the_broker_says_so() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim()
+        worker.answer(0, 1, BIG, False, 0)
+        broker.receive()
+        assert [broker.trim(), broker.trim(), broker.trim()] == [False, True, False]
+        assert [message.name for message in worker.control.receive()] == ["trim"]
+        worker.trim()
+        assert worker._parts.bulk_out.reserved == 0
+        broker.send(2, b"", 0)
+        broker.ring()
+        worker.claim()
+        worker.answer(0, 2, BIG, False, 0)
+        assert broker.receive() == [Answer(2, False, BIG, 0)]
+
+
+def test_bulk_memory_in_use_is_not_given_back() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim()
+        worker.answer(0, 1, BIG, False, 0)
+        for _ in range(3):
+            worker.trim()
+        assert broker.receive() == [Answer(1, False, BIG, 0)]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", bytes(15), SPILL_PLACE.pack(SMALL.max_message + 1, 0), SPILL_PLACE.pack(100, SMALL.bulk_capacity - 99)],
+    ids=["empty", "short", "above the limit", "outside"],
+)
+def test_an_impossible_announcement_of_a_big_answer_is_corruption(payload: bytes) -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim()
+        worker._push(RecordType.SPILL_RESP, 1, 0, payload)
+        worker._ring(1)
+        with pytest.raises(RingCorruptError):
+            broker.receive()
+
+
+def test_the_descriptors_of_answered_big_requests_are_given_back() -> None:
+    with channel_pair() as (broker, worker):
+        before = len(os.listdir("/proc/self/fd"))
+        for seq in range(1, 30):
+            broker.send(seq, BIG, 0)
+            broker.ring()
+            worker.claim()
+            worker.answer(0, seq, BIG, False, 0)
+            assert broker.receive() == [Answer(seq, False, BIG, 0)]
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_request_above_the_limit_is_refused_and_nothing_sent() -> None:
+    with channel_pair() as (broker, _):
+        with pytest.raises(MessageTooLargeError) as caught:
+            broker.send(1, bytes(SMALL.max_message + 1), 0)
+        assert (caught.value.size, caught.value.limit) == (SMALL.max_message + 1, SMALL.max_message)
+        assert broker.in_flight() == 0
+
+
+def test_an_answer_above_the_limit_becomes_an_error() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim()
+        worker.answer(0, 1, bytes(SMALL.max_message + 1), False, 5)
+        (answer,) = broker.receive()
+        status, message = error_of(answer)
+        assert status == Status.TOO_LARGE
+        assert message == f"the answer has {SMALL.max_message + 1} bytes"
+
+
+def test_a_limit_below_the_record_size_holds_too() -> None:
+    with channel_pair(ChannelOptions(capacity=4096, max_record=512, max_message=100)) as (broker, worker):
+        with pytest.raises(MessageTooLargeError):
+            broker.send(1, bytes(101), 0)
+        broker.send(1, bytes(100), 0)
+        broker.ring()
+        worker.claim()
+        worker.answer(0, 1, bytes(101), False, 0)
+        assert error_of(broker.receive()[0])[0] == Status.TOO_LARGE
+
+
+def no_memory() -> segment.Descriptors:
+    raise SegmentError("no shared memory: No space left on device")
+
+
+def test_no_memory_for_a_big_request_fails_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with channel_pair() as (broker, worker):
+        monkeypatch.setattr("tykpy.ipc.bodies.memfd.create_memory", no_memory)
+        with pytest.raises(SpillError, match="No space left"):
+            broker.send(1, BIG, 0)
+        broker.send(2, b"fine", 0)
+        broker.ring()
+        assert worker.claim() == Request(2, b"fine", 0)
+
+
+def test_no_memory_for_a_big_answer_fails_it_alone(no_bulk: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim()
+        monkeypatch.setattr("tykpy.ipc.bodies.memfd.create_memory", no_memory)
+        worker.answer(0, 1, BIG, False, 5)
+        status, message = error_of(broker.receive()[0])
+        assert status == Status.INTERNAL
+        assert "No space left" in message
+
+
+def lost_descriptor(sock: object, size: int, flags: int) -> tuple[bytes, None]:
+    data: bytes = sock.recv(size, flags)  # type: ignore[attr-defined]
+    return data, None
+
+
+def test_a_big_request_whose_descriptor_was_lost_is_answered_unexecuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, BIG, 0)
+        broker.send(2, b"fine", 0)
+        broker.ring()
+        monkeypatch.setattr("tykpy.ipc.bodies.memfd.receive_descriptor", lost_descriptor)
+        assert worker.claim() == Request(2, b"fine", 0)
+        assert error_of(broker.receive()[0])[0] == Status.INTERNAL
+
+
+def test_a_big_answer_whose_descriptor_was_lost_is_an_error_of_that_call(
+    no_bulk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim()
+        worker.answer(0, 1, BIG, False, 0)
+        monkeypatch.setattr("tykpy.ipc.bodies.memfd.receive_descriptor", lost_descriptor)
+        (answer,) = broker.receive()
+        assert error_of(answer)[0] == Status.INTERNAL
+        assert broker.corrupt is None
+
+
+def claim_without_a_token(broker: BrokerChannel, worker: WorkerChannel) -> None:
+    """Start what is in the ring, and leave its token where the broker finds it."""
+    worker._take = lambda: True
+    assert worker.claim() is not None
+
+
+def claim_and_give_the_token_back(broker: BrokerChannel, worker: WorkerChannel) -> None:
+    assert worker.claim() is not None
+    writer = os.open(f"/proc/self/fd/{broker._parts.requests._reader}", os.O_WRONLY)
+    os.write(writer, b"\0")
+    os.close(writer)
+
+
+@pytest.mark.parametrize("cheat", [claim_without_a_token, claim_and_give_the_token_back])
+@pytest.mark.parametrize("hidden", ["nothing", "active_seq", "head"])
+def test_what_a_worker_has_started_cannot_be_taken_back(
+    cheat: Callable[[BrokerChannel, WorkerChannel], None], hidden: str
+) -> None:
+    with channel_pair() as (broker, worker):
+        for seq in (1, 2):
+            broker.send(seq, b"", 0)
+        broker.ring()
+        cheat(broker, worker)
+        if hidden == "active_seq":
+            worker._words[ACTIVE_SEQ] = 0
+        elif hidden == "head":
+            worker._words[HEAD] = 0
+        for _ in range(2):
+            with pytest.raises(RingCorruptError, match="have been started"):
+                broker.revoke()
+        assert broker.corrupt is not None
+        assert broker.in_flight() == 2, "both may have run: neither may run again"
+
+
+def test_a_drain_wakes_the_claiming_thread() -> None:
+    with channel_pair() as (broker, worker):
+        results: list[object] = []
+        thread = Thread(target=lambda: results.append(worker.claim()))
+        thread.start()
+        assert broker.start_drain() == []
+        thread.join()
+        assert results == [None]
+        assert worker.claim() is None
+
+
+def test_a_worker_whose_broker_is_gone_claims_nothing_more() -> None:
+    broker = BrokerChannel.create(slot=3, generation=9, epoch=77, options=SMALL)
+    worker = WorkerChannel.attach(worker_argument_of_copies(broker))
+    broker.send(1, b"", 0)
+    broker.ring()
+    broker.close()
+    assert worker.claim() is not None
+    assert worker.claim() is None
+    worker.close()
+
+
+def test_a_drain_takes_back_what_is_unclaimed_and_tells_the_worker() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.send(2, b"", 0)
+        broker.ring()
+        worker.claim()
+        assert broker.start_drain() == [2]
+        assert worker.claim() is None
+        assert broker.revoke() == []
+        assert broker.worker_status().state == WorkerState.STOPPING
+        worker.answer(0, 1, b"done", False, 0)
+        assert broker.receive() == [Answer(1, False, b"done", 0)]
+
+
+def test_several_threads_share_the_requests() -> None:
+    with channel_pair() as (broker, worker):
+        seen: list[int] = []
+
+        lead = Lock()
+
+        def claim(slot: int) -> Request | None:
+            with lead:
+                return worker.claim(slot)
+
+        def serve(slot: int) -> None:
+            while (request := claim(slot)) is not None:
+                seen.append(request.seq)
+                worker.answer(slot, request.seq, request.payload, False, 0)
+
+        threads = [Thread(target=serve, args=(slot,)) for slot in range(4)]
+        for thread in threads:
+            thread.start()
+        answered: list[int] = []
+        seq = 0
+        while len(answered) < 2000:
+            while seq < 2000 and broker.in_flight() < SMALL.credits:
+                seq += 1
+                broker.send(seq, seq.to_bytes(8, "big") * (seq % 40), 0)
+            broker.ring()
+            select.select([broker.answers_fd], [], [])
+            for answer in broker.receive():
+                assert answer.payload == answer.seq.to_bytes(8, "big") * (answer.seq % 40)
+                answered.append(answer.seq)
+        broker.start_drain()
+        for thread in threads:
+            thread.join()
+        assert sorted(answered) == sorted(seen) == list(range(1, 2001))
+
+
+@pytest.mark.parametrize(
+    ("time", "handler_ns", "waited_ns"),
+    [
+        (1_000, 1_000, None),
+        (1_000 | 1 << WAITING_SHIFT, 1_000, 0),
+        (1_000 | (1 + MAX_WAITING // 2) << WAITING_SHIFT, 1_000, 500),
+        ((1 << 64) - 1, MAX_HANDLER_NS, MAX_HANDLER_NS),
+    ],
+)
+def test_a_hook_waited_no_longer_than_it_ran(time: int, handler_ns: int, waited_ns: int | None) -> None:
+    with channel_pair() as (broker, worker):
+        for seq, size in ((1, 10), (2, SMALL.max_record)):
+            broker.send(seq, b"", 0)
+            broker.ring()
+            worker.claim()
+            worker.answer(0, seq, bytes(size), False, time)
+            assert broker.receive() == [Answer(seq, False, bytes(size), handler_ns, waited_ns)]
+
+
+def test_how_a_request_is_to_be_run_goes_with_it() -> None:
+    """Also where it is too big for a record."""
+    with channel_pair() as (broker, worker):
+        for seq, size in ((1, 10), (2, SMALL.max_record)):
+            broker.send(seq, bytes(size), 0, FLAG_MEASURE | FLAG_SHARES)
+            broker.ring()
+            request = worker.claim()
+            assert request is not None
+            assert request.flags == FLAG_MEASURE | FLAG_SHARES
+
+
+def test_an_answer_without_a_doorbell_is_found_after_the_workers_death() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim()
+        worker._push(2, 1, 0, b"published")
+        assert broker.receive() == []
+        assert broker.drain() == [Answer(1, False, b"published", 0)]
+        assert broker.drain() == []
+
+
+def test_an_announced_answer_is_found_once() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.ring()
+        worker.claim()
+        worker.answer(0, 1, b"x", False, 0)
+        assert broker.drain() == [Answer(1, False, b"x", 0)]
+
+
+@pytest.mark.parametrize("seq", [0, 7, 2**64 - 1])
+def test_an_answer_to_nothing_in_flight_is_corruption(seq: int) -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        worker.answer(0, seq, b"", False, 0)
+        with pytest.raises(RingCorruptError, match="nothing in flight"):
+            broker.receive()
+
+
+def test_a_second_answer_is_corruption() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        worker.answer(0, 1, b"", False, 0)
+        worker.answer(0, 1, b"", False, 0)
+        with pytest.raises(RingCorruptError, match="nothing in flight"):
+            broker.receive()
+
+
+def test_answers_before_the_damage_are_not_lost() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        broker.send(2, b"", 0)
+        worker.answer(0, 1, b"good", False, 0)
+        worker.answer(0, 9, b"forged", False, 0)
+        with pytest.raises(RingCorruptError) as caught:
+            broker.receive()
+        assert broker.corrupt is caught.value
+        with pytest.raises(RingCorruptError):
+            broker.receive()
+        assert broker.drain() == [Answer(1, False, b"good", 0)]
+        assert broker.drain() == []
+
+
+def test_more_tokens_than_answers_are_corruption() -> None:
+    with channel_pair() as (broker, worker):
+        worker._ring(2**63)
+        with pytest.raises(RingCorruptError, match="a token without a record"):
+            broker.receive()
+
+
+def test_draining_a_corrupt_ring_says_so_and_does_not_raise() -> None:
+    with channel_pair() as (broker, worker):
+        worker._words[TAIL] = 12345
+        assert broker.drain() == []
+        assert broker.corrupt is not None
+        assert broker.corrupt.numbers["tail"] == 12345
+
+
+def test_a_worker_cannot_claim_to_execute_what_it_was_not_sent() -> None:
+    with channel_pair() as (broker, worker):
+        broker.send(1, b"", 0)
+        for slot in range(64):
+            worker._words[ACTIVE_SEQ + slot] = 2**64 - 1 - slot
+        worker._words[ACTIVE_SEQ + 10] = 1
+        assert broker.executing() == {1}
+
+
+def test_the_worker_speaks_of_itself_in_its_header() -> None:
+    with channel_pair() as (broker, worker):
+        assert (broker.worker_status().state, broker.worker_status().pid) == (WorkerState.STARTING, os.getpid())
+        worker.show_storage(StorageState.FAILS, 7)
+        worker.set_state(WorkerState.READY)
+        worker.beat()
+        worker.set_exit_reason(ExitReason.DRAINED)
+        broker.send(1, b"", 0)
+        worker.answer(0, 1, b"", False, 0)
+        status = broker.worker_status()
+        assert (status.state, status.handled, status.exit_reason) == (WorkerState.READY, 1, ExitReason.DRAINED)
+        assert (status.storage_state, status.storage_errors) == (StorageState.FAILS, 7)
+        assert 0 < status.heartbeat_ns <= monotonic_ns()
+        assert worker.identity == Identity(Role.B, 77, 3, 9, 4096, 512, 65536)
+
+
+def test_no_child_of_a_worker_inherits_the_channel() -> None:
+    broker = BrokerChannel.create(1, 1, 1, SMALL)
+    argument = worker_argument_of_copies(broker)
+    descriptors = [int(number) for number in argument.split(":")[1].split(",")]
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    worker = WorkerChannel.attach(argument)
+    assert not any(os.get_inheritable(descriptor) for descriptor in descriptors[2:])
+    worker.close()
+    broker.close()
+
+
+@pytest.mark.parametrize(
+    "argument", ["", "eventfd", "eventfd:1,2", "bell:1,2,3,4,5,6,7", "eventfd:a,b,c,d,e,f,g", "pipe:3"]
+)
+def test_an_argument_that_is_none_is_refused(argument: str) -> None:
+    with pytest.raises(SegmentError, match=r"argument|descriptors"):
+        WorkerChannel.attach(argument)
+
+
+def test_descriptors_that_are_not_there_are_refused() -> None:
+    with pytest.raises(SegmentError, match="not there"):
+        WorkerChannel.attach("eventfd:901,902,903,904,905,906,907,908")
+
+
+def test_segments_of_two_generations_are_refused() -> None:
+    first = BrokerChannel.create(1, 1, 1, SMALL)
+    second = BrokerChannel.create(1, 2, 1, SMALL)
+    own = worker_argument_of_copies(first).split(":")[1].split(",")
+    other = worker_argument_of_copies(second).split(":")[1].split(",")
+    with pytest.raises(SegmentError, match="belong together"):
+        WorkerChannel.attach(f"eventfd:{','.join([own[0], other[1], *own[2:]])}")
+    for number in {*own, *other} - {own[0], other[1]}:
+        os.close(int(number))
+    first.close()
+    second.close()
+
+
+def test_a_ring_in_the_wrong_direction_is_refused() -> None:
+    broker = BrokerChannel.create(1, 1, 1, SMALL)
+    numbers = worker_argument_of_copies(broker).split(":")[1].split(",")
+    with pytest.raises(SegmentError, match="belongs"):
+        WorkerChannel.attach(f"eventfd:{','.join([numbers[1], numbers[0], *numbers[2:]])}")
+    for number in numbers[0:1] + numbers[2:]:
+        os.close(int(number))
+    broker.close()
+
+
+def test_a_channel_that_cannot_be_made_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("socket.socketpair", none_left)
+    with pytest.raises(SegmentError, match="Too many open files"):
+        BrokerChannel.create(1, 1, 1, SMALL)
+
+
+def test_closing_twice_is_harmless() -> None:
+    broker = BrokerChannel.create(1, 1, 1, SMALL)
+    broker.send(1, BIG, 0)
+    broker.close()
+    broker.close()
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"capacity": 1000},
+        {"capacity": 0},
+        {"capacity": 1 << 31},
+        {"max_record": 100},
+        {"max_record": 32},
+        {"capacity": 65536, "max_record": 65536},
+        {"capacity": 1 << 20, "max_record": 64},
+        {"max_message": 0},
+    ],
+)
+def test_sizes_that_cannot_work_are_refused(sizes: dict[str, int]) -> None:
+    with pytest.raises(OptionsError):
+        ChannelOptions(**sizes)
+
+
+def test_the_default_sizes_leave_fourteen_credits() -> None:
+    assert ChannelOptions().credits == 14
+
+
+def test_everything_works_over_pipes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "eventfd")
+    with channel_pair() as (broker, worker):
+        assert broker.worker_argument().startswith("pipe:")
+        broker.send(1, BIG, 0)
+        broker.ring()
+        assert worker.claim() == Request(1, BIG, 0)
+        worker.answer(0, 1, b"x", False, 0)
+        assert readable(broker.answers_fd)
+        assert broker.receive() == [Answer(1, False, b"x", 0)]

@@ -1,0 +1,241 @@
+"""A plugin's finalizer may run at any allocation of ours, and use all that plugins have: it never waits for ever.
+
+The garbage collector is made to run as often as it can while something is done again and again, and each run finds an
+object whose `__del__` does the same.
+"""
+
+import gc
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from tests.support.broker import PATIENCE
+from tyk.gateway.backend import Storage
+from tyk.gateway.memory import MemoryStorage
+from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.ipc.bodies.store import LentBody
+from tykpy.ipc.channel.control import ControlSocket
+from tykpy.ipc.errors import ControlClosedError
+from tykpy.workers.api_bundles import ApiBundles
+from tykpy.workers.events import SentEvents
+from tykpy.workers.objects.lazy import Notes, UnreadRequest
+from tykpy.workers.objects.msgpack_object import PackedObject
+from tykpy.workers.storage import open_storage
+from tykpy.workers.storage.failures import Breaker, FailureLog
+from tykpy.workers.storage.timelimit import TimeLimitedCalls
+
+Action = Callable[[], object]
+ROUNDS = 30
+FIELDS = {"headers": {"X-One": "1"}, "url": "/path", "delete_params": ["p"]}
+
+
+class Garbage:
+    """A cycle that does something when it is collected, and leaves another one behind."""
+
+    left = 0
+    ran = 0
+
+    def __init__(self, action: Action) -> None:
+        self.itself = self
+        self.action = action
+
+    def __del__(self) -> None:
+        if Garbage.left > 0:
+            Garbage.left -= 1
+            Garbage.ran += 1
+            self.action()
+            Garbage(self.action)
+
+
+def interrupted(action: Action, by: Action) -> None:
+    """Do something while finalizers do something else; fails where it does not come to an end."""
+
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        Garbage.left, Garbage.ran = ROUNDS * 20, 0
+        Garbage(by)
+        before, was_enabled = gc.get_threshold(), gc.isenabled()
+        gc.set_threshold(1)
+        gc.enable()
+        kept: list[list[int]] = []
+        try:
+            for _ in range(ROUNDS):
+                # Some actions make hardly anything that counts for the collector.
+                kept.extend([] for _ in range(100))
+                action()
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+        finally:
+            gc.set_threshold(*before)
+            if not was_enabled:
+                gc.disable()
+            Garbage.left = 0
+            gc.collect()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), "it waits for itself"
+    assert not failures
+    assert Garbage.ran
+
+
+def use(request: UnreadRequest) -> None:
+    """All calls that plugins make of a request."""
+    request.add_header("X-Two", "2")
+    request.delete_header("X-One")
+    request.add_param("a", "1")
+    request.delete_param("b")
+    request.get_header("X-One")
+    assert request.object.url == "/path"
+
+
+def packed_request() -> UnreadRequest:
+    one = PackedObject(msgpack.packb({"hook_type": "Pre", "hook_name": "H", "request": FIELDS}))
+    request = one.request()
+    assert isinstance(request, UnreadRequest)
+    return request
+
+
+def noted_request() -> UnreadRequest:
+    notes = Notes(Object(request={"url": "/path"}))
+    return UnreadRequest(notes, notes.read)
+
+
+@pytest.mark.parametrize("make", [packed_request, noted_request])
+def test_a_request_is_used_while_another_is(make: Callable[[], UnreadRequest]) -> None:
+    interrupted(lambda: use(make()), by=lambda: use(make()))
+
+
+@pytest.mark.parametrize("make", [packed_request, noted_request])
+def test_a_request_is_used_while_it_is_filled(make: Callable[[], UnreadRequest]) -> None:
+    """What was done to it is there once, whoever filled it."""
+    current = [make()]
+
+    def fill() -> None:
+        request = current[0] = make()
+        request.delete_header("X-One")
+        request.object.url = "/other"
+        assert request.object.url == "/other"
+        assert list(request.object.delete_headers).count("X-One") == 1
+
+    interrupted(fill, by=lambda: current[0].object)
+
+
+@pytest.fixture
+def body(tmp_path: Path) -> Iterator[LentBody]:
+    """A body that somebody else has."""
+    path = tmp_path / "body"
+    path.write_bytes(b"x" * 1000)
+    descriptor = os.open(path, os.O_RDONLY)
+    yield LentBody(descriptor, 0, 1000, 1000)
+    os.close(descriptor)
+
+
+def test_a_borrowed_body_is_read_while_it_is_read(body: LentBody) -> None:
+    interrupted(body.whole, by=body.whole)
+
+
+def test_a_body_given_back_while_it_is_read_is_not_taken(body: LentBody, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> bytes:
+        body.give_back()
+        return b"another's"
+
+    monkeypatch.setattr("tykpy.ipc.bodies.store.read_whole", read)
+    with pytest.raises(LookupError, match="it is gone"):
+        body.whole()
+
+
+def use_storage(storage: Storage) -> None:
+    """All that plugins do with a storage."""
+    storage.store("key", b"value", 60)
+    storage.fetch("key")
+
+
+def test_a_store_is_opened_while_it_is_opened(tmp_path: Path) -> None:
+    """Each round opens one, which the finalizers use as well."""
+    current = [open_storage(None, tmp_path)]
+
+    def open_anew() -> None:
+        current[0].close()
+        current[0] = open_storage(None, tmp_path)
+        use_storage(current[0])
+
+    interrupted(open_anew, by=lambda: use_storage(current[0]))
+    current[0].close()
+
+
+def test_a_memory_store_is_used_while_it_is_used() -> None:
+    storage = MemoryStorage()
+    interrupted(lambda: use_storage(storage), by=lambda: use_storage(storage))
+    assert storage.fetch("key") == b"value"
+
+
+def test_a_redis_that_is_gone_is_asked_while_it_is_asked(tmp_path: Path) -> None:
+    storage = open_storage(f"unix://{tmp_path}/nobody.sock", tmp_path)
+    interrupted(lambda: use_storage(storage), by=lambda: use_storage(storage))
+    storage.close()
+
+
+def test_a_time_limited_call_is_made_while_one_is_made() -> None:
+    calls = TimeLimitedCalls("limited")
+    interrupted(lambda: calls.call(list, PATIENCE), by=lambda: calls.call(list, PATIENCE))
+    calls.close()
+
+
+def test_a_breaker_is_asked_while_it_is_asked() -> None:
+    breaker, failures = Breaker(0.0, 0.0), FailureLog()
+
+    def ask() -> None:
+        if breaker.allows():
+            breaker.failed()
+            failures.failed("gone")
+        if breaker.allows():
+            breaker.succeeded()
+            failures.recovered("back")
+
+    interrupted(ask, by=ask)
+    breaker.succeeded()
+    assert breaker.allows()
+
+
+def test_an_event_is_triggered_while_one_is_triggered() -> None:
+    """None is lost, and none is sent twice."""
+    ours, theirs = socket.socketpair()
+    control, broker = ControlSocket(ours, blocking=True), ControlSocket(theirs, blocking=True)
+    events, found = SentEvents(control), list[str]()
+
+    def read() -> None:
+        with suppress(ControlClosedError):
+            while True:
+                found.extend(message.body["name"] for message in broker.receive() if message.name == "event")
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    names = map(str, count())
+    interrupted(lambda: events.trigger(next(names), ""), by=lambda: events.trigger(next(names), ""))
+    events.finish()
+    control.close()
+    reader.join()
+    broker.close()
+    assert sorted(map(int, found)) == list(range(int(next(names))))
+
+
+def test_an_api_is_learnt_while_one_is_learnt() -> None:
+    apis = ApiBundles(lambda api, bundle_hash: None)
+    names = map(str, count())
+
+    def learn() -> None:
+        name = next(names)
+        apis.remember(name, "hash")
+        assert apis.find(name) == "hash"
+
+    interrupted(learn, by=learn)

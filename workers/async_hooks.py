@@ -1,0 +1,172 @@
+"""The event loop of the `async def` hooks, in a thread of its own; no hook can end it for the others.
+
+It is there before any bundle is loaded: making it may fail for want of descriptors, and a library that replaces
+`threading` or `select` (gevent.monkey) would leave it without a thread or a selector of its own.
+"""
+
+import asyncio
+from queue import SimpleQueue
+from time import monotonic, monotonic_ns
+from types import TracebackType
+from typing import Final, NoReturn
+
+from tykpy.bundles.errors import WorkerError
+from tykpy.ipc.channel.messages import Request
+from tykpy.ipc.channel.worker_end import WorkerChannel
+from tykpy.ipc.frame import Packed, Status
+from tykpy.telemetry.log import Log
+from tykpy.workers.dispatch.current_hook import ASYNC_CALL, AsyncCall
+from tykpy.workers.dispatch.failure import error_frame
+from tykpy.workers.dispatch.invocation import Invocation
+from tykpy.workers.process import forked
+from tykpy.workers.process.guard import give_up, start_thread
+
+_log: Final = Log("tykpy.worker")
+
+_NS_PER_S: Final = 1_000_000_000
+
+
+class _SharedLoop(asyncio.SelectorEventLoop):
+    """An event loop that refuses to be ended by one of those who share it."""
+
+    def time(self) -> float:
+        """Return the monotonic clock, which a library may replace in the `time` module."""
+        return monotonic()
+
+    def _refuse(self) -> NoReturn:
+        raise RuntimeError("this event loop serves all async hooks of a worker: a hook cannot end it")
+
+    def stop(self) -> None:
+        self._refuse()
+
+    def close(self) -> None:
+        self._refuse()
+
+    async def shutdown_asyncgens(self) -> None:
+        self._refuse()
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        self._refuse()
+
+    def end(self) -> None:
+        """Stop it: the worker ends."""
+        super().stop()
+
+    def dispose(self) -> None:
+        """Close it once it is stopped."""
+        super().close()
+
+    def abandon(self) -> None:
+        """End this forked child, instead of doing the work of other calls twice, once its hook awaits something."""
+        self._ready.clear()  # type: ignore[attr-defined]
+        self.call_soon(forked.end, RuntimeError("a child that an async hook has forked cannot await anything"))
+
+
+class AsyncCalls:
+    """Runs invocations on the loop, each in an execution slot."""
+
+    def __init__(self, channel: WorkerChannel, slots: range) -> None:
+        """Make and start the loop. Raises OSError or RuntimeError where there are no descriptors or threads left."""
+        self._channel = channel
+        self._free = len(slots)
+        self._slots: SimpleQueue[int] = SimpleQueue()
+        for slot in slots:
+            self._slots.put(slot)
+        self._calls: dict[int, AsyncCall] = {}
+        """By slot. The loop itself has weak references to its tasks only."""
+        self._loop = _SharedLoop()
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        start_thread("async-hooks", self._run)
+
+    def start(self, request: Request, invocation: Invocation, claimed: int) -> None:
+        """Run the invocation on the loop; the thread that claimed it is free for the next request."""
+        slot = self._slots.get()
+        self._channel.move(request.seq, claimed, slot)
+        try:
+            self._loop.call_soon_threadsafe(self._begin, request, invocation, slot)
+        except BaseException:
+            self._channel.move(request.seq, slot, claimed)
+            self._slots.put(slot)
+            raise
+
+    def finish(self) -> None:
+        """Wait for what still runs, then end the loop."""
+        for _ in range(self._free):
+            self._slots.get()
+        self._loop.call_soon_threadsafe(self._loop.end)
+        self._ended.get()
+
+    def abandon(self) -> None:
+        """Leave the calls to the process that this one is a child of."""
+        self._loop.abandon()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._loop.run_forever()
+            except (SystemExit, KeyboardInterrupt) as error:
+                # asyncio lets these through to whoever runs the loop.
+                self._fail_origin(error)
+            else:
+                break
+        self._loop.dispose()
+        self._ended.put(None)
+
+    def _fail_origin(self, error: BaseException) -> None:
+        call = _call_of(error.__traceback__)
+        _log.error(
+            "a task or callback of an async hook raised %s",
+            type(error).__name__,
+            exc_info=(type(error), error, error.__traceback__),
+        )
+        if call is not None:
+            call.fail(error)
+
+    def _begin(self, request: Request, invocation: Invocation, slot: int) -> None:
+        try:
+            call = self._calls[slot] = AsyncCall()
+            # Not by `create_task`: its factory may be a plugin's.
+            call.task = asyncio.Task(self._complete(call, request, invocation, slot), loop=self._loop)
+            # No hook finds the calls of others in `asyncio.all_tasks`, and cancels them.
+            asyncio._unregister_task(call.task)
+        except BaseException as error:  # noqa: BLE001 (the loop would log it, and the call be lost)
+            give_up(error)
+
+    async def _complete(self, call: AsyncCall, request: Request, invocation: Invocation, slot: int) -> None:
+        started = monotonic_ns()
+        payload: Packed
+        try:
+            payload, is_error = await self._in_time(call, request.deadline_ns, invocation), False
+        except BaseException as error:  # noqa: BLE001 (whatever it is, it is this call's)
+            payload, is_error = error_frame(error), True
+        try:
+            if request.lent is not None:
+                request.lent.give_back()
+            self._channel.answer(slot, request.seq, payload, is_error, monotonic_ns() - started)
+            del self._calls[slot]
+            self._slots.put(slot)
+        except BaseException as error:  # noqa: BLE001 (nobody reads the result of this task)
+            give_up(error)
+
+    async def _in_time(self, call: AsyncCall, deadline_ns: int, invocation: Invocation) -> Packed:
+        ASYNC_CALL.set(call)
+        timer = self._loop.call_at(deadline_ns / _NS_PER_S, call.expire) if deadline_ns else None
+        try:
+            return await invocation.run_async()
+        except asyncio.CancelledError:
+            if not call.is_expired:
+                raise
+            raise WorkerError(Status.EXPIRED, "deadline exceeded; the hook was cancelled") from None
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+def _call_of(trace: TracebackType | None) -> AsyncCall | None:
+    """Return the call in whose context the loop's callback ran that a traceback leads through."""
+    while trace is not None:
+        handle = trace.tb_frame.f_locals.get("self")
+        if isinstance(handle, asyncio.Handle):
+            return handle._context.get(ASYNC_CALL)  # type: ignore[attr-defined, no-any-return]
+        trace = trace.tb_next
+    return None

@@ -1,0 +1,1 @@
+"""One dispatch in a worker: from its frame to the answer."""

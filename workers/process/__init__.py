@@ -1,0 +1,1 @@
+"""The worker as an operating system process: signals, limits, standard streams, forks."""

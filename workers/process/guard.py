@@ -1,0 +1,60 @@
+"""Ends the worker when one of its own loops fails: it would live on, answer pings, and serve nobody.
+
+The broker fails the calls that were executing, gives the others to other workers, and starts a new one.
+"""
+
+import _thread
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, NoReturn
+
+from tykpy.ipc.errors import IpcError
+from tykpy.ipc.exits import WorkerExit
+from tykpy.telemetry.log import Log, close_log
+from tykpy.workers.process import forked
+
+log: Final = Log("tykpy.worker")
+
+_start_new_thread: Final = _thread.start_new_thread
+"""Bound before plugins are imported: a library may replace it (gevent.monkey), and threads would be none any more."""
+
+
+def start_thread(name: str, loop: Callable[..., None], *arguments: Any) -> None:
+    """Run a loop of the worker in a thread of its own."""
+    threading.Thread(target=guarded, args=(loop, *arguments), name=name, daemon=True).start()
+
+
+def start_late_thread(name: str, loop: Callable[..., None], *arguments: Any) -> None:
+    """Do the same at any time, also when a library has replaced `threading`. Raises RuntimeError, MemoryError."""
+    _start_new_thread(_run_named, (name, loop, *arguments))
+
+
+def _run_named(name: str, loop: Callable[..., None], *arguments: Any) -> None:
+    with suppress(BaseException):  # whatever has become of `threading`
+        threading.current_thread().name = name
+    guarded(loop, *arguments)
+
+
+def guarded(loop: Callable[..., None], *arguments: Any) -> None:
+    """Run a loop of the worker; whatever it raises ends the process."""
+    try:
+        loop(*arguments)
+    except BaseException as error:  # noqa: BLE001 (the one place for each thread)
+        give_up(error)
+
+
+def give_up(error: BaseException) -> NoReturn:
+    """End this process because of an error in one of its own loops."""
+    if forked.is_child:
+        forked.end(error)
+    code = WorkerExit.CHANNEL if isinstance(error, IpcError) else WorkerExit.FAULT
+    with suppress(BaseException):  # no memory, for example: then without a word
+        if code is WorkerExit.CHANNEL:
+            log.error("the channel to the broker is of no more use: %s", error)
+        else:
+            log.error("a loop of the worker itself has failed", exc_info=(type(error), error, error.__traceback__))
+    close_log()
+    # Other threads may wait for ever.
+    os._exit(code)

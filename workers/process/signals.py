@@ -1,0 +1,72 @@
+"""What a worker or zygote does about signals: those for the whole process group are the broker's to act on.
+
+Ctrl-C, the end of a terminal, and a service manager that signals every process (systemd's KillMode=control-group) reach
+workers as well. The broker finishes what runs, then tells workers to leave.
+"""
+
+import faulthandler
+import os
+import signal
+import threading
+from collections.abc import Iterable
+from types import FrameType
+from typing import Final
+
+from tykpy.telemetry.output import STDERR
+from tykpy.workers.process import signal_origin
+
+GROUP_SIGNALS: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
+"""SIGUSR1 is there for whoever signals every process of the name when the log was rotated."""
+
+
+def watch_signals() -> None:
+    """Leave signals for the group to the broker, and write stacks at SIGUSR2 and SIGXCPU."""
+    for number in GROUP_SIGNALS:
+        # A handler and not SIG_IGN, which programs started by hooks would inherit: nobody could terminate them.
+        signal.signal(number, _leave_to_broker)
+        signal.siginterrupt(number, False)
+    signal_origin.watch()
+    dump_stacks_to(STDERR)
+    # Blocked since the program was started, in which nothing handled them.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def dump_stacks_to(descriptor: int) -> None:
+    """Write the stacks of all threads to this descriptor at SIGUSR2 and SIGXCPU, and when the process crashes."""
+    faulthandler.enable(descriptor)
+    # How the broker asks for the stacks of one that hangs; the dump needs no lock of the interpreter.
+    faulthandler.register(signal.SIGUSR2, descriptor, all_threads=True)
+    # Where the CPU time went, before what the signal is sent for.
+    faulthandler.register(signal.SIGXCPU, descriptor, all_threads=True, chain=True)
+
+
+def release_children() -> None:
+    """From now on, give processes that hooks fork the default handlers: multiprocessing terminates them by SIGTERM."""
+    os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_become_ordinary)
+
+
+def _leave_to_broker(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing."""
+
+
+def _block() -> None:
+    # One that comes between the fork and the default handlers waits for them.
+    _thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _thread.mask)
+
+
+def _become_ordinary() -> None:
+    for number in GROUP_SIGNALS:
+        if signal.getsignal(number) is _leave_to_broker:
+            signal.signal(number, signal.SIG_DFL)
+    _unblock()
+
+
+class _Thread(threading.local):
+    mask: Iterable[int] = ()
+
+
+_thread: Final = _Thread()

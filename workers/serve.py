@@ -1,0 +1,125 @@
+"""The worker's loops: claim a request, run its hook, publish the answer.
+
+Each thread is an execution slot of its own and does the same three steps; which of them claims, `hook_threads` knows.
+`async def` hooks leave the claiming thread for one event loop, so that a single worker can hold many of them. A control
+thread hears from the broker.
+"""
+
+import gc
+import os
+from queue import SimpleQueue
+from time import monotonic_ns
+from typing import Final
+
+from tykpy.ipc.channel.worker_end import WorkerChannel
+from tykpy.ipc.errors import ControlClosedError
+from tykpy.ipc.frame import Packed
+from tykpy.ipc.ring.layout import EXECUTION_SLOTS, FLAG_MEASURE, FLAG_SHARES
+from tykpy.telemetry.log import close_log, explain_in_log, reopen_log
+from tykpy.workers.async_hooks import AsyncCalls
+from tykpy.workers.dispatch.failure import error_frame
+from tykpy.workers.dispatch.prepare import Dispatcher
+from tykpy.workers.hook_threads import FIRST, HookThreads
+from tykpy.workers.metering import Meter
+from tykpy.workers.process.guard import guarded, start_thread
+from tykpy.workers.process.rlimits import CpuBudget
+
+EXIT_BROKER_GONE: Final = 0
+"""Nobody is left to report to, and nothing went wrong here."""
+
+
+class Worker:
+    """Runs the requests of one channel until the broker asks it to leave or is gone."""
+
+    _dispatcher: Dispatcher
+
+    def __init__(self, channel: WorkerChannel, threads: int, budget: CpuBudget | None = None) -> None:
+        """Start the threads that are always there, which wait for `run`; for hooks, up to `threads` run at a time.
+
+        `budget`: of CPU, to be renewed by every dispatch. To be called before any bundle is loaded: a library may
+        replace `threading` (gevent.monkey), and a thread started then would never run.
+        """
+        self._budget = budget
+        self._channel = channel
+        self._begin: SimpleQueue[None] = SimpleQueue()
+        self._async_calls = AsyncCalls(channel, range(threads, EXECUTION_SLOTS))
+        self._threads = HookThreads(threads, self._serve, channel.show_threads)
+        self._meters = [Meter() for _ in range(threads)]
+        start_thread("control", self._listen_when_begun)
+
+    def run(self, dispatcher: Dispatcher) -> None:
+        """Serve until told to leave; every claimed request is answered before this returns."""
+        # What is loaded now stays; looking through it again at every collection would be for nothing.
+        gc.collect()
+        gc.freeze()
+        self._dispatcher = dispatcher
+        self._begin.put(None)
+        guarded(self._serve, FIRST)
+        self._threads.join()
+        self._async_calls.finish()
+        for meter in self._meters:
+            meter.close()
+
+    def abandon(self) -> None:
+        """Let go of everything that is the worker's, in a child that plugin code has forked."""
+        self._async_calls.abandon()
+        self._channel.abandon()
+
+    def _serve(self, slot: int) -> None:
+        channel, threads, budget = self._channel, self._threads, self._budget
+        kept, meter = threads.kept, self._meters[slot]
+        while (request := channel.claim(slot)) is not None:
+            started = monotonic_ns()
+            seq, flags = request.seq, request.flags
+            kept[seq] = True
+            payload: Packed
+            if flags & FLAG_MEASURE:
+                meter.begin()
+            try:
+                if budget is not None:
+                    budget.renew(started)
+                invocation = self._dispatcher.prepare(request.payload, request.lent)
+                if invocation.is_async:
+                    self._async_calls.start(request, invocation, slot)
+                    if kept.pop(seq, False) or threads.rejoin(slot):
+                        continue
+                    return
+                if flags & FLAG_SHARES and kept.pop(seq, False):
+                    threads.hand_over()
+                payload, is_error = invocation.run(), False
+            except BaseException as error:  # noqa: BLE001 (whatever it is, it is this call's)
+                payload, is_error = error_frame(error), True
+            if request.lent is not None:
+                request.lent.give_back()
+            time = monotonic_ns() - started
+            if flags & FLAG_MEASURE:
+                time = meter.end(time, threads.busy)
+            channel.answer(slot, seq, payload, is_error, time)
+            if not (kept.pop(seq, False) or threads.rejoin(slot)):
+                return
+        threads.end()
+
+    def _listen_when_begun(self) -> None:
+        self._begin.get()
+        control = self._channel.control
+        try:
+            while True:
+                for message in control.receive():
+                    if message.name == "trim":
+                        self._channel.trim()
+                    elif message.name == "ping":
+                        control.send("pong")
+                    elif message.name == "lead":
+                        self._threads.relieve(message.body)
+                        control.send("leads")
+                    elif message.name == "apis":
+                        self._dispatcher.learn(message.body)
+                    elif message.name == "reopen_log":
+                        reopen_log()
+                    elif message.name == "names":
+                        explain_in_log(message.body)
+        except ControlClosedError:
+            # The broker is gone, and with it everybody who waits for an answer: a hook that still runs must not
+            # keep the process alive.
+            close_log()
+            os._exit(EXIT_BROKER_GONE)
