@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from tyk.decorators import HookDefinition
+from tykpy.bundles import forked
 from tykpy.bundles.bundle import FaultyHook, Part
 from tykpy.bundles.errors import BundleError, SignatureError
 from tykpy.bundles.files.manifest import MANIFEST_NAME, ListedHook, Manifest, read_manifest
@@ -17,10 +18,9 @@ from tykpy.bundles.files.signature import PublicKey
 from tykpy.bundles.files.verification import verify
 from tykpy.bundles.hook import definition_of, known_type, make_hook, source_of
 from tykpy.bundles.imports.importer import ImportSpace
+from tykpy.bundles.plugin_errors import bundle_failed
 from tykpy.ipc.description import MAX_HOOKS, MAX_NAME
 from tykpy.ipc.text import bounded
-from tykpy.workers.dispatch.failure import bundle_failed
-from tykpy.workers.process import forked
 
 MAIN_FILE: Final = "middleware.py"
 """The file that the gateway's embedded Python loads."""

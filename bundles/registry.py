@@ -13,11 +13,11 @@ from tykpy.bundles.files.kept import KeptVersions, same_code
 from tykpy.bundles.files.manifest import MANIFEST_NAME
 from tykpy.bundles.files.signature import PublicKey
 from tykpy.bundles.files.unpacked import UnpackedFolder
+from tykpy.bundles.load_watch import LoadWatch, Source
 from tykpy.bundles.loading import load_file, load_folder, too_many_hooks
+from tykpy.bundles.plugin_errors import bundle_failed
 from tykpy.ipc.description import MAX_HOOKS, MAX_NAME
 from tykpy.ipc.text import bounded
-from tykpy.workers.dispatch.failure import bundle_failed
-from tykpy.workers.load_watch import LoadWatch, Source
 
 _VERSION_DIGITS: Final = 12
 

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from tyk import gateway
+from tykpy.bundles import forked
 from tykpy.bundles.errors import WorkersError
 from tykpy.bundles.files.kept import KeptVersions
 from tykpy.bundles.files.signature import PublicKey
 from tykpy.bundles.load_guard import LoadGuard
+from tykpy.bundles.load_watch import LoadWatch
+from tykpy.bundles.plugin_errors import described
 from tykpy.bundles.registry import BundleStore
 from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.errors import ControlClosedError
@@ -25,11 +28,10 @@ from tykpy.ipc.orders import ARGUMENT as ORDERS_ARGUMENT
 from tykpy.ipc.ring.layout import ExitReason
 from tykpy.ipc.title import set_title, worker_title
 from tykpy.telemetry.log import Log, configure_log, dump_descriptor, explain_in_log, open_log
-from tykpy.workers.dispatch.failure import described
 from tykpy.workers.dispatch.prepare import Dispatcher
 from tykpy.workers.events import SentEvents
-from tykpy.workers.load_watch import ControlReport, LoadWatch
-from tykpy.workers.process import forked, rlimits, signal_origin, stdio
+from tykpy.workers.load_report import ControlReport
+from tykpy.workers.process import rlimits, signal_origin, stdio
 from tykpy.workers.process.lifeline import end_with_broker
 from tykpy.workers.process.plugin_signals import confine_handlers
 from tykpy.workers.process.signals import dump_stacks_to, release_children, watch_signals

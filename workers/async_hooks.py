@@ -10,15 +10,15 @@ from time import monotonic, monotonic_ns
 from types import TracebackType
 from typing import Final, NoReturn
 
+from tykpy.bundles import forked
+from tykpy.bundles.current_hook import ASYNC_CALL, AsyncCall
 from tykpy.bundles.errors import WorkerError
 from tykpy.ipc.channel.messages import Request
 from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.frame import Packed, Status
 from tykpy.telemetry.log import Log
-from tykpy.workers.dispatch.current_hook import ASYNC_CALL, AsyncCall
 from tykpy.workers.dispatch.failure import error_frame
 from tykpy.workers.dispatch.invocation import Invocation
-from tykpy.workers.process import forked
 from tykpy.workers.process.guard import give_up, start_thread
 
 _log: Final = Log("tykpy.worker")

@@ -9,7 +9,7 @@ import time
 from typing import Any, Final, NamedTuple, NoReturn
 
 from tyk.event import TRIGGERED_KEY
-from tykpy.workers.dispatch.current_hook import RUNNING
+from tykpy.bundles.current_hook import RUNNING
 
 CARRIED_SPEC: Final = ("APIID", "OrgID", "bundle_hash")
 """What an event keeps of the spec of the hook that triggers it."""

@@ -24,6 +24,7 @@ from types import FrameType, ModuleType
 from typing import Any, Final
 from zipimport import ZipImportError
 
+from tykpy.bundles.current_hook import RUNNING
 from tykpy.bundles.imports import names
 from tykpy.bundles.imports.loaders import (
     AliasLoader,
@@ -37,7 +38,6 @@ from tykpy.bundles.imports.loaders import (
     is_namespace,
 )
 from tykpy.bundles.imports.views import VIEWED, views
-from tykpy.workers.dispatch.current_hook import RUNNING
 
 _log: Final = logging.getLogger("tykpy.worker")
 

@@ -27,12 +27,13 @@ from tests.support.redis_server import running_redis
 from tests.support.table import gateway_settings
 from tests.unit.ipc.channel.ends import channel_pair, rings
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.bundles.load_watch import LoadWatch
 from tykpy.bundles.registry import BundleStore
 from tykpy.commands.objects import CallDescription, build_object
 from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.frame import Kind, SplitFrame, Status, pack_error, pack_frame, pack_head
 from tykpy.ipc.ring.layout import FLAG_ERROR, HEADER_SIZE, OWN_MEMORY, SPILL_PLACE, TAIL, RecordType
-from tykpy.workers.load_watch import ControlReport, LoadWatch
+from tykpy.workers.load_report import ControlReport
 from tykpy.workers.objects.mapping import to_map
 
 CORPUS: Final = Path(__file__).parent / "corpus"

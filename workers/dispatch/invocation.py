@@ -8,19 +8,19 @@ from tyk.event import TykEvent
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import TykCoProcessRequest
+from tykpy.bundles import forked
 from tykpy.bundles.bundle import Chain
+from tykpy.bundles.current_hook import ASYNC_CALL, RUNNING
 from tykpy.bundles.errors import WorkerError
 from tykpy.bundles.hook import Hook
 from tykpy.bundles.shapes import IgnoredReturnError, complete
 from tykpy.ipc.frame import Kind, Packed, pack_frame
 from tykpy.workers.dispatch import sampled_checks
-from tykpy.workers.dispatch.current_hook import ASYNC_CALL, RUNNING
 from tykpy.workers.dispatch.failure import hook_failed, hook_passed_over, return_ignored
 from tykpy.workers.objects.borrowed import LentObject
 from tykpy.workers.objects.chain import Fold, RequestFold, ResponseFold
 from tykpy.workers.objects.lazy import UnreadRequest
 from tykpy.workers.objects.msgpack_object import PackedObject
-from tykpy.workers.process import forked
 
 _AUTH: Final = int(HookType.CustomKeyCheck)
 _RESPONSE: Final = int(HookType.Response)

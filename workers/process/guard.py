@@ -10,10 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
+from tykpy.bundles import forked
 from tykpy.ipc.errors import IpcError
 from tykpy.ipc.exits import WorkerExit
 from tykpy.telemetry.log import Log, close_log
-from tykpy.workers.process import forked
 
 log: Final = Log("tykpy.worker")
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
+from tykpy.bundles import forked
+from tykpy.bundles.current_hook import RUNNING
 from tykpy.bundles.imports.importer import space_of
 from tykpy.telemetry.log import Log
-from tykpy.workers.dispatch.current_hook import RUNNING
-from tykpy.workers.process import forked
 
 _log: Final = Log("tykpy.worker")
 _signal: Final = signal.signal

@@ -84,12 +84,6 @@ def be_first_without_memory() -> None:
         _OOM_SCORE.write_text(str(min(inherited + OOM_STEP, OOM_MOST)))
 
 
-def memory_words() -> str:
-    """What to say of a MemoryError, which says nothing itself."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return "" if soft == resource.RLIM_INFINITY else f"more than the {soft} bytes of --limit-memory"
-
-
 def _limit_files(files: int) -> None:
     least = len(os.listdir(_OPEN_FILES)) + SPARE_FILES
     if files < least:

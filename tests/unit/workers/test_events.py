@@ -11,8 +11,8 @@ import pytest
 from tests.support.broker import wait_until
 from tyk.event import TykEvent
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.bundles.current_hook import RUNNING
 from tykpy.ipc.channel.control import ControlSocket
-from tykpy.workers.dispatch.current_hook import RUNNING
 from tykpy.workers.events import MAX_EVENT_CHARACTERS, MAX_WAITING, MAX_WAITING_CHARACTERS, SentEvents
 from tykpy.workers.triggered import DEEPEST, MAX_SPEC_CHARACTERS, TriggeredEvent, go_time
 

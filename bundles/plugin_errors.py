@@ -1,0 +1,81 @@
+"""Describes what plugin code raises, whatever the exception's own code does."""
+
+import os
+import resource
+from types import TracebackType
+from typing import cast
+
+from tykpy.bundles.errors import BundleError
+from tykpy.ipc.description import MAX_MESSAGE
+from tykpy.ipc.text import access_needed, bounded
+
+
+def bundle_failed(error: BaseException, root: str, file: str = "") -> BundleError:
+    """Say where a bundle's own code failed while it was loaded, whatever it raised."""
+    if issubclass(type(error), BundleError):
+        return cast(BundleError, error)
+    try:
+        return _bundle_error(error, root, file)
+    except BaseException:  # noqa: BLE001 (the exception's own code, when it is looked at)
+        return BundleError("it raised an exception that cannot be looked at", file)
+
+
+def _bundle_error(error: BaseException, root: str, file: str) -> BundleError:
+    if isinstance(error, SyntaxError) and type(error.filename) is str and type(error.lineno) is int:
+        return BundleError(f"{class_name(error)}: {error.msg}", error.filename, error.lineno)
+    place = innermost(error.__traceback__, root)
+    found, line = place if place else (file, 0)
+    needs = access_needed(error) if isinstance(error, OSError) and error.filename is not None else ""
+    return BundleError(described(error) + needs, found, line)
+
+
+def from_plugin(trace: TracebackType | None, root: str) -> TracebackType | None:
+    """Return the traceback from the plugin's first frame on; all of it where there is none."""
+    frame = trace
+    while frame is not None and not _is_below(frame, root):
+        frame = frame.tb_next
+    return frame or trace
+
+
+def innermost(trace: TracebackType | None, root: str) -> tuple[str, int] | None:
+    """Return file and line of the innermost frame that is the plugin's own."""
+    place = None
+    while trace is not None:
+        if _is_below(trace, root):
+            place = trace.tb_frame.f_code.co_filename, trace.tb_lineno or 0
+        trace = trace.tb_next
+    return place
+
+
+def described(error: BaseException) -> str:
+    """Return an exception as text, whatever its own code does; no longer than `MAX_MESSAGE`."""
+    return bounded(_text_of(error), MAX_MESSAGE)
+
+
+def class_name(error: BaseException) -> str:
+    """Return the name of an exception's class."""
+    # Not `type(error).__name__`: a metaclass may have a property of that name.
+    return str(type.__dict__["__name__"].__get__(type(error)))
+
+
+def _text_of(error: BaseException) -> str:
+    name = class_name(error)
+    try:
+        if isinstance(error, SystemExit):
+            return f"called sys.exit({'' if error.code is None else repr(error.code)})"
+        text = bounded(str(error), MAX_MESSAGE)
+    except BaseException as broken:  # noqa: BLE001 (the exception's own code; what it raised is told instead)
+        text = f"<its __str__ raised {class_name(broken)}>"
+    if issubclass(type(error), MemoryError):
+        text = text or _memory_limit()
+    return f"{name}: {text}" if text else name
+
+
+def _memory_limit() -> str:
+    """Explain a MemoryError, which has no text of its own."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return "" if soft == resource.RLIM_INFINITY else f"more than the {soft} bytes of --limit-memory"
+
+
+def _is_below(trace: TracebackType, root: str) -> bool:
+    return trace.tb_frame.f_code.co_filename.startswith(root + os.sep)
