@@ -11,8 +11,8 @@ from benchmarks.errors import ServerError
 from benchmarks.gateway.columns import Column
 from benchmarks.gateway.programs import go_program
 from benchmarks.running import RunningProgram
-from tests.support.gateway import RunningGateway
-from tests.support.redis_server import free_port, redis_binary, running_redis
+from tests.support.gateway.gateway import RunningGateway
+from tests.support.peers.redis_server import free_port, redis_binary, running_redis
 
 ORG: Final = "bench"
 MESSAGE_BYTES: Final = 104_857_600

@@ -19,7 +19,7 @@ from benchmarks.gateway.programs import go_program
 from benchmarks.measure import NS_PER_US
 from benchmarks.output import say
 from benchmarks.running import RETRY_SECONDS, RunningProgram
-from tests.support.redis_server import free_port
+from tests.support.peers.redis_server import free_port
 from tykpy.bench.measure import cpu_ns
 
 CLIENTS: Final = (1, 16, 64)

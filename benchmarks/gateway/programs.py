@@ -3,7 +3,7 @@
 import shutil
 
 from benchmarks.errors import ServerError
-from tests.support import go_gateway
+from tests.support.gateway import go_gateway
 
 
 def go_program(name: str) -> str:

@@ -1,6 +1,6 @@
 """Descriptors of the services that the broker offers, for server reflection.
 
-Written by `python -m tests.support.write_descriptors`: do not edit. A test compares it with the messages in use.
+Written by `python -m tests.support.peers.write_descriptors`: do not edit. A test compares it with the messages in use.
 """
 
 import base64

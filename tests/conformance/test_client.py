@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.support.grpc_server import PATIENCE, EchoServer
+from tests.support.peers.grpc_server import PATIENCE, EchoServer
 from tykpy.broker.errors import AddressError
 from tykpy.broker.grpc.wire import GrpcCode
 from tykpy.broker.http2.limits import MIB

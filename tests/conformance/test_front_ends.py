@@ -12,8 +12,8 @@ import msgpack
 import pytest
 
 from tests.support.broker import PATIENCE, RunningBroker, wait_until
-from tests.support.front_ends import FRONT_ENDS, CallError, Client, FrontEnd, both_listeners
 from tests.support.hooks import SOURCE, Gate
+from tests.support.peers.front_ends import FRONT_ENDS, CallError, Client, FrontEnd, both_listeners
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.commands.objects import CallDescription, build_event, build_object
 from tykpy.ipc.bodies.store import LEND_FROM

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from tests.support.grpc_server import PATIENCE, EchoServer
+from tests.support.peers.grpc_server import PATIENCE, EchoServer
 from tykpy.broker.grpc.health import ServingStatus
 from tykpy.broker.http2.limits import MIB, Limits
 

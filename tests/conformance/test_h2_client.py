@@ -9,7 +9,7 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived, StreamEnded
 from h2.settings import SettingCodes
 
-from tests.support.grpc_server import PATIENCE, EchoServer
+from tests.support.peers.grpc_server import PATIENCE, EchoServer
 
 HEADERS = [
     (":method", "POST"),

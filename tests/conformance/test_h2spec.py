@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.grpc_server import EchoServer
+from tests.support.peers.grpc_server import EchoServer
+from tests.support.root import ROOT
 
 H2SPEC = "github.com/summerwind/h2spec/cmd/h2spec@latest"
-TOOLS = Path(__file__).parents[2] / ".tools" / "bin"
+TOOLS = ROOT / ".tools" / "bin"
 INSTALL_TIMEOUT = 110
 """Seconds."""
 

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker
-from tests.support.front_ends import FRONT_ENDS, CallError, Client, Metadata, both_listeners
+from tests.support.peers.front_ends import FRONT_ENDS, CallError, Client, Metadata, both_listeners
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.commands.objects import CallDescription, build_event, build_object
 from tykpy.ipc.frame import MAX_METADATA

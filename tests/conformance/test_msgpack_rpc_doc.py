@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from tests.support.broker import RunningBroker
-from tests.support.front_ends import RpcFrontEnd, both_listeners
-from tests.support.go_gateway import BUILD_TIMEOUT, MODULE, go_program
+from tests.support.gateway.go_gateway import BUILD_TIMEOUT, MODULE, go_program
+from tests.support.peers.front_ends import RpcFrontEnd, both_listeners
+from tests.support.root import ROOT
 from tykpy.broker.grpc.wire import CODE_OF_STATUS
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
 from tykpy.ipc.frame import Status
 
-PAGE = (Path(__file__).parents[2] / "docs" / "msgpack-rpc.md").read_text()
+PAGE = (ROOT / "docs" / "msgpack-rpc.md").read_text()
 HOOKS = """
 from tyk.decorators import Pre
 

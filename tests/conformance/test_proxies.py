@@ -15,15 +15,15 @@ import grpc
 import pytest
 
 from benchmarks import h2load
-from tests.faults.test_upgrade import FILES, grpcio_client, upgradable, upgrade
+from tests.faults.host.test_upgrade import FILES, grpcio_client, upgradable, upgrade
 from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.certificates import TlsFiles
-from tests.support.grpc_server import EchoServer
 from tests.support.hooks import Gate
-from tests.support.http2_peer import message as framed
-from tests.support.load import METHOD, Load
-from tests.support.proxies import LANGUAGES, RunningProxy, program
-from tests.support.redis_server import free_port
+from tests.support.peers.grpc_server import EchoServer
+from tests.support.peers.http2_peer import message as framed
+from tests.support.peers.load import METHOD, Load
+from tests.support.peers.proxies import LANGUAGES, RunningProxy, program
+from tests.support.peers.redis_server import free_port
 from tykpy.broker.grpc.health import ServingStatus
 from tykpy.commands.objects import CallDescription, build_object
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.support.redis_server import (
+from tests.support.peers.redis_server import (
     RedisServer,
     SentinelServer,
     free_port,

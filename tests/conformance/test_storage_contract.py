@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.redis_server import RedisServer, running_redis, wait_until
+from tests.support.peers.redis_server import RedisServer, running_redis, wait_until
 from tyk.gateway import Storage, TykGateway, install, restore
 from tyk.gateway.memory import MemoryStorage
 from tykpy.redisclient.address import parse_redis_url

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from tests.fuzz.targets import TARGETS
+from tests.support.root import ROOT
 
 CORPUS: Final = Path(__file__).parent / "corpus"
-WORK: Final = Path(__file__).parents[2] / ".tools" / "fuzz"
+WORK: Final = ROOT / ".tools" / "fuzz"
 MAX_LENGTH: Final = 4096
 """Bytes of one input."""
 HANG_SECONDS: Final = 10

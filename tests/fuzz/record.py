@@ -20,11 +20,12 @@ import msgpack
 
 from tests.fuzz.big_messages import NOTE_SIZE, Do, Step, script
 from tests.support.broker import PATIENCE, RunningBroker, running_broker
-from tests.support.gateway import RunningGateway
+from tests.support.gateway.gateway import RunningGateway
+from tests.support.gateway.table import gateway_settings
 from tests.support.hooks import SOURCE
-from tests.support.http2_peer import Peer, data, message
-from tests.support.redis_server import running_redis
-from tests.support.table import gateway_settings
+from tests.support.peers.http2_peer import Peer, data, message
+from tests.support.peers.redis_server import running_redis
+from tests.support.root import ROOT
 from tests.unit.ipc.channel.ends import channel_pair, rings
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.bundles.load_watch import LoadWatch
@@ -187,7 +188,7 @@ def _records(pop: Callable[[], tuple[int, int, int, bytes]], spills: socket.sock
 
 def make_bundles(folder: Path) -> None:
     """The manifest of the example bundle, and ZIPs of it."""
-    bundle = Path(__file__).parents[2] / "examples" / "bundles" / "example"
+    bundle = ROOT / "examples" / "bundles" / "example"
     manifest = (bundle / "manifest.json").read_bytes()
     _write("manifest", "example", manifest)
     for name, method in (("stored", zipfile.ZIP_STORED), ("deflated", zipfile.ZIP_DEFLATED)):
@@ -212,7 +213,7 @@ def _ring() -> bytes:
 def _control(folder: Path) -> bytes:
     here, there = socket.socketpair()
     worker = ControlSocket(here, blocking=False)
-    bundles = Path(__file__).parents[2] / "examples" / "bundles"
+    bundles = ROOT / "examples" / "bundles"
     BundleStore([bundles], folder / "unpacked", watch=LoadWatch(ControlReport(worker))).load_all()
     worker.send("ready")
     worker.send("event", {"name": "e", "id": "1", "depth": 0, "document": "{}"})

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from google.protobuf.message import DecodeError
 
 from tests.fuzz import big_messages
-from tests.support.http2_peer import PATH, Peer
+from tests.support.peers.http2_peer import PATH, Peer
 from tests.unit.ipc.channel.ends import rings
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.broker.arriving import Arriving

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.go_gateway import go_program, grpcurl
-from tests.support.table import Table, running_table
-from tests.support.tyk import BINARY, STYLES
+from tests.support.gateway.go_gateway import go_program, grpcurl
+from tests.support.gateway.table import Table, running_table
+from tests.support.gateway.tyk import BINARY, STYLES
 
 PROGRAMS = ("gateway", "msgpackclient", "bundlecrypto", "tlsclient")
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.broker import TYKPY
 from tests.support.bundles import write_bundle
-from tests.support.go_gateway import go_program
+from tests.support.gateway.go_gateway import go_program
 from tests.support.keys import PRIVATE_FORMS, PUBLIC_FORMS, private_pem, public_pem
 
 HOOK = "@Pre\ndef hook(request, session, spec):\n    return request, session\n"

@@ -4,7 +4,8 @@ import ast
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.root import ROOT
+
 DOCUMENT = ROOT / "docs" / "compatibility.md"
 ROW = re.compile(r"^\| (?!statement|---)(?P<statement>.+?) \| (?P<tests>`.+`) \|$")
 NAMED = re.compile(r"`(?:(?P<path>tests/\S+\.py)::)?(?P<name>test_\w+)`")
@@ -29,7 +30,7 @@ def rows() -> list[tuple[str, list[tuple[str, str]]]]:
 
 def own_tests() -> list[str]:
     """The names of the table's tests, this file's left out."""
-    files = sorted(path for path in Path(__file__).parent.glob("test_*.py") if path != Path(__file__))
+    files = sorted(path for path in Path(__file__).parent.rglob("test_*.py") if path != Path(__file__))
     return [name for file in files for name in functions_of(file)]
 
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from tests.support.table import Table
-from tests.support.tyk import BINARY
+from tests.support.gateway.table import Table
+from tests.support.gateway.tyk import BINARY
 
 PASSES_IT_ON = """
     from tyk import current

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.broker import RunningBroker
 from tests.support.hooks import SOURCE
-from tests.support.msgpack_client import Outcome, pipelined
+from tests.support.peers.msgpack_client import Outcome, pipelined
 
 PRE, POST, AUTH = 1, 2, 4
 TYPES = """

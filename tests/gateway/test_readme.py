@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from tests.support.broker import TYKPY, RunningBroker
-from tests.support.gateway import Api, RunningGateway
-from tests.support.go_gateway import go_program
+from tests.support.gateway.gateway import Api, RunningGateway
+from tests.support.gateway.go_gateway import go_program
+from tests.support.gateway.tyk import STYLES, TykGateway, any_gateway
+from tests.support.peers.redis_server import running_redis
 from tests.support.readme import first_middleware, json_block
-from tests.support.redis_server import running_redis
-from tests.support.tyk import STYLES, TykGateway, any_gateway
 
 PORT = "127.0.0.1:9000"
 """Where the printed definitions have their upstream."""

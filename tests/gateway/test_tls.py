@@ -7,9 +7,9 @@ import pytest
 
 from tests.support.broker import RunningBroker
 from tests.support.certificates import Authority, KeyPair
-from tests.support.go_gateway import go_program
+from tests.support.gateway.go_gateway import go_program
 from tests.support.hooks import SOURCE
-from tests.support.redis_server import free_port
+from tests.support.peers.redis_server import free_port
 from tykpy.commands.objects import CallDescription, build_object
 
 CALL = build_object(CallDescription("add_header", bundle="hooks")).SerializeToString()

@@ -8,17 +8,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.integration.channel_worker import KILLED_REQUEST
 from tests.support.kill_points import ANSWERED, EXECUTING, NOT_STARTED
+from tests.support.root import ROOT
 from tykpy.ipc.channel.control import ControlMessage
 from tykpy.ipc.channel.ends import Answer, BrokerChannel, ChannelOptions
 from tykpy.ipc.ring.layout import ExitReason, WorkerState
 
-ROOT = Path(__file__).parents[2]
 OPTIONS = ChannelOptions(capacity=65536, max_record=4096, max_message=1024 * 1024)
 SIZES = (0, 1, 31, 32, 900, 900, 900, 900, 4000, 4064, 4065, 70_000)
 

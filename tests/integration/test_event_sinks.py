@@ -10,8 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.support.redis_server import RedisServer, running_redis
-from tests.support.webhook import Receiver, running_receiver
+from tests.support.peers.redis_server import RedisServer, running_redis
+from tests.support.peers.webhook import Receiver, running_receiver
 from tykpy.broker.events.delivery import DeliveryError, Verdict
 from tykpy.broker.events.event import TriggeredEvent
 from tykpy.broker.events.stream import RedisStream

@@ -16,8 +16,8 @@ import pytest
 
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.hooks import Gate
-from tests.support.redis_server import free_port, running_redis, take_all_slots
-from tests.support.webhook import running_receiver
+from tests.support.peers.redis_server import free_port, running_redis, take_all_slots
+from tests.support.peers.webhook import running_receiver
 from tykpy.broker.events.handlers import MAX_DEPTH
 from tykpy.client.grpc import GrpcCallError
 from tykpy.commands.objects import build_event

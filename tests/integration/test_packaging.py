@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.root import ROOT
+
 NOT_INSTALLED = {"benchmarks", "docs", "examples", "scripts", "tests", "typings", ".ci"}
 MODULES = {"cli.py", "__main__.py"}
 EVERYDAY_NAMES = ("broker", "commands", "ipc", "workers")

@@ -17,8 +17,8 @@ import pytest
 from hpack import Encoder
 
 from tests.support.channels import LocalWorker
-from tests.support.dispatches import object_bytes
-from tests.support.http2_peer import PATH, data, message, reset, settings, window_update
+from tests.support.peers.dispatches import object_bytes
+from tests.support.peers.http2_peer import PATH, data, message, reset, settings, window_update
 from tykpy.broker.arriving import Arriving
 from tykpy.broker.end_of_turn import Turn
 from tykpy.broker.grpc.calls import Upload

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.bundles import Served, md5, write_bundle
-from tests.support.gateway_model import Gateway, HttpRequest, HttpResponse, Outcome
+from tests.support.gateway.gateway_model import Gateway, HttpRequest, HttpResponse, Outcome
 from tykpy.bundles.errors import WorkerError
 from tykpy.commands.bundle.build import build
 

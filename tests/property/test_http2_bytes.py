@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
-from tests.support.http2_peer import Frame, Peer, data, message, reset, settings, window_update
+from tests.support.peers.http2_peer import Frame, Peer, data, message, reset, settings, window_update
 from tykpy.broker.arriving import Arriving
 from tykpy.broker.grpc.head import GrpcHead, GrpcHeadReader, Method
 from tykpy.broker.http2.errors import Http2Error

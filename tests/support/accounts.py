@@ -16,9 +16,10 @@ from typing import Final
 
 import pytest
 
+from tests.support.root import ROOT
+
 OTHER_USER: Final = 54_321
 """A user that has no name and owns nothing."""
-ROOT: Final = Path(__file__).parents[2]
 _REVEAL: Final = """
 set -e
 aside=$(mktemp -d)

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.support.redis_server import free_port
+from tests.support.peers.redis_server import free_port
 
 VALID_FOR: Final = datetime.timedelta(days=1)
 

@@ -2,10 +2,11 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+from tests.support.root import ROOT
+
+README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:

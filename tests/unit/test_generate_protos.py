@@ -1,12 +1,13 @@
 """What is changed in protoc's output; the generated files in the repository have been through it."""
 
 from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "generate_protos.py"
+from tests.support.root import ROOT
+
+SCRIPT = ROOT / "scripts" / "generate_protos.py"
 
 
 @pytest.fixture(scope="module")

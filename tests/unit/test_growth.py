@@ -16,7 +16,7 @@ import pytest
 from benchmarks.bars.many import bundles, hooks
 from benchmarks.objects import framed
 from tests.support.channels import LocalWorker, local_worker
-from tests.support.http2_peer import settings, window_update
+from tests.support.peers.http2_peer import settings, window_update
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.end_of_turn import Turn
 from tykpy.broker.grpc.server import GrpcProtocol, GrpcServer

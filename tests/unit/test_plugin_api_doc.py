@@ -3,11 +3,11 @@
 import asyncio
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.root import ROOT
 from tyk import decorators, session
 from tyk.decorators import HookDefinition
 from tyk.gateway import TykGateway
@@ -16,7 +16,7 @@ from tyk.request import MiniRequestObject, TykRequest
 from tyk.response import TykResponse
 from tyk.session import TykSession
 
-PAGE = Path(__file__).parents[2] / "docs" / "plugin-api.md"
+PAGE = ROOT / "docs" / "plugin-api.md"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from tests.support.dispatches import RecordedDispatch, object_bytes
+from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tykpy.broker.catalog.api_table import MAX_APIS, ApiTable
 from tykpy.broker.router.blame import Cause, Poison
 from tykpy.broker.router.hook_table import EVENT_SHAPE, HookTable

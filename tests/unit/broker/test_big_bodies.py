@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 
 from tests.support.channels import LocalWorker, local_worker
-from tests.support.dispatches import RecordedDispatch, object_bytes
-from tests.support.http2_peer import Peer, frames, message, settings, window_update
+from tests.support.peers.dispatches import RecordedDispatch, object_bytes
+from tests.support.peers.http2_peer import Peer, frames, message, settings, window_update
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.grpc.messages import GROWTH, MessageReader
 from tykpy.broker.grpc.server import READ_BYTES, GrpcProtocol, GrpcServer

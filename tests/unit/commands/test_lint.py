@@ -6,11 +6,11 @@ from textwrap import dedent
 import pytest
 
 from tests.support.bundles import write_bundle, write_zip
+from tests.support.root import ROOT
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint import lint, lint_all
 from tykpy.commands.lint.findings import Finding
 
-ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "bundles" / "example"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support import go_gateway
+from tests.support.gateway import go_gateway
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.http2_peer import Peer, data, message, reset, settings, window_update
+from tests.support.peers.http2_peer import Peer, data, message, reset, settings, window_update
 from tykpy.broker.grpc.calls import MAX_LOCAL_MESSAGE
 from tykpy.broker.grpc.head import GrpcHead
 from tykpy.broker.grpc.wire import ANSWER

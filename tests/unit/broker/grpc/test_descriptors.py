@@ -5,13 +5,13 @@ from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from tests.support.write_descriptors import symbols, tyk_files
+from tests.support.peers.write_descriptors import symbols, tyk_files
 from tykpy.broker.grpc import descriptors
 from tykpy.broker.grpc.descriptors import FILES, SERVICES
 
 
 def test_they_are_those_of_the_messages_in_use() -> None:
-    """If not: `python -m tests.support.write_descriptors`."""
+    """If not: `python -m tests.support.peers.write_descriptors`."""
     known = {file.name: file.serialized for file in FILES}
     for serialized in tyk_files():
         wanted = FileDescriptorProto.FromString(serialized)

@@ -5,8 +5,8 @@ from typing import cast
 
 import pytest
 
-from tests.support.echo_dispatcher import EchoDispatcher
-from tests.support.http2_peer import Frame, Peer, code_of, data, frames, message, settings
+from tests.support.gateway.echo_dispatcher import EchoDispatcher
+from tests.support.peers.http2_peer import Frame, Peer, code_of, data, frames, message, settings
 from tykpy.broker.grpc.server import MAX_REFUSED, REFUSED_IDLE, GrpcProtocol, GrpcServer
 from tykpy.broker.grpc.sweep import SWEEP_INTERVAL
 from tykpy.broker.http2.errors import ErrorCode

@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from tests.support.http2_peer import PATH, Peer, data, message
+from tests.support.peers.http2_peer import PATH, Peer, data, message
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.grpc.messages import MessageReader
 from tykpy.broker.grpc.wire import (

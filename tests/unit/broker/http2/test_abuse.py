@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from hpack import Encoder
 
-from tests.support.http2_peer import Peer, code_of, data, message, reset, settings, window_update
+from tests.support.peers.http2_peer import Peer, code_of, data, message, reset, settings, window_update
 from tykpy.broker.arriving import Arriving
 from tykpy.broker.http2.errors import ErrorCode
 from tykpy.broker.http2.frames import ACK, END_HEADERS, END_STREAM, MAX_FRAME_SIZE, FrameType, pack_frame

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from tests.support.http2_peer import (
+from tests.support.peers.http2_peer import (
     Peer,
     code_of,
     data,

@@ -2,7 +2,7 @@
 
 from itertools import groupby
 
-from tests.support.http2_peer import Peer, code_of, data, message, settings, window_update
+from tests.support.peers.http2_peer import Peer, code_of, data, message, settings, window_update
 from tykpy.broker.http2.errors import ErrorCode
 from tykpy.broker.http2.frames import ACK, END_STREAM, FrameType
 from tykpy.broker.http2.limits import KIB, MIB, Limits

@@ -4,15 +4,14 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.channels import LocalWorker, local_worker
+from tests.support.root import ROOT
 from tykpy.broker.pool.trim import IdleMemory
 from tykpy.ipc.bodies.heap import _glibc
 
-ROOT = Path(__file__).parents[4]
 BIG = bytes(700_000)
 BURST = 20
 

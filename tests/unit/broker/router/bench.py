@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from tests.support.dispatches import RecordedDispatch, object_bytes
+from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tykpy.broker.arriving import HELD_BYTES
 from tykpy.broker.router.contract import RouterOptions
 from tykpy.broker.router.link import Link

@@ -3,7 +3,7 @@
 import msgpack
 import pytest
 
-from tests.support.dispatches import RecordedDispatch, object_bytes
+from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tyk.proto.coprocess_object_pb2 import Event
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.router.blame import FRAME_MEMORY, MAX_FRAMES, UNKNOWN_SHARE, Cause, Poison

@@ -1,6 +1,6 @@
 """The timing wheel gives back what is late, and only that."""
 
-from tests.support.dispatches import RecordedDispatch
+from tests.support.peers.dispatches import RecordedDispatch
 from tykpy.broker.router.deadlines import TICK_BITS, DeadlineWheel
 
 TICK = 1 << TICK_BITS

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.channels import LocalWorker, local_worker
-from tests.support.dispatches import RecordedDispatch, object_bytes
+from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.router.bench import Bench
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.router.blame import Cause, Poison

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.channels import LocalWorker, local_worker
-from tests.support.dispatches import object_bytes
+from tests.support.peers.dispatches import object_bytes
 from tests.unit.broker.router.bench import Bench
 from tykpy.broker.router.blame import Cause
 from tykpy.broker.router.contract import Death

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.support.channels import local_worker
-from tests.support.dispatches import RecordedDispatch, object_bytes
+from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tykpy.broker.router.hook_table import HookInfo
 from tykpy.broker.router.link import PREFETCH, Link
 from tykpy.broker.router.link_pool import LinkPool

@@ -1,6 +1,6 @@
 """The age of what waits: bounded where the queue does not go away, and only there."""
 
-from tests.support.dispatches import RecordedDispatch
+from tests.support.peers.dispatches import RecordedDispatch
 from tykpy.broker.router.dispatch import Dispatch
 from tykpy.broker.router.hook_table import HookInfo
 from tykpy.broker.router.overload import HOOK_TIMES, STANDING_NS, Overload

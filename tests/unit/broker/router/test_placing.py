@@ -6,7 +6,7 @@ import os
 import pytest
 
 from tests.support.channels import LocalWorker, local_worker
-from tests.support.dispatches import RecordedDispatch, object_bytes
+from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.router.bench import Bench, hook_of
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.router.blame import Cause

@@ -1,6 +1,6 @@
 """The queue: order, lanes, urgency, and what happens to dispatches that are settled while they wait."""
 
-from tests.support.dispatches import RecordedDispatch
+from tests.support.peers.dispatches import RecordedDispatch
 from tykpy.broker.router.queue import ASYNC, BLOCKING, SETTLED_ALLOWANCE, PendingQueue
 
 

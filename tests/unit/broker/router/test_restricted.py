@@ -4,7 +4,7 @@ import msgpack
 import pytest
 
 from tests.support.channels import LocalWorker, local_worker
-from tests.support.dispatches import RecordedDispatch, object_bytes
+from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.router.bench import Bench, hook_of
 from tyk.proto.coprocess_object_pb2 import Event
 from tykpy.broker.router.contract import Death

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.support.channels import LocalWorker
-from tests.support.dispatches import RecordedDispatch, object_bytes
+from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.router.bench import Bench, hook_of
 from tykpy.broker.errors import DispatchError
 from tykpy.ipc.frame import Kind, Status, pack_error, pack_frame

@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 
 from tests.support.bundles import subject, write_bundle
+from tests.support.root import ROOT
 from tests.unit.workers.conftest import Serve
 from tykpy.workers.process.stdio import LogStream
 
@@ -118,7 +119,7 @@ def test_streams_are_replaced_for_one_bundle_only(tmp_path: Path) -> None:
                 return request, session
         """})  # fmt: skip
     done = run(f"""
-        sys.path.append({str(Path(__file__).parents[3])!r})
+        sys.path.append({str(ROOT)!r})
         from pathlib import Path
         from tests.support.bundles import Served, subject
         served = Served(Path({str(tmp_path)!r}, "bundles"), Path({str(tmp_path)!r}, "unpacked"))

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.support.redis_server import wait_until
+from tests.support.peers.redis_server import wait_until
 from tyk.gateway.testing import ManualClock
 from tykpy.workers.storage import sqlite
 from tykpy.workers.storage.sqlite import FILE_NAME, PURGE_EVERY_STORES, PURGE_ROWS, WAL_LIMIT_BYTES, SQLiteStorage

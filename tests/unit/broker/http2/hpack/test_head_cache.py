@@ -5,7 +5,7 @@ from hpack import Encoder
 from hpack.huffman import HuffmanEncoder
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 
-from tests.support.http2_peer import Peer, code_of, message, settings
+from tests.support.peers.http2_peer import Peer, code_of, message, settings
 from tykpy.broker.grpc.head import GrpcHead, GrpcHeadReader, Method
 from tykpy.broker.grpc.wire import pack_fields
 from tykpy.broker.http2.errors import ErrorCode, MalformedError, PeerError

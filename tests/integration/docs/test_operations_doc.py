@@ -1,0 +1,64 @@
+"""The commands, options, signals and the unit of docs/operations.md, executed or looked up where they are defined."""
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker import TYKPY, running_broker
+from tests.support.hooks import SOURCE
+from tests.support.root import ROOT
+from tykpy.broker.config import flag_of, options
+from tykpy.broker.host.exits import ExitCode
+from tykpy.ipc.exits import WorkerExit
+
+PAGE = (ROOT / "docs" / "operations.md").read_text()
+COMMANDS = re.findall(r"^\$ (.*)$", PAGE, re.MULTILINE)
+
+
+def test_every_command_works_as_it_stands(tmp_path: Path) -> None:
+    assert len(COMMANDS) >= 4
+    with running_broker(tmp_path, files={"hooks.py": SOURCE}) as broker:
+        for command in COMMANDS:
+            done = subprocess.run(
+                command.replace("tykpy", TYKPY, 1).split(),
+                env={**os.environ, "TYKPY_RUNTIME_DIR": str(broker.runtime)},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert broker.status()["wanted"] == 3
+
+
+def test_every_option_exists() -> None:
+    known = {flag_of(option.name) for option in options()} | {"--config", "--signal", "--kill-whom"}
+    known |= {"--connect", "--tls-ca", "--tls-name"}  # of `tykpy call` and `tykpy bench`
+    assert not set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - known
+
+
+def test_the_exit_codes_are_all_there() -> None:
+    (table,) = re.findall(r"## Exit codes\n\n(.*?)\n\n", PAGE, re.DOTALL)
+    shown = {int(code) for code in re.findall(r"^\| (\d+) ", table, re.MULTILINE)}
+    assert shown == {int(code) for code in (*ExitCode, *WorkerExit)}
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(SIG[A-Z0-9]+)`", PAGE))))
+def test_every_signal_is_one_that_is_handled(tmp_path: Path, name: str) -> None:
+    with running_broker(tmp_path, files={"hooks.py": SOURCE}) as broker:
+        status = Path(f"/proc/{broker.pid}/status").read_text()
+    caught = int(re.findall(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)[0], 16)
+    assert caught >> (signal.Signals[name] - 1) & 1
+
+
+def test_the_unit_starts_the_broker_with_options_that_exist() -> None:
+    (unit,) = re.findall(r"```ini\n(.*?)```", PAGE, re.DOTALL)
+    start = re.findall(r"^ExecStart=\S+ broker (.*)$", unit, re.MULTILINE)[0].split()
+    known = {flag_of(option.name) for option in options()}
+    assert {word for word in start if word.startswith("--")} <= known
+    assert "Type=notify\n" in unit
+    assert "KillMode=mixed\n" in unit
