@@ -25,7 +25,7 @@ def svg(*frames: str) -> str:
     ("name", "short"),
     [
         ("Worker.run (workers/serve.py)", "Worker.run (workers/serve.py)"),
-        ("Worker.run (/srv/checkout/workers/worker.py)", "Worker.run (workers/serve.py)"),
+        ("Worker.run (/srv/checkout/workers/serve.py)", "Worker.run (workers/serve.py)"),
         ("f (/srv/checkout/.venv/lib/python3.12/site-packages/click/core.py)", "f (click/core.py)"),
         ("f (/usr/lib/python3/dist-packages/click/core.py)", "f (click/core.py)"),
         ("f (/usr/lib/python3.13/asyncio/runners.py)", "f (asyncio/runners.py)"),
@@ -45,7 +45,7 @@ def test_nothing_of_the_machine_is_left() -> None:
 
 
 def test_a_label_is_cut_to_the_room_it_had() -> None:
-    name = "Worker._listen (/srv/checkout/workers/worker.py)"
+    name = "Worker._listen (/srv/checkout/workers/serve.py)"
     assert ">Worker._listen (w..</text>" in portable(svg(frame(name, label="Worker._listen (/..")), "", ROOT)
     assert ">f (a.py)</text>" in portable(svg(frame("f (/srv/checkout/a.py)", label="f (/srv/chec..")), "", ROOT)
     assert "></text>" in portable(svg(frame(name)), "", ROOT)

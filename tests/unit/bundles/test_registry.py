@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 from tests.support.bundles import IMPORTS, Served, manifest, md5, subject, write_bundle, write_files, write_zip
-from tests.unit.workers.conftest import Serve
+from tests.unit.conftest import Serve
 from tykpy.bundles.errors import WorkerError
 from tykpy.bundles.files import discovery
 from tykpy.ipc.frame import Status

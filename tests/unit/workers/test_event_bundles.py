@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.broker import wait_until
 from tests.support.bundles import md5, subject, write_bundle
-from tests.unit.workers.conftest import Serve
+from tests.unit.conftest import Serve
 from tyk.proto.coprocess_object_pb2 import Event
 from tykpy.ipc.frame import Kind, Packed, pack_frame
 from tykpy.workers.api_bundles import HEARSAY_S, ApiBundles

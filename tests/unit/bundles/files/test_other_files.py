@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bundles import IMPORTS, Served, md5, subject, write_files
-from tests.unit.workers.conftest import Serve
+from tests.unit.conftest import Serve
 from tykpy.bundles.errors import WorkerError
 
 HOOK = "@Pre\ndef H(request, session, spec):\n    return request, session\n"

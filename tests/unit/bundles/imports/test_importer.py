@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.bundles import subject, write_bundle
-from tests.unit.workers.conftest import Serve
+from tests.unit.conftest import Serve
 
 EVERYDAY_NAMES = ("broker", "cli", "ipc", "workers", "util")
 

@@ -10,7 +10,7 @@ from textwrap import dedent, indent
 import pytest
 
 from tests.support.bundles import Served, subject, write_bundle
-from tests.unit.workers.conftest import Serve
+from tests.unit.conftest import Serve
 
 FILES = {
     "util.py": "VALUE = {name!r}\nclass Thing:\n    owner = {name!r}\n",
@@ -260,7 +260,7 @@ def test_a_library_imported_by_a_bundle_binds_none_of_its_modules(folder: Path, 
 
 
 def test_another_thread_never_sees_a_loading_bundles_modules(folder: Path, serve: Serve) -> None:
-    body = "import sys, util\nimport tests.unit.workers.test_names as test\nresult = test.seen_by_a_thread()"
+    body = "import sys, util\nimport tests.unit.bundles.imports.test_names as test\nresult = test.seen_by_a_thread()"
     write(folder, "one", body, in_hook=False)
     assert results(serve(), "one") == ["['AttributeError', 'ModuleNotFoundError']"]
 

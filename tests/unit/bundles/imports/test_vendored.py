@@ -14,7 +14,7 @@ import posix_ipc
 import pytest
 
 from tests.support.bundles import Served, manifest, subject, write_bundle, write_files
-from tests.unit.workers.conftest import Serve
+from tests.unit.conftest import Serve
 from tykpy.bundles.errors import WorkerError
 from tykpy.bundles.imports.importer import ImportSpace
 
@@ -105,7 +105,7 @@ def test_a_bundle_without_the_package_does_not_get_it(folder: Path, serve: Serve
 
 def test_other_threads_do_not_import_from_the_folder(folder: Path, serve: Serve, tmp_path: Path) -> None:
     """A thread that works for no bundle tries while the folder is in sys.path."""
-    head = f"{HEAD}sys.path.append(vendor)\nimport tests.unit.workers.test_vendored as test"
+    head = f"{HEAD}sys.path.append(vendor)\nimport tests.unit.bundles.imports.test_vendored as test"
     write_two(folder, hook("import vlib\nresult = found, vlib.VERSION", f"{head}\nfound = test.found_by_a_thread()"))
     served = serve()
     assert [result(served, bundle) for bundle in ("one", "two")] == ["(None, 1)", "(None, 2)"]

@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 from tests.support.bundles import Served, md5, subject, write_bundle
-from tests.unit.workers.conftest import Serve
+from tests.unit.conftest import Serve
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.bundles.errors import WorkerError
 from tykpy.ipc.frame import Kind, Packed, Status, pack_frame

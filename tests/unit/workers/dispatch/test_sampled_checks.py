@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.bundles import Served, subject, write_bundle
-from tests.unit.workers.conftest import Serve
+from tests.unit.conftest import Serve
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.bundles.hook import Hook
 from tykpy.workers.dispatch import sampled_checks

@@ -8,7 +8,7 @@ import msgpack
 import pytest
 
 from tests.support.bundles import Served, md5, subject, write_bundle, write_files
-from tests.unit.workers.conftest import Serve
+from tests.unit.conftest import Serve
 from tykpy.bundles.errors import WorkerError
 from tykpy.ipc.frame import Kind, Status, pack_frame
 from tykpy.workers.objects.chain import RequestFold

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.bundles import subject, write_bundle
 from tests.support.root import ROOT
-from tests.unit.workers.conftest import Serve
+from tests.unit.conftest import Serve
 from tykpy.workers.process.stdio import LogStream
 
 PROCESS: Final = """
