@@ -1,17 +1,23 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log"
+	"net"
 	"net/url"
 	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"tykpy.test/gateway/internal/coprocess"
 )
@@ -83,4 +89,91 @@ func (g *Gateway) dispatch(ctx context.Context, object *coprocess.Object) (*copr
 		err = probe.check(returned)
 	}
 	return returned, err
+}
+
+// relayedBytes is above every limit that a test sets.
+const relayedBytes = 256 << 20
+
+// relay stands between a real gateway and the broker, and remembers the calls as if they were this gateway's own.
+type relay struct {
+	coprocess.UnimplementedDispatcherServer
+	gateway *Gateway
+}
+
+// relay listens on an ephemeral port and returns its host:port.
+func (g *Gateway) relay() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(relayedBytes))
+	coprocess.RegisterDispatcherServer(server, &relay{gateway: g})
+	go func() {
+		log.Fatal(fmt.Errorf("the relay ended: %w", server.Serve(listener)))
+	}()
+	return listener.Addr().String(), nil
+}
+
+// Dispatch passes a call on.
+func (r *relay) Dispatch(ctx context.Context, object *coprocess.Object) (*coprocess.Object, error) {
+	return r.gateway.dispatch(ctx, object)
+}
+
+// DispatchEvent passes an event on.
+func (r *relay) DispatchEvent(ctx context.Context, event *coprocess.Event) (*coprocess.EventReply, error) {
+	reply, err := r.gateway.client.DispatchEvent(ctx, event)
+	var sent struct {
+		Handler string `json:"handler_name"`
+		Spec    struct{ APIID string }
+	}
+	if json.Unmarshal([]byte(event.Payload), &sent) == nil {
+		r.gateway.events.add(sent.Spec.APIID, sent.Handler, err)
+	}
+	return reply, err
+}
+
+// unknownFieldNumber is far above what Tyk's messages use today.
+const unknownFieldNumber = 4000
+
+// unknownProbe adds a field that no present version knows to the messages of an object, as a newer gateway would.
+type unknownProbe struct {
+	field []byte
+	names map[protoreflect.FullName]bool
+}
+
+func addUnknownFields(object *coprocess.Object) *unknownProbe {
+	field := protowire.AppendTag(nil, unknownFieldNumber, protowire.BytesType)
+	probe := &unknownProbe{protowire.AppendString(field, "from a newer gateway"), map[protoreflect.FullName]bool{}}
+	for _, message := range messages(object) {
+		message.SetUnknown(probe.field)
+		probe.names[message.Descriptor().FullName()] = true
+	}
+	return probe
+}
+
+// check finds out whether every message that was sent with the field came back with it.
+func (p *unknownProbe) check(object *coprocess.Object) error {
+	for _, message := range messages(object) {
+		if bytes.Equal(message.GetUnknown(), p.field) {
+			delete(p.names, message.Descriptor().FullName())
+		}
+	}
+	if len(p.names) > 0 {
+		return fmt.Errorf("the unknown fields of these messages are gone: %v", p.names)
+	}
+	return nil
+}
+
+func messages(object *coprocess.Object) []protoreflect.Message {
+	all := []protoreflect.Message{object.ProtoReflect()}
+	if object.Request != nil {
+		all = append(all, object.Request.ProtoReflect())
+	}
+	if object.Session != nil {
+		all = append(all, object.Session.ProtoReflect())
+	}
+	if object.Response != nil {
+		all = append(all, object.Response.ProtoReflect())
+	}
+	return all
 }
