@@ -69,7 +69,7 @@ def test_a_hook_changes_a_request(server: Listening) -> None:
     assert (request["url"], request["method"]) == ("/", "GET")
 
 
-def test_it_gives_what_grpc_gives(server: Listening) -> None:
+def test_msgpack_gives_what_grpc_gives(server: Listening) -> None:
     own = server.dispatch("check_key", hook_type=AUTH, request={"url": "/", "headers": {"Authorization": "secret"}})
     grpc = server.broker.call("check_key", hook_type="CustomKeyCheck", headers=[("Authorization", "secret")])
     assert own["session"]["metadata"] == dict(grpc.session.metadata) == {"token": "secret"}
@@ -103,7 +103,7 @@ def test_calls_are_pipelined_on_one_connection(server: Listening) -> None:
     assert [int(outcome.result["request"]["set_headers"]["Nonce"]) for outcome in outcomes] == [*range(500)]
 
 
-def test_errors_come_among_answers_and_say_what_is_wrong(server: Listening) -> None:
+def test_errors_say_what_is_wrong_and_come_among_answers(server: Listening) -> None:
     good: tuple[str, list[Any]] = ("dispatch", [{"hook_name": "add_header", "hook_type": PRE, "request": {"url": "/"}}])
     bad: list[tuple[str, list[Any]]] = [
         ("dispatch", [{"hook_name": "raises"}]),
@@ -138,7 +138,7 @@ def test_bodies_above_4_mib_go_both_ways(server: Listening) -> None:
     assert server.dispatch("same_body", request={"url": "/", "raw_body": body})["request"]["raw_body"] == body
 
 
-def test_malformed_input_costs_its_own_connection_only(server: Listening) -> None:
+def test_malformed_input_closes_only_its_own_connection(server: Listening) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
         peer.connect(str(server.path))
         peer.sendall(msgpack.packb([0, 7, "ping", []]) + b"\xc1\xc1\xc1")

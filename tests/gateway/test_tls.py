@@ -22,7 +22,7 @@ def call(port: int, ca: Path, client: KeyPair | None) -> str:
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_the_right_certificate_gets_in_the_wrong_one_and_none_do_not(tmp_path: Path, loop: str) -> None:
+def test_only_a_client_with_the_right_certificate_gets_in(tmp_path: Path, loop: str) -> None:
     servers, clients, port = Authority(tmp_path, "server-ca"), Authority(tmp_path, "client-ca"), free_port()
     server = servers.issue("server")
     files = ["--tls-cert", str(server.cert), "--tls-key", str(server.key), "--tls-client-ca", str(clients.path)]

@@ -24,7 +24,7 @@ def report_of(table: Table, path: str = "/echo", headers: Headers | None = None,
     return table.api("reports", pre=["report_pre"]).send("POST", path, headers, body).json
 
 
-def test_one_call_per_configured_hook_in_the_order_of_the_manifest(table: Table) -> None:
+def test_one_call_per_configured_hook_in_manifest_order(table: Table) -> None:
     api = table.api("reports", pre=["note_first", "note_third", "note_second"])
     assert api.send().upstream.headers["X-Order"] == ["first,third,second"]
     assert api.dispatches() == [("Pre", "note_first"), ("Pre", "note_third"), ("Pre", "note_second")]
@@ -152,7 +152,7 @@ def test_response_is_present_only_for_response_hooks(table: Table) -> None:
     assert "response" not in report_of(table)
 
 
-def test_response_headers_are_first_values_and_all_of_them(table: Table) -> None:
+def test_response_headers_have_first_values_and_all_values(table: Table) -> None:
     response = table.api("reports", response=["report_response"]).send(path="/cookies").json["response"]
     assert response["headers"]["Set-Cookie"] == "a=1"
     many = {header["key"]: header["values"] for header in response["multivalue_headers"]}

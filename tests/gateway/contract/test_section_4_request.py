@@ -34,11 +34,11 @@ def test_the_body_becomes_raw_body(table: Table, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"a": 1}', "grüße".encode(), bytes(range(256)), b""])
-def test_a_body_that_no_hook_changes_goes_on_as_it_came(table: Table, body: bytes) -> None:
+def test_an_unchanged_body_is_passed_on_as_is(table: Table, body: bytes) -> None:
     assert table.api("changes", pre=["pass_through"]).send("POST", body=body).upstream.body == body
 
 
-def test_a_hook_that_changes_only_body_changes_nothing(table: Table) -> None:
+def test_changing_only_body_changes_nothing(table: Table) -> None:
     assert table.api("changes", pre=["set_only_body"]).send("POST", body=b"client").upstream.body == b"client"
 
 
@@ -82,7 +82,7 @@ def test_response_error_is_copied_over_response_body(table: Table) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pre", "auth_check", "post_key_auth", "post"])
-def test_a_code_from_400_fails_the_request_and_fires_auth_failure(table: Table, kind: str) -> None:
+def test_a_code_from_400_fails_the_request_with_auth_failure(table: Table, kind: str) -> None:
     handler = {"handler_name": "cp_dynamic_handler", "handler_meta": {"name": f"nobody-{kind}"}}
     api = overriding(table, kind, {"event_handlers": {"events": {"AuthFailure": [handler]}}})
     answer = override(api, response_code=418, response_error="a teapot", headers={"X-Tea": "green"})
@@ -109,7 +109,7 @@ def test_a_redirect_is_an_override_like_any_other(table: Table) -> None:
     assert (answer.status, answer.value("Location"), answer.body) == (302, "https://example.com/", b"")
 
 
-def test_override_error_answers_with_the_body_as_it_is(table: Table) -> None:
+def test_override_error_answers_with_the_body_unchanged(table: Table) -> None:
     api = overriding(table)
     answer = override(api, response_code=503, response_body="<b>later</b>", override_error=True, headers={"X-A": "1"})
     assert (answer.status, answer.body, answer.value("X-A")) == (503, b"<b>later</b>", "1")
@@ -128,13 +128,13 @@ def test_a_code_of_zero_or_minus_one_overrides_nothing(table: Table) -> None:
         assert override(api, response_code=code, response_body="ignored").upstream.method == "GET"
 
 
-def test_an_error_of_ours_is_error_500(table: Table) -> None:
+def test_our_error_is_error_500(table: Table) -> None:
     for kind in ("pre", "post_key_auth", "post"):
         access: dict[str, Any] = {"auth_check": "let_in"} if kind == "post_key_auth" else {}
         answer = table.api("changes", hooks={kind: ["fail"], **access}).send()
         assert (answer.status, answer.json) == (500, {"error": "Middleware error"})
 
 
-def test_an_error_of_ours_in_custom_key_check_is_error_403(table: Table) -> None:
+def test_our_error_in_custom_key_check_is_error_403(table: Table) -> None:
     answer = table.api("auth", auth_check="fail").send()
     assert (answer.status, answer.json) == (403, {"error": "Key not authorised"})

@@ -22,7 +22,7 @@ def headers_of(answer: Answer) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("path", "body"), [("/utf8", "grüße".encode()), ("/binary", b"\xff\x00\xfe"), ("/empty", b"")])
-def test_a_response_that_no_hook_changes_goes_on_as_it_came(table: Table, path: str, body: bytes) -> None:
+def test_an_unchanged_response_is_passed_on_as_is(table: Table, path: str, body: bytes) -> None:
     plain = table.api(None).send(path=path)
     answer = answer_of(table, "nothing_changed", path)
     assert (answer.status, answer.body) == (plain.status, plain.body) == (plain.status, body)
@@ -39,7 +39,7 @@ def test_the_body_becomes_response_raw_body(table: Table) -> None:
     assert answer.value("Content-Length") == str(len(answer.body))
 
 
-def test_a_hook_that_changes_only_the_response_body_changes_nothing(table: Table) -> None:
+def test_changing_only_the_response_body_changes_nothing(table: Table) -> None:
     assert answer_of(table, "set_only_body", "/utf8").body == "grüße".encode()
 
 
@@ -51,7 +51,7 @@ def test_three_cookies_pass_a_hook_that_leaves_them(table: Table) -> None:
     assert answer_of(table, "nothing_changed", "/cookies").values("Set-Cookie") == COOKIES
 
 
-def test_changed_headers_are_synchronised_into_multivalue_headers(table: Table) -> None:
+def test_changed_headers_are_copied_into_multivalue_headers(table: Table) -> None:
     answer = answer_of(table, "change_headers", "/cookies")
     assert answer.value("X-New") == "new"
     assert answer.values("Set-Cookie") == ["z=26", "b=2", "c=3"]
@@ -64,7 +64,7 @@ def test_headers_are_rebuilt_from_multivalue_headers(table: Table) -> None:
     assert answer.values("X-Pair") == ["one", "two"]
 
 
-def test_what_is_only_in_multivalue_headers_is_dropped_when_headers_change(table: Table) -> None:
+def test_changed_headers_drop_keys_only_in_multivalue_headers(table: Table) -> None:
     answer = answer_of(table, "add_cookies_and_header", "/cookies")
     assert (answer.value("X-New"), answer.values("X-Lost")) == ("new", [])
     assert answer.values("Set-Cookie") == COOKIES
@@ -77,7 +77,7 @@ def test_a_compressed_body_arrives_compressed_and_body_is_empty(table: Table) ->
     assert answer.value("Content-Encoding") == "gzip"
 
 
-def test_a_body_that_only_the_gateway_had_compressed_arrives_plain(table: Table) -> None:
+def test_a_body_compressed_only_for_the_gateway_arrives_plain(table: Table) -> None:
     answer = answer_of(table, "describe_body", "/gzip")
     assert (answer.body, answer.value("X-Sizes")) == (b"compressed", "10 10")
     assert answer.value("Content-Encoding") is None
@@ -96,7 +96,7 @@ def test_response_hooks_chain(table: Table) -> None:
     assert [name for _, name in api.dispatches()] == ["set_status", "change_headers", "returns_nothing"]
 
 
-def test_an_error_of_ours_in_a_response_hook_is_error_500(table: Table) -> None:
+def test_our_error_in_a_response_hook_is_error_500(table: Table) -> None:
     answer = answer_of(table, "fail", "/utf8")
     assert (answer.status, answer.json) == (500, {"error": "Middleware error"})
 

@@ -47,9 +47,7 @@ def test_hook_fits_any_hook_type_and_each_type_has_a_decorator(table: Table, kin
     ("kind", "hook", "shape"),
     [("pre", "three_arguments", "three"), ("post", "four_arguments", "four"), ("post", "three_arguments", "three")],
 )
-def test_the_number_of_arguments_picks_the_shape_of_a_request_hook(
-    table: Table, kind: str, hook: str, shape: str
-) -> None:
+def test_the_number_of_arguments_picks_the_request_hooks_shape(table: Table, kind: str, hook: str, shape: str) -> None:
     api = table.api("plugin_api", hooks={kind: [hook]})
     assert api.send().upstream.headers["X-Shape"] == [shape]
 
@@ -124,7 +122,7 @@ def test_store_data_uses_tyks_redis_keys_and_seconds(table: Table, ttl: int, exp
     assert left == expires if ttl == 0 else 0 < left <= expires
 
 
-def test_get_data_returns_bytes_and_nothing_where_the_key_is_missing(table: Table) -> None:
+def test_get_data_returns_bytes_which_are_empty_without_a_key(table: Table) -> None:
     with table.redis() as client:
         client.set("coprocess-data:there", "stored by the gateway")
     api = table.api("plugin_api", pre=["load"])
@@ -151,5 +149,5 @@ def test_async_hooks_work(table: Table) -> None:
     assert table.api("plugin_api", pre=["asynchronous"]).send().upstream.headers["X-Shape"] == ["async"]
 
 
-def test_a_new_object_that_is_returned_counts(table: Table) -> None:
+def test_a_returned_new_object_counts(table: Table) -> None:
     assert table.api("plugin_api", pre=["new_object"]).send().upstream.headers["X-Shape"] == ["another object"]

@@ -52,7 +52,7 @@ def adds_header(name: str, value: str) -> str:
         """
 
 
-def test_a_bundle_never_seen_is_found_on_the_first_dispatch_that_names_it(table: Table) -> None:
+def test_a_new_bundle_is_found_by_its_first_dispatch(table: Table) -> None:
     api = table.api({"middleware.py": adds_header("first_ever", "1")}, pre=["first_ever"])
     folder = table.broker.bundles / md5(api.definition["custom_middleware_bundle"])
     assert (folder / "manifest.json").is_file()
@@ -64,12 +64,12 @@ def test_a_one_file_bundle_is_that_file(table: Table) -> None:
     assert api.send().upstream.headers["X-Order"] == ["1"]
 
 
-def test_files_of_a_bundle_are_imported_by_their_names_also_from_packages(table: Table) -> None:
+def test_bundle_files_are_importable_also_from_packages(table: Table) -> None:
     api = table.api("packages", pre=["report_modules"])
     assert api.send().json == ["a file beside middleware.py", 42, "late, 42"]
 
 
-def test_two_bundles_and_we_may_use_the_same_names_also_lazily(table: Table) -> None:
+def test_bundles_and_tykpy_may_use_the_same_names_also_lazily(table: Table) -> None:
     apis = [table.api(named_bundle(name), pre=["say_modules"]) for name in ("one", "two")]
     for api, name in [*zip(apis, ("one", "two"), strict=True)] * 4:
         said = api.send().json
@@ -78,7 +78,7 @@ def test_two_bundles_and_we_may_use_the_same_names_also_lazily(table: Table) -> 
 
 
 @pytest.mark.harness(FROM_5_15)
-def test_hooks_of_several_bundles_are_appended_in_the_order_of_their_names(table: Table) -> None:
+def test_several_bundles_append_their_hooks_in_order(table: Table) -> None:
     for name in ("zebra", "ant", "newt"):
         write_bundle(
             table.folder / f"{name}.zip", {"middleware.py": adds_header(f"of_{name}", name[0])}, pre=[f"of_{name}"]
@@ -107,7 +107,7 @@ def test_the_checksum_is_that_of_the_files_in_their_order(table: Table) -> None:
     assert table.api(None, bundle="summed.zip").send().upstream.headers["X-Order"] == ["1"]
 
 
-def test_an_altered_bundle_does_not_run_even_where_the_gateway_took_it(table: Table) -> None:
+def test_an_altered_bundle_accepted_by_the_gateway_does_not_run(table: Table) -> None:
     api = table.api({"middleware.py": adds_header("altered", "1")}, pre=["altered"])
     folder = table.broker.bundles / md5(api.definition["custom_middleware_bundle"])
     with (folder / "middleware.py").open("a") as file:
@@ -127,7 +127,7 @@ def signed(bundle: Path, folder: Path, target: Path) -> None:
             archive.write(path, path.name)
 
 
-def test_signatures_are_rsa_over_sha_256_and_unsigned_bundles_are_refused(table: Table, tmp_path: Path) -> None:
+def test_signatures_are_rsa_sha256_and_unsigned_is_refused(table: Table, tmp_path: Path) -> None:
     files = {"middleware.py": adds_header("of_the_signed", "1")}
     unsigned = write_bundle(table.folder / "unsigned.zip", files, pre=["of_the_signed"])
     signed(unsigned, tmp_path, table.folder / "signed.zip")
@@ -187,7 +187,7 @@ def test_the_folder_of_a_bundle_is_for_the_gateways_user_alone(table: Table) -> 
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_sub_folder_needs_an_entry_of_its_own_in_the_zip(table: Table) -> None:
+def test_a_sub_folder_needs_its_own_entry_in_the_zip(table: Table) -> None:
     path = write_bundle(table.folder / "no-folder.zip", {"middleware.py": adds_header("nested", "1")}, pre=["nested"])
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("lib/util.py", "")
@@ -195,7 +195,7 @@ def test_a_sub_folder_needs_an_entry_of_its_own_in_the_zip(table: Table) -> None
         table.api(None, bundle="no-folder.zip")
 
 
-def test_what_bundle_build_makes_has_entries_for_its_folders(table: Table, tmp_path: Path) -> None:
+def test_bundle_build_writes_entries_for_folders(table: Table, tmp_path: Path) -> None:
     manifest = {"file_list": [], "custom_middleware": {"driver": "grpc", "pre": [{"name": "report_modules"}]}}
     for name, content in {**source_files("packages"), "manifest.json": json.dumps(manifest).encode()}.items():
         path = tmp_path / "source" / name
@@ -209,7 +209,7 @@ def test_what_bundle_build_makes_has_entries_for_its_folders(table: Table, tmp_p
     assert table.api(None, bundle=bundle.name).send().json == ["a file beside middleware.py", 42, "late, 42"]
 
 
-def test_a_bundle_that_is_unpacked_is_not_fetched_again(table: Table) -> None:
+def test_an_unpacked_bundle_is_not_fetched_again(table: Table) -> None:
     path = table.folder / "once.zip"
     for value in ("old", "new"):
         write_bundle(path, {"middleware.py": adds_header("kept_as_it_is", value)}, pre=["kept_as_it_is"])

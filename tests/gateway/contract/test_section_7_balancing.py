@@ -74,5 +74,5 @@ def test_the_authority_may_be_any(tmp_path: Path) -> None:
             assert api.send().status == 200
 
 
-def test_round_robin_has_a_connection_to_every_address_and_they_take_turns(balanced: Api) -> None:
+def test_round_robin_alternates_between_all_addresses(balanced: Api) -> None:
     assert sorted(Counter(worker_of(balanced) for _ in range(20)).values()) == [10, 10]

@@ -60,7 +60,7 @@ def own_broker(folder: Path, *flags: str) -> RunningBroker:
 
 
 @pytest.mark.harness("a real gateway starts, and refuses every call")
-def test_a_bare_host_and_port_is_no_target(tmp_path: Path) -> None:
+def test_a_bare_host_and_port_is_not_a_target(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="first path segment in URL cannot contain colon"):
         RunningGateway(tmp_path, "127.0.0.1:5555").start()
 
@@ -71,7 +71,7 @@ def test_tcp_and_a_port_is_a_target(tmp_path: Path, keys: RedisServer) -> None:
         assert add(gateway, ADD_HEADER).send().status == 200
 
 
-def test_while_the_broker_is_away_calls_fail_at_once_and_later_they_work(tmp_path: Path, keys: RedisServer) -> None:
+def test_calls_fail_at_once_without_a_broker_and_recover(tmp_path: Path, keys: RedisServer) -> None:
     broker = own_broker(tmp_path)
     with contextlib.ExitStack() as stack:
         gateway = stack.enter_context(gateway_at(broker.address, tmp_path / "gw", keys))
@@ -156,7 +156,7 @@ def test_a_full_queue_is_error_500_at_once(tmp_path: Path, keys: RedisServer) ->
             assert [request.answer().status for request in under_way] == [200, 200]
 
 
-def test_when_the_client_hangs_up_a_hook_that_has_not_started_does_not_run(tmp_path: Path, keys: RedisServer) -> None:
+def test_a_client_that_hangs_up_cancels_hooks_not_yet_started(tmp_path: Path, keys: RedisServer) -> None:
     gate = Gate(tmp_path)
     with own_broker(tmp_path) as broker, gateway_at(broker.address, tmp_path / "gw", keys) as gateway:
         api = add(gateway, GATED)
@@ -176,7 +176,7 @@ def test_when_the_client_hangs_up_a_hook_that_has_not_started_does_not_run(tmp_p
         assert [name for _, _, name in gate.entered] == ["first", "third"]
 
 
-def test_with_default_limits_the_gateway_refuses_answers_above_4_mib(tmp_path: Path, keys: RedisServer) -> None:
+def test_by_default_the_gateway_refuses_answers_above_4_mib(tmp_path: Path, keys: RedisServer) -> None:
     unlimited = {"grpc_recv_max_size": 0, "grpc_send_max_size": 0}
     middleware: dict[str, object] = {"driver": "grpc", "post": [{"name": "same_body"}]}
     with own_broker(tmp_path) as broker:
@@ -219,7 +219,7 @@ def test_a_request_above_the_brokers_own_limit_is_error_500(tmp_path: Path, keys
             assert api.send("POST", body=b"x").status == 200
 
 
-def test_trace_metadata_that_differs_in_every_call_changes_nothing(table: Table) -> None:
+def test_trace_metadata_new_in_every_call_changes_nothing(table: Table) -> None:
     api = table.api("changes", pre=["pass_through"])
     assert {api.send().status for _ in range(100)} == {200}
 

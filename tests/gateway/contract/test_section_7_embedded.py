@@ -139,7 +139,7 @@ def test_without_a_token_the_key_in_the_event_is_the_header(table: Table) -> Non
         assert client.get("coprocess-data:refused-header") == b"a-wrong-key"
 
 
-def test_an_event_of_an_api_goes_to_the_handler_of_its_own_bundle_whichever_worker_runs_it(table: Table) -> None:
+def test_an_event_goes_to_the_handler_of_its_apis_bundle(table: Table) -> None:
     code = """
         import os
         from tyk.decorators import *

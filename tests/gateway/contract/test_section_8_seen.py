@@ -32,7 +32,7 @@ def test_response_hooks_always_have_a_session(table: Table) -> None:
     assert (report["session"], report["metadata"]) == (EMPTY_SESSION, {})
 
 
-def test_response_hooks_get_the_request_as_it_was_sent_to_the_upstream(table: Table) -> None:
+def test_response_hooks_get_the_request_sent_to_the_upstream(table: Table) -> None:
     api = table.api("reports", response=["report_response"])
     report = api.send("POST", "/utf8?b=2&a=1", [("X-Mine", "1")], b"of the client").json
     request = report["request"]
@@ -42,20 +42,20 @@ def test_response_hooks_get_the_request_as_it_was_sent_to_the_upstream(table: Ta
     assert base64.b64decode(report["raw_body"]) == b"of the client"
 
 
-def test_an_answer_of_a_request_hook_passes_no_response_hook(table: Table) -> None:
+def test_an_override_skips_response_hooks(table: Table) -> None:
     api = table.api("changes", pre=["override"], response=["pass_through"])
     assert api.send(headers=[("X-Override", '{"response_code": 200}')]).status == 200
     assert api.dispatches() == [("Pre", "override")]
 
 
-def test_the_query_is_encoded_anew_only_if_a_hook_changed_it(table: Table) -> None:
+def test_the_query_is_re_encoded_only_if_a_hook_changed_it(table: Table) -> None:
     query = "z=1&a=%7e&b=c%20d&a=2"
     assert table.api("changes", pre=["pass_through"]).send(path=f"/echo?{query}").upstream.url == f"/echo?{query}"
     changed = table.api("changes", pre=["change_params"]).send(path=f"/echo?{query}").upstream
     assert changed.url == "/echo?a=~&a=2&b=c+d&both=set&new=a+b%26c&z=1"
 
 
-def test_a_query_in_url_that_means_the_same_is_sent_as_it_is(table: Table) -> None:
+def test_an_equivalent_query_in_url_is_sent_unchanged(table: Table) -> None:
     api = table.api("changes", pre=["set_url"])
     answer = api.send(path="/echo?a=1&b=2", headers=[("X-Url", f"{api.path}/new?b=2&a=%31")])
     assert answer.upstream.url == "/new?b=2&a=%31"
@@ -76,7 +76,7 @@ def test_after_a_url_rewrite_a_post_hook_gets_its_target(table: Table) -> None:
     assert request["params"] == {"of": "client"}
 
 
-def test_after_a_url_rewrite_the_url_that_comes_back_counts_whole(table: Table) -> None:
+def test_after_a_url_rewrite_the_whole_returned_url_counts(table: Table) -> None:
     target = f"http://{table.gateway.upstream}/rewritten?of=rewrite"
     kept = rewritten(table, target, "pass_through").send(path="/echo?of=client").upstream
     assert kept.url == "/rewritten?of=rewrite"
@@ -90,7 +90,7 @@ def test_after_a_url_rewrite_changes_of_parameters_are_lost(table: Table) -> Non
     assert rewritten(table, target, "change_params").send().upstream.url == "/rewritten?gone=1"
 
 
-def test_after_a_url_rewrite_to_another_host_a_path_alone_is_error_500(table: Table) -> None:
+def test_a_bare_path_after_a_rewrite_to_a_new_host_is_error_500(table: Table) -> None:
     api = rewritten(table, f"http://{table.gateway.upstream}/rewritten", "set_url")
     answer = api.send(headers=[("X-Url", "/path/alone")])
     assert (answer.status, api.received()) == (500, [])
@@ -102,7 +102,7 @@ def test_a_rewrite_to_a_path_shows_that_path(table: Table) -> None:
 
 
 @pytest.mark.parametrize(("method", "sent"), [("PATCH", "PATCH"), ("", "GET")])
-def test_a_post_hook_has_the_last_word_on_a_method_transform(table: Table, method: str, sent: str) -> None:
+def test_a_post_hook_overrides_a_method_transform(table: Table, method: str, sent: str) -> None:
     code = """
         from tyk.decorators import *
 
@@ -134,7 +134,7 @@ def test_a_host_in_set_headers_is_ignored(table: Table) -> None:
 
 
 @pytest.mark.parametrize(("path", "headers"), [("/echo", LATIN_1), ("/echo?name=J%FCrgen", [])])
-def test_a_header_or_parameter_that_is_not_utf8_is_an_error_of_the_gateway(
+def test_the_gateway_rejects_headers_and_params_not_in_utf8(
     table: Table, path: str, headers: list[tuple[str, str]]
 ) -> None:
     for hooks, status in (({"pre": ["pass_through"]}, 500), ({"auth_check": "pass_through"}, 403)):
@@ -148,14 +148,14 @@ def test_keyless_apis_have_no_post_key_auth(table: Table) -> None:
     assert [kind for kind, _ in api.dispatches()] == ["Pre", "Post"]
 
 
-def test_an_auth_hook_is_called_only_where_the_api_has_custom_authentication(table: Table) -> None:
+def test_auth_hooks_need_custom_authentication_in_the_api(table: Table) -> None:
     api = table.api("reports", auth_check="let_in", definition={"use_standard_auth": True})
     assert api.send(headers=[("Authorization", "unknown-key")]).status == 403
     assert api.send().json == {"error": "Authorization field missing"}
     assert api.dispatches() == []
 
 
-def test_a_path_that_is_ignored_skips_the_auth_hook_only(table: Table) -> None:
+def test_an_ignored_path_skips_only_the_auth_hook(table: Table) -> None:
     hooks: dict[str, Any] = {
         "pre": ["pass_through"],
         "auth_check": "fail",
