@@ -48,7 +48,7 @@ class Chain(NamedTuple):
 
 
 @dataclass(slots=True)
-class Part:
+class BundlePart:
     """One folder or file of code with imports of its own; most bundles are one part."""
 
     name: str
@@ -97,7 +97,7 @@ class Bundle:
     """The parts that one bundle hash stands for; read-only once made."""
 
     def __init__(
-        self, name: str, hashes: Iterable[str], path: Path, parts: Iterable[Part], is_complete: bool = True
+        self, name: str, hashes: Iterable[str], path: Path, parts: Iterable[BundlePart], is_complete: bool = True
     ) -> None:
         """Join the parts; of hooks of one name the first counts. `is_complete`: no further part is to come."""
         self.name = name
@@ -178,7 +178,7 @@ def describe_error(error: BundleError) -> dict[str, Any]:
     return {"message": error.message, "file": error.file, "line": error.line}
 
 
-def _asked_twice(hook_type: str, parts: list[Part]) -> BundleError:
+def _asked_twice(hook_type: str, parts: list[BundlePart]) -> BundleError:
     names = ", ".join(part.name for part in parts)
     message = (
         f"{names} belong to one API, and the gateway calls * for each: only one of them may list * for {hook_type}"

@@ -8,7 +8,7 @@ from tykpy.bundles.load_guard import LoadGuard
 from tykpy.bundles.patched_modules import Primitives
 
 
-class Source(NamedTuple):
+class BundleSource(NamedTuple):
     """A bundle that is about to be loaded."""
 
     path: str
@@ -17,16 +17,16 @@ class Source(NamedTuple):
     """Names the content of its files."""
 
 
-class Report:
+class LoadReport:
     """Hears what is loaded; this one ignores it, for a store that nobody listens to."""
 
-    def loading(self, source: Source) -> None:
+    def loading(self, source: BundleSource) -> None:
         """A bundle's code runs from now on; if the process ends or hangs, it is to blame."""
 
     def loaded(self, description: dict[str, Any]) -> None:
         """The bundle is loaded, or broken."""
 
-    def replaced(self, source: Source, names: list[str]) -> None:
+    def replaced(self, source: BundleSource, names: list[str]) -> None:
         """The bundle has replaced these functions of the standard library while it was loaded."""
 
     def gone(self, path: str) -> None:
@@ -51,22 +51,22 @@ class BrokenBundles:
         """Take over what the broker says: path, version and reason."""
         self._broken[told["path"]] = Broken(told["version"], told["reason"])
 
-    def reason(self, source: Source) -> str | None:
+    def reason(self, source: BundleSource) -> str | None:
         """Why this must not be imported, or None."""
         broken = self._broken.get(source.path)
         return broken.reason if broken is not None and broken.version in ("", source.version) else None
 
 
 @dataclass(slots=True)
-class LoadWatch:
+class LoadObserver:
     """Who watches a store load: hears of each bundle, says which are not to be imported, and guards the process."""
 
-    report: Report = field(default_factory=Report)
+    report: LoadReport = field(default_factory=LoadReport)
     broken: BrokenBundles = field(default_factory=BrokenBundles)
     guard: LoadGuard = field(default_factory=LoadGuard)
     primitives: Primitives = field(default_factory=Primitives)
 
-    def look_for_replaced(self, source: Source) -> None:
-        """Report what a bundle has replaced in the standard library."""
+    def look_for_replaced(self, source: BundleSource) -> None:
+        """LoadReport what a bundle has replaced in the standard library."""
         if names := self.primitives.replaced():
             self.report.replaced(source, names)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tyk.decorators import HookDefinition
 from tykpy.bundles import forked
-from tykpy.bundles.bundle import FaultyHook, Part
+from tykpy.bundles.bundle import BundlePart, FaultyHook
 from tykpy.bundles.errors import BundleError, SignatureError
 from tykpy.bundles.files.manifest import MANIFEST_NAME, ListedHook, Manifest, read_manifest
 from tykpy.bundles.files.other_files import is_other_file
@@ -32,7 +32,7 @@ _NOT_IN_A_NAME: Final = re.compile(r"\W+")
 _HASH_LENGTH: Final = 8
 
 
-def load_folder(name: str, root: Path, key: str, public_key: PublicKey | None = None) -> Part:
+def load_folder(name: str, root: Path, key: str, public_key: PublicKey | None = None) -> BundlePart:
     """Load a folder with a manifest; `key` tells its modules from those of any other bundle.
 
     With a `public_key` it has to be signed by its owner. A bundle that cannot be loaded is a part with an error.
@@ -46,14 +46,14 @@ def load_folder(name: str, root: Path, key: str, public_key: PublicKey | None = 
         return failed_part(name, root, error)
 
 
-def load_file(name: str, file: Path, key: str, public_key: PublicKey | None = None) -> Part:
+def load_file(name: str, file: Path, key: str, public_key: PublicKey | None = None) -> BundlePart:
     """Load a single `.py` file, a bundle without a manifest: all of its decorated hooks.
 
     A file that is no bundle (`conftest.py`) is not imported, and has no hooks.
     """
     try:
         if is_other_file(file, file.read_bytes()):
-            return Part(name, file.parent)
+            return BundlePart(name, file.parent)
         if public_key is not None:
             raise SignatureError("a single file has no signature; make a bundle of it: tykpy bundle build", str(file))
         return _load(name, file.parent, Manifest(file_list=(file.name,)), key, single=True)
@@ -61,9 +61,9 @@ def load_file(name: str, file: Path, key: str, public_key: PublicKey | None = No
         return failed_part(name, file.parent, error)
 
 
-def failed_part(name: str, root: Path, error: BaseException) -> Part:
+def failed_part(name: str, root: Path, error: BaseException) -> BundlePart:
     """Return a part that could not be loaded, and why."""
-    return Part(name, root, error=bundle_failed(error, str(root), str(root)))
+    return BundlePart(name, root, error=bundle_failed(error, str(root), str(root)))
 
 
 def private_prefix(name: str, key: str) -> str:
@@ -80,7 +80,7 @@ def _load(
     *,
     single: bool = False,
     sealed: Mapping[str, bytes] | None = None,
-) -> Part:
+) -> BundlePart:
     space = ImportSpace(private_prefix(name, key), name, root, manifest.file_list, single, sealed)
     try:
         space.open()
@@ -136,9 +136,9 @@ def _import_file(space: ImportSpace, file: str) -> ModuleType:
     return module
 
 
-def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: Manifest) -> Part:
+def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: Manifest) -> BundlePart:
     """Find the decorated functions: those of the loaded files in order, then of what these imported."""
-    part = Part(name, space.root, listed=manifest.hooks, chained=manifest.chained, space=space)
+    part = BundlePart(name, space.root, listed=manifest.hooks, chained=manifest.chained, space=space)
     others = [module for module in space.modules() if module not in loaded]
     wanted = {entry.name for entry in part.listed}
     found: dict[str, tuple[Callable[..., Any], HookDefinition]] = {}
@@ -156,7 +156,7 @@ def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: 
     return part
 
 
-def _make_hooks(part: Part, found: dict[str, tuple[Callable[..., Any], HookDefinition]]) -> None:
+def _make_hooks(part: BundlePart, found: dict[str, tuple[Callable[..., Any], HookDefinition]]) -> None:
     """Make a hook of every function, under its own name, and under another one where the manifest calls it so."""
     for name, (function, definition) in found.items():
         listed = tuple(entry for entry in part.listed if entry.name == name)
@@ -167,7 +167,7 @@ def _make_hooks(part: Part, found: dict[str, tuple[Callable[..., Any], HookDefin
             part.faulty[name] = FaultyHook(name, known_type(definition), reason)
 
 
-def _add_missing(part: Part, modules: list[ModuleType]) -> None:
+def _add_missing(part: BundlePart, modules: list[ModuleType]) -> None:
     """Say of every hook of the manifest that was not found what there is, and what to write."""
     for entry in part.listed:
         if entry.name in part.hooks or entry.name in part.faulty:
@@ -181,7 +181,7 @@ def too_many_hooks(path: Path) -> BundleError:
     return BundleError(f"more than {MAX_HOOKS} hooks in one bundle: split it", str(path))
 
 
-def _missing(part: Part, entry: ListedHook, modules: Iterable[ModuleType]) -> BundleError:
+def _missing(part: BundlePart, entry: ListedHook, modules: Iterable[ModuleType]) -> BundleError:
     plain = next((vars(module)[entry.name] for module in modules if entry.name in vars(module)), None)
     name = bounded(entry.name, MAX_NAME)
     if callable(plain):

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tykpy.bundles.bundle import Bundle, Part
+from tykpy.bundles.bundle import Bundle, BundlePart
 from tykpy.bundles.errors import BundleError
 from tykpy.bundles.files.discovery import Candidate, FileStamp, candidate_at, candidates, key_of, part_folders, stamp
-from tykpy.bundles.files.kept import KeptVersions, same_code
 from tykpy.bundles.files.manifest import MANIFEST_NAME
+from tykpy.bundles.files.saved_versions import SavedVersions, same_code
 from tykpy.bundles.files.signature import PublicKey
 from tykpy.bundles.files.unpacked import UnpackedFolder
-from tykpy.bundles.load_watch import LoadWatch, Source
+from tykpy.bundles.load_watch import BundleSource, LoadObserver
 from tykpy.bundles.loading import load_file, load_folder, too_many_hooks
 from tykpy.bundles.plugin_errors import bundle_failed
 from tykpy.ipc.description import MAX_HOOKS, MAX_NAME
@@ -40,8 +40,8 @@ class BundleStore:
         sources: Iterable[Path],
         unpacked: Path,
         public_key: PublicKey | None = None,
-        watch: LoadWatch | None = None,
-        kept: KeptVersions | None = None,
+        watch: LoadObserver | None = None,
+        kept: SavedVersions | None = None,
     ) -> None:
         """Look into the folders `sources` (a source may be a bundle itself); ZIPs are unpacked below `unpacked`.
 
@@ -51,8 +51,8 @@ class BundleStore:
         self.sources = tuple(source.absolute() for source in sources)
         self._unpacked = UnpackedFolder(unpacked.absolute())
         self._public_key = public_key
-        self._watch = watch or LoadWatch()
-        self._kept = kept or KeptVersions()
+        self._watch = watch or LoadObserver()
+        self._kept = kept or SavedVersions()
         self._entries: dict[Path, _Entry] = {}
         self._by_hash: dict[str, _Entry] = {}
 
@@ -142,7 +142,7 @@ class BundleStore:
 
     def _load_watched(self, candidate: Candidate, version: str) -> Bundle:
         """Import the bundle, unless the broker says that this has ended a worker before."""
-        watch, source = self._watch, Source(candidate.key, candidate.name, version)
+        watch, source = self._watch, BundleSource(candidate.key, candidate.name, version)
         why = watch.broken.reason(source)
         if why is not None:
             return broken_bundle(candidate, BundleError(why, source.path))
@@ -177,7 +177,8 @@ def load_bundle(candidate: Candidate, unpacked: UnpackedFolder, public_key: Publ
 
 def broken_bundle(candidate: Candidate, error: BundleError) -> Bundle:
     """Return a bundle of which nothing can be used, and why."""
-    return Bundle(candidate.name, candidate.hashes, candidate.path, [Part(candidate.name, candidate.path, error=error)])
+    part = BundlePart(candidate.name, candidate.path, error=error)
+    return Bundle(candidate.name, candidate.hashes, candidate.path, [part])
 
 
 def _not_there_yet(candidate: Candidate) -> Bundle:
@@ -208,11 +209,11 @@ def _load_parts(candidate: Candidate, public_key: PublicKey | None) -> Bundle:
     return Bundle(name, candidate.hashes, path, parts, is_complete)
 
 
-def _load_archive(candidate: Candidate, unpacked: UnpackedFolder, public_key: PublicKey | None) -> Part:
+def _load_archive(candidate: Candidate, unpacked: UnpackedFolder, public_key: PublicKey | None) -> BundlePart:
     try:
         copy = unpacked.open(candidate.place)
     except BundleError as error:
-        return Part(candidate.name, candidate.place, error=error)
+        return BundlePart(candidate.name, candidate.place, error=error)
     part = load_folder(candidate.name, copy.root, str(candidate.path), public_key)
     part.copy = copy
     return part

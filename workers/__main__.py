@@ -15,10 +15,10 @@ from typing import Any, Final, cast
 from tyk import gateway
 from tykpy.bundles import forked
 from tykpy.bundles.errors import WorkersError
-from tykpy.bundles.files.kept import KeptVersions
+from tykpy.bundles.files.saved_versions import SavedVersions
 from tykpy.bundles.files.signature import PublicKey
 from tykpy.bundles.load_guard import LoadGuard
-from tykpy.bundles.load_watch import LoadWatch
+from tykpy.bundles.load_watch import LoadObserver
 from tykpy.bundles.plugin_errors import described
 from tykpy.bundles.registry import BundleStore
 from tykpy.ipc.channel.worker_end import WorkerChannel
@@ -75,7 +75,7 @@ def _run(argument: str, life: int) -> int:
     open_log(shows_process=True)
     try:
         events = SentEvents(channel.control)
-        loads = LoadWatch(ControlReport(channel.control), guard=LoadGuard((*channel.descriptors, watch)))
+        loads = LoadObserver(ControlReport(channel.control), guard=LoadGuard((*channel.descriptors, watch)))
         worker, dispatcher = _prepare(channel, _configuration(channel, loads), events, loads)
     except ControlClosedError:
         return WorkerExit.DONE
@@ -90,7 +90,7 @@ def _run(argument: str, life: int) -> int:
     return WorkerExit.DONE
 
 
-def _configuration(channel: WorkerChannel, loads: LoadWatch) -> dict[str, Any]:
+def _configuration(channel: WorkerChannel, loads: LoadObserver) -> dict[str, Any]:
     """Wait for the configuration; which bundles are not to be imported comes before it."""
     config: dict[str, Any] | None = None
     while config is None:
@@ -110,7 +110,7 @@ def _path(name: bytes) -> Path:
 
 
 def _prepare(
-    channel: WorkerChannel, config: dict[str, Any], events: SentEvents, loads: LoadWatch
+    channel: WorkerChannel, config: dict[str, Any], events: SentEvents, loads: LoadObserver
 ) -> tuple[Worker, Dispatcher]:
     """Load everything, then say that we are ready."""
     configure_log(config["log_level"], _path(config["log_file"]) if config["log_file"] else None)
@@ -135,7 +135,7 @@ def _prepare(
     forked.watch(abandon)
     sources = [_path(config["bundles"])] if config["bundles"] else []
     public_key = PublicKey.read(_path(config["public_key"])) if config["public_key"] else None
-    kept = KeptVersions.read(_path(config["kept"]) if config["kept"] else None, pinned=config["pinned"])
+    kept = SavedVersions.read(_path(config["kept"]) if config["kept"] else None, pinned=config["pinned"])
     store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key, watch=loads, kept=kept)
     atexit.register(store.close)
     store.load_all()

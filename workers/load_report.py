@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgpack
 
-from tykpy.bundles.load_watch import Report, Source
+from tykpy.bundles.load_watch import BundleSource, LoadReport
 from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.description import MAX_DESCRIBED, MAX_REPLACED, pieces_of
 from tykpy.telemetry.log import Log
@@ -12,7 +12,7 @@ from tykpy.telemetry.log import Log
 _log: Final = Log("tykpy.worker")
 
 
-class ControlReport(Report):
+class ControlReport(LoadReport):
     """Writes it to the control socket."""
 
     def __init__(self, control: ControlSocket) -> None:
@@ -20,7 +20,7 @@ class ControlReport(Report):
         self._total = 0
         """Bytes of all descriptions so far."""
 
-    def loading(self, source: Source) -> None:
+    def loading(self, source: BundleSource) -> None:
         """Send it before any code of the bundle runs. Raises ControlClosedError, as the others do."""
         self._control.send("loading", source._asdict())
 
@@ -36,7 +36,7 @@ class ControlReport(Report):
         for piece in pieces:
             self._control.send("bundle", piece)
 
-    def replaced(self, source: Source, names: list[str]) -> None:
+    def replaced(self, source: BundleSource, names: list[str]) -> None:
         """Send the first few names."""
         self._control.send("replaced", {**source._asdict(), "names": names[:MAX_REPLACED]})
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from tykpy.commands.lint.findings import Report
+    from tykpy.commands.lint.findings import LintReport
 
 EXIT_ERROR = 1
 
@@ -130,7 +130,7 @@ def lint(bundles: tuple[Path, ...]) -> None:
         raise click.exceptions.Exit(EXIT_ERROR)
 
 
-def _show(reports: "Sequence[Report]", what: str) -> int:
+def _show(reports: "Sequence[LintReport]", what: str) -> int:
     """Print what was found, how much was looked at, and what was not; returns the number of findings."""
     count = 0
     for report in reports:

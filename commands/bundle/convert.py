@@ -15,11 +15,11 @@ from tykpy.commands.bundle.packing import write_folder, write_zip
 from tykpy.commands.bundle.sources import files_below, manifest_of, opened
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.differences import differences_of
-from tykpy.commands.lint.findings import Finding, Report
+from tykpy.commands.lint.findings import Finding, LintReport
 from tykpy.commands.lint.sources import read_sources
 
 
-def convert(source: Path, output: Path | None = None, *, chain: bool = False) -> Report:
+def convert(source: Path, output: Path | None = None, *, chain: bool = False) -> LintReport:
     """Write the converted bundle to `output`, a ZIP or a new folder by its name; None: only look.
 
     With `chain` its hooks of one type are called together. The files keep their bytes, so checksum and signature stay

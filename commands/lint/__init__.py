@@ -8,12 +8,12 @@ from tykpy.bundles.files.manifest import MANIFEST_NAME, Manifest
 from tykpy.bundles.files.other_files import is_other_file
 from tykpy.commands.bundle.sources import manifest_of, opened
 from tykpy.commands.errors import CommandError
-from tykpy.commands.lint.findings import Finding, Report
+from tykpy.commands.lint.findings import Finding, LintReport
 from tykpy.commands.lint.rules import findings_of
 from tykpy.commands.lint.sources import read_sources
 
 
-def lint_all(path: Path) -> list[Report]:
+def lint_all(path: Path) -> list[LintReport]:
     """Look at a bundle, or at each bundle of a folder that has many, as a gateway's has.
 
     What is no bundle in such a folder is passed over; one that cannot be read is a finding. Raises CommandError where
@@ -41,14 +41,14 @@ def _is_other_file(path: Path) -> bool:
         return False  # what is wrong with it is a finding
 
 
-def _lint_one_of_many(bundle: Path) -> Report:
+def _lint_one_of_many(bundle: Path) -> LintReport:
     try:
         return lint(bundle)
     except CommandError as error:
-        return Report([Finding(str(bundle), 0, 0, "bundle", str(error))], 0, ())
+        return LintReport([Finding(str(bundle), 0, 0, "bundle", str(error))], 0, ())
 
 
-def lint(bundle: Path) -> Report:
+def lint(bundle: Path) -> LintReport:
     """Look at a folder, a ZIP, or a single `.py` file. Raises CommandError where there is no bundle."""
     if bundle.suffix == ".py" and bundle.is_file():
         return _report(bundle, Manifest(file_list=(bundle.name,)), bundle)
@@ -59,6 +59,6 @@ def lint(bundle: Path) -> Report:
         raise CommandError(f"{bundle}: {error.message}") from error
 
 
-def _report(root: Path, manifest: Manifest, bundle: Path) -> Report:
+def _report(root: Path, manifest: Manifest, bundle: Path) -> LintReport:
     sources = read_sources(root, manifest, str(bundle))
     return sources.report(findings_of(sources, str(bundle)))

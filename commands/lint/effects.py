@@ -45,7 +45,7 @@ class Effect:
 
 
 @dataclass(slots=True)
-class Reading:
+class FunctionReading:
     """What was found in one function and those that it calls."""
 
     effects: list[Effect] = field(default_factory=list)
@@ -55,12 +55,12 @@ class Reading:
     """Every node that was read."""
 
 
-def read_function(function: Function, file: SourceFile) -> Reading:
+def read_function(function: Function, file: SourceFile) -> FunctionReading:
     """Read a hook; one whose number of arguments fits no shape has nothing to tell."""
     arguments = [*function.args.posonlyargs, *function.args.args]
     roles = ROLES.get(len(arguments), ())
     places = {argument.arg: place for argument, place in zip(arguments, roles, strict=False) if place is not None}
-    reading = Reading()
+    reading = FunctionReading()
     _Reader(reading, file.functions, places, frozenset({function.name})).read(function)
     return reading
 
@@ -69,7 +69,11 @@ class _Reader(ast.NodeVisitor):
     """Reads one function's statements in order."""
 
     def __init__(
-        self, reading: Reading, functions: Mapping[str, Function], places: dict[str, Place], entered: frozenset[str]
+        self,
+        reading: FunctionReading,
+        functions: Mapping[str, Function],
+        places: dict[str, Place],
+        entered: frozenset[str],
     ) -> None:
         self._reading = reading
         self._functions = functions

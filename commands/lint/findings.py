@@ -25,7 +25,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LintReport:
     """What was found in a bundle, and what was looked at."""
 
     findings: list[Finding]

@@ -7,7 +7,7 @@ from typing import Final
 
 from tykpy.bundles.files.manifest import MANIFEST_NAME
 from tykpy.commands.lint.blocking import blocking_calls
-from tykpy.commands.lint.effects import METADATA, ROLES, Effect, Place, Reading, read_function
+from tykpy.commands.lint.effects import METADATA, ROLES, Effect, FunctionReading, Place, read_function
 from tykpy.commands.lint.findings import Finding, at, without_pardoned
 from tykpy.commands.lint.returns import return_findings
 from tykpy.commands.lint.sources import SourceFile, SourceHook, Sources
@@ -70,7 +70,7 @@ def _in_file(file: SourceFile) -> Iterator[Finding]:
             yield at(file.name, node, found.kind, found)
 
 
-def _ignored_in(hook: SourceHook, reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
+def _ignored_in(hook: SourceHook, reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
     if hook.types == {_RESPONSE}:
         yield from _request_in_a_response_hook(reading)
     else:
@@ -82,7 +82,7 @@ def _ignored_in(hook: SourceHook, reading: Reading) -> Iterator[tuple[ast.AST, I
     yield from _session(hook, reading)
 
 
-def _without_effect(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
+def _without_effect(reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
     changed = {effect.place for effect in reading.effects}
     for effect in reading.effects:
         found = _WITHOUT_EFFECT.get(effect.place)
@@ -90,7 +90,7 @@ def _without_effect(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
             yield effect.node, found
 
 
-def _url(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
+def _url(reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
     for effect in reading.effects:
         if effect.place != ("request", "object", "url") or effect.value is None:
             continue
@@ -100,7 +100,7 @@ def _url(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
             yield effect.node, ignored_changes.URL_QUERY
 
 
-def _host(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
+def _host(reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
     for effect in reading.effects:
         name = effect.arguments[0] if effect.how == "add_header" and effect.arguments else None
         if effect.place == ("request", "object", "set_headers") and effect.key is not None:
@@ -109,7 +109,7 @@ def _host(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
             yield effect.node, ignored_changes.HOST
 
 
-def _override_code(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
+def _override_code(reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
     for effect in reading.effects:
         if effect.place != _CODE or not isinstance(effect.value, ast.Constant):
             continue
@@ -126,20 +126,20 @@ def _writes_query(value: ast.expr) -> bool:
     return False
 
 
-def _request_in_a_response_hook(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
+def _request_in_a_response_hook(reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
     for effect in reading.effects:
         if effect.place[0] == "request" and effect.place not in _WITHOUT_EFFECT:
             yield effect.node, ignored_changes.RESPONSE_REQUEST
 
 
-def _response(hook: SourceHook, reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
+def _response(hook: SourceHook, reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
     if len(hook.parameters) not in ROLES or hook.types.isdisjoint({_RESPONSE}):
         return
     yield from _status_zero(reading)
     yield from _only_multivalue(reading)
 
 
-def _status_zero(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
+def _status_zero(reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
     set_later = any(isinstance(node, ast.Attribute) and node.attr == "status_code" for node in reading.nodes)
     for effect in reading.effects:
         zero = isinstance(effect.value, ast.Constant) and effect.value.value == 0
@@ -155,7 +155,7 @@ def _is_response_without_status(call: ast.Call) -> bool:
     return last_name(call.func) in _NEW_RESPONSES and given.isdisjoint({"status_code", None})
 
 
-def _only_multivalue(reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
+def _only_multivalue(reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
     """Headers added to the lists alone are kept as long as nothing changes the map of first values."""
     changes = [effect for effect in reading.effects if effect.place == ("response", "headers")]
     keys = {effect.key for effect in changes}
@@ -176,7 +176,7 @@ def _header_key(effect: Effect) -> str | None:
     return None
 
 
-def _session(hook: SourceHook, reading: Reading) -> Iterator[tuple[ast.AST, Ignored]]:
+def _session(hook: SourceHook, reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
     if _EVENT in hook.types or not hook.types or len(hook.parameters) not in ROLES:
         return
     if _AUTH not in hook.types:
@@ -185,7 +185,7 @@ def _session(hook: SourceHook, reading: Reading) -> Iterator[tuple[ast.AST, Igno
         )
 
 
-def _may_leave_a_token(reading: Reading) -> bool:
+def _may_leave_a_token(reading: FunctionReading) -> bool:
     """Say whether "token" is written anywhere, or the session is given to, or comes from, something unknown."""
     if any(isinstance(node, ast.Constant) and node.value == "token" for node in reading.nodes):
         return True
@@ -196,7 +196,7 @@ def _may_leave_a_token(reading: Reading) -> bool:
     return any(effect.place in whole and effect.how in unknown for effect in reading.effects)
 
 
-def _returns_something_new(reading: Reading) -> bool:
+def _returns_something_new(reading: FunctionReading) -> bool:
     """Say whether another session or metadata than the hook's arguments may be returned."""
     assigned = {node.id for node in reading.nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     for node in reading.nodes:

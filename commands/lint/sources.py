@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 from tyk import decorators
 from tykpy.bundles.files.manifest import ListedHook, Manifest
 from tykpy.commands.lint.compiled import COMPILED, unloadable
-from tykpy.commands.lint.findings import Finding, Report
+from tykpy.commands.lint.findings import Finding, LintReport
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 _DECORATORS: Final = frozenset({*decorators.__all__, "Response"})
@@ -75,7 +75,7 @@ class Sources:
     compiled: int = 0
     """Compiled files, whose code cannot be read here."""
 
-    def report(self, findings: list[Finding]) -> Report:
+    def report(self, findings: list[Finding]) -> LintReport:
         """Return these findings with what was looked at, and what was not."""
         unchecked = []
         if self.unreadable:
@@ -89,7 +89,7 @@ class Sources:
             unchecked.append(_counted(vendored, "vendored file", "vendored files") + " beyond whether they load")
         unchecked.append("modules from outside the bundle")
         unchecked.append("names that are resolved at run time (getattr, exec, importlib)")
-        return Report(findings, len(self.files) - vendored, tuple(unchecked))
+        return LintReport(findings, len(self.files) - vendored, tuple(unchecked))
 
 
 def read_sources(root: Path, manifest: Manifest, shown: str) -> Sources:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.bundles import write_bundle
-from tykpy.bundles.files import kept
+from tykpy.bundles.files import saved_versions
 from tykpy.bundles.files.discovery import Candidate, candidate_at
-from tykpy.bundles.files.kept import KeptVersions, same_code
+from tykpy.bundles.files.saved_versions import SavedVersions, same_code
 from tykpy.ipc.kept import INDEX
 
 
@@ -31,13 +31,13 @@ def mine(tmp_path: Path) -> Candidate:
     return candidate(write_bundle(tmp_path / "mine", {"middleware.py": "", "lib/data.txt": "data"}))
 
 
-def served(folder: Path, mine: Candidate, version: str) -> KeptVersions:
+def served(folder: Path, mine: Candidate, version: str) -> SavedVersions:
     (folder / INDEX).write_text(json.dumps({mine.key: version}))
-    return KeptVersions.read(folder, pinned=True)
+    return SavedVersions.read(folder, pinned=True)
 
 
 def test_the_version_that_is_served_is_found(folder: Path, mine: Candidate) -> None:
-    KeptVersions(folder).keep(mine, "1", lambda: True)
+    SavedVersions(folder).keep(mine, "1", lambda: True)
     found = served(folder, mine, "1").find(mine.key, "2")
     assert found is not None
     assert (found.place.name, found.version) == ("mine", "1")
@@ -46,29 +46,29 @@ def test_the_version_that_is_served_is_found(folder: Path, mine: Candidate) -> N
     assert served(folder, mine, "3").find(mine.key, "2") is None
     assert list(served(folder, mine, "1").missing({mine.key})) == []
     assert list(served(folder, mine, "1").missing(set())) == [(mine.key, found.place)]
-    assert KeptVersions.read(folder, pinned=False).find(mine.key, "2") is None
+    assert SavedVersions.read(folder, pinned=False).find(mine.key, "2") is None
 
 
 @pytest.mark.parametrize("index", [None, "", "[]", "{"])
 def test_without_an_index_nothing_is_served(folder: Path, mine: Candidate, index: str | None) -> None:
-    KeptVersions(folder).keep(mine, "1", lambda: True)
+    SavedVersions(folder).keep(mine, "1", lambda: True)
     if index is not None:
         (folder / INDEX).write_text(index)
-    assert KeptVersions.read(folder, pinned=True).find(mine.key, "2") is None
-    assert KeptVersions.read(None, pinned=True).find(mine.key, "2") is None
+    assert SavedVersions.read(folder, pinned=True).find(mine.key, "2") is None
+    assert SavedVersions.read(None, pinned=True).find(mine.key, "2") is None
 
 
 def test_files_that_change_meanwhile_are_not_kept(folder: Path, mine: Candidate) -> None:
-    KeptVersions(folder).keep(mine, "1", lambda: False)
+    SavedVersions(folder).keep(mine, "1", lambda: False)
     assert list(folder.iterdir()) == []
 
 
 def test_what_is_too_much_is_not_kept(folder: Path, mine: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "MAX_FILES", 2)
-    KeptVersions(folder).keep(mine, "1", lambda: True)
-    monkeypatch.setattr(kept, "MAX_FILES", 9)
-    monkeypatch.setattr(kept, "MAX_SIZE", 3)
-    KeptVersions(folder).keep(mine, "1", lambda: True)
+    monkeypatch.setattr(saved_versions, "MAX_FILES", 2)
+    SavedVersions(folder).keep(mine, "1", lambda: True)
+    monkeypatch.setattr(saved_versions, "MAX_FILES", 9)
+    monkeypatch.setattr(saved_versions, "MAX_SIZE", 3)
+    SavedVersions(folder).keep(mine, "1", lambda: True)
     assert list(folder.iterdir()) == []
 
 
@@ -80,7 +80,7 @@ def test_links_and_pipes_do_no_harm(folder: Path, mine: Candidate, tmp_path: Pat
     (mine.path / "folder").symlink_to("../shared")
     os.mkfifo(mine.path / "pipe")
     (mine.path / "__pycache__").mkdir()
-    KeptVersions(folder).keep(mine, "1", lambda: True)
+    SavedVersions(folder).keep(mine, "1", lambda: True)
     found = served(folder, mine, "1").find(mine.key, "2")
     assert found is not None
     assert not (found.place / "linked.py").is_symlink()
@@ -95,5 +95,5 @@ def test_links_and_pipes_do_no_harm(folder: Path, mine: Candidate, tmp_path: Pat
 
 
 def test_a_folder_that_cannot_be_written_to_is_no_fault(mine: Candidate, tmp_path: Path) -> None:
-    KeptVersions(tmp_path / "none").keep(mine, "1", lambda: True)
+    SavedVersions(tmp_path / "none").keep(mine, "1", lambda: True)
     assert not (tmp_path / "none").exists()

@@ -28,7 +28,7 @@ _IGNORED: Final = "__pycache__"
 _log: Final = Log("tykpy.worker")
 
 
-class Kept(NamedTuple):
+class SavedVersion(NamedTuple):
     """A version that is served, and other files are in its place."""
 
     place: Path
@@ -38,7 +38,7 @@ class Kept(NamedTuple):
     """What to say about it."""
 
 
-class KeptVersions:
+class SavedVersions:
     """The copies, and which of them are served. Without a folder there are none."""
 
     def __init__(self, folder: Path | None = None, served: Mapping[str, str] | None = None) -> None:
@@ -47,7 +47,7 @@ class KeptVersions:
         self._served = dict(served or {})
 
     @classmethod
-    def read(cls, folder: Path | None, *, pinned: bool) -> "KeptVersions":
+    def read(cls, folder: Path | None, *, pinned: bool) -> "SavedVersions":
         """Open the broker's folder; with `pinned` the versions that are served now are those to load."""
         if folder is None or not pinned:
             return cls(folder)
@@ -58,7 +58,7 @@ class KeptVersions:
             return cls(folder)
         return cls(folder, served if isinstance(served, dict) else None)
 
-    def find(self, path: str, version: str) -> Kept | None:
+    def find(self, path: str, version: str) -> SavedVersion | None:
         """Return what to load in place of this version; None: nothing else.
 
         `path` is that of the bundle's description, `version` that of the files that are there.
@@ -91,7 +91,7 @@ class KeptVersions:
         except Exception as error:  # noqa: BLE001 (also what a bundle made of the modules that this stands on)
             _log.warning("bundle %s: its files cannot be kept: %s", source.name, error)
 
-    def _copy(self, path: str, version: str) -> Kept | None:
+    def _copy(self, path: str, version: str) -> SavedVersion | None:
         assert self._folder is not None
         folder = self._folder / copy_name(path, version)
         try:
@@ -100,7 +100,7 @@ class KeptVersions:
         except (OSError, ValueError):
             return None
         reason = f"serves the version of {loaded}, its files have changed since (tykpy reload loads them)"
-        return Kept(folder / name, version, reason)
+        return SavedVersion(folder / name, version, reason)
 
 
 def same_code(one: Path, other: Path) -> bool:
