@@ -9,7 +9,7 @@ from tykpy.broker.catalog import bundle_report
 from tykpy.broker.catalog.bundle_names import BundleNames, hashes_of
 from tykpy.broker.catalog.discovery import Discovery
 from tykpy.broker.errors import ConfigError, DispatchError, ReloadError
-from tykpy.broker.events.event import Events
+from tykpy.broker.events.distributor import EventDistributor
 from tykpy.broker.host.upgrade import Upgrade
 from tykpy.broker.msgpackrpc.server import Handler, Reply
 from tykpy.broker.pool.recycling import Recycler
@@ -29,7 +29,7 @@ class Parts(NamedTuple):
     arriving: Arriving
     oversize: SizeRefusals
     supervisor: Supervisor
-    events: Events
+    events: EventDistributor
     reloader: Reloader
     recycler: Recycler
     upgrade: Upgrade

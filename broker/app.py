@@ -16,7 +16,7 @@ from tykpy.broker.catalog.file_watch import ContentWatch
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.end_of_turn import Turn
 from tykpy.broker.errors import BrokerError, ConfigError, UpgradeError
-from tykpy.broker.events.event import Events, open_sinks
+from tykpy.broker.events.distributor import EventDistributor, open_sinks
 from tykpy.broker.faults import report
 from tykpy.broker.grpc.health import ServingStatus
 from tykpy.broker.grpc.server import GrpcServer
@@ -81,7 +81,7 @@ class Broker:
         self.router = Router(loop, _router_options(config), turn, self.oversize)
         self.bodies = _open_bodies(config)
         self.arriving = Arriving(config.queue_bytes)
-        self.events = Events(self.router, open_sinks(config))
+        self.events = EventDistributor(self.router, open_sinks(config))
         self.supervisor = Supervisor(
             loop,
             config,

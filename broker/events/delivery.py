@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Final, Protocol
 
 from tykpy.broker.errors import BrokerError
-from tykpy.broker.events.event import TriggeredEvent
+from tykpy.broker.events.event import ReceivedEvent
 from tykpy.telemetry.rate_limited_log import QuietLog
 
 log = logging.getLogger("tykpy.events")
@@ -24,7 +24,7 @@ MAX_WAITING_BYTES: Final = 64 * MIB
 """Documents in one queue, whatever their number."""
 
 
-class Verdict(Enum):
+class DeliveryVerdict(Enum):
     """What is to become of events that could not be delivered."""
 
     AWAY = "away"
@@ -38,12 +38,12 @@ class Verdict(Enum):
 class DeliveryError(BrokerError):
     """Events were not delivered; the message says why, without secrets."""
 
-    def __init__(self, verdict: Verdict, message: str) -> None:
+    def __init__(self, verdict: DeliveryVerdict, message: str) -> None:
         super().__init__(message)
         self.verdict = verdict
 
 
-class Target(Protocol):
+class DeliveryTarget(Protocol):
     """Where events are delivered to, by one thread."""
 
     name: str
@@ -53,7 +53,7 @@ class Target(Protocol):
     batch: int
     """Most events at a time."""
 
-    def deliver(self, events: Sequence[TriggeredEvent]) -> None:
+    def deliver(self, events: Sequence[ReceivedEvent]) -> None:
         """Deliver all of them, or raise DeliveryError; a limited time each."""
 
     def close(self) -> None:
@@ -95,12 +95,12 @@ class DeliveryCounters:
 class Delivery:
     """A sink with a queue and a thread, which starts with the first event."""
 
-    def __init__(self, target: Target, options: DeliveryOptions) -> None:
+    def __init__(self, target: DeliveryTarget, options: DeliveryOptions) -> None:
         self.name = target.name
         self._target = target
         self._options = options
         self._changed = threading.Condition()
-        self._queue: deque[TriggeredEvent] = deque()
+        self._queue: deque[ReceivedEvent] = deque()
         self._bytes = 0
         self._counters = DeliveryCounters()
         self._closing = threading.Event()
@@ -111,7 +111,7 @@ class Delivery:
 
     # -- on the broker's loop ---
 
-    def offer(self, event: TriggeredEvent) -> None:
+    def offer(self, event: ReceivedEvent) -> None:
         """Queue the event, or count it as dropped."""
         with self._changed:
             size = len(event.document)
@@ -162,7 +162,7 @@ class Delivery:
         finally:
             self._target.close()
 
-    def _take(self) -> list[TriggeredEvent]:
+    def _take(self) -> list[ReceivedEvent]:
         """Wait for events; nothing when there will be none."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing.is_set())
@@ -172,14 +172,14 @@ class Delivery:
             self._bytes -= sum(len(event.document) for event in batch)
             return batch
 
-    def _deliver(self, batch: list[TriggeredEvent]) -> bool:
+    def _deliver(self, batch: list[ReceivedEvent]) -> bool:
         delays, attempts = backoff(self._options), 0
         while True:
             try:
                 self._target.deliver(batch)
             except DeliveryError as error:
-                attempts += error.verdict is not Verdict.AWAY
-                if error.verdict is Verdict.REFUSED or attempts >= self._options.max_attempts:
+                attempts += error.verdict is not DeliveryVerdict.AWAY
+                if error.verdict is DeliveryVerdict.REFUSED or attempts >= self._options.max_attempts:
                     self._complain(logging.ERROR, f"{_counted(batch)} given up: {error}")
                     return False
                 self._complain(logging.WARNING, f"{error}; trying again")
@@ -216,5 +216,5 @@ class Delivery:
         self._failures.log(level, self._target.name, f"{self._target.display}: {message}")
 
 
-def _counted(batch: Sequence[TriggeredEvent]) -> str:
+def _counted(batch: Sequence[ReceivedEvent]) -> str:
     return "1 event is" if len(batch) == 1 else f"{len(batch)} events are"

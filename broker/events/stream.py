@@ -6,8 +6,8 @@ from typing import Final
 import redis
 
 from tykpy.broker.config import BrokerConfig
-from tykpy.broker.events.delivery import Delivery, DeliveryError, DeliveryOptions, Verdict
-from tykpy.broker.events.event import TriggeredEvent
+from tykpy.broker.events.delivery import Delivery, DeliveryError, DeliveryOptions, DeliveryVerdict
+from tykpy.broker.events.event import ReceivedEvent
 from tykpy.redisclient.address import RedisAddress, parse_redis_url
 from tykpy.redisclient.client import OUTAGES, Client, Connected, connect, told
 
@@ -29,14 +29,14 @@ class RedisStream:
         self._length = length
         self._connected: Connected | None = None
 
-    def deliver(self, events: Sequence[TriggeredEvent]) -> None:
+    def deliver(self, events: Sequence[ReceivedEvent]) -> None:
         """Append them; after an error in between, the whole batch is appended again."""
         try:
             self._append(self._client(), events)
         except OUTAGES as error:
-            raise DeliveryError(Verdict.AWAY, told(self._address, error)) from error
+            raise DeliveryError(DeliveryVerdict.AWAY, told(self._address, error)) from error
         except redis.RedisError as error:
-            raise DeliveryError(Verdict.FAILED, told(self._address, error)) from error
+            raise DeliveryError(DeliveryVerdict.FAILED, told(self._address, error)) from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -50,7 +50,7 @@ class RedisStream:
             self._connected = connect(self._address, SOCKET_SECONDS)
         return self._connected.client
 
-    def _append(self, client: Client, events: Sequence[TriggeredEvent]) -> None:
+    def _append(self, client: Client, events: Sequence[ReceivedEvent]) -> None:
         pipeline = client.pipeline(transaction=False)
         for event in events:
             fields = {"name": event.name, "id": event.id, "event": event.document}

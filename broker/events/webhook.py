@@ -12,8 +12,8 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from tykpy.broker.config import BrokerConfig
-from tykpy.broker.events.delivery import Delivery, DeliveryError, DeliveryOptions, Verdict
-from tykpy.broker.events.event import TriggeredEvent
+from tykpy.broker.events.delivery import Delivery, DeliveryError, DeliveryOptions, DeliveryVerdict
+from tykpy.broker.events.event import ReceivedEvent
 
 SOCKET_SECONDS: Final = 5.0
 """Each step of talking to the receiver."""
@@ -41,24 +41,24 @@ class Webhook:
         self._connection = _connection(parts.scheme, parts.hostname or "", parts.port, timeout)
         self._used = False
 
-    def deliver(self, events: Sequence[TriggeredEvent]) -> None:
+    def deliver(self, events: Sequence[ReceivedEvent]) -> None:
         """Post each; raises DeliveryError for the first that is not taken."""
         for event in events:
             try:
                 status = self._post(event)
             except (OSError, http.client.HTTPException) as error:
                 self.close()
-                raise DeliveryError(Verdict.FAILED, f"{type(error).__name__}: {error}") from error
+                raise DeliveryError(DeliveryVerdict.FAILED, f"{type(error).__name__}: {error}") from error
             if not 200 <= status < 300:
                 later = status >= 500 or status in TRY_AGAIN
-                raise DeliveryError(Verdict.FAILED if later else Verdict.REFUSED, f"answered {status}")
+                raise DeliveryError(DeliveryVerdict.FAILED if later else DeliveryVerdict.REFUSED, f"answered {status}")
 
     def close(self) -> None:
         """Hang up."""
         self._connection.close()
         self._used = False
 
-    def _post(self, event: TriggeredEvent) -> int:
+    def _post(self, event: ReceivedEvent) -> int:
         try:
             return self._exchange(event)
         except (ConnectionError, http.client.BadStatusLine):
@@ -68,7 +68,7 @@ class Webhook:
             self.close()
             return self._exchange(event)
 
-    def _exchange(self, event: TriggeredEvent) -> int:
+    def _exchange(self, event: ReceivedEvent) -> int:
         headers = {**self._headers, "Idempotency-Key": event.id}
         self._connection.request("POST", self._path, event.document.encode(errors="replace"), headers)
         response = self._connection.getresponse()

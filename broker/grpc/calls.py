@@ -8,12 +8,12 @@ from tykpy.broker.arriving import Arriving, Share
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.grpc.head import GrpcHead
 from tykpy.broker.grpc.local_call import LocalCall, LocalHandler
-from tykpy.broker.grpc.messages import MessageReader
+from tykpy.broker.grpc.messages import GrpcMessageReader
 from tykpy.broker.grpc.wire import (
     CODE_OF_STATUS,
     GrpcCallError,
     GrpcCode,
-    TooLargeError,
+    GrpcTooLargeError,
     pack_fields,
     pack_trailers_only,
 )
@@ -31,7 +31,7 @@ MAX_LOCAL_MESSAGE: Final = 4 * KIB
 _unpack_prefix: Final = MESSAGE_PREFIX.unpack_from
 
 
-class GatewayCall(Dispatch):
+class GrpcDispatch(Dispatch):
     """One call of the gateway's, until it is answered."""
 
     __slots__ = ("_sender", "_stream")
@@ -69,7 +69,7 @@ class Upload:
 
     __slots__ = ("body", "handler", "reader", "share", "started_ns")
 
-    def __init__(self, reader: MessageReader, handler: LocalHandler | None, share: Share) -> None:
+    def __init__(self, reader: GrpcMessageReader, handler: LocalHandler | None, share: Share) -> None:
         self.reader = reader
         self.handler = handler
         self.share = share
@@ -134,7 +134,7 @@ class GrpcCalls:
             if 0 <= size <= self._max_message and _unpack_prefix(data, at) == (0, size):
                 body = bytes(data[at + MESSAGE_PREFIX_SIZE : end])
                 if head.timeout_ns is None:
-                    call = GatewayCall(head.plain_kind, body, None, self.sender, stream)
+                    call = GrpcDispatch(head.plain_kind, body, None, self.sender, stream)
                     stream.application = call
                     self._dispatch(call)
                 else:
@@ -149,7 +149,7 @@ class GrpcCalls:
             self._fail(stream, head.error)
         elif head.method.serve is not None:
             handler = head.method.serve(LocalCall(self.sender, stream))
-            reader = MessageReader(head.encoding, min(self._max_message, MAX_LOCAL_MESSAGE))
+            reader = GrpcMessageReader(head.encoding, min(self._max_message, MAX_LOCAL_MESSAGE))
             stream.application = Upload(reader, handler, Share(self._arriving))
 
     def cancelled(self, stream: Stream) -> None:
@@ -159,7 +159,7 @@ class GrpcCalls:
             call.end()
             if call.handler is not None:
                 call.handler.call.ended = True
-        elif isinstance(call, GatewayCall):
+        elif isinstance(call, GrpcDispatch):
             self._dispatcher.cancel(call)
 
     def given_up(self, stream: Stream) -> None:
@@ -178,7 +178,7 @@ class GrpcCalls:
         if timeout_ns is not None and timeout_ns <= 0:
             self._fail(stream, GrpcCallError(GrpcCode.DEADLINE_EXCEEDED, "the deadline passed before the call started"))
             return
-        call = GatewayCall(stream.head.plain_kind or stream.head.method.kind, body, timeout_ns, self.sender, stream)
+        call = GrpcDispatch(stream.head.plain_kind or stream.head.method.kind, body, timeout_ns, self.sender, stream)
         stream.application = call
         self._dispatch(call)
 
@@ -194,18 +194,18 @@ class GrpcCalls:
             return
         upload = stream.application
         if upload is None:
-            reader = MessageReader(head.encoding, self._max_message, self._bodies)
+            reader = GrpcMessageReader(head.encoding, self._max_message, self._bodies)
             upload = stream.application = Upload(reader, None, Share(self._arriving))
         try:
             self._feed(stream, upload, data, at, end)
             if ended:
                 self._finish(stream, upload)
-        except TooLargeError as error:
+        except GrpcTooLargeError as error:
             self._fail(stream, self._too_large(stream, upload, error))
         except GrpcCallError as error:
             self._fail(stream, error)
 
-    def _too_large(self, stream: Stream, upload: Upload, error: TooLargeError) -> GrpcCallError:
+    def _too_large(self, stream: Stream, upload: Upload, error: GrpcTooLargeError) -> GrpcCallError:
         if upload.handler is not None:
             return GrpcCallError(error.code, f"{error.message}, and may have {MAX_LOCAL_MESSAGE}")
         text = self._oversize.refuse_request(stream.head.method.kind, peek_name(error.head), error.message)

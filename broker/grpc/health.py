@@ -26,7 +26,7 @@ class ServingStatus(IntEnum):
     """Only in answers of Watch."""
 
 
-class Health:
+class HealthService:
     """The status of each service, and who watches it; nothing serves until it is said to."""
 
     def __init__(self) -> None:

@@ -7,7 +7,15 @@ buffer away as the finished `bytes`.
 from io import BytesIO
 from typing import Final
 
-from tykpy.broker.grpc.wire import GZIP, HEAD_SIZE, GrpcCallError, GrpcCode, TooLargeError, decompress, decompress_head
+from tykpy.broker.grpc.wire import (
+    GZIP,
+    HEAD_SIZE,
+    GrpcCallError,
+    GrpcCode,
+    GrpcTooLargeError,
+    decompress,
+    decompress_head,
+)
 from tykpy.broker.http2.frames import Data
 from tykpy.broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE
 from tykpy.ipc.bodies.store import Body, BodyStore, StoredBody
@@ -29,7 +37,7 @@ class _HeapBody(BytesIO):
         return True
 
 
-class MessageReader:
+class GrpcMessageReader:
     """Collects the messages of one request; `buffered` is the memory that it keeps for one, in bytes."""
 
     __slots__ = (
@@ -71,7 +79,7 @@ class MessageReader:
     def feed(self, data: Data, at: int, end: int) -> list[Body]:
         """Take `data[at:end]`; returns the messages that it completes.
 
-        Raises TooLargeError for one above the limit, once its beginning has come, and GrpcCallError for one that is
+        Raises GrpcTooLargeError for one above the limit, once its beginning has come, and GrpcCallError for one that is
         compressed otherwise than the request's headers say.
         """
         messages: list[Body] = []
@@ -143,5 +151,5 @@ class MessageReader:
         message = collected.getvalue()
         if self._too_large:
             head = decompress_head(message) if self._compressed else message
-            raise TooLargeError(f"the request has {self._too_large} bytes", head)
+            raise GrpcTooLargeError(f"the request has {self._too_large} bytes", head)
         return decompress(message, self._limit) if self._compressed else message

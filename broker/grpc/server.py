@@ -12,7 +12,7 @@ from tykpy.broker.end_of_turn import Turn
 from tykpy.broker.faults import Periodic, each
 from tykpy.broker.grpc.calls import GrpcCalls
 from tykpy.broker.grpc.head import GrpcHeadReader, Method, RefusingHeadReader
-from tykpy.broker.grpc.health import Health
+from tykpy.broker.grpc.health import HealthService
 from tykpy.broker.grpc.reflection import reflection_methods
 from tykpy.broker.grpc.sweep import SWEEP_INTERVAL, ConnectionAge
 from tykpy.broker.http2.connection import Connection
@@ -76,7 +76,7 @@ class GrpcServer:
         self.oversize = oversize or SizeRefusals(self.limits.max_message)
         self.loop = loop or asyncio.get_running_loop()
         self.turn = turn or Turn(self.loop)
-        self.health = Health()
+        self.health = HealthService()
         """What is served; the composition root says when."""
         self.methods: Mapping[bytes, Method] = {
             b"/coprocess.Dispatcher/Dispatch": Method(kind=int(Kind.OBJECT)),

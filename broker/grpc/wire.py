@@ -64,7 +64,7 @@ class GrpcCallError(BrokerError):
         self.message = message
 
 
-class TooLargeError(GrpcCallError):
+class GrpcTooLargeError(GrpcCallError):
     """A message above the limit; `head` is its beginning, decompressed, to tell what it is for."""
 
     def __init__(self, message: str, head: bytes) -> None:
@@ -145,7 +145,7 @@ def decompress_head(data: bytes) -> bytes:
 
 
 def decompress(data: bytes, limit: int) -> bytes:
-    """Undo gzip; raises GrpcCallError where it is not gzip, or TooLargeError where it has more than `limit` bytes."""
+    """Decompress gzip; raises GrpcCallError for other data, GrpcTooLargeError above `limit` bytes."""
     inflater = zlib.decompressobj(_GZIP_WINDOW)
     try:
         message = inflater.decompress(data, limit + 1)
@@ -153,7 +153,7 @@ def decompress(data: bytes, limit: int) -> bytes:
         raise GrpcCallError(GrpcCode.INTERNAL, f"message is not gzip: {error}") from error
     if len(message) > limit:
         text = f"the request has {len(data)} bytes, which are more than {limit} when decompressed"
-        raise TooLargeError(text, message[:HEAD_SIZE])
+        raise GrpcTooLargeError(text, message[:HEAD_SIZE])
     if not inflater.eof or inflater.unused_data:
         raise GrpcCallError(GrpcCode.INTERNAL, "message is not one gzip member")
     return message

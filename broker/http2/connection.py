@@ -25,7 +25,7 @@ from tykpy.broker.http2.limits import Limits
 from tykpy.broker.http2.payloads import check_dependency
 from tykpy.broker.http2.reader import Handler
 from tykpy.broker.http2.requests import RequestReader
-from tykpy.broker.http2.settings import FORBID_TABLE, Setting, pack_our_settings, parse_settings
+from tykpy.broker.http2.settings import FORBID_TABLE, SettingId, pack_our_settings, parse_settings
 from tykpy.broker.http2.stream import Application
 
 _DRAIN_PING: Final = b"tykdrain"
@@ -180,9 +180,9 @@ class Connection(RequestReader):
 
     def _apply_settings(self, payload: bytes) -> None:
         for setting, value in parse_settings(payload):
-            if setting == Setting.INITIAL_WINDOW_SIZE:
+            if setting == SettingId.INITIAL_WINDOW_SIZE:
                 self.sender.resize_streams(value, list(self.streams.values()))
-            elif setting == Setting.MAX_FRAME_SIZE:
+            elif setting == SettingId.MAX_FRAME_SIZE:
                 self.sender.max_frame = value
         # Before what the new values allow: DATA that overtook the acknowledgement would break the old ones.
         self.sender.write(pack_frame(FrameType.SETTINGS, ACK, 0))

@@ -15,7 +15,7 @@ MAX_ENTRIES: Final = 32
 _LARGEST_FRAME: Final = 2**24 - 1
 
 
-class Setting(IntEnum):
+class SettingId(IntEnum):
     """Identifiers we know; others are ignored."""
 
     HEADER_TABLE_SIZE = 1
@@ -36,10 +36,10 @@ class SettingChange(NamedTuple):
 def pack_our_settings(limits: Limits) -> bytes:
     """Encode what a server says first: its SETTINGS, and the WINDOW_UPDATE that widens the connection's window."""
     entries = (
-        (Setting.MAX_CONCURRENT_STREAMS, limits.max_concurrent_streams),
-        (Setting.INITIAL_WINDOW_SIZE, limits.stream_window),
-        (Setting.MAX_FRAME_SIZE, MAX_FRAME_SIZE),
-        (Setting.MAX_HEADER_LIST_SIZE, limits.max_header_list),
+        (SettingId.MAX_CONCURRENT_STREAMS, limits.max_concurrent_streams),
+        (SettingId.INITIAL_WINDOW_SIZE, limits.stream_window),
+        (SettingId.MAX_FRAME_SIZE, MAX_FRAME_SIZE),
+        (SettingId.MAX_HEADER_LIST_SIZE, limits.max_header_list),
     )
     frame = pack_frame(FrameType.SETTINGS, 0, 0, b"".join(_ENTRY.pack(*entry) for entry in entries))
     if limits.connection_window > MIN_WINDOW:
@@ -47,7 +47,7 @@ def pack_our_settings(limits: Limits) -> bytes:
     return frame
 
 
-FORBID_TABLE: Final = pack_frame(FrameType.SETTINGS, 0, 0, _ENTRY.pack(Setting.HEADER_TABLE_SIZE, 0))
+FORBID_TABLE: Final = pack_frame(FrameType.SETTINGS, 0, 0, _ENTRY.pack(SettingId.HEADER_TABLE_SIZE, 0))
 """After these a peer's header blocks use no table."""
 
 
@@ -68,9 +68,9 @@ def parse_settings(payload: bytes) -> list[SettingChange]:
 
 def _check(change: SettingChange) -> None:
     setting, value = change
-    if setting == Setting.ENABLE_PUSH and value > 1:
+    if setting == SettingId.ENABLE_PUSH and value > 1:
         raise PeerError(ErrorCode.PROTOCOL_ERROR, f"SETTINGS_ENABLE_PUSH is {value}")
-    if setting == Setting.INITIAL_WINDOW_SIZE and value > MAX_WINDOW:
+    if setting == SettingId.INITIAL_WINDOW_SIZE and value > MAX_WINDOW:
         raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE is {value}")
-    if setting == Setting.MAX_FRAME_SIZE and not MAX_FRAME_SIZE <= value <= _LARGEST_FRAME:
+    if setting == SettingId.MAX_FRAME_SIZE and not MAX_FRAME_SIZE <= value <= _LARGEST_FRAME:
         raise PeerError(ErrorCode.PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE is {value}")

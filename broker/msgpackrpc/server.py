@@ -20,8 +20,8 @@ from tykpy.broker.msgpackrpc.limits import RpcLimits
 from tykpy.broker.msgpackrpc.sweep import MessageAge, Sweeper
 from tykpy.broker.msgpackrpc.wire import (
     Message,
-    MessageReader,
-    TooLargeError,
+    RpcMessageReader,
+    RpcTooLargeError,
     pack_error,
     pack_result,
     pack_value,
@@ -206,7 +206,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, server: MsgpackRpcServer) -> None:
         self._server = server
         self._limits = server.limits
-        self._reader = MessageReader(server.limits.max_message)
+        self._reader = RpcMessageReader(server.limits.max_message)
         self._in_flight: set[Reply] = set()
         self._in_flight_bytes = 0
         self._share = Share(server.arriving)
@@ -297,7 +297,7 @@ class _Connection(asyncio.Protocol):
                 return
             try:
                 message = next_message()
-            except TooLargeError as error:
+            except RpcTooLargeError as error:
                 text = self._server.oversize.refuse_request(*peek_call(error.head), error.message)
                 self._send_away(WireError(error.status, text, error.id))
                 return
@@ -394,7 +394,7 @@ class _Connection(asyncio.Protocol):
 
     def _send_away(self, error: WireError) -> None:
         self._refused = True
-        self._reader = MessageReader(self._limits.max_message)
+        self._reader = RpcMessageReader(self._limits.max_message)
         self._note_pending()
         self._write(pack_error(error.id, error.status, error.message))
         self.end_if_idle()

@@ -67,7 +67,7 @@ _whole: Final = msgspec.msgpack.Decoder(msgspec.Raw).decode
 """Steps over one value, and refuses bytes behind it."""
 
 
-class TooLargeError(WireError):
+class RpcTooLargeError(WireError):
     """A message above the limit; `head` is its beginning, to tell what it is for."""
 
     def __init__(self, message: str, call_id: bytes, head: bytes) -> None:
@@ -96,7 +96,7 @@ def _new_scanner() -> msgpack.Unpacker:
     return msgpack.Unpacker(read_size=_SCANNER_BUFFER, max_buffer_size=_UNLIMITED)
 
 
-class MessageReader:
+class RpcMessageReader:
     """Cuts a byte stream into messages; holds at most one incomplete message and what was fed after it."""
 
     def __init__(self, max_message: int) -> None:
@@ -137,7 +137,7 @@ class MessageReader:
     def next(self) -> Message | None:
         """The next complete message, or None until more is fed.
 
-        Raises WireError where the bytes are not a message, TooLargeError where it is above the limit; nothing can be
+        Raises WireError where the bytes are not a message, RpcTooLargeError where it is above the limit; nothing can be
         read after that.
         """
         start = self._start
@@ -197,7 +197,7 @@ class MessageReader:
     def _too_large(self, size: str) -> WireError:
         self._join()
         head = self._data[self._start : self._start + HEAD_SIZE]
-        return TooLargeError(f"the request has {size} bytes", _id_of(head), head)
+        return RpcTooLargeError(f"the request has {size} bytes", _id_of(head), head)
 
 
 def parse(data: bytes) -> Message:

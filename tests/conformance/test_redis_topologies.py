@@ -17,14 +17,14 @@ from tests.support.peers.redis_server import (
     take_all_slots,
     wait_until,
 )
-from tykpy.broker.events.delivery import DeliveryError, Verdict
-from tykpy.broker.events.event import TriggeredEvent
+from tykpy.broker.events.delivery import DeliveryError, DeliveryVerdict
+from tykpy.broker.events.event import ReceivedEvent
 from tykpy.broker.events.stream import RedisStream
 from tykpy.redisclient.address import parse_redis_url
 from tykpy.workers.storage.redis import RedisLimits, RedisStorage
 
 EAGER = RedisLimits(answer_s=10.0, socket_s=8.0, first_backoff_s=0.01, longest_backoff_s=0.05)
-EVENT = TriggeredEvent("QuotaLow", "id-1", 0, '{"message": {"Type": "QuotaLow"}}')
+EVENT = ReceivedEvent("QuotaLow", "id-1", 0, '{"message": {"Type": "QuotaLow"}}')
 
 
 @contextmanager
@@ -151,13 +151,13 @@ def test_what_a_cluster_refuses_is_no_outage(tmp_path: Path) -> None:
         with stream_at(f"redis+cluster://127.0.0.1:{server.port}") as stream:
             with pytest.raises(DeliveryError, match="WRONGTYPE") as caught:
                 stream.deliver([EVENT])
-    assert caught.value.verdict is Verdict.FAILED
+    assert caught.value.verdict is DeliveryVerdict.FAILED
 
 
 def _assert_is_away(stream: RedisStream) -> None:
     with pytest.raises(DeliveryError) as caught:
         stream.deliver([EVENT])
-    assert caught.value.verdict is Verdict.AWAY, caught.value
+    assert caught.value.verdict is DeliveryVerdict.AWAY, caught.value
 
 
 def _deliver(stream: RedisStream) -> None:
@@ -167,7 +167,7 @@ def _deliver(stream: RedisStream) -> None:
         try:
             stream.deliver([EVENT])
         except DeliveryError as error:
-            if error.verdict is not Verdict.AWAY:
+            if error.verdict is not DeliveryVerdict.AWAY:
                 raise
             return False
         return True

@@ -20,12 +20,12 @@ from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.broker.arriving import Arriving
 from tykpy.broker.errors import DispatchError, WireError
 from tykpy.broker.grpc.head import GrpcHeadReader, Method
-from tykpy.broker.grpc.messages import MessageReader as GrpcReader
+from tykpy.broker.grpc.messages import GrpcMessageReader
 from tykpy.broker.grpc.wire import GrpcCallError
 from tykpy.broker.http2.errors import Http2Error
 from tykpy.broker.http2.hpack.head_cache import HeadCache, HeaderDecoder
 from tykpy.broker.http2.limits import KIB, MIB, Limits
-from tykpy.broker.msgpackrpc.wire import MessageReader, unpack_params
+from tykpy.broker.msgpackrpc.wire import RpcMessageReader, unpack_params
 from tykpy.broker.pool.worker_messages import read_news
 from tykpy.broker.router.answers import body_of
 from tykpy.broker.router.peek import PeekError, peek
@@ -110,7 +110,7 @@ def hpack(data: bytes) -> None:
 def grpc_messages(data: bytes) -> None:
     """The DATA of one stream, with and without compression."""
     for encoding in (b"gzip", b"identity"):
-        reader = GrpcReader(encoding, MESSAGE)
+        reader = GrpcMessageReader(encoding, MESSAGE)
         with contextlib.suppress(GrpcCallError):
             for piece in _pieces(data, 11):
                 for message in reader.feed(piece, 0, len(piece)):
@@ -159,7 +159,7 @@ def lent(data: bytes) -> None:
 
 def msgpack_rpc(data: bytes) -> None:
     """What a MessagePack-RPC peer sends, in pieces."""
-    reader = MessageReader(MESSAGE)
+    reader = RpcMessageReader(MESSAGE)
     with contextlib.suppress(WireError):
         for piece in _pieces(data, 13):
             reader.feed(piece)

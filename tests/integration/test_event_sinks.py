@@ -12,15 +12,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.peers.redis_server import RedisServer, running_redis
 from tests.support.peers.webhook import Receiver, running_receiver
-from tykpy.broker.events.delivery import DeliveryError, Verdict
-from tykpy.broker.events.event import TriggeredEvent
+from tykpy.broker.events.delivery import DeliveryError, DeliveryVerdict
+from tykpy.broker.events.event import ReceivedEvent
 from tykpy.broker.events.stream import RedisStream
 from tykpy.broker.events.webhook import MAX_ANSWER, Webhook
 from tykpy.redisclient.address import parse_redis_url
 
 
-def event(name: str) -> TriggeredEvent:
-    return TriggeredEvent(name, f"id-{name}", 0, f'{{"message": {{"Type": "{name}"}}}}')
+def event(name: str) -> ReceivedEvent:
+    return ReceivedEvent(name, f"id-{name}", 0, f'{{"message": {{"Type": "{name}"}}}}')
 
 
 @pytest.fixture
@@ -70,10 +70,12 @@ def test_an_answer_is_not_read_without_end(receiver: Receiver) -> None:
 
 @pytest.mark.parametrize(
     ("status", "expected"),
-    [(500, Verdict.FAILED), (503, Verdict.FAILED), (429, Verdict.FAILED), (408, Verdict.FAILED),
-     (400, Verdict.REFUSED), (404, Verdict.REFUSED), (301, Verdict.REFUSED)],
-)  # fmt: skip
-def test_the_status_decides_whether_it_is_tried_again(receiver: Receiver, status: int, expected: Verdict) -> None:
+    [(status, DeliveryVerdict.FAILED) for status in (500, 503, 429, 408)]
+    + [(status, DeliveryVerdict.REFUSED) for status in (400, 404, 301)],
+)
+def test_the_status_decides_whether_it_is_tried_again(
+    receiver: Receiver, status: int, expected: DeliveryVerdict
+) -> None:
     receiver.answer = lambda number: status
     webhook = Webhook(receiver.url)
     error = verdict(webhook)
@@ -83,7 +85,7 @@ def test_the_status_decides_whether_it_is_tried_again(receiver: Receiver, status
 
 def test_a_receiver_that_is_away_is_a_failure() -> None:
     webhook = Webhook("http://127.0.0.1:1/")
-    assert verdict(webhook).verdict is Verdict.FAILED
+    assert verdict(webhook).verdict is DeliveryVerdict.FAILED
     webhook.close()
 
 
@@ -152,10 +154,10 @@ def test_redis_that_is_away_is_waited_for_and_what_it_refuses_is_not(server: Red
         client.set("events", "no stream")
     stream = stream_at(server.url)
     error = verdict(stream)
-    assert error.verdict is Verdict.FAILED
+    assert error.verdict is DeliveryVerdict.FAILED
     assert "WRONGTYPE" in str(error)
     server.stop()
-    assert verdict(stream).verdict is Verdict.AWAY
+    assert verdict(stream).verdict is DeliveryVerdict.AWAY
     stream.close()
 
 
@@ -164,7 +166,7 @@ def test_redis_that_does_not_answer_is_away_too(server: RedisServer, monkeypatch
     stream = stream_at(server.url)
     stream.deliver([event("a")])
     server.pause()
-    assert verdict(stream).verdict is Verdict.AWAY
+    assert verdict(stream).verdict is DeliveryVerdict.AWAY
     server.resume()
     stream.close()
 
@@ -175,7 +177,7 @@ def test_a_password_is_not_told(server: RedisServer) -> None:
     stream = stream_at(server.url.replace("unix://", "unix://:wrong-geheim@"))
     error = verdict(stream)
     stream.close()
-    assert error.verdict is Verdict.AWAY
+    assert error.verdict is DeliveryVerdict.AWAY
     assert "wrong-geheim" not in f"{error} {stream.display}"
     right = stream_at(server.url.replace("unix://", "unix://:geheim@"))
     right.deliver([event("a")])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tykpy.broker.errors import WireError
-from tykpy.broker.msgpackrpc.wire import Message, MessageReader, is_one_value, pack_result, parse, unpack_params
+from tykpy.broker.msgpackrpc.wire import Message, RpcMessageReader, is_one_value, pack_result, parse, unpack_params
 from tykpy.broker.router.peek import PeekError
 from tykpy.broker.router.peek_map import peek_map
 
@@ -37,7 +37,7 @@ def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
 
 
 def read(chunks: list[bytes]) -> tuple[list[Message], WireError | None]:
-    reader = MessageReader(LIMIT)
+    reader = RpcMessageReader(LIMIT)
     found = []
     for chunk in chunks:
         reader.feed(chunk)

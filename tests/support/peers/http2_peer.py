@@ -9,7 +9,7 @@ from tests.support.gateway.echo_dispatcher import EchoDispatcher
 from tykpy.broker.arriving import Arriving
 from tykpy.broker.grpc.calls import GrpcCalls, Upload
 from tykpy.broker.grpc.head import GrpcHeadReader, Method
-from tykpy.broker.grpc.health import Health
+from tykpy.broker.grpc.health import HealthService
 from tykpy.broker.grpc.reflection import reflection_methods
 from tykpy.broker.http2.connection import Connection
 from tykpy.broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame
@@ -98,7 +98,7 @@ class Peer:
         methods = {
             PATH.encode(): Method(kind=1),
             b"/coprocess.Dispatcher/DispatchEvent": Method(kind=2),
-            **Health().methods(),
+            **HealthService().methods(),
             **reflection_methods(),
         }
         cache = HeadCache(GrpcHeadReader(methods, self.limits), self.limits)

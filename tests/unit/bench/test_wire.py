@@ -24,7 +24,7 @@ from tykpy.broker.http2.frames import (
     pack_reset,
     pack_window_update,
 )
-from tykpy.broker.http2.settings import Setting, parse_settings
+from tykpy.broker.http2.settings import SettingId, parse_settings
 
 KIB = 1024
 LAST = END_HEADERS | END_STREAM
@@ -42,7 +42,7 @@ def frames_of(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def settings(**values: int) -> bytes:
-    payload = b"".join(Setting[name].to_bytes(2, "big") + value.to_bytes(4, "big") for name, value in values.items())
+    payload = b"".join(SettingId[name].to_bytes(2, "big") + value.to_bytes(4, "big") for name, value in values.items())
     return pack_frame(FrameType.SETTINGS, 0, 0, payload)
 
 
@@ -63,7 +63,7 @@ def test_it_begins_with_the_preface_and_its_settings() -> None:
     assert data.startswith(PREFACE)
     first, second = frames_of(data[len(PREFACE) :])
     assert first[0] == FrameType.SETTINGS
-    assert (Setting.HEADER_TABLE_SIZE, 0) in parse_settings(first[3])
+    assert (SettingId.HEADER_TABLE_SIZE, 0) in parse_settings(first[3])
     assert second[0] == FrameType.WINDOW_UPDATE
 
 

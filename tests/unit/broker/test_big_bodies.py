@@ -12,7 +12,7 @@ from tests.support.channels import LocalWorker, local_worker
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.support.peers.http2_peer import Peer, frames, message, settings, window_update
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.broker.grpc.messages import GROWTH, MessageReader
+from tykpy.broker.grpc.messages import GROWTH, GrpcMessageReader
 from tykpy.broker.grpc.server import READ_BYTES, GrpcProtocol, GrpcServer
 from tykpy.broker.grpc.wire import GrpcCallError, GrpcCode
 from tykpy.broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
@@ -219,7 +219,7 @@ def store() -> Iterator[BodyStore]:
     made.close()
 
 
-def read(reader: MessageReader, stream: bytes, step: int) -> list[Body]:
+def read(reader: GrpcMessageReader, stream: bytes, step: int) -> list[Body]:
     found: list[Body] = []
     for at in range(0, len(stream), step):
         end = min(len(stream), at + step)
@@ -231,7 +231,7 @@ def read(reader: MessageReader, stream: bytes, step: int) -> list[Body]:
 @pytest.mark.parametrize("step", [999, 16 * KIB, 100_000, 10**6])
 def test_big_messages_are_collected_in_the_store_and_small_ones_on_the_heap(store: BodyStore, step: int) -> None:
     sent = [os.urandom(size) for size in (300_000, 10, 17 * KIB, 16 * KIB, 0, 50_000)]
-    reader = MessageReader(b"identity", MIB, store)
+    reader = GrpcMessageReader(b"identity", MIB, store)
     found = read(reader, b"".join(map(message, sent)), step)
     assert [body_bytes(body) for body in found] == sent
     assert [isinstance(body, StoredBody) for body in found] == [len(body) > 16 * KIB for body in sent]
@@ -241,7 +241,7 @@ def test_big_messages_are_collected_in_the_store_and_small_ones_on_the_heap(stor
 
 @pytest.mark.parametrize("stored", [True, False])
 def test_who_announces_a_large_message_gets_memory_as_it_comes(store: BodyStore, stored: bool) -> None:
-    reader = MessageReader(b"identity", 16 * MIB, store if stored else None)
+    reader = GrpcMessageReader(b"identity", 16 * MIB, store if stored else None)
     reader.feed(MESSAGE_PREFIX.pack(0, 3 * MIB) + bytes(1000), 0, 1005)
     assert reader.buffered == 1000 * GROWTH
     assert store.reserved <= 32 * KIB
@@ -251,7 +251,7 @@ def test_who_announces_a_large_message_gets_memory_as_it_comes(store: BodyStore,
 
 
 def test_a_compressed_message_is_collected_on_the_heap(store: BodyStore) -> None:
-    reader = MessageReader(b"gzip", MIB, store)
+    reader = GrpcMessageReader(b"gzip", MIB, store)
     reader.feed(MESSAGE_PREFIX.pack(1, 500_000) + bytes(1000), 0, 1005)
     assert store.reserved == 0
 
@@ -259,6 +259,6 @@ def test_a_compressed_message_is_collected_on_the_heap(store: BodyStore) -> None
 def test_without_shared_memory_that_call_is_refused(store: BodyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BodyStore, "reserve", lambda self, offset, end: False)
     with pytest.raises(GrpcCallError, match="no shared memory") as caught:
-        read(MessageReader(b"identity", MIB, store), message(bytes(100_000)), 1000)
+        read(GrpcMessageReader(b"identity", MIB, store), message(bytes(100_000)), 1000)
     assert caught.value.code == GrpcCode.RESOURCE_EXHAUSTED
     del caught

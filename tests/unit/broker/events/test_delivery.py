@@ -7,8 +7,15 @@ from collections import deque
 from collections.abc import Sequence
 
 from tests.support.broker import wait_until
-from tykpy.broker.events.delivery import MAX_WAITING_BYTES, Delivery, DeliveryError, DeliveryOptions, Verdict, backoff
-from tykpy.broker.events.event import TriggeredEvent
+from tykpy.broker.events.delivery import (
+    MAX_WAITING_BYTES,
+    Delivery,
+    DeliveryError,
+    DeliveryOptions,
+    DeliveryVerdict,
+    backoff,
+)
+from tykpy.broker.events.event import ReceivedEvent
 
 QUICK = DeliveryOptions(queue_size=100, first_delay=0.001, longest_delay=0.002, max_attempts=3)
 NO_GRACE, GRACE = 0.01, 30.0
@@ -20,7 +27,7 @@ class Scripted:
     name = "target"
     display = "the target"
 
-    def __init__(self, *verdicts: Verdict | Exception, batch: int = 1) -> None:
+    def __init__(self, *verdicts: DeliveryVerdict | Exception, batch: int = 1) -> None:
         self.batch = batch
         self.tries: list[list[str]] = []
         self.gate = threading.Event()
@@ -28,11 +35,11 @@ class Scripted:
         self.closed = 0
         self.script(*verdicts)
 
-    def script(self, *verdicts: Verdict | Exception | None) -> None:
+    def script(self, *verdicts: DeliveryVerdict | Exception | None) -> None:
         """What the next tries come to; None: it takes them."""
         self._verdicts = deque(verdicts)
 
-    def deliver(self, events: Sequence[TriggeredEvent]) -> None:
+    def deliver(self, events: Sequence[ReceivedEvent]) -> None:
         """Note the try."""
         self.tries.append([event.name for event in events])
         assert self.gate.wait(30)
@@ -47,8 +54,8 @@ class Scripted:
         self.closed += 1
 
 
-def event(name: str, size: int = 2) -> TriggeredEvent:
-    return TriggeredEvent(name, f"id-{name}", 0, "x" * size)
+def event(name: str, size: int = 2) -> ReceivedEvent:
+    return ReceivedEvent(name, f"id-{name}", 0, "x" * size)
 
 
 def end(delivery: Delivery, grace: float = GRACE) -> None:
@@ -76,7 +83,7 @@ def test_events_arrive_in_order_in_batches_as_large_as_the_target_takes() -> Non
 
 
 def test_a_failure_is_tried_again_before_anything_else() -> None:
-    target = Scripted(Verdict.FAILED, Verdict.FAILED)
+    target = Scripted(DeliveryVerdict.FAILED, DeliveryVerdict.FAILED)
     delivery = Delivery(target, QUICK)
     delivery.offer(event("a"))
     delivery.offer(event("b"))
@@ -86,7 +93,7 @@ def test_a_failure_is_tried_again_before_anything_else() -> None:
 
 
 def test_what_fails_too_often_is_given_up_and_the_next_gets_its_turn() -> None:
-    target = Scripted(*[Verdict.FAILED] * QUICK.max_attempts)
+    target = Scripted(*[DeliveryVerdict.FAILED] * QUICK.max_attempts)
     delivery = Delivery(target, QUICK)
     delivery.offer(event("a"))
     delivery.offer(event("b"))
@@ -101,14 +108,14 @@ def test_tries_are_further_and_further_apart_up_to_a_limit() -> None:
 
 
 def test_what_is_refused_is_not_tried_again() -> None:
-    target = Scripted(Verdict.REFUSED)
+    target = Scripted(DeliveryVerdict.REFUSED)
     delivery = Delivery(target, QUICK)
     delivery.offer(event("a"))
     end(delivery)
     assert (target.tries, counts(delivery)) == ([["a"]], {"given_up": 1})
 
 
-def delivery_of_pairs(*verdicts: Verdict) -> tuple[Scripted, Delivery]:
+def delivery_of_pairs(*verdicts: DeliveryVerdict) -> tuple[Scripted, Delivery]:
     """One event is delivered; the verdicts are on the two behind it, which come in one batch."""
     target = Scripted(batch=2)
     target.gate.clear()
@@ -123,13 +130,13 @@ def delivery_of_pairs(*verdicts: Verdict) -> tuple[Scripted, Delivery]:
 
 
 def test_every_event_of_a_batch_that_is_refused_is_counted() -> None:
-    target, delivery = delivery_of_pairs(Verdict.REFUSED)
+    target, delivery = delivery_of_pairs(DeliveryVerdict.REFUSED)
     end(delivery)
     assert (target.tries[1:], counts(delivery)) == ([["b", "c"]], {"delivered": 1, "given_up": 2})
 
 
 def test_every_event_of_a_batch_that_the_end_interrupts_is_counted_as_dropped() -> None:
-    target, delivery = delivery_of_pairs(*[Verdict.AWAY] * 100_000)
+    target, delivery = delivery_of_pairs(*[DeliveryVerdict.AWAY] * 100_000)
     wait_until(lambda: len(target.tries) > 1, lambda: "a try of the second batch")
     end(delivery, NO_GRACE)
     wait_until(lambda: target.closed == 1, lambda: "the end of the thread")
@@ -139,7 +146,7 @@ def test_every_event_of_a_batch_that_the_end_interrupts_is_counted_as_dropped() 
 
 
 def test_while_the_target_is_away_nothing_is_given_up() -> None:
-    target = Scripted(*[Verdict.AWAY] * 10)
+    target = Scripted(*[DeliveryVerdict.AWAY] * 10)
     delivery = Delivery(target, QUICK)
     delivery.offer(event("a"))
     end(delivery)
@@ -181,7 +188,7 @@ def test_few_but_large_events_fill_the_queue_too() -> None:
 
 
 def test_the_end_waits_no_longer_than_its_grace() -> None:
-    target = Scripted(*[Verdict.AWAY] * 1_000)
+    target = Scripted(*[DeliveryVerdict.AWAY] * 1_000)
     delivery = Delivery(target, DeliveryOptions(queue_size=10, first_delay=0.05))
     delivery.offer(event("a"))
     delivery.offer(event("b"))
@@ -192,7 +199,7 @@ def test_the_end_waits_no_longer_than_its_grace() -> None:
 
 
 def test_the_end_does_not_wait_for_a_long_back_off() -> None:
-    target = Scripted(Verdict.FAILED)
+    target = Scripted(DeliveryVerdict.FAILED)
     delivery = Delivery(target, DeliveryOptions(queue_size=10, first_delay=0.01, longest_delay=10_000.0))
     slow = Delivery(target, DeliveryOptions(queue_size=10, first_delay=0.01))
     delivery.offer(event("a"))

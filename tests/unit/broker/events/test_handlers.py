@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.channels import LocalWorker, local_worker
 from tyk.proto.coprocess_object_pb2 import Event
-from tykpy.broker.events.event import Events, TriggeredEvent
+from tykpy.broker.events.distributor import EventDistributor
+from tykpy.broker.events.event import ReceivedEvent
 from tykpy.broker.events.handlers import MAX_DEPTH, MAX_IN_FLIGHT, EventHandlers
 from tykpy.broker.router.contract import RouterOptions
 from tykpy.broker.router.hook_table import EVENT_SHAPE
@@ -101,9 +102,9 @@ class Remembering:
     name = "memory"
 
     def __init__(self) -> None:
-        self.events: list[TriggeredEvent] = []
+        self.events: list[ReceivedEvent] = []
 
-    def offer(self, event: TriggeredEvent) -> None:
+    def offer(self, event: ReceivedEvent) -> None:
         """Keep it."""
         self.events.append(event)
 
@@ -117,7 +118,7 @@ class Remembering:
 
 def test_every_sink_gets_every_event_whether_it_has_a_handler_or_not(router: Router) -> None:
     sinks = Remembering(), Remembering()
-    events = Events(router, sinks)
+    events = EventDistributor(router, sinks)
     events.receive("event", BODY)
     events.receive("event", {**BODY, "name": "unhandled"})
     events.receive("events_lost", {"count": 3})
@@ -132,7 +133,7 @@ def test_every_sink_gets_every_event_whether_it_has_a_handler_or_not(router: Rou
      {**BODY, "depth": "0"}, {"count": "many"}],
 )  # fmt: skip
 def test_what_is_no_event_is_refused(router: Router, body: Any) -> None:
-    events = Events(router, ())
+    events = EventDistributor(router, ())
     for message in ("event", "events_lost"):
         with pytest.raises((KeyError, TypeError, ValueError)):
             events.receive(message, body)

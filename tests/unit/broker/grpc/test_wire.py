@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.peers.http2_peer import PATH, Peer, data, message
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.broker.grpc.messages import MessageReader
+from tykpy.broker.grpc.messages import GrpcMessageReader
 from tykpy.broker.grpc.wire import (
     CODE_OF_STATUS,
     MAX_MESSAGE_BYTES,
@@ -107,7 +107,7 @@ def test_what_is_not_gzip(data: bytes) -> None:
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 7, 1000])
 def test_messages_in_any_pieces(step: int) -> None:
     stream = message(b"one") + message(b"") + compressed(b"two" * 10) + message(b"3")
-    reader = MessageReader(b"gzip", 1000)
+    reader = GrpcMessageReader(b"gzip", 1000)
     found = [m for at in range(0, len(stream), step) for m in reader.feed(stream, at, min(len(stream), at + step))]
     assert found == [b"one", b"", b"two" * 10, b"3"]
     assert not reader.within_message
@@ -115,7 +115,7 @@ def test_messages_in_any_pieces(step: int) -> None:
 
 
 def test_an_empty_message_whose_prefix_ends_the_data() -> None:
-    reader = MessageReader(b"identity", 10)
+    reader = GrpcMessageReader(b"identity", 10)
     assert reader.feed(b"\0\0\0\0\0", 0, 5) == [b""]
 
 
@@ -128,7 +128,7 @@ def test_an_empty_message_whose_prefix_ends_the_data() -> None:
 )
 def test_wrong_prefixes(encoding: bytes, prefix: bytes, code: GrpcCode) -> None:
     with pytest.raises(GrpcCallError) as caught:
-        MessageReader(encoding, 1000).feed(prefix, 0, 5)
+        GrpcMessageReader(encoding, 1000).feed(prefix, 0, 5)
     assert caught.value.code == code
 
 

@@ -11,7 +11,7 @@ from tykpy.broker.msgpackrpc.wire import (
     ENVELOPE_SIZE,
     MAX_DECODED,
     Message,
-    MessageReader,
+    RpcMessageReader,
     is_one_value,
     pack_error,
     pack_result,
@@ -29,7 +29,7 @@ def request(*params: Any, call_id: int = 1, method: str = "dispatch") -> bytes:
     return packed
 
 
-def read_all(reader: MessageReader, data: bytes, step: int) -> list[Message]:
+def read_all(reader: RpcMessageReader, data: bytes, step: int) -> list[Message]:
     found = []
     for at in range(0, len(data), step):
         reader.feed(data[at : at + step])
@@ -43,7 +43,7 @@ def test_messages_are_found_however_the_stream_is_cut(step: int) -> None:
     objects = [{"hook_name": "x" * n, "request": {"raw_body": b"\x00" * n}} for n in (0, 1, 31, 300, 5000)]
     data = b"".join(request(item, call_id=n) for n, item in enumerate(objects))
 
-    found = read_all(MessageReader(LIMIT), data, step)
+    found = read_all(RpcMessageReader(LIMIT), data, step)
 
     assert [msgpack.unpackb(message.params) for message in found] == objects
     assert [msgpack.unpackb(message.id) for message in found] == [0, 1, 2, 3, 4]
@@ -52,7 +52,7 @@ def test_messages_are_found_however_the_stream_is_cut(step: int) -> None:
 def test_a_stream_that_never_pauses_at_a_boundary_does_not_pile_up() -> None:
     message = request("x" * 90)
     stream = message * 1000
-    reader = MessageReader(LIMIT)
+    reader = RpcMessageReader(LIMIT)
     assert len(read_all(reader, stream[:-1], len(message) + 1)) == 999
     assert len(reader._data) + sum(map(len, reader._more)) < 4 * len(message)
 
@@ -107,14 +107,14 @@ def test_a_refusal_carries_the_id_where_it_can_be_told() -> None:
 
 
 def test_a_byte_that_msgpack_never_uses_is_refused() -> None:
-    reader = MessageReader(LIMIT)
+    reader = RpcMessageReader(LIMIT)
     reader.feed(b"\x94\x00\x01\xc1")
     with pytest.raises(WireError, match="not MessagePack"):
         reader.next()
 
 
 def test_nesting_without_end_is_refused() -> None:
-    reader = MessageReader(1_000_000)
+    reader = RpcMessageReader(1_000_000)
     reader.feed(b"\x94\x00\x01\xa1m" + b"\x91" * 5000)
     with pytest.raises(WireError, match="not MessagePack"):
         reader.next()
@@ -122,7 +122,7 @@ def test_nesting_without_end_is_refused() -> None:
 
 @pytest.mark.parametrize("cut", [0, 1])
 def test_a_message_above_the_limit_is_refused_with_its_id_before_and_after_it_is_complete(cut: int) -> None:
-    reader = MessageReader(LIMIT)
+    reader = RpcMessageReader(LIMIT)
     data = request(b"x" * (LIMIT + ENVELOPE_SIZE), call_id=77)
     reader.feed(data[: len(data) - cut])
     with pytest.raises(WireError, match=f"{LIMIT} bytes|{len(data)} bytes") as caught:
@@ -132,7 +132,7 @@ def test_a_message_above_the_limit_is_refused_with_its_id_before_and_after_it_is
 
 
 def test_a_declared_size_alone_allocates_nothing() -> None:
-    reader = MessageReader(LIMIT)
+    reader = RpcMessageReader(LIMIT)
     reader.feed(b"\x94\x00\x01\xa1m\x91\xc6\xff\xff\xff\xff")
     assert reader.next() is None
 

@@ -1,0 +1,124 @@
+"""The events that plugins trigger: taken from the workers, handed to the pool's handlers and to every configured sink.
+
+What a sink does with an event takes time, and happens elsewhere: nothing here waits.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Protocol
+
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.events.event import ReceivedEvent
+from tykpy.broker.events.handlers import EventHandlers
+from tykpy.broker.router.router import Router
+from tykpy.telemetry.rate_limited_log import QuietLog
+
+log = logging.getLogger("tykpy.events")
+
+MAX_LOGGED: Final = 8_192
+"""Characters of an event in the log."""
+
+
+class Sink(Protocol):
+    """Somewhere that every event goes."""
+
+    name: str
+    """What `tykpy status` calls it."""
+
+    def offer(self, event: ReceivedEvent) -> None:
+        """Take the event, or count it as dropped; never waits."""
+
+    def describe(self) -> dict[str, int]:
+        """What became of the events so far."""
+
+    async def close(self, grace: float) -> None:
+        """Deliver what waits within `grace` seconds, and end."""
+
+
+@dataclass(slots=True)
+class EventCounters:
+    """What came from the workers since the broker started."""
+
+    triggered: int = 0
+    lost_in_workers: int = 0
+    """Did not fit into a worker's queue, or were too large."""
+
+
+class EventDistributor:
+    """Hands on every event that a worker sends."""
+
+    def __init__(self, router: Router, sinks: Sequence[Sink]) -> None:
+        self._counters = EventCounters()
+        self._handlers = EventHandlers(router)
+        self._sinks = sinks
+        self._notices = QuietLog(log)
+
+    def receive(self, message: str, body: Any) -> None:
+        """Take a worker's message: `event`, or `events_lost`.
+
+        Raises KeyError, TypeError, ValueError where it is none of ours.
+        """
+        if message == "event":
+            self._hand_on(ReceivedEvent.from_message(body))
+        else:
+            count = int(body["count"])
+            self._counters.lost_in_workers += count
+            self._notices.log(logging.WARNING, "lost", f"{count} events were triggered faster than a worker could send")
+
+    def describe(self) -> dict[str, Any]:
+        """The counters, for `tykpy status`."""
+        sinks = {sink.name: sink.describe() for sink in self._sinks}
+        return {**asdict(self._counters), "handlers": self._handlers.describe(), **sinks}
+
+    async def close(self, grace: float) -> None:
+        """Deliver what waits within `grace` seconds, and end."""
+        await asyncio.gather(*(sink.close(grace) for sink in self._sinks))
+
+    def _hand_on(self, event: ReceivedEvent) -> None:
+        self._counters.triggered += 1
+        for sink in self._sinks:
+            sink.offer(event)
+        handled = self._handlers.offer(event.name, event.depth, event.document)
+        if not handled and not self._sinks:
+            text = "no bundle has an @Event handler of that name, and no --event-stream, --event-webhook, --event-log"
+            self._notices.log(logging.WARNING, f"nowhere {event.name}", f"event {event.name!r} goes nowhere: {text}")
+
+
+class EventLog:
+    """The log as a sink."""
+
+    name = "log"
+
+    def __init__(self) -> None:
+        self._written = 0
+
+    def offer(self, event: ReceivedEvent) -> None:
+        """Write the event's document, which JSON keeps on one line."""
+        self._written += 1
+        log.info("%s", event.document[:MAX_LOGGED])
+
+    def describe(self) -> dict[str, int]:
+        """How many were written."""
+        return {"delivered": self._written}
+
+    async def close(self, grace: float) -> None:
+        """Nothing waits."""
+        return
+
+
+def open_sinks(config: BrokerConfig) -> tuple[Sink, ...]:
+    """The sinks that are configured. Only these import what they need: Redis's library, HTTP and TLS."""
+    sinks: list[Sink] = []
+    if config.event_log:
+        sinks.append(EventLog())
+    if config.event_stream is not None:
+        from tykpy.broker.events.stream import open_stream
+
+        sinks.append(open_stream(config))
+    if config.event_webhook is not None:
+        from tykpy.broker.events.webhook import open_webhook
+
+        sinks.append(open_webhook(config))
+    return tuple(sinks)
