@@ -1,19 +1,28 @@
-# What each target needs is installed by it: a virtual environment in .venv, tools in .tools.
+# Every target installs what it needs: a virtual environment in .venv, tools in .tools.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 FUZZ_SECONDS ?= 60
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# tykpy alone, and tykpy with everything that tests, checks and benchmarks need.
+TYKPY = $(VENV)/.tykpy
 STAMP = $(VENV)/.installed
 
 .PHONY: run test test-gateway check soak fuzz bench bench-gateway bench-docs flamegraph proto docs clean
 
-$(STAMP): setup.cfg pyproject.toml
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tykpy needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+
+$(TYKPY): setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) --editable .
 	@touch $@
 
-run: $(STAMP)  ## start a broker with the example bundle and show what its hooks do
+$(STAMP): setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) --editable '.[dev,benchmarks]'
+	@touch $(TYKPY) $@
+
+run: $(TYKPY)  ## start a broker with the example bundle and show what its hooks do
 	$(BIN)/python -m examples.demo
 
 test: $(STAMP) check  ## all checks and tests, on every supported Python found here
@@ -34,12 +43,12 @@ soak: $(STAMP)  ## the long forms of the tests, and what they measured: about ha
 	$(BIN)/python -m pytest -s -q -m soak --timeout 3600
 	$(MAKE) fuzz
 
-fuzz: $(STAMP)  ## run the fuzzers, FUZZ_SECONDS for each of the inputs in tests/fuzz/targets.py
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+fuzz: $(STAMP)  ## run the fuzzers, FUZZ_SECONDS for each target in tests/fuzz/targets.py
+	$(PIP_INSTALL) --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 bench: $(STAMP)  ## side by side with grpcio, big bodies, the rings alone, every promise of speed, capacity, and recovery
-	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: iceoryx2
+	-$(PIP_INSTALL) --only-binary :all: iceoryx2
 	$(BIN)/python -m benchmarks.compare --install
 	$(BIN)/python -m benchmarks.bodies
 	$(BIN)/python -m benchmarks.ring
@@ -52,7 +61,7 @@ bench-gateway: $(STAMP)  ## HTTP requests through a gateway, tykpy beside other 
 	TYK="$(TYK)" $(BIN)/python -m benchmarks.gateway
 
 bench-docs: $(STAMP)  ## measure the promises, and renew their table and plots in docs
-	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: iceoryx2
+	-$(PIP_INSTALL) --only-binary :all: iceoryx2
 	@mkdir -p .tools
 	$(BIN)/python -m benchmarks.bars --json .tools/bars.json
 	$(BIN)/python -m scripts.benchmark_docs .tools/bars.json

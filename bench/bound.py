@@ -1,27 +1,30 @@
-"""Processes that end with the one that started them, also when that one is killed and can clean up nothing."""
+"""Child processes that end with the process that started them, even if it is killed and cannot clean up."""
 
 import ctypes
 import os
+import runpy
 import signal
+import subprocess
 import sys
-from typing import Final
+from typing import Any, Final
 
 _PR_SET_PDEATHSIG: Final = 1
 
 
-def end_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
-    """Ask the kernel for a signal when the starting thread ends; leaves at once where `parent` has ended already."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
-    if os.getppid() != parent:
-        sys.exit(0)
+def spawn(module: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Start `python -m MODULE ARGUMENTS...`, which gets SIGTERM when the calling thread ends."""
+    bound = [sys.executable, "-P", "-m", "tykpy.bench.bound", str(os.getpid())]
+    return subprocess.Popen([*bound, module, *arguments], **options)
 
 
 def main() -> None:
-    """`python -m tykpy.bench.bound PARENT_PID COMMAND...`: the `tykpy` command line, bound to that process."""
-    from tykpy.cli import main as command_line
-
-    end_with_parent(int(sys.argv[1]))
-    command_line(sys.argv[2:], prog_name="tykpy")
+    """Ask the kernel for SIGTERM on the parent's death, then run the module in this process."""
+    _, parent, module, *arguments = sys.argv
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    if os.getppid() != int(parent):
+        return  # the parent died before the call above
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from tykpy.commands.errors import CommandError
 
 F = TypeVar("F", bound=Callable[..., Any])
 EXIT_ERROR: Final = 1
+EXIT_USAGE: Final = 2
+EXTRA: Final = ("psutil", "rich")
+"""Packages of the extra `tykpy[bench]`."""
 SCENARIOS: Final = ("header", "jwt", "json", "cpu", "wait", "wait-async", "chain", "body", "session", "all")
 MAX_WORKERS: Final = 512
 MAX_STREAMS: Final = 20_000
@@ -106,7 +109,14 @@ def bench(**options: Any) -> None:
     Without options: the least that a hook can do, by number of workers. Your own hook:
     tykpy bench --bundle my-bundle --hook MyHook --type Post
     """
-    from tykpy.bench.program import run
+    try:
+        from tykpy.bench.program import run
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA:
+            raise
+        click.echo(f"tykpy: tykpy bench needs the {package} package: pip install 'tykpy[bench]'", err=True)
+        sys.exit(EXIT_USAGE)
 
     def stop(_number: int, _frame: object) -> None:
         sys.exit(128 + signal.SIGTERM)  # through all `finally`: brokers and load generators are ended

@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import msgpack
 
-from tykpy.bench.bound import end_with_parent
 from tykpy.bench.errors import BenchError
 from tykpy.bench.histogram import Histogram
 from tykpy.bench.measure import NS_PER_SECOND
@@ -56,7 +55,6 @@ class Order:
     """Seconds for which the load goes on after what is measured, while others read their clocks."""
     drain: float
     """Most seconds to wait for the last answers."""
-    parent: int
     tracing: bool = False
     """Send a new `traceparent` with every call."""
     tls: ClientTls | None = None
@@ -259,7 +257,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of us; who started this process decides
     unpacker = msgpack.Unpacker(os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False), max_buffer_size=0)
     order = unpacked_order(next(unpacker))
-    end_with_parent(order.parent, signal.SIGKILL)
 
     def emit(name: str, body: Any) -> None:
         os.write(sys.stdout.fileno(), msgpack.packb([name, body]))

@@ -4,7 +4,6 @@ It is measured beside the dispatches, not inside of them: a share of broker's an
 needs for the same messages, one claim and one answer at a time.
 """
 
-import os
 import select
 import signal
 import subprocess
@@ -12,7 +11,7 @@ import sys
 import time
 from typing import Final, NamedTuple
 
-from tykpy.bench.bound import end_with_parent
+from tykpy.bench.bound import spawn
 from tykpy.bench.errors import BenchError
 from tykpy.bench.measure import cpu_ns
 from tykpy.ipc.bodies.store import StoredBody
@@ -44,15 +43,7 @@ def measure_ring(size: int) -> RingCost:
     """Round trips of messages of `size` bytes; raises BenchError."""
     channel = BrokerChannel.create(slot=0, generation=1, epoch=1, options=ChannelOptions())
     try:
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "tykpy.bench.ringcost",
-            channel.worker_argument(),
-            str(os.getpid()),
-        ]
-        with subprocess.Popen(command, pass_fds=channel.worker_fds) as worker:
+        with spawn("tykpy.bench.ringcost", channel.worker_argument(), pass_fds=channel.worker_fds) as worker:
             channel.close_worker_ends()
             try:
                 return _round_trips(channel, worker.pid, b"\xff" * size)
@@ -133,5 +124,4 @@ def echo(argument: str) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent(int(sys.argv[2]), signal.SIGKILL)
     echo(sys.argv[1])

@@ -5,7 +5,6 @@ import os
 import selectors
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 import msgpack
 
+from tykpy.bench.bound import spawn
 from tykpy.bench.errors import BenchError, ProcessGoneError
 from tykpy.bench.histogram import Histogram
 from tykpy.bench.load import Order, pack_order
@@ -50,9 +50,7 @@ class LoadProcess:
     """A load generator: a child process that takes one order."""
 
     def __init__(self, order: Order) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tykpy.bench.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        self._process = spawn("tykpy.bench.load", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._unpacker = msgpack.Unpacker(max_buffer_size=0, strict_map_key=False)
         self.latest: dict[str, Any] = {}
         self.result: dict[str, Any] | None = None

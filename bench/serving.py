@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
+from tykpy.bench.bound import spawn
 from tykpy.bench.errors import BenchError, ProcessGoneError
 from tykpy.bench.measure import broker_and_workers
 from tykpy.broker.config import AUTO
@@ -108,15 +108,15 @@ class OwnBroker:
             notify.bind(str(self._folder / "notify"))
             notify.settimeout(POLL_SECONDS)
             with (self._folder / "log").open("wb") as log:
-                self._process = subprocess.Popen(
-                    self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                self._process = spawn(
+                    "tykpy", *self._arguments(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                     env={**os.environ, "NOTIFY_SOCKET": str(self._folder / "notify")},
                 )  # fmt: skip
             self._wait_until_ready(notify)
 
-    def _command(self) -> list[str]:
+    def _arguments(self) -> list[str]:
         return [
-            sys.executable, "-P", "-m", "tykpy.bench.bound", str(os.getpid()), "broker",
+            "broker",
             "--workers", str(self.workers), "--threads", str(self.threads or AUTO), "--max-streams", str(self._streams),
             "--bundles", str(self._folder / "bundles"), "--runtime-dir", str(self._folder), "--listen", self.address,
             *self._options,

@@ -4,7 +4,6 @@ A disturbance of one round is one of several repetitions for all cases, and what
 the spread.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -166,7 +165,7 @@ def _measure(this: _Round, server: Server, case: Case, message: bytes) -> Sample
 def _order(plan: Plan, server: Server, case: Case, message: bytes) -> Order:
     return Order(
         server.address, [message], case.streams, case.rate, plan.warm_up, plan.seconds,
-        tail=TAIL_SECONDS, drain=DRAIN_SECONDS, parent=os.getpid(), tracing=case.tracing, tls=server.tls,
+        tail=TAIL_SECONDS, drain=DRAIN_SECONDS, tracing=case.tracing, tls=server.tls,
     )  # fmt: skip
 
 

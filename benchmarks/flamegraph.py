@@ -122,7 +122,7 @@ def find() -> str:
     beside = Path(sys.executable).with_name("py-spy")
     found = str(beside) if beside.exists() else shutil.which("py-spy")
     if found is None:
-        raise BenchmarkError("py-spy is not installed: pip install -e '.[bench]'")
+        raise BenchmarkError("py-spy is not installed: pip install -e '.[benchmarks]'")
     return found
 
 

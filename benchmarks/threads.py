@@ -5,7 +5,6 @@ All brokers run at the same time and are driven in turn; figures are medians of 
 
 import argparse
 import contextlib
-import os
 import statistics
 from collections.abc import Sequence
 from typing import Final
@@ -66,7 +65,7 @@ def _measure(
 def _drive(broker: OwnBroker, names: Sequence[str], seconds: float) -> Sample:
     order = Order(
         broker.address, _messages(names), STREAMS, 0.0, WARM_UP_SECONDS, seconds,
-        tail=0.05, drain=DRAIN_SECONDS, parent=os.getpid(), tracing=False,
+        tail=0.05, drain=DRAIN_SECONDS, tracing=False,
     )  # fmt: skip
     return runs.measure(order, 1, broker, lambda progress: None)
 

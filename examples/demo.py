@@ -1,6 +1,6 @@
 """`make run`: a broker with the example bundle, a gateway's calls through its socket, and what each hook changed.
 
-Ends with 0 when every call did what the bundle says.
+The exit code is 0 if every call did what the bundle says.
 """
 
 import os
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
+import click
 
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.client.grpc import GrpcClient
@@ -50,21 +50,18 @@ CALLS: Final[list[tuple[str, dict[str, Any], str]]] = [
     ),
     ("*", {"hook_type": "Post", **JSON_POST}, "request.set_headers['X-Region']"),
 ]
-"""Hook, what the gateway says, and a field that must have changed."""
+"""Hook, the gateway's call, and a field that the hook must change."""
 
 
 def main() -> int:
     """Run the demo; returns its exit code."""
-    console = Console(highlight=False)
     with running_broker() as (address, log), GrpcClient(address) as client:
-        console.print(
-            f"[bold]tykpy broker --workers {WORKERS} --bundles examples/bundles[/] listens on {address}\n",
-            soft_wrap=True,
-        )
-        complete = [show_call(console, client, *call) for call in CALLS]
-        show_event(console, client)
-        console.print(f"\nThe broker's log:\n{log.read_text()}", style="dim", markup=False, soft_wrap=True)
-    console.print("all calls did what the bundle says" if all(complete) else "[red]a call did not do what it should")
+        command = bold(f"tykpy broker --workers {WORKERS} --bundles examples/bundles")
+        click.echo(f"{command} listens on {address}\n")
+        complete = [show_call(client, *call) for call in CALLS]
+        show_event(client)
+        click.secho(f"\nThe broker's log:\n{log.read_text()}", dim=True)
+    click.echo("all calls did what the bundle says" if all(complete) else "a call did not do what it should")
     return 0 if all(complete) else 1
 
 
@@ -91,27 +88,32 @@ def running_broker() -> Iterator[tuple[str, Path]]:
             shutil.rmtree(folder)
 
 
-def show_call(console: Console, client: GrpcClient, hook: str, said: dict[str, Any], must_change: str) -> bool:
-    """Make one call, show what changed, and say whether what must have changed did."""
-    obj = build_object(CallDescription(hook, **BUNDLE, **said))
+def show_call(client: GrpcClient, hook: str, description: dict[str, Any], must_change: str) -> bool:
+    """Make one call and show what changed; return whether the required field is among it."""
+    obj = build_object(CallDescription(hook, **BUNDLE, **description))
     outcome = call_hook(client, obj, timeout=10)
-    name = f"all {said['hook_type']} hooks in one dispatch (*)" if hook == "*" else hook
-    show_changes(console, f"@{said['hook_type']} {name}", outcome.changes, outcome.seconds)
+    name = f"all {description['hook_type']} hooks in one dispatch (*)" if hook == "*" else hook
+    show_changes(f"@{description['hook_type']} {name}", outcome.changes, outcome.seconds)
     return must_change in {change.path for change in outcome.changes} and isinstance(outcome.received, Object)
 
 
-def show_changes(console: Console, title: str, found: list[Change], seconds: float) -> None:
+def show_changes(title: str, found: list[Change], seconds: float) -> None:
     """Print one call, a line for each change."""
-    console.print(f"[bold]{title}[/]  {seconds * 1e3:.2f} ms")
+    click.echo(f"{bold(title)}  {seconds * 1e3:.2f} ms")
     for change in found:
-        console.print(f"  {change}", style=SIGNS[change.sign], markup=False, soft_wrap=True)
+        click.secho(f"  {change}", fg=SIGNS[change.sign])
 
 
-def show_event(console: Console, client: GrpcClient) -> None:
-    """Send one event; it has no answer, but leaves a line in the log."""
+def show_event(client: GrpcClient) -> None:
+    """Send one event, which has no answer but leaves a line in the log."""
     event = build_event("OnAuthFailure", {"Type": "AuthFailure", "Meta": {"Path": "/pets"}}, {"APIID": "demo"})
     seconds = send_event(client, event, timeout=10)
-    console.print(f"[bold]@Event OnAuthFailure[/]  {seconds * 1e3:.2f} ms, see the log")
+    click.echo(f"{bold('@Event OnAuthFailure')}  {seconds * 1e3:.2f} ms, see the log")
+
+
+def bold(text: str) -> str:
+    """Make text bold where the output is a terminal."""
+    return click.style(text, bold=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 cannot: many different objects, a new header in every call.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -122,6 +121,6 @@ class OwnLoadCase:
         messages = [item.SerializeToString(deterministic=True) for item in self.items]
         order = Order(
             self.broker.address, messages, self.streams, 0.0, WARM_UP_SECONDS, seconds,
-            tail=0.05, drain=DRAIN_SECONDS, parent=os.getpid(), tracing=self.tracing,
+            tail=0.05, drain=DRAIN_SECONDS, tracing=self.tracing,
         )  # fmt: skip
         return runs.measure(order, 1, self.broker, lambda progress: None)

@@ -17,6 +17,7 @@ from tests.support.root import ROOT
 NOT_INSTALLED = {"benchmarks", "docs", "examples", "scripts", "tests", "typings", ".ci"}
 MODULES = {"cli.py", "__main__.py"}
 EVERYDAY_NAMES = ("broker", "commands", "ipc", "workers")
+OF_EXTRAS = ("cryptography", "psutil", "rich")
 BREAKS = "raise SystemExit('this module is somebody else\\'s')\n"
 
 
@@ -84,7 +85,7 @@ def test_the_demo_runs_beside_packages_of_everyday_names(built: Path, tmp_path: 
         (site / name / "__init__.py").write_text(BREAKS)
     users = tmp_path / "users"
     users.mkdir()
-    for name in ("cli", "client", "bench", *EVERYDAY_NAMES):
+    for name in ("cli", "client", "bench", *EVERYDAY_NAMES, *OF_EXTRAS):
         (users / f"{name}.py").write_text(BREAKS)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     said = run(python, "-m", "examples.demo", cwd=tmp_path, PYTHONPATH=str(users))

@@ -9,6 +9,7 @@ import re
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
 import termios
 import time
@@ -80,7 +81,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 def drive(broker: RunningBroker, hook: str, processes: int = 1, **values: Any) -> Sample:
     message = own_scenario(OwnHook(Path("mine"), hook), needs_files=False).build(None).SerializeToString()
     order: dict[str, Any] = {
-        "streams": 4, "rate": 0.0, "warm_up": 0.0, "seconds": 0.1, "tail": 0.0, "drain": 30.0, "parent": os.getpid(),
+        "streams": 4, "rate": 0.0, "warm_up": 0.0, "seconds": 0.1, "tail": 0.0, "drain": 30.0,
     }  # fmt: skip
     heard: list[Progress] = []
     wanted = Order(address=broker.address, messages=[message], **(order | values))
@@ -133,7 +134,7 @@ def test_failing_calls_are_counted_and_named(broker: RunningBroker) -> None:
 
 def test_large_bodies_go_through_the_windows(broker: RunningBroker) -> None:
     obj = own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False).build(3 << 20)
-    order = Order(broker.address, [obj.SerializeToString()], 4, 0.0, 0.0, 0.1, 0.0, 30.0, os.getpid())
+    order = Order(broker.address, [obj.SerializeToString()], 4, 0.0, 0.0, 0.1, 0.0, 30.0)
     sample = measure(order, 1, ConnectedBroker(broker.address), lambda _: None)
     assert sample.latencies.total >= 4
     assert sample.failed == 0
@@ -157,7 +158,7 @@ def test_over_tcp_processes_of_this_machine_are_known(
         message = own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False).build(None).SerializeToString()
         server = ConnectedBroker(address, runtime=broker.runtime)
         check(server, own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False), message)
-        sample = measure(Order(address, [message], 4, 0.0, 0.0, 0.1, 0.0, 30.0, os.getpid()), 1, server, lambda _: None)
+        sample = measure(Order(address, [message], 4, 0.0, 0.0, 0.1, 0.0, 30.0), 1, server, lambda _: None)
     assert sample.answered > 0
     usage = sample.usage
     assert [figure is not None for figure in (usage.broker, usage.workers, usage.broker_mib, usage.waiting)] == [
@@ -180,7 +181,7 @@ def test_a_running_broker_is_asked_what_waits_where_its_admin_socket_is_found(tm
 def test_nobody_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no broker answers"):
         ConnectedBroker(f"unix://{tmp_path}/none.sock")
-    order = Order(f"unix://{tmp_path}/none.sock", [b""], 1, 0.0, 0.0, 0.1, 0.0, 1.0, os.getpid())
+    order = Order(f"unix://{tmp_path}/none.sock", [b""], 1, 0.0, 0.0, 0.1, 0.0, 1.0)
 
     class Nowhere(ConnectedBroker):
         def __init__(self) -> None:
@@ -397,6 +398,14 @@ def test_a_broker_that_cannot_start_shows_its_log(tmp_path: Path, temporary: Pat
     done = bench(*SHORT, "--workers", "1")
     assert done.returncode == 1
     assert "--queue-size 0" in done.stderr
+
+
+@pytest.mark.parametrize("package", ["rich"])
+def test_without_its_extra_bench_names_it(package: str) -> None:
+    without = f"import sys; sys.modules[{package!r}] = None; from tykpy.cli import main; main(['bench'])"
+    done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"tykpy: tykpy bench needs the {package} package: pip install 'tykpy[bench]'\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
