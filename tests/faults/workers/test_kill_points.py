@@ -126,7 +126,7 @@ def kill_at(broker: RunningBroker, case: Case, name: str, size: int) -> tuple[st
 
 
 def check(case: Case, killed: str, outcomes: Outcomes, runs: Counter[str]) -> None:
-    """Hold the outcomes against the table in docs/architecture.md."""
+    """Hold the outcomes against the table in docs/reliability.md."""
     assert len(outcomes.workers) + len(outcomes.errors) == case.calls, case
     by_killed = sum(worker == killed for worker in outcomes.workers.values())
     assert by_killed == (case.point in ANSWERED or case.point == "after tail"), case

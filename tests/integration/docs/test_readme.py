@@ -179,10 +179,9 @@ def test_the_commands_within_sentences_exist(tmp_path: Path) -> None:
 
 
 def test_the_links_lead_somewhere() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))):
-        page = ROOT / name
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / link).exists(), f"{name}: {link}"
+            assert (page.parent / link).exists(), f"{page}: {link}"
 
 
 def test_the_versions_claimed_are_those_that_are_tested() -> None:
