@@ -5,15 +5,15 @@ import os
 from typing import Any, NamedTuple
 
 from tykpy.broker.arriving import Arriving
-from tykpy.broker.catalog import bundle_report
 from tykpy.broker.catalog.bundle_names import BundleNames, hashes_of
+from tykpy.broker.catalog.description import Description, bundle_problems
 from tykpy.broker.catalog.discovery import Discovery
 from tykpy.broker.errors import ConfigError, DispatchError, ReloadError
 from tykpy.broker.events.distributor import EventDistributor
 from tykpy.broker.host.upgrade import Upgrade
 from tykpy.broker.msgpackrpc.server import Handler, Reply
 from tykpy.broker.pool.recycling import Recycler
-from tykpy.broker.pool.reload import Outcome, Reloader
+from tykpy.broker.pool.reload import Reloader, ReloadOutcome
 from tykpy.broker.pool.supervisor import Supervisor
 from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.blame import Poison
@@ -55,7 +55,7 @@ def admin_methods(parts: Parts) -> dict[str, Handler]:
         reply.answer(describe(parts))
 
     def reload(_params: list[Any], reply: Reply) -> None:
-        def done(outcome: Outcome) -> None:
+        def done(outcome: ReloadOutcome) -> None:
             if isinstance(outcome, ReloadError):
                 reply.fail(Status.HOOK_FAILED, annotated(str(outcome), names.texts))
             else:
@@ -102,7 +102,7 @@ def describe(parts: Parts) -> dict[str, Any]:
     }
 
 
-def describe_hooks(description: bundle_report.Description, poison: Poison) -> list[dict[str, Any]]:
+def describe_hooks(description: Description, poison: Poison) -> list[dict[str, Any]]:
     """The bundles with their hooks; one that is not run says why, as `refused`; `quarantined` counts dispatches."""
     if not poison.active:
         return description
@@ -115,7 +115,7 @@ def _sizes(oversize: SizeRefusals) -> dict[str, int]:
 
 def _outline(bundle: dict[str, Any], names: BundleNames) -> dict[str, Any]:
     """One bundle for `tykpy status`: who uses it, in how many workers it is loaded, and why not in others."""
-    problems = bundle.get("elsewhere") or list(bundle_report.problems_of(bundle))
+    problems = bundle.get("elsewhere") or list(bundle_problems(bundle))
     facts = {key: bundle[key] for key in ("name", "version", "loaded_in", "workers", "kept")}
     return {**facts, **names.describe(bundle["hashes"]), "problems": problems}
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from tykpy.broker.admin import Parts, admin_methods
 from tykpy.broker.arriving import Arriving
-from tykpy.broker.catalog import bundle_report
+from tykpy.broker.catalog.bundle_folder import ContentWatch
+from tykpy.broker.catalog.description import Description
 from tykpy.broker.catalog.discovery import Discovery
-from tykpy.broker.catalog.file_watch import ContentWatch
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.end_of_turn import Turn
 from tykpy.broker.errors import BrokerError, ConfigError, UpgradeError
@@ -20,8 +20,7 @@ from tykpy.broker.events.distributor import EventDistributor, open_sinks
 from tykpy.broker.faults import report
 from tykpy.broker.grpc.health import ServingStatus
 from tykpy.broker.grpc.server import GrpcServer
-from tykpy.broker.host.descriptors import DescriptorWatch
-from tykpy.broker.host.open_files import connections_allowed
+from tykpy.broker.host.descriptors import DescriptorWatch, connections_allowed
 from tykpy.broker.host.orphans import OrphanReaper, is_init
 from tykpy.broker.host.sd_notify import ServiceNotifier
 from tykpy.broker.host.upgrade import Upgrade
@@ -264,7 +263,7 @@ class Broker:
         self._listeners.handed_over = True
         self._stop.set()
 
-    async def _take_over(self, baseline: bundle_report.Description) -> None:
+    async def _take_over(self, baseline: Description) -> None:
         """Once all workers are ready, and serve what the old program serves: accept, and tell it to go."""
         waits = [asyncio.ensure_future(event.wait()) for event in (self._all_ready, self._stop)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -15,10 +15,10 @@ from typing import Final
 
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import BrokerError, ConfigError, ListenError, NoWorkerError
-from tykpy.broker.host import hardening, user
+from tykpy.broker.host import privileges
 from tykpy.broker.host.cpus import usable_cpus
+from tykpy.broker.host.descriptors import raise_limit
 from tykpy.broker.host.exits import ExitCode
-from tykpy.broker.host.open_files import raise_limit
 from tykpy.broker.net.listeners import Listeners
 from tykpy.broker.pool.process import HANDLED_SIGNALS
 from tykpy.broker.pool.zygote import ZygoteKeeper
@@ -50,9 +50,9 @@ def run(config: BrokerConfig) -> ExitCode:
 def _run(config: BrokerConfig) -> ExitCode:
     try:
         with closing(Listeners.open(config)) as listeners:
-            user.assume(config)
+            privileges.assume(config)
             _use_log_file(config)
-            hardening.renounce()
+            privileges.renounce()
             raise_limit(config.max_connections, config.workers)
             with closing(ZygoteKeeper()) as zygotes:
                 zygotes.open()

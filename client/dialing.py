@@ -14,8 +14,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from tykpy.broker.errors import ConfigError, DialError
 from tykpy.broker.net.addresses import parse_tcp, parse_unix
-from tykpy.broker.net.pem import harden, load_authorities, load_certificate
-from tykpy.broker.net.tls import HTTP2, PREFIX
+from tykpy.broker.net.tls import HTTP2, PREFIX, harden, load_authorities, load_certificate
 
 FIRST_WORD_SECONDS: Final = 1.0
 """For a server to speak first, as HTTP/2 servers may; ours does."""

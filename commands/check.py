@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from tykpy.broker.config import BrokerConfig, flag_of, options
 from tykpy.broker.errors import BrokerError
-from tykpy.broker.host import user
+from tykpy.broker.host import privileges
 from tykpy.broker.host.cpus import usable_cpus
 from tykpy.broker.net import sockets, tls
 from tykpy.broker.net.access import gateway_admission
@@ -58,7 +58,7 @@ def _problems(config: BrokerConfig) -> Iterator[str]:
     try:
         # As the broker does, and for good: what is looked at from here on is looked at with that user's rights.
         if config.user is not None:
-            user.assume(config)
+            privileges.assume(config)
     except BrokerError as error:
         yield str(error)
         return

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tykpy.broker.catalog import bundle_names, bundle_report
+from tykpy.broker.catalog import bundle_names
 from tykpy.broker.catalog.bundle_names import BundleNames
+from tykpy.broker.catalog.description import bundle_problems
 from tykpy.broker.errors import RpcError
 from tykpy.client.rpc import RpcClient
 from tykpy.commands.errors import CommandError
@@ -91,7 +92,7 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 def problems_of(description: Description) -> Iterator[str]:
     """Everything that could not be loaded, or not by every worker, with file and line."""
     for bundle in description:
-        for problem in bundle_report.problems_of(bundle):
+        for problem in bundle_problems(bundle):
             yield bundle_names.explain(problem, [bundle])
         for problem in bundle.get("elsewhere", ()):
             yield f"loaded in {bundle['loaded_in']} of {bundle['workers']} workers, which get its calls: {problem}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tykpy.broker.catalog.bundle_folder import MANIFEST_NAME, BundleFolder, Entries
-from tykpy.broker.catalog.spread import is_sound
+from tykpy.broker.catalog.description import is_sound
 from tykpy.broker.errors import ReloadError, WorkerStartError
 from tykpy.broker.faults import Periodic
 from tykpy.broker.pool.reload import Reloader

@@ -6,12 +6,12 @@ bundle is to blame, and no other worker imports it until its files change or a r
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.pool.process import Ending
-from tykpy.broker.pool.worker import BrokenBundle, Source, Worker
+from tykpy.broker.pool.worker import BrokenBundle, BundleVersion, Worker
 
 log = logging.getLogger("tykpy.supervisor")
 
@@ -23,7 +23,7 @@ MAX_VERSIONS: Final = 3
 """Versions of a bundle that may each end a worker; then its files may be what it likes."""
 
 
-class LoadWatch:
+class BundleLoads:
     """Times the loads of all workers, and remembers what they showed."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, config: BrokerConfig) -> None:
@@ -41,7 +41,7 @@ class LoadWatch:
         worker.loading = None
         worker.wait(self._loop.call_later(self._ready_timeout, self._not_ready, worker))
 
-    def loading(self, worker: Worker, source: Source) -> None:
+    def loading(self, worker: Worker, source: BundleVersion) -> None:
         """Note that a worker is about to import a bundle, and start the bundle's time limit."""
         worker.loading = source
         worker.wait(self._loop.call_later(self._load_timeout, self._not_loaded, worker, source))
@@ -72,7 +72,7 @@ class LoadWatch:
         self._broken.clear()
         self._strikes.clear()
 
-    def disable(self, source: Source, reason: str) -> None:
+    def disable(self, source: BundleVersion, reason: str) -> None:
         """Have no worker import a bundle, for a reason that no load shows."""
         self._broken[source.path] = BrokenBundle(source, reason, versions=1)
 
@@ -89,7 +89,7 @@ class LoadWatch:
         worker.failure = f"not ready after {self._ready_timeout:g} s (--ready-timeout)"
         self._end(worker, "its stacks follow")
 
-    def _not_loaded(self, worker: Worker, source: Source) -> None:
+    def _not_loaded(self, worker: Worker, source: BundleVersion) -> None:
         reason = f"it was not loaded after {self._load_timeout:g} s ({self._flag})"
         if self._blame(worker, source, reason):
             self._end(worker, "what it waits for follows")
@@ -101,7 +101,7 @@ class LoadWatch:
         worker.process.dump()
         self._loop.call_later(KILL_DELAY, worker.process.kill)
 
-    def _blame(self, worker: Worker, source: Source, reason: str) -> bool:
+    def _blame(self, worker: Worker, source: BundleVersion, reason: str) -> bool:
         """Note that a bundle ended or hung a worker; returns whether that is new of this version."""
         before = self._broken.get(source.path)
         known = before is not None and before.source.version == source.version
@@ -115,3 +115,51 @@ def _message(broken: BrokenBundle) -> dict[str, str]:
     """What workers are told."""
     version = broken.source.version if broken.versions < MAX_VERSIONS else ""
     return {"path": broken.source.path, "version": version, "reason": broken.reason}
+
+
+MAX_SUSPECTS: Final = 100
+"""Bundles of one worker."""
+MAX_NAMED: Final = 5
+"""Replaced functions in a message."""
+
+
+class IdleWorkers:
+    """Remembers where workers were idle, and disables the bundles that make them so."""
+
+    def __init__(self, loads: BundleLoads, disabled: Callable[[str], object]) -> None:
+        """`disabled` is called with the path of each bundle that no worker is to load any more."""
+        self._loads = loads
+        self._disabled = disabled
+        self._slots: set[int] = set()
+
+    def note_replaced(self, worker: Worker, body: dict[str, Any]) -> None:
+        """A bundle has replaced functions of the standard library while this worker loaded it."""
+        if len(worker.suspects) < MAX_SUSPECTS:
+            source = BundleVersion(body["path"], body["name"], body["version"])
+            names = ", ".join(body["names"][:MAX_NAMED])
+            worker.suspects[source] = f"it replaced {names}, and workers that load it take no dispatches"
+
+    def given_up(self, worker: Worker) -> bool:
+        """A worker is ended because it is idle; returns whether the next one will do without what made it so."""
+        log.error("%s says that it lives, but starts nothing of what it is given; it is replaced", worker)
+        again = worker.slot in self._slots and not worker.handled
+        self._slots.add(worker.slot)
+        if not again:
+            return False
+        suspects = worker.suspects or _only_bundle(worker)
+        for source, reason in suspects.items():
+            log.error("bundle %s is disabled until its files change or tykpy reload: %s", source.name, reason)
+            self._loads.disable(source, reason)
+            self._disabled(source.path)
+        if not suspects:
+            log.error("workers take no dispatches, again and again; which of their bundles does that is not known")
+        return bool(suspects)
+
+
+def _only_bundle(worker: Worker) -> dict[BundleVersion, str]:
+    loaded = [bundle for bundle in worker.description if not bundle["error"]]
+    if len(loaded) != 1:
+        return {}
+    (bundle,) = loaded
+    source = BundleVersion(bundle["path"], bundle["name"], bundle["version"])
+    return {source: "workers that load it take no dispatches, and it is the only one"}

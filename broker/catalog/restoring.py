@@ -9,10 +9,10 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
-from tykpy.broker.catalog.loading import LoadWatch
-from tykpy.broker.catalog.spread import is_sound
+from tykpy.broker.catalog.description import is_sound
+from tykpy.broker.catalog.loading import BundleLoads
 from tykpy.broker.errors import WorkerStartError
-from tykpy.broker.pool.worker import Sponsor, Worker, WorkerState
+from tykpy.broker.pool.worker import Worker, WorkerOwner, WorkerPhase
 
 log = logging.getLogger("tykpy.supervisor")
 
@@ -31,7 +31,7 @@ class Pool(Protocol):
     """What is needed of the supervisor."""
 
     @property
-    def loads(self) -> LoadWatch:
+    def loads(self) -> BundleLoads:
         """Knows which bundles no worker is to import."""
 
     @property
@@ -46,7 +46,7 @@ class Pool(Protocol):
     def lost(self) -> list[dict[str, Any]]:
         """The bundles that no serving worker has loaded, with the files as they were."""
 
-    def spawn(self, slot: int, sponsor: Sponsor) -> Worker:
+    def spawn(self, slot: int, owner: WorkerOwner) -> Worker:
         """Start a worker."""
 
     def let_in(self, worker: Worker) -> bool:
@@ -141,6 +141,6 @@ class Restorer:
 
 def _may_have(worker: Worker, paths: set[str]) -> bool:
     """Whether this worker may still have what the bundles need, or is about to load them."""
-    if worker.state in (WorkerState.STARTING, WorkerState.STANDBY):
+    if worker.phase in (WorkerPhase.STARTING, WorkerPhase.STANDBY):
         return True
     return any(bundle["path"] in paths and is_sound(bundle) for bundle in worker.description)

@@ -4,16 +4,19 @@ Most of the time all workers have loaded the same. They have not where a bundle 
 process can have (a port, a lock file), and where files changed while workers were started.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
 
-from tykpy.broker.catalog.bundle_report import Description, problems_of
+from tykpy.broker.catalog.description import Bundle, Description, Signature, bundle_problems, facts_of, is_sound
+from tykpy.broker.faults import each
+from tykpy.broker.pool.worker import Worker
 from tykpy.broker.router.hook_table import CHAIN_NAME, EVENT_SHAPE, NO_BUNDLE, HookKey, Restrictions
 from tykpy.broker.router.link import Link
+from tykpy.broker.router.router import Router
 
-Bundle = dict[str, Any]
-Signature = frozenset[tuple[object, ...]]
 Sets = dict[Any, frozenset[Link]]
 
 
@@ -33,16 +36,6 @@ class Spread(NamedTuple):
     Where others could not load it, `elsewhere` has their problems.
     """
     restrictions: Restrictions
-
-
-def is_sound(bundle: Bundle) -> bool:
-    """Whether all of the bundle could be loaded."""
-    return not any(problems_of(bundle))
-
-
-def signature_of(description: Description) -> Signature:
-    """What is equal for workers that can run the same."""
-    return frozenset((bundle["path"], *_facts(bundle)) for bundle in description)
 
 
 def spread_of(loaded: Sequence[Loaded], awaited: Iterable[Bundle] = ()) -> Spread:
@@ -67,13 +60,8 @@ def spread_of(loaded: Sequence[Loaded], awaited: Iterable[Bundle] = ()) -> Sprea
 def _is_everywhere(copies: "Copies", links: frozenset[Link]) -> bool:
     if len(copies) == 1:
         return links == frozenset(copies[0][0])
-    same = len({_facts(bundle) for _, bundle in copies}) == 1
+    same = len({facts_of(bundle) for _, bundle in copies}) == 1
     return same and links == frozenset().union(*(some for some, _ in copies))
-
-
-def _facts(bundle: Bundle) -> tuple[object, ...]:
-    # The hooks as well: code may define them or not, by what it finds when it is imported.
-    return bundle["version"], is_sound(bundle), tuple(hook["name"] for hook in bundle["hooks"])
 
 
 Copies = list[tuple[Collection[Link], Bundle]]
@@ -94,7 +82,7 @@ def _merged(copies: Copies, workers: int) -> Bundle:
     loaded_in = sum(len(links) for links, bundle in copies if is_sound(bundle))
     merged = {**best, "loaded_in": loaded_in, "workers": workers}
     if loaded_in:
-        elsewhere = dict.fromkeys(problem for _, bundle in copies for problem in problems_of(bundle))
+        elsewhere = dict.fromkeys(problem for _, bundle in copies for problem in bundle_problems(bundle))
         merged |= {"elsewhere": list(elsewhere)} if elsewhere else {}
     return merged
 
@@ -128,3 +116,82 @@ def _keys(bundle: Bundle) -> list[HookKey]:
 
 def _handlers(bundle: Bundle) -> list[str]:
     return [hook["name"] for hook in bundle["hooks"] if hook["shape"] == EVENT_SHAPE]
+
+
+log = logging.getLogger("tykpy.supervisor")
+
+MAX_NAMED: Final = 3
+"""Problems of one bundle in the log; `tykpy hooks` shows all."""
+
+
+class Publisher:
+    """Compares the workers whenever one of them may have changed; does nothing where none has."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._told: object = None
+        self._is_changing = False
+        self._reported: set[tuple[object, ...]] = set()
+        """Of which bundles the log says how they are loaded: path, version, and what it says."""
+
+    def publish(self, serving: Iterable[Worker], awaited: list[dict[str, Any]]) -> None:
+        """Tell what these workers have loaded; calls for the bundles `awaited` wait."""
+        classes = _classes(serving)
+        state = [(signature, frozenset(links)) for signature, (links, _) in classes.items()]
+        # Which workers there are does not matter as long as all have loaded the same.
+        now = (state if len(state) > 1 or awaited else list(classes), awaited)
+        if not classes or now == self._told:
+            return
+        self._told = now
+        spread = spread_of(list(classes.values()), awaited)
+        self._router.learn(spread.description, spread.restrictions)
+        if not self._is_changing:
+            each(self._report, spread.description)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Report only in the end, when several workers have been let in, what they have loaded."""
+        self._is_changing = True
+        try:
+            yield
+        finally:
+            self._is_changing = False
+            each(self._report, self._router.hooks.description)
+
+    def report_kept(self, worker: Worker) -> None:
+        """Say once of each bundle that another version is served than is there."""
+        for bundle in worker.description if worker.kept else ():
+            name = ("kept", bundle["path"], bundle["version"])
+            if bundle["kept"] and name not in self._reported:
+                self._reported.add(name)
+                log.warning("bundle %s %s", bundle["name"], bundle["kept"])
+
+    def start_afresh(self) -> None:
+        """There is new code: say again what is to be said."""
+        self._reported.clear()
+
+    def _report(self, bundle: dict[str, Any]) -> None:
+        """Say once for each version of a bundle what is wrong with it, in all workers or in some."""
+        problems = bundle.get("elsewhere") or list(bundle_problems(bundle))
+        name = (bundle["path"], bundle["version"], "elsewhere" in bundle)
+        if not problems or name in self._reported:
+            return
+        self._reported.add(name)
+        where = "loaded in some workers only, which get its calls: " if "elsewhere" in bundle else ""
+        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+        log.error("%s%s%s", where, "; ".join(problems[:MAX_NAMED]), more)
+
+
+def merged(serving: Iterable[Worker]) -> Description:
+    """What all these workers together have loaded."""
+    return spread_of(list(_classes(serving).values())).description
+
+
+def _classes(serving: Iterable[Worker]) -> dict[Signature, Loaded]:
+    """The workers by what they have loaded; those of the newest worker are the last."""
+    classes: dict[Signature, Loaded] = {}
+    for worker in sorted(serving, key=lambda one: one.generation):
+        assert worker.link is not None
+        links, _ = classes.pop(worker.signature, ([], None))
+        classes[worker.signature] = Loaded([*links, worker.link], worker.description)
+    return classes

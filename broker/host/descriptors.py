@@ -46,7 +46,7 @@ class DescriptorReserve:
                 self._held.append(os.dup(self._held[0]) if self._held else _open_nothing())
 
     @contextlib.contextmanager
-    def lent(self) -> Iterator[None]:
+    def released(self) -> Iterator[None]:
         """Nothing is held until the end of the block; nothing else may run in the event loop meanwhile."""
         self._let_go()
         try:
@@ -115,3 +115,47 @@ class DescriptorWatch:
             self._complain(fault)
         else:
             self._otherwise(loop, context)
+
+
+OWN: Final = 256
+"""Descriptors kept for the broker itself: sockets, sinks of events, connections that are being refused."""
+PER_WORKER: Final = 32
+"""Kept per worker: a channel, its process and what starting one takes, twice, because a reload doubles the workers."""
+FEWEST: Final = 16
+"""Connections that are allowed whatever the system says: a broker without any serves nobody. What a worker needs is
+held all the same (broker/host/descriptors.py)."""
+
+
+def connections_allowed(wanted: int, workers: int) -> int:
+    """As many of `wanted` connections as there are descriptors for; says so in the log where it is fewer.
+
+    Raises this process's soft limit as far as needed.
+    """
+    reserve = _reserve(workers)
+    files = raise_limit(wanted, workers)
+    allowed = max(min(wanted, files - reserve), min(wanted, FEWEST))
+    if allowed < wanted:
+        text = (
+            "at most %d connections instead of %d (--max-connections): of %d files that may be open %d are kept for the"
+            " broker and its workers; LimitNOFILE= in the unit, or ulimit -Hn, allows more"
+        )
+        log.warning(text, allowed, wanted, files, reserve)
+    return allowed
+
+
+def raise_limit(connections: int, workers: int) -> int:
+    """Raise the soft limit to what these need, or to the hard limit; returns what may be open, at most what they need.
+
+    Workers inherit it.
+    """
+    needed = connections + _reserve(workers)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return needed
+    most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
+
+
+def _reserve(workers: int) -> int:
+    return OWN + PER_WORKER * workers

@@ -4,16 +4,18 @@ The kernel says who: the process that called connect(2), whatever it passed its 
 """
 
 import asyncio
+import grp
 import logging
 import os
+import pwd
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final, NamedTuple
 
 from tykpy.broker.config import BrokerConfig
-from tykpy.broker.net.accounts import group_ids, user_ids
+from tykpy.broker.errors import AccountError
 from tykpy.telemetry.rate_limited_log import QuietLog
 
 log = logging.getLogger("tykpy.access")
@@ -51,7 +53,7 @@ class AllowList:
         return peer.uid in self.users or not self.groups.isdisjoint(peer.gids)
 
 
-class Doorkeeper:
+class CredentialCheck:
     """An admission by credentials; a connection that has none (TCP) is not its business."""
 
     def __init__(self, name: str, allowed: AllowList) -> None:
@@ -95,9 +97,35 @@ def gateway_admission(config: BrokerConfig) -> Admission | None:
     """
     if not config.allow_user and not config.allow_group:
         return None
-    return Doorkeeper("this socket", AllowList(user_ids(config.allow_user), group_ids(config.allow_group)))
+    return CredentialCheck("this socket", AllowList(user_ids(config.allow_user), group_ids(config.allow_group)))
 
 
 def admin_admission() -> Admission:
     """Who may ask the admin socket: the user that we run as, and root, who could do as they like anyway."""
-    return Doorkeeper("the admin socket", AllowList(frozenset({_ROOT, os.geteuid()})))
+    return CredentialCheck("the admin socket", AllowList(frozenset({_ROOT, os.geteuid()})))
+
+
+def user_id(user: str) -> int:
+    """The number of a user. Raises AccountError for a name that nobody has."""
+    try:
+        return int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise AccountError(f"no user {user!r} on this machine") from None
+
+
+def group_id(group: str) -> int:
+    """The number of a group. Raises AccountError for a name that none has."""
+    try:
+        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise AccountError(f"no group {group!r} on this machine") from None
+
+
+def user_ids(users: Iterable[str]) -> frozenset[int]:
+    """The numbers of some users. Raises AccountError."""
+    return frozenset(map(user_id, users))
+
+
+def group_ids(groups: Iterable[str]) -> frozenset[int]:
+    """The numbers of some groups. Raises AccountError."""
+    return frozenset(map(group_id, groups))

@@ -5,18 +5,19 @@ In an upgrade the old program's sockets are used, and stay its own until it has 
 """
 
 import asyncio
+import ipaddress
 import logging
+import socket
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final, NamedTuple
 
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import ConfigError
-from tykpy.broker.host.handover import Handover
-from tykpy.broker.host.user import Identity
+from tykpy.broker.host.privileges import TargetUser
+from tykpy.broker.host.upgrade import Handover
 from tykpy.broker.net import sockets, tls
 from tykpy.broker.net.addresses import MSGPACK_PREFIX
-from tykpy.broker.net.exposure import warnings_of
 from tykpy.broker.net.runtime_folder import make_runtime_dir
 from tykpy.broker.net.sockets import ListeningSocket, SocketOptions
 
@@ -30,7 +31,7 @@ Factory = Callable[[], asyncio.BaseProtocol]
 
 def socket_options(config: BrokerConfig) -> SocketOptions:
     """The permissions of the sockets that gateways call. Raises ConfigError."""
-    identity = Identity.wanted(config)
+    identity = TargetUser.wanted(config)
     if identity is None:
         return SocketOptions(config.socket_mode, config.socket_group)
     identity.check()
@@ -186,3 +187,24 @@ class Listeners:
             return await loop.create_server(factory, sock=sock, start_serving=accepts, backlog=backlog)
         # A server closes its socket at its end; this one may be followed by another.
         return await loop.create_server(factory, sock=sock.dup(), start_serving=accepts, backlog=backlog, **options)
+
+
+def warnings_of(listening: ListeningSocket, config: BrokerConfig) -> Iterator[str]:
+    """What everybody can do who reaches this address, where that is not wanted as a rule."""
+    if listening.is_unix:
+        return
+    if config.allow_user or config.allow_group:
+        yield f"{listening.address}: --allow-user and --allow-group are about Unix sockets, not about this"
+    if _is_loopback(listening.socket):
+        return
+    if not listening.address.startswith("tls://"):
+        yield (
+            f"{listening.address}: whoever reaches this address can call hooks, and whoever is in between can read and "
+            "change what passes; use tls:// with --tls-client-ca, or a Unix socket"
+        )
+    elif config.tls_client_ca is None:
+        yield f"{listening.address}: whoever reaches this address can call hooks; --tls-client-ca says who may"
+
+
+def _is_loopback(sock: socket.socket) -> bool:
+    return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback

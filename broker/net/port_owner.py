@@ -16,7 +16,7 @@ _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://\S*")
 _UNKNOWN: Final = "another process"
 
 
-def unix_holder(connected: socket.socket) -> str:
+def unix_owner(connected: socket.socket) -> str:
     """The process that listens at the other end of a connected Unix socket, by pid and command."""
     return _describe(unix_listener(connected))
 
@@ -27,7 +27,7 @@ def unix_listener(connected: socket.socket) -> int:
     return int(pid)
 
 
-def tcp_holder(port: int) -> str:
+def tcp_owner(port: int) -> str:
     """The process that listens on a TCP port, by pid and command, as far as we may look."""
     return _describe(tcp_listener(port))
 
@@ -41,7 +41,7 @@ def tcp_listener(port: int) -> int:
     return 0
 
 
-def lock_holder(descriptor: int) -> str:
+def lock_owner(descriptor: int) -> str:
     """The process that holds a lock (flock) on the file of a descriptor, by pid and command, as far as we may look."""
     status = os.fstat(descriptor)
     place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"

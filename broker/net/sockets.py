@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from tykpy.broker.errors import ListenError
-from tykpy.broker.net.accounts import group_id
+from tykpy.broker.net.access import group_id
 from tykpy.broker.net.addresses import name_of, parse_tcp, parse_unix, scheme_of
-from tykpy.broker.net.port_owner import lock_holder, tcp_holder, unix_holder
+from tykpy.broker.net.port_owner import lock_owner, tcp_owner, unix_owner
 
 log = logging.getLogger("tykpy.sockets")
 
@@ -220,7 +220,7 @@ def _lock(descriptor: int, folder: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > give_up:
                 raise ListenError(
-                    f"folder {folder} is locked (flock) by {lock_holder(descriptor)}: end it, or use another folder"
+                    f"folder {folder} is locked (flock) by {lock_owner(descriptor)}: end it, or use another folder"
                 ) from None
             time.sleep(_LOCK_RETRY)
         else:
@@ -244,7 +244,7 @@ def _remove_stale(address: str, path: Path) -> None:
             return
         except (TimeoutError, BlockingIOError):
             raise ListenError(f"{address} is in use by a process that does not accept connections") from None
-        raise ListenError(f"{address} is in use by {unix_holder(probe)}")
+        raise ListenError(f"{address} is in use by {unix_owner(probe)}")
 
 
 def _set_permissions(file: SocketFile, options: SocketOptions, gid: int | None) -> None:
@@ -287,7 +287,7 @@ def _listen_tcp(address: str, host: str, port: int) -> ListeningSocket:
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise ListenError(f"{address} is in use by {tcp_holder(port)}") from error
+            raise ListenError(f"{address} is in use by {tcp_owner(port)}") from error
         raise ListenError(f"{address}: {error.strerror}") from error
     sock.setblocking(False)
     shown = f"[{host}]" if ":" in host else host

@@ -1,16 +1,18 @@
-"""TLS for listening sockets: contexts from files, made anew whenever the files have changed.
+"""TLS for both ends of a connection: contexts, certificates and keys from PEM files.
 
-TLS 1.2 and 1.3 only, with cipher suites that HTTP/2 allows (RFC 9113, section 9.2.2). No tickets are given: a gateway
-keeps one connection. What TLS 1.2 can resume without them ends with the context, and so with an old --tls-client-ca.
+TLS 1.2 and 1.3 only, with cipher suites that HTTP/2 allows (RFC 9113, section 9.2.2). Errors name the option and the
+file. Servers issue no tickets: a gateway keeps one connection. What TLS 1.2 can resume without them ends with the
+context, and so with an old --tls-client-ca.
 """
 
 import logging
 import ssl
 from collections.abc import Sequence
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 from tykpy.broker.config import BrokerConfig
-from tykpy.broker.net.pem import harden, load_authorities, load_certificate
+from tykpy.broker.errors import ConfigError
 from tykpy.telemetry.rate_limited_log import QuietLog
 
 log = logging.getLogger("tykpy.tls")
@@ -61,3 +63,90 @@ def server_options(config: BrokerConfig, protocols: Sequence[str]) -> dict[str, 
         "ssl_handshake_timeout": HANDSHAKE_TIMEOUT,
         "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT,
     }
+
+
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2; those of 1.3 are all sound."""
+
+
+class KeyFiles(Protocol):
+    """Where a certificate and its key are."""
+
+    @property
+    def tls_cert(self) -> Path | None:
+        """`--tls-cert`."""
+
+    @property
+    def tls_key(self) -> Path | None:
+        """`--tls-key`; None: in the same file."""
+
+    @property
+    def tls_key_passphrase_file(self) -> Path | None:
+        """`--tls-key-passphrase-file`."""
+
+
+def harden(context: ssl.SSLContext) -> None:
+    """Leave only what is sound, and no session that could be resumed."""
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+
+
+def load_certificate(context: ssl.SSLContext, files: KeyFiles) -> None:
+    """What we show to the peer; raises ConfigError."""
+    certificate = files.tls_cert
+    if certificate is None:
+        raise ConfigError("--tls-key: needs --tls-cert")
+    key = files.tls_key or certificate
+    key_name = f"--tls-key {key}" if files.tls_key else f"--tls-cert {key}"
+    _check_pem("--tls-cert", certificate, b"CERTIFICATE-----")
+    _check_pem("--tls-key" if files.tls_key else "--tls-cert", key, b"PRIVATE KEY-----")
+    passphrase = _Passphrase(key_name, files.tls_key_passphrase_file)
+    try:
+        context.load_cert_chain(certificate, key, passphrase)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            text = f"{key_name} is not the key of the certificate in --tls-cert {certificate}"
+        elif passphrase.was_asked:
+            text = f"{key_name} cannot be decrypted: the passphrase in {files.tls_key_passphrase_file} is another one"
+        else:
+            text = f"--tls-cert {certificate} and {key_name} cannot be used: {error.reason or error}"
+        raise ConfigError(text) from error
+
+
+def load_authorities(context: ssl.SSLContext, flag: str, path: Path) -> None:
+    """CAs whose certificates the peer may show; raises ConfigError."""
+    _check_pem(flag, path, b"CERTIFICATE-----")
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise ConfigError(f"{flag} {path} cannot be used: {error.reason or error}") from error
+
+
+def _check_pem(flag: str, path: Path, mark: bytes) -> None:
+    """What OpenSSL says of a file that it cannot use does not even tell which."""
+    if mark not in _read(flag, path):
+        what = mark.rstrip(b"-").decode().lower()
+        raise ConfigError(f"{flag} {path}: there is no {what} in it, in PEM")
+
+
+def _read(flag: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{flag} {path}: {error.strerror}") from error
+
+
+class _Passphrase:
+    """Read when the key turns out to be encrypted."""
+
+    def __init__(self, key_name: str, path: Path | None) -> None:
+        self._key_name = key_name
+        self._path = path
+        self.was_asked = False
+
+    def __call__(self) -> bytes:
+        self.was_asked = True
+        if self._path is None:
+            raise ConfigError(f"{self._key_name} is encrypted: --tls-key-passphrase-file names where its passphrase is")
+        return _read("--tls-key-passphrase-file", self._path).rstrip(b"\r\n")

@@ -6,16 +6,44 @@ workers ready than there should be, and never more than one too many.
 
 import asyncio
 import logging
+import os
 import random
 import sys
+from pathlib import Path
 from typing import Final
 
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import WorkerStartError
 from tykpy.broker.faults import Periodic, each
-from tykpy.broker.pool.rss import memory_of
 from tykpy.broker.pool.supervisor import Supervisor
-from tykpy.broker.pool.worker import Worker, WorkerState
+from tykpy.broker.pool.worker import Worker, WorkerPhase
+
+PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+KIB: Final = 1024
+_RSS_FIELD: Final = 1
+"""In `statm`: pages."""
+
+
+def memory_of(pid: int, limit: int) -> int:
+    """Bytes that are this process's own share of memory (PSS), or 0 where it is gone.
+
+    Shared pages count in part: workers have much in common. That costs the kernel a walk over all mappings, so it is
+    asked only where the cheap upper bound (RSS) is above `limit`; up to there the bound is returned.
+    """
+    try:
+        rss = int(Path(f"/proc/{pid}/statm").read_text().split()[_RSS_FIELD]) * PAGE
+        return _pss(pid, rss) if rss > limit else rss
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _pss(pid: int, otherwise: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except PermissionError:
+        return otherwise
+    return next((int(line.split()[1]) * KIB for line in lines if line.startswith("Pss:")), otherwise)
+
 
 log = logging.getLogger("tykpy.recycling")
 
@@ -83,7 +111,7 @@ class Recycler:
         while self._due and self._leaving is None and not self._paused:
             worker = next(iter(self._due))
             why = self._due.pop(worker)
-            if worker.state is WorkerState.READY:
+            if worker.phase is WorkerPhase.READY:
                 self._replace(worker, why)
 
     def _replace(self, worker: Worker, why: str) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from tykpy.broker.catalog import bundle_report
+from tykpy.broker.catalog.description import BundleChange, Description, compare
 from tykpy.broker.catalog.spread import Loaded, spread_of
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import ReloadError, WorkerStartError
@@ -26,8 +26,8 @@ log = logging.getLogger("tykpy.reload")
 MAX_NAMED: Final = 5
 """Problems in one line of the log; the answer of `tykpy reload` has them all."""
 
-Outcome = dict[str, Any] | ReloadError
-Listener = Callable[[Outcome], None]
+ReloadOutcome = dict[str, Any] | ReloadError
+ReloadListener = Callable[[ReloadOutcome], None]
 
 
 class Generation:
@@ -52,7 +52,7 @@ class Generation:
             self._refuse(ReloadError(f"a new worker cannot be started: {error}"))
 
     @property
-    def description(self) -> bundle_report.Description:
+    def description(self) -> Description:
         """What its workers have loaded together."""
         classes = {worker.signature: Loaded([], worker.description) for worker in self._workers}
         return spread_of(list(classes.values())).description
@@ -113,8 +113,8 @@ class Reloader:
         self._supervisor = supervisor
         self._router = router
         self._generation: Generation | None = None
-        self._listeners: list[Listener] = []
-        self._next: list[Listener] = []
+        self._listeners: list[ReloadListener] = []
+        self._next: list[ReloadListener] = []
         self._next_is_pinned = True
         """Those who wait for the next generation want what is new alone."""
         self._started = 0.0
@@ -124,7 +124,7 @@ class Reloader:
         """Whether a new generation is starting or taking over."""
         return self._generation is not None
 
-    def request(self, listener: Listener | None = None, *, pinned: bool = False) -> None:
+    def request(self, listener: ReloadListener | None = None, *, pinned: bool = False) -> None:
         """Reload; the listener hears what was loaded, or a ReloadError.
 
         `pinned`: load bundles that are new in the folder, and leave those that are served as they are.
@@ -164,7 +164,7 @@ class Reloader:
             # Not from within: the workers of a refused generation have this call on their stack.
             self._loop.call_soon(self._start_next)
 
-    def _note(self, outcome: Outcome, pinned: bool) -> None:
+    def _note(self, outcome: ReloadOutcome, pinned: bool) -> None:
         seconds = round(time.monotonic() - self._started, 3)
         if isinstance(outcome, ReloadError):
             what = "new bundles are not loaded" if pinned else "reload refused, the old version goes on"
@@ -187,12 +187,12 @@ class Reloader:
             self._router.poison.clear()
         generation.take_over()
         attempt(self.on_taken_over)
-        changes = bundle_report.compare(before, generation.description)
+        changes = compare(before, generation.description)
         news = [one for one in changes if not generation.pinned or one.change != "same"]
         what = "loaded" if generation.pinned else "reloaded"
         log.info("%s: %s", what, ", ".join(f"{one.name} {one.change}" for one in news) or "no bundles")
         return {"workers": self._supervisor.wanted, "bundles": [_as_map(change) for change in changes]}
 
 
-def _as_map(change: bundle_report.BundleChange) -> dict[str, Any]:
+def _as_map(change: BundleChange) -> dict[str, Any]:
     return {**change._asdict(), "problems": list(change.problems), "hashes": list(change.hashes)}

@@ -6,13 +6,13 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from tykpy.broker.catalog.kept import KeptFolder
+from tykpy.broker.catalog.served import SavedVersions
 from tykpy.broker.config import AUTO, BrokerConfig
 from tykpy.broker.errors import WorkerStartError
 from tykpy.broker.faults import report
 from tykpy.broker.host.descriptors import DescriptorReserve
 from tykpy.broker.pool.process import WorkerProcess
-from tykpy.broker.pool.worker import Sponsor, Worker
+from tykpy.broker.pool.worker import Worker, WorkerOwner
 from tykpy.broker.pool.zygote import ZygoteKeeper
 from tykpy.broker.router.link import ASYNC_LIMIT, most_blocking
 from tykpy.ipc.bodies.store import BodyStore
@@ -62,9 +62,9 @@ class WorkerStarter:
         self._generation = 0
         self._zygotes = zygotes
         self.reserve = DescriptorReserve()
-        self.kept = KeptFolder(config.runtime_dir)
+        self.kept = SavedVersions(config.runtime_dir)
 
-    def start(self, slot: int, sponsor: Sponsor, *, pinned: bool = True) -> Worker:
+    def start(self, slot: int, owner: WorkerOwner, *, pinned: bool = True) -> Worker:
         """Start a worker; it says on its control socket when it is ready.
 
         `pinned`: it loads the versions of bundles that are served now, and not what is there.
@@ -74,8 +74,8 @@ class WorkerStarter:
         """
         self._generation += 1
         try:
-            with self.reserve.lent():
-                return self._open(slot, self._generation, sponsor, pinned)
+            with self.reserve.released():
+                return self._open(slot, self._generation, owner, pinned)
         except (OSError, IpcError) as error:
             raise WorkerStartError(f"no process can be started: {error}") from error
         except Exception as fault:
@@ -93,7 +93,7 @@ class WorkerStarter:
         self._zygotes.close()
         self.kept.close()
 
-    def _open(self, slot: int, generation: int, sponsor: Sponsor, pinned: bool) -> Worker:
+    def _open(self, slot: int, generation: int, owner: WorkerOwner, pinned: bool) -> Worker:
         channel = BrokerChannel.create(slot, generation, self._epoch, self._options, self._bodies)
         try:
             # Before there is a process: it waits in the socket, and what fails here leaves nothing to end.
@@ -106,7 +106,7 @@ class WorkerStarter:
             raise
         finally:
             channel.close_worker_ends()
-        return Worker(slot, generation, channel, process, sponsor)
+        return Worker(slot, generation, channel, process, owner)
 
     def _process(self, channel: BrokerChannel) -> WorkerProcess:
         argument, descriptors, life = channel.worker_argument(), channel.worker_fds, self._zygotes.life.reader

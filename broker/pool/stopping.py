@@ -2,16 +2,55 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.faults import attempt
-from tykpy.broker.pool.worker import Worker, WorkerState
+from tykpy.broker.pool.process import CPU_ENDING, Ending
+from tykpy.broker.pool.worker import Worker, WorkerPhase
+from tykpy.broker.router.blame import Cause
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.router import Router
 from tykpy.ipc.errors import IpcError
+from tykpy.ipc.ring.layout import ExitReason
+
+RENEWAL_SLACK: Final = 0.5
+"""Seconds: a worker renews its limit of CPU time at the start of a dispatch, but not of each (see rlimits.py)."""
+
+
+def ending_of(worker: Worker, limit_cpu: int) -> Ending:
+    """Say how a worker has ended, and whether by a signal that is not due to anything that it did itself.
+
+    `limit_cpu`: seconds of CPU time that it may use for a dispatch; 0: there is no limit.
+    """
+    ending = worker.process.ending()
+    if worker.link is None:
+        return ending
+    if worker.channel.worker_status().exit_reason == ExitReason.SIGNALLED:
+        return Ending(f"{ending.words}, which it was sent", by_itself=None)
+    if ending.words.startswith(CPU_ENDING) and not _may_have_used(limit_cpu, worker.link):
+        return Ending(f"{CPU_ENDING}, which it was sent", by_itself=False)
+    return ending
+
+
+def cause_of(worker: Worker, link: Link, ending: Ending) -> Cause:
+    """What the hooks that it ran have to do with its end."""
+    if link.overdue:
+        return Cause.UNKNOWN if worker.stopped else Cause.HANG
+    if worker.blamed or ending.by_itself:
+        return Cause.CRASH
+    return Cause.UNKNOWN if ending.by_itself is None else Cause.OUTSIDE
+
+
+def _may_have_used(cpu_seconds: int, link: Link) -> bool:
+    """Whether what the worker ran can have taken so much CPU time."""
+    started = [link.channel.execution_started_ns(seq) for seq in link.channel.executing()]
+    longest = max((time.monotonic_ns() - at for at in started), default=0) / 1e9
+    return bool(cpu_seconds) and (longest + RENEWAL_SLACK) * (os.cpu_count() or 1) >= cpu_seconds
+
 
 log = logging.getLogger("tykpy.supervisor")
 
@@ -27,7 +66,7 @@ CHECK_INTERVAL: Final = 0.05
 """Seconds between two looks at a worker that is to be ended once its other dispatches are done."""
 
 
-class Departures:
+class WorkerStopper:
     """Ends workers. The router's watcher: it hears from there which of them are in trouble."""
 
     def __init__(
@@ -106,7 +145,7 @@ class Departures:
         worker.ending = None
         if link is None or worker.generation not in self._workers or not (link.overdue or link.silent):
             return
-        worker.state = WorkerState.LEAVING
+        worker.phase = WorkerPhase.LEAVING
         # First: whatever goes wrong with giving its work to others, it is killed.
         self._loop.call_soon(self._kill_when_alone, worker)
         attempt(self._router.leave, link)
@@ -116,7 +155,7 @@ class Departures:
         """It says that it lives and starts nothing: replace it, and kill it when it has written its stacks."""
         assert worker.link is not None
         worker.idle = True
-        worker.state = WorkerState.LEAVING
+        worker.phase = WorkerPhase.LEAVING
         worker.process.dump()
         self._loop.call_later(DUMP_TIME, self._kill_when_alone, worker)
         attempt(self._router.leave, worker.link)
@@ -139,7 +178,7 @@ class Departures:
 
     def ask_to_leave(self, worker: Worker) -> None:
         """Give it nothing more; it finishes what it runs and ends."""
-        worker.state = WorkerState.LEAVING
+        worker.phase = WorkerPhase.LEAVING
         if worker.link is None:
             worker.end_patience()
         else:

@@ -11,25 +11,23 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from tykpy.broker.catalog import bundle_report
 from tykpy.broker.catalog.api_table import ApiTable
 from tykpy.broker.catalog.bundle_names import BundleNames
-from tykpy.broker.catalog.loading import LoadWatch
-from tykpy.broker.catalog.publishing import Publisher, merged
+from tykpy.broker.catalog.description import Description, version_of
+from tykpy.broker.catalog.loading import BundleLoads, IdleWorkers
 from tykpy.broker.catalog.restoring import Restorer
 from tykpy.broker.catalog.served import Served
+from tykpy.broker.catalog.spread import Publisher, merged
 from tykpy.broker.config import AUTO, MAX_WORKERS, BrokerConfig
 from tykpy.broker.errors import ConfigError, NoWorkerError, WorkerStartError
 from tykpy.broker.faults import Periodic, attempt, each
 from tykpy.broker.host.descriptors import DescriptorReserve
-from tykpy.broker.pool.attribution import cause_of, ending_of
 from tykpy.broker.pool.backoff import BackOff
-from tykpy.broker.pool.idle_workers import IdleWorkers
 from tykpy.broker.pool.process import Ending, oom_kills
 from tykpy.broker.pool.starting import WorkerStarter
-from tykpy.broker.pool.stopping import Departures
+from tykpy.broker.pool.stopping import WorkerStopper, cause_of, ending_of
 from tykpy.broker.pool.storage_report import StorageReport
-from tykpy.broker.pool.worker import Source, Sponsor, Worker, WorkerState
+from tykpy.broker.pool.worker import BundleVersion, Worker, WorkerOwner, WorkerPhase
 from tykpy.broker.pool.worker_messages import read_news
 from tykpy.broker.pool.zygote import ZygoteKeeper
 from tykpy.broker.router.contract import Death
@@ -95,7 +93,7 @@ class Supervisor:
         self._router = router
         self._events = events
         self._zygotes = zygotes or ZygoteKeeper()
-        self.loads = LoadWatch(loop, config)
+        self.loads = BundleLoads(loop, config)
         """Watches workers load bundles."""
         self.names = BundleNames(config.apis, loop, self._tell_names)
         """What people call the bundles."""
@@ -110,10 +108,10 @@ class Supervisor:
         self._back_off = BackOff()
         self._workers: dict[int, Worker] = {}
         """Every process that lives, by generation."""
-        self._holders: dict[int, Worker] = {}
+        self._by_slot: dict[int, Worker] = {}
         """The worker of each slot."""
-        self._departures = Departures(loop, config, router, self._workers, self._replace)
-        router.watched_by(self._departures)
+        self._stopper = WorkerStopper(loop, config, router, self._workers, self._replace)
+        router.watched_by(self._stopper)
         self._stopping = False
         self._all_gone: asyncio.Future[None] | None = None
 
@@ -136,9 +134,9 @@ class Supervisor:
             raise ConfigError(f"{workers} workers: must be between 1 and {MAX_WORKERS}")
         log.info("scaling from %d to %d workers", self.wanted, workers)
         self.wanted = workers
-        for slot in [slot for slot in self._holders if slot >= workers]:
+        for slot in [slot for slot in self._by_slot if slot >= workers]:
             self._back_off.forget(slot)
-            self.retire(self._holders[slot])
+            self.retire(self._by_slot[slot])
         self._fill_all()
         self._events.ready(len(self._router.pool))
 
@@ -148,7 +146,7 @@ class Supervisor:
         self._restorer.stop()
         if self._workers:
             self._all_gone = self._loop.create_future()
-            await self._departures.end_all(self._all_gone)
+            await self._stopper.end_all(self._all_gone)
         self._starter.close()
 
     def reopen_logs(self) -> None:
@@ -173,7 +171,7 @@ class Supervisor:
     @property
     def serving(self) -> list[Worker]:
         """The workers that get dispatches."""
-        return [worker for worker in self._holders.values() if worker.state is WorkerState.READY]
+        return [worker for worker in self._by_slot.values() if worker.phase is WorkerPhase.READY]
 
     @property
     def workers(self) -> Iterable[Worker]:
@@ -181,7 +179,7 @@ class Supervisor:
         return self._workers.values()
 
     @property
-    def served(self) -> bundle_report.Description:
+    def served(self) -> Description:
         """What all serving workers together have loaded."""
         serving = self.serving
         return merged(serving) if serving else self._router.hooks.description
@@ -195,8 +193,8 @@ class Supervisor:
         # Of workers that have loaded the same, one is enough.
         return self._served.lost({worker.signature: worker.description for worker in serving}.values())
 
-    def spawn(self, slot: int, sponsor: Sponsor, *, pinned: bool = True) -> Worker:
-        """Start a worker for a slot, whether it has one or not; the sponsor hears what comes of it.
+    def spawn(self, slot: int, owner: WorkerOwner, *, pinned: bool = True) -> Worker:
+        """Start a worker for a slot, whether it has one or not; the owner hears what comes of it.
 
         `pinned`: it loads the versions of bundles that are served now, and not what is there.
 
@@ -204,7 +202,7 @@ class Supervisor:
         """
         if self._stopping:
             raise WorkerStartError("the broker is stopping")
-        worker = self._starter.start(slot, sponsor, pinned=pinned)
+        worker = self._starter.start(slot, owner, pinned=pinned)
         try:
             self._watch(worker)
         except OSError as error:
@@ -217,9 +215,9 @@ class Supervisor:
 
     def admit(self, worker: Worker) -> None:
         """Give dispatches to a worker that is ready; who held its slot leaves."""
-        before = self._holders.get(worker.slot)
-        self._holders[worker.slot] = worker
-        worker.state = WorkerState.READY
+        before = self._by_slot.get(worker.slot)
+        self._by_slot[worker.slot] = worker
+        worker.phase = WorkerPhase.READY
         worker.ready_at = time.monotonic()
         if self.request_limit is not None:
             worker.request_limit = self.request_limit()
@@ -246,10 +244,10 @@ class Supervisor:
 
     def retire(self, worker: Worker) -> None:
         """Have a worker finish what it runs, and end; nobody replaces it."""
-        if self._holders.get(worker.slot) is worker:
-            del self._holders[worker.slot]
+        if self._by_slot.get(worker.slot) is worker:
+            del self._by_slot[worker.slot]
             self.learn()
-        self._departures.ask_to_leave(worker)
+        self._stopper.ask_to_leave(worker)
 
     def dismiss(self, worker: Worker, why: str) -> None:
         """End a worker that was not let in."""
@@ -262,7 +260,7 @@ class Supervisor:
         merged = self.served
         return self._served.broken(worker.description, {one["path"] for one in merged if _is_exclusive(one)})
 
-    def take_over(self, baseline: bundle_report.Description) -> list[str]:
+    def take_over(self, baseline: Description) -> list[str]:
         """What the workers could not load and must, because the program before serves it; none: serve it from now on.
 
         What only its workers can have is tried again until they have ended.
@@ -277,7 +275,7 @@ class Supervisor:
             self._restorer.changed()
         return broken
 
-    def renew(self, description: bundle_report.Description, *, pinned: bool) -> None:
+    def renew(self, description: Description, *, pinned: bool) -> None:
         """New workers that have loaded this are about to replace all others."""
         self._served.renew(description)
         self._restorer.start_afresh()
@@ -293,8 +291,8 @@ class Supervisor:
             return False
         for problem in lacking:
             log.error("%s is let in all the same, no other serves: %s", worker, problem)
-        served = {bundle_report.version_of(one.description) for one in self.serving} - {""}
-        if served and bundle_report.version_of(worker.description) not in served:
+        served = {version_of(one.description) for one in self.serving} - {""}
+        if served and version_of(worker.description) not in served:
             log.warning("%s has loaded other files than the others; `tykpy reload` brings all to the same", worker)
         self.admit(worker)
         return True
@@ -322,8 +320,8 @@ class Supervisor:
 
     def worker_lost(self, worker: Worker, why: str) -> None:
         """Try again later."""
-        if self._holders.get(worker.slot) is worker:
-            del self._holders[worker.slot]
+        if self._by_slot.get(worker.slot) is worker:
+            del self._by_slot[worker.slot]
             if worker.broken is None:
                 self._failed(worker.slot, why)
             else:
@@ -347,10 +345,10 @@ class Supervisor:
             self._fill(slot)
 
     def _fill(self, slot: int) -> None:
-        if self._stopping or slot >= self.wanted or slot in self._holders:
+        if self._stopping or slot >= self.wanted or slot in self._by_slot:
             return
         try:
-            self._holders[slot] = self.spawn(slot, self)
+            self._by_slot[slot] = self.spawn(slot, self)
         except WorkerStartError as error:
             self._failed(slot, str(error))
 
@@ -365,14 +363,14 @@ class Supervisor:
 
     def _replace(self, worker: Worker) -> None:
         """A worker that served has ended, or is given up."""
-        if self._holders.get(worker.slot) is not worker:
+        if self._by_slot.get(worker.slot) is not worker:
             return
-        del self._holders[worker.slot]
+        del self._by_slot[worker.slot]
         self.restarts += 1
         if worker.idle and self._idle_workers.given_up(worker):
             self._back_off.forget(worker.slot)
         # One that hung took its time to do so.
-        worked = worker.handled > 0 or (worker.state is WorkerState.LEAVING and not worker.idle)
+        worked = worker.handled > 0 or (worker.phase is WorkerPhase.LEAVING and not worker.idle)
         delay = self._back_off.died(worker.slot, worked=worked, served=time.monotonic() - worker.ready_at)
         if delay:
             log.error("%s died before it answered anything, as others before it; next try in %.1f s", worker, delay)
@@ -420,7 +418,7 @@ class Supervisor:
             worker.learn()
             self._ready(worker)
         elif name == "loading":
-            self.loads.loading(worker, Source(**body))
+            self.loads.loading(worker, BundleVersion(**body))
         elif name == "bundle":
             if body is not None:  # otherwise another piece of it follows
                 self.loads.loaded(worker)
@@ -429,7 +427,7 @@ class Supervisor:
         elif name == "gone":
             self.loads.loaded(worker)
         elif name == "pong":
-            self._departures.awake(worker)
+            self._stopper.awake(worker)
         elif name == "leads":
             if worker.link is not None:
                 self._router.relieved(worker.link)
@@ -462,10 +460,10 @@ class Supervisor:
         worker.end_patience()
 
     def _ready(self, worker: Worker) -> None:
-        if worker.state is not WorkerState.STARTING or worker.failure is not None:
+        if worker.phase is not WorkerPhase.STARTING or worker.failure is not None:
             return
         worker.end_patience()
-        worker.state = WorkerState.STANDBY
+        worker.phase = WorkerPhase.STANDBY
         worker.link = Link(
             worker.slot,
             worker.generation,
@@ -476,7 +474,7 @@ class Supervisor:
         )
         self._loop.add_reader(worker.channel.answers_fd, self._on_answers, worker)
         log.debug("%s is ready after %.0f ms", worker, worker.age * 1e3)
-        worker.sponsor.worker_ready(worker)
+        worker.owner.worker_ready(worker)
 
     def _on_answers(self, worker: Worker) -> None:
         link = worker.link
@@ -492,18 +490,18 @@ class Supervisor:
         ending = ending_of(worker, self._config.limit_cpu)
         expected = self._stopping or worker.link is None
         if worker.link is not None:
-            expected |= worker.state is WorkerState.LEAVING and not worker.link.in_flight
+            expected |= worker.phase is WorkerPhase.LEAVING and not worker.link.in_flight
             attempt(self._settle_death, worker, worker.link, ending)
         self._loop.call_soon(self._bury, worker, ending, logging.DEBUG if expected else logging.WARNING)
         if self._stopping:
             self._note_gone()
-        elif worker.state in (WorkerState.STARTING, WorkerState.STANDBY):
+        elif worker.phase in (WorkerPhase.STARTING, WorkerPhase.STANDBY):
             self._hear_last_words(worker)
             self.loads.ended(worker, ending)
-            worker.sponsor.worker_lost(worker, worker.failure or f"it {ending.words} before it was ready")
-        elif worker.state is WorkerState.READY:
+            worker.owner.worker_lost(worker, worker.failure or f"it {ending.words} before it was ready")
+        elif worker.phase is WorkerPhase.READY:
             self._replace(worker)
-        worker.state = WorkerState.ENDED
+        worker.phase = WorkerPhase.ENDED
 
     def _settle_death(self, worker: Worker, link: Link, ending: Ending) -> None:
         channel = worker.channel

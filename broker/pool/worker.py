@@ -6,15 +6,14 @@ import time
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
-from tykpy.broker.catalog import bundle_report, spread
-from tykpy.broker.catalog.described import Described
+from tykpy.broker.catalog.description import Description, DescriptionBuilder, is_sound, signature_of, version_of
 from tykpy.broker.config import MAX_THREADS
 from tykpy.broker.pool.process import WorkerProcess
 from tykpy.broker.router.link import Link
 from tykpy.ipc.channel.ends import BrokerChannel
 
 
-class WorkerState(Enum):
+class WorkerPhase(Enum):
     """Where a worker is in its life."""
 
     STARTING = "starting"
@@ -27,7 +26,7 @@ class WorkerState(Enum):
     ENDED = "ended"
 
 
-class Source(NamedTuple):
+class BundleVersion(NamedTuple):
     """A bundle that a worker is about to load."""
 
     path: str
@@ -39,13 +38,13 @@ class Source(NamedTuple):
 class BrokenBundle(NamedTuple):
     """A bundle that ended or hung a worker."""
 
-    source: Source
+    source: BundleVersion
     reason: str
     versions: int
     """How many versions of it did so."""
 
 
-class Sponsor(Protocol):
+class WorkerOwner(Protocol):
     """Whoever had a worker started: hears how that went, exactly once."""
 
     def worker_ready(self, worker: "Worker") -> None:
@@ -71,44 +70,44 @@ class Worker:
         "kept",
         "link",
         "loading",
+        "owner",
         "patience",
+        "phase",
         "process",
         "ready_at",
         "request_limit",
         "signature",
         "slot",
-        "sponsor",
         "started",
-        "state",
         "stopped",
         "suspects",
         "unsound",
     )
 
     def __init__(
-        self, slot: int, generation: int, channel: BrokerChannel, process: WorkerProcess, sponsor: Sponsor
+        self, slot: int, generation: int, channel: BrokerChannel, process: WorkerProcess, owner: WorkerOwner
     ) -> None:
         self.slot = slot
         self.generation = generation
         self.channel = channel
         self.process = process
-        self.sponsor = sponsor
+        self.owner = owner
         self.link: Link | None = None
-        self.state = WorkerState.STARTING
+        self.phase = WorkerPhase.STARTING
         self.started = time.monotonic()
         self.ready_at = 0.0
         """When it was let in (monotonic seconds)."""
-        self.described = Described()
+        self.described = DescriptionBuilder()
         """What it has told of its bundles so far."""
-        self.description: bundle_report.Description = []
+        self.description: Description = []
         """The bundles and hooks that it has loaded."""
-        self.signature = spread.signature_of([])
+        self.signature = signature_of([])
         """Equal for workers that have loaded the same."""
-        self.loading: Source | None = None
+        self.loading: BundleVersion | None = None
         """The bundle whose code it runs, to load it."""
         self.broken: BrokenBundle | None = None
         """The bundle that ended or hung it."""
-        self.unsound: bundle_report.Description = []
+        self.unsound: Description = []
         """Those that it could not load."""
         self.kept: dict[str, str] = {}
         """Versions of bundles, by path, that it has loaded from the broker's copies."""
@@ -122,7 +121,7 @@ class Worker:
         """Why it does not start or ends, in words."""
         self.idle = False
         """It is given up because it starts nothing of what it is given."""
-        self.suspects: dict[Source, str] = {}
+        self.suspects: dict[BundleVersion, str] = {}
         """Bundles that may make it idle, and why."""
         self.stopped = False
         """Somebody had stopped it when it was past a deadline."""
@@ -152,8 +151,8 @@ class Worker:
     def learn(self) -> None:
         """Take for what it has loaded what it has described by now."""
         self.description = self.described.bundles
-        self.signature = spread.signature_of(self.description)
-        self.unsound = [bundle for bundle in self.description if not spread.is_sound(bundle)]
+        self.signature = signature_of(self.description)
+        self.unsound = [bundle for bundle in self.description if not is_sound(bundle)]
         self.kept = {bundle["path"]: bundle["version"] for bundle in self.description if bundle["kept"]}
 
     def wait(self, patience: asyncio.TimerHandle | None) -> None:
@@ -181,12 +180,12 @@ class Worker:
             "slot": self.slot,
             "generation": self.generation,
             "pid": self.process.pid,
-            "state": self.state.value,
+            "state": self.phase.value,
             "in_flight": self.in_flight,
             "handled": self.handled,
             "threads": self.threads,
             "age_s": round(self.age, 3),
-            "content": bundle_report.version_of(self.description),
+            "content": version_of(self.description),
         }
 
     def __str__(self) -> str:

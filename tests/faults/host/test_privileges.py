@@ -23,11 +23,11 @@ from tests.support.root import ROOT
 BECOMES_ANOTHER = """
 import os, sys
 from tykpy.broker.errors import PrivilegeError
-from tykpy.broker.host.user import Identity
+from tykpy.broker.host.privileges import TargetUser
 os.setgroups([0])
 setattr(os, sys.argv[1], lambda *_: None)
 try:
-    Identity(int(sys.argv[2]), int(sys.argv[2])).become()
+    TargetUser(int(sys.argv[2]), int(sys.argv[2])).become()
     print("became it")
 except PrivilegeError as error:
     print(error)

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.bundles import md5
-from tykpy.broker.catalog import api_definitions, bundle_names
-from tykpy.broker.catalog.api_definitions import ApiDefinitions, ApiUse
-from tykpy.broker.catalog.bundle_names import MAX_ID, BundleNames, explain, hashes_of, text_of
+from tykpy.broker.catalog import bundle_names
+from tykpy.broker.catalog.bundle_names import MAX_ID, ApiDefinitions, ApiUse, BundleNames, explain, hashes_of, text_of
 from tykpy.telemetry.names import annotated
 
 HELLO = md5("hello.zip")
@@ -24,7 +23,7 @@ def test_a_file_is_read_again_only_when_it_changes(tmp_path: Path, monkeypatch: 
     definitions = ApiDefinitions(tmp_path)
     assert definitions.read() == [ApiUse("a", "A", "hello.zip")]
     with monkeypatch.context() as patch:
-        patch.setattr(api_definitions, "_read", lambda path: pytest.fail(f"reads {path} again"))
+        patch.setattr(bundle_names, "_read", lambda path: pytest.fail(f"reads {path} again"))
         assert definitions.read() == [ApiUse("a", "A", "hello.zip")]
     define(tmp_path, "a.json", api_id="a", name="A", custom_middleware_bundle="other.zip")
     assert definitions.read() == [ApiUse("a", "A", "other.zip")]
@@ -46,7 +45,7 @@ def test_what_is_no_definition_is_left_out_and_said(
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_definitions, "MAX_BYTES", 20)
+    monkeypatch.setattr(bundle_names, "MAX_BYTES", 20)
     define(tmp_path, "a.json", api_id="a", custom_middleware_bundle="hello.zip")
     assert ApiDefinitions(tmp_path).read() == []
 

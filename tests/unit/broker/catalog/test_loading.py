@@ -7,27 +7,27 @@ from typing import Any, cast
 
 import pytest
 
-from tykpy.broker.catalog.loading import MAX_STRIKES, MAX_VERSIONS, LoadWatch
+from tykpy.broker.catalog.loading import MAX_STRIKES, MAX_VERSIONS, BundleLoads
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.pool.process import Ending
-from tykpy.broker.pool.worker import Source, Worker
+from tykpy.broker.pool.worker import BundleVersion, Worker
 
 ITSELF = Ending("exited with code 5", by_itself=True)
 OUTSIDE = Ending("was ended by SIGKILL", by_itself=False)
-BUNDLE = Source("/b/a.py", "a.py", "1")
+BUNDLE = BundleVersion("/b/a.py", "a.py", "1")
 
 
 class Bench:
-    """A LoadWatch, and workers for it."""
+    """A BundleLoads, and workers for it."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.watch = LoadWatch(self.loop, BrokerConfig(ready_timeout=60, load_timeout=30))
+        self.watch = BundleLoads(self.loop, BrokerConfig(ready_timeout=60, load_timeout=30))
 
     def worker(self) -> Worker:
         return Worker(0, 1, cast(Any, None), cast(Any, SimpleNamespace(pid=0)), cast(Any, None))
 
-    def loses(self, ending: Ending, source: Source = BUNDLE, *, failure: str | None = None) -> bool:
+    def loses(self, ending: Ending, source: BundleVersion = BUNDLE, *, failure: str | None = None) -> bool:
         """Have a worker end while it loads the bundle; says whether that is blamed."""
         worker = self.worker()
         self.watch.loading(worker, source)
@@ -36,7 +36,7 @@ class Bench:
         worker.end_patience()
         return worker.broken is not None
 
-    def loads(self, source: Source = BUNDLE) -> None:
+    def loads(self, source: BundleVersion = BUNDLE) -> None:
         """Have a worker load the bundle."""
         worker = self.worker()
         self.watch.loading(worker, source)
@@ -93,7 +93,7 @@ def test_a_bundle_that_ends_workers_in_every_version_is_left_alone(bench: Bench)
 
 
 def test_a_reload_forgets_and_a_retry_forgets_one(bench: Bench) -> None:
-    other = Source("/b/b.py", "b.py", "1")
+    other = BundleVersion("/b/b.py", "b.py", "1")
     bench.loses(ITSELF)
     bench.loses(ITSELF, other)
     bench.watch.retry(["/b/a.py", "/nowhere"])

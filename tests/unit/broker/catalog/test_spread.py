@@ -4,8 +4,9 @@ from typing import Any, cast
 
 import pytest
 
+from tykpy.broker.catalog.description import signature_of
 from tykpy.broker.catalog.served import Served
-from tykpy.broker.catalog.spread import Loaded, Spread, signature_of, spread_of
+from tykpy.broker.catalog.spread import Loaded, Spread, spread_of
 from tykpy.broker.router.link import Link
 
 FIRST, SECOND, THIRD = (cast(Link, name) for name in ("first", "second", "third"))

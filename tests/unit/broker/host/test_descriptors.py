@@ -11,7 +11,14 @@ import pytest
 
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import WorkerStartError
-from tykpy.broker.host.descriptors import DescriptorReserve, DescriptorWatch
+from tykpy.broker.host.descriptors import (
+    FEWEST,
+    OWN,
+    PER_WORKER,
+    DescriptorReserve,
+    DescriptorWatch,
+    connections_allowed,
+)
 from tykpy.broker.pool.starting import LASTING_FILES, STARTING_FILES, WorkerStarter, channel_options
 from tykpy.broker.pool.worker import Worker
 from tykpy.broker.pool.zygote import ZygoteKeeper
@@ -87,7 +94,7 @@ def test_what_is_held_is_there_when_nothing_else_is() -> None:
     reserve.hold(KEPT)
     with nothing_left():
         assert take_all() == []
-        with reserve.lent():
+        with reserve.released():
             assert len(take_and_give_back()) == KEPT
         assert take_all() == []
         reserve.hold(KEPT - 2)
@@ -100,12 +107,12 @@ def test_what_cannot_be_held_is_held_later() -> None:
     reserve = DescriptorReserve()
     with nothing_left() as taken:
         reserve.hold(KEPT)
-        with reserve.lent():
+        with reserve.released():
             assert take_all() == []
         give_back(taken)
         reserve.refill()
         taken += take_all()
-        with reserve.lent():
+        with reserve.released():
             assert len(take_and_give_back()) == KEPT
     reserve.close()
 
@@ -166,3 +173,43 @@ def test_workers_that_died_together_are_all_started_again(starter: WorkerStarter
             taken += take_all()
     for worker in successors:
         end(worker)
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """What the system says, to be changed by the test."""
+    values = {"soft": 1024, "hard": 4096}
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (values["soft"], values["hard"]))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: values.update(soft=both[0], hard=both[1]))
+    return values
+
+
+def test_a_limit_that_is_high_enough_is_left_alone(limits: dict[str, int]) -> None:
+    assert connections_allowed(100, 2) == 100
+    assert limits == {"soft": 1024, "hard": 4096}
+
+
+def test_the_soft_limit_is_raised_as_far_as_needed_and_no_further(limits: dict[str, int]) -> None:
+    assert connections_allowed(2000, 2) == 2000
+    assert limits == {"soft": 2000 + OWN + 2 * PER_WORKER, "hard": 4096}
+
+
+def test_what_the_system_refuses_is_not_promised(limits: dict[str, int], caplog: pytest.LogCaptureFixture) -> None:
+    allowed = connections_allowed(16_384, 2)
+    assert allowed == 4096 - OWN - 2 * PER_WORKER
+    assert limits["soft"] == 4096
+    assert f"at most {allowed} connections instead of 16384 (--max-connections)" in caplog.text
+
+
+def test_some_connections_are_always_allowed(limits: dict[str, int]) -> None:
+    limits.update(soft=64, hard=64)
+    assert connections_allowed(1000, 512) == FEWEST
+    assert connections_allowed(3, 512) == 3
+
+
+def test_without_a_limit_there_is_nothing_to_raise(limits: dict[str, int]) -> None:
+    limits.update(soft=resource.RLIM_INFINITY, hard=resource.RLIM_INFINITY)
+    assert connections_allowed(16_384, 2) == 16_384
+    limits.update(soft=1024)
+    assert connections_allowed(16_384, 2) == 16_384
+    assert limits["hard"] == resource.RLIM_INFINITY

@@ -11,7 +11,7 @@ import pytest
 
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import AccountError
-from tykpy.broker.net.access import AllowList, Doorkeeper, Peer, admin_admission, gateway_admission, peer_of
+from tykpy.broker.net.access import AllowList, CredentialCheck, Peer, admin_admission, gateway_admission, peer_of
 
 
 class Transport:
@@ -32,7 +32,7 @@ def connected() -> Iterator[socket.socket]:
         yield one
 
 
-def ask(doorkeeper: Doorkeeper, sock: socket.socket) -> str | None:
+def ask(doorkeeper: CredentialCheck, sock: socket.socket) -> str | None:
     return doorkeeper(cast(asyncio.BaseTransport, Transport(sock)))
 
 
@@ -59,7 +59,7 @@ def test_one_of_the_users_or_of_a_group(users: set[int], groups: set[int], admit
 
 
 def test_a_refusal_is_logged_once_with_who_it_was(connected: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
-    doorkeeper = Doorkeeper("this socket", AllowList(frozenset({os.getuid() + 1})))
+    doorkeeper = CredentialCheck("this socket", AllowList(frozenset({os.getuid() + 1})))
     with caplog.at_level(logging.WARNING, "tykpy.access"):
         answers = [ask(doorkeeper, connected) for _ in range(50)]
     assert all(f"user {os.getuid()} with groups" in str(answer) for answer in answers)
@@ -70,7 +70,7 @@ def test_a_refusal_is_logged_once_with_who_it_was(connected: socket.socket, capl
 
 def test_tcp_has_no_credentials_and_is_not_its_business() -> None:
     with socket.socket(socket.AF_INET) as sock:
-        assert ask(Doorkeeper("this socket", AllowList(frozenset())), sock) is None
+        assert ask(CredentialCheck("this socket", AllowList(frozenset())), sock) is None
 
 
 def test_without_a_list_nobody_is_asked() -> None:

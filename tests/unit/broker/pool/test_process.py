@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tykpy.broker.pool.process import WorkerProcess, describe_end, oom_kills, shown_exit_code
-from tykpy.broker.pool.rss import memory_of
+from tykpy.broker.pool.recycling import memory_of
 
 MIB = 1024 * 1024
 MAPS_ALL_OF_IT = """

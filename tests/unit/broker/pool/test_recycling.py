@@ -11,7 +11,7 @@ from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import WorkerStartError
 from tykpy.broker.pool.recycling import Recycler
 from tykpy.broker.pool.supervisor import Supervisor
-from tykpy.broker.pool.worker import Sponsor, Worker, WorkerState
+from tykpy.broker.pool.worker import Worker, WorkerOwner, WorkerPhase
 
 
 def limits(requests: int, jitter: int) -> set[int]:
@@ -38,7 +38,7 @@ class DueWorker:
     """As much of a worker as recycling looks at."""
 
     slot, handled, request_limit = 0, 1, 1
-    state = WorkerState.READY
+    phase = WorkerPhase.READY
 
 
 class ScarceSupervisor:
@@ -48,7 +48,7 @@ class ScarceSupervisor:
         self.tries = 0
         self._loop = loop
 
-    def spawn(self, slot: int, sponsor: Sponsor) -> None:
+    def spawn(self, slot: int, owner: WorkerOwner) -> None:
         """Start a worker: the second time it works."""
         self.tries += 1
         if self.tries == 1:

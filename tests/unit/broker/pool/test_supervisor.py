@@ -176,9 +176,9 @@ def test_a_worker_that_cannot_be_configured_is_ended(bench: Bench, monkeypatch: 
     assert children() == before
     assert len(os.listdir("/proc/self/fd")) <= files
     bench.supervisor._fill(0)
-    assert bench.supervisor._holders == {}
+    assert bench.supervisor._by_slot == {}
     monkeypatch.undo()
-    bench.turn_until(lambda: 0 in bench.supervisor._holders)
+    bench.turn_until(lambda: 0 in bench.supervisor._by_slot)
 
 
 def test_a_reload_that_fails_in_the_broker_is_told_and_the_next_one_starts(
@@ -216,7 +216,7 @@ def test_a_worker_that_ends_is_replaced_although_settling_its_calls_fails(
 ) -> None:
     monkeypatch.setattr(Router, "lost", lambda *_: 1 // 0)
     bench.supervisor._fill(0)
-    first = bench.supervisor._holders[0]
+    first = bench.supervisor._by_slot[0]
     bench.turn_until(lambda: first in bench.supervisor.serving)
     first.process.kill()
     bench.turn_until(lambda: bench.supervisor.serving not in ([], [first]))
@@ -228,9 +228,9 @@ def test_a_hung_worker_is_killed_although_its_work_cannot_be_given_away(
 ) -> None:
     monkeypatch.setattr(Router, "leave", lambda *_: 1 // 0)
     bench.supervisor._fill(0)
-    first = bench.supervisor._holders[0]
+    first = bench.supervisor._by_slot[0]
     bench.turn_until(lambda: first in bench.supervisor.serving)
     assert first.link is not None
     first.link.silent = True
-    bench.supervisor._departures._end_hung(first)
+    bench.supervisor._stopper._end_hung(first)
     bench.turn_until(lambda: first.generation not in cast(Any, bench.supervisor)._workers)

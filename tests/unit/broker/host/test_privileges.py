@@ -5,7 +5,7 @@ import pwd
 import pytest
 
 from tykpy.broker.config import BrokerConfig
-from tykpy.broker.host.user import Identity
+from tykpy.broker.host.privileges import TargetUser
 
 KNOWN = pwd.getpwall()[-1]
 
@@ -14,13 +14,13 @@ KNOWN = pwd.getpwall()[-1]
     ("group", "gid"), [(None, KNOWN.pw_gid), ("54322", 54_322)], ids=["the user's own", "another one"]
 )
 def test_a_user_with_a_name_has_its_own_group_unless_another_is_named(group: str | None, gid: int) -> None:
-    identity = Identity.wanted(BrokerConfig(user=KNOWN.pw_name, group=group))
+    identity = TargetUser.wanted(BrokerConfig(user=KNOWN.pw_name, group=group))
     assert identity == (KNOWN.pw_uid, gid, KNOWN.pw_name, KNOWN.pw_dir)
 
 
 def test_a_number_without_a_name_takes_its_group_as_it_is_given() -> None:
-    assert Identity.wanted(BrokerConfig(user="54321", group="54322")) == (54_321, 54_322, "", "")
+    assert TargetUser.wanted(BrokerConfig(user="54321", group="54322")) == (54_321, 54_322, "", "")
 
 
 def test_without_a_user_nobody_is_meant() -> None:
-    assert Identity.wanted(BrokerConfig()) is None
+    assert TargetUser.wanted(BrokerConfig()) is None

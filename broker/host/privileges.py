@@ -1,7 +1,7 @@
-"""Who the broker becomes (--user, --group) once it has taken its sockets, and before it starts a worker.
+"""The privileges the broker gives up once it has taken its sockets, and before it starts a worker.
 
-Afterwards it is that user for good, and so is everything that it starts: workers, and the program that replaces it in
-an upgrade, for which there is nothing left to become.
+With --user and --group it becomes another user for good, and so does everything that it starts: workers, and the
+program that replaces it in an upgrade.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import AccountError, ConfigError, PrivilegeError
-from tykpy.broker.net.accounts import group_id, user_id
+from tykpy.broker.net.access import group_id, user_id
+from tykpy.ipc.prctl import Option, prctl
 
 log = logging.getLogger("tykpy.access")
 
@@ -24,7 +25,7 @@ PROGRAM: Final = Path(__file__).parents[1]
 """Where workers are imported from."""
 
 
-class Identity(NamedTuple):
+class TargetUser(NamedTuple):
     """A user to become."""
 
     uid: int
@@ -34,7 +35,7 @@ class Identity(NamedTuple):
     home: str = ""
 
     @classmethod
-    def wanted(cls, config: BrokerConfig) -> "Identity | None":
+    def wanted(cls, config: BrokerConfig) -> "TargetUser | None":
         """Who --user and --group name; None where we stay who we are. Raises AccountError."""
         if config.user is None:
             return None
@@ -87,7 +88,7 @@ class Identity(NamedTuple):
 
 def assume(config: BrokerConfig) -> None:
     """Become whom the options name. Raises AccountError, ConfigError, PrivilegeError."""
-    identity = Identity.wanted(config)
+    identity = TargetUser.wanted(config)
     if identity is None:
         if os.geteuid() == ROOT:
             log.warning("plugins run as root; --user gives them a user that may do less")
@@ -126,3 +127,20 @@ def _closed_folder(path: Path) -> Path | None:
     """Return the outermost folder on the way to a path, or to what it links to, that we may not enter."""
     above = [*reversed(path.parents), *reversed(Path(os.path.realpath(path)).parents)]
     return next((folder for folder in above if os.path.isdir(folder) and not os.access(folder, os.X_OK)), None)
+
+
+def renounce() -> None:
+    """Give up what no process of ours needs.
+
+    `no_new_privs`: no program started from here on gets more rights than its starter has, whatever set-user-ID bit or
+    capability its file has. Inherited by workers, and final.
+    Not dumpable: processes of the same user, as workers are, can neither trace the broker nor read its memory and
+    environment. A worker is dumpable again: --max-memory looks into it.
+
+    Raises PrivilegeError.
+    """
+    try:
+        prctl(Option.NO_NEW_PRIVS, 1)
+        prctl(Option.DUMPABLE, 0)
+    except OSError as error:
+        raise PrivilegeError(error.strerror) from error

@@ -1,0 +1,117 @@
+"""What workers say they have loaded: put together from the pieces they send, and compared."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from tykpy.ipc.description import MAX_ACCEPTED, MAX_HOOKS
+from tykpy.ipc.errors import ControlCorruptError
+
+Bundle = dict[str, Any]
+Description = list[Bundle]
+"""The bundles of one worker, as it describes them."""
+Signature = frozenset[tuple[object, ...]]
+
+
+class BundleChange(NamedTuple):
+    """One bundle in two descriptions."""
+
+    name: str
+    change: str
+    """`new`, `changed`, `same` or `gone`."""
+    hooks: int
+    problems: tuple[str, ...]
+    hashes: tuple[str, ...]
+
+
+def bundle_problems(bundle: dict[str, Any]) -> Iterator[str]:
+    """What of a bundle could not be loaded, one line each."""
+    faults = ([bundle["error"]] if bundle["error"] else []) + list(bundle["faulty"])
+    for fault in faults:
+        place = f"{fault['file']}:{fault['line']}: " if fault["line"] else f"{fault['file']}: " if fault["file"] else ""
+        yield f"bundle {bundle['name']}: {place}{fault['message']}"
+
+
+def compare(before: Description, after: Description) -> list[BundleChange]:
+    """Every bundle of either description, by name."""
+    old, new = _by_path(before), _by_path(after)
+    changes = [_change(old.get(path), bundle) for path, bundle in new.items()]
+    changes += [
+        BundleChange(bundle["name"], "gone", 0, (), tuple(bundle["hashes"]))
+        for path, bundle in old.items()
+        if path not in new
+    ]
+    return sorted(changes)
+
+
+def version_of(description: Description) -> str:
+    """A short name for everything that is loaded: the same for workers that loaded the same."""
+    parts = sorted(f"{bundle['path']}\0{bundle.get('version', '')}" for bundle in description)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8] if parts else ""
+
+
+def _change(old: dict[str, Any] | None, new: dict[str, Any]) -> BundleChange:
+    problems = tuple(bundle_problems(new))
+    change = "new"
+    if old is not None:
+        # The same files may load another time: what they need is there by then.
+        is_same = old.get("version") == new.get("version") and any(bundle_problems(old)) == bool(problems)
+        change = "same" if is_same else "changed"
+    return BundleChange(new["name"], change, len(new["hooks"]), problems, tuple(new["hashes"]))
+
+
+def _by_path(description: Description) -> dict[str, dict[str, Any]]:
+    return {bundle["path"]: bundle for bundle in description}
+
+
+class DescriptionBuilder:
+    """Descriptions by path. What a worker tells takes a bounded amount of memory, whatever it is."""
+
+    def __init__(self) -> None:
+        self._bundles: dict[str, dict[str, Any]] = {}
+        self._sizes: dict[str, int] = {}
+        self._total = 0
+        self._begun: dict[str, Any] | None = None
+        self._begun_size = 0
+
+    @property
+    def bundles(self) -> list[dict[str, Any]]:
+        """Those that are complete."""
+        return list(self._bundles.values())
+
+    def add(self, piece: dict[str, Any], size: int) -> dict[str, Any] | None:
+        """Take a piece of `size` bytes; returns the bundle when it is complete.
+
+        Raises ControlCorruptError for what no worker says.
+        """
+        begun, path = self._begun or {**piece, "hooks": [], "faulty": []}, piece["path"]
+        begun["hooks"] += piece["hooks"]
+        begun["faulty"] += piece["faulty"]
+        self._begun, self._begun_size = begun, self._begun_size + size
+        count = len(begun["hooks"]) + len(begun["faulty"])
+        if path != begun["path"] or count > MAX_HOOKS or self._total + self._begun_size > MAX_ACCEPTED:
+            raise ControlCorruptError(f"a description of {count} hooks that does not belong to those before it")
+        return None if piece["more"] else self._complete(begun)
+
+    def _complete(self, bundle: dict[str, Any]) -> dict[str, Any]:
+        path, size = bundle["path"], self._begun_size
+        self._total += size - self._sizes.get(path, 0)
+        del bundle["more"]
+        self._bundles[path], self._sizes[path] = bundle, size
+        self._begun, self._begun_size = None, 0
+        return bundle
+
+
+def is_sound(bundle: Bundle) -> bool:
+    """Whether all of the bundle could be loaded."""
+    return not any(bundle_problems(bundle))
+
+
+def signature_of(description: Description) -> Signature:
+    """What is equal for workers that can run the same."""
+    return frozenset((bundle["path"], *facts_of(bundle)) for bundle in description)
+
+
+def facts_of(bundle: Bundle) -> tuple[object, ...]:
+    # The hooks as well: code may define them or not, by what it finds when it is imported.
+    return bundle["version"], is_sound(bundle), tuple(hook["name"] for hook in bundle["hooks"])
