@@ -26,7 +26,7 @@ SAYS_ITS_NAME = """
     @Pre
     def say_modules(request, session, spec):
         import lazy
-        from tykpy.ipc import frame
+        from ipc import frame
         names = [common.NAME, lazy.NAME, ipc.NAME, frame.NAME, workers.NAME, broker.NAME]
         request.object.return_overrides.response_code = 200
         request.object.return_overrides.response_body = json.dumps(names)
