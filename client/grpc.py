@@ -21,8 +21,14 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 
-from tykpy.broker.grpc.wire import GrpcCallError, GrpcCode, format_timeout, percent_decode
-from tykpy.broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE
+from tykpy.broker.grpc.wire import (
+    MESSAGE_PREFIX,
+    MESSAGE_PREFIX_SIZE,
+    GrpcCallError,
+    GrpcCode,
+    format_timeout,
+    percent_decode,
+)
 from tykpy.broker.net.tls import PREFIX
 from tykpy.client.dialing import ClientTls, dial
 

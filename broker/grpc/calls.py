@@ -11,6 +11,8 @@ from tykpy.broker.grpc.local_call import LocalCall, LocalHandler
 from tykpy.broker.grpc.messages import GrpcMessageReader
 from tykpy.broker.grpc.wire import (
     CODE_OF_STATUS,
+    MESSAGE_PREFIX,
+    MESSAGE_PREFIX_SIZE,
     GrpcCallError,
     GrpcCode,
     GrpcTooLargeError,
@@ -19,7 +21,7 @@ from tykpy.broker.grpc.wire import (
 )
 from tykpy.broker.http2.frames import Data
 from tykpy.broker.http2.limits import KIB, Limits
-from tykpy.broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE, Sender
+from tykpy.broker.http2.sender import Sender
 from tykpy.broker.http2.stream import Stream
 from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.dispatch import Dispatch, Dispatcher
@@ -45,7 +47,7 @@ class GrpcDispatch(Dispatch):
         """Send the answer."""
         stream = self._stream
         stream.application = None
-        self._sender.answer(stream, stream.head.template, body)
+        stream.head.template.send(self._sender, stream, body)
         if stream.pending:
             stream.application = HeldAnswer(self.kind, self.name, len(body))
 
@@ -162,7 +164,7 @@ class GrpcCalls:
         elif isinstance(call, GrpcDispatch):
             self._dispatcher.cancel(call)
 
-    def given_up(self, stream: Stream) -> None:
+    def abandoned(self, stream: Stream) -> None:
         """The caller reads no more of an answer."""
         if isinstance(stream.application, HeldAnswer):
             self._oversize.note_unread(*stream.application)

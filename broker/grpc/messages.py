@@ -10,6 +10,8 @@ from typing import Final
 from tykpy.broker.grpc.wire import (
     GZIP,
     HEAD_SIZE,
+    MESSAGE_PREFIX,
+    MESSAGE_PREFIX_SIZE,
     GrpcCallError,
     GrpcCode,
     GrpcTooLargeError,
@@ -17,7 +19,6 @@ from tykpy.broker.grpc.wire import (
     decompress_head,
 )
 from tykpy.broker.http2.frames import Data
-from tykpy.broker.http2.sender import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE
 from tykpy.ipc.bodies.store import Body, BodyStore, StoredBody
 from tykpy.ipc.frame import SPLIT_ABOVE
 

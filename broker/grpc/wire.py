@@ -6,12 +6,15 @@ The source is the gRPC project's PROTOCOL-HTTP2.md and statuscodes.md.
 import re
 import zlib
 from enum import IntEnum
+from struct import Struct
 from typing import Final
 
 from hpack.table import HeaderTable
 
 from tykpy.broker.errors import BrokerError
-from tykpy.broker.http2.sender import AnswerTemplate
+from tykpy.broker.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, pack_head
+from tykpy.broker.http2.sender import Sender
+from tykpy.broker.http2.stream import Stream
 from tykpy.ipc.frame import Status
 
 
@@ -72,6 +75,11 @@ class GrpcTooLargeError(GrpcCallError):
         self.head = head
 
 
+MESSAGE_PREFIX: Final = Struct(">BI")
+"""What precedes a gRPC message: whether it is compressed, and its size in bytes."""
+MESSAGE_PREFIX_SIZE: Final = MESSAGE_PREFIX.size
+_HEAD_START: Final = 5
+"""Bytes of an HTTP/2 frame head before the stream id."""
 MAX_MESSAGE_BYTES: Final = 6 * 1024
 """Bytes of an error's message as sent: above 8 KiB of headers, clients throw the whole answer away, status and all."""
 _CUT: Final = b"..."
@@ -192,6 +200,35 @@ def pack_field(name: bytes, value: bytes) -> bytes:
 def pack_fields(*fields: tuple[bytes, bytes]) -> bytes:
     """A header block."""
     return b"".join(pack_field(name, value) for name, value in fields)
+
+
+class AnswerTemplate:
+    """A successful answer of one message, prepared except for the message: HEADERS, start of DATA, trailers."""
+
+    __slots__ = ("_end", "_headers_start", "_start", "_trailers_start", "headers", "trailers")
+
+    def __init__(self, headers: bytes, trailers: bytes) -> None:
+        self.headers = headers
+        self.trailers = trailers
+        self._headers_start = pack_head(len(headers), HEADERS, END_HEADERS, 0)[:_HEAD_START]
+        self._trailers_start = pack_head(len(trailers), HEADERS, END_HEADERS | END_STREAM, 0)[:_HEAD_START]
+        self._start = Struct(f">5sI{len(headers)}sHBHIBI").pack
+        self._end = Struct(f">5sI{len(trailers)}s").pack
+
+    def send(self, sender: Sender, stream: Stream, message: bytes) -> None:
+        """Answer a call with one message; raises FinishedStreamError where nothing can be sent any more."""
+        size = len(message)
+        length = size + MESSAGE_PREFIX_SIZE
+        if not sender.fits(stream, length):
+            sender.headers(stream, self.headers)
+            sender.data(stream, MESSAGE_PREFIX.pack(0, size), message)
+            sender.close(stream, self.trailers)
+            return
+        stream_id = stream.id
+        before = self._start(
+            self._headers_start, stream_id, self.headers, length >> 8, length & 0xFF, DATA, stream_id, 0, size
+        )
+        sender.send_whole(stream, length, before, message, self._end(self._trailers_start, stream_id, self.trailers))
 
 
 _HEADERS: Final = ((b":status", b"200"), (b"content-type", b"application/grpc"))

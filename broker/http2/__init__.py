@@ -1,4 +1,4 @@
-"""A sans-IO HTTP/2 server core (RFC 9113): bytes in, calls on an application and bytes out.
+"""A sans-IO HTTP/2 server core (RFC 9113): bytes in, calls of an application and bytes out.
 
-It opens no socket and knows no event loop. It serves what gRPC clients send: no push, priorities read and ignored.
+It opens no socket and needs no event loop. It implements what gRPC clients use: no push, and priorities are ignored.
 """

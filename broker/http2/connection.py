@@ -1,47 +1,87 @@
-"""A server's end of one HTTP/2 connection (RFC 9113): its life, and the frames that are about the connection itself.
+"""The server's end of one HTTP/2 connection (RFC 9113): bytes become frames, and frames become requests.
 
-Bytes become frames in `reader.py`, frames requests in `requests.py`, answers frames in `sender.py`.
+`Sender` turns answers into frames; `HeaderDecoder` turns header blocks into request heads.
 """
 
 from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from tykpy.broker.http2.errors import ErrorCode, Http2Error, PeerError, StreamError
+from tykpy.broker.http2.errors import ErrorCode, Http2Error, MalformedError, PeerError, StreamError
 from tykpy.broker.http2.frames import (
     ACK,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_HEAD,
+    FRAME_HEAD_SIZE,
     GOAWAY_MIN_SIZE,
+    MAX_FRAME_SIZE,
+    PADDED,
     PING_SIZE,
+    PREFACE,
+    PRIORITY,
     PRIORITY_SIZE,
     STREAM_ID_MASK,
     U32,
     Data,
     FrameType,
+    check_dependency,
     pack_frame,
     pack_goaway,
+    pack_reset,
+    pack_window_update,
+    unpad,
+    unwrap_headers,
 )
-from tykpy.broker.http2.hpack.head_cache import HeadCache
-from tykpy.broker.http2.limits import Limits
-from tykpy.broker.http2.payloads import check_dependency
-from tykpy.broker.http2.reader import Handler
-from tykpy.broker.http2.requests import RequestReader
+from tykpy.broker.http2.hpack.head_cache import HeadCache, HeaderDecoder, RequestHead
+from tykpy.broker.http2.limits import ANSWER_BYTES, DECODE_FACTOR, Budget, Limits
+from tykpy.broker.http2.sender import Sender
 from tykpy.broker.http2.settings import FORBID_TABLE, SettingId, pack_our_settings, parse_settings
-from tykpy.broker.http2.stream import Application
+from tykpy.broker.http2.stream import Application, Stream
+
+_FrameHandler = Callable[[int, int, Data, int, int], None]
+"""Takes flags, stream id, and the frame's payload as `data[at:end]`."""
+_HandlerTable = tuple[_FrameHandler, ...]
+"""Handlers by frame type."""
 
 _DRAIN_PING: Final = b"tykdrain"
-"""Its acknowledgement says that the peer has read the GOAWAY before it."""
-_FORBIDS_TABLE: Final = 2
-"""The second of our SETTINGS says that header blocks may use no table; the first is the handshake's."""
+"""Payload of the PING sent behind a GOAWAY: its acknowledgement shows that the peer has read the GOAWAY."""
+_TABLE_FORBIDDEN: Final = 2
+"""Number of the SETTINGS frame that forbids the HPACK table; the first one belongs to the handshake."""
 _SETTINGS_COST: Final = 10
-"""Tokens: a change of the initial window touches every stream."""
+"""Tokens for a SETTINGS frame: a change of the initial window touches every stream."""
+_MAX_REMEMBERED_RESETS: Final = 2_048
+"""Streams we reset on which frames of the peer may still be on their way."""
 
 
-def _at_once(acknowledge: Callable[[], None]) -> None:
+def _refuse(message: str) -> _FrameHandler:
+    def refuse(flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
+        raise PeerError(ErrorCode.PROTOCOL_ERROR, message)
+
+    return refuse
+
+
+def _ignore(flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
+    """Ignore a frame: the connection is already closed."""
+
+
+def _table(handlers: dict[int, _FrameHandler], default: _FrameHandler) -> _HandlerTable:
+    return tuple(handlers.get(kind, default) for kind in range(256))
+
+
+_CLOSED: Final = _table({}, _ignore)
+
+
+def _now(acknowledge: Callable[[], None]) -> None:
     acknowledge()
 
 
-class Connection(RequestReader):
-    """One connection: feed `receive`; write what `take_output` gives after that, and whenever `wake` was called."""
+class Connection:
+    """One connection: pass what was read to `receive`, then write what `take_output` returns.
+
+    `take_output` is due again whenever `wake` was called. Which frames may come next is a table of handlers: SETTINGS
+    before anything else, only CONTINUATION within a header block.
+    """
 
     def __init__(
         self,
@@ -50,50 +90,85 @@ class Connection(RequestReader):
         limits: Limits,
         wake: Callable[[], None],
         clock: Callable[[], float] = monotonic,
-        delay: Callable[[Callable[[], None]], object] = _at_once,
+        delay: Callable[[Callable[[], None]], object] = _now,
     ) -> None:
-        """`delay` calls back when the PINGs that have come are to be acknowledged."""
-        super().__init__(application, cache, limits, wake, clock)
+        """`delay` calls its argument when the PINGs received so far are to be acknowledged."""
+        self._application = application
+        self._limits = limits
+        self._max_streams = limits.max_concurrent_streams
+        self._stream_window = limits.stream_window
+        self._max_output = max(limits.max_output, limits.max_message)
+        self.sender = Sender(wake, self._on_sent)
+        self._headers = HeaderDecoder(cache, limits, self._forbid_table)
+        self._control = Budget(limits.control_burst, limits.control_rate, limits.control_per_answer, clock)
+        self._resets = Budget(limits.reset_burst, limits.reset_rate, 1, clock)
+
+        self._preface_read = False
+        self._partial = bytearray()
+        """The preface or frame that is not complete yet."""
+        self._pieces = 0
+        """Frames and header blocks that came in more than one piece."""
+        self._block: list[bytes] = []
+        """The parts of the header block that is not complete, from this stream, with these flags of its HEADERS."""
+        self._block_stream = 0
+        self._block_flags = 0
+        self._between = _table(
+            {
+                FrameType.DATA: self._on_data,
+                FrameType.HEADERS: self._on_headers,
+                FrameType.PRIORITY: self._on_priority,
+                FrameType.RST_STREAM: self._on_rst_stream,
+                FrameType.SETTINGS: self._on_settings,
+                FrameType.PUSH_PROMISE: self._on_misplaced,
+                FrameType.PING: self._on_ping,
+                FrameType.GOAWAY: self._on_goaway,
+                FrameType.WINDOW_UPDATE: self._on_window_update,
+                FrameType.CONTINUATION: self._on_misplaced,
+            },
+            self._on_unknown,
+        )
+        self._handlers = _table({FrameType.SETTINGS: self._on_first_settings}, _refuse("no SETTINGS first"))
+
+        # The receive window of the connection: credit goes back in one batch when half of it is used. Bytes count as
+        # consumed on arrival: what is buffered has a limit of its own, and holding credit back for unfinished messages
+        # would let a few of them keep all others from ever finishing.
+        self._receive_window = limits.connection_window
+        self._low_window = limits.connection_window - limits.connection_window // 2
+
         self._delay = delay
         self._pings: list[bytes] = []
         """Payloads of PINGs that are not acknowledged yet."""
-        self._max_output = max(limits.max_output, limits.max_message)
         self._settings_sent = 1
         self._settings_acknowledged = 0
+        self._reset_by_us: dict[int, None] = {}
+        self.streams: dict[int, Stream] = {}
+        """Open streams by id."""
+        self.last_stream_id = 0
         self.draining = False
         """We have asked the peer to go."""
+        self.going_away = False
+        """No new streams are accepted: we have drained, or the peer has announced that it goes."""
         self.fault: Http2Error | None = None
         """Why the connection ended, if it ended badly."""
         self.closed = False
         self.sender.write(pack_our_settings(limits))
 
-    def _frame_handlers(self) -> dict[int, Handler]:
-        return {
-            FrameType.DATA: self._on_data,
-            FrameType.HEADERS: self._on_headers,
-            FrameType.PRIORITY: self._on_priority,
-            FrameType.RST_STREAM: self._on_rst_stream,
-            FrameType.SETTINGS: self._on_settings,
-            FrameType.PUSH_PROMISE: self._on_misplaced,
-            FrameType.PING: self._on_ping,
-            FrameType.GOAWAY: self._on_goaway,
-            FrameType.WINDOW_UPDATE: self._on_window_update,
-            FrameType.CONTINUATION: self._on_misplaced,
-        }
-
-    # What the owner calls
+    # Called by the owner
 
     def receive(self, data: Data) -> None:
-        """Act on what the peer sent. A fault becomes a GOAWAY in the output, and `closed`."""
+        """Act on bytes of the peer. A fault of the peer becomes a GOAWAY in the output, and sets `closed`."""
         if self.closed:
             return
         try:
-            self._feed(data)
+            if self._preface_read:
+                self._read_frames(data)
+            else:
+                self._read_preface(data)
         except PeerError as fault:
             self.fail(fault)
 
     def take_output(self) -> list[bytes | memoryview]:
-        """All frames to write now; call again after that, until it is empty."""
+        """Return the frames to write now; call it again after that, until it returns none."""
         sender = self.sender
         if sender.waiting:
             sender.pump()
@@ -103,7 +178,7 @@ class Connection(RequestReader):
         return sender.take()
 
     def fail(self, fault: Http2Error) -> None:
-        """End the connection with a GOAWAY that says why."""
+        """End the connection with a GOAWAY that gives the reason."""
         if self.closed:
             return
         self.fault = fault
@@ -111,22 +186,23 @@ class Connection(RequestReader):
         self.close()
 
     def close(self) -> None:
-        """Forget everything: the peer is gone, or nothing more is to be said to it."""
+        """Cancel all calls and ignore the peer from now on; what was written before can still be taken."""
         self.closed = True
         streams, self.streams = self.streams, {}
         for stream in streams.values():
             self.sender.forget(stream)
             self._application.cancelled(stream)
-        # What refers to us is let go of: else memory comes back when the garbage collector runs, and that is never
-        # where nothing happens any more.
-        self._delay = _at_once
+        # Drop every reference back to this object. A cycle would only be freed by the garbage collector, which never
+        # runs in an idle broker.
+        self._delay = _now
         self._pings.clear()
-        self._stop_reading()
+        self._partial.clear()
+        self._handlers = self._between = _CLOSED
         self._headers.close()
-        self.sender.let_go()
+        self.sender.detach()
 
     def drain(self) -> None:
-        """Ask the peer to go: calls that are under way, or on their way, are still answered (section 6.8)."""
+        """Ask the peer to go; calls in progress, and those already on their way, are still answered (section 6.8)."""
         if self.closed or self.draining or self.going_away:
             return
         self.draining = True
@@ -134,7 +210,7 @@ class Connection(RequestReader):
         self.sender.write(pack_frame(FrameType.PING, 0, 0, _DRAIN_PING))
 
     def finish_drain(self) -> None:
-        """The peer has had time to hear of it: refuse what comes from now on."""
+        """Refuse new calls from now on: the peer has had time to read the first GOAWAY."""
         if self.closed or self.going_away:
             return
         self.going_away = True
@@ -142,15 +218,256 @@ class Connection(RequestReader):
 
     @property
     def done(self) -> bool:
-        """Going away, and nothing is left to do."""
+        """Whether the connection is going away and nothing is left to do."""
         return self.closed or (self.going_away and not self.streams)
 
     @property
     def settings_awaited(self) -> int:
-        """Which of our SETTINGS, counted from 1, the peer is to acknowledge next; 0: none."""
+        """Which of our SETTINGS, counted from 1, the peer has to acknowledge next; 0 if none."""
         return self._settings_acknowledged + 1 if self._settings_acknowledged < self._settings_sent else 0
 
-    # The frames that are about the connection
+    @property
+    def unfinished(self) -> int:
+        """The number of the frame or header block whose end has not come yet; 0 if there is none."""
+        return self._pieces if self._partial or self._handlers is not self._between else 0
+
+    # Bytes to frames
+
+    def _read_preface(self, data: Data) -> None:
+        self._partial += data
+        start = self._partial[: len(PREFACE)]
+        if not PREFACE.startswith(start):
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "not HTTP/2 with prior knowledge")
+        if len(start) < len(PREFACE):
+            return
+        rest = bytes(self._partial[len(PREFACE) :])
+        self._partial.clear()
+        self._preface_read = True
+        self._read_frames(rest)
+
+    def _read_frames(self, data: Data) -> None:
+        # Every byte comes through here: no object is made for a frame.
+        at = self._resume(data) if self._partial else 0
+        size = len(data)
+        unpack = FRAME_HEAD.unpack_from
+        while size - at >= FRAME_HEAD_SIZE:
+            high, low, kind, flags, stream_id = unpack(data, at)
+            start = at + FRAME_HEAD_SIZE
+            end = start + (high << 8 | low)
+            if end - start > MAX_FRAME_SIZE:
+                self._fail_too_large(end - start)
+            if end > size:
+                break
+            self._handlers[kind](flags, stream_id & STREAM_ID_MASK, data, start, end)
+            at = end
+        if at < size:
+            self._pieces += 1
+            self._partial += data[at:]
+
+    def _resume(self, data: Data) -> int:
+        """Complete the frame that an earlier read began; return how many bytes of `data` it took."""
+        partial = self._partial
+        taken = 0
+        if len(partial) < FRAME_HEAD_SIZE:
+            taken = FRAME_HEAD_SIZE - len(partial)
+            partial += data[:taken]
+            if len(partial) < FRAME_HEAD_SIZE:
+                return len(data)
+        high, low, kind, flags, stream_id = FRAME_HEAD.unpack_from(partial)
+        length: int = high << 8 | low
+        if length > MAX_FRAME_SIZE:
+            self._fail_too_large(length)
+        missing = FRAME_HEAD_SIZE + length - len(partial)
+        partial += data[taken : taken + missing]
+        if len(partial) < FRAME_HEAD_SIZE + length:
+            return len(data)
+        frame = bytes(partial)
+        partial.clear()
+        self._handlers[kind](flags, stream_id & STREAM_ID_MASK, frame, FRAME_HEAD_SIZE, len(frame))
+        return taken + missing
+
+    def _fail_too_large(self, length: int) -> None:
+        raise PeerError(ErrorCode.FRAME_SIZE_ERROR, f"frame of {length} bytes, limit {MAX_FRAME_SIZE}")
+
+    # Frames of a stream: requests
+
+    def _on_headers(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
+        if flags & (PADDED | PRIORITY):
+            at, end = unwrap_headers(flags, stream_id, data, at, end)
+        if flags & END_HEADERS:
+            self._on_block(flags, stream_id, bytes(data[at:end]))
+            return
+        if not stream_id:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
+        self._block, self._block_stream, self._block_flags = [], stream_id, flags
+        self._add_to_block(bytes(data[at:end]))
+        self._pieces += 1
+        expected: dict[int, _FrameHandler] = {FrameType.CONTINUATION: self._on_continuation}
+        self._handlers = _table(expected, _refuse("a frame within a header block"))
+
+    def _on_continuation(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
+        if stream_id != self._block_stream:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, f"CONTINUATION of another stream, {stream_id}")
+        self._add_to_block(bytes(data[at:end]))
+        if flags & END_HEADERS:
+            block, self._block = b"".join(self._block), []
+            self._handlers = self._between
+            self._on_block(self._block_flags, stream_id, block)
+
+    def _add_to_block(self, part: bytes) -> None:
+        self._block.append(part)
+        frames, size = len(self._block), sum(map(len, self._block))
+        if frames > self._limits.max_header_frames or size > self._limits.max_header_list * DECODE_FACTOR:
+            message = f"header block of {size} bytes in {frames} frames without an end"
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, message)
+
+    def _on_block(self, flags: int, stream_id: int, block: bytes) -> None:
+        if stream_id <= self.last_stream_id or not stream_id & 1:
+            self._on_late_block(flags, stream_id, block)
+            return
+        self.last_stream_id = stream_id
+        try:
+            head = self._headers.request(block)
+        except MalformedError as error:
+            self._fail_stream(StreamError(stream_id, error.code, error.message))
+            return
+        if len(self.streams) >= self._max_streams or self.going_away:
+            self._fail_stream(StreamError(stream_id, ErrorCode.REFUSED_STREAM, "no more streams"))
+            return
+        stream = Stream(stream_id, head, self._stream_window, self.sender.initial_window)
+        stream.metadata = self._headers.metadata
+        self.streams[stream_id] = stream
+        if flags & END_STREAM or head.answer_at_once:
+            self._open(stream, head, flags & END_STREAM)
+
+    def _open(self, stream: Stream, head: RequestHead, ended: int) -> None:
+        stream.request_ended = bool(ended)
+        if head.answer_at_once:
+            self._application.opened(stream)
+        if ended and stream.id in self.streams:
+            self._end_request(stream, b"", 0, 0)
+
+    def _on_late_block(self, flags: int, stream_id: int, block: bytes) -> None:
+        """Take trailers; refuse headers where none are allowed."""
+        if not stream_id & 1:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream_id}")
+        stream = self.streams.get(stream_id)
+        if stream is None and stream_id in self._reset_by_us:
+            self._headers.skip(block)
+        elif stream is None:
+            raise PeerError(ErrorCode.STREAM_CLOSED, f"HEADERS on closed stream {stream_id}")
+        elif stream.request_ended:
+            self._headers.skip(block)
+            self._fail_stream(StreamError(stream_id, ErrorCode.STREAM_CLOSED, "HEADERS after END_STREAM"))
+        else:
+            self._on_trailers(flags, stream, block)
+
+    def _on_trailers(self, flags: int, stream: Stream, block: bytes) -> None:
+        try:
+            self._headers.trailers(block)
+            if not flags & END_STREAM:
+                raise MalformedError("trailers without END_STREAM")
+        except MalformedError as error:
+            self._fail_stream(StreamError(stream.id, error.code, error.message))
+            return
+        self._end_request(stream, b"", 0, 0)
+
+    def _on_data(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
+        size = end - at
+        self._receive_window -= size
+        if self._receive_window < self._low_window:
+            self._renew_window()
+        stream = self.streams.get(stream_id)
+        if stream is None or stream.request_ended:
+            self._on_late_data(stream, stream_id)
+            return
+        stream.receive_window -= size
+        if flags & PADDED:
+            at, end = unpad(data, at, end)
+        if stream.receive_window < 0:
+            message = "more DATA than the stream's window"
+            self._fail_stream(StreamError(stream_id, ErrorCode.FLOW_CONTROL_ERROR, message))
+        elif flags & END_STREAM:
+            self._end_request(stream, data, at, end)
+        else:
+            self._continue_request(stream, data, at, end)
+
+    def _renew_window(self) -> None:
+        if self._receive_window < 0:
+            raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
+        increment = self._limits.connection_window - self._receive_window
+        self._receive_window = self._limits.connection_window
+        self.sender.write(pack_window_update(0, increment))
+
+    def _continue_request(self, stream: Stream, data: Data, at: int, end: int) -> None:
+        if at == end:
+            self._spend()
+        stream.received += end - at
+        self._application.data(stream, data, at, end, False)
+        used = self._stream_window - stream.receive_window
+        if used > self._stream_window // 2 and stream.id in self.streams:
+            stream.receive_window += used
+            self.sender.write(pack_window_update(stream.id, used))
+
+    def _end_request(self, stream: Stream, data: Data, at: int, end: int) -> None:
+        stream.request_ended = True
+        expected = stream.head.content_length
+        if expected is not None and expected != stream.received + end - at:
+            message = f"content-length is {expected}, the body has {stream.received + end - at} bytes"
+            self._fail_stream(StreamError(stream.id, ErrorCode.PROTOCOL_ERROR, message))
+            return
+        self._application.data(stream, data, at, end, True)
+
+    def _on_late_data(self, stream: Stream | None, stream_id: int) -> None:
+        """Refuse DATA, unless we have reset its stream and the peer could not know that yet."""
+        if stream_id > self.last_stream_id or not stream_id & 1:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, f"DATA on stream {stream_id}, which is not open")
+        if stream is None and stream_id in self._reset_by_us:
+            self._spend()
+            return
+        self._fail_stream(StreamError(stream_id, ErrorCode.STREAM_CLOSED, "DATA after the stream was closed"))
+
+    def _on_rst_stream(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
+        if end - at != U32.size:
+            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is not 4 bytes")
+        self._check_not_idle(stream_id, "RST_STREAM")
+        self._spend_reset()
+        stream = self.streams.pop(stream_id, None)
+        if stream is not None:
+            if stream.pending:
+                self._application.abandoned(stream)
+            self.sender.forget(stream)
+            self._application.cancelled(stream)
+
+    def _check_not_idle(self, stream_id: int, what: str) -> None:
+        if stream_id > self.last_stream_id or not stream_id & 1:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, f"{what} on stream {stream_id}, which is not open")
+
+    # Ends of streams
+
+    def _on_sent(self, stream: Stream) -> None:
+        """Close a stream whose answer is complete."""
+        self.streams.pop(stream.id, None)
+        if not stream.request_ended:
+            # We do not need the rest of the request; NO_ERROR tells the peer that the answer is valid (section 8.1).
+            self._send_reset(stream.id, ErrorCode.NO_ERROR)
+
+    def _fail_stream(self, fault: StreamError) -> None:
+        """Reset a stream for a fault of the peer; the number of such resets is limited."""
+        self._spend_reset()
+        stream = self.streams.pop(fault.stream_id, None)
+        if stream is not None:
+            self.sender.forget(stream)
+            self._application.cancelled(stream)
+        self._send_reset(fault.stream_id, fault.code)
+
+    def _send_reset(self, stream_id: int, code: ErrorCode) -> None:
+        self._reset_by_us[stream_id] = None
+        if len(self._reset_by_us) > _MAX_REMEMBERED_RESETS:
+            del self._reset_by_us[next(iter(self._reset_by_us))]
+        self.sender.write(pack_reset(stream_id, code))
+
+    # Frames of the connection
 
     def _on_priority(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         self._spend()
@@ -160,6 +477,12 @@ class Connection(RequestReader):
             self._fail_stream(StreamError(stream_id, ErrorCode.FRAME_SIZE_ERROR, "PRIORITY is not 5 bytes"))
             return
         check_dependency(stream_id, data, at)
+
+    def _on_first_settings(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
+        if flags & ACK:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "SETTINGS acknowledged before any were sent")
+        self._handlers = self._between
+        self._on_settings(flags, stream_id, data, at, end)
 
     def _on_settings(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         self._spend(_SETTINGS_COST)
@@ -171,12 +494,8 @@ class Connection(RequestReader):
             raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")
         elif self.settings_awaited:
             self._settings_acknowledged += 1
-            if self._settings_acknowledged == _FORBIDS_TABLE:
+            if self._settings_acknowledged == _TABLE_FORBIDDEN:
                 self._headers.table_forbidden()
-
-    def _forbid_table(self) -> None:
-        self._settings_sent = _FORBIDS_TABLE
-        self.sender.write(FORBID_TABLE)
 
     def _apply_settings(self, payload: bytes) -> None:
         for setting, value in parse_settings(payload):
@@ -184,15 +503,14 @@ class Connection(RequestReader):
                 self.sender.resize_streams(value, list(self.streams.values()))
             elif setting == SettingId.MAX_FRAME_SIZE:
                 self.sender.max_frame = value
-        # Before what the new values allow: DATA that overtook the acknowledgement would break the old ones.
+        # Acknowledge before sending what the new values allow: DATA that overtakes the acknowledgement would break the
+        # old ones.
         self.sender.write(pack_frame(FrameType.SETTINGS, ACK, 0))
         self.sender.pump()
 
-    def _on_first_settings(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
-        if flags & ACK:
-            raise PeerError(ErrorCode.PROTOCOL_ERROR, "SETTINGS acknowledged before any were sent")
-        self._expect_any()
-        self._on_settings(flags, stream_id, data, at, end)
+    def _forbid_table(self) -> None:
+        self._settings_sent = _TABLE_FORBIDDEN
+        self.sender.write(FORBID_TABLE)
 
     def _on_misplaced(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         raise PeerError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client, or CONTINUATION without HEADERS")
@@ -248,3 +566,14 @@ class Connection(RequestReader):
 
     def _on_unknown(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         self._spend()
+
+    # Limits against abuse
+
+    def _spend(self, cost: int = 1) -> None:
+        sender = self.sender
+        if not self._control.spend(sender.answers + sender.sent // ANSWER_BYTES, cost):
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "a flood of control frames")
+
+    def _spend_reset(self) -> None:
+        if not self._resets.spend(self.sender.answers):
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "a flood of streams that are reset")

@@ -11,7 +11,7 @@ from enum import IntEnum, IntFlag
 from struct import Struct
 from typing import Final
 
-from tykpy.broker.http2.errors import ErrorCode
+from tykpy.broker.http2.errors import ErrorCode, PeerError
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FRAME_HEAD: Final = Struct(">HBBBI")
@@ -19,10 +19,10 @@ FRAME_HEAD: Final = Struct(">HBBBI")
 FRAME_HEAD_SIZE: Final = FRAME_HEAD.size
 STREAM_ID_MASK: Final = 0x7FFF_FFFF
 MAX_FRAME_SIZE: Final = 16_384
-"""Bytes of payload we take: the protocol's minimum, and all that grpc-go ever sends."""
+"""Largest payload we accept, in bytes: the protocol's minimum, and the most that grpc-go ever sends."""
 
 Data = bytes | memoryview
-"""What a peer sent. Views are of a buffer that is used again: who keeps something of one copies it."""
+"""Bytes of a peer. A view is of a buffer that the next read overwrites: copy what is needed longer."""
 
 U32: Final = Struct(">I")
 PRIORITY_SIZE: Final = 5
@@ -102,3 +102,31 @@ def pack_reset(stream_id: int, code: ErrorCode) -> bytes:
 def pack_window_update(stream_id: int, increment: int) -> bytes:
     """Encode a WINDOW_UPDATE; stream 0 is the connection."""
     return pack_frame(FrameType.WINDOW_UPDATE, 0, stream_id, U32.pack(increment))
+
+
+def unpad(data: Data, at: int, end: int) -> tuple[int, int]:
+    """Return the bounds of a payload `data[at:end]` without its padding; raises PeerError."""
+    if at == end:
+        raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "padded frame without a padding length")
+    padding = data[at]
+    if padding >= end - at:
+        raise PeerError(ErrorCode.PROTOCOL_ERROR, "more padding than payload")
+    return at + 1, end - padding
+
+
+def unwrap_headers(flags: int, stream_id: int, data: Data, at: int, end: int) -> tuple[int, int]:
+    """Return the bounds of the header block in a HEADERS payload, without padding and priority; raises PeerError."""
+    if flags & PADDED:
+        at, end = unpad(data, at, end)
+    if flags & PRIORITY:
+        if end - at < PRIORITY_SIZE:
+            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
+        check_dependency(stream_id, data, at)
+        at += PRIORITY_SIZE
+    return at, end
+
+
+def check_dependency(stream_id: int, data: Data, at: int) -> None:
+    """Refuse a stream that depends on itself; every other priority is ignored."""
+    if U32.unpack_from(data, at)[0] & STREAM_ID_MASK == stream_id:
+        raise PeerError(ErrorCode.PROTOCOL_ERROR, f"stream {stream_id} depends on itself")

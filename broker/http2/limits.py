@@ -1,4 +1,4 @@
-"""How much one peer may ask for: every bound of the front end in one place, each with its unit."""
+"""Limits of the gRPC front end, each with its unit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -10,12 +10,16 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 MAX_WINDOW: Final = 2**31 - 1
-"""Bytes: the largest flow-control window (RFC 9113, section 6.9.1)."""
+"""Bytes of the largest flow-control window (RFC 9113, section 6.9.1)."""
 MIN_WINDOW: Final = 65_535
-"""Bytes: a connection's window before any WINDOW_UPDATE; it cannot be made smaller."""
+"""Bytes of a connection's window before any WINDOW_UPDATE; it cannot be made smaller."""
 
 ANSWER_BYTES: Final = 16 * KIB
-"""Bytes of a big answer that pay for as many control frames as an answer: haproxy updates two windows for each DATA."""
+"""Bytes of a large answer that earn as many control frames as one answer: haproxy updates two windows for each DATA."""
+
+
+DECODE_FACTOR: Final = 2
+"""Header blocks and lists up to this multiple of the limit are still decoded, so that the caller learns their size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +32,8 @@ class Limits:
     max_message: int = 16 * MIB
     """Bytes of one gRPC message, after decompression."""
     max_output: int = HELD_BYTES
-    """Bytes of answers that wait for one peer to read them, before the connection is given up; one always fits. A
-    gateway has one connection, so this is as much as may run: `write_timeout` ends a peer that reads nothing."""
+    """Bytes of answers that may wait for one peer to read them; more end the connection, but one answer always fits.
+    A gateway has one connection, so this is as much as may run: `write_timeout` ends a peer that reads nothing."""
     max_connections: int = 16_384
     max_concurrent_streams: int = 1_024
     max_header_list: int = 32 * KIB
@@ -37,15 +41,15 @@ class Limits:
     max_header_frames: int = 64
     """Frames (HEADERS and CONTINUATION) of one header block."""
     stream_window: int = 1 * MIB
-    """Bytes: the receive window of a stream."""
+    """Receive window of a stream, in bytes."""
     connection_window: int = 16 * MIB
-    """Bytes: the receive window of a connection."""
+    """Receive window of a connection, in bytes."""
     control_burst: int = 10_000
     """PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty and unknown frames that may come at once."""
     control_rate: int = 1_000
     """Control frames a second, without any call answered."""
     control_per_answer: int = 16
-    """Control frames that each answered call pays for: clients update two windows for every message."""
+    """Control frames that each answered call earns: clients update two windows for every message."""
     reset_burst: int = 4_096
     """Streams reset at once (four full sets of concurrent calls whose callers all hang up)."""
     reset_rate: int = 1_000
@@ -57,11 +61,11 @@ class Limits:
     request_timeout: float = 60.0
     """Seconds for the rest of a request, or for `request_progress` of it where it is longer than that."""
     request_progress: int = 64 * KIB
-    """Bytes of an unfinished request that make its time begin anew. A limit on the whole would be either too short for
+    """Bytes of an unfinished request that restart its timeout. A limit on the whole would be either too short for
     the largest message or useless against bytes that trickle in; a thousand calls at a time on a line of 10 Mbit/s
     are still faster than this."""
     write_timeout: float = 30.0
-    """Seconds in which a peer takes nothing of what waits for it."""
+    """Seconds for which a peer may read nothing of the output that waits for it."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -74,7 +78,7 @@ class Limits:
 
 
 class Budget:
-    """A bucket of tokens, refilled by time and by useful work: floods empty it, clients at work do not."""
+    """A token bucket that is refilled by time and by answered calls: floods empty it, busy clients do not."""
 
     __slots__ = ("_burst", "_clock", "_per_answer", "_rate", "_seen_answers", "_seen_at", "_tokens")
 
@@ -88,7 +92,7 @@ class Budget:
         self._seen_answers = 0
 
     def spend(self, answers: int, cost: int = 1) -> bool:
-        """Take `cost` tokens; `answers` is how many calls were answered so far. False: nothing is left."""
+        """Take `cost` tokens and return whether any are left; `answers` counts the calls answered so far."""
         self._tokens -= cost
         if self._tokens < 0:
             self._refill(answers)

@@ -1,8 +1,8 @@
-"""SETTINGS (RFC 9113, section 6.5): ours as a frame, the peer's checked."""
+"""SETTINGS (RFC 9113, section 6.5): encode ours, parse and check the peer's."""
 
 from enum import IntEnum
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from tykpy.broker.http2.errors import ErrorCode, PeerError
 from tykpy.broker.http2.frames import MAX_FRAME_SIZE, FrameType, pack_frame, pack_window_update
@@ -11,12 +11,12 @@ from tykpy.broker.http2.limits import MAX_WINDOW, MIN_WINDOW, Limits
 _ENTRY: Final = Struct(">HI")
 ENTRY_SIZE: Final = _ENTRY.size
 MAX_ENTRIES: Final = 32
-"""Entries of one SETTINGS frame: many times the six that exist."""
+"""Most entries of one SETTINGS frame; only six settings exist."""
 _LARGEST_FRAME: Final = 2**24 - 1
 
 
 class SettingId(IntEnum):
-    """Identifiers we know; others are ignored."""
+    """The identifiers we know; others are ignored."""
 
     HEADER_TABLE_SIZE = 1
     ENABLE_PUSH = 2
@@ -26,15 +26,8 @@ class SettingId(IntEnum):
     MAX_HEADER_LIST_SIZE = 6
 
 
-class SettingChange(NamedTuple):
-    """One entry of the peer's SETTINGS."""
-
-    setting: int
-    value: int
-
-
 def pack_our_settings(limits: Limits) -> bytes:
-    """Encode what a server says first: its SETTINGS, and the WINDOW_UPDATE that widens the connection's window."""
+    """Encode the first frames of a server: SETTINGS, and the WINDOW_UPDATE that widens the connection's window."""
     entries = (
         (SettingId.MAX_CONCURRENT_STREAMS, limits.max_concurrent_streams),
         (SettingId.INITIAL_WINDOW_SIZE, limits.stream_window),
@@ -48,26 +41,25 @@ def pack_our_settings(limits: Limits) -> bytes:
 
 
 FORBID_TABLE: Final = pack_frame(FrameType.SETTINGS, 0, 0, _ENTRY.pack(SettingId.HEADER_TABLE_SIZE, 0))
-"""After these a peer's header blocks use no table."""
+"""SETTINGS that forbid the peer to use an HPACK table."""
 
 
-def parse_settings(payload: bytes) -> list[SettingChange]:
-    """Decode and check the peer's SETTINGS.
+def parse_settings(payload: bytes) -> list[tuple[int, int]]:
+    """Parse the peer's SETTINGS into pairs of identifier and value.
 
-    Raises PeerError with the code that section 6.5.2 gives to each wrong value.
+    Raises PeerError with the code that section 6.5.2 assigns to each invalid value.
     """
     if len(payload) % ENTRY_SIZE:
         raise PeerError(ErrorCode.FRAME_SIZE_ERROR, f"SETTINGS of {len(payload)} bytes")
     if len(payload) > MAX_ENTRIES * ENTRY_SIZE:
         raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, f"more than {MAX_ENTRIES} settings in one frame")
-    changes = [SettingChange(*entry) for entry in _ENTRY.iter_unpack(payload)]
-    for change in changes:
-        _check(change)
-    return changes
+    entries: list[tuple[int, int]] = list(_ENTRY.iter_unpack(payload))
+    for setting, value in entries:
+        _check(setting, value)
+    return entries
 
 
-def _check(change: SettingChange) -> None:
-    setting, value = change
+def _check(setting: int, value: int) -> None:
     if setting == SettingId.ENABLE_PUSH and value > 1:
         raise PeerError(ErrorCode.PROTOCOL_ERROR, f"SETTINGS_ENABLE_PUSH is {value}")
     if setting == SettingId.INITIAL_WINDOW_SIZE and value > MAX_WINDOW:

@@ -1,4 +1,4 @@
-"""One request and its answer, as the core keeps them, and what the core asks of the application on top of it."""
+"""One request with its answer, and the interface of the application that answers requests."""
 
 from collections import deque
 from typing import Any, Protocol
@@ -8,10 +8,7 @@ from tykpy.broker.http2.hpack.head_cache import RequestHead
 
 
 class Stream:
-    """An open stream; a closed one is forgotten by the connection.
-
-    `application` is the application's to use. The rest belongs to the core.
-    """
+    """An open stream. `application` is for the application; the other attributes belong to the connection."""
 
     __slots__ = (
         "application",
@@ -32,37 +29,37 @@ class Stream:
         self.id = stream_id
         self.head: Any = head
         self.metadata: bytes | None = None
-        """See `HeaderDecoder.metadata`."""
+        """The call's metadata, see `HeaderDecoder.metadata`."""
         self.receive_window = receive_window
         self.send_window = send_window
         self.received = 0
-        """Bytes of DATA without padding."""
+        """Bytes of DATA so far, without padding."""
         self.request_ended = False
         self.sweeps = 0
-        """Sweeps over the connections since an unfinished request had come far enough for its time to begin anew."""
+        """Sweeps since an unfinished request last made enough progress."""
         self.swept = 0
-        """What `received` was then."""
+        """Value of `received` at that sweep."""
         self.pending: deque[memoryview] | None = None
-        """DATA that waits for window or socket; None while nothing ever waited."""
+        """DATA that waits for a window or the socket; None as long as nothing had to wait."""
         self.closing: bytes | None = None
-        """Set once nothing more may be sent: the trailers behind the pending DATA; empty: END_STREAM without any."""
+        """Set once the answer is complete: the trailers to send after `pending`; empty for END_STREAM alone."""
         self.application: Any = None
 
 
 class Application(Protocol):
-    """What the core tells of requests. Called while bytes are received; may answer before it returns.
+    """Answers the requests of a connection. Called while bytes are received; may answer before it returns.
 
-    What it raises is a fault of the program, and ends the connection.
+    An exception is a bug, and ends the connection.
     """
 
     def opened(self, stream: Stream) -> None:
-        """A request's head is there; called only where the head says `answer_at_once`."""
+        """Take the head of a request; called only if the head has `answer_at_once`."""
 
     def data(self, stream: Stream, data: Data, at: int, end: int, ended: bool) -> None:
-        """More of the body: `data[at:end]`, copied by who keeps it; `ended`: that was all."""
+        """Take more of the body, `data[at:end]`, and copy what is kept; `ended`: the body is complete."""
 
-    def given_up(self, stream: Stream) -> None:
-        """The peer resets a stream whose answer has begun, and reads no more of it; `cancelled` follows."""
+    def abandoned(self, stream: Stream) -> None:
+        """Note that the peer has reset a stream before it read the whole answer; `cancelled` follows."""
 
     def cancelled(self, stream: Stream) -> None:
-        """The stream is gone before it was answered; nothing may be sent on it."""
+        """Forget a stream that ended before it was answered; nothing can be sent on it any more."""

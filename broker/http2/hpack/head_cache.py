@@ -21,8 +21,7 @@ from tykpy.broker.http2.hpack.validate import (
     list_size,
     takes_any_value,
 )
-from tykpy.broker.http2.limits import KIB, Limits
-from tykpy.broker.http2.payloads import DECODE_FACTOR
+from tykpy.broker.http2.limits import DECODE_FACTOR, KIB, Limits
 from tykpy.ipc.frame import MAX_METADATA
 
 MAX_CACHED_BLOCK: Final = 1 * KIB

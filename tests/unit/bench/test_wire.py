@@ -9,7 +9,7 @@ from hpack import Decoder
 from tykpy.bench.errors import ProtocolError
 from tykpy.bench.tracing import traceparents
 from tykpy.bench.wire import LoadConnection
-from tykpy.broker.grpc.wire import ANSWER, GrpcCode, pack_status, pack_trailers_only
+from tykpy.broker.grpc.wire import ANSWER, MESSAGE_PREFIX, GrpcCode, pack_status, pack_trailers_only
 from tykpy.broker.http2.errors import ErrorCode
 from tykpy.broker.http2.frames import (
     ACK,
@@ -47,7 +47,11 @@ def settings(**values: int) -> bytes:
 
 
 def answer(stream_id: int, message: bytes = b"yes") -> bytes:
-    return ANSWER.before(stream_id, len(message)) + message + ANSWER.after(stream_id)
+    return (
+        pack_frame(FrameType.HEADERS, END_HEADERS, stream_id, ANSWER.headers)
+        + pack_frame(FrameType.DATA, 0, stream_id, MESSAGE_PREFIX.pack(0, len(message)) + message)
+        + pack_frame(FrameType.HEADERS, LAST, stream_id, ANSWER.trailers)
+    )
 
 
 def connected(message: bytes = b"hello", **values: int) -> LoadConnection:

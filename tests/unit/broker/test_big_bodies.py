@@ -14,9 +14,8 @@ from tests.support.peers.http2_peer import Peer, frames, message, settings, wind
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.grpc.messages import GROWTH, GrpcMessageReader
 from tykpy.broker.grpc.server import READ_BYTES, GrpcProtocol, GrpcServer
-from tykpy.broker.grpc.wire import GrpcCallError, GrpcCode
+from tykpy.broker.grpc.wire import MESSAGE_PREFIX, GrpcCallError, GrpcCode
 from tykpy.broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
-from tykpy.broker.http2.sender import MESSAGE_PREFIX
 from tykpy.broker.router.contract import Death, RouterOptions
 from tykpy.broker.router.router import Router
 from tykpy.ipc.bodies.store import Body, BodyStore, StoredBody, body_bytes

@@ -110,7 +110,7 @@ def test_nothing_is_sent_on_a_finished_stream(finish: str) -> None:
     sender = Sender(lambda: None, finished.append)
     stream = Stream(1, GrpcHead(), 0, 0 if "waiting" in finish else 65_535)
     if finish == "answer":
-        sender.answer(stream, ANSWER, b"x")
+        ANSWER.send(sender, stream, b"x")
     elif finish == "trailers only":
         sender.headers(stream, b"", end_stream=True)
     elif finish == "gone":
@@ -121,7 +121,7 @@ def test_nothing_is_sent_on_a_finished_stream(finish: str) -> None:
         sender.close(stream, b"")
     sender.take()
     sends: list[Callable[[], None]] = [
-        lambda: sender.answer(stream, ANSWER, b"y"),
+        lambda: ANSWER.send(sender, stream, b"y"),
         lambda: sender.headers(stream, b""),
         lambda: sender.data(stream, b"y"),
         lambda: sender.close(stream, b""),

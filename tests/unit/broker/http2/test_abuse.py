@@ -7,10 +7,10 @@ from hpack import Encoder
 
 from tests.support.peers.http2_peer import Peer, code_of, data, message, reset, settings, window_update
 from tykpy.broker.arriving import Arriving
+from tykpy.broker.http2.connection import _MAX_REMEMBERED_RESETS
 from tykpy.broker.http2.errors import ErrorCode
 from tykpy.broker.http2.frames import ACK, END_HEADERS, END_STREAM, MAX_FRAME_SIZE, FrameType, pack_frame
 from tykpy.broker.http2.limits import KIB, MIB, Limits
-from tykpy.broker.http2.requests import _MAX_REMEMBERED_RESETS
 
 CALM = ErrorCode.ENHANCE_YOUR_CALM
 FLOODS: dict[str, bytes] = {

@@ -120,7 +120,7 @@ def test_more_than_the_streams_window_resets_the_stream() -> None:
 
 def test_more_than_the_connections_window_ends_the_connection() -> None:
     peer = Peer(Limits(connection_window=65_535))
-    peer.connection._window.left = 10
+    peer.connection._receive_window = 10
     answer = peer.send(peer.headers(1), data(1, bytes(11), 0))
     assert code_of(answer, FrameType.GOAWAY) == ErrorCode.FLOW_CONTROL_ERROR
 
