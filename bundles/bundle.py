@@ -1,4 +1,4 @@
-"""What is known of one bundle: its hooks, the chains they form, and what is wrong with it."""
+"""One bundle: its hooks, the chains they form, and what is wrong with it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tykpy.bundles.errors import BundleError
+from tykpy.bundles.files.archive import UnpackedCopy
 from tykpy.bundles.files.discovery import key_of
 from tykpy.bundles.files.manifest import HOOK_TYPES, ListedHook
-from tykpy.bundles.files.unpacked import UnpackedCopy
 from tykpy.bundles.hook import Hook
 from tykpy.bundles.imports.importer import ImportSpace
 from tykpy.ipc.description import MAX_NAME
@@ -26,7 +26,7 @@ class ChainLink(NamedTuple):
 
 
 class FaultyHook(NamedTuple):
-    """A hook that is there, or should be, and cannot be run."""
+    """A hook that exists, or should exist, and cannot run."""
 
     name: str
     hook_type: str | None
@@ -39,17 +39,17 @@ class FaultyHook(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """All hooks of one type in the order they run; with an error none of them may (a check would be left out)."""
+    """All hooks of one type, in the order they run. With an error none runs: a check could be left out."""
 
     links: tuple[ChainLink, ...] = ()
     error: BundleError | None = None
     is_async: bool = False
-    """Some hook of it is `async def`."""
+    """Whether one of its hooks is `async def`."""
 
 
 @dataclass(slots=True)
 class BundlePart:
-    """One folder or file of code with imports of its own; most bundles are one part."""
+    """One folder or file of code with imports of its own; most bundles have one part."""
 
     name: str
     root: Path
@@ -58,20 +58,16 @@ class BundlePart:
     error: BundleError | None = None
     listed: tuple[ListedHook, ...] = ()
     chained: frozenset[str] = frozenset()
-    """The hook types for which its manifest has the gateway ask for the whole chain."""
+    """The hook types for which its manifest lists `*`: the gateway asks for the whole chain."""
     space: ImportSpace | None = None
     copy: UnpackedCopy | None = None
-    """Of a ZIP: where it is unpacked."""
-
-    def give_back(self) -> None:
-        """Release the unpacked copy; nothing more is imported from it."""
-        if self.copy is not None:
-            self.copy.close()
+    """Where it is unpacked, if it is a ZIP."""
 
     def chain(self, hook_type: str) -> Chain:
-        """Return the part's chain: the hooks that the manifest lists for `*`, and no others.
+        """Return the part's chain: the hooks that the manifest lists inside `*`, and no others.
 
-        Where it lists none: all of its hooks in its order, then those it does not list as defined.
+        Without such a list: all hooks of the type, in the manifest's order, then those that it does not list, as
+        defined.
         """
         if self.error is not None:
             return Chain(error=self.error)
@@ -94,12 +90,12 @@ class BundlePart:
 
 
 class Bundle:
-    """The parts that one bundle hash stands for; read-only once made."""
+    """The parts that one bundle hash stands for; read-only once created."""
 
     def __init__(
         self, name: str, hashes: Iterable[str], path: Path, parts: Iterable[BundlePart], is_complete: bool = True
     ) -> None:
-        """Join the parts; of hooks of one name the first counts. `is_complete`: no further part is to come."""
+        """Join the parts; the first hook of a name counts. `is_complete`: no part is missing."""
         self.name = name
         self.is_complete = is_complete
         self.hashes = tuple(hashes)
@@ -115,27 +111,27 @@ class Bundle:
 
     @property
     def key(self) -> str:
-        """The path as text: tells bundles apart, also between processes."""
+        """The path as text, which identifies the bundle also in other processes."""
         return key_of(self.path)
 
     @property
     def has_events(self) -> bool:
-        """Some of its hooks handle events."""
+        """Whether any of its hooks handles events."""
         return any(hook.shape.is_event for hook in self.hooks.values())
 
     @property
     def is_other_file(self) -> bool:
-        """It is a `.py` file without hooks that lies beside bundles, and is none itself."""
+        """Whether it is no bundle, but a `.py` file without hooks among bundles."""
         return self.path.suffix == ".py" and self.error is None and not self.hooks and not self.faulty
 
     @property
     def count(self) -> int:
-        """How many hooks it has, the faulty ones included."""
+        """The number of its hooks, faulty ones included."""
         return sum(len(part.hooks) + len(part.faulty) for part in self.parts)
 
     @property
     def is_sound(self) -> bool:
-        """Everything is there, and could be loaded."""
+        """Whether everything is there and was loaded."""
         return self.is_complete and not self.is_other_file and self.error is None and not self.faulty
 
     @property
@@ -145,7 +141,7 @@ class Bundle:
         return [str(error) for error in errors] + [str(faulty.error) for faulty in self.faulty.values()]
 
     def describe(self) -> dict[str, Any]:
-        """Return what `tykpy hooks` and the router want to know, as a map that msgpack can carry."""
+        """Return what `tykpy hooks` and the router need to know, as a map that msgpack can carry."""
         return {
             "name": self.name,
             "hashes": list(self.hashes),
@@ -157,11 +153,17 @@ class Bundle:
         }
 
     def close(self) -> None:
-        """Forget the bundle's modules, and give back what is unpacked."""
+        """Forget the bundle's modules, and release what is unpacked."""
         for part in self.parts:
             if part.space is not None:
                 part.space.close()
-            part.give_back()
+        self.release()
+
+    def release(self) -> None:
+        """Allow the removal of what is unpacked; nothing more can be imported from it."""
+        for part in self.parts:
+            if part.copy is not None:
+                part.copy.close()
 
     def _chain(self, hook_type: str) -> Chain:
         asking = [part for part in self.parts if hook_type in part.chained]

@@ -1,4 +1,4 @@
-"""What can go wrong in a worker: a bundle that does not load, or one dispatch that fails."""
+"""Errors of bundles and workers: a bundle that does not load, a dispatch that fails, a worker that cannot start."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -8,16 +8,16 @@ from tykpy.ipc.frame import Status
 from tykpy.ipc.text import bounded
 
 EVENT_META: Final = "event"
-"""What an error's meta names where no event handler could be chosen: the broker logs these, once for all workers."""
+"""Key in the meta of an error that leaves an event without a handler: the broker logs these, once for all workers."""
 _MAX_LINE: Final = 2**31 - 1
 
 
 class WorkersError(Exception):
-    """Root of everything raised by `workers`."""
+    """Root of everything raised by `bundles` and `workers`."""
 
 
 class WorkerError(WorkersError):
-    """One dispatch failed; the worker goes on. `meta` names what failed: `{"bundle": ..., "hook": ...}`."""
+    """One dispatch failed; the worker continues. `meta` names what failed: `{"bundle": ..., "hook": ...}`."""
 
     def __init__(self, status: Status, message: str, meta: Mapping[str, object] | None = None) -> None:
         super().__init__(message)
@@ -27,11 +27,11 @@ class WorkerError(WorkersError):
 
 
 class WrongReturnError(WorkersError):
-    """A hook returned something else than its shape asks for; the message says both."""
+    """A hook returned something that its shape does not allow; the message names both."""
 
 
 class BundleError(WorkersError):
-    """A bundle, or one of its hooks, cannot be used: what is wrong, in which file, in which line (0: unknown).
+    """A bundle, or one of its hooks, cannot be used. Line 0: unknown.
 
     The text may come from plugin code: it is bounded here, for everything that reports it later.
     """
@@ -43,7 +43,7 @@ class BundleError(WorkersError):
         super().__init__(self.message)
 
     def __str__(self) -> str:
-        """Say where before what, as compilers do."""
+        """Put the place before the message, as compilers do."""
         if not self.file:
             return self.message
         place = f"{self.file}:{self.line}" if self.line else self.file
@@ -51,24 +51,24 @@ class BundleError(WorkersError):
 
 
 class ManifestError(BundleError):
-    """`manifest.json` is not JSON, or says something impossible."""
+    """`manifest.json` is not JSON, or has an impossible value."""
 
 
 class ArchiveError(BundleError):
-    """A ZIP is damaged, or holds what no bundle may hold."""
+    """A ZIP is damaged, or holds entries that no bundle may hold."""
 
 
 class VerificationError(BundleError):
-    """A bundle's files are not those its manifest was made for."""
+    """A bundle's files are not those that its manifest was made for."""
 
 
 class SignatureError(VerificationError):
-    """A bundle is not signed, or not by the key that we trust."""
+    """A bundle is not signed, or not by the trusted key."""
 
 
 class LimitError(WorkersError):
-    """A limit with which no worker can start."""
+    """No worker can start with this limit."""
 
 
 class KeyFileError(WorkersError):
-    """A file does not hold the key it should, or nothing is installed that can use it."""
+    """A file holds no suitable key, or the package that reads keys is missing."""

@@ -1,6 +1,7 @@
-"""Ends children that plugin code forks where they come back from it: a copy of a worker must not become a second one.
+"""Ends children that plugin code forks when they return from it: a copy of a worker must not become a second worker.
 
-Within the code that forked it a child may do what it likes; those of `multiprocessing` and `subprocess` never return.
+Within the code that forked it, a child may do what it likes; children of `multiprocessing` and `subprocess` never
+return.
 """
 
 import _thread
@@ -14,11 +15,11 @@ from typing import Final, NoReturn
 _get_ident: Final = _thread.get_ident
 """Bound before plugins are imported: gevent.monkey replaces it."""
 is_child = False
-"""This process is not the worker but was forked by it."""
+"""Whether this process was forked by plugin code, and is not the worker."""
 
 
 def watch(abandon: Callable[[], None]) -> None:
-    """Know children of this process from now on; `abandon` is called in each, to let go of what is the worker's."""
+    """Recognize children of this process from now on; each calls `abandon` to release the worker's resources."""
 
     def after_fork() -> None:
         global is_child
@@ -37,10 +38,10 @@ _threads: dict[int, threading.Thread] = vars(threading).get("_active", {})
 
 
 def _hide_thread() -> None:
-    """Have `threading` make the thread that forks the child's main thread.
+    """Have `threading` make the forking thread the child's main thread.
 
-    Before CPython 3.11.9 and 3.12.3 it cannot for one that it has not started itself, such as those that run hooks: the
-    exit code of every `multiprocessing.Process` is 1 then (gh-102512).
+    Before CPython 3.11.9 and 3.12.3 it cannot do so for a thread that it did not start, such as those that run hooks,
+    and every `multiprocessing.Process` exits with 1 (gh-102512).
     """
     if isinstance(_threads.get(_get_ident()), threading._DummyThread):
         _hidden.thread = _threads.pop(_get_ident())
@@ -52,7 +53,7 @@ def _show_thread() -> None:
 
 
 def end(error: BaseException | None = None) -> NoReturn:
-    """End this child as a program would that returned, or raised `error`."""
+    """End this child as a program ends that returned, or raised `error`."""
     code = 1
     try:
         code = _exit_code(error)

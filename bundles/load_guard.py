@@ -1,25 +1,37 @@
-"""Stands around the load of each bundle: what it changed for the whole process is undone, or ends the process.
+"""Guards the process while a bundle is loaded: undoes what it changed for the whole process, or ends the process.
 
-A bundle cannot be kept from changing the process that it is loaded into. What would hurt the bundles after it, and is
-of no use to itself once it is loaded, is put back. A process that is no worker any more, or has lost its channel, ends:
-the broker knows which bundle was being loaded.
+A bundle cannot be kept from changing the process that it is loaded into. Changes that would hurt the bundles after it,
+and are of no use to itself once it is loaded, are undone. A process that is no longer a worker, or has lost its
+channel, ends: the broker knows which bundle was being loaded.
+
+Functions that it replaced in the modules that every loop of a program uses, as gevent.monkey does, are reported. The
+worker's own loops hold on to what they use; if a worker takes no dispatches all the same, that bundle is the first
+suspect.
 """
 
+import _thread
 import builtins
 import faulthandler
 import os
+import queue
 import resource
+import select
+import selectors
 import signal
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from types import ModuleType
 from typing import Any, Final
 
 from tykpy.bundles.loading import PRIVATE
 from tykpy.ipc.exits import WorkerExit
 
 _LISTS: Final = ("path", "meta_path", "path_hooks")
-"""Without what `sys` has here, other bundles import nothing."""
+"""Lists of `sys` without which other bundles cannot import anything."""
 _LIMITS: Final = tuple(
     getattr(resource, f"RLIMIT_{name}") for name in ("AS", "CORE", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "STACK")
 )
@@ -36,8 +48,10 @@ _AUDITED: Final[tuple[tuple[Any, ...], ...]] = (
     ("open", os.devnull, "r", os.O_RDONLY),
     ("tykpy",),
 )
-"""Events of `sys.audit` that every worker has, and one that nobody knows: some hooks refuse all but a few."""
-# Taken before any plugin could put something else in their place.
+"""Events of `sys.audit` that every worker raises, and an unknown one: some hooks refuse all but a few."""
+_WATCHED: Final[tuple[ModuleType, ...]] = (_thread, os, queue, select, selectors, signal, socket, threading, time)
+"""The modules in which replaced functions are reported."""
+# Bound before any plugin could replace them.
 _exit, _fstat, _getcwd, _getpid, _stat = os._exit, os.fstat, os.getcwd, os.getpid, os.stat
 _getresuid, _getresgid = os.getresuid, os.getresgid
 _getrlimit, _setrlimit = resource.getrlimit, resource.setrlimit
@@ -46,34 +60,37 @@ _cancel_dump, _audit = faulthandler.cancel_dump_traceback_later, sys.audit
 
 
 class LoadGuard:
-    """Knows what has to stay as it is in this process."""
+    """Knows what must not change in this process."""
 
     def __init__(self, descriptors: Iterable[int] = ()) -> None:
-        """`descriptors`: without these the process is of no use."""
+        """`descriptors`: those without which the process is of no use."""
         self._pid = _getpid()
         self._descriptors = {descriptor: _identity(descriptor) for descriptor in descriptors}
         self._identity = _identity_of_process()
         self._umask = os.umask(0o077)
         os.umask(self._umask)
+        self._primitives: dict[str, Any] = {}
+        """The callables of the watched modules, as they were at the last look."""
         self._modules = {name: module for name, module in sys.modules.items() if not name.startswith(PRIVATE)}
 
     @contextmanager
     def around(self) -> Iterator[None]:
-        """Load one bundle inside of this."""
+        """Guard the process while one bundle is loaded."""
+        self._primitives = self._primitives or _primitives()
         limit, folder = sys.getrecursionlimit(), _folder()
         limits = [_getrlimit(kind) for kind in _LIMITS]
         names, lists = vars(builtins).copy(), {name: list(getattr(sys, name)) for name in _LISTS}
         try:
             yield
         finally:
-            # A higher one is for the bundle's own hooks.
+            # A higher limit stays: it is for the bundle's own hooks.
             sys.setrecursionlimit(max(limit, sys.getrecursionlimit()))
-            _give_back_limits(limits)
+            _restore_limits(limits)
             self._end_if_useless()
             _stop_timers()
             vars(builtins).update(names)
             for name, entries in lists.items():
-                _put_back(name, entries)
+                _restore_list(name, entries)
             _remove_broken_finders(lists["meta_path"])
             os.umask(self._umask)
             if folder is not None:
@@ -82,9 +99,14 @@ class LoadGuard:
             if not self._modules.keys() <= sys.modules.keys():
                 sys.modules.update({**self._modules, **sys.modules})
 
+    def replaced(self) -> list[str]:
+        """Return the names of the watched functions that were replaced since the last look."""
+        before, self._primitives = self._primitives, _primitives()
+        return [name for name, value in before.items() if self._primitives.get(name) is not value]
+
     def _end_if_useless(self) -> None:
         if _getpid() != self._pid:
-            # The child of a fork in the bundle has come back from it: it is no worker.
+            # The bundle forked, and its child returned from the fork: it is no worker.
             _exit(WorkerExit.DONE)
         if any(_identity(descriptor) != before for descriptor, before in self._descriptors.items()):
             _exit(WorkerExit.DESCRIPTORS)
@@ -103,13 +125,13 @@ def _identity(descriptor: int) -> tuple[int, int, int] | None:
 
 
 def _identity_of_process() -> tuple[Any, ...]:
-    """Who the process is for the kernel, and where its paths begin."""
+    """Return the process's user and group for the kernel, and its root folder."""
     root = _stat("/")
     return _getresuid(), _getresgid(), root.st_dev, root.st_ino
 
 
-def _give_back_limits(before: list[tuple[int, int]]) -> None:
-    """Undo lower limits, or end the process where that is not allowed."""
+def _restore_limits(before: list[tuple[int, int]]) -> None:
+    """Undo lower limits; end the process where that is not allowed."""
     for kind, (soft, hard) in zip(_LIMITS, before, strict=True):
         if _getrlimit(kind) != (soft, hard):
             try:
@@ -119,7 +141,7 @@ def _give_back_limits(before: list[tuple[int, int]]) -> None:
 
 
 def _stop_timers() -> None:
-    """Stop what would end the process in a while."""
+    """Stop timers that would end the process later."""
     for timer, number in _TIMERS:
         if _getitimer(timer)[0] and _getsignal(number) == signal.SIG_DFL:
             _setitimer(timer, 0)
@@ -127,7 +149,7 @@ def _stop_timers() -> None:
 
 
 def _refuses() -> bool:
-    """Whether an audit hook refuses what every worker does; hooks cannot be removed."""
+    """Tell whether an audit hook refuses what every worker does; hooks cannot be removed."""
     try:
         for event in _AUDITED:
             _audit(*event)
@@ -144,7 +166,7 @@ def _folder() -> str | None:
 
 
 def _remove_broken_finders(before: list[Any]) -> None:
-    """Remove a bundle's finders that fail where they have only to say that they do not know a module."""
+    """Remove a bundle's finders that raise when asked for a module they do not know."""
     known = set(map(id, before))
     for finder in [one for one in sys.meta_path if id(one) not in known]:
         try:
@@ -153,11 +175,20 @@ def _remove_broken_finders(before: list[Any]) -> None:
             sys.meta_path.remove(finder)
 
 
-def _put_back(name: str, entries: list[Any]) -> None:
-    """Add what is missing in one of the lists of `sys`; what the bundle has added stays."""
+def _restore_list(name: str, entries: list[Any]) -> None:
+    """Add what is missing in one of the lists of `sys`; entries that the bundle added stay."""
     current: object = getattr(sys, name, None)
     if type(current) is not list:
         setattr(sys, name, entries)
         return
     there = set(map(id, current))
     current.extend(entry for entry in entries if id(entry) not in there)
+
+
+def _primitives() -> dict[str, Any]:
+    return {
+        f"{module.__name__}.{name}": value
+        for module in _WATCHED
+        for name, value in list(vars(module).items())
+        if callable(value)
+    }

@@ -1,4 +1,4 @@
-"""Loads the code of one part of a bundle: manifest, check of the files, import, hooks; a failure is a BundleError."""
+"""Loads the code of one part of a bundle: manifest, verification, import, hooks. A failure is a BundleError."""
 
 import hashlib
 import os
@@ -12,8 +12,8 @@ from tyk.decorators import HookDefinition
 from tykpy.bundles import forked
 from tykpy.bundles.bundle import BundlePart, FaultyHook
 from tykpy.bundles.errors import BundleError, SignatureError
+from tykpy.bundles.files.discovery import is_other_file
 from tykpy.bundles.files.manifest import MANIFEST_NAME, ListedHook, Manifest, read_manifest
-from tykpy.bundles.files.other_files import is_other_file
 from tykpy.bundles.files.signature import PublicKey
 from tykpy.bundles.files.verification import verify
 from tykpy.bundles.hook import definition_of, known_type, make_hook, source_of
@@ -26,16 +26,16 @@ MAIN_FILE: Final = "middleware.py"
 """The file that the gateway's embedded Python loads."""
 
 PRIVATE: Final = "tykpy_"
-"""Begins the names of the packages below which bundles have their modules."""
+"""Prefix of the private packages that hold the bundles' modules."""
 
 _NOT_IN_A_NAME: Final = re.compile(r"\W+")
 _HASH_LENGTH: Final = 8
 
 
 def load_folder(name: str, root: Path, key: str, public_key: PublicKey | None = None) -> BundlePart:
-    """Load a folder with a manifest; `key` tells its modules from those of any other bundle.
+    """Load a folder with a manifest; `key` identifies the bundle.
 
-    With a `public_key` it has to be signed by its owner. A bundle that cannot be loaded is a part with an error.
+    With a `public_key` it must be signed by the key's owner. A folder that cannot be loaded is a part with an error.
     """
     try:
         if not (root / MANIFEST_NAME).is_file():
@@ -43,7 +43,7 @@ def load_folder(name: str, root: Path, key: str, public_key: PublicKey | None = 
         manifest = read_manifest(root / MANIFEST_NAME)
         return _load(name, root, manifest, key, sealed=verify(root, manifest, public_key))
     except BaseException as error:  # noqa: BLE001 (plugin code may raise anything)
-        return failed_part(name, root, error)
+        return _failed_part(name, root, error)
 
 
 def load_file(name: str, file: Path, key: str, public_key: PublicKey | None = None) -> BundlePart:
@@ -58,16 +58,15 @@ def load_file(name: str, file: Path, key: str, public_key: PublicKey | None = No
             raise SignatureError("a single file has no signature; make a bundle of it: tykpy bundle build", str(file))
         return _load(name, file.parent, Manifest(file_list=(file.name,)), key, single=True)
     except BaseException as error:  # noqa: BLE001 (plugin code may raise anything)
-        return failed_part(name, file.parent, error)
+        return _failed_part(name, file.parent, error)
 
 
-def failed_part(name: str, root: Path, error: BaseException) -> BundlePart:
-    """Return a part that could not be loaded, and why."""
+def _failed_part(name: str, root: Path, error: BaseException) -> BundlePart:
     return BundlePart(name, root, error=bundle_failed(error, str(root), str(root)))
 
 
-def private_prefix(name: str, key: str) -> str:
-    """Return the package below which a bundle's modules live: the same in every worker, so that pickles travel."""
+def _private_prefix(name: str, key: str) -> str:
+    """Return the package that holds a bundle's modules: the same in every worker, so that pickles travel."""
     digest = hashlib.md5(os.fsencode(key), usedforsecurity=False).hexdigest()[:_HASH_LENGTH]
     return f"{PRIVATE}{_NOT_IN_A_NAME.sub('_', name)}_{digest}"
 
@@ -81,7 +80,7 @@ def _load(
     single: bool = False,
     sealed: Mapping[str, bytes] | None = None,
 ) -> BundlePart:
-    space = ImportSpace(private_prefix(name, key), name, root, manifest.file_list, single, sealed)
+    space = ImportSpace(_private_prefix(name, key), name, root, manifest.file_list, single, sealed)
     try:
         space.open()
     except ValueError as error:
@@ -97,7 +96,7 @@ def _load(
 
 
 def _import_files(space: ImportSpace, manifest: Manifest, single: bool) -> list[ModuleType]:
-    """Import the files a gateway would load, and more where a hook of the manifest is still missing."""
+    """Import the files that a gateway would load, and the others while a hook of the manifest is missing."""
     if single:
         return [_import_file(space, file) for file in manifest.file_list]
     first, others = _entry_files(space.root, manifest)
@@ -113,7 +112,7 @@ def _import_files(space: ImportSpace, manifest: Manifest, single: bool) -> list[
 
 
 def _entry_files(root: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
-    """Split the Python files into those that are loaded in any case, and the others."""
+    """Split the Python files into those that are always loaded, and the others."""
     files = [file for file in manifest.file_list if file.endswith(".py")]
     if files and len(manifest.file_list) == 1:
         return files, []  # as the embedded driver, which then does not look for MAIN_FILE
@@ -137,7 +136,7 @@ def _import_file(space: ImportSpace, file: str) -> ModuleType:
 
 
 def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: Manifest) -> BundlePart:
-    """Find the decorated functions: those of the loaded files in order, then of what these imported."""
+    """Find the decorated functions: those of the loaded files in order, then those of the modules they imported."""
     part = BundlePart(name, space.root, listed=manifest.hooks, chained=manifest.chained, space=space)
     others = [module for module in space.modules() if module not in loaded]
     wanted = {entry.name for entry in part.listed}
@@ -157,7 +156,7 @@ def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: 
 
 
 def _make_hooks(part: BundlePart, found: dict[str, tuple[Callable[..., Any], HookDefinition]]) -> None:
-    """Make a hook of every function, under its own name, and under another one where the manifest calls it so."""
+    """Make a hook of every function, under its own name and under the name that the manifest uses for it."""
     for name, (function, definition) in found.items():
         listed = tuple(entry for entry in part.listed if entry.name == name)
         try:
@@ -168,7 +167,7 @@ def _make_hooks(part: BundlePart, found: dict[str, tuple[Callable[..., Any], Hoo
 
 
 def _add_missing(part: BundlePart, modules: list[ModuleType]) -> None:
-    """Say of every hook of the manifest that was not found what there is, and what to write."""
+    """Report each hook of the manifest that was not found: what there is, and what to write."""
     for entry in part.listed:
         if entry.name in part.hooks or entry.name in part.faulty:
             continue

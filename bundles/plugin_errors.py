@@ -1,4 +1,4 @@
-"""Describes what plugin code raises, whatever the exception's own code does."""
+"""Describes exceptions of plugin code, whatever the exception's own code does."""
 
 import os
 import resource
@@ -11,12 +11,12 @@ from tykpy.ipc.text import access_needed, bounded
 
 
 def bundle_failed(error: BaseException, root: str, file: str = "") -> BundleError:
-    """Say where a bundle's own code failed while it was loaded, whatever it raised."""
+    """Return the error of a bundle whose code failed while it was loaded, with the place in that code."""
     if issubclass(type(error), BundleError):
         return cast(BundleError, error)
     try:
         return _bundle_error(error, root, file)
-    except BaseException:  # noqa: BLE001 (the exception's own code, when it is looked at)
+    except BaseException:  # noqa: BLE001 (the exception's own code)
         return BundleError("it raised an exception that cannot be looked at", file)
 
 
@@ -30,7 +30,7 @@ def _bundle_error(error: BaseException, root: str, file: str) -> BundleError:
 
 
 def from_plugin(trace: TracebackType | None, root: str) -> TracebackType | None:
-    """Return the traceback from the plugin's first frame on; all of it where there is none."""
+    """Return the traceback from the plugin's first frame on, or all of it if there is none."""
     frame = trace
     while frame is not None and not _is_below(frame, root):
         frame = frame.tb_next
@@ -38,7 +38,7 @@ def from_plugin(trace: TracebackType | None, root: str) -> TracebackType | None:
 
 
 def innermost(trace: TracebackType | None, root: str) -> tuple[str, int] | None:
-    """Return file and line of the innermost frame that is the plugin's own."""
+    """Return file and line of the plugin's innermost frame."""
     place = None
     while trace is not None:
         if _is_below(trace, root):
@@ -48,13 +48,13 @@ def innermost(trace: TracebackType | None, root: str) -> tuple[str, int] | None:
 
 
 def described(error: BaseException) -> str:
-    """Return an exception as text, whatever its own code does; no longer than `MAX_MESSAGE`."""
+    """Return an exception as text of at most `MAX_MESSAGE` characters, whatever its own code does."""
     return bounded(_text_of(error), MAX_MESSAGE)
 
 
 def class_name(error: BaseException) -> str:
     """Return the name of an exception's class."""
-    # Not `type(error).__name__`: a metaclass may have a property of that name.
+    # Not `type(error).__name__`: a metaclass may define a property of that name.
     return str(type.__dict__["__name__"].__get__(type(error)))
 
 
@@ -64,7 +64,7 @@ def _text_of(error: BaseException) -> str:
         if isinstance(error, SystemExit):
             return f"called sys.exit({'' if error.code is None else repr(error.code)})"
         text = bounded(str(error), MAX_MESSAGE)
-    except BaseException as broken:  # noqa: BLE001 (the exception's own code; what it raised is told instead)
+    except BaseException as broken:  # noqa: BLE001 (the exception's own code; its error is reported instead)
         text = f"<its __str__ raised {class_name(broken)}>"
     if issubclass(type(error), MemoryError):
         text = text or _memory_limit()

@@ -15,10 +15,10 @@ from typing import Any, Final, cast
 from tyk import gateway
 from tykpy.bundles import forked
 from tykpy.bundles.errors import WorkersError
-from tykpy.bundles.files.saved_versions import SavedVersions
 from tykpy.bundles.files.signature import PublicKey
+from tykpy.bundles.files.versions import SavedVersions
 from tykpy.bundles.load_guard import LoadGuard
-from tykpy.bundles.load_watch import LoadObserver
+from tykpy.bundles.load_observer import LoadObserver
 from tykpy.bundles.plugin_errors import described
 from tykpy.bundles.registry import BundleStore
 from tykpy.ipc.channel.worker_end import WorkerChannel
@@ -96,7 +96,7 @@ def _configuration(channel: WorkerChannel, loads: LoadObserver) -> dict[str, Any
     while config is None:
         for message in channel.control.receive():
             if message.name == "broken":
-                loads.broken.add(message.body)
+                loads.block(message.body)
             elif message.name == "configure":
                 config = cast(dict[str, Any], message.body)
             elif message.name == "names" and config is not None:
@@ -135,8 +135,8 @@ def _prepare(
     forked.watch(abandon)
     sources = [_path(config["bundles"])] if config["bundles"] else []
     public_key = PublicKey.read(_path(config["public_key"])) if config["public_key"] else None
-    kept = SavedVersions.read(_path(config["kept"]) if config["kept"] else None, pinned=config["pinned"])
-    store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key, watch=loads, kept=kept)
+    saved = SavedVersions.read(_path(config["kept"]) if config["kept"] else None, pinned=config["pinned"])
+    store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key, observer=loads, saved=saved)
     atexit.register(store.close)
     store.load_all()
     store.sweep()

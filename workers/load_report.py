@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgpack
 
-from tykpy.bundles.load_watch import BundleSource, LoadReport
+from tykpy.bundles.load_observer import BundleSource, LoadReport
 from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.description import MAX_DESCRIBED, MAX_REPLACED, pieces_of
 from tykpy.telemetry.log import Log

@@ -1,9 +1,14 @@
-"""Unpacks ZIP bundles.
+"""ZIP bundles: what they may hold, and the folder in which their unpacked copies lie.
 
-Refused before anything is written: entries that leave the folder, links and devices, encrypted entries, two entries
-of one name, and bombs.
+Refused before anything is written: entries that leave the folder, links and devices, encrypted entries, two entries of
+one name, and bombs.
+
+There is one unpacked copy per content, shared by all workers that use it. A worker holds a shared lock (flock) on each
+copy that it uses; the lock ends with the worker, however that ends. Adding and removing copies takes the exclusive lock
+on the folder above them, and a locked copy is never removed.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -12,9 +17,10 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from tykpy.bundles.errors import ArchiveError
 
@@ -22,58 +28,92 @@ MAX_ENTRIES: Final = 10_000
 MAX_UNPACKED_SIZE: Final = 256 << 20
 """Bytes of all entries together."""
 MAX_RATIO: Final = 200
-"""Unpacked to packed size of one entry; text reaches 20, a bomb 1,000."""
+"""Unpacked to packed size of one entry: text reaches 20, a bomb 1,000."""
 RATIO_FREE_SIZE: Final = 1 << 20
-"""Bytes below which the ratio does not matter."""
+"""Entries of fewer bytes may have any ratio."""
 
-DAMAGE: Final = (
+_DAMAGE: Final = (
     zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError,
     LookupError, NotImplementedError, OverflowError, RuntimeError, ValueError,
 )  # fmt: skip
 """What `zipfile` raises for damaged or unusual archives, found by flipping bits."""
-
 _CHUNK: Final = 1 << 16
 _DIGEST_LENGTH: Final = 16
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD: Final = ".old-"
+"""Prefix of the folders in which damaged copies are removed."""
 
 
 def unpack(archive: Path, into: Path) -> Path:
-    """Unpack `archive` into a folder of its own below `into`, named by its content, and return that folder.
-
-    Raises ArchiveError.
-    """
-    try:
-        with archive.open("rb") as file:
-            target = into / unpacked_name(archive, file)
-            with zipfile.ZipFile(file) as opened:
-                extract(opened, archive, target)
-    except DAMAGE as error:
-        raise ArchiveError(f"not a ZIP that can be unpacked: {error}", str(archive)) from error
-    return target
+    """Unpack an archive into a new folder below `into`, and return that folder. Raises ArchiveError."""
+    with _opened(archive) as (opened, name):
+        _extract(opened, archive, into / name)
+        return into / name
 
 
-def unpacked_name(archive: Path, file: BinaryIO) -> str:
-    """Return the name of the folder for the content of `archive`, open as `file`."""
-    digest = hashlib.file_digest(file, "sha256").hexdigest()[:_DIGEST_LENGTH]  # type: ignore[arg-type]
-    file.seek(0)
-    return f"{archive.stem}-{digest}"
+class UnpackedCopy:
+    """An unpacked bundle that stays in place until `close`, or until the process ends."""
+
+    __slots__ = ("_lock", "root")
+
+    def __init__(self, root: Path, lock: int) -> None:
+        self.root = root
+        self._lock = lock
+
+    def close(self) -> None:
+        """Allow its removal."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
 
-def extract(opened: zipfile.ZipFile, archive: Path, target: Path) -> None:
-    """Unpack next to `target`, then rename: a folder of that name is never half written. Raises ArchiveError."""
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target.parent))
-    try:
-        check_entries(opened.infolist(), str(archive))
-        for entry in opened.infolist():
-            _write_entry(opened, entry, aside)
-        os.rename(aside, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+class UnpackedFolder:
+    """The folder with all unpacked bundles of a broker's workers."""
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
-def holds(folder: Path, opened: zipfile.ZipFile) -> bool:
-    """Tell whether a folder has all that is in an archive, as it is there."""
-    return all(_holds_entry(folder / entry.filename, entry) for entry in opened.infolist())
+    def open(self, archive: Path) -> UnpackedCopy:
+        """Return a complete copy of an archive's files, unpacking it if there is none. Raises ArchiveError."""
+        with _opened(archive) as (opened, name):
+            root = self._path / name
+            return self._whole_copy(root, opened) or self._new_copy(root, opened, archive)
+
+    def sweep(self) -> None:
+        """Remove copies that no worker uses, and leftovers of workers that died while unpacking."""
+        if not self._path.is_dir():
+            return
+        with _locked(self._path, fcntl.LOCK_EX):
+            for child in self._path.iterdir():
+                with _locked(child, fcntl.LOCK_EX | fcntl.LOCK_NB) as lock:
+                    if lock is not None:
+                        shutil.rmtree(child, ignore_errors=True)
+
+    def _whole_copy(self, root: Path, opened: zipfile.ZipFile) -> UnpackedCopy | None:
+        with _locked(root, fcntl.LOCK_SH) as lock:
+            # While we waited for the lock, another folder may have taken this one's place.
+            if lock is None or not _is_at(root, lock) or not _is_complete(root, opened):
+                return None
+            return UnpackedCopy(root, os.dup(lock))
+
+    def _new_copy(self, root: Path, opened: zipfile.ZipFile, archive: Path) -> UnpackedCopy:
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(self._path, fcntl.LOCK_EX):
+            copy = self._whole_copy(root, opened)  # another worker may have been first
+            if copy is None:
+                self._remove_damaged(root)
+                _extract(opened, archive, root)
+                copy = self._whole_copy(root, opened)
+        if copy is None:
+            raise ArchiveError(f"its files in {root} are not those in it as soon as they are unpacked", str(archive))
+        return copy
+
+    def _remove_damaged(self, root: Path) -> None:
+        """Make room at the copy's path; its users will find a complete copy there in a moment."""
+        if os.path.lexists(root):
+            aside = tempfile.mkdtemp(prefix=_OLD, dir=self._path)
+            os.rename(root, os.path.join(aside, root.name))
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_entries(entries: Iterable[zipfile.ZipInfo], archive: str) -> None:
@@ -111,7 +151,47 @@ def _refusal(entry: zipfile.ZipInfo, seen: set[str]) -> str:
     return ""
 
 
-def _holds_entry(place: Path, entry: zipfile.ZipInfo) -> bool:
+@contextmanager
+def _opened(archive: Path) -> Iterator[tuple[zipfile.ZipFile, str]]:
+    """Open an archive, and name the folder for its content. Turns all that `zipfile` raises into ArchiveError."""
+    try:
+        with archive.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:_DIGEST_LENGTH]
+            with zipfile.ZipFile(file) as opened:
+                yield opened, f"{archive.stem}-{digest}"
+    except _DAMAGE as error:
+        raise ArchiveError(f"not a ZIP that can be unpacked: {error}", str(archive)) from error
+
+
+def _extract(opened: zipfile.ZipFile, archive: Path, target: Path) -> None:
+    """Unpack next to `target`, then rename: a folder of that name is never half written. Raises ArchiveError."""
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target.parent))
+    try:
+        check_entries(opened.infolist(), str(archive))
+        for entry in opened.infolist():
+            _write_entry(opened, entry, aside)
+        os.rename(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> None:
+    place = folder / entry.filename
+    if entry.is_dir():
+        place.mkdir(parents=True, exist_ok=True)
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with opened.open(entry) as source, place.open("xb") as copy:
+        shutil.copyfileobj(source, copy, _CHUNK)
+
+
+def _is_complete(folder: Path, opened: zipfile.ZipFile) -> bool:
+    """Tell whether a folder has every entry of an archive, unchanged."""
+    return all(_has_entry(folder / entry.filename, entry) for entry in opened.infolist())
+
+
+def _has_entry(place: Path, entry: zipfile.ZipInfo) -> bool:
     try:
         if entry.is_dir():
             return place.is_dir()
@@ -127,11 +207,26 @@ def _holds_entry(place: Path, entry: zipfile.ZipInfo) -> bool:
     return checksum == entry.CRC
 
 
-def _write_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> None:
-    place = folder / entry.filename
-    if entry.is_dir():
-        place.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[int | None]:
+    """Open and lock a folder; None where it does not exist, or is in use and `how` does not wait."""
+    try:
+        descriptor = os.open(folder, _FOLDER)
+    except OSError:
+        yield None
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with opened.open(entry) as source, place.open("xb") as copy:
-        shutil.copyfileobj(source, copy, _CHUNK)
+    try:
+        try:
+            fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            yield None
+            return
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    return False

@@ -1,4 +1,4 @@
-"""Finds what may be a bundle in a folder, under which hashes a gateway asks for it, and in which order its parts come.
+"""Finds what may be a bundle in a folder, the hashes by which a gateway asks for it, and the order of its parts.
 
 | in the folder | is asked for by |
 |---|---|
@@ -8,11 +8,10 @@
 | `foo.py` with hooks | MD5 of `foo.py`, of `foo` and of `foo.zip` |
 """
 
+import ast
 import hashlib
 import os
 import re
-import stat
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
@@ -24,20 +23,21 @@ from tykpy.ipc.description import MAX_NAME, MAX_PATH
 from tykpy.ipc.text import bounded
 
 EMPTY_NAME_HASH: Final = hashlib.md5(b"", usedforsecurity=False).hexdigest()
-"""What a gateway sends for an API without a bundle."""
-
+"""The hash that a gateway sends for an API without a bundle."""
 _HASH: Final = re.compile(r"[0-9a-f]{32}")
 _MAX_ORDERED_PARTS: Final = 6
-"""Parts whose order is worked out from the hash of their names: 720 tries; gateways have two or three."""
-_MAX_STAMPED_FILES: Final = 10_000
-_MAX_READ: Final = 64 << 20
-"""Bytes of a bundle's files that are read for its stamp, which each new worker does: 50 ms. Files that would be more,
-data as a rule, are known by their identity."""
-_SETTLED_NS: Final = 2_000_000_000
-"""A file changed this recently may change once more within one tick of its clock (FAT: 2 s): its digest is not kept."""
-
-FileStamp = tuple[str, int, str]
-"""A file's path, size in bytes, and digest."""
+"""Most parts whose order is worked out from the hash of their names: 720 tries; gateways have two or three."""
+_IMPORTS_DECORATORS: Final = re.compile(
+    rb"\btyk\s*\.\s*decorators\b"
+    rb"|^[ \t]*from[ \t]+tyk[ \t]+import\b"
+    rb"|^[ \t]*import\b.*\btyk\b(?!\s*\.)"
+    rb"|^[ \t]*from\b.*\bimport[ \t]*\*",
+    re.MULTILINE,
+)
+"""All ways to import the decorators, a star import from any module among them."""
+_IS_TEST: Final = re.compile(r"conftest|test_.*|.*_test")
+_DEFINITIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_INERT: Final = (*_DEFINITIONS, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.If)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +47,24 @@ class Candidate:
     path: Path
     name: str
     hashes: tuple[str, ...]
-    """Under which it is asked for; the first belongs to its own name, the others give way to those of that name."""
+    """The hashes that it answers to. The first is that of its own name; the others yield to bundles of those names."""
     place: Path
-    """Where its files are; somewhere else than `path` for a version that was kept."""
+    """Where its files are: differs from `path` for a saved version."""
 
     @property
     def key(self) -> str:
-        """What its path is called in descriptions."""
+        """The path, as descriptions have it."""
         return key_of(self.path)
 
     @property
     def looks_whole(self) -> bool:
-        """Worth loading before anybody asks: a folder without a manifest and without Python is something else."""
+        """Whether to load it before anybody asks: a folder without a manifest and without Python is something else."""
         try:
             if not self.path.is_dir() or (self.path / MANIFEST_NAME).is_file():
                 return True
             return bool(part_folders(self.path)[0]) or next(self.path.glob("*.py"), None) is not None
         except OSError:
-            return True  # loading it says what is wrong
+            return True  # loading it reports what is wrong
 
 
 def key_of(path: Path) -> str:
@@ -78,7 +78,7 @@ def name_hash(name: str) -> str:
 
 
 def candidates(source: Path) -> Iterator[Candidate]:
-    """Yield what may be a bundle in the folder `source`, or `source` itself if it is a bundle, ordered by name.
+    """Yield what may be a bundle in the folder `source`, ordered by name; or `source` itself if it is a bundle.
 
     Raises OSError where the folder cannot be read.
     """
@@ -95,10 +95,11 @@ def candidate_at(path: Path) -> Candidate | None:
 
 
 def part_folders(folder: Path) -> tuple[list[Path], bool]:
-    """Return the sub-folders of a folder that stands for several bundles, and whether they are all, in the API's order.
+    """Return the parts of a folder that stands for several bundles, and whether they are complete and in order.
 
-    The folder's name is the MD5 of all names with commas between them: that tells. Where it does not (a part is not
-    there yet, or has another ending), the order is that of the alphabet. No manifest in any of them: no parts.
+    The folder is named after the MD5 of its parts' names, joined by commas, which tells their order. Where no order
+    fits (a part has not arrived yet, or has another suffix), they are sorted by name. No manifest in any of them: no
+    parts.
     """
     found = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_ignored(path.name))
     if not any((path / MANIFEST_NAME).is_file() for path in found):
@@ -110,12 +111,16 @@ def part_folders(folder: Path) -> tuple[list[Path], bool]:
     return found, False
 
 
-def stamp(path: Path) -> frozenset[FileStamp]:
-    """Return what changes when any file below `path` does, and only then: the names and contents of all of them.
+def is_other_file(file: Path, source: bytes) -> bool:
+    """Tell from its source whether a `.py` file beside bundles is none: a test, a `conftest.py`, other functions.
 
-    Files that have not changed since the last time are not read again.
+    Such a file is not imported. Where the source does not tell, the file is imported, and is a bundle if it has hooks
+    or cannot be imported. Raises what `compile` raises where it is not Python.
     """
-    return frozenset(_stamps(path))
+    if _IMPORTS_DECORATORS.search(source):
+        return False
+    body = ast.parse(source, str(file)).body
+    return _IS_TEST.fullmatch(file.stem) is not None or _only_defines(body)
 
 
 def _candidate(path: Path) -> Iterator[Candidate]:
@@ -147,55 +152,11 @@ def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name == "__pycache__"
 
 
-def _stamps(path: Path) -> Iterator[FileStamp]:
-    if not os.path.isdir(path):
-        yield from _file_stamp(path, _MAX_READ)
-        return
-    count, left = 0, _MAX_READ
-    for folder, folders, files in os.walk(path):
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        for file in files:
-            for found in _file_stamp(Path(folder, file), left):
-                yield found
-                left -= found[1] if found[1] <= left else 0
-            count += 1
-            if count >= _MAX_STAMPED_FILES:
-                return
+def _only_defines(body: list[ast.stmt]) -> bool:
+    """Tell whether a module defines functions or classes, and does nothing else at import."""
+    inert = all(isinstance(node, _INERT) or _is_docstring(node) for node in body)
+    return inert and any(isinstance(node, _DEFINITIONS) for node in body)
 
 
-def _file_stamp(path: Path, most: int) -> Iterator[FileStamp]:
-    try:
-        status = path.stat()
-        yield str(path), status.st_size, _digests.digest(path, status, most)
-    except OSError:
-        return  # it vanished while we looked: a stamp without it says so
-
-
-class _Digests:
-    """Digests of files, kept for as long as the files are what they were.
-
-    Modification time and size do not tell: archives unpack with fixed times. The time of the last change of any kind
-    (ctime) is one that nobody can set, and a file that takes another's place has another inode.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[Path, tuple[tuple[int, ...], str]] = {}
-
-    def digest(self, path: Path, status: os.stat_result, most: int) -> str:
-        """Return the digest of a file's content, or what identifies one above `most` bytes. Raises OSError."""
-        identity = (status.st_dev, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)
-        if status.st_size > most or not stat.S_ISREG(status.st_mode):
-            return repr(identity)
-        known = self._known.get(path)
-        if known is not None and known[0] == identity:
-            return known[1]
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if time.time_ns() - max(status.st_ctime_ns, status.st_mtime_ns) > _SETTLED_NS:
-            if len(self._known) >= _MAX_STAMPED_FILES:
-                self._known.clear()
-            self._known[path] = identity, found
-        return found
-
-
-_digests: Final = _Digests()
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

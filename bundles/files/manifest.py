@@ -1,7 +1,7 @@
 """`manifest.json`: which files a bundle has, and which hooks the gateway runs at which point.
 
-Reads what the gateway reads (`apidef.BundleManifest`), and besides, for a hook, a `timeout` in seconds, and for `*` the
-`chain`, a list of the hooks that it stands for.
+Reads what the gateway reads (`apidef.BundleManifest`), and two fields of our own: a hook's `timeout` in seconds, and
+the `chain` of an entry `*`, a list of the hooks that it stands for.
 """
 
 import json
@@ -16,7 +16,7 @@ from tykpy.ipc.text import why_unread
 
 MANIFEST_NAME: Final = "manifest.json"
 MAX_MANIFEST_SIZE: Final = 1 << 20
-"""Bytes; a manifest of a thousand files and hooks has a tenth of that."""
+"""In bytes; a manifest of a thousand files and hooks has a tenth of that."""
 
 HOOK_TYPES: Final = {
     "pre": "Pre",
@@ -25,15 +25,15 @@ HOOK_TYPES: Final = {
     "post": "Post",
     "response": "Response",
 }
-"""The manifest's names of the hook types, in the order in which the gateway runs them."""
+"""Hook types by their keys in the manifest, in the order in which the gateway runs them."""
 
 CHAIN_NAME: Final = "*"
-"""The hook name that means a bundle's whole chain for the hook type."""
+"""The hook name that stands for a bundle's whole chain of the hook type."""
 
 _KINDS: Final[dict[type, str]] = {str: "a string", list: "a list", dict: "an object"}
 
 PYTHON_DRIVERS: Final = ("", "grpc", "python")
-"""Drivers whose bundles hold Python; others (otto, lua, goplugin) may lie in the same folder of a gateway."""
+"""Drivers whose bundles hold Python; a gateway's folder may also hold others (otto, lua, goplugin)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +46,18 @@ class ListedHook:
     raw_body_only: bool = False
     timeout: float | None = None
     in_chain: bool = False
-    """The gateway does not call it: it calls `*`, whose entry lists it."""
+    """Whether it is listed inside an entry `*`, which the gateway calls instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest that was read and found possible."""
+    """A valid manifest."""
 
     file_list: tuple[str, ...] = ()
     driver: str = ""
     hooks: tuple[ListedHook, ...] = ()
     chained: frozenset[str] = frozenset()
-    """The hook types for which the gateway asks for the whole chain, `*`."""
+    """The hook types for which it lists `*`: the gateway asks for the whole chain."""
     checksum: str = ""
     signature: str = ""
 
@@ -65,7 +65,7 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest at `path`.
 
-    Raises ManifestError with the line where it is not JSON, with the path of the field where it is not possible.
+    Raises ManifestError, with the line where it is not JSON, with the field's path where a value is impossible.
     """
     try:
         size = path.stat().st_size
@@ -88,7 +88,7 @@ def parse_manifest(content: bytes, file: str = MANIFEST_NAME) -> Manifest:
     return Manifest(
         file_list=tuple(_files(fields)),
         driver=driver,
-        # Listed, `*` has the gateway ask for the whole chain; it is no hook that a file must define.
+        # A listed `*` makes the gateway ask for the whole chain; it is not a hook that a file must define.
         hooks=tuple(hook for hook in hooks if hook.name != CHAIN_NAME),
         chained=frozenset(hook.hook_type for hook in hooks if hook.name == CHAIN_NAME and not hook.disabled),
         checksum=fields.text("checksum").lower(),
@@ -143,7 +143,7 @@ def _hook(entry: "_Fields", hook_type: str) -> ListedHook:
 
 
 def _chain(entry: "_Fields", whole: ListedHook) -> Iterator[ListedHook]:
-    """Yield the hooks that an entry `*` lists; they are off where it is."""
+    """Yield the hooks that an entry `*` lists; they are disabled if it is."""
     entries = entry.subs("chain")
     if entries and whole.name != CHAIN_NAME:
         raise entry.wrong("chain", f'only an entry "{CHAIN_NAME}" has one')
@@ -155,7 +155,7 @@ def _chain(entry: "_Fields", whole: ListedHook) -> Iterator[ListedHook]:
 
 
 class _Fields:
-    """One JSON object of the manifest, and where it is, so that an error can say which field is meant."""
+    """One JSON object of the manifest, and its path, so that an error can name the field."""
 
     def __init__(self, values: dict[str, Any], place: str, file: str) -> None:
         self._values = values

@@ -1,6 +1,6 @@
 """RSA signatures of bundles, as the gateway checks them: PKCS#1 v1.5 over SHA-256, in base64.
 
-The `cryptography` package does it; who neither signs nor verifies does not need it.
+Needs the `cryptography` package, which is imported only to sign or verify.
 """
 
 import base64
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import rsa
 
 MAX_KEY_SIZE: Final = 1 << 16
-"""Bytes; the PEM of a key of 16,384 bits has a fifth of that."""
+"""In bytes; the PEM of a key of 16,384 bits has a fifth of that."""
 
 
 class PublicKey:
-    """Says whether a bundle's signature is right."""
+    """Checks signatures of bundles."""
 
     def __init__(self, key: "rsa.RSAPublicKey") -> None:
         self._key = key
@@ -43,7 +43,7 @@ class PublicKey:
     def check(self, digest: bytes, signature: str) -> None:
         """Check a base64 signature of a SHA-256 digest.
 
-        Raises SignatureError where it was not made by this key's private key, or for other content.
+        Raises SignatureError where it was made with another key, or for other content.
         """
         try:
             self._key.verify(_decoded(signature), digest, *_scheme())
@@ -66,7 +66,7 @@ class PrivateKey:
         content, serialization = read_key_file(path), _crypto("hazmat.primitives.serialization")
         try:
             key = serialization.load_pem_private_key(content, password=None)
-        except TypeError as error:  # what `cryptography` raises where a passphrase is wanted
+        except TypeError as error:  # raised by `cryptography` where a passphrase is needed
             raise KeyFileError(f"{path}: is encrypted; decrypt it first: openssl pkey -in {path}") from error
         except (ValueError, _crypto("exceptions").UnsupportedAlgorithm) as error:
             raise KeyFileError(f"{path}: not a private key in PEM (PKCS#1 or PKCS#8)") from error
@@ -80,7 +80,7 @@ class PrivateKey:
 
 
 def read_key_file(path: Path) -> bytes:
-    """Return what is in a key's file. Raises KeyFileError where it cannot be read, or is no key by its size."""
+    """Read a key's file. Raises KeyFileError where it cannot be read, or is too large for a key."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_KEY_SIZE + 1)

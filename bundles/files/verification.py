@@ -1,12 +1,11 @@
-"""Checks that a bundle's files are those its manifest was made for, and who made it.
+"""Checks that a bundle's files are those that its manifest was made for, and who signed it.
 
 The gateway's checksum and signature cover the contents of the listed files, one after the other, but neither their
 names nor where one ends and the next begins. `tykpy bundle build --key` therefore adds a file index as the last listed
-file: names and sizes of all others, in order. It is signed with them, and recognized by the last bytes of what is
-signed, so nobody can take it away without the private key.
+file: names and sizes of all others, in order. It is signed with them and recognized by the last bytes of what is
+signed, so it cannot be removed without the private key.
 
-Where signatures count, no other file may be in the bundle: a `json.py` next to them would be imported in place of
-Python's.
+Where signatures are required, the bundle may have no other file: a `json.py` would be imported in place of Python's.
 """
 
 import hashlib
@@ -24,14 +23,14 @@ from tykpy.bundles.files.signature import PublicKey
 from tykpy.ipc.text import why_unread
 
 BYTECODE_FOLDER: Final = "__pycache__"
-"""Somebody else's interpreter may have left it; it is neither read nor written here."""
+"""Left by other interpreters; neither read nor written here."""
 
 INDEX_NAME: Final = "tykpy-index.json"
 INDEX_END: Final = b'"tykpy_index": 1}\n'
 """The last bytes of every file index."""
 
 _PROVIDED_MODULES: Final = sys.stdlib_module_names | {"gateway", "tyk"}
-"""Top-level modules that every bundle can import; a file of the bundle with such a name hides one."""
+"""Top-level modules that every bundle can import; a file of such a name would hide one."""
 _CODE: Final = frozenset({".py", ".pyc", ".so"})
 _INDEX_ADVICE: Final = "remove it, or sign the bundle with its file names: tykpy bundle build --key PRIVATE.pem"
 
@@ -41,12 +40,12 @@ _MAX_NAMED: Final = 5
 
 @dataclass(slots=True)
 class Digests:
-    """What a manifest says of its files, worked out from the files."""
+    """Checksum and digests of a bundle's listed files."""
 
     checksum: str
     """MD5 in hex."""
     sha256: bytes
-    """What is signed."""
+    """The digest that is signed."""
     files: dict[str, bytes] = field(default_factory=dict)
     """SHA-256 of every listed file by its name."""
     sizes: dict[str, int] = field(default_factory=dict)
@@ -56,14 +55,14 @@ class Digests:
 
     @property
     def has_index(self) -> bool:
-        """Whether `tykpy bundle build` signed these files, names and sizes included."""
+        """Whether `tykpy bundle build` signed these files, including names and sizes."""
         return self.end == INDEX_END
 
 
 def verify(root: Path, manifest: Manifest, public_key: PublicKey | None = None) -> Mapping[str, bytes] | None:
-    """Check the files, and with a key the signature and that there is nothing else.
+    """Check the files against the checksum; with a key, also the signature, and that there are no other files.
 
-    Returns the SHA-256 of every file where it is known who made them: what is imported later has to have it.
+    Returns the SHA-256 of every file of a signed bundle, for checks of later imports.
     Raises VerificationError; SignatureError where the bundle is not signed by that key.
     """
     digests = digests_of(root, manifest.file_list)
@@ -102,7 +101,7 @@ def digests_of(root: Path, file_list: tuple[str, ...]) -> Digests:
 
 
 def check_checksum(root: Path, manifest: Manifest, digests: Digests) -> None:
-    """Raise VerificationError where the manifest's checksum, if it has one, is not that of the files."""
+    """Raise VerificationError where the manifest has a checksum, and it is not that of the files."""
     if manifest.checksum and manifest.checksum != digests.checksum:
         message = f"the checksum is {manifest.checksum}, but the files of file_list have {digests.checksum}"
         raise VerificationError(message, str(root / MANIFEST_NAME))
@@ -123,9 +122,9 @@ def check_signature(root: Path, manifest: Manifest, digests: Digests, public_key
 def check_boundaries(root: Path, digests: Digests) -> None:
     """Raise SignatureError where the listed files are not those that were signed, as far as that can be told.
 
-    With a file index they have to be exactly those. Without one (signed by a gateway's own tools) refuse
-    what an attacker can make of signed bytes by changing `file_list` alone, where it shows: empty modules, and modules
-    that hide one of Python's or of tykpy's. A file that was cut in two does not show.
+    With a file index, names and sizes must match. Without one (signed by a gateway's own tools), refuse what an
+    attacker can make of signed bytes by changing `file_list` alone, where it shows: empty modules, and modules that
+    hide one of Python's or of tykpy's. A file that was cut in two does not show.
     """
     problem = _index_problem(digests) if digests.has_index else _unindexed_problem(digests)
     if problem:
@@ -151,7 +150,7 @@ def _unindexed_problem(digests: Digests) -> str:
 
 
 def check_unlisted(root: Path, manifest: Manifest) -> None:
-    """Raise SignatureError where there are files that the signature does not cover."""
+    """Raise SignatureError where the bundle has files that the signature does not cover."""
     others = unlisted(root, manifest.file_list)
     if others:
         named = ", ".join(others[:_MAX_NAMED]) + (" and others" if len(others) > _MAX_NAMED else "")

@@ -1,9 +1,9 @@
-"""Gives every bundle imports of its own, so that two bundles, and tykpy, may have modules of the same names.
+"""Gives every bundle imports of its own: two bundles, and tykpy, may have modules of the same names.
 
 A bundle's modules live in `sys.modules` below a private package (`tykpy_<name>_<hash>`). Their globals carry a copy
 of `builtins` whose `__import__` looks into the bundle's files first: the interpreter takes `__import__` from there for
-every import statement, also inside functions, in threads and in coroutines. A folder of the bundle's that it adds to
-`sys.path` is its own as well. How libraries find its modules by name is in `bundles/imports/names.py`.
+every import statement, also inside functions, in threads and in coroutines. Folders of the bundle that it adds to
+`sys.path` are its own as well. Modules named in strings are in `names.py`, the loaders in `loaders.py`.
 """
 
 import builtins
@@ -37,20 +37,20 @@ from tykpy.bundles.imports.loaders import (
     folder_spec,
     is_namespace,
 )
-from tykpy.bundles.imports.views import VIEWED, views
+from tykpy.bundles.imports.names import VIEWED, views
 
 _log: Final = logging.getLogger("tykpy.worker")
 
 _PROTO_NAME: Final = re.compile(
     r"coprocess_(common|mini_request_object|object|response_object|return_overrides|session_state)_pb2"
 )
-"""The gateway's messages. Whatever copies a bundle carries, it gets ours: the same classes as its arguments."""
+"""The gateway's messages. Bundles get ours in place of their own copies: the classes of the hooks' arguments."""
 
 _PROTOBUF: Final = re.compile(r"\bgoogle\.(protobuf|_upb)(\..*)?$")
-"""What these messages are made of, for the same reason."""
+"""The library that these messages are made with, for the same reason."""
 
 _TYK_NAMES: Final = frozenset({"event", "object", "request", "session"})
-"""Modules of the package `tyk` that Tyk's embedded Python has in its path as well."""
+"""Modules of the package `tyk` that are at the top level in Tyk's embedded Python."""
 
 _import: Final = builtins.__import__
 _normal: Final = functools.lru_cache(maxsize=4096)(os.path.normpath)
@@ -68,9 +68,9 @@ class ImportSpace:
         single: bool = False,
         sealed: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Own what lies below `root`; of a `single` file's folder only that file.
+        """Own the files below `root`; for a `single` file, only that file.
 
-        `sealed`: the SHA-256 of each file, by name; what differs, or is not there, is not imported, however late.
+        `sealed`: the SHA-256 of each file by name. Files that differ from it, or are not in it, are never imported.
         """
         self.prefix = prefix
         self.bundle = bundle
@@ -84,7 +84,7 @@ class ImportSpace:
         self.roots = tuple(dict.fromkeys((str(root), os.path.realpath(root))))
         self._added: list[str] = []
         self._names: set[str] = set()
-        """Modules of the bundle in `sys.modules`, and names for which a look-up found none."""
+        """Names of the bundle's modules in `sys.modules`, and of modules that were looked for in vain."""
         self._started: list[str] = []
         self._finders: dict[str, FileFinder] = {}
         self._published: dict[str, str] = {}
@@ -98,14 +98,14 @@ class ImportSpace:
         self._make_package(self.prefix, self.root)
 
     def loaded(self) -> None:
-        """End the load: what the bundle put into `sys.path` and `sys.modules` is no longer there for others."""
+        """End the load: take what the bundle put into `sys.path` and `sys.modules` out again."""
         self._added = self.folders()
         self._clear_path()
         self._is_loading = False
         self._withdraw()
 
     def close(self) -> None:
-        """Forget the bundle's modules; what still runs keeps its globals, and imports nothing new."""
+        """Forget the bundle's modules; code that still runs keeps its globals, and cannot import anything new."""
         self.loaded()
         _finder.remove(self)
         for name in self._names:
@@ -120,16 +120,16 @@ class ImportSpace:
         return importlib.import_module(".".join((self.prefix, *parts)))
 
     def modules(self) -> list[ModuleType]:
-        """Return the bundle's modules that are loaded, without the folders that only lead to them."""
+        """Return the bundle's loaded modules, without the packages made for folders."""
         return [sys.modules[name] for name in self._started if name in sys.modules]
 
     def folders(self) -> list[str]:
-        """Return the folders of the bundle that it added to `sys.path`, the first first."""
+        """Return the folders of the bundle that it added to `sys.path`, in that order."""
         now = [folder for entry in sys.path if (folder := self.own(entry)) is not None]
         return list(dict.fromkeys((*now, *self._added)))
 
     def has_file(self, file: str) -> bool:
-        """Say whether a file is the bundle's."""
+        """Tell whether a file is the bundle's."""
         return self.own(file) is not None and self._allows(os.path.dirname(file), PurePosixPath(file).stem)
 
     def carried(self) -> frozenset[str]:
@@ -138,7 +138,7 @@ class ImportSpace:
         return frozenset(file.parts[0].partition(".")[0] for package in found for file in package.files or ())
 
     def own(self, path: str) -> str | None:
-        """Return a path as one below `root`, None where it is not."""
+        """Return a path as one below `root`, or None if it lies elsewhere."""
         if not isinstance(path, str):
             return None
         path = _normal(path if path.startswith(os.sep) else os.path.join(os.getcwd(), path))
@@ -148,9 +148,9 @@ class ImportSpace:
         return None
 
     def target(self, name: str, importer: str = "") -> tuple[str, str] | None:
-        """Say which module stands behind `name` in this bundle: `(its top-level module, itself)`, by full names.
+        """Return the module behind `name` in this bundle, as `(its top-level module, itself)`, by full names.
 
-        None: the name is an ordinary one; so it is where the file `redis.py` imports `redis`.
+        None for an ordinary name, also where the file `redis.py` imports `redis`.
         Raises ModuleNotFoundError for a compiled package of another bundle.
         """
         top, dot, rest = name.partition(".")
@@ -167,7 +167,7 @@ class ImportSpace:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        """Do what `builtins.__import__` does, with the bundle's own modules first."""
+        """Import as `builtins.__import__` does, with the bundle's own modules first."""
         try:
             found = None if level else self.target(name, _importer(globals))
             if found is None:
@@ -184,7 +184,7 @@ class ImportSpace:
     def find_spec(self, fullname: str, path: Sequence[str]) -> ModuleSpec:
         """Find one of the bundle's modules below the folders `path`. Raises ModuleNotFoundError.
 
-        None would send the import on to Python's own finder, which writes `__pycache__` into the bundle.
+        Never returns None: Python's own finder would be asked next, and write `__pycache__` into the bundle.
         """
         self._names.add(fullname)
         tail = fullname.rpartition(".")[2]
@@ -202,7 +202,7 @@ class ImportSpace:
         raise ModuleNotFoundError(f"No module named {public!r}", name=fullname)
 
     def search(self, fullname: str, path: Sequence[str]) -> ModuleSpec | None:
-        """Look for a module in folders of the bundle; a namespace package has parts in several of them."""
+        """Look for a module in folders of the bundle; a namespace package may have parts in several of them."""
         portions: list[str] = []
         for folder in path:
             spec = self._look(fullname, folder)
@@ -218,21 +218,21 @@ class ImportSpace:
         return folder_spec(fullname, FolderLoader(self, fullname, f"{portions[0]}/__init__.py"), portions)
 
     def public(self, fullname: str) -> str:
-        """Return the name by which the bundle imports one of its modules; another name as it is."""
+        """Return the name by which the bundle imports one of its modules; other names stay as they are."""
         for top, head in list(self._known.items()):
             if head is not None and (fullname == head or fullname.startswith(head + ".")):
                 return top + fullname[len(head) :]
-        return self._strip(fullname)
+        return fullname.replace(self.prefix + ".", "")
 
     def resolve(self, name: str) -> str | None:
-        """Return the full name of what code outside of the bundle means by `name`; None: not a module of the bundle.
+        """Return the full name of the bundle's module that code outside of the bundle means by `name`, or None.
 
-        Other than for the bundle itself, what is installed goes before the bundle's own.
+        Unlike for the bundle itself, installed modules go before the bundle's own.
         """
         try:
             found = self.target(name)
         except ModuleNotFoundError:
-            return None  # another bundle's, which libraries may have loaded
+            return None  # another bundle's: libraries may have loaded it
         if found is None or (self._is_private(found[0]) and _is_installed(name.partition(".")[0])):
             return None
         return found[1]
@@ -282,7 +282,7 @@ class ImportSpace:
         added: Sequence[str] = () if top in sys.stdlib_module_names else self.folders()
         for folder in dict.fromkeys((root, *added)):
             spec = self.search(f"{self.prefix}.{top}", [folder])
-            # A folder without __init__.py gives way to real modules of that name, unless there is Python in it.
+            # A folder without __init__.py yields to real modules of that name, unless there is Python in it.
             if spec is not None and (
                 not isinstance(spec.loader, FolderLoader)
                 or (top not in sys.stdlib_module_names and next(Path(folder, top).rglob("*.py"), None) is not None)
@@ -291,9 +291,9 @@ class ImportSpace:
         return None
 
     def _is_compiled(self, top: str, folder: str) -> bool:
-        """Say whether a package of others has compiled parts, and claim it for this bundle if nobody has.
+        """Tell whether a third-party package has compiled parts; the first bundle that imports it owns it.
 
-        Such modules are loaded under their own names, once: their C code may look for itself in `sys.modules` (numpy),
+        Such modules are loaded once, under their own names: their C code may look for itself in `sys.modules` (numpy),
         and a second copy may break the first (lxml).
         """
         if not _has_compiled_parts(folder, top) or (folder == str(self.root) and top not in self.carried()):
@@ -316,7 +316,7 @@ class ImportSpace:
         return True
 
     def _portions(self, fullname: str, path: Sequence[str]) -> list[str]:
-        """Return the folders of a namespace package; one that is not in a package is in all that are in `sys.path`."""
+        """Return the folders of a namespace package; at the top level, also those in the bundle's `sys.path`."""
         tops = [str(self.root), *self.folders()]
         folders = dict.fromkeys((*path, *tops) if path[0] in tops else path)
         specs = [spec for folder in folders if (spec := self._look(fullname, folder)) is not None]
@@ -326,7 +326,7 @@ class ImportSpace:
         if self.own(folder) is None or not self._allows(folder, fullname):
             return None
         if self._is_among_others(folder):
-            # A finder would list the folder once for each of the bundles in it.
+            # A finder would list the folder once for each bundle in it.
             file = os.path.join(folder, fullname.rpartition(".")[2] + ".py")
             return spec_from_file_location(fullname, file, loader=BundleLoader(self, fullname, file))
         finder = self._finders.get(folder)
@@ -341,7 +341,7 @@ class ImportSpace:
             return None
 
     def _allows(self, folder: str, fullname: str) -> bool:
-        """Of a single file's folder only that file is the bundle's, unless it added the folder to `sys.path`."""
+        """Tell whether the bundle owns a module in a folder: a single file owns its folder only once in `sys.path`."""
         return not self._is_among_others(folder) or fullname.rpartition(".")[2] in (self._only or ())
 
     def _is_among_others(self, folder: str) -> bool:
@@ -357,7 +357,7 @@ class ImportSpace:
         return [(extension, EXTENSION_SUFFIXES), (source, SOURCE_SUFFIXES)]
 
     def _package(self, folder: str) -> str:
-        """Return the package that stands for a folder of the bundle, so that a file is one module by any name."""
+        """Return the package for a folder of the bundle, so that a file is one module under any name."""
         parts = Path(folder).relative_to(self.root).parts
         if not parts or (self._only is None and not any("." in part for part in parts)):
             return ".".join((self.prefix, *parts))
@@ -379,7 +379,7 @@ class ImportSpace:
         fromlist: Sequence[str],
         level: int,
     ) -> ModuleType:
-        """Import a module that is not the bundle's; while it runs, it must not find the bundle's in `sys.modules`."""
+        """Import a foreign module; while it runs, it must not find the bundle's modules in `sys.modules`."""
         if level or not self._published or name in sys.modules:
             module = _import(name, globals_, locals_, fromlist, level)
         else:
@@ -413,16 +413,13 @@ class ImportSpace:
         return self._views.get(name if fromlist else name.partition(".")[0], module)
 
     def _is_shared(self, package: str) -> bool:
-        """Say whether parts of a package may be installed: it is a namespace, or an installed package's second name."""
+        """Tell whether parts of a package may be installed: it is a namespace, or an alias of an installed package."""
         spec = getattr(sys.modules.get(package), "__spec__", None)
         loader = getattr(spec, "loader", None)
         return not isinstance(loader, BundleLoader) or isinstance(loader, FolderLoader)
 
     def _is_private(self, name: str) -> bool:
         return name == self.prefix or name.startswith(self.prefix + ".")
-
-    def _strip(self, text: str) -> str:
-        return text.replace(self.prefix + ".", "")
 
 
 class _BundleFinder(MetaPathFinder):
@@ -431,13 +428,13 @@ class _BundleFinder(MetaPathFinder):
     def __init__(self) -> None:
         self.spaces: dict[str, ImportSpace] = {}
         self.compiled: dict[str, tuple[ImportSpace, str]] = {}
-        """Modules with compiled parts, the bundle that claimed each, and in which folder it is."""
+        """Modules with compiled parts, with the bundle that owns each, and its folder."""
         self._by_root: dict[str, list[ImportSpace]] = {}
         self._first_path: tuple[str, ...] = ()
-        """What was in `sys.path` before the first bundle."""
+        """`sys.path` before the first bundle."""
 
     def add(self, space: ImportSpace) -> None:
-        """Find the modules of one more bundle."""
+        """Start to find the modules of a bundle."""
         self._first_path = self._first_path or tuple(map(os.path.abspath, sys.path))
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
@@ -464,7 +461,7 @@ class _BundleFinder(MetaPathFinder):
             yield from self._by_root.get(folder, ())
 
     def is_installed(self, path: str, root: str) -> bool:
-        """Say whether a path below a bundle's folder was in `sys.path` before: a project's virtual environment."""
+        """Tell whether a path below a bundle's folder was in `sys.path` before: a project's virtual environment."""
         return any(
             path == entry or (len(entry) > len(root) and path.startswith(entry + os.sep)) for entry in self._first_path
         )
@@ -475,7 +472,7 @@ class _BundleFinder(MetaPathFinder):
         path: Sequence[str] | None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        """Find a private name, or what a library that works for a bundle looks for with importlib.util.find_spec."""
+        """Find a private name, or a name that a library looks for on behalf of a bundle (importlib.util.find_spec)."""
         top = fullname.partition(".")[0]
         space = self.spaces.get(top)
         if space is not None:
@@ -492,7 +489,7 @@ class _BundleFinder(MetaPathFinder):
         return alias
 
     def find_distributions(self, context: DistributionFinder.Context | None = None) -> Iterable[Distribution]:
-        """Find the metadata of the packages that the calling bundle carries, before that of others."""
+        """Find the metadata of packages inside the calling bundle, before that of installed ones."""
         space = acting_space()
         if space is None or context is None or "path" in vars(context):
             return ()
@@ -501,7 +498,7 @@ class _BundleFinder(MetaPathFinder):
         return MetadataPathFinder.find_distributions(DistributionFinder.Context(name=name, path=folders))
 
     def _open_folder(self, path: str) -> OwnFolder | OwnZip:
-        """Be the path hook for bundles' folders and ZIPs. Raises ImportError for others."""
+        """Open a bundle's folder or ZIP, as a path hook. Raises ImportError for other paths."""
         if not any(space.own(path) for space in self.around(path)):
             raise ImportError("not a folder of a bundle", path=path)
         return OwnFolder(path) if os.path.isdir(path) else OwnZip(path)
@@ -511,7 +508,7 @@ _finder: Final = _BundleFinder()
 
 
 def space_of(frame: FrameType | None) -> ImportSpace | None:
-    """Return the space of the innermost bundle code on the stack that `frame` is the end of."""
+    """Return the space of the innermost bundle code on the stack that ends in `frame`."""
     while frame is not None:
         owner = _owner(frame)
         if owner is not None:
@@ -521,9 +518,9 @@ def space_of(frame: FrameType | None) -> ImportSpace | None:
 
 
 def acting_space() -> ImportSpace | None:
-    """Return the space of the bundle for which the caller works.
+    """Return the space of the bundle on whose behalf the caller runs.
 
-    None in the top level of an installed module: it is imported for everybody, whichever bundle is the first.
+    None at the top level of an installed module: it is imported for everybody, whichever bundle is the first.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -560,7 +557,7 @@ def _has_compiled_parts(folder: str, top: str) -> bool:
 
 
 def _is_installed(name: str) -> bool:
-    """Say whether there is a module of that name besides those of bundles."""
+    """Tell whether there is a module of that name outside of bundles."""
     return _is_on_path(name, tuple(sys.path))
 
 
@@ -577,14 +574,14 @@ def _is_on_path(name: str, _: tuple[str, ...]) -> bool:
 
 
 def _importer(globals_: Mapping[str, Any] | None) -> str:
-    """Return the name of the module that imports; "" for a package, whose own parts have its name in front."""
+    """Return the name of the importing module; "" for a package, whose modules have its name as prefix."""
     if not globals_ or "__path__" in globals_:
         return ""
     return str(globals_.get("__name__", ""))
 
 
 def _nested_modules(files: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield `(util, lib.util)` for `lib/util.py`, last first so that the first of a name wins in a dict."""
+    """Yield `(util, lib.util)` for `lib/util.py`; in reverse, so that the first of a name wins in a dict."""
     for file in reversed(list(files)):
         path = PurePosixPath(file)
         if path.suffix != ".py" or len(path.parts) < 2:

@@ -6,19 +6,32 @@ from importlib.abc import Loader
 from importlib.machinery import ExtensionFileLoader, FileFinder, ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 from zipimport import zipimporter
 
-if TYPE_CHECKING:
-    from tykpy.bundles.imports.importer import ImportSpace
-
 _IMPORTLIB: Final = PathFinder.find_spec.__func__.__code__.co_filename  # type: ignore[attr-defined]
+
+
+class Owner(Protocol):
+    """The bundle that a module belongs to."""
+
+    builtins: dict[str, Any]
+    """The builtins that its modules run with: its own `__import__` is among them."""
+
+    def check(self, path: str, content: bytes) -> None:
+        """Raise ImportError where a file of a signed bundle is not as it was signed."""
+
+    def started(self, fullname: str) -> None:
+        """Note a module that is about to run."""
+
+    def public(self, fullname: str) -> str:
+        """Return the name by which the bundle imports a module."""
 
 
 class BundleLoader(SourceFileLoader):
     """Loads one source file of a bundle, with the bundle's own `__import__`, and writes no bytecode next to it."""
 
-    def __init__(self, space: "ImportSpace", fullname: str, path: str) -> None:
+    def __init__(self, space: Owner, fullname: str, path: str) -> None:
         super().__init__(fullname, path)
         self.space = space
 
@@ -38,7 +51,7 @@ class BundleLoader(SourceFileLoader):
 
 
 class FolderLoader(BundleLoader):
-    """Stands for a folder that has no `__init__.py`."""
+    """Loads a folder that has no `__init__.py` as an empty package."""
 
     def get_code(self, fullname: str) -> CodeType:
         return compile("", self.get_filename(fullname), "exec")
@@ -48,14 +61,14 @@ class FolderLoader(BundleLoader):
 
 
 class CompiledLoader(ExtensionFileLoader):
-    """Loads a compiled module of a bundle. Most can be loaded once for each bundle; for those that cannot, says so."""
+    """Loads a compiled module of a bundle, and explains the error of one that can be loaded only once per process."""
 
-    def __init__(self, space: "ImportSpace", fullname: str, path: str) -> None:
+    def __init__(self, space: Owner, fullname: str, path: str) -> None:
         super().__init__(fullname, path)
         self._space = space
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Load the file, if it is as it was signed."""
+        """Load the file. Raises ImportError where it is not as it was signed."""
         self._space.check(self.path, self.get_data(self.path))
         try:
             return super().create_module(spec)
@@ -81,14 +94,14 @@ class CompiledLoader(ExtensionFileLoader):
 
 
 class ZipLoader(zipimporter):
-    """Loads the modules of a ZIP that a bundle carries."""
+    """Loads the modules of a ZIP inside a bundle."""
 
-    def __init__(self, space: "ImportSpace", path: str) -> None:
+    def __init__(self, space: Owner, path: str) -> None:
         super().__init__(path)
         self._space = space
 
     def get_code(self, fullname: str) -> CodeType:
-        """Compile the source, if the ZIP is as it was signed."""
+        """Compile the source. Raises ImportError where the ZIP is not as it was signed."""
         self._space.check(self.archive, Path(self.archive).read_bytes())
         return super().get_code(fullname)
 
@@ -111,7 +124,7 @@ class AliasLoader(Loader):
         sys.modules[module.__name__] = importlib.import_module(self._fullname)
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the module's own loader has; its methods are asked for the module by its own name."""
+        """Return the attribute of the module's own loader, with methods bound to the module's own name."""
         attribute = getattr(self._loader, name)
         if name in ("get_code", "get_source", "get_filename", "is_package"):
             return lambda *_: attribute(self._fullname)
@@ -119,20 +132,20 @@ class AliasLoader(Loader):
 
 
 class OwnFolder(FileFinder):
-    """A bundle's folder in `sys.path`: whoever asks it finds its modules, but other bundles' imports do not."""
+    """A bundle's folder in `sys.path`: explicit look-ups find its modules, imports of other bundles do not."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, *importlib._bootstrap_external._get_supported_file_loaders())  # type: ignore[attr-defined]
 
     def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Return None to importlib, or a bundle's module would be everybody's."""
+        """Return None to importlib: otherwise the module would be everybody's."""
         if sys._getframe(1).f_code.co_filename == _IMPORTLIB:
             return None
         return super().find_spec(fullname, target)
 
 
 class OwnZip(zipimporter):
-    """A bundle's ZIP in `sys.path`, as OwnFolder."""
+    """A bundle's ZIP in `sys.path`, like OwnFolder."""
 
     def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return None to importlib."""
@@ -142,7 +155,7 @@ class OwnZip(zipimporter):
 
 
 def is_namespace(spec: ModuleSpec) -> bool:
-    """Say whether a package declares that it has parts elsewhere, as namespace packages did before PEP 420."""
+    """Tell whether a package declares that it has parts elsewhere, as namespace packages did before PEP 420."""
     if not spec.submodule_search_locations or not isinstance(spec.loader, BundleLoader):
         return False
     source = spec.loader.get_data(spec.loader.path)

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from tykpy.bundles.errors import ArchiveError
-from tykpy.bundles.files.discovery import candidates, part_folders
+from tykpy.bundles.files.discovery import candidates, is_other_file, part_folders
 from tykpy.bundles.files.manifest import MANIFEST_NAME, Manifest
-from tykpy.bundles.files.other_files import is_other_file
 from tykpy.commands.bundle.sources import manifest_of, opened
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.findings import Finding, LintReport

@@ -28,7 +28,7 @@ from tests.support.peers.redis_server import running_redis
 from tests.support.root import ROOT
 from tests.unit.ipc.channel.ends import channel_pair, rings
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.bundles.load_watch import LoadObserver
+from tykpy.bundles.load_observer import LoadObserver
 from tykpy.bundles.registry import BundleStore
 from tykpy.commands.objects import CallDescription, build_object
 from tykpy.ipc.channel.control import ControlSocket
@@ -214,7 +214,7 @@ def _control(folder: Path) -> bytes:
     here, there = socket.socketpair()
     worker = ControlSocket(here, blocking=False)
     bundles = ROOT / "examples" / "bundles"
-    BundleStore([bundles], folder / "unpacked", watch=LoadObserver(ControlReport(worker))).load_all()
+    BundleStore([bundles], folder / "unpacked", observer=LoadObserver(ControlReport(worker))).load_all()
     worker.send("ready")
     worker.send("event", {"name": "e", "id": "1", "depth": 0, "document": "{}"})
     with there:

@@ -17,7 +17,7 @@ from tests.support.bundles import write_bundle
 from tests.support.hooks import SOURCE, Gate
 from tests.support.peers.load import Load
 from tykpy.broker.errors import RpcError
-from tykpy.bundles.files.saved_versions import MAX_SIZE
+from tykpy.bundles.files.versions import MAX_SIZE
 
 MIB = 1024 * 1024
 HOARDING = """

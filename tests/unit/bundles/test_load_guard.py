@@ -1,10 +1,13 @@
-"""What a bundle changes for the whole process while it is loaded is undone; what is its own stays."""
+"""What a bundle changes for the whole process while it is loaded is undone or reported; what is its own stays."""
 
 import builtins
 import os
 import resource
+import select
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -108,3 +111,28 @@ def test_a_process_whose_limits_are_lowered_for_good_ends() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == WorkerExit.LIMITS
+
+
+def load_nothing(guard: LoadGuard) -> None:
+    with guard.around():
+        pass
+
+
+def test_each_replaced_function_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = LoadGuard()
+    load_nothing(guard)
+    assert guard.replaced() == []
+    monkeypatch.setattr(select, "select", lambda *_: None)
+    monkeypatch.setattr(threading, "Lock", lambda: None)
+    assert set(guard.replaced()) == {"select.select", "threading.Lock"}
+    monkeypatch.delattr(time, "sleep")
+    assert guard.replaced() == ["time.sleep"]
+    assert guard.replaced() == []
+
+
+def test_no_bundle_is_blamed_for_earlier_replacements(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = LoadGuard()
+    monkeypatch.setattr(select, "select", lambda *_: None)
+    load_nothing(guard)
+    load_nothing(guard)
+    assert guard.replaced() == []

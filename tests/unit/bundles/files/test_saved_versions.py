@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.bundles import write_bundle
-from tykpy.bundles.files import saved_versions
+from tykpy.bundles.files import versions
 from tykpy.bundles.files.discovery import Candidate, candidate_at
-from tykpy.bundles.files.saved_versions import SavedVersions, same_code
+from tykpy.bundles.files.versions import SavedVersions, same_code
 from tykpy.ipc.kept import INDEX
 
 
@@ -21,7 +21,7 @@ def candidate(path: Path) -> Candidate:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "kept"
+    path = tmp_path / "saved"
     path.mkdir()
     return path
 
@@ -37,7 +37,7 @@ def served(folder: Path, mine: Candidate, version: str) -> SavedVersions:
 
 
 def test_the_version_that_is_served_is_found(folder: Path, mine: Candidate) -> None:
-    SavedVersions(folder).keep(mine, "1", lambda: True)
+    SavedVersions(folder).save(mine, "1", lambda: True)
     found = served(folder, mine, "1").find(mine.key, "2")
     assert found is not None
     assert (found.place.name, found.version) == ("mine", "1")
@@ -51,7 +51,7 @@ def test_the_version_that_is_served_is_found(folder: Path, mine: Candidate) -> N
 
 @pytest.mark.parametrize("index", [None, "", "[]", "{"])
 def test_without_an_index_nothing_is_served(folder: Path, mine: Candidate, index: str | None) -> None:
-    SavedVersions(folder).keep(mine, "1", lambda: True)
+    SavedVersions(folder).save(mine, "1", lambda: True)
     if index is not None:
         (folder / INDEX).write_text(index)
     assert SavedVersions.read(folder, pinned=True).find(mine.key, "2") is None
@@ -59,16 +59,16 @@ def test_without_an_index_nothing_is_served(folder: Path, mine: Candidate, index
 
 
 def test_files_that_change_meanwhile_are_not_kept(folder: Path, mine: Candidate) -> None:
-    SavedVersions(folder).keep(mine, "1", lambda: False)
+    SavedVersions(folder).save(mine, "1", lambda: False)
     assert list(folder.iterdir()) == []
 
 
 def test_what_is_too_much_is_not_kept(folder: Path, mine: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saved_versions, "MAX_FILES", 2)
-    SavedVersions(folder).keep(mine, "1", lambda: True)
-    monkeypatch.setattr(saved_versions, "MAX_FILES", 9)
-    monkeypatch.setattr(saved_versions, "MAX_SIZE", 3)
-    SavedVersions(folder).keep(mine, "1", lambda: True)
+    monkeypatch.setattr(versions, "MAX_FILES", 2)
+    SavedVersions(folder).save(mine, "1", lambda: True)
+    monkeypatch.setattr(versions, "MAX_FILES", 9)
+    monkeypatch.setattr(versions, "MAX_SIZE", 3)
+    SavedVersions(folder).save(mine, "1", lambda: True)
     assert list(folder.iterdir()) == []
 
 
@@ -80,7 +80,7 @@ def test_links_and_pipes_do_no_harm(folder: Path, mine: Candidate, tmp_path: Pat
     (mine.path / "folder").symlink_to("../shared")
     os.mkfifo(mine.path / "pipe")
     (mine.path / "__pycache__").mkdir()
-    SavedVersions(folder).keep(mine, "1", lambda: True)
+    SavedVersions(folder).save(mine, "1", lambda: True)
     found = served(folder, mine, "1").find(mine.key, "2")
     assert found is not None
     assert not (found.place / "linked.py").is_symlink()
@@ -95,5 +95,5 @@ def test_links_and_pipes_do_no_harm(folder: Path, mine: Candidate, tmp_path: Pat
 
 
 def test_a_folder_that_cannot_be_written_to_is_no_fault(mine: Candidate, tmp_path: Path) -> None:
-    SavedVersions(tmp_path / "none").keep(mine, "1", lambda: True)
+    SavedVersions(tmp_path / "none").save(mine, "1", lambda: True)
     assert not (tmp_path / "none").exists()

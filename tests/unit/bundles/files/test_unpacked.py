@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.bundles.files.test_archive import make
 from tykpy.bundles.errors import ArchiveError
-from tykpy.bundles.files.unpacked import UnpackedCopy, UnpackedFolder
+from tykpy.bundles.files.archive import UnpackedCopy, UnpackedFolder
 
 FILES = (("manifest.json", b"{}"), ("lib/", b""), ("lib/x.py", b"X = 1"), ("empty.py", b""))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tykpy.bundles.files import discovery
-from tykpy.bundles.files.discovery import stamp
+from tykpy.bundles.files import versions
+from tykpy.bundles.files.versions import version_of
 
 LONG_AGO = 315_532_800
 """The first moment that a ZIP can name: what tools with fixed times write."""
@@ -42,61 +42,61 @@ def test_content_of_the_same_size_and_time_is_told_apart(
     tmp_path: Path, put: Callable[[Path, bytes], None], whole: bool, settled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if settled:
-        monkeypatch.setattr(discovery, "_SETTLED_NS", -(10**18))
+        monkeypatch.setattr(versions, "_SETTLED_NS", -(10**18))
     file = tmp_path / "bundle" / "middleware.py"
     file.parent.mkdir()
     write(file, b"version = 1")
     path = file.parent if whole else file
-    before = stamp(path)
+    before = version_of(path)
     put(file, b"version = 2")
     assert (file.stat().st_size, file.stat().st_mtime) == (11, LONG_AGO)
-    assert stamp(path) != before
+    assert version_of(path) != before
     put(file, b"version = 1")
-    assert stamp(path) == before
+    assert version_of(path) == before
 
 
-def test_what_changes_no_content_changes_no_stamp(tmp_path: Path) -> None:
+def test_touching_files_does_not_change_the_version(tmp_path: Path) -> None:
     file = write(tmp_path / "middleware.py", b"version = 1")
-    before = stamp(tmp_path)
+    before = version_of(tmp_path)
     file.touch()
     file.chmod(0o600)
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "__pycache__" / "middleware.pyc").write_bytes(b"compiled")
-    assert stamp(tmp_path) == before
+    assert version_of(tmp_path) == before
 
 
 def test_files_that_did_not_change_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "_SETTLED_NS", -(10**18))
+    monkeypatch.setattr(versions, "_SETTLED_NS", -(10**18))
     write(tmp_path / "middleware.py", b"version = 1")
-    before = stamp(tmp_path)
+    before = version_of(tmp_path)
     monkeypatch.setattr(Path, "open", lambda *arguments: pytest.fail("read again"))
-    assert stamp(tmp_path) == before
+    assert version_of(tmp_path) == before
 
 
 def test_a_file_changed_just_now_is_read_again(tmp_path: Path) -> None:
     """It could change once more within one tick of the file system's clock."""
     file = write(tmp_path / "middleware.py", b"version = 1")
-    stamp(tmp_path)
-    assert file not in discovery._digests._known
+    version_of(tmp_path)
+    assert file not in versions._digests._known
 
 
 def test_a_large_file_is_known_by_its_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "_MAX_READ", 10)
+    monkeypatch.setattr(versions, "_MAX_READ", 10)
     file = write(tmp_path / "model.bin", b"eleven byte")
-    before = stamp(tmp_path)
-    assert stamp(tmp_path) == before
+    before = version_of(tmp_path)
+    assert version_of(tmp_path) == before
     by_rename(file, b"other bytes")
-    assert stamp(tmp_path) != before
+    assert version_of(tmp_path) != before
 
 
 def test_no_more_is_read_than_a_worker_has_time_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "_MAX_READ", 25)
+    monkeypatch.setattr(versions, "_MAX_READ", 25)
     for number in range(4):
         write(tmp_path / f"{number}.bin", b"ten  bytes")
-    digests = [digest for _, _, digest in stamp(tmp_path)]
+    digests = [digest for _, _, digest in versions._stamps(tmp_path)]
     assert sum(digest.startswith("(") for digest in digests) == 2
 
 
 def test_a_pipe_among_the_files_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert len(stamp(tmp_path)) == 1
+    assert len(list(versions._stamps(tmp_path))) == 1
