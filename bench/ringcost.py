@@ -15,7 +15,9 @@ from tykpy.bench.bound import spawn
 from tykpy.bench.errors import BenchError
 from tykpy.bench.measure import cpu_ns
 from tykpy.ipc.bodies.store import StoredBody
-from tykpy.ipc.channel.ends import BrokerChannel, ChannelOptions, WorkerChannel
+from tykpy.ipc.channel.broker_end import BrokerChannel
+from tykpy.ipc.channel.messages import ChannelOptions
+from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.errors import IpcError
 from tykpy.ipc.frame import SPLIT_ABOVE
 

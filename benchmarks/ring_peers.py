@@ -17,7 +17,9 @@ from typing import Any, Final
 import faster_fifo
 import zmq
 
-from tykpy.ipc.channel.ends import BrokerChannel, ChannelOptions, WorkerChannel
+from tykpy.ipc.channel.broker_end import BrokerChannel
+from tykpy.ipc.channel.messages import ChannelOptions
+from tykpy.ipc.channel.worker_end import WorkerChannel
 
 WINDOW: Final = 64
 """Messages in flight."""

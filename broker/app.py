@@ -41,7 +41,7 @@ from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.contract import RouterOptions
 from tykpy.broker.router.router import Router
 from tykpy.ipc.bodies.store import BodyStore
-from tykpy.ipc.channel.ends import BrokerChannel
+from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.errors import SegmentError
 from tykpy.telemetry.log import reopen_log
 

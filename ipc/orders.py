@@ -28,7 +28,6 @@ _MAX_ORDER: Final = 128
 """Bytes."""
 _MAX_DESCRIPTORS: Final = 16
 _ROOM: Final = socket.CMSG_LEN(_MAX_DESCRIPTORS * array("i").itemsize)
-_CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class Fork(NamedTuple):
@@ -123,15 +122,14 @@ class OrderReceiver:
             name, _, subject = message.decode().partition(" ")
             if name == "reap":
                 return Reap(int(subject))
-            kind, _, numbers = subject.partition(":")
-            if is_whole and len(descriptors) == len(numbers.split(",")):
-                return Fork(f"{kind}:{','.join(map(str, descriptors))}", descriptors)
+            if is_whole and len(descriptors) == len(subject.split(",")):
+                return Fork(",".join(map(str, descriptors)), descriptors)
             close_all(descriptors)
             self.refuse(errno.EMFILE)
 
     def _receive(self) -> tuple[bytes, list[int], bool]:
         # Not `socket.recv_fds`, which takes flags and forgets them.
-        message, ancillary, flags, _ = self._socket.recvmsg(_MAX_ORDER, _ROOM, _CLOSE_ON_EXEC)
+        message, ancillary, flags, _ = self._socket.recvmsg(_MAX_ORDER, _ROOM, socket.MSG_CMSG_CLOEXEC)
         descriptors = array("i")
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

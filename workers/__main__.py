@@ -25,7 +25,6 @@ from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.errors import ControlClosedError
 from tykpy.ipc.exits import WorkerExit
 from tykpy.ipc.orders import ARGUMENT as ORDERS_ARGUMENT
-from tykpy.ipc.ring.layout import ExitReason
 from tykpy.ipc.title import set_title, worker_title
 from tykpy.telemetry.log import Log, configure_log, dump_descriptor, explain_in_log, open_log
 from tykpy.workers.dispatch.prepare import Dispatcher
@@ -65,7 +64,7 @@ def _run(argument: str, life: int) -> int:
     watch = end_with_broker(life)
     os.close(life)
     channel = WorkerChannel.attach(argument)
-    signal_origin.note_with(lambda: channel.set_exit_reason(ExitReason.SIGNALLED))
+    signal_origin.note_with(channel.note_signal)
     set_title(worker_title(channel.identity.slot))
     release_children()
     rlimits.be_first_without_memory()

@@ -16,7 +16,8 @@ from tykpy.broker.pool.worker import Worker, WorkerOwner
 from tykpy.broker.pool.zygote import ZygoteKeeper
 from tykpy.broker.router.link import ASYNC_LIMIT, most_blocking
 from tykpy.ipc.bodies.store import BodyStore
-from tykpy.ipc.channel.ends import BrokerChannel, ChannelOptions
+from tykpy.ipc.channel.broker_end import BrokerChannel
+from tykpy.ipc.channel.messages import ChannelOptions
 from tykpy.ipc.errors import IpcError
 
 log = logging.getLogger("tykpy.supervisor")

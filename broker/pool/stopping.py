@@ -15,7 +15,6 @@ from tykpy.broker.router.blame import Cause
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.router import Router
 from tykpy.ipc.errors import IpcError
-from tykpy.ipc.ring.layout import ExitReason
 
 RENEWAL_SLACK: Final = 0.5
 """Seconds: a worker renews its limit of CPU time at the start of a dispatch, but not of each (see rlimits.py)."""
@@ -29,7 +28,7 @@ def ending_of(worker: Worker, limit_cpu: int) -> Ending:
     ending = worker.process.ending()
     if worker.link is None:
         return ending
-    if worker.channel.worker_status().exit_reason == ExitReason.SIGNALLED:
+    if worker.channel.was_signalled():
         return Ending(f"{ending.words}, which it was sent", by_itself=None)
     if ending.words.startswith(CPU_ENDING) and not _may_have_used(limit_cpu, worker.link):
         return Ending(f"{CPU_ENDING}, which it was sent", by_itself=False)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from tykpy.ipc.channel.ends import BrokerChannel
+from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.ring.layout import StorageState
 from tykpy.redisclient.address import redact
 
@@ -22,13 +22,13 @@ class StorageReport:
 
     def note_end(self, channel: BrokerChannel) -> None:
         """Keep the errors of a worker that has ended; its channel is closed afterwards."""
-        self._past_errors += channel.worker_status().storage_errors
+        self._past_errors += channel.storage_health()[1]
 
     def describe(self, channels: Iterable[BrokerChannel]) -> dict[str, Any]:
         """Describe the storage: it fails where it fails any of the workers that live."""
-        statuses = [channel.worker_status() for channel in channels]
-        errors = self._past_errors + sum(status.storage_errors for status in statuses)
-        state = max((status.storage_state for status in statuses if status.storage_state in _WORDS), default=0)
+        health = [channel.storage_health() for channel in channels]
+        errors = self._past_errors + sum(count for _, count in health)
+        state = max((state for state, _ in health if state in _WORDS), default=0)
         return {
             "kind": self._kind,
             "place": self._place,

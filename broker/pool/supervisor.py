@@ -6,7 +6,6 @@ one holder, the worker that is replaced when it ends; others may be starting to 
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
@@ -404,7 +403,7 @@ class Supervisor:
 
     def _on_control(self, worker: Worker) -> None:
         try:
-            for message in _without_descriptors(worker.channel.control.receive()):
+            for message in worker.channel.control.receive():
                 self._hear(worker, message)
         except ControlClosedError:
             self._loop.remove_reader(worker.channel.control.fileno())
@@ -452,7 +451,7 @@ class Supervisor:
         """
         try:
             for _ in range(LAST_READS):
-                for message in _without_descriptors(worker.channel.control.receive()):
+                for message in worker.channel.control.receive():
                     if message.name in LAST_WORDS:
                         self._hear(worker, message)
         except (IpcError, ValueError) as error:
@@ -537,16 +536,6 @@ class Supervisor:
     def _note_gone(self) -> None:
         if not self._workers and self._all_gone is not None and not self._all_gone.done():
             self._all_gone.set_result(None)
-
-
-def _without_descriptors(messages: list[ControlMessage]) -> list[ControlMessage]:
-    """Workers send none; those that came all the same are closed before anything is refused."""
-    descriptors = [message.fd for message in messages if message.fd is not None]
-    for descriptor in descriptors:
-        os.close(descriptor)
-    if descriptors:
-        raise ValueError(f"{len(descriptors)} descriptors with its messages")
-    return messages
 
 
 def _is_exclusive(bundle: dict[str, Any]) -> bool:

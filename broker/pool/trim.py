@@ -8,7 +8,7 @@ from typing import Final
 from tykpy.broker.faults import Periodic, attempt
 from tykpy.ipc.bodies.heap import give_back
 from tykpy.ipc.bodies.store import BodyStore
-from tykpy.ipc.channel.ends import BrokerChannel
+from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.errors import IpcError
 
 log = logging.getLogger("tykpy.pool")

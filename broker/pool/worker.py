@@ -10,7 +10,7 @@ from tykpy.broker.catalog.description import Description, DescriptionBuilder, is
 from tykpy.broker.config import MAX_THREADS
 from tykpy.broker.pool.process import WorkerProcess
 from tykpy.broker.router.link import Link
-from tykpy.ipc.channel.ends import BrokerChannel
+from tykpy.ipc.channel.broker_end import BrokerChannel
 
 
 class WorkerPhase(Enum):
@@ -141,7 +141,7 @@ class Worker:
     @property
     def threads(self) -> int:
         """Threads for hooks that it has started, by its own account."""
-        return min(self.channel.worker_status().threads, MAX_THREADS)
+        return min(self.channel.hook_threads(), MAX_THREADS)
 
     @property
     def age(self) -> float:

@@ -5,7 +5,7 @@ from typing import Final
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.protowire import ProtobufError, WireType, pack_varint, read_length, read_tag, skip_value
 from tykpy.ipc.bodies.store import Body, StoredBody
-from tykpy.ipc.channel.ends import Answer
+from tykpy.ipc.channel.messages import Answer
 from tykpy.ipc.frame import Kept, Kind, Status, unpack_answer, unpack_error
 
 REQUEST_FIELD: Final = 3

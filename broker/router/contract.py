@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from tykpy.broker.arriving import HELD_BYTES
 from tykpy.broker.router.blame import Cause
 from tykpy.broker.router.link import Link
-from tykpy.ipc.channel.ends import Answer
+from tykpy.ipc.channel.messages import Answer
 from tykpy.ipc.errors import IpcError
 
 

@@ -8,7 +8,8 @@ from tykpy.broker.router.dispatch import Dispatch
 from tykpy.broker.router.hook_times import WHOLE, HookTimes
 from tykpy.broker.router.queue import ASYNC, BLOCKING
 from tykpy.ipc.bodies.store import Body, StoredBody
-from tykpy.ipc.channel.ends import Answer, BrokerChannel
+from tykpy.ipc.channel.broker_end import BrokerChannel
+from tykpy.ipc.channel.messages import Answer
 from tykpy.ipc.frame import SPLIT_ABOVE, pack_frame, pack_head
 from tykpy.ipc.ring.layout import FLAG_SHARES
 

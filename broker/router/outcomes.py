@@ -12,7 +12,7 @@ from tykpy.broker.router.deadlines import DeadlineWheel
 from tykpy.broker.router.dispatch import Dispatch
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.queue import PendingQueue
-from tykpy.ipc.channel.ends import Answer
+from tykpy.ipc.channel.messages import Answer
 from tykpy.ipc.frame import EVENT_KINDS, Status
 from tykpy.telemetry.rate_limited_log import QuietLog
 

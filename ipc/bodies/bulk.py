@@ -16,8 +16,6 @@ from tykpy.ipc.ring.segment import keep_from_children
 
 _ALIGNMENT: Final = 64
 """Bodies start at multiples of this many bytes: a cache line."""
-GIVE_BACK: Final = getattr(mmap, "MADV_REMOVE", None)
-"""Frees the pages of shared memory; only Linux has it."""
 
 
 class BulkWriter:
@@ -67,8 +65,8 @@ class BulkWriter:
     def trim(self, consumed: int) -> None:
         """Give the memory back if no body lies in it."""
         self._free(consumed)
-        if self._reserved and not self._used and GIVE_BACK is not None:
-            self._memory.madvise(GIVE_BACK, 0, self._reserved)
+        if self._reserved and not self._used:
+            self._memory.madvise(mmap.MADV_REMOVE, 0, self._reserved)
             self._reserved = 0
 
     def _free(self, consumed: int) -> None:

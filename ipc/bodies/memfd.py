@@ -9,9 +9,9 @@ import errno
 import os
 import socket
 import struct
+from array import array
 from typing import Final
 
-from tykpy.ipc.channel.control import receive_descriptor, send_descriptor
 from tykpy.ipc.errors import RingCorruptError, SegmentError, SpillClosedError, SpillError
 from tykpy.ipc.ring.segment import create_memory, is_memory_of
 
@@ -19,6 +19,7 @@ _pread: Final = os.pread
 """Bound before plugins are imported; see `ipc/channel/doorbell.py`."""
 _NOTE: Final = struct.Struct("<QQ")
 """What goes with a descriptor: seq, size of the message."""
+_DESCRIPTOR: Final = array("i").itemsize
 _CLOSED: Final = frozenset({errno.EPIPE, errno.ECONNRESET})
 
 
@@ -41,7 +42,8 @@ class SpillSocket:
             raise SpillError(f"no memory for a message of {len(payload)} bytes: {error}") from error
         try:
             _write(memory.writable, payload)
-            send_descriptor(self._socket, _NOTE.pack(seq, len(payload)), memory.readable, socket.MSG_DONTWAIT)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [memory.readable]))]
+            self._socket.sendmsg([_NOTE.pack(seq, len(payload))], rights, socket.MSG_DONTWAIT)
         except OSError as error:
             os.close(memory.writable)
             kind = SpillClosedError if error.errno in _CLOSED else SpillError
@@ -72,7 +74,7 @@ class SpillSocket:
 
     def _receive_note(self, seq: int) -> tuple[tuple[int, int], int | None]:
         try:
-            note, descriptor = receive_descriptor(self._socket, _NOTE.size, socket.MSG_DONTWAIT)
+            note, descriptor = _receive(self._socket)
         except OSError as error:
             raise RingCorruptError("a spill record without its message", seq=seq) from error
         if len(note) == _NOTE.size:
@@ -95,6 +97,17 @@ class SpillSocket:
     def close(self) -> None:
         """Close; memory that nobody has received is freed by the kernel."""
         self._socket.close()
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, int | None]:
+    """Receive a note and at most one descriptor (not inheritable); the kernel drops any further ones."""
+    # CMSG_LEN and not CMSG_SPACE: the padding of the latter has room for a second descriptor.
+    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+    data, ancillary, _, _ = sock.recvmsg(_NOTE.size, socket.CMSG_LEN(_DESCRIPTOR), flags)
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(content) >= _DESCRIPTOR:
+            return data, array("i", content[:_DESCRIPTOR])[0]
+    return data, None
 
 
 def release(descriptor: int, *, discard: bool) -> None:

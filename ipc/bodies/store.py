@@ -9,7 +9,7 @@ import mmap
 import os
 from typing import Final
 
-from tykpy.ipc.bodies.bulk import GIVE_BACK, map_memory
+from tykpy.ipc.bodies.bulk import map_memory
 from tykpy.ipc.bodies.memfd import read_whole
 from tykpy.ipc.errors import RingCorruptError, SegmentError
 from tykpy.ipc.ring.segment import create_bulk
@@ -94,9 +94,8 @@ class BodyStore:
         self._lately[:] = self._used
 
     def _give_back(self, first: int, end: int) -> None:
-        if GIVE_BACK is not None:
-            self.memory.madvise(GIVE_BACK, first * _BLOCK, (end - first) * _BLOCK)
-            self._present[first:end] = bytes(end - first)
+        self.memory.madvise(mmap.MADV_REMOVE, first * _BLOCK, (end - first) * _BLOCK)
+        self._present[first:end] = bytes(end - first)
 
     def close(self) -> None:
         """Unmap; bodies that are left must not be touched any more."""

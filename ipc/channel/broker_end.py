@@ -13,7 +13,7 @@ from tykpy.ipc.bodies.heap import keep_freed
 from tykpy.ipc.bodies.memfd import SpillSocket, release
 from tykpy.ipc.bodies.store import BodyStore, StoredBody
 from tykpy.ipc.channel.control import ControlSocket
-from tykpy.ipc.channel.doorbell import AnswerDoorbell, RequestDoorbell, create_answer_doorbell
+from tykpy.ipc.channel.doorbell import AnswerDoorbell, RequestDoorbell
 from tykpy.ipc.channel.messages import Answer, ChannelOptions
 from tykpy.ipc.errors import CreditError, MessageTooLargeError, RingCorruptError, SegmentError, SpillError
 from tykpy.ipc.frame import Packed, Status, pack_error
@@ -21,16 +21,12 @@ from tykpy.ipc.ring.layout import (
     ACTIVE_SEQ,
     ACTIVE_START,
     EXECUTION_SLOTS,
-    EXIT_REASON,
     FLAG_ERROR,
-    HANDLED,
     HEAD,
-    HEARTBEAT,
     MAX_HANDLER_NS,
     MAX_WAITING,
-    PID,
+    SIGNALLED,
     SPILL_PLACE,
-    STATE,
     STORAGE_ERRORS,
     STORAGE_STATE,
     THREADS,
@@ -38,7 +34,6 @@ from tykpy.ipc.ring.layout import (
     Identity,
     RecordType,
     Role,
-    WorkerState,
 )
 from tykpy.ipc.ring.ring import Consumer, Producer
 from tykpy.ipc.ring.segment import Segment, create_bulk, create_segment
@@ -54,23 +49,6 @@ _IN_RECORD: Final = (_RESP, _ERR)
 _SPILL_ERR: Final = RecordType.SPILL_RESP | FLAG_ERROR
 _new_answer: Final[Callable[[type[Answer], tuple[int, bool, Packed, int, int | None]], Answer]] = tuple.__new__
 """Builds an Answer in half the time that its own constructor takes."""
-
-
-class WorkerStatus(NamedTuple):
-    """What a worker says about itself in its header: plain numbers, not checked."""
-
-    state: int
-    heartbeat_ns: int
-    handled: int
-    pid: int
-    exit_reason: int
-    storage_state: int
-    storage_errors: int
-    threads: int
-
-
-_STATUS: Final = (STATE, HEARTBEAT, HANDLED, PID, EXIT_REASON, STORAGE_STATE, STORAGE_ERRORS, THREADS)
-"""Where its fields are."""
 
 
 class _Parts(NamedTuple):
@@ -141,7 +119,7 @@ class BrokerChannel:
 
     def worker_argument(self) -> str:
         """One argv field that tells `WorkerChannel.attach` which inherited descriptor is what."""
-        return f"{self._parts.answers.kind}:{','.join(map(str, self.worker_fds))}"
+        return ",".join(map(str, self.worker_fds))
 
     def close_worker_ends(self) -> None:
         """Close what only the worker needs, once it runs: the control socket's end of file depends on it."""
@@ -237,7 +215,6 @@ class BrokerChannel:
         Raises RingCorruptError where it has filled its doorbell.
         """
         revoked = self.revoke()
-        self._parts.outbound.words[STATE] = WorkerState.DRAINING
         self._parts.requests.end()
         return revoked
 
@@ -322,10 +299,18 @@ class BrokerChannel:
         """Requests sent and neither answered nor revoked; at most `ChannelOptions.credits`."""
         return len(self._published)
 
-    def worker_status(self) -> WorkerStatus:
-        """The worker's own account of itself."""
+    def hook_threads(self) -> int:
+        """Threads for hooks that the worker says it has started; not checked."""
+        return int(self._parts.inbound.words[THREADS])
+
+    def storage_health(self) -> tuple[int, int]:
+        """The worker's StorageState and its count of storage errors; not checked."""
         words = self._parts.inbound.words
-        return WorkerStatus(*(words[index] for index in _STATUS))
+        return words[STORAGE_STATE], words[STORAGE_ERRORS]
+
+    def was_signalled(self) -> bool:
+        """Whether the worker says that it ends because of a fault signal that somebody sent it."""
+        return bool(self._parts.inbound.words[SIGNALLED])
 
     def trim(self) -> bool:
         """Have the worker give back what big messages took if none came since the last call, but some before.
@@ -372,7 +357,7 @@ def _create_parts(
     outbound, outbound_fd = _create_ring(Identity(Role.A, *names, *sizes), own, worker)
     inbound, inbound_fd = _create_ring(Identity(Role.B, *names, *sizes), own, worker)
     requests = RequestDoorbell(own, worker)
-    answers = create_answer_doorbell(own, worker)
+    answers = AnswerDoorbell(own, worker)
     control_socket, control_fd = _create_pair(worker)
     control = ControlSocket(control_socket, blocking=False)
     own.callback(control.close)

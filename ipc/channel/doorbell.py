@@ -3,15 +3,14 @@
 Requests: a pipe with one byte per token, and a token is a claim. A worker takes one for each request that it starts,
 the broker takes back what is left, and the pipe's lock in the kernel decides between them. Only the broker writes to
 it.
-Answers: an eventfd (or a pipe), whose tokens are only counted.
+Answers: an eventfd, whose tokens are only counted.
 """
 
 import os
-import select
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from tykpy.ipc.errors import RingCorruptError
 
@@ -20,7 +19,6 @@ MAX_TOKENS: Final = 4096
 
 # Workers hold on to what they use for every request: plugin code may replace what is in `os`, as gevent.monkey does.
 _read: Final = os.read
-_write: Final = os.write
 
 _TOKEN: Final = b"\0"
 _END: Final = b"\1"
@@ -39,7 +37,9 @@ class RequestDoorbell:
         worker.callback(os.close, reader)
         own.callback(os.close, self._writer)
         os.set_blocking(self._writer, False)
-        self._reader = _reopen_without_waiting(reader)
+        # Whether a read waits is a property of the open file, which both processes share: the worker's reads must wait
+        # and the broker's must not, so the broker opens the pipe once more.
+        self._reader = os.open(f"/proc/self/fd/{reader}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         own.callback(os.close, self._reader)
         self.worker_fd = reader
 
@@ -81,20 +81,12 @@ class ClaimDoorbell:
     def __init__(self, reader: int) -> None:
         self._reader = reader
         self._ended = False
-        self._poll = select.poll()
-        self._poll.register(reader, select.POLLIN)
 
     def take(self) -> bool:
         """Wait for a token and claim it; False for good when no more will come, or the broker is gone."""
-        while not self._ended:
-            try:
-                token = _read(self._reader, 1)
-            except BlockingIOError:
-                self._poll.poll()  # only where the broker could not get a reader of its own
-                continue
-            if token == _TOKEN:
-                return True
-            self._ended = True
+        if not self._ended and _read(self._reader, 1) == _TOKEN:
+            return True
+        self._ended = True
         return False
 
     def close(self) -> None:
@@ -102,25 +94,15 @@ class ClaimDoorbell:
         os.close(self._reader)
 
 
-class AnswerDoorbell(Protocol):
-    """The broker's end of the answers' doorbell. Nothing that a worker does to its own end makes it wait."""
+class AnswerDoorbell:
+    """The broker's end of the answers' doorbell. Nothing that a worker does to its own end makes it wait.
 
-    kind: str
-    fd: int
-    """Readable while there are tokens."""
-    worker_fd: int
-
-    def take_all(self) -> int:
-        """Take all tokens, 0 if there are none."""
-
-
-class EventDoorbell:
-    """A Linux eventfd that counts."""
-
-    kind = "eventfd"
+    Raises OSError where the machine has no descriptors left.
+    """
 
     def __init__(self, own: ExitStack, worker: ExitStack) -> None:
         self.fd = self.worker_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        """Readable while there are tokens; the worker inherits the same."""
         own.callback(os.close, self.fd)
         self._count = bytearray(_COUNTER_BYTES)
         self._words = memoryview(self._count).cast("Q")
@@ -131,7 +113,7 @@ class EventDoorbell:
         self.take_all()
 
     def take_all(self) -> int:
-        """Take all tokens."""
+        """Take all tokens, 0 if there are none."""
         try:
             os.preadv(self.fd, self._buffers, _FROM_HERE, self._flags)
         except BlockingIOError:
@@ -139,61 +121,14 @@ class EventDoorbell:
         return self._words[0]
 
 
-class PipeDoorbell:
-    """The same where there is no such eventfd: one byte per token, credits keep the pipe from filling up."""
-
-    kind = "pipe"
-
-    def __init__(self, own: ExitStack, worker: ExitStack) -> None:
-        self.fd, self.worker_fd = os.pipe()
-        own.callback(os.close, self.fd)
-        worker.callback(os.close, self.worker_fd)
-        for end in (self.fd, self.worker_fd):
-            os.set_blocking(end, False)
-
-    def take_all(self) -> int:
-        """Take all tokens."""
-        try:
-            return len(os.read(self.fd, _PIPE_READ))
-        except BlockingIOError:
-            return 0
-
-
 class RingBell:
-    """The worker's end of either."""
+    """The worker's end of an AnswerDoorbell."""
 
-    def __init__(self, kind: str, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.ring: Callable[[int], object] = self._put
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.ring: Callable[[int], object] = partial(os.eventfd_write, descriptor)
         """Put tokens in; never waits."""
-        if kind == EventDoorbell.kind:
-            self.ring = partial(os.eventfd_write, descriptor)
-
-    def _put(self, tokens: int) -> None:
-        _write(self._descriptor, _TOKEN * tokens)
 
     def close(self) -> None:
         """Give the descriptor back."""
-        os.close(self._descriptor)
-
-
-ANSWER_KINDS: Final = (EventDoorbell.kind, PipeDoorbell.kind)
-
-
-def create_answer_doorbell(own: ExitStack, worker: ExitStack) -> AnswerDoorbell:
-    """The best one that this system has."""
-    try:
-        return EventDoorbell(own, worker)
-    except (AttributeError, OSError):
-        # No eventfd, or (before Linux 5.8) none that can be read without waiting.
-        return PipeDoorbell(own, worker)
-
-
-def _reopen_without_waiting(reader: int) -> int:
-    # Whether a read waits is a property of the open file, which both processes share: the worker's reads must wait
-    # and the broker's must not, so the broker opens the pipe once more. Without /proc nobody waits; the worker polls.
-    try:
-        return os.open(f"/proc/self/fd/{reader}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        os.set_blocking(reader, False)
-        return os.dup(reader)
+        os.close(self.descriptor)

@@ -17,23 +17,19 @@ from tykpy.ipc.bodies.heap import give_back, keep_freed
 from tykpy.ipc.bodies.memfd import SpillSocket
 from tykpy.ipc.bodies.store import LEND_FROM, BodyReader, LentBody
 from tykpy.ipc.channel.control import ControlSocket
-from tykpy.ipc.channel.doorbell import ANSWER_KINDS, ClaimDoorbell, RingBell
+from tykpy.ipc.channel.doorbell import ClaimDoorbell, RingBell
 from tykpy.ipc.channel.messages import Request
 from tykpy.ipc.errors import SegmentError, SpillError
 from tykpy.ipc.frame import Packed, Status, pack_error
 from tykpy.ipc.ring.layout import (
     ACTIVE_SEQ,
     ACTIVE_START,
-    EXIT_REASON,
     FLAG_ERROR,
     FLAG_MEASURE,
     FLAG_SHARES,
-    HANDLED,
-    HEARTBEAT,
     OWN_MEMORY,
-    PID,
     REQUEST_FLAGS,
-    STATE,
+    SIGNALLED,
     STORAGE_ERRORS,
     STORAGE_STATE,
     THREADS,
@@ -41,7 +37,6 @@ from tykpy.ipc.ring.layout import (
     RecordType,
     Role,
     StorageState,
-    WorkerState,
 )
 from tykpy.ipc.ring.ring import Consumer, Producer
 from tykpy.ipc.ring.segment import Segment, keep_from_children
@@ -97,9 +92,6 @@ class WorkerChannel:
         self._answer_lock = Lock()
         self._big_lately = False
         """A request was too big for a record, since the last `trim`."""
-        self._handled = 0
-        self._words[PID] = os.getpid()
-        self.set_state(WorkerState.STARTING)
         self.descriptors: tuple[int, ...] = ()
         """Those that the channel cannot do without."""
 
@@ -109,7 +101,7 @@ class WorkerChannel:
 
         No child of the worker inherits them any further. Raises SegmentError where they are not what they should be.
         """
-        kind, descriptors = _parse(argument)
+        descriptors = _parse(argument)
         try:
             for descriptor in descriptors:
                 os.set_inheritable(descriptor, False)
@@ -128,7 +120,7 @@ class WorkerChannel:
                 BodyReader(descriptors[2]),
                 BulkWriter(descriptors[3]),
                 ClaimDoorbell(descriptors[4]),
-                RingBell(kind, descriptors[5]),
+                RingBell(descriptors[5]),
                 ControlSocket(control, blocking=True),
                 SpillSocket(spills, outbound.device),
             )
@@ -171,7 +163,6 @@ class WorkerChannel:
             self._commit()
             if request is not None:
                 return request
-        self.set_state(WorkerState.STOPPING)
         return None
 
     def _start(self, slot: int, now_ns: int) -> Request | None:
@@ -217,8 +208,6 @@ class WorkerChannel:
                 self._publish_big(seq, payload, is_error, time)
             words = self._words
             words[ACTIVE_SEQ + slot] = 0
-            self._handled += 1
-            words[HANDLED] = self._handled
         self._ring(1)
 
     def _publish_big(self, seq: int, payload: Packed, is_error: bool, time: int) -> None:
@@ -248,21 +237,13 @@ class WorkerChannel:
         self._big_lately = False
         give_back()
 
-    def beat(self) -> None:
-        """Say that this process lives."""
-        self._words[HEARTBEAT] = monotonic_ns()
-
     def show_threads(self, started: int) -> None:
         """Say how many threads for hooks there are."""
         self._words[THREADS] = started
 
-    def set_state(self, state: int) -> None:
-        """Say how far this worker is (a `WorkerState`)."""
-        self._words[STATE] = state
-
-    def set_exit_reason(self, reason: int) -> None:
-        """Say why this worker is about to end (an `ExitReason`)."""
-        self._words[EXIT_REASON] = reason
+    def note_signal(self) -> None:
+        """Tell the broker that this worker ends because of a fault signal that somebody sent it."""
+        self._words[SIGNALLED] = 1
 
     def abandon(self) -> None:
         """Close the descriptors in a forked child, which is no end of the channel. It does not map the memory."""
@@ -276,15 +257,14 @@ class WorkerChannel:
             part.close()
 
 
-def _parse(argument: str) -> tuple[str, list[int]]:
-    kind, _, numbers = argument.partition(":")
+def _parse(argument: str) -> list[int]:
     try:
-        descriptors = [int(number) for number in numbers.split(",")]
+        descriptors = [int(number) for number in argument.split(",")]
     except ValueError as error:
         raise SegmentError(f"{argument!r} is no channel argument") from error
-    if kind not in ANSWER_KINDS or len(descriptors) != _DESCRIPTORS:
-        raise SegmentError(f"{argument!r} names {kind!r} and {len(descriptors)} descriptors, not {_DESCRIPTORS}")
-    return kind, descriptors
+    if len(descriptors) != _DESCRIPTORS:
+        raise SegmentError(f"{argument!r} names {len(descriptors)} descriptors, not {_DESCRIPTORS}")
+    return descriptors
 
 
 def _map(descriptor: int, role: Role) -> Segment:

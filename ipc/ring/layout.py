@@ -14,8 +14,7 @@ All numbers are native little-endian u64 unless said otherwise. Counters are rea
 #   0x0100  +------------------------------------------------------------------------+
 #           | head: bytes consumed from the peer's segment                           |
 #   0x0180  +------------------------------------------------------------------------+
-#           | state | heartbeat ns | handled | pid | exit reason                     |  B (in A: the desired state)
-#           | storage state | storage errors | hook threads started                  |  B
+#           | storage state | storage errors | hook threads started | signalled          |  B
 #   0x0200  +------------------------------------------------------------------------+
 #           | active_seq[96]: what runs in each execution slot, 0 for nothing        |  B
 #   0x0500  +------------------------------------------------------------------------+
@@ -54,7 +53,7 @@ from typing import Final, NamedTuple
 from tykpy.ipc.errors import SegmentError
 
 MAGIC: Final = int.from_bytes(b"TYKYRNG1", "little")
-VERSION: Final = 3
+VERSION: Final = 4
 
 WORD: Final = 8
 """Bytes per header word."""
@@ -63,14 +62,10 @@ HEADER_SIZE: Final = 0x1000
 
 TAIL: Final = 0x080 // WORD
 HEAD: Final = 0x100 // WORD
-STATE: Final = 0x180 // WORD
-HEARTBEAT: Final = 0x188 // WORD
-HANDLED: Final = 0x190 // WORD
-PID: Final = 0x198 // WORD
-EXIT_REASON: Final = 0x1A0 // WORD
-STORAGE_STATE: Final = 0x1A8 // WORD
-STORAGE_ERRORS: Final = 0x1B0 // WORD
-THREADS: Final = 0x1B8 // WORD
+STORAGE_STATE: Final = 0x180 // WORD
+STORAGE_ERRORS: Final = 0x188 // WORD
+THREADS: Final = 0x190 // WORD
+SIGNALLED: Final = 0x198 // WORD
 ACTIVE_SEQ: Final = 0x200 // WORD
 ACTIVE_START: Final = 0x500 // WORD
 
@@ -132,17 +127,6 @@ MAX_WAITING: Final = 65_534
 """The share of a hook that did nothing but wait; it is sent plus one."""
 
 
-class WorkerState(IntEnum):
-    """How far a worker is, in B; in A, what the broker wants it to be."""
-
-    UNKNOWN = 0
-    STARTING = 1
-    READY = 2
-    DRAINING = 3
-    STOPPING = 4
-    """It claims nothing any more."""
-
-
 class StorageState(IntEnum):
     """How the storage of plugins' values does, in B."""
 
@@ -150,19 +134,6 @@ class StorageState(IntEnum):
     WORKS = 1
     FAILS = 2
     """The last use of it failed."""
-
-
-class ExitReason(IntEnum):
-    """Why a worker ends; 0 in a header whose worker was killed or crashed."""
-
-    NONE = 0
-    DRAINED = 1
-    BROKER_GONE = 2
-    LOAD_FAILED = 3
-    RING_CORRUPT = 4
-    INTERNAL = 5
-    SIGNALLED = 6
-    """By a signal that looks like a fault, and that it was sent: by another process, or by itself."""
 
 
 class Identity(NamedTuple):

@@ -1,24 +1,20 @@
-"""Shared memory without a name: only descriptors travel, so nothing stays behind whoever is killed.
+"""Shared memory without a name (memfd): only descriptors travel, so nothing stays behind whoever is killed.
 
-On Linux it never had a name (memfd); elsewhere it loses it on the next line (posix_ipc). A ring's pages are reserved
-and its size is sealed when it is made: neither a lack of memory nor a hostile worker can cause a SIGBUS later.
+A ring's pages are reserved and its size is sealed when it is made: neither a lack of memory nor a hostile worker can
+cause a SIGBUS later.
 """
 
 import fcntl
 import mmap
 import os
-import secrets
 import stat
 import sys
 from typing import Final, NamedTuple
 
-import posix_ipc
-
 from tykpy.ipc.errors import SegmentError
 from tykpy.ipc.ring.layout import HEADER_SIZE, STATIC_SIZE, Identity
 
-_NAME_BYTES: Final = 16
-_SIZE_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if hasattr(fcntl, "F_ADD_SEALS") else 0
+_SIZE_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class Descriptors(NamedTuple):
@@ -33,8 +29,6 @@ def create_memory() -> Descriptors:
 
     Raises SegmentError (no descriptors or memory left).
     """
-    if not hasattr(os, "memfd_create"):
-        return _create_unlinked()
     try:
         writable = os.memfd_create("tykpy", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -47,24 +41,6 @@ def create_memory() -> Descriptors:
         raise SegmentError(f"no shared memory: {error.strerror}") from error
 
 
-def _create_unlinked() -> Descriptors:
-    # Not on Linux: a process that is killed between the two calls leaves the name. That is no theory: it happened
-    # within five kills of a worker under load.
-    name = f"/tykpy-{secrets.token_hex(_NAME_BYTES)}"
-    try:
-        writable = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600).fd
-    except (OSError, posix_ipc.Error) as error:
-        raise SegmentError(f"no shared memory: {error}") from error
-    try:
-        readable = posix_ipc.SharedMemory(name, read_only=True).fd
-    except (OSError, posix_ipc.Error) as error:
-        os.close(writable)
-        raise SegmentError(f"no shared memory: {error}") from error
-    finally:
-        posix_ipc.unlink_shared_memory(name)
-    return Descriptors(writable, readable)
-
-
 def create_segment(identity: Identity) -> Descriptors:
     """Make a ring's segment: its static block written, every page reserved, its size sealed.
 
@@ -74,7 +50,7 @@ def create_segment(identity: Identity) -> Descriptors:
     try:
         os.posix_fallocate(descriptors.writable, 0, HEADER_SIZE + identity.capacity)
         os.pwrite(descriptors.writable, identity.pack(), 0)
-        _seal(descriptors.writable)
+        fcntl.fcntl(descriptors.writable, fcntl.F_ADD_SEALS, _SIZE_SEALS)
     except OSError as error:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -91,17 +67,12 @@ def create_bulk(capacity: int) -> Descriptors:
     descriptors = create_memory()
     try:
         os.ftruncate(descriptors.writable, capacity)
-        _seal(descriptors.writable)
+        fcntl.fcntl(descriptors.writable, fcntl.F_ADD_SEALS, _SIZE_SEALS)
     except OSError as error:
         for descriptor in descriptors:
             os.close(descriptor)
         raise SegmentError(f"no shared memory: {error.strerror}") from error
     return descriptors
-
-
-def _seal(descriptor: int) -> None:
-    if hasattr(os, "memfd_create"):
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SIZE_SEALS)
 
 
 def is_memory_of(descriptor: int, device: int, size: int) -> bool:
@@ -112,8 +83,7 @@ def is_memory_of(descriptor: int, device: int, size: int) -> bool:
 
 def keep_from_children(memory: mmap.mmap) -> None:
     """Do not map this memory in processes that this one forks: by mistake they would write what it says."""
-    if hasattr(mmap, "MADV_DONTFORK"):
-        memory.madvise(mmap.MADV_DONTFORK)
+    memory.madvise(mmap.MADV_DONTFORK)
 
 
 class Segment:

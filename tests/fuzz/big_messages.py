@@ -9,14 +9,13 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
-from mmap import mmap
+from mmap import MADV_REMOVE, mmap
 from typing import Final, NamedTuple
 
 from tests.unit.ipc.channel.ends import SMALL, channel_pair
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.router.answers import body_of
 from tykpy.ipc.bodies.announce import size_of
-from tykpy.ipc.bodies.bulk import GIVE_BACK
 from tykpy.ipc.errors import IpcError, RingCorruptError
 from tykpy.ipc.frame import Kind, unpack_frame
 from tykpy.ipc.ring.layout import FLAG_ERROR, RecordType
@@ -107,8 +106,8 @@ class _Performer:
             self._send_memory(number % SMALL.max_message, data)
         elif do == Do.SHRINK and self._sent:
             os.ftruncate(self._sent[-1], number % SMALL.max_message)
-        elif do == Do.GIVE_BACK and GIVE_BACK is not None:
-            self._memory.madvise(GIVE_BACK, number % (len(self._memory) // _PAGE) * _PAGE, _PAGE)
+        elif do == Do.GIVE_BACK:
+            self._memory.madvise(MADV_REMOVE, number % (len(self._memory) // _PAGE) * _PAGE, _PAGE)
         elif do in (Do.RECORD, Do.ERROR_RECORD):
             self._push(self._kinds[do == Do.ERROR_RECORD], number, 0, data)
             self.records += 1

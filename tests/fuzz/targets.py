@@ -35,7 +35,7 @@ from tykpy.bundles.files.archive import unpack
 from tykpy.bundles.files.manifest import parse_manifest
 from tykpy.ipc.bodies.store import BodyReader, BodyStore
 from tykpy.ipc.channel.control import ControlSocket
-from tykpy.ipc.channel.ends import Answer
+from tykpy.ipc.channel.messages import Answer
 from tykpy.ipc.errors import ControlClosedError, ControlCorruptError, RingCorruptError
 from tykpy.ipc.frame import Kind
 from tykpy.ipc.ring.layout import TAIL

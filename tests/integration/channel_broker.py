@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 from tests.integration.test_channel_two_processes import wait_for_control
-from tykpy.ipc.channel.ends import BrokerChannel, ChannelOptions
+from tykpy.ipc.channel.broker_end import BrokerChannel
+from tykpy.ipc.channel.messages import ChannelOptions
 
 
 def main() -> None:

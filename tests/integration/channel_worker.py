@@ -9,9 +9,9 @@ from threading import Lock, Thread
 from typing import Final
 
 from tests.support.kill_points import arm, reach
-from tykpy.ipc.channel.ends import Request, WorkerChannel
+from tykpy.ipc.channel.messages import Request
+from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.errors import ControlClosedError
-from tykpy.ipc.ring.layout import ExitReason, WorkerState
 
 KILLED_REQUEST: Final = 2
 
@@ -52,7 +52,6 @@ def main(argument: str, threads: str, point: str = "") -> None:
     """Attach, say that we are ready, serve."""
     channel = WorkerChannel.attach(argument)
     Thread(target=listen, args=(channel,), daemon=True).start()
-    channel.set_state(WorkerState.READY)
     channel.control.send("ready", {"pid": os.getpid()})
     lead = Lock()
     servers = [Thread(target=serve, args=(channel, slot, lead, point)) for slot in range(int(threads))]
@@ -60,7 +59,6 @@ def main(argument: str, threads: str, point: str = "") -> None:
         thread.start()
     for thread in servers:
         thread.join()
-    channel.set_exit_reason(ExitReason.DRAINED)
     say("claim returned None")
 
 

@@ -33,7 +33,7 @@ from tykpy.broker.router.blame import Cause
 from tykpy.broker.router.contract import Death, RouterOptions
 from tykpy.broker.router.router import Router
 from tykpy.ipc.bodies.store import BodyStore
-from tykpy.ipc.channel.ends import Request
+from tykpy.ipc.channel.messages import Request
 
 KIB: Final = 1024
 MINUTE_NS: Final = 60 * 10**9

@@ -14,7 +14,7 @@ from tests.unit.broker.router.bench import Bench
 from tykpy.broker.router.contract import Death
 from tykpy.broker.router.hook_table import HookKey, Restrictions
 from tykpy.broker.router.link import Link
-from tykpy.ipc.channel.ends import Request
+from tykpy.ipc.channel.messages import Request
 
 HOOKS = ("anywhere", "one", "two", "slow")
 SLOTS = 3

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.unit.ipc.channel.ends import SMALL, channel_pair, claim_each, rings
-from tykpy.ipc.channel.ends import Answer, ChannelOptions, Request
+from tykpy.ipc.channel.messages import Answer, ChannelOptions, Request
 from tykpy.ipc.errors import MessageTooLargeError, RingCorruptError
 from tykpy.ipc.ring.layout import HEAD, HEADER_SIZE, TAIL, RecordType
 
@@ -180,7 +180,8 @@ def test_a_worker_gone_wild_costs_the_broker_one_exception(
         assert broker.drain() == []
         assert broker.executing() <= {1}
         broker.execution_started_ns(1)
-        broker.worker_status()
+        broker.storage_health()
+        broker.hook_threads()
         with suppress(RingCorruptError):
             # Either it is as if nothing had been sent, or nothing is taken back.
             assert broker.revoke() == [1]

@@ -8,7 +8,9 @@ from tests.unit.ipc.channel.ends import worker_argument_of_copies
 from tykpy.broker.pool.starting import channel_options
 from tykpy.broker.router.link import Link
 from tykpy.ipc.bodies.store import BodyStore
-from tykpy.ipc.channel.ends import BrokerChannel, Request, WorkerChannel
+from tykpy.ipc.channel.broker_end import BrokerChannel
+from tykpy.ipc.channel.messages import Request
+from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.frame import pack_frame, unpack_frame
 from tykpy.ipc.ring.layout import MAX_WAITING, WAITING_SHIFT
 

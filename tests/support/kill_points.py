@@ -26,7 +26,6 @@ ANSWERED: Final = (
     "after tail",
     "before leaving the slot",
     "after leaving the slot",
-    "after handled",
     "before doorbell",
     "after doorbell",
     "back at the doorbell",
@@ -42,7 +41,7 @@ MOVING: Final = ("before the move", "in both slots", "moved")
 
 _ONE_WORD: Final = 1
 _SLOTS: Final = _layout.EXECUTION_SLOTS
-# The answer of the request that arms is still to come: a store of tail, one of handled, one that clears its slot.
+# The answer of the request that arms is still to come: a store of tail, one that clears its slot.
 _STORES: Final = {
     "before active_start": (_layout.ACTIVE_START, _SLOTS, "before", 1),
     "before active_seq": (_layout.ACTIVE_SEQ, _SLOTS, "before", 2),
@@ -53,7 +52,6 @@ _STORES: Final = {
     "after tail": (_layout.TAIL, _ONE_WORD, "after", 2),
     "before leaving the slot": (_layout.ACTIVE_SEQ, _SLOTS, "before", 3),
     "after leaving the slot": (_layout.ACTIVE_SEQ, _SLOTS, "after", 3),
-    "after handled": (_layout.HANDLED, _ONE_WORD, "after", 2),
     "before the move": (_layout.ACTIVE_SEQ, _SLOTS, "before", 3),
     "in both slots": (_layout.ACTIVE_SEQ, _SLOTS, "after", 3),
     "moved": (_layout.ACTIVE_SEQ, _SLOTS, "after", 4),

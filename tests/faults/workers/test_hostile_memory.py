@@ -102,7 +102,7 @@ def ring_without_pages(request, session, spec):
 def lists_on_the_control_socket(request, session, spec):
     count = (4 << 20) - 64
     lists = b"\\x92\\xa5hooks\\x81\\xa7bundles\\xdd" + struct.pack(">I", count) + b"\\x90" * count
-    find()[0].control._socket.sendall(struct.pack("<II", len(lists), 0) + lists)
+    find()[0].control._socket.sendall(struct.pack("<I", len(lists)) + lists)
     wait_for_the_end()
 
 def answer(channel, seq, payload):

@@ -135,7 +135,8 @@ def api_with_an_endless_name(request, session, spec):
 def descriptors_on_the_control_socket(request, session, spec):
     channel, _ = find()
     for _ in range(100):
-        channel.control.send("pong", None, 0)
+        socket.send_fds(channel.control._socket, [struct.pack("<I", 7) + bytes.fromhex("92a4706f6e67c0")], [0, 1, 2])
+    channel.control.send("nonsense")
     wait_for_the_end()
 
 @Pre
@@ -149,7 +150,7 @@ def flood_on_the_control_socket(request, session, spec):
 @Pre
 def words_that_mean_nothing(request, session, spec):
     channel, _ = find()
-    for word in (layout.STATE, layout.HEARTBEAT, layout.HANDLED, layout.PID, layout.EXIT_REASON, layout.THREADS):
+    for word in (layout.STORAGE_STATE, layout.STORAGE_ERRORS, layout.THREADS):
         channel._words[word] = (1 << 64) - 1
     for slot in range(1, layout.EXECUTION_SLOTS):
         channel._words[layout.ACTIVE_SEQ + slot] = (1 << 64) - 1
@@ -161,7 +162,7 @@ def words_that_mean_nothing(request, session, spec):
 def no_waiting_for_answers(request, session, spec):
     """Let reads of the shared eventfd wait."""
     channel, _ = find()
-    os.set_blocking(channel._parts.answers._descriptor, True)
+    os.set_blocking(channel._parts.answers.descriptor, True)
     request.add_header("X-Done", "yes")
     return request, session
 '''

@@ -19,7 +19,7 @@ from tykpy.broker.net.listeners import Listeners
 from tykpy.broker.pool.trim import IdleMemory
 from tykpy.broker.pool.zygote import ZygoteKeeper
 from tykpy.ipc.bodies.store import BodyStore
-from tykpy.ipc.channel.ends import BrokerChannel
+from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.telemetry.rate_limited_log import QuietLog
 
 

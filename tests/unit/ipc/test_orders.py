@@ -65,9 +65,9 @@ def test_a_fork_takes_the_descriptors_along_under_their_new_numbers(ends: Ends, 
         taken.append(order)
         receiver.reply(4711)
 
-    assert while_zygote(fork, lambda: sender.fork(f"eventfd:{pipe[0]},{pipe[1]}", pipe)) == 4711
+    assert while_zygote(fork, lambda: sender.fork(f"{pipe[0]},{pipe[1]}", pipe)) == 4711
     (order,) = taken
-    assert order.channel == f"eventfd:{order.descriptors[0]},{order.descriptors[1]}"
+    assert order.channel == f"{order.descriptors[0]},{order.descriptors[1]}"
     os.write(order.descriptors[1], b"through")
     assert os.read(pipe[0], 100) == b"through"
     assert not any(os.get_inheritable(descriptor) for descriptor in order.descriptors)
@@ -105,7 +105,7 @@ def test_a_zygote_without_descriptors_refuses_and_goes_on(ends: Ends, pipe: tupl
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            sender.fork(f"pipe:{pipe[0]},{pipe[1]}", pipe)
+            sender.fork(f"{pipe[0]},{pipe[1]}", pipe)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     sender.close()  # nothing more will come

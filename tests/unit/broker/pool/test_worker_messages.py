@@ -135,7 +135,7 @@ BUNDLE: Final[dict[str, Any]] = {
 
 
 def news(name: str, body: Any) -> Any:
-    return read_news(ControlMessage(name, msgspec.Raw(msgpack.packb(body)), None))
+    return read_news(ControlMessage(name, msgspec.Raw(msgpack.packb(body))))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_what_a_worker_says_takes_at_most_sixteen_times_its_length(packed: bytes
     tracemalloc.start()
     try:
         with contextlib.suppress(ControlCorruptError):
-            read_news(ControlMessage("bundle", msgspec.Raw(packed), None))
+            read_news(ControlMessage("bundle", msgspec.Raw(packed)))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -8,7 +8,7 @@ from tykpy.broker.arriving import HELD_BYTES
 from tykpy.broker.router.contract import RouterOptions
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.router import Router
-from tykpy.ipc.channel.ends import Request
+from tykpy.ipc.channel.messages import Request
 from tykpy.ipc.errors import IpcError
 from tykpy.ipc.frame import unpack_frame
 

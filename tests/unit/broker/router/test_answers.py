@@ -8,7 +8,7 @@ from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.router.answers import body_of
 from tykpy.ipc.bodies.store import BodyStore, StoredBody
-from tykpy.ipc.channel.ends import Answer
+from tykpy.ipc.channel.messages import Answer
 from tykpy.ipc.frame import Kind, Status, pack_frame
 
 WHOLE = Object(hook_name="h", request={"raw_body": b"r" * 30_000, "body": "b" * 20_000}, spec={"a": "b"})

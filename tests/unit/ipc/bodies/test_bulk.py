@@ -99,7 +99,6 @@ def test_what_lies_outside_is_corruption(ends: Ends, offset: int, size: int) -> 
         ends[1].read(offset, size)
 
 
-@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only Linux can seal")
 def test_the_reader_cannot_lose_its_memory() -> None:
     descriptors = create_bulk(CAPACITY)
     with pytest.raises(PermissionError):

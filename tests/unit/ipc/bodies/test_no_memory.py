@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.unit.ipc.channel.ends import channel_pair
-from tykpy.ipc.channel.ends import BrokerChannel
+from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.frame import Kind, Status, pack_frame, unpack_error, unpack_frame
 
 BIG = bytes(40_000)

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tykpy.ipc.bodies.store import BodyStore
-from tykpy.ipc.channel.ends import BrokerChannel, ChannelOptions, Request, WorkerChannel
+from tykpy.ipc.channel.broker_end import BrokerChannel
+from tykpy.ipc.channel.messages import ChannelOptions, Request
+from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.ring.layout import HEADER_SIZE, STATIC_SIZE, TAIL, WORD, Identity, Role
 from tykpy.ipc.ring.ring import Consumer, Producer
 from tykpy.ipc.ring.segment import Segment, create_segment
@@ -17,8 +19,7 @@ STATIC_WORDS = STATIC_SIZE // WORD
 
 def worker_argument_of_copies(broker: BrokerChannel) -> str:
     """The argument for a worker in this process: with descriptors of its own, as exec gives it."""
-    kind, numbers = broker.worker_argument().split(":")
-    return f"{kind}:{','.join(str(os.dup(int(number))) for number in numbers.split(','))}"
+    return ",".join(str(os.dup(descriptor)) for descriptor in broker.worker_fds)
 
 
 @contextmanager

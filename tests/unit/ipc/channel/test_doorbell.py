@@ -1,32 +1,19 @@
 """Doorbells: a token is taken once, by one of the two who may."""
 
-import errno
 import os
 import select
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Thread
 
 import pytest
 
-from tykpy.ipc.channel import doorbell
-from tykpy.ipc.channel.doorbell import ClaimDoorbell, EventDoorbell, PipeDoorbell, RequestDoorbell, RingBell
+from tykpy.ipc.channel.doorbell import AnswerDoorbell, ClaimDoorbell, RequestDoorbell, RingBell
 from tykpy.ipc.errors import RingCorruptError
 
 
-@pytest.fixture(params=["two open files", "one open file"])
-def bells(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[RequestDoorbell, ClaimDoorbell]]:
-    if request.param == "one open file":
-        original = os.open
-
-        def without_proc(path: str, flags: int, mode: int = 0o777) -> int:
-            if path.startswith("/proc/"):
-                raise FileNotFoundError(path)
-            return original(path, flags, mode)
-
-        monkeypatch.setattr(os, "open", without_proc)
+@pytest.fixture
+def bells() -> Iterator[tuple[RequestDoorbell, ClaimDoorbell]]:
     with ExitStack() as own, ExitStack() as worker:
         broker = RequestDoorbell(own, worker)
         claims = ClaimDoorbell(os.dup(broker.worker_fd))
@@ -124,11 +111,10 @@ def test_a_pipe_that_the_worker_filled_is_corruption(bells: tuple[RequestDoorbel
         broker.end()
 
 
-@pytest.mark.parametrize("kind", [EventDoorbell, PipeDoorbell])
-def test_answers_are_counted(kind: type[EventDoorbell] | type[PipeDoorbell]) -> None:
+def test_answers_are_counted() -> None:
     with ExitStack() as ends:
-        broker = kind(ends, ends)
-        worker = RingBell(kind.kind, broker.worker_fd)
+        broker = AnswerDoorbell(ends, ends)
+        worker = RingBell(broker.worker_fd)
         assert broker.take_all() == 0
         worker.ring(1)
         worker.ring(4)
@@ -136,37 +122,16 @@ def test_answers_are_counted(kind: type[EventDoorbell] | type[PipeDoorbell]) -> 
         assert broker.take_all() == 0
 
 
-@pytest.mark.parametrize("kind", [EventDoorbell, PipeDoorbell])
-def test_a_worker_cannot_make_the_broker_wait(kind: type[EventDoorbell] | type[PipeDoorbell]) -> None:
+def test_a_worker_cannot_make_the_broker_wait() -> None:
     """Whether a read waits is a property of the open file, and that of an eventfd is shared."""
     with ExitStack() as ends:
-        broker = kind(ends, ends)
+        broker = AnswerDoorbell(ends, ends)
         os.set_blocking(broker.worker_fd, True)
         assert broker.take_all() == 0
 
 
 def test_a_counter_at_its_maximum_is_only_a_number() -> None:
     with ExitStack() as ends:
-        broker = EventDoorbell(ends, ends)
-        RingBell("eventfd", broker.worker_fd).ring(2**64 - 2)
+        broker = AnswerDoorbell(ends, ends)
+        RingBell(broker.worker_fd).ring(2**64 - 2)
         assert broker.take_all() == 2**64 - 2
-
-
-def without_eventfd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "eventfd")
-
-
-def without_reads_that_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    def preadv(*_: object) -> int:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-    monkeypatch.setattr(os, "preadv", preadv)
-
-
-@pytest.mark.parametrize("without", [without_eventfd, without_reads_that_do_not_wait])
-def test_pipes_count_where_there_is_no_eventfd(
-    monkeypatch: pytest.MonkeyPatch, without: Callable[[pytest.MonkeyPatch], None]
-) -> None:
-    without(monkeypatch)
-    with ExitStack() as ends:
-        assert doorbell.create_answer_doorbell(ends, ends).kind == "pipe"

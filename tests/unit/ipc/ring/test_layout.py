@@ -15,11 +15,10 @@ def test_every_word_is_where_the_drawing_says() -> None:
         for name in (
             "TAIL",
             "HEAD",
-            "STATE",
-            "HEARTBEAT",
-            "HANDLED",
-            "PID",
-            "EXIT_REASON",
+            "STORAGE_STATE",
+            "STORAGE_ERRORS",
+            "THREADS",
+            "SIGNALLED",
             "ACTIVE_SEQ",
             "ACTIVE_START",
         )
@@ -27,11 +26,10 @@ def test_every_word_is_where_the_drawing_says() -> None:
     assert offsets == {
         "TAIL": 0x080,
         "HEAD": 0x100,
-        "STATE": 0x180,
-        "HEARTBEAT": 0x188,
-        "HANDLED": 0x190,
-        "PID": 0x198,
-        "EXIT_REASON": 0x1A0,
+        "STORAGE_STATE": 0x180,
+        "STORAGE_ERRORS": 0x188,
+        "THREADS": 0x190,
+        "SIGNALLED": 0x198,
         "ACTIVE_SEQ": 0x200,
         "ACTIVE_START": 0x500,
     }
@@ -39,7 +37,7 @@ def test_every_word_is_where_the_drawing_says() -> None:
 
 
 def test_words_of_different_writers_share_no_cache_line_pair() -> None:
-    assert len({index * layout.WORD // 128 for index in (layout.TAIL, layout.HEAD, layout.STATE)}) == 3
+    assert len({index * layout.WORD // 128 for index in (layout.TAIL, layout.HEAD, layout.STORAGE_STATE)}) == 3
 
 
 def test_execution_slots_do_not_overlap_their_start_times() -> None:

@@ -15,12 +15,6 @@ from tykpy.ipc.ring.segment import Segment, create_memory, create_segment, is_me
 IDENTITY = Identity(Role.A, epoch=1, slot=2, generation=3, capacity=8192, max_record=1024, max_message=4096)
 
 
-@pytest.fixture(params=["memfd", "posix_ipc"], autouse=True)
-def _kind_of_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "posix_ipc":
-        monkeypatch.delattr(os, "memfd_create")
-
-
 @pytest.fixture
 def descriptors() -> Iterator[tuple[int, int]]:
     made = create_segment(IDENTITY)
@@ -99,8 +93,6 @@ def test_a_segment_of_another_size_than_it_says_is_refused() -> None:
 
 
 def test_a_worker_cannot_shrink_a_ring_under_the_brokers_mapping(descriptors: tuple[int, int]) -> None:
-    if not hasattr(os, "memfd_create"):
-        pytest.skip("only Linux can seal")
     with pytest.raises(PermissionError):
         os.ftruncate(descriptors[0], 0)
 

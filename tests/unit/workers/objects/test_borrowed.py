@@ -20,7 +20,7 @@ from tykpy.broker.router.answers import body_of
 from tykpy.bundles.errors import WorkerError
 from tykpy.bundles.hook import Hook
 from tykpy.ipc.bodies.store import BodyReader, BodyStore
-from tykpy.ipc.channel.ends import Answer
+from tykpy.ipc.channel.messages import Answer
 from tykpy.ipc.frame import Kind, Packed, pack_frame, pack_head, unpack_answer
 from tykpy.workers.dispatch.sampled_checks import FIRST_CALLS
 from tykpy.workers.objects.borrowed import LEFT_ABOVE, LentObject
