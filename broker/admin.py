@@ -11,7 +11,7 @@ from tykpy.broker.catalog.discovery import Discovery
 from tykpy.broker.errors import ConfigError, DispatchError, ReloadError
 from tykpy.broker.events.distributor import EventDistributor
 from tykpy.broker.host.upgrade import Upgrade
-from tykpy.broker.msgpackrpc.server import Handler, Reply
+from tykpy.broker.msgpackrpc.server import Reply, RpcMethod, decoded
 from tykpy.broker.pool.recycling import Recycler
 from tykpy.broker.pool.reload import Reloader, ReloadOutcome
 from tykpy.broker.pool.supervisor import Supervisor
@@ -36,7 +36,7 @@ class Parts(NamedTuple):
     discovery: Discovery | None
 
 
-def admin_methods(parts: Parts) -> dict[str, Handler]:
+def admin_methods(parts: Parts) -> dict[str, RpcMethod]:
     """The table of methods: `ping`, `hooks`, `status`, `reload`, `scale`."""
     supervisor = parts.supervisor
     names = supervisor.names
@@ -73,7 +73,8 @@ def admin_methods(parts: Parts) -> dict[str, Handler]:
             raise DispatchError(Status.INVALID, str(error)) from error
         reply.answer({"workers": supervisor.wanted})
 
-    return {"ping": ping, "hooks": hooks, "status": status, "reload": reload, "scale": scale}
+    methods = {"ping": ping, "hooks": hooks, "status": status, "reload": reload, "scale": scale}
+    return {name: decoded(method) for name, method in methods.items()}
 
 
 def describe(parts: Parts) -> dict[str, Any]:

@@ -25,9 +25,8 @@ from tykpy.broker.host.orphans import OrphanReaper, is_init
 from tykpy.broker.host.sd_notify import ServiceNotifier
 from tykpy.broker.host.upgrade import Upgrade
 from tykpy.broker.http2.limits import Limits
-from tykpy.broker.msgpackrpc.limits import RpcLimits
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
-from tykpy.broker.msgpackrpc.server import MsgpackRpcServer
+from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
 from tykpy.broker.net.access import admin_admission, gateway_admission
 from tykpy.broker.net.addresses import MSGPACK_PREFIX
 from tykpy.broker.net.listeners import Listeners
@@ -105,7 +104,7 @@ class Broker:
             self.upgrade,
             self.discovery,
         )
-        self.admin = MsgpackRpcServer(admin_methods(parts), admission=admin_admission())
+        self.admin = MsgpackRpcServer(admin_methods(parts), loop=loop, admission=admin_admission())
         self._front_ends = (self.grpc, self.rpc, self.admin)
         self._notifier = ServiceNotifier.from_environment()
         self.reloader.on_start, self.reloader.on_end = self._on_reload, self._on_reloaded
@@ -180,10 +179,10 @@ class Broker:
         rpc = MsgpackRpcServer(
             dispatch_methods(self.router, lambda: self.supervisor.served),
             RpcLimits(max_message=config.message_limit, max_in_flight=config.max_streams, max_connections=connections),
-            admission,
-            turn,
-            self.arriving,
-            self.oversize,
+            admission=admission,
+            turn=turn,
+            arriving=self.arriving,
+            oversize=self.oversize,
         )
         return grpc, rpc
 

@@ -217,7 +217,8 @@ class GrpcCalls:
         try:
             for message in upload.reader.feed(data, at, end):
                 if upload.handler is not None and upload.handler.takes_many:
-                    stream.sweeps = 0  # a request of many messages may last: each has its time
+                    if stream.progress is not None:  # a request of many messages may last: each has its own timeout
+                        stream.progress.restart(stream.received)
                     upload.handler.message(body_bytes(message))
                 elif upload.body is None:
                     upload.body = message

@@ -17,12 +17,11 @@ class Stream:
         "id",
         "metadata",
         "pending",
+        "progress",
         "receive_window",
         "received",
         "request_ended",
         "send_window",
-        "sweeps",
-        "swept",
     )
 
     def __init__(self, stream_id: int, head: RequestHead, receive_window: int, send_window: int) -> None:
@@ -35,10 +34,8 @@ class Stream:
         self.received = 0
         """Bytes of DATA so far, without padding."""
         self.request_ended = False
-        self.sweeps = 0
-        """Sweeps since an unfinished request last made enough progress."""
-        self.swept = 0
-        """Value of `received` at that sweep."""
+        self.progress: Any = None
+        """For the sweep that looks for requests whose rest does not come."""
         self.pending: deque[memoryview] | None = None
         """DATA that waits for a window or the socket; None as long as nothing had to wait."""
         self.closing: bytes | None = None

@@ -15,7 +15,7 @@ import msgpack
 
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.grpc.wire import pack_fields
-from tykpy.broker.msgpackrpc.server import Handler, RawMethod, Reply
+from tykpy.broker.msgpackrpc.server import Reply, RpcMethod, decoded
 from tykpy.broker.msgpackrpc.wire import (
     EMPTY_MAP,
     EVENT_METHOD,
@@ -72,13 +72,13 @@ class RpcDispatch(Dispatch):
         self._dispatcher.cancel(self)
 
 
-def dispatch_methods(dispatcher: Dispatcher, hooks: Callable[[], object]) -> dict[str, Handler | RawMethod]:
+def dispatch_methods(dispatcher: Dispatcher, hooks: Callable[[], object]) -> dict[str, RpcMethod]:
     """The table of methods for a gateway; `hooks()` describes what is loaded."""
     return {
-        "dispatch": RawMethod(_entry(dispatcher, Kind.OBJECT_MAP, "object")),
-        EVENT_METHOD: RawMethod(_entry(dispatcher, Kind.EVENT_MAP, "event")),
-        "ping": lambda params, reply: reply.answer("pong"),
-        "hooks": lambda params, reply: reply.answer(hooks()),
+        "dispatch": _entry(dispatcher, Kind.OBJECT_MAP, "object"),
+        EVENT_METHOD: _entry(dispatcher, Kind.EVENT_MAP, "event"),
+        "ping": decoded(lambda params, reply: reply.answer("pong")),
+        "hooks": decoded(lambda params, reply: reply.answer(hooks())),
     }
 
 

@@ -75,7 +75,7 @@ def test_many_connections(server: EchoServer) -> None:
 
     with ThreadPoolExecutor(10) as pool:
         assert list(pool.map(one, range(60))) == [b"%d" % number for number in range(60)]
-    server.wait_until(lambda: server.grpc.connections == 0)
+    server.wait_until(lambda: len(server.grpc.connections) == 0)
 
 
 def test_metadata_is_taken_and_ignored(channel: grpc.Channel) -> None:
@@ -193,7 +193,7 @@ def test_calls_of_a_connection_that_breaks_are_cancelled(server: EchoServer) -> 
     calls = [dispatch(channel).future(b"hold:") for _ in range(20)]
     server.wait_until(lambda: len(server.dispatcher.held) == len(calls))
     channel.close()
-    server.wait_until(lambda: server.grpc.connections == 0)
+    server.wait_until(lambda: len(server.grpc.connections) == 0)
     assert len(server.dispatcher.cancelled) == len(calls)
 
 
@@ -210,10 +210,10 @@ def test_draining_finishes_calls_and_ends_the_connection(channel: grpc.Channel, 
     call = dispatch(channel).future(b"hold:1", timeout=PATIENCE)
     server.wait_until(lambda: bool(server.dispatcher.held))
     server.run(server.grpc.drain)
-    assert server.grpc.connections == 1
+    assert len(server.grpc.connections) == 1
     server.run(server.dispatcher.release)
     assert call.result() == b"hold:1"
-    server.wait_until(lambda: server.grpc.connections == 0)
+    server.wait_until(lambda: len(server.grpc.connections) == 0)
 
 
 def test_health_says_what_it_is_told(channel: grpc.Channel, server: EchoServer) -> None:
@@ -343,4 +343,4 @@ def test_on_uvloop(tmp_path: Path, new_uvloop: Callable[[], asyncio.AbstractEven
         server.run(server.grpc.drain)
         server.run(server.dispatcher.release)
         assert call.result() == b"hold:"
-        server.wait_until(lambda: server.grpc.connections == 0)
+        server.wait_until(lambda: len(server.grpc.connections) == 0)

@@ -197,15 +197,15 @@ def test_idle_connections_are_closed_by_either_side(name: str, tmp_path: Path) -
         port = int(server.target.rpartition(":")[2])
         with RunningProxy(name, tmp_path, port, edits={**NO_CHECKS[name], **IDLE_SOON[name]}) as proxy:
             assert echo(proxy, 5) == 5
-            server.wait_until(lambda: server.grpc.connections == 0)
+            server.wait_until(lambda: len(server.grpc.connections) == 0)
             assert echo(proxy, 5) == 5
-        server.wait_until(lambda: server.grpc.connections == 0)
+        server.wait_until(lambda: len(server.grpc.connections) == 0)
         with RunningProxy(name, tmp_path, port, edits=NO_CHECKS[name]) as proxy:
             assert echo(proxy, 5) == 5
             assert server.grpc.connections
             for later in (0, 2 * server.grpc.limits.idle_timeout):
-                server.run(server.grpc.sweep, server.loop.time() + later)
-            server.wait_until(lambda: server.grpc.connections == 0)
+                server.run(server.grpc.connections.sweep, server.loop.time() + later)
+            server.wait_until(lambda: len(server.grpc.connections) == 0)
             assert echo(proxy, 5) == 5
 
 

@@ -26,9 +26,8 @@ from tykpy.broker.grpc.server import GrpcProtocol, GrpcServer
 from tykpy.broker.http2.errors import ErrorCode
 from tykpy.broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame, pack_goaway
 from tykpy.broker.http2.limits import Limits
-from tykpy.broker.msgpackrpc.limits import RpcLimits
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
-from tykpy.broker.msgpackrpc.server import MsgpackRpcServer
+from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
 from tykpy.broker.router.blame import Cause
 from tykpy.broker.router.contract import Death, RouterOptions
 from tykpy.broker.router.router import Router
@@ -157,7 +156,7 @@ class Accounts:
         self.router.watched_by(self)
         self.grpc = GrpcServer(self.router, LIMITS, self.loop, None, turn, self.bodies, self.arriving)
         methods = dispatch_methods(self.router, list)
-        self.rpc = MsgpackRpcServer(methods, RPC_LIMITS, turn=turn, arriving=self.arriving)
+        self.rpc = MsgpackRpcServer(methods, RPC_LIMITS, self.loop, turn=turn, arriving=self.arriving)
         self.encoder = Encoder()
         self.encoder.header_table_size = 0
         self.gateways: dict[GrpcProtocol, int] = {}
@@ -304,8 +303,8 @@ class Accounts:
     def wait_for_requests_in_vain(self) -> None:
         now = self.loop.time()
         for seconds in range(0, 80, 5):
-            self.grpc.sweep(now + seconds)
-            self.rpc.sweeper.sweep()
+            self.grpc.connections.sweep(now + seconds)
+            self.rpc.connections.sweep(now + seconds)
 
     # -- MessagePack-RPC ---
 
@@ -391,8 +390,7 @@ class Accounts:
         assert self.bodies.used == 0
 
     def close(self) -> None:
-        self.rpc.sweeper.stop()
-        assert not self.rpc.sweeper._unfinished
+        assert not self.rpc.connections
         self.worker.close()
         self.bodies.close()
         self.loop.close()

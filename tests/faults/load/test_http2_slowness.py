@@ -24,8 +24,7 @@ INTERVAL = 0.05
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EchoServer]:
-    for module in ("server", "sweep"):
-        monkeypatch.setattr(f"tykpy.broker.grpc.{module}.SWEEP_INTERVAL", INTERVAL)
+    monkeypatch.setattr("tykpy.broker.connections.SWEEP_INTERVAL", INTERVAL)
     with EchoServer(f"unix://{tmp_path / 's'}", LIMITS) as running:
         yield running
 
@@ -81,7 +80,7 @@ def test_a_request_that_never_ends(server: EchoServer) -> None:
     with connect(server) as slow:
         slow.send(slow.headers(1), data(1, message(bytes(100))[:50], 0))
         check_others(server)
-        server.wait_until(lambda: not any(protocol._connection.streams for protocol in server.grpc._protocols))
+        server.wait_until(lambda: not any(protocol._connection.streams for protocol in server.grpc.connections.open))
         slow.send(pack_frame(FrameType.GOAWAY, 0, 0, bytes(8)))
         frames = slow.read_to_end()
         assert any(b"grpc-status\x014" in frame.payload for frame in frames if frame.stream_id == 1)
@@ -93,7 +92,7 @@ def test_a_request_that_comes_in_single_bytes_for_ever(server: EchoServer) -> No
 
         def is_over() -> bool:
             slow.send(data(1, b"x", 0))
-            return not any(protocol._connection.streams for protocol in server.grpc._protocols)
+            return not any(protocol._connection.streams for protocol in server.grpc.connections.open)
 
         wait_until(lambda: bool(server.run(is_over)), lambda: "the end of the request")
         check_others(server)
@@ -120,7 +119,7 @@ def test_windows_that_do_not_open(server: EchoServer, window: int) -> None:
         sizes = [len(frame.payload) for frame in frames if frame.kind == FrameType.DATA]
         assert set(sizes) == ({window} if window else set())
         assert len(sizes) <= 100
-    server.wait_until(lambda: server.grpc.connections == 0)
+    server.wait_until(lambda: len(server.grpc.connections) == 0)
 
 
 def test_windows_that_open_by_one(patient: EchoServer) -> None:

@@ -12,9 +12,8 @@ import pytest
 import uvloop
 
 from tykpy.broker.errors import DispatchError, RpcError
-from tykpy.broker.msgpackrpc.limits import RpcLimits
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
-from tykpy.broker.msgpackrpc.server import Handler, MsgpackRpcServer, RawMethod
+from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits, RpcMethod, decoded
 from tykpy.broker.router.dispatch import Dispatch
 from tykpy.client.rpc import RpcClient
 from tykpy.ipc.frame import Kind, Status
@@ -52,14 +51,14 @@ class RunningServer:
         self.path = path
         self._loop = loop
         self.router = EchoRouter(loop)
-        self.server = MsgpackRpcServer(self._methods(), limits)
+        self.server = MsgpackRpcServer(self._methods(), limits, loop)
         self._thread = threading.Thread(target=loop.run_forever)
         self._thread.start()
         self._listener = self.run(lambda: loop.create_unix_server(self.server.protocol_factory, str(path)))
 
-    def _methods(self) -> dict[str, Handler | RawMethod]:
-        methods = dispatch_methods(self.router, list)
-        return {**methods, "size": lambda params, reply: reply.answer(len(params[0])), "many": self._many}
+    def _methods(self) -> dict[str, RpcMethod]:
+        size = decoded(lambda params, reply: reply.answer(len(params[0])))
+        return {**dispatch_methods(self.router, list), "size": size, "many": decoded(self._many)}
 
     def _many(self, params: list[Any], reply: Any) -> None:
         reply.answer(b"x" * params[0])
@@ -187,7 +186,10 @@ def test_no_answer_in_time_is_an_error_and_the_late_answer_is_not_mistaken(serve
         assert client.call("ping") == "pong"
 
 
-def test_output_to_a_peer_that_does_not_read_is_bounded_and_it_is_cut_off(serve: Serve) -> None:
+def test_output_to_a_peer_that_does_not_read_is_bounded_and_it_is_cut_off(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tykpy.broker.connections.SWEEP_INTERVAL", 0.02)
     server = serve(write_buffer=64 * 1024, stall_seconds=0.05)
     call = msgpack.packb([0, 1, "many", [64 * 1024]])
     with RpcClient(server.path) as other, socket.socket(socket.AF_UNIX) as peer:

@@ -13,8 +13,8 @@ import pytest
 from tykpy.broker import faults
 from tykpy.broker.app import Broker
 from tykpy.broker.config import BrokerConfig
+from tykpy.broker.connections import Connections
 from tykpy.broker.faults import Periodic, each, report
-from tykpy.broker.msgpackrpc.sweep import Sweeper
 from tykpy.broker.net.listeners import Listeners
 from tykpy.broker.pool.trim import IdleMemory
 from tykpy.broker.pool.zygote import ZygoteKeeper
@@ -90,20 +90,23 @@ def test_connections_behind_one_that_fails_are_swept() -> None:
         def __init__(self, *, broken: bool) -> None:
             self.broken, self.swept = broken, 0
 
-        def sweep(self) -> None:
+        def sweep(self, now: float) -> None:
             self.swept += 1
             if self.broken:
                 fail()
 
+        def abort(self) -> None: ...
+
     async def scenario() -> None:
-        connections = [Connection(broken=True), Connection(broken=False), Connection(broken=True)]
-        sweeper = Sweeper()
-        for connection in connections:
-            sweeper.watch(connection)
+        made = [Connection(broken=True), Connection(broken=False), Connection(broken=True)]
+        connections: Connections[Connection] = Connections(asyncio.get_running_loop(), limit=3)
+        for connection in made:
+            connections.add(connection)
         for _ in range(2):
-            sweeper._sweep_again()
-        assert [connection.swept for connection in connections] == [2, 2, 2]
-        sweeper.stop()
+            connections._sweep_slowly()
+        assert [connection.swept for connection in made] == [2, 2, 2]
+        for connection in made:
+            connections.discard(connection)
 
     asyncio.run(scenario())
 

@@ -7,8 +7,8 @@ import pytest
 
 from tests.support.gateway.echo_dispatcher import EchoDispatcher
 from tests.support.peers.http2_peer import Frame, Peer, code_of, data, frames, message, settings
-from tykpy.broker.grpc.server import MAX_REFUSED, REFUSED_IDLE, GrpcProtocol, GrpcServer
-from tykpy.broker.grpc.sweep import SWEEP_INTERVAL
+from tykpy.broker.connections import MAX_REFUSED, SWEEP_INTERVAL
+from tykpy.broker.grpc.server import REFUSED_IDLE, GrpcProtocol, GrpcServer
 from tykpy.broker.http2.errors import ErrorCode
 from tykpy.broker.http2.frames import ACK, END_STREAM, PREFACE, FrameType, pack_frame
 from tykpy.broker.http2.limits import MIB, Limits
@@ -77,12 +77,12 @@ class Served:
         """Sweep as often as that takes."""
         now = self.loop.time()
         for number in range(int(seconds // SWEEP_INTERVAL) + 2):
-            self.server.sweep(now + number * SWEEP_INTERVAL)
+            self.server.connections.sweep(now + number * SWEEP_INTERVAL)
 
     def close(self, *protocols: GrpcProtocol) -> None:
         for protocol in protocols:
             protocol.connection_lost(None)
-        assert self.server.connections == 0
+        assert len(self.server.connections) == 0
 
 
 def request(body: bytes, *, ended: bool = True, stream_id: int = 1) -> bytes:
@@ -127,7 +127,7 @@ def trickle(served: Served, protocol: GrpcProtocol, sweeps: int, size: int) -> i
         if not protocol._connection.streams:
             return number
         protocol.data_received(data(1, bytes(size), 0))
-        served.server.sweep(served.loop.time())
+        served.server.connections.sweep(served.loop.time())
     return sweeps
 
 
@@ -153,12 +153,12 @@ def test_a_request_that_was_fast_may_not_trickle_afterwards() -> None:
         protocol.data_received(Peer().headers(1) + data(1, b"\0" + (8 * MIB).to_bytes(4, "big"), 0))
         for part in (16_384, 16_384, 16_384, limits.request_progress - 3 * 16_384 - 5):
             protocol.data_received(data(1, bytes(part), 0))
-        served.server.sweep(served.loop.time())
+        served.server.connections.sweep(served.loop.time())
         for _ in range(most):
             protocol.data_received(data(1, b"x", 0))
-            served.server.sweep(served.loop.time())
+            served.server.connections.sweep(served.loop.time())
         assert protocol._connection.streams
-        served.server.sweep(served.loop.time())
+        served.server.connections.sweep(served.loop.time())
         assert not protocol._connection.streams
         served.close(protocol)
 
@@ -186,7 +186,7 @@ def test_a_request_of_many_messages_may_last_as_long_as_each_of_them_comes_in_ti
         sweeps = 5 * int(served.server.limits.request_timeout / SWEEP_INTERVAL)
         for number in range(sweeps):
             protocol.data_received(data(1, message(b"\x3a\x00") if number % 10 == 0 else b"", 0))
-            served.server.sweep(served.loop.time())
+            served.server.connections.sweep(served.loop.time())
         assert protocol._connection.streams
         served.sweep(2 * served.server.limits.request_timeout)
         assert not protocol._connection.streams
@@ -338,7 +338,7 @@ def test_a_slow_reader_that_reads_is_kept() -> None:
         now = served.loop.time()
         for number in range(40):
             transport.unsent -= 1000
-            served.server.sweep(now + number * SWEEP_INTERVAL)
+            served.server.connections.sweep(now + number * SWEEP_INTERVAL)
         assert not transport.aborted
         served.close(protocol)
 
@@ -353,7 +353,7 @@ def test_one_connection_too_many() -> None:
         assert code_of(refused.frames(), FrameType.GOAWAY) == ErrorCode.ENHANCE_YOUR_CALM
         assert refused.eof
         assert not kept.eof
-        assert served.server.connections == 1
+        assert len(served.server.connections) == 1
         second.connection_lost(None)
         served.close(first)
 
@@ -368,7 +368,7 @@ def test_of_those_that_are_too_many_so_many_are_told_and_the_others_cut_off() ->
         assert [transport.aborted for _, transport in refused] == [False] * MAX_REFUSED + [True] * 10
         for protocol, _ in refused:
             protocol.connection_lost(None)
-        assert served.server.refused == 0
+        assert served.server.connections.refused == 0
         assert not kept.aborted
         served.close(first)
 
@@ -408,10 +408,10 @@ def test_draining(held: bool) -> None:
         assert transport.eof
         late, other = served.connect()
         assert FrameType.GOAWAY not in {frame.kind for frame in other.frames()}
-        assert not served.server._all_closed.is_set()
+        assert not served.server.connections._closed.is_set()
         protocol.connection_lost(None)
         await served.server.closed()
-        assert served.server.connections == 1
+        assert len(served.server.connections) == 1
         served.close(late)
 
     asyncio.run(scenario())

@@ -4,10 +4,9 @@ from typing import Any
 
 import msgpack
 
-from tests.unit.broker.msgpackrpc.test_server import Peer, run
+from tests.unit.broker.msgpackrpc.test_server import Peer, keeping, run
 from tykpy.broker.arriving import Arriving
-from tykpy.broker.msgpackrpc.limits import RpcLimits
-from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RawMethod
+from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
 
 SIZE = 100_000
 WHOLE = msgpack.packb([0, 7, "ping", [bytes(SIZE)]])
@@ -15,7 +14,7 @@ HALF = WHOLE[: SIZE // 2]
 
 
 def server_with(arriving: Arriving) -> MsgpackRpcServer:
-    return MsgpackRpcServer({"ping": RawMethod(lambda message, reply: reply.answer("pong"))}, arriving=arriving)
+    return MsgpackRpcServer({"ping": lambda message, reply: reply.answer("pong")}, arriving=arriving)
 
 
 def test_a_message_for_which_there_is_no_room_is_the_end_of_its_connection() -> None:
@@ -60,7 +59,7 @@ def test_a_peer_that_hangs_up_when_it_is_read_again_is_released() -> None:
 
     async def scenario() -> None:
         arriving = Arriving()
-        methods = {"keep": lambda params, reply: replies.append(reply)}
+        methods = {"keep": keeping(replies)}
         server = MsgpackRpcServer(methods, RpcLimits(max_in_flight=1), arriving=arriving)
         peer = Peer(server)
         peer.send(*([0, number, "keep", []] for number in (1, 2, 3)))
@@ -69,9 +68,9 @@ def test_a_peer_that_hangs_up_when_it_is_read_again_is_released() -> None:
         await peer.answers()
         assert arriving.bytes == 0
         for _ in range(20):
-            server.sweeper.sweep()
+            server.connections.sweep(0.0)
         assert arriving.bytes == 0
-        assert not server.sweeper._unfinished
+        assert not server.connections
 
     run(scenario)
 
@@ -82,7 +81,9 @@ def test_calls_that_wait_for_others_to_be_answered_are_counted_until_they_are_re
     async def scenario() -> None:
         arriving = Arriving()
         server = MsgpackRpcServer(
-            {"keep": lambda params, reply: replies.append(reply)}, RpcLimits(max_in_flight=1), arriving=arriving
+            {"keep": keeping(replies)},
+            RpcLimits(max_in_flight=1),
+            arriving=arriving,
         )
         peer = Peer(server)
         call = msgpack.packb([0, 1, "keep", []])

@@ -8,9 +8,8 @@ import msgpack
 import pytest
 
 from tykpy.broker.errors import DispatchError
-from tykpy.broker.msgpackrpc.limits import RpcLimits
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
-from tykpy.broker.msgpackrpc.server import Methods, MsgpackRpcServer, Reply
+from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, Reply, RpcLimits, RpcMethod, decoded
 from tykpy.broker.msgpackrpc.wire import MAX_DECODED
 from tykpy.broker.router.dispatch import Dispatch
 from tykpy.ipc.frame import Kind, Status
@@ -108,11 +107,16 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
+def keeping(replies: list[Any]) -> RpcMethod:
+    """A method whose calls the test answers."""
+    return decoded(lambda params, reply: replies.append(reply))
+
+
 def gateway_server(router: FakeRouter, limits: RpcLimits | None = None) -> MsgpackRpcServer:
     return MsgpackRpcServer(dispatch_methods(router, lambda: [{"bundle": "b"}]), limits)
 
 
-def server_of(methods: Methods, limits: RpcLimits | None = None) -> MsgpackRpcServer:
+def server_of(methods: dict[str, RpcMethod], limits: RpcLimits | None = None) -> MsgpackRpcServer:
     return MsgpackRpcServer(methods, limits)
 
 
@@ -253,7 +257,7 @@ def test_a_hang_up_cancels_what_is_in_flight_and_late_answers_go_nowhere() -> No
         assert router.cancelled == [router.taken[1]]
         router.taken[1].answer(Kind.OBJECT_MAP, b"\x80")
         assert await peer.answers() == []
-        assert server.connections == set()
+        assert not server.connections
 
     run(scenario)
 
@@ -262,7 +266,7 @@ def test_a_call_is_answered_once() -> None:
     replies: list[Reply] = []
 
     async def scenario() -> None:
-        peer = Peer(server_of({"keep": lambda params, reply: replies.append(reply)}))
+        peer = Peer(server_of({"keep": keeping(replies)}))
         peer.send([0, 1, "keep", []])
         replies[0].answer(1)
         with pytest.raises(RuntimeError, match="answered before"):
@@ -279,7 +283,11 @@ def test_a_handler_gets_decoded_params_and_may_answer_later_or_raise() -> None:
         raise DispatchError(Status.UNAVAILABLE, "not now")
 
     async def scenario() -> None:
-        peer = Peer(server_of({"later": lambda params, reply: calls.append((params, reply)), "refuse": refuse}))
+        peer = Peer(
+            server_of(
+                {"later": decoded(lambda params, reply: calls.append((params, reply))), "refuse": decoded(refuse)}
+            )
+        )
         peer.send([0, 1, "later", [b"b", "s", {"k": 1.0}]], [0, 2, "refuse", []])
         assert await peer.answers() == [[1, 2, "UNAVAILABLE: not now", None]]
         params, reply = calls[0]
@@ -304,7 +312,7 @@ def test_params_that_cannot_be_decoded_are_that_call_s_error() -> None:
 
 def test_a_result_that_msgpack_cannot_carry_is_an_internal_error() -> None:
     async def scenario() -> None:
-        peer = Peer(server_of({"odd": lambda params, reply: reply.answer(object())}))
+        peer = Peer(server_of({"odd": decoded(lambda params, reply: reply.answer(object()))}))
         peer.send([0, 1, "odd", []])
         ((_, _, error, _),) = await peer.answers()
         assert error.startswith("INTERNAL: the result cannot be sent")
@@ -405,7 +413,9 @@ def test_a_peer_that_reads_nothing_is_cut_off_and_one_that_reads_slowly_is_not()
         slow.transport.get_write_buffer_size = read_some  # type: ignore[method-assign]
         slow.protocol.pause_writing()
         stuck.protocol.pause_writing()
-        await until(lambda: stuck.transport.aborted)
+        for now in (0.0, 1.0, 2.0):
+            server.connections.sweep(now)
+        assert stuck.transport.aborted
         assert not slow.transport.aborted
         slow.protocol.connection_lost(None)
 
@@ -414,7 +424,7 @@ def test_a_peer_that_reads_nothing_is_cut_off_and_one_that_reads_slowly_is_not()
 
 def test_a_flood_of_calls_with_large_answers_is_written_in_pieces() -> None:
     async def scenario() -> None:
-        peer = Peer(server_of({"big": lambda params, reply: reply.answer(b"x" * 100_000)}))
+        peer = Peer(server_of({"big": decoded(lambda params, reply: reply.answer(b"x" * 100_000))}))
         peer.send(*([0, n, "big", []] for n in range(10)))
         assert [len(data) // 100_000 for data in peer.transport.writes] == [3, 3, 3, 1]
         assert len(await peer.answers()) == 10

@@ -4,10 +4,9 @@ from typing import Any
 
 import msgpack
 
-from tests.unit.broker.msgpackrpc.test_server import Peer, run
-from tykpy.broker.msgpackrpc.limits import RpcLimits
-from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RawMethod
-from tykpy.broker.msgpackrpc.sweep import SWEEP_INTERVAL
+from tests.unit.broker.msgpackrpc.test_server import Peer, keeping, run
+from tykpy.broker.connections import SWEEP_INTERVAL
+from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
 
 MOST = int(RpcLimits().request_seconds / SWEEP_INTERVAL)
 """Sweeps that an unfinished message survives."""
@@ -16,7 +15,7 @@ BIG = msgpack.packb([0, 7, "ping", [bytes(1_000_000)]])
 
 
 def pinged() -> tuple[MsgpackRpcServer, Peer]:
-    server = MsgpackRpcServer({"ping": RawMethod(lambda message, reply: reply.answer("pong"))})
+    server = MsgpackRpcServer({"ping": lambda message, reply: reply.answer("pong")})
     return server, Peer(server)
 
 
@@ -26,7 +25,7 @@ def trickle(server: MsgpackRpcServer, peer: Peer, data: bytes, size: int) -> int
         if peer.transport.ended:
             return number
         peer.protocol.data_received(data[at : at + size])
-        server.sweeper.sweep()
+        server.connections.sweep(0.0)
     return -(-len(data) // size)
 
 
@@ -35,9 +34,9 @@ def test_a_message_that_does_not_go_on_is_given_up_and_its_caller_told() -> None
         server, peer = pinged()
         peer.protocol.data_received(CALL[:-1])
         for _ in range(MOST):
-            server.sweeper.sweep()
+            server.connections.sweep(0.0)
         assert await peer.answers() == []
-        server.sweeper.sweep()
+        server.connections.sweep(0.0)
         assert await peer.answers() == [[1, 7, "EXPIRED: the rest of the message did not come in time", None]]
         assert peer.transport.ended
         server.abort()
@@ -60,7 +59,7 @@ def test_a_message_that_was_fast_may_not_trickle_afterwards() -> None:
         server, peer = pinged()
         fast = RpcLimits().request_progress
         peer.protocol.data_received(BIG[:fast])
-        server.sweeper.sweep()
+        server.connections.sweep(0.0)
         assert trickle(server, peer, BIG[fast:], 1) == MOST + 1
         peer.protocol.connection_lost(None)
 
@@ -84,7 +83,7 @@ def test_a_peer_whose_messages_are_always_cut_is_not_given_up_for_that() -> None
         peer.protocol.data_received(CALL[:500])
         for _ in range(5 * MOST):
             peer.protocol.data_received(CALL[500:] + CALL[:500])
-            server.sweeper.sweep()
+            server.connections.sweep(0.0)
         assert len(await peer.answers()) == 5 * MOST
         peer.protocol.connection_lost(None)
 
@@ -95,37 +94,14 @@ def test_what_waits_because_nothing_is_read_is_not_the_peers_fault() -> None:
     replies: list[Any] = []
 
     async def scenario() -> None:
-        server = MsgpackRpcServer({"keep": lambda params, reply: replies.append(reply)}, RpcLimits(max_in_flight=1))
+        server = MsgpackRpcServer({"keep": keeping(replies)}, RpcLimits(max_in_flight=1))
         peer = Peer(server)
         peer.send(*([0, number, "keep", []] for number in (1, 2)))
         for _ in range(5 * MOST):
-            server.sweeper.sweep()
+            server.connections.sweep(0.0)
         for _ in range(2):
             replies.pop().answer("kept")
             assert len(await peer.answers()) == 1
-        peer.protocol.connection_lost(None)
-
-    run(scenario)
-
-
-def test_sweeps_go_on_as_long_as_something_is_unfinished() -> None:
-    async def scenario() -> None:
-        server, peer = pinged()
-        assert server.sweeper._timer is None
-        peer.protocol.data_received(CALL[:500])
-        first = server.sweeper._timer
-        assert first is not None
-        gone = Peer(server)
-        gone.protocol.data_received(CALL[:500])
-        assert server.sweeper._timer is first
-        gone.protocol.connection_lost(None)
-        assert server.sweeper._unfinished == {peer.protocol}
-        server.sweeper._sweep_again()
-        assert server.sweeper._timer is not None
-        peer.protocol.data_received(CALL[500:])
-        server.sweeper._sweep_again()
-        assert server.sweeper._timer is None
-        first.stop()
         peer.protocol.connection_lost(None)
 
     run(scenario)
