@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from tykpy.broker.admin import Parts, admin_methods
 from tykpy.broker.arriving import Arriving
-from tykpy.broker.catalog.bundle_folder import ContentWatch
 from tykpy.broker.catalog.description import Description
 from tykpy.broker.catalog.discovery import Discovery
 from tykpy.broker.config import BrokerConfig
@@ -123,7 +122,8 @@ class Broker:
             OrphanReaper(self._loop).start()
         DescriptorWatch(self._loop, self.supervisor.reserve, self._on_callback_fault).start()
         await self._listeners.serve(self.admin.protocol_factory, self.grpc.protocol_factory, self.rpc.protocol_factory)
-        self._watch_bundles()
+        if self.discovery is not None:
+            self.discovery.start()
         self.supervisor.start()
         self.recycler.start()
         IdleMemory(self._loop, self.bodies, self._channels).start()
@@ -191,14 +191,6 @@ class Broker:
         if folder is None:
             return None
         return Discovery(self._loop, folder, self.supervisor, self.reloader, self.router, reloads=reloads)
-
-    def _watch_bundles(self) -> None:
-        folder = self._config.bundles
-        if self.discovery is None or folder is None:
-            return
-        self.discovery.start()
-        if self._config.reload:
-            ContentWatch(self._loop, folder, self.reloader.request).start()
 
     def _channels(self) -> Iterable[BrokerChannel]:
         return [worker.channel for worker in self.supervisor.serving]

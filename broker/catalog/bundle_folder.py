@@ -3,14 +3,12 @@
 A look costs one stat of the folder as long as nothing comes or goes, and checks a few entries in turn for changes.
 """
 
-import asyncio
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
-from tykpy.broker.faults import Periodic
 from tykpy.ipc.text import why_unread
 
 LOOK_INTERVAL: Final = 0.5
@@ -22,31 +20,6 @@ MAX_FILES: Final = 20_000
 
 _FileStamp = tuple[str, int, int, int, int]
 Stamp = frozenset[_FileStamp]
-
-
-class ContentWatch:
-    """Calls `changed` once the files have changed, and then stayed the same from one look to the next."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, folder: Path, changed: Callable[[], None]) -> None:
-        self._loop = loop
-        self._folder = folder
-        self._changed = changed
-        self._told = self._last = stamp_of(folder)
-
-    def start(self) -> None:
-        """Look again and again from now on."""
-        Periodic(self._loop, LOOK_INTERVAL, self._look).start()
-
-    def _look(self) -> None:
-        self.compare(stamp_of(self._folder))
-
-    def compare(self, stamp: Stamp) -> None:
-        """Take one look's result into account: a copy that is under way changes from look to look."""
-        settled = stamp == self._last
-        self._last = stamp
-        if settled and stamp != self._told:
-            self._told = stamp
-            self._changed()
 
 
 def stamp_of(folder: Path) -> Stamp:

@@ -102,10 +102,10 @@ class Reloader:
     ) -> None:
         self.last: dict[str, Any] | None = None
         """How the last reload ended, for `tykpy status`."""
-        self.on_generation: Callable[[], object] = lambda: None
-        """New workers are about to look into the folder of bundles."""
-        self.on_taken_over: Callable[[], object] = lambda: None
-        """They have replaced all others."""
+        self.on_generation: Callable[[bool], object] = lambda _pinned: None
+        """Called before new workers load bundles; `pinned` as for `request`."""
+        self.on_generation_end: Callable[[bool, bool], object] = lambda _pinned, _taken_over: None
+        """Called when they have replaced all others, or were refused."""
         self.on_start: Callable[[], object] = lambda: None
         self.on_end: Callable[[], object] = lambda: None
         self._loop = loop
@@ -139,7 +139,7 @@ class Reloader:
         pinned, self._next_is_pinned = self._next_is_pinned, True
         self._started = time.monotonic()
         self._generation = Generation(self._supervisor, self._on_done, pinned=pinned)
-        attempt(self.on_generation)
+        attempt(self.on_generation, pinned)
         if not pinned:
             log.info("reloading: starting %d new workers", self._supervisor.wanted)
             self._supervisor.loads.forget()
@@ -158,6 +158,7 @@ class Reloader:
         except Exception as fault:  # noqa: BLE001 (whoever waits for the reload is told, and the next one can start)
             report(fault)
             outcome = ReloadError(f"the broker failed to take it over: {type(fault).__name__}: {fault}")
+        attempt(self.on_generation_end, generation.pinned, not isinstance(outcome, ReloadError))
         self._note(outcome, generation.pinned)
         each(lambda listener: listener(outcome), self._listeners)
         if self._next:
@@ -186,7 +187,6 @@ class Reloader:
         if not generation.pinned:
             self._router.poison.clear()
         generation.take_over()
-        attempt(self.on_taken_over)
         changes = compare(before, generation.description)
         news = [one for one in changes if not generation.pinned or one.change != "same"]
         what = "loaded" if generation.pinned else "reloaded"

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, running_broker, wait_until
+from tests.support.bundles import write_bundle
 from tests.support.hooks import SOURCE, Gate
 from tests.support.peers.load import METHOD, Load
 from tyk.proto.coprocess_object_pb2 import Object
@@ -227,6 +228,25 @@ def test_with_the_flag_an_edit_is_enough(tmp_path: Path) -> None:
         assert version_of(broker) == "2"
         broker.add_file("mine.py", source("3"))
         wait_until(lambda: version_of(broker) == "3", lambda: broker.log)
+
+
+def test_with_the_flag_a_new_bundle_starts_one_generation(tmp_path: Path) -> None:
+    with running_broker(tmp_path, "--reload", files={"mine.py": source("1")}) as broker:
+        broker.add_file("new.py", source("1"))
+        broker.wait_for_log("loaded: new.py new")
+        broker.add_file("mine.py", source("2"))
+        wait_until(lambda: version_of(broker) == "2", lambda: broker.log)
+        assert broker.log.count("reloading: ") == 1
+
+
+def test_with_the_flag_a_bundle_may_write_to_itself(tmp_path: Path) -> None:
+    writes = "import os, time\nopen(os.path.join(os.path.dirname(__file__), 'at.json'), 'w').write(str(time.time()))\n"
+    with running_broker(tmp_path, "--reload", files={"mine.py": source("1")}) as broker:
+        write_bundle(broker.bundles / "writes", {"middleware.py": writes + source("1")})
+        for version in ("2", "3", "4"):
+            broker.add_file("mine.py", source(version))
+            wait_until(lambda version=version: version_of(broker) == version, lambda: broker.log)  # type: ignore[misc]
+        assert broker.log.count("reloading: ") <= 3 + 2
 
 
 def test_a_reload_replaces_workers_that_died_meanwhile(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bundles import write_bundle
-from tykpy.broker.catalog.bundle_folder import CHECKED_AT_ONCE, BundleFolder
+from tykpy.broker.catalog.bundle_folder import CHECKED_AT_ONCE, BundleFolder, stamp_of
 
 
 def test_what_may_be_a_bundle_is_found_by_its_name(tmp_path: Path) -> None:
@@ -68,3 +68,37 @@ def test_what_may_not_be_searched_raises_nothing(
     monkeypatch.setattr(os, "stat", refuse)
     assert set(folder.look()) <= {"mine.py"}
     assert folder.is_whole("mine.py")
+
+
+def test_only_files_that_make_up_a_bundle_count(tmp_path: Path) -> None:
+    before = stamp_of(tmp_path)
+    for name in ("notes.txt", ".hidden.py", "data.sqlite"):
+        (tmp_path / name).touch()
+    for folder in ("__pycache__", ".git"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.py").touch()
+    assert stamp_of(tmp_path) == before
+    (tmp_path / "b.zip").touch()
+    with_zip = stamp_of(tmp_path)
+    assert with_zip != before
+    os.utime(tmp_path / "b.zip", (1, 1))
+    assert stamp_of(tmp_path) != with_zip
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+def test_a_file_of_the_same_size_and_time_is_another(tmp_path: Path, renamed: bool) -> None:
+    def put(path: Path, text: str) -> None:
+        path.write_text(text)
+        os.utime(path, (1, 1))
+
+    put(tmp_path / "a.py", "one")
+    before = stamp_of(tmp_path)
+    put(tmp_path / ("new" if renamed else "a.py"), "two")
+    if renamed:
+        (tmp_path / "new").rename(tmp_path / "a.py")
+    assert stamp_of(tmp_path) != before
+
+
+def test_a_link_to_nowhere_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a.py").symlink_to(tmp_path / "nowhere")
+    assert stamp_of(tmp_path) == frozenset()

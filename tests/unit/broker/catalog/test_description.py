@@ -1,15 +1,10 @@
 """What workers describe: complete descriptions from pieces, and their comparison."""
 
-import asyncio
-import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
 
-from tykpy.broker.catalog.bundle_folder import ContentWatch, stamp_of
 from tykpy.broker.catalog.description import DescriptionBuilder, compare, version_of
 from tykpy.ipc.channel.control import MAX_CONTROL_BYTES
 from tykpy.ipc.description import MAX_ACCEPTED, MAX_FILE, MAX_HOOKS, MAX_MESSAGE, MAX_NAME, PIECE_HOOKS, pieces_of
@@ -43,67 +38,6 @@ def test_workers_that_loaded_the_same_have_the_same_version() -> None:
     assert version_of([bundle("a"), bundle("b")]) == version_of([bundle("b"), bundle("a")])
     assert version_of([bundle("a")]) != version_of([bundle("a", version="2")])
     assert version_of([]) == ""
-
-
-@pytest.fixture
-def changes(tmp_path: Path) -> Iterator[tuple[ContentWatch, list[str]]]:
-    found: list[str] = []
-    loop = asyncio.new_event_loop()
-    yield ContentWatch(loop, tmp_path, lambda: found.append("changed")), found
-    loop.close()
-
-
-def test_a_change_is_told_once_and_only_when_it_has_settled(
-    tmp_path: Path, changes: tuple[ContentWatch, list[str]]
-) -> None:
-    watch, found = changes
-    file = tmp_path / "a" / "middleware.py"
-    file.parent.mkdir()
-    for text in ("1", "22"):
-        file.write_text(text)
-        watch.compare(stamp_of(tmp_path))
-        assert found == []
-    watch.compare(stamp_of(tmp_path))
-    watch.compare(stamp_of(tmp_path))
-    assert found == ["changed"]
-    file.unlink()
-    for _ in range(3):
-        watch.compare(stamp_of(tmp_path))
-    assert found == ["changed"] * 2
-
-
-def test_only_files_that_make_up_a_bundle_count(tmp_path: Path) -> None:
-    before = stamp_of(tmp_path)
-    for name in ("notes.txt", ".hidden.py", "data.sqlite"):
-        (tmp_path / name).touch()
-    for folder in ("__pycache__", ".git"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.py").touch()
-    assert stamp_of(tmp_path) == before
-    (tmp_path / "b.zip").touch()
-    with_zip = stamp_of(tmp_path)
-    assert with_zip != before
-    os.utime(tmp_path / "b.zip", (1, 1))
-    assert stamp_of(tmp_path) != with_zip
-
-
-@pytest.mark.parametrize("renamed", [True, False])
-def test_a_file_of_the_same_size_and_time_is_another(tmp_path: Path, renamed: bool) -> None:
-    def put(path: Path, text: str) -> None:
-        path.write_text(text)
-        os.utime(path, (1, 1))
-
-    put(tmp_path / "a.py", "one")
-    before = stamp_of(tmp_path)
-    put(tmp_path / ("new" if renamed else "a.py"), "two")
-    if renamed:
-        (tmp_path / "new").rename(tmp_path / "a.py")
-    assert stamp_of(tmp_path) != before
-
-
-def test_a_link_to_nowhere_is_no_file(tmp_path: Path) -> None:
-    (tmp_path / "a.py").symlink_to(tmp_path / "nowhere")
-    assert stamp_of(tmp_path) == frozenset()
 
 
 def piece_of(path: str, hooks: int, faulty: int = 0) -> dict[str, Any]:
