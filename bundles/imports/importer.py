@@ -141,7 +141,10 @@ class ImportSpace:
         """Return a path as one below `root`, or None if it lies elsewhere."""
         if not isinstance(path, str):
             return None
-        path = _normal(path if path.startswith(os.sep) else os.path.join(os.getcwd(), path))
+        try:
+            path = _normal(path if path.startswith(os.sep) else os.path.join(os.getcwd(), path))
+        except FileNotFoundError:  # the working directory is gone
+            return None
         for root in self.roots:
             if (path == root or path.startswith(root + os.sep)) and not _finder.is_installed(path, root):
                 return str(self.root) + path[len(root) :]
