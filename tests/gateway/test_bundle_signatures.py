@@ -77,7 +77,7 @@ def test_signed_by_go_and_altered_is_refused_here(bundlecrypto: str, folder: Pat
     assert "FAILED signature" in verified.stdout
 
 
-def test_both_make_the_same_seal(bundlecrypto: str, folder: Path, tmp_path: Path) -> None:
+def test_both_compute_the_same_checksum_and_signature(bundlecrypto: str, folder: Path, tmp_path: Path) -> None:
     key = private_pem(tmp_path)
     run(TYKPY, "bundle", "build", folder, "-o", tmp_path / "mine.zip", "--key", key)
     shutil.unpack_archive(tmp_path / "mine.zip", tmp_path / "ours")
