@@ -10,7 +10,7 @@ from tykpy.broker.errors import BrokerError
 from tykpy.broker.net.addresses import parse_unix
 from tykpy.broker.net.port_owner import tcp_listener, unix_listener
 from tykpy.client.dialing import ClientTls, dial
-from tykpy.commands.call import reason
+from tykpy.commands.objects import reason
 
 CONNECT_SECONDS = 10.0
 

@@ -1,1 +1,1 @@
-"""What the commands of `tykpy` do, one module each; `cli.py` only parses."""
+"""The commands of `tykpy`."""

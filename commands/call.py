@@ -1,95 +1,110 @@
-"""`tykpy call`: one hook call to a running broker, and what came of it."""
+"""`tykpy call`: call one hook of a running broker as a gateway would."""
 
-import os
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from google.protobuf.message import DecodeError
+import click
 
-from tyk.proto.coprocess_object_pb2 import Event, Object
-from tykpy.broker.errors import DialError
-from tykpy.client.dialing import ClientTls
-from tykpy.client.grpc import GrpcCallError, GrpcClient
-from tykpy.commands.changes import Change, as_json, changes
-from tykpy.commands.errors import CommandError
+from tykpy.commands.connecting import runtime_dir_option, tls_options
+from tykpy.commands.terminal import no_traceback
 
-DISPATCH = "/coprocess.Dispatcher/Dispatch"
-DISPATCH_EVENT = "/coprocess.Dispatcher/DispatchEvent"
-
-Echo = Callable[[str], object]
+if TYPE_CHECKING:
+    from tykpy.commands.objects import Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came back, and how long it took in seconds, as the caller saw it."""
+def _pair(separator: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], list[tuple[str, str]]]:
+    def parse(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
+        pairs = [value.partition(separator) for value in values]
+        for name, found, value in pairs:
+            if not found or not name:
+                raise click.BadParameter(f"{name + value!r} is not of the form NAME{separator}VALUE")
+        return [(name.strip(), value.strip()) for name, _, value in pairs]
 
-    sent: Object
-    received: Object
-    seconds: float
-
-    @property
-    def changes(self) -> list[Change]:
-        """What the hook changed."""
-        return changes(self.sent, self.received)
+    return parse
 
 
-def connect(address: str, tls: ClientTls) -> GrpcClient:
-    """Return a client of the broker at an address.
-
-    Raises CommandError where nobody listens, BrokerError for options that cannot be used and where TLS fails.
-    """
+def _json_map(_ctx: click.Context, _param: click.Parameter, text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
     try:
-        return GrpcClient(address, tls=tls)
-    except DialError:
-        raise
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise click.BadParameter("not a JSON object")
+    return value
+
+
+def _body(_ctx: click.Context, _param: click.Parameter, text: str) -> bytes:
+    if not text.startswith("@"):
+        return text.encode()
+    try:
+        return Path(text[1:]).read_bytes()
     except OSError as error:
-        hint = "is --connect, or --runtime-dir, the broker's own?"
-        raise CommandError(f"no broker answers at {address} ({reason(error)}); {hint}") from error
+        raise click.BadParameter(f"{text[1:]}: {error.strerror}") from error
 
 
-def reason(error: OSError) -> str:
-    """Why, without where."""
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+@click.command()
+@click.argument("hook", required=False)
+@click.option("--connect", metavar="ADDRESS", help="The broker's address.  [default: unix://RUNTIME_DIR/tyk.sock]")
+@tls_options
+@runtime_dir_option
+@click.option("--type", "hook_type", default="Pre", show_default=True,
+              type=click.Choice(["Pre", "CustomKeyCheck", "PostKeyAuth", "Post", "Response", "Event"]),
+              help="What the gateway calls the hook as.")  # fmt: skip
+@click.option("--bundle", default="", help="The bundle's name, or the hash of it.  [default: found by the hook's name]")
+@click.option("--object", "object_file", type=click.Path(path_type=Path), help="JSON file with the whole Object.")
+@click.option("-X", "--method", default="GET", show_default=True, help="The request's method.")
+@click.option("--url", default="/", show_default=True, help="The request's path and query, or a whole URL.")
+@click.option("-H", "--header", "headers", multiple=True, callback=_pair(":"), help="A request header, 'Name: value'.")
+@click.option("-d", "--body", default="", callback=_body, help="The request's body, or @FILE.")
+@click.option("--session", callback=_json_map, help="The session, as JSON.")
+@click.option("--metadata", multiple=True, callback=_pair("="), help="One entry of the session's metadata, KEY=VALUE.")
+@click.option("--grpc-metadata", multiple=True, callback=_pair("="),
+              help="One entry of the call's gRPC metadata, KEY=VALUE, e.g. traceparent=00-...")  # fmt: skip
+@click.option("--spec", multiple=True, callback=_pair("="), help="One entry of the API's spec, KEY=VALUE.")
+@click.option("--response-status", default=200, show_default=True, help="Response hooks: upstream's status.")
+@click.option("--response-header", "response_headers", multiple=True, callback=_pair(":"),
+              help="Response hooks: a header, 'Name: value'.")  # fmt: skip
+@click.option("--response-body", default="", callback=_body, help="Response hooks: upstream's body, or @FILE.")
+@click.option("--message", callback=_json_map, help="Events: the message, as JSON.")
+@click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait.")
+@click.option("--json", "whole", is_flag=True, help="Print the whole object that came back, as JSON.")
+def call(
+    hook: str | None, connect: str | None, runtime_dir: Path, object_file: Path | None, timeout: float, whole: bool,
+    message: dict[str, Any] | None, grpc_metadata: list[tuple[str, str]], **description: Any,
+) -> None:  # fmt: skip
+    """Call one HOOK of a running broker as the gateway would, and show what it changed."""
+    from tykpy.client.dialing import ClientTls
+    from tykpy.commands import objects
 
-
-def call_hook(client: GrpcClient, obj: Object, timeout: float, metadata: Mapping[str, str] | None = None) -> Outcome:
-    """Dispatch the object, with this gRPC metadata.
-
-    Raises CommandError with the broker's status and message, or where nobody answers.
-    """
-    started = time.perf_counter()
-    try:
-        answer = client.call(DISPATCH, obj.SerializeToString(), timeout=timeout, metadata=metadata)
-        return Outcome(obj, Object.FromString(answer), time.perf_counter() - started)
-    except GrpcCallError as error:
-        raise CommandError(f"{error.code}: {error.message}") from error
-    except (OSError, DecodeError) as error:
-        raise CommandError(str(error)) from error
-
-
-def send_event(client: GrpcClient, event: Event, timeout: float) -> float:
-    """Dispatch the event; returns the seconds it took.
-
-    Raises CommandError with the broker's status and message, or where nobody answers.
-    """
-    started = time.perf_counter()
-    try:
-        client.call(DISPATCH_EVENT, event.SerializeToString(), timeout=timeout)
-    except GrpcCallError as error:
-        raise CommandError(f"{error.code}: {error.message}") from error
-    except OSError as error:
-        raise CommandError(str(error)) from error
-    return time.perf_counter() - started
-
-
-def show(outcome: Outcome, echo: Echo, *, whole: bool) -> None:
-    """Print what changed, or the whole object as JSON."""
+    if (hook is None) == (object_file is None):
+        raise click.UsageError("give either the name of a hook or a whole object with --object, not both or neither")
+    description["spec"] = dict(description["spec"])
+    tls = ClientTls.of({name: description.pop(name) for name in list(description) if name.startswith("tls_")})
+    with no_traceback(), objects.connect(connect or f"unix://{runtime_dir}/tyk.sock", tls) as client:
+        if description["hook_type"] == "Event":
+            seconds = objects.send_event(
+                client, objects.build_event(hook or "", message or {}, description["spec"]), timeout
+            )
+            click.echo(f"{hook} took the event in {seconds * 1e3:.2f} ms")
+            return
+        if object_file is not None:
+            obj = objects.read_object(object_file)
+        else:
+            obj = objects.build_object(objects.CallDescription(hook or "", **description))
+        outcome = objects.call_hook(client, obj, timeout, dict(grpc_metadata))
     if whole:
-        echo(as_json(outcome.received))
-        return
-    hook = outcome.sent.hook_name
+        click.echo(objects.as_json(outcome.received))
+    else:
+        _show(outcome)
+
+
+def _show(outcome: "Outcome") -> None:
     found = outcome.changes
-    echo(f"{hook} answered in {outcome.seconds * 1e3:.2f} ms" + ("" if found else " and changed nothing"))
+    took = f"{outcome.sent.hook_name} answered in {outcome.seconds * 1e3:.2f} ms"
+    click.echo(took + ("" if found else " and changed nothing"))
     for change in found:
-        echo(f"  {change}")
+        click.echo(f"  {change}")

@@ -1,4 +1,4 @@
-"""How commands reach a running broker: their options, named like those of `tykpy broker`."""
+"""The options by which commands reach a running broker, named like those of `tykpy broker`."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""What keeps a command from doing what it was asked."""
+"""The error of the commands."""
 
 
 class CommandError(Exception):
-    """The message says what happened and what to do; the command line prints it without a traceback."""
+    """A command cannot do what it was asked to: the message says why, and is printed without a traceback."""

@@ -1,135 +1,43 @@
 """`tykpy hooks`: every bundle with its hooks, from a running broker or straight from a folder."""
 
-import contextlib
-import logging
-import os
-import tempfile
-from collections.abc import Iterator
+import json
+import sys
 from pathlib import Path
-from typing import Any
 
-from tykpy.broker.catalog import bundle_names
-from tykpy.broker.catalog.bundle_names import BundleNames
-from tykpy.broker.catalog.description import bundle_problems
-from tykpy.broker.errors import RpcError
-from tykpy.client.rpc import RpcClient
-from tykpy.commands.errors import CommandError
+import click
 
-Description = list[dict[str, Any]]
+from tykpy.commands.connecting import runtime_dir_option
+from tykpy.commands.terminal import EXIT_ERROR, no_traceback, print_problems, table
 
 
-def ask_broker(runtime_dir: Path, method: str) -> Any:
-    """Ask the running broker on its admin socket.
+@click.command()
+@runtime_dir_option
+@click.option("--bundles", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Look into this folder instead of asking a broker; imports the plugins.")  # fmt: skip
+@click.option("--apis", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="With --bundles: folder of the gateway's API definitions, for names.")  # fmt: skip
+@click.option("--json", "whole", is_flag=True, help="Print everything that is known, as JSON.")
+def hooks(runtime_dir: Path, bundles: Path | None, apis: Path | None, whole: bool) -> None:
+    """Show every bundle, whether it is loaded, the APIs that use it, and its hooks with type, shape and place.
 
-    Raises CommandError where no broker answers.
+    Ends with 1 where something could not be loaded.
     """
-    path = runtime_dir / "admin.sock"
-    try:
-        with RpcClient(str(path)) as client:
-            return client.call(method)
-    except (OSError, RpcError) as error:
-        raise CommandError(f"no broker answers at {path} ({error}); is --runtime-dir the broker's own?") from error
+    from tykpy.commands import descriptions
 
-
-def describe_broker(runtime_dir: Path) -> Description:
-    """What the workers of the running broker have loaded.
-
-    Raises CommandError where no broker answers.
-    """
-    description = ask_broker(runtime_dir, "hooks")
-    if not isinstance(description, list):
-        raise CommandError(f"the broker in {runtime_dir} answers something else than hooks; is it of another version?")
-    return description
-
-
-def describe_folder(
-    folder: Path, unpacked: Path, public_key: Path | None = None, apis: Path | None = None
-) -> Description:
-    """What a worker would load from this folder; the plugins are imported, here and now.
-
-    `apis`: the folder of API definitions.
-
-    Raises CommandError where the folder or the public key cannot be used.
-    """
-    from tykpy.bundles.errors import KeyFileError
-    from tykpy.bundles.files.signature import PublicKey
-    from tykpy.bundles.registry import BundleStore
-    from tykpy.ipc.text import why_unread
-
-    try:
-        key = PublicKey.read(public_key) if public_key is not None else None
-    except KeyFileError as error:
-        raise CommandError(str(error)) from error
-    try:
-        os.listdir(folder)
-    except OSError as error:
-        raise CommandError(f"{folder} cannot be read: {why_unread(error)}") from error
-    store = BundleStore([folder], unpacked, key)
-    store.load_all()
-    names = BundleNames(apis)
-    names.refresh()
-    return [{**bundle, **names.describe(bundle["hashes"])} for bundle in (*store.describe(), *store.unloaded())]
-
-
-def describe_folder_once(folder: Path, public_key: Path | None = None, apis: Path | None = None) -> Description:
-    """The same, with ZIPs unpacked into a folder that is removed again.
-
-    What a worker would log of problems is in the description.
-    """
-    with _quiet(logging.getLogger("tykpy.worker")), tempfile.TemporaryDirectory(prefix="tykpy-hooks-") as unpacked:
-        return describe_folder(folder, Path(unpacked), public_key, apis)
-
-
-@contextlib.contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    was, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = was
-
-
-def problems_of(description: Description) -> Iterator[str]:
-    """Everything that could not be loaded, or not by every worker, with file and line."""
-    for bundle in description:
-        for problem in bundle_problems(bundle):
-            yield bundle_names.explain(problem, [bundle])
-        for problem in bundle.get("elsewhere", ()):
-            yield f"loaded in {bundle['loaded_in']} of {bundle['workers']} workers, which get its calls: {problem}"
-
-
-def notes_of(description: Description) -> Iterator[str]:
-    """What is no problem, and worth to know: bundles that are served in another version than is there."""
-    for bundle in description:
-        if bundle.get("kept"):
-            yield bundle_names.explain(f"bundle {bundle['name']} {bundle['kept']}", [bundle])
-
-
-def refusals_of(description: Description) -> Iterator[str]:
-    """Every hook that the broker does not run at the moment, or not for certain dispatches, and why."""
-    for bundle in description:
-        for hook in bundle["hooks"]:
-            if "refused" in hook:
-                yield f"bundle {bundle['name']}: hook {hook['name']} is {hook['refused']}"
-            if "quarantined" in hook:
-                what = f"{hook['quarantined']} different dispatches" if hook["quarantined"] > 1 else "one dispatch"
-                yield (
-                    f"bundle {bundle['name']}: hook {hook['name']} has {what} in quarantine, for having killed workers"
-                    " (until new code is loaded: tykpy reload)"
-                )
-
-
-def bundle_rows_of(description: Description) -> Iterator[tuple[str, ...]]:
-    """Bundle, its name in the API definitions, APIs, hooks and state of every bundle in the folder."""
-    for bundle in description:
-        state = f"not loaded: {bundle['why']}" if "why" in bundle else bundle["state"]
-        yield *bundle_names.columns_of(bundle), str(len(bundle["hooks"])), state
-
-
-def rows_of(description: Description) -> Iterator[tuple[str, str, str, str, str]]:
-    """Bundle, hook, type, shape and place of every hook."""
-    for bundle in description:
-        for hook in bundle["hooks"]:
-            kind = "async " if hook["is_async"] else ""
-            types = hook["hook_type"] or ", ".join(hook["listed"]) or "any"
-            yield bundle["name"], hook["name"], types, f"{kind}({hook['shape']})", f"{hook['file']}:{hook['line']}"
+    if apis and not bundles:
+        raise click.UsageError("--apis needs --bundles; a broker is told of API definitions by its own --apis")
+    with no_traceback():
+        if bundles is None:
+            described = descriptions.of_broker(runtime_dir)
+        else:
+            described = descriptions.of_folder(bundles, apis=apis)
+    if whole:
+        click.echo(json.dumps(described, indent=2))
+        return
+    table(("BUNDLE", "NAME", "APIS", "HOOKS", "STATE"), descriptions.bundle_rows_of(described))
+    click.echo()
+    table(("BUNDLE", "HOOK", "TYPE", "SHAPE", "PLACE"), descriptions.hook_rows_of(described))
+    for note in descriptions.notes_of(described):
+        click.echo(f"note: {note}", err=True)
+    if print_problems((*descriptions.problems_of(described), *descriptions.refusals_of(described))):
+        sys.exit(EXIT_ERROR)

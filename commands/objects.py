@@ -1,23 +1,30 @@
-"""Objects as a gateway would send them, from what a person says on the command line."""
+"""Objects and events as a gateway sends them: build one, send it to a broker, and compare what comes back."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from google.protobuf import json_format
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Event, Object
+from tykpy.broker.errors import DialError
+from tykpy.client.dialing import ClientTls
+from tykpy.client.grpc import GrpcCallError, GrpcClient
 from tykpy.commands.errors import CommandError
 
-NOT_SET = -1
+DISPATCH: Final = "/coprocess.Dispatcher/Dispatch"
+DISPATCH_EVENT: Final = "/coprocess.Dispatcher/DispatchEvent"
+NOT_SET: Final = -1
 """`return_overrides.response_code` of an object that arrives (Tyk: coprocess.go)."""
-HASH_LENGTH = 32
+HASH_LENGTH: Final = 32
 
 M = TypeVar("M", bound=Message)
 
@@ -41,15 +48,108 @@ class CallDescription:
     response_body: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A field that a hook changed; `before` or `after` is None where it is absent."""
+
+    path: str
+    before: str | None
+    after: str | None
+
+    @property
+    def sign(self) -> str:
+        """`+` added, `-` removed, `~` changed."""
+        if self.before is None:
+            return "+"
+        return "-" if self.after is None else "~"
+
+    def __str__(self) -> str:
+        values = " -> ".join(value for value in (self.before, self.after) if value is not None)
+        return f"{self.sign} {self.path}: {values}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A hook's answer, and how long it took in seconds, as the caller saw it."""
+
+    sent: Object
+    received: Object
+    seconds: float
+
+    @property
+    def changes(self) -> list[Change]:
+        """Every field that differs, by its path, e.g. `request.set_headers['X-Id']`."""
+        old, new = dict(_leaves(self.sent)), dict(_leaves(self.received))
+        paths = [*old, *(path for path in new if path not in old)]
+        return [Change(path, old.get(path), new.get(path)) for path in paths if old.get(path) != new.get(path)]
+
+
+def connect(address: str, tls: ClientTls) -> GrpcClient:
+    """Return a client of the broker at an address.
+
+    Raises CommandError where nobody listens, BrokerError for options that cannot be used and where TLS fails.
+    """
+    try:
+        return GrpcClient(address, tls=tls)
+    except DialError:
+        raise
+    except OSError as error:
+        hint = "is --connect, or --runtime-dir, the broker's own?"
+        raise CommandError(f"no broker answers at {address} ({reason(error)}); {hint}") from error
+
+
+def reason(error: OSError) -> str:
+    """Return an error's reason, without the address."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+
+
+def call_hook(client: GrpcClient, obj: Object, timeout: float, metadata: Mapping[str, str] | None = None) -> Outcome:
+    """Dispatch an object, with this gRPC metadata.
+
+    Raises CommandError with the broker's status and message, or where nobody answers.
+    """
+    answer, seconds = _call(client, DISPATCH, obj, timeout, metadata)
+    try:
+        return Outcome(obj, Object.FromString(answer), seconds)
+    except DecodeError as error:
+        raise CommandError(str(error)) from error
+
+
+def send_event(client: GrpcClient, event: Event, timeout: float) -> float:
+    """Dispatch an event; return the seconds it took.
+
+    Raises CommandError with the broker's status and message, or where nobody answers.
+    """
+    return _call(client, DISPATCH_EVENT, event, timeout)[1]
+
+
+def _call(
+    client: GrpcClient, path: str, message: Message, timeout: float, metadata: Mapping[str, str] | None = None
+) -> tuple[bytes, float]:
+    started = time.perf_counter()
+    try:
+        answer = client.call(path, message.SerializeToString(), timeout=timeout, metadata=metadata)
+    except GrpcCallError as error:
+        raise CommandError(f"{error.code}: {error.message}") from error
+    except OSError as error:
+        raise CommandError(str(error)) from error
+    return answer, time.perf_counter() - started
+
+
+def as_json(message: Message) -> str:
+    """Return a whole message as JSON, with the protobuf field names."""
+    return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=2)
+
+
 def bundle_hash(name: str) -> str:
-    """What the gateway says in `spec.bundle_hash`: the MD5 of the bundle's name; a hash stays as it is."""
+    """Return the `spec.bundle_hash` of a gateway: the MD5 of the bundle's name; a hash stays as it is."""
     if len(name) == HASH_LENGTH and all(digit in "0123456789abcdef" for digit in name):
         return name
     return hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
 
 
 def build_object(call: CallDescription) -> Object:
-    """The `Object` a gateway would send for this call (reference: Tyk's gateway/coprocess.go).
+    """Build the `Object` that a gateway would send for this call (Tyk: gateway/coprocess.go).
 
     Raises CommandError where the description does not fit the messages.
     """
@@ -67,10 +167,7 @@ def build_object(call: CallDescription) -> Object:
 
 
 def read_object(path: Path) -> Object:
-    """An `Object` from a JSON file with the protobuf messages' field names.
-
-    Raises CommandError.
-    """
+    """Read an `Object` from a JSON file with the protobuf field names. Raises CommandError."""
     try:
         return _parse(json.loads(path.read_bytes()), Object(), str(path))
     except (OSError, ValueError) as error:
@@ -78,7 +175,7 @@ def read_object(path: Path) -> Object:
 
 
 def build_event(handler: str, message: dict[str, Any], spec: dict[str, str]) -> Event:
-    """The `Event` a gateway would send to a handler."""
+    """Build the `Event` that a gateway would send to a handler."""
     payload = {"message": message, "handler_name": handler, "spec": {"APIID": "", "OrgID": ""} | spec}
     return Event(payload=json.dumps(payload))
 
@@ -120,7 +217,7 @@ def _fill_response(obj: Object, call: CallDescription) -> None:
 
 
 def _text(body: bytes) -> str:
-    # As the gateway does: `body` is empty where the bytes are not UTF-8.
+    """Return a body as text; empty where it is not UTF-8, as in a gateway's object."""
     try:
         return body.decode()
     except UnicodeDecodeError:
@@ -132,3 +229,21 @@ def _parse(value: Any, message: M, what: str) -> M:
         return json_format.ParseDict(value, message)
     except json_format.ParseError as error:
         raise CommandError(f"{what}: {error}") from error
+
+
+def _leaves(message: Message, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield path and text of every value in a message that is not itself a message."""
+    for descriptor, value in message.ListFields():
+        for path, item in _items(prefix + descriptor.name, descriptor, value):
+            if isinstance(item, Message):
+                yield from _leaves(item, f"{path}.")
+            else:
+                yield path, repr(item)
+
+
+def _items(path: str, descriptor: Any, value: Any) -> Iterator[tuple[str, Any]]:
+    if descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
+        return ((f"{path}[{key!r}]", value[key]) for key in sorted(value))
+    if descriptor.is_repeated:
+        return ((f"{path}[{index}]", item) for index, item in enumerate(value))
+    return iter([(path, value)])

@@ -1,54 +1,74 @@
-"""`tykpy reload` and `tykpy scale`: what a running broker is asked to do with its workers."""
+"""`tykpy status`, `reload` and `scale`: questions and requests to a running broker, on its admin socket."""
 
-from collections.abc import Iterator, Mapping
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from tykpy.broker.catalog import bundle_names
-from tykpy.broker.errors import RpcError
-from tykpy.client.rpc import RpcClient
+import click
+
+from tykpy.commands.connecting import runtime_dir_option
 from tykpy.commands.errors import CommandError
+from tykpy.commands.terminal import no_traceback, print_problems, table
 
-NO_CODE = ("UNAVAILABLE", "EXPIRED")
-"""Codes of the way to the broker, and not of its answer."""
+_UNREACHED: Final = ("UNAVAILABLE", "EXPIRED")
+"""Codes of a broker that could not be reached; any other is its answer."""
+_ANSWER_TIMEOUT: Final = 10.0
+"""Seconds."""
+_timeout_option = click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait for the answer.")
 
 
-def reload(runtime_dir: Path, timeout: float) -> dict[str, Any]:
-    """Have the broker load its bundles anew; returns what it says of them once they are served.
+def ask_broker(runtime_dir: Path, method: str, *params: Any, timeout: float = _ANSWER_TIMEOUT) -> Any:
+    """Call a method of the running broker on its admin socket.
 
     Raises CommandError where it refuses, with every problem on a line of its own, or does not answer.
     """
-    return dict(_ask(runtime_dir, timeout, "reload"))
+    from tykpy.broker.errors import RpcError
+    from tykpy.client.rpc import RpcClient
 
-
-def scale(runtime_dir: Path, workers: int, timeout: float) -> int:
-    """Have the broker run so many workers from now on; returns that number.
-
-    Raises CommandError where it refuses, or does not answer.
-    """
-    return int(_ask(runtime_dir, timeout, "scale", workers)["workers"])
-
-
-def rows_of(answer: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Bundle, its name in the API definitions, APIs, what became of it, and its hooks, of a reload's answer."""
-    for bundle in answer["bundles"]:
-        yield *bundle_names.columns_of(bundle), bundle["change"], str(bundle["hooks"])
-
-
-def problems_of(answer: Mapping[str, Any]) -> Iterator[str]:
-    """What could not be loaded, and could not before either."""
-    for bundle in answer["bundles"]:
-        for problem in bundle["problems"]:
-            yield bundle_names.explain(problem, [bundle])
-
-
-def _ask(runtime_dir: Path, timeout: float, method: str, *params: Any) -> Any:
     path = runtime_dir / "admin.sock"
     try:
         with RpcClient(str(path), timeout) as client:
             return client.call(method, *params)
     except RpcError as error:
-        if error.code in NO_CODE:
+        if error.code in _UNREACHED:
             hint = "is --runtime-dir the broker's own?"
-            raise CommandError(f"no answer from a broker at {path} ({error.message}); {hint}") from error
+            raise CommandError(f"no broker answers at {path} ({error.message}); {hint}") from error
         raise CommandError(f"{method} refused: {error.message}") from error
+
+
+@click.command()
+@runtime_dir_option
+def status(runtime_dir: Path) -> None:
+    """Show how a running broker is: its workers, what runs and waits, and what became of the dispatches; as JSON."""
+    with no_traceback():
+        click.echo(json.dumps(ask_broker(runtime_dir, "status"), indent=2))
+
+
+@click.command("reload")
+@runtime_dir_option
+@_timeout_option
+def reload_bundles(runtime_dir: Path, timeout: float) -> None:
+    """Serve what is in the bundles now: new workers load it and take over, and no call fails meanwhile.
+
+    Ends with 1, and the old version goes on, where something that works now would not any more.
+    """
+    from tykpy.broker.catalog import bundle_names
+
+    with no_traceback():
+        answer = ask_broker(runtime_dir, "reload", timeout=timeout)
+    bundles = answer["bundles"]
+    rows = ((*bundle_names.columns_of(bundle), bundle["change"], str(bundle["hooks"])) for bundle in bundles)
+    table(("BUNDLE", "NAME", "APIS", "NOW", "HOOKS"), rows)
+    print_problems(bundle_names.explain(problem, [bundle]) for bundle in bundles for problem in bundle["problems"])
+    click.echo(f"reloaded by {answer['workers']} workers in {answer['seconds']:.2f} s")
+
+
+@click.command()
+@click.argument("workers", type=int)
+@runtime_dir_option
+@_timeout_option
+def scale(workers: int, runtime_dir: Path, timeout: float) -> None:
+    """Run so many WORKERS from now on, until the broker ends; those that are too many finish what they run."""
+    with no_traceback():
+        answer = ask_broker(runtime_dir, "scale", workers, timeout=timeout)
+        click.echo(f"{int(answer['workers'])} workers from now on")

@@ -18,9 +18,7 @@ import click
 
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.client.grpc import GrpcClient
-from tykpy.commands.call import call_hook, send_event
-from tykpy.commands.changes import Change
-from tykpy.commands.objects import CallDescription, build_event, build_object
+from tykpy.commands.objects import CallDescription, Change, build_event, build_object, call_hook, send_event
 
 BUNDLES: Final = Path(__file__).parent / "bundles"
 TYKPY: Final = Path(sys.executable).parent / "tykpy"

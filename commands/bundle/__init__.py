@@ -1,1 +1,1 @@
-"""`tykpy bundle`: builds, signs, verifies, lists and converts bundles."""
+"""`tykpy bundle`: build, sign, verify, list and convert bundles."""

@@ -9,16 +9,15 @@ from tykpy.bundles.files.manifest import MANIFEST_NAME, parse_manifest
 from tykpy.bundles.files.signature import PrivateKey
 from tykpy.bundles.files.verification import INDEX_NAME, file_index
 from tykpy.commands.bundle.chain import chain_hooks
-from tykpy.commands.bundle.manifest import as_bytes, read_fields, remarks_on, seal
-from tykpy.commands.bundle.packing import write_zip
-from tykpy.commands.bundle.sources import files_below, manifest_of
+from tykpy.commands.bundle.reading import manifest_of, packable
+from tykpy.commands.bundle.writing import as_bytes, read_fields, remarks_on, seal, write_zip
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.sources import read_sources
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What was written, and what the author may want to know."""
+    """What was written, and remarks for the author."""
 
     output: Path
     files: tuple[str, ...]
@@ -30,7 +29,7 @@ class Built:
 def build(
     folder: Path, output: Path, key_file: Path | None = None, *, compress: bool = False, chain: bool = False
 ) -> Built:
-    """Check, seal and pack the bundle in `folder`; with `chain` its hooks of one type are called together.
+    """Check, seal and pack the bundle in `folder`; with `chain`, its hooks of one type are called together.
 
     Raises CommandError with everything that is missing or wrong.
     """
@@ -42,8 +41,11 @@ def build(
         chained = chain_hooks(fields, read_sources(folder, manifest_of(folder, folder), str(folder)), str(folder))
         fields = chained.fields
         remarks += chained.changes
-    there = [name for name in files_below(folder) if (folder / name).resolve() != output.resolve()]
-    key = read_private_key(key_file)
+    there = [name for name in packable(folder) if (folder / name).resolve() != output.resolve()]
+    try:
+        key = PrivateKey.read(key_file) if key_file is not None else None
+    except KeyFileError as error:
+        raise CommandError(str(error)) from error
     contents = _with_index(read_files(folder, _file_list(folder, fields.get("file_list") or there)), signs=bool(key))
     sealed = seal(fields, contents, key)
     write_zip(output, as_bytes(sealed), contents, compress=compress)
@@ -70,16 +72,8 @@ def read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
     return contents
 
 
-def read_private_key(key_file: Path | None) -> PrivateKey | None:
-    """Read the key to sign with, if one is given. Raises CommandError."""
-    try:
-        return PrivateKey.read(key_file) if key_file is not None else None
-    except KeyFileError as error:
-        raise CommandError(str(error)) from error
-
-
 def _file_list(folder: Path, listed: list[str]) -> tuple[str, ...]:
-    """Return the files to pack, as the gateway will name them. Raises CommandError."""
+    """Return the names of the files to pack, normalized. Raises CommandError."""
     if not listed:
         raise CommandError(f"{folder}: there is no file to pack")
     names = parse_manifest(as_bytes({"file_list": listed})).file_list
@@ -92,7 +86,7 @@ def _file_list(folder: Path, listed: list[str]) -> tuple[str, ...]:
 
 
 def _with_index(contents: dict[str, bytes], *, signs: bool) -> dict[str, bytes]:
-    """Add the file index that a signature needs as the last file; without one keep an index that is still right."""
+    """Add a file index as the last file if the bundle is signed; otherwise keep one that is still right."""
     before = contents.pop(INDEX_NAME, None)
     index = file_index({name: len(content) for name, content in contents.items()})
     return {**contents, INDEX_NAME: index} if signs or index == before else contents

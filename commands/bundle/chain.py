@@ -1,7 +1,7 @@
-"""`--chain`: one entry `*` for all hooks of a type, so that the gateway makes one call instead of one for each hook.
+"""`--chain`: one entry `*` for all hooks of a type, so that the gateway makes one call instead of one per hook.
 
-Everything that a manifest says of a hook goes into the entry's `chain`, where workers read it. What would not end as
-separate calls end is refused.
+The hooks' entries move into the `chain` of that entry, where workers read them. Bundles whose result would differ from
+that of separate calls are refused.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,16 +26,17 @@ _FOR_ALL: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Chained:
-    """A manifest with chains, and what is different with them."""
+    """A manifest with chains, and what changes with them."""
 
     fields: dict[str, Any]
     changes: tuple[str, ...]
 
 
 def chain_hooks(fields: Mapping[str, Any], sources: Sources, shown: str) -> Chained:
-    """Make one entry `*` of the hooks of each type that has several; `fields` are a manifest's, `shown` its bundle.
+    """Replace the hooks of each type that has several by one entry `*`.
 
-    Raises CommandError with the file, hook and reason of everything that would not end as it does now.
+    `fields` are those of a manifest, `shown` is the bundle's name in messages.
+    Raises CommandError with file, hook and reason of everything whose result would differ.
     """
     middleware: dict[str, Any] = fields["custom_middleware"]
     chains = {key: middleware[key] for key in HOOK_TYPES if key != _AUTH and _is_several(middleware.get(key))}
@@ -51,7 +52,7 @@ def chain_hooks(fields: Mapping[str, Any], sources: Sources, shown: str) -> Chai
 
 
 def _is_several(entries: Any) -> bool:
-    """Whether the gateway makes several calls for them."""
+    """Tell whether the gateway makes several calls for these entries."""
     return sum(not entry.get("disabled") for entry in entries or ()) > 1
 
 
@@ -73,7 +74,7 @@ def _manifest_problems(middleware: Mapping[str, Any], chains: Mapping[str, Any],
 
 
 def _source_problems(chains: Mapping[str, Any], sources: Sources, shown: str) -> Iterator[str]:
-    """Yield what keeps a hook from running: hooks before it would not run either, as a chain starts whole or not."""
+    """Yield what keeps a hook from running: a chain runs only if all of its hooks can."""
     chained = {hook["name"] for hooks in chains.values() for hook in hooks if not hook.get("disabled")}
     for finding in missing_hooks(sources, shown):
         if finding.message.partition(" ")[0] in chained:
@@ -91,7 +92,7 @@ def _source_problems(chains: Mapping[str, Any], sources: Sources, shown: str) ->
 
 
 def _changes(key: str, entries: Any, is_chained: bool, sources: Sources) -> Iterator[str]:
-    """Yield what is different for one key of the manifest, and why it stays as it is where it does."""
+    """Yield what changes for one key of the manifest, or why it stays as it is."""
     if not entries:
         return
     if not is_chained:

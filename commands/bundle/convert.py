@@ -1,18 +1,16 @@
-"""`tykpy bundle convert`: an embedded-Python bundle for `driver: grpc`, and what will be different with it.
+"""`tykpy bundle convert`: convert an embedded-Python bundle to `driver: grpc`, and report what will be different.
 
-The code stays as it is: what needs a look is told with its file and line.
+The code stays as it is; what needs a look is reported with file and line.
 """
 
 from pathlib import Path
 from typing import Any
 
-from tykpy.bundles.errors import ArchiveError
 from tykpy.bundles.files.manifest import MANIFEST_NAME
 from tykpy.commands.bundle.build import read_files
 from tykpy.commands.bundle.chain import chain_hooks
-from tykpy.commands.bundle.manifest import as_bytes, read_fields, seal
-from tykpy.commands.bundle.packing import write_folder, write_zip
-from tykpy.commands.bundle.sources import files_below, manifest_of, opened
+from tykpy.commands.bundle.reading import manifest_of, opened, packable
+from tykpy.commands.bundle.writing import as_bytes, read_fields, seal, write_folder, write_zip
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.differences import differences_of
 from tykpy.commands.lint.findings import Finding, LintReport
@@ -20,28 +18,24 @@ from tykpy.commands.lint.sources import read_sources
 
 
 def convert(source: Path, output: Path | None = None, *, chain: bool = False) -> LintReport:
-    """Write the converted bundle to `output`, a ZIP or a new folder by its name; None: only look.
+    """Write the converted bundle to `output`, a ZIP or a new folder depending on its name; None: only report.
 
-    With `chain` its hooks of one type are called together. The files keep their bytes, so checksum and signature stay
-    right. Raises CommandError.
+    With `chain`, its hooks of one type are called together. The files keep their bytes, so checksum and signature stay
+    valid. Raises CommandError.
     """
-    try:
-        with opened(source) as root:
-            sources = read_sources(root, manifest_of(root, source), str(source))
-            findings = differences_of(sources, str(source))
-            if output is not None or chain:
-                fields = _for_grpc(root)
-                if chain:
-                    chained = chain_hooks(fields, sources, str(source))
-                    fields = chained.fields
-                    place = f"{source}/{MANIFEST_NAME}"
-                    findings += [Finding(place, 0, 0, "chain", change) for change in chained.changes]
-                if output is not None:
-                    _write(root, output, fields)
-            report = sources.report(findings)
-    except ArchiveError as error:
-        raise CommandError(f"{source}: {error.message}") from error
-    return report
+    with opened(source) as root:
+        sources = read_sources(root, manifest_of(root, source), str(source))
+        findings = differences_of(sources, str(source))
+        if output is not None or chain:
+            fields = _for_grpc(root)
+            if chain:
+                chained = chain_hooks(fields, sources, str(source))
+                fields = chained.fields
+                place = f"{source}/{MANIFEST_NAME}"
+                findings += [Finding(place, 0, 0, "chain", change) for change in chained.changes]
+            if output is not None:
+                _write(root, output, fields)
+        return sources.report(findings)
 
 
 def _for_grpc(root: Path) -> dict[str, Any]:
@@ -52,7 +46,7 @@ def _for_grpc(root: Path) -> dict[str, Any]:
 def _write(root: Path, output: Path, fields: dict[str, Any]) -> None:
     if output.exists():
         raise CommandError(f"{output} is there already")
-    there = list(files_below(root))
+    there = packable(root)
     listed = read_files(root, fields.get("file_list") or there)
     manifest = as_bytes(seal(fields, listed, None))
     if output.suffix == ".zip":

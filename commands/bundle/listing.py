@@ -1,34 +1,29 @@
-"""`tykpy bundle list`: what is in a bundle, as its manifest says it."""
+"""`tykpy bundle list`: the contents of a bundle, as its manifest lists them."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tykpy.bundles.errors import ArchiveError
 from tykpy.bundles.files.manifest import CHAIN_NAME, ListedHook, Manifest
 from tykpy.bundles.files.verification import unlisted
-from tykpy.commands.bundle.sources import manifest_of, opened
-from tykpy.commands.errors import CommandError
+from tykpy.commands.bundle.reading import manifest_of, opened
 
 
 class Listing(NamedTuple):
-    """The facts of a bundle, and tables of its files and its hooks."""
+    """Facts about a bundle, and tables of its files and hooks."""
 
     facts: list[tuple[str, str]]
     files: list[tuple[str, str]]
-    """Name, and size in bytes, or why there is none."""
+    """Name, and size in bytes or why there is none."""
     hooks: list[tuple[str, str, str]]
-    """Hook type, name, and what else the manifest says of it."""
+    """Hook type, name, and remarks."""
 
 
 def list_bundle(bundle: Path) -> Listing:
-    """Read a bundle, without checking it. Raises CommandError where there is none."""
-    try:
-        with opened(bundle) as root:
-            manifest = manifest_of(root, bundle)
-            return Listing(list(_facts(manifest)), list(_files(root, manifest)), list(map(_hook, manifest.hooks)))
-    except ArchiveError as error:
-        raise CommandError(f"{bundle}: {error.message}") from error
+    """Read a bundle without verifying it. Raises CommandError where there is none."""
+    with opened(bundle) as root:
+        manifest = manifest_of(root, bundle)
+        return Listing(list(_facts(manifest)), list(_files(root, manifest)), list(map(_hook, manifest.hooks)))
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

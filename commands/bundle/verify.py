@@ -1,4 +1,4 @@
-"""`tykpy bundle verify`: says of each thing that a gateway or a worker would check whether it is right."""
+"""`tykpy bundle verify`: check everything that a gateway or a worker would check."""
 
 import zipfile
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from tykpy.bundles.files.verification import (
     digests_of,
     unlisted,
 )
-from tykpy.commands.bundle.sources import manifest_of, opened
+from tykpy.commands.bundle.reading import manifest_of, unpacked
 from tykpy.commands.errors import CommandError
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at; `passed` is None where it could not be told, or does not matter."""
+    """The result of one check; `passed` is None where it could not be checked, or does not matter."""
 
     passed: bool | None
     text: str
@@ -34,22 +34,16 @@ class Check:
 
 
 def verify(bundle: Path, key_file: Path | None = None) -> Iterator[Check]:
-    """Yield what was checked, until nothing further can be. Raises CommandError where there is no bundle."""
-    key = read_public_key(key_file)
+    """Yield the results of checks, as far as they can be made. Raises CommandError where there is no bundle."""
     try:
-        with opened(bundle) as root:
+        key = PublicKey.read(key_file) if key_file is not None else None
+        with unpacked(bundle) as root:
             yield from _entries(bundle)
             yield from _contents(root, bundle, key)
-    except ArchiveError as error:
-        yield Check(False, f"entries: {error.message}")
-
-
-def read_public_key(key_file: Path | None) -> PublicKey | None:
-    """Read the key to check against, if one is given. Raises CommandError."""
-    try:
-        return PublicKey.read(key_file) if key_file is not None else None
     except KeyFileError as error:
         raise CommandError(str(error)) from error
+    except ArchiveError as error:
+        yield Check(False, f"entries: {error.message}")
 
 
 def _entries(bundle: Path) -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""A bundle as its text: the files, their syntax trees, and the functions that are hooks."""
+"""The sources of a bundle: its files, their syntax trees, and the functions that are hooks."""
 
 import ast
 import warnings
@@ -9,31 +9,31 @@ from typing import Final, TypeAlias
 
 from tyk import decorators
 from tykpy.bundles.files.manifest import ListedHook, Manifest
+from tykpy.commands.bundle.reading import files_below
 from tykpy.commands.lint.compiled import COMPILED, unloadable
 from tykpy.commands.lint.findings import Finding, LintReport
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 _DECORATORS: Final = frozenset({*decorators.__all__, "Response"})
 _ANY_TYPE: Final = "Hook"
-_UNREAD: Final = "__pycache__"
 _VENDORS: Final = frozenset({"_vendor", "site-packages", "third_party", "vendor", "vendored"})
-"""Folders with other people's packages."""
+"""Names of folders with third-party packages."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceHook:
-    """A function that the gateway may call: it is decorated, or the manifest has its name."""
+    """A function that the gateway may call: it is decorated, or named in the manifest."""
 
     function: Function
     decorator: str
-    """"Pre" ... "Event", "Hook"; empty: it has none."""
+    """"Pre" ... "Event", "Hook"; empty without one."""
     listed: tuple[ListedHook, ...]
     options: frozenset[str] = frozenset()
-    """Names of the options that its decorator is given."""
+    """Names of the options given to its decorator."""
 
     @property
     def types(self) -> frozenset[str]:
-        """The hook types that it runs as; empty: nothing tells."""
+        """The hook types that it runs as; empty if unknown."""
         if self.decorator not in ("", _ANY_TYPE):
             return frozenset({self.decorator})
         return frozenset(entry.hook_type for entry in self.listed)
@@ -47,25 +47,25 @@ class SourceHook:
 
 @dataclass(slots=True)
 class SourceFile:
-    """One Python file that could be parsed."""
+    """A Python file that could be parsed."""
 
     name: str
-    """As findings show it."""
+    """The name in findings."""
     text: str
     tree: ast.Module
     hooks: list[SourceHook] = field(default_factory=list)
     is_vendored: bool = False
-    """Somebody else's code that the bundle carries along: only looked at for whether it can be imported."""
+    """Whether it is third-party code inside the bundle: only checked for whether it can be imported."""
 
     @property
     def functions(self) -> Mapping[str, Function]:
-        """The functions at the top of the file, by name; of several the last counts."""
+        """The top-level functions by name; the last of a name counts."""
         return {node.name: node for node in top_statements(self.tree) if isinstance(node, Function)}
 
 
 @dataclass(slots=True)
 class Sources:
-    """All Python files of a bundle, and what kept one from being read."""
+    """All Python files of a bundle, and why others could not be read."""
 
     manifest: Manifest
     files: list[SourceFile] = field(default_factory=list)
@@ -73,10 +73,10 @@ class Sources:
     unloadable: list[Finding] = field(default_factory=list)
     """Compiled files that no supported Python can load."""
     compiled: int = 0
-    """Compiled files, whose code cannot be read here."""
+    """Number of compiled files, whose code cannot be read."""
 
     def report(self, findings: list[Finding]) -> LintReport:
-        """Return these findings with what was looked at, and what was not."""
+        """Return these findings, with what was checked and what was not."""
         unchecked = []
         if self.unreadable:
             unchecked.append(
@@ -93,14 +93,15 @@ class Sources:
 
 
 def read_sources(root: Path, manifest: Manifest, shown: str) -> Sources:
-    """Read the Python files below `root`, which findings call `shown`; a single `.py` file is its own root."""
+    """Read the Python files below `root`, or `root` itself; `shown` is its name in findings."""
     sources = Sources(manifest)
-    for path in [root] if root.is_file() else sorted(_python_files(root)):
+    paths = [root] if root.is_file() else list(files_below(root))
+    for path in [path for path in paths if path.suffix == ".py" or path == root]:
         name = shown if root.is_file() else f"{shown}/{path.relative_to(root).as_posix()}"
         try:
             text = path.read_bytes()
             tree = _parsed(text, name)
-            vendored = not root.is_file() and _is_vendored(path.relative_to(root))
+            vendored = not _VENDORS.isdisjoint(path.relative_to(root).parent.parts)
             sources.files.append(SourceFile(name, text.decode("utf-8", "replace"), tree, is_vendored=vendored))
         except SyntaxError as error:
             sources.unreadable.append(
@@ -111,14 +112,10 @@ def read_sources(root: Path, manifest: Manifest, shown: str) -> Sources:
     for file in sources.files:
         if not file.is_vendored:
             file.hooks = list(_hooks(file, manifest.hooks))
-    for path in [] if root.is_file() else sorted(_compiled_files(root)):
+    for path in [path for path in paths if path.suffix in COMPILED and path != root]:
         sources.compiled += 1
         sources.unloadable += unloadable(path, f"{shown}/{path.relative_to(root).as_posix()}")
     return sources
-
-
-def _is_vendored(path: Path) -> bool:
-    return not _VENDORS.isdisjoint(path.parent.parts)
 
 
 def _counted(count: int, one: str, several: str) -> str:
@@ -127,7 +124,7 @@ def _counted(count: int, one: str, several: str) -> str:
 
 def _parsed(text: bytes, name: str) -> ast.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the compiler, about the author's style
+        warnings.simplefilter("ignore")  # the compiler's remarks on style
         return ast.parse(text, filename=name)
 
 
@@ -148,21 +145,6 @@ def _inner(statement: ast.stmt) -> Iterator[ast.stmt]:
             yield from handler.body
 
 
-def _python_files(root: Path) -> Iterator[Path]:
-    return (path for path in _visible_files(root) if path.suffix == ".py")
-
-
-def _compiled_files(root: Path) -> Iterator[Path]:
-    return (path for path in _visible_files(root) if path.suffix in COMPILED)
-
-
-def _visible_files(root: Path) -> Iterator[Path]:
-    for path in root.rglob("*"):
-        parts = path.relative_to(root).parts
-        if path.is_file() and _UNREAD not in parts and not any(part.startswith(".") for part in parts):
-            yield path
-
-
 def _hooks(file: SourceFile, listed: Iterable[ListedHook]) -> Iterator[SourceHook]:
     aliases = _aliases(file.tree)
     for function in file.functions.values():
@@ -174,7 +156,7 @@ def _hooks(file: SourceFile, listed: Iterable[ListedHook]) -> Iterator[SourceHoo
 
 
 def _aliases(tree: ast.Module) -> dict[str, str]:
-    """Return what the file calls the decorators: `import ... as` included."""
+    """Return the decorators by the names that the file has for them (`import ... as`)."""
     names = {name: name for name in _DECORATORS}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "tyk.decorators":

@@ -15,7 +15,7 @@ from tykpy.bundles.errors import ArchiveError, ManifestError
 from tykpy.bundles.files.archive import unpack
 from tykpy.bundles.files.manifest import Manifest, parse_manifest
 from tykpy.commands.bundle.convert import convert
-from tykpy.commands.lint import lint
+from tykpy.commands.lint.lint import lint
 
 FIELDS = st.sampled_from(
     ["file_list", "custom_middleware", "driver", "pre", "post", "auth_check", "response", "name", "timeout", "checksum"]

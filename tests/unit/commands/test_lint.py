@@ -8,8 +8,8 @@ import pytest
 from tests.support.bundles import write_bundle, write_zip
 from tests.support.root import ROOT
 from tykpy.commands.errors import CommandError
-from tykpy.commands.lint import lint, lint_all
 from tykpy.commands.lint.findings import Finding
+from tykpy.commands.lint.lint import lint, lint_all
 
 EXAMPLE = ROOT / "examples" / "bundles" / "example"
 

@@ -1,11 +1,11 @@
-"""A bundle from wherever it lies, folder, ZIP or file, as a folder that can be read."""
+"""Reads a bundle from wherever it lies, folder or ZIP, as a folder."""
 
 import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tykpy.bundles.errors import BundleError
+from tykpy.bundles.errors import ArchiveError, BundleError
 from tykpy.bundles.files.archive import unpack
 from tykpy.bundles.files.manifest import MANIFEST_NAME, Manifest, read_manifest
 from tykpy.bundles.files.verification import BYTECODE_FOLDER
@@ -14,10 +14,17 @@ from tykpy.commands.errors import CommandError
 
 @contextlib.contextmanager
 def opened(bundle: Path) -> Iterator[Path]:
-    """Give the folder of a bundle; a ZIP is unpacked into one that is removed again.
+    """Give the folder of a bundle; a ZIP is unpacked for the time of the block. Raises CommandError."""
+    try:
+        with unpacked(bundle) as root:
+            yield root
+    except ArchiveError as error:
+        raise CommandError(f"{bundle}: {error.message}") from error
 
-    Raises CommandError where there is none; ArchiveError where the ZIP holds what no bundle may hold.
-    """
+
+@contextlib.contextmanager
+def unpacked(bundle: Path) -> Iterator[Path]:
+    """Give the folder of a bundle, as `opened`; raises ArchiveError where a ZIP holds what no bundle may hold."""
     if bundle.is_dir():
         yield bundle
     elif bundle.is_file():
@@ -37,10 +44,15 @@ def manifest_of(root: Path, bundle: Path) -> Manifest:
         raise CommandError(f"{bundle}: {MANIFEST_NAME}: {error.message}") from error
 
 
-def files_below(root: Path) -> Iterator[str]:
-    """Yield the files that may belong into a bundle: no hidden ones, no bytecode, not the manifest."""
+def files_below(root: Path) -> Iterator[Path]:
+    """Yield the files that may belong to a bundle, sorted: no hidden files, no bytecode."""
     for path in sorted(root.rglob("*")):
-        name = path.relative_to(root)
-        hidden = any(part.startswith(".") or part == BYTECODE_FOLDER for part in name.parts)
-        if path.is_file() and not hidden and str(name) != MANIFEST_NAME:
-            yield name.as_posix()
+        parts = path.relative_to(root).parts
+        if path.is_file() and BYTECODE_FOLDER not in parts and not any(part.startswith(".") for part in parts):
+            yield path
+
+
+def packable(root: Path) -> list[str]:
+    """Return the names of the files to pack into a bundle: all but the manifest."""
+    names = (path.relative_to(root).as_posix() for path in files_below(root))
+    return [name for name in names if name != MANIFEST_NAME]

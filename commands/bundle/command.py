@@ -1,43 +1,17 @@
-"""The commands `tykpy bundle ...` and `tykpy lint`: each parses, and calls one function."""
+"""The commands `tykpy bundle ...`: each parses, and calls one function."""
 
-import contextlib
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-if TYPE_CHECKING:
-    from tykpy.commands.lint.findings import LintReport
-
-EXIT_ERROR = 1
+from tykpy.commands.lint.command import print_reports
+from tykpy.commands.terminal import EXIT_ERROR, no_traceback, table
 
 _path = click.Path(path_type=Path)
 _public_key = click.option(
     "--public-key", type=_path, help="PEM file (PKCS#1 or PKIX): the signature has to be by its owner."
 )
-
 _chain = click.option("--chain", is_flag=True, help='One entry "*" per hook type: one call instead of one per hook.')
-
-
-class _Failure(click.ClickException):
-    """Ends a command with a message and without a traceback, as all of tykpy's commands do."""
-
-    exit_code = EXIT_ERROR
-
-    def show(self, file: Any = None) -> None:
-        for line in self.message.splitlines():
-            click.echo(f"tykpy: {line}", err=True, file=file)
-
-
-@contextlib.contextmanager
-def _no_traceback() -> Iterator[None]:
-    from tykpy.commands.errors import CommandError
-
-    try:
-        yield
-    except (CommandError, OSError) as error:
-        raise _Failure(str(error)) from error
 
 
 @click.group()
@@ -55,7 +29,7 @@ def build(folder: Path, output: Path | None, key: Path | None, compress: bool, c
     """Pack FOLDER into a ZIP, with file list, checksum and signature; the same files give the same bytes."""
     from tykpy.commands.bundle.build import build as run
 
-    with _no_traceback():
+    with no_traceback():
         built = run(folder, output or Path(f"{folder.resolve().name}.zip"), key, compress=compress, chain=chain)
     for remark in built.remarks:
         click.echo(f"note: {remark}", err=True)
@@ -71,7 +45,7 @@ def verify(bundle_path: Path, public_key: Path | None) -> None:
     """Check BUNDLE, a ZIP or a folder: entries, files, checksum and signature. Ends with 1 where something is wrong."""
     from tykpy.commands.bundle.verify import verify as run
 
-    with _no_traceback():
+    with no_traceback():
         checks = list(run(bundle_path, public_key))
     for check in checks:
         click.echo(str(check))
@@ -85,13 +59,13 @@ def list_(bundle_path: Path) -> None:
     """Show what is in BUNDLE, a ZIP or a folder: driver, seal, files and hooks."""
     from tykpy.commands.bundle.listing import list_bundle
 
-    with _no_traceback():
+    with no_traceback():
         listing = list_bundle(bundle_path)
     for name, value in listing.facts:
         click.echo(f"{name}: {value}")
     for heading, rows in ((("FILE", "SIZE"), listing.files), (("TYPE", "HOOK", ""), listing.hooks)):
         click.echo()
-        _table(heading, rows)
+        table(heading, rows)
 
 
 @bundle.command()
@@ -105,50 +79,10 @@ def convert(source: Path, output: Path | None, chain: bool) -> None:
     """
     from tykpy.commands.bundle.convert import convert as run
 
-    with _no_traceback():
+    with no_traceback():
         report = run(source, output, chain=chain)
-    _show([report], "will be different, or needs a look")
+    print_reports([report], "will be different, or needs a look")
     if output is None:
         click.echo("nothing is written; give OUTPUT for the converted bundle", err=True)
     else:
         click.echo(f"{output}: driver grpc; if the API definition names a driver, change it there too")
-
-
-@click.command()
-@click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=_path)
-def lint(bundles: tuple[Path, ...]) -> None:
-    """Find what the gateway will ignore in the code of each BUNDLE, without running it.
-
-    BUNDLE is a folder, ZIP or .py file, or a folder with many of them, as the gateway has: middleware/bundles.
-    `# tykpy: ignore[KIND]` on a line allows it. Ends with 1 where something was found.
-    """
-    from tykpy.commands.lint import lint_all
-
-    with _no_traceback():
-        reports = [report for path in bundles for report in lint_all(path)]
-    if _show(reports, "found"):
-        raise click.exceptions.Exit(EXIT_ERROR)
-
-
-def _show(reports: "Sequence[LintReport]", what: str) -> int:
-    """Print what was found, how much was looked at, and what was not; returns the number of findings."""
-    count = 0
-    for report in reports:
-        for finding in report.findings:
-            click.echo(str(finding))
-        count += len(report.findings)
-    files = sum(report.files for report in reports)
-    unchecked = dict.fromkeys(part for report in reports for part in report.unchecked)
-    click.echo(f"{count or 'nothing'} {what} in {files} Python file{'s' * (files != 1)}", err=True)
-    click.echo(f"not checked: {'; '.join(unchecked)}", err=True)
-    return count
-
-
-def _table(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    lines = [heading, *rows]
-    widths = [max(len(row[column]) for row in lines) for column in range(len(heading))]
-    for row in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-COMMANDS: tuple[click.Command, ...] = (bundle, lint)

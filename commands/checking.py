@@ -13,8 +13,8 @@ from tykpy.broker.net.access import gateway_admission
 from tykpy.broker.net.addresses import MSGPACK_PREFIX
 from tykpy.broker.net.listeners import socket_options
 from tykpy.broker.net.runtime_folder import make_runtime_dir
+from tykpy.commands import descriptions
 from tykpy.commands.errors import CommandError
-from tykpy.commands.hooks import describe_folder_once, problems_of
 from tykpy.ipc.text import why_unread
 from tykpy.redisclient.address import redact
 
@@ -22,7 +22,7 @@ Echo = Callable[[str], object]
 
 
 def check(config: BrokerConfig, echo: Echo) -> bool:
-    """Print the options and the problems; True where there are none."""
+    """Print the options and the problems; return whether there are none."""
     for option in options():
         echo(f"{flag_of(option.name):<18} {_shown(option.name, getattr(config, option.name), option.metadata)}")
     echo("CPUs that may be used: {} ({})".format(*usable_cpus()))
@@ -49,14 +49,14 @@ def _shown(name: str, value: object, meta: object) -> str:
 
 
 def _text(value: str) -> str:
-    """A value on one line; what of a path is no text is escaped."""
+    """Put a value on one line, with bytes of a path that are no text escaped."""
     return value.encode(errors="backslashreplace").decode().replace("\n", "\\n")
 
 
 def _problems(config: BrokerConfig) -> Iterator[str]:
     yield from _listening_problems(config)
     try:
-        # As the broker does, and for good: what is looked at from here on is looked at with that user's rights.
+        # As the broker does, for the rest of the process: everything below is checked with that user's rights.
         if config.user is not None:
             privileges.assume(config)
     except BrokerError as error:
@@ -98,7 +98,7 @@ def _bundle_problems(config: BrokerConfig) -> Iterator[str]:
         yield f"--bundles {config.bundles} cannot be read: {why_unread(error)}"
         return
     try:
-        yield from problems_of(describe_folder_once(config.bundles, config.public_key, config.apis))
+        yield from descriptions.problems_of(descriptions.of_folder(config.bundles, config.public_key, config.apis))
     except CommandError as error:
         yield str(error)
 

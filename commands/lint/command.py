@@ -1,0 +1,42 @@
+"""The command `tykpy lint`, and how findings are printed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tykpy.commands.terminal import EXIT_ERROR, no_traceback
+
+if TYPE_CHECKING:
+    from tykpy.commands.lint.findings import LintReport
+
+
+@click.command()
+@click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+def lint(bundles: tuple[Path, ...]) -> None:
+    """Find what the gateway will ignore in the code of each BUNDLE, without running it.
+
+    BUNDLE is a folder, ZIP or .py file, or a folder with many of them, as the gateway has: middleware/bundles.
+    `# tykpy: ignore[KIND]` on a line allows it. Ends with 1 where something was found.
+    """
+    from tykpy.commands.lint.lint import lint_all
+
+    with no_traceback():
+        reports = [report for path in bundles for report in lint_all(path)]
+    if print_reports(reports, "found"):
+        raise click.exceptions.Exit(EXIT_ERROR)
+
+
+def print_reports(reports: "Sequence[LintReport]", what: str) -> int:
+    """Print what was found, how much was looked at, and what was not; return the number of findings."""
+    count = 0
+    for report in reports:
+        for finding in report.findings:
+            click.echo(str(finding))
+        count += len(report.findings)
+    files = sum(report.files for report in reports)
+    unchecked = dict.fromkeys(part for report in reports for part in report.unchecked)
+    click.echo(f"{count or 'nothing'} {what} in {files} Python file{'s' * (files != 1)}", err=True)
+    click.echo(f"not checked: {'; '.join(unchecked)}", err=True)
+    return count
