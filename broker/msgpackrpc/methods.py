@@ -11,8 +11,6 @@ from base64 import b64encode
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-import msgpack
-
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.grpc.wire import pack_fields
 from tykpy.broker.msgpackrpc.server import Reply, RpcMethod, decoded
@@ -20,10 +18,10 @@ from tykpy.broker.msgpackrpc.wire import (
     EMPTY_MAP,
     EVENT_METHOD,
     Message,
-    check_decodable,
     is_map,
     is_one_value,
-    split_first,
+    split_pair,
+    unpack_values,
 )
 from tykpy.broker.router.dispatch import Dispatch, Dispatcher
 from tykpy.ipc.frame import MAX_METADATA, Kind, Status
@@ -88,7 +86,7 @@ def _entry(dispatcher: Dispatcher, kind: Kind, what: str) -> Callable[[Message, 
     def call(message: Message, reply: Reply) -> None:
         body, options = message.params, _Options()
         if message.arity == 2:
-            body, packed = split_first(message.params)
+            body, packed = split_pair(message.params)
             options = _read_options(packed)
         elif message.arity != 1:
             raise DispatchError(Status.INVALID, f"{expected}; this call has {message.arity} params")
@@ -109,9 +107,8 @@ class _Options(NamedTuple):
 
 def _read_options(packed: bytes) -> _Options:
     try:
-        check_decodable(packed)
-        options = msgpack.unpackb(packed, strict_map_key=False)
-    except (TypeError, ValueError, msgpack.UnpackException) as error:
+        (options,) = unpack_values(packed, 1)
+    except ValueError as error:
         raise DispatchError(Status.INVALID, f"the options cannot be decoded: {error}") from error
     if options is None:
         return _Options()

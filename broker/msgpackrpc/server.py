@@ -25,7 +25,7 @@ from tykpy.broker.msgpackrpc.wire import (
     pack_result,
     pack_value,
     peek_call,
-    unpack_params,
+    unpack_values,
 )
 from tykpy.broker.net.access import Admission
 from tykpy.broker.refused_sizes import SizeRefusals
@@ -125,7 +125,7 @@ def decoded(function: Callable[[list[Any], Reply], None]) -> RpcMethod:
 
     def method(message: Message, reply: Reply) -> None:
         try:
-            params = unpack_params(message)
+            params = unpack_values(message.params, message.arity)
         except ValueError as error:
             raise DispatchError(Status.INVALID, f"the params cannot be decoded: {error}") from error
         function(params, reply)

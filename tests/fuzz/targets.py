@@ -25,7 +25,7 @@ from tykpy.broker.grpc.wire import GrpcCallError
 from tykpy.broker.http2.errors import Http2Error
 from tykpy.broker.http2.hpack.head_cache import HeadCache, HeaderDecoder
 from tykpy.broker.http2.limits import KIB, MIB, Limits
-from tykpy.broker.msgpackrpc.wire import RpcMessageReader, unpack_params
+from tykpy.broker.msgpackrpc.wire import RpcMessageReader, unpack_values
 from tykpy.broker.pool.worker_messages import read_news
 from tykpy.broker.router.answers import body_of
 from tykpy.broker.router.peek import PeekError, peek
@@ -165,7 +165,7 @@ def msgpack_rpc(data: bytes) -> None:
             reader.feed(piece)
             while (message := reader.next()) is not None:
                 with contextlib.suppress(ValueError):
-                    unpack_params(message)
+                    unpack_values(message.params, message.arity)
 
 
 def msgpack_object(data: bytes) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tykpy.broker.errors import WireError
-from tykpy.broker.msgpackrpc.wire import Message, RpcMessageReader, is_one_value, pack_result, parse, unpack_params
+from tykpy.broker.msgpackrpc.wire import Message, RpcMessageReader, is_one_value, pack_result, parse, unpack_values
 from tykpy.broker.router.peek import PeekError
 from tykpy.broker.router.peek_map import peek_map
 
@@ -66,7 +66,7 @@ def test_whatever_is_called_is_read_however_it_is_cut(sent: list[Any], sizes: li
     assert len(found) == len(sent)
     for message, original in zip(found, sent, strict=True):
         assert message.method.decode() == original[-2]
-        assert typed(unpack_params(message)) == typed(original[-1])
+        assert typed(unpack_values(message.params, message.arity)) == typed(original[-1])
         assert bool(message.id) == (original[0] == 0)
 
 
@@ -98,7 +98,7 @@ def test_any_bytes_end_in_messages_or_one_wire_error_wherever_they_are_cut(data:
     assert (error is None) == (whole_error is None)
     for message in found:
         try:
-            unpack_params(message)
+            unpack_values(message.params, message.arity)
         except ValueError:
             continue
 

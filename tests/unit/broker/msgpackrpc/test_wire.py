@@ -16,8 +16,8 @@ from tykpy.broker.msgpackrpc.wire import (
     pack_error,
     pack_result,
     parse,
-    split_first,
-    unpack_params,
+    split_pair,
+    unpack_values,
 )
 from tykpy.ipc.frame import Status
 
@@ -113,9 +113,10 @@ def test_a_byte_that_msgpack_never_uses_is_refused() -> None:
         reader.next()
 
 
-def test_nesting_without_end_is_refused() -> None:
+@pytest.mark.parametrize("depth", [990, 1010, 5000])
+def test_deep_nesting_is_refused(depth: int) -> None:
     reader = RpcMessageReader(1_000_000)
-    reader.feed(b"\x94\x00\x01\xa1m" + b"\x91" * 5000)
+    reader.feed(b"\x94\x00\x01\xa1m" + b"\x91" * depth + b"\xc0")
     with pytest.raises(WireError, match="not MessagePack"):
         reader.next()
 
@@ -153,18 +154,18 @@ def test_an_error_text_that_is_not_unicode_can_be_sent() -> None:
 @pytest.mark.parametrize("bad", [b"\xa2\xff\xfe", b"\x81\x90\x01", b"\xd7\xff" + b"\xff" * 8])
 def test_params_that_cannot_be_decoded_are_a_value_error(bad: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        unpack_params(Message(b"\x01", b"m", 1, bad))
+        unpack_values(bad, 1)
 
 
 def test_params_that_are_long_are_not_decoded() -> None:
     longest = b"\xdc" + struct.pack(">H", MAX_DECODED - 3) + b"\x90" * (MAX_DECODED - 3)
-    assert len(unpack_params(Message(b"\x01", b"m", 1, longest))[0]) == MAX_DECODED - 3
+    assert len(unpack_values(longest, 1)[0]) == MAX_DECODED - 3
     with pytest.raises(ValueError, match=f"{MAX_DECODED + 1} bytes, the limit is {MAX_DECODED}"):
-        unpack_params(Message(b"\x01", b"m", 2, longest + b"\x90"))
+        unpack_values(longest + b"\x90", 2)
 
 
-def test_split_first_cuts_between_values() -> None:
-    first, rest = split_first(msgpack.packb({"a": [1, 2]}) + msgpack.packb({"timeout": 1}))
+def test_split_pair_cuts_between_values() -> None:
+    first, rest = split_pair(msgpack.packb({"a": [1, 2]}) + msgpack.packb({"timeout": 1}))
     assert (msgpack.unpackb(first), msgpack.unpackb(rest)) == ({"a": [1, 2]}, {"timeout": 1})
 
 
