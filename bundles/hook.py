@@ -38,7 +38,7 @@ class Hook:
     """The folder of the bundle's files: frames below it are the plugin's own in a traceback."""
     listed: tuple[ListedHook, ...] = ()
     continues: bool = field(init=False)
-    """A failure of this hook lets the object pass untouched."""
+    """If this hook fails, its object goes on untouched, except for an authentication."""
     unwatched_calls: int = 1
     """Calls until workers/dispatch/sampled_checks.py looks at one; events are never looked at."""
     looks: int = 0
@@ -48,7 +48,7 @@ class Hook:
     """When a kind of warning may be written again (monotonic seconds), by its name."""
 
     def __post_init__(self) -> None:
-        self.continues = self.definition.on_error == "continue"
+        self.continues = self.definition.on_error == "continue" and not self.shape.is_event
 
     @property
     def timeout(self) -> float | None:

@@ -15,9 +15,8 @@ from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.proto.coprocess_response_object_pb2 import ResponseObject
 from tyk.proto.coprocess_session_state_pb2 import SessionState
-from tyk.request import TykCoProcessRequest
+from tyk.request import LazyRequest, TykCoProcessRequest
 from tykpy.bundles.errors import WrongReturnError
-from tykpy.workers.objects.lazy import UnreadRequest
 
 _RESPONSE: Final = int(HookType.Response)
 _IGNORED: Final = ", which counts for nothing, as in the gateway's embedded Python: changes made in place count"
@@ -33,10 +32,10 @@ class Shape(Protocol):
     signature: str
     is_event: bool
 
-    def arguments(self, subject: Any, request: TykCoProcessRequest | None = None) -> tuple[Any, ...]:
-        """Return what the hook is called with; `request` is the subject's where it is not to be made here."""
+    def arguments(self, subject: Any, request: TykCoProcessRequest | None) -> tuple[Any, ...]:
+        """Return what the hook is called with; `request` is the object's, None for an event."""
 
-    def settle(self, subject: Any, arguments: tuple[Any, ...], result: object) -> None:
+    def apply_result(self, subject: Any, arguments: tuple[Any, ...], result: object) -> None:
         """Put what the hook returned into the object. Raises WrongReturnError, or IgnoredReturnError when done."""
 
 
@@ -47,13 +46,13 @@ class RequestShape:
     returns = "request, session"
     is_event = False
 
-    def arguments(self, subject: Object, request: TykCoProcessRequest | None = None) -> tuple[Any, ...]:
+    def arguments(self, subject: Object, request: TykCoProcessRequest | None) -> tuple[Any, ...]:
         """Return the request, its session (absent until somebody writes to it) and the spec."""
         if subject.metadata:
             _join_metadata(subject)
-        return request or TykCoProcessRequest(subject.request), subject.session, subject.spec
+        return request, subject.session, subject.spec
 
-    def settle(self, subject: Object, arguments: tuple[Any, ...], result: object) -> None:
+    def apply_result(self, subject: Object, arguments: tuple[Any, ...], result: object) -> None:
         """Take over the request and the session."""
         if type(result) is not tuple or len(result) != 2:
             result = _unpacked(result, 2, self.returns)
@@ -74,14 +73,14 @@ class MetadataShape:
     returns = "request, session, metadata"
     is_event = False
 
-    def arguments(self, subject: Object, request: TykCoProcessRequest | None = None) -> tuple[Any, ...]:
+    def arguments(self, subject: Object, request: TykCoProcessRequest | None) -> tuple[Any, ...]:
         """Return the same as RequestShape, and the session's metadata."""
         if subject.metadata:
             _join_metadata(subject)
         session = subject.session
-        return request or TykCoProcessRequest(subject.request), session, session.metadata, subject.spec
+        return request, session, session.metadata, subject.spec
 
-    def settle(self, subject: Object, arguments: tuple[Any, ...], result: object) -> None:
+    def apply_result(self, subject: Object, arguments: tuple[Any, ...], result: object) -> None:
         """Take over the request, the session, and the metadata, which is merged into the session's."""
         if type(result) is not tuple or len(result) != 3:
             result = _unpacked(result, 3, self.returns)
@@ -103,15 +102,14 @@ class ResponseShape:
     returns = "response"
     is_event = False
 
-    def arguments(self, subject: Object, request: TykCoProcessRequest | None = None) -> tuple[Any, ...]:
+    def arguments(self, subject: Object, request: TykCoProcessRequest | None) -> tuple[Any, ...]:
         """Return the request, the upstream's response, the session and its metadata, and the spec."""
         if subject.metadata:
             _join_metadata(subject)
         session = subject.session
-        request = request or TykCoProcessRequest(subject.request)
         return request, subject.response, session, session.metadata, subject.spec
 
-    def settle(self, subject: Object, arguments: tuple[Any, ...], result: object) -> None:
+    def apply_result(self, subject: Object, arguments: tuple[Any, ...], result: object) -> None:
         """Take over the response."""
         _take_request(subject, arguments[0], None)
         if isinstance(result, ResponseObject) and result is not arguments[1]:
@@ -130,11 +128,11 @@ class EventShape:
     signature = "event, spec"
     is_event = True
 
-    def arguments(self, subject: TykEvent, request: TykCoProcessRequest | None = None) -> tuple[Any, ...]:
+    def arguments(self, subject: TykEvent, request: TykCoProcessRequest | None) -> tuple[Any, ...]:
         """Return the event and the API it belongs to."""
         return subject, subject.spec
 
-    def settle(self, subject: Any, arguments: tuple[Any, ...], result: object) -> None:
+    def apply_result(self, subject: Any, arguments: tuple[Any, ...], result: object) -> None:
         """Ignore what an event handler returns, unless it is a coroutine that nobody runs."""
         if isinstance(result, Awaitable):
             _refuse(result, "nothing")
@@ -144,7 +142,7 @@ SHAPES: Final[Mapping[int, Shape]] = {2: EventShape(), 3: RequestShape(), 4: Met
 """By the number of positional arguments."""
 
 
-def complete(subject: Object) -> None:
+def complete_reply(subject: Object) -> None:
     """Put in what a reply must have, even empty: without it the gateway's handler ends in a nil pointer."""
     subject.request.return_overrides.SetInParent()
     if subject.hook_type == _RESPONSE:
@@ -171,22 +169,18 @@ def _put(entries: Mapping[str, str], other: MutableMapping[str, str]) -> None:
 
 
 def _take_request(subject: Object, given: TykCoProcessRequest, returned: object) -> None:
-    """Take over the request; the subject has what a reply must have then, see `complete`."""
+    """Take over the request; the subject has what a reply must have then, see `complete_reply`."""
     if subject.hook_type == _RESPONSE:
         subject.response.SetInParent()
-    if type(given) is UnreadRequest:
-        if returned is given or returned is None:
-            return  # what was done to it is in its record, see workers/objects/lazy.py
-        given.read()
+    if type(given) is LazyRequest and not given.is_loaded and (returned is given or returned is None):
+        return  # its changes are taken over by whoever made it
+    message = given.object
+    if returned is not given:
+        if isinstance(returned, TykCoProcessRequest):
+            message = returned.object
+        elif isinstance(returned, MiniRequestObject):
+            message = returned
     request = subject.request
-    if returned is given or returned is None:
-        message = given.object
-    elif isinstance(returned, TykCoProcessRequest):
-        message = returned.object
-    elif isinstance(returned, MiniRequestObject):
-        message = returned
-    else:
-        message = given.object
     if message is not request:
         if not isinstance(message, MiniRequestObject):
             _refuse(message, "request.object")

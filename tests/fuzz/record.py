@@ -35,7 +35,7 @@ from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.frame import Kind, SplitFrame, Status, pack_error, pack_frame, pack_head
 from tykpy.ipc.ring.layout import FLAG_ERROR, HEADER_SIZE, OWN_MEMORY, SPILL_PLACE, TAIL, RecordType
 from tykpy.workers.load_report import ControlReport
-from tykpy.workers.objects.mapping import to_map
+from tykpy.workers.objects.msgpack_codec import to_map
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 MOST: Final = 4096

@@ -39,8 +39,8 @@ from tykpy.ipc.channel.messages import Answer
 from tykpy.ipc.errors import ControlClosedError, ControlCorruptError, RingCorruptError
 from tykpy.ipc.frame import Kind
 from tykpy.ipc.ring.layout import TAIL
-from tykpy.workers.objects.borrowed import LentObject
-from tykpy.workers.objects.msgpack_object import PackedObject, unpack_event
+from tykpy.workers.objects.borrowed import BorrowedSubject
+from tykpy.workers.objects.msgpack_codec import decode
 
 LIMITS: Final = Limits(
     max_message=64 * KIB,
@@ -149,8 +149,11 @@ def lent(data: bytes) -> None:
     assert stored is not None
     reader = BodyReader(os.dup(store.readable))
     with contextlib.suppress(DecodeError):
-        found = LentObject.decode(reader.lend(stored.offset, stored.size, MESSAGE), left_above=8)
+        found = BorrowedSubject.decode(reader.lend(stored.offset, stored.size, MESSAGE), larger_than=8)
         if found is not None:
+            _ = found.request().object
+            assert expected is not None
+            expected.request.return_overrides.SetInParent()
             assert found.message == expected
     del stored
     reader.close()
@@ -173,9 +176,9 @@ def msgpack_object(data: bytes) -> None:
     with contextlib.suppress(PeekError):
         peek_map(data)
     with contextlib.suppress(ValueError):
-        PackedObject(data)
+        decode(Object, data)
     with contextlib.suppress(ValueError):
-        unpack_event(data)
+        decode(Event, data)
 
 
 def ring(data: bytes) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.workers.objects.mapping import FieldError, from_map, to_map
+from tykpy.workers.objects.msgpack_codec import FieldError, from_map, to_map
 
 _SCALARS: dict[int, Any] = {
     FieldDescriptor.TYPE_STRING: st.text(max_size=5),

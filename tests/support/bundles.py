@@ -16,7 +16,7 @@ from tykpy.bundles.files.signature import PublicKey
 from tykpy.bundles.registry import BundleStore
 from tykpy.ipc.frame import Kind, Packed, pack_frame, unpack_frame
 from tykpy.workers.dispatch.prepare import Dispatcher
-from tykpy.workers.objects.mapping import from_map, to_map
+from tykpy.workers.objects.msgpack_codec import from_map, to_map
 
 IMPORTS = "from tyk.decorators import *; from tyk.decorators import Response\n"
 

@@ -17,7 +17,6 @@ from tykpy.broker.router.peek_map import peek_map
 from tykpy.ipc.channel.control import MAX_CONTROL_BYTES
 from tykpy.workers.api_bundles import ApiBundles
 from tykpy.workers.objects.chain import _canonical
-from tykpy.workers.objects.msgpack_object import PackedObject
 
 LONG = 1_000_000
 """Characters of a name."""
@@ -79,8 +78,6 @@ class Seen:
         Reloaded(),
         Seen(),
         _canonical,
-        lambda name: PackedObject(object_map(hook_name=name)),
-        lambda name: PackedObject(object_map(hook_name="hook", spec={"APIID": name})),
     ],
     ids=[
         "peek",
@@ -91,8 +88,6 @@ class Seen:
         "handlers",
         "APIs",
         "headers",
-        "worker",
-        "worker's spec",
     ],
 )
 def test_long_names_are_not_kept(remember: Callable[[str], object]) -> None:

@@ -15,27 +15,21 @@ from tykpy.bundles.files.manifest import CHAIN_NAME, HOOK_TYPES
 from tykpy.bundles.hook import Hook
 from tykpy.bundles.registry import BundleStore
 from tykpy.ipc.bodies.store import LentBody
-from tykpy.ipc.frame import Kind, Packed, Status, pack_frame, unpack_frame
+from tykpy.ipc.frame import EVENT_KINDS, Kind, Packed, Status, unpack_frame
 from tykpy.workers.api_bundles import Announce, ApiBundles
-from tykpy.workers.dispatch.invocation import (
-    ChainInvocation,
-    Encode,
-    EventInvocation,
-    HookInvocation,
-    Invocation,
-    TriggeredInvocation,
-    UnreadInvocation,
-)
+from tykpy.workers.dispatch.invocation import Invocation, chain_invocation, event_invocation, hook_invocation
 from tykpy.workers.dispatch.lookup import Lookup
-from tykpy.workers.objects.borrowed import LentObject
-from tykpy.workers.objects.msgpack_object import API_KEY, HASH_KEY, PackedObject, unpack_event
+from tykpy.workers.objects.borrowed import BorrowedSubject
+from tykpy.workers.objects.msgpack_codec import decode
+from tykpy.workers.objects.subject import Subject, WholeSubject
 
-__all__ = ["Dispatcher", "Invocation"]
-
+HASH_KEY: Final = "bundle_hash"
+API_KEY: Final = "APIID"
+"""Keys of `spec`: the hash of the bundle's name, and the API's id."""
 _CHAINING: Final = {int(HookType.Value(name)): name for name in HOOK_TYPES.values()}
 """The names of the hook types that chain, by their numbers."""
 _OBJECT: Final = int(Kind.OBJECT)
-_OBJECT_MAP: Final = int(Kind.OBJECT_MAP)
+_OBJECTS: Final = (_OBJECT, int(Kind.OBJECT_MAP))
 _parse_object: Final = Object.FromString
 
 
@@ -61,61 +55,30 @@ class Dispatcher:
             raise WorkerError(Status.INVALID, str(error)) from error
         if metadata is not None or METADATA.get() is not None:
             METADATA.set(metadata)
+        if kind in _OBJECTS:
+            return self._object(_subject(kind, body, lent))
         if lent is not None:
-            unread = _unread(lent) if kind == _OBJECT else None
-            if unread is not None:
-                return self._lent_object(unread)
             body = lent.whole()
-        if kind == _OBJECT:
-            try:
-                subject = _parse_object(body)
-            except (DecodeError, TypeError, ValueError) as error:
-                raise WorkerError(Status.INVALID, f"not a serialized coprocess.Object: {error}") from error
-            return self._object(subject)
-        if kind == _OBJECT_MAP:
-            try:
-                packed = PackedObject(body)
-            except (TypeError, ValueError) as error:
-                raise WorkerError(Status.INVALID, f"not a coprocess.Object: {error}") from error
-            return self._object_map(packed)
-        if kind == Kind.EVENT:
-            return self._event(_parsed_event(body), Kind.EVENT)
-        if kind == Kind.EVENT_MAP:
-            return self._event(_unpacked_event(body), Kind.EVENT_MAP)
+        if kind in EVENT_KINDS:
+            return self._event(_event(kind, body).payload, Kind(kind))
         raise WorkerError(Status.INVALID, f"a frame of kind {kind!r} cannot be run")
 
     def learn(self, bundle_hashes: Mapping[str, str]) -> None:
         """Take over which bundles APIs use, as another worker saw."""
         self._apis.learn(bundle_hashes)
 
-    def _object(self, subject: Object) -> Invocation:
-        spec = subject.spec
-        key = spec.get(HASH_KEY, ""), subject.hook_name
+    def _object(self, subject: Subject) -> Invocation:
+        message = subject.message
+        spec = message.spec
+        key = spec.get(HASH_KEY, ""), message.hook_name
         hook = self._hooks.get(key) or self._look_up(key)
-        if hook is None:
-            return self._chain(subject, _as_object)
+        if hook is not None:
+            invocation = hook_invocation(hook, subject)
+        else:
+            invocation = chain_invocation(self._lookup.chain(key[0], _chained_type(message)), subject)
         if self._has_events:
             self._apis.remember(spec.get(API_KEY, ""), key[0])
-        return HookInvocation(hook, subject, _as_object)
-
-    def _lent_object(self, lent: LentObject) -> Invocation:
-        spec = lent.subject.spec
-        key = spec.get(HASH_KEY, ""), lent.subject.hook_name
-        hook = self._hooks.get(key) or self._look_up(key)
-        if hook is None:
-            return self._chain(lent.message, _as_object)
-        if self._has_events:
-            self._apis.remember(spec.get(API_KEY, ""), key[0])
-        return UnreadInvocation(hook, lent)
-
-    def _object_map(self, packed: PackedObject) -> Invocation:
-        head = packed.head
-        hook = self._hooks.get(head.key) or self._look_up(head.key)
-        if hook is None:
-            return self._chain(packed.message, packed.answer)
-        if self._has_events:
-            self._apis.remember(head.api, head.key[0])
-        return UnreadInvocation(hook, packed)
+        return invocation
 
     def _look_up(self, key: tuple[str, str]) -> Hook | None:
         """The hook of this bundle and name; None where the name is the whole chain's."""
@@ -125,46 +88,42 @@ class Dispatcher:
         hook = self._hooks[key] = self._lookup.hook(bundle_hash, name)
         return hook
 
-    def _chain(self, subject: Object, encode: Encode) -> Invocation:
-        spec = subject.spec
-        bundle_hash = spec.get(HASH_KEY, "")
-        chain = self._lookup.chain(bundle_hash, _chained_type(subject))
-        if self._has_events:
-            self._apis.remember(spec.get(API_KEY, ""), bundle_hash)
-        return ChainInvocation(chain, subject, encode)
-
-    def _event(self, message: Event, kind: Kind) -> Invocation:
+    def _event(self, payload: str, kind: Kind) -> Invocation:
         try:
-            event = TykEvent.from_json(message.payload)
+            event = TykEvent.from_json(payload)
         except EventPayloadError as error:
             raise WorkerError(Status.INVALID, str(error)) from error
         origin = event.get(TRIGGERED_KEY)
         if isinstance(origin, dict):
             handlers = self._lookup.triggered_handlers(event.handler_name, str(origin.get("bundle")))
-            return TriggeredInvocation(handlers, message.payload, kind)
-        bundle_hash = self._apis.find(str(event.spec.get(API_KEY, "")))
-        return EventInvocation(self._lookup.event_handler(event.handler_name, bundle_hash), event, kind)
+        else:
+            bundle_hash = self._apis.find(str(event.spec.get(API_KEY, "")))
+            handlers = [self._lookup.event_handler(event.handler_name, bundle_hash)]
+        return event_invocation(handlers, payload, kind)
 
 
-def _parsed_event(body: Any) -> Event:
+def _subject(kind: int, body: Any, lent: LentBody | None) -> Subject:
     try:
-        return Event.FromString(body)
+        if lent is not None:
+            borrowed = BorrowedSubject.decode(lent) if kind == _OBJECT else None
+            if borrowed is not None:
+                return borrowed
+            body = lent.whole()
+        return WholeSubject(_parse_object(body) if kind == _OBJECT else decode(Object, body), kind)
     except (DecodeError, TypeError, ValueError) as error:
-        raise WorkerError(Status.INVALID, f"not a serialized coprocess.Event: {error}") from error
+        raise _invalid(kind, "Object", error) from error
 
 
-def _unread(body: LentBody) -> LentObject | None:
+def _event(kind: int, body: Any) -> Event:
     try:
-        return LentObject.decode(body)
-    except DecodeError as error:
-        raise WorkerError(Status.INVALID, f"not a serialized coprocess.Object: {error}") from error
+        return Event.FromString(body) if kind == Kind.EVENT else decode(Event, body)
+    except (DecodeError, TypeError, ValueError) as error:
+        raise _invalid(kind, "Event", error) from error
 
 
-def _unpacked_event(body: Any) -> Event:
-    try:
-        return unpack_event(body)
-    except (TypeError, ValueError) as error:
-        raise WorkerError(Status.INVALID, f"not a coprocess.Event: {error}") from error
+def _invalid(kind: int, name: str, error: Exception) -> WorkerError:
+    what = f"a serialized coprocess.{name}" if kind in (Kind.OBJECT, Kind.EVENT) else f"a coprocess.{name}"
+    return WorkerError(Status.INVALID, f"not {what}: {error}")
 
 
 def _chained_type(subject: Object) -> str:
@@ -176,7 +135,3 @@ def _chained_type(subject: Object) -> str:
         message = f"a whole chain ({CHAIN_NAME}) needs a hook type, and the object has {name}"
         raise WorkerError(Status.INVALID, message, {"hook": CHAIN_NAME})
     return name
-
-
-def _as_object(subject: Object) -> Packed:
-    return pack_frame(_OBJECT, None, subject.SerializeToString())

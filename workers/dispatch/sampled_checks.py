@@ -14,7 +14,7 @@ from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.proto.coprocess_response_object_pb2 import ResponseObject
 from tyk.request import canonical_header
-from tykpy.bundles.shapes import complete
+from tykpy.bundles.shapes import complete_reply
 from tykpy.telemetry.log import Log
 from tykpy.workers.dispatch import ignored_changes
 from tykpy.workers.dispatch.ignored_changes import MAX_CODE, MIN_CODE, Ignored
@@ -40,7 +40,7 @@ def begin(hook: "Hook", subject: Object) -> Object:
     hook.unwatched_calls = 1 if hook.looks < FIRST_CALLS else LATER_CALLS
     before = Object()
     before.CopyFrom(subject)
-    complete(before)
+    complete_reply(before)
     return before
 
 

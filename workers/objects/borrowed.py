@@ -1,28 +1,26 @@
-"""An object whose request has a large body, as long as nobody has asked for that.
+"""An object whose large body stays in the broker's store until a hook reads it.
 
-Most hooks look at headers and set some. The body stays in the broker's store meanwhile, and the answer says that it is
-as it came: copying it into a message, encoding it and handing it back is most of what a large dispatch costs. The
-message is filled when `request.object` is first used; from then on the request is an ordinary one.
+Most hooks look at headers and set some. Copying the body into a message, encoding it and handing it back would be most
+of what a large dispatch costs. Where no hook has read the body, the answer says that it is unchanged.
 """
 
 import weakref
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
-from tyk.request import TykCoProcessRequest
+from tyk.request import Changes, LazyRequest
 from tykpy.ipc.bodies.store import LentBody
 from tykpy.ipc.frame import Kind, Packed, pack_frame
-from tykpy.workers.objects.lazy import Notes, UnreadRequest, do_once, one_turn
 
-LEFT_ABOVE: Final = 16 * 1024
-"""Bytes of a field from which on it stays in the store: below, to leave it costs as much as to copy it."""
+LARGE_FIELD: Final = 16 * 1024
+"""A field stays in the store if it is larger, in bytes: copying a smaller one costs no more than leaving it."""
 _WINDOW: Final = 4096
-"""Bytes that are read at a time to find fields: nearly always all that comes before the body."""
-_MOST_AROUND: Final = 64 * 1024
-"""Bytes of an object beside its request's body; with more it is read whole."""
-_MOST_FIELDS: Final = 1024
-"""Of a request, before its body; likewise."""
+"""Bytes read at a time to find fields: nearly always everything that precedes the body."""
+_MAX_AROUND: Final = 64 * 1024
+"""Bytes of an object beside its large fields; an object with more is read whole."""
+_MAX_FIELDS: Final = 1024
+"""Fields of a request; an object with more is read whole."""
 _HOOK_TYPE: Final = 0x08
 _HOOK_NAME: Final = 0x12
 _REQUEST: Final = 0x1A
@@ -30,35 +28,36 @@ _BODY: Final = 0x22
 _RAW_BODY: Final = 0x72
 _LAST_FIELD: Final = 0x72
 _BYTES: Final = 2
-"""A field's wire type: all that a request has."""
+"""The wire type of strings, bytes and messages: all fields of a request have it."""
 _WIRE_TYPE: Final = 7
 _MORE: Final = 0x80
-_MOST_LENGTH_BYTES: Final = 5
+_MAX_LENGTH_BYTES: Final = 5
 
 
 class _UnusualError(Exception):
-    """Not as a gateway writes objects: protobuf shall say what it is."""
+    """Not written as a gateway writes objects: leave it to protobuf."""
 
 
 class _Range(NamedTuple):
-    """Where something lies in a body."""
+    """A range of a body, in bytes."""
 
     start: int
     end: int
 
 
 class _Outline(NamedTuple):
-    """Where things lie in an object."""
+    """Where the parts of an object lie."""
 
-    request: _Range
-    """Its message, without tag and length; what comes before them ends at `before`."""
     before: int
-    left: tuple[_Range, ...]
+    """The end of the fields before the request."""
+    request: _Range
+    """The request's message, without tag and length."""
+    large: tuple[_Range, ...]
     """Large fields of the request, with tag and length."""
 
 
 class _Scan:
-    """Reads tags and lengths of a body that is not here."""
+    """Reads tags and lengths of a body in the store."""
 
     def __init__(self, body: LentBody) -> None:
         self._body = body
@@ -66,7 +65,7 @@ class _Scan:
         self._window = body.read(0, _WINDOW)
 
     def byte(self, at: int) -> int:
-        """The byte there."""
+        """Return the byte at a position."""
         if not self._start <= at < self._start + len(self._window):
             self._start, self._window = at, self._body.read(at, at + _WINDOW)
             if not self._window:
@@ -74,9 +73,9 @@ class _Scan:
         return self._window[at - self._start]
 
     def length(self, at: int, limit: int) -> _Range:
-        """The value whose length is there, and that ends at `limit` at most."""
+        """Return the range of the value whose length is at a position; it ends at `limit` at most."""
         value = 0
-        for shift in range(0, 7 * _MOST_LENGTH_BYTES, 7):
+        for shift in range(0, 7 * _MAX_LENGTH_BYTES, 7):
             byte = self.byte(at)
             at += 1
             value |= (byte & ~_MORE) << shift
@@ -87,8 +86,8 @@ class _Scan:
         raise _UnusualError
 
 
-def _outline(body: LentBody, left_above: int) -> _Outline:
-    """Find the large fields of a request; raises _UnusualError where there are none, or one cannot be sure."""
+def _outline(body: LentBody, larger_than: int) -> _Outline:
+    """Find the large fields of a request. Raises _UnusualError where there are none, or it is not certain."""
     scan, size = _Scan(body), body.size
     at = 0
     while (tag := scan.byte(at)) != _REQUEST:
@@ -99,108 +98,96 @@ def _outline(body: LentBody, left_above: int) -> _Outline:
         else:
             raise _UnusualError
     request = scan.length(at + 1, size)
-    left = tuple(_large_fields(scan, request, left_above))
-    around = size - sum(end - start for start, end in left)
-    if not left or around > _MOST_AROUND:
+    large = tuple(_large_fields(scan, request, larger_than))
+    around = size - sum(end - start for start, end in large)
+    if not large or around > _MAX_AROUND:
         raise _UnusualError
-    return _Outline(request, at, left)
+    return _Outline(at, request, large)
 
 
-def _large_fields(scan: _Scan, request: _Range, left_above: int) -> list[_Range]:
-    left: list[_Range] = []
+def _large_fields(scan: _Scan, request: _Range, larger_than: int) -> list[_Range]:
+    large: list[_Range] = []
     seen: set[int] = set()
     at = request.start
-    for _ in range(_MOST_FIELDS):
+    for _ in range(_MAX_FIELDS):
         if at == request.end:
-            return left
+            return large
         tag = scan.byte(at)
         if tag & _WIRE_TYPE != _BYTES or tag > _LAST_FIELD or tag in seen:
             raise _UnusualError
         value = scan.length(at + 1, request.end)
         if tag in (_BODY, _RAW_BODY):
-            seen.add(tag)  # of two bodies the last counts: then order matters
-            if value.end - value.start > left_above:
-                left.append(_Range(at, value.end))
+            seen.add(tag)  # of two bodies the last one counts, so their order matters
+            if value.end - value.start > larger_than:
+                large.append(_Range(at, value.end))
         at = value.end
     raise _UnusualError
 
 
-class LentObject:
-    """One object in the broker's store, decoded but for the large fields of its request."""
+class BorrowedSubject:
+    """An object in the broker's store, decoded except for the large fields of its request."""
 
-    __slots__ = ("_left", "_lent", "_notes", "_request", "_unfilled", "subject")
+    __slots__ = ("_body", "_changes", "_is_read", "_large", "_request", "message")
 
-    def __init__(self, body: LentBody, subject: Object, left: tuple[_Range, ...]) -> None:
-        self.subject = subject
-        """What the hook is to have, but for what was left."""
-        self._lent = body
-        self._left = left
-        self._unfilled = one_turn()
-        self._notes: Notes | None = None
-        """What the hook has done to the request and is not in the message yet."""
-        self._request: weakref.ref[TykCoProcessRequest] | None = None
+    def __init__(self, body: LentBody, message: Object, large: tuple[_Range, ...]) -> None:
+        self.message = message
+        self._body = body
+        self._large = large
+        self._is_read = False
+        self._changes = Changes()
+        self._request: weakref.ref[LazyRequest] | None = None
 
     @classmethod
-    def decode(cls, body: LentBody, left_above: int = LEFT_ABOVE) -> "LentObject | None":
-        """Decode what there is beside large fields; None where there are none, or one cannot be sure.
+    def decode(cls, body: LentBody, larger_than: int = LARGE_FIELD) -> "BorrowedSubject | None":
+        """Decode everything but large fields; None where there are none, or it is not certain.
 
         Raises DecodeError.
         """
         try:
-            request, before, left = _outline(body, left_above)
+            before, request, large = _outline(body, larger_than)
         except _UnusualError:
             return None
-        subject = Object.FromString(body.read(0, before) + body.read(request.end, body.size))
-        if subject.HasField("request"):
-            return None  # two of them: protobuf makes one of both, in their order
+        message = Object.FromString(body.read(0, before) + body.read(request.end, body.size))
+        if message.HasField("request"):
+            return None  # protobuf merges two requests, in their order
         at, parts = request.start, []
-        for start, end in left:
+        for start, end in large:
             parts.append(body.read(at, start))
             at = end
-        subject.request.MergeFromString(b"".join((*parts, body.read(at, request.end))))
-        return cls(body, subject, left)
+        message.request.MergeFromString(b"".join((*parts, body.read(at, request.end))))
+        return cls(body, message, large)
+
+    def request(self) -> LazyRequest:
+        """Return the request as a hook sees it."""
+        request = self.message.request
+        request.return_overrides.SetInParent()  # what every reply must have
+        lazy = LazyRequest(request, self, self._changes)
+        self._request = weakref.ref(lazy)
+        return lazy
 
     @property
-    def message(self) -> Object:
-        """The whole object."""
-        self._fill()
-        return self.subject
+    def headers(self) -> Mapping[str, str]:
+        """The headers that arrived."""
+        return self.message.request.headers
 
-    def request(self) -> TykCoProcessRequest:
-        """The request as a hook sees it; to be called once."""
-        self.subject.request.return_overrides.SetInParent()  # as notes need it
-        self._notes = Notes(self.subject)
-        request = UnreadRequest(self._notes, self._read)
-        self._request = weakref.ref(request)
-        return request
+    def read(self) -> bytes:
+        """Return the large fields, encoded. Raises LookupError where the body is not there any more."""
+        missing = b"".join(self._body.read(start, end) for start, end in self._large)
+        self._is_read = True
+        return missing
 
     def answer(self, after: Object) -> Packed:
-        """The answer frame for what a hook made of the subject, or for another object; to be called once."""
+        """Return the answer frame."""
         request = self._request() if self._request is not None else None
         if request is not None:
-            _ = request.object  # somebody has kept it: its body will not be there later
-        self._write_notes()
-        left = self._left
+            _ = request.object  # the plugin has stored it: its body will not be there later
+        elif not self._is_read:
+            self._changes.write_to(self.message.request)
         encoded = after.SerializeToString()
-        if after is not self.subject or not left:
+        if self._is_read or after is not self.message:
             return pack_frame(Kind.OBJECT, None, encoded)
-        if len(encoded) + self._lent.size > self._lent.max_answer:
-            # Perhaps it is too large: whoever publishes it says so.
-            return pack_frame(Kind.OBJECT, None, self.message.SerializeToString())
-        return pack_frame(Kind.OBJECT, left, encoded)
-
-    def _read(self) -> MiniRequestObject:
-        self._fill()
-        self._write_notes()
-        return self.subject.request
-
-    def _fill(self) -> None:
-        """Put in what was left, once. Raises LookupError where it has been given back."""
-        if self._left:
-            left = b"".join(self._lent.read(start, end) for start, end in self._left)
-            do_once(self._unfilled, self.subject.request.MergeFromString, left)
-            self._left = ()
-
-    def _write_notes(self) -> None:
-        if self._notes is not None:
-            self._notes.read()
+        if len(encoded) + self._body.size > self._body.max_answer:
+            # It may be too large; the publisher of the whole answer decides.
+            after.request.MergeFromString(self.read())
+            return pack_frame(Kind.OBJECT, None, after.SerializeToString())
+        return pack_frame(Kind.OBJECT, self._large, encoded)

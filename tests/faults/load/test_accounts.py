@@ -18,7 +18,7 @@ from tests.support.peers.attacker import Attacker
 from tests.support.peers.front_ends import both_listeners
 from tests.support.peers.http2_peer import data, message, reset
 from tykpy.commands.objects import CallDescription, build_object
-from tykpy.workers.objects.mapping import to_map
+from tykpy.workers.objects.msgpack_codec import to_map
 
 MIB: Final = 1024 * 1024
 FRAME: Final = 16 * 1024

@@ -15,7 +15,7 @@ from tykpy.broker.errors import RpcError
 from tykpy.broker.grpc.wire import CODE_OF_STATUS
 from tykpy.client.rpc import RpcClient
 from tykpy.ipc.frame import Status
-from tykpy.workers.objects.mapping import to_map
+from tykpy.workers.objects.msgpack_codec import to_map
 
 Metadata = Mapping[str, str | bytes]
 _SERVICE = "/coprocess.Dispatcher/"

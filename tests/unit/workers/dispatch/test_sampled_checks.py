@@ -248,6 +248,6 @@ def test_events_are_never_looked_at(folder: Path, serve: Serve) -> None:
 
 async def run_event(hook: Hook) -> None:
     from tyk.event import TykEvent
-    from tykpy.workers.dispatch.invocation import run_hook_async
+    from tykpy.workers.dispatch.invocation import run_hook
 
-    await run_hook_async(hook, TykEvent.from_json('{"handler_name": "handler", "message": {}, "spec": {}}'))
+    await run_hook(hook, TykEvent.from_json('{"handler_name": "handler", "message": {}, "spec": {}}'))

@@ -1,4 +1,4 @@
-"""Objects whose request's body stays in the broker's store: every answer is what it would be if it did not."""
+"""A body left in the broker's store changes no answer."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -23,8 +23,7 @@ from tykpy.ipc.bodies.store import BodyReader, BodyStore
 from tykpy.ipc.channel.messages import Answer
 from tykpy.ipc.frame import Kind, Packed, pack_frame, pack_head, unpack_answer
 from tykpy.workers.dispatch.sampled_checks import FIRST_CALLS
-from tykpy.workers.objects.borrowed import LEFT_ABOVE, LentObject
-from tykpy.workers.objects.lazy import UnreadRequest
+from tykpy.workers.objects.borrowed import LARGE_FIELD, BorrowedSubject
 
 HOOKS = """
     import copy, pickle
@@ -105,8 +104,8 @@ CONTINUES = ("continues", "could_continue")
 BODIES: dict[str, dict[str, Any]] = {
     "binary": {"raw_body": os.urandom(100_000)},
     "text": {"body": "ä" * 50_000, "raw_body": ("ä" * 50_000).encode()},
-    "text-only": {"body": "x" * (LEFT_ABOVE + 1)},
-    "one-small": {"body": "x" * 100, "raw_body": bytes(LEFT_ABOVE + 1)},
+    "text-only": {"body": "x" * (LARGE_FIELD + 1)},
+    "one-small": {"body": "x" * 100, "raw_body": bytes(LARGE_FIELD + 1)},
 }
 
 
@@ -128,12 +127,12 @@ class Lender:
         lent.give_back()
         return frame, body_of(Answer(1, False, frame, 0), Kind.OBJECT, stored)
 
-    def decode(self, data: bytes) -> LentObject | None:
+    def decode(self, data: bytes) -> BorrowedSubject | None:
         """The object as a worker decodes it; what is left must be read before the next one comes."""
         stored = self._store.put(data)
         assert stored is not None
         self._last = stored
-        return LentObject.decode(self._reader.lend(stored.offset, stored.size, 1 << 24))
+        return BorrowedSubject.decode(self._reader.lend(stored.offset, stored.size, 1 << 24))
 
     def close(self) -> None:
         """Close both ends."""
@@ -164,7 +163,7 @@ def lender(bundles: Served) -> Iterator[Lender]:
 
 
 def plain(bundles: Served, data: bytes) -> Object:
-    """What the hook makes of an object that is not lent."""
+    """What the hook makes of the same object sent whole."""
     return Object.FromString(bundles.frame(pack_frame(Kind.OBJECT, None, data)).body)
 
 
@@ -180,7 +179,7 @@ def test_an_answer_is_the_same(bundles: Served, lender: Lender, hook: str, body:
         assert len(encoded) < 1000
 
 
-def test_a_hook_that_is_looked_at_has_all_of_its_request(tmp_path: Path) -> None:
+def test_a_sampled_call_loads_the_body(tmp_path: Path) -> None:
     made = Served(write_files(tmp_path / "bundles", {"foo.py": HOOKS}), tmp_path / "unpacked")
     lender = Lender(made.dispatcher)
     data = subject("headers", request=BODIES["binary"]).SerializeToString()
@@ -190,7 +189,7 @@ def test_a_hook_that_is_looked_at_has_all_of_its_request(tmp_path: Path) -> None
     made.close()
 
 
-def test_a_chain_has_all_of_its_request(bundles: Served, lender: Lender) -> None:
+def test_a_chain_loads_the_body(bundles: Served, lender: Lender) -> None:
     for hook in ("changes", "continues", "empties", "replaces", "returns_another"):
         del hooks_of(bundles)[hook]
     data = subject("*", request=BODIES["text"]).SerializeToString()
@@ -205,7 +204,7 @@ def test_an_unknown_hook_is_not_found(lender: Lender) -> None:
         lender.run(subject("nothing", request=BODIES["binary"]).SerializeToString())
 
 
-def test_a_request_that_is_kept_has_its_body_for_ever(bundles: Served, lender: Lender) -> None:
+def test_a_stored_request_has_its_body_for_ever(bundles: Served, lender: Lender) -> None:
     data = subject("keeps", request={"raw_body": b"1" * 50_000}).SerializeToString()
     lender.run(data)
     lender.run(subject("headers", request={"raw_body": b"2" * 50_000}).SerializeToString())
@@ -213,7 +212,7 @@ def test_a_request_that_is_kept_has_its_body_for_ever(bundles: Served, lender: L
     assert request.object.raw_body == b"1" * 50_000
 
 
-def test_an_answer_that_may_be_too_large_is_made_whole(bundles: Served, lender: Lender) -> None:
+def test_an_answer_that_may_be_too_large_is_sent_whole(bundles: Served, lender: Lender) -> None:
     data = subject("headers", request=BODIES["binary"]).SerializeToString()
     frame, answer = lender.run(data, max_answer=len(data))
     assert unpack_answer(frame)[1] is None
@@ -246,7 +245,7 @@ USUAL = {"name-behind", "much-before"}
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_what_is_unusual_is_decoded_as_protobuf_decodes_it(lender: Lender, name: str) -> None:
+def test_unusual_objects_are_decoded_as_by_protobuf(lender: Lender, name: str) -> None:
     data = UNUSUAL[name]
     try:
         expected = Object.FromString(data)
@@ -257,20 +256,22 @@ def test_what_is_unusual_is_decoded_as_protobuf_decodes_it(lender: Lender, name:
     found = lender.decode(data)
     assert (found is not None) == (name in USUAL)
     if found is not None:
+        _ = found.request().object
+        expected.request.return_overrides.SetInParent()
         assert found.message == expected
 
 
-def test_a_request_becomes_an_ordinary_one_when_its_object_is_used(lender: Lender) -> None:
+def test_a_body_is_loaded_when_object_is_used(lender: Lender) -> None:
     found = lender.decode(subject("headers", request=BODIES["text"]).SerializeToString())
     assert found is not None
     request = found.request()
-    assert type(request) is UnreadRequest
     request.add_header("X-Two", "2")
-    assert not found.subject.request.raw_body
+    assert not request.is_loaded
+    assert not found.message.request.raw_body
     assert request.object.raw_body == BODIES["text"]["raw_body"]
     assert request.object.body == BODIES["text"]["body"]
-    assert cast(object, type(request)) is TykCoProcessRequest
-    assert request.object is found.subject.request
+    assert request.is_loaded
+    assert request.object is found.message.request
     assert dict(request.object.set_headers) == {"X-Two": "2"}
 
 
@@ -283,11 +284,11 @@ def test_a_copy_of_a_request_is_an_ordinary_one(lender: Lender, make: Any) -> No
     assert copied.object.raw_body == BODIES["binary"]["raw_body"]
 
 
-def test_a_request_whose_body_is_gone_says_so_every_time(lender: Lender) -> None:
+def test_a_body_that_is_gone_is_an_error_every_time(lender: Lender) -> None:
     found = lender.decode(subject("headers", request=BODIES["binary"]).SerializeToString())
     assert found is not None
     request = found.request()
-    found._lent.give_back()
+    found._body.give_back()
     for _ in range(2):
         with pytest.raises(LookupError, match="it is gone"):
             request.object.SetInParent()

@@ -11,8 +11,8 @@ from tests.support.bundles import Served, md5, subject, write_bundle, write_file
 from tests.unit.conftest import Serve
 from tykpy.bundles.errors import WorkerError
 from tykpy.ipc.frame import Kind, Status, pack_frame
-from tykpy.workers.objects.chain import RequestFold
-from tykpy.workers.objects.mapping import to_map
+from tykpy.workers.objects.chain import RequestEffects
+from tykpy.workers.objects.msgpack_codec import to_map
 
 Make = Callable[..., Served]
 
@@ -212,14 +212,14 @@ def test_a_chain_may_travel_as_a_map(make: Make) -> None:
     assert "session" not in body
 
 
-def test_a_hook_that_asks_for_no_message_has_no_copy_of_the_request() -> None:
-    fold = RequestFold(subject("*", request={"raw_body": b"large", "set_headers": {"X-Came": "1"}}), 3)
-    first, request = fold.view(False)
+def test_a_hook_that_reads_no_message_gets_no_copy() -> None:
+    effects = RequestEffects(subject("*", request={"raw_body": b"large", "set_headers": {"X-Came": "1"}}), 3)
+    first, request = effects.next_call(False)
     request.add_header("X-First", "1")
     assert not first.HasField("request")
     del request
-    assert fold.apply(first)
-    second, request = fold.view(False)
+    assert effects.apply(first)
+    second, request = effects.next_call(False)
     assert not second.HasField("request")
     assert request.object.raw_body == b"large"
     assert second.request.headers["X-First"] == "1"

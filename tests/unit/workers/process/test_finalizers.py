@@ -13,27 +13,24 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-import msgpack
 import pytest
 
 from tests.support.broker import PATIENCE
 from tyk.gateway.backend import Storage
 from tyk.gateway.memory import MemoryStorage
-from tyk.proto.coprocess_object_pb2 import Object
+from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
+from tyk.request import Changes, LazyRequest
 from tykpy.ipc.bodies.store import LentBody
 from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.errors import ControlClosedError
 from tykpy.workers.api_bundles import ApiBundles
 from tykpy.workers.events import SentEvents
-from tykpy.workers.objects.lazy import Notes, UnreadRequest
-from tykpy.workers.objects.msgpack_object import PackedObject
 from tykpy.workers.storage import open_storage
 from tykpy.workers.storage.failures import Breaker, FailureLog
 from tykpy.workers.storage.timelimit import TimeLimitedCalls
 
 Action = Callable[[], object]
 ROUNDS = 30
-FIELDS = {"headers": {"X-One": "1"}, "url": "/path", "delete_params": ["p"]}
 
 
 class Garbage:
@@ -88,8 +85,8 @@ def interrupted(action: Action, by: Action) -> None:
     assert Garbage.ran
 
 
-def use(request: UnreadRequest) -> None:
-    """All calls that plugins make of a request."""
+def use(request: LazyRequest) -> None:
+    """Use every method that plugins have."""
     request.add_header("X-Two", "2")
     request.delete_header("X-One")
     request.add_param("a", "1")
@@ -98,36 +95,46 @@ def use(request: UnreadRequest) -> None:
     assert request.object.url == "/path"
 
 
-def packed_request() -> UnreadRequest:
-    one = PackedObject(msgpack.packb({"hook_type": "Pre", "hook_name": "H", "request": FIELDS}))
-    request = one.request()
-    assert isinstance(request, UnreadRequest)
-    return request
+class Source:
+    """Completes the message with its URL; Python code runs meanwhile."""
+
+    def __init__(self, missing: MiniRequestObject | bytes) -> None:
+        self._missing = missing
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"X-One": "1"}
+
+    def read(self) -> MiniRequestObject | bytes:
+        assert [[] for _ in range(3)]
+        return self._missing
 
 
-def noted_request() -> UnreadRequest:
-    notes = Notes(Object(request={"url": "/path"}))
-    return UnreadRequest(notes, notes.read)
+URL = MiniRequestObject(url="/path")
 
 
-@pytest.mark.parametrize("make", [packed_request, noted_request])
-def test_a_request_is_used_while_another_is(make: Callable[[], UnreadRequest]) -> None:
+@pytest.fixture(params=[URL, URL.SerializeToString()], ids=["message", "bytes"])
+def make(request: pytest.FixtureRequest) -> Callable[[], LazyRequest]:
+    """Make lazy requests."""
+    return lambda: LazyRequest(MiniRequestObject(), Source(request.param), Changes())
+
+
+def test_a_request_is_used_while_another_is(make: Callable[[], LazyRequest]) -> None:
     interrupted(lambda: use(make()), by=lambda: use(make()))
 
 
-@pytest.mark.parametrize("make", [packed_request, noted_request])
-def test_a_request_is_used_while_it_is_filled(make: Callable[[], UnreadRequest]) -> None:
-    """What was done to it is there once, whoever filled it."""
+def test_a_request_is_used_while_it_is_loaded(make: Callable[[], LazyRequest]) -> None:
+    """Its changes are in the message once, whoever loaded it."""
     current = [make()]
 
-    def fill() -> None:
+    def load() -> None:
         request = current[0] = make()
         request.delete_header("X-One")
         request.object.url = "/other"
         assert request.object.url == "/other"
         assert list(request.object.delete_headers).count("X-One") == 1
 
-    interrupted(fill, by=lambda: current[0].object)
+    interrupted(load, by=lambda: current[0].object)
 
 
 @pytest.fixture
