@@ -27,14 +27,14 @@ from tykpy.ipc.exits import WorkerExit
 from tykpy.ipc.orders import ARGUMENT as ORDERS_ARGUMENT
 from tykpy.ipc.title import set_title, worker_title
 from tykpy.telemetry.log import Log, configure_log, dump_descriptor, explain_in_log, open_log
-from tykpy.workers.dispatch.prepare import Dispatcher
+from tykpy.workers.dispatch.prepare import HookDispatcher
 from tykpy.workers.events import SentEvents
 from tykpy.workers.load_report import ControlReport
 from tykpy.workers.process import rlimits, signal_origin, stdio
 from tykpy.workers.process.lifeline import end_with_broker
 from tykpy.workers.process.plugin_signals import confine_handlers
 from tykpy.workers.process.signals import dump_stacks_to, release_children, watch_signals
-from tykpy.workers.serve import Worker
+from tykpy.workers.serve import WorkerLoop
 from tykpy.workers.storage import open_storage
 from tykpy.workers.storage.failures import Health
 from tykpy.workers.zygote import breed
@@ -110,7 +110,7 @@ def _path(name: bytes) -> Path:
 
 def _prepare(
     channel: WorkerChannel, config: dict[str, Any], events: SentEvents, loads: LoadObserver
-) -> tuple[Worker, Dispatcher]:
+) -> tuple[WorkerLoop, HookDispatcher]:
     """Load everything, then say that we are ready."""
     configure_log(config["log_level"], _path(config["log_file"]) if config["log_file"] else None)
     explain_in_log(config["names"])
@@ -119,7 +119,7 @@ def _prepare(
     # A reader that has stopped must not keep a worker that hangs or crashes.
     dump_stacks_to(dump_descriptor())
     budget = rlimits.apply(config["limits"], config["least_threads"])
-    worker = Worker(channel, config["threads"], budget)
+    worker = WorkerLoop(channel, config["threads"], budget)
     confine_handlers()
     runtime_dir = _path(config["runtime_dir"])
     storage = open_storage(config["redis"], runtime_dir, Health(channel.show_storage))
@@ -139,7 +139,9 @@ def _prepare(
     atexit.register(store.close)
     store.load_all()
     store.sweep()
-    dispatcher = Dispatcher(store, lambda api, digest: channel.control.send("api", {"api": api, "bundle_hash": digest}))
+    dispatcher = HookDispatcher(
+        store, lambda api, digest: channel.control.send("api", {"api": api, "bundle_hash": digest})
+    )
     channel.lend_bodies()
     channel.control.send("ready")
     if config["check_storage"]:

@@ -18,7 +18,7 @@ from tykpy.ipc.ring.layout import EXECUTION_SLOTS, FLAG_MEASURE, FLAG_SHARES
 from tykpy.telemetry.log import close_log, explain_in_log, reopen_log
 from tykpy.workers.async_hooks import AsyncCalls
 from tykpy.workers.dispatch.failure import error_frame
-from tykpy.workers.dispatch.prepare import Dispatcher
+from tykpy.workers.dispatch.prepare import HookDispatcher
 from tykpy.workers.hook_threads import FIRST, HookThreads
 from tykpy.workers.metering import Meter
 from tykpy.workers.process.guard import guarded, start_thread
@@ -28,10 +28,10 @@ EXIT_BROKER_GONE: Final = 0
 """Nobody is left to report to, and nothing went wrong here."""
 
 
-class Worker:
+class WorkerLoop:
     """Runs the requests of one channel until the broker asks it to leave or is gone."""
 
-    _dispatcher: Dispatcher
+    _dispatcher: HookDispatcher
 
     def __init__(self, channel: WorkerChannel, threads: int, budget: CpuBudget | None = None) -> None:
         """Start the threads that are always there, which wait for `run`; for hooks, up to `threads` run at a time.
@@ -47,7 +47,7 @@ class Worker:
         self._meters = [Meter() for _ in range(threads)]
         start_thread("control", self._listen_when_begun)
 
-    def run(self, dispatcher: Dispatcher) -> None:
+    def run(self, dispatcher: HookDispatcher) -> None:
         """Serve until told to leave; every claimed request is answered before this returns."""
         # What is loaded now stays; looking through it again at every collection would be for nothing.
         gc.collect()

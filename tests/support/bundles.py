@@ -1,4 +1,4 @@
-"""Writes bundles for tests, and runs hooks of them through a real `Dispatcher`."""
+"""Writes bundles for tests, and runs hooks of them through a real `HookDispatcher`."""
 
 import asyncio
 import hashlib
@@ -15,7 +15,7 @@ from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.bundles.files.signature import PublicKey
 from tykpy.bundles.registry import BundleStore
 from tykpy.ipc.frame import Kind, Packed, pack_frame, unpack_frame
-from tykpy.workers.dispatch.prepare import Dispatcher
+from tykpy.workers.dispatch.prepare import HookDispatcher
 from tykpy.workers.objects.msgpack_codec import from_map, to_map
 
 IMPORTS = "from tyk.decorators import *; from tyk.decorators import Response\n"
@@ -72,7 +72,7 @@ class Served:
     def _load(self) -> None:
         self.store = self._new_store()
         self.store.load_all()
-        self.dispatcher = Dispatcher(self.store)
+        self.dispatcher = HookDispatcher(self.store)
 
     def reload(self) -> None:
         """Load everything anew, as a new worker does."""

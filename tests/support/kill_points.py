@@ -130,7 +130,7 @@ def arm(channel: object, point: str) -> None:
 
 
 def arm_worker(worker: object, point: str) -> None:
-    """The same for a place in the loop of a `workers.serve.Worker`."""
+    """The same for a place in the loop of a `workers.serve.WorkerLoop`."""
     internals: Any = worker
     dispatcher = internals._dispatcher
     if point == "before decoding":

@@ -26,7 +26,7 @@ from tykpy.broker.http2.limits import Limits
 from tykpy.broker.router.contract import RouterOptions
 from tykpy.broker.router.router import Router
 from tykpy.bundles.registry import BundleStore
-from tykpy.workers.dispatch.prepare import Dispatcher
+from tykpy.workers.dispatch.prepare import HookDispatcher
 
 THIRD_CALL: Final = 5
 """Its stream id on a connection."""
@@ -101,7 +101,7 @@ class Scene:
         store = BundleStore([folder], folder / "unpacked", None)
         store.load_all()
         self.router.hooks.update(store.describe())
-        self._dispatcher = Dispatcher(store)
+        self._dispatcher = HookDispatcher(store)
         self._worker = worker
         self.router.join(worker.link)
         self._gateways = cycle([Gateway(server) for _ in range(connections)])

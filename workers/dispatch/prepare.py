@@ -33,7 +33,7 @@ _OBJECTS: Final = (_OBJECT, int(Kind.OBJECT_MAP))
 _parse_object: Final = Object.FromString
 
 
-class Dispatcher:
+class HookDispatcher:
     """Prepares dispatches; safe to use from many threads."""
 
     def __init__(self, bundles: BundleStore, announce: Announce = lambda api, bundle_hash: None) -> None:

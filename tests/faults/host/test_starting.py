@@ -28,7 +28,7 @@ born = int(open("/proc/self/stat").read().rpartition(") ")[2].split()[19]) / os.
 def instead(*arguments):
     {does}
 
-setattr(sys.modules["tykpy.workers.dispatch.prepare"].Dispatcher, "__init__", instead)
+setattr(sys.modules["tykpy.workers.dispatch.prepare"].HookDispatcher, "__init__", instead)
 """
 """A bundle that is loaded, and ends or hangs its worker before that is ready: no bundle is to blame."""
 HANGS = AFTER_LOADING.format(does="time.sleep(3600)")
@@ -78,7 +78,8 @@ def test_one_that_is_never_ready_does_not_keep_the_others_from_serving(tmp_path:
         f"    os.close(os.open({str(tmp_path / 'first')!r}, os.O_CREAT | os.O_EXCL))\n"
         "except FileExistsError:\n"
         "    import sys\n"
-        "    sys.modules['tykpy.workers.dispatch.prepare'].Dispatcher.__init__ = lambda *arguments: time.sleep(3600)\n"
+        "    prepare = sys.modules['tykpy.workers.dispatch.prepare']\n"
+        "    prepare.HookDispatcher.__init__ = lambda *arguments: time.sleep(3600)\n"
     )
     files = {"hooks.py": SOURCE, "slow.py": first_only}
     with RunningBroker(tmp_path, "--ready-timeout", "5", workers=2).unready(files) as broker:

@@ -12,7 +12,7 @@ from tests.support.bundles import IMPORTS, write_bundle, write_files
 from tests.unit.test_growth import count_bytecodes
 from tykpy.broker.catalog.spread import Loaded, spread_of
 from tykpy.bundles.registry import BundleStore
-from tykpy.workers.dispatch.prepare import Dispatcher
+from tykpy.workers.dispatch.prepare import HookDispatcher
 
 FEW, MANY = 20, 200
 TOLERANCE = 0.03
@@ -34,7 +34,7 @@ def cost(folder: Path, kind: str, count: int, *, serving: bool) -> float:
     store = BundleStore([folder], folder / ".unpacked")
     if serving:
         store.load_all()
-        Dispatcher(store)
+        HookDispatcher(store)
     write(folder, kind, count)
 
     def load() -> None:

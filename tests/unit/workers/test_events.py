@@ -13,8 +13,16 @@ from tyk.event import TykEvent
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.bundles.current_hook import RUNNING
 from tykpy.ipc.channel.control import ControlSocket
-from tykpy.workers.events import MAX_EVENT_CHARACTERS, MAX_WAITING, MAX_WAITING_CHARACTERS, SentEvents
-from tykpy.workers.triggered import DEEPEST, MAX_SPEC_CHARACTERS, TriggeredEvent, go_time
+from tykpy.workers.events import (
+    MAX_DEPTH,
+    MAX_EVENT_CHARACTERS,
+    MAX_SPEC_CHARACTERS,
+    MAX_WAITING,
+    MAX_WAITING_CHARACTERS,
+    OutgoingEvent,
+    SentEvents,
+    go_time,
+)
 
 Read = Callable[[], list[tuple[str, Any]]]
 
@@ -44,7 +52,7 @@ def read_until(read: Read, count: int) -> list[tuple[str, Any]]:
 
 
 def document(payload: str) -> dict[str, Any]:
-    decoded: dict[str, Any] = json.loads(TriggeredEvent.here("name", payload).message()["document"])
+    decoded: dict[str, Any] = json.loads(OutgoingEvent.here("name", payload).message()["document"])
     return decoded
 
 
@@ -71,7 +79,7 @@ def test_an_event_of_a_hook_says_where_it_comes_from() -> None:
     spec = {"APIID": "a" * 5_000, "OrgID": "o", "bundle_hash": "h", "config_data": "{}"}
     RUNNING.set((SimpleNamespace(bundle="mine"), Object(spec=spec)))  # type: ignore[arg-type]
     try:
-        event = TriggeredEvent.here("name", "")
+        event = OutgoingEvent.here("name", "")
     finally:
         RUNNING.set(None)
     assert event.bundle == "mine"
@@ -81,13 +89,20 @@ def test_an_event_of_a_hook_says_where_it_comes_from() -> None:
 
 @pytest.mark.parametrize(
     ("triggered", "depth"),
-    [({"depth": 2}, 3), ({"depth": 10**30}, DEEPEST + 1), ({"depth": "2"}, 0), ({"depth": -1}, 0), ("x", 0), (None, 0)],
+    [
+        ({"depth": 2}, 3),
+        ({"depth": 10**30}, MAX_DEPTH + 1),
+        ({"depth": "2"}, 0),
+        ({"depth": -1}, 0),
+        ("x", 0),
+        (None, 0),
+    ],
 )
 def test_an_event_of_a_handler_is_one_deeper(triggered: Any, depth: int) -> None:
     payload = json.dumps({"handler_name": "h", "triggered": triggered})
     RUNNING.set((SimpleNamespace(bundle="mine"), TykEvent.from_json(payload)))  # type: ignore[arg-type]
     try:
-        assert TriggeredEvent.here("name", "").depth == depth
+        assert OutgoingEvent.here("name", "").depth == depth
     finally:
         RUNNING.set(None)
 
