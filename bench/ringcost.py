@@ -102,9 +102,9 @@ class _Exchange:
         # As the router does: a big body is put where workers read it, beside its record.
         stored = self._channel.bodies.put(self._payload) if len(self._payload) > SPLIT_ABOVE else None
         if stored is None:
-            self._channel.send(seq, self._payload, 0)
+            self._channel.send(seq, (self._payload, None), 0)
         else:
-            self._channel.send_stored(seq, _NO_HEAD, stored, 0)
+            self._channel.send(seq, (_NO_HEAD, stored), 0)
             self._stored[seq] = stored
 
     def receive(self) -> int:

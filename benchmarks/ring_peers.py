@@ -69,11 +69,11 @@ class ChannelPeer(Peer):
         wait, send = self._poll.poll, self._channel.send
         ring, receive = self._channel.ring, self._channel.receive
         next_seq, end = self._seq, self._seq + count
-        missing, batch = count, WINDOW
+        missing, batch, packed = count, WINDOW, (payload, None)
         while missing:
             first, next_seq = next_seq, min(next_seq + batch, end)
             for seq in range(first, next_seq):
-                send(seq, payload, 0)
+                send(seq, packed, 0)
             ring()
             wait()
             batch = len(receive())

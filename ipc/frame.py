@@ -9,10 +9,11 @@ its hook does not ask for.
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
+from tykpy.ipc.bodies.store import Body
 from tykpy.ipc.text import bounded
 
 SPLIT_ABOVE: Final = 16 * 1024
@@ -90,32 +91,19 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 """A quarter and two thirds of what the msgpack library takes for a frame of 900 bytes."""
 
 
-class SplitFrame(NamedTuple):
-    """An encoded frame whose body, being large, is not in it."""
-
-    head: bytes
-    """The frame with nil for its body."""
-    body: bytes
-
-
-Packed = bytes | SplitFrame
-"""An encoded frame."""
+Packed: TypeAlias = tuple[bytes, Body | None]
+"""An encoded frame, and the body that travels beside it: the frame has nil for its body then."""
 
 
 Kept = tuple[tuple[int, int], ...]
 """Where in a dispatch's body, as start and end, fields lie that its answer has unchanged and does not carry."""
 
 
-def pack_head(kind: int, meta: object) -> bytes:
-    """Encode the head of a split frame."""
-    return _pack((kind, meta, None))
-
-
-def pack_frame(kind: int, meta: object, body: object) -> Packed:
-    """Encode a frame; `meta` is a map of small extras, or None."""
-    if isinstance(body, bytes) and len(body) > SPLIT_ABOVE:
-        return SplitFrame(pack_head(kind, meta), body)
-    return _pack((kind, meta, body))
+def pack_frame(kind: int, meta: object, body: Body) -> Packed:
+    """Encode a frame; `meta` is a map of small extras, or None. A large or stored body travels beside it."""
+    if type(body) is bytes and len(body) <= SPLIT_ABOVE:
+        return _pack((kind, meta, body)), None
+    return _pack((kind, meta, None)), body
 
 
 def unpack_frame(packed: Packed) -> Frame:
@@ -123,12 +111,12 @@ def unpack_frame(packed: Packed) -> Frame:
 
     Raises ValueError where it is not one msgpack array of three.
     """
+    head, body = packed
     try:
-        if isinstance(packed, SplitFrame):
-            return _decode(packed.head)._replace(body=packed.body)
-        return _decode(packed)
+        frame = _decode(head)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"not a frame: {error}") from error
+    return frame if body is None else frame._replace(body=body)
 
 
 def unpack_answer(packed: Packed) -> tuple[int, Kept | None, bytes]:
@@ -136,34 +124,35 @@ def unpack_answer(packed: Packed) -> tuple[int, Kept | None, bytes]:
 
     Raises ValueError.
     """
-    head, beside = packed if isinstance(packed, SplitFrame) else (packed, None)
+    head, beside = packed
     try:
         kind, kept, within = _decode_answer(head)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not an answer: {error}") from error
     if beside is None and within is not None:
         return kind, kept, within
-    if within is None and beside is not None:
+    if within is None and isinstance(beside, bytes):
         return kind, kept, beside
     raise ValueError("an answer that has no body, or two")
 
 
 def unpack_error(packed: Packed) -> tuple[int, str]:
     """Status and message of an error frame, likewise. Raises ValueError."""
-    if isinstance(packed, SplitFrame):
+    head, body = packed
+    if body is not None:
         raise ValueError("an error whose body is not in its frame")
     try:
-        _, _, failure = _decode_error(packed)
+        _, _, failure = _decode_error(head)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not an error: {error}") from error
     return failure
 
 
-def pack_error(status: Status, message: str, meta: Mapping[str, object] | None = None) -> bytes:
+def pack_error(status: Status, message: str, meta: Mapping[str, object] | None = None) -> Packed:
     """Encode an error frame; `meta` names what failed, e.g. `{"hook": ..., "bundle": ...}`.
 
     Text that is not valid Unicode is escaped, and long text is cut: plugins and clients choose what is in it.
     """
     if meta is not None:
         meta = {key: bounded(str(value), MAX_META) for key, value in meta.items()}
-    return _pack((Kind.ERROR, meta, (status, bounded(message, MAX_ERROR))))
+    return _pack((Kind.ERROR, meta, (status, bounded(message, MAX_ERROR)))), None

@@ -7,10 +7,9 @@ from tykpy.broker.router.cpu_use import CpuUse
 from tykpy.broker.router.dispatch import Dispatch
 from tykpy.broker.router.hook_times import WHOLE, HookTimes
 from tykpy.broker.router.queue import ASYNC, BLOCKING
-from tykpy.ipc.bodies.store import Body, StoredBody
 from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.channel.messages import Answer
-from tykpy.ipc.frame import SPLIT_ABOVE, pack_frame, pack_head
+from tykpy.ipc.frame import SPLIT_ABOVE, pack_frame
 from tykpy.ipc.ring.layout import FLAG_SHARES
 
 PREFETCH: Final = 24
@@ -151,10 +150,9 @@ class Link:
         assert hook is not None
         times, body = hook.times, dispatch.body
         share, flags = (times.share, times.flags) if self.learns else (self._share, self._flags)
-        if isinstance(body, bytes) and len(body) <= SPLIT_ABOVE:
-            self.channel.send(seq, pack_frame(dispatch.kind, dispatch.metadata, body), dispatch.deadline_ns, flags)
-        else:
-            self._send_big(dispatch, body, seq, flags)
+        if type(body) is bytes and len(body) > SPLIT_ABOVE:
+            dispatch.body = body = self.channel.bodies.put(body) or body
+        self.channel.send(seq, pack_frame(dispatch.kind, dispatch.metadata, body), dispatch.deadline_ns, flags)
         if not self.in_flight:
             self.progress_ns = time.monotonic_ns()
         dispatch.seq = seq
@@ -172,14 +170,6 @@ class Link:
         if not self.learns:
             return times.expected_ns
         return times.expected_ns - times.waiting_ns if share * MOSTLY_WAITING > WHOLE else 0
-
-    def _send_big(self, dispatch: Dispatch, body: Body, seq: int, flags: int) -> None:
-        stored = body if isinstance(body, StoredBody) else self.channel.bodies.put(body)
-        if stored is None:
-            self.channel.send(seq, pack_frame(dispatch.kind, dispatch.metadata, body), dispatch.deadline_ns, flags)
-            return
-        self.channel.send_stored(seq, pack_head(dispatch.kind, dispatch.metadata), stored, dispatch.deadline_ns, flags)
-        dispatch.body = stored
 
     def finish(self, seq: int) -> Dispatch | None:
         """Take a dispatch off the books; None where the number is not in flight here."""

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol
 from tykpy.ipc.bodies.bulk import BulkWriter
 from tykpy.ipc.bodies.memfd import SpillSocket, release
 from tykpy.ipc.errors import RingCorruptError
-from tykpy.ipc.frame import Packed, SplitFrame
+from tykpy.ipc.frame import Packed
 from tykpy.ipc.ring.layout import OWN_MEMORY, SPILL_PLACE
 from tykpy.ipc.ring.ring import Producer
 
@@ -25,17 +25,7 @@ class Announcement(NamedTuple):
     offset: int
     """In bulk memory, or OWN_MEMORY."""
     head: bytes
-    """The frame without its body; empty: the body is the frame."""
-
-
-def size_of(message: Packed) -> int:
-    """Bytes that `max_message` limits."""
-    return len(message.body if isinstance(message, SplitFrame) else message)
-
-
-def split(message: Packed) -> tuple[bytes, bytes]:
-    """Head and body; the body is all of it where the frame is not split."""
-    return message if isinstance(message, SplitFrame) else (b"", message)
+    """The frame without its body; empty: what lies there is the whole frame."""
 
 
 def read_announcement(payload: bytes, limit: int) -> Announcement:
@@ -57,13 +47,12 @@ class OwnMemoryWriter:
         self._producer = producer
         self._socket = socket
 
-    def push(self, kind: int, seq: int, aux: int, message: Packed) -> tuple[int, int]:
+    def push(self, kind: int, seq: int, aux: int, head: bytes, body: bytes) -> tuple[int, int]:
         """Store the body and publish its record.
 
         Returns the position to `rewind` to, and the descriptor of the memory, the caller's to `release`. Raises
         SpillError, and what `Producer.push` does; nothing was published then.
         """
-        head, body = split(message)
         memory = self._socket.send(seq, body)
         try:
             return self._producer.push(kind, seq, aux, SPILL_PLACE.pack(len(body), OWN_MEMORY) + head), memory
@@ -81,13 +70,12 @@ class OversizeWriter(OwnMemoryWriter):
         super().__init__(producer, socket)
         self._bulk = bulk
 
-    def publish(self, kind: int, seq: int, aux: int, message: Packed) -> None:
+    def publish(self, kind: int, seq: int, aux: int, head: bytes, body: bytes) -> None:
         """Store the body and publish its record; raises the same as `push`."""
-        head, body = split(message)
         size = len(body)
         offset = self._bulk.write(body, self._producer.consumed())
         if offset is None:
-            _, memory = self.push(kind, seq, aux, message)
+            _, memory = self.push(kind, seq, aux, head, body)
             release(memory, discard=False)
             return
         try:
@@ -130,4 +118,4 @@ class OversizeReader:
             body = self._socket.receive(seq, size, skip_revoked=self._skip_revoked)
         else:
             body = self._bulk.read(offset, size)
-        return SplitFrame(head, body) if head else body
+        return (head, body) if head else (body, None)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import Final, NamedTuple, Self
 
-from tykpy.ipc.bodies.announce import OversizeReader, OwnMemoryWriter, size_of
+from tykpy.ipc.bodies.announce import OversizeReader, OwnMemoryWriter
 from tykpy.ipc.bodies.bulk import BulkReader
 from tykpy.ipc.bodies.heap import keep_freed
 from tykpy.ipc.bodies.memfd import SpillSocket, release
@@ -75,7 +75,7 @@ class BrokerChannel:
         self.worker_fds = worker_fds
         """What the worker must inherit (`pass_fds`)."""
         self.bodies = parts.bodies
-        """Where bodies lie that `send_stored` sends."""
+        """Where bodies of requests lie that workers read from there."""
         self.corrupt: RingCorruptError | None = None
         """Set for good once the worker said something impossible in its ring or its header: see `drain`."""
         self._options = options
@@ -125,10 +125,11 @@ class BrokerChannel:
         """Close what only the worker needs, once it runs: the control socket's end of file depends on it."""
         self._worker_ends.close()
 
-    def send(self, seq: int, payload: Packed, deadline_ns: int, flags: int = 0) -> None:
-        """Publish a request; the worker hears of it at the next `ring`. A big one is copied into memory of its own.
+    def send(self, seq: int, packed: Packed, deadline_ns: int, flags: int = 0) -> None:
+        """Publish a request; the worker hears of it at the next `ring`.
 
-        `flags`: FLAG_MEASURE and FLAG_SHARES of `ipc.ring.layout`.
+        A stored body stays where it is, and must stay until the request is answered; any other that is too big for a
+        record is copied into memory of its own. `flags`: FLAG_MEASURE and FLAG_SHARES of `ipc.ring.layout`.
 
         Raises MessageTooLargeError, SpillError (no memory for a big one), SpillClosedError (the worker is gone),
         CreditError and RingFullError (a fault of the caller), RingCorruptError (a fault of the worker). Nothing was
@@ -137,35 +138,26 @@ class BrokerChannel:
         published = self._published
         if len(published) >= self._credits:
             raise CreditError(self._credits)
-        if isinstance(payload, bytes) and len(payload) <= self._max_payload:
-            published[seq] = self._push(_REQ | flags, seq, deadline_ns, payload)
+        head, body = packed
+        if body is None and len(head) <= self._max_payload:
+            published[seq] = self._push(_REQ | flags, seq, deadline_ns, head)
         else:
-            self._send_oversize(seq, payload, deadline_ns, flags)
+            self._send_big(_SPILL_REQ | flags, seq, deadline_ns, packed)
         self._unrung += 1
 
-    def send_stored(self, seq: int, head: bytes, body: StoredBody, deadline_ns: int, flags: int = 0) -> None:
-        """Do the same for a split frame whose body lies in `bodies`, and stays until the request is answered.
-
-        Raises the same but SpillError.
-        """
-        published = self._published
-        if len(published) >= self._credits:
-            raise CreditError(self._credits)
-        self._check_size(body.size)
-        self._notice_big()
-        place = SPILL_PLACE.pack(body.size, body.offset)
-        published[seq] = self._push(_SPILL_REQ | flags, seq, deadline_ns, place + head)
-        self._unrung += 1
-
-    def _send_oversize(self, seq: int, payload: Packed, deadline_ns: int, flags: int) -> None:
-        self._check_size(size_of(payload))
-        self._notice_big()
-        kind = _SPILL_REQ | flags
-        self._published[seq], self._spilled[seq] = self._oversize_out.push(kind, seq, deadline_ns, payload)
-
-    def _check_size(self, size: int) -> None:
+    def _send_big(self, kind: int, seq: int, deadline_ns: int, packed: Packed) -> None:
+        head, body = packed
+        if body is None:
+            head, body = b"", head
+        size = len(body)
         if size > self._options.max_message:
             raise MessageTooLargeError(size, self._options.max_message)
+        self._notice_big()
+        if isinstance(body, StoredBody):
+            place = SPILL_PLACE.pack(size, body.offset)
+            self._published[seq] = self._push(kind, seq, deadline_ns, place + head)
+        else:
+            self._published[seq], self._spilled[seq] = self._oversize_out.push(kind, seq, deadline_ns, head, body)
 
     def ring(self) -> None:
         """One doorbell write for all requests sent since the last one."""
@@ -262,7 +254,7 @@ class BrokerChannel:
         if self._spilled:
             self._release_spilled(seq, discard=False)
         if kind in _IN_RECORD:
-            return _new_answer(Answer, (seq, kind == _ERR, payload, handler_ns, waited_ns))
+            return _new_answer(Answer, (seq, kind == _ERR, (payload, None), handler_ns, waited_ns))
         return self._fetch(kind == _SPILL_ERR, seq, payload)._replace(handler_ns=handler_ns, waited_ns=waited_ns)
 
     def _fetch(self, is_error: bool, seq: int, payload: bytes) -> Answer:

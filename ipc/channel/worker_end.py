@@ -11,7 +11,7 @@ from threading import Lock
 from time import monotonic_ns
 from typing import Final, NamedTuple, Self
 
-from tykpy.ipc.bodies.announce import OversizeReader, OversizeWriter, read_announcement, size_of
+from tykpy.ipc.bodies.announce import OversizeReader, OversizeWriter, read_announcement
 from tykpy.ipc.bodies.bulk import BulkWriter
 from tykpy.ipc.bodies.heap import give_back, keep_freed
 from tykpy.ipc.bodies.memfd import SpillSocket
@@ -140,7 +140,7 @@ class WorkerChannel:
         size, offset, head = read_announcement(payload, self._max_message)
         if size < LEND_FROM or offset == OWN_MEMORY or not head:
             return self._copy(seq, payload)
-        return head, self._parts.bodies.lend(offset, size, self._max_message)
+        return (head, None), self._parts.bodies.lend(offset, size, self._max_message)
 
     @property
     def identity(self) -> Identity:
@@ -181,7 +181,7 @@ class WorkerChannel:
                 self._refuse(seq, Status.INTERNAL, str(error) or "no memory to read the request: --limit-memory")
                 return None
         else:
-            message, lent = payload, None
+            message, lent = (payload, None), None
         # From the second of these stores on the request counts as executing; before it, it is dispatched again.
         words = self._words
         words[ACTIVE_START + slot] = now_ns
@@ -194,31 +194,36 @@ class WorkerChannel:
         self._ring(1)
 
     def _push_error(self, seq: int, status: Status, message: str, handler_ns: int) -> None:
-        self._push(_ERR, seq, handler_ns, pack_error(status, message))
+        self._push(_ERR, seq, handler_ns, pack_error(status, message)[0])
 
-    def answer(self, slot: int, seq: int, payload: Packed, is_error: bool, time: int) -> None:
+    def answer(self, slot: int, seq: int, packed: Packed, is_error: bool, time: int) -> None:
         """Publish the answer, leave the execution slot, ring; `time`: the handler's, see `aux` in `ipc.ring.layout`.
 
         An answer that is too large, or that no memory can be had for, becomes an error frame that says so.
         """
+        head, body = packed
         with self._answer_lock:
-            if isinstance(payload, bytes) and len(payload) <= self._max_payload:
-                self._push(_ERR if is_error else _RESP, seq, time, payload)
+            if body is None and len(head) <= self._max_payload:
+                self._push(_ERR if is_error else _RESP, seq, time, head)
             else:
-                self._publish_big(seq, payload, is_error, time)
+                self._publish_big(seq, packed, is_error, time)
             words = self._words
             words[ACTIVE_SEQ + slot] = 0
         self._ring(1)
 
-    def _publish_big(self, seq: int, payload: Packed, is_error: bool, time: int) -> None:
-        size = size_of(payload)
+    def _publish_big(self, seq: int, packed: Packed, is_error: bool, time: int) -> None:
+        head, body = packed
+        if body is None:
+            head, body = b"", head
+        assert isinstance(body, bytes)
+        size = len(body)
         if size > self._max_message:
             # The broker adds the limit, and the option that it comes from.
             self._push_error(seq, Status.TOO_LARGE, f"the answer has {size} bytes", time)
             return
         kind = _SPILL_RESP | FLAG_ERROR if is_error else _SPILL_RESP
         try:
-            self._oversize_out.publish(kind, seq, time, payload)
+            self._oversize_out.publish(kind, seq, time, head, body)
         except (SpillError, MemoryError) as error:
             message = str(error) or "no memory to send the answer: --limit-memory"
             self._push_error(seq, Status.INTERNAL, message, time)

@@ -12,12 +12,11 @@ from enum import IntEnum
 from mmap import MADV_REMOVE, mmap
 from typing import Final, NamedTuple
 
-from tests.unit.ipc.channel.ends import SMALL, channel_pair
+from tests.unit.ipc.channel.ends import SMALL, channel_pair, whole
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.router.answers import body_of
-from tykpy.ipc.bodies.announce import size_of
 from tykpy.ipc.errors import IpcError, RingCorruptError
-from tykpy.ipc.frame import Kind, unpack_frame
+from tykpy.ipc.frame import Kind, Packed, unpack_frame
 from tykpy.ipc.ring.layout import FLAG_ERROR, RecordType
 from tykpy.ipc.ring.segment import create_memory
 
@@ -127,12 +126,12 @@ def bulk(data: bytes) -> None:
     """What a worker does to bulk memory and its socket before the broker reads its answers."""
     with channel_pair() as (broker, worker):
         for seq in range(1, SMALL.credits + 1):
-            broker.send(seq, b"", 0)
+            broker.send(seq, whole(b""), 0)
         parts = worker._parts
         kinds = (RecordType.SPILL_RESP, RecordType.SPILL_RESP | FLAG_ERROR)
         _Performer(parts.bulk_out._memory, parts.spills._socket, worker._push, kinds).perform(data)
         for answer in broker.drain():
-            assert size_of(answer.payload) <= SMALL.max_message
+            assert _size_of(answer.payload) <= SMALL.max_message
             with contextlib.suppress(DispatchError):
                 assert isinstance(body_of(answer, Kind.OBJECT), bytes)
 
@@ -148,6 +147,11 @@ def bodies(data: bytes) -> None:
         parts.requests.end()
         with contextlib.suppress(RingCorruptError):
             while (request := worker.claim()) is not None:
-                assert size_of(request.payload) <= SMALL.max_message
+                assert _size_of(request.payload) <= SMALL.max_message
                 with contextlib.suppress(ValueError):
                     unpack_frame(request.payload)
+
+
+def _size_of(packed: Packed) -> int:
+    head, body = packed
+    return len(head if body is None else body)

@@ -32,7 +32,7 @@ from tykpy.bundles.load_observer import LoadObserver
 from tykpy.bundles.registry import BundleStore
 from tykpy.commands.objects import CallDescription, build_object
 from tykpy.ipc.channel.control import ControlSocket
-from tykpy.ipc.frame import Kind, SplitFrame, Status, pack_error, pack_frame, pack_head
+from tykpy.ipc.frame import Kind, Status, pack_error, pack_frame
 from tykpy.ipc.ring.layout import FLAG_ERROR, HEADER_SIZE, OWN_MEMORY, SPILL_PLACE, TAIL, RecordType
 from tykpy.workers.load_report import ControlReport
 from tykpy.workers.objects.msgpack_codec import to_map
@@ -143,10 +143,9 @@ def make_others(folder: Path) -> None:
     plain = peer.block()
     _write("hpack", "no-table", b"\0" + bytes([len(plain)]) + plain)
     _write("http2", "echo", Peer().headers(1) + data(1, message(b"hello")))
-    answer = pack_frame(Kind.OBJECT, None, encoded)
-    assert isinstance(answer, bytes)
+    answer, _ = pack_frame(Kind.OBJECT, None, encoded)
     _write("answer", "object", answer)
-    _write("answer", "error", pack_error(Status.INVALID, "x"))
+    _write("answer", "error", pack_error(Status.INVALID, "x")[0])
     _write("ring", "records", _ring())
     _write("control", "messages", _control(folder))
 
@@ -154,20 +153,20 @@ def make_others(folder: Path) -> None:
 def record_big_messages() -> None:
     """What broker and worker write for big messages: in the memory that they share, and in memory of its own."""
     encoded = _object().SerializeToString()
-    big = SplitFrame(pack_head(Kind.OBJECT, None), encoded)
-    whole = pack_frame(Kind.OBJECT, None, encoded)
+    head = msgpack.packb([Kind.OBJECT, None, None])
+    big = (head, encoded)
     with channel_pair() as (broker, worker):
         stored = broker.bodies.put(encoded)
         assert stored is not None
-        broker.send_stored(1, big.head, stored, 0)
-        broker._send_oversize(2, whole, 0, 0)
+        broker.send(1, (head, stored), 0)
+        broker._send_big(RecordType.SPILL_REQ, 2, 0, pack_frame(Kind.OBJECT, None, encoded))
         written = Step(Do.WRITE, stored.offset, encoded)
         records = _records(worker._pop, worker._parts.spills._socket, 2)
         _write("bodies", "requests", script([written, *records]))
     with channel_pair() as (broker, worker):
         worker._publish_big(1, big, False, 0)
         worker._publish_big(2, big, True, 0)
-        _, memory = worker._oversize_out.push(RecordType.SPILL_RESP, 3, 0, whole)
+        _, memory = worker._oversize_out.push(RecordType.SPILL_RESP, 3, 0, b"", encoded)
         written = Step(Do.WRITE, 0, worker._parts.bulk_out._memory[: 2 * len(encoded)])
         records = _records(broker._pop, broker._parts.spills._socket, 3)
         _write("bulk", "answers", script([written, *records]))

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from tests.fuzz import big_messages
 from tests.support.peers.http2_peer import PATH, Peer
-from tests.unit.ipc.channel.ends import rings
+from tests.unit.ipc.channel.ends import rings, whole
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.broker.arriving import Arriving
 from tykpy.broker.errors import DispatchError, WireError
@@ -211,7 +211,7 @@ def answer(data: bytes) -> None:
     """The payload of a worker's answer."""
     for is_error in (False, True):
         with contextlib.suppress(DispatchError):
-            assert isinstance(body_of(Answer(1, is_error, data, 0), Kind.OBJECT), bytes)
+            assert isinstance(body_of(Answer(1, is_error, whole(data), 0), Kind.OBJECT), bytes)
 
 
 def manifest(data: bytes) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.integration.channel_worker import KILLED_REQUEST
 from tests.support.kill_points import ANSWERED, EXECUTING, NOT_STARTED
 from tests.support.root import ROOT
+from tests.unit.ipc.channel.ends import whole
 from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.channel.control import ControlMessage
 from tykpy.ipc.channel.messages import Answer, ChannelOptions
@@ -65,11 +66,11 @@ def echo(channel: BrokerChannel, count: int, credits_used: int) -> None:
         while seq < count and len(waiting) < credits_used:
             seq += 1
             waiting[seq] = message(seq, chance)
-            channel.send(seq, waiting[seq], 0)
+            channel.send(seq, whole(waiting[seq]), 0)
         channel.ring()
         select.select([channel.answers_fd], [], [])
         for answer in channel.receive():
-            assert answer == Answer(answer.seq, False, waiting.pop(answer.seq), 1)
+            assert answer == Answer(answer.seq, False, whole(waiting.pop(answer.seq)), 1)
             answered += 1
 
 
@@ -101,7 +102,7 @@ def test_a_worker_killed_at_any_point_leaves_a_clear_account(point: str, size: i
     with echoing(point=point) as (channel, process):
         account = {seq: bytes([seq]) * size for seq in (1, 2, 3)}
         for seq, payload in account.items():
-            channel.send(seq, payload, 0)
+            channel.send(seq, whole(payload), 0)
         channel.ring()
         assert process.wait() == -signal.SIGKILL
         unclaimed = channel.revoke()
@@ -110,7 +111,7 @@ def test_a_worker_killed_at_any_point_leaves_a_clear_account(point: str, size: i
         assert channel.corrupt is None
         assert unclaimed == [3]
         finished = [1, KILLED_REQUEST] if point in ANSWERED else [1]
-        assert answered == [Answer(seq, False, account[seq], 1) for seq in finished]
+        assert answered == [Answer(seq, False, whole(account[seq]), 1) for seq in finished]
         assert executing == (frozenset({KILLED_REQUEST}) if point in EXECUTING else frozenset())
         assert channel.in_flight() == (1 if point not in ANSWERED else 0)
 
@@ -127,7 +128,7 @@ def test_a_worker_killed_at_any_moment_leaves_each_request_with_one_outcome(kill
                 while channel.in_flight() < OPTIONS.credits:
                     seq = len(sent) + 1
                     sent[seq] = message(seq, chance)
-                    channel.send(seq, sent[seq], 0)
+                    channel.send(seq, whole(sent[seq]), 0)
                 channel.ring()
                 select.select([channel.answers_fd], [], [])
                 outcomes += check(channel.receive(), sent)
@@ -146,7 +147,7 @@ def test_a_worker_killed_at_any_moment_leaves_each_request_with_one_outcome(kill
 def check(answers: list[Answer], sent: dict[int, bytes]) -> list[int]:
     """Every answer carries what was asked; returns their seqs."""
     for answer in answers:
-        assert answer.payload == sent[answer.seq]
+        assert answer.payload == whole(sent[answer.seq])
     return [answer.seq for answer in answers]
 
 
@@ -155,18 +156,18 @@ def test_a_stopped_worker_gives_back_what_it_has_not_claimed() -> None:
         os.kill(process.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         for seq in (1, 2, 3):
-            channel.send(seq, bytes(70_000), 0)
+            channel.send(seq, whole(bytes(70_000)), 0)
             channel.ring()
         taken_back = channel.revoke()
         assert taken_back in ([1, 2, 3], [2, 3])  # one token may be in the stopped reader's hands
-        channel.send(4, b"the next", 0)
+        channel.send(4, whole(b"the next"), 0)
         channel.ring()
         os.kill(process.pid, signal.SIGCONT)
         answers: list[Answer] = []
         while channel.in_flight():
             select.select([channel.answers_fd], [], [])
             answers += channel.receive()
-        assert answers[-1] == Answer(4, False, b"the next", 1)
+        assert answers[-1] == Answer(4, False, whole(b"the next"), 1)
         assert {answer.seq for answer in answers} == {1, 2, 3, 4} - set(taken_back)
 
 

@@ -19,6 +19,7 @@ from hpack import Encoder
 from tests.support.channels import LocalWorker
 from tests.support.peers.dispatches import object_bytes
 from tests.support.peers.http2_peer import PATH, data, message, reset, settings, window_update
+from tests.unit.ipc.channel.ends import whole
 from tykpy.broker.arriving import Arriving
 from tykpy.broker.end_of_turn import Turn
 from tykpy.broker.grpc.calls import Upload
@@ -348,7 +349,7 @@ class Accounts:
             if self.chance.random() < 0.7:
                 self.worker.finish(request, slot)
             else:
-                self.worker.channel.answer(slot, request.seq, b"nonsense", self.chance.random() < 0.5, 1000)
+                self.worker.channel.answer(slot, request.seq, whole(b"nonsense"), self.chance.random() < 0.5, 1000)
         self.claimed.clear()
         self.router.receive(self.worker.link)
 

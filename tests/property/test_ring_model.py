@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.unit.ipc.channel.ends import SMALL, channel_pair, claim_each, rings
+from tests.unit.ipc.channel.ends import SMALL, channel_pair, claim_each, rings, whole
 from tykpy.ipc.channel.messages import Answer, ChannelOptions, Request
 from tykpy.ipc.errors import MessageTooLargeError, RingCorruptError
 from tykpy.ipc.ring.layout import HEAD, HEADER_SIZE, TAIL, RecordType
@@ -42,11 +42,11 @@ class ChannelMachine(RuleBasedStateMachine):
         self.seq += 1
         payload = bytes([self.seq % 256]) * size
         try:
-            self.broker.send(self.seq, payload, 0)
+            self.broker.send(self.seq, whole(payload), 0)
         except MessageTooLargeError:
             assert size > SMALL.max_message
         else:
-            self.unrung.append(Request(self.seq, payload, 0))
+            self.unrung.append(Request(self.seq, whole(payload), 0))
 
     @rule()
     def ring(self) -> None:
@@ -73,8 +73,8 @@ class ChannelMachine(RuleBasedStateMachine):
     def answer(self, data: st.DataObject, size: int, is_error: bool) -> None:
         slot, request = self._end(data)
         payload = bytes([request.seq % 251]) * min(size, SMALL.max_message)
-        self.worker.answer(slot, request.seq, payload, is_error, request.seq * 3)
-        self.published.append(Answer(request.seq, is_error, payload, request.seq * 3))
+        self.worker.answer(slot, request.seq, whole(payload), is_error, request.seq * 3)
+        self.published.append(Answer(request.seq, is_error, whole(payload), request.seq * 3))
         self.announced += 1
 
     @precondition(lambda self: self.executing)
@@ -82,7 +82,7 @@ class ChannelMachine(RuleBasedStateMachine):
     def publish_without_a_doorbell(self, data: st.DataObject) -> None:
         _, request = self._end(data)
         self.worker._push(RecordType.RESP, request.seq, 0, b"quiet")
-        self.published.append(Answer(request.seq, False, b"quiet", 0))
+        self.published.append(Answer(request.seq, False, whole(b"quiet"), 0))
 
     def _end(self, data: st.DataObject) -> tuple[int, Request]:
         slot = data.draw(st.sampled_from(sorted(self.executing)))
@@ -166,7 +166,7 @@ def test_a_worker_gone_wild_costs_the_broker_one_exception(
 ) -> None:
     options = ChannelOptions(capacity=4096, max_record=512, max_message=4096)
     with channel_pair(options) as (broker, worker):
-        broker.send(1, b"request", 0)
+        broker.send(1, whole(b"request"), 0)
         broker.ring()
         memory = worker._parts[1].memory
         memory[HEADER_SIZE : HEADER_SIZE + len(content)] = content
@@ -188,4 +188,4 @@ def test_a_worker_gone_wild_costs_the_broker_one_exception(
         assert broker.in_flight() == (0 if broker.corrupt is None else 1)
         with suppress(RingCorruptError):
             for seq in range(2, 5):
-                broker.send(seq, bytes(480), 0)
+                broker.send(seq, whole(bytes(480)), 0)

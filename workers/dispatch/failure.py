@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tykpy.bundles import forked
 from tykpy.bundles.errors import EVENT_META, WorkerError, WrongReturnError
 from tykpy.bundles.plugin_errors import class_name, described, from_plugin, innermost
-from tykpy.ipc.frame import Status, pack_error
+from tykpy.ipc.frame import Packed, Status, pack_error
 from tykpy.telemetry.log import Log
 from tykpy.telemetry.rate_limited_log import QuietLog
 
@@ -22,7 +22,7 @@ _log: Final = Log("tykpy.worker")
 _failures: Final = QuietLog(_log)
 
 
-def error_frame(error: BaseException) -> bytes:
+def error_frame(error: BaseException) -> Packed:
     """Return the error frame for whatever ended a call; log what is not logged yet."""
     if isinstance(error, WorkerError):
         # What a hook did wrong is logged where it happened, with its traceback; unknown event handlers by the broker.

@@ -26,7 +26,7 @@ VANDALS: Final = (
     + '''
 segment = pkgutil.resolve_name("tykpy.ipc.ring.segment")
 frame = pkgutil.resolve_name("tykpy.ipc.frame")
-HEAD = frame.pack_head(frame.Kind.OBJECT, None)
+HEAD = frame._pack((frame.Kind.OBJECT, None, None))
 
 def announce(size, offset, head=HEAD):
     channel, seq = find()
@@ -114,7 +114,7 @@ def answer(channel, seq, payload):
 def lists_for_an_answer(request, session, spec):
     count = (15 << 20)
     lists = b"\\x93\\x01\\xc0\\xdd" + struct.pack(">I", count) + b"\\x90" * count
-    answer(*find(), lists)
+    answer(*find(), (lists, None))
     return request, session
 
 @Pre

@@ -34,7 +34,7 @@ def burst(worker: LocalWorker) -> None:
     for seq in range(1, BURST + 1):
         body = channel.bodies.put(BIG)
         assert body is not None
-        channel.send_stored(seq, b"\x93\x01\xc0\xc0", body, 0)
+        channel.send(seq, (b"\x93\x01\xc0\xc0", body), 0)
         channel.ring()
         worker.finish(worker.claim())
         (answer,) = channel.receive()

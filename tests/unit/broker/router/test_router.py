@@ -2,13 +2,14 @@
 
 import asyncio
 
+import msgpack
 import pytest
 
 from tests.support.channels import LocalWorker
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.router.bench import Bench, hook_of
 from tykpy.broker.errors import DispatchError
-from tykpy.ipc.frame import Kind, Status, pack_error, pack_frame
+from tykpy.ipc.frame import Kind, Packed, Status, pack_error, pack_frame
 
 
 def test_a_free_worker_gets_the_dispatch_and_its_answer_comes_back(bench: Bench, worker: LocalWorker) -> None:
@@ -73,16 +74,16 @@ def test_a_workers_error_keeps_its_status_and_message(bench: Bench, worker: Loca
 @pytest.mark.parametrize(
     ("payload", "is_error"),
     [
-        (b"\xc1", False),
-        (b"\xc1", True),
+        ((b"\xc1", None), False),
+        ((b"\xc1", None), True),
         (pack_frame(Kind.EVENT, None, b""), False),
-        (pack_frame(Kind.OBJECT, None, {"a": 1}), False),
-        (pack_frame(Kind.ERROR, None, [999, "no such status"]), True),
-        (pack_frame(Kind.ERROR, None, "text"), True),
+        ((msgpack.packb([Kind.OBJECT, None, {"a": 1}]), None), False),
+        ((msgpack.packb([Kind.ERROR, None, [999, "no such status"]]), None), True),
+        ((msgpack.packb([Kind.ERROR, None, "text"]), None), True),
     ],
 )
 def test_a_worker_that_answers_nonsense_costs_its_caller_an_error_and_nobody_else(
-    bench: Bench, worker: LocalWorker, payload: bytes, is_error: bool
+    bench: Bench, worker: LocalWorker, payload: Packed, is_error: bool
 ) -> None:
     bench.router.join(worker.link)
     dispatch = bench.send()

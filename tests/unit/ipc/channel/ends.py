@@ -8,6 +8,7 @@ from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.channel.messages import ChannelOptions, Request
 from tykpy.ipc.channel.worker_end import WorkerChannel
+from tykpy.ipc.frame import Packed
 from tykpy.ipc.ring.layout import HEADER_SIZE, STATIC_SIZE, TAIL, WORD, Identity, Role
 from tykpy.ipc.ring.ring import Consumer, Producer
 from tykpy.ipc.ring.segment import Segment, create_segment
@@ -47,6 +48,11 @@ def claim_each(worker: WorkerChannel, slots: Sequence[int]) -> list[Request]:
         assert request is not None
         requests.append(request)
     return requests
+
+
+def whole(frame: bytes) -> Packed:
+    """A frame that nothing travels beside."""
+    return frame, None
 
 
 class Rings:

@@ -10,7 +10,7 @@ from time import monotonic_ns
 
 import pytest
 
-from tests.unit.ipc.channel.ends import SMALL, channel_pair, claim_each, worker_argument_of_copies
+from tests.unit.ipc.channel.ends import SMALL, channel_pair, claim_each, whole, worker_argument_of_copies
 from tykpy.ipc.bodies.bulk import BulkWriter
 from tykpy.ipc.bodies.store import LEND_FROM, BodyStore
 from tykpy.ipc.channel.broker_end import BrokerChannel
@@ -24,7 +24,7 @@ from tykpy.ipc.errors import (
     SegmentError,
     SpillError,
 )
-from tykpy.ipc.frame import SplitFrame, Status, unpack_frame
+from tykpy.ipc.frame import Status, unpack_frame
 from tykpy.ipc.ring import segment
 from tykpy.ipc.ring.layout import (
     ACTIVE_SEQ,
@@ -65,31 +65,31 @@ def error_of(answer: Answer) -> tuple[int, str]:
 def test_a_request_is_claimed_and_its_answer_received() -> None:
     with channel_pair() as (broker, worker):
         deadline = monotonic_ns() + 10**12
-        broker.send(5, b"question", deadline)
+        broker.send(5, whole(b"question"), deadline)
         broker.ring()
-        assert worker.claim(2) == Request(5, b"question", deadline)
+        assert worker.claim(2) == Request(5, whole(b"question"), deadline)
         assert broker.executing() == {5}
         assert not readable(broker.answers_fd)
-        worker.answer(2, 5, b"answer", False, 1234)
+        worker.answer(2, 5, whole(b"answer"), False, 1234)
         assert readable(broker.answers_fd)
-        assert broker.receive() == [Answer(5, False, b"answer", 1234)]
+        assert broker.receive() == [Answer(5, False, whole(b"answer"), 1234)]
         assert broker.executing() == frozenset()
         assert broker.in_flight() == 0
 
 
 def test_an_error_answer_says_that_it_is_one() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(5, b"question", 0)
+        broker.send(5, whole(b"question"), 0)
         broker.ring()
         worker.claim()
-        worker.answer(0, 5, b"reason", True, 0)
-        assert broker.receive() == [Answer(5, True, b"reason", 0)]
+        worker.answer(0, 5, whole(b"reason"), True, 0)
+        assert broker.receive() == [Answer(5, True, whole(b"reason"), 0)]
 
 
 def test_one_doorbell_for_all_requests_sent_since_the_last() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"a", 0)
-        broker.send(2, b"b", 0)
+        broker.send(1, whole(b"a"), 0)
+        broker.send(2, whole(b"b"), 0)
         broker.ring()
         broker.ring()
         assert [request.seq for request in claim_each(worker, range(2))] == [1, 2]
@@ -99,32 +99,32 @@ def test_one_doorbell_for_all_requests_sent_since_the_last() -> None:
 def test_a_worker_claims_one_request_for_each_slot() -> None:
     with channel_pair() as (broker, worker):
         for seq in (1, 2, 3):
-            broker.send(seq, b"", 0)
+            broker.send(seq, whole(b""), 0)
         broker.ring()
         assert [request.seq for request in claim_each(worker, [4, 6])] == [1, 2]
         assert broker.execution_started_ns(2) > 0
         assert broker.execution_started_ns(3) == 0
-        worker.answer(4, 1, b"x", False, 1)
-        worker.answer(6, 2, b"y", True, 2)
-        assert broker.receive() == [Answer(1, False, b"x", 1), Answer(2, True, b"y", 2)]
+        worker.answer(4, 1, whole(b"x"), False, 1)
+        worker.answer(6, 2, whole(b"y"), True, 2)
+        assert broker.receive() == [Answer(1, False, whole(b"x"), 1), Answer(2, True, whole(b"y"), 2)]
         assert broker.revoke() == [3]
 
 
 def test_answers_come_in_any_order() -> None:
     with channel_pair() as (broker, worker):
         for seq in (1, 2, 3):
-            broker.send(seq, b"", 0)
+            broker.send(seq, whole(b""), 0)
         broker.ring()
         claim_each(worker, range(3))
-        worker.answer(2, 3, b"third", False, 0)
-        worker.answer(0, 1, b"first", False, 0)
+        worker.answer(2, 3, whole(b"third"), False, 0)
+        worker.answer(0, 1, whole(b"first"), False, 0)
         assert [answer.seq for answer in broker.receive()] == [3, 1]
         assert broker.executing() == {2}
 
 
 def test_a_request_that_moves_never_executes_nowhere() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
+        broker.send(1, whole(b""), 0)
         broker.ring()
         worker.claim(0)
         started = broker.execution_started_ns(1)
@@ -136,8 +136,8 @@ def test_a_request_that_moves_never_executes_nowhere() -> None:
 
 def test_an_expired_request_is_answered_unexecuted_and_the_next_one_claimed() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"late", monotonic_ns() - 1)
-        broker.send(2, b"in time", 0)
+        broker.send(1, whole(b"late"), monotonic_ns() - 1)
+        broker.send(2, whole(b"in time"), 0)
         broker.ring()
         request = worker.claim()
         assert request is not None
@@ -151,7 +151,7 @@ def test_an_expired_request_is_answered_unexecuted_and_the_next_one_claimed() ->
 def test_unclaimed_requests_are_taken_back_oldest_first() -> None:
     with channel_pair() as (broker, worker):
         for seq in range(1, 6):
-            broker.send(seq, b"x" * seq, 0)
+            broker.send(seq, whole(b"x" * seq), 0)
             broker.ring()
         worker.claim()
         assert broker.revoke() == [2, 3, 4, 5]
@@ -161,9 +161,9 @@ def test_unclaimed_requests_are_taken_back_oldest_first() -> None:
 
 def test_requests_that_were_not_rung_for_are_taken_back_too() -> None:
     with channel_pair() as (broker, _):
-        broker.send(1, b"", 0)
+        broker.send(1, whole(b""), 0)
         broker.ring()
-        broker.send(2, b"", 0)
+        broker.send(2, whole(b""), 0)
         assert broker.revoke() == [1, 2]
         broker.ring()
         assert broker.revoke() == []
@@ -176,22 +176,22 @@ def test_the_ring_goes_on_after_a_revocation() -> None:
             first = seq + 1
             for size in (10, 300, 450):
                 seq += 1
-                broker.send(seq, bytes([seq % 256]) * size, 0)
+                broker.send(seq, whole(bytes([seq % 256]) * size), 0)
             broker.ring()
             claimed = worker.claim()
             assert claimed is not None
-            assert claimed == Request(first, bytes([first % 256]) * 10, 0)
+            assert claimed == Request(first, whole(bytes([first % 256]) * 10), 0)
             assert broker.revoke() == [first + 1, first + 2]
-            worker.answer(0, first, b"", False, 0)
+            worker.answer(0, first, whole(b""), False, 0)
             assert [answer.seq for answer in broker.receive()] == [first]
 
 
 def test_more_requests_than_credits_are_refused() -> None:
     with channel_pair() as (broker, _):
         for seq in range(1, SMALL.credits + 1):
-            broker.send(seq, bytes(480), 0)
+            broker.send(seq, whole(bytes(480)), 0)
         with pytest.raises(CreditError) as caught:
-            broker.send(99, b"", 0)
+            broker.send(99, whole(b""), 0)
         assert caught.value.limit == SMALL.credits == 6
 
 
@@ -203,7 +203,7 @@ def test_with_all_credits_used_a_ring_is_never_full() -> None:
             while broker.in_flight() < SMALL.credits:
                 seq += 1
                 sent.append(seq)
-                broker.send(seq, bytes(480 - lap % 33), 0)
+                broker.send(seq, whole(bytes(480 - lap % 33)), 0)
             broker.ring()
             requests = claim_each(worker, range(1 + lap % SMALL.credits))
             for slot, request in enumerate(requests):
@@ -213,31 +213,31 @@ def test_with_all_credits_used_a_ring_is_never_full() -> None:
 
 def test_big_messages_travel_both_ways_in_order_with_small_ones() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"small", 0)
-        broker.send(2, BIG, 0)
-        broker.send(3, b"small", 0)
+        broker.send(1, whole(b"small"), 0)
+        broker.send(2, whole(BIG), 0)
+        broker.send(3, whole(b"small"), 0)
         broker.ring()
         requests = claim_each(worker, range(3))
-        assert [request.payload for request in requests] == [b"small", BIG, b"small"]
-        worker.answer(0, 1, BIG, False, 1)
-        worker.answer(1, 2, b"tiny", False, 1)
-        worker.answer(2, 3, BIG[::-1], True, 1)
+        assert [request.payload for request in requests] == [whole(b"small"), whole(BIG), whole(b"small")]
+        worker.answer(0, 1, whole(BIG), False, 1)
+        worker.answer(1, 2, whole(b"tiny"), False, 1)
+        worker.answer(2, 3, whole(BIG[::-1]), True, 1)
         assert broker.receive() == [
-            Answer(1, False, BIG, 1),
-            Answer(2, False, b"tiny", 1),
-            Answer(3, True, BIG[::-1], 1),
+            Answer(1, False, whole(BIG), 1),
+            Answer(2, False, whole(b"tiny"), 1),
+            Answer(3, True, whole(BIG[::-1]), 1),
         ]
 
 
 @pytest.mark.parametrize(("size", "spilled"), [(480, 0), (481, 1)])
 def test_what_fits_a_record_takes_no_memory_of_its_own(size: int, spilled: int) -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, bytes(size), 0)
+        broker.send(1, whole(bytes(size)), 0)
         assert len(broker._spilled) == spilled
         broker.ring()
         request = worker.claim()
         assert request is not None
-        assert request.payload == bytes(size)
+        assert request.payload == whole(bytes(size))
 
 
 def test_a_stored_body_is_read_by_every_worker_that_is_given_it() -> None:
@@ -245,15 +245,15 @@ def test_a_stored_body_is_read_by_every_worker_that_is_given_it() -> None:
     with channel_pair(bodies=store) as (first, one), channel_pair(bodies=store) as (second, other):
         body = store.put(BIG)
         assert body is not None
-        first.send_stored(1, b"head", body, 0)
+        first.send(1, (b"head", body), 0)
         first.ring()
         assert first.revoke() == [1]
-        second.send_stored(2, b"head", body, 7**20)
-        first.send_stored(3, b"again", body, 0)
+        second.send(2, (b"head", body), 7**20)
+        first.send(3, (b"again", body), 0)
         for broker in (first, second):
             broker.ring()
-        assert one.claim() == Request(3, SplitFrame(b"again", BIG), 0)
-        assert other.claim() == Request(2, SplitFrame(b"head", BIG), 7**20)
+        assert one.claim() == Request(3, (b"again", BIG), 0)
+        assert other.claim() == Request(2, (b"head", BIG), 7**20)
         del body
     store.close()
 
@@ -265,21 +265,21 @@ def test_a_worker_that_asks_for_it_is_lent_large_bodies() -> None:
         stored = [broker.bodies.put(body) for body in (large, large[1:])]
         for seq, body in enumerate(stored):
             assert body is not None
-            broker.send_stored(seq, b"head", body, 0)
-        broker.send(2, SplitFrame(b"head", large), 0)
-        broker.send(3, large, 0)
+            broker.send(seq, (b"head", body), 0)
+        broker.send(2, (b"head", large), 0)
+        broker.send(3, whole(large), 0)
         broker.ring()
         requests = [worker.claim() for _ in range(4)]
         assert all(requests)
         first, *others = (request for request in requests if request is not None)
-        assert (first.payload, first.deadline_ns) == (b"head", 0)
+        assert (first.payload, first.deadline_ns) == (whole(b"head"), 0)
         assert first.lent is not None
         assert (first.lent.size, first.lent.whole(), first.lent.read(5, 9)) == (LEND_FROM, large, large[5:9])
         assert first.lent.read(LEND_FROM - 1, LEND_FROM + 9) == large[-1:]
         assert others == [
-            Request(1, SplitFrame(b"head", large[1:]), 0),
-            Request(2, SplitFrame(b"head", large), 0),
-            Request(3, large, 0),
+            Request(1, (b"head", large[1:]), 0),
+            Request(2, (b"head", large), 0),
+            Request(3, whole(large), 0),
         ]
 
 
@@ -288,7 +288,7 @@ def test_a_stored_body_above_the_limit_is_refused_and_nothing_sent() -> None:
         body = broker.bodies.put(bytes(SMALL.max_message + 1))
         assert body is not None
         with pytest.raises(MessageTooLargeError):
-            broker.send_stored(1, b"head", body, 0)
+            broker.send(1, (b"head", body), 0)
         assert broker.in_flight() == 0
         del body
 
@@ -298,9 +298,9 @@ def test_a_stored_request_counts_as_any_other() -> None:
         body = broker.bodies.put(BIG)
         assert body is not None
         for seq in range(SMALL.credits):
-            broker.send_stored(seq + 1, b"head", body, 0)
+            broker.send(seq + 1, (b"head", body), 0)
         with pytest.raises(CreditError):
-            broker.send_stored(99, b"head", body, 0)
+            broker.send(99, (b"head", body), 0)
         broker.ring()
         assert len(broker.revoke()) == SMALL.credits
         del body
@@ -308,7 +308,7 @@ def test_a_stored_request_counts_as_any_other() -> None:
 
 def test_a_split_frame_arrives_split_whatever_its_size() -> None:
     with channel_pair() as (broker, worker):
-        frame = SplitFrame(b"head", b"small body")
+        frame = (b"head", b"small body")
         broker.send(1, frame, 0)
         broker.ring()
         assert worker.claim() == Request(1, frame, 0)
@@ -318,24 +318,24 @@ def test_a_split_frame_arrives_split_whatever_its_size() -> None:
 
 def test_a_big_error_is_still_an_error() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
+        broker.send(1, whole(b""), 0)
         broker.ring()
         worker.claim()
-        worker.answer(0, 1, BIG, True, 3)
-        assert broker.receive() == [Answer(1, True, BIG, 3)]
+        worker.answer(0, 1, whole(BIG), True, 3)
+        assert broker.receive() == [Answer(1, True, whole(BIG), 3)]
 
 
 def test_a_revoked_big_request_leaves_no_memory_behind_and_harms_no_other() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, BIG, 0)
+        broker.send(1, whole(BIG), 0)
         watched = os.dup(broker._spilled[1])
         broker.ring()
         assert broker.revoke() == [1]
         assert os.fstat(watched).st_blocks == 0
         os.close(watched)
-        broker.send(2, BIG[::-1], 0)
+        broker.send(2, whole(BIG[::-1]), 0)
         broker.ring()
-        assert worker.claim() == Request(2, BIG[::-1], 0)
+        assert worker.claim() == Request(2, whole(BIG[::-1]), 0)
 
 
 def test_answers_that_find_no_room_in_bulk_memory_take_their_own() -> None:
@@ -343,23 +343,23 @@ def test_answers_that_find_no_room_in_bulk_memory_take_their_own() -> None:
     bodies = [bytes([number]) * (options.bulk_capacity // 2 - 64) for number in range(6)]
     with channel_pair(options) as (broker, worker):
         for seq in range(1, 7):
-            broker.send(seq, b"", 0)
+            broker.send(seq, whole(b""), 0)
         broker.ring()
         for slot, request in enumerate(claim_each(worker, range(6))):
-            worker.answer(slot, request.seq, bodies[slot], False, 0)
+            worker.answer(slot, request.seq, whole(bodies[slot]), False, 0)
         assert worker._parts.bulk_out.reserved > len(bodies[0])
-        assert [answer.payload for answer in broker.receive()] == bodies
+        assert [answer.payload for answer in broker.receive()] == [whole(body) for body in bodies]
 
 
 def test_answers_that_the_broker_has_not_given_back_are_not_overwritten() -> None:
     with channel_pair() as (broker, worker):
         for seq in (1, 2):
-            broker.send(seq, b"", 0)
+            broker.send(seq, whole(b""), 0)
         broker.ring()
         claim_each(worker, range(2))
-        worker.answer(0, 1, BIG, False, 0)
-        worker.answer(1, 2, BIG[::-1], False, 0)
-        assert [answer.payload for answer in broker.receive()] == [BIG, BIG[::-1]]
+        worker.answer(0, 1, whole(BIG), False, 0)
+        worker.answer(1, 2, whole(BIG[::-1]), False, 0)
+        assert [answer.payload for answer in broker.receive()] == [whole(BIG), whole(BIG[::-1])]
 
 
 def test_bodies_that_overlap_are_each_read_as_they_lie_and_never_change() -> None:
@@ -367,41 +367,41 @@ def test_bodies_that_overlap_are_each_read_as_they_lie_and_never_change() -> Non
         memory = worker._parts.bulk_out._memory
         memory[:60_000] = b"a" * 20_000 + b"b" * 40_000
         for seq, offset in ((1, 0), (2, 10_000), (3, 0)):
-            broker.send(seq, b"", 0)
+            broker.send(seq, whole(b""), 0)
             worker._push(RecordType.SPILL_RESP, seq, 0, SPILL_PLACE.pack(40_000, offset))
         first, second, third = broker.drain()
         memory[:60_000] = b"c" * 60_000
-        assert first.payload == third.payload == b"a" * 20_000 + b"b" * 20_000
-        assert second.payload == b"a" * 10_000 + b"b" * 30_000
+        assert first.payload == third.payload == whole(b"a" * 20_000 + b"b" * 20_000)
+        assert second.payload == whole(b"a" * 10_000 + b"b" * 30_000)
 
 
 def test_idle_bulk_memory_is_given_back_when_the_broker_says_so() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
+        broker.send(1, whole(b""), 0)
         broker.ring()
         worker.claim()
-        worker.answer(0, 1, BIG, False, 0)
+        worker.answer(0, 1, whole(BIG), False, 0)
         broker.receive()
         assert [broker.trim(), broker.trim(), broker.trim()] == [False, True, False]
         assert [message.name for message in worker.control.receive()] == ["trim"]
         worker.trim()
         assert worker._parts.bulk_out.reserved == 0
-        broker.send(2, b"", 0)
+        broker.send(2, whole(b""), 0)
         broker.ring()
         worker.claim()
-        worker.answer(0, 2, BIG, False, 0)
-        assert broker.receive() == [Answer(2, False, BIG, 0)]
+        worker.answer(0, 2, whole(BIG), False, 0)
+        assert broker.receive() == [Answer(2, False, whole(BIG), 0)]
 
 
 def test_bulk_memory_in_use_is_not_given_back() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
+        broker.send(1, whole(b""), 0)
         broker.ring()
         worker.claim()
-        worker.answer(0, 1, BIG, False, 0)
+        worker.answer(0, 1, whole(BIG), False, 0)
         for _ in range(3):
             worker.trim()
-        assert broker.receive() == [Answer(1, False, BIG, 0)]
+        assert broker.receive() == [Answer(1, False, whole(BIG), 0)]
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def test_bulk_memory_in_use_is_not_given_back() -> None:
 )
 def test_an_impossible_announcement_of_a_big_answer_is_corruption(payload: bytes) -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
+        broker.send(1, whole(b""), 0)
         broker.ring()
         worker.claim()
         worker._push(RecordType.SPILL_RESP, 1, 0, payload)
@@ -424,28 +424,28 @@ def test_the_descriptors_of_answered_big_requests_are_given_back() -> None:
     with channel_pair() as (broker, worker):
         before = len(os.listdir("/proc/self/fd"))
         for seq in range(1, 30):
-            broker.send(seq, BIG, 0)
+            broker.send(seq, whole(BIG), 0)
             broker.ring()
             worker.claim()
-            worker.answer(0, seq, BIG, False, 0)
-            assert broker.receive() == [Answer(seq, False, BIG, 0)]
+            worker.answer(0, seq, whole(BIG), False, 0)
+            assert broker.receive() == [Answer(seq, False, whole(BIG), 0)]
         assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_request_above_the_limit_is_refused_and_nothing_sent() -> None:
     with channel_pair() as (broker, _):
         with pytest.raises(MessageTooLargeError) as caught:
-            broker.send(1, bytes(SMALL.max_message + 1), 0)
+            broker.send(1, whole(bytes(SMALL.max_message + 1)), 0)
         assert (caught.value.size, caught.value.limit) == (SMALL.max_message + 1, SMALL.max_message)
         assert broker.in_flight() == 0
 
 
 def test_an_answer_above_the_limit_becomes_an_error() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
+        broker.send(1, whole(b""), 0)
         broker.ring()
         worker.claim()
-        worker.answer(0, 1, bytes(SMALL.max_message + 1), False, 5)
+        worker.answer(0, 1, whole(bytes(SMALL.max_message + 1)), False, 5)
         (answer,) = broker.receive()
         status, message = error_of(answer)
         assert status == Status.TOO_LARGE
@@ -455,11 +455,11 @@ def test_an_answer_above_the_limit_becomes_an_error() -> None:
 def test_a_limit_below_the_record_size_holds_too() -> None:
     with channel_pair(ChannelOptions(capacity=4096, max_record=512, max_message=100)) as (broker, worker):
         with pytest.raises(MessageTooLargeError):
-            broker.send(1, bytes(101), 0)
-        broker.send(1, bytes(100), 0)
+            broker.send(1, whole(bytes(101)), 0)
+        broker.send(1, whole(bytes(100)), 0)
         broker.ring()
         worker.claim()
-        worker.answer(0, 1, bytes(101), False, 0)
+        worker.answer(0, 1, whole(bytes(101)), False, 0)
         assert error_of(broker.receive()[0])[0] == Status.TOO_LARGE
 
 
@@ -471,19 +471,19 @@ def test_no_memory_for_a_big_request_fails_it_alone(monkeypatch: pytest.MonkeyPa
     with channel_pair() as (broker, worker):
         monkeypatch.setattr("tykpy.ipc.bodies.memfd.create_memory", no_memory)
         with pytest.raises(SpillError, match="No space left"):
-            broker.send(1, BIG, 0)
-        broker.send(2, b"fine", 0)
+            broker.send(1, whole(BIG), 0)
+        broker.send(2, whole(b"fine"), 0)
         broker.ring()
-        assert worker.claim() == Request(2, b"fine", 0)
+        assert worker.claim() == Request(2, whole(b"fine"), 0)
 
 
 def test_no_memory_for_a_big_answer_fails_it_alone(no_bulk: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
+        broker.send(1, whole(b""), 0)
         broker.ring()
         worker.claim()
         monkeypatch.setattr("tykpy.ipc.bodies.memfd.create_memory", no_memory)
-        worker.answer(0, 1, BIG, False, 5)
+        worker.answer(0, 1, whole(BIG), False, 5)
         status, message = error_of(broker.receive()[0])
         assert status == Status.INTERNAL
         assert "No space left" in message
@@ -495,11 +495,11 @@ def lost_descriptor(sock: socket.socket) -> tuple[bytes, None]:
 
 def test_a_big_request_whose_descriptor_was_lost_is_answered_unexecuted(monkeypatch: pytest.MonkeyPatch) -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, BIG, 0)
-        broker.send(2, b"fine", 0)
+        broker.send(1, whole(BIG), 0)
+        broker.send(2, whole(b"fine"), 0)
         broker.ring()
         monkeypatch.setattr("tykpy.ipc.bodies.memfd._receive", lost_descriptor)
-        assert worker.claim() == Request(2, b"fine", 0)
+        assert worker.claim() == Request(2, whole(b"fine"), 0)
         assert error_of(broker.receive()[0])[0] == Status.INTERNAL
 
 
@@ -507,10 +507,10 @@ def test_a_big_answer_whose_descriptor_was_lost_is_an_error_of_that_call(
     no_bulk: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
+        broker.send(1, whole(b""), 0)
         broker.ring()
         worker.claim()
-        worker.answer(0, 1, BIG, False, 0)
+        worker.answer(0, 1, whole(BIG), False, 0)
         monkeypatch.setattr("tykpy.ipc.bodies.memfd._receive", lost_descriptor)
         (answer,) = broker.receive()
         assert error_of(answer)[0] == Status.INTERNAL
@@ -537,7 +537,7 @@ def test_what_a_worker_has_started_cannot_be_taken_back(
 ) -> None:
     with channel_pair() as (broker, worker):
         for seq in (1, 2):
-            broker.send(seq, b"", 0)
+            broker.send(seq, whole(b""), 0)
         broker.ring()
         cheat(broker, worker)
         if hidden == "active_seq":
@@ -565,7 +565,7 @@ def test_a_drain_wakes_the_claiming_thread() -> None:
 def test_a_worker_whose_broker_is_gone_claims_nothing_more() -> None:
     broker = BrokerChannel.create(slot=3, generation=9, epoch=77, options=SMALL)
     worker = WorkerChannel.attach(worker_argument_of_copies(broker))
-    broker.send(1, b"", 0)
+    broker.send(1, whole(b""), 0)
     broker.ring()
     broker.close()
     assert worker.claim() is not None
@@ -575,15 +575,15 @@ def test_a_worker_whose_broker_is_gone_claims_nothing_more() -> None:
 
 def test_a_drain_takes_back_what_is_unclaimed_and_tells_the_worker() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
-        broker.send(2, b"", 0)
+        broker.send(1, whole(b""), 0)
+        broker.send(2, whole(b""), 0)
         broker.ring()
         worker.claim()
         assert broker.start_drain() == [2]
         assert worker.claim() is None
         assert broker.revoke() == []
-        worker.answer(0, 1, b"done", False, 0)
-        assert broker.receive() == [Answer(1, False, b"done", 0)]
+        worker.answer(0, 1, whole(b"done"), False, 0)
+        assert broker.receive() == [Answer(1, False, whole(b"done"), 0)]
 
 
 def test_several_threads_share_the_requests() -> None:
@@ -609,11 +609,11 @@ def test_several_threads_share_the_requests() -> None:
         while len(answered) < 2000:
             while seq < 2000 and broker.in_flight() < SMALL.credits:
                 seq += 1
-                broker.send(seq, seq.to_bytes(8, "big") * (seq % 40), 0)
+                broker.send(seq, whole(seq.to_bytes(8, "big") * (seq % 40)), 0)
             broker.ring()
             select.select([broker.answers_fd], [], [])
             for answer in broker.receive():
-                assert answer.payload == answer.seq.to_bytes(8, "big") * (answer.seq % 40)
+                assert answer.payload == whole(answer.seq.to_bytes(8, "big") * (answer.seq % 40))
                 answered.append(answer.seq)
         broker.start_drain()
         for thread in threads:
@@ -633,18 +633,18 @@ def test_several_threads_share_the_requests() -> None:
 def test_a_hook_waited_no_longer_than_it_ran(time: int, handler_ns: int, waited_ns: int | None) -> None:
     with channel_pair() as (broker, worker):
         for seq, size in ((1, 10), (2, SMALL.max_record)):
-            broker.send(seq, b"", 0)
+            broker.send(seq, whole(b""), 0)
             broker.ring()
             worker.claim()
-            worker.answer(0, seq, bytes(size), False, time)
-            assert broker.receive() == [Answer(seq, False, bytes(size), handler_ns, waited_ns)]
+            worker.answer(0, seq, whole(bytes(size)), False, time)
+            assert broker.receive() == [Answer(seq, False, whole(bytes(size)), handler_ns, waited_ns)]
 
 
 def test_how_a_request_is_to_be_run_goes_with_it() -> None:
     """Also where it is too big for a record."""
     with channel_pair() as (broker, worker):
         for seq, size in ((1, 10), (2, SMALL.max_record)):
-            broker.send(seq, bytes(size), 0, FLAG_MEASURE | FLAG_SHARES)
+            broker.send(seq, whole(bytes(size)), 0, FLAG_MEASURE | FLAG_SHARES)
             broker.ring()
             request = worker.claim()
             assert request is not None
@@ -653,54 +653,54 @@ def test_how_a_request_is_to_be_run_goes_with_it() -> None:
 
 def test_an_answer_without_a_doorbell_is_found_after_the_workers_death() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
+        broker.send(1, whole(b""), 0)
         broker.ring()
         worker.claim()
         worker._push(2, 1, 0, b"published")
         assert broker.receive() == []
-        assert broker.drain() == [Answer(1, False, b"published", 0)]
+        assert broker.drain() == [Answer(1, False, whole(b"published"), 0)]
         assert broker.drain() == []
 
 
 def test_an_announced_answer_is_found_once() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
+        broker.send(1, whole(b""), 0)
         broker.ring()
         worker.claim()
-        worker.answer(0, 1, b"x", False, 0)
-        assert broker.drain() == [Answer(1, False, b"x", 0)]
+        worker.answer(0, 1, whole(b"x"), False, 0)
+        assert broker.drain() == [Answer(1, False, whole(b"x"), 0)]
 
 
 @pytest.mark.parametrize("seq", [0, 7, 2**64 - 1])
 def test_an_answer_to_nothing_in_flight_is_corruption(seq: int) -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
-        worker.answer(0, seq, b"", False, 0)
+        broker.send(1, whole(b""), 0)
+        worker.answer(0, seq, whole(b""), False, 0)
         with pytest.raises(RingCorruptError, match="nothing in flight"):
             broker.receive()
 
 
 def test_a_second_answer_is_corruption() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
-        worker.answer(0, 1, b"", False, 0)
-        worker.answer(0, 1, b"", False, 0)
+        broker.send(1, whole(b""), 0)
+        worker.answer(0, 1, whole(b""), False, 0)
+        worker.answer(0, 1, whole(b""), False, 0)
         with pytest.raises(RingCorruptError, match="nothing in flight"):
             broker.receive()
 
 
 def test_answers_before_the_damage_are_not_lost() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
-        broker.send(2, b"", 0)
-        worker.answer(0, 1, b"good", False, 0)
-        worker.answer(0, 9, b"forged", False, 0)
+        broker.send(1, whole(b""), 0)
+        broker.send(2, whole(b""), 0)
+        worker.answer(0, 1, whole(b"good"), False, 0)
+        worker.answer(0, 9, whole(b"forged"), False, 0)
         with pytest.raises(RingCorruptError) as caught:
             broker.receive()
         assert broker.corrupt is caught.value
         with pytest.raises(RingCorruptError):
             broker.receive()
-        assert broker.drain() == [Answer(1, False, b"good", 0)]
+        assert broker.drain() == [Answer(1, False, whole(b"good"), 0)]
         assert broker.drain() == []
 
 
@@ -721,7 +721,7 @@ def test_draining_a_corrupt_ring_says_so_and_does_not_raise() -> None:
 
 def test_a_worker_cannot_claim_to_execute_what_it_was_not_sent() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, b"", 0)
+        broker.send(1, whole(b""), 0)
         for slot in range(64):
             worker._words[ACTIVE_SEQ + slot] = 2**64 - 1 - slot
         worker._words[ACTIVE_SEQ + 10] = 1
@@ -796,7 +796,7 @@ def test_a_channel_that_cannot_be_made_leaves_nothing(monkeypatch: pytest.Monkey
 
 def test_closing_twice_is_harmless() -> None:
     broker = BrokerChannel.create(1, 1, 1, SMALL)
-    broker.send(1, BIG, 0)
+    broker.send(1, whole(BIG), 0)
     broker.close()
     broker.close()
 

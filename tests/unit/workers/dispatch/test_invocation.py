@@ -416,17 +416,17 @@ def test_an_event_handler_in_several_bundles_is_that_of_the_apis_bundle(
         (event("nobody"), Status.NOT_FOUND, "no bundle has an @Event handler nobody; there are: E"),
         (pack_frame(Kind.EVENT, None, Event(payload="{").SerializeToString()), Status.INVALID, "not JSON"),
         (pack_frame(Kind.OBJECT, None, b"\xff"), Status.INVALID, "not a serialized coprocess.Object"),
-        (pack_frame(Kind.OBJECT, None, 5), Status.INVALID, "not a serialized coprocess.Object"),
+        ((msgpack.packb([Kind.OBJECT, None, 5]), None), Status.INVALID, "not a serialized coprocess.Object"),
         (pack_frame(99, None, b""), Status.INVALID, "kind 99"),
         (
             pack_frame(Kind.OBJECT_MAP, None, msgpack.packb({"request": {"nope": 1}})),
             Status.INVALID,
             "request.nope: Mini",
         ),
-        (b"\xc1", Status.INVALID, "not a frame"),
+        ((b"\xc1", None), Status.INVALID, "not a frame"),
     ],
 )
-def test_what_cannot_be_run_says_why(make: Make, frame: bytes, status: Status, message: str) -> None:
+def test_what_cannot_be_run_says_why(make: Make, frame: Packed, status: Status, message: str) -> None:
     served = make("@Event\ndef E(event, spec): ...\n")
     with pytest.raises(WorkerError, match=message) as caught:
         served.frame(frame)

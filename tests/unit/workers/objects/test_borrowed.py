@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from google.protobuf.message import DecodeError
 
@@ -21,10 +22,11 @@ from tykpy.bundles.errors import WorkerError
 from tykpy.bundles.hook import Hook
 from tykpy.ipc.bodies.store import BodyReader, BodyStore
 from tykpy.ipc.channel.messages import Answer
-from tykpy.ipc.frame import Kind, Packed, pack_frame, pack_head, unpack_answer
+from tykpy.ipc.frame import Kind, Packed, pack_frame, unpack_answer
 from tykpy.workers.dispatch.sampled_checks import FIRST_CALLS
 from tykpy.workers.objects.borrowed import LARGE_FIELD, BorrowedSubject
 
+HEAD = msgpack.packb([Kind.OBJECT, None, None])
 HOOKS = """
     import copy, pickle
     from tyk.decorators import Pre
@@ -122,7 +124,7 @@ class Lender:
         stored = self._store.put(data)
         assert stored is not None
         lent = self._reader.lend(stored.offset, stored.size, max_answer)
-        invocation = self._dispatcher.prepare(pack_head(Kind.OBJECT, None), lent)
+        invocation = self._dispatcher.prepare((HEAD, None), lent)
         frame = asyncio.run(invocation.run_async()) if invocation.is_async else invocation.run()
         lent.give_back()
         return frame, body_of(Answer(1, False, frame, 0), Kind.OBJECT, stored)
