@@ -141,10 +141,7 @@ class ImportSpace:
         """Return a path as one below `root`, or None if it lies elsewhere."""
         if not isinstance(path, str):
             return None
-        try:
-            path = _normal(path if path.startswith(os.sep) else os.path.join(os.getcwd(), path))
-        except FileNotFoundError:  # the working directory is gone
-            return None
+        path = _absolute(path)
         for root in self.roots:
             if (path == root or path.startswith(root + os.sep)) and not _finder.is_installed(path, root):
                 return str(self.root) + path[len(root) :]
@@ -438,7 +435,7 @@ class _BundleFinder(MetaPathFinder):
 
     def add(self, space: ImportSpace) -> None:
         """Start to find the modules of a bundle."""
-        self._first_path = self._first_path or tuple(map(os.path.abspath, sys.path))
+        self._first_path = self._first_path or tuple(map(_absolute, sys.path))
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
         if self._open_folder not in sys.path_hooks:
@@ -459,7 +456,7 @@ class _BundleFinder(MetaPathFinder):
 
     def around(self, path: str) -> Iterator[ImportSpace]:
         """Yield the bundles in whose folders a path lies, the innermost first."""
-        path = os.path.abspath(path)
+        path = _absolute(path)
         for folder in (path, *map(str, Path(path).parents)):
             yield from self._by_root.get(folder, ())
 
@@ -535,6 +532,15 @@ def acting_space() -> ImportSpace | None:
         frame = frame.f_back
     running = RUNNING.get()
     return None if running is None else _file_owner(running[0].file)
+
+
+def _absolute(path: str) -> str:
+    """Return an absolute path; a relative one as it is where the working directory was removed."""
+    try:
+        absolute: str = _normal(path if path.startswith(os.sep) else os.path.join(os.getcwd(), path))
+        return absolute
+    except FileNotFoundError:
+        return path
 
 
 def _resolve(name: str) -> str | None:

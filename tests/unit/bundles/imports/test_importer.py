@@ -268,3 +268,17 @@ def test_importlib_itself_is_not_changed(serve: Serve) -> None:
     serve()
     assert importlib.import_module("json") is sys.modules["json"]
     assert importlib.import_module.__module__ == "importlib"
+
+
+def test_imports_survive_a_lost_working_directory(
+    folder: Path, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = tmp_path / "lost"
+    lost.mkdir()
+    body = "    import util\n    result = util.WHO"
+    write_bundle(folder / "foo", {"middleware.py": hook_returning(body), "util.py": "WHO = 'foo'"})
+    monkeypatch.syspath_prepend("relative")
+    with monkeypatch.context() as there:
+        there.chdir(lost)
+        lost.rmdir()
+        assert header(serve(), "H") == "foo"
