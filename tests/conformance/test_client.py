@@ -87,7 +87,7 @@ def test_a_deadline_passes(address: str) -> None:
         assert client.call(METHOD, b"after") == b"after"
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_calling_where_nobody_listens_fails(tmp_path: Path) -> None:
     for error, address in (
         (FileNotFoundError, f"unix://{tmp_path}/none"),
         (ConnectionRefusedError, "tcp://127.0.0.1:1"),

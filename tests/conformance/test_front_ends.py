@@ -197,7 +197,7 @@ def test_an_async_hook_is_answered(client: Client, tmp_path: Path) -> None:
         ("*", "Pre", "chained"),
     ],
 )
-def test_both_give_the_same_answer(shared: RunningBroker, hook: str, hook_type: str, bundle: str) -> None:
+def test_both_front_ends_give_the_same_answer(shared: RunningBroker, hook: str, hook_type: str, bundle: str) -> None:
     obj = full_object(hook, hook_type, bundle)
     answers = []
     for front_end in FRONT_ENDS.values():
@@ -353,7 +353,7 @@ def test_a_request_above_the_limit_is_refused(front: FrontEnd) -> None:
         assert client.dispatch(an_object("add_header")).request.set_headers
 
 
-def test_an_answer_above_the_limit_is_refused_and_the_connection_goes_on(front: FrontEnd, client: Client) -> None:
+def test_a_too_large_answer_does_not_end_the_connection(front: FrontEnd, client: Client) -> None:
     error = failure(lambda: client.dispatch(an_object("grow", "Post", body=BINARY * (MIB * 3 // 4))))
     assert error.code == front.code_of(Status.TOO_LARGE)
     assert f"and may have {MIB} (--max-message)" in error.message
@@ -394,7 +394,7 @@ def test_an_answer_does_not_wait_for_those_of_earlier_calls(client: Client, tmp_
     assert [answers[0].hook_name, answers[-1].hook_name] == ["gated", "opens"]
 
 
-def test_a_call_that_has_not_started_does_not_run_after_a_hang_up(
+def test_a_hang_up_cancels_a_call_that_has_not_started(
     connect: Callable[[RunningBroker], FrontEnd], tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path)
@@ -438,7 +438,7 @@ def test_malformed_input_ends_that_connection_only(front: FrontEnd, client: Clie
         assert another.dispatch(an_object("add_header")).request.set_headers
 
 
-def test_a_draining_broker_finishes_what_runs_and_takes_nothing_new(
+def test_a_draining_broker_only_finishes_what_runs(
     connect: Callable[[RunningBroker], FrontEnd], tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path)

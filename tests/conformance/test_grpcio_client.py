@@ -216,7 +216,7 @@ def test_draining_finishes_calls_and_ends_the_connection(channel: grpc.Channel, 
     server.wait_until(lambda: len(server.grpc.connections) == 0)
 
 
-def test_health_says_what_it_is_told(channel: grpc.Channel, server: EchoServer) -> None:
+def test_health_reports_the_status_that_was_set(channel: grpc.Channel, server: EchoServer) -> None:
     health = health_pb2_grpc.HealthStub(channel)
     request = health_pb2.HealthCheckRequest(service="coprocess.Dispatcher")
     assert health.Check(request, timeout=PATIENCE).status == health_pb2.HealthCheckResponse.NOT_SERVING

@@ -60,7 +60,7 @@ def test_the_python_program_works(path: Path) -> None:
     assert names["dispatch"](str(path), []) == []
 
 
-def test_the_error_that_the_page_shows_is_the_one_that_comes(path: Path) -> None:
+def test_the_error_on_the_page_is_the_real_one(path: Path) -> None:
     names: dict[str, Any] = {}
     exec(compile(block("python"), "docs/msgpack-rpc.md", "exec"), names)
     wrong = {"hook_type": "Pre", "hook_name": "add_greeting", "request": {"raw_body": "text"}}

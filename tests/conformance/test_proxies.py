@@ -151,7 +151,7 @@ def test_no_call_is_lost_in_front_of_one_broker(name: str, tmp_path: Path) -> No
                 assert not ended.errors, f"{ended}; {proxy.log}"
 
 
-def test_a_worker_that_is_killed_costs_what_it_ran(name: str, broker: RunningBroker, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_what_it_ran(name: str, broker: RunningBroker, tmp_path: Path) -> None:
     gate = Gate(tmp_path)
     with RunningProxy(name, tmp_path, port_of(broker)) as proxy, ThreadPoolExecutor(1) as callers:
         with load(proxy, callers=4) as calls:
@@ -165,9 +165,7 @@ def test_a_worker_that_is_killed_costs_what_it_ran(name: str, broker: RunningBro
         assert not [error for error in calls.errors if "was ended by SIGKILL" not in error], proxy.log
 
 
-def test_a_broker_that_stops_costs_nothing_where_there_is_another(
-    name: str, broker: RunningBroker, tmp_path: Path
-) -> None:
+def test_no_call_is_lost_when_one_of_two_brokers_stops(name: str, broker: RunningBroker, tmp_path: Path) -> None:
     gate = Gate(tmp_path)
     flags = ["--grace", "60", "--listen", f"tcp://127.0.0.1:{free_port()}"]
     with running_broker(tmp_path, *flags, files=FILES) as stopped:

@@ -143,7 +143,7 @@ def test_a_stream_in_a_cluster(tmp_path: Path) -> None:
         _deliver(stream)
 
 
-def test_what_a_cluster_refuses_is_no_outage(tmp_path: Path) -> None:
+def test_a_refusal_by_a_cluster_is_no_outage(tmp_path: Path) -> None:
     with running_redis(tmp_path, "--cluster-enabled", "yes", port=free_port()) as server:
         take_all_slots(server)
         with server.client() as client:

@@ -189,7 +189,7 @@ def test_the_huffman_code_is_the_librarys(code: bytes) -> None:
 
 
 @given(st.lists(literal_fields, max_size=4), st.binary(max_size=3))
-def test_what_follows_known_fields_means_the_same_as_in_a_list_never_seen(tail: list[bytes], rest: bytes) -> None:
+def test_fields_after_a_known_prefix_keep_their_meaning(tail: list[bytes], rest: bytes) -> None:
     known = warm_decoder()
     block = KNOWN_BLOCK + b"".join(tail) + rest
     expected = meaning(cold_decoder(), block)

@@ -59,7 +59,7 @@ def typed(value: Any) -> Any:
 
 
 @given(st.lists(calls | notifications, max_size=6), cuts)
-def test_whatever_is_called_is_read_however_it_is_cut(sent: list[Any], sizes: list[int]) -> None:
+def test_calls_are_read_however_they_are_cut(sent: list[Any], sizes: list[int]) -> None:
     stream = b"".join(msgpack.packb(message) for message in sent)
     found, error = read(pieces(stream, sizes))
     assert error is None
@@ -91,7 +91,7 @@ def test_a_call_is_read_after_others_as_it_is_read_alone(sent: list[bytes]) -> N
 
 
 @given(st.binary(max_size=300), cuts)
-def test_any_bytes_end_in_messages_or_one_wire_error_wherever_they_are_cut(data: bytes, sizes: list[int]) -> None:
+def test_any_bytes_end_in_messages_or_one_wire_error(data: bytes, sizes: list[int]) -> None:
     whole, whole_error = read([data])
     found, error = read(pieces(data, sizes))
     assert found == whole
@@ -133,7 +133,7 @@ def test_peek_map_reads_or_refuses_any_bytes(body: bytes) -> None:
 
 
 @given(st.binary(max_size=50) | values.map(msgpack.packb))
-def test_one_value_is_what_another_decoder_says_is_one(body: bytes) -> None:
+def test_is_one_value_agrees_with_another_decoder(body: bytes) -> None:
     assert is_one_value(body) == _is_one(body)
 
 

@@ -20,7 +20,7 @@ def one_pass(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
 
 
-def test_what_a_turn_causes_follows_at_its_end_in_order(loop: asyncio.AbstractEventLoop) -> None:
+def test_callbacks_run_in_order_at_the_end_of_the_turn(loop: asyncio.AbstractEventLoop) -> None:
     turn, done = Turn(loop), list[str]()
     with turn:
         turn.at_end(lambda: done.append("rung"))
@@ -40,7 +40,7 @@ def test_outside_of_a_turn_the_event_loop_calls_back(loop: asyncio.AbstractEvent
     assert done == ["rung", "written"]
 
 
-def test_a_turn_takes_along_what_was_left_for_the_next_pass(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_turn_also_runs_callbacks_left_from_before(loop: asyncio.AbstractEventLoop) -> None:
     turn, done = Turn(loop), list[str]()
     turn.at_end(lambda: done.append("earlier"))
     with turn:
@@ -50,7 +50,7 @@ def test_a_turn_takes_along_what_was_left_for_the_next_pass(loop: asyncio.Abstra
     assert done == ["earlier", "now"]
 
 
-def test_what_is_due_because_of_what_was_due_is_called_as_well(loop: asyncio.AbstractEventLoop) -> None:
+def test_callbacks_added_by_callbacks_run_too(loop: asyncio.AbstractEventLoop) -> None:
     turn, done = Turn(loop), list[str]()
     with turn:
         turn.at_end(lambda: turn.at_end(lambda: done.append("written")))
@@ -75,7 +75,7 @@ def test_a_turn_that_fails_still_ends(loop: asyncio.AbstractEventLoop) -> None:
     assert done == ["rung", "later"]
 
 
-def test_one_that_fails_does_not_keep_the_others_from_their_turn(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_failing_callback_does_not_stop_the_others(loop: asyncio.AbstractEventLoop) -> None:
     turn, done = Turn(loop), list[str]()
 
     def fail_at_the_end() -> None:

@@ -68,7 +68,7 @@ def counts(delivery: Delivery) -> dict[str, int]:
     return {name: count for name, count in delivery.describe().items() if count}
 
 
-def test_events_arrive_in_order_in_batches_as_large_as_the_target_takes() -> None:
+def test_events_arrive_in_order_and_in_batches() -> None:
     target = Scripted(batch=2)
     target.gate.clear()
     delivery = Delivery(target, QUICK)
@@ -92,7 +92,7 @@ def test_a_failure_is_tried_again_before_anything_else() -> None:
     assert counts(delivery) == {"delivered": 2, "retries": 2}
 
 
-def test_what_fails_too_often_is_given_up_and_the_next_gets_its_turn() -> None:
+def test_an_event_that_fails_too_often_is_given_up() -> None:
     target = Scripted(*[DeliveryVerdict.FAILED] * QUICK.max_attempts)
     delivery = Delivery(target, QUICK)
     delivery.offer(event("a"))
@@ -107,7 +107,7 @@ def test_tries_are_further_and_further_apart_up_to_a_limit() -> None:
     assert list(itertools.islice(backoff(options), 6)) == [0.25, 0.5, 1.0, 2.0, 3.0, 3.0]
 
 
-def test_what_is_refused_is_not_tried_again() -> None:
+def test_a_refused_event_is_not_tried_again() -> None:
     target = Scripted(DeliveryVerdict.REFUSED)
     delivery = Delivery(target, QUICK)
     delivery.offer(event("a"))
@@ -135,7 +135,7 @@ def test_every_event_of_a_batch_that_is_refused_is_counted() -> None:
     assert (target.tries[1:], counts(delivery)) == ([["b", "c"]], {"delivered": 1, "given_up": 2})
 
 
-def test_every_event_of_a_batch_that_the_end_interrupts_is_counted_as_dropped() -> None:
+def test_an_interrupted_batch_is_counted_as_dropped() -> None:
     target, delivery = delivery_of_pairs(*[DeliveryVerdict.AWAY] * 100_000)
     wait_until(lambda: len(target.tries) > 1, lambda: "a try of the second batch")
     end(delivery, NO_GRACE)
@@ -145,7 +145,7 @@ def test_every_event_of_a_batch_that_the_end_interrupts_is_counted_as_dropped() 
     assert outcome == {"delivered": 1, "dropped": 2}
 
 
-def test_while_the_target_is_away_nothing_is_given_up() -> None:
+def test_no_event_is_given_up_while_the_target_is_away() -> None:
     target = Scripted(*[DeliveryVerdict.AWAY] * 10)
     delivery = Delivery(target, QUICK)
     delivery.offer(event("a"))
@@ -153,7 +153,7 @@ def test_while_the_target_is_away_nothing_is_given_up() -> None:
     assert counts(delivery) == {"delivered": 1, "retries": 10}
 
 
-def test_a_fault_of_our_own_costs_one_event_and_not_the_thread() -> None:
+def test_a_bug_costs_one_event_but_not_the_thread() -> None:
     target = Scripted(ZeroDivisionError())
     delivery = Delivery(target, QUICK)
     delivery.offer(event("a"))
@@ -162,7 +162,7 @@ def test_a_fault_of_our_own_costs_one_event_and_not_the_thread() -> None:
     assert counts(delivery) == {"delivered": 1, "given_up": 1}
 
 
-def test_a_full_queue_drops_what_is_new() -> None:
+def test_a_full_queue_drops_new_events() -> None:
     target = Scripted()
     target.gate.clear()
     delivery = Delivery(target, DeliveryOptions(queue_size=2))
@@ -187,7 +187,7 @@ def test_few_but_large_events_fill_the_queue_too() -> None:
     end(delivery)
 
 
-def test_the_end_waits_no_longer_than_its_grace() -> None:
+def test_closing_waits_no_longer_than_its_grace() -> None:
     target = Scripted(*[DeliveryVerdict.AWAY] * 1_000)
     delivery = Delivery(target, DeliveryOptions(queue_size=10, first_delay=0.05))
     delivery.offer(event("a"))
@@ -198,7 +198,7 @@ def test_the_end_waits_no_longer_than_its_grace() -> None:
     assert "delivered" not in counts(delivery)
 
 
-def test_the_end_does_not_wait_for_a_long_back_off() -> None:
+def test_closing_does_not_wait_for_a_long_back_off() -> None:
     target = Scripted(DeliveryVerdict.FAILED)
     delivery = Delivery(target, DeliveryOptions(queue_size=10, first_delay=0.01, longest_delay=10_000.0))
     slow = Delivery(target, DeliveryOptions(queue_size=10, first_delay=0.01))
@@ -208,7 +208,7 @@ def test_the_end_does_not_wait_for_a_long_back_off() -> None:
     end(slow)
 
 
-def test_nothing_is_taken_after_the_end() -> None:
+def test_no_event_is_taken_after_closing() -> None:
     delivery = Delivery(Scripted(), QUICK)
     end(delivery)
     delivery.offer(event("late"))

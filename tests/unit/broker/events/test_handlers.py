@@ -61,7 +61,7 @@ def offer_to_a_worker_without_it(handlers: EventHandlers, router: Router, worker
     return asked
 
 
-def test_a_handler_that_is_gone_is_not_asked_again(router: Router, worker: LocalWorker) -> None:
+def test_a_missing_handler_is_not_called_again(router: Router, worker: LocalWorker) -> None:
     handlers = EventHandlers(router)
     router.hooks.update([{"hooks": [{"name": "add_header", "shape": "request, session, spec"}]}])
     assert offer_to_a_worker_without_it(handlers, router, worker)
@@ -69,20 +69,20 @@ def test_a_handler_that_is_gone_is_not_asked_again(router: Router, worker: Local
     assert counts(handlers) == {"without_handler": 2}
 
 
-def test_an_old_worker_without_a_new_handler_does_not_decide(router: Router, worker: LocalWorker) -> None:
+def test_an_old_worker_cannot_deny_a_new_handler(router: Router, worker: LocalWorker) -> None:
     handlers = EventHandlers(router)
     assert offer_to_a_worker_without_it(handlers, router, worker)
     assert offer_to_a_worker_without_it(handlers, router, worker)
 
 
-def test_too_many_at_a_time_are_dropped(router: Router) -> None:
+def test_too_many_events_at_a_time_are_dropped(router: Router) -> None:
     handlers = EventHandlers(router)
     for _ in range(MAX_IN_FLIGHT + 2):
         assert handlers.offer("quota", 0, "{}")
     assert counts(handlers) == {"dropped": 2, "under_way": MAX_IN_FLIGHT}
 
 
-def test_while_the_broker_drains_no_handler_starts(router: Router) -> None:
+def test_no_handler_starts_while_the_broker_drains(router: Router) -> None:
     handlers = EventHandlers(router)
     router.draining = True
     handlers.offer("quota", 0, "{}")
@@ -116,7 +116,7 @@ class Remembering:
         """Nothing to end."""
 
 
-def test_every_sink_gets_every_event_whether_it_has_a_handler_or_not(router: Router) -> None:
+def test_every_sink_gets_every_event(router: Router) -> None:
     sinks = Remembering(), Remembering()
     events = EventDistributor(router, sinks)
     events.receive("event", BODY)
@@ -132,7 +132,7 @@ def test_every_sink_gets_every_event_whether_it_has_a_handler_or_not(router: Rou
     [None, [], {}, {**BODY, "name": 1}, {**BODY, "id": b"1"}, {**BODY, "document": None}, {**BODY, "depth": -1},
      {**BODY, "depth": "0"}, {"count": "many"}],
 )  # fmt: skip
-def test_what_is_no_event_is_refused(router: Router, body: Any) -> None:
+def test_other_messages_than_events_are_refused(router: Router, body: Any) -> None:
     events = EventDistributor(router, ())
     for message in ("event", "events_lost"):
         with pytest.raises((KeyError, TypeError, ValueError)):

@@ -72,7 +72,7 @@ def test_an_error_after_answers_is_sent_as_trailers() -> None:
     assert (ends(peer, 1), peer.arriving.bytes) == (1, 0)
 
 
-def test_data_behind_an_answer_that_waits_is_dropped() -> None:
+def test_data_after_a_waiting_answer_is_dropped() -> None:
     peer = Peer()
     peer.send(settings(initial_window_size=0))
     peer.send(peer.headers(1, path=REFLECTION), data(1, LIST_SERVICES + MALFORMED, 0))
@@ -96,7 +96,7 @@ def test_a_long_message_to_the_broker_itself_is_refused(path: str) -> None:
 
 @pytest.mark.parametrize("end", [reset(1), data(1, b"")], ids=["reset", "without the rest"])
 @pytest.mark.parametrize("path", [CHECK, REFLECTION, "/coprocess.Dispatcher/Dispatch"])
-def test_an_upload_that_is_given_up_is_released(path: str, end: bytes) -> None:
+def test_an_abandoned_upload_is_released(path: str, end: bytes) -> None:
     peer = Peer()
     peer.send(peer.headers(1, path=path), data(1, BEGUN, 0))
     assert peer.arriving.bytes > 0

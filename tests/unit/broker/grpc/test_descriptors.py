@@ -10,7 +10,7 @@ from tykpy.broker.grpc import descriptors
 from tykpy.broker.grpc.descriptors import FILES, SERVICES
 
 
-def test_they_are_those_of_the_messages_in_use() -> None:
+def test_descriptors_are_those_of_the_messages_in_use() -> None:
     """If not: `python -m tests.support.peers.write_descriptors`."""
     known = {file.name: file.serialized for file in FILES}
     for serialized in tyk_files():
@@ -18,7 +18,7 @@ def test_they_are_those_of_the_messages_in_use() -> None:
         assert FileDescriptorProto.FromString(known[wanted.name]) == wanted
 
 
-def test_each_file_says_what_is_in_it() -> None:
+def test_each_file_lists_its_symbols() -> None:
     for file in FILES:
         content = FileDescriptorProto.FromString(file.serialized)
         assert (file.name, list(file.imports), list(file.symbols)) == (

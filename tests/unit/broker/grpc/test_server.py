@@ -91,7 +91,7 @@ def request(body: bytes, *, ended: bool = True, stream_id: int = 1) -> bytes:
     return peer.headers(stream_id) + (data(stream_id, whole) if ended else data(stream_id, whole[:-1], 0))
 
 
-def test_a_peer_without_handshake_is_given_up() -> None:
+def test_a_peer_without_handshake_is_closed() -> None:
     async def scenario() -> None:
         served = Served()
         silent, transport = served.connect(b"")
@@ -105,7 +105,7 @@ def test_a_peer_without_handshake_is_given_up() -> None:
     asyncio.run(scenario())
 
 
-def test_a_request_that_stays_unfinished_is_given_up() -> None:
+def test_an_unfinished_request_expires() -> None:
     async def scenario() -> None:
         served = Served()
         protocol, transport = served.connect()
@@ -131,7 +131,7 @@ def trickle(served: Served, protocol: GrpcProtocol, sweeps: int, size: int) -> i
     return sweeps
 
 
-def test_a_request_that_trickles_in_is_given_up() -> None:
+def test_a_request_that_trickles_in_expires() -> None:
     async def scenario() -> None:
         served = Served()
         protocol, transport = served.connect()
@@ -165,7 +165,7 @@ def test_a_request_that_was_fast_may_not_trickle_afterwards() -> None:
     asyncio.run(scenario())
 
 
-def test_a_big_request_that_is_slow_and_goes_on_is_not_given_up() -> None:
+def test_a_large_slow_request_does_not_expire() -> None:
     async def scenario() -> None:
         served = Served()
         protocol, _ = served.connect()
@@ -177,7 +177,7 @@ def test_a_big_request_that_is_slow_and_goes_on_is_not_given_up() -> None:
     asyncio.run(scenario())
 
 
-def test_a_request_of_many_messages_may_last_as_long_as_each_of_them_comes_in_time() -> None:
+def test_each_message_of_a_stream_has_its_own_timeout() -> None:
     async def scenario() -> None:
         served = Served()
         protocol, _ = served.connect()
@@ -195,7 +195,7 @@ def test_a_request_of_many_messages_may_last_as_long_as_each_of_them_comes_in_ti
     asyncio.run(scenario())
 
 
-def test_a_peer_that_does_not_acknowledge_that_it_has_no_table_is_given_up() -> None:
+def test_a_peer_must_acknowledge_that_it_has_no_table() -> None:
     async def scenario() -> None:
         served = Served()
         protocol, transport = served.connect()
@@ -216,7 +216,7 @@ HALVES = {
 
 
 @pytest.mark.parametrize("half", HALVES.values(), ids=HALVES.keys())
-def test_half_a_frame_is_not_waited_for_for_ever(half: bytes) -> None:
+def test_half_a_frame_ends_the_connection(half: bytes) -> None:
     async def scenario() -> None:
         served = Served()
         protocol, transport = served.connect()
@@ -230,7 +230,7 @@ def test_half_a_frame_is_not_waited_for_for_ever(half: bytes) -> None:
     asyncio.run(scenario())
 
 
-def test_a_peer_whose_frames_are_always_cut_is_not_given_up_for_that() -> None:
+def test_a_peer_may_always_send_partial_frames() -> None:
     async def scenario() -> None:
         served = Served(Limits(control_rate=100_000))
         protocol, _ = served.connect()
@@ -266,7 +266,7 @@ def test_pings_are_acknowledged_later_all_at_once() -> None:
     asyncio.run(scenario())
 
 
-def test_a_call_that_runs_is_not_the_sweeps_business() -> None:
+def test_sweeps_leave_running_calls_alone() -> None:
     async def scenario() -> None:
         served = Served()
         protocol, _ = served.connect()
@@ -278,7 +278,7 @@ def test_a_call_that_runs_is_not_the_sweeps_business() -> None:
     asyncio.run(scenario())
 
 
-def test_an_idle_connection_is_told_to_go() -> None:
+def test_an_idle_connection_is_asked_to_go() -> None:
     async def scenario() -> None:
         limits = Limits(idle_timeout=60)
         served = Served(limits)
@@ -295,7 +295,7 @@ def test_an_idle_connection_is_told_to_go() -> None:
     asyncio.run(scenario())
 
 
-def test_a_peer_that_may_not_call_keeps_its_connection_for_a_moment_only() -> None:
+def test_a_denied_peer_keeps_its_connection_for_a_moment() -> None:
     async def scenario() -> None:
         served = Served(admission=lambda transport: "not you")
         protocol, transport = served.connect()
@@ -310,7 +310,7 @@ def test_a_peer_that_may_not_call_keeps_its_connection_for_a_moment_only() -> No
     asyncio.run(scenario())
 
 
-def test_a_peer_that_does_not_read_is_not_read_from_and_given_up_in_the_end() -> None:
+def test_a_peer_that_does_not_read_is_closed_in_the_end() -> None:
     async def scenario() -> None:
         served = Served()
         protocol, transport = served.connect()
@@ -329,7 +329,7 @@ def test_a_peer_that_does_not_read_is_not_read_from_and_given_up_in_the_end() ->
     asyncio.run(scenario())
 
 
-def test_a_slow_reader_that_reads_is_kept() -> None:
+def test_a_slow_reader_keeps_its_connection() -> None:
     async def scenario() -> None:
         served = Served()
         protocol, transport = served.connect()
@@ -345,7 +345,7 @@ def test_a_slow_reader_that_reads_is_kept() -> None:
     asyncio.run(scenario())
 
 
-def test_one_connection_too_many() -> None:
+def test_a_connection_above_the_limit_is_refused() -> None:
     async def scenario() -> None:
         served = Served(Limits(max_connections=1))
         first, kept = served.connect()
@@ -360,7 +360,7 @@ def test_one_connection_too_many() -> None:
     asyncio.run(scenario())
 
 
-def test_of_those_that_are_too_many_so_many_are_told_and_the_others_cut_off() -> None:
+def test_only_some_refused_connections_learn_the_reason() -> None:
     async def scenario() -> None:
         served = Served(Limits(max_connections=1))
         first, kept = served.connect()
@@ -417,7 +417,7 @@ def test_draining(held: bool) -> None:
     asyncio.run(scenario())
 
 
-def test_a_drained_peer_that_answers_no_ping_is_not_waited_for_forever() -> None:
+def test_drain_does_not_wait_forever_for_a_ping() -> None:
     async def scenario() -> None:
         served = Served()
         protocol, transport = served.connect()

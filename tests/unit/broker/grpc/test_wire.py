@@ -85,7 +85,7 @@ def test_decompression_is_bounded() -> None:
         assert caught.value.code == code
 
 
-def test_a_bomb_is_not_unpacked_to_find_out_that_it_is_one() -> None:
+def test_a_compression_bomb_is_not_unpacked() -> None:
     bomb, limit = gzip.compress(bytes(64 * MIB)), 1 * MIB
     tracemalloc.start()
     try:
@@ -98,7 +98,7 @@ def test_a_bomb_is_not_unpacked_to_find_out_that_it_is_one() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"x", gzip.compress(b"x")[:-1], gzip.compress(b"x") + b"more"])
-def test_what_is_not_gzip(data: bytes) -> None:
+def test_data_that_is_not_gzip_is_refused(data: bytes) -> None:
     with pytest.raises(GrpcCallError) as caught:
         decompress(data, 1000)
     assert caught.value.code == GrpcCode.INTERNAL
@@ -173,7 +173,7 @@ def test_content_types_of_grpc(content_type: str) -> None:
     ("method", "content_type", "status"),
     [("GET", "application/grpc", "405"), ("POST", "application/json", "415"), ("POST", "application/grpc+json", "415")],
 )
-def test_what_is_not_grpc_is_answered_as_http(method: str, content_type: str, status: str) -> None:
+def test_requests_other_than_grpc_are_answered_as_http(method: str, content_type: str, status: str) -> None:
     peer = Peer()
     fields = [(":method", method), (":scheme", "http"), (":path", "/"), ("content-type", content_type)]
     peer.send(pack_frame(FrameType.HEADERS, END_HEADERS | END_STREAM, 1, peer.encode(fields)))
@@ -214,7 +214,7 @@ def test_a_message_above_the_limit_is_refused_by_its_beginning(step: int) -> Non
     assert re.fullmatch(r"hook mine: the request has 3\d\d\d bytes, and may have 2000 .*", trailers["grpc-message"])
 
 
-def test_what_is_no_message_has_no_hook_when_it_is_refused() -> None:
+def test_a_refused_message_without_a_name_has_no_hook() -> None:
     peer = Peer(Limits(max_message=1000))
     peer.send(peer.headers(1), data(1, message(b"\xff" * 1001), 0))
     assert "hook (unknown): the request has 1001 bytes" in peer.trailers(1)["grpc-message"]

@@ -35,13 +35,13 @@ def flood(peer: Peer, make: Callable[[int], bytes], most: int) -> int:
 
 
 @pytest.mark.parametrize("frame", FLOODS.values(), ids=FLOODS.keys())
-def test_floods_of_frames_that_do_nothing(frame: bytes) -> None:
+def test_floods_of_control_frames_end_the_connection(frame: bytes) -> None:
     peer = Peer(Limits(control_burst=500))
     peer.send(peer.headers(1))
     assert flood(peer, lambda _: frame, 1000) >= 40
 
 
-def test_a_peer_that_says_again_and_again_that_it_goes() -> None:
+def test_a_flood_of_goaways_ends_the_connection() -> None:
     peer = Peer(Limits(control_burst=500))
     peer.send(peer.request(1, b"hold:"))
     for _ in range(1000):
@@ -59,7 +59,7 @@ def test_the_same_frames_at_a_bearable_rate_are_taken() -> None:
     assert not peer.connection.closed
 
 
-def test_a_client_at_work_may_send_control_frames_with_every_call() -> None:
+def test_a_busy_client_may_send_control_frames_with_every_call() -> None:
     """As libraries do that widen both windows and ping for every message."""
     peer = Peer(Limits(control_burst=500))
     for number in range(2000):
@@ -69,7 +69,7 @@ def test_a_client_at_work_may_send_control_frames_with_every_call() -> None:
     assert not peer.connection.closed
 
 
-def test_a_client_may_widen_both_windows_for_each_frame_of_a_big_answer() -> None:
+def test_a_client_may_widen_windows_for_each_frame_it_gets() -> None:
     """As haproxy does."""
     peer = Peer(Limits(control_burst=100))
     body = message(bytes(MIB))
@@ -86,7 +86,7 @@ def test_a_client_may_widen_both_windows_for_each_frame_of_a_big_answer() -> Non
     assert not peer.connection.closed
 
 
-def test_a_client_may_not_widen_a_window_for_each_byte_of_an_answer() -> None:
+def test_a_client_may_not_widen_a_window_for_each_byte() -> None:
     peer = Peer(Limits(control_burst=500))
     peer.send(settings(initial_window_size=0), peer.request(1, bytes(2_000)))
     assert flood(peer, lambda _: window_update(1, 1), 1_000) >= 400
@@ -100,7 +100,7 @@ def test_rapid_reset() -> None:
     assert not peer.connection.streams
 
 
-def test_rapid_resets_that_we_are_made_to_send() -> None:
+def test_provoked_rapid_resets_end_the_connection() -> None:
     peer = Peer(Limits(reset_burst=100))
     flood(peer, lambda n: peer.request(2 * n + 1, b"hold:") + window_update(2 * n + 1, 0), 1000)
     assert not peer.connection.streams
@@ -113,7 +113,7 @@ def test_data_of_a_stream_that_we_have_reset() -> None:
     assert flood(peer, lambda _: data(1, b"x", 0), 1000) >= 400
 
 
-def test_the_memory_of_streams_that_we_have_reset_is_bounded() -> None:
+def test_remembered_resets_are_bounded() -> None:
     peer = Peer(Limits(reset_burst=10_000))
     for stream_id in range(1, 10_000, 2):
         peer.send(peer.headers(stream_id), window_update(stream_id, 0))
@@ -121,7 +121,7 @@ def test_the_memory_of_streams_that_we_have_reset_is_bounded() -> None:
     assert len(peer.connection._reset_by_us) <= _MAX_REMEMBERED_RESETS
 
 
-def test_a_storm_of_callers_that_hang_up_is_taken() -> None:
+def test_a_burst_of_hang_ups_is_tolerated() -> None:
     """All concurrent calls of a busy gateway, at once, by the default limits."""
     peer = Peer()
     ids = range(1, 2 * peer.limits.max_concurrent_streams, 2)
@@ -189,7 +189,7 @@ def test_unfinished_requests_of_one_connection_are_bounded() -> None:
     assert peer.arriving.bytes == 0
 
 
-def test_messages_that_are_complete_in_requests_that_are_not_are_bounded_too() -> None:
+def test_complete_messages_of_unfinished_requests_are_bounded() -> None:
     peer = Peer(Limits(max_message=1 * MIB), arriving=Arriving(2 * MIB))
     whole = message(bytes(1 * MIB))
     parts = [whole[at : at + 16 * KIB] for at in range(0, len(whole), 16 * KIB)]
@@ -222,7 +222,7 @@ def test_unfinished_requests_are_bounded_over_all_connections() -> None:
     assert arriving.bytes == 0
 
 
-def test_answers_that_nobody_reads_are_bounded() -> None:
+def test_unread_answers_are_bounded() -> None:
     peer = Peer(Limits(max_message=1 * MIB, max_output=3 * MIB))
     body = message(bytes(1 * MIB - 5))
     parts = [body[at : at + 16 * KIB] for at in range(0, len(body), 16 * KIB)]
@@ -248,7 +248,7 @@ def test_a_wide_window_does_not_make_us_copy_everything_at_once() -> None:
     assert first + len(peer.body(1)) > len(body)
 
 
-def test_a_faulty_connection_says_so_and_cancels_its_calls() -> None:
+def test_a_fault_ends_the_connection_and_cancels_its_calls() -> None:
     peer = Peer()
     peer.send(peer.request(1, b"hold:"), peer.request(3, b"hold:"))
     peer.send(pack_frame(FrameType.PING, ACK, 3, bytes(8)))

@@ -28,7 +28,7 @@ def test_a_call_is_answered_in_three_frames() -> None:
     assert not peer.connection.streams
 
 
-def test_the_handshake_says_our_settings_and_acknowledges_theirs() -> None:
+def test_the_handshake_exchanges_settings() -> None:
     peer = Peer(handshake=False)
     ours = peer.take()
     assert [frame.kind for frame in ours] == [FrameType.SETTINGS, FrameType.WINDOW_UPDATE]
@@ -40,7 +40,7 @@ def test_the_handshake_says_our_settings_and_acknowledges_theirs() -> None:
 
 
 @pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\rX", b"\x16\x03\x01"])
-def test_anything_but_the_preface_is_refused_at_its_first_wrong_byte(start: bytes) -> None:
+def test_a_wrong_preface_is_refused_at_its_first_wrong_byte(start: bytes) -> None:
     peer = Peer(handshake=False)
     assert code_of(peer.send(start), FrameType.GOAWAY) == ErrorCode.PROTOCOL_ERROR
 
@@ -52,7 +52,7 @@ def test_a_request_in_single_bytes() -> None:
     assert peer.body(1) == message(b"hello")
 
 
-def test_padding_and_priority_are_taken_off() -> None:
+def test_padding_and_priority_are_removed() -> None:
     peer = Peer()
     block = b"\x04" + (3).to_bytes(4, "big") + b"\x10" + peer.block() + bytes(4)
     padded = b"\x07" + message(b"hello") + bytes(7)
@@ -71,7 +71,7 @@ def test_a_header_block_in_many_frames() -> None:
     assert peer.body(1) == message(b"x")
 
 
-def test_trailers_of_a_request_end_it() -> None:
+def test_trailers_end_a_request() -> None:
     peer = Peer()
     trailers = pack_frame(FrameType.HEADERS, END_HEADERS | END_STREAM, 1, peer.encode([("some", "thing")]))
     peer.send(peer.headers(1), data(1, message(b"x"), 0), trailers)
@@ -84,7 +84,7 @@ def test_a_ping_comes_back() -> None:
     assert (pong.kind, pong.flags, pong.payload) == (FrameType.PING, ACK, b"12345678")
 
 
-def test_a_reset_stream_is_cancelled_and_its_answer_is_not_sent() -> None:
+def test_a_reset_stream_is_cancelled() -> None:
     peer = Peer()
     peer.send(peer.request(1, b"hold:"))
     assert peer.send(reset(1)) == []
@@ -201,7 +201,7 @@ def test_headers_on_a_closed_stream_are_a_connection_error() -> None:
     assert code_of(peer.send(peer.headers(1)), FrameType.GOAWAY) == ErrorCode.STREAM_CLOSED
 
 
-def test_what_is_under_way_to_a_stream_that_we_reset_is_ignored() -> None:
+def test_late_frames_of_a_stream_that_we_reset_are_ignored() -> None:
     peer = Peer()
     peer.send(peer.headers(1, path="/unknown"))
     assert peer.trailers(1)["grpc-status"] == "12"
@@ -227,7 +227,7 @@ def test_unknown_frames_and_settings_are_ignored() -> None:
     assert peer.body(1) == message(b"x")
 
 
-def test_draining_takes_what_is_under_way_and_refuses_the_rest() -> None:
+def test_draining_answers_calls_already_on_their_way() -> None:
     peer = Peer()
     peer.send(peer.request(1, b"hold:1"))
     peer.connection.drain()
@@ -246,7 +246,7 @@ def test_draining_takes_what_is_under_way_and_refuses_the_rest() -> None:
     assert peer.connection.done
 
 
-def test_a_peer_that_says_goaway_gets_its_answers() -> None:
+def test_a_peer_that_sends_goaway_gets_its_answers() -> None:
     peer = Peer()
     peer.send(peer.request(1, b"hold:1"), pack_frame(FrameType.GOAWAY, 0, 0, bytes(8)))
     assert not peer.connection.done
@@ -256,7 +256,7 @@ def test_a_peer_that_says_goaway_gets_its_answers() -> None:
     assert peer.connection.done
 
 
-def test_a_closed_connection_does_not_wait_for_the_garbage_collector() -> None:
+def test_a_closed_connection_is_freed_without_the_collector() -> None:
     peer = Peer()
     peer.send(peer.request(1, b"x"), peer.request(3, b"hold:"))
     peer.connection.close()

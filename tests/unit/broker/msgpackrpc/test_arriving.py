@@ -17,7 +17,7 @@ def server_with(arriving: Arriving) -> MsgpackRpcServer:
     return MsgpackRpcServer({"ping": lambda message, reply: reply.answer("pong")}, arriving=arriving)
 
 
-def test_a_message_for_which_there_is_no_room_is_the_end_of_its_connection() -> None:
+def test_a_message_without_room_ends_its_connection() -> None:
     async def scenario() -> None:
         arriving = Arriving(limit=2 * len(HALF))
         server = server_with(arriving)
@@ -41,7 +41,7 @@ def test_a_message_for_which_there_is_no_room_is_the_end_of_its_connection() -> 
     run(scenario)
 
 
-def test_one_alone_may_finish_whatever_its_size() -> None:
+def test_a_single_message_may_finish_whatever_its_size() -> None:
     async def scenario() -> None:
         arriving = Arriving(limit=SIZE // 4)
         peer = Peer(server_with(arriving))
@@ -75,7 +75,7 @@ def test_a_peer_that_hangs_up_when_it_is_read_again_is_released() -> None:
     run(scenario)
 
 
-def test_calls_that_wait_for_others_to_be_answered_are_counted_until_they_are_read() -> None:
+def test_unread_calls_count_as_unfinished() -> None:
     replies: list[Any] = []
 
     async def scenario() -> None:

@@ -144,7 +144,7 @@ def test_answers_of_one_turn_are_one_write() -> None:
     run(scenario)
 
 
-def test_an_object_goes_to_the_router_as_it_came_and_comes_back_as_the_worker_sent_it() -> None:
+def test_objects_and_answers_pass_through_unchanged() -> None:
     async def scenario() -> None:
         router = FakeRouter()
         peer = Peer(gateway_server(router))
@@ -209,7 +209,7 @@ def test_the_timeout_option(seconds: float | None, expected_ns: int) -> None:
         [OBJECT, {"metadata": {"": ""}}],
     ],
 )  # fmt: skip
-def test_wrong_params_are_that_call_s_error_only(params: list[Any]) -> None:
+def test_wrong_params_fail_only_their_call(params: list[Any]) -> None:
     async def scenario() -> None:
         router = FakeRouter()
         peer = Peer(gateway_server(router))
@@ -245,7 +245,7 @@ def test_a_notification_runs_and_gets_no_answer() -> None:
     run(scenario)
 
 
-def test_a_hang_up_cancels_what_is_in_flight_and_late_answers_go_nowhere() -> None:
+def test_a_hang_up_cancels_calls_in_flight() -> None:
     async def scenario() -> None:
         router = FakeRouter()
         server = gateway_server(router)
@@ -276,7 +276,7 @@ def test_a_call_is_answered_once() -> None:
     run(scenario)
 
 
-def test_a_handler_gets_decoded_params_and_may_answer_later_or_raise() -> None:
+def test_a_method_may_answer_later_or_raise() -> None:
     calls: list[tuple[list[Any], Reply]] = []
 
     def refuse(params: list[Any], reply: Reply) -> None:
@@ -298,7 +298,7 @@ def test_a_handler_gets_decoded_params_and_may_answer_later_or_raise() -> None:
     run(scenario)
 
 
-def test_params_that_cannot_be_decoded_are_that_call_s_error() -> None:
+def test_undecodable_params_fail_only_their_call() -> None:
     async def scenario() -> None:
         peer = Peer(gateway_server(FakeRouter()))
         peer.protocol.data_received(b"\x94\x00\x01\xa4ping\x91\xa1\xff")
@@ -320,7 +320,7 @@ def test_a_result_that_msgpack_cannot_carry_is_an_internal_error() -> None:
     run(scenario)
 
 
-def test_a_refused_peer_gets_the_answers_in_flight_then_the_end() -> None:
+def test_a_refused_peer_still_gets_answers_in_flight() -> None:
     async def scenario() -> None:
         router = FakeRouter()
         peer = Peer(gateway_server(router))
@@ -348,7 +348,7 @@ def test_a_refused_peer_that_stays_is_cut_off() -> None:
     run(scenario)
 
 
-def test_reading_stops_at_the_in_flight_limit_and_goes_on_at_half_of_it() -> None:
+def test_reading_resumes_at_half_the_in_flight_limit() -> None:
     async def scenario() -> None:
         router = FakeRouter()
         peer = Peer(gateway_server(router, RpcLimits(max_in_flight=4)))
@@ -400,7 +400,7 @@ def test_nothing_is_read_from_a_peer_that_does_not_read() -> None:
     run(scenario)
 
 
-def test_a_peer_that_reads_nothing_is_cut_off_and_one_that_reads_slowly_is_not() -> None:
+def test_only_a_peer_that_reads_nothing_is_cut_off() -> None:
     async def scenario() -> None:
         server = gateway_server(FakeRouter(), RpcLimits(stall_seconds=0))
         slow, stuck = Peer(server), Peer(server)
@@ -422,7 +422,7 @@ def test_a_peer_that_reads_nothing_is_cut_off_and_one_that_reads_slowly_is_not()
     run(scenario)
 
 
-def test_a_flood_of_calls_with_large_answers_is_written_in_pieces() -> None:
+def test_large_answers_are_written_before_the_end_of_the_turn() -> None:
     async def scenario() -> None:
         peer = Peer(server_of({"big": decoded(lambda params, reply: reply.answer(b"x" * 100_000))}))
         peer.send(*([0, n, "big", []] for n in range(10)))
@@ -432,7 +432,7 @@ def test_a_flood_of_calls_with_large_answers_is_written_in_pieces() -> None:
     run(scenario)
 
 
-def test_drain_closes_idle_connections_at_once_and_busy_ones_after_their_last_answer() -> None:
+def test_drain_closes_connections_after_their_last_answer() -> None:
     async def scenario() -> None:
         router = FakeRouter()
         server = gateway_server(router)
@@ -449,7 +449,7 @@ def test_drain_closes_idle_connections_at_once_and_busy_ones_after_their_last_an
     run(scenario)
 
 
-def test_abort_hangs_up_on_everybody_and_closed_waits_for_the_last() -> None:
+def test_closed_waits_for_the_last_aborted_connection() -> None:
     async def scenario() -> None:
         server = gateway_server(FakeRouter())
         await server.closed()

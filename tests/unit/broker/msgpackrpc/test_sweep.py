@@ -29,7 +29,7 @@ def trickle(server: MsgpackRpcServer, peer: Peer, data: bytes, size: int) -> int
     return -(-len(data) // size)
 
 
-def test_a_message_that_does_not_go_on_is_given_up_and_its_caller_told() -> None:
+def test_an_unfinished_message_expires() -> None:
     async def scenario() -> None:
         server, peer = pinged()
         peer.protocol.data_received(CALL[:-1])
@@ -45,7 +45,7 @@ def test_a_message_that_does_not_go_on_is_given_up_and_its_caller_told() -> None
     run(scenario)
 
 
-def test_a_message_that_trickles_in_is_given_up() -> None:
+def test_a_message_that_trickles_in_expires() -> None:
     async def scenario() -> None:
         server, peer = pinged()
         assert trickle(server, peer, CALL, 1) == MOST + 1
@@ -66,7 +66,7 @@ def test_a_message_that_was_fast_may_not_trickle_afterwards() -> None:
     run(scenario)
 
 
-def test_a_big_message_that_is_slow_and_goes_on_is_taken() -> None:
+def test_a_large_slow_message_does_not_expire() -> None:
     async def scenario() -> None:
         server, peer = pinged()
         size = -(-RpcLimits().request_progress // MOST)
@@ -77,7 +77,7 @@ def test_a_big_message_that_is_slow_and_goes_on_is_taken() -> None:
     run(scenario)
 
 
-def test_a_peer_whose_messages_are_always_cut_is_not_given_up_for_that() -> None:
+def test_a_peer_may_always_send_partial_messages() -> None:
     async def scenario() -> None:
         server, peer = pinged()
         peer.protocol.data_received(CALL[:500])
@@ -90,7 +90,7 @@ def test_a_peer_whose_messages_are_always_cut_is_not_given_up_for_that() -> None
     run(scenario)
 
 
-def test_what_waits_because_nothing_is_read_is_not_the_peers_fault() -> None:
+def test_a_message_does_not_expire_while_we_do_not_read() -> None:
     replies: list[Any] = []
 
     async def scenario() -> None:

@@ -49,7 +49,7 @@ def test_messages_are_found_however_the_stream_is_cut(step: int) -> None:
     assert [msgpack.unpackb(message.id) for message in found] == [0, 1, 2, 3, 4]
 
 
-def test_a_stream_that_never_pauses_at_a_boundary_does_not_pile_up() -> None:
+def test_a_stream_without_pauses_is_not_accumulated() -> None:
     message = request("x" * 90)
     stream = message * 1000
     reader = RpcMessageReader(LIMIT)
@@ -58,7 +58,7 @@ def test_a_stream_that_never_pauses_at_a_boundary_does_not_pile_up() -> None:
 
 
 @pytest.mark.parametrize("call_id", [0, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1])
-def test_an_id_goes_back_as_it_came(call_id: int) -> None:
+def test_an_id_is_returned_as_it_came(call_id: int) -> None:
     message = parse(request(call_id=call_id))
     answer = msgpack.unpackb(pack_result(message.id, b"\xc3"))
     assert answer == [1, call_id, None, True]
@@ -94,13 +94,13 @@ def test_method_names_of_any_length(length: int) -> None:
         ["0", 1, "m", []], [0, 1, "m", {}], [0, 1, "m", None], [0, 1, 5, []], [0, 1, b"m", []], [2, 5, []], [2, "m", 5],
     ],
 )  # fmt: skip
-def test_what_is_no_call_is_refused(value: Any) -> None:
+def test_other_values_than_calls_are_refused(value: Any) -> None:
     with pytest.raises(WireError) as caught:
         parse(msgpack.packb(value))
     assert caught.value.status is Status.INVALID
 
 
-def test_a_refusal_carries_the_id_where_it_can_be_told() -> None:
+def test_a_refusal_carries_the_id_if_it_can_be_read() -> None:
     with pytest.raises(WireError) as caught:
         parse(msgpack.packb([0, 300, "m", "params"]))
     assert msgpack.unpackb(caught.value.id) == 300
@@ -122,7 +122,7 @@ def test_deep_nesting_is_refused(depth: int) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1])
-def test_a_message_above_the_limit_is_refused_with_its_id_before_and_after_it_is_complete(cut: int) -> None:
+def test_a_too_large_message_is_refused_with_its_id(cut: int) -> None:
     reader = RpcMessageReader(LIMIT)
     data = request(b"x" * (LIMIT + ENVELOPE_SIZE), call_id=77)
     reader.feed(data[: len(data) - cut])
@@ -132,13 +132,13 @@ def test_a_message_above_the_limit_is_refused_with_its_id_before_and_after_it_is
     assert msgpack.unpackb(caught.value.id) == 77
 
 
-def test_a_declared_size_alone_allocates_nothing() -> None:
+def test_an_announced_size_allocates_nothing() -> None:
     reader = RpcMessageReader(LIMIT)
     reader.feed(b"\x94\x00\x01\xa1m\x91\xc6\xff\xff\xff\xff")
     assert reader.next() is None
 
 
-def test_an_error_is_a_string_because_stock_go_clients_decode_it_into_one() -> None:
+def test_an_error_is_a_string_for_stock_go_clients() -> None:
     answer = msgpack.unpackb(pack_error(b"\x05", Status.NOT_FOUND, "no hook X"))
     assert answer == [1, 5, "NOT_FOUND: no hook X", None]
 

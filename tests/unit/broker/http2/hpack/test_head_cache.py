@@ -65,7 +65,7 @@ def test_the_same_headers_are_read_once() -> None:
     assert blocks.reader.count == read
 
 
-def test_what_differs_in_every_call_does_not_cost_a_whole_reading() -> None:
+def test_fields_that_always_differ_are_cheap() -> None:
     blocks = Blocks()
     for _ in range(3):
         blocks.head()
@@ -78,7 +78,7 @@ def test_what_differs_in_every_call_does_not_cost_a_whole_reading() -> None:
     assert blocks.head().timeout_ns is None
 
 
-def test_a_value_that_nobody_reads_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ignored_value_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = Blocks()
     for number in range(3000):
         blocks.head(("traceparent", f"00-{number * 7**40 % 2**128:032x}-{number * 7**20 % 2**64:016x}-01"))
@@ -96,7 +96,7 @@ def test_a_value_that_nobody_reads_is_not_decoded(monkeypatch: pytest.MonkeyPatc
     assert head is blocks.head()
 
 
-def test_the_size_of_a_list_counts_fields_that_nobody_reads() -> None:
+def test_the_size_of_a_list_counts_ignored_fields() -> None:
     blocks = Blocks()
     many = [(f"key{number}", "v" * 100) for number in range(300)]
     for field in many[:200]:
@@ -107,7 +107,7 @@ def test_the_size_of_a_list_counts_fields_that_nobody_reads() -> None:
     assert error.code.name == "RESOURCE_EXHAUSTED"
 
 
-def test_a_peer_with_many_names_does_not_make_others_slow_for_ever() -> None:
+def test_many_names_of_one_peer_do_not_slow_down_others() -> None:
     blocks = Blocks()
     for number in range(_MAX_NAMES + 10):
         blocks.head((f"odd{number}", "value"))
@@ -118,7 +118,7 @@ def test_a_peer_with_many_names_does_not_make_others_slow_for_ever() -> None:
     assert step_over(late, 0, blocks.cache._unread) == len(late)
 
 
-def test_names_of_fields_that_nobody_reads_are_bounded() -> None:
+def test_names_of_ignored_fields_are_bounded() -> None:
     blocks = Blocks()
     for number in range(MAX_UNREAD + 10):
         blocks.head((f"key{number}", "value"))
@@ -166,7 +166,7 @@ def test_the_memory_of_names_is_bounded() -> None:
     assert max(map(len, _plain)) <= _MAX_PLAIN_NAME
 
 
-def test_an_integer_is_given_up_after_so_many_bytes() -> None:
+def test_an_integer_of_too_many_bytes_is_refused() -> None:
     """However many more of them say that they go on."""
     for more in (5, 60_000):
         with pytest.raises(ValueError, match="integer is too large"):
@@ -191,7 +191,7 @@ class Table:
         return caught.value.message
 
 
-def test_the_table_works_until_the_peer_has_acknowledged_that_it_has_none() -> None:
+def test_the_table_works_until_the_peer_acknowledges_the_ban() -> None:
     table = Table()
     for _ in range(3):
         head = table.decoder.request(table.encoder.encode(CALL))
@@ -229,7 +229,7 @@ def test_a_peer_may_add_to_the_table_without_using_it() -> None:
     assert not table.decoder._table.entries
 
 
-def test_a_peer_that_never_used_its_table_need_not_say_so() -> None:
+def test_a_peer_without_entries_sends_no_size_update() -> None:
     table = Table()
     plain = pack_fields(*((name.encode(), value.encode()) for name, value in CALL))
     table.decoder.request(plain)
@@ -243,12 +243,12 @@ def test_a_peer_that_never_used_its_table_need_not_say_so() -> None:
     [b"\x3f\xe2\x1f", b"\x20\x20\x20", b"\x20" * 65_536, b"\x3f" + b"\xff" * 65_000, b"\x3f", b"\x3f\x80"],
     ids=["too large", "three", "very many", "huge", "cut", "cut within"],
 )
-def test_sizes_that_cannot_be(updates: bytes) -> None:
+def test_invalid_table_sizes_are_refused(updates: bytes) -> None:
     table = Table()
     table.refuse(updates)
 
 
-def test_no_table_is_no_table() -> None:
+def test_references_without_a_table_are_refused() -> None:
     blocks = Blocks()
     blocks.head()
     for update in (b"\x21", b"\x3f\x61"):
@@ -267,7 +267,7 @@ def test_the_table_evicts_as_the_librarys_does() -> None:
         assert [*table.decoder._table.entries] == [*table.encoder.header_table.dynamic_entries]
 
 
-def test_a_peer_is_told_after_its_second_block_that_it_may_use_no_table() -> None:
+def test_the_second_header_block_makes_us_forbid_the_table() -> None:
     peer = Peer(handshake=False)
     (first, _) = peer.take()
     assert b"\0\x01" not in {first.payload[at : at + 2] for at in range(0, len(first.payload), 6)}
@@ -319,7 +319,7 @@ def test_wrong_huffman_code(code: bytes) -> None:
         decode_huffman(code)
 
 
-def test_a_field_that_is_not_all_there() -> None:
+def test_a_truncated_field_is_refused() -> None:
     block = Encoder().encode([("name", "some value")])
     for end in range(len(block)):
         with pytest.raises(ValueError, match="header block"):
