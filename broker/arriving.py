@@ -1,20 +1,20 @@
-"""What the broker keeps of requests that are not complete, on all connections of both front ends together.
+"""A limit on the bytes of unfinished requests, over all connections of both front ends.
 
-There is no limit for each connection: a gateway has one, and all of its uploads on it.
+There is no limit per connection: a gateway has a single one, with all of its uploads on it.
 
-The router bounds complete ones in the same way (`RouterOptions.queue_bytes`). The two are counted apart, so that peers
-who only begin big requests keep nobody else's from being served.
+The router limits complete requests in the same way (`RouterOptions.queue_bytes`). The two are counted separately, so
+that peers that only begin large requests do not keep others from being served.
 """
 
 from typing import Final
 
 HELD_BYTES: Final = 1024 * 1024 * 1024
-"""Bytes, of complete requests and again of unfinished ones: a thousand calls of 1 MiB, all that one connection may have
-at a time, and less than a machine that takes such bodies has."""
+"""Limit in bytes, for complete requests and again for unfinished ones: a thousand calls of 1 MiB, as many as one
+connection may have at a time, and less than the memory of a machine that takes such bodies."""
 
 
 class Arriving:
-    """The total of all connections."""
+    """The bytes of unfinished requests of all connections."""
 
     __slots__ = ("bytes", "limit", "refused")
 
@@ -22,16 +22,16 @@ class Arriving:
         self.bytes = 0
         self.limit = limit
         self.refused = 0
-        """Requests that found no room."""
+        """Requests refused because there was no room."""
 
     def resize(self, size: int) -> None:
-        """Set the total; called by the shares only."""
+        """Set the total; called only by `Share`."""
         self.bytes = size
 
     def admits(self, share: "Share") -> bool:
-        """Tell whether a share may stay as large as it is now, and count it as refused if not.
+        """Return whether a share may stay as large as it is, and count it as refused if not.
 
-        A share that is alone always may: one message has a limit of its own.
+        A single share always may: one message has a limit of its own.
         """
         if self.bytes <= self.limit or self.bytes == share.bytes:
             return True
@@ -40,14 +40,14 @@ class Arriving:
 
     @property
     def full(self) -> str:
-        """Why there is no room, for the peer."""
+        """The reason for a refusal, for the peer."""
         return f"unfinished requests of {self.bytes} bytes on all connections (--queue-bytes)"
 
 
 class Share:
-    """The part of the total that one owner keeps: a request, or a connection that takes one request at a time.
+    """The bytes of one owner: a request, or a connection that takes one request at a time.
 
-    An owner states its size and never a difference, so a share can be released any number of times.
+    An owner sets its size, never a difference, so a share can be released any number of times.
     """
 
     __slots__ = ("_total", "bytes")
@@ -57,12 +57,12 @@ class Share:
         self.bytes = 0
 
     def resize(self, size: int) -> None:
-        """Keep `size` bytes from now on."""
+        """Set the size in bytes."""
         change = size - self.bytes
         if change:
             self.bytes = size
             self._total.resize(self._total.bytes + change)
 
     def release(self) -> None:
-        """Keep nothing."""
+        """Set the size to 0."""
         self.resize(0)

@@ -1,8 +1,8 @@
-"""The end of a turn: what one callback of the event loop causes is collected, and done once when it is over.
+"""Work collected during one callback of the event loop, and done once at the end of it.
 
-A turn takes bytes of a peer, or answers of a worker. The doorbells to be rung and the answers to be written for all of
-it follow at its end. `loop.call_soon` would collect as well, but one pass through the event loop later: with one call
-at a time that is a twentieth of all CPU time, twice.
+A turn handles bytes of a peer, or answers of a worker. At its end the doorbells are rung and the answers written for
+all of it together. `loop.call_soon` would collect them too, but one pass through the event loop later: with one call at
+a time that costs a twentieth of all CPU time, twice.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from tykpy.broker.faults import report
 
 
 class Turn:
-    """Used as a context manager around what belongs to one turn."""
+    """A context manager around one turn."""
 
     __slots__ = ("_due", "_loop", "_under_way")
 
@@ -31,7 +31,7 @@ class Turn:
             self._end()
 
     def at_end(self, callback: Callable[[], None]) -> None:
-        """Call back when this turn is over; outside of a turn, in the event loop's next pass."""
+        """Call back at the end of this turn; outside of a turn, in the event loop's next pass."""
         self._due.append(callback)
         if not self._under_way and len(self._due) == 1:
             self._loop.call_soon(self._end)
@@ -41,5 +41,5 @@ class Turn:
         while due:
             try:
                 due.popleft()()
-            except Exception as fault:  # noqa: BLE001 (the others are not to suffer for it)
+            except Exception as fault:  # noqa: BLE001 (the other callbacks still run)
                 report(fault)

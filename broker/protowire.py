@@ -1,4 +1,4 @@
-"""The protobuf wire format, as far as a broker that decodes nothing needs it: tags, lengths, a few small messages."""
+"""The part of the protobuf wire format that the broker needs: tags, lengths, and a few small messages."""
 
 from collections.abc import Iterator
 from enum import IntEnum
@@ -10,9 +10,9 @@ _MAX_VARINT_BITS: Final = 70
 _U64: Final = 2**64 - 1
 _MAX_FIELD: Final = 2**29 - 1
 _MAX_U32_BYTES: Final = 5
-"""Bytes of a tag or length; protobuf takes them padded with zeros, but no longer than that."""
+"""Longest tag or length in bytes; protobuf accepts them padded with zeros up to here."""
 _MAX_GROUPS: Final = 100
-"""Groups within groups: protobuf's own limit."""
+"""Deepest nesting of groups: protobuf's own limit."""
 
 
 class ProtobufError(BrokerError, ValueError):
@@ -20,7 +20,7 @@ class ProtobufError(BrokerError, ValueError):
 
 
 class WireType(IntEnum):
-    """How a field's value is laid out."""
+    """Encodings of a field's value."""
 
     VARINT = 0
     FIXED64 = 1
@@ -31,7 +31,7 @@ class WireType(IntEnum):
 
 
 def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """Read a base-128 integer; returns it and where the next thing starts. Raises ProtobufError."""
+    """Read a base-128 integer; return it and where it ends. Raises ProtobufError."""
     value = 0
     for shift in range(0, _MAX_VARINT_BITS, 7):
         if at >= len(data):
@@ -45,7 +45,7 @@ def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
 
 
 def read_tag(data: bytes | memoryview, at: int) -> tuple[int, int, int]:
-    """Read a field's number and wire type; returns them and where its value starts. Raises ProtobufError."""
+    """Read a field's number and wire type; return them and where its value starts. Raises ProtobufError."""
     tag, after = read_varint(data, at)
     number = tag >> 3
     if not 0 < number <= _MAX_FIELD or after - at > _MAX_U32_BYTES:
@@ -54,7 +54,7 @@ def read_tag(data: bytes | memoryview, at: int) -> tuple[int, int, int]:
 
 
 def skip_value(data: bytes | memoryview, at: int, number: int, wire_type: int) -> int:
-    """Step over a value; returns where the next field starts. Raises ProtobufError."""
+    """Skip a value; return where the next field starts. Raises ProtobufError."""
     if wire_type == WireType.VARINT:
         return read_varint(data, at)[1]
     if wire_type == WireType.BYTES:
@@ -70,7 +70,7 @@ def skip_value(data: bytes | memoryview, at: int, number: int, wire_type: int) -
 
 
 def read_length(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """Read a length-delimited value's length; returns where the value starts and ends. Raises ProtobufError."""
+    """Read the length of a length-delimited value; return where it starts and ends. Raises ProtobufError."""
     length, start = read_varint(data, at)
     end = start + length
     if end > len(data) or start - at > _MAX_U32_BYTES:
@@ -79,7 +79,7 @@ def read_length(data: bytes | memoryview, at: int) -> tuple[int, int]:
 
 
 def _skip_group(data: bytes | memoryview, at: int, number: int) -> int:
-    """Groups are long deprecated, but any decoder takes them in unknown fields."""
+    """Skip a group: long deprecated, but every decoder accepts them in unknown fields."""
     open_groups = [number]
     while open_groups:
         number, wire_type, at = read_tag(data, at)
@@ -96,7 +96,7 @@ def _skip_group(data: bytes | memoryview, at: int, number: int) -> int:
 
 
 def bytes_fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """All length-delimited fields of a message, by number; others are stepped over. Raises ProtobufError."""
+    """Yield number and value of each length-delimited field; skip other fields. Raises ProtobufError."""
     at = 0
     while at < len(data):
         number, wire_type, at = read_tag(data, at)

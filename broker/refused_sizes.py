@@ -1,6 +1,6 @@
-"""Messages that are refused for their size: each is counted, logged with its hook, and explained to its caller.
+"""Messages refused for their size: each is counted, logged with its hook, and explained to its caller.
 
-A gateway logs nothing of them: a user sees HTTP 500, and only the broker can say why.
+A gateway does not log them: a user sees HTTP 500, and only the broker can say why.
 """
 
 import logging
@@ -13,11 +13,11 @@ from tykpy.telemetry.rate_limited_log import QuietLog
 
 MIB: Final = 1024 * 1024
 MAX_BODY: Final = 48 * MIB
-"""Bytes of a body by default: with it, `max_message` is what README's `tyk.conf` lets the gateway send and receive."""
+"""Default for the largest body, in bytes; `max_message` then equals what README's `tyk.conf` sets for the gateway."""
 GATEWAY_DEFAULT: Final = 4 * MIB
-"""Bytes of an answer that a gateway takes without `grpc_recv_max_size`: the default of grpc-go."""
+"""Largest answer that a gateway takes without `grpc_recv_max_size`, in bytes: the default of grpc-go."""
 BESIDES_BODIES: Final = 4 * MIB
-"""Bytes of a message besides its bodies: headers, session, spec. By default gRPC allows a whole message no more."""
+"""Bytes of a message other than its bodies: headers, session, spec. gRPC's default allows a whole message no more."""
 
 
 def message_limit(max_body: int) -> int:
@@ -29,7 +29,7 @@ def message_limit(max_body: int) -> int:
 
 
 class SizeRefusals:
-    """Counts messages that were too large, logs them once a minute for each hook, and words the errors."""
+    """Counts messages that were too large, logs them once a minute per hook, and words the errors."""
 
     __slots__ = ("_allowed", "_log", "answers", "requests", "unread")
 
@@ -39,9 +39,9 @@ class SizeRefusals:
         self._log = QuietLog(logging.getLogger("tykpy.router"))
         self.requests = 0
         self.answers = 0
-        """What hooks returned."""
+        """Answers of hooks."""
         self.unread = 0
-        """Answers that a peer may have found too large: it did not read them to their end."""
+        """Answers whose peer stopped reading, perhaps because of their size."""
 
     def refuse_request(self, kind: int, hook: str, what: str) -> str:
         """Count and log a request; returns what to tell its caller.
@@ -52,12 +52,12 @@ class SizeRefusals:
         return self._explain("request", kind, hook, what)
 
     def refuse_answer(self, kind: int, hook: str, what: str) -> str:
-        """Do the same for what a hook returned."""
+        """Count and log an answer of a hook; returns what to tell the caller."""
         self.answers += 1
         return self._explain("answer", kind, hook, what)
 
-    def note_unread(self, kind: int, hook: str, size: int) -> None:
-        """Count and log an answer that its peer stopped reading, if a gateway may have done so for its size."""
+    def note_abandoned(self, kind: int, hook: str, size: int) -> None:
+        """Count and log an answer that its peer stopped reading, if its size may be the reason."""
         if size > GATEWAY_DEFAULT:
             self.unread += 1
             what = f"the gateway did not take an answer of {size} bytes"

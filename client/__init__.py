@@ -1,1 +1,1 @@
-"""Connects to a broker: dialling, gRPC and MessagePack-RPC."""
+"""Clients of a broker: dialling, gRPC and MessagePack-RPC."""

@@ -16,44 +16,44 @@ from tykpy.broker.errors import ConfigError, DialError
 from tykpy.broker.net.addresses import parse_tcp, parse_unix
 from tykpy.broker.net.tls import HTTP2, PREFIX, harden, load_authorities, load_certificate
 
-FIRST_WORD_SECONDS: Final = 1.0
-"""For a server to speak first, as HTTP/2 servers may; ours does."""
+FIRST_READ_SECONDS: Final = 1.0
+"""Seconds for a server to speak first, as HTTP/2 servers may; ours does."""
 _READ_SIZE: Final = 16 * 1024
 LOCALHOST: Final = "localhost"
-"""Who is meant by an address without a host."""
+"""The host of an address without one."""
 
 _NO_CHAIN: Final = frozenset({2, 18, 19, 20, 21})
-"""OpenSSL's X509_V_ERR_...: nobody whom we trust has signed the certificate."""
+"""OpenSSL's X509_V_ERR_... codes: no authority we trust has signed the certificate."""
 _OTHER_NAME: Final = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """Whom we trust and who we are, named as the options are; for addresses that begin with `tls://`."""
+    """TLS files of a client, with the names of the options; for addresses that begin with `tls://`."""
 
     tls_ca: Path | None = None
-    """CAs of the server's certificate; None: those that this system trusts."""
+    """Authorities for the server's certificate; None: those that this system trusts."""
     tls_name: str | None = None
-    """What the certificate must be for; None: the address's host."""
+    """Host name that the certificate must be for; None: the address's host."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_key_passphrase_file: Path | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Those of the values that are ours; paths may be strings."""
+        """Pick the TLS options from a mapping; paths may be strings."""
         found: dict[str, Any] = {field.name: values.get(field.name) for field in fields(cls)}
         paths = {name: Path(value) for name, value in found.items() if value is not None and name != "tls_name"}
         return cls(**found | paths)
 
     @property
     def given(self) -> list[str]:
-        """The options that say something."""
+        """The options that are set."""
         return [f"--{one.name.replace('_', '-')}" for one in fields(self) if getattr(self, one.name) is not None]
 
     def context(self) -> ssl.SSLContext:
-        """What a connection is made with; raises ConfigError, naming the option, where files cannot be used."""
+        """Return the context for a connection; raises ConfigError, naming the option, if a file cannot be used."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         harden(context)
         context.set_alpn_protocols(list(HTTP2))
@@ -67,7 +67,7 @@ class ClientTls:
 
 
 class Dialled(NamedTuple):
-    """A connection, and what the server has said on it already."""
+    """A connection, and the bytes that the server has sent already."""
 
     socket: socket.socket
     received: bytes = b""
@@ -76,8 +76,8 @@ class Dialled(NamedTuple):
 def dial(address: str, timeout: float, tls: ClientTls | None = None) -> Dialled:
     """Connect to a broker's address for gRPC.
 
-    Raises AddressError for what is no address, ConfigError for options that cannot be used, DialError where TLS does
-    not come about, another OSError where nobody listens.
+    Raises AddressError for an invalid address, ConfigError for options that cannot be used, DialError if TLS fails, and
+    another OSError if nobody listens.
     """
     tls = tls or ClientTls()
     if address.startswith(PREFIX):
@@ -114,22 +114,23 @@ def _dial_tls(address: str, timeout: float, tls: ClientTls) -> Dialled:
         secured = context.wrap_socket(plain, server_hostname=tls.tls_name or host or LOCALHOST)
     except OSError as error:
         plain.close()
-        raise _told(address, tls, error) from error
+        raise _explained(address, tls, error) from error
     try:
-        return Dialled(secured, _first_word(secured, address, tls))
+        return Dialled(secured, _read_first(secured, address, tls))
     except OSError as error:
         secured.close()
-        raise _told(address, tls, error) from error
+        raise _explained(address, tls, error) from error
 
 
-def _first_word(secured: ssl.SSLSocket, address: str, tls: ClientTls) -> bytes:
-    """In TLS 1.3 the client is through before the server has looked at its certificate: hear what it says to that.
+def _read_first(secured: ssl.SSLSocket, address: str, tls: ClientTls) -> bytes:
+    """Read what the server sends first, and raise DialError if it closes the connection instead.
 
-    Before anything is sent: a server that closes the connection with that unread would have its last word lost.
+    In TLS 1.3 the client's handshake ends before the server has checked its certificate. This has to happen before
+    anything is sent: if a server closes with unread data, its last message is lost.
     """
     if secured.selected_alpn_protocol() not in HTTP2:
         raise DialError(f"{address}: whoever answers there does not offer HTTP/2, as gRPC needs it")
-    if not select.select([secured], [], [], FIRST_WORD_SECONDS)[0]:
+    if not select.select([secured], [], [], FIRST_READ_SECONDS)[0]:
         return b""
     received = secured.recv(_READ_SIZE)
     if not received:
@@ -137,8 +138,8 @@ def _first_word(secured: ssl.SSLSocket, address: str, tls: ClientTls) -> bytes:
     return received
 
 
-def _told(address: str, tls: ClientTls, error: OSError) -> OSError:
-    """What has gone wrong, and which option would help."""
+def _explained(address: str, tls: ClientTls, error: OSError) -> OSError:
+    """Explain an error, naming the option that would help."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return DialError(f"{address}: {_verification(address, tls, error)}")
     if isinstance(error, ssl.SSLError):
@@ -167,7 +168,7 @@ def _refusal(tls: ClientTls, error: ssl.SSLError) -> str:
 
 
 def _doubt(tls: ClientTls) -> str:
-    """Why a server may not want us: some say so, ours says it in its log, and some say nothing."""
+    """Guess why a server refuses us: some say so, ours writes it to its log, and some say nothing."""
     if tls.tls_cert is None:
         return "does it want a certificate of its clients? --tls-cert names ours"
     return f"is the certificate in --tls-cert {tls.tls_cert} of a CA that it trusts?"

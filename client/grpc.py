@@ -1,6 +1,6 @@
-"""A small blocking gRPC client, for one call at a time: what `tykpy call` and the demo call a broker with.
+"""A small blocking gRPC client for one call at a time, used by `tykpy call` and the demo.
 
-It stands on the `h2` library, so that the server's own HTTP/2 code is not judged by itself.
+It is built on the `h2` library, so that our HTTP/2 server code is not tested against itself.
 """
 
 import time
@@ -41,19 +41,19 @@ _GOAWAY: Final = 7
 _NO_ERROR: Final = bytes(4)
 _READ_SIZE: Final = 256 * 1024
 _WINDOW: Final = 2**30
-"""Bytes: what we are ready to receive; the server has its own limits."""
+"""Bytes that we are ready to receive; the server has its own limits."""
 
 
 class GrpcClient:
     """One connection to `unix:///path`, `unix:path`, `tcp://host:port` or `tls://host:port`; not for several threads
     at once.
 
-    Raises what `client.dialing.dial` does: OSError where nobody listens, AddressError for something that is no address.
+    Raises what `client.dialing.dial` raises: OSError if nobody listens, AddressError for an invalid address.
     """
 
     def __init__(self, address: str, connect_timeout: float = DEFAULT_TIMEOUT, tls: ClientTls | None = None) -> None:
         self._http = H2Connection(H2Configuration(client_side=True, header_encoding=None))
-        self._unread = b""
+        self._partial = b""
         self._scheme = b"https" if address.startswith(PREFIX) else b"http"
         self._socket, received = dial(address, connect_timeout, tls)
         self._http.initiate_connection()
@@ -69,7 +69,7 @@ class GrpcClient:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
     def call(
@@ -79,9 +79,9 @@ class GrpcClient:
         timeout: float | None = DEFAULT_TIMEOUT,
         metadata: Mapping[str, str] | None = None,
     ) -> bytes:
-        """Make one unary call of `/package.Service/Method`; `timeout` is in seconds, None: for ever.
+        """Make one unary call of `/package.Service/Method`; `timeout` is in seconds, None means no limit.
 
-        Raises GrpcCallError where it ends with a code other than OK, OSError where the connection breaks.
+        Raises GrpcCallError if it ends with a code other than OK, OSError if the connection breaks.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         answer = _Answer(self._http.get_next_available_stream_id())
@@ -118,13 +118,13 @@ class GrpcClient:
         self._send()
 
     def _receive(self, answer: "_Answer", data: bytes) -> None:
-        """Feed the connection, without the GOAWAY of a server that drains: h2 would refuse what comes after it."""
-        self._unread += data
-        while len(self._unread) >= _FRAME_HEADER:
-            end = _FRAME_HEADER + int.from_bytes(self._unread[:3], "big")
-            if len(self._unread) < end:
+        """Feed the connection, except for the GOAWAY of a draining server: h2 would refuse the frames after it."""
+        self._partial += data
+        while len(self._partial) >= _FRAME_HEADER:
+            end = _FRAME_HEADER + int.from_bytes(self._partial[:3], "big")
+            if len(self._partial) < end:
                 break
-            frame, self._unread = self._unread[:end], self._unread[end:]
+            frame, self._partial = self._partial[:end], self._partial[end:]
             if frame[3] == _GOAWAY and frame[13:17] == _NO_ERROR:
                 continue
             for event in self._http.receive_data(frame):
@@ -144,7 +144,7 @@ class GrpcClient:
 
 
 class _Answer:
-    """What has come of one call."""
+    """The answer to one call, as far as it has come."""
 
     def __init__(self, stream_id: int) -> None:
         self.stream_id = stream_id
@@ -153,7 +153,7 @@ class _Answer:
         self._body = bytearray()
 
     def take(self, event: Event) -> None:
-        """Take an event, if it is this call's."""
+        """Take an event if it belongs to this call."""
         if getattr(event, "stream_id", None) != self.stream_id:
             return
         if isinstance(event, ResponseReceived | TrailersReceived):
@@ -168,7 +168,7 @@ class _Answer:
             self.ended = True
 
     def message(self) -> bytes:
-        """The one message; raises GrpcCallError."""
+        """Return the message; raises GrpcCallError."""
         status = self._headers.get(b"grpc-status")
         if status is None:
             text = f"not gRPC: HTTP status {self._headers.get(b':status', b'?').decode()}"

@@ -1,4 +1,4 @@
-"""A small blocking MessagePack-RPC client for Unix sockets: what the command line calls the broker with."""
+"""A small blocking MessagePack-RPC client for Unix sockets, used by the command line."""
 
 import select
 import socket
@@ -18,16 +18,16 @@ DEFAULT_TIMEOUT: Final = 10.0
 """Seconds for a call, or for a whole pipeline."""
 READ_SIZE: Final = 256 * 1024
 MAX_ANSWER: Final = 1024 * 1024 * 1024
-"""Bytes: the server decides how large its answers are; this only stops a broken one."""
+"""Bytes of one answer: the server limits them; this only stops a broken server."""
 
 _CODES: Final = frozenset(status.name for status in Status)
 
 
 class RpcClient:
-    """One connection. Not for several threads at once.
+    """One connection; not for several threads at once.
 
-    Every failure is an RpcError: of the call (the server's code), of the time (EXPIRED), of the connection
-    (UNAVAILABLE; the client is of no use after that).
+    Every failure is an RpcError: with the server's code for a failed call, EXPIRED after the timeout, and UNAVAILABLE
+    for a broken connection, after which the client cannot be used any more.
     """
 
     def __init__(self, path: str | PathLike[str], timeout: float = DEFAULT_TIMEOUT) -> None:
@@ -45,7 +45,7 @@ class RpcClient:
         self.close()
 
     def close(self) -> None:
-        """Hang up; the server forgets calls that it has not answered."""
+        """Close the connection; the server cancels calls that it has not answered."""
         self._socket.close()
 
     def call(self, method: str, *params: Any, timeout: float | None = None) -> Any:
@@ -56,9 +56,9 @@ class RpcClient:
         return outcome
 
     def pipeline(self, calls: Iterable[tuple[str, Iterable[Any]]], timeout: float | None = None) -> list[Any]:
-        """Send all calls at once; the results in the order of the calls, an RpcError in the place of each that failed.
+        """Send all calls at once; return their results in order, with an RpcError in place of each that failed.
 
-        Raises RpcError where the connection or the time ends before the last answer.
+        Raises RpcError if the connection breaks or the time passes before the last answer.
         """
         ids: list[int] = []
         frames: list[bytes] = []
@@ -70,7 +70,7 @@ class RpcClient:
         return [outcomes[call_id] for call_id in ids]
 
     def notify(self, method: str, *params: Any) -> None:
-        """Send a notification: nothing comes back, not even an error of the method."""
+        """Send a notification: nothing comes back, not even an error."""
         self._exchange(_pack([NOTIFICATION, method, list(params)]), set(), None)
 
     def _exchange(self, data: bytes, waiting: set[int], timeout: float | None) -> dict[int, Any]:

@@ -1,6 +1,6 @@
-"""Delivery of events to somewhere that may be slow, or away: a bounded queue, one thread, retries with back-off.
+"""Delivery of events to a target that may be slow or down: a bounded queue, one thread, retries with back-off.
 
-Events arrive at least once and in their order; the thread is the only one that talks to the target.
+Events are delivered at least once and in order; only the thread talks to the target.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ log = logging.getLogger("tykpy.events")
 
 MIB: Final = 1024 * 1024
 MAX_WAITING_BYTES: Final = 64 * MIB
-"""Documents in one queue, whatever their number."""
+"""Bytes of documents in one queue, whatever their number."""
 
 
 class DeliveryVerdict(Enum):
-    """What is to become of events that could not be delivered."""
+    """What to do with events that could not be delivered."""
 
     AWAY = "away"
-    """The target cannot be reached: try until it can be."""
+    """The target cannot be reached: try until it can."""
     FAILED = "failed"
-    """It did not take them this time: try a few times more."""
+    """The target did not take them this time: try a few more times."""
     REFUSED = "refused"
-    """It will not take them: give up."""
+    """The target will never take them: give up."""
 
 
 class DeliveryError(BrokerError):
@@ -44,35 +44,35 @@ class DeliveryError(BrokerError):
 
 
 class DeliveryTarget(Protocol):
-    """Where events are delivered to, by one thread."""
+    """A destination of events, used by one thread only."""
 
     name: str
-    """What `tykpy status` calls it."""
+    """Its name in `tykpy status`."""
     display: str
-    """What the log calls it."""
+    """Its name in the log."""
     batch: int
-    """Most events at a time."""
+    """Most events in one `deliver`."""
 
     def deliver(self, events: Sequence[ReceivedEvent]) -> None:
-        """Deliver all of them, or raise DeliveryError; a limited time each."""
+        """Deliver all events within a limited time, or raise DeliveryError."""
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryOptions:
-    """Times in seconds."""
+    """Options of a delivery; times in seconds."""
 
     queue_size: int
     first_delay: float = 0.25
     longest_delay: float = 30.0
     max_attempts: int = 8
-    """Of events that FAILED; with the delays above about half a minute."""
+    """Attempts before an event that FAILED is given up; about half a minute with the delays above."""
 
 
 def backoff(options: DeliveryOptions) -> Iterator[float]:
-    """The longest that each try waits after the one before, in seconds: twice as long every time, up to a limit."""
+    """Yield the longest delay before each retry in seconds: doubled every time, up to a limit."""
     delay = options.first_delay
     while True:
         yield delay
@@ -81,19 +81,19 @@ def backoff(options: DeliveryOptions) -> Iterator[float]:
 
 @dataclass(slots=True)
 class DeliveryCounters:
-    """What became of the events; `waiting` ones are in the queue or being tried."""
+    """Counters of what became of the events; `waiting` ones are queued or being delivered."""
 
     delivered: int = 0
     retries: int = 0
     given_up: int = 0
-    """Refused, or failed too often."""
+    """Events refused, or failed too often."""
     dropped: int = 0
-    """The queue was full, or the broker ended first."""
+    """Events dropped because the queue was full or the broker stopped."""
     waiting: int = 0
 
 
 class Delivery:
-    """A sink with a queue and a thread, which starts with the first event."""
+    """A sink with a queue and a thread that starts with the first event."""
 
     def __init__(self, target: DeliveryTarget, options: DeliveryOptions) -> None:
         self.name = target.name
@@ -109,7 +109,7 @@ class Delivery:
         self._drops = QuietLog(log)
         self._failures = QuietLog(log)
 
-    # -- on the broker's loop ---
+    # On the broker's event loop
 
     def offer(self, event: ReceivedEvent) -> None:
         """Queue the event, or count it as dropped."""
@@ -129,12 +129,12 @@ class Delivery:
             self._drops.log(logging.WARNING, "full", f"an event is dropped: {waiting}")
 
     def describe(self) -> dict[str, int]:
-        """The counters."""
+        """Return the counters."""
         with self._changed:
             return asdict(self._counters)
 
     async def close(self, grace: float) -> None:
-        """Deliver what waits within `grace` seconds; the thread ends then, or with what it is about to do."""
+        """Deliver waiting events within `grace` seconds; after that the thread ends as soon as it can."""
         self._closing.set()
         with self._changed:
             self._changed.notify()
@@ -153,17 +153,17 @@ class Delivery:
             self._thread = threading.Thread(target=self._run, name=f"events-{self.name}", daemon=True)
             self._thread.start()
 
-    # -- in the thread ---
+    # In the thread
 
     def _run(self) -> None:
         try:
             while batch := self._take():
-                self._settle(len(batch), delivered=self._deliver(batch))
+                self._count(len(batch), delivered=self._deliver(batch))
         finally:
             self._target.close()
 
     def _take(self) -> list[ReceivedEvent]:
-        """Wait for events; nothing when there will be none."""
+        """Wait for events; return none if there will be no more."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing.is_set())
             if self._abandoned.is_set():
@@ -184,7 +184,7 @@ class Delivery:
                     return False
                 self._complain(logging.WARNING, f"{error}; trying again")
             except Exception:
-                # The one place for what nobody expected: the thread and the events behind these go on.
+                # The catch-all of this thread: it and the events behind these go on.
                 log.exception("%s given up for a fault of tykpy itself", _counted(batch))
                 return False
             else:
@@ -195,14 +195,14 @@ class Delivery:
                 return False
 
     def _pause(self, delay: float) -> bool:
-        """Wait before the next try, not long once the broker ends; False where there is to be none."""
+        """Wait before the next attempt, not for long while the broker stops; return False if there is to be none."""
         with self._changed:
             self._counters.retries += 1
         self._closing.wait(delay * random.uniform(0.5, 1.0))
         last_delay = self._options.first_delay if self._closing.is_set() else 0.0
         return not self._abandoned.wait(last_delay)
 
-    def _settle(self, count: int, *, delivered: bool) -> None:
+    def _count(self, count: int, *, delivered: bool) -> None:
         with self._changed:
             self._counters.waiting -= count
             if delivered:

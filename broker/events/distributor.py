@@ -1,6 +1,6 @@
-"""The events that plugins trigger: taken from the workers, handed to the pool's handlers and to every configured sink.
+"""Distributes the events that plugins trigger: from the workers to the pool's handlers and to every configured sink.
 
-What a sink does with an event takes time, and happens elsewhere: nothing here waits.
+Sinks do their slow work elsewhere: nothing here waits.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from tykpy.telemetry.rate_limited_log import QuietLog
 log = logging.getLogger("tykpy.events")
 
 MAX_LOGGED: Final = 8_192
-"""Characters of an event in the log."""
+"""Longest event in the log, in characters."""
 
 
 class Sink(Protocol):
-    """Somewhere that every event goes."""
+    """A destination of every event."""
 
     name: str
     """What `tykpy status` calls it."""
@@ -31,23 +31,23 @@ class Sink(Protocol):
         """Take the event, or count it as dropped; never waits."""
 
     def describe(self) -> dict[str, int]:
-        """What became of the events so far."""
+        """Return counters of what became of the events."""
 
     async def close(self, grace: float) -> None:
-        """Deliver what waits within `grace` seconds, and end."""
+        """Deliver waiting events within `grace` seconds, then stop."""
 
 
 @dataclass(slots=True)
 class EventCounters:
-    """What came from the workers since the broker started."""
+    """Events received from workers since the broker started."""
 
     triggered: int = 0
     lost_in_workers: int = 0
-    """Did not fit into a worker's queue, or were too large."""
+    """Events that did not fit into a worker's queue, or were too large."""
 
 
 class EventDistributor:
-    """Hands on every event that a worker sends."""
+    """Passes on every event that a worker sends."""
 
     def __init__(self, router: Router, sinks: Sequence[Sink]) -> None:
         self._counters = EventCounters()
@@ -56,27 +56,27 @@ class EventDistributor:
         self._notices = QuietLog(log)
 
     def receive(self, message: str, body: Any) -> None:
-        """Take a worker's message: `event`, or `events_lost`.
+        """Take a worker's message, `event` or `events_lost`.
 
-        Raises KeyError, TypeError, ValueError where it is none of ours.
+        Raises KeyError, TypeError or ValueError if it is malformed.
         """
         if message == "event":
-            self._hand_on(ReceivedEvent.from_message(body))
+            self._distribute(ReceivedEvent.from_message(body))
         else:
             count = int(body["count"])
             self._counters.lost_in_workers += count
             self._notices.log(logging.WARNING, "lost", f"{count} events were triggered faster than a worker could send")
 
     def describe(self) -> dict[str, Any]:
-        """The counters, for `tykpy status`."""
+        """Return the counters, for `tykpy status`."""
         sinks = {sink.name: sink.describe() for sink in self._sinks}
         return {**asdict(self._counters), "handlers": self._handlers.describe(), **sinks}
 
     async def close(self, grace: float) -> None:
-        """Deliver what waits within `grace` seconds, and end."""
+        """Deliver waiting events within `grace` seconds, then stop."""
         await asyncio.gather(*(sink.close(grace) for sink in self._sinks))
 
-    def _hand_on(self, event: ReceivedEvent) -> None:
+    def _distribute(self, event: ReceivedEvent) -> None:
         self._counters.triggered += 1
         for sink in self._sinks:
             sink.offer(event)
@@ -87,7 +87,7 @@ class EventDistributor:
 
 
 class EventLog:
-    """The log as a sink."""
+    """A sink that writes events to the log."""
 
     name = "log"
 
@@ -95,21 +95,21 @@ class EventLog:
         self._written = 0
 
     def offer(self, event: ReceivedEvent) -> None:
-        """Write the event's document, which JSON keeps on one line."""
+        """Write the event's document, which is one line of JSON."""
         self._written += 1
         log.info("%s", event.document[:MAX_LOGGED])
 
     def describe(self) -> dict[str, int]:
-        """How many were written."""
+        """Return how many events were written."""
         return {"delivered": self._written}
 
     async def close(self, grace: float) -> None:
-        """Nothing waits."""
+        """Do nothing: no event waits."""
         return
 
 
 def open_sinks(config: BrokerConfig) -> tuple[Sink, ...]:
-    """The sinks that are configured. Only these import what they need: Redis's library, HTTP and TLS."""
+    """Open the configured sinks. Modules are imported here, since only some sinks need Redis's library, HTTP or TLS."""
     sinks: list[Sink] = []
     if config.event_log:
         sinks.append(EventLog())

@@ -1,7 +1,7 @@
-"""Runs the `@Event` handlers of the pool for the events that plugins trigger.
+"""Runs the pool's `@Event` handlers for the events that plugins trigger.
 
-It is a caller of the router like a gateway's connection, with limits of its own: events may not crowd out requests, and
-a handler that triggers what it handles comes to an end.
+A caller of the router like a gateway's connection, with limits of its own: events must not crowd out requests, and a
+handler that triggers the event it handles must come to an end.
 """
 
 import logging
@@ -19,14 +19,12 @@ from tykpy.telemetry.rate_limited_log import QuietLog
 log = logging.getLogger("tykpy.events")
 
 MAX_IN_FLIGHT: Final = 1_000
-"""Triggered events that wait for a handler or run; those beyond are dropped."""
+"""Most events that wait for a handler or run; further ones are dropped."""
 MAX_DEPTH: Final = 5
-"""An event that so many handlers led to, one after the other, reaches no further handler."""
+"""Number of handlers in a chain of events after which no further handler runs."""
 _PAYLOAD: Final = 1
 """Field number of `coprocess.Event.payload`."""
 _NO_ROOM: Final = frozenset({Status.OVERLOADED, Status.UNAVAILABLE, Status.EXPIRED})
-
-Outcome = Callable[[DispatchError | None], None]
 
 
 class EventDispatch(Dispatch):
@@ -34,36 +32,36 @@ class EventDispatch(Dispatch):
 
     __slots__ = ("_outcome",)
 
-    def __init__(self, name: str, document: str, outcome: Outcome) -> None:
+    def __init__(self, name: str, document: str, outcome: Callable[[DispatchError | None], None]) -> None:
         super().__init__(Kind.EVENT, pack_bytes(_PAYLOAD, document.encode(errors="replace")))
         self.name = f"event {name}"
         self._outcome = outcome
 
     def answer(self, kind: int, body: bytes) -> None:
-        """The handlers ran."""
+        """Report that the handlers ran."""
         self._outcome(None)
 
     def fail(self, error: DispatchError) -> None:
-        """They failed, or did not run."""
+        """Report that the handlers failed, or did not run."""
         self._outcome(error)
 
 
 @dataclass(slots=True)
 class HandlerCounters:
-    """What became of the events."""
+    """Counters of what became of the events."""
 
     handled: int = 0
     failed: int = 0
-    """A handler raised, or its worker died."""
+    """Events whose handler raised or whose worker died."""
     dropped: int = 0
-    """Too many at a time, or no worker in time."""
+    """Events dropped because too many were in flight or no worker was free in time."""
     looped: int = 0
-    """Deeper than MAX_DEPTH."""
+    """Events deeper than MAX_DEPTH."""
     without_handler: int = 0
 
 
 class EventHandlers:
-    """Dispatches events to the handlers of their names."""
+    """Dispatches events to the handlers registered for their names."""
 
     def __init__(self, router: Router) -> None:
         self._router = router
@@ -72,7 +70,7 @@ class EventHandlers:
         self._notices = QuietLog(log)
 
     def offer(self, name: str, depth: int, document: str) -> bool:
-        """Run the handlers of an event, if there are any and there is room; False where there are none."""
+        """Run the handlers of an event if there is room; return False if it has none."""
         if name not in self._router.hooks.event_handlers:
             self._counters.without_handler += 1
             return False
@@ -84,14 +82,14 @@ class EventHandlers:
             self._drop(f"{self._in_flight} events are with their handlers already")
         else:
             self._in_flight += 1
-            self._router.dispatch(EventDispatch(name, document, lambda error: self._settled(name, error)))
+            self._router.dispatch(EventDispatch(name, document, lambda error: self._on_outcome(name, error)))
         return True
 
     def describe(self) -> dict[str, int]:
-        """The counters, and how many are under way."""
+        """Return the counters, and how many events are in flight."""
         return {**asdict(self._counters), "under_way": self._in_flight}
 
-    def _settled(self, name: str, error: DispatchError | None) -> None:
+    def _on_outcome(self, name: str, error: DispatchError | None) -> None:
         self._in_flight -= 1
         if error is None:
             self._counters.handled += 1

@@ -1,4 +1,4 @@
-"""A Redis Stream that gets every event: one entry each, with the fields `name`, `id` and `event` (the document)."""
+"""A Redis Stream as a sink: one entry per event, with the fields `name`, `id` and `event` (the document)."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,12 +12,12 @@ from tykpy.redisclient.address import RedisAddress, parse_redis_url
 from tykpy.redisclient.client import OUTAGES, Client, Connected, connect, told
 
 SOCKET_SECONDS: Final = 2.0
-"""Each step of talking to Redis."""
+"""Timeout of each step of talking to Redis."""
 BATCH: Final = 100
 
 
 class RedisStream:
-    """Appends events to a stream that is kept at about a number of entries."""
+    """Appends events to a stream that is trimmed to about `length` entries."""
 
     name = "stream"
     batch = BATCH
@@ -30,7 +30,7 @@ class RedisStream:
         self._connected: Connected | None = None
 
     def deliver(self, events: Sequence[ReceivedEvent]) -> None:
-        """Append them; after an error in between, the whole batch is appended again."""
+        """Append events; after an error within a batch, the whole batch is appended again."""
         try:
             self._append(self._client(), events)
         except OUTAGES as error:
@@ -45,7 +45,7 @@ class RedisStream:
             connected.close()
 
     def _client(self) -> Client:
-        """Connect at the first use, and not before: a cluster is asked for its servers then."""
+        """Connect on first use, since connecting to a cluster asks it for its servers."""
         if self._connected is None:
             self._connected = connect(self._address, SOCKET_SECONDS)
         return self._connected.client
@@ -59,7 +59,7 @@ class RedisStream:
 
 
 def open_stream(config: BrokerConfig) -> Delivery:
-    """The stream that is configured."""
+    """Open the configured stream."""
     assert config.redis is not None
     assert config.event_stream is not None
     target = RedisStream(parse_redis_url(config.redis), config.event_stream, config.event_stream_length)

@@ -1,6 +1,6 @@
-"""A web address that gets every event: a POST of its JSON document, one after the other on a connection kept open.
+"""A webhook as a sink: each event's JSON document is sent by POST, one after the other on a kept-alive connection.
 
-Any answer from 200 to 299 is a yes. `Idempotency-Key` is the event's id, the same however often it is sent.
+Any status from 200 to 299 is success. `Idempotency-Key` is the event's id, the same in every attempt.
 """
 
 import base64
@@ -16,11 +16,11 @@ from tykpy.broker.events.delivery import Delivery, DeliveryError, DeliveryOption
 from tykpy.broker.events.event import ReceivedEvent
 
 SOCKET_SECONDS: Final = 5.0
-"""Each step of talking to the receiver."""
+"""Timeout of each step of talking to the receiver."""
 MAX_ANSWER: Final = 64 * 1024
-"""Bytes of an answer that are read, for the sake of the connection; a longer one costs the connection."""
+"""Bytes of an answer that are read to keep the connection alive; a longer one closes it."""
 TRY_AGAIN: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
-"""Besides 500 to 599: answers that mean later, not never."""
+"""Status codes that mean later, in addition to 500 to 599."""
 
 
 class Webhook:
@@ -42,7 +42,7 @@ class Webhook:
         self._used = False
 
     def deliver(self, events: Sequence[ReceivedEvent]) -> None:
-        """Post each; raises DeliveryError for the first that is not taken."""
+        """Post the events; raises DeliveryError for the first one that is not taken."""
         for event in events:
             try:
                 status = self._post(event)
@@ -54,7 +54,7 @@ class Webhook:
                 raise DeliveryError(DeliveryVerdict.FAILED if later else DeliveryVerdict.REFUSED, f"answered {status}")
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._connection.close()
         self._used = False
 
@@ -62,7 +62,7 @@ class Webhook:
         try:
             return self._exchange(event)
         except (ConnectionError, http.client.BadStatusLine):
-            # The receiver may have closed a connection that nobody used for a while.
+            # The receiver may have closed a connection that was idle for a while.
             if not self._used:
                 raise
             self.close()
@@ -87,6 +87,6 @@ def _connection(scheme: str, host: str, port: int | None, timeout: float) -> htt
 
 
 def open_webhook(config: BrokerConfig) -> Delivery:
-    """The webhook that is configured."""
+    """Open the configured webhook."""
     assert config.event_webhook is not None
     return Delivery(Webhook(config.event_webhook), DeliveryOptions(config.event_queue))

@@ -1,4 +1,4 @@
-"""One connection's gRPC calls: requests become dispatches, answers and errors of the router become gRPC's."""
+"""The gRPC calls of one connection: requests become dispatches, and their outcomes become gRPC answers."""
 
 from collections.abc import Callable
 from time import monotonic_ns
@@ -29,12 +29,12 @@ from tykpy.broker.router.peek import peek_name
 from tykpy.ipc.bodies.store import Body, BodyStore, body_bytes
 
 MAX_LOCAL_MESSAGE: Final = 4 * KIB
-"""Bytes of a message to the broker itself, which are names: a peer can keep a thousand of them on each connection."""
+"""Largest message to the broker itself, in bytes: a name. A peer can have a thousand of them on each connection."""
 _unpack_prefix: Final = MESSAGE_PREFIX.unpack_from
 
 
 class GrpcDispatch(Dispatch):
-    """One call of the gateway's, until it is answered."""
+    """A dispatch that came as a gRPC call."""
 
     __slots__ = ("_sender", "_stream")
 
@@ -49,17 +49,17 @@ class GrpcDispatch(Dispatch):
         stream.application = None
         stream.head.template.send(self._sender, stream, body)
         if stream.pending:
-            stream.application = HeldAnswer(self.kind, self.name, len(body))
+            stream.application = WaitingAnswer(self.kind, self.name, len(body))
 
     def fail(self, error: DispatchError) -> None:
-        """Send the error, as a response of trailers only."""
+        """Send the error as a response of trailers only."""
         self._stream.application = None
         block = pack_trailers_only(CODE_OF_STATUS[error.status], error.message)
         self._sender.headers(self._stream, block, end_stream=True)
 
 
-class HeldAnswer(NamedTuple):
-    """What is known of an answer until its peer has read all of it."""
+class WaitingAnswer(NamedTuple):
+    """An answer that its peer has not read to the end yet."""
 
     kind: int
     hook: str
@@ -67,7 +67,7 @@ class HeldAnswer(NamedTuple):
 
 
 class Upload:
-    """A request that does not come in one piece, or is not for the router: its messages are collected here."""
+    """Collects the messages of a request that comes in pieces, or is served by the broker itself."""
 
     __slots__ = ("body", "handler", "reader", "share", "started_ns")
 
@@ -75,25 +75,25 @@ class Upload:
         self.reader = reader
         self.handler = handler
         self.share = share
-        """What is counted of it, from the first byte until the request is complete or given up."""
+        """Counts the request's bytes until it is complete or abandoned."""
         self.body: Body | None = None
-        """The message, once it is complete; the request may not be."""
+        """The message, once it is complete, although the request may not be."""
         self.started_ns = monotonic_ns()
 
     @property
     def held(self) -> int:
-        """Bytes that are kept of it."""
+        """Bytes held for the request."""
         return self.reader.buffered + (0 if self.body is None else len(self.body))
 
     def end(self) -> None:
-        """Keep nothing of it, and take nothing more."""
+        """Release what the request holds."""
         self.share.release()
         if self.handler is not None:
             self.handler.cancelled()
 
 
 class GrpcCalls:
-    """The application on one HTTP/2 connection."""
+    """The application of one HTTP/2 connection."""
 
     __slots__ = (
         "_arriving",
@@ -113,8 +113,8 @@ class GrpcCalls:
         arriving: Arriving | None = None,
         oversize: SizeRefusals | None = None,
     ) -> None:
-        """`bodies`: where big requests are collected; without it they are on the heap. `arriving`: what all connections
-        together have of unfinished ones. `oversize`: what they were refused for their size."""
+        """`bodies`: where large requests are collected; None: on the heap. `arriving` counts the unfinished requests of
+        all connections, `oversize` those that are refused for their size."""
         self._dispatcher = dispatcher
         self._arriving = arriving or Arriving()
         self._bodies = bodies
@@ -122,10 +122,10 @@ class GrpcCalls:
         self._max_message = limits.max_message
         self._oversize = oversize or SizeRefusals(limits.max_message)
         self.sender = cast(Sender, None)
-        """The connection's, once there is one."""
+        """Set once the connection exists."""
 
     def data(self, stream: Stream, data: Data, at: int, end: int, ended: bool) -> None:
-        """More of a request; nearly always all of it, to be dispatched as it is."""
+        """Take more of a request: nearly always all of it, which is dispatched as it is."""
         head: GrpcHead = stream.head
         upload = stream.application
         if upload is not None:
@@ -145,7 +145,7 @@ class GrpcCalls:
         self._collect(stream, data, at, end, ended)
 
     def opened(self, stream: Stream) -> None:
-        """A call that is refused, or served by the broker itself."""
+        """Refuse a call, or begin to serve it here."""
         head: GrpcHead = stream.head
         if head.error is not None:
             self._fail(stream, head.error)
@@ -155,7 +155,7 @@ class GrpcCalls:
             stream.application = Upload(reader, handler, Share(self._arriving))
 
     def cancelled(self, stream: Stream) -> None:
-        """The caller hung up, or lost the right to an answer."""
+        """Cancel a call whose stream has ended."""
         call, stream.application = stream.application, None
         if isinstance(call, Upload):
             call.end()
@@ -165,12 +165,12 @@ class GrpcCalls:
             self._dispatcher.cancel(call)
 
     def abandoned(self, stream: Stream) -> None:
-        """The caller reads no more of an answer."""
-        if isinstance(stream.application, HeldAnswer):
-            self._oversize.note_unread(*stream.application)
+        """Note that the caller stopped reading an answer."""
+        if isinstance(stream.application, WaitingAnswer):
+            self._oversize.note_abandoned(*stream.application)
 
     def expire(self, stream: Stream) -> None:
-        """Give up a request of which nothing more comes, or too little."""
+        """Fail a request whose rest comes too slowly or not at all."""
         if stream.closing is None:
             self._fail(
                 stream, GrpcCallError(GrpcCode.DEADLINE_EXCEEDED, "the rest of the request did not come in time")
@@ -189,7 +189,7 @@ class GrpcCalls:
     def _collect(self, stream: Stream, data: Data, at: int, end: int, ended: bool) -> None:
         head: GrpcHead = stream.head
         if stream.closing is not None:
-            return  # it is answered, and the peer has not read all of the answer yet
+            return  # already answered; the peer has not read all of the answer yet
         if head.refusal is not None:
             if ended:
                 self._refuse(stream)
@@ -247,7 +247,7 @@ class GrpcCalls:
                 timeout_ns -= monotonic_ns() - upload.started_ns
             self._start(stream, body, timeout_ns)
 
-    # Answers that are not the router's
+    # Answers of our own
 
     def _fail(self, stream: Stream, error: GrpcCallError) -> None:
         upload, stream.application = stream.application, None

@@ -1,9 +1,10 @@
-"""What a gRPC request's headers say: which method, how long it may take, how it is compressed, or why it is refused."""
+"""The headers of a gRPC request: method, timeout and compression, or the reason why it is refused."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from tykpy.broker.grpc.local_call import LocalCall, LocalHandler
 from tykpy.broker.grpc.wire import (
     ANSWER,
     ANSWER_WITH_ENCODINGS,
@@ -19,13 +20,10 @@ from tykpy.broker.http2.hpack.validate import Header
 from tykpy.broker.http2.limits import Limits
 from tykpy.ipc.frame import MAX_METADATA
 
-if TYPE_CHECKING:
-    from tykpy.broker.grpc.local_call import LocalCall, LocalHandler
-
 _CONTENT_TYPES: Final = frozenset((b"application/grpc", b"application/grpc+proto"))
 _TIMEOUT: Final = b"grpc-timeout"
 _NOT_ALONE: Final = frozenset((b"content-type", b"grpc-encoding"))
-"""Fields that change what a head means in more than its timeout."""
+"""Fields that change more of a head than its timeout."""
 _NO_METADATA: Final = STABLE | {_TIMEOUT}
 
 
@@ -34,13 +32,13 @@ class Method:
     """One entry of the table of services."""
 
     kind: int = 0
-    """The `ipc.frame.Kind` to dispatch; 0: the broker serves the method itself."""
-    serve: "Callable[[LocalCall], LocalHandler] | None" = None
+    """The `ipc.frame.Kind` to dispatch; 0 if the broker serves the method itself."""
+    serve: Callable[[LocalCall], LocalHandler] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRefusal:
-    """A request that is not gRPC at all: answered as HTTP, for the person who sent it."""
+    """The answer to a request that is not gRPC: plain HTTP, for the person who sent it."""
 
     status: bytes
     text: bytes
@@ -60,10 +58,10 @@ class GrpcHead(RequestHead):
         self.error: GrpcCallError | None = None
         self.refusal: HttpRefusal | None = None
         self.plain_kind = 0
-        """The method's kind where the message can be dispatched as it comes, else 0."""
+        """The method's kind if the message can be dispatched as it comes, else 0."""
 
-    def settle(self) -> "GrpcHead":
-        """Derive what follows from the rest."""
+    def derive(self) -> "GrpcHead":
+        """Set the attributes that follow from the others."""
         served_here = self.method.serve is not None
         self.answer_at_once = self.error is not None or served_here
         plain = not self.answer_at_once and self.refusal is None and self.encoding == IDENTITY
@@ -71,7 +69,7 @@ class GrpcHead(RequestHead):
         return self
 
     def with_timeout(self, value: bytes) -> "GrpcHead":
-        """The same head for a call that must end in time."""
+        """Return a copy of this head with a timeout."""
         head = GrpcHead()
         head.content_length, head.size = self.content_length, self.size
         head.method, head.encoding, head.template = self.method, self.encoding, self.template
@@ -81,16 +79,16 @@ class GrpcHead(RequestHead):
         return head
 
     def take_timeout(self, value: bytes) -> None:
-        """Read `grpc-timeout`; a malformed one is the head's error."""
+        """Set the timeout from `grpc-timeout`; a malformed one becomes the head's error."""
         try:
             self.timeout_ns = parse_timeout(value)
         except GrpcCallError as error:
             self.error = self.error or error
-            self.settle()
+            self.derive()
 
 
 class GrpcHeadReader:
-    """Reads heads against the table of services."""
+    """Reads heads, given the table of methods."""
 
     read_names = _NOT_ALONE | {_TIMEOUT}
 
@@ -99,13 +97,13 @@ class GrpcHeadReader:
         self._max_list = limits.max_header_list
 
     def read_head(self, headers: list[Header], size: int) -> GrpcHead:
-        """The head of a valid list of `size` bytes."""
+        """Return the head of a valid header list of `size` bytes."""
         fields = dict(headers)
         head = GrpcHead()
         head.refusal = _refusal(fields)
         if head.refusal is None:
             self._read_call(head, fields, size)
-        return head.settle()
+        return head.derive()
 
     def _read_call(self, head: GrpcHead, fields: dict[bytes, bytes], size: int) -> None:
         head.encoding = fields.get(b"grpc-encoding", IDENTITY)
@@ -129,7 +127,7 @@ class GrpcHeadReader:
         return None
 
     def refine_head(self, head: RequestHead, headers: list[Header]) -> GrpcHead | None:
-        """The head where these fields, all regular, follow."""
+        """Return the head that results from these additional fields; None if they change more than the timeout."""
         assert isinstance(head, GrpcHead)
         timeout = None
         for name, value in headers:
@@ -140,7 +138,7 @@ class GrpcHeadReader:
         return head if timeout is None or head.refusal is not None else head.with_timeout(timeout)
 
     def pack_metadata(self, headers: list[Header]) -> bytes | None:
-        """Encode the call's metadata; a field that would be too much is left out."""
+        """Encode the call's metadata; leave out fields that would make it too large."""
         packed = b""
         for name, value in headers:
             field = b"" if name in _NO_METADATA else pack_field(name, value)
@@ -149,7 +147,7 @@ class GrpcHeadReader:
 
 
 class RefusingHeadReader(GrpcHeadReader):
-    """Reads the heads of a peer that may not connect: all its calls are answered PERMISSION_DENIED, with this text."""
+    """Reads heads for a peer that may not call: all its calls are answered PERMISSION_DENIED with this text."""
 
     def __init__(self, text: str, limits: Limits) -> None:
         super().__init__({}, limits)

@@ -1,4 +1,4 @@
-"""The service `grpc.health.v1.Health`: what is served, for load balancers, probes and `grpcurl`."""
+"""The service `grpc.health.v1.Health`, for load balancers, probes and `grpcurl`."""
 
 from collections.abc import Mapping
 from enum import IntEnum
@@ -17,17 +17,17 @@ _MAP_VALUE: Final = 2
 
 
 class ServingStatus(IntEnum):
-    """The wire's values."""
+    """Status of a service, with the values of the wire."""
 
     UNKNOWN = 0
     SERVING = 1
     NOT_SERVING = 2
     SERVICE_UNKNOWN = 3
-    """Only in answers of Watch."""
+    """Only in answers to Watch."""
 
 
 class HealthService:
-    """The status of each service, and who watches it; nothing serves until it is said to."""
+    """The status of each service, and the calls that watch it; NOT_SERVING until it is set."""
 
     def __init__(self) -> None:
         self._statuses = {"": ServingStatus.NOT_SERVING, DISPATCHER_SERVICE: ServingStatus.NOT_SERVING}
@@ -35,18 +35,18 @@ class HealthService:
 
     @property
     def statuses(self) -> Mapping[str, ServingStatus]:
-        """Status by service; the empty name is the whole server."""
+        """Status by service; the empty name stands for the whole server."""
         return self._statuses
 
     def set(self, status: ServingStatus, service: str | None = None) -> None:
-        """Set the status of one service, or of all, and tell who watches."""
+        """Set the status of one service, or of all, and send it to those who watch."""
         for name in list(self._statuses) if service is None else (service,):
             self._statuses[name] = status
         for watch in list(self._watches):
             watch.update()
 
     def methods(self) -> dict[bytes, Method]:
-        """The service's entries in the table of methods."""
+        """Return the service's entries for the table of methods."""
         return {
             b"/grpc.health.v1.Health/Check": Method(serve=lambda call: UnaryHandler(call, self._check)),
             b"/grpc.health.v1.Health/List": Method(serve=lambda call: UnaryHandler(call, self._list)),
@@ -68,32 +68,32 @@ class HealthService:
 
 
 class _Watch(LocalHandler):
-    """One call of Watch: the status now, and every change of it."""
+    """One call of Watch: sends the status, and again whenever it changes."""
 
-    __slots__ = ("_service", "_statuses", "_told", "_watches")
+    __slots__ = ("_sent", "_service", "_statuses", "_watches")
 
     def __init__(self, call: LocalCall, watches: "set[_Watch]", statuses: Mapping[str, ServingStatus]) -> None:
         super().__init__(call)
         self._watches = watches
         self._statuses = statuses
         self._service = ""
-        self._told: ServingStatus | None = None
+        self._sent: ServingStatus | None = None
 
     def message(self, payload: bytes) -> None:
-        """Start to watch."""
+        """Start to watch a service."""
         self._service = _service_name(payload)
         self._watches.add(self)
         self.update()
 
     def update(self) -> None:
-        """Say what the status is, if that is news."""
+        """Send the status unless it was sent before."""
         status = self._statuses.get(self._service, ServingStatus.SERVICE_UNKNOWN)
-        if status != self._told:
-            self._told = status
+        if status != self._sent:
+            self._sent = status
             self.call.send(pack_int(_STATUS_FIELD, status))
 
     def cancelled(self) -> None:
-        """Nobody watches any more."""
+        """Stop watching."""
         self._watches.discard(self)
 
 

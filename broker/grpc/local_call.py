@@ -10,7 +10,7 @@ from tykpy.broker.http2.stream import Stream
 
 
 class LocalCall:
-    """The answering side of one call; what is said after its end is dropped."""
+    """The answering side of one call; what is sent after its end is discarded."""
 
     __slots__ = ("_sender", "_started", "_stream", "ended")
 
@@ -42,12 +42,12 @@ class LocalCall:
 
 
 class LocalHandler(ABC):
-    """The receiving side of one call. What it raises as GrpcCallError ends the call."""
+    """The receiving side of one call. A GrpcCallError raised here ends the call."""
 
     __slots__ = ("call",)
 
     takes_many: ClassVar[bool] = False
-    """Takes messages as they come; else it takes exactly one, once the request is complete."""
+    """Take messages as they come; otherwise exactly one, once the request is complete."""
 
     def __init__(self, call: LocalCall) -> None:
         self.call = call
@@ -57,16 +57,16 @@ class LocalHandler(ABC):
         """Take one message."""
 
     def half_closed(self) -> None:
-        """Expected, where `takes_many`: the caller has no more to say."""
+        """Note that the caller has sent its last message; only called if `takes_many`."""
         return
 
     def cancelled(self) -> None:
-        """The call is gone, or about to end with an error; nothing more can be sent."""
+        """Release what the call holds: it is gone, or about to end with an error."""
         return
 
 
 class UnaryHandler(LocalHandler):
-    """One message in, one out, made by a function."""
+    """Answers one message with the result of a function."""
 
     __slots__ = ("_function",)
 
@@ -75,6 +75,6 @@ class UnaryHandler(LocalHandler):
         self._function = function
 
     def message(self, payload: bytes) -> None:
-        """Answer it."""
+        """Answer the message."""
         self.call.send(self._function(payload))
         self.call.finish()

@@ -1,7 +1,7 @@
-"""Length-prefixed gRPC messages out of DATA that comes in any pieces.
+"""Collects length-prefixed gRPC messages from DATA in pieces of any size.
 
-A message is collected where it stays: a big one in the store that workers read, others in a BytesIO, which gives its
-buffer away as the finished `bytes`.
+A message is collected where it will stay: a large one in the store that workers read, others in a BytesIO, whose buffer
+becomes the finished `bytes` without a copy.
 """
 
 from io import BytesIO
@@ -23,14 +23,14 @@ from tykpy.ipc.bodies.store import Body, BodyStore, StoredBody
 from tykpy.ipc.frame import SPLIT_ABOVE
 
 GROWTH: Final = 4
-"""Room made for a message, as a multiple of what of it has come: who only announces a large one gets no memory."""
+"""Room for a message, as a multiple of what has arrived: an announced length alone reserves no memory."""
 
 
 class _HeapBody(BytesIO):
-    """A message on the heap; the counterpart of `StoredBody`."""
+    """A message on the heap, with the interface of `StoredBody`."""
 
     def reserve(self, size: int) -> bool:
-        """Make room for the first `size` bytes at once, instead of moving them again and again."""
+        """Make room for the first `size` bytes, so that they are not moved again and again."""
         begin = self.tell()
         self.seek(size - 1)
         self.write(b"\0")
@@ -39,7 +39,7 @@ class _HeapBody(BytesIO):
 
 
 class GrpcMessageReader:
-    """Collects the messages of one request; `buffered` is the memory that it keeps for one, in bytes."""
+    """Collects the messages of one request; `buffered` is the memory reserved for the current one, in bytes."""
 
     __slots__ = (
         "_bodies",
@@ -56,7 +56,7 @@ class GrpcMessageReader:
     )
 
     def __init__(self, encoding: bytes, limit: int, bodies: BodyStore | None = None) -> None:
-        """`bodies`: where big messages are collected."""
+        """`bodies`: where large messages are collected."""
         self._bodies = bodies
         self._encoding = encoding
         self._limit = limit
@@ -64,12 +64,12 @@ class GrpcMessageReader:
         self._message: _HeapBody | StoredBody = _HeapBody()
         self._size = 0
         self._missing = -1
-        """Bytes of the message still to come; -1: its prefix is not complete."""
+        """Bytes of the message still to come; -1 while its prefix is not complete."""
         self._room = 0
-        """Bytes for which `_message` has room."""
+        """Bytes that `_message` has room for."""
         self._compressed = False
         self._too_large = 0
-        """Bytes of a message above the limit, of which only the beginning is collected."""
+        """Size of a message above the limit in bytes; only its beginning is collected."""
         self.buffered = 0
 
     @property
@@ -78,7 +78,7 @@ class GrpcMessageReader:
         return self._missing >= 0 or bool(self._prefix)
 
     def feed(self, data: Data, at: int, end: int) -> list[Body]:
-        """Take `data[at:end]`; returns the messages that it completes.
+        """Take `data[at:end]` and return the messages that it completes.
 
         Raises GrpcTooLargeError for one above the limit, once its beginning has come, and GrpcCallError for one that is
         compressed otherwise than the request's headers say.
@@ -96,9 +96,9 @@ class GrpcMessageReader:
         return messages
 
     def feed_within(self, data: Data, at: int, end: int) -> bool:
-        """Take `data[at:end]` if a message has begun, has room for it, and does not end there; changes no `buffered`.
+        """Take `data[at:end]` if it lies within a message that has room for it, as most frames of a large message do.
 
-        That is most frames of a large message.
+        Does not change `buffered`. Returns False if `feed` has to take it.
         """
         size = end - at
         if size >= self._missing or size > self._room:
@@ -117,9 +117,9 @@ class GrpcMessageReader:
         self._message.write(memoryview(data)[at:end])
 
     def _make_room(self, size: int) -> None:
-        come = self._size - self._missing
-        self.buffered = min(self._size, (come + size) * GROWTH)
-        self._room = self.buffered - come
+        arrived = self._size - self._missing
+        self.buffered = min(self._size, (arrived + size) * GROWTH)
+        self._room = self.buffered - arrived
         if not self._message.reserve(self.buffered):
             raise GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, f"no shared memory for a message of {self._size} bytes")
 

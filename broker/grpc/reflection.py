@@ -1,7 +1,7 @@
-"""Server reflection (`grpc.reflection.v1` and `v1alpha`), so that `grpcurl` and its like work without any .proto file.
+"""Server reflection (`grpc.reflection.v1` and `v1alpha`), so that tools such as `grpcurl` need no .proto file.
 
-The descriptors are data of ours (`descriptors.py`), each with the names it defines: to hand them out, nobody has to
-import protobuf into the broker, nor the messages that it never decodes.
+The descriptors are constants (`descriptors.py`), each with the names it defines, so that the broker imports neither
+protobuf nor the messages that it never decodes.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ _by_symbol: Final = {symbol: file for file in FILES for symbol in file.symbols}
 
 
 def reflection_methods() -> dict[bytes, Method]:
-    """The services' entries in the table of methods; both versions have the same messages."""
+    """Return the services' entries for the table of methods; both versions have the same messages."""
     method = Method(serve=_Reflection)
     return {
         b"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": method,
@@ -40,7 +40,7 @@ def reflection_methods() -> dict[bytes, Method]:
 
 
 class _Reflection(LocalHandler):
-    """One conversation: an answer for every question."""
+    """One call: answers each question."""
 
     __slots__ = ()
 
@@ -56,7 +56,7 @@ class _Reflection(LocalHandler):
         self.call.send(pack_bytes(_ORIGINAL_REQUEST, payload) + answer)
 
     def half_closed(self) -> None:
-        """No more questions."""
+        """End the call after the last question."""
         self.call.finish()
 
 
@@ -80,7 +80,7 @@ def _answer(payload: bytes) -> bytes:
 
 
 def _pack_file(file: DescriptorFile | None, what: str) -> bytes:
-    """A file and all that it imports, itself first."""
+    """Encode a file and all its imports, itself first."""
     if file is None:
         return _pack_error(GrpcCode.NOT_FOUND, f"no {what}")
     files = [file]

@@ -1,4 +1,4 @@
-"""gRPC over HTTP/2 on the wire: codes, timeouts, messages of errors, header blocks, compression.
+"""gRPC over HTTP/2 on the wire: codes, timeouts, error messages, header blocks, compression.
 
 The source is the gRPC project's PROTOCOL-HTTP2.md and statuscodes.md.
 """
@@ -19,7 +19,7 @@ from tykpy.ipc.frame import Status
 
 
 class GrpcCode(IntEnum):
-    """How a call ended."""
+    """The status codes of gRPC."""
 
     OK = 0
     CANCELLED = 1
@@ -68,7 +68,7 @@ class GrpcCallError(BrokerError):
 
 
 class GrpcTooLargeError(GrpcCallError):
-    """A message above the limit; `head` is its beginning, decompressed, to tell what it is for."""
+    """A message above the limit; `head` is its beginning, decompressed, which may name the hook."""
 
     def __init__(self, message: str, head: bytes) -> None:
         super().__init__(GrpcCode.RESOURCE_EXHAUSTED, message)
@@ -81,14 +81,14 @@ MESSAGE_PREFIX_SIZE: Final = MESSAGE_PREFIX.size
 _HEAD_START: Final = 5
 """Bytes of an HTTP/2 frame head before the stream id."""
 MAX_MESSAGE_BYTES: Final = 6 * 1024
-"""Bytes of an error's message as sent: above 8 KiB of headers, clients throw the whole answer away, status and all."""
+"""Longest error message as sent, in bytes: above 8 KiB of headers, clients discard the whole answer with its status."""
 _CUT: Final = b"..."
 GZIP: Final = b"gzip"
 IDENTITY: Final = b"identity"
 ACCEPTED_ENCODINGS: Final = b"identity,gzip"
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 HEAD_SIZE: Final = 1024
-"""Bytes of a message's beginning that tell which hook it is for: type and name come first."""
+"""Bytes of a message's beginning that contain the hook's type and name, which come first."""
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNIT_NS: Final = {
     b"H": 3_600_000_000_000,
@@ -101,7 +101,7 @@ _UNIT_NS: Final = {
 
 
 def parse_timeout(value: bytes) -> int:
-    """The `grpc-timeout` in nanoseconds; raises GrpcCallError where it is malformed."""
+    """Parse `grpc-timeout` into nanoseconds; raises GrpcCallError if it is malformed."""
     match = _TIMEOUT.fullmatch(value)
     if match is None:
         raise GrpcCallError(GrpcCode.INTERNAL, f"malformed grpc-timeout {value.decode('latin-1')!r}")
@@ -109,7 +109,7 @@ def parse_timeout(value: bytes) -> int:
 
 
 def format_timeout(seconds: float) -> bytes:
-    """A `grpc-timeout` of at most 8 digits, rounded up."""
+    """Format a `grpc-timeout` of at most 8 digits, rounded up."""
     for unit, size in ((b"n", 1_000_000_000), (b"u", 1_000_000), (b"m", 1_000), (b"S", 1)):
         amount = max(1, -int(-seconds * size // 1))
         if amount < 100_000_000:
@@ -118,7 +118,7 @@ def format_timeout(seconds: float) -> bytes:
 
 
 def percent_encode(message: str) -> bytes:
-    """An error's message as `grpc-message`: what is not printable ASCII, and the percent sign, as %XX."""
+    """Encode an error's message as `grpc-message`: %XX for the percent sign and all but printable ASCII."""
     encoded = _encode_text(message[: MAX_MESSAGE_BYTES + 1])
     if len(encoded) <= MAX_MESSAGE_BYTES:
         return encoded
@@ -139,13 +139,13 @@ def _encode_text(text: str) -> bytes:
 
 
 def percent_decode(message: bytes) -> str:
-    """The text of a `grpc-message`; never fails, as the specification asks."""
+    """Decode a `grpc-message`; never fails, as the specification demands."""
     raw = re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes.fromhex(match[1].decode()), message)
     return raw.decode("utf-8", "replace")
 
 
 def decompress_head(data: bytes) -> bytes:
-    """Undo gzip for the beginning of a message, as far as that can be done."""
+    """Decompress the beginning of a message; return nothing if it is not gzip."""
     try:
         return zlib.decompressobj(_GZIP_WINDOW).decompress(data, HEAD_SIZE)
     except zlib.error:
@@ -167,14 +167,14 @@ def decompress(data: bytes, limit: int) -> bytes:
     return message
 
 
-# Header blocks. Nothing is indexed: a block is the same bytes for every peer, and prepared once.
+# Header blocks. Nothing is indexed: a block has the same bytes for every peer and is prepared once.
 
 _STATIC_NAMES: Final = {name: at for at, (name, _) in reversed(list(enumerate(HeaderTable.STATIC_TABLE, 1)))}
 _STATIC_FIELDS: Final = {field: at for at, field in enumerate(HeaderTable.STATIC_TABLE, 1)}
 
 
 def pack_integer(value: int, prefix_bits: int, first: int) -> bytes:
-    """An HPACK integer (RFC 7541, section 5.1); `first` has the bits before the prefix."""
+    """Encode an HPACK integer (RFC 7541, section 5.1); `first` holds the bits before the prefix."""
     mask = (1 << prefix_bits) - 1
     if value < mask:
         return bytes((first | value,))
@@ -188,7 +188,7 @@ def pack_integer(value: int, prefix_bits: int, first: int) -> bytes:
 
 
 def pack_field(name: bytes, value: bytes) -> bytes:
-    """One header field, from the static table or literally, never indexed."""
+    """Encode one header field, from the static table or as a literal, never indexed."""
     index = _STATIC_FIELDS.get((name, value))
     if index is not None:
         return pack_integer(index, 7, 0x80)
@@ -198,7 +198,7 @@ def pack_field(name: bytes, value: bytes) -> bytes:
 
 
 def pack_fields(*fields: tuple[bytes, bytes]) -> bytes:
-    """A header block."""
+    """Encode a header block."""
     return b"".join(pack_field(name, value) for name, value in fields)
 
 
@@ -237,11 +237,11 @@ _ENCODINGS: Final = (b"grpc-accept-encoding", ACCEPTED_ENCODINGS)
 ANSWER: Final = AnswerTemplate(pack_fields(*_HEADERS), pack_fields((b"grpc-status", b"0")))
 """An answer of one message."""
 ANSWER_WITH_ENCODINGS: Final = AnswerTemplate(pack_fields(*_HEADERS, _ENCODINGS), pack_fields((b"grpc-status", b"0")))
-"""The same for a caller that compresses: it is told what we take."""
+"""An answer of one message to a caller that compresses: it names the encodings we accept."""
 
 
 def pack_status(code: GrpcCode, message: str) -> bytes:
-    """The trailers of a call."""
+    """Encode the trailers of a call."""
     fields = [(b"grpc-status", b"%d" % code)]
     if message:
         fields.append((b"grpc-message", percent_encode(message)))
@@ -249,5 +249,5 @@ def pack_status(code: GrpcCode, message: str) -> bytes:
 
 
 def pack_trailers_only(code: GrpcCode, message: str) -> bytes:
-    """The header block of a call that fails before any message."""
+    """Encode the header block of a call that fails before any message."""
     return ANSWER_WITH_ENCODINGS.headers + pack_status(code, message)

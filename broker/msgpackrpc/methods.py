@@ -1,9 +1,9 @@
-"""The public methods of the MessagePack-RPC listener: the mirror of the gRPC service, on the same router.
+"""The public methods of the MessagePack-RPC listener: the counterpart of the gRPC service, on the same router.
 
 `dispatch(object[, options])` and `dispatch_event(event[, options])` take maps with the field names of the protobuf
-messages; `options` may hold `timeout`, in seconds, and `metadata`, as gRPC has it. The maps' bytes go to a worker as
-they came, and the worker's come back as they are: a `Dispatch` of kind OBJECT_MAP or EVENT_MAP has encoded MessagePack
-as its body, both ways.
+messages; `options` may contain `timeout`, in seconds, and `metadata`, as in gRPC. The encoded maps go to a worker
+unchanged, and so do its answers to the caller: the body of a `Dispatch` of kind OBJECT_MAP or EVENT_MAP is MessagePack
+both ways.
 """
 
 import re
@@ -53,9 +53,9 @@ class RpcDispatch(Dispatch):
         self._dispatcher = dispatcher
 
     def answer(self, kind: int, body: Any) -> None:
-        """Send the encoded map that the worker answered; no body is the empty map (`EventReply` has no fields)."""
+        """Send the worker's encoded map; no body means the empty map (`EventReply` has no fields)."""
         packed = body or EMPTY_MAP
-        # A worker runs foreign code: bytes that are not one value would shift every later answer on the connection.
+        # A worker runs foreign code: anything but one value would shift all later answers of the connection.
         if isinstance(packed, bytes) and is_one_value(packed):
             self._reply.answer_packed(packed)
         else:
@@ -66,12 +66,12 @@ class RpcDispatch(Dispatch):
         self._reply.fail(error.status, error.message)
 
     def hang_up(self) -> None:
-        """The caller has gone."""
+        """Cancel the dispatch: the caller has gone."""
         self._dispatcher.cancel(self)
 
 
 def dispatch_methods(dispatcher: Dispatcher, hooks: Callable[[], object]) -> dict[str, RpcMethod]:
-    """The table of methods for a gateway; `hooks()` describes what is loaded."""
+    """Return the table of methods for a gateway; `hooks()` describes the loaded hooks."""
     return {
         "dispatch": _entry(dispatcher, Kind.OBJECT_MAP, "object"),
         EVENT_METHOD: _entry(dispatcher, Kind.EVENT_MAP, "event"),
