@@ -5,8 +5,7 @@ It is built on the `h2` library, so that our HTTP/2 server code is not tested ag
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -30,6 +29,7 @@ from tykpy.broker.grpc.wire import (
     percent_decode,
 )
 from tykpy.broker.net.tls import PREFIX
+from tykpy.client import ClosedAtEnd
 from tykpy.client.dialing import ClientTls, dial
 
 __all__ = ["GrpcCallError", "GrpcClient"]
@@ -44,7 +44,7 @@ _WINDOW: Final = 2**30
 """Bytes that we are ready to receive; the server has its own limits."""
 
 
-class GrpcClient:
+class GrpcClient(ClosedAtEnd):
     """One connection to `unix:///path`, `unix:path`, `tcp://host:port` or `tls://host:port`; not for several threads
     at once.
 
@@ -59,14 +59,6 @@ class GrpcClient:
         self._http.initiate_connection()
         self._http.increment_flow_control_window(_WINDOW)
         self._receive(_Answer(0), received)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection."""

@@ -5,13 +5,13 @@ import socket
 import time
 from collections.abc import Iterable
 from os import PathLike, fspath
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import msgpack
 
 from tykpy.broker.errors import RpcError
 from tykpy.broker.msgpackrpc.wire import ANSWER, MAX_ID, NOTIFICATION, REQUEST
+from tykpy.client import ClosedAtEnd
 from tykpy.ipc.frame import Status
 
 DEFAULT_TIMEOUT: Final = 10.0
@@ -23,7 +23,7 @@ MAX_ANSWER: Final = 1024 * 1024 * 1024
 _CODES: Final = frozenset(status.name for status in Status)
 
 
-class RpcClient:
+class RpcClient(ClosedAtEnd):
     """One connection; not for several threads at once.
 
     Every failure is an RpcError: with the server's code for a failed call, EXPIRED after the timeout, and UNAVAILABLE
@@ -35,14 +35,6 @@ class RpcClient:
         self._next_id = 0
         self._unpacker = msgpack.Unpacker(max_buffer_size=MAX_ANSWER, strict_map_key=False)
         self._socket = _connect(fspath(path), timeout)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection; the server cancels calls that it has not answered."""

@@ -1,10 +1,10 @@
-"""What goes wrong on an HTTP/2 connection, each with the code that the peer is told (RFC 9113, section 7)."""
+"""Errors of an HTTP/2 connection, with the code that is sent to the peer (RFC 9113, section 7)."""
 
 from enum import IntEnum
 
 
 class ErrorCode(IntEnum):
-    """The wire's error codes."""
+    """Error codes of the wire."""
 
     NO_ERROR = 0x0
     PROTOCOL_ERROR = 0x1
@@ -32,11 +32,11 @@ class Http2Error(Exception):
 
 
 class PeerError(Http2Error):
-    """Unexpected: the connection cannot go on; answered by GOAWAY."""
+    """Unexpected: a fault of the peer that ends the connection with a GOAWAY."""
 
 
 class StreamError(Http2Error):
-    """Unexpected: one stream cannot go on; answered by RST_STREAM."""
+    """Unexpected: a fault of the peer that ends one stream with a RST_STREAM."""
 
     def __init__(self, stream_id: int, code: ErrorCode, message: str) -> None:
         super().__init__(code, message)
@@ -44,14 +44,14 @@ class StreamError(Http2Error):
 
 
 class FinishedStreamError(Http2Error):
-    """Unexpected: a fault of the program, which sends on a stream that was answered or is gone."""
+    """Unexpected: a bug; something is sent on a stream that was answered or is gone."""
 
     def __init__(self, stream_id: int) -> None:
         super().__init__(ErrorCode.INTERNAL_ERROR, f"stream {stream_id} is answered or gone: nothing can be sent on it")
 
 
 class MalformedError(Http2Error):
-    """Unexpected: a header list that breaks RFC 9113, section 8; the stream it came on is reset."""
+    """Unexpected: a header list that violates RFC 9113, section 8; its stream is reset."""
 
     def __init__(self, message: str) -> None:
         super().__init__(ErrorCode.PROTOCOL_ERROR, message)

@@ -1,6 +1,6 @@
-"""Header fields read straight from a block (RFC 7541, section 6), in time that grows with its size and not faster.
+"""Reads header fields from a block (RFC 7541, section 6) in time proportional to its size.
 
-Without a table every block is a pure function of its bytes, so it can be read from any field on.
+Without a dynamic table the meaning of a block depends on its bytes alone, so reading can start at any field.
 """
 
 import re
@@ -18,17 +18,17 @@ _INDEXED: Final = 0x80
 _INCREMENTAL: Final = 0x40
 _SIZE_UPDATE: Final = 0x20
 _NEW_NAME: Final = frozenset((0x00, 0x10, 0x40))
-"""What a field starts with whose name is a literal: not indexed, never to be indexed, to be indexed."""
+"""First byte of a field with a literal name: not indexed, never indexed, or to be indexed."""
 _HUFFMAN: Final = 0x80
 _not_plain: Final = re.compile(rb"[ \t\r\n\0]").search
 _MAX_INTEGER_BYTES: Final = 4
-"""Bytes of an integer after its prefix; 28 bits are more than any frame holds."""
+"""Most bytes of an integer after its prefix; 28 bits are more than any frame holds."""
 _MAX_NAMES: Final = 1024
-"""Names that are remembered, of at most 127 bytes as they are coded; then all are dropped, those in use come back."""
+"""Cached names of at most 127 encoded bytes; when full, all are dropped and those in use come back."""
 _names: Final[dict[bytes, bytes]] = {}
-"""Names by their literals, length and all."""
+"""Names by their encoded literals, length included."""
 _MAX_SIZE_UPDATES: Final = 2
-"""Of one block: the smallest size since the last one, and the final one (section 4.2)."""
+"""Most size updates of one block: the smallest size since the last block, and the final one (section 4.2)."""
 
 
 Field = tuple[bytes, bytes, int]
@@ -36,14 +36,14 @@ Field = tuple[bytes, bytes, int]
 
 
 def is_size_update(block: bytes) -> bool:
-    """Whether the block starts with a change of the dynamic table's size."""
+    """Return whether the block starts with a size update of the dynamic table."""
     return bool(block) and block[0] & 0xE0 == _SIZE_UPDATE
 
 
 def read_size_updates(block: bytes, table: DynamicTable) -> int:
-    """Apply the changes of the table's size that a block starts with; returns where its fields start.
+    """Apply the size updates that a block starts with; return where its fields start.
 
-    Raises ValueError for a size that is not allowed; one more than there may be is refused by `read_field`.
+    Raises ValueError for a size that is not allowed. `read_field` refuses further updates.
     """
     at = 0
     for _ in range(_MAX_SIZE_UPDATES):
@@ -58,7 +58,7 @@ def read_size_updates(block: bytes, table: DynamicTable) -> int:
 
 
 def read_field(block: bytes, at: int, table: DynamicTable | None = None) -> Field:
-    """Read the field at `at`; raises ValueError where it is not HPACK, or needs a table and there is none."""
+    """Read the field at `at`; raises ValueError if it is not HPACK, or needs a table and there is none."""
     try:
         return _read_field(block, at, table)
     except IndexError:
@@ -66,7 +66,7 @@ def read_field(block: bytes, at: int, table: DynamicTable | None = None) -> Fiel
 
 
 def coded_name(block: bytes, at: int) -> bytes:
-    """The valid field at `at` up to its value, where its name is a literal and not long; else nothing."""
+    """Return the valid field at `at` up to its value if its name is a short literal, else nothing."""
     if block[at] not in _NEW_NAME:
         return b""
     length = block[at + 1] & 0x7F
@@ -74,9 +74,10 @@ def coded_name(block: bytes, at: int) -> bytes:
 
 
 def step_over(block: bytes, at: int, names: Container[bytes]) -> int:
-    """Where the field at `at` ends, if its name is one of these coded ones and its value needs no reading.
+    """Return where the field at `at` ends if it can be skipped, else 0: it has to be read.
 
-    0: read it. A value needs none that is not long and known to be plain: right as HPACK, and allowed by HTTP.
+    It can be skipped if its name is one of these encoded names and its value is short and known to be plain, that is
+    valid HPACK and allowed by HTTP.
     """
     try:
         value_at = at + 2 + (block[at + 1] & 0x7F)
@@ -117,7 +118,7 @@ def _read_field(block: bytes, at: int, table: DynamicTable | None) -> Field:
 
 
 def _read_name(block: bytes, at: int) -> tuple[bytes, int]:
-    """Read a name that is a literal: the same few again and again."""
+    """Read a literal name; the same few come again and again."""
     end = at + 1 + (block[at] & 0x7F)
     literal = block[at:end]
     name = _names.get(literal)

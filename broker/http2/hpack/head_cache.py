@@ -1,8 +1,8 @@
-"""Header blocks to request heads: HPACK, the checks of HTTP, and a cache that makes both rare.
+"""Turns header blocks into request heads: HPACK, HTTP's checks, and a cache that makes both rare.
 
-Once the peer's table has size 0, a block is a pure function of its bytes. So the leading fields that a client repeats
-in all calls of a method are one dictionary look-up. Of what follows, `grpc-timeout` is read, and what means nothing to
-the application (`traceparent`) is stepped over: it is the call's metadata, handed on undecoded.
+Once the peer's table has size 0, the meaning of a block depends on its bytes alone. Then the leading fields that a
+client repeats in all calls of a method take one dictionary look-up. Of the fields after them, `grpc-timeout` is read;
+those that mean nothing to the application (`traceparent`) are skipped: they are the call's metadata, passed on encoded.
 """
 
 from collections.abc import Callable
@@ -26,16 +26,16 @@ from tykpy.ipc.frame import MAX_METADATA
 
 MAX_CACHED_BLOCK: Final = 1 * KIB
 MAX_CACHED_HEADS: Final = 256
-"""Heads kept; then all are dropped, and those in use come back with one slow call each."""
-MAX_UNREAD: Final = 256
-"""Names kept of fields that nobody reads; then all are dropped."""
+"""Cached heads; when full, all are dropped, and those in use come back with one slow call each."""
+MAX_IGNORED: Final = 256
+"""Cached names of fields that mean nothing to the application; when full, all are dropped."""
 CODED_FACTOR: Final = 2
-"""A text has less than so many bytes for each one of its Huffman code: the shortest symbols have 5 bits."""
+"""Upper bound for the bytes of a text per byte of its Huffman code: the shortest symbols have 5 bits."""
 MAX_PREFIXES: Final = 4
-"""Lengths of prefixes tried: one for each method a client calls."""
+"""Lengths of prefixes that are tried: one for each method a client calls."""
 FORBID_AFTER: Final = 2
-"""Blocks of a connection. Until a peer has acknowledged that it has no table it may use the default one anyway, so it
-costs nothing not to say so at first; one that sends a single request, as tools do, never hears of it."""
+"""Header blocks of a connection after which its table is forbidden. A peer may use the default table until it has
+acknowledged that anyway, and one that sends a single request, as tools do, is spared the extra SETTINGS."""
 STABLE: Final = frozenset(
     (
         b":method",
@@ -51,62 +51,62 @@ STABLE: Final = frozenset(
         b"grpc-accept-encoding",
     )
 )
-"""Fields that are the same in all calls of one client to one method."""
+"""Fields with the same value in all calls of one client to one method."""
 
 
 class RequestHead:
-    """What a request's header list says; immutable and shared by all requests with the same list.
+    """The meaning of a request's header list; immutable and shared by all requests with the same list.
 
-    An application subclasses it with what it needs to know.
+    An application subclasses it to add what it needs.
     """
 
     __slots__ = ("answer_at_once", "content_length", "size")
 
     def __init__(self) -> None:
         self.content_length: int | None = None
-        """Bytes of body announced."""
+        """Announced length of the body in bytes."""
         self.answer_at_once = False
-        """The application wants to know of the request before its body comes."""
+        """The application wants to see the request before its body arrives."""
         self.size = 0
-        """Bytes of the list as it is counted for the limit; of a head from the cache, of its leading fields alone."""
+        """Size of the list as counted for the limit, in bytes; for a cached head, of the leading fields only."""
 
 
 class HeadReader(Protocol):
-    """What an application makes of header lists."""
+    """Makes an application's heads of header lists."""
 
     read_names: frozenset[bytes]
-    """The fields that `refine_head` looks at; it need not be given others."""
+    """The fields that `refine_head` needs to see."""
 
     def read_head(self, headers: list[Header], size: int) -> RequestHead:
-        """The head of a valid list of `size` bytes, which may be above the limit."""
+        """Return the head of a valid list of `size` bytes, which may be above the limit."""
 
     def refine_head(self, head: RequestHead, headers: list[Header]) -> RequestHead | None:
-        """The head where these fields follow those of `head`; itself if they change nothing.
+        """Return the head of a list with the fields of `head` and these; `head` itself if they change nothing.
 
-        None: they cannot be taken alone, read the whole list.
+        Returns None if the whole list has to be read.
         """
 
     def pack_metadata(self, headers: list[Header]) -> bytes | None:
-        """Encode the fields of a list that are the call's metadata, up to MAX_METADATA bytes; None: there are none."""
+        """Encode the fields that are the call's metadata, up to MAX_METADATA bytes; return None if there are none."""
 
 
 class HeadCache:
-    """Heads by the bytes of their blocks, for all connections of a server; only for tables of size 0."""
+    """Caches heads by the bytes of their blocks, for all connections of a server; only for tables of size 0."""
 
     def __init__(self, reader: HeadReader, limits: Limits) -> None:
         self.reader = reader
         self._max_list = limits.max_header_list
         self._heads: dict[bytes, RequestHead] = {}
         self.known = self._heads.get
-        """The head of a whole block that is known, or None."""
+        """Returns the head of a whole cached block, or None."""
         self._prefixes: tuple[int, ...] = ()
-        self._unread: set[bytes] = set()
-        """Names, as they are coded, of fields that mean nothing to the application."""
+        self._ignored: set[bytes] = set()
+        """Encoded names of fields that mean nothing to the application."""
 
     def find(self, block: bytes) -> tuple[RequestHead, bytes | None] | None:
-        """Return the head of a block whose leading fields are known, and the metadata behind them.
+        """Return the head of a block whose leading fields are cached, and the metadata after them.
 
-        None where what follows the leading fields is not as it should be, or too much.
+        Returns None if the fields after the leading ones are invalid, need a full decoding, or are too large.
         """
         for length in self._prefixes:
             head = self._heads.get(block[:length])
@@ -121,7 +121,7 @@ class HeadCache:
         metadata = block[at:] if end - at <= MAX_METADATA else None
         has_metadata = False
         while at < end:
-            start, at = at, step_over(block, at, self._unread)
+            start, at = at, step_over(block, at, self._ignored)
             if at:
                 has_metadata = True
                 size += (at - start) * CODED_FACTOR + FIELD_OVERHEAD
@@ -138,20 +138,20 @@ class HeadCache:
                 headers.append((name, value))
             else:
                 has_metadata = True
-                self._remember_unread(name, coded_name(block, start))
+                self._remember_ignored(name, coded_name(block, start))
         if size > self._max_list or (has_metadata and metadata is None):
             return None
         refined = self.reader.refine_head(head, headers) if headers else head
         return None if refined is None else (refined, metadata if has_metadata else None)
 
-    def _remember_unread(self, name: bytes, coded: bytes) -> None:
+    def _remember_ignored(self, name: bytes, coded: bytes) -> None:
         if coded and takes_any_value(name):
-            if len(self._unread) >= MAX_UNREAD:
-                self._unread.clear()
-            self._unread.add(coded)
+            if len(self._ignored) >= MAX_IGNORED:
+                self._ignored.clear()
+            self._ignored.add(coded)
 
     def learn(self, block: bytes) -> None:
-        """Remember the head of the leading fields that will come again, where they make a request by themselves."""
+        """Cache the head of the leading fields, which will come again, if they are a valid request by themselves."""
         if len(block) > MAX_CACHED_BLOCK:
             return
         try:
@@ -179,7 +179,7 @@ def _stable_prefix(block: bytes) -> tuple[list[Header], int]:
 
 
 def make_head(reader: HeadReader, headers: list[Header]) -> RequestHead:
-    """Check a request's list and have it read; raises MalformedError."""
+    """Check a request's header list and make a head of it; raises MalformedError."""
     check_request(headers)
     size = list_size(headers)
     head = reader.read_head(headers, size)
@@ -188,17 +188,17 @@ def make_head(reader: HeadReader, headers: list[Header]) -> RequestHead:
     return head
 
 
-def _nothing() -> None:
-    """What a connection that is closed says to its peer."""
+def _ignore() -> None:
+    """Ignore: the connection is already closed."""
 
 
 class HeaderDecoder:
-    """One connection's HPACK state, and the way from a block to a head."""
+    """Decodes the header blocks of one connection, with its HPACK state."""
 
     __slots__ = ("_blocks", "_cache", "_forbid_table", "_known", "_max_decoded", "_table", "metadata", "pure")
 
     def __init__(self, cache: HeadCache, limits: Limits, forbid_table: Callable[[], None]) -> None:
-        """`forbid_table` is called to tell a peer that goes on sending blocks that they may use no table."""
+        """`forbid_table` is called once, to tell a peer that sends more than one block to use no table."""
         self._cache = cache
         self._known = cache.known
         self._max_decoded = limits.max_header_list * DECODE_FACTOR
@@ -206,29 +206,29 @@ class HeaderDecoder:
         self._table = DynamicTable()
         self._blocks = 0
         self.metadata: bytes | None = None
-        """Of the last request: a block of header fields that uses no table; those of gRPC may be among them."""
+        """Metadata of the last request: a header block without a table, perhaps with some of gRPC's own fields."""
         self.pure = False
-        """The peer's table has size 0 for good: blocks mean what their bytes say."""
+        """The peer's table has size 0 for good: a block's meaning depends on its bytes alone."""
 
     def close(self) -> None:
-        """Let go of the connection."""
-        self._forbid_table = _nothing
+        """Drop the reference to the connection."""
+        self._forbid_table = _ignore
 
     def table_forbidden(self) -> None:
-        """The peer has acknowledged that it may use no table: forget the entries that it has made.
+        """Drop the peer's table: it has acknowledged that it may use none.
 
-        RFC 7541, section 4.2, wants a size update at the start of its next block. Some peers never send one: .NET, and
-        nginx and haproxy, which add fields to the table but never refer to them. What they add is dropped; a reference
-        to an entry is an error.
+        RFC 7541, section 4.2, demands a size update at the start of its next block. Some peers never send one: .NET,
+        and nginx and haproxy, which add fields to the table but never refer to them. What they add is dropped; a
+        reference to an entry is an error.
         """
         self._table.limit = 0
         self._table.resize(0)
         self.pure = True
 
     def request(self, block: bytes) -> RequestHead:
-        """The head of a request's block.
+        """Decode a request's block into a head.
 
-        Raises PeerError where it is not HPACK or much too large, MalformedError where it breaks HTTP's rules.
+        Raises PeerError if it is not HPACK or much too large, MalformedError if it violates HTTP.
         """
         self.metadata = None
         if self.pure:
@@ -248,11 +248,11 @@ class HeaderDecoder:
         return head
 
     def trailers(self, block: bytes) -> None:
-        """Check a request's trailers; raises as `request` does."""
+        """Check a request's trailers; raises the same errors as `request`."""
         check_trailers(self._decode(block))
 
     def skip(self, block: bytes) -> None:
-        """Decode for the sake of the table alone; raises PeerError."""
+        """Decode a block only to keep the table up to date; raises PeerError."""
         self._decode(block)
 
     def _decode(self, block: bytes) -> list[Header]:

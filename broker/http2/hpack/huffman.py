@@ -1,7 +1,7 @@
-"""HPACK's Huffman code (RFC 7541, appendix B) read a byte at a time, on the tables of the `hpack` library.
+"""Decodes HPACK's Huffman code (RFC 7541, appendix B) a byte at a time, with the tables of the `hpack` library.
 
-The library steps through half bytes. Two of its steps are one of ours, made when first needed. A value that nobody
-reads, such as a `traceparent`, new in every call, is only looked at: that takes a fifth of decoding it.
+The library steps through half bytes. Two of its steps are one of ours, built when first needed. A value that nobody
+reads, such as a `traceparent`, which differs in every call, is only checked: that takes a fifth of decoding it.
 """
 
 from typing import Final
@@ -10,32 +10,32 @@ from hpack.huffman_table import HUFFMAN_COMPLETE, HUFFMAN_EMIT_SYMBOL, HUFFMAN_F
 
 _BYTES: Final = 256
 _END: Final = 256
-"""What follows the last byte, in a walk."""
+"""The index for the end of the text in a walk."""
 _NOT_PLAIN: Final = frozenset(b" \t\r\n\0")
 
 _Walk = list["_Walk"]
-"""A state as `is_plain` knows it: by the next byte, or the end, the next one. A plain list: twice as fast as ours."""
+"""A state for `is_plain`: the next state by byte, or by the end. A plain list: twice as fast as a subclass."""
 _PLAIN: Final[_Walk] = []
 _UNKNOWN: Final[_Walk] = []
-"""Not plain, or a byte that was never decoded in the state before."""
+"""Not plain, or a byte that has not been decoded in this state yet."""
 _UNKNOWN.extend([_UNKNOWN] * (_BYTES + 1))
 
 
 class _State(list[tuple["_State", bytes] | None]):
-    """Where the last byte has led to: by the next byte, the state after that and the symbols it completes."""
+    """A state of the decoder: by the next byte, the state after it and the symbols it completes."""
 
     __slots__ = ("complete", "node", "walk")
 
     def __init__(self, node: int, complete: bool) -> None:
         super().__init__([None] * _BYTES)
         self.node = node
-        """The library's number of it."""
+        """The library's number of this state."""
         self.complete = complete
-        """The text may end here."""
+        """The text may end in this state."""
         self.walk: _Walk = [_UNKNOWN] * _BYTES + [_PLAIN if complete else _UNKNOWN]
 
     def step(self, byte: int) -> tuple["_State", bytes]:
-        """Work out what a byte does here, and remember it; raises ValueError."""
+        """Compute the step for a byte and store it; raises ValueError."""
         node, complete = self.node, False
         symbols = b""
         for nibble in (byte >> 4, byte & 0xF):
@@ -58,7 +58,7 @@ _states: Final[dict[tuple[int, bool], _State]] = {(0, True): _START}
 
 
 def decode_huffman(data: bytes) -> bytes:
-    """Decode a string literal; raises ValueError where it is not Huffman code, or wrongly padded."""
+    """Decode a string literal; raises ValueError for invalid code or wrong padding."""
     state = _START
     symbols = []
     for byte in data:
@@ -70,9 +70,9 @@ def decode_huffman(data: bytes) -> bytes:
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether a string literal is known to be Huffman code of a text without white space and NUL.
+    """Return whether a string literal is known to be Huffman code of a text without white space and NUL.
 
-    False: decode it; where that goes well, texts like it are known from then on.
+    If not, decode it; if that succeeds, texts like it are known from then on.
     """
     walk = _START.walk
     for byte in data:

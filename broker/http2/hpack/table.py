@@ -1,4 +1,4 @@
-"""The HPACK table of one peer (RFC 7541, sections 2.3.2 and 4): what it has sent before and may refer to by number."""
+"""The dynamic HPACK table of one peer (RFC 7541, sections 2.3.2 and 4): fields it may refer to by number."""
 
 from collections import deque
 from typing import Final
@@ -6,11 +6,11 @@ from typing import Final
 from tykpy.broker.http2.hpack.validate import FIELD_OVERHEAD, Header
 
 DEFAULT_SIZE: Final = 4096
-"""Bytes that a peer may use until it is told otherwise (RFC 9113, section 6.5.2)."""
+"""Initial size of the table in bytes (RFC 9113, section 6.5.2)."""
 
 
 class DynamicTable:
-    """Entries, the newest first."""
+    """Entries, newest first."""
 
     __slots__ = ("_size", "entries", "limit", "size_allowed")
 
@@ -18,18 +18,18 @@ class DynamicTable:
         self.entries: deque[Header] = deque()
         self._size = 0
         self.limit = DEFAULT_SIZE
-        """Bytes that we allow, from the moment on that the peer has acknowledged it."""
+        """Size that we allow in bytes, as far as the peer has acknowledged it."""
         self.size_allowed = DEFAULT_SIZE
-        """Bytes that the peer itself has set; it says so before it uses a table of another size."""
+        """Size that the peer has chosen in bytes."""
 
     def add(self, name: bytes, value: bytes) -> None:
-        """A new entry; older ones make room, and one larger than the table empties it."""
+        """Add an entry and evict older ones to make room; an entry larger than the table empties it."""
         self.entries.appendleft((name, value))
         self._size += len(name) + len(value) + FIELD_OVERHEAD
         self._evict()
 
     def resize(self, size: int) -> None:
-        """The peer says how large its table is; raises ValueError where we do not allow that."""
+        """Change the size as the peer demands; raises ValueError if we do not allow it."""
         if size > self.limit:
             raise ValueError(f"a table of {size} bytes, {self.limit} are allowed")
         self.size_allowed = size

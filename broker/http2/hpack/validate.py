@@ -1,4 +1,4 @@
-"""What RFC 9113, section 8 asks of a request's header list, before anybody looks at its meaning."""
+"""The checks of a request's header list that RFC 9113, section 8 demands."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from tykpy.broker.http2.errors import MalformedError
 Header = tuple[bytes, bytes]
 
 FIELD_OVERHEAD: Final = 32
-"""Bytes that each field counts besides its name and value (RFC 9113, section 6.5.2)."""
+"""Bytes that each field counts in addition to its name and value (RFC 9113, section 6.5.2)."""
 
 _REQUEST_PSEUDO: Final = frozenset((b":method", b":scheme", b":path", b":authority"))
 _NEEDED_PSEUDO: Final = frozenset((b":method", b":scheme", b":path"))
@@ -22,11 +22,11 @@ _bad_value: Final = re.compile(rb"[\0\r\n]|^[ \t]|[ \t]\Z").search
 
 
 _MAX_PLAIN: Final = 1024
-"""Names that are remembered; then all are dropped, and those in use come back."""
+"""Cached names; when full, all are dropped and those in use come back."""
 _MAX_PLAIN_NAME: Final = 128
-"""Bytes of a name that is remembered."""
+"""Longest name that is cached, in bytes."""
 _plain: Final[set[bytes]] = set()
-"""Names seen that are valid, and allow any value that is."""
+"""Names seen that are valid and may have any valid value."""
 
 
 def check_field(name: bytes, value: bytes) -> None:
@@ -52,7 +52,7 @@ def _check_name(name: bytes, value: bytes) -> None:
 
 
 def takes_any_value(name: bytes) -> bool:
-    """Whether a name has been seen to be valid, with any value that is."""
+    """Return whether a name is known to be valid with any valid value."""
     return name in _plain
 
 
@@ -92,7 +92,7 @@ def check_trailers(headers: Iterable[Header]) -> None:
 
 
 def content_length(headers: Iterable[Header]) -> int | None:
-    """The announced length of the body in bytes, if any; raises MalformedError where it is no number."""
+    """Return the announced length of the body in bytes, if any; raises MalformedError if it is not a number."""
     values = {value for name, value in headers if name == b"content-length"}
     if not values:
         return None
@@ -103,5 +103,5 @@ def content_length(headers: Iterable[Header]) -> int | None:
 
 
 def list_size(headers: Iterable[Header]) -> int:
-    """Bytes of a header list as SETTINGS_MAX_HEADER_LIST_SIZE counts them."""
+    """Return the size of a header list in bytes as SETTINGS_MAX_HEADER_LIST_SIZE counts it."""
     return sum(len(name) + len(value) + FIELD_OVERHEAD for name, value in headers)

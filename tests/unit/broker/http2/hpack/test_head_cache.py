@@ -11,7 +11,7 @@ from tykpy.broker.grpc.wire import pack_fields
 from tykpy.broker.http2.errors import ErrorCode, MalformedError, PeerError
 from tykpy.broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
 from tykpy.broker.http2.hpack.fields import _MAX_NAMES, _names, read_field, step_over
-from tykpy.broker.http2.hpack.head_cache import MAX_CACHED_HEADS, MAX_UNREAD, HeadCache, HeaderDecoder
+from tykpy.broker.http2.hpack.head_cache import MAX_CACHED_HEADS, MAX_IGNORED, HeadCache, HeaderDecoder
 from tykpy.broker.http2.hpack.huffman import decode_huffman
 from tykpy.broker.http2.hpack.validate import _MAX_PLAIN, _MAX_PLAIN_NAME, Header, _plain
 from tykpy.broker.http2.limits import Limits
@@ -115,14 +115,14 @@ def test_many_names_of_one_peer_do_not_slow_down_others() -> None:
     late = blocks.encoder.encode([("late", "value")])
     blocks.head(("late", "value"))
     assert b"late" in _names.values()
-    assert step_over(late, 0, blocks.cache._unread) == len(late)
+    assert step_over(late, 0, blocks.cache._ignored) == len(late)
 
 
 def test_names_of_ignored_fields_are_bounded() -> None:
     blocks = Blocks()
-    for number in range(MAX_UNREAD + 10):
+    for number in range(MAX_IGNORED + 10):
         blocks.head((f"key{number}", "value"))
-    assert len(blocks.cache._unread) <= MAX_UNREAD
+    assert len(blocks.cache._ignored) <= MAX_IGNORED
 
 
 def test_late_fields_that_matter_are_not_overlooked() -> None:
