@@ -1,4 +1,4 @@
-"""One broker, one gateway and one Redis for the whole table; tests that stop one of them start their own."""
+"""One broker, one gateway and one Redis for all tests here; tests that stop one of them start their own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,33 +13,33 @@ PROGRAMS = ("gateway", "msgpackclient", "bundlecrypto", "tlsclient")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the programs before any test's time limit begins: the first build takes minutes."""
+    """Build the programs before any test's time limit starts: the first build takes minutes."""
     if any(Path(__file__).parent in item.path.parents for item in session.items):
         try:
             for name in PROGRAMS:
                 go_program(name)
             grpcurl()
         except (pytest.skip.Exception, pytest.fail.Exception, AssertionError):
-            # Every test that needs them says it for itself.
+            # Every test that needs them reports this itself.
             return
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what a real gateway cannot show."""
+    """Skip tests that need the test gateway if a real one is used."""
     for item in items if BINARY else []:
         if marker := item.get_closest_marker("harness"):
             item.add_marker(pytest.mark.skip(reason=marker.args[0]))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the table twice through a real gateway: with classic API definitions, and with OAS ones."""
+    """Run each test twice through a real gateway: with classic API definitions, and with OAS ones."""
     if BINARY and "table" in metafunc.fixturenames:
         metafunc.parametrize("table", STYLES, indirect=True, scope="package")
 
 
 @pytest.fixture(scope="package")
 def table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
-    """The running programs."""
+    """Run the programs that all tests share."""
     go_program("gateway")
     with running_table(tmp_path_factory.mktemp("table"), getattr(request, "param", "classic")) as running:
         yield running

@@ -1,4 +1,4 @@
-"""What is signed here passes Go's own crypto/rsa and archive/zip, and what is signed there passes here."""
+"""Bundles signed by tykpy pass Go's crypto/rsa and archive/zip, and the other way round."""
 
 import json
 import shutil
@@ -18,13 +18,13 @@ Program = subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def bundlecrypto() -> str:
-    """The Go program that verifies and signs."""
+    """Build the Go program that verifies and signs."""
     return go_program("bundlecrypto")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A bundle with a sub-folder and a file that is no text."""
+    """Make a bundle with a sub-folder and a binary file."""
     root = write_bundle(tmp_path / "mine", {"middleware.py": HOOK, "lib/sub/x.py": "X = 'ü'\n"}, pre=[{"name": "hook"}])
     (root / "data.bin").write_bytes(bytes(range(256)))
     fields = json.loads((root / "manifest.json").read_text())

@@ -1,4 +1,4 @@
-"""docs/compatibility.md lists every test of the table, and no test that does not exist."""
+"""docs/compatibility.md lists every test of this folder, and only tests that exist."""
 
 import ast
 import re
@@ -12,13 +12,13 @@ NAMED = re.compile(r"`(?:(?P<path>tests/\S+\.py)::)?(?P<name>test_\w+)`")
 
 
 def functions_of(path: Path) -> set[str]:
-    """The test functions of a file."""
+    """Return the names of a file's test functions."""
     nodes = ast.parse(path.read_text()).body
     return {node.name for node in nodes if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 
 def rows() -> list[tuple[str, list[tuple[str, str]]]]:
-    """Every statement with the tests that it names, each as a path (empty: the table's own) and a name."""
+    """Return every statement with its tests, each as a path (empty: in this folder) and a name."""
     found = []
     for line in DOCUMENT.read_text().splitlines():
         match = ROW.match(line)
@@ -29,7 +29,7 @@ def rows() -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def own_tests() -> list[str]:
-    """The names of the table's tests, this file's left out."""
+    """Return the names of this folder's tests, without those of this file."""
     files = sorted(path for path in Path(__file__).parent.rglob("test_*.py") if path != Path(__file__))
     return [name for file in files for name in functions_of(file)]
 

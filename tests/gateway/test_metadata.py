@@ -1,4 +1,4 @@
-"""Section 7: the trace context that the gateway sends with a call, as hooks find it."""
+"""Section 7: hooks can read the trace context that the gateway sends with a call."""
 
 import re
 

@@ -28,7 +28,7 @@ def keep_without_session(request, session, spec):
 
 
 class Listening:
-    """A broker that listens for both protocols, and a client's calls of it."""
+    """A broker that listens for both protocols, with methods to call it."""
 
     def __init__(self, broker: RunningBroker, path: Path) -> None:
         self.broker = broker
@@ -39,7 +39,7 @@ class Listening:
         return pipelined(self.path, [(method, list(params))])[0]
 
     def dispatch(self, hook: str, **fields: Any) -> Any:
-        """Dispatch an object; gives back the one that comes."""
+        """Dispatch an object and return the answer's."""
         result, error = self.call("dispatch", {"hook_name": hook, "hook_type": PRE, **fields})
         assert error == ""
         return result
@@ -47,7 +47,7 @@ class Listening:
 
 @contextlib.contextmanager
 def listening(folder: Path, *flags: str) -> Iterator[Listening]:
-    """Run such a broker."""
+    """Run a broker that listens for both protocols."""
     broker = RunningBroker(folder, "--threads", "2", *flags)
     path = broker.runtime / "msgpack.sock"
     broker.add_flags("--listen", broker.address, "--listen", f"msgpack+unix://{path}")

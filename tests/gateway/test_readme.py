@@ -1,4 +1,4 @@
-"""The README's way from a bundle to an answered request, with the API definitions as they are printed."""
+"""The README's steps from a bundle to an answered request, with the printed API definitions."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tests.support.peers.redis_server import running_redis
 from tests.support.readme import first_middleware, json_block
 
 PORT = "127.0.0.1:9000"
-"""Where the printed definitions have their upstream."""
+"""The upstream in the printed definitions."""
 
 
 def printed(style: str) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def printed(style: str) -> dict[str, Any]:
 
 
 def load(gateway: RunningGateway, style: str, definition: dict[str, Any]) -> Api:
-    """Have a gateway load a printed definition: a Tyk Gateway as it is, the other one what it needs of it."""
+    """Load a printed definition: a Tyk Gateway takes it unchanged, the test gateway the fields that it knows."""
     if style == "oas":
         extension = definition["x-tyk-api-gateway"]
         bundle = extension["middleware"]["global"]["pluginConfig"]["bundle"]

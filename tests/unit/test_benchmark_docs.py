@@ -1,4 +1,4 @@
-"""The docs that are made of a benchmark's JSON."""
+"""The docs that are generated from a benchmark's JSON."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def report() -> dict[str, Any]:
     return BarsReport("python -m benchmarks.bars", {"python": "3.11"}, Pace(), outcomes, {}).as_dict()
 
 
-def test_the_table_is_renewed_between_its_marks_and_the_plots_stand_alone(tmp_path: Path) -> None:
+def test_only_the_marked_table_is_replaced(tmp_path: Path) -> None:
     (tmp_path / PAGE).write_text(PAGE_TEXT)
     written = write(report(), tmp_path)
     text = (tmp_path / PAGE).read_text()

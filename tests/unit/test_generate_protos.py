@@ -1,4 +1,4 @@
-"""What is changed in protoc's output; the generated files in the repository have been through it."""
+"""The changes to protoc's output, and that the generated files in the repository have them."""
 
 from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType

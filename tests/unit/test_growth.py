@@ -1,6 +1,6 @@
-"""What broker and worker do for a dispatch does not depend on how many hooks, bundles, connections and calls there are.
+"""The cost of a dispatch does not grow with the number of hooks, bundles, connections and calls.
 
-Counted in bytecodes, which are the same on every machine; what caches make of it is for the benchmarks to say.
+It is counted in bytecodes, which are the same on every machine; the benchmarks show the effect of caches.
 """
 
 import asyncio
@@ -29,19 +29,19 @@ from tykpy.bundles.registry import BundleStore
 from tykpy.workers.dispatch.prepare import HookDispatcher
 
 THIRD_CALL: Final = 5
-"""Its stream id on a connection."""
+"""Stream id of a connection's third call."""
 CALLS: Final = 200
-"""Counted."""
+"""Number of calls that are counted."""
 AT_ONCE: Final = 20
 FEW: Final = 10
 MANY: Final = 100
 IN_FLIGHT: Final = 2000
 WARM_UP: Final = 50
-"""Calls of each hook, until the router knows that it is short."""
+"""Calls of each hook after which the router knows that it is short."""
 FIRST_CALLS: Final = 4
-"""Of each connection: later ones use no header table."""
+"""Calls of each connection that may use a header table."""
 TOLERANCE: Final = 0.03
-"""On a slow machine fewer deadlines share a slot of the wheel, for some 20 bytecodes each; growth is far more."""
+"""Relative. On a slow machine fewer deadlines share a slot of the wheel, at some 20 bytecodes each."""
 HOUR_NS: Final = 3600 * 10**9
 ACKNOWLEDGEMENT: Final = pack_frame(FrameType.SETTINGS, ACK, 0)
 HELLO: Final = b"".join((PREFACE, settings(), ACKNOWLEDGEMENT, window_update(0, 2**30)))
@@ -54,7 +54,7 @@ BLOCK: Final = pack_fields(
 
 
 class Transport:
-    """A peer that takes everything."""
+    """A transport that counts what is written."""
 
     def __init__(self) -> None:
         self.written = 0
@@ -80,7 +80,7 @@ class Gateway:
         """Make a call for each body, all in one read."""
         frames = []
         if self._next_id >= THIRD_CALL and not self._acknowledged:
-            # The broker has forbidden the header table after the second block.
+            # After the second block the broker forbids the header table.
             self._acknowledged = True
             frames.append(ACKNOWLEDGEMENT)
         for body in bodies:
@@ -91,7 +91,7 @@ class Gateway:
 
 
 class Scene:
-    """A broker with one worker and some connections, in this process and without an event loop of its own."""
+    """A broker with one worker and some connections, in this process and without a running event loop."""
 
     def __init__(self, worker: LocalWorker, folder: Path, items: list[Object], connections: int = 1) -> None:
         self.loop = asyncio.new_event_loop()
@@ -110,12 +110,12 @@ class Scene:
         self._warm_up = max(WARM_UP * len(items), FIRST_CALLS * connections)
 
     def call(self, count: int) -> None:
-        """Make so many calls, on the connections in turn."""
+        """Make `count` calls, alternating between the connections."""
         for at in range(0, count, self._per_gateway):
             next(self._gateways).call(islice(self._bodies, min(count - at, self._per_gateway)))
 
     def answer_all(self) -> int:
-        """Let the worker do everything that it has; returns how much that was."""
+        """Let the worker answer all its calls; return their number."""
         given = len(self._worker.link.in_flight)
         for _ in range(given):
             request = self._worker.claim()
@@ -125,20 +125,20 @@ class Scene:
         return given
 
     def serve(self, count: int) -> None:
-        """Answer so many calls, or a few more, and make a new one for each: as many stay in flight."""
+        """Answer at least `count` calls and make a new one for each, so that the number in flight stays the same."""
         while count > 0:
             answered = self.answer_all()
             self.call(answered)
             count -= answered
 
     def finish(self) -> None:
-        """Answer what is in flight."""
+        """Answer all calls in flight."""
         while self.router.under_way:
             self.answer_all()
         self.loop.close()
 
     def cost(self, in_flight: int) -> float:
-        """Bytecodes per dispatch, once everything has been called before."""
+        """Return the bytecodes per dispatch after a warm-up."""
         self.call(in_flight)
         self.serve(self._warm_up)
         before = self.router.counters.answered
@@ -150,7 +150,7 @@ class Scene:
 
 
 def count_bytecodes(run: Callable[[], None]) -> int:
-    """How many bytecodes Python executes in all functions called."""
+    """Run a function and return how many bytecodes Python executes."""
     count = 0
 
     def step(frame: PythonFrame, event: str, argument: Any) -> Any:
@@ -163,7 +163,7 @@ def count_bytecodes(run: Callable[[], None]) -> int:
         return step
 
     before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for such a frame when tracing begins
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 checks this frame when tracing begins
     sys.settrace(enter)
     try:
         run()
@@ -174,7 +174,7 @@ def count_bytecodes(run: Callable[[], None]) -> int:
 
 @pytest.fixture(autouse=True)
 def _unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers look at some calls of a hook: here at the first one only."""
+    """Switch off the sampled checks of hooks, except for the first call."""
     monkeypatch.setattr("tykpy.workers.dispatch.sampled_checks.FIRST_CALLS", 0)
     monkeypatch.setattr("tykpy.workers.dispatch.sampled_checks.LATER_CALLS", 10**9)
 

@@ -21,7 +21,7 @@ PAGE = ROOT / "docs" / "plugin-api.md"
 
 @pytest.fixture(scope="module")
 def page() -> dict[str, Any]:
-    """The names that the page's blocks define, executed one after the other."""
+    """Execute the page's Python blocks in order and return the names that they define."""
     text = PAGE.read_text()
     names: dict[str, Any] = {"__name__": "plugin"}
     for block in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):

@@ -19,10 +19,10 @@ from tykpy.workers.api_bundles import ApiBundles
 from tykpy.workers.objects.chain import _canonical
 
 LONG = 1_000_000
-"""Characters of a name."""
+"""Length of a name, in characters."""
 NAMES = 20
 ALLOWED = 3_000_000
-"""Bytes: as if three of them were kept."""
+"""Growth that is too much, in bytes: three remembered names."""
 
 
 def named(number: int) -> str:
@@ -34,7 +34,7 @@ def object_map(**fields: Any) -> bytes:
 
 
 class Blamed:
-    """What kills workers, under many names."""
+    """Have hooks of many names kill workers."""
 
     def __init__(self) -> None:
         self.poison = Poison(10.0)
@@ -45,7 +45,7 @@ class Blamed:
 
 
 class Reloaded:
-    """Bundles whose event handlers have other names after each reload."""
+    """Reload bundles whose event handlers change their names each time."""
 
     def __init__(self) -> None:
         self.hooks = HookTable()
@@ -56,7 +56,7 @@ class Reloaded:
 
 
 class Seen:
-    """APIs that a worker sees, and that it is asked for."""
+    """Have a worker see many APIs, and ask it for them."""
 
     def __init__(self) -> None:
         self.announced: list[str] = []
@@ -90,7 +90,7 @@ class Seen:
         "headers",
     ],
 )
-def test_long_names_are_not_kept(remember: Callable[[str], object]) -> None:
+def test_long_names_are_not_remembered(remember: Callable[[str], object]) -> None:
     remember(named(0))
     gc.collect()
     tracemalloc.start()
@@ -105,21 +105,21 @@ def test_long_names_are_not_kept(remember: Callable[[str], object]) -> None:
     assert after - before < ALLOWED
 
 
-def test_what_a_new_worker_is_told_of_apis_fits_into_one_message() -> None:
+def test_the_apis_for_a_new_worker_fit_into_one_message() -> None:
     table = ApiTable()
     for number in range(MAX_APIS - 1):
         table.note({"api": f"{number:063}\u20ac", "bundle_hash": "\u20ac" * 192}, [])
     assert len(msgpack.packb(table._bundle_hashes)) < MAX_CONTROL_BYTES
 
 
-def test_those_that_a_real_gateway_has_are_all_remembered() -> None:
+def test_the_apis_of_a_real_gateway_are_all_remembered() -> None:
     table = ApiTable()
     for number in range(MAX_APIS - 1):
         table.note({"api": f"{number:032}", "bundle_hash": "a" * 32}, [])
     assert len(table._bundle_hashes) == MAX_APIS - 1
 
 
-def test_old_event_handlers_are_forgotten_when_there_are_too_many() -> None:
+def test_old_event_handlers_are_forgotten() -> None:
     hooks = HookTable()
     for number in range(3000):
         hooks.update([{"hooks": [{"name": f"handler{number}", "shape": EVENT_SHAPE}]}])

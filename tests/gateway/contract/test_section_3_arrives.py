@@ -1,4 +1,4 @@
-"""Section 3: what is in an Object that arrives. Hooks answer with what they were given."""
+"""Section 3: what a hook receives. The hooks here answer with what they were given."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ EVERY_TYPE = {
 
 
 def report_of(table: Table, path: str = "/echo", headers: Headers | None = None, body: bytes | None = None) -> Any:
-    """What a Pre hook is given for a request."""
+    """Return what a Pre hook is given for a request."""
     return table.api("reports", pre=["report_pre"]).send("POST", path, headers, body).json
 
 

@@ -1,4 +1,4 @@
-"""Section 4: what becomes of the request, and the answers that hooks give in the upstream's place."""
+"""Section 4: how hooks change the request, and how they answer in place of the upstream."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from tests.support.gateway.table import Table
 
 
 def overriding(table: Table, kind: str = "pre", definition: dict[str, Any] | None = None) -> Api:
-    """An API whose hook of that kind overrides the answer as the request says."""
+    """Add an API whose hook of this kind overrides the answer as the request asks."""
     hooks: Any = {"auth_check": "override"} if kind == "auth_check" else {kind: ["override"]}
     if kind == "post_key_auth":
         hooks["auth_check"] = "let_in"
@@ -18,7 +18,7 @@ def overriding(table: Table, kind: str = "pre", definition: dict[str, Any] | Non
 
 
 def override(api: Api, **overrides: Any) -> Answer:
-    """Send a request that says which answer its hook gives."""
+    """Send a request that asks its hook for this answer."""
     return api.send(headers=[("X-Override", json.dumps(overrides))])
 
 

@@ -1,4 +1,4 @@
-"""Section 4 and 7: what becomes of the response."""
+"""Sections 4 and 7: how hooks change the response."""
 
 import gzip
 import http.client
@@ -12,12 +12,12 @@ COOKIES = ["a=1", "b=2", "c=3"]
 
 
 def answer_of(table: Table, hook: str, path: str, *headers: tuple[str, str]) -> Answer:
-    """The answer to a request whose API has this response hook."""
+    """Return the answer to a request whose API has this response hook."""
     return table.api("responses", response=[hook]).send(path=path, headers=list(headers))
 
 
 def headers_of(answer: Answer) -> list[tuple[str, str]]:
-    """All of them but the one that changes every second."""
+    """Return all headers except Date, which changes every second."""
     return sorted(header for header in answer.headers if header[0] != "Date")
 
 

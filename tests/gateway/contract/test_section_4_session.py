@@ -1,4 +1,4 @@
-"""Section 4: what becomes of sessions, tokens and metadata."""
+"""Section 4: sessions, tokens and metadata."""
 
 import json
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_an_unknown_policy_is_error_403(table: Table) -> None:
 
 
 def quota_requests(table: Table, key: str, count: int) -> list[Any]:
-    """Send so many requests with a quota of two."""
+    """Send `count` requests with a quota of two."""
     api = table.api("auth", auth_check="fill", post=["show_session"])
     session = json.dumps({"quota_max": 2, "quota_renewal_rate": 3600, "quota_remaining": 2})
     return [api.send(headers=[("Authorization", key), ("X-Session", session)]) for _ in range(count)]

@@ -16,11 +16,11 @@ DECORATED = {
     "post": "Post",
 }
 KNOWN = {"use_standard_auth": True, "ignored": "/echo"}
-"""Of an API that is not keyless: so its PostKeyAuth hooks run, and nobody needs a key."""
+"""An API that is not keyless, so its PostKeyAuth hooks run, but that needs no key."""
 
 
 def decorated(decorator: str) -> str:
-    """A hook with one of the decorators, told apart by the header that it sets."""
+    """Return a hook with this decorator, which sets a header with the decorator's name."""
     return f"""
         from tyk.decorators import *
 

@@ -1,4 +1,4 @@
-"""Section 6: bundles, unpacked by the gateway into the folder that the broker looks into."""
+"""Section 6: bundles, unpacked by the gateway into the folder that the broker watches."""
 
 import hashlib
 import json
@@ -35,13 +35,13 @@ SAYS_ITS_NAME = """
 
 
 def named_bundle(name: str) -> dict[str, str]:
-    """Files whose modules are called like those of another bundle, and like ours."""
+    """Return files with module names that another bundle and tykpy use too."""
     modules = ["common.py", "lazy.py", "ipc/__init__.py", "ipc/frame.py", "workers.py", "broker/__init__.py"]
     return {"middleware.py": SAYS_ITS_NAME, **{file: f"NAME = {name + ' ' + file!r}" for file in modules}}
 
 
 def adds_header(name: str, value: str) -> str:
-    """A bundle's code with one hook that appends to X-Order."""
+    """Return a bundle's code with one hook that appends to X-Order."""
     return f"""
         from tyk.decorators import *
 
@@ -117,7 +117,7 @@ def test_an_altered_bundle_accepted_by_the_gateway_does_not_run(table: Table) ->
 
 
 def signed(bundle: Path, folder: Path, target: Path) -> None:
-    """Make a bundle of another one, signed as Go does it."""
+    """Copy a bundle and sign it with Go."""
     with zipfile.ZipFile(bundle) as archive:
         archive.extractall(folder / "unpacked")
     command = [go_program("bundlecrypto"), "sign", "--key", str(private_pem(folder)), str(folder / "unpacked")]
@@ -153,7 +153,7 @@ SLOW_CHECK = """
 
 
 def with_extractor(table: Table, extract_with: str, **more: Any) -> Api:
-    """An API whose auth hook is skipped for a while for a client that is known by its header."""
+    """Add an API whose auth hook is skipped while the client is known by its header."""
     config = {"header_name": "Authorization", **more}
     extractor = {"extract_from": "header", "extract_with": extract_with, "extractor_config": config}
     return table.api({"middleware.py": SLOW_CHECK}, auth_check="slow_check", id_extractor=extractor)

@@ -23,7 +23,7 @@ HOOKS: Final = {"driver": "grpc", "pre": [{"name": "add_header"}]}
 
 @contextmanager
 def api_at(address: str, folder: Path, **config: object) -> Iterator[Api]:
-    """An API of a gateway that balances over the addresses of `address`."""
+    """Run a gateway that balances over the addresses of `address`, and yield an API of it."""
     keys_folder = folder / "redis"
     keys_folder.mkdir()
     with running_redis(keys_folder) as keys:
@@ -35,7 +35,7 @@ def api_at(address: str, folder: Path, **config: object) -> Iterator[Api]:
 
 
 def broker_at(folder: Path, host: str, port: int) -> RunningBroker:
-    """A broker at one of the addresses."""
+    """Return a broker that listens on one of the addresses."""
     folder.mkdir()
     broker = RunningBroker(folder, "--listen", f"tcp://{host}:{port}")
     broker.add_file("hooks.py", SOURCE)
@@ -43,13 +43,13 @@ def broker_at(folder: Path, host: str, port: int) -> RunningBroker:
 
 
 def worker_of(api: Api) -> str:
-    """The process that ran the hook of one call."""
+    """Make one call and return the process that ran its hook."""
     return api.send().upstream.headers["X-Worker"][0]
 
 
 @pytest.fixture
 def balanced(tmp_path: Path) -> Iterator[Api]:
-    """An API of a gateway that is connected to two brokers behind one name."""
+    """Yield an API of a gateway that is connected to two brokers behind one name."""
     port = free_port()
     with ExitStack() as stack:
         for host in ADDRESSES:

@@ -1,4 +1,4 @@
-"""Section 7: the connection between gateway and broker. Broker and gateway are the test's own where one is stopped."""
+"""Section 7: the connection between gateway and broker. A test that stops one of them starts its own."""
 
 import concurrent.futures
 import contextlib
@@ -26,7 +26,7 @@ GATED = {"driver": "grpc", "pre": [{"name": "gated"}]}
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of the test's own."""
+    """Run a Redis for one test."""
     folder = tmp_path / "redis"
     folder.mkdir()
     with running_redis(folder) as server:
@@ -35,7 +35,7 @@ def keys(tmp_path: Path) -> Iterator[RedisServer]:
 
 @contextlib.contextmanager
 def gateway_at(address: str, folder: Path, keys: RedisServer, **config: object) -> Iterator[RunningGateway]:
-    """A gateway that dials an address."""
+    """Run a gateway that dials `address`."""
     folder.mkdir(exist_ok=True)
     with any_gateway(folder, address, **{"direct": True, **gateway_settings(keys), **config}) as gateway:
         yield gateway
@@ -48,12 +48,12 @@ def add(gateway: RunningGateway, middleware: Mapping[str, object], path: str = "
 
 
 def worker_of(answer: Answer) -> str:
-    """The process that ran `add_header`."""
+    """Return the process that ran `add_header`."""
     return answer.upstream.headers["X-Worker"][0]
 
 
 def own_broker(folder: Path, *flags: str) -> RunningBroker:
-    """A broker of the test's own with the common hooks, which runs one call at a time: others wait behind it."""
+    """Return a broker for one test, with the common hooks, which runs one call at a time: others wait."""
     broker = RunningBroker(folder, "--threads", "1", *flags)
     broker.add_file("hooks.py", SOURCE)
     return broker
@@ -199,7 +199,7 @@ def test_with_raised_limits_bodies_above_4_mib_go_both_ways(table: Table, size: 
 
 
 def test_text_of_the_default_limit_goes_both_ways(tmp_path: Path, keys: RedisServer) -> None:
-    """With the sizes of the documented `tyk.conf`."""
+    """Use the sizes of the documented `tyk.conf`."""
     largest = BrokerConfig().max_body
     with own_broker(tmp_path, "--timeout", "120") as broker:
         with gateway_at(broker.address, tmp_path / "gw", keys) as gateway:
@@ -225,13 +225,13 @@ def test_trace_metadata_new_in_every_call_changes_nothing(table: Table) -> None:
 
 
 class Metadata(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Answers each call with what it was sent, and keeps the call's metadata."""
+    """Answers each call with its own request, and saves the call's metadata."""
 
     def __init__(self) -> None:
         self.seen: list[dict[str, str]] = []
 
     def service(self, call: Any) -> grpc.RpcMethodHandler:
-        """The handler of one call."""
+        """Return the handler of one call."""
         self.seen.append(dict(call.invocation_metadata))
         return grpc.unary_unary_rpc_method_handler(lambda message, context: message)
 

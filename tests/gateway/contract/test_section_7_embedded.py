@@ -1,4 +1,4 @@
-"""Section 7: what existing bundles were written against, and events."""
+"""Section 7: behaviour of the embedded driver that existing bundles rely on, and events."""
 
 import json
 from textwrap import dedent
@@ -13,7 +13,7 @@ from tyk.proto.coprocess_object_pb2 import Event
 
 
 def failing(table: Table, *handlers: str) -> Api:
-    """An API whose Pre hook refuses, and whose AuthFailure has these handlers."""
+    """Add an API whose Pre hook refuses, with these handlers of AuthFailure."""
     entries = [{"handler_name": "cp_dynamic_handler", "handler_meta": {"name": name}} for name in handlers]
     definition = {"event_handlers": {"events": {"AuthFailure": entries}}}
     return table.api("plugin_api", pre=["refuse"], definition=definition)

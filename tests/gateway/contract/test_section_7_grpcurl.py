@@ -1,4 +1,4 @@
-"""Section 7: grpcurl, which knows nothing of us but what server reflection says, against a real broker."""
+"""Section 7: grpcurl, which learns everything from server reflection, against a real broker."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ PLACES: Final = ("unix", "tcp")
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
-    """Listens on a Unix socket and on a port of TCP."""
+    """Run a broker that listens on a Unix socket and on TCP."""
     running = RunningBroker(tmp_path_factory.mktemp("grpcurl"))
     running.add_flags("--listen", running.address, "--listen", "tcp://127.0.0.1:0")
     running.add_file("hooks.py", SOURCE)
@@ -27,7 +27,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
 def ask(
     broker: RunningBroker, *question: str, place: str = "unix", data: Any = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run grpcurl; `data` is the message, as JSON."""
+    """Run grpcurl with `data`, a message as JSON."""
     address = ["-unix", str(broker.socket)] if place == "unix" else [tcp_address(broker)]
     message = [] if data is None else ["-d", json.dumps(data)]
     command = [grpcurl(), "-plaintext", *message, *address, *question]
@@ -35,7 +35,7 @@ def ask(
 
 
 def tcp_address(broker: RunningBroker) -> str:
-    """Host and port, as the log names them."""
+    """Return host and port from the broker's log."""
     return broker.log.partition("listening on tcp://")[2].split()[0]
 
 

@@ -77,7 +77,7 @@ def test_read_only_fields_of_the_reply_are_ignored(table: Table) -> None:
 
 
 def override(table: Table, content_type: str, **overrides: Any) -> tuple[str | None, bytes]:
-    """Content type and body of an answer that a Pre hook gives."""
+    """Return content type and body of an answer that a Pre hook gives."""
     headers = [("X-Override", json.dumps(overrides)), ("Content-Type", content_type)]
     answer = table.api("changes", pre=["override"]).send(headers=headers)
     return answer.value("Content-Type"), answer.body

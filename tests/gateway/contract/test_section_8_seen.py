@@ -1,4 +1,4 @@
-"""Section 8: what was seen behind a real gateway, and is easily taken for something else."""
+"""Section 8: behaviour seen behind a real gateway that is easily misunderstood."""
 
 import base64
 import http.client
@@ -62,7 +62,7 @@ def test_an_equivalent_query_in_url_is_sent_unchanged(table: Table) -> None:
 
 
 def rewritten(table: Table, rewrite_to: str, hook: str, *more: str) -> Api:
-    """An API whose GET /echo goes elsewhere, and whose Post hooks look at it."""
+    """Add an API that rewrites GET /echo, with Post hooks that see the result."""
     rewrite = {"path": "/echo", "match_pattern": ".*", "rewrite_to": rewrite_to}
     return table.api("changes", post=[hook, *more], definition={"url_rewrite": rewrite})
 

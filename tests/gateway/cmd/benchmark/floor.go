@@ -8,7 +8,7 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// unread is a codec that leaves a message as the bytes that it is.
+// unread is a codec that does not decode messages.
 type unread struct{}
 
 func (unread) Marshal(message any) (mem.BufferSlice, error) {
@@ -31,7 +31,7 @@ func dispatch(
 	return object, decode(object)
 }
 
-// serveFloor answers every call of the Dispatcher with the object that it got: the least that a plugin server can do.
+// serveFloor answers every call of the Dispatcher with its own object: the least that a plugin server can do.
 func serveFloor(socket string) error {
 	listener, err := net.Listen("unix", socket)
 	if err != nil {

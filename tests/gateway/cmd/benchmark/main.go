@@ -1,4 +1,4 @@
-// Benchmark has the two servers that a benchmark puts around a gateway.
+// Benchmark contains the two servers that a benchmark puts around a gateway.
 //
 //	benchmark floor SOCKET       a gRPC server that sends every object back unread
 //	benchmark upstream ADDRESS   an HTTP server with a short answer, on host:port

@@ -8,7 +8,7 @@ import (
 
 const markPrefix = "X-Bench-"
 
-// serveUpstream answers with a short text, and says in a header how many headers the hooks have set.
+// serveUpstream answers with a short text, and a header with the number of headers that the hooks have set.
 func serveUpstream(address string) error {
 	return http.ListenAndServe(address, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		marks := 0

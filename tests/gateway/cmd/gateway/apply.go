@@ -12,8 +12,8 @@ import (
 	"tykpy.test/gateway/internal/coprocess"
 )
 
-// applyRequest does to the request what the returned object says: Tyk's ObjectPostProcess. A reply without a request
-// is a nil pointer here, as it is there.
+// applyRequest changes the request as the returned object says: Tyk's ObjectPostProcess. A reply without a request
+// is a nil pointer here, as in Tyk.
 func (p *passage) applyRequest(returned *coprocess.Object) error {
 	r, request := p.r, returned.Request
 	setBody(r, request.RawBody)
@@ -68,7 +68,7 @@ func applyResponse(response *http.Response, sent, returned *coprocess.ResponseOb
 	response.StatusCode = int(returned.StatusCode)
 }
 
-// synchronised brings changes of the single-valued headers into the multi-valued ones: Tyk's
+// synchronised copies changes of the single-valued headers into the multi-valued ones: Tyk's
 // syncHeadersAndMultiValueHeaders.
 func synchronised(headers map[string]string, many []*coprocess.Header) []*coprocess.Header {
 	known := map[string]bool{}

@@ -13,7 +13,7 @@ import (
 	"tykpy.test/gateway/internal/coprocess"
 )
 
-// authenticate runs the API's auth hook where the API says so, or looks the key up itself, unless the API is keyless.
+// authenticate runs the API's auth hook if it has one, else looks the key up, unless the API is keyless.
 func (p *passage) authenticate() *refusal {
 	hook := p.api.Middleware.AuthCheck
 	var refused *refusal
@@ -59,7 +59,7 @@ func (p *passage) authenticateByHook(hook Hook) *refusal {
 	return p.takeSession(sessionFromProto(object.Session), token)
 }
 
-// takeSession is what becomes of the session that an auth hook returned; the quota goes on as it was.
+// takeSession stores the session that an auth hook returned; the quota is taken from the stored one.
 func (p *passage) takeSession(session *Session, token string) *refusal {
 	session.OrgID, session.KeyID = p.api.OrgID, p.key
 	if err := session.apply(p.gateway.config.Policies); err != nil {
@@ -97,7 +97,7 @@ func (p *passage) checkKey() *refusal {
 	return nil
 }
 
-// extractedID is the key under which the id extractor finds a session without asking the hook; "" without extractor.
+// extractedID returns the key under which the id extractor finds a session without calling the hook; "" without one.
 func (p *passage) extractedID() (string, *refusal) {
 	extractor := p.api.Middleware.IDExtractor
 	if extractor.Disabled || extractor.ExtractWith == "" {

@@ -10,7 +10,7 @@ import (
 	"tykpy.test/gateway/internal/coprocess"
 )
 
-// Config is the gateway's own configuration; the names are Tyk's where Tyk has the option.
+// Config is the gateway's own configuration; options that Tyk has too have Tyk's names.
 type Config struct {
 	GrpcServer     string            `json:"coprocess_grpc_server"`
 	RecvMaxSize    int               `json:"grpc_recv_max_size"`
@@ -30,7 +30,7 @@ type Config struct {
 	MaxBodySize    int64             `json:"max_request_body_size"`
 }
 
-// Policy is what Tyk keeps in policies.json, as far as it matters here.
+// Policy has the fields of Tyk's policies.json that matter here.
 type Policy struct {
 	Rate             float64                     `json:"rate"`
 	Per              float64                     `json:"per"`
@@ -39,7 +39,7 @@ type Policy struct {
 	AccessRights     map[string]AccessDefinition `json:"access_rights"`
 }
 
-// API is one API definition. Target is the gateway's own upstream where it is empty.
+// API is one API definition. An empty Target means the gateway's own upstream.
 type API struct {
 	ID                 string           `json:"api_id"`
 	OrgID              string           `json:"org_id"`
@@ -84,7 +84,7 @@ type Hook struct {
 	Type        coprocess.HookType `json:"-"`
 }
 
-// CustomMiddleware is the part of that name of an API definition and of a manifest.
+// CustomMiddleware is the section of that name in an API definition and in a manifest.
 type CustomMiddleware struct {
 	Driver      string      `json:"driver"`
 	Pre         []Hook      `json:"pre"`
@@ -116,8 +116,8 @@ func enabled(hooks []Hook, kind coprocess.HookType) []Hook {
 	return running
 }
 
-// add appends the hooks of one more bundle, in order: Tyk's mergeBundleManifest (v5.15). All have one driver, and one of
-// them at most has an auth hook.
+// add appends the hooks of one more bundle, in order: Tyk's mergeBundleManifest (v5.15). All have the same driver, and
+// at most one has an auth hook.
 func (m *CustomMiddleware) add(other CustomMiddleware) error {
 	if m.Driver != "" && other.Driver != m.Driver {
 		return fmt.Errorf("driver %q, but earlier bundles have %q", other.Driver, m.Driver)

@@ -39,14 +39,14 @@ func (l *dispatchLog) of(api string) []Dispatched {
 	return calls
 }
 
-// EventEnd is how one event ended: without an error where it is empty.
+// EventEnd is the result of one event; Error is empty if it succeeded.
 type EventEnd struct {
 	Handler string `json:"handler"`
 	Error   string `json:"error"`
 	APIID   string `json:"api_id"`
 }
 
-// eventLog remembers them.
+// eventLog remembers the results of events.
 type eventLog struct {
 	lock sync.Mutex
 	ends []EventEnd
@@ -74,7 +74,7 @@ func (l *eventLog) of(api string) []EventEnd {
 	return ends
 }
 
-// control is what the test talks to: it adds APIs and asks what was done. A real gateway downloads its bundles here.
+// control is the test's interface: it adds APIs and returns what was done. A real gateway downloads its bundles here.
 func (g *Gateway) control() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /apis", g.postAPI)

@@ -22,7 +22,7 @@ import (
 	"tykpy.test/gateway/internal/coprocess"
 )
 
-// roundRobin has grpc-go make a connection to every address of a name, and take them in turns.
+// roundRobin makes grpc-go connect to every address of a name, and alternate between them.
 const roundRobin = `{"loadBalancingConfig": [{"round_robin":{}}]}`
 
 // dial makes the one connection for all calls, as Tyk does: plaintext, lazily, limits only where they are configured.
@@ -50,7 +50,7 @@ func dial(config *Config) (*grpc.ClientConn, error) {
 	return grpc.NewClient(target, options...)
 }
 
-// dialTarget refuses what Tyk cannot parse (a bare host:port), and takes the tcp:// away, which grpc-go does not know.
+// dialTarget refuses what Tyk cannot parse (a bare host:port), and removes tcp://, which grpc-go does not know.
 func dialTarget(configured string) (string, error) {
 	if configured == "" {
 		return "", errors.New("no gRPC URL is set")
@@ -61,7 +61,7 @@ func dialTarget(configured string) (string, error) {
 	return strings.TrimPrefix(configured, "tcp://"), nil
 }
 
-// traced sends what OpenTelemetry's instrumentation would: a trace context that is different in every call.
+// traced sends what OpenTelemetry's instrumentation would: a new trace context with every call.
 func traced(
 	ctx context.Context, method string, request, reply any,
 	conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption,
@@ -91,10 +91,10 @@ func (g *Gateway) dispatch(ctx context.Context, object *coprocess.Object) (*copr
 	return returned, err
 }
 
-// relayedBytes is above every limit that a test sets.
+// relayedBytes is above every size limit that a test sets.
 const relayedBytes = 256 << 20
 
-// relay stands between a real gateway and the broker, and remembers the calls as if they were this gateway's own.
+// relay forwards the calls of a real gateway to the broker, and records them as if they were this gateway's own.
 type relay struct {
 	coprocess.UnimplementedDispatcherServer
 	gateway *Gateway
@@ -151,7 +151,7 @@ func addUnknownFields(object *coprocess.Object) *unknownProbe {
 	return probe
 }
 
-// check finds out whether every message that was sent with the field came back with it.
+// check returns an error unless every message that was sent with the field came back with it.
 func (p *unknownProbe) check(object *coprocess.Object) error {
 	for _, message := range messages(object) {
 		if bytes.Equal(message.GetUnknown(), p.field) {

@@ -11,7 +11,7 @@ import (
 	"tykpy.test/gateway/internal/coprocess"
 )
 
-// idleConnections are kept to each upstream, as by Tyk's max_idle_connections_per_host.
+// idleConnections is the number of idle connections per upstream, like Tyk's max_idle_connections_per_host.
 const idleConnections = 500
 
 // Gateway is the HTTP handler that clients see.
@@ -51,7 +51,7 @@ func (g *Gateway) Close() error {
 	return errors.Join(g.conn.Close(), g.keys.client.Close())
 }
 
-// add loads an API: its bundles first, then it takes requests. One of the same listen path is replaced.
+// add loads an API's bundles and then serves it. It replaces an API with the same listen path.
 func (g *Gateway) add(api *API) error {
 	if err := g.config.loadBundles(api); err != nil {
 		return err

@@ -15,7 +15,7 @@ const (
 	ratePrefix    = "rate-limit-"
 )
 
-// keyStore keeps sessions, quotas and rates in Redis.
+// keyStore stores sessions, quotas and rates in Redis.
 type keyStore struct {
 	client *redis.Client
 }
@@ -46,7 +46,7 @@ func (k *keyStore) store(ctx context.Context, key string, session *Session) erro
 	return k.client.Set(ctx, sessionPrefix+key, text, lifetime).Err()
 }
 
-// allow counts a request of the key, and says why it may not go on: "" if it may.
+// allow counts a request of the key, and returns why it is refused, or "".
 func (k *keyStore) allow(ctx context.Context, key string, session *Session) (string, int, error) {
 	if session.Rate > 0 {
 		count, err := k.count(ctx, ratePrefix+key, int64(session.Per))

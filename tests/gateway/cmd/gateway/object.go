@@ -13,7 +13,7 @@ import (
 // noOverride is the response code of an object that overrides nothing.
 const noOverride = -1
 
-// buildObject is what a hook is told: Tyk's CoProcessor.BuildObject.
+// buildObject makes the object that a hook receives: Tyk's CoProcessor.BuildObject.
 func buildObject(r *http.Request, response *http.Response, api *API, hook Hook, session *Session) (*coprocess.Object, error) {
 	request, err := buildRequest(r, hook.RawBodyOnly)
 	if err != nil {

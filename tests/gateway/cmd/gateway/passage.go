@@ -11,7 +11,7 @@ import (
 	"tykpy.test/gateway/internal/coprocess"
 )
 
-// passage is one request's way through its API's chain.
+// passage is one request on its way through its API's chain.
 type passage struct {
 	gateway *Gateway
 	api     *API
@@ -24,10 +24,10 @@ type passage struct {
 	transformed string   // the method that a method transform of the API gives it
 }
 
-// grpcDriver is the only one of Tyk's drivers that is here.
+// grpcDriver is the only one of Tyk's drivers that is implemented here.
 const grpcDriver = "grpc"
 
-// responded: the answer has been written, and nothing follows.
+// responded says that the answer has been written, and nothing follows.
 var responded = &refusal{}
 
 func newPassage(gateway *Gateway, api *API, w http.ResponseWriter, r *http.Request) *passage {
@@ -70,7 +70,7 @@ func (p *passage) hooks(hooks []Hook) func() *refusal {
 	}
 }
 
-// call runs one request hook and does what its answer says: Tyk's CoProcessMiddleware.ProcessRequest.
+// call runs one request hook and applies its answer: Tyk's CoProcessMiddleware.ProcessRequest.
 func (p *passage) call(hook Hook) (*coprocess.Object, *refusal) {
 	if p.api.Middleware.Driver != grpcDriver {
 		return nil, &refusal{http.StatusInternalServerError, http.StatusText(http.StatusInternalServerError)}
@@ -96,7 +96,7 @@ func (p *passage) call(hook Hook) (*coprocess.Object, *refusal) {
 	return returned, p.override(returned)
 }
 
-// mergeMetadata puts the object's own metadata over the session's.
+// mergeMetadata overwrites the session's metadata with the object's own.
 func mergeMetadata(object *coprocess.Object) {
 	if object.Session == nil {
 		return
@@ -109,7 +109,7 @@ func mergeMetadata(object *coprocess.Object) {
 	}
 }
 
-// override answers in the upstream's place where a hook says so.
+// override answers in place of the upstream if a hook asks for it.
 func (p *passage) override(object *coprocess.Object) *refusal {
 	overrides := object.Request.ReturnOverrides
 	if overrides.ResponseError != "" {
@@ -134,7 +134,7 @@ func (p *passage) override(object *coprocess.Object) *refusal {
 	return responded
 }
 
-// checkSize is the one limit that is here, between Pre and authentication.
+// checkSize checks the only limit of this gateway, between Pre and authentication.
 func (p *passage) checkSize() *refusal {
 	if limit := p.gateway.config.MaxBodySize; limit > 0 && p.r.ContentLength > limit {
 		return &refusal{http.StatusBadRequest, "Request is too large"}
@@ -152,7 +152,7 @@ func (p *passage) checkAccess() *refusal {
 	return nil
 }
 
-// checkLimits counts the request, and stores the session with what is left of its quota.
+// checkLimits counts the request, and stores the session with the rest of its quota.
 func (p *passage) checkLimits() *refusal {
 	if p.session == nil {
 		return nil
@@ -182,7 +182,7 @@ const (
 	xmlTemplate  = "<?xml version = \"1.0\" encoding = \"UTF-8\"?>\n<error>%s</error>"
 )
 
-// write answers in XML where the request's content type is XML, else in JSON.
+// write answers in XML if the request's content type is XML, else in JSON.
 func (e *refusal) write(w http.ResponseWriter, r *http.Request) {
 	body, contentType := jsonTemplate, "application/json"
 	switch kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); kind {

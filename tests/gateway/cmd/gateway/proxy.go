@@ -10,7 +10,7 @@ import (
 	"tykpy.test/gateway/internal/coprocess"
 )
 
-// proxy sends the request on, runs the response hooks, and writes what comes of it.
+// proxy forwards the request, runs the response hooks, and writes the response.
 func (p *passage) proxy() *refusal {
 	response, err := p.roundTrip()
 	if err != nil {
@@ -29,7 +29,7 @@ func (p *passage) proxy() *refusal {
 	return responded
 }
 
-// roundTrip sends the request; it can be read once more, by the response hooks.
+// roundTrip sends the request, and leaves it readable for the response hooks.
 func (p *passage) roundTrip() (*http.Response, error) {
 	if err := p.direct(); err != nil {
 		return nil, err

@@ -55,17 +55,17 @@ type BasicAuthData struct {
 	Hash     string `json:"hash_type"`
 }
 
-// JWTData is what a key's tokens are signed with.
+// JWTData is the secret that a key's tokens are signed with.
 type JWTData struct {
 	Secret string `json:"secret"`
 }
 
-// Monitor says at which parts of a quota an event fires.
+// Monitor lists the shares of a quota at which an event fires.
 type Monitor struct {
 	TriggerLimits []float64 `json:"trigger_limits"`
 }
 
-// AccessDefinition says which versions and paths of an API a key may use.
+// AccessDefinition lists the versions and paths of an API that a key may use.
 type AccessDefinition struct {
 	APIName     string       `json:"api_name"`
 	APIID       string       `json:"api_id"`
@@ -152,7 +152,7 @@ func sessionFromProto(proto *coprocess.SessionState) *Session {
 	}
 }
 
-// accessFromProto doubles the allowed URLs with empty entries: Tyk makes a slice of that length and appends to it.
+// accessFromProto doubles the allowed URLs with empty entries, because Tyk makes a slice of that length and appends to it.
 func accessFromProto(proto *coprocess.AccessDefinition) AccessDefinition {
 	allowed := make([]AccessSpec, len(proto.AllowedUrls))
 	for _, spec := range proto.AllowedUrls {
@@ -161,7 +161,7 @@ func accessFromProto(proto *coprocess.AccessDefinition) AccessDefinition {
 	return AccessDefinition{APIName: proto.ApiName, APIID: proto.ApiId, Versions: proto.Versions, AllowedURLs: allowed}
 }
 
-// apply puts the policies that the session names over it. An unknown one is an error.
+// apply applies the policies that the session names. An unknown one is an error.
 func (s *Session) apply(policies map[string]Policy) error {
 	names := s.ApplyPolicies
 	if len(names) == 0 && s.ApplyPolicyID != "" {

@@ -23,12 +23,12 @@ type MethodTransform struct {
 	ToMethod string `json:"to_method"`
 }
 
-// path is the request's path without the API's listen path.
+// path returns the request's path without the API's listen path.
 func (p *passage) path() string {
 	return strings.TrimPrefix(p.r.URL.Path, strings.TrimSuffix(p.api.ListenPath, "/"))
 }
 
-// transform notes where and how the request will be sent. It happens behind the Post hooks, which see it nevertheless.
+// transform records where and how the request will be sent. It takes effect after the Post hooks, which see it nevertheless.
 func (p *passage) transform() *refusal {
 	path := p.path()
 	if rewrite := p.api.Rewrite; rewrite.Path != "" && rewrite.Path == path {
@@ -59,7 +59,7 @@ func (p *passage) showTransforms(request *coprocess.MiniRequestObject) {
 }
 
 // direct turns the request into that for the upstream: Tyk's DummyProxyHandler and the proxy's director. A rewrite to
-// another host is followed as it is, even where a hook has left a path of it.
+// another host is followed as it is, even if a hook has reduced it to a path.
 func (p *passage) direct() error {
 	if p.transformed != "" {
 		p.r.Method = p.transformed

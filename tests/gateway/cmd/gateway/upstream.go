@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// Canned is what the upstream answers on one path; elsewhere it answers with what it received, as JSON.
+// Canned is the upstream's answer on one path; on others it answers with what it received, as JSON.
 type Canned struct {
 	Status  int        `json:"status"`
 	Headers [][]string `json:"headers"`

@@ -12,7 +12,7 @@ const (
 	bytesTag  = "$bytes"
 )
 
-// untag makes Go values of JSON.
+// untag converts tagged JSON to Go values.
 func untag(value any) (any, error) {
 	switch typed := value.(type) {
 	case map[string]any:
@@ -52,7 +52,7 @@ func untagMap(value map[string]any) (any, error) {
 	return untagged, nil
 }
 
-// tag makes JSON of what the codec decoded.
+// tag converts decoded values to tagged JSON.
 func tag(value any) any {
 	switch typed := value.(type) {
 	case int64, uint64:

@@ -23,7 +23,7 @@ import (
 	"tykpy.test/gateway/internal/coprocess"
 )
 
-// patience bounds the one call; a refused handshake is told at once.
+// patience is the timeout of the call; a refused handshake is reported at once.
 const patience = 20 * time.Second
 
 func main() {

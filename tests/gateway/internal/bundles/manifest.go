@@ -18,7 +18,7 @@ import (
 // ManifestName is the file that makes a folder a bundle.
 const ManifestName = "manifest.json"
 
-// Manifest keeps every key of the file, also those that this program knows nothing of.
+// Manifest has every key of the file, including those that this program does not know.
 type Manifest map[string]any
 
 // ReadManifest reads the manifest of an unpacked bundle, or of an open ZIP.
@@ -40,7 +40,7 @@ func (m Manifest) Text(key string) string {
 	return value
 }
 
-// content is what is hashed: the listed files, one behind the other, in the order of the list.
+// content returns the bytes that are hashed: the listed files, joined in the order of the list.
 func (m Manifest) content(files fs.FS) ([]byte, error) {
 	listed, _ := m["file_list"].([]any)
 	if len(listed) == 0 {
@@ -61,7 +61,7 @@ func (m Manifest) content(files fs.FS) ([]byte, error) {
 	return content.Bytes(), nil
 }
 
-// Verify compares the checksum, and the signature where a key is given: then an unsigned bundle is refused.
+// Verify compares the checksum. With a key it also verifies the signature, and refuses an unsigned bundle.
 func (m Manifest) Verify(files fs.FS, key *rsa.PublicKey) error {
 	if key != nil && m.Text("signature") == "" {
 		return errors.New("the bundle is not signed")

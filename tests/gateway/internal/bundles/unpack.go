@@ -10,13 +10,13 @@ import (
 	"strings"
 )
 
-// Hash is how a gateway names a bundle: the hex MD5 of its name, or of several names with commas between them.
+// Hash returns a gateway's name for a bundle: the hex MD5 of its name, or of several names joined by commas.
 func Hash(name string) string {
 	return fmt.Sprintf("%x", md5.Sum([]byte(name)))
 }
 
-// Folders says into which folders below `base` the bundles of an API go: one into <hash>/, several each into a
-// sub-folder of it, called after the file without its extension.
+// Folders returns the folders below `base` for the bundles of an API: <hash>/ for one, sub-folders of it for several,
+// each named after the file without its extension.
 func Folders(base, names string) map[string]string {
 	root := filepath.Join(base, Hash(names))
 	if !strings.Contains(names, ",") {
@@ -38,7 +38,7 @@ func Split(names string) []string {
 	return split
 }
 
-// Unpack writes a ZIP's contents into a folder that only its user may read; one that exists is left alone: Tyk's
+// Unpack writes a ZIP's contents into a folder that only its user may read. An existing folder is not changed: Tyk's
 // ZipBundleSaver. A sub-folder needs an entry of its own, before its files.
 func Unpack(archivePath, folder string) error {
 	if _, err := os.Stat(folder); err == nil {
