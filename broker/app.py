@@ -5,7 +5,7 @@ import contextlib
 import gc
 import logging
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 from tykpy.broker.admin import Parts, admin_methods
@@ -16,11 +16,11 @@ from tykpy.broker.config import BrokerConfig
 from tykpy.broker.end_of_turn import Turn
 from tykpy.broker.errors import BrokerError, ConfigError, UpgradeError
 from tykpy.broker.events.distributor import EventDistributor, open_sinks
-from tykpy.broker.faults import report
+from tykpy.broker.faults import Periodic, report
 from tykpy.broker.grpc.health import ServingStatus
 from tykpy.broker.grpc.server import GrpcServer
 from tykpy.broker.host.descriptors import DescriptorWatch, connections_allowed
-from tykpy.broker.host.orphans import OrphanReaper, is_init
+from tykpy.broker.host.orphans import is_init, reap_orphans
 from tykpy.broker.host.sd_notify import ServiceNotifier
 from tykpy.broker.host.upgrade import Upgrade
 from tykpy.broker.http2.limits import Limits
@@ -33,13 +33,12 @@ from tykpy.broker.pool.recycling import Recycler
 from tykpy.broker.pool.reload import Reloader
 from tykpy.broker.pool.starting import channel_options
 from tykpy.broker.pool.supervisor import PoolEvents, Supervisor
-from tykpy.broker.pool.trim import IdleMemory
+from tykpy.broker.pool.trim import TRIM_INTERVAL, trim_memory
 from tykpy.broker.pool.zygote import ZygoteKeeper
 from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.contract import RouterOptions
 from tykpy.broker.router.router import Router
 from tykpy.ipc.bodies.store import BodyStore
-from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.errors import SegmentError
 from tykpy.telemetry.log import reopen_log
 
@@ -119,14 +118,14 @@ class Broker:
         """
         self._take_signals()
         if is_init():
-            OrphanReaper(self._loop).start()
+            reap_orphans(self._loop)
         DescriptorWatch(self._loop, self.supervisor.reserve, self._on_callback_fault).start()
         await self._listeners.serve(self.admin.protocol_factory, self.grpc.protocol_factory, self.rpc.protocol_factory)
         if self.discovery is not None:
             self.discovery.start()
         self.supervisor.start()
         self.recycler.start()
-        IdleMemory(self._loop, self.bodies, self._channels).start()
+        Periodic(self._loop, TRIM_INTERVAL, self._trim_memory).start()
 
     async def serve(self) -> None:
         """Serve until a signal says stop; finish what runs within the grace.
@@ -192,8 +191,8 @@ class Broker:
             return None
         return Discovery(self._loop, folder, self.supervisor, self.reloader, self.router, reloads=reloads)
 
-    def _channels(self) -> Iterable[BrokerChannel]:
-        return [worker.channel for worker in self.supervisor.serving]
+    def _trim_memory(self) -> None:
+        trim_memory(self.bodies, [worker.channel for worker in self.supervisor.serving])
 
     def _take_signals(self) -> None:
         actions: dict[signal.Signals, Callable[[], object]] = {

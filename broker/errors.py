@@ -18,14 +18,6 @@ class ConfigError(BrokerError):
     """An option that cannot work, said by its name."""
 
 
-class AccountError(ConfigError):
-    """A user or group that this machine does not know."""
-
-
-class PrivilegeError(BrokerError):
-    """What is to be given up before plugin code runs cannot be given up."""
-
-
 class AddressError(ConfigError):
     """What is given as an address is none."""
 

@@ -1,6 +1,6 @@
-"""Which bundle each API uses, as workers see it from what they dispatch.
+"""Which bundle each API uses, as the workers see it in their dispatches.
 
-A gateway's event names its API and no bundle, and may go to a worker that has never seen the API: so each tells all.
+A gateway's event names its API but no bundle, and may go to a worker that has never seen the API: so each tells all.
 """
 
 import logging
@@ -14,21 +14,21 @@ log = logging.getLogger("tykpy.supervisor")
 
 MAX_APIS: Final = 10_000
 MAX_BYTES: Final = 1024 * 1024
-"""Of ids and hashes, well below what a control message holds. A gateway has hundreds of APIs, with 64 bytes each; what
-is beyond either limit is forgotten, and told again by the next worker that sees it."""
+"""Most bytes of ids and hashes, well below what a control message holds. A gateway has hundreds of APIs, with 64 bytes
+each. Beyond either limit all are forgotten, and come back from the next worker that sees them."""
 MAX_NAMES: Final = 256
-"""Characters of an API's id and its bundle's hash together."""
+"""Longest id of an API and hash of its bundle together, in characters."""
 
 
 class ApiTable:
-    """Hands what one worker says about an API to the others, and to those that come later."""
+    """Passes what one worker says about an API to the others, and to those that are started later."""
 
     def __init__(self) -> None:
         self._bundle_hashes: dict[str, str] = {}
         self._bytes = 0
 
     def note(self, body: Any, others: Iterable[Worker]) -> None:
-        """A worker has seen an API; one with longer names than workers announce is not kept."""
+        """Remember an API that a worker has seen, unless its names are longer than workers announce."""
         api, bundle_hash = body["api"], body["bundle_hash"]
         if len(api) + len(bundle_hash) > MAX_NAMES:
             return
@@ -41,7 +41,7 @@ class ApiTable:
             _tell(worker, {api: bundle_hash})
 
     def introduce(self, worker: Worker) -> None:
-        """Tell a new worker all."""
+        """Tell a new worker about all APIs."""
         if self._bundle_hashes:
             _tell(worker, self._bundle_hashes)
 
@@ -50,5 +50,5 @@ def _tell(worker: Worker, bundle_hashes: dict[str, str]) -> None:
     try:
         worker.channel.control.send("apis", bundle_hashes)
     except IpcError as error:
-        # It is ending, or does not read; either is noticed elsewhere.
+        # It is ending or does not read; either is handled elsewhere.
         log.debug("%s was not told of an API: %s", worker, error)

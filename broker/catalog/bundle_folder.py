@@ -1,6 +1,8 @@
-"""What lies in the folder of bundles, looked at from outside: names, and what tells that an entry has changed.
+"""The entries of the folder of bundles: their names, and stamps that tell whether an entry has changed.
 
-A look costs one stat of the folder as long as nothing comes or goes, and checks a few entries in turn for changes.
+Files are not read: a file that was replaced has another inode, and one that was written to has another time of change
+(ctime), which nobody can set; modification time and size may be the same, as archives with fixed times unpack. A check
+costs one stat of the folder as long as nothing comes or goes, and looks at a few entries in turn.
 """
 
 import os
@@ -11,19 +13,24 @@ from typing import Final
 
 from tykpy.ipc.text import why_unread
 
-LOOK_INTERVAL: Final = 0.5
-"""Seconds."""
+MANIFEST_NAME: Final = "manifest.json"
 SUFFIXES: Final = (".py", ".json", ".zip", ".so")
-"""Files that make up a bundle; what a plugin writes beside them is its own affair."""
+"""Files that make up a bundle; others that a plugin writes beside them do not count."""
+BUNDLE_SUFFIXES: Final = (".py", ".zip")
+"""Files that may each be a bundle."""
 MAX_FILES: Final = 20_000
-"""A look must not keep the event loop: what is beyond is not watched."""
+"""Most files of an entry that are watched: a check must not block the event loop."""
+CHECKED_AT_ONCE: Final = 20
+"""Entries that one check looks at for changes: a few hundred files at most, a millisecond."""
+SETTLED_NS: Final = 2_000_000_000
+"""A folder changed this recently may change again within one tick of its clock (FAT: 2 s) and look the same."""
 
 _FileStamp = tuple[str, int, int, int, int]
 Stamp = frozenset[_FileStamp]
 
 
 def stamp_of(folder: Path) -> Stamp:
-    """What tells all files below from others that may take their places; those that vanish meanwhile are left out."""
+    """Return the identities of all files below a folder; files that vanish meanwhile are left out."""
     found: set[_FileStamp] = set()
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
@@ -36,7 +43,7 @@ def stamp_of(folder: Path) -> Stamp:
 
 
 def stamp_of_file(path: str | Path) -> Stamp:
-    """The same for one file; nothing where it is not there."""
+    """Return the identity of one file, or nothing if it does not exist."""
     try:
         status = os.stat(path)
     except OSError:
@@ -44,19 +51,12 @@ def stamp_of_file(path: str | Path) -> Stamp:
     return frozenset({(str(path), status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)})
 
 
-MANIFEST_NAME: Final = "manifest.json"
-CHECKED_AT_ONCE: Final = 20
-"""Entries that one look checks for changed files: a few hundred files at most, a millisecond."""
-SETTLED_NS: Final = 2_000_000_000
-"""A folder changed this recently may change once more within one tick of its clock (FAT: 2 s) and look the same."""
-FILE_SUFFIXES: Final = (".py", ".zip")
-
 Entries = Mapping[str, Stamp]
-"""Stamps by name; the name of a folder that is itself a bundle is empty."""
+"""Stamps by name; a folder that is itself a bundle has one entry with an empty name."""
 
 
 class BundleFolder:
-    """The folder of `--bundles`, which need not exist yet."""
+    """The folder given as `--bundles`, which need not exist yet."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -67,7 +67,7 @@ class BundleFolder:
         """Why nothing is found in it."""
 
     def look(self, again: Collection[str] = ()) -> Entries:
-        """Return what is there; entries named in `again`, and the next few, are checked for changes."""
+        """Return the entries; those named in `again`, and the next few, are checked for changes."""
         before, self._seen = self._seen, self._changed_at()
         if self._seen != before or time.time_ns() - self._seen[1] < SETTLED_NS:
             self._found = {name: self._found.get(name) or self._stamp(name) for name in self._names()}
@@ -86,7 +86,7 @@ class BundleFolder:
                 return True
             return any(one.suffix == ".py" or (one / MANIFEST_NAME).is_file() for one in path.iterdir())
         except OSError:
-            return True  # loading it says what is wrong
+            return True  # loading it reports what is wrong
 
     def _changed_at(self) -> tuple[int, int]:
         try:
@@ -117,4 +117,4 @@ class BundleFolder:
 def _may_be_bundle(entry: "os.DirEntry[str]") -> bool:
     if entry.name.startswith(".") or entry.name == "__pycache__":
         return False
-    return entry.name.endswith(FILE_SUFFIXES) or entry.is_dir()
+    return entry.name.endswith(BUNDLE_SUFFIXES) or entry.is_dir()

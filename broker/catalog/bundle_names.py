@@ -1,7 +1,10 @@
-"""What bundles are called by people: their names in the API definitions, and the APIs that use them.
+"""Names of bundles and the APIs that use them, from the gateway's API definitions and from calls.
 
-A gateway unpacks a bundle into a folder named by the MD5 of its name, and names it so in every call. The name is in its
-API definitions, the APIs are in them and in the calls.
+A gateway unpacks a bundle into a folder named after the MD5 of its name, and uses the MD5 in every call. The name is in
+its API definitions (`app_path`, classic and OAS), the APIs are there and in the calls.
+
+Sources: Tyk's apidef/api_definitions.go (`CustomMiddlewareBundle`), apidef/oas/middleware.go (`PluginBundle`) and
+apidef/oas/root.go (`Info`).
 """
 
 import asyncio
@@ -23,7 +26,7 @@ log = logging.getLogger("tykpy.broker")
 
 MAX_FILES: Final = 10_000
 MAX_BYTES: Final = 16 * 1024 * 1024
-"""Of one file; OAS definitions have up to a few MiB."""
+"""Largest definition that is read; OAS definitions have up to a few MiB."""
 
 
 class ApiUse(NamedTuple):
@@ -32,7 +35,7 @@ class ApiUse(NamedTuple):
     api_id: str
     api_name: str
     bundle: str
-    """As the definition has it; several of them with commas between, from Tyk v5.15 on."""
+    """As in the definition; from Tyk v5.15 on it may be several, with commas between."""
 
 
 class _Info(msgspec.Struct):
@@ -74,7 +77,7 @@ _decode: Final = msgspec.json.Decoder(_Definition).decode
 
 
 class ApiDefinitions:
-    """The definitions in one folder; files that have not changed are not read again."""
+    """The definitions in one folder; only files that have changed are read again."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -82,7 +85,7 @@ class ApiDefinitions:
         self._complaint = ""
 
     def read(self) -> list[ApiUse]:
-        """Return the APIs that use a bundle. What cannot be read is logged, once, and left out."""
+        """Return the APIs that use a bundle. A file that cannot be read is logged once, and left out."""
         known, self._known = self._known, {}
         for path in self._paths():
             stamp = stamp_of_file(path)
@@ -137,26 +140,26 @@ def _oas_bundle(extension: _Extension) -> _Bundle:
     return (config.bundle if config is not None else None) or _Bundle()
 
 
-SETTLING: Final = 1.0
-"""Seconds from the first call of an API that is new to reading the definitions again: others may follow."""
+REFRESH_DELAY: Final = 1.0
+"""Seconds from the first call of a new API until the definitions are read again: others may follow."""
 MAX_SEEN: Final = 10_000
-"""APIs seen in calls; then all are forgotten, those in use come back."""
+"""Most APIs remembered from calls; then all are forgotten, and those in use come back."""
 MAX_ID: Final = 64
-"""Characters of an API's id and of a bundle's hash; real ones have 32."""
+"""Longest API id and bundle hash that are remembered, in characters (real ones have 32)."""
 MAX_TEXT: Final = 200
-"""Characters of what the log says of one bundle."""
+"""Longest text that the log adds to a bundle, in characters."""
 MAX_TEXTS: Final = 2_000
-"""Bundles that the log knows, so that a message with all of them fits a worker's control socket."""
+"""Most bundles that the log knows, so that one message to a worker holds them all."""
 MAX_SHOWN: Final = 3
-"""APIs that the log and tables name."""
+"""APIs of one bundle named in the log and in tables."""
 _HASH: Final = re.compile("[0-9a-f]{32}")
 
 Api = dict[str, str]
-"""`id` and `name` of an API; the name is empty where only calls say that there is such an API."""
+"""`id` and `name` of an API; the name is empty for one that is known only from calls."""
 
 
 class BundleNames:
-    """Names by MD5, from definitions and calls."""
+    """Names of bundles by MD5, from definitions and calls."""
 
     def __init__(
         self,
@@ -164,7 +167,7 @@ class BundleNames:
         loop: asyncio.AbstractEventLoop | None = None,
         tell: Callable[[Mapping[str, str]], object] = lambda _texts: None,
     ) -> None:
-        """`folder`: of API definitions, read at `refresh`; on a `loop` also when calls show an API that is new.
+        """`folder`: of API definitions, read at `refresh` and, with a `loop`, a moment after the first call of an API.
 
         `tell` is called with `texts` whenever they have changed.
         """
@@ -172,17 +175,17 @@ class BundleNames:
         self._uses: dict[str, list[ApiUse]] = {}
         """By MD5 of the bundle's name."""
         self._defined: set[str] = set()
-        """Ids of the APIs that have a definition with a bundle."""
+        """Ids of the APIs whose definition has a bundle."""
         self._seen: dict[tuple[str, str], None] = {}
-        """MD5 and API's id."""
+        """MD5 of the bundle and id of the API, from calls."""
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._tell = tell
         self.texts: Mapping[str, str] = {}
-        """What the log adds to an MD5."""
+        """Texts that the log adds to an MD5."""
 
     def note(self, api_id: str, bundle_hash: str) -> None:
-        """Take from a call that an API uses a bundle."""
+        """Remember from a call that an API uses a bundle."""
         key = bundle_hash, api_id
         if key in self._seen or not api_id or max(len(api_id), len(bundle_hash)) > MAX_ID:
             return
@@ -190,13 +193,13 @@ class BundleNames:
             self._seen.clear()
         self._seen[key] = None
         if self._loop is not None and self._timer is None:
-            self._timer = self._loop.call_later(SETTLING, self._settled)
+            self._timer = self._loop.call_later(REFRESH_DELAY, self._refresh_late)
 
     def refresh(self) -> None:
         """Read the definitions that have changed."""
         uses = [] if self._definitions is None else self._definitions.read()
         self._uses = {}
-        # Of an OAS API there are two files, which say the same.
+        # An OAS API has two files, which say the same.
         by_id = {use.api_id or use.api_name: use for use in uses}
         for use in sorted(by_id.values(), key=lambda one: (one.api_name, one.api_id)):
             self._uses.setdefault(_md5(use.bundle), []).append(use)
@@ -219,32 +222,32 @@ class BundleNames:
         ]
         return {"bundle": uses[0].bundle if uses else "", "apis": apis}
 
-    def _settled(self) -> None:
+    def _refresh_late(self) -> None:
         self._timer = None
         self.refresh()
 
 
 def text_of(bundle: Mapping[str, Any]) -> str:
-    """Return what a log or message adds to a bundle's MD5, from what `describe` says; empty: nothing is known."""
+    """Return the text that a log or message adds to a bundle's MD5, from `describe`; empty if nothing is known."""
     apis = bundle["apis"]
     shown = f"API{'s' * (len(apis) > 1)} {shown_apis(apis)}" if apis else ""
     return "; ".join(part for part in (bundle["bundle"], shown) if part)[:MAX_TEXT]
 
 
 def explain(message: str, bundles: Iterable[Mapping[str, Any]]) -> str:
-    """Return a message about some of these described bundles with their names and APIs in it."""
+    """Add the names and APIs of these described bundles to a message about them."""
     return annotated(message, {bundle["name"]: text for bundle in bundles if (text := text_of(bundle))})
 
 
 def shown_apis(apis: list[Api]) -> str:
-    """Return the names of APIs, or their ids, on one line; of many, the first few and how many more there are."""
+    """Return the names of the first few APIs, or their ids, and how many more there are."""
     names = [api["name"] or api["id"] for api in apis]
     more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
     return ", ".join(names[:MAX_SHOWN]) + more
 
 
 def hashes_of(name: str) -> list[str]:
-    """Return the hashes by which a gateway may name what is called so in the folder of bundles."""
+    """Return the hashes by which a gateway may call an entry of the folder of bundles."""
     if _HASH.fullmatch(name.lower()):
         return [name.lower()]
     stem = name.removesuffix(".py").removesuffix(".zip")

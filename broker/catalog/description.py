@@ -25,7 +25,7 @@ class BundleChange(NamedTuple):
 
 
 def bundle_problems(bundle: dict[str, Any]) -> Iterator[str]:
-    """What of a bundle could not be loaded, one line each."""
+    """Yield what could not be loaded of a bundle, one line each."""
     faults = ([bundle["error"]] if bundle["error"] else []) + list(bundle["faulty"])
     for fault in faults:
         place = f"{fault['file']}:{fault['line']}: " if fault["line"] else f"{fault['file']}: " if fault["file"] else ""
@@ -33,7 +33,7 @@ def bundle_problems(bundle: dict[str, Any]) -> Iterator[str]:
 
 
 def compare(before: Description, after: Description) -> list[BundleChange]:
-    """Every bundle of either description, by name."""
+    """Return how every bundle of either description has changed, by name."""
     old, new = _by_path(before), _by_path(after)
     changes = [_change(old.get(path), bundle) for path, bundle in new.items()]
     changes += [
@@ -45,7 +45,7 @@ def compare(before: Description, after: Description) -> list[BundleChange]:
 
 
 def version_of(description: Description) -> str:
-    """A short name for everything that is loaded: the same for workers that loaded the same."""
+    """Return a short hash of everything that is loaded, equal for workers that have loaded the same."""
     parts = sorted(f"{bundle['path']}\0{bundle.get('version', '')}" for bundle in description)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8] if parts else ""
 
@@ -54,7 +54,7 @@ def _change(old: dict[str, Any] | None, new: dict[str, Any]) -> BundleChange:
     problems = tuple(bundle_problems(new))
     change = "new"
     if old is not None:
-        # The same files may load another time: what they need is there by then.
+        # The same files may load at another time, when what they need is there.
         is_same = old.get("version") == new.get("version") and any(bundle_problems(old)) == bool(problems)
         change = "same" if is_same else "changed"
     return BundleChange(new["name"], change, len(new["hooks"]), problems, tuple(new["hashes"]))
@@ -65,7 +65,7 @@ def _by_path(description: Description) -> dict[str, dict[str, Any]]:
 
 
 class DescriptionBuilder:
-    """Descriptions by path. What a worker tells takes a bounded amount of memory, whatever it is."""
+    """Puts descriptions together from pieces, in a bounded amount of memory whatever a worker sends."""
 
     def __init__(self) -> None:
         self._bundles: dict[str, dict[str, Any]] = {}
@@ -76,13 +76,13 @@ class DescriptionBuilder:
 
     @property
     def bundles(self) -> list[dict[str, Any]]:
-        """Those that are complete."""
+        """The bundles that are complete."""
         return list(self._bundles.values())
 
     def add(self, piece: dict[str, Any], size: int) -> dict[str, Any] | None:
-        """Take a piece of `size` bytes; returns the bundle when it is complete.
+        """Add a piece of `size` bytes; return the bundle when it is complete.
 
-        Raises ControlCorruptError for what no worker says.
+        Raises ControlCorruptError for what no worker sends.
         """
         begun, path = self._begun or {**piece, "hooks": [], "faulty": []}, piece["path"]
         begun["hooks"] += piece["hooks"]
@@ -103,12 +103,12 @@ class DescriptionBuilder:
 
 
 def is_sound(bundle: Bundle) -> bool:
-    """Whether all of the bundle could be loaded."""
+    """Say whether all of the bundle could be loaded."""
     return not any(bundle_problems(bundle))
 
 
 def signature_of(description: Description) -> Signature:
-    """What is equal for workers that can run the same."""
+    """Return a value that is equal for workers that can run the same hooks."""
     return frozenset((bundle["path"], *facts_of(bundle)) for bundle in description)
 
 

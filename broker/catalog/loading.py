@@ -1,7 +1,7 @@
-"""Watches workers load their bundles: how long each takes, which of them ends or hangs its worker, what is broken.
+"""Watch workers load bundles, and find the bundles that end, hang or idle their workers.
 
-A worker says which bundle it is about to load. If it ends before it says what came of that, or takes too long, the
-bundle is to blame, and no other worker imports it until its files change or a reload clears the table.
+A worker says which bundle it is about to load. If it ends before it reports the result, or takes too long, the bundle
+is to blame, and no other worker imports it until its files change or a reload clears the table.
 """
 
 import asyncio
@@ -16,15 +16,19 @@ from tykpy.broker.pool.worker import BrokenBundle, BundleVersion, Worker
 log = logging.getLogger("tykpy.supervisor")
 
 KILL_DELAY: Final = 0.05
-"""Seconds that a worker that is not ready in time gets to write its stacks."""
+"""Seconds that a worker that is not ready in time has to write its stacks."""
 MAX_STRIKES: Final = 3
-"""Workers that a signal from outside may end while they load the same bundle, before that is no coincidence."""
+"""Workers that a signal from outside may end while they load the same bundle before the bundle is blamed."""
 MAX_VERSIONS: Final = 3
-"""Versions of a bundle that may each end a worker; then its files may be what it likes."""
+"""Versions of a bundle that may each end a worker; after these no version is loaded."""
+MAX_SUSPECTS: Final = 100
+"""Most bundles of one worker that may make it idle."""
+MAX_NAMED: Final = 5
+"""Replaced functions in a message."""
 
 
 class BundleLoads:
-    """Times the loads of all workers, and remembers what they showed."""
+    """Limits the time of all workers' loads, and remembers which bundles are not to be loaded."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, config: BrokerConfig) -> None:
         self._loop = loop
@@ -53,10 +57,10 @@ class BundleLoads:
         self.started(worker)
 
     def ended(self, worker: Worker, ending: Ending) -> None:
-        """Find out whether a bundle ended this worker, and set `worker.broken` if so."""
+        """Set `worker.broken` if a bundle ended this worker."""
         source = worker.loading
         if source is None or worker.failure is not None:
-            return  # nothing was being loaded, or it was we who ended it
+            return  # nothing was being loaded, or the broker ended it
         strikes = self._strikes[source.path] = self._strikes.get(source.path, 0) + 1
         if ending.by_itself or strikes >= MAX_STRIKES:
             self._blame(worker, source, f"the worker that loaded it {ending.words}")
@@ -64,7 +68,7 @@ class BundleLoads:
     # -- what is known of the bundles ---
 
     def messages(self) -> list[dict[str, str]]:
-        """What a new worker is told: which bundles not to import."""
+        """Return which bundles a new worker is not to import, as it is told."""
         return [_message(broken) for broken in self._broken.values()]
 
     def forget(self) -> None:
@@ -73,7 +77,7 @@ class BundleLoads:
         self._strikes.clear()
 
     def disable(self, source: BundleVersion, reason: str) -> None:
-        """Have no worker import a bundle, for a reason that no load shows."""
+        """Have no worker import a bundle, for a reason other than a failed load."""
         self._broken[source.path] = BrokenBundle(source, reason, versions=1)
 
     def retry(self, paths: Iterable[str]) -> None:
@@ -102,7 +106,7 @@ class BundleLoads:
         self._loop.call_later(KILL_DELAY, worker.process.kill)
 
     def _blame(self, worker: Worker, source: BundleVersion, reason: str) -> bool:
-        """Note that a bundle ended or hung a worker; returns whether that is new of this version."""
+        """Note that a bundle ended or hung a worker; return whether this version did so for the first time."""
         before = self._broken.get(source.path)
         known = before is not None and before.source.version == source.version
         versions = 1 if before is None else before.versions if known else before.versions + 1
@@ -112,35 +116,33 @@ class BundleLoads:
 
 
 def _message(broken: BrokenBundle) -> dict[str, str]:
-    """What workers are told."""
     version = broken.source.version if broken.versions < MAX_VERSIONS else ""
     return {"path": broken.source.path, "version": version, "reason": broken.reason}
 
 
-MAX_SUSPECTS: Final = 100
-"""Bundles of one worker."""
-MAX_NAMED: Final = 5
-"""Replaced functions in a message."""
-
-
 class IdleWorkers:
-    """Remembers where workers were idle, and disables the bundles that make them so."""
+    """Disables bundles whose workers answer pings but start no dispatch.
+
+    Such a worker is replaced. If the next one in its slot has never run anything either, a bundle is responsible: one
+    that replaced what the worker's loops depend on, or the only one. If it cannot be known which, the next workers are
+    started ever more slowly.
+    """
 
     def __init__(self, loads: BundleLoads, disabled: Callable[[str], object]) -> None:
-        """`disabled` is called with the path of each bundle that no worker is to load any more."""
+        """`disabled`: called with the path of each bundle that no worker is to load any more."""
         self._loads = loads
         self._disabled = disabled
         self._slots: set[int] = set()
 
     def note_replaced(self, worker: Worker, body: dict[str, Any]) -> None:
-        """A bundle has replaced functions of the standard library while this worker loaded it."""
+        """Note that a bundle replaced functions of the standard library while this worker loaded it."""
         if len(worker.suspects) < MAX_SUSPECTS:
             source = BundleVersion(body["path"], body["name"], body["version"])
             names = ", ".join(body["names"][:MAX_NAMED])
             worker.suspects[source] = f"it replaced {names}, and workers that load it take no dispatches"
 
     def given_up(self, worker: Worker) -> bool:
-        """A worker is ended because it is idle; returns whether the next one will do without what made it so."""
+        """Handle an idle worker that is ended; return whether its bundle was found and disabled."""
         log.error("%s says that it lives, but starts nothing of what it is given; it is replaced", worker)
         again = worker.slot in self._slots and not worker.handled
         self._slots.add(worker.slot)

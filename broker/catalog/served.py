@@ -1,4 +1,4 @@
-"""The version of each bundle that the pool serves: what a new worker is measured by."""
+"""The version of each bundle that the pool serves, and the copies from which new workers load it."""
 
 import asyncio
 import fcntl
@@ -16,7 +16,7 @@ from tykpy.ipc.kept import ASIDE, INDEX, copy_name
 
 
 class Served:
-    """The bundles that some worker has loaded soundly since the last reload, as it described them, by path."""
+    """The bundles that some worker has loaded completely since the last reload, by path, as it described them."""
 
     def __init__(self) -> None:
         self._bundles: dict[str, Bundle] = {}
@@ -27,11 +27,11 @@ class Served:
         return {path: bundle["version"] for path, bundle in self._bundles.items()}
 
     def note(self, description: Description) -> None:
-        """A worker that has loaded this gets dispatches."""
+        """Add what a worker that gets dispatches has loaded."""
         self._bundles.update({bundle["path"]: bundle for bundle in description if is_sound(bundle)})
 
     def renew(self, description: Description) -> None:
-        """New workers replace all others: forget what is gone or has other files, and take what they have loaded."""
+        """Forget bundles that are gone or changed and add what new workers, which replace all others, have loaded."""
         versions = {bundle["path"]: bundle["version"] for bundle in description}
         self._bundles = {
             path: bundle for path, bundle in self._bundles.items() if versions.get(path) == bundle["version"]
@@ -39,19 +39,19 @@ class Served:
         self.note(description)
 
     def forget(self, path: str) -> None:
-        """A bundle is not to be served any more."""
+        """Stop serving a bundle."""
         self._bundles.pop(path, None)
 
     def lacking(self, description: Description) -> list[str]:
-        """What a worker with other files than are served could not load of it, or does not find any more."""
+        """Return the served hooks and bundles that a worker with other files could not load or find."""
         found = {bundle["path"]: bundle for bundle in description}
         return list(self._lacking(found))
 
     def broken(self, description: Description, exclusive: Iterable[str]) -> list[str]:
-        """What new workers that are to replace all others could not load, and that is served.
+        """Return what new workers, which are to replace all others, could not load although it is served.
 
-        `exclusive`: paths of bundles that perhaps only one worker at a time can load. With the files as they were, a
-        new worker that could not load one is no reason against it: an old one still has what the bundle needs.
+        `exclusive`: paths of bundles that perhaps only one worker at a time can load. It is no problem if a new worker
+        could not load an unchanged one of these: an old worker still has what the bundle needs.
         """
         spared = set(exclusive)
         return [
@@ -63,7 +63,7 @@ class Served:
         ]
 
     def lost(self, descriptions: Iterable[Description]) -> list[Bundle]:
-        """The bundles that none of these workers has loaded, although one has tried to with the files as they were."""
+        """Return the bundles that none of these workers has loaded, and that one tried to load with unchanged files."""
         tried: set[str] = set()
         loaded: set[str] = set()
         for description in descriptions:
@@ -90,11 +90,11 @@ class Served:
 log = logging.getLogger("tykpy.supervisor")
 
 FOLDER: Final = "kept"
-"""Below the runtime folder: a folder for each broker, as an upgrade has two for a moment."""
+"""In the runtime folder: has a folder for each broker, as there are two during an upgrade."""
 
 
-class SavedVersions:
-    """A folder of this broker's own, locked as long as it lives. Without one, nothing is kept."""
+class SavedFolder:
+    """The folder with copies of served bundles, locked while this broker lives. Without it nothing is saved."""
 
     def __init__(self, runtime_dir: Path) -> None:
         self.path: Path | None = None
@@ -103,14 +103,14 @@ class SavedVersions:
         self._runtime_dir = runtime_dir
 
     def open(self) -> None:
-        """Make the folder, and remove those of brokers that are gone."""
+        """Create the folder, and remove those of brokers that are gone."""
         try:
             self._open(self._runtime_dir / FOLDER)
         except OSError as error:
             log.warning("no versions of bundles are kept: %s", error)
 
     def update(self, served: Mapping[str, str], used: Iterable[tuple[str, str]], *, is_quiet: bool) -> None:
-        """Tell new workers what is served, and remove other copies where no worker is starting (`is_quiet`).
+        """Tell new workers what is served, and remove other copies if no worker is starting (`is_quiet`).
 
         `served`: versions by path. `used`: paths and versions of the copies that workers have loaded.
         """
@@ -157,14 +157,14 @@ class SavedVersions:
     def _remove_others(self, folder: Path, names: set[str]) -> None:
         others = [name for name in os.listdir(folder) if name not in names and name != INDEX]
         for name in others:
-            # Under its own name a copy is complete, always.
+            # Renamed first: under its own name a copy is always complete.
             gone = name if name.startswith(ASIDE) else f"{ASIDE}gone-{name}"
             (folder / name).rename(folder / gone)
             asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, folder / gone, True)
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock a folder for as long as what is returned is open; None: another broker has it, or it is none."""
+    """Lock a folder while the returned descriptor is open; None if another broker has locked it, or it is no folder."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

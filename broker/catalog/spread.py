@@ -1,7 +1,8 @@
-"""How what is loaded is spread over the workers: what to show of it, and which hooks only some workers can run.
+"""Compare what the workers have loaded, and tell the router and the log.
 
-Most of the time all workers have loaded the same. They have not where a bundle takes something at import that only one
-process can have (a port, a lock file), and where files changed while workers were started.
+Most of the time all workers have loaded the same. They have not if a bundle takes something at import that only one
+process can have (a port, a lock file), or if files changed while workers were starting. Then some hooks are restricted
+to some workers.
 """
 
 import logging
@@ -21,7 +22,7 @@ Sets = dict[Any, frozenset[Link]]
 
 
 class Loaded(NamedTuple):
-    """Workers that have loaded the same, and what that is."""
+    """Workers that have loaded the same, and its description."""
 
     links: Collection[Link]
     description: Description
@@ -31,17 +32,17 @@ class Spread(NamedTuple):
     """What all workers together have loaded."""
 
     description: Description
-    """Every bundle once, as a worker describes it that has loaded it; `loaded_in` and `workers` count workers.
+    """Every bundle once, as a worker that has loaded it describes it; `loaded_in` and `workers` count workers.
 
-    Where others could not load it, `elsewhere` has their problems.
+    `elsewhere` has the problems of workers that could not load it, if there are any.
     """
     restrictions: Restrictions
 
 
 def spread_of(loaded: Sequence[Loaded], awaited: Iterable[Bundle] = ()) -> Spread:
-    """Compare what the workers have loaded; the newest are the last.
+    """Merge what the workers have loaded; the newest workers are last.
 
-    `awaited`: bundles that no worker has loaded at the moment and some worker will: their hooks wait for it.
+    `awaited`: bundles that no worker has loaded now but some worker will: calls for their hooks wait.
     """
     links = frozenset(link for one in loaded for link in one.links)
     hooks: Sets = {}
@@ -68,7 +69,7 @@ Copies = list[tuple[Collection[Link], Bundle]]
 
 
 def _by_path(loaded: Sequence[Loaded]) -> dict[str, Copies]:
-    """The descriptions of each bundle, the newest workers' first; bundles in the order of the newest worker."""
+    """Return the descriptions of each bundle, newest workers first; bundles in the order of the newest worker."""
     found: dict[str, Copies] = {}
     for links, description in reversed(loaded):
         for bundle in description:
@@ -77,7 +78,7 @@ def _by_path(loaded: Sequence[Loaded]) -> dict[str, Copies]:
 
 
 def _merged(copies: Copies, workers: int) -> Bundle:
-    """The description to show: of the newest worker that has loaded all of it, or that has the most of its hooks."""
+    """Return the description of the newest worker that has loaded all of the bundle, or most of its hooks."""
     best = max((bundle for _, bundle in copies), key=lambda bundle: (is_sound(bundle), len(bundle["hooks"])))
     loaded_in = sum(len(links) for links, bundle in copies if is_sound(bundle))
     merged = {**best, "loaded_in": loaded_in, "workers": workers}
@@ -88,7 +89,7 @@ def _merged(copies: Copies, workers: int) -> Bundle:
 
 
 def _restrict(copies: Copies, links: frozenset[Link], hooks: Sets, handlers: Sets) -> None:
-    """Find the workers for each hook of one bundle."""
+    """Find the workers that can run each hook of one bundle."""
     able: dict[HookKey, set[Link]] = {}
     handling: dict[str, set[Link]] = {}
     for some, bundle in copies:
@@ -101,13 +102,13 @@ def _restrict(copies: Copies, links: frozenset[Link], hooks: Sets, handlers: Set
 
 
 def _limit(sets: Sets, found: Mapping[Any, AbstractSet[Link]]) -> None:
-    """Take only these links. Where several bundles have a hook of a name, only workers that have all of them."""
+    """Restrict hooks to these links. For a hook name of several bundles: to workers that have all of them."""
     for key, links in found.items():
         sets[key] = frozenset(links) & sets.get(key, links)
 
 
 def _keys(bundle: Bundle) -> list[HookKey]:
-    """How dispatches name what this worker can run of the bundle."""
+    """Return the keys by which dispatches name the hooks of a bundle that a worker can run."""
     names = [hook["name"] for hook in bundle["hooks"]]
     if is_sound(bundle):
         names.append(CHAIN_NAME)
@@ -121,24 +122,24 @@ def _handlers(bundle: Bundle) -> list[str]:
 log = logging.getLogger("tykpy.supervisor")
 
 MAX_NAMED: Final = 3
-"""Problems of one bundle in the log; `tykpy hooks` shows all."""
+"""Problems of one bundle in the log (`tykpy hooks` shows all)."""
 
 
 class Publisher:
-    """Compares the workers whenever one of them may have changed; does nothing where none has."""
+    """Publishes what is loaded whenever that may have changed; does nothing if it has not."""
 
     def __init__(self, router: Router) -> None:
         self._router = router
         self._told: object = None
         self._is_changing = False
         self._reported: set[tuple[object, ...]] = set()
-        """Of which bundles the log says how they are loaded: path, version, and what it says."""
+        """What has been logged: path, version and kind of message."""
 
     def publish(self, serving: Iterable[Worker], awaited: list[dict[str, Any]]) -> None:
-        """Tell what these workers have loaded; calls for the bundles `awaited` wait."""
+        """Publish what these workers have loaded; calls for the bundles `awaited` wait."""
         classes = _classes(serving)
         state = [(signature, frozenset(links)) for signature, (links, _) in classes.items()]
-        # Which workers there are does not matter as long as all have loaded the same.
+        # The workers themselves do not matter as long as all have loaded the same.
         now = (state if len(state) > 1 or awaited else list(classes), awaited)
         if not classes or now == self._told:
             return
@@ -150,7 +151,7 @@ class Publisher:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Report only in the end, when several workers have been let in, what they have loaded."""
+        """Log only at the end of the block, when several workers have been admitted, what they have loaded."""
         self._is_changing = True
         try:
             yield
@@ -159,7 +160,7 @@ class Publisher:
             each(self._report, self._router.hooks.description)
 
     def report_kept(self, worker: Worker) -> None:
-        """Say once of each bundle that another version is served than is there."""
+        """Log once for each bundle that another version is served than is in the folder."""
         for bundle in worker.description if worker.kept else ():
             name = ("kept", bundle["path"], bundle["version"])
             if bundle["kept"] and name not in self._reported:
@@ -167,11 +168,11 @@ class Publisher:
                 log.warning("bundle %s %s", bundle["name"], bundle["kept"])
 
     def start_afresh(self) -> None:
-        """There is new code: say again what is to be said."""
+        """Log everything again: there is new code."""
         self._reported.clear()
 
     def _report(self, bundle: dict[str, Any]) -> None:
-        """Say once for each version of a bundle what is wrong with it, in all workers or in some."""
+        """Log once for each version of a bundle what is wrong with it, in all workers or in some."""
         problems = bundle.get("elsewhere") or list(bundle_problems(bundle))
         name = (bundle["path"], bundle["version"], "elsewhere" in bundle)
         if not problems or name in self._reported:
@@ -183,12 +184,12 @@ class Publisher:
 
 
 def merged(serving: Iterable[Worker]) -> Description:
-    """What all these workers together have loaded."""
+    """Return what all these workers together have loaded."""
     return spread_of(list(_classes(serving).values())).description
 
 
 def _classes(serving: Iterable[Worker]) -> dict[Signature, Loaded]:
-    """The workers by what they have loaded; those of the newest worker are the last."""
+    """Group the workers by what they have loaded; the group of the newest worker is last."""
     classes: dict[Signature, Loaded] = {}
     for worker in sorted(serving, key=lambda one: one.generation):
         assert worker.link is not None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tykpy.broker.config import BrokerConfig
-from tykpy.broker.errors import AccountError, ConfigError, PrivilegeError
+from tykpy.broker.errors import BrokerError, ConfigError
 from tykpy.broker.net.access import group_id, user_id
 from tykpy.ipc.prctl import Option, prctl
 
@@ -36,18 +36,18 @@ class TargetUser(NamedTuple):
 
     @classmethod
     def wanted(cls, config: BrokerConfig) -> "TargetUser | None":
-        """Who --user and --group name; None where we stay who we are. Raises AccountError."""
+        """Who --user and --group name; None where we stay who we are. Raises ConfigError."""
         if config.user is None:
             return None
         uid = user_id(config.user)
         if uid == ROOT:
-            raise AccountError(f"--user {config.user}: is root, whom it is to do without")
+            raise ConfigError(f"--user {config.user}: is root, whom it is to do without")
         gid = group_id(config.group) if config.group is not None else None
         try:
             known = pwd.getpwuid(uid)
         except KeyError:
             if gid is None:
-                raise AccountError(f"--user {config.user} has no name on this machine, so it needs --group") from None
+                raise ConfigError(f"--user {config.user} has no name on this machine, so it needs --group") from None
             return cls(uid, gid)
         return cls(uid, known.pw_gid if gid is None else gid, known.pw_name, known.pw_dir)
 
@@ -62,7 +62,7 @@ class TargetUser(NamedTuple):
             raise ConfigError(f"--user {self.name or self.uid}: only root can become another user")
 
     def become(self) -> None:
-        """Be this user and nothing else, from here on. Raises ConfigError, PrivilegeError."""
+        """Be this user and nothing else, from here on. Raises BrokerError."""
         self.check()
         if not self.is_ours:
             # Groups first: without root's powers they could not be changed any more.
@@ -78,16 +78,16 @@ class TargetUser(NamedTuple):
 
     def _verify(self) -> None:
         if os.getresuid() != (self.uid,) * 3 or os.getresgid() != (self.gid,) * 3:
-            raise PrivilegeError(f"we are not user {self.uid} and group {self.gid}, although nothing failed")
+            raise BrokerError(f"we are not user {self.uid} and group {self.gid}, although nothing failed")
         if ROOT in os.getgroups() and self.gid != ROOT:
-            raise PrivilegeError(f"user {self.name or self.uid} is still in root's group")
+            raise BrokerError(f"user {self.name or self.uid} is still in root's group")
         _expect_refusal(os.setuid)
         if self.gid != ROOT:
             _expect_refusal(os.setgid)
 
 
 def assume(config: BrokerConfig) -> None:
-    """Become whom the options name. Raises AccountError, ConfigError, PrivilegeError."""
+    """Become whom the options name. Raises BrokerError, ConfigError."""
     identity = TargetUser.wanted(config)
     if identity is None:
         if os.geteuid() == ROOT:
@@ -103,7 +103,7 @@ def assume(config: BrokerConfig) -> None:
 def _expect_refusal(become: Callable[[int], None]) -> None:
     with contextlib.suppress(PermissionError):
         become(ROOT)
-        raise PrivilegeError("we can become root again, although we are another user")
+        raise BrokerError("we can become root again, although we are another user")
 
 
 def _check_files(config: BrokerConfig, name: str) -> None:
@@ -137,10 +137,10 @@ def renounce() -> None:
     Not dumpable: processes of the same user, as workers are, can neither trace the broker nor read its memory and
     environment. A worker is dumpable again: --max-memory looks into it.
 
-    Raises PrivilegeError.
+    Raises BrokerError.
     """
     try:
         prctl(Option.NO_NEW_PRIVS, 1)
         prctl(Option.DUMPABLE, 0)
     except OSError as error:
-        raise PrivilegeError(error.strerror) from error
+        raise BrokerError(error.strerror) from error

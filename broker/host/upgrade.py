@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final
 
 from tykpy.broker.catalog.description import Description
 from tykpy.broker.errors import UpgradeError
@@ -26,41 +26,16 @@ from tykpy.broker.host.orphans import is_init
 from tykpy.broker.net.sockets import FileId, ListeningSocket
 from tykpy.broker.pool.process import describe_end, signals_blocked
 
+log = logging.getLogger("tykpy.upgrade")
+
 VARIABLE: Final = "TYKPY_HANDOVER"
 READY: Final = b"R"
-
-
-class Offer(NamedTuple):
-    """The old program's side, ready to be inherited; `close` it once the new program runs."""
-
-    environment: dict[str, str]
-    descriptors: tuple[int, ...]
-    ready: int
-    """Readable when the new program serves, or is gone."""
-
-    @classmethod
-    def make(cls, listening: Sequence[ListeningSocket], baseline: Description) -> Self:
-        """Offer these sockets, and say what is served now. Raises OSError."""
-        sockets = [[one.address, one.socket.fileno(), one.file] for one in listening]
-        document = json.dumps({"sockets": sockets, "baseline": [_outline(bundle) for bundle in baseline]})
-        with contextlib.ExitStack() as undo:
-            memory = os.memfd_create("tykpy-handover", os.MFD_CLOEXEC)
-            undo.callback(os.close, memory)
-            os.write(memory, document.encode())
-            os.lseek(memory, 0, os.SEEK_SET)
-            ready, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            undo.pop_all()
-        own = (memory, told)
-        return cls({VARIABLE: f"{memory},{told}"}, (*own, *(one.socket.fileno() for one in listening)), ready)
-
-    def close(self) -> None:
-        """Close what only the new program needs; the sockets stay open."""
-        for descriptor in self.descriptors[:2]:
-            os.close(descriptor)
+MARGIN: Final = 10.0
+"""Seconds that a new program has beyond the time that its workers may take to be ready."""
 
 
 class Handover:
-    """The new program's side."""
+    """What the new program has inherited, until it takes over."""
 
     def __init__(self, sockets: dict[str, ListeningSocket], baseline: Description, told: int) -> None:
         self.baseline = baseline
@@ -70,7 +45,7 @@ class Handover:
 
     @classmethod
     def from_environment(cls) -> "Handover | None":
-        """What this process was handed, if it is to take another's place. Raises UpgradeError."""
+        """Return what this process inherited if it is to replace another; None if not. Raises UpgradeError."""
         value = os.environ.pop(VARIABLE, None)
         if value is None:
             return None
@@ -85,11 +60,11 @@ class Handover:
             raise UpgradeError(f"{VARIABLE} does not name what an old program hands over: {error}") from error
 
     def take(self, address: str) -> ListeningSocket | None:
-        """The inherited socket of this address; None: it is a new one."""
+        """Return the inherited socket of an address; None if it is new."""
         return self._sockets.pop(address, None)
 
     def say_ready(self) -> None:
-        """Tell the old program that it can go; it may be gone already. Addresses that nobody took are given up."""
+        """Tell the old program to go (it may be gone already), and close the sockets that were not taken."""
         try:
             os.write(self._told, READY)
         except BrokenPipeError:
@@ -98,7 +73,7 @@ class Handover:
             self.close()
 
     def close(self) -> None:
-        """Give up what was not taken."""
+        """Close the sockets that were not taken."""
         if self._told >= 0:
             os.close(self._told)
             self._told = -1
@@ -107,32 +82,19 @@ class Handover:
         self._sockets.clear()
 
 
-def _adopt(address: str, descriptor: int, file: list[int] | bool | None) -> ListeningSocket:
+def _adopt(address: str, descriptor: int, file: list[int] | None) -> ListeningSocket:
     os.set_inheritable(descriptor, False)
-    known = FileId(*file) if isinstance(file, list) else bool(file)
-    return ListeningSocket.inherited(socket.socket(fileno=descriptor), address, known)
-
-
-def _outline(bundle: Mapping[str, Any]) -> dict[str, Any]:
-    """What `Supervisor.take_over` needs of a description."""
-    hooks = [{"name": hook["name"], "shape": hook["shape"]} for hook in bundle["hooks"]]
-    names = ("name", "path", "hashes", "version", "error", "faulty", "loaded_in", "workers")
-    return {**{name: bundle[name] for name in names}, "hooks": hooks}
-
-
-log = logging.getLogger("tykpy.upgrade")
-
-MARGIN: Final = 10.0
-"""Seconds that a new program gets beyond what its workers may take to be ready."""
+    sock = socket.socket(fileno=descriptor)
+    return ListeningSocket.inherited(sock, address, FileId(*file) if file is not None else None)
 
 
 def own_command() -> list[str]:
-    """The command that this process was started with, run by the same Python."""
+    """Return the command that started this process, with the same Python."""
     return [sys.executable, *sys.orig_argv[1:]]
 
 
 class Upgrade:
-    """Starts the successor, one at a time, and waits for what becomes of it."""
+    """Starts a successor, one at a time, and waits until it serves or fails."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, patience: float, done: Callable[[int], None]) -> None:
         """`patience`: seconds until a successor must serve; `done` is called with its process number when it does."""
@@ -152,16 +114,16 @@ class Upgrade:
             log.warning("an upgrade is under way: process %d", self._successor.pid)
             return
         try:
-            self._successor = _Successor(Offer.make(listening, baseline))
+            self._successor = _Successor(listening, baseline)
             self._watch(self._successor)
-        except Exception as error:  # noqa: BLE001 (whatever it was: this program goes on, and the other one does not)
+        except Exception as error:  # noqa: BLE001 (whatever it was, this program continues)
             self.close()
             self._failed(f"the new program cannot be started: {error}")
             return
         log.info("upgrading: process %d is to take over", self._successor.pid)
 
     def close(self) -> None:
-        """End a successor that does not serve yet: we are told to stop, and so is it."""
+        """End a successor that does not serve yet, as this program is told to stop."""
         if self._successor is not None:
             self._successor.end()
             self._forget(self._successor)
@@ -206,32 +168,41 @@ class Upgrade:
 
 
 class _Successor:
-    """The process that is to take over. Raises OSError where it cannot be started or watched; it does not run then."""
+    """The process that is to take over. Raises OSError if it cannot be started or watched; it does not run then."""
 
-    def __init__(self, offer: Offer) -> None:
-        self.ready = offer.ready
+    def __init__(self, listening: Sequence[ListeningSocket], baseline: Description) -> None:
         self.timer: asyncio.TimerHandle | None = None
         self.late = False
-        """It had its time."""
-        try:
+        """Its time ran out."""
+        sockets = [[one.address, one.socket.fileno(), one.file] for one in listening]
+        document = json.dumps({"sockets": sockets, "baseline": [_outline(bundle) for bundle in baseline]})
+        with contextlib.ExitStack() as inherited, contextlib.ExitStack() as undo:
+            memory = os.memfd_create("tykpy-handover", os.MFD_CLOEXEC)
+            inherited.callback(os.close, memory)
+            os.write(memory, document.encode())
+            os.lseek(memory, 0, os.SEEK_SET)
+            self.ready, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            undo.callback(os.close, self.ready)
+            inherited.callback(os.close, told)
             with signals_blocked():
                 self.process = subprocess.Popen(
-                    own_command(), pass_fds=offer.descriptors, env={**os.environ, **offer.environment}
+                    own_command(),
+                    pass_fds=(memory, told, *(one.socket.fileno() for one in listening)),
+                    env={**os.environ, VARIABLE: f"{memory},{told}"},
                 )
-        except BaseException:
-            os.close(offer.ready)
-            raise
-        finally:
-            offer.close()
+            undo.callback(self.end)
+            self.pidfd = os.pidfd_open(self.process.pid)
+            undo.pop_all()
         self.pid = self.process.pid
-        try:
-            self.pidfd = os.pidfd_open(self.pid)
-        except OSError:
-            self.end()
-            os.close(offer.ready)
-            raise
 
     def end(self) -> None:
-        """End it now."""
+        """Kill it and wait for its end."""
         self.process.kill()
         self.process.wait()
+
+
+def _outline(bundle: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `Supervisor.take_over` needs of a description."""
+    hooks = [{"name": hook["name"], "shape": hook["shape"]} for hook in bundle["hooks"]]
+    names = ("name", "path", "hashes", "version", "error", "faulty", "loaded_in", "workers")
+    return {**{name: bundle[name] for name in names}, "hooks": hooks}

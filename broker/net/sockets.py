@@ -72,13 +72,13 @@ class SocketFile:
         return f"/proc/self/fd/{self._descriptor}"
 
     @classmethod
-    def inherited(cls, path: Path, known: FileId | None) -> Self | None:
-        """Take the file of an old program; None where something else has taken its place."""
+    def inherited(cls, path: Path, known: FileId) -> Self | None:
+        """Take the file of an old program; None if something else has taken its place."""
         try:
             file = cls(path)
         except (OSError, ListenError):
             return None
-        if known in (None, file.id):
+        if known == file.id:
             return file
         file.release()
         return None
@@ -118,16 +118,10 @@ class ListeningSocket:
         self._file = file
 
     @classmethod
-    def inherited(cls, sock: socket.socket, address: str, file: FileId | bool) -> Self:
-        """A socket that an old program has opened.
-
-        `file` is the socket's file if it is to be removed by us. True comes from programs that do not say which one.
-        """
+    def inherited(cls, sock: socket.socket, address: str, file: FileId | None) -> Self:
+        """Take a socket that an old program opened; `file`: the socket's file if it is ours to remove."""
         sock.setblocking(False)
-        if not file:
-            return cls(sock, address)
-        known = file if isinstance(file, FileId) else None
-        return cls(sock, address, SocketFile.inherited(Path(sock.getsockname()), known))
+        return cls(sock, address, SocketFile.inherited(Path(sock.getsockname()), file) if file is not None else None)
 
     @property
     def file(self) -> FileId | None:
@@ -266,7 +260,7 @@ def _give(file: SocketFile, uid: int, gid: int) -> None:
 
 
 def group_of(options: SocketOptions) -> int | None:
-    """The number of their group, if they have one. Raises AccountError."""
+    """The number of their group, if they have one. Raises ConfigError."""
     return None if options.group is None else group_id(options.group)
 
 

@@ -1,31 +1,31 @@
-"""How long to wait before a slot's next worker, by how its last ones ended."""
+"""Decide how long to wait before the next worker of a slot, by how the last ones ended."""
 
 from typing import Final
 
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 10.0
-"""A worker that could not start is tried again after these many seconds, doubled each time."""
+"""Seconds until a worker that could not start is tried again, doubled each time."""
 HOPELESS_FAILURES: Final = 3
-"""Every slot must have failed so often, with no worker ever ready, before the broker gives up."""
+"""Failures in a row of every slot, with no worker ever ready, after which the broker gives up."""
 PROVEN_SECONDS: Final = 10.0
-"""A worker that served so long, or that has answered anything, did not die of its start."""
+"""A worker that served this long, or that answered anything, did not die because of its start."""
 
 
 class BackOff:
-    """Failures in a row, by slot."""
+    """Counts failures in a row, by slot."""
 
     def __init__(self) -> None:
         self._failures: dict[int, int] = {}
 
     def failed(self, slot: int) -> float:
-        """A worker did not start; returns the seconds until the next try."""
+        """Note that a worker did not start; return the seconds until the next try."""
         return self._delay(self._count(slot))
 
     def died(self, slot: int, *, worked: bool, served: float) -> float:
-        """A worker died that was ready for `served` seconds; returns the seconds until the next one.
+        """Note that a worker died that was ready for `served` seconds; return the seconds until the next one.
 
-        One that has shown that it works is replaced at once, and so is the first that dies right after its start;
-        those that follow it wait, as those that do not start.
+        A worker that `worked` is replaced at once, and so is the first that dies right after its start; the next ones
+        are delayed like those that do not start.
         """
         if worked or served >= PROVEN_SECONDS:
             self._failures.pop(slot, None)
@@ -34,11 +34,11 @@ class BackOff:
         return self._delay(count - 1) if count > 1 else 0.0
 
     def forget(self, slot: int) -> None:
-        """Start afresh: the slot is given up, or its content is new."""
+        """Forget the failures of a slot: it is removed, or its worker will load something else."""
         self._failures.pop(slot, None)
 
     def hopeless(self, slots: int) -> bool:
-        """Whether all of the first `slots` slots have failed too often."""
+        """Say whether all of the first `slots` slots have failed too often."""
         return all(self._failures.get(slot, 0) >= HOPELESS_FAILURES for slot in range(slots))
 
     def _count(self, slot: int) -> int:

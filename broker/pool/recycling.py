@@ -1,7 +1,7 @@
-"""Recycling: a worker that has served long enough is replaced by a fresh one, which is ready before the old one leaves.
+"""Replace workers after a number of dispatches, an age, or an amount of memory.
 
-Long enough is so many dispatches, so many seconds, or so much memory. One at a time, so that there are never fewer
-workers ready than there should be, and never more than one too many.
+The fresh worker is ready before the old one leaves. One is replaced at a time, so that there are never fewer workers
+ready than there should be, and never more than one too many.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ _RSS_FIELD: Final = 1
 
 
 def memory_of(pid: int, limit: int) -> int:
-    """Bytes that are this process's own share of memory (PSS), or 0 where it is gone.
+    """Return a process's proportional share of memory (PSS) in bytes, or 0 if it is gone.
 
-    Shared pages count in part: workers have much in common. That costs the kernel a walk over all mappings, so it is
-    asked only where the cheap upper bound (RSS) is above `limit`; up to there the bound is returned.
+    Workers share many pages. PSS costs the kernel a walk over all mappings, so it is read only if the cheap upper bound
+    (RSS) is above `limit`; otherwise RSS is returned.
     """
     try:
         rss = int(Path(f"/proc/{pid}/statm").read_text().split()[_RSS_FIELD]) * PAGE
@@ -48,13 +48,13 @@ def _pss(pid: int, otherwise: int) -> int:
 log = logging.getLogger("tykpy.recycling")
 
 LOOK_INTERVAL: Final = 1.0
-"""Seconds between two looks at the workers' age and memory."""
+"""Seconds between two checks of the workers' age and memory."""
 RETRY_DELAY: Final = 10.0
-"""Seconds after a replacement that did not start; the old worker goes on."""
+"""Seconds until the next try after a replacement that did not start."""
 
 
 class Recycler:
-    """Knows who is due, and replaces them one after the other."""
+    """Replaces workers that are due, one after the other."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, config: BrokerConfig, supervisor: Supervisor) -> None:
         self.recycled = 0
@@ -63,16 +63,16 @@ class Recycler:
         self._config = config
         self._supervisor = supervisor
         self._due: dict[Worker, str] = {}
-        """Who is to be replaced, and why, in order."""
+        """The workers to replace, and why, in order."""
         self._leaving: Worker | None = None
-        """Who is being replaced now."""
+        """The worker that is being replaced."""
         self._paused = False
         if config.max_requests:
             supervisor.request_limit = self._request_limit
             supervisor.on_request_limit = self._on_request_limit
 
     def start(self) -> None:
-        """Look at age and memory from now on, if they are limited."""
+        """Check age and memory periodically from now on, if they are limited."""
         if self._config.max_age or self._config.max_memory:
             Periodic(self._loop, LOOK_INTERVAL, self._look).start()
 
@@ -95,7 +95,7 @@ class Recycler:
     def _reason(self, worker: Worker) -> str | None:
         if self._config.max_age and worker.age >= self._config.max_age:
             return f"{worker.age:.0f} s (--max-age)"
-        # A worker that has done nothing yet is as small as the next one would be.
+        # A worker that has done nothing yet is no larger than the next one would be.
         if self._config.max_memory and worker.handled:
             memory = memory_of(worker.process.pid, self._config.max_memory)
             if memory > self._config.max_memory:
@@ -123,14 +123,14 @@ class Recycler:
             self._postpone(str(error))
 
     def worker_ready(self, worker: Worker) -> None:
-        """The fresh one: the old one may leave."""
-        if self._supervisor.let_in(worker):
+        """Admit the fresh worker; the old one leaves."""
+        if self._supervisor.try_admit(worker):
             self._leaving = None
             self.recycled += 1
             self._next()
 
     def worker_lost(self, worker: Worker, why: str) -> None:
-        """No replacement: the old one goes on for the time being."""
+        """Keep the old worker for now."""
         self._postpone(why)
 
     def _postpone(self, why: str) -> None:

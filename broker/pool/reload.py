@@ -1,9 +1,9 @@
-"""Reload: a whole new generation of workers with what is on disk now takes over, or nothing changes.
+"""Reload: a whole new generation of workers with the bundles now on disk takes over, or nothing changes.
 
-The same brings bundles that are new in the folder: then those that are served already stay as they are.
+New bundles are loaded in the same way, without changing those that are served already (`pinned`).
 
-All new workers must be ready, and none may lack what the old ones serve, before the first of them gets a dispatch;
-then all of them are let in and all old ones leave, in one turn of the loop. Nothing that listens is touched.
+All new workers must be ready, and none may lack what the old ones serve, before the first of them gets a dispatch. Then
+all of them are admitted and all old ones leave, in one turn of the loop. Listening sockets are not touched.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from tykpy.broker.router.router import Router
 log = logging.getLogger("tykpy.reload")
 
 MAX_NAMED: Final = 5
-"""Problems in one line of the log; the answer of `tykpy reload` has them all."""
+"""Problems in one line of the log (the answer of `tykpy reload` has them all)."""
 
 ReloadOutcome = dict[str, Any] | ReloadError
 ReloadListener = Callable[[ReloadOutcome], None]
 
 
 class Generation:
-    """The new workers of one reload, until they are let in or dismissed."""
+    """The new workers of one reload, until they are admitted or dismissed."""
 
     def __init__(self, supervisor: Supervisor, done: Callable[[ReloadError | None], None], *, pinned: bool) -> None:
-        """`pinned`: what is served already stays as it is, and only what is new is loaded from the folder."""
+        """`pinned`: load only what is new from the folder, and what is served already as it is."""
         self._supervisor = supervisor
         self.pinned = pinned
         self._done = done
@@ -43,7 +43,7 @@ class Generation:
         self._over = False
 
     def start(self) -> None:
-        """Start as many workers as there should be."""
+        """Start a worker for every slot."""
         try:
             for slot in range(self._supervisor.wanted):
                 self._workers.append(self._supervisor.spawn(slot, self, pinned=self.pinned))
@@ -53,12 +53,12 @@ class Generation:
 
     @property
     def description(self) -> Description:
-        """What its workers have loaded together."""
+        """What its workers together have loaded."""
         classes = {worker.signature: Loaded([], worker.description) for worker in self._workers}
         return spread_of(list(classes.values())).description
 
     def worker_ready(self, worker: Worker) -> None:
-        """One more; the last of them is the signal to take over."""
+        """Count a ready worker; when it is the last, the generation is done."""
         if self._over:
             return
         damage = self._supervisor.broken(worker)
@@ -71,7 +71,7 @@ class Generation:
             self._done(None)
 
     def worker_lost(self, worker: Worker, why: str) -> None:
-        """Without one of them, none; but a bundle that ends its worker is left out."""
+        """Refuse the generation, or start the worker again without the bundle that ended it."""
         if self._over:
             return
         if worker.broken is None:
@@ -83,7 +83,7 @@ class Generation:
             self._refuse(ReloadError(f"a new worker cannot be started: {error}"))
 
     def take_over(self) -> None:
-        """Let all in; the old ones leave."""
+        """Admit all its workers; the old ones leave."""
         self._supervisor.renew(self.description, pinned=self.pinned)
         self._supervisor.admit_all(self._workers)
 
@@ -95,7 +95,7 @@ class Generation:
 
 
 class Reloader:
-    """One reload at a time; who asks while one is under way gets the next, for files may have changed since."""
+    """Runs one reload at a time; requests during one get the next, as files may have changed since it started."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, config: BrokerConfig, supervisor: Supervisor, router: Router
@@ -116,7 +116,7 @@ class Reloader:
         self._listeners: list[ReloadListener] = []
         self._next: list[ReloadListener] = []
         self._next_is_pinned = True
-        """Those who wait for the next generation want what is new alone."""
+        """All requests for the next generation are pinned."""
         self._started = 0.0
 
     @property
@@ -125,7 +125,7 @@ class Reloader:
         return self._generation is not None
 
     def request(self, listener: ReloadListener | None = None, *, pinned: bool = False) -> None:
-        """Reload; the listener hears what was loaded, or a ReloadError.
+        """Reload; the listener is called with what was loaded, or a ReloadError.
 
         `pinned`: load bundles that are new in the folder, and leave those that are served as they are.
         """
@@ -155,14 +155,14 @@ class Reloader:
         assert generation is not None
         try:
             outcome = error or self._take_over(generation)
-        except Exception as fault:  # noqa: BLE001 (whoever waits for the reload is told, and the next one can start)
+        except Exception as fault:  # noqa: BLE001 (listeners are told, and the next reload can start)
             report(fault)
             outcome = ReloadError(f"the broker failed to take it over: {type(fault).__name__}: {fault}")
         attempt(self.on_generation_end, generation.pinned, not isinstance(outcome, ReloadError))
         self._note(outcome, generation.pinned)
         each(lambda listener: listener(outcome), self._listeners)
         if self._next:
-            # Not from within: the workers of a refused generation have this call on their stack.
+            # Not from here: the workers of a refused generation have this call on their stack.
             self._loop.call_soon(self._start_next)
 
     def _note(self, outcome: ReloadOutcome, pinned: bool) -> None:

@@ -1,4 +1,4 @@
-"""Starts workers: channel, process, configuration."""
+"""Start workers: channel, process, configuration."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from tykpy.broker.catalog.served import SavedVersions
+from tykpy.broker.catalog.served import SavedFolder
 from tykpy.broker.config import AUTO, BrokerConfig
 from tykpy.broker.errors import WorkerStartError
 from tykpy.broker.faults import report
@@ -25,24 +25,24 @@ log = logging.getLogger("tykpy.supervisor")
 RING_CAPACITY: Final = 2 * 1024 * 1024
 """Bytes per ring. Pages that no record has touched cost nothing."""
 STARTING_FILES: Final = 24
-"""Descriptors that starting a worker takes (16), and some for what else happens in that moment."""
+"""Descriptors that starting a worker takes (16), and some for whatever else happens at that moment."""
 LASTING_FILES: Final = 12
-"""Descriptors that a worker keeps (9): those of one that ended are kept from others until it is replaced."""
+"""Descriptors that a worker keeps (9): those of one that ended are reserved until it is replaced."""
 FIRST: Final = 1
-"""The first generation, which looks whether Redis can be reached; the others find out when they use it."""
+"""The first generation checks whether Redis can be reached; the others find out when they use it."""
 RECORD_ROUNDING: Final = 64
 """The largest record is a multiple of this many bytes."""
 
 
 def channel_options(threads: int, max_message: int, *, learns: bool = False) -> ChannelOptions:
-    """The sizes of a channel on which all that a link may have in flight finds room (see `ChannelOptions.credits`)."""
+    """Return the sizes of a channel with room for all that a link may have in flight (see `ChannelOptions.credits`)."""
     most = most_blocking(threads, learns=learns) + ASYNC_LIMIT
     max_record = RING_CAPACITY // (most + 2) // RECORD_ROUNDING * RECORD_ROUNDING
     return ChannelOptions(capacity=RING_CAPACITY, max_record=max_record, max_message=max_message)
 
 
 class WorkerStarter:
-    """Starts one worker generation after the other; they end with the zygotes that are closed here."""
+    """Starts workers; closing it ends them all."""
 
     def __init__(
         self,
@@ -52,8 +52,7 @@ class WorkerStarter:
         broken: Callable[[], Iterable[dict[str, str]]] = tuple,
         names: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`bodies`: where all workers find big requests. `broken`: the bundles that no worker is to import. `names`:
-        what the log adds to MD5s."""
+        """`bodies`: the store of big requests. `broken`: bundles not to import. `names`: `BundleNames.texts`."""
         self._config = config
         self._bodies = bodies
         self._broken = broken
@@ -63,15 +62,15 @@ class WorkerStarter:
         self._generation = 0
         self._zygotes = zygotes
         self.reserve = DescriptorReserve()
-        self.kept = SavedVersions(config.runtime_dir)
+        self.kept = SavedFolder(config.runtime_dir)
 
     def start(self, slot: int, owner: WorkerOwner, *, pinned: bool = True) -> Worker:
         """Start a worker; it says on its control socket when it is ready.
 
-        `pinned`: it loads the versions of bundles that are served now, and not what is there.
+        `pinned`: it loads the versions of bundles that are served now, not what is in the folder.
 
-        Raises WorkerStartError where the machine has no memory, descriptors or processes left, and for whatever else
-        goes wrong: who asked for the worker tries again or gives up, but never goes on without it.
+        Raises WorkerStartError if the machine has no memory, descriptors or processes left, and for every other error:
+        the caller tries again or gives up, but never goes on without the worker.
         """
         self._generation += 1
         try:
@@ -80,12 +79,12 @@ class WorkerStarter:
         except (OSError, IpcError) as error:
             raise WorkerStartError(f"no process can be started: {error}") from error
         except Exception as fault:
-            # Whoever wants a worker tries again later, whatever the reason was.
+            # Whatever it is, the caller tries again later.
             report(fault)
             raise WorkerStartError(f"no process can be started: {fault!r}") from fault
 
     def keep_room(self, missing: int) -> None:
-        """Keep descriptors from others for so many workers that are still to be started, and for starting one."""
+        """Reserve descriptors for so many workers that are still to be started, and for starting one."""
         self.reserve.hold(STARTING_FILES + LASTING_FILES * missing)
 
     def close(self) -> None:
@@ -97,7 +96,7 @@ class WorkerStarter:
     def _open(self, slot: int, generation: int, owner: WorkerOwner, pinned: bool) -> Worker:
         channel = BrokerChannel.create(slot, generation, self._epoch, self._options, self._bodies)
         try:
-            # Before there is a process: it waits in the socket, and what fails here leaves nothing to end.
+            # Before there is a process: messages wait in the socket, and after an error here there is nothing to end.
             for told in self._broken():
                 channel.control.send("broken", told)
             channel.control.send("configure", self._worker_config(pinned))
@@ -116,8 +115,7 @@ class WorkerStarter:
         )
 
     def _worker_config(self, pinned: bool) -> dict[str, Any]:
-        # Over the socket, not in argv: the Redis URL may hold a password. Paths are bytes, as they are for the kernel:
-        # not all of them are text.
+        # Over the socket, not in argv: the Redis URL may hold a password. Paths are bytes: not all of them are text.
         config = self._config
         return {
             "bundles": os.fsencode(config.bundles) if config.bundles else None,

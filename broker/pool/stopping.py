@@ -1,4 +1,4 @@
-"""How workers leave: those asked to finish first, those that hang are ended, and none is waited for for ever."""
+"""How workers end: those asked to finish what they run first, those that hang are killed; and who is to blame."""
 
 import asyncio
 import logging
@@ -16,57 +16,24 @@ from tykpy.broker.router.link import Link
 from tykpy.broker.router.router import Router
 from tykpy.ipc.errors import IpcError
 
-RENEWAL_SLACK: Final = 0.5
-"""Seconds: a worker renews its limit of CPU time at the start of a dispatch, but not of each (see rlimits.py)."""
-
-
-def ending_of(worker: Worker, limit_cpu: int) -> Ending:
-    """Say how a worker has ended, and whether by a signal that is not due to anything that it did itself.
-
-    `limit_cpu`: seconds of CPU time that it may use for a dispatch; 0: there is no limit.
-    """
-    ending = worker.process.ending()
-    if worker.link is None:
-        return ending
-    if worker.channel.was_signalled():
-        return Ending(f"{ending.words}, which it was sent", by_itself=None)
-    if ending.words.startswith(CPU_ENDING) and not _may_have_used(limit_cpu, worker.link):
-        return Ending(f"{CPU_ENDING}, which it was sent", by_itself=False)
-    return ending
-
-
-def cause_of(worker: Worker, link: Link, ending: Ending) -> Cause:
-    """What the hooks that it ran have to do with its end."""
-    if link.overdue:
-        return Cause.UNKNOWN if worker.stopped else Cause.HANG
-    if worker.blamed or ending.by_itself:
-        return Cause.CRASH
-    return Cause.UNKNOWN if ending.by_itself is None else Cause.OUTSIDE
-
-
-def _may_have_used(cpu_seconds: int, link: Link) -> bool:
-    """Whether what the worker ran can have taken so much CPU time."""
-    started = [link.channel.execution_started_ns(seq) for seq in link.channel.executing()]
-    longest = max((time.monotonic_ns() - at for at in started), default=0) / 1e9
-    return bool(cpu_seconds) and (longest + RENEWAL_SLACK) * (os.cpu_count() or 1) >= cpu_seconds
-
-
 log = logging.getLogger("tykpy.supervisor")
 
 STOP_GRACE: Final = 2.0
-"""Seconds an idle worker gets to end by itself before it is killed."""
+"""Seconds that an idle worker has to exit before it is killed."""
 PONG_PATIENCE: Final = 1.0
-"""Seconds that a worker gets to say that it lives, at least: the machine may be busy."""
+"""Least seconds that a worker has to answer a ping: the machine may be busy."""
 IDLE_MISSES: Final = 5
-"""Times that a worker must have started nothing of what it was given, one after the other, before it is given up."""
+"""Times in a row that a worker must start none of its dispatches before it is replaced although it answers pings."""
 DUMP_TIME: Final = 0.5
-"""Seconds that a worker that is idle gets to write its stacks: it has been replaced already."""
+"""Seconds that an idle worker has to write its stacks; it has been replaced already."""
 CHECK_INTERVAL: Final = 0.05
-"""Seconds between two looks at a worker that is to be ended once its other dispatches are done."""
+"""Seconds between two checks whether the other dispatches of a hung worker are done."""
+RENEWAL_SLACK: Final = 0.5
+"""Seconds: a worker renews its limit of CPU time when a dispatch starts, but not for each one (see rlimits.py)."""
 
 
 class WorkerStopper:
-    """Ends workers. The router's watcher: it hears from there which of them are in trouble."""
+    """Ends workers. It watches the router, which tells it which of them are in trouble."""
 
     def __init__(
         self,
@@ -76,19 +43,19 @@ class WorkerStopper:
         workers: Mapping[int, Worker],
         replace: Callable[[Worker], None],
     ) -> None:
-        """`workers` are those that live, by generation; `replace` is called for one that is given up."""
+        """`workers`: those alive, by generation. `replace`: called for one that hangs or is idle."""
         self._loop = loop
         self._config = config
         self._router = router
         self._workers = workers
         self._replace = replace
         self._idle_after = max(config.hang_grace, PONG_PATIENCE)
-        """Seconds after which a worker that starts nothing is given up, whatever it says."""
+        """Seconds after which a worker that starts nothing is replaced even if it answers pings."""
 
     # -- in trouble ---
 
     def overdue(self, link: Link) -> None:
-        """A dispatch of this worker runs past its deadline: dump its stacks now, end it if it does not come back."""
+        """Handle a dispatch past its deadline: dump the worker's stacks, and end it if it does not recover in time."""
         worker = self._workers.get(link.generation)
         if worker is None or worker.ending:
             return
@@ -101,7 +68,7 @@ class WorkerStopper:
         worker.ending = self._loop.call_later(self._config.hang_grace, self._end_hung, worker)
 
     def silent(self, link: Link) -> None:
-        """This worker does not start what it is given: ask it whether it lives, end it if it does not say so."""
+        """Handle a worker that does not start its dispatches: ping it, and end it if it does not answer."""
         worker = self._workers.get(link.generation)
         if worker is None or worker.ending:
             return
@@ -109,10 +76,10 @@ class WorkerStopper:
             self._end_idle(worker)
             return
         worker.ending = self._loop.call_later(self._idle_after, self._end_hung, worker)
-        self._attempt(worker, lambda: worker.channel.control.send("ping"))
+        self._tell(worker, lambda: worker.channel.control.send("ping"))
 
     def corrupt(self, link: Link, error: IpcError) -> None:
-        """This worker wrote something that cannot be: nothing that it says counts any more."""
+        """Kill a worker that wrote something impossible: nothing that it writes counts any more."""
         worker = self._workers.get(link.generation)
         if worker is None:
             return
@@ -122,18 +89,18 @@ class WorkerStopper:
         worker.process.kill()
 
     def gone(self, link: Link) -> None:
-        """This worker's end is closed: one that lives all the same is of no more use."""
+        """Kill a worker whose end of the channel is closed, should it still be alive."""
         worker = self._workers.get(link.generation)
         if worker is not None:
             worker.process.kill()
 
     def awake(self, worker: Worker) -> None:
-        """It says that it lives."""
+        """Handle a pong."""
         link = worker.link
         if link is None:
             return
         if worker.ending and not link.overdue:
-            # Also where it has answered a dispatch since: it may be silent again when this runs out.
+            # Also if it has answered a dispatch since: it may be silent again when this runs out.
             worker.ending.cancel()
             worker.ending = None
         if link.silent:
@@ -145,13 +112,13 @@ class WorkerStopper:
         if link is None or worker.generation not in self._workers or not (link.overdue or link.silent):
             return
         worker.phase = WorkerPhase.LEAVING
-        # First: whatever goes wrong with giving its work to others, it is killed.
+        # First: it is killed even if passing its dispatches on fails.
         self._loop.call_soon(self._kill_when_alone, worker)
         attempt(self._router.leave, link)
         self._replace(worker)
 
     def _end_idle(self, worker: Worker) -> None:
-        """It says that it lives and starts nothing: replace it, and kill it when it has written its stacks."""
+        """Replace a worker that answers pings and starts nothing; kill it when it has written its stacks."""
         assert worker.link is not None
         worker.idle = True
         worker.phase = WorkerPhase.LEAVING
@@ -165,7 +132,7 @@ class WorkerStopper:
         link = worker.link
         if link is None or worker.generation not in self._workers:
             return
-        # What an idle one has claimed and does not run, it never will.
+        # An idle worker never runs what it has claimed and does not run yet.
         if (link.channel.executing() if worker.idle else link.in_flight.keys()) - link.overdue:
             self._loop.call_later(CHECK_INTERVAL, self._kill_when_alone, worker)
         else:
@@ -173,30 +140,30 @@ class WorkerStopper:
             log.warning("%s hangs; killing it", worker)
             worker.process.kill()
 
-    # -- asked to ---
+    # -- asked to leave ---
 
     def ask_to_leave(self, worker: Worker) -> None:
-        """Give it nothing more; it finishes what it runs and ends."""
+        """Give a worker nothing more; it finishes what it runs and exits."""
         worker.phase = WorkerPhase.LEAVING
         if worker.link is None:
             worker.end_patience()
         else:
             self._router.leave(worker.link)
-        self._attempt(worker, worker.channel.start_drain)
-        self._loop.call_later(STOP_GRACE, self._see_off, worker)
+        self._tell(worker, worker.channel.start_drain)
+        self._loop.call_later(STOP_GRACE, self._kill_when_done, worker)
 
-    def _see_off(self, worker: Worker) -> None:
-        """Wait as long as it has something to do (which its deadlines limit), but no longer."""
+    def _kill_when_done(self, worker: Worker) -> None:
+        """Kill a worker that has nothing left to do; its dispatches' deadlines limit how long that takes."""
         if worker.generation not in self._workers:
             return
         if worker.link is not None and worker.link.in_flight:
-            self._loop.call_later(STOP_GRACE, self._see_off, worker)
+            self._loop.call_later(STOP_GRACE, self._kill_when_done, worker)
         else:
             log.warning("%s did not end by itself; killing it", worker)
             worker.process.kill()
 
     async def end_all(self, all_gone: asyncio.Future[None]) -> None:
-        """End every worker, those that do not by themselves by force; `all_gone` is set by who reaps them."""
+        """End every worker, by force after STOP_GRACE; whoever reaps them sets `all_gone`."""
         for worker in tuple(self._workers.values()):
             worker.end_patience()
             self.ask_to_leave(worker)
@@ -208,9 +175,43 @@ class WorkerStopper:
                 worker.process.kill()
             await all_gone
 
-    def _attempt(self, worker: Worker, tell: Callable[[], object]) -> None:
+    def _tell(self, worker: Worker, send: Callable[[], object]) -> None:
         try:
-            tell()
+            send()
         except (OSError, IpcError) as error:
             log.warning("%s does not listen any more (%s); killing it", worker, error)
             worker.process.kill()
+
+
+# -- who is to blame; nobody where that is not known ---
+
+
+def ending_of(worker: Worker, limit_cpu: int) -> Ending:
+    """Say how a worker ended, and whether it did so by itself or because somebody sent it a signal.
+
+    `limit_cpu`: seconds of CPU time that it may use for a dispatch; 0: no limit.
+    """
+    ending = worker.process.ending()
+    if worker.link is None:
+        return ending
+    if worker.channel.was_signalled():
+        return Ending(f"{ending.words}, which it was sent", by_itself=None)
+    if ending.words.startswith(CPU_ENDING) and not _may_have_used(limit_cpu, worker.link):
+        return Ending(f"{CPU_ENDING}, which it was sent", by_itself=False)
+    return ending
+
+
+def cause_of(worker: Worker, link: Link, ending: Ending) -> Cause:
+    """Say whether the hooks that a worker ran caused its end."""
+    if link.overdue:
+        return Cause.UNKNOWN if worker.stopped else Cause.HANG
+    if worker.blamed or ending.by_itself:
+        return Cause.CRASH
+    return Cause.UNKNOWN if ending.by_itself is None else Cause.OUTSIDE
+
+
+def _may_have_used(cpu_seconds: int, link: Link) -> bool:
+    """Say whether what the worker ran can have taken so much CPU time."""
+    started = [link.channel.execution_started_ns(seq) for seq in link.channel.executing()]
+    longest = max((time.monotonic_ns() - at for at in started), default=0) / 1e9
+    return bool(cpu_seconds) and (longest + RENEWAL_SLACK) * (os.cpu_count() or 1) >= cpu_seconds

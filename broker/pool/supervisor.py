@@ -1,7 +1,7 @@
-"""The pool: starts workers, hears from them, replaces the ones that end, and sees them off.
+"""The pool: start workers, handle their messages, replace those that end, and stop them.
 
-It never polls: a worker's end is its pidfd, its news is its control socket, its answers are its doorbell. Each slot has
-one holder, the worker that is replaced when it ends; others may be starting to take its place (recycling, reload).
+It never polls: a worker's end is its pidfd, its messages are its control socket, its answers are its doorbell. Each
+slot has one worker, which is replaced when it ends; others may be starting to take its place (recycling, reload).
 """
 
 import asyncio
@@ -39,28 +39,27 @@ from tykpy.telemetry.log import explain_in_log
 
 log = logging.getLogger("tykpy.supervisor")
 
-TELL_FIRST: Final = 0.001
-"""Seconds until a worker that died is replaced: starting a process takes milliseconds, and what is written to its
-callers leaves at the end of the loop's turn. Measured: their errors come 6 ms earlier."""
-
-MEMORY_LOOK: Final = 1.0
-"""Seconds between two looks at how many processes the machine has ended for want of memory."""
-
+REPLACE_DELAY: Final = 0.001
+"""Seconds until a worker that died is replaced: starting a process takes milliseconds, and errors for its callers are
+written at the end of the loop's turn. Measured: they arrive 6 ms earlier."""
+MEMORY_INTERVAL: Final = 1.0
+"""Seconds between two reads of how many processes the machine has killed for lack of memory."""
 EVENT_MESSAGES: Final = frozenset({"event", "events_lost"})
-LAST_WORDS: Final = EVENT_MESSAGES | {"failed", "loading", "bundle"}
+LAST_MESSAGES: Final = EVENT_MESSAGES | {"failed", "loading", "bundle"}
+"""What is read of a worker that has died."""
 LAST_READS: Final = 16
-"""Reads of what a dead worker has still sent: more than its socket can hold."""
+"""Reads from a dead worker's socket: more than it can hold."""
 
 
 class PoolEvents(NamedTuple):
-    """What the composition root wants to hear of."""
+    """Callbacks of the composition root."""
 
     ready: Callable[[int], object]
-    """So many workers are ready now."""
+    """Called with the number of workers that are ready, when it may have changed."""
     hopeless: Callable[[], object]
-    """No worker can ever start; `Supervisor.hopeless` says why."""
+    """Called when no worker can ever start; `Supervisor.hopeless` says why."""
     triggered: Callable[[str, Any], object]
-    """A worker's message about events that its plugins triggered: its name and body."""
+    """Called with the name and body of a message about events that a worker's plugins triggered."""
 
 
 class Supervisor:
@@ -75,27 +74,25 @@ class Supervisor:
         bodies: BodyStore | None = None,
         zygotes: ZygoteKeeper | None = None,
     ) -> None:
-        """`bodies`: where the front ends collect big requests. `zygotes`: what forks workers, without it nobody."""
+        """`bodies`: where the front ends collect big requests. `zygotes`: forks workers (default: none are forked)."""
         self.wanted = config.workers
         """How many workers there should be."""
         self.ever_ready = False
         self.restarts = 0
-        """Workers that were replaced because they ended, or hung."""
+        """Workers that were replaced because they ended or hung."""
         self.hopeless: NoWorkerError | None = None
         """Why no worker can ever start, once that is known."""
-        self.on_request_limit: Callable[[Worker], None]
-        """Set by whoever sets `Worker.request_limit`: the worker has answered so many."""
         self.request_limit: Callable[[], int] | None = None
-        """The limit for a new worker."""
+        """Returns `Worker.request_limit` for a new worker."""
+        self.on_request_limit: Callable[[Worker], None]
+        """Called when a worker has answered that many dispatches."""
         self._loop = loop
         self._config = config
         self._router = router
         self._events = events
         self._zygotes = zygotes or ZygoteKeeper()
         self.loads = BundleLoads(loop, config)
-        """Watches workers load bundles."""
         self.names = BundleNames(config.apis, loop, self._tell_names)
-        """What people call the bundles."""
         router.hooks.note_api = self.names.note
         self._starter = WorkerStarter(config, self._zygotes, bodies, self.loads.messages, lambda: self.names.texts)
         self._apis = ApiTable()
@@ -106,7 +103,7 @@ class Supervisor:
         self._publisher = Publisher(router)
         self._back_off = BackOff()
         self._workers: dict[int, Worker] = {}
-        """Every process that lives, by generation."""
+        """Every process alive, by generation."""
         self._by_slot: dict[int, Worker] = {}
         """The worker of each slot."""
         self._stopper = WorkerStopper(loop, config, router, self._workers, self._replace)
@@ -117,18 +114,15 @@ class Supervisor:
     # -- what the composition root and the admin socket call ---
 
     def start(self) -> None:
-        """Start all workers, once they can be forked; they join the router as they become ready."""
-        Periodic(self._loop, MEMORY_LOOK, self._look_at_memory).start()
+        """Start all workers as soon as they can be forked; they join the router as they become ready."""
+        Periodic(self._loop, MEMORY_INTERVAL, self._note_oom_kills).start()
         self._starter.kept.open()
         self.names.refresh()
         self._zygotes.watch(self._loop, self._config.ready_timeout, self._fill_all)
         self._keep_room()
 
     def scale(self, workers: int) -> None:
-        """Have so many workers from now on; those that are too many finish what they run.
-
-        Raises ConfigError for a number that cannot be.
-        """
+        """Change the number of workers; surplus ones finish what they run. Raises ConfigError."""
         if not 1 <= workers <= MAX_WORKERS:
             raise ConfigError(f"{workers} workers: must be between 1 and {MAX_WORKERS}")
         log.info("scaling from %d to %d workers", self.wanted, workers)
@@ -140,7 +134,7 @@ class Supervisor:
         self._events.ready(len(self._router.pool))
 
     async def stop(self) -> None:
-        """End every worker: those that are idle by themselves, those that are not by force."""
+        """Stop every worker: ask it to exit, then kill it."""
         self._stopping = True
         self._restorer.stop()
         if self._workers:
@@ -149,22 +143,22 @@ class Supervisor:
         self._starter.close()
 
     def reopen_logs(self) -> None:
-        """Have every worker open the log file anew."""
+        """Have every worker reopen the log file."""
         self._tell_all("reopen_log")
 
     def describe(self) -> list[dict[str, Any]]:
-        """The workers, for `tykpy status`: slot, pid, state, dispatches in flight and handled."""
+        """Return the workers, for `tykpy status`."""
         return [worker.describe() for worker in sorted(self._workers.values(), key=lambda one: one.slot)]
 
     def describe_storage(self) -> dict[str, Any]:
-        """The storage of plugins' values, for `tykpy status`: what it is, whether it works, errors so far."""
+        """Return the state of the plugins' storage, for `tykpy status`."""
         return self._storage.describe(worker.channel for worker in self._workers.values())
 
     # -- what recycling and reload call ---
 
     @property
     def reserve(self) -> DescriptorReserve:
-        """The descriptors that are kept for workers."""
+        """The descriptors reserved for workers."""
         return self._starter.reserve
 
     @property
@@ -174,7 +168,7 @@ class Supervisor:
 
     @property
     def workers(self) -> Iterable[Worker]:
-        """Every worker that lives."""
+        """Every worker alive."""
         return self._workers.values()
 
     @property
@@ -185,17 +179,17 @@ class Supervisor:
 
     @property
     def lost(self) -> list[dict[str, Any]]:
-        """The bundles that were served and no worker could load again, with the files as they were."""
+        """The bundles that were served and that no serving worker could load, although their files are the same."""
         serving = self.serving
         if not any(worker.unsound for worker in serving):
             return []
-        # Of workers that have loaded the same, one is enough.
+        # One of several workers that have loaded the same is enough.
         return self._served.lost({worker.signature: worker.description for worker in serving}.values())
 
     def spawn(self, slot: int, owner: WorkerOwner, *, pinned: bool = True) -> Worker:
-        """Start a worker for a slot, whether it has one or not; the owner hears what comes of it.
+        """Start a worker for a slot that may have one already; the owner is told whether it becomes ready.
 
-        `pinned`: it loads the versions of bundles that are served now, and not what is there.
+        `pinned`: it loads the versions of bundles that are served now, not what is in the folder.
 
         Raises WorkerStartError.
         """
@@ -213,7 +207,7 @@ class Supervisor:
         return worker
 
     def admit(self, worker: Worker) -> None:
-        """Give dispatches to a worker that is ready; who held its slot leaves."""
+        """Give dispatches to a worker that is ready; the one before it in its slot leaves."""
         before = self._by_slot.get(worker.slot)
         self._by_slot[worker.slot] = worker
         worker.phase = WorkerPhase.READY
@@ -226,7 +220,7 @@ class Supervisor:
         self._publisher.report_kept(worker)
         self._look_after_kept()
         self._apis.introduce(worker)
-        # Neither the one that leaves nor this one may be given what only others have loaded.
+        # Before it joins: neither worker of the slot may be given what only others have loaded.
         if before is not None and before is not worker:
             self.retire(before)
         self.learn()
@@ -237,37 +231,36 @@ class Supervisor:
         self._events.ready(len(self._router.pool))
 
     def admit_all(self, workers: Iterable[Worker]) -> None:
-        """Give dispatches to new workers in place of all others; the log tells of what they have loaded together."""
+        """Give dispatches to new workers in place of all others; log what they have loaded together."""
         with self._publisher.together():
             each(self.admit, workers)
 
     def retire(self, worker: Worker) -> None:
-        """Have a worker finish what it runs, and end; nobody replaces it."""
+        """Have a worker finish what it runs and exit, without a replacement."""
         if self._by_slot.get(worker.slot) is worker:
             del self._by_slot[worker.slot]
             self.learn()
         self._stopper.ask_to_leave(worker)
 
     def dismiss(self, worker: Worker, why: str) -> None:
-        """End a worker that was not let in."""
+        """End a worker that was not admitted."""
         worker.failure = why
         worker.end_patience()
         worker.process.kill()
 
     def broken(self, worker: Worker) -> list[str]:
-        """What this worker of a reload could not load, and must, because it is served."""
-        merged = self.served
-        return self._served.broken(worker.description, {one["path"] for one in merged if _is_exclusive(one)})
+        """Return what this worker of a reload could not load although it is served: the reload is refused for it."""
+        return self._served.broken(worker.description, _exclusive(self.served))
 
     def take_over(self, baseline: Description) -> list[str]:
-        """What the workers could not load and must, because the program before serves it; none: serve it from now on.
+        """Return what the workers could not load although the previous program serves it; if nothing, take over.
 
-        What only its workers can have is tried again until they have ended.
+        What only that program's workers can have is tried again until they have ended.
         """
         before = Served()
         before.note(baseline)
         served = self.served
-        broken = before.broken(served, {one["path"] for one in baseline if _is_exclusive(one)})
+        broken = before.broken(served, _exclusive(baseline))
         if not broken:
             self._served.note(before.lost([served]))
             self.learn()
@@ -275,14 +268,14 @@ class Supervisor:
         return broken
 
     def renew(self, description: Description, *, pinned: bool) -> None:
-        """New workers that have loaded this are about to replace all others."""
+        """Prepare for new workers that have loaded this and replace all others."""
         self._served.renew(description)
         self._restorer.start_afresh()
         if not pinned:
             self._publisher.start_afresh()
 
-    def let_in(self, worker: Worker) -> bool:
-        """Admit a worker that is ready, unless it would serve less than the others do: then it is dismissed."""
+    def try_admit(self, worker: Worker) -> bool:
+        """Admit a worker that is ready, or dismiss it if it would serve less than the others do."""
         lacking = self._served.lacking(worker.description)
         if lacking and self.serving:
             log.error("%s is not let in, the others serve what it cannot load: %s", worker, "; ".join(lacking))
@@ -297,7 +290,7 @@ class Supervisor:
         return True
 
     def learn(self) -> None:
-        """Tell the router what the workers have loaded, if that has changed."""
+        """Tell the router what the workers have loaded if that has changed."""
         self._publisher.publish(self.serving, self._restorer.awaited)
 
     def _tell_names(self, texts: Mapping[str, str]) -> None:
@@ -314,27 +307,27 @@ class Supervisor:
     # -- the pool's own workers ---
 
     def worker_ready(self, worker: Worker) -> None:
-        """Let it in, unless it would serve less than the others do."""
-        self.let_in(worker)
+        """Admit it, unless it would serve less than the others do."""
+        self.try_admit(worker)
 
     def worker_lost(self, worker: Worker, why: str) -> None:
-        """Try again later."""
+        """Start the next one, later if it is not known which bundle ended this one."""
         if self._by_slot.get(worker.slot) is worker:
             del self._by_slot[worker.slot]
             if worker.broken is None:
                 self._failed(worker.slot, why)
             else:
-                # The next one does without that bundle.
+                # The next one does not load that bundle.
                 self._back_off.forget(worker.slot)
                 self._loop.call_soon(self._fill, worker.slot)
 
     def _look_after_kept(self) -> None:
-        """Have new workers load what is served now, and remove what nobody uses."""
+        """Have new workers load what is served now, and remove copies that nobody uses."""
         used = [one for worker in self._workers.values() for one in worker.kept.items()]
         is_quiet = all(worker.link is not None for worker in self._workers.values())
         self._starter.kept.update(self._served.versions, used, is_quiet=is_quiet)
 
-    def _look_at_memory(self) -> None:
+    def _note_oom_kills(self) -> None:
         count = oom_kills()
         for worker in self._workers.values():
             worker.process.note_oom_kills(count)
@@ -361,23 +354,23 @@ class Supervisor:
             self._events.hopeless()
 
     def _replace(self, worker: Worker) -> None:
-        """A worker that served has ended, or is given up."""
+        """Start the next worker for one that served and has ended, or is given up."""
         if self._by_slot.get(worker.slot) is not worker:
             return
         del self._by_slot[worker.slot]
         self.restarts += 1
         if worker.idle and self._idle_workers.given_up(worker):
             self._back_off.forget(worker.slot)
-        # One that hung took its time to do so.
+        # A worker that hangs has run something.
         worked = worker.handled > 0 or (worker.phase is WorkerPhase.LEAVING and not worker.idle)
         delay = self._back_off.died(worker.slot, worked=worked, served=time.monotonic() - worker.ready_at)
         if delay:
             log.error("%s died before it answered anything, as others before it; next try in %.1f s", worker, delay)
             self._loop.call_later(delay, self._fill, worker.slot)
         else:
-            self._loop.call_later(TELL_FIRST, self._fill, worker.slot)
+            self._loop.call_later(REPLACE_DELAY, self._fill, worker.slot)
 
-    # -- news of one worker ---
+    # -- messages of one worker ---
 
     def _watch(self, worker: Worker) -> None:
         control = worker.channel.control
@@ -398,7 +391,7 @@ class Supervisor:
             if not control.flush():
                 return
         except ControlClosedError as error:
-            log.debug("%s does not listen any more: %s", worker, error)  # its end is told in a moment
+            log.debug("%s does not listen any more: %s", worker, error)  # its end follows
         self._loop.remove_writer(control.fileno())
 
     def _on_control(self, worker: Worker) -> None:
@@ -438,21 +431,18 @@ class Supervisor:
             self._apis.note(body, (one for one in self.serving if one is not worker))
 
     def _hear(self, worker: Worker, message: ControlMessage) -> None:
-        """Read a message, whose fault is the worker's, and act on it, whose fault is the broker's own."""
+        """Read a message (errors are the worker's fault) and act on it (errors are the broker's own)."""
         body = read_news(message)
         if message.name == "bundle":
             body = worker.described.add(body, len(message.packed))
         attempt(self._on_message, worker, message.name, body)
 
-    def _hear_last_words(self, worker: Worker) -> None:
-        """Of what a dead worker had still sent, take what matters without it.
-
-        That is its events, and why it ended: what it says itself, or which bundle it was loading.
-        """
+    def _hear_last_messages(self, worker: Worker) -> None:
+        """Read what a dead worker had sent about its events, and about why it ended: its own words, or a bundle."""
         try:
             for _ in range(LAST_READS):
                 for message in worker.channel.control.receive():
-                    if message.name in LAST_WORDS:
+                    if message.name in LAST_MESSAGES:
                         self._hear(worker, message)
         except (IpcError, ValueError) as error:
             log.debug("%s left nothing more on its control socket: %r", worker, error)
@@ -483,30 +473,30 @@ class Supervisor:
             self.on_request_limit(worker)
 
     def _on_exit(self, worker: Worker) -> None:
-        """Tell its callers; what else there is to do waits until that is sent, at the end of the loop's turn."""
+        """Fail a dead worker's calls; everything else waits until their errors are sent, at the end of the turn."""
         self._unwatch(worker)
         del self._workers[worker.generation]
         ending = ending_of(worker, self._config.limit_cpu)
         expected = self._stopping or worker.link is None
         if worker.link is not None:
             expected |= worker.phase is WorkerPhase.LEAVING and not worker.link.in_flight
-            attempt(self._settle_death, worker, worker.link, ending)
+            attempt(self._report_death, worker, worker.link, ending)
         self._loop.call_soon(self._bury, worker, ending, logging.DEBUG if expected else logging.WARNING)
         if self._stopping:
             self._note_gone()
         elif worker.phase in (WorkerPhase.STARTING, WorkerPhase.STANDBY):
-            self._hear_last_words(worker)
+            self._hear_last_messages(worker)
             self.loads.ended(worker, ending)
             worker.owner.worker_lost(worker, worker.failure or f"it {ending.words} before it was ready")
         elif worker.phase is WorkerPhase.READY:
             self._replace(worker)
         worker.phase = WorkerPhase.ENDED
 
-    def _settle_death(self, worker: Worker, link: Link, ending: Ending) -> None:
+    def _report_death(self, worker: Worker, link: Link, ending: Ending) -> None:
         channel = worker.channel
         answers = channel.drain()
         link.handled += len(answers)
-        # Where it lies, any of what it had may have run: nobody may run that again.
+        # If its ring is wrong, any of its dispatches may have run: none may run again.
         trusted = channel.corrupt is None and not link.distrusted
         death = Death(
             f"{worker} {ending.words}", cause_of(worker, link, ending), answers, channel.executing(), trusted=trusted
@@ -514,8 +504,8 @@ class Supervisor:
         self._router.lost(link, death)
 
     def _bury(self, worker: Worker, ending: Ending, level: int) -> None:
-        """Hear what it said last, write down how it ended, and give back what it had."""
-        self._hear_last_words(worker)
+        """Read a dead worker's last messages, log how it ended, and release its resources."""
+        self._hear_last_messages(worker)
         log.log(level, "%s %s%s", worker, ending.words, f" ({worker.failure})" if worker.failure else "")
         if worker.channel.corrupt is not None:
             log.error("%s left a ring that cannot be read to its end: %s", worker, worker.channel.corrupt)
@@ -538,6 +528,6 @@ class Supervisor:
             self._all_gone.set_result(None)
 
 
-def _is_exclusive(bundle: dict[str, Any]) -> bool:
-    """Whether perhaps only one worker at a time can load a bundle: not all have, or there is only one worker."""
-    return bool(bundle["loaded_in"] < bundle["workers"] or bundle["workers"] == 1)
+def _exclusive(bundles: Description) -> set[str]:
+    """Return the paths of bundles that perhaps only one worker can have: not all have it, or there is only one."""
+    return {one["path"] for one in bundles if one["loaded_in"] < one["workers"] or one["workers"] == 1}

@@ -1,4 +1,4 @@
-"""What the supervisor keeps of one worker generation."""
+"""What the supervisor knows about one worker."""
 
 import asyncio
 import sys
@@ -18,11 +18,11 @@ class WorkerPhase(Enum):
 
     STARTING = "starting"
     STANDBY = "standby"
-    """It is ready, and waits to be let in."""
+    """It is ready, and waits to be admitted."""
     READY = "ready"
     """It gets dispatches."""
     LEAVING = "leaving"
-    """It gets nothing more, and ends when what it runs is done."""
+    """It gets no more dispatches, and exits when those it has are done."""
     ENDED = "ended"
 
 
@@ -32,7 +32,7 @@ class BundleVersion(NamedTuple):
     path: str
     name: str
     version: str
-    """Names the content of its files."""
+    """Hash of its files."""
 
 
 class BrokenBundle(NamedTuple):
@@ -45,44 +45,17 @@ class BrokenBundle(NamedTuple):
 
 
 class WorkerOwner(Protocol):
-    """Whoever had a worker started: hears how that went, exactly once."""
+    """Whoever started a worker; exactly one of these methods is called, once."""
 
     def worker_ready(self, worker: "Worker") -> None:
-        """It is ready: let it in, or dismiss it."""
+        """Admit the worker or dismiss it."""
 
     def worker_lost(self, worker: "Worker", why: str) -> None:
-        """It ended before it was let in."""
+        """Handle that it ended before it was admitted."""
 
 
 class Worker:
     """One process, its channel, and the timers that wait for it."""
-
-    __slots__ = (
-        "blamed",
-        "broken",
-        "channel",
-        "described",
-        "description",
-        "ending",
-        "failure",
-        "generation",
-        "idle",
-        "kept",
-        "link",
-        "loading",
-        "owner",
-        "patience",
-        "phase",
-        "process",
-        "ready_at",
-        "request_limit",
-        "signature",
-        "slot",
-        "started",
-        "stopped",
-        "suspects",
-        "unsound",
-    )
 
     def __init__(
         self, slot: int, generation: int, channel: BrokerChannel, process: WorkerProcess, owner: WorkerOwner
@@ -93,40 +66,41 @@ class Worker:
         self.process = process
         self.owner = owner
         self.link: Link | None = None
+        """Set once it is ready."""
         self.phase = WorkerPhase.STARTING
         self.started = time.monotonic()
         self.ready_at = 0.0
-        """When it was let in (monotonic seconds)."""
+        """When it was admitted (monotonic seconds)."""
         self.described = DescriptionBuilder()
-        """What it has told of its bundles so far."""
+        """What it has said about its bundles so far."""
         self.description: Description = []
         """The bundles and hooks that it has loaded."""
         self.signature = signature_of([])
         """Equal for workers that have loaded the same."""
         self.loading: BundleVersion | None = None
-        """The bundle whose code it runs, to load it."""
+        """The bundle whose code it runs in order to load it."""
         self.broken: BrokenBundle | None = None
         """The bundle that ended or hung it."""
         self.unsound: Description = []
-        """Those that it could not load."""
+        """The bundles that it could not load completely."""
         self.kept: dict[str, str] = {}
-        """Versions of bundles, by path, that it has loaded from the broker's copies."""
+        """Versions, by path, of bundles that it loaded from the broker's saved copies."""
         self.request_limit = sys.maxsize
         """Answers after which it is to be replaced."""
         self.patience: asyncio.TimerHandle | None = None
         """Runs out when the worker is not ready, or has not loaded a bundle, in time."""
         self.ending: asyncio.TimerHandle | None = None
-        """Runs out when a hung worker has had its grace."""
+        """Runs out at the end of a hung worker's grace period."""
         self.failure: str | None = None
-        """Why it does not start or ends, in words."""
+        """Why it does not start or is ended, in words."""
         self.idle = False
-        """It is given up because it starts nothing of what it is given."""
+        """It is being replaced because it starts none of the dispatches that it is given."""
         self.suspects: dict[BundleVersion, str] = {}
         """Bundles that may make it idle, and why."""
         self.stopped = False
-        """Somebody had stopped it when it was past a deadline."""
+        """It was stopped (SIGSTOP) when it was past a deadline."""
         self.blamed = False
-        """We end it for what its hooks do: what runs in it is to blame for its death."""
+        """The broker ends it for what its hooks do, so they are to blame for its death."""
 
     @property
     def handled(self) -> int:
@@ -139,43 +113,38 @@ class Worker:
         return len(self.link.in_flight) if self.link else 0
 
     @property
-    def threads(self) -> int:
-        """Threads for hooks that it has started, by its own account."""
-        return min(self.channel.hook_threads(), MAX_THREADS)
-
-    @property
     def age(self) -> float:
         """Seconds since it was started."""
         return time.monotonic() - self.started
 
     def learn(self) -> None:
-        """Take for what it has loaded what it has described by now."""
+        """Take what it has described by now as what it has loaded."""
         self.description = self.described.bundles
         self.signature = signature_of(self.description)
         self.unsound = [bundle for bundle in self.description if not is_sound(bundle)]
         self.kept = {bundle["path"]: bundle["version"] for bundle in self.description if bundle["kept"]}
 
-    def wait(self, patience: asyncio.TimerHandle | None) -> None:
+    def wait(self, patience: asyncio.TimerHandle) -> None:
         """Replace the timer of the current start-up step with that of the next one."""
         if self.patience is not None:
             self.patience.cancel()
         self.patience = patience
 
     def end_patience(self) -> None:
-        """Stop waiting for the worker to be ready, and for it to come back."""
+        """Cancel the timers that wait for the worker to be ready, or to recover."""
         for timer in (self.patience, self.ending):
             if timer is not None:
                 timer.cancel()
         self.patience = self.ending = None
 
     def end_now(self) -> None:
-        """Kill it, wait for its end, and give back what it had: for one that nobody watches."""
+        """Kill a worker that nobody watches, wait for its end and release its resources."""
         self.process.kill()
         self.process.release()
         self.channel.close()
 
     def describe(self) -> dict[str, Any]:
-        """One row of `tykpy status`."""
+        """Return its row of `tykpy status`."""
         return {
             "slot": self.slot,
             "generation": self.generation,
@@ -183,7 +152,8 @@ class Worker:
             "state": self.phase.value,
             "in_flight": self.in_flight,
             "handled": self.handled,
-            "threads": self.threads,
+            # By its own account.
+            "threads": min(self.channel.hook_threads(), MAX_THREADS),
             "age_s": round(self.age, 3),
             "content": version_of(self.description),
         }

@@ -22,14 +22,14 @@ from tests.support.root import ROOT
 
 BECOMES_ANOTHER = """
 import os, sys
-from tykpy.broker.errors import PrivilegeError
+from tykpy.broker.errors import BrokerError
 from tykpy.broker.host.privileges import TargetUser
 os.setgroups([0])
 setattr(os, sys.argv[1], lambda *_: None)
 try:
     TargetUser(int(sys.argv[2]), int(sys.argv[2])).become()
     print("became it")
-except PrivilegeError as error:
+except BrokerError as error:
     print(error)
 """
 """With one of the calls for it left out, as if it had done nothing."""

@@ -16,7 +16,7 @@ from tykpy.broker.config import BrokerConfig
 from tykpy.broker.connections import Connections
 from tykpy.broker.faults import Periodic, each, report
 from tykpy.broker.net.listeners import Listeners
-from tykpy.broker.pool.trim import IdleMemory
+from tykpy.broker.pool.trim import trim_memory
 from tykpy.broker.pool.zygote import ZygoteKeeper
 from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.channel.broker_end import BrokerChannel
@@ -121,7 +121,7 @@ def test_memory_is_given_back_although_the_store_fails(
         return []
 
     monkeypatch.setattr(bodies, "trim", fail)
-    IdleMemory(loop, bodies, channels).look()
+    trim_memory(bodies, channels())
     assert asked == [1]
     bodies.close()
 

@@ -4,18 +4,18 @@ import asyncio
 import json
 from pathlib import Path
 
-from tykpy.broker.catalog.served import SavedVersions
+from tykpy.broker.catalog.served import SavedFolder
 from tykpy.ipc.kept import INDEX, copy_name
 
 
-def opened(runtime_dir: Path) -> SavedVersions:
-    kept = SavedVersions(runtime_dir)
+def opened(runtime_dir: Path) -> SavedFolder:
+    kept = SavedFolder(runtime_dir)
     kept.open()
     assert kept.path is not None
     return kept
 
 
-def make(kept: SavedVersions, path: str, version: str) -> str:
+def make(kept: SavedFolder, path: str, version: str) -> str:
     assert kept.path is not None
     name = copy_name(path, version)
     (kept.path / name / "mine").mkdir(parents=True)
@@ -53,7 +53,7 @@ def test_brokers_leave_the_folders_of_others_that_live(tmp_path: Path) -> None:
 def test_a_folder_that_others_could_have_made_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "kept").symlink_to("elsewhere")
-    kept = SavedVersions(tmp_path)
+    kept = SavedFolder(tmp_path)
     kept.open()
     assert kept.path is None
     (tmp_path / "kept").unlink()

@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 
 from tykpy.broker.config import BrokerConfig
-from tykpy.broker.errors import AccountError
-from tykpy.broker.net.access import AllowList, CredentialCheck, Peer, admin_admission, gateway_admission, peer_of
+from tykpy.broker.errors import ConfigError
+from tykpy.broker.net.access import CredentialCheck, Peer, admin_admission, gateway_admission, peer_of
 
 
 class Transport:
@@ -32,8 +32,8 @@ def connected() -> Iterator[socket.socket]:
         yield one
 
 
-def ask(doorkeeper: CredentialCheck, sock: socket.socket) -> str | None:
-    return doorkeeper(cast(asyncio.BaseTransport, Transport(sock)))
+def ask(check: CredentialCheck, sock: socket.socket) -> str | None:
+    return check(cast(asyncio.BaseTransport, Transport(sock)))
 
 
 def test_the_kernel_says_who_it_is(connected: socket.socket) -> None:
@@ -54,14 +54,14 @@ def test_the_kernel_says_who_it_is(connected: socket.socket) -> None:
     ],
 )
 def test_one_of_the_users_or_of_a_group(users: set[int], groups: set[int], admitted: bool) -> None:
-    allowed = AllowList(frozenset(users), frozenset(groups))
-    assert allowed.admits(Peer(1, 7, frozenset({70, 71}))) is admitted
+    check = CredentialCheck("this socket", frozenset(users), frozenset(groups))
+    assert check.admits(Peer(1, 7, frozenset({70, 71}))) is admitted
 
 
 def test_a_refusal_is_logged_once_with_who_it_was(connected: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
-    doorkeeper = CredentialCheck("this socket", AllowList(frozenset({os.getuid() + 1})))
+    check = CredentialCheck("this socket", frozenset({os.getuid() + 1}))
     with caplog.at_level(logging.WARNING, "tykpy.access"):
-        answers = [ask(doorkeeper, connected) for _ in range(50)]
+        answers = [ask(check, connected) for _ in range(50)]
     assert all(f"user {os.getuid()} with groups" in str(answer) for answer in answers)
     (message,) = caplog.messages
     assert f"refused process {os.getpid()} of user {os.getuid()}, groups" in message
@@ -70,7 +70,7 @@ def test_a_refusal_is_logged_once_with_who_it_was(connected: socket.socket, capl
 
 def test_tcp_has_no_credentials_and_is_not_its_business() -> None:
     with socket.socket(socket.AF_INET) as sock:
-        assert ask(CredentialCheck("this socket", AllowList(frozenset())), sock) is None
+        assert ask(CredentialCheck("this socket", frozenset()), sock) is None
 
 
 def test_without_a_list_nobody_is_asked() -> None:
@@ -78,9 +78,9 @@ def test_without_a_list_nobody_is_asked() -> None:
 
 
 def test_a_name_that_nobody_has() -> None:
-    with pytest.raises(AccountError, match="no user 'nobody-is-called-so'"):
+    with pytest.raises(ConfigError, match="no user 'nobody-is-called-so'"):
         gateway_admission(BrokerConfig(allow_user=("nobody-is-called-so",)))
-    with pytest.raises(AccountError, match="no group 'none-is-called-so'"):
+    with pytest.raises(ConfigError, match="no group 'none-is-called-so'"):
         gateway_admission(BrokerConfig(allow_group=("none-is-called-so",)))
 
 

@@ -108,7 +108,7 @@ def test_a_fault_does_not_drop_the_last_words_behind_it(bench: Bench, talker: Ta
     talker.there.send("event", EVENT)
     talker.there.send("failed", {"message": "of no use"})
     talker.there.close()
-    bench.supervisor._hear_last_words(talker.worker)
+    bench.supervisor._hear_last_messages(talker.worker)
     assert talker.worker.failure == "of no use"
 
 

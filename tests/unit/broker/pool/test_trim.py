@@ -1,6 +1,5 @@
 """What a burst of big bodies took goes back, in the broker and in its workers."""
 
-import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ import pytest
 
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.root import ROOT
-from tykpy.broker.pool.trim import IdleMemory
+from tykpy.broker.pool.trim import trim_memory
 from tykpy.ipc.bodies.heap import _glibc
 
 BIG = bytes(700_000)
@@ -20,13 +19,6 @@ BURST = 20
 def worker() -> Iterator[LocalWorker]:
     with local_worker() as one:
         yield one
-
-
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    made = asyncio.new_event_loop()
-    yield made
-    made.close()
 
 
 def burst(worker: LocalWorker) -> None:
@@ -41,14 +33,13 @@ def burst(worker: LocalWorker) -> None:
         assert not answer.is_error
 
 
-def test_a_burst_leaves_nothing_reserved(worker: LocalWorker, loop: asyncio.AbstractEventLoop) -> None:
+def test_a_burst_leaves_nothing_reserved(worker: LocalWorker) -> None:
     channel = worker.link.channel
-    idle = IdleMemory(loop, channel.bodies, lambda: [channel])
     burst(worker)
-    idle.look()
+    trim_memory(channel.bodies, [channel])
     assert channel.bodies.reserved > 0, "it was used since the last look"
-    idle.look()
-    idle.look()
+    trim_memory(channel.bodies, [channel])
+    trim_memory(channel.bodies, [channel])
     assert [message.name for message in worker.channel.control.receive()] == ["trim"]
     worker.channel.trim()
     assert channel.bodies.reserved == 0
@@ -56,31 +47,13 @@ def test_a_burst_leaves_nothing_reserved(worker: LocalWorker, loop: asyncio.Abst
     burst(worker)
 
 
-def test_a_worker_that_is_gone_keeps_no_other_memory_from_going_back(
-    worker: LocalWorker, loop: asyncio.AbstractEventLoop
-) -> None:
+def test_memory_goes_back_although_a_worker_is_gone(worker: LocalWorker) -> None:
     channel = worker.link.channel
-    idle = IdleMemory(loop, channel.bodies, lambda: [channel])
     burst(worker)
     worker.channel.control.close()
     for _ in range(3):
-        idle.look()
+        trim_memory(channel.bodies, [channel])
     assert channel.bodies.reserved == 0
-
-
-def test_it_looks_again_and_again(
-    worker: LocalWorker, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tykpy.broker.pool.trim.LOOK_INTERVAL", 0.001)
-    channel = worker.link.channel
-    burst(worker)
-    IdleMemory(loop, channel.bodies, lambda: [channel]).start()
-
-    async def given_back() -> None:
-        while channel.bodies.reserved:
-            await asyncio.sleep(0.001)
-
-    loop.run_until_complete(asyncio.wait_for(given_back(), 30))
 
 
 SCRIPT = """

@@ -65,7 +65,7 @@ def test_the_last_words_of_a_worker_are_its_events_and_why_it_failed(workers: li
     dead.there.send("events_lost", {"count": 2})
     dead.there.close()
     for _ in range(2):
-        supervisor._hear_last_words(dead.worker)
+        supervisor._hear_last_messages(dead.worker)
     assert heard == [("event", event), ("events_lost", {"count": 2})]
     assert dead.worker.failure == "of no use"
     loop.run_until_complete(supervisor.stop())
