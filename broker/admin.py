@@ -1,4 +1,4 @@
-"""The methods of the admin socket, which `tykpy status`, `tykpy reload` and monitoring call (MessagePack-RPC)."""
+"""The methods of the admin socket (MessagePack-RPC), for `tykpy status`, `tykpy reload` and monitoring."""
 
 import dataclasses
 import os
@@ -23,7 +23,7 @@ from tykpy.telemetry.names import annotated
 
 
 class Parts(NamedTuple):
-    """What the methods speak for."""
+    """The parts of the broker that the methods describe and control."""
 
     router: Router
     arriving: Arriving
@@ -37,7 +37,7 @@ class Parts(NamedTuple):
 
 
 def admin_methods(parts: Parts) -> dict[str, RpcMethod]:
-    """The table of methods: `ping`, `hooks`, `status`, `reload`, `scale`."""
+    """Return the table of methods: `ping`, `hooks`, `status`, `reload`, `scale`."""
     supervisor = parts.supervisor
     names = supervisor.names
 
@@ -78,7 +78,7 @@ def admin_methods(parts: Parts) -> dict[str, RpcMethod]:
 
 
 def describe(parts: Parts) -> dict[str, Any]:
-    """The broker's state: process, workers, dispatches and events by outcome, what waits, and what is not run."""
+    """Return the broker's state: process, workers, dispatches and events by outcome, queue, and disabled hooks."""
     router, supervisor = parts.router, parts.supervisor
     supervisor.names.refresh()
     return {
@@ -104,7 +104,7 @@ def describe(parts: Parts) -> dict[str, Any]:
 
 
 def describe_hooks(description: Description, poison: Poison) -> list[dict[str, Any]]:
-    """The bundles with their hooks; one that is not run says why, as `refused`; `quarantined` counts dispatches."""
+    """Return the bundles with their hooks; `refused`: why a hook is not run, `quarantined`: dispatches that are not."""
     if not poison.active:
         return description
     return [_with_refusals(bundle, poison) for bundle in description]
@@ -115,14 +115,14 @@ def _sizes(oversize: SizeRefusals) -> dict[str, int]:
 
 
 def _outline(bundle: dict[str, Any], names: BundleNames) -> dict[str, Any]:
-    """One bundle for `tykpy status`: who uses it, in how many workers it is loaded, and why not in others."""
+    """Return a bundle for `tykpy status`: who uses it, how many workers have loaded it, and why others have not."""
     problems = bundle.get("elsewhere") or list(bundle_problems(bundle))
     facts = {key: bundle[key] for key in ("name", "version", "loaded_in", "workers", "kept")}
     return {**facts, **names.describe(bundle["hashes"]), "problems": problems}
 
 
 def _unloaded(name: str, why: str) -> dict[str, Any]:
-    """Describe an entry of the folder that no worker has loaded, in the form of those that are."""
+    """Describe an entry of the folder that no worker has loaded like one that is loaded."""
     return {
         "name": name,
         "hashes": hashes_of(name),

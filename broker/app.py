@@ -1,4 +1,4 @@
-"""The broker, put together: what is opened, in which order, what runs, and how it ends."""
+"""The broker as a whole: what is opened, in which order, what runs, and how it ends."""
 
 import asyncio
 import contextlib
@@ -44,14 +44,14 @@ from tykpy.telemetry.log import reopen_log
 
 log = logging.getLogger("tykpy.broker")
 
-ACCEPT_SETTLING: Final = 0.05
-"""Seconds until the connections that were being accepted when we stopped accepting are there, and can be told to go."""
-TELLING: Final = 2.0
-"""Seconds that peers get to read that they are to go, before what they call is refused."""
+ACCEPT_TIME: Final = 0.05
+"""Seconds until connections that were being accepted when we stopped accepting are there, and can be told to go."""
+GOODBYE_TIME: Final = 2.0
+"""Seconds that peers have to read that they are to go before their calls are refused."""
 
 
 async def serve(config: BrokerConfig, listeners: Listeners, zygotes: ZygoteKeeper) -> None:
-    """Be the broker, until it is told to stop. Raises BrokerError."""
+    """Run the broker until it is told to stop. Raises BrokerError."""
     broker = Broker(config, asyncio.get_running_loop(), listeners, zygotes)
     try:
         await broker.open()
@@ -61,7 +61,7 @@ async def serve(config: BrokerConfig, listeners: Listeners, zygotes: ZygoteKeepe
 
 
 class Broker:
-    """Front ends, router and workers of one `tykpy broker`, behind sockets that are open already."""
+    """Front ends, router and workers of one `tykpy broker`, on sockets that are open already."""
 
     def __init__(
         self, config: BrokerConfig, loop: asyncio.AbstractEventLoop, listeners: Listeners, zygotes: ZygoteKeeper
@@ -71,7 +71,7 @@ class Broker:
         self._listeners = listeners
         self._stop = asyncio.Event()
         self._start_fault: BrokerError | None = None
-        """Why the start has failed, where that is a fault of ours."""
+        """Why the start has failed, if it is a fault of the broker itself."""
         turn = Turn(loop)
         self.oversize = SizeRefusals(config.message_limit, config.message_option)
         self.router = Router(loop, _router_options(config), turn, self.oversize)
@@ -109,10 +109,10 @@ class Broker:
         self._renewal: asyncio.Task[None] | None = None
         self._all_ready = asyncio.Event()
         self._announced = 0
-        """So many workers are ready, as the log says; 0 from when one is missing until all are there again."""
+        """The number of ready workers in the log; 0 from when one is missing until all are ready again."""
 
     async def open(self) -> None:
-        """Accept connections, then start the workers: a gateway that calls meanwhile waits in the queue.
+        """Accept connections, then start the workers: calls that arrive meanwhile wait in the queue.
 
         In an upgrade nothing is accepted before `serve`.
         """
@@ -128,10 +128,10 @@ class Broker:
         Periodic(self._loop, TRIM_INTERVAL, self._trim_memory).start()
 
     async def serve(self) -> None:
-        """Serve until a signal says stop; finish what runs within the grace.
+        """Serve until a signal says stop, then finish running dispatches within the grace period.
 
-        Raises NoWorkerError when no worker can ever start, UpgradeError when what was served before would break, and
-        BrokerError for a fault of ours at the start.
+        Raises NoWorkerError if no worker can ever start, UpgradeError if something that was served would break, and
+        BrokerError for a fault of our own at the start.
         """
         if self._listeners.handover is not None:
             await self._take_over(self._listeners.handover.baseline)
@@ -139,12 +139,12 @@ class Broker:
         if self._start_fault is not None:
             raise self._start_fault
         if self.supervisor.hopeless is not None:
-            await self._tell_why()
+            await self._say_goodbye()
             raise self.supervisor.hopeless
         await self._drain()
 
     async def close(self) -> None:
-        """End the workers and leave nothing behind; works after any part of `open`."""
+        """End the workers and clean up; works after any part of `open`."""
         self.upgrade.close()
         self._listeners.stop_accepting()
         for front_end in self._front_ends:
@@ -205,7 +205,7 @@ class Broker:
         }
         for number, action in actions.items():
             self._loop.add_signal_handler(number, action)
-        # Not a handler of the loop's: in place of those it leaves the default action, which would end the process.
+        # Not a handler of the loop: when it removes those, it restores the default action, which ends the process.
         signal.signal(signal.SIGUSR1, lambda _number, _frame: self._reopen_log())
 
     def _reopen_log(self) -> None:
@@ -224,9 +224,9 @@ class Broker:
         self._renewal = self._loop.create_task(self._listeners.renew_certificates())
 
     def _on_callback_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Log what a callback raised; before a worker was ever ready, end: what it was to do may be part of the start.
+        """Log what a callback raised; before a worker was ever ready, exit: the callback may be part of the start.
 
-        Faults of connections come without a handle.
+        Faults of connections have no handle.
         """
         fault = context.get("exception")
         if fault is None or "handle" not in context:
@@ -247,14 +247,14 @@ class Broker:
         self.upgrade.start(self._listeners.sockets, self.supervisor.served)
 
     def _on_upgraded(self, pid: int) -> None:
-        # The service manager follows the new process; it says itself how it is.
+        # The service manager follows the new process, which reports its own state.
         self._notifier.send(f"MAINPID={pid}")
         self._notifier.close()
         self._listeners.handed_over = True
         self._stop.set()
 
     async def _take_over(self, baseline: Description) -> None:
-        """Once all workers are ready, and serve what the old program serves: accept, and tell it to go."""
+        """Wait until all workers are ready and serve what the old program serves; then accept, and tell it to go."""
         waits = [asyncio.ensure_future(event.wait()) for event in (self._all_ready, self._stop)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
@@ -267,14 +267,14 @@ class Broker:
         await self._listeners.take_over()
 
     async def _drain(self) -> None:
-        # Nothing new is taken, the peers are told to go elsewhere, and what runs is waited for.
+        # Accept nothing new, tell the peers to go elsewhere, and wait for what runs.
         log.info("draining: %d dispatches under way", self.router.under_way)
         if self._listeners.handed_over:
-            # What callers send before they have read that they are to go is still answered.
+            # Calls that peers send before they have read that they are to go are still answered.
             self._listeners.stop_accepting()
         else:
             self._listeners.refuse_tcp()
-        await asyncio.sleep(ACCEPT_SETTLING)
+        await asyncio.sleep(ACCEPT_TIME)
         self.grpc.health.set(ServingStatus.NOT_SERVING)
         for front_end in self._front_ends:
             front_end.drain()
@@ -286,17 +286,17 @@ class Broker:
         except TimeoutError:
             log.warning("%d dispatches did not finish within --grace %g s", self.router.under_way, self._config.grace)
 
-    async def _tell_why(self) -> None:
-        # What waited for a worker has been answered; a connection that is cut at once takes the answer with it.
+    async def _say_goodbye(self) -> None:
+        # Waiting calls have been answered; a connection that is cut at once would lose the answer.
         for front_end in self._front_ends:
             front_end.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(self.grpc.closed(), self.rpc.closed()), TELLING)
+            await asyncio.wait_for(asyncio.gather(self.grpc.closed(), self.rpc.closed()), GOODBYE_TIME)
 
     async def _stop_taking(self) -> None:
-        # What a peer had sent before it read that it is to go is not its fault: it is still answered.
+        # Calls that a peer had sent before it read that it is to go are still answered.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.grpc.told(), TELLING)
+            await asyncio.wait_for(self.grpc.told(), GOODBYE_TIME)
         self.router.draining = True
         self._notifier.send("STOPPING=1")
 
@@ -307,14 +307,14 @@ class Broker:
         self._notifier.send(*state, f"STATUS={ready} of {wanted} workers ready")
         if ready == wanted and not self._all_ready.is_set():
             self._all_ready.set()
-            # What is there now stays; a full collection would look through all of it, for milliseconds. Once: what
-            # is frozen is never collected, and later there are calls and workers that come to an end.
+            # Objects that exist now stay; a full collection would take milliseconds to go through them. Only once:
+            # frozen objects are never collected, and later there are calls and workers that end.
             gc.collect()
             gc.freeze()
         self._announce(ready)
 
     def _announce(self, ready: int) -> None:
-        """Say in the log that all workers are ready: once for a start, a reload, and a return to full strength."""
+        """Log that all workers are ready: once for a start, a reload, and a return to full strength."""
         if ready != self.supervisor.wanted:
             self._announced = 0
         elif ready != self._announced and not self.reloader.under_way:

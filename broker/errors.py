@@ -1,4 +1,4 @@
-"""The broker's errors: each dispatch error knows why, and every front end translates that to its own code."""
+"""The broker's errors. Front ends translate the status of a dispatch error to their own codes."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,27 +7,27 @@ from tykpy.ipc.frame import Status
 from tykpy.ipc.text import bounded
 
 MAX_MESSAGE: Final = 4_096
-"""Characters of a message that goes to a peer: the names in it are the peer's own, and may be as long as a request."""
+"""Longest message to a peer, in characters: it contains the peer's own names, which may be as long as a request."""
 
 
 class BrokerError(Exception):
-    """Root of the broker's errors; the message is for the person who runs it."""
+    """Root of the broker's errors; the message is for the operator."""
 
 
 class ConfigError(BrokerError):
-    """An option that cannot work, said by its name."""
+    """An option that cannot work; the message names it."""
 
 
 class AddressError(ConfigError):
-    """What is given as an address is none."""
+    """Something that is not an address was given as one."""
 
 
 class ListenError(BrokerError):
-    """A listening socket could not be had."""
+    """A listening socket could not be opened."""
 
 
 class DialError(BrokerError, OSError):
-    """A client's connection did not come about, and why."""
+    """A client could not connect."""
 
 
 class NoWorkerError(BrokerError):
@@ -35,11 +35,11 @@ class NoWorkerError(BrokerError):
 
 
 class WorkerStartError(BrokerError):
-    """One worker cannot be started: the machine has nothing left to start it with."""
+    """One worker cannot be started: the machine lacks the resources."""
 
 
 class ReloadError(BrokerError):
-    """The new content is not served, and why; what was served before still is."""
+    """A reload was refused; what was served before still is."""
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__("\n".join((message, *problems)))
@@ -47,17 +47,17 @@ class ReloadError(BrokerError):
         self.problems = tuple(problems)
 
     def brief(self, most: int) -> str:
-        """The message with so many of the problems, in one line."""
+        """Return the message with the first problems, in one line."""
         named = "; ".join(self.problems[:most]) + ("; and others" if len(self.problems) > most else "")
         return f"{self.message}: {named}" if named else self.message
 
 
 class UpgradeError(BrokerError):
-    """The new program does not take over, and why; this one goes on."""
+    """The new program does not take over; the old one continues."""
 
 
 class DispatchError(BrokerError):
-    """One dispatch failed; `status` says why, the message says what, where and what to do."""
+    """One dispatch failed; `status` is the reason, the message says what happened, where and what to do."""
 
     def __init__(self, status: Status, message: str) -> None:
         message = bounded(message, MAX_MESSAGE)
@@ -67,7 +67,7 @@ class DispatchError(BrokerError):
 
 
 class WireError(BrokerError):
-    """A peer sent what is not MessagePack-RPC; its connection ends. `id` is the call's, as encoded, or empty."""
+    """A peer sent something other than MessagePack-RPC; its connection ends. `id`: the call's as encoded, or empty."""
 
     def __init__(self, status: Status, message: str, call_id: bytes = b"") -> None:
         message = bounded(message, MAX_MESSAGE)
@@ -78,7 +78,7 @@ class WireError(BrokerError):
 
 
 class RpcError(BrokerError):
-    """A MessagePack-RPC call failed: `code` is a name of `ipc.frame.Status`, or empty where the server gave none."""
+    """A MessagePack-RPC call failed; `code` is a name of `ipc.frame.Status`, or empty if the server gave none."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}" if code else message)

@@ -1,7 +1,7 @@
-"""The broker's own faults: an exception costs the item that it came from, and its traceback is logged once a minute.
+"""The broker's own faults: an exception affects only the item that raised it, and is logged once a minute.
 
-The event loop reports what its callbacks raise. Whatever handles several dispatches, workers or connections in one
-callback does the same for each of them, so that one cannot take the others along.
+The event loop reports what its callbacks raise. Code that handles several dispatches, workers or connections in one
+callback does the same for each of them, so that one fault does not affect the others.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _notices: Final = QuietLog(log)
 
 
 def report(fault: BaseException) -> None:
-    """Log the traceback of a fault; the same one, from the same line, not again within a minute."""
+    """Log the traceback of a fault, but not again within a minute for the same line."""
     frames = traceback.extract_tb(fault.__traceback__, limit=-1)
     place = f"{frames[0].filename}:{frames[0].lineno}" if frames else "unknown"
     name = type(fault).__name__
@@ -28,7 +28,7 @@ def report(fault: BaseException) -> None:
 
 
 def attempt(action: Callable[..., object], *arguments: Any) -> None:
-    """Do something; report what it raises."""
+    """Call a function; report what it raises."""
     try:
         action(*arguments)
     except Exception as fault:  # noqa: BLE001 (the callback of the event loop, for a part of it)
@@ -36,18 +36,18 @@ def attempt(action: Callable[..., object], *arguments: Any) -> None:
 
 
 def each(action: Callable[[_T], object], items: Iterable[_T]) -> None:
-    """Do something with every item; report what it raises, and go on with the next."""
+    """Call a function with every item; report what it raises, and continue with the next."""
     for item in items:
         attempt(action, item)
 
 
 class Periodic:
-    """Runs an action again and again, until it is stopped; an exception is not the end of it."""
+    """Runs an action periodically until it is stopped; exceptions are reported."""
 
     __slots__ = ("_action", "_loop", "_seconds", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, action: Callable[[], object]) -> None:
-        """`seconds` pass before the first run, and between two runs."""
+        """`seconds`: before the first run, and between two runs."""
         self._loop = loop
         self._seconds = seconds
         self._action = action
@@ -55,21 +55,21 @@ class Periodic:
 
     @property
     def running(self) -> bool:
-        """Whether it runs again."""
+        """Whether there will be another run."""
         return self._timer is not None
 
     def start(self) -> None:
-        """Run from now on; without effect where it does already."""
+        """Run from now on; no effect if it is running already."""
         if self._timer is None:
             self._timer = self._loop.call_later(self._seconds, self._run)
 
     def stop(self) -> None:
-        """Run no more; `start` begins again."""
+        """Stop running; `start` resumes."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _run(self) -> None:
-        # First: nothing that the action does keeps the next run from coming.
+        # First, so that there is a next run whatever the action does.
         self._timer = self._loop.call_later(self._seconds, self._run)
         attempt(self._action)

@@ -1,7 +1,7 @@
-"""`tykpy broker`, from its options to its exit code: what comes first, and in which order it must.
+"""`tykpy broker`, from its options to its exit code.
 
-Addresses are taken while we may be root. Privileges are dropped before the process is started that plugin code will
-come to run in, the zygote. It imports what workers need while we import what serves.
+The order matters: addresses are taken while we may be root. Privileges are dropped before the zygote is started, whose
+forks run plugin code. It imports what workers need while this process imports what serves.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ STANDARD_DESCRIPTORS: Final = (0, 1, 2)
 
 
 def run(config: BrokerConfig) -> ExitCode:
-    """Serve until SIGTERM or SIGINT; says in the log why it could not."""
+    """Serve until SIGTERM or SIGINT; log errors and return the exit code."""
     _open_standard_descriptors()
     set_title(BROKER)
     _hold_signals()
     open_log(shows_process=False)
     configure_log(config.log_level)
-    # It would write down what peers send.
+    # It would log what peers send.
     logging.getLogger("hpack").setLevel(logging.WARNING)
     cpus = usable_cpus()
     log.info("%d workers; CPUs that may be used: %d (%s)", config.workers, *cpus)
@@ -76,11 +76,11 @@ def _run(config: BrokerConfig) -> ExitCode:
 
 
 def _hold_signals() -> None:
-    """Until the event loop takes signals: stop in order, and do not end of those that mean something else."""
+    """Handle signals until the event loop does: stop in order, and ignore those that mean something else."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: sys.exit(ExitCode.OK))
     for number in (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
-        # No SIG_IGN: the processes that are started meanwhile would inherit it.
+        # Not SIG_IGN: processes that are started meanwhile would inherit it.
         signal.signal(number, lambda _number, _frame: None)
     signal.signal(signal.SIGUSR1, lambda _number, _frame: reopen_log())
     # A program that takes over was started with them blocked.
@@ -88,17 +88,17 @@ def _hold_signals() -> None:
 
 
 def _open_standard_descriptors() -> None:
-    """Open those that the broker was started without: a socket in their place would be written to as the log."""
+    """Open standard descriptors that are closed: the log would be written to a socket in their place."""
     for descriptor in STANDARD_DESCRIPTORS:
         try:
             os.fstat(descriptor)
         except OSError:
-            # Gets the lowest number that is free, which is this one.
+            # Gets the lowest free number, which is this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def _use_log_file(config: BrokerConfig) -> None:
-    # Not before: root must not write to what a link leads to that the broker's user put there.
+    # Not before privileges are dropped: root must not follow a link that the broker's user put there.
     if config.log_file is None:
         return
     try:
@@ -108,14 +108,14 @@ def _use_log_file(config: BrokerConfig) -> None:
 
 
 def _serve(config: BrokerConfig, listeners: Listeners, zygotes: ZygoteKeeper) -> None:
-    from tykpy.broker.app import serve  # half of all that a broker imports
+    from tykpy.broker.app import serve  # half of a broker's imports
 
     with asyncio.Runner(loop_factory=loop_factory(config.event_loop)) as runner:
         runner.run(serve(config, listeners, zygotes))
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """What makes the event loop of --event-loop."""
+    """Return what creates the event loop named by --event-loop."""
     if name == "asyncio":
         return asyncio.new_event_loop
     import uvloop

@@ -2,7 +2,7 @@
 
 Files are not read: a file that was replaced has another inode, and one that was written to has another time of change
 (ctime), which nobody can set; modification time and size may be the same, as archives with fixed times unpack. A check
-costs one stat of the folder as long as nothing comes or goes, and looks at a few entries in turn.
+costs one stat of the folder as long as nothing comes or goes, and looks at a few entries in checked.
 """
 
 import os
@@ -72,9 +72,9 @@ class BundleFolder:
         if self._seen != before or time.time_ns() - self._seen[1] < SETTLED_NS:
             self._found = {name: self._found.get(name) or self._stamp(name) for name in self._names()}
         names = list(self._found)
-        turn = [names[(self._next + at) % len(names)] for at in range(min(CHECKED_AT_ONCE, len(names)))]
-        self._next += len(turn)
-        for name in {*turn, *again} & self._found.keys():
+        checked = [names[(self._next + at) % len(names)] for at in range(min(CHECKED_AT_ONCE, len(names)))]
+        self._next += len(checked)
+        for name in {*checked, *again} & self._found.keys():
             self._found[name] = self._stamp(name)
         return dict(self._found)
 

@@ -159,9 +159,9 @@ class Publisher:
             self._is_changing = False
             each(self._report, self._router.hooks.description)
 
-    def report_kept(self, worker: Worker) -> None:
+    def report_saved(self, worker: Worker) -> None:
         """Log once for each bundle that another version is served than is in the folder."""
-        for bundle in worker.description if worker.kept else ():
+        for bundle in worker.description if worker.saved else ():
             name = ("kept", bundle["path"], bundle["version"])
             if bundle["kept"] and name not in self._reported:
                 self._reported.add(name)

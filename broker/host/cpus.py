@@ -1,7 +1,7 @@
-"""How many CPUs this process may use: its affinity, and the quota of its control groups, which Python does not see.
+"""Count the CPUs this process may use: its affinity, and the quota of its control groups, which Python does not see.
 
-A quota limits time and not CPUs: 1.5 CPUs are 150 ms in 100 ms. It is rounded up, because rounded down a third of it
-could never be used, while one worker too many only has to share.
+A quota limits time, not CPUs: 1.5 CPUs are 150 ms in 100 ms. It is rounded up: rounded down, a third of it could never
+be used, while one worker too many only has to share.
 """
 
 import math
@@ -14,23 +14,23 @@ ROOT: Final = Path("/")
 
 
 class Cpus(NamedTuple):
-    """CPUs that may be used, at least one."""
+    """The number of CPUs that may be used, at least one."""
 
     number: int
     limit: str
-    """What limits them, for people."""
+    """What limits it, in words."""
 
 
 def usable_cpus(root: Path = ROOT) -> Cpus:
-    """Return how many CPUs this process may use. `root`: the folder that /proc and /sys are in."""
+    """Return how many CPUs this process may use. `root`: the folder of /proc and /sys."""
     allowed, there = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     affinity = Cpus(allowed, "CPU affinity" if allowed < there else "CPUs of the machine")
-    # Of several that are equally low the first is named.
+    # If several are equally low, the first is named.
     return min([affinity, *_quotas(root)], key=lambda cpus: cpus.number)
 
 
 def _quotas(root: Path) -> Iterator[Cpus]:
-    """Yield the quotas of our control groups and of all that they lie in; of both versions, a machine may have both."""
+    """Yield the quotas of our control groups and of their parents; a machine may have both versions of them."""
     mounts = [mount for line in _lines(root / "proc/self/mountinfo") if (mount := _Mount.parse(line, root)) is not None]
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, group = line.split(":", 2)
@@ -41,17 +41,17 @@ def _quotas(root: Path) -> Iterator[Cpus]:
 
 
 class _Mount(NamedTuple):
-    """Where a hierarchy of control groups can be looked at."""
+    """A mounted hierarchy of control groups."""
 
     point: Path
     top: str
-    """The group at the mount point; a container often sees its own there."""
+    """The group at the mount point; in a container it is often the container's own."""
     kind: str
     options: str
 
     @classmethod
     def parse(cls, line: str, root: Path) -> "_Mount | None":
-        """Read a line of proc_pid_mountinfo(5); None where it is no control group's."""
+        """Parse a line of proc_pid_mountinfo(5); return None if it is not about control groups."""
         here, _, there = line.partition(" - ")
         kind, _, options = there.split(" ", 2)
         if kind not in ("cgroup", "cgroup2"):
@@ -60,13 +60,13 @@ class _Mount(NamedTuple):
         return cls(root / point.lstrip("/"), top.rstrip("/"), kind, options)
 
     def is_of(self, controllers: str) -> bool:
-        """Whether it shows the hierarchy that a line of /proc/self/cgroup is about, and that may limit CPUs."""
+        """Say whether this is the hierarchy of a line of /proc/self/cgroup, and may limit CPUs."""
         if not controllers:
             return self.kind == "cgroup2"
         return self.kind == "cgroup" and "cpu" in controllers.split(",") and "cpu" in self.options.split(",")
 
     def folders(self, group: str) -> Iterator[Path]:
-        """Yield the folders from the mount point to the group, as far as it lies below: an outer one is not shown."""
+        """Yield the folders from the mount point to the group, if it lies below: outer groups are not visible."""
         yield self.point
         inner = group.removeprefix(self.top)
         if not group.startswith(f"{self.top}/") or ".." in inner.split("/"):
@@ -78,7 +78,7 @@ class _Mount(NamedTuple):
 
 
 def _quota(folder: Path) -> Iterator[Cpus]:
-    """Yield the quota of one group, if it has any: `cpu.max` of version 2, `cpu.cfs_...` of version 1, in us."""
+    """Yield the quota of one group, if it has one: `cpu.max` of version 2, `cpu.cfs_...` of version 1, in us."""
     for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         numbers = " ".join(line for file in files for line in _lines(folder / file)).split()
         if len(numbers) == 2 and all(number.isdecimal() and int(number) for number in numbers):

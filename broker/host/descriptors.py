@@ -1,9 +1,9 @@
-"""When the process runs out of descriptors: that is said, and workers are replaced all the same.
+"""Limit connections by the descriptors there are, and log when there are none; workers are replaced all the same.
 
-Neither event loop says it in a way that helps: without any left, uvloop closes each new connection without a word, and
-asyncio fills the log with tracebacks. What is open goes on either way, and new connections are served as soon as there
-are descriptors again. Both loops accept whatever waits before anybody can refuse it, so no limit on connections keeps
-descriptors free at every moment: those that a worker needs are held instead.
+Neither event loop reports that helpfully: without descriptors, uvloop closes each new connection silently, and asyncio
+fills the log with tracebacks. Open connections continue, and new ones are served as soon as there are descriptors
+again. Both loops accept all waiting connections before any can be refused, so no limit on connections keeps descriptors
+free at every moment: those that a worker needs are reserved instead.
 """
 
 import asyncio
@@ -21,45 +21,45 @@ from tykpy.telemetry.rate_limited_log import QuietLog
 log = logging.getLogger("tykpy.broker")
 
 LOOK_INTERVAL: Final = 1.0
-"""Seconds; a look is opening and closing one."""
+"""Seconds between two checks, which open and close one descriptor each."""
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class DescriptorReserve:
-    """Descriptors that nobody else can take: held open, and let go of for the moment in which they are needed."""
+    """Descriptors that nobody else can take: held open, and released for the moment in which they are needed."""
 
     def __init__(self) -> None:
         self._held: list[int] = []
         self._wanted = 0
 
     def hold(self, count: int) -> None:
-        """Hold so many from now on, or as many as there are."""
+        """Hold this many from now on, or as many as there are."""
         self._wanted = count
         while len(self._held) > count:
             os.close(self._held.pop())
         self.refill()
 
     def refill(self) -> None:
-        """Take again what was let go of, or could not be had."""
+        """Take again those that were released or not available."""
         with contextlib.suppress(OSError):
             while len(self._held) < self._wanted:
                 self._held.append(os.dup(self._held[0]) if self._held else _open_nothing())
 
     @contextlib.contextmanager
     def released(self) -> Iterator[None]:
-        """Nothing is held until the end of the block; nothing else may run in the event loop meanwhile."""
-        self._let_go()
+        """Hold none until the end of the block, which must not wait for the event loop."""
+        self._release()
         try:
             yield
         finally:
             self.refill()
 
     def close(self) -> None:
-        """Hold none."""
+        """Hold none any more."""
         self._wanted = 0
-        self._let_go()
+        self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         while self._held:
             os.close(self._held.pop())
 
@@ -73,10 +73,10 @@ FaultHandler = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
 
 
 class DescriptorWatch:
-    """Looks every second whether one more descriptor can be had."""
+    """Checks every second whether there is one more descriptor."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, reserve: DescriptorReserve, otherwise: FaultHandler) -> None:
-        """`otherwise` is called for what callbacks raise and has nothing to do with descriptors."""
+        """`otherwise`: called for exceptions of callbacks that are not about descriptors."""
         self._loop = loop
         self._reserve = reserve
         self._otherwise = otherwise
@@ -84,7 +84,7 @@ class DescriptorWatch:
         self._exhausted = False
 
     def start(self) -> None:
-        """Look from now on, and answer for what asyncio says when it cannot accept."""
+        """Check from now on, and handle what asyncio reports when it cannot accept."""
         self._loop.set_exception_handler(self._on_fault)
         self._look()
         Periodic(self._loop, LOOK_INTERVAL, self._look).start()
@@ -118,16 +118,15 @@ class DescriptorWatch:
 
 
 OWN: Final = 256
-"""Descriptors kept for the broker itself: sockets, sinks of events, connections that are being refused."""
+"""Descriptors for the broker itself: sockets, sinks of events, connections that are being refused."""
 PER_WORKER: Final = 32
-"""Kept per worker: a channel, its process and what starting one takes, twice, because a reload doubles the workers."""
+"""Descriptors per worker: channel, process and what starting one takes, twice, because a reload doubles the workers."""
 FEWEST: Final = 16
-"""Connections that are allowed whatever the system says: a broker without any serves nobody. What a worker needs is
-held all the same (broker/host/descriptors.py)."""
+"""Connections that are always allowed: a broker without any serves nobody. `DescriptorReserve` is held all the same."""
 
 
 def connections_allowed(wanted: int, workers: int) -> int:
-    """As many of `wanted` connections as there are descriptors for; says so in the log where it is fewer.
+    """Return how many of `wanted` connections there are descriptors for; log it if they are fewer.
 
     Raises this process's soft limit as far as needed.
     """
@@ -144,7 +143,7 @@ def connections_allowed(wanted: int, workers: int) -> int:
 
 
 def raise_limit(connections: int, workers: int) -> int:
-    """Raise the soft limit to what these need, or to the hard limit; returns what may be open, at most what they need.
+    """Raise the soft limit of open files to what is needed, or to the hard limit; return the lower of the two.
 
     Workers inherit it.
     """

@@ -1,4 +1,4 @@
-"""The exit codes of `tykpy broker`, for service managers and for the program that it is to replace."""
+"""The exit codes of `tykpy broker`, for service managers and for the program that it replaces in an upgrade."""
 
 from enum import IntEnum
 
@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
 
     @property
     def words(self) -> str:
-        """What follows `exited with code N`."""
+        """The meaning, as it follows `exited with code N`."""
         return _WORDS[self]
 
 

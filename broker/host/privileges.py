@@ -26,17 +26,17 @@ PROGRAM: Final = Path(__file__).parents[1]
 
 
 class TargetUser(NamedTuple):
-    """A user to become."""
+    """The user that --user and --group name."""
 
     uid: int
     gid: int
     name: str = ""
-    """Empty for a number that has no name; it has no other groups, then, and no home."""
+    """Empty for a number without a name; then there are no other groups and no home either."""
     home: str = ""
 
     @classmethod
     def wanted(cls, config: BrokerConfig) -> "TargetUser | None":
-        """Who --user and --group name; None where we stay who we are. Raises ConfigError."""
+        """Return the user that the options name, or None. Raises ConfigError."""
         if config.user is None:
             return None
         uid = user_id(config.user)
@@ -53,16 +53,16 @@ class TargetUser(NamedTuple):
 
     @property
     def is_ours(self) -> bool:
-        """Whether we are this user already."""
+        """Whether the process runs as this user already."""
         return os.getresuid() == (self.uid,) * 3
 
     def check(self) -> None:
-        """Raise ConfigError where we cannot become it."""
+        """Raise ConfigError if the process cannot become this user."""
         if os.geteuid() != ROOT and not self.is_ours:
             raise ConfigError(f"--user {self.name or self.uid}: only root can become another user")
 
     def become(self) -> None:
-        """Be this user and nothing else, from here on. Raises BrokerError."""
+        """Become this user for good. Raises BrokerError."""
         self.check()
         if not self.is_ours:
             # Groups first: without root's powers they could not be changed any more.
@@ -87,7 +87,7 @@ class TargetUser(NamedTuple):
 
 
 def assume(config: BrokerConfig) -> None:
-    """Become whom the options name. Raises BrokerError, ConfigError."""
+    """Become the user that the options name. Raises BrokerError."""
     identity = TargetUser.wanted(config)
     if identity is None:
         if os.geteuid() == ROOT:
@@ -107,7 +107,7 @@ def _expect_refusal(become: Callable[[int], None]) -> None:
 
 
 def _check_files(config: BrokerConfig, name: str) -> None:
-    """What workers need, now and at the next reload; better said here than by each of them."""
+    """Check what workers need, now and at the next reload: one error here instead of one from each worker."""
     needed = (Path(sys.executable), PROGRAM, config.bundles, config.public_key)
     for path in filter(None, needed):
         if not _is_readable(path):
@@ -117,27 +117,25 @@ def _check_files(config: BrokerConfig, name: str) -> None:
 
 
 def _is_readable(path: Path) -> bool:
-    """Whether we can read a file, or list and enter a folder; what is not there yet may be made readable."""
+    """Say whether we can read a file, or list and enter a folder; what does not exist yet may be made readable."""
     # Not `Path.is_dir`, which raises where a folder above may not be entered.
     rights = os.R_OK | (os.X_OK if os.path.isdir(path) else 0)
     return os.access(path, rights) or (not os.path.lexists(path) and _closed_folder(path) is None)
 
 
 def _closed_folder(path: Path) -> Path | None:
-    """Return the outermost folder on the way to a path, or to what it links to, that we may not enter."""
+    """Return the outermost folder that we may not enter on the way to a path, or to what it links to."""
     above = [*reversed(path.parents), *reversed(Path(os.path.realpath(path)).parents)]
     return next((folder for folder in above if os.path.isdir(folder) and not os.access(folder, os.X_OK)), None)
 
 
 def renounce() -> None:
-    """Give up what no process of ours needs.
+    """Give up privileges that no process of ours needs. Raises BrokerError.
 
-    `no_new_privs`: no program started from here on gets more rights than its starter has, whatever set-user-ID bit or
-    capability its file has. Inherited by workers, and final.
-    Not dumpable: processes of the same user, as workers are, can neither trace the broker nor read its memory and
-    environment. A worker is dumpable again: --max-memory looks into it.
-
-    Raises BrokerError.
+    `no_new_privs`: no program started from here on gets more rights than its starter, whatever set-user-ID bit or
+    capabilities its file has. Workers inherit it, and it is final.
+    Not dumpable: processes of the same user, such as workers, can neither trace the broker nor read its memory and
+    environment. A worker becomes dumpable again: --max-memory reads its statistics.
     """
     try:
         prctl(Option.NO_NEW_PRIVS, 1)

@@ -1,4 +1,4 @@
-"""Tell the service manager how we are, as sd_notify(3) says: READY=1, STATUS=..., STOPPING=1."""
+"""Report the broker's state to the service manager (sd_notify(3)): READY=1, STATUS=..., STOPPING=1."""
 
 import asyncio
 import os
@@ -8,13 +8,13 @@ from collections import deque
 from typing import Final
 
 RETRY_DELAY: Final = 0.1
-"""Seconds after which a manager that had no room for a message is tried again."""
+"""Seconds until a message is sent again for which the manager had no room."""
 MAX_UNSENT: Final = 64
-"""Messages that wait for it; the oldest give way to newer ones."""
+"""Most messages that wait; the oldest are dropped."""
 
 
 class ServiceNotifier:
-    """Sends datagrams to `$NOTIFY_SOCKET`, without ever waiting for who reads them; without one, does nothing."""
+    """Sends datagrams to `$NOTIFY_SOCKET` without ever blocking; does nothing without that variable."""
 
     def __init__(self, address: str | None) -> None:
         self._socket: socket.socket | None = None
@@ -27,25 +27,25 @@ class ServiceNotifier:
 
     @classmethod
     def from_environment(cls) -> "ServiceNotifier":
-        """The notifier for this process's service manager."""
+        """Return the notifier for this process's service manager."""
         return cls(os.environ.get("NOTIFY_SOCKET"))
 
     def send(self, *lines: str) -> None:
-        """Send one message of `NAME=value` lines. A manager that is not there any more is not our failure."""
+        """Send one message of `NAME=value` lines. It is no error if the manager is gone."""
         if self._socket is not None:
             self._unsent.append("\n".join(lines).encode())
             self._flush()
 
     def reloading(self) -> None:
-        """A reload starts (sd_notify(3): for units of Type=notify-reload, with the time it started)."""
+        """Report that a reload starts, and when (sd_notify(3), for units of Type=notify-reload)."""
         self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def reloaded(self) -> None:
-        """It has ended, one way or the other."""
+        """Report that a reload has ended, one way or the other."""
         self.send("READY=1")
 
     def close(self) -> None:
-        """Close the socket; further messages go nowhere."""
+        """Close the socket; further messages are ignored."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None

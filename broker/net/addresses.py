@@ -1,4 +1,4 @@
-"""Addresses as options and commands give them: `unix:///path`, `tcp://host:port` and `tls://host:port`."""
+"""Parse addresses of options and commands: `unix:///path`, `tcp://host:port` and `tls://host:port`."""
 
 import ipaddress
 import os
@@ -10,9 +10,9 @@ from typing import Final
 from tykpy.broker.errors import AddressError
 
 MSGPACK_PREFIX: Final = "msgpack+"
-"""`--listen msgpack+unix:///path` speaks MessagePack-RPC; without the prefix, gRPC."""
+"""Start of addresses that speak MessagePack-RPC (`msgpack+unix:///path`); without it they speak gRPC."""
 MAX_UNIX_PATH: Final = 107
-"""Bytes of a Unix socket's path (Linux's sun_path without its zero)."""
+"""Longest path of a Unix socket, in bytes (Linux's sun_path without its zero)."""
 _TCP: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:]*)):(?P<port>\d{1,5})", re.ASCII)
 
 
@@ -43,12 +43,12 @@ def parse_tcp(address: str, scheme: str = "tcp") -> tuple[str, int]:
 
 
 def scheme_of(address: str) -> str:
-    """Return the scheme of an address that is no Unix socket's."""
+    """Return the scheme of an address other than a Unix socket's."""
     return "tls" if address.startswith("tls://") else "tcp"
 
 
 def name_of(address: str) -> str:
-    """Return the path or `host:port` of an address, as a socket calls itself. Raises AddressError."""
+    """Return the path or `host:port` of an address, like a socket's own name. Raises AddressError."""
     if address.startswith("unix:"):
         return os.path.abspath(parse_unix(address))
     host, port = parse_tcp(address, scheme_of(address))
@@ -56,7 +56,7 @@ def name_of(address: str) -> str:
 
 
 def check_listen(addresses: Sequence[str]) -> None:
-    """Raise AddressError where one is not an address, or is given twice; port 0 is another one each time."""
+    """Raise AddressError if one is not an address or is given twice; port 0 is a different one each time."""
     names = set()
     for address in addresses:
         name = name_of(address.removeprefix(MSGPACK_PREFIX))

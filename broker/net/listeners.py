@@ -1,7 +1,7 @@
-"""The sockets of one broker, from taking their addresses to giving them up.
+"""The listening sockets of one broker.
 
-Two steps: addresses are taken while we may still be root, and without an event loop; connections are accepted later.
-In an upgrade the old program's sockets are used, and stay its own until it has been told that we serve.
+Addresses are taken first, while the process may still be root and without an event loop; connections are accepted
+later. In an upgrade the sockets are the old program's, and remain its own until it is told that this one serves.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from tykpy.broker.net.sockets import ListeningSocket, SocketOptions
 log = logging.getLogger("tykpy.broker")
 
 LEAVE_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-"""The files of Unix sockets are removed by `ListeningSocket`, which knows whose they are."""
+"""`ListeningSocket` removes the files of Unix sockets: it knows whose they are."""
 
 Factory = Callable[[], asyncio.BaseProtocol]
 
 
 def socket_options(config: BrokerConfig) -> SocketOptions:
-    """The permissions of the sockets that gateways call. Raises ConfigError."""
+    """Return the permissions of the sockets that gateways call. Raises ConfigError."""
     identity = TargetUser.wanted(config)
     if identity is None:
         return SocketOptions(config.socket_mode, config.socket_group)
@@ -39,11 +39,11 @@ def socket_options(config: BrokerConfig) -> SocketOptions:
 
 
 class _FrontEnd(NamedTuple):
-    """What is behind a socket."""
+    """What serves the connections of a socket."""
 
     factory: Factory
     protocols: tuple[str, ...]
-    """What a TLS peer may call it (ALPN)."""
+    """ALPN names for TLS peers; none: any."""
 
 
 class Listeners:
@@ -52,22 +52,22 @@ class Listeners:
     def __init__(self, config: BrokerConfig, handover: Handover | None) -> None:
         self._config = config
         self.handover = handover
-        """From the program whose place this one is to take, until it has been told that it can go."""
+        """From the program that this one is to replace, until that one is told to go."""
         self.handed_over = False
-        """This program's own place is taken: the sockets' files are its successor's."""
+        """This program has been replaced: the sockets' files are its successor's."""
         self.sockets: list[ListeningSocket] = []
         self._servers: list[asyncio.Server] = []
-        """One for each socket, in their order; none before `serve` and after `stop_accepting`."""
+        """One for each socket, in the same order; empty before `serve` and after `stop_accepting`."""
         self._front_ends: list[_FrontEnd] = []
-        """Likewise."""
+        """One for each socket, in the same order."""
         self._borrowed: list[ListeningSocket] = []
-        """The old program's, as long as they are its own."""
+        """The old program's sockets, while they are its own."""
 
     @classmethod
     def open(cls, config: BrokerConfig) -> "Listeners":
         """Take all addresses: the admin socket first, then those that gateways call.
 
-        Raises ConfigError, ListenError, UpgradeError; nothing is left open then.
+        Raises ConfigError, ListenError and UpgradeError, and leaves nothing open then.
         """
         listeners = cls(config, Handover.from_environment())
         try:
@@ -82,9 +82,9 @@ class Listeners:
         return listeners
 
     async def serve(self, admin: Factory, grpc: Factory, rpc: Factory) -> None:
-        """Accept connections, each for its front end; in an upgrade not before `take_over`.
+        """Accept connections for each front end; in an upgrade not before `take_over`.
 
-        Raises ConfigError where a certificate cannot be used.
+        Raises ConfigError if a certificate cannot be used.
         """
         front_ends = [
             _FrontEnd(rpc, ()) if address.startswith(MSGPACK_PREFIX) else _FrontEnd(grpc, tls.HTTP2)
@@ -99,9 +99,9 @@ class Listeners:
                 log.warning("%s", warning)
 
     async def renew_certificates(self) -> None:
-        """Read the files of --tls-... anew, for connections that come from now on; others are not touched.
+        """Read the files of --tls-... again, for new connections; existing ones are not touched.
 
-        What cannot be used changes nothing, and is logged.
+        Unusable files are logged and change nothing.
         """
         places = [
             at for at, one in enumerate(self.sockets) if one.address.startswith(tls.PREFIX) and one.socket.fileno() >= 0
@@ -113,18 +113,18 @@ class Listeners:
         except ConfigError as error:
             log.error("certificates are not renewed, those in use stay: %s", error)
             return
-        if not self._servers:  # meanwhile we were told to accept nothing more
+        if not self._servers:  # meanwhile `stop_accepting` was called
             for server in fresh:
                 server.close()
             return
         for at, server in zip(places, fresh, strict=True):
-            # Both had the socket for a moment, so no connection was turned away.
+            # Both had the socket for a moment, so no connection was refused.
             self._servers[at].close()
             self._servers[at] = server
         log.info("certificates are renewed")
 
     async def take_over(self) -> None:
-        """Accept connections on the old program's sockets, which are ours from now on, and tell it to go."""
+        """Accept connections on the old program's sockets, own them from now on, and tell it to go."""
         for server in self._servers:
             await server.start_serving()
         if self.handover is not None:
@@ -133,10 +133,10 @@ class Listeners:
         self._borrowed.clear()
 
     def refuse_tcp(self) -> None:
-        """Refuse connections over TCP from now on; connections stay.
+        """Refuse new TCP connections; existing ones stay.
 
-        A proxy that is refused sends its calls to another broker, instead of here to hear that nothing is taken. Unix
-        sockets stay: a gateway that is refused waits longer and longer before it dials again.
+        A proxy that is refused sends its calls to another broker, and not to this one, which rejects them. Unix sockets
+        still accept: a gateway that is refused waits longer and longer before it dials again.
         """
         for listening, server in zip(self.sockets, self._servers, strict=True):
             if not listening.is_unix:
@@ -144,7 +144,7 @@ class Listeners:
                 listening.socket.close()
 
     def stop_accepting(self) -> None:
-        """Accept nothing more; connections stay."""
+        """Accept no more connections; existing ones stay."""
         servers, self._servers = self._servers, []
         for server in servers:
             server.close()
@@ -152,7 +152,7 @@ class Listeners:
             listening.socket.close()
 
     def close(self) -> None:
-        """Give everything up: what is another program's is left to it. Works after any part of `open` and `serve`."""
+        """Close everything and leave what belongs to another program; works after any part of `open` and `serve`."""
         if self.handover is not None:
             self.handover.close()
         self.stop_accepting()
@@ -166,7 +166,7 @@ class Listeners:
         self.sockets.append(inherited or sockets.listen(address, options))
 
     async def _open_servers(self, places: Collection[int]) -> list[asyncio.Server]:
-        """Servers for some of the sockets. What can be wrong with any of them is found before the first is opened."""
+        """Return servers for some of the sockets; errors in any of them are found before the first is opened."""
         options = {
             at: tls.server_options(self._config, self._front_ends[at].protocols)
             for at in places
@@ -190,7 +190,7 @@ class Listeners:
 
 
 def warnings_of(listening: ListeningSocket, config: BrokerConfig) -> Iterator[str]:
-    """What everybody can do who reaches this address, where that is not wanted as a rule."""
+    """Warn about an address that is reachable by anyone, and what they could do."""
     if listening.is_unix:
         return
     if config.allow_user or config.allow_group:

@@ -1,4 +1,4 @@
-"""Who holds an address that we would like to have, or have reached; what cannot be seen is no error."""
+"""Find the process that owns an address or a lock, for messages; a process that cannot be seen is no error."""
 
 import os
 import re
@@ -11,29 +11,29 @@ _CREDENTIALS: Final = Struct("3i")
 """struct ucred: pid, uid, gid."""
 _LISTEN_STATE: Final = "0A"
 MAX_COMMAND: Final = 200
-"""Characters of its command that a message shows."""
+"""Longest command in a message, in characters."""
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://\S*")
 _UNKNOWN: Final = "another process"
 
 
 def unix_owner(connected: socket.socket) -> str:
-    """The process that listens at the other end of a connected Unix socket, by pid and command."""
+    """Name the process that listens at the other end of a connected Unix socket, by pid and command."""
     return _describe(unix_listener(connected))
 
 
 def unix_listener(connected: socket.socket) -> int:
-    """The process that listens at the other end of a connected Unix socket; 0: it is in another namespace."""
+    """Return the pid of the process that listens at the other end; 0 if it is in another namespace."""
     pid, _, _ = _CREDENTIALS.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return int(pid)
 
 
 def tcp_owner(port: int) -> str:
-    """The process that listens on a TCP port, by pid and command, as far as we may look."""
+    """Name the process that listens on a TCP port, by pid and command, if it may be seen."""
     return _describe(tcp_listener(port))
 
 
 def tcp_listener(port: int) -> int:
-    """The process that listens on a TCP port; 0: there is none that we may look at."""
+    """Return the pid of the process that listens on a TCP port; 0 if none may be seen."""
     inodes = {inode for table in ("/proc/net/tcp", "/proc/net/tcp6") for inode in _listening_inodes(Path(table), port)}
     for process in Path("/proc").glob("[0-9]*"):
         if inodes & _socket_inodes(process / "fd"):
@@ -42,14 +42,14 @@ def tcp_listener(port: int) -> int:
 
 
 def lock_owner(descriptor: int) -> str:
-    """The process that holds a lock (flock) on the file of a descriptor, by pid and command, as far as we may look."""
+    """Name the process that holds a lock (flock) on a descriptor's file, by pid and command, if it may be seen."""
     status = os.fstat(descriptor)
     place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
         rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:
         rows = []
-    # Those that wait for a lock have "->" in the second place.
+    # A process that waits for a lock has "->" in the second column.
     return _describe(next((int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == place), 0))
 
 
@@ -74,7 +74,7 @@ def _socket_inodes(folder: Path) -> set[str]:
 
 
 def without_urls(command: str) -> str:
-    """A command line with nothing but the schemes of its URLs: any of them may hold a password."""
+    """Replace the URLs of a command line by their schemes: any of them may hold a password."""
     return _URL.sub(r"\1://...", command)
 
 

@@ -1,4 +1,4 @@
-"""The runtime folder: sockets, the embedded store and unpacked bundles; made, looked over, and given to its user."""
+"""Create and check the runtime folder (sockets, embedded store, unpacked bundles), and give it to the broker's user."""
 
 import logging
 import os
@@ -14,26 +14,26 @@ from tykpy.broker.net.trust import distrusted
 log = logging.getLogger("tykpy.sockets")
 
 FOLDER_MODE: Final = 0o700
-"""What is in it is nobody else's business, but for a socket that is opened to others."""
+"""Private, but for a socket that others may connect to."""
 OUR_NAMES: Final = frozenset(
     {"admin.sock", "tyk.sock", "unpacked", "kept", "storage.sqlite3", "storage.sqlite3-wal", "storage.sqlite3-shm"}
 )
-"""What the broker and its workers put there by themselves."""
+"""Files and folders that the broker and its workers create there."""
 OUR_FOLDERS: Final = ("kept", "unpacked")
-"""Those of them that have code in them, which workers run."""
+"""Those that contain code that workers run."""
 PARENT_MODE: Final = 0o755
 
 
 def make_runtime_dir(path: Path, options: SocketOptions | None = None) -> None:
-    """Make the folder for sockets with these permissions, if it is not there: for us alone, unless they are for others.
+    """Create the folder for sockets with these permissions unless it exists; private, unless the sockets are not.
 
-    One that is root's goes to the sockets' owner, if they have another, with what we have left there before.
-    Raises ListenError where it cannot be made, others could replace its files, or it is used for other things.
+    A folder of root's is given to the sockets' owner, with what the broker left there before.
+    Raises ListenError if it cannot be created, if others could replace its files, or if it is used for other things.
     """
     options = options or SocketOptions()
     gid = group_of(options)
     try:
-        # The folders on the way first: nothing is made where others could replace it.
+        # The folders on the way first: nothing is created where others could replace it.
         _refuse_distrusted(path, path, options)
         _make(path, options, gid)
         _look_over(path, options, gid)
@@ -60,7 +60,7 @@ def _make(path: Path, options: SocketOptions, gid: int | None) -> None:
 
 
 def _refuse_distrusted(folder: Path, path: Path, options: SocketOptions) -> None:
-    """Raise ListenError where others could have put something at a path in the runtime folder, or replace it."""
+    """Raise ListenError if others could have created or could replace what is at a path in the runtime folder."""
     owners = {os.geteuid()} | ({options.owner} if options.owner is not None else set())
     why = distrusted(path, owners)
     if why is not None:
@@ -71,7 +71,7 @@ def _refuse_distrusted(folder: Path, path: Path, options: SocketOptions) -> None
 
 
 def _mode_for(options: SocketOptions) -> int:
-    """To connect to a socket is to write to it; to get as far as that is to go through its folder."""
+    """Return the folder's mode: to connect to a socket is to write to it, and takes passing through its folder."""
     return FOLDER_MODE | (options.mode & (stat.S_IWGRP | stat.S_IWOTH)) >> 1
 
 
@@ -88,7 +88,7 @@ def _look_over(path: Path, options: SocketOptions, gid: int | None) -> None:
 
 
 def _lets_through(folder: os.stat_result, options: SocketOptions, gid: int | None) -> bool:
-    """Whether those whom a socket lets in get as far as it."""
+    """Say whether everybody that a socket admits can pass through its folder."""
     if folder.st_mode & stat.S_IXOTH:
         return True
     group_passes = folder.st_mode & stat.S_IXGRP and gid in (None, folder.st_gid)
@@ -96,7 +96,7 @@ def _lets_through(folder: os.stat_result, options: SocketOptions, gid: int | Non
 
 
 def _give_away(path: Path, uid: int, gid: int) -> None:
-    """From within: as long as a folder is root's, nobody else can put links into it."""
+    """Give the folder to a user, from the inside out: while it is root's, nobody else can put links into it."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         strangers = sorted(set(os.listdir(folder)) - OUR_NAMES)

@@ -1,4 +1,4 @@
-"""Listening sockets: addresses, permissions, stale socket files, and sockets that systemd opened for us."""
+"""Listening sockets: addresses, permissions, stale socket files, and sockets inherited from systemd."""
 
 import contextlib
 import errno
@@ -25,26 +25,26 @@ BACKLOG: Final = 1024
 FIRST_INHERITED_FD: Final = 3
 """sd_listen_fds(3): inherited sockets start here."""
 _PROBE_TIMEOUT: Final = 1.0
-"""Seconds; a listener whose queue is full does not refuse, it does not answer."""
+"""Seconds: a listener whose queue is full does not refuse a connection, it does not answer."""
 LOCK_PATIENCE: Final = 3.0
-"""Seconds to wait for the lock on a folder; brokers hold it for milliseconds, or for `_PROBE_TIMEOUT`."""
+"""Longest wait for the lock on a folder, in seconds; brokers hold it for milliseconds, or `_PROBE_TIMEOUT`."""
 _LOCK_RETRY: Final = 0.02
 """Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class SocketOptions:
-    """Permissions of a Unix socket; for TCP they mean nothing."""
+    """Permissions of a Unix socket; meaningless for TCP."""
 
     mode: int = 0o600
     group: str | None = None
     """Name or number."""
     owner: int | None = None
-    """User; None: who we are."""
+    """User number; None: our own."""
 
 
 class FileId(NamedTuple):
-    """Which file it is, whatever its name is now."""
+    """The identity of a file, whatever its name is now."""
 
     device: int
     inode: int
@@ -57,7 +57,7 @@ class SocketFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Take the socket that is at `path` now. Raises OSError, ListenError where something else is there."""
+        """Take the socket that is at `path` now. Raises OSError, or ListenError if something else is there."""
         self.path = path
         self._descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         status = os.fstat(self._descriptor)
@@ -68,7 +68,7 @@ class SocketFile:
 
     @property
     def same(self) -> str:
-        """A path of the file that nobody can put something else at."""
+        """A path of the file at which nobody can put anything else."""
         return f"/proc/self/fd/{self._descriptor}"
 
     @classmethod
@@ -88,20 +88,20 @@ class SocketFile:
         os.close(self._descriptor)
 
     def unlink_if_same(self) -> None:
-        """Remove the file if it is still the one at its path; the caller has the folder's lock. Raises OSError."""
+        """Remove the file if it is still at its path; the caller has locked the folder. Raises OSError."""
         status = self.path.lstat()
         if self.id == (status.st_dev, status.st_ino):
             self.path.unlink()
 
     def remove(self) -> None:
-        """Remove the file unless something else has taken its place, under the lock that brokers replace files with."""
+        """Remove the file unless something else has taken its place; locks the folder."""
         try:
             with _locked(self.path.parent):
                 self.unlink_if_same()
         except FileNotFoundError:
             return
         except (OSError, ListenError) as error:
-            # Opened as root, before --user; or locked. Nobody listens there any more, and the next one replaces it.
+            # Opened as root, before --user; or locked. Nobody listens there any more, and the next broker replaces it.
             why = "its folder is not ours to change" if isinstance(error, PermissionError) else str(error)
             log.info("socket %s stays: %s", self.path, why)
         finally:
@@ -109,12 +109,12 @@ class SocketFile:
 
 
 class ListeningSocket:
-    """A socket that listens; `socket` may be handed to an event loop, `close` is still ours to call."""
+    """A socket that listens. An event loop may use `socket`; `close` must be called all the same."""
 
     def __init__(self, sock: socket.socket, address: str, file: SocketFile | None = None) -> None:
         self.socket = sock
         self.address = address
-        """As it can be dialled: with the port that was really taken."""
+        """As it can be dialled, with the actual port."""
         self._file = file
 
     @classmethod
@@ -125,7 +125,7 @@ class ListeningSocket:
 
     @property
     def file(self) -> FileId | None:
-        """Its file, if that is ours to remove."""
+        """The identity of its file, if that is ours to remove."""
         return self._file.id if self._file is not None else None
 
     @property
@@ -134,14 +134,14 @@ class ListeningSocket:
         return self.socket.family == socket.AF_UNIX
 
     def release(self) -> None:
-        """Close it and leave its file: another process listens there."""
+        """Close it and leave its file to the other process that listens there."""
         self.socket.close()
         file, self._file = self._file, None
         if file is not None:
             file.release()
 
     def close(self) -> None:
-        """Close it, and remove its file unless that is somebody else's by now."""
+        """Close it, and remove its file unless somebody has replaced it."""
         self.socket.close()
         file, self._file = self._file, None
         if file is not None:
@@ -151,7 +151,7 @@ class ListeningSocket:
 def listen(address: str, options: SocketOptions | None = None) -> ListeningSocket:
     """Listen on `unix:///path`, `unix:path`, `tcp://host:port` or `tls://host:port`, or take its inherited socket.
 
-    Raises AddressError where it is not an address, ListenError: no permission, or in use (by whom).
+    Raises AddressError if it is not an address, and ListenError without permission or if it is in use (by whom).
     """
     inherited = _inherited().pop(name_of(address), None)
     if inherited is not None:
@@ -173,7 +173,7 @@ def _listen_unix(address: str, path: Path, options: SocketOptions) -> ListeningS
             sock.bind(os.fspath(path))
             file = SocketFile(path)
             try:
-                # Nobody can connect before listen(), so nobody ever meets the wrong permissions.
+                # Nobody can connect before listen(), so the permissions are right for everybody.
                 _set_permissions(file, options, gid)
                 sock.listen(BACKLOG)
             except BaseException:
@@ -194,10 +194,7 @@ def _listen_unix(address: str, path: Path, options: SocketOptions) -> ListeningS
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One at a time replaces or removes a socket's file; the lock is on the folder, so it leaves no file.
-
-    Raises ListenError where another process keeps the lock, and says which.
-    """
+    """Lock the folder of a socket to replace or remove its file. Raises ListenError naming who has locked it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _lock(descriptor, folder)
@@ -222,7 +219,7 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 def _remove_stale(address: str, path: Path) -> None:
-    """Remove a socket file that nobody listens on; raises ListenError for anything else in its place."""
+    """Remove a socket file that nobody listens on. Raises ListenError for anything else in its place."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -242,8 +239,8 @@ def _remove_stale(address: str, path: Path) -> None:
 
 
 def _set_permissions(file: SocketFile, options: SocketOptions, gid: int | None) -> None:
-    """Through its descriptor: whoever may write to the folder could put something else in the socket's place."""
-    # Before the owner: nobody else's file can be changed without root's powers.
+    """Set permissions through the file's descriptor: others who may write to the folder could replace the socket."""
+    # Before the owner: changing another user's file takes root's powers.
     os.chmod(file.same, options.mode)
     if options.owner is not None or gid is not None:
         _give(file, -1 if options.owner is None else options.owner, -1 if gid is None else gid)
@@ -260,7 +257,7 @@ def _give(file: SocketFile, uid: int, gid: int) -> None:
 
 
 def group_of(options: SocketOptions) -> int | None:
-    """The number of their group, if they have one. Raises ConfigError."""
+    """Return the number of the group, if there is one. Raises ConfigError."""
     return None if options.group is None else group_id(options.group)
 
 
@@ -297,9 +294,9 @@ def _inherited() -> dict[str, socket.socket]:
 
 
 def inherited_sockets(environ: "os._Environ[str] | dict[str, str]") -> dict[str, socket.socket]:
-    """Sockets that systemd handed to this very process (sd_listen_fds(3)), by path or `host:port`.
+    """Return the sockets that systemd passed to this process (sd_listen_fds(3)), by path or `host:port`.
 
-    The variables are taken out of `environ`, so that no child believes them to be its own.
+    The variables are removed from `environ`, so that no child takes them for its own.
     """
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)

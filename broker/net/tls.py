@@ -18,21 +18,23 @@ from tykpy.telemetry.rate_limited_log import QuietLog
 log = logging.getLogger("tykpy.tls")
 
 PREFIX: Final = "tls://"
-"""Addresses that begin so are served with TLS."""
+"""Start of addresses that are served with TLS."""
 HANDSHAKE_TIMEOUT: Final = 5.0
-"""Seconds from the connection to the end of its handshake."""
+"""Seconds from accepting a connection to the end of its handshake."""
 SHUTDOWN_TIMEOUT: Final = 2.0
-"""Seconds that a peer has to say goodbye in return."""
+"""Seconds that a peer has to answer the closing message (close_notify)."""
 HTTP2: Final = ("h2",)
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Cipher suites of TLS 1.2; all of TLS 1.3's are secure."""
 
 _notices: Final = QuietLog(log)
 
 
 class _Handshake(ssl.SSLObject):
-    """Says why a handshake failed, which event loops keep to themselves."""
+    """Logs why a handshake failed, which event loops do not tell."""
 
     def do_handshake(self) -> None:
-        """Go on with the handshake."""
+        """Continue the handshake."""
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -44,9 +46,9 @@ class _Handshake(ssl.SSLObject):
 
 
 def server_options(config: BrokerConfig, protocols: Sequence[str]) -> dict[str, Any]:
-    """What `loop.create_server` takes besides, for peers that speak one of these protocols (ALPN; none: any).
+    """Return arguments of `loop.create_server` for peers that speak one of these protocols (ALPN; none: any).
 
-    Raises ConfigError, naming the option, where the files cannot be used.
+    Raises ConfigError, naming the option, if the files cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslobject_class = _Handshake
@@ -65,12 +67,8 @@ def server_options(config: BrokerConfig, protocols: Sequence[str]) -> dict[str, 
     }
 
 
-CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""Of TLS 1.2; those of 1.3 are all sound."""
-
-
 class KeyFiles(Protocol):
-    """Where a certificate and its key are."""
+    """The options that name a certificate and its key."""
 
     @property
     def tls_cert(self) -> Path | None:
@@ -86,14 +84,14 @@ class KeyFiles(Protocol):
 
 
 def harden(context: ssl.SSLContext) -> None:
-    """Leave only what is sound, and no session that could be resumed."""
+    """Allow only secure versions and cipher suites, and no sessions that could be resumed."""
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
 
 
 def load_certificate(context: ssl.SSLContext, files: KeyFiles) -> None:
-    """What we show to the peer; raises ConfigError."""
+    """Load the certificate that is shown to the peer. Raises ConfigError."""
     certificate = files.tls_cert
     if certificate is None:
         raise ConfigError("--tls-key: needs --tls-cert")
@@ -115,7 +113,7 @@ def load_certificate(context: ssl.SSLContext, files: KeyFiles) -> None:
 
 
 def load_authorities(context: ssl.SSLContext, flag: str, path: Path) -> None:
-    """CAs whose certificates the peer may show; raises ConfigError."""
+    """Load the CAs whose certificates the peer may show. Raises ConfigError."""
     _check_pem(flag, path, b"CERTIFICATE-----")
     try:
         context.load_verify_locations(path)
@@ -124,7 +122,7 @@ def load_authorities(context: ssl.SSLContext, flag: str, path: Path) -> None:
 
 
 def _check_pem(flag: str, path: Path, mark: bytes) -> None:
-    """What OpenSSL says of a file that it cannot use does not even tell which."""
+    """Raise ConfigError if a file has no such part; OpenSSL's own error does not even name the file."""
     if mark not in _read(flag, path):
         what = mark.rstrip(b"-").decode().lower()
         raise ConfigError(f"{flag} {path}: there is no {what} in it, in PEM")
@@ -138,7 +136,7 @@ def _read(flag: str, path: Path) -> bytes:
 
 
 class _Passphrase:
-    """Read when the key turns out to be encrypted."""
+    """Reads the passphrase if the key turns out to be encrypted."""
 
     def __init__(self, key_name: str, path: Path | None) -> None:
         self._key_name = key_name

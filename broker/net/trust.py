@@ -1,7 +1,7 @@
-"""Whether others could have put files into a folder, or could put their own in its place, as OpenSSH checks its files.
+"""Check whether other users could have created or could replace a path, as OpenSSH checks its files.
 
-A folder is as safe as every folder on the way to it: whoever may write to one of them may rename what is in it. Where
-the sticky bit keeps them from that (/tmp), what is in it has to be ours.
+A folder is as safe as every folder on the way to it: whoever may write to one of them may rename what is in it. With
+the sticky bit (/tmp) they may not, so there the next folder has to be ours.
 """
 
 import errno
@@ -15,15 +15,15 @@ from typing import Final
 
 ROOT: Final = 0
 MAX_LINKS: Final = 40
-"""Symbolic links on the way, as many as the kernel follows."""
+"""Most symbolic links on the way, as many as the kernel follows."""
 _WHOLE_MAP: Final = 2**32 - 1
-"""Users that the map of the outermost user namespace has."""
+"""Number of users in the map of the outermost user namespace."""
 
 
 def distrusted(path: Path, owners: Collection[int]) -> str | None:
-    """Say why others than these users could replace what is at an absolute path; None where they could not.
+    """Say why users other than these could replace what is at an absolute path; None if they could not.
 
-    What is not there yet counts as safe. Raises OSError.
+    A path that does not exist yet is safe. Raises OSError.
     """
     trusted = {ROOT, *owners, *_unmapped_users()}
     for place, status, is_end in _way(path):
@@ -37,7 +37,7 @@ def distrusted(path: Path, owners: Collection[int]) -> str | None:
 
 
 def _writers(status: os.stat_result, trusted: Collection[int]) -> str | None:
-    """Say who else may write to a file or folder; a group that only a trusted user has is nobody else."""
+    """Say who else may write to a file or folder; a group with trusted members only does not count."""
     if stat.S_ISLNK(status.st_mode) or stat.S_ISSOCK(status.st_mode):
         return None  # to write to a socket is to connect to it
     if status.st_mode & stat.S_IWOTH:
@@ -48,7 +48,7 @@ def _writers(status: os.stat_result, trusted: Collection[int]) -> str | None:
 
 
 def _way(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
-    """Yield all that is gone through to a path, and whether it is the end: folders, links, and what these lead to."""
+    """Yield the folders and links on the way to a path, what the links lead to, and whether each is the end."""
     here, names, links = Path("/"), list(reversed(path.parts[1:])), 0
     yield here, here.lstat(), not names
     while names:
@@ -82,7 +82,7 @@ def _has_only(gid: int, users: Collection[int]) -> bool:
 
 
 def _unmapped_users() -> set[int]:
-    """Inside a user namespace, all users from outside are shown as this one; they cannot be told apart."""
+    """Return the user that stands for all users outside of this user namespace, where there are any."""
     try:
         if int(Path("/proc/self/uid_map").read_text().split()[2]) == _WHOLE_MAP:
             return set()

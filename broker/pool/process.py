@@ -14,38 +14,37 @@ from tykpy.broker.host.exits import ExitCode
 from tykpy.ipc.exits import WorkerExit
 
 UNWANTED_ENVIRONMENT: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET")
-"""What a service manager tells the broker, and the broker alone."""
+"""Variables by which a service manager talks to the broker alone."""
 HANDLED_SIGNALS: Final = frozenset(
     {
         signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU,
     }
 )  # fmt: skip
-"""Signals that end or stop no program of ours once it has its handlers; they may be sent to all of them at once."""
+"""Signals that our programs handle, so that they may be sent to all of them at once."""
 OWN_PREFIX: Final = "TYKPY_"
-"""The broker's own options, secrets among them; a worker is told what it needs on its control socket."""
+"""Start of the broker's own options, secrets among them; a worker gets what it needs on its control socket."""
 OWN_FAULTS: Final = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGXCPU}
 )
-"""Signals that a process gets for what it did itself; the others were sent by somebody."""
+"""Signals that a process gets for its own doing; others were sent by somebody."""
 STOPPED: Final = frozenset({b"T", b"t"})
 """States of a process that a signal or a debugger has stopped (proc_pid_stat(5))."""
 CPU_ENDING: Final = f"was ended by {signal.SIGXCPU.name}"
-SAID_OF: Final = {signal.SIGXCPU: " (its CPU time was used up: --limit-cpu)"}
 _VMSTAT: Final = Path("/proc/vmstat")
 _OOM_KILLS: Final = re.compile(rb"^oom_kill ([0-9]+)$", re.MULTILINE)
 
 
 class LifePipe:
-    """A pipe whose write end only the broker has: its end of file is the broker's death.
+    """A pipe whose write end only the broker has: end of file means that the broker has died.
 
-    Workers have the kernel send them SIGKILL for it, so even one that hangs inside C code does not outlive the broker.
+    The kernel sends workers SIGKILL for it, so even one that hangs inside C code does not outlive the broker.
     """
 
     def __init__(self) -> None:
         self.reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def close(self) -> None:
-        """Close both ends; every worker left dies of it. Works again."""
+        """Close both ends, which kills every worker that is left; works repeatedly."""
         if self.reader >= 0:
             os.close(self.reader)
             os.close(self._writer)
@@ -56,21 +55,21 @@ class Ending(NamedTuple):
     """How a process ended."""
 
     words: str
-    """What follows `worker 1 (process 7)`."""
+    """How it ended, as it follows `worker 1 (process 7)`."""
     by_itself: bool | None
-    """By what it did, and not because somebody sent it a signal or asked it to leave; None: that is not known."""
+    """Because of what it did, not because it was sent a signal or asked to leave; None: not known."""
 
 
 class WorkerProcess:
-    """A started worker. Close it after `reap`.
+    """A started worker process.
 
-    Raises OSError from the constructor where it cannot be watched (descriptors); it has ended then.
+    Raises OSError from the constructor if it cannot be watched (no descriptors); the process has ended then.
     """
 
     def __init__(self, pid: int, wait: Callable[[], int | None]) -> None:
-        """`wait` waits for its end and returns its exit code, the number of a signal negative; None: nobody knows."""
+        """`wait`: waits for its end and returns the exit code (negative for a signal), or None if it is not known."""
         self._oom_kills = (oom_kills(),) * 2
-        """At the last two looks."""
+        """The last two counts."""
         self._wait = wait
         self.pid = pid
         try:
@@ -82,12 +81,12 @@ class WorkerProcess:
 
     @classmethod
     def execute(cls, arguments: Sequence[str], descriptors: Sequence[int]) -> Self:
-        """Start one by exec. Raises OSError where that cannot be done (descriptors, memory, process limit)."""
+        """Start a worker by exec. Raises OSError if that is impossible (descriptors, memory, process limit)."""
         process = execute(arguments, descriptors)
         return cls(process.pid, process.wait)
 
     def signal(self, number: int) -> None:
-        """Send a signal; one that has ended already is left alone."""
+        """Send a signal, unless the process has ended."""
         if self.pidfd < 0:
             return
         try:
@@ -96,40 +95,40 @@ class WorkerProcess:
             return
 
     def kill(self) -> None:
-        """End it now; the pidfd says when it is gone."""
+        """Kill it; the pidfd says when it is gone."""
         self.signal(signal.SIGKILL)
 
     def dump(self) -> None:
-        """Have the worker write the stacks of its threads to the log, even if it holds its interpreter's lock."""
+        """Have the worker write the stacks of its threads to the log, even if it holds the interpreter lock."""
         self.signal(signal.SIGUSR2)
 
     def note_oom_kills(self, count: int) -> None:
-        """Remember how many processes the machine has ended for want of memory: only those of late explain an end."""
+        """Note how many processes the machine has killed for lack of memory: only recent kills explain an end."""
         self._oom_kills = self._oom_kills[1], count
 
     @property
     def is_stopped(self) -> bool:
-        """Whether somebody has stopped it (SIGSTOP), or a debugger has."""
+        """Whether a signal (SIGSTOP) or a debugger has stopped it."""
         try:
             return _stat(self.pid)[0] in STOPPED
         except OSError:
             return False
 
     def ending(self) -> Ending:
-        """Say how the end came that the pidfd has announced, at once where the kernel shows it; `release` it later.
+        """Say how the process ended, without reaping it if the kernel shows its code; `release` it later.
 
-        Who waits for it may be another process, which takes its time to answer: its callers are told before.
+        Its parent may be another process, whose answer takes a while; callers are told first.
         """
         code = shown_exit_code(self.pid)
         return self.reap() if code is None else self._describe(code)
 
     def release(self) -> None:
-        """Give back what is left of it."""
+        """Reap it, if that has not been done."""
         if self.pidfd >= 0:
             self.reap()
 
     def reap(self) -> Ending:
-        """Wait for the end, which the pidfd has announced, and say how it came."""
+        """Wait for the end, which the pidfd has announced, and say how the process ended."""
         code = self._wait()
         os.close(self.pidfd)
         self.pidfd = -1
@@ -142,10 +141,10 @@ class WorkerProcess:
 
 
 class OwnChild(subprocess.Popen[bytes]):
-    """A child whose end is waited for by who started it, and by nobody else."""
+    """A child that only its starter may wait for (see orphans.py)."""
 
     running: ClassVar[set[int]] = set()
-    """Those that nobody has waited for yet."""
+    """Process numbers of children that were not waited for yet."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -159,7 +158,7 @@ class OwnChild(subprocess.Popen[bytes]):
 
 
 def execute(arguments: Sequence[str], descriptors: Sequence[int]) -> OwnChild:
-    """Start the program of the workers, with these descriptors. Raises OSError."""
+    """Start the workers' program with these descriptors. Raises OSError."""
     # -P keeps the working directory out of the import path: plugin code never shadows ours, nor ours a plugin's.
     with signals_blocked():
         return OwnChild(
@@ -173,7 +172,7 @@ def execute(arguments: Sequence[str], descriptors: Sequence[int]) -> OwnChild:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Start a program with those signals blocked that would end it until it has handlers; it unblocks them then."""
+    """Block the signals that would end a program before it has handlers; the started program unblocks them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
     try:
         yield
@@ -182,7 +181,7 @@ def signals_blocked() -> Iterator[None]:
 
 
 def environment_for_workers(environment: Mapping[str, str]) -> dict[str, str]:
-    """The broker's environment without what is not for plugin code."""
+    """Return the broker's environment without variables that plugin code must not see."""
     return {
         name: value
         for name, value in environment.items()
@@ -193,9 +192,9 @@ def environment_for_workers(environment: Mapping[str, str]) -> dict[str, str]:
 def describe_end(
     code: int, codes: type[WorkerExit] | type[ExitCode] = WorkerExit, *, out_of_memory: bool = False
 ) -> Ending:
-    """Say a `Popen.returncode` in words: `was ended by SIGKILL`, `exited with code 3 (cannot start)`.
+    """Put a `Popen.returncode` into words: `was ended by SIGKILL`, `exited with code 3 (cannot start)`.
 
-    `codes`: those of the program that has ended.
+    `codes`: the exit codes of the program that has ended.
     """
     if code >= 0:
         return _describe_exit(code, codes)
@@ -203,7 +202,9 @@ def describe_end(
         number = signal.Signals(-code)
     except ValueError:
         return Ending(f"was ended by signal {-code}", by_itself=False)
-    why = " (the machine was out of memory)" if out_of_memory else SAID_OF.get(number, "")
+    why = " (the machine was out of memory)" if out_of_memory else ""
+    if number == signal.SIGXCPU:
+        why = " (its CPU time was used up: --limit-cpu)"
     return Ending(f"was ended by {number.name}{why}", by_itself=out_of_memory or number in OWN_FAULTS)
 
 
@@ -216,9 +217,9 @@ def _describe_exit(code: int, codes: type[WorkerExit] | type[ExitCode]) -> Endin
 
 
 def shown_exit_code(pid: int) -> int | None:
-    """The code of a process that has ended and was not waited for, the number of a signal negative.
+    """Return the exit code of a process that was not reaped yet, negative for a signal.
 
-    None where the kernel does not show it; it shows 0 to whom it shows nothing (proc_pid_stat(5)).
+    None if the kernel does not show it: without permission it shows 0 (proc_pid_stat(5)).
     """
     try:
         stat = _stat(pid)
@@ -231,17 +232,17 @@ def shown_exit_code(pid: int) -> int | None:
 
 
 def _stat(pid: int) -> list[bytes]:
-    """What follows the name in proc_pid_stat(5): the state first. Raises OSError."""
+    """Return the fields after the name in proc_pid_stat(5), beginning with the state. Raises OSError."""
     text = Path(f"/proc/{pid}/stat").read_bytes()
     return text[text.rindex(b")") + 1 :].split()
 
 
 def oom_kills() -> int:
-    """Processes that the kernel has ended so far for want of memory, on this machine; 0 where it does not say."""
+    """Return how many processes this machine's kernel has killed for lack of memory; 0 if it does not say."""
     try:
         text = _VMSTAT.read_bytes()
     except OSError:
         return 0
-    # Searched and not split: the caller of a killed worker's hook waits for it.
+    # Searched, not split: callers of a killed worker's hooks wait for it.
     count = _OOM_KILLS.search(text)
     return int(count[1]) if count else 0

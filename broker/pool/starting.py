@@ -62,7 +62,7 @@ class WorkerStarter:
         self._generation = 0
         self._zygotes = zygotes
         self.reserve = DescriptorReserve()
-        self.kept = SavedFolder(config.runtime_dir)
+        self.saved = SavedFolder(config.runtime_dir)
 
     def start(self, slot: int, owner: WorkerOwner, *, pinned: bool = True) -> Worker:
         """Start a worker; it says on its control socket when it is ready.
@@ -91,7 +91,7 @@ class WorkerStarter:
         """End every worker that is left."""
         self.reserve.close()
         self._zygotes.close()
-        self.kept.close()
+        self.saved.close()
 
     def _open(self, slot: int, generation: int, owner: WorkerOwner, pinned: bool) -> Worker:
         channel = BrokerChannel.create(slot, generation, self._epoch, self._options, self._bodies)
@@ -121,7 +121,7 @@ class WorkerStarter:
             "bundles": os.fsencode(config.bundles) if config.bundles else None,
             "public_key": os.fsencode(config.public_key) if config.public_key else None,
             "runtime_dir": os.fsencode(config.runtime_dir),
-            "kept": os.fsencode(self.kept.path) if self.kept.path else None,
+            "kept": os.fsencode(self.saved.path) if self.saved.path else None,
             "pinned": pinned,
             "redis": config.redis,
             "check_storage": self._generation == FIRST and config.redis is not None,

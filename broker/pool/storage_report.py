@@ -1,4 +1,4 @@
-"""What `tykpy status` says about the storage of plugins' values, from what workers say about their own use of it."""
+"""The state of the plugins' storage for `tykpy status`, from what workers report about their own use of it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,23 +9,23 @@ from tykpy.ipc.ring.layout import StorageState
 from tykpy.redisclient.address import redact
 
 MOST: Final = 2**53
-"""Errors that are counted: a worker may write any number."""
+"""Most errors that are counted: a worker may write any number."""
 _WORDS: Final = {StorageState.UNUSED: "unused", StorageState.WORKS: "works", StorageState.FAILS: "fails"}
 
 
 class StorageReport:
-    """Adds up what workers say, those that have ended included."""
+    """Adds up the reports of workers, including those that have ended."""
 
     def __init__(self, redis_url: str | None, runtime_dir: Path) -> None:
         self._kind, self._place = ("redis", redact(redis_url)) if redis_url else ("embedded", str(runtime_dir))
         self._past_errors = 0
 
     def note_end(self, channel: BrokerChannel) -> None:
-        """Keep the errors of a worker that has ended; its channel is closed afterwards."""
+        """Add the errors of a worker that has ended, before its channel is closed."""
         self._past_errors += channel.storage_health()[1]
 
     def describe(self, channels: Iterable[BrokerChannel]) -> dict[str, Any]:
-        """Describe the storage: it fails where it fails any of the workers that live."""
+        """Describe the storage; it fails if it fails for any of these workers."""
         health = [channel.storage_health() for channel in channels]
         errors = self._past_errors + sum(count for _, count in health)
         state = max((state for state, _ in health if state in _WORDS), default=0)

@@ -27,7 +27,7 @@ from tykpy.broker.pool.starting import WorkerStarter
 from tykpy.broker.pool.stopping import WorkerStopper, cause_of, ending_of
 from tykpy.broker.pool.storage_report import StorageReport
 from tykpy.broker.pool.worker import BundleVersion, Worker, WorkerOwner, WorkerPhase
-from tykpy.broker.pool.worker_messages import read_news
+from tykpy.broker.pool.worker_messages import read_message
 from tykpy.broker.pool.zygote import ZygoteKeeper
 from tykpy.broker.router.contract import Death
 from tykpy.broker.router.link import Link
@@ -116,7 +116,7 @@ class Supervisor:
     def start(self) -> None:
         """Start all workers as soon as they can be forked; they join the router as they become ready."""
         Periodic(self._loop, MEMORY_INTERVAL, self._note_oom_kills).start()
-        self._starter.kept.open()
+        self._starter.saved.open()
         self.names.refresh()
         self._zygotes.watch(self._loop, self._config.ready_timeout, self._fill_all)
         self._keep_room()
@@ -217,8 +217,8 @@ class Supervisor:
         self.ever_ready = True
         assert worker.link is not None
         self._served.note(worker.description)
-        self._publisher.report_kept(worker)
-        self._look_after_kept()
+        self._publisher.report_saved(worker)
+        self._update_saved()
         self._apis.introduce(worker)
         # Before it joins: neither worker of the slot may be given what only others have loaded.
         if before is not None and before is not worker:
@@ -321,11 +321,11 @@ class Supervisor:
                 self._back_off.forget(worker.slot)
                 self._loop.call_soon(self._fill, worker.slot)
 
-    def _look_after_kept(self) -> None:
+    def _update_saved(self) -> None:
         """Have new workers load what is served now, and remove copies that nobody uses."""
-        used = [one for worker in self._workers.values() for one in worker.kept.items()]
+        used = [one for worker in self._workers.values() for one in worker.saved.items()]
         is_quiet = all(worker.link is not None for worker in self._workers.values())
-        self._starter.kept.update(self._served.versions, used, is_quiet=is_quiet)
+        self._starter.saved.update(self._served.versions, used, is_quiet=is_quiet)
 
     def _note_oom_kills(self) -> None:
         count = oom_kills()
@@ -432,7 +432,7 @@ class Supervisor:
 
     def _hear(self, worker: Worker, message: ControlMessage) -> None:
         """Read a message (errors are the worker's fault) and act on it (errors are the broker's own)."""
-        body = read_news(message)
+        body = read_message(message)
         if message.name == "bundle":
             body = worker.described.add(body, len(message.packed))
         attempt(self._on_message, worker, message.name, body)
@@ -513,7 +513,7 @@ class Supervisor:
         self._storage.note_end(worker.channel)
         worker.channel.close()
         self._keep_room()
-        self._look_after_kept()
+        self._update_saved()
         if worker.link is not None:
             self.learn()
             self._restorer.changed()

@@ -83,7 +83,7 @@ class Worker:
         """The bundle that ended or hung it."""
         self.unsound: Description = []
         """The bundles that it could not load completely."""
-        self.kept: dict[str, str] = {}
+        self.saved: dict[str, str] = {}
         """Versions, by path, of bundles that it loaded from the broker's saved copies."""
         self.request_limit = sys.maxsize
         """Answers after which it is to be replaced."""
@@ -122,7 +122,7 @@ class Worker:
         self.description = self.described.bundles
         self.signature = signature_of(self.description)
         self.unsound = [bundle for bundle in self.description if not is_sound(bundle)]
-        self.kept = {bundle["path"]: bundle["version"] for bundle in self.description if bundle["kept"]}
+        self.saved = {bundle["path"]: bundle["version"] for bundle in self.description if bundle["kept"]}
 
     def wait(self, patience: asyncio.TimerHandle) -> None:
         """Replace the timer of the current start-up step with that of the next one."""

@@ -1,8 +1,8 @@
-"""What a worker may say on its control socket, by the names of its messages.
+"""Decode what workers send on their control sockets, by the name of the message.
 
-Each is decoded into what it has to be and nothing else: a list of one byte or a map of three would take 64 and 230 in
-the broker. Every map in a list has keys that it cannot do without, and lists of texts are bounded, so what a worker
-says takes at most sixteen times its length.
+Each message is decoded into exactly the expected types: an arbitrary list of one byte or map of three would take 64 and
+230 bytes in the broker. Every map in a list has required keys, and lists of texts are bounded, so a message takes at
+most sixteen times its length.
 """
 
 from typing import Annotated, Any, Final, TypedDict
@@ -22,13 +22,13 @@ from tykpy.ipc.description import (
 )
 
 _MAX_HASHES: Final = 8
-"""Of one bundle, which has two. The router has an entry for each hook with each of them."""
+"""Most hashes of one bundle, which has two. The router has an entry for each hook with each of them."""
 _MAX_VERSION: Final = 64
-"""Characters."""
+"""Longest version of a bundle, in characters."""
 _MAX_TYPES: Final = 8
-"""Of hooks; there are five."""
+"""Most hook types for which a hook is listed; there are five."""
 _MAX_NAME: Final = 1024
-"""Characters of an API's id, and of its bundle's hash."""
+"""Longest id of an API and hash of its bundle, in characters."""
 
 
 _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
@@ -126,10 +126,10 @@ _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
 }
 
 
-def read_news(message: ControlMessage) -> Any:
-    """The body of a worker's message.
+def read_message(message: ControlMessage) -> Any:
+    """Decode the body of a worker's message.
 
-    Raises ValueError for a name that means nothing, ControlCorruptError for a body that the name cannot have.
+    Raises ValueError for an unknown name, ControlCorruptError for a body that does not fit the name.
     """
     decoder = _DECODERS.get(message.name)
     if decoder is None:

@@ -1,7 +1,7 @@
-"""The process that forks workers (`workers/zygote.py`): kept while the broker runs, done without where it cannot be.
+"""The process that forks workers (`workers/zygote.py`).
 
-A worker that is forked needs no imports: it is ready much sooner than one started by exec, and shares memory with the
-others.
+A forked worker needs no imports: it is ready much sooner than one started by exec, and shares memory with the others.
+While there is no zygote, workers are started by exec.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from tykpy.ipc.orders import ARGUMENT, OrderSender
 log = logging.getLogger("tykpy.supervisor")
 
 RENEWAL_DELAY: Final = 1.0
-"""Seconds from a zygote's end to the next one's start: whatever ends them must not keep a CPU busy."""
+"""Seconds from a zygote's end to the start of the next: whatever ends them must not keep a CPU busy."""
 
 
 class Zygote:
-    """One zygote process. Raises OSError from the constructor where it cannot be started."""
+    """One zygote process. Raises OSError from the constructor if it cannot be started."""
 
     def __init__(self, life: int) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -35,21 +35,21 @@ class Zygote:
         self._orders = OrderSender(ours)
         self.pid = self._process.pid
         self.ever_ready = self.is_ready = False
-        """Whether it could ever be given orders, and whether it can be."""
+        """Whether it could ever take orders, and whether it can now."""
 
     def fileno(self) -> int:
-        """For `loop.add_reader`: call `hear`."""
+        """Return the descriptor for `loop.add_reader`, which calls `hear`."""
         return self._orders.fileno()
 
     def hear(self) -> bool:
-        """Take note of what it says of itself; False where it has ended."""
+        """Read its messages; return False if it has ended."""
         heard = self._orders.hear()
         if heard:
             self.ever_ready = self.is_ready = True
         return heard is not False
 
     def fork(self, channel: str, descriptors: Sequence[int]) -> WorkerProcess:
-        """Have a worker forked. Raises ZygoteLostError, and OSError where the machine has nothing left for it."""
+        """Fork a worker. Raises ZygoteLostError, and OSError if the machine has no resources for it."""
         try:
             pid = self._orders.fork(channel, descriptors)
         except ZygoteLostError:
@@ -58,12 +58,12 @@ class Zygote:
         return WorkerProcess(pid, partial(self._reap, pid))
 
     def kill(self) -> None:
-        """Have it end, and give it no more orders."""
+        """Kill it, and give it no more orders."""
         self.is_ready = False
         self._process.kill()
 
     def close(self) -> None:
-        """End it; its workers live on, and how they end is not known any more."""
+        """End it; its workers live on, but how they end will not be known."""
         self.kill()
         self._process.wait()
         self._orders.close()
@@ -82,9 +82,9 @@ class Zygote:
 
 
 class ZygoteKeeper:
-    """Starts a zygote, and the next one when it has ended; one that has never been ready is not replaced.
+    """Starts a zygote, and the next one when it has ended, unless it was never ready.
 
-    What is forked ends with this object, or with the process that has it.
+    Forked workers end with this object, or with its process.
     """
 
     def __init__(self) -> None:
@@ -92,32 +92,32 @@ class ZygoteKeeper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._zygote: Zygote | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._settled: Callable[[], object] = lambda: None
+        self._decided: Callable[[], object] = lambda: None
 
     def open(self) -> None:
-        """Start the first one, which imports what it needs from now on; works before there is an event loop."""
+        """Start the first zygote, which begins to import what it needs; works before there is an event loop."""
         try:
             self._zygote = Zygote(self.life.reader)
         except OSError as error:
             log.warning("the process that forks workers cannot be started: %s", error)
 
-    def watch(self, loop: asyncio.AbstractEventLoop, patience: float, settled: Callable[[], object]) -> None:
-        """Renew it from now on. `settled` is called once it is ready, or will never be; within `patience` seconds."""
-        self._loop, self._settled = loop, settled
+    def watch(self, loop: asyncio.AbstractEventLoop, patience: float, decided: Callable[[], object]) -> None:
+        """Replace it from now on. `decided` is called when it is ready or never will be, within `patience` seconds."""
+        self._loop, self._decided = loop, decided
         if self._zygote is None:
-            self._settle()
+            self._decide()
             return
         loop.add_reader(self._zygote.fileno(), self._on_news, self._zygote)
         self._timer = loop.call_later(patience, self._zygote.kill)
 
     def fork(self, channel: str, descriptors: Sequence[int]) -> WorkerProcess | None:
-        """Have a worker forked; None while there is no zygote. Raises like `Zygote.fork`."""
+        """Fork a worker; return None while there is no zygote. Raises like `Zygote.fork`."""
         if self._zygote is None or not self._zygote.is_ready:
             return None
         return self._zygote.fork(channel, descriptors)
 
     def close(self) -> None:
-        """End the zygote, and every worker that is left; works at any time, and again."""
+        """End the zygote and every worker that is left; works at any time and repeatedly."""
         self._cancel()
         if self._zygote is not None:
             self._forget(self._zygote)
@@ -127,17 +127,17 @@ class ZygoteKeeper:
         if zygote.hear():
             if zygote.is_ready:
                 self._cancel()
-                self._settle()
+                self._decide()
             return
         log.warning("the process that forks workers has ended: until there is another, workers start more slowly")
         self._cancel()
         self._forget(zygote)
-        self._settle()
+        self._decide()
         if zygote.ever_ready and self._loop is not None:
             self._timer = self._loop.call_later(RENEWAL_DELAY, self._renew, self._loop)
 
     def _renew(self, loop: asyncio.AbstractEventLoop) -> None:
-        # First: whatever keeps this one from starting, there is a next try.
+        # First, so that there is a next try whatever keeps this one from starting.
         self._timer = loop.call_later(RENEWAL_DELAY, self._renew, loop)
         if self._zygote is None:
             self.open()
@@ -145,9 +145,9 @@ class ZygoteKeeper:
             loop.add_reader(self._zygote.fileno(), self._on_news, self._zygote)
             self._cancel()
 
-    def _settle(self) -> None:
-        settled, self._settled = self._settled, lambda: None
-        settled()
+    def _decide(self) -> None:
+        decided, self._decided = self._decided, lambda: None
+        decided()
 
     def _cancel(self) -> None:
         if self._timer is not None:

@@ -26,7 +26,7 @@ from tykpy.broker.http2.errors import Http2Error
 from tykpy.broker.http2.hpack.head_cache import HeadCache, HeaderDecoder
 from tykpy.broker.http2.limits import KIB, MIB, Limits
 from tykpy.broker.msgpackrpc.wire import RpcMessageReader, unpack_values
-from tykpy.broker.pool.worker_messages import read_news
+from tykpy.broker.pool.worker_messages import read_message
 from tykpy.broker.router.answers import body_of
 from tykpy.broker.router.peek import PeekError, peek
 from tykpy.broker.router.peek_map import peek_map
@@ -203,7 +203,7 @@ def control(data: bytes) -> None:
         while messages := broker.receive():
             for message in messages:
                 with contextlib.suppress(ValueError, ControlCorruptError):
-                    read_news(message)
+                    read_message(message)
     broker.close()
 
 

@@ -16,7 +16,7 @@ from tykpy.broker.catalog.api_table import MAX_APIS, ApiTable
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.pool.supervisor import PoolEvents, Supervisor
 from tykpy.broker.pool.worker import Worker
-from tykpy.broker.pool.worker_messages import read_news
+from tykpy.broker.pool.worker_messages import read_message
 from tykpy.broker.router.contract import RouterOptions
 from tykpy.broker.router.router import Router
 from tykpy.ipc.channel.control import MAX_CONTROL_BYTES, ControlMessage, ControlSocket
@@ -135,7 +135,7 @@ BUNDLE: Final[dict[str, Any]] = {
 
 
 def news(name: str, body: Any) -> Any:
-    return read_news(ControlMessage(name, msgspec.Raw(msgpack.packb(body))))
+    return read_message(ControlMessage(name, msgspec.Raw(msgpack.packb(body))))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_what_a_worker_says_takes_at_most_sixteen_times_its_length(packed: bytes
     tracemalloc.start()
     try:
         with contextlib.suppress(ControlCorruptError):
-            read_news(ControlMessage("bundle", msgspec.Raw(packed)))
+            read_message(ControlMessage("bundle", msgspec.Raw(packed)))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
