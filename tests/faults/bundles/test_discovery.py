@@ -54,7 +54,7 @@ def test_nobody_waits_for_an_import_of_another_bundle(tmp_path: Path) -> None:
         assert broker.status()["restarts"] == 0
 
 
-def test_a_call_waits_for_a_bundle_that_came_while_another_was_loaded(tmp_path: Path) -> None:
+def test_a_call_waits_for_a_bundle_that_came_during_a_load(tmp_path: Path) -> None:
     entered, flag = tmp_path / "entered", tmp_path / "flag"
     slow = WAITS_FOR.format(entered=str(entered), flag=str(flag)) + HOOK.format(name="slow", version=1)
     with (
@@ -70,7 +70,7 @@ def test_a_call_waits_for_a_bundle_that_came_while_another_was_loaded(tmp_path: 
         assert later.result() == "1"
 
 
-def test_a_broken_bundle_that_writes_into_its_own_folder_is_left_alone(tmp_path: Path) -> None:
+def test_a_broken_bundle_that_writes_to_itself_is_left_alone(tmp_path: Path) -> None:
     """It changes each time that it is loaded, and looks mended."""
     with running_broker(tmp_path, files={"hooks.py": SOURCE}) as broker:
         write_bundle(broker.bundles / "mine", {"middleware.py": "open(__file__, 'a').write('#')\nnothing\n"})
@@ -122,7 +122,7 @@ def test_a_broken_bundle_is_tried_again_when_it_is_called(tmp_path: Path) -> Non
         assert broker.status()["restarts"] == 0
 
 
-def test_a_mended_bundle_is_loaded_by_itself(tmp_path: Path) -> None:
+def test_a_repaired_bundle_is_loaded_without_a_reload(tmp_path: Path) -> None:
     with running_broker(
         tmp_path, files={"hooks.py": SOURCE, "mine.py": "from tyk.decorators import Nothing\n"}
     ) as broker:
@@ -131,7 +131,7 @@ def test_a_mended_bundle_is_loaded_by_itself(tmp_path: Path) -> None:
         assert version(broker, "mine") == "2"
 
 
-def test_a_changed_bundle_is_told_of_and_not_loaded(tmp_path: Path) -> None:
+def test_a_changed_bundle_is_logged_and_not_loaded(tmp_path: Path) -> None:
     with running_broker(tmp_path, files={"mine.py": HOOK.format(name="mine", version=1)}) as broker:
         broker.add_file("mine.py", HOOK.format(name="mine", version=2))
         broker.wait_for_log("bundle mine.py has changed on disk; `tykpy reload` serves it as it is now")

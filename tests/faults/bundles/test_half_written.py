@@ -201,7 +201,7 @@ def as_parts(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("write", [as_file, as_zip, as_parts])
-def test_every_kind_of_bundle_is_kept(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+def test_every_kind_of_bundle_is_saved(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     broker = RunningBroker(tmp_path, workers=1)
     path = write(broker.bundles)
     with broker:
@@ -211,7 +211,7 @@ def test_every_kind_of_bundle_is_kept(tmp_path: Path, write: Callable[[Path], Pa
         assert answer.request.set_headers["Version"] == "1"
 
 
-def test_a_signed_bundle_is_kept_and_checked(tmp_path: Path) -> None:
+def test_a_signed_bundle_is_saved_and_checked(tmp_path: Path) -> None:
     broker = RunningBroker(tmp_path, "--public-key", str(keys.public_pem(tmp_path)))
     write_bundle(tmp_path / "source", "1")
     build(tmp_path / "source", tmp_path / "mine.zip", keys.private_pem(tmp_path))
@@ -245,7 +245,7 @@ def test_recycled_workers_serve_the_version_that_was_served(tmp_path: Path) -> N
         assert versions(broker) == {"1"}
 
 
-def test_a_bundle_too_big_to_be_kept_is_served_by_those_that_have_it(tmp_path: Path) -> None:
+def test_a_bundle_too_big_to_save_is_served_where_it_is_loaded(tmp_path: Path) -> None:
     broker = RunningBroker(tmp_path, workers=2)
     write_bundle(broker.bundles / "mine", "1")
     broker.add_file("other.py", SINGLE.replace("first", "other"))

@@ -53,7 +53,7 @@ def refusal(broker: RunningBroker) -> str:
     return str(caught.value)
 
 
-def test_a_reload_serves_new_code_under_the_same_name_on_the_same_connection(tmp_path: Path) -> None:
+def test_a_reload_serves_new_code_on_the_same_connection(tmp_path: Path) -> None:
     with running_broker(tmp_path, workers=2, files={"mine.py": source("1")}) as broker:
         before, inode = pids(broker), broker.socket.stat().st_ino
         call = build_object(CallDescription("version", bundle="mine", headers=[("Nonce", "-")])).SerializeToString()
@@ -119,7 +119,7 @@ def test_a_call_that_runs_is_finished_by_the_worker_that_has_it(tmp_path: Path) 
     ("broken", "said"),
     [(BROKEN, "mine.py:1: SyntaxError"), ("import nothing_like_it\n", "nothing_like_it")],
 )
-def test_a_bundle_that_broke_is_refused_and_the_old_version_goes_on(tmp_path: Path, broken: str, said: str) -> None:
+def test_a_reload_of_a_broken_bundle_is_refused(tmp_path: Path, broken: str, said: str) -> None:
     with running_broker(tmp_path, workers=2, files={"mine.py": source("1")}) as broker:
         before = pids(broker)
         broker.add_file("mine.py", broken)
@@ -133,7 +133,7 @@ def test_a_bundle_that_broke_is_refused_and_the_old_version_goes_on(tmp_path: Pa
         assert version_of(broker) == "2"
 
 
-def test_workers_that_do_not_start_are_no_reason_to_stop_serving(tmp_path: Path) -> None:
+def test_a_reload_whose_workers_do_not_start_is_refused(tmp_path: Path) -> None:
     with running_broker(tmp_path, files={"mine.py": source("1")}) as broker:
         broker.add_file("mine.py", "import os\nos._exit(5)\n")
         assert "the worker that loaded it exited with code 5" in refusal(broker)
@@ -151,7 +151,7 @@ def test_without_the_folder_of_bundles_the_old_version_goes_on(tmp_path: Path) -
         assert version_of(broker) == "2"
 
 
-def test_a_bundle_that_was_broken_before_does_not_keep_others_from_loading(tmp_path: Path) -> None:
+def test_a_bundle_broken_before_does_not_stop_a_reload(tmp_path: Path) -> None:
     files = {"mine.py": source("1"), "broken.py": BROKEN}
     with running_broker(tmp_path, files=files) as broker:
         broker.add_file("mine.py", source("2"))
@@ -167,14 +167,14 @@ def test_a_bundle_that_was_broken_before_does_not_keep_others_from_loading(tmp_p
         assert "SyntaxError" in bundles["gone.py"]["problems"][0]
 
 
-def test_who_asks_during_a_reload_gets_the_next_one(tmp_path: Path) -> None:
+def test_a_request_during_a_reload_gets_the_next_one(tmp_path: Path) -> None:
     with running_broker(tmp_path, files={"mine.py": source("1")}) as broker, broker.admin() as client:
         answers = client.pipeline([("reload", ())] * 3, timeout=PATIENCE * 2)
         assert [answer["workers"] for answer in answers] == [1, 1, 1]
         assert broker.log.count("reloading: ") == 2
 
 
-def test_the_command_says_what_is_served_now_or_why_not(tmp_path: Path) -> None:
+def test_the_command_shows_the_bundles_or_the_problems(tmp_path: Path) -> None:
     with running_broker(tmp_path, files={"mine.py": source("1")}) as broker:
         command = [TYKPY, "reload", "--runtime-dir", str(broker.runtime)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -182,7 +182,7 @@ def kill_everything_again_and_again(folder: Path, rounds: int) -> None:
     print(f"{rounds} rounds: {dict(kills)}")
 
 
-def test_what_is_started_after_everything_was_killed_serves_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_broker_serves_after_everything_was_killed(tmp_path: Path) -> None:
     kill_everything_again_and_again(tmp_path, 5)
 
 

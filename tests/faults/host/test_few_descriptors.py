@@ -72,7 +72,7 @@ def is_replaced(admin: RpcClient, restarts: int) -> bool:
 
 
 @pytest.mark.parametrize("event_loop", ["uvloop", "asyncio"])
-def test_connections_do_not_take_the_descriptors_that_the_next_worker_needs(tmp_path: Path, event_loop: str) -> None:
+def test_connections_leave_descriptors_for_workers(tmp_path: Path, event_loop: str) -> None:
     with broker_of_few_files(tmp_path, event_loop) as broker, broker.admin() as admin:
         assert f"(--max-connections): of {FILES} files that may be open" in broker.log
         with Crowd(broker.socket):

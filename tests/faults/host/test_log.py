@@ -329,7 +329,7 @@ def test_errors_shown_on_a_terminal_are_escaped(shared: RunningBroker) -> None:
     assert "ValueError: \\x1b[2J" in done.stderr
 
 
-def test_repetitions_are_folded(tmp_path: Path) -> None:
+def test_repetitions_are_logged_once(tmp_path: Path) -> None:
     """Failing hooks, and names that nothing has, however long they are."""
     with running_broker(tmp_path, workers=1, files={"mine.py": HOOKS}) as broker:
         with GrpcClient(broker.address) as client:

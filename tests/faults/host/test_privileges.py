@@ -149,14 +149,14 @@ def test_plugins_are_never_root(folder: Path, loop: str) -> None:
         ("getpid", "became it"),
     ],
 )
-def test_that_root_is_gone_is_looked_at(left_out: str, said: str) -> None:
+def test_giving_up_root_is_verified(left_out: str, said: str) -> None:
     needs_root()
     command = [sys.executable, "-c", BECOMES_ANOTHER, left_out, str(OTHER_USER)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == said + "\n"
 
 
-def test_everything_that_is_made_belongs_to_that_user(folder: Path) -> None:
+def test_all_files_belong_to_the_target_user(folder: Path) -> None:
     with broker_as_other(folder) as broker:
         assert broker.call("who", bundle="hooks").request.set_headers["Stored"] == "stored"
         owners = {path.name: path.stat().st_uid for path in broker.runtime.iterdir()}
@@ -166,7 +166,7 @@ def test_everything_that_is_made_belongs_to_that_user(folder: Path) -> None:
     assert not broker.socket.exists()
 
 
-def test_workers_that_die_and_reloads_are_that_user_too(folder: Path) -> None:
+def test_later_workers_run_as_the_target_user_too(folder: Path) -> None:
     with broker_as_other(folder, "--max-memory", "1") as broker:
         first = int(broker.call("who", bundle="hooks").request.set_headers["Worker"])
         os.kill(first, signal.SIGKILL)
@@ -207,7 +207,7 @@ def test_an_upgrade_without_roots_help(folder: Path, loop: str) -> None:
         assert (rooted / "tyk.sock").stat().st_uid == OTHER_USER
 
 
-def test_a_runtime_folder_that_is_made_belongs_to_that_user(folder: Path) -> None:
+def test_a_new_runtime_folder_belongs_to_the_target_user(folder: Path) -> None:
     broker = broker_as_other(folder, "--runtime-dir", str(folder / "run"))
     with broker:
         assert (folder / "run").stat().st_uid == OTHER_USER
@@ -226,7 +226,7 @@ def test_a_user_with_a_name_has_its_groups_and_home(folder: Path) -> None:
         assert f"{known.pw_dir} nobody nobody" in broker.log
 
 
-def test_plugins_look_into_neither_the_broker_nor_the_zygote(folder: Path) -> None:
+def test_plugins_cannot_inspect_the_broker_or_the_zygote(folder: Path) -> None:
     """Of the same user, which never was root: only what the broker gave up keeps them out."""
     broker = broker_in(folder)
     become = ["setpriv", f"--reuid={OTHER_USER}", f"--regid={OTHER_USER}", "--clear-groups"]
@@ -237,7 +237,7 @@ def test_plugins_look_into_neither_the_broker_nor_the_zygote(folder: Path) -> No
         assert list(seen.values()) == ["denied"] * 6
 
 
-def test_whoever_is_not_root_becomes_nobody_else(folder: Path) -> None:
+def test_only_root_can_become_another_user(folder: Path) -> None:
     broker = broker_in(folder, "--user", "nobody").unready()
     broker.prefix = reachable(["setpriv", f"--reuid={OTHER_USER}", f"--regid={OTHER_USER}", "--clear-groups"])
     with broker:
@@ -245,7 +245,7 @@ def test_whoever_is_not_root_becomes_nobody_else(folder: Path) -> None:
         assert "only root can become another user" in broker.log
 
 
-def test_bundles_that_the_user_cannot_read_are_said_at_once(folder: Path) -> None:
+def test_unreadable_bundles_are_an_error_at_once(folder: Path) -> None:
     broker = broker_as_other(folder).unready()
     broker.bundles.chmod(0o700)
     with broker:
@@ -264,7 +264,7 @@ def check_as_other(folder: Path, bundles: Path) -> str:
     return done.stdout
 
 
-def test_check_config_reads_bundles_as_the_user_that_workers_run_as(folder: Path) -> None:
+def test_check_config_reads_bundles_as_the_target_user(folder: Path) -> None:
     """A gateway makes the folders of its bundles with mode 0700; the broker says the same of them."""
     bundles = folder / "bundles"
     broker = broker_as_other(folder)
@@ -286,7 +286,7 @@ def test_check_config_reads_bundles_as_the_user_that_workers_run_as(folder: Path
     assert f"problem: --user {OTHER_USER} cannot read {bundles}\n" in check_as_other(folder, bundles)
 
 
-def test_a_broker_that_becomes_a_user_waits_for_a_folder_that_is_not_there_yet(folder: Path) -> None:
+def test_bundles_may_be_missing_with_another_user(folder: Path) -> None:
     broker = broker_as_other(folder)
     shutil.rmtree(broker.bundles)
     with broker:
@@ -304,7 +304,7 @@ def test_a_broker_that_becomes_a_user_waits_for_a_folder_that_is_not_there_yet(f
 
 
 @pytest.mark.parametrize("command", ["broker", "check-config"])
-def test_an_interpreter_that_the_user_cannot_get_at_is_said(folder: Path, command: str) -> None:
+def test_an_unreachable_interpreter_is_an_error(folder: Path, command: str) -> None:
     """One below a folder of root's: no traceback, and the folder is named."""
     closed = folder / "closed"
     (closed / "bin").mkdir(parents=True)
@@ -330,7 +330,7 @@ def test_an_interpreter_that_the_user_cannot_get_at_is_said(folder: Path, comman
         (["--group", "0"], "--group 0: needs --user"),
     ],
 )
-def test_who_cannot_be_meant_is_a_wrong_option(tmp_path: Path, flags: list[str], said: str) -> None:
+def test_an_impossible_user_is_a_wrong_option(tmp_path: Path, flags: list[str], said: str) -> None:
     for command in ("broker", "check-config"):
         done = subprocess.run(
             [TYKPY, command, "--runtime-dir", str(tmp_path / "run"), *flags],
@@ -341,7 +341,7 @@ def test_who_cannot_be_meant_is_a_wrong_option(tmp_path: Path, flags: list[str],
         assert "Traceback" not in done.stderr
 
 
-def test_a_root_that_stays_root_is_told_so(tmp_path: Path) -> None:
+def test_running_plugins_as_root_is_warned_of(tmp_path: Path) -> None:
     needs_root()
     with RunningBroker(tmp_path) as broker:
         assert "plugins run as root" in broker.log

@@ -64,14 +64,14 @@ os.execv(sys.argv[2], sys.argv[2:])
 """sd_listen_fds(3): the first descriptor is 3, and the number of the process says whom they are for."""
 
 
-def test_workers_that_are_not_ready_in_time_are_a_reason_to_end(tmp_path: Path) -> None:
+def test_workers_that_are_never_ready_end_the_broker(tmp_path: Path) -> None:
     with RunningBroker(tmp_path, "--ready-timeout", "0.5").unready({"slow.py": HANGS}) as broker:
         assert broker.wait() == 3
         assert "worker 0 did not start: not ready after 0.5 s (--ready-timeout); next try in" in broker.log
         assert "no worker can start: not ready after 0.5 s" in broker.log
 
 
-def test_one_that_is_never_ready_does_not_keep_the_others_from_serving(tmp_path: Path) -> None:
+def test_workers_serve_while_another_is_never_ready(tmp_path: Path) -> None:
     first_only = (
         "import os, time\n"
         "try:\n"
@@ -89,7 +89,7 @@ def test_one_that_is_never_ready_does_not_keep_the_others_from_serving(tmp_path:
         assert "slow.py" in broker.log  # the stacks
 
 
-def test_a_worker_that_does_not_start_is_tried_again_after_the_time_that_is_said(tmp_path: Path) -> None:
+def test_a_failed_start_is_retried_after_the_logged_delay(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     dies = AFTER_LOADING.format(does=KEEPS_A_DIARY.format(diary=str(diary)))
     with RunningBroker(tmp_path).unready({"dies.py": dies}) as broker:
@@ -116,7 +116,7 @@ def test_a_pool_that_has_served_is_never_hopeless(tmp_path: Path) -> None:
         assert "X-Worker" in waiting.result().request.set_headers
 
 
-def test_who_waits_for_workers_that_cannot_start_hears_why(tmp_path: Path) -> None:
+def test_waiting_calls_fail_with_why_no_worker_starts(tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     dies = AFTER_LOADING.format(does=DIES_WHEN_TOLD.format(flag=str(flag)))
     with (
@@ -150,14 +150,14 @@ def test_a_fault_of_the_start_ends_the_broker(tmp_path: Path, event_loop: str) -
 
 
 @pytest.mark.parametrize("arguments", [[], ["1,2,3"]])
-def test_a_worker_that_is_started_by_hand_says_who_starts_workers(arguments: list[str]) -> None:
+def test_a_worker_started_by_hand_explains_itself(arguments: list[str]) -> None:
     command = [sys.executable, "-P", "-m", "tykpy.workers", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert done.stderr == "tykpy's workers are started by `tykpy broker`\n"
 
 
-def test_a_worker_whose_ring_is_damaged_says_so_and_its_call_runs_elsewhere(tmp_path: Path) -> None:
+def test_calls_of_a_damaged_ring_run_elsewhere(tmp_path: Path) -> None:
     with running_broker(tmp_path, files={"hooks.py": SOURCE, "damage.py": DAMAGES_ITS_RING}) as broker:
         before = broker.call("damages", bundle="damage").request.set_headers["X-Worker"]
         assert broker.call("add_header", bundle="hooks").request.set_headers["X-Worker"] != before
@@ -165,7 +165,7 @@ def test_a_worker_whose_ring_is_damaged_says_so_and_its_call_runs_elsewhere(tmp_
         wait_until(lambda: not psutil.pid_exists(int(before)), lambda: f"the end of {before}")
 
 
-def test_a_socket_of_the_service_manager_keeps_callers_while_the_broker_is_replaced(tmp_path: Path) -> None:
+def test_a_systemd_socket_keeps_callers_during_a_restart(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         broker = RunningBroker(tmp_path)
         broker.add_file("hooks.py", SOURCE)

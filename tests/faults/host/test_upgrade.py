@@ -122,7 +122,7 @@ def test_whoever_connects_during_an_upgrade_is_served(tmp_path: Path) -> None:
         assert all(call.result() > 0 for call in calls)
 
 
-def test_the_successor_has_the_sockets_and_removes_them_when_it_ends(tmp_path: Path) -> None:
+def test_the_successor_owns_the_sockets(tmp_path: Path) -> None:
     with upgradable(tmp_path) as broker:
         successor = upgrade(broker)
         broker.wait_for_status(lambda text: text == f"MAINPID={successor}")
@@ -153,7 +153,7 @@ def test_a_call_that_runs_is_finished_by_the_old_program(tmp_path: Path) -> None
         ("def broken(:\n", "exited with code 1 (a fault, or it would not serve what is served now)"),
     ],
 )
-def test_a_program_that_cannot_serve_what_is_served_changes_nothing(tmp_path: Path, content: str, said: str) -> None:
+def test_a_successor_that_would_break_a_bundle_is_refused(tmp_path: Path, content: str, said: str) -> None:
     with upgradable(tmp_path, workers=2) as broker:
         before = {worker["pid"] for worker in broker.status()["workers"]}
         broker.add_file("hooks.py", content)
@@ -167,7 +167,7 @@ def test_a_program_that_cannot_serve_what_is_served_changes_nothing(tmp_path: Pa
         assert broker.wait() == 0
 
 
-def test_a_bundle_that_one_process_only_can_load_is_taken_over(tmp_path: Path) -> None:
+def test_an_exclusive_bundle_is_taken_over(tmp_path: Path) -> None:
     """The workers of the old program have its lock until they end: that is no reason against the new one."""
     lock = "import fcntl\nlock = open({!r}, 'w')\nfcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
     with upgradable(tmp_path, workers=2) as broker:
@@ -179,7 +179,7 @@ def test_a_bundle_that_one_process_only_can_load_is_taken_over(tmp_path: Path) -
         assert broker.status()["dispatches"]["failed"] == 0
 
 
-def test_a_program_that_does_not_serve_yet_takes_no_connection(tmp_path: Path) -> None:
+def test_a_starting_successor_takes_no_connection(tmp_path: Path) -> None:
     with upgradable(tmp_path) as broker:
         broker.add_file("hooks.py", "import time\ntime.sleep(600)\n")
         os.kill(broker.pid, signal.SIGUSR2)
@@ -189,7 +189,7 @@ def test_a_program_that_does_not_serve_yet_takes_no_connection(tmp_path: Path) -
             assert "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
 
 
-def test_a_broker_that_is_told_to_stop_takes_its_successor_with_it(tmp_path: Path) -> None:
+def test_a_stopping_broker_ends_its_successor(tmp_path: Path) -> None:
     with upgradable(tmp_path) as broker:
         broker.add_file("hooks.py", "import time\ntime.sleep(600)\n")
         os.kill(broker.pid, signal.SIGUSR2)

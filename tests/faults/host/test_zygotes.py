@@ -68,7 +68,7 @@ def kinds(pid: int) -> dict[str, str]:
     return {number: name.partition("[")[0] for number, name in open_files(pid).items()}
 
 
-def test_workers_are_forked_and_so_are_those_that_replace_them(tmp_path: Path) -> None:
+def test_workers_and_their_replacements_are_forked(tmp_path: Path) -> None:
     with running_broker(tmp_path, files=FILES) as broker:
         zygote = there_is(zygote_of(broker))
         assert psutil.Process(worker_of(broker)).ppid() == zygote.pid
@@ -76,7 +76,7 @@ def test_workers_are_forked_and_so_are_those_that_replace_them(tmp_path: Path) -
         assert "was ended by SIGKILL" in broker.log
 
 
-def test_a_worker_has_no_descriptor_of_the_zygote_or_of_the_workers_before_it(tmp_path: Path) -> None:
+def test_a_forked_worker_inherits_no_other_descriptors(tmp_path: Path) -> None:
     with running_broker(tmp_path, workers=3, files=FILES) as broker:
         first, *others = (row["pid"] for row in broker.status()["workers"])
         assert all(kinds(other) == kinds(first) for other in others)
@@ -93,7 +93,7 @@ def test_workers_may_open_as_many_files_as_their_broker(tmp_path: Path) -> None:
         assert resource.prlimit(worker_of(broker), resource.RLIMIT_NOFILE) == limit
 
 
-def test_without_a_zygote_workers_live_on_and_are_replaced_until_there_is_the_next(tmp_path: Path) -> None:
+def test_workers_survive_the_death_of_their_zygote(tmp_path: Path) -> None:
     with running_broker(tmp_path, files=FILES) as broker:
         zygote, before = there_is(zygote_of(broker)), worker_of(broker)
         zygote.kill()
@@ -154,7 +154,7 @@ def settle(keeper: ZygoteKeeper, loop: asyncio.AbstractEventLoop, patience: floa
     loop.run_until_complete(asyncio.wait_for(settled.wait(), PATIENCE))
 
 
-def test_one_that_never_gets_ready_is_done_without(
+def test_a_zygote_that_is_never_ready_is_not_needed(
     loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
     with closing(ZygoteKeeper()) as keeper, socket.socket() as no_pipe:
@@ -164,15 +164,13 @@ def test_one_that_never_gets_ready_is_done_without(
         assert keeper.fork("pipe:", ()) is None
 
 
-def test_one_that_is_not_ready_in_time_is_done_without(
-    loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_zygote_that_is_late_is_not_needed(loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture) -> None:
     with closing(ZygoteKeeper()) as keeper:
         settle(keeper, loop, patience=0)
         assert "the process that forks workers has ended" in caplog.text
 
 
-def test_one_that_cannot_be_started_is_done_without(
+def test_a_zygote_that_cannot_start_is_not_needed(
     loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere")

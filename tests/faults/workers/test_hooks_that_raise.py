@@ -362,7 +362,7 @@ def test_other_calls_on_the_loop_go_on(broker: RunningBroker, tmp_path: Path, ho
 
 
 @pytest.mark.parametrize("hook", ["leaves_garbage", "returns_what_raises_within"])
-def test_what_nobody_can_catch_costs_nothing(broker: RunningBroker, hook: str) -> None:
+def test_uncatchable_errors_cost_nothing(broker: RunningBroker, hook: str) -> None:
     for _ in range(CALLS):
         broker.call(hook, bundle="hooks")
 

@@ -272,7 +272,7 @@ def test_memory_without_pages_is_zeros(broker: RunningBroker, hook: str) -> None
     assert broker.status()["restarts"] == 0
 
 
-def test_memory_that_changes_while_it_is_read_changes_nothing_but_its_own_answer(broker: RunningBroker) -> None:
+def test_changing_memory_affects_only_its_own_answer(broker: RunningBroker) -> None:
     with Neighbour(broker) as neighbour:
         for _ in range(30):
             answer = call_raw(broker, "memory_that_changes")

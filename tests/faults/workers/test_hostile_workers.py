@@ -209,7 +209,7 @@ def test_a_hostile_worker_costs_itself(broker: RunningBroker, hook: str) -> None
 
 
 @pytest.mark.parametrize("hook", ["words_that_mean_nothing", "no_waiting_for_answers"])
-def test_what_changes_nothing_costs_nothing(broker: RunningBroker, hook: str) -> None:
+def test_harmless_writes_cost_nothing(broker: RunningBroker, hook: str) -> None:
     with Neighbour(broker) as neighbour:
         answer = broker.call(hook, bundle="vandals")
         neighbour.wait_answered()

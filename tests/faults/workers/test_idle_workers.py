@@ -100,7 +100,7 @@ def test_a_bundle_that_replaced_something_is_disabled(tmp_path: Path, workers: i
         assert worker_of(broker)
 
 
-def test_without_a_suspect_workers_are_replaced_more_and_more_slowly(tmp_path: Path) -> None:
+def test_idle_workers_without_a_suspect_are_backed_off(tmp_path: Path) -> None:
     files = {"neighbour.py": NEIGHBOUR, "bundle.py": HOLDS_WHEN_LOADED}
     with running_broker(tmp_path, *FLAGS, files=files) as broker:
         with concurrent.futures.ThreadPoolExecutor(1) as callers:
@@ -115,7 +115,7 @@ def test_without_a_suspect_workers_are_replaced_more_and_more_slowly(tmp_path: P
         assert worker_of(broker)
 
 
-def test_the_only_bundle_is_the_one(tmp_path: Path) -> None:
+def test_the_only_bundle_is_blamed(tmp_path: Path) -> None:
     with running_broker(tmp_path, *FLAGS, files={"bundle.py": HOLDS_WHEN_LOADED}) as broker:
         with pytest.raises(GrpcCallError, match="it is the only one"):
             broker.call("mine", bundle="bundle")

@@ -47,7 +47,7 @@ def answer(peer: Attacker, stream_id: int) -> bytes:
     return b"".join(f.payload for f in frames if f.kind == FrameType.DATA and f.stream_id == stream_id)
 
 
-def test_a_peer_that_has_not_read_yet_that_it_is_to_go_is_answered(tmp_path: Path) -> None:
+def test_calls_sent_before_the_goodbye_was_read_are_answered(tmp_path: Path) -> None:
     with running_broker(tmp_path, files=FILES) as broker, Attacker(str(broker.socket)) as peer:
         assert b"X-Greeting" in answer(peer, 1)
         os.kill(broker.pid, signal.SIGTERM)
@@ -85,7 +85,7 @@ def refuses(path: Path) -> bool:
         return peer.connect_ex(str(path)) != 0
 
 
-def test_new_connections_over_tcp_are_refused_and_over_unix_are_told(tmp_path: Path) -> None:
+def test_new_tcp_connections_are_refused_and_unix_told(tmp_path: Path) -> None:
     """A proxy calls another broker; a gateway's own client would wait up to 120 s before it dials again."""
     gate, files = Gate(tmp_path), TlsFiles(tmp_path)
     tcp = free_port()

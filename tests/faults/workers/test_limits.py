@@ -166,7 +166,7 @@ def test_a_bundle_that_needs_more_memory_to_load_says_so(tmp_path: Path) -> None
         assert worker_of(broker)
 
 
-def test_nobody_gets_more_rights(tmp_path: Path) -> None:
+def test_plugins_cannot_gain_privileges(tmp_path: Path) -> None:
     with running_broker(tmp_path, files={"hooks.py": HOOKS}) as broker:
         for pid in (broker.pid, int(worker_of(broker))):
             assert "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()

@@ -125,9 +125,7 @@ def test_workers_are_recycled_and_no_call_notices(
         ("def echo(:\n", "it could not load what the others serve"),
     ],
 )
-def test_a_worker_whose_replacement_does_not_start_or_would_serve_less_goes_on(
-    tmp_path: Path, content: str, said: str
-) -> None:
+def test_a_worker_stays_if_its_replacement_is_no_good(tmp_path: Path, content: str, said: str) -> None:
     broker = RunningBroker(tmp_path, "--max-requests", "5")
     write_bundle(broker.bundles / "mine", {"middleware.py": ECHO})
     # Of a bundle this big no copy is kept that a replacement could load.
@@ -210,7 +208,7 @@ def test_a_pool_of_an_impossible_size_is_refused(tmp_path: Path, workers: object
         assert states(broker) == ["ready"]
 
 
-def test_a_worker_that_keeps_dying_right_after_its_start_waits_longer_each_time(tmp_path: Path) -> None:
+def test_early_deaths_delay_each_next_start(tmp_path: Path) -> None:
     first, diary = tmp_path / "first", tmp_path / "diary"
     files = {"mine.py": ECHO, "dying.py": ALL_BUT_THE_FIRST_DIE.format(first=str(first), diary=str(diary))}
     with RunningBroker(tmp_path, workers=2).unready(files) as broker:

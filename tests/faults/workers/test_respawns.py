@@ -78,13 +78,11 @@ def respawn_and_compare(folder: Path, warm_up: int, times: int, end: Callable[[R
 
 
 @pytest.mark.parametrize("end", [by_sigkill, by_reload])
-def test_respawns_leave_no_descriptor_no_thread_and_no_ring(
-    tmp_path: Path, end: Callable[[RunningBroker], None]
-) -> None:
+def test_respawns_leak_nothing(tmp_path: Path, end: Callable[[RunningBroker], None]) -> None:
     respawn_and_compare(tmp_path, 2, 6, end)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_1000_respawns_leave_neither_descriptor_nor_thread_nor_5_mib(tmp_path: Path) -> None:
+def test_1000_respawns_leak_nothing(tmp_path: Path) -> None:
     respawn_and_compare(tmp_path, WARM_UP, 1000, by_sigkill)

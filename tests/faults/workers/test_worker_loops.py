@@ -312,7 +312,7 @@ def test_no_memory_to_read_a_request_is_an_error(memory: RunningBroker) -> None:
     assert worker_of(memory) == pid
 
 
-def test_a_worker_whose_memory_is_all_kept_fails_calls_at_once(memory: RunningBroker) -> None:
+def test_a_worker_without_free_memory_fails_calls_at_once(memory: RunningBroker) -> None:
     """Whether it goes on or is replaced: no call waits for its deadline."""
     with contextlib.suppress(GrpcCallError):
         memory.call("keeps_all", bundle="memory")

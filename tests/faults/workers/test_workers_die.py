@@ -71,7 +71,7 @@ def test_an_idempotent_hook_is_run_again_when_its_worker_dies(tmp_path: Path) ->
         assert call.result()
 
 
-def test_a_hung_hook_gets_one_error_on_time_and_its_worker_is_replaced(tmp_path: Path) -> None:
+def test_a_hung_worker_is_replaced_and_its_call_fails_once(tmp_path: Path) -> None:
     with running_broker(tmp_path, "--hang-grace", "0.1", files=FILES) as broker:
         pid = broker.status()["workers"][0]["pid"]
         assert error_of(broker, "busy_too_long").code.name == "DEADLINE_EXCEEDED"
@@ -82,7 +82,7 @@ def test_a_hung_hook_gets_one_error_on_time_and_its_worker_is_replaced(tmp_path:
         assert "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
 
 
-def test_a_stopped_worker_is_replaced_and_its_call_runs_elsewhere(tmp_path: Path) -> None:
+def test_a_call_of_a_stopped_worker_runs_elsewhere(tmp_path: Path) -> None:
     with running_broker(tmp_path, files=FILES) as broker:
         pid = broker.status()["workers"][0]["pid"]
         stop_process(pid)
@@ -91,7 +91,7 @@ def test_a_stopped_worker_is_replaced_and_its_call_runs_elsewhere(tmp_path: Path
         wait_until(lambda: not psutil.pid_exists(pid), lambda: f"the end of process {pid}")
 
 
-def test_a_worker_that_is_only_slow_to_start_something_is_kept(tmp_path: Path) -> None:
+def test_a_worker_that_is_slow_to_start_a_call_stays(tmp_path: Path) -> None:
     with (
         running_broker(tmp_path, "--hang-grace", "20", files=FILES) as broker,
         concurrent.futures.ThreadPoolExecutor(1) as callers,
@@ -137,7 +137,7 @@ def test_a_killed_broker_leaves_no_process_and_no_shared_memory(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("hook", ["busy_forever", "asleep_with_the_interpreter_lock"])
-def test_even_a_worker_that_never_returns_does_not_outlive_its_broker(tmp_path: Path, hook: str) -> None:
+def test_a_hung_worker_does_not_outlive_its_broker(tmp_path: Path, hook: str) -> None:
     """Not even one in which no other thread of Python's can run."""
     entered = tmp_path / "entered"
     with (
@@ -153,7 +153,7 @@ def test_even_a_worker_that_never_returns_does_not_outlive_its_broker(tmp_path: 
         assert call.exception() is not None
 
 
-def test_sigterm_finishes_what_runs_refuses_what_comes_and_leaves_nothing(tmp_path: Path) -> None:
+def test_sigterm_finishes_running_calls_and_refuses_new_ones(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
     with (
         running_broker(tmp_path, files=FILES) as broker,
@@ -172,7 +172,7 @@ def test_sigterm_finishes_what_runs_refuses_what_comes_and_leaves_nothing(tmp_pa
         assert not (broker.runtime / "admin.sock").exists()
 
 
-def test_what_does_not_finish_within_the_grace_is_ended(tmp_path: Path) -> None:
+def test_calls_beyond_the_grace_are_ended(tmp_path: Path) -> None:
     with (
         running_broker(tmp_path, "--grace", "0.2", files=FILES) as broker,
         concurrent.futures.ThreadPoolExecutor(1) as callers,

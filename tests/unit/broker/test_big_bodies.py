@@ -98,7 +98,7 @@ def upload(peer: Peer, stream_id: int, body: bytes) -> bytes:
     return b"".join([peer.headers(stream_id), *packed, last])
 
 
-def test_a_big_body_takes_no_heap_on_its_way_in_and_one_copy_on_its_way_out(path: Path) -> None:
+def test_a_big_body_is_copied_once_on_its_way_out(path: Path) -> None:
     body = big_object()
     first, second = (upload(path.peer, stream_id, body) for stream_id in (1, 3))
     path.arrive(first)  # what is made once is made
@@ -146,7 +146,7 @@ def body_of(worker: LocalWorker) -> bytes:
     return body
 
 
-def test_the_place_of_a_body_is_free_once_the_gateway_is_answered(path: Path) -> None:
+def test_a_body_is_freed_once_the_gateway_is_answered(path: Path) -> None:
     for stream_id in range(1, 41, 2):
         path.arrive(upload(path.peer, stream_id, big_object()))
         path.turn()
@@ -155,7 +155,7 @@ def test_the_place_of_a_body_is_free_once_the_gateway_is_answered(path: Path) ->
     assert path.store.reserved < 2 * MIB
 
 
-def test_the_place_of_a_body_is_free_when_the_gateway_hangs_up_within_it(path: Path) -> None:
+def test_a_body_is_freed_when_the_gateway_hangs_up(path: Path) -> None:
     half = upload(path.peer, 1, big_object())[: 500 * KIB]
     path.arrive(half)
     assert path.store.reserved > 0
@@ -190,7 +190,7 @@ def test_a_body_from_another_front_end_is_stored_when_it_is_sent(path: Path, kin
     assert dispatch.outcomes == [body]
 
 
-def test_without_room_in_the_store_a_body_takes_memory_of_its_own(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_has_its_own_memory_when_the_store_is_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BodyStore, "begin", lambda self, size: None)
     body = big_object()
     path.arrive(upload(path.peer, 1, body))
@@ -198,7 +198,7 @@ def test_without_room_in_the_store_a_body_takes_memory_of_its_own(path: Path, mo
     assert body_of(path.worker) == body
 
 
-def test_what_waits_in_the_queue_and_is_given_up_keeps_no_body(path: Path) -> None:
+def test_a_queued_call_that_is_given_up_frees_its_body(path: Path) -> None:
     path.router.leave(path.worker.link)
     dispatch = RecordedDispatch(object_bytes("hook"))
     path.router.dispatch(dispatch)
@@ -228,7 +228,7 @@ def read(reader: GrpcMessageReader, stream: bytes, step: int) -> list[Body]:
 
 
 @pytest.mark.parametrize("step", [999, 16 * KIB, 100_000, 10**6])
-def test_big_messages_are_collected_in_the_store_and_small_ones_on_the_heap(store: BodyStore, step: int) -> None:
+def test_only_big_messages_are_collected_in_the_store(store: BodyStore, step: int) -> None:
     sent = [os.urandom(size) for size in (300_000, 10, 17 * KIB, 16 * KIB, 0, 50_000)]
     reader = GrpcMessageReader(b"identity", MIB, store)
     found = read(reader, b"".join(map(message, sent)), step)
@@ -239,7 +239,7 @@ def test_big_messages_are_collected_in_the_store_and_small_ones_on_the_heap(stor
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_who_announces_a_large_message_gets_memory_as_it_comes(store: BodyStore, stored: bool) -> None:
+def test_memory_is_reserved_as_a_large_message_arrives(store: BodyStore, stored: bool) -> None:
     reader = GrpcMessageReader(b"identity", 16 * MIB, store if stored else None)
     reader.feed(MESSAGE_PREFIX.pack(0, 3 * MIB) + bytes(1000), 0, 1005)
     assert reader.buffered == 1000 * GROWTH
@@ -255,7 +255,7 @@ def test_a_compressed_message_is_collected_on_the_heap(store: BodyStore) -> None
     assert store.reserved == 0
 
 
-def test_without_shared_memory_that_call_is_refused(store: BodyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_is_refused_without_shared_memory(store: BodyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BodyStore, "reserve", lambda self, offset, end: False)
     with pytest.raises(GrpcCallError, match="no shared memory") as caught:
         read(GrpcMessageReader(b"identity", MIB, store), message(bytes(100_000)), 1000)

@@ -46,14 +46,14 @@ def test_an_impossible_value_is_refused_by_its_flag(name: str, value: Any) -> No
         replace(BrokerConfig(), **{name: value})
 
 
-def test_a_folder_of_bundles_may_come_later_but_is_a_folder(tmp_path: Path) -> None:
+def test_bundles_may_be_missing_but_not_a_file(tmp_path: Path) -> None:
     assert BrokerConfig(bundles=tmp_path / "none").bundles == tmp_path / "none"
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="not a folder"):
         BrokerConfig(bundles=tmp_path / "file")
 
 
-def test_a_redis_url_is_read_at_the_start_and_its_password_is_not_told() -> None:
+def test_a_wrong_redis_url_is_an_error_without_its_password() -> None:
     with pytest.raises(ConfigError, match=r"--redis redis\+sentinel://.*the service's name is missing") as caught:
         BrokerConfig(redis="redis+sentinel://:geheim@localhost")
     assert "geheim" not in str(caught.value)
@@ -76,7 +76,7 @@ def test_a_stream_needs_a_redis_and_a_name() -> None:
     ["", "localhost:9000", "ftp://h/secret", "http:///secret", "http://h:99999/secret", "http://h:0/secret",
      "http://h/a secret", "http://h/\nsecret", "http://h/\xe4secret", "http://[::1/secret"],
 )  # fmt: skip
-def test_a_webhook_is_a_url_and_the_message_does_not_repeat_it(url: str) -> None:
+def test_a_wrong_webhook_is_an_error_without_its_url(url: str) -> None:
     with pytest.raises(ConfigError, match="--event-webhook: not a URL") as caught:
         BrokerConfig(event_webhook=url)
     assert "secret" not in str(caught.value)
@@ -87,7 +87,7 @@ def test_a_webhook_may_be_any_web_address(url: str) -> None:
     assert BrokerConfig(event_webhook=url).event_webhook == url
 
 
-def test_what_may_be_held_is_one_message_at_least() -> None:
+def test_queue_bytes_must_hold_one_message() -> None:
     assert BrokerConfig(max_message=1 << 20, queue_bytes=1 << 20).queue_bytes == 1 << 20
     with pytest.raises(ConfigError, match=r"--queue-bytes 1048575: .* 1048576 \(--max-message\)"):
         BrokerConfig(max_message=1 << 20, queue_bytes=(1 << 20) - 1)
@@ -101,7 +101,7 @@ def test_the_default_address_lies_in_the_runtime_folder(tmp_path: Path) -> None:
     assert replace(config, listen=("tcp://127.0.0.1:1",)).addresses == ("tcp://127.0.0.1:1",)
 
 
-def test_a_user_who_is_not_root_gets_a_runtime_folder_of_his_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_other_than_root_have_their_own_runtime_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1234)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1234")
     assert default_runtime_dir() == Path("/run/user/1234/tykpy")
@@ -130,7 +130,7 @@ def test_an_impossible_address_is_refused(listen: tuple[str, ...], said: str) ->
         BrokerConfig(listen=listen)
 
 
-def test_a_runtime_folder_whose_sockets_have_no_room_is_refused(tmp_path: Path) -> None:
+def test_a_runtime_folder_with_a_too_long_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="longer than 107 bytes"):
         BrokerConfig(runtime_dir=tmp_path / ("x" * 100))
 

@@ -9,7 +9,7 @@ from tests.support.bundles import write_bundle
 from tykpy.broker.catalog.bundle_folder import CHECKED_AT_ONCE, BundleFolder, stamp_of
 
 
-def test_what_may_be_a_bundle_is_found_by_its_name(tmp_path: Path) -> None:
+def test_possible_bundles_are_found_by_name(tmp_path: Path) -> None:
     write_bundle(tmp_path / "folder", {"middleware.py": ""})
     for name in ("one.py", "two.zip", ".hidden.py", "notes.txt"):
         (tmp_path / name).touch()
@@ -35,7 +35,7 @@ def test_every_change_is_seen_within_a_few_looks(tmp_path: Path) -> None:
     assert folder.look(again=[names[0]])[names[0]] != before[names[0]]
 
 
-def test_a_folder_is_whole_once_it_has_something_to_load(tmp_path: Path) -> None:
+def test_a_folder_is_whole_once_it_can_be_loaded(tmp_path: Path) -> None:
     folder = BundleFolder(tmp_path)
     (tmp_path / "mine").mkdir()
     assert not folder.is_whole("mine")
@@ -45,7 +45,7 @@ def test_a_folder_is_whole_once_it_has_something_to_load(tmp_path: Path) -> None
     assert folder.is_whole("mine")
 
 
-def test_no_folder_has_no_entries(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_entries(tmp_path: Path) -> None:
     folder = BundleFolder(tmp_path / "none")
     assert folder.look() == {}
     assert "no such folder yet" in folder.unreadable
@@ -55,7 +55,7 @@ def test_no_folder_has_no_entries(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [PermissionError, NotADirectoryError])
-def test_what_may_not_be_searched_raises_nothing(
+def test_an_unsearchable_folder_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
 ) -> None:
     """Root may search everything, so the kernel's answer is put in its place."""
@@ -99,6 +99,6 @@ def test_a_file_of_the_same_size_and_time_is_another(tmp_path: Path, renamed: bo
     assert stamp_of(tmp_path) != before
 
 
-def test_a_link_to_nowhere_is_no_file(tmp_path: Path) -> None:
+def test_a_dangling_link_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "a.py").symlink_to(tmp_path / "nowhere")
     assert stamp_of(tmp_path) == frozenset()

@@ -32,7 +32,7 @@ def test_a_file_is_read_again_only_when_it_changes(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"name": 5}', b"\xff", b'{"a":' * 100_000])
-def test_what_is_no_definition_is_left_out_and_said(
+def test_invalid_definitions_are_logged_and_skipped(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "wrong.json").write_bytes(content)
@@ -50,7 +50,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytes
     assert ApiDefinitions(tmp_path).read() == []
 
 
-def test_a_folder_that_is_not_there_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     definitions = ApiDefinitions(tmp_path / "apps")
     assert definitions.read() == definitions.read() == []
     assert len(caplog.messages) == 1
@@ -66,7 +66,7 @@ def test_changes_are_told_once(tmp_path: Path) -> None:
     assert told == [{HELLO: "hello.zip; API A"}]
 
 
-def test_calls_tell_what_definitions_do_not(tmp_path: Path) -> None:
+def test_calls_show_apis_without_definitions(tmp_path: Path) -> None:
     define(tmp_path, "a.json", api_id="a", name="A", custom_middleware_bundle="hello.zip")
     names = BundleNames(tmp_path)
     names.refresh()
@@ -79,7 +79,7 @@ def test_calls_tell_what_definitions_do_not(tmp_path: Path) -> None:
     assert names.describe([md5("old.zip")]) == {"bundle": "", "apis": []}
 
 
-def test_what_is_seen_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_apis_from_calls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_names, "MAX_SEEN", 3)
     names = BundleNames(None)
     for number in range(10):
@@ -109,5 +109,5 @@ def test_a_gateway_finds_each_by_hello_zip(name: str) -> None:
     assert HELLO in hashes_of(name)
 
 
-def test_a_gateway_s_folder_is_named_by_its_hash() -> None:
+def test_a_folder_named_by_its_hash_is_found() -> None:
     assert hashes_of(HELLO) == [HELLO]

@@ -59,7 +59,7 @@ def test_a_bundle_is_put_together_from_its_pieces(hooks: int, faulty: int) -> No
     assert described.bundles == [told]
 
 
-def test_a_later_description_takes_the_place_of_the_first() -> None:
+def test_a_later_description_replaces_the_first() -> None:
     described = DescriptionBuilder()
     sent(described, piece_of("/a", 1))
     sent(described, piece_of("/b", 1))
@@ -82,7 +82,7 @@ def test_pieces_of_two_bundles_are_not_mixed() -> None:
         described.add({**piece_of("/b", 1), "more": False}, 1)
 
 
-def test_endless_bundles_are_refused_and_endless_news_of_one_are_not() -> None:
+def test_endless_bundles_are_refused_but_not_updates() -> None:
     described, size = DescriptionBuilder(), MAX_ACCEPTED // 10
     for _ in range(100):
         described.add({**piece_of("/a", 1), "more": False}, size)

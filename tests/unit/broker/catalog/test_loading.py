@@ -61,7 +61,7 @@ def test_signals_from_outside_blame_only_when_they_repeat(bench: Bench) -> None:
     assert [bench.loses(OUTSIDE) for _ in range(MAX_STRIKES)] == [False] * (MAX_STRIKES - 1) + [True]
 
 
-def test_a_load_that_succeeds_is_the_end_of_suspicion(bench: Bench) -> None:
+def test_a_successful_load_clears_strikes(bench: Bench) -> None:
     for _ in range(3):
         for _ in range(MAX_STRIKES - 1):
             assert not bench.loses(OUTSIDE)
@@ -83,7 +83,7 @@ def test_a_worker_between_bundles_blames_nobody(bench: Bench) -> None:
     assert worker.broken is None
 
 
-def test_a_bundle_that_ends_workers_in_every_version_is_left_alone(bench: Bench) -> None:
+def test_a_bundle_that_kills_in_every_version_is_barred(bench: Bench) -> None:
     """It may write its own file."""
     for number in range(MAX_VERSIONS):
         for _ in range(2):

@@ -22,7 +22,7 @@ def make(kept: SavedFolder, path: str, version: str) -> str:
     return name
 
 
-def test_what_is_neither_served_nor_used_is_removed(tmp_path: Path) -> None:
+def test_unused_copies_are_removed(tmp_path: Path) -> None:
     kept = opened(tmp_path)
     assert kept.path is not None
     names = [make(kept, "/b", version) for version in "123"]
@@ -40,7 +40,7 @@ def test_what_is_neither_served_nor_used_is_removed(tmp_path: Path) -> None:
     assert list((tmp_path / "kept").iterdir()) == []
 
 
-def test_brokers_leave_the_folders_of_others_that_live(tmp_path: Path) -> None:
+def test_folders_of_running_brokers_are_left_alone(tmp_path: Path) -> None:
     first = opened(tmp_path)
     second = opened(tmp_path)
     (tmp_path / "kept" / "left").mkdir()
@@ -50,7 +50,7 @@ def test_brokers_leave_the_folders_of_others_that_live(tmp_path: Path) -> None:
         kept.close()
 
 
-def test_a_folder_that_others_could_have_made_is_not_used(tmp_path: Path) -> None:
+def test_a_folder_of_other_users_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "kept").symlink_to("elsewhere")
     kept = SavedFolder(tmp_path)

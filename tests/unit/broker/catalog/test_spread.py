@@ -33,7 +33,7 @@ def compared(*descriptions: list[dict[str, Any]]) -> Spread:
     return spread_of([Loaded([link], found) for link, found in zip(links, descriptions, strict=False)])
 
 
-def test_what_all_have_loaded_is_not_restricted() -> None:
+def test_bundles_loaded_by_all_are_not_restricted() -> None:
     assert not any(compared([SOUND], [SOUND]).restrictions)
 
 
@@ -70,7 +70,7 @@ def test_event_handlers_are_restricted() -> None:
     assert compared([handling], [BROKEN]).restrictions.handlers == {"on_it": {FIRST}}
 
 
-def test_what_is_awaited_is_for_nobody_yet() -> None:
+def test_hooks_of_awaited_bundles_have_no_worker_yet() -> None:
     found = spread_of([Loaded([FIRST, SECOND], [BROKEN])], [SOUND])
     assert found.restrictions.hooks["hash of a", "one"] == frozenset()
     (shown,) = found.description
@@ -94,7 +94,7 @@ def served(*description: dict[str, Any]) -> Served:
     return found
 
 
-def test_a_replacement_with_other_files_lacks_what_is_served() -> None:
+def test_a_replacement_with_other_files_may_lack_hooks() -> None:
     fewer = bundle("a", "one", version="2")
     assert served(SOUND).lacking([fewer]) == ["bundle a: hook two is not there any more"]
     assert served(SOUND).lacking([SOUND | BROKEN | {"version": "2", "hooks": SOUND["hooks"]}]) == [
@@ -104,12 +104,12 @@ def test_a_replacement_with_other_files_lacks_what_is_served() -> None:
 
 
 @pytest.mark.parametrize("after", [BROKEN, SOUND, bundle("a", "two", "one", "three", version="2")])
-def test_with_the_same_files_or_sound_ones_it_does_not(after: dict[str, Any]) -> None:
+def test_a_replacement_with_sound_files_lacks_nothing(after: dict[str, Any]) -> None:
     assert served(SOUND).lacking([after]) == []
     assert served(BROKEN).lacking([after]) == []
 
 
-def test_a_reload_breaks_what_is_served_unless_only_one_can_have_it() -> None:
+def test_a_reload_may_not_break_a_shared_bundle() -> None:
     assert served(SOUND).broken([BROKEN], []) == ["bundle a: port taken"]
     assert served(SOUND).broken([BROKEN], ["/bundles/a"]) == []
     assert served(SOUND).broken([BROKEN | {"version": "2"}], ["/bundles/a"]) == ["bundle a: port taken"]
@@ -117,7 +117,7 @@ def test_a_reload_breaks_what_is_served_unless_only_one_can_have_it() -> None:
     assert served(SOUND).broken([], []) == served(SOUND).broken([SOUND, bundle("b", error="new and broken")], []) == []
 
 
-def test_what_no_worker_could_load_again_is_lost() -> None:
+def test_bundles_that_no_worker_could_reload_are_lost() -> None:
     found = served(SOUND)
     assert found.lost([[BROKEN], [BROKEN]]) == [SOUND]
     assert found.lost([[BROKEN], [SOUND]]) == []

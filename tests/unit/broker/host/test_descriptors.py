@@ -89,7 +89,7 @@ def end(worker: Worker) -> None:
     worker.channel.close()
 
 
-def test_what_is_held_is_there_when_nothing_else_is() -> None:
+def test_reserved_descriptors_are_there_when_needed() -> None:
     reserve = DescriptorReserve()
     reserve.hold(KEPT)
     with nothing_left():
@@ -103,7 +103,7 @@ def test_what_is_held_is_there_when_nothing_else_is() -> None:
         assert len(take_and_give_back()) == KEPT
 
 
-def test_what_cannot_be_held_is_held_later() -> None:
+def test_missing_descriptors_are_reserved_later() -> None:
     reserve = DescriptorReserve()
     with nothing_left() as taken:
         reserve.hold(KEPT)
@@ -117,7 +117,7 @@ def test_what_cannot_be_held_is_held_later() -> None:
     reserve.close()
 
 
-def test_the_watch_looks_after_it() -> None:
+def test_the_watch_refills_the_reserve() -> None:
     reserve = DescriptorReserve()
     loop = asyncio.new_event_loop()
     with nothing_left() as taken:
@@ -130,19 +130,19 @@ def test_the_watch_looks_after_it() -> None:
     loop.close()
 
 
-def test_a_worker_is_started_with_nothing_but_what_is_kept_for_it(starter: WorkerStarter) -> None:
+def test_the_reserve_is_enough_to_start_a_worker(starter: WorkerStarter) -> None:
     starter.keep_room(0)
     with nothing_left():
         worker = starter.start(0, Deaf())
     end(worker)
 
 
-def test_without_that_it_is_not_started(starter: WorkerStarter) -> None:
+def test_without_a_reserve_no_worker_is_started(starter: WorkerStarter) -> None:
     with nothing_left(), pytest.raises(WorkerStartError, match="Too many open files"):
         starter.start(0, Deaf())
 
 
-def test_what_dead_workers_had_is_kept_for_their_successors(starter: WorkerStarter) -> None:
+def test_descriptors_of_dead_workers_are_reserved(starter: WorkerStarter) -> None:
     """However often that happens, and whoever waits for descriptors meanwhile."""
     starter.keep_room(0)
     with nothing_left() as taken:
@@ -189,12 +189,12 @@ def test_a_limit_that_is_high_enough_is_left_alone(limits: dict[str, int]) -> No
     assert limits == {"soft": 1024, "hard": 4096}
 
 
-def test_the_soft_limit_is_raised_as_far_as_needed_and_no_further(limits: dict[str, int]) -> None:
+def test_the_soft_limit_is_raised_only_as_needed(limits: dict[str, int]) -> None:
     assert connections_allowed(2000, 2) == 2000
     assert limits == {"soft": 2000 + OWN + 2 * PER_WORKER, "hard": 4096}
 
 
-def test_what_the_system_refuses_is_not_promised(limits: dict[str, int], caplog: pytest.LogCaptureFixture) -> None:
+def test_connections_are_limited_by_the_hard_limit(limits: dict[str, int], caplog: pytest.LogCaptureFixture) -> None:
     allowed = connections_allowed(16_384, 2)
     assert allowed == 4096 - OWN - 2 * PER_WORKER
     assert limits["soft"] == 4096

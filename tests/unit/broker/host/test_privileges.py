@@ -13,14 +13,14 @@ KNOWN = pwd.getpwall()[-1]
 @pytest.mark.parametrize(
     ("group", "gid"), [(None, KNOWN.pw_gid), ("54322", 54_322)], ids=["the user's own", "another one"]
 )
-def test_a_user_with_a_name_has_its_own_group_unless_another_is_named(group: str | None, gid: int) -> None:
+def test_a_named_user_has_its_own_group_by_default(group: str | None, gid: int) -> None:
     identity = TargetUser.wanted(BrokerConfig(user=KNOWN.pw_name, group=group))
     assert identity == (KNOWN.pw_uid, gid, KNOWN.pw_name, KNOWN.pw_dir)
 
 
-def test_a_number_without_a_name_takes_its_group_as_it_is_given() -> None:
+def test_a_number_without_a_name_needs_a_group() -> None:
     assert TargetUser.wanted(BrokerConfig(user="54321", group="54322")) == (54_321, 54_322, "", "")
 
 
-def test_without_a_user_nobody_is_meant() -> None:
+def test_without_the_option_there_is_no_target_user() -> None:
     assert TargetUser.wanted(BrokerConfig()) is None

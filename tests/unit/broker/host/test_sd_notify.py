@@ -33,7 +33,7 @@ def test_a_message_is_one_datagram(receiver: socket.socket) -> None:
     notifier.close()
 
 
-def test_a_manager_that_does_not_read_is_not_waited_for(receiver: socket.socket) -> None:
+def test_a_manager_that_does_not_read_blocks_nothing(receiver: socket.socket) -> None:
     async def scenario() -> list[bytes]:
         notifier = ServiceNotifier(receiver.getsockname())
         sent = 2 * MAX_UNSENT

@@ -36,7 +36,7 @@ def ask(check: CredentialCheck, sock: socket.socket) -> str | None:
     return check(cast(asyncio.BaseTransport, Transport(sock)))
 
 
-def test_the_kernel_says_who_it_is(connected: socket.socket) -> None:
+def test_peer_credentials_come_from_the_kernel(connected: socket.socket) -> None:
     assert peer_of(connected) == Peer(os.getpid(), os.getuid(), frozenset({os.getgid(), *os.getgroups()}))
 
 
@@ -53,12 +53,12 @@ def test_the_kernel_says_who_it_is(connected: socket.socket) -> None:
         (set(), set(), False),
     ],
 )
-def test_one_of_the_users_or_of_a_group(users: set[int], groups: set[int], admitted: bool) -> None:
+def test_users_and_group_members_are_admitted(users: set[int], groups: set[int], admitted: bool) -> None:
     check = CredentialCheck("this socket", frozenset(users), frozenset(groups))
     assert check.admits(Peer(1, 7, frozenset({70, 71}))) is admitted
 
 
-def test_a_refusal_is_logged_once_with_who_it_was(connected: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_is_logged_once_with_the_peer(connected: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
     check = CredentialCheck("this socket", frozenset({os.getuid() + 1}))
     with caplog.at_level(logging.WARNING, "tykpy.access"):
         answers = [ask(check, connected) for _ in range(50)]
@@ -68,21 +68,21 @@ def test_a_refusal_is_logged_once_with_who_it_was(connected: socket.socket, capl
     assert str(os.getgid()) in message
 
 
-def test_tcp_has_no_credentials_and_is_not_its_business() -> None:
+def test_tcp_connections_are_not_checked() -> None:
     with socket.socket(socket.AF_INET) as sock:
         assert ask(CredentialCheck("this socket", frozenset()), sock) is None
 
 
-def test_without_a_list_nobody_is_asked() -> None:
+def test_without_allowed_users_there_is_no_check() -> None:
     assert gateway_admission(BrokerConfig()) is None
 
 
-def test_a_name_that_nobody_has() -> None:
+def test_an_unknown_name_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no user 'nobody-is-called-so'"):
         gateway_admission(BrokerConfig(allow_user=("nobody-is-called-so",)))
     with pytest.raises(ConfigError, match="no group 'none-is-called-so'"):
         gateway_admission(BrokerConfig(allow_group=("none-is-called-so",)))
 
 
-def test_the_admin_socket_is_for_us(connected: socket.socket) -> None:
+def test_the_admin_socket_admits_our_own_user(connected: socket.socket) -> None:
     assert admin_admission()(cast(asyncio.BaseTransport, Transport(connected))) is None

@@ -27,7 +27,7 @@ def test_the_runtime_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "folder"), [(0o600, 0o700), (0o660, 0o710), (0o666, 0o711), (0o640, 0o700)])
-def test_the_runtime_folder_lets_those_through_whom_a_socket_in_it_lets_in(
+def test_the_runtime_folder_is_as_open_as_its_sockets(
     tmp_path: Path, mode: int, folder: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = SocketOptions(mode, str(os.getgid()))
@@ -49,7 +49,7 @@ def test_a_new_folder_belongs_to_the_owner_of_the_sockets(tmp_path: Path) -> Non
     assert (tmp_path / "a").stat().st_uid == 0
 
 
-def test_a_folder_of_roots_goes_to_its_new_owner_with_what_we_left_there(tmp_path: Path) -> None:
+def test_a_folder_of_roots_is_given_away_with_its_files(tmp_path: Path) -> None:
     needs_root()
     run, foreign = tmp_path / "run", tmp_path / "foreign"
     foreign.touch()
@@ -64,7 +64,7 @@ def test_a_folder_of_roots_goes_to_its_new_owner_with_what_we_left_there(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["other files", "others may write"])
-def test_a_folder_of_roots_that_is_not_ours_alone_is_left_alone(tmp_path: Path, kind: str) -> None:
+def test_a_folder_of_roots_with_other_files_is_not_given_away(tmp_path: Path, kind: str) -> None:
     needs_root()
     run = tmp_path / "run"
     run.mkdir()
@@ -176,7 +176,7 @@ def test_a_link_of_ours_is_as_safe_as_where_it_leads(tmp_path: Path) -> None:
         make_runtime_dir(run)
 
 
-def test_new_folders_on_the_way_are_nobody_elses(tmp_path: Path) -> None:
+def test_new_parent_folders_are_safe(tmp_path: Path) -> None:
     previous = os.umask(0)
     try:
         make_runtime_dir(tmp_path / "a" / "b" / "run")

@@ -26,14 +26,14 @@ def test_a_unix_socket(tmp_path: Path, form: str) -> None:
     listening.close()
 
 
-def test_nobody_else_may_connect_unless_told_so(tmp_path: Path) -> None:
+def test_sockets_are_private_by_default(tmp_path: Path) -> None:
     listening = listen(f"unix://{tmp_path}/s")
     assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o600
     listening.close()
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
-def test_the_permissions_are_there_before_anybody_can_connect(
+def test_permissions_are_set_before_anybody_can_connect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
 ) -> None:
     """Until it listens, the kernel refuses every connection."""
@@ -58,9 +58,7 @@ def test_the_permissions_are_there_before_anybody_can_connect(
     listening.close()
 
 
-def test_what_somebody_put_into_the_place_of_the_socket_keeps_its_permissions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_permissions_are_not_set_on_a_replaced_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     precious = tmp_path / "precious"
     precious.touch(mode=0o600)
 
@@ -130,7 +128,7 @@ def test_an_address_in_use_says_by_whom(tmp_path: Path, kind: str) -> None:
     first.close()
 
 
-def test_something_else_in_its_place_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("precious")
     with pytest.raises(ListenError, match="not a socket"):
         listen(f"unix://{tmp_path}/s")
@@ -142,7 +140,7 @@ def test_a_folder_that_is_missing(tmp_path: Path) -> None:
         listen(f"unix://{tmp_path}/missing/s")
 
 
-def test_a_socket_that_somebody_else_put_there_is_not_removed(tmp_path: Path) -> None:
+def test_a_socket_of_another_process_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "s"
     first = listen(f"unix://{path}")
     path.unlink()
@@ -197,7 +195,7 @@ def test_a_successor_removes_the_inherited_file(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_foreign_lock_is_an_error_that_names_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_foreign_lock_is_an_error_that_names_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "LOCK_PATIENCE", 0.05)
     listening = listen(f"unix://{tmp_path}/a")
     descriptor = os.open(tmp_path, os.O_RDONLY)
@@ -233,11 +231,11 @@ def test_inherited_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("environ", [{}, {"LISTEN_PID": "1", "LISTEN_FDS": "1"}, {"LISTEN_FDS": "1"}])
-def test_sockets_for_somebody_else_are_not_taken(environ: dict[str, str]) -> None:
+def test_inherited_sockets_of_another_process_are_ignored(environ: dict[str, str]) -> None:
     assert inherited_sockets(environ) == {}
 
 
-def test_a_socket_in_a_folder_that_is_not_ours_to_change_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_stays_in_a_folder_we_may_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, missing_ok: bool = False) -> None:
         raise PermissionError(path, missing_ok)
 
@@ -249,9 +247,7 @@ def test_a_socket_in_a_folder_that_is_not_ours_to_change_stays(tmp_path: Path, m
     assert not (tmp_path / "s").exists()
 
 
-def test_a_socket_that_cannot_be_given_to_its_group_is_not_left_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_socket_that_cannot_be_given_away_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 

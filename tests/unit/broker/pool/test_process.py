@@ -64,14 +64,14 @@ def test_an_end_in_words(code: int, words: str, by_itself: bool) -> None:
 
 
 @pytest.mark.parametrize(("command", "code"), [("kill -KILL $$", -signal.SIGKILL), ("exit 3", 3), ("exit 0", None)])
-def test_the_code_of_a_process_that_nobody_has_waited_for(command: str, code: int | None) -> None:
+def test_the_exit_code_is_known_before_reaping(command: str, code: int | None) -> None:
     with subprocess.Popen(["sh", "-c", command]) as process:
         assert os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert shown_exit_code(process.pid) == code
     assert shown_exit_code(process.pid) is None
 
 
-def test_how_it_ended_is_said_before_it_is_waited_for() -> None:
+def test_the_ending_is_known_before_reaping() -> None:
     waits: list[int] = []
     with subprocess.Popen(["sh", "-c", "kill -KILL $$"]) as process:
 
@@ -87,16 +87,16 @@ def test_how_it_ended_is_said_before_it_is_waited_for() -> None:
         assert (waits, worker.pidfd) == ([process.pid], -1)
 
 
-def test_want_of_memory_is_the_hooks_doing() -> None:
+def test_an_out_of_memory_kill_is_blamed_on_hooks() -> None:
     ending = describe_end(-signal.SIGKILL, out_of_memory=True)
     assert ending == ("was ended by SIGKILL (the machine was out of memory)", True)
 
 
-def test_the_kernel_counts_whom_it_ended_for_want_of_memory() -> None:
+def test_the_kernels_count_of_oom_kills_is_read() -> None:
     assert oom_kills() >= 0
 
 
-def test_a_process_that_somebody_has_stopped_is_known(bystander: subprocess.Popen[bytes]) -> None:
+def test_a_stopped_process_is_recognised(bystander: subprocess.Popen[bytes]) -> None:
     process = WorkerProcess(bystander.pid, bystander.wait)
     assert not process.is_stopped
     bystander.send_signal(signal.SIGSTOP)
@@ -108,7 +108,7 @@ def test_a_process_that_somebody_has_stopped_is_known(bystander: subprocess.Pope
     assert not process.is_stopped
 
 
-def test_memory_is_the_cheap_bound_below_the_limit_and_the_own_share_above() -> None:
+def test_pss_is_read_only_above_the_limit() -> None:
     with mmap.mmap(-1, 64 * MIB) as pages:
         for offset in range(0, len(pages), 4096):
             pages[offset] = 1
@@ -117,7 +117,7 @@ def test_memory_is_the_cheap_bound_below_the_limit_and_the_own_share_above() -> 
     assert 64 * MIB < share <= bound + MIB
 
 
-def test_what_is_shared_with_another_process_counts_in_part(tmp_path: Path) -> None:
+def test_shared_memory_counts_in_part(tmp_path: Path) -> None:
     path = tmp_path / "shared"
     path.write_bytes(bytes(64 * MIB))
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as pages:
@@ -131,11 +131,11 @@ def test_what_is_shared_with_another_process_counts_in_part(tmp_path: Path) -> N
             other.communicate()
 
 
-def test_a_process_that_is_gone_has_none() -> None:
+def test_a_process_that_is_gone_has_no_memory() -> None:
     assert memory_of(2**22 + 1, 0) == 0
 
 
-def test_what_is_sent_to_a_process_that_is_gone_reaches_no_other(bystander: subprocess.Popen[bytes]) -> None:
+def test_signals_never_reach_a_recycled_pid(bystander: subprocess.Popen[bytes]) -> None:
     worker = WorkerProcess.execute([], [])
     descriptor = worker.pidfd
     wait_for_end(worker)
@@ -162,7 +162,7 @@ def test_what_is_sent_to_a_process_that_is_gone_reaches_no_other(bystander: subp
         (1, 2, "was ended by SIGKILL"),
     ],
 )
-def test_a_kill_by_the_kernel_is_told_from_one_by_somebody(
+def test_oom_kills_are_told_from_other_kills(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_since: int, looks: int, words: str
 ) -> None:
     """Two looks later it was another process that the kernel has ended."""

@@ -23,14 +23,14 @@ def limits(requests: int, jitter: int) -> set[int]:
     return {supervisor.request_limit() for _ in range(200)} if supervisor.request_limit else set()
 
 
-def test_workers_that_start_together_are_not_due_together() -> None:
+def test_jitter_spreads_recycling() -> None:
     found = limits(100, 50)
     assert found <= set(range(100, 151))
     assert len(found) > 10
 
 
 @pytest.mark.parametrize(("requests", "expected"), [(0, set()), (7, {7})])
-def test_without_jitter_the_limit_is_what_it_is(requests: int, expected: set[int]) -> None:
+def test_without_jitter_the_limit_is_exact(requests: int, expected: set[int]) -> None:
     assert limits(requests, 0) == expected
 
 
@@ -56,7 +56,7 @@ class ScarceSupervisor:
         self._loop.stop()
 
 
-def test_a_replacement_that_could_not_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_replacement_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tykpy.broker.pool.recycling.RETRY_DELAY", 0.001)
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         scarce = ScarceSupervisor(loop)
@@ -67,7 +67,7 @@ def test_a_replacement_that_could_not_be_started_is_tried_again(monkeypatch: pyt
         assert scarce.tries == 2
 
 
-def test_workers_behind_one_that_cannot_be_looked_at_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_unreadable_worker_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at: list[int] = []
 
     class Measured(DueWorker):

@@ -95,7 +95,7 @@ def talker() -> Iterator[Talker]:
 
 
 @pytest.mark.parametrize("fault", [KeyError("x"), TypeError("x"), AttributeError("x"), ValueError("x"), OSError("x")])
-def test_a_fault_of_the_broker_does_not_cost_a_worker(bench: Bench, talker: Talker, fault: Exception) -> None:
+def test_a_fault_of_the_broker_kills_no_worker(bench: Bench, talker: Talker, fault: Exception) -> None:
     bench.fault = fault
     for _ in range(2):
         talker.there.send("event", EVENT)
@@ -103,7 +103,7 @@ def test_a_fault_of_the_broker_does_not_cost_a_worker(bench: Bench, talker: Talk
     assert (bench.triggered, talker.signals) == (["event"] * 2, [])
 
 
-def test_a_fault_does_not_drop_the_last_words_behind_it(bench: Bench, talker: Talker) -> None:
+def test_a_fault_does_not_drop_the_messages_behind_it(bench: Bench, talker: Talker) -> None:
     bench.fault = KeyError("x")
     talker.there.send("event", EVENT)
     talker.there.send("failed", {"message": "of no use"})
@@ -115,14 +115,14 @@ def test_a_fault_does_not_drop_the_last_words_behind_it(bench: Bench, talker: Ta
 @pytest.mark.parametrize(
     ("name", "body"), [("nonsense", None), ("event", {}), ("api", {"api": "a" * 2000, "bundle_hash": ""})]
 )
-def test_a_worker_that_says_what_it_cannot_mean_is_killed(bench: Bench, talker: Talker, name: str, body: Any) -> None:
+def test_a_worker_that_sends_nonsense_is_killed(bench: Bench, talker: Talker, name: str, body: Any) -> None:
     talker.there.send(name, body)
     bench.supervisor._on_control(talker.worker)
     assert talker.signals == [signal.SIGKILL]
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["sent before it was watched", "sent later"])
-def test_what_a_worker_has_not_read_follows_when_it_reads(bench: Bench, talker: Talker, before: bool) -> None:
+def test_unsent_messages_follow_when_the_worker_reads(bench: Bench, talker: Talker, before: bool) -> None:
     """Without a further message that would take the rest along."""
     apis = {str(number): "a" * 32 for number in range(50_000)}
     if before:
@@ -143,7 +143,7 @@ def test_what_a_worker_has_not_read_follows_when_it_reads(bench: Bench, talker: 
     bench.supervisor._unwatch(talker.worker)
 
 
-def test_what_waits_for_a_worker_that_is_gone_is_forgotten(bench: Bench, talker: Talker) -> None:
+def test_messages_for_a_worker_that_is_gone_are_dropped(bench: Bench, talker: Talker) -> None:
     bench.supervisor._watch(talker.worker)
     talker.here.send("apis", "x" * 1_000_000)
     talker.there.close()
@@ -181,9 +181,7 @@ def test_a_worker_that_cannot_be_configured_is_ended(bench: Bench, monkeypatch: 
     bench.turn_until(lambda: 0 in bench.supervisor._by_slot)
 
 
-def test_a_reload_that_fails_in_the_broker_is_told_and_the_next_one_starts(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reload_after_a_fault_of_the_broker_works(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes: list[object] = []
     reloader = Reloader(bench.loop, bench.config, bench.supervisor, bench.router)
     monkeypatch.setattr("tykpy.broker.pool.reload.Generation.start", lambda self: self._done(None))
@@ -211,9 +209,7 @@ def test_a_zygote_is_renewed_although_a_try_failed(bench: Bench, monkeypatch: py
     assert len(tries) == 2
 
 
-def test_a_worker_that_ends_is_replaced_although_settling_its_calls_fails(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dead_worker_is_replaced_although_a_fault_occurs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Router, "lost", lambda *_: 1 // 0)
     bench.supervisor._fill(0)
     first = bench.supervisor._by_slot[0]
@@ -223,9 +219,7 @@ def test_a_worker_that_ends_is_replaced_although_settling_its_calls_fails(
     assert bench.supervisor.restarts == 1
 
 
-def test_a_hung_worker_is_killed_although_its_work_cannot_be_given_away(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hung_worker_is_killed_although_a_fault_occurs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Router, "leave", lambda *_: 1 // 0)
     bench.supervisor._fill(0)
     first = bench.supervisor._by_slot[0]

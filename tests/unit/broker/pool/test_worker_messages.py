@@ -52,7 +52,7 @@ def workers() -> Iterator[list[NamedWorker]]:
         one.close()
 
 
-def test_the_last_words_of_a_worker_are_its_events_and_why_it_failed(workers: list[NamedWorker]) -> None:
+def test_last_messages_are_events_and_the_failure(workers: list[NamedWorker]) -> None:
     heard: list[tuple[str, Any]] = []
     loop = asyncio.new_event_loop()
     events = PoolEvents(lambda ready: None, lambda: None, lambda name, body: heard.append((name, body)))
@@ -72,7 +72,7 @@ def test_the_last_words_of_a_worker_are_its_events_and_why_it_failed(workers: li
     loop.close()
 
 
-def test_what_one_worker_sees_of_an_api_the_others_are_told(workers: list[NamedWorker]) -> None:
+def test_an_api_seen_by_one_worker_is_told_to_the_others(workers: list[NamedWorker]) -> None:
     first, second, later = workers
     table = ApiTable()
     table.introduce(first.worker)
@@ -85,7 +85,7 @@ def test_what_one_worker_sees_of_an_api_the_others_are_told(workers: list[NamedW
     assert later.heard() == [{"1": "b", "2": "c"}]
 
 
-def test_a_worker_that_is_gone_does_not_keep_the_others_from_being_told(workers: list[NamedWorker]) -> None:
+def test_workers_behind_one_that_is_gone_are_told(workers: list[NamedWorker]) -> None:
     gone, other, _ = workers
     gone.there.close()
     ApiTable().note({"api": "1", "bundle_hash": "a"}, [gone.worker, other.worker])
@@ -101,7 +101,7 @@ def test_endless_new_apis_do_not_fill_the_memory(workers: list[NamedWorker]) -> 
 
 
 @pytest.mark.parametrize("body", [None, [], {}, {"api": "1"}])
-def test_what_is_no_api_is_refused(body: Any) -> None:
+def test_a_malformed_api_is_refused(body: Any) -> None:
     with pytest.raises((KeyError, TypeError)):
         ApiTable().note(body, [])
 
@@ -155,7 +155,7 @@ def news(name: str, body: Any) -> Any:
         ("api", {"api": "1", "bundle_hash": "a"}),
     ],
 )
-def test_what_a_worker_says_is_read_whole(name: str, body: Any) -> None:
+def test_messages_are_decoded_completely(name: str, body: Any) -> None:
     assert news(name, body) == body
 
 
@@ -181,7 +181,7 @@ def test_what_a_worker_says_is_read_whole(name: str, body: Any) -> None:
         ("api", {"api": "1"}),
     ],
 )
-def test_what_a_worker_cannot_mean_is_refused(name: str, body: Any) -> None:
+def test_malformed_messages_are_refused(name: str, body: Any) -> None:
     with pytest.raises((ValueError, ControlCorruptError)):
         news(name, body)
 
@@ -205,7 +205,7 @@ def longest(element: dict[str, Any], within: dict[str, Any], key: str) -> bytes:
         msgpack.packb({**BUNDLE, "hashes": ["\u0101"] * 8, "hooks": [HOOK] * PIECE_HOOKS, "faulty": []}),
     ],
 )
-def test_what_a_worker_says_takes_at_most_sixteen_times_its_length(packed: bytes) -> None:
+def test_a_message_takes_at_most_16_times_its_length(packed: bytes) -> None:
     tracemalloc.start()
     try:
         with contextlib.suppress(ControlCorruptError):
