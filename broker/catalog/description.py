@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from tykpy.ipc.description import MAX_ACCEPTED, MAX_HOOKS
 from tykpy.ipc.errors import ControlCorruptError
 
-Bundle = dict[str, Any]
-Description = list[Bundle]
+BundleDescription = dict[str, Any]
+Description = list[BundleDescription]
 """The bundles of one worker, as it describes them."""
 Signature = frozenset[tuple[object, ...]]
 
@@ -102,7 +102,7 @@ class DescriptionBuilder:
         return bundle
 
 
-def is_sound(bundle: Bundle) -> bool:
+def is_sound(bundle: BundleDescription) -> bool:
     """Say whether all of the bundle could be loaded."""
     return not any(bundle_problems(bundle))
 
@@ -112,6 +112,6 @@ def signature_of(description: Description) -> Signature:
     return frozenset((bundle["path"], *facts_of(bundle)) for bundle in description)
 
 
-def facts_of(bundle: Bundle) -> tuple[object, ...]:
+def facts_of(bundle: BundleDescription) -> tuple[object, ...]:
     # The hooks as well: code may define them or not, by what it finds when it is imported.
     return bundle["version"], is_sound(bundle), tuple(hook["name"] for hook in bundle["hooks"])

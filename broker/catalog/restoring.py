@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from tykpy.broker.catalog.description import Bundle, is_sound
+from tykpy.broker.catalog.description import BundleDescription, is_sound
 from tykpy.broker.catalog.loading import BundleLoads
 from tykpy.broker.errors import WorkerStartError
 from tykpy.broker.pool.worker import Worker, WorkerOwner, WorkerPhase
@@ -41,7 +41,7 @@ class Pool(Protocol):
         """The workers that get dispatches."""
 
     @property
-    def lost(self) -> list[Bundle]:
+    def lost(self) -> list[BundleDescription]:
         """The bundles that no serving worker has loaded, with unchanged files."""
 
     def spawn(self, slot: int, owner: WorkerOwner) -> Worker:
@@ -68,7 +68,7 @@ class Restorer:
         self._tries = 0
 
     @property
-    def awaited(self) -> list[Bundle]:
+    def awaited(self) -> list[BundleDescription]:
         """The lost bundles whose dispatches wait: it is not known yet what the first tries bring."""
         failed = self._tries - (self._worker is not None)
         return self._pool.lost if failed < PATIENT_TRIES else []
@@ -111,7 +111,7 @@ class Restorer:
         if self._tries < MAX_TRIES and not any(_may_have(worker, paths) for worker in self._pool.workers):
             self._try(lost)
 
-    def _try(self, lost: list[Bundle]) -> None:
+    def _try(self, lost: list[BundleDescription]) -> None:
         names = ", ".join(bundle["name"] for bundle in lost)
         log.warning(
             "no worker has loaded %s any more; a new one tries to (%d of %d)", names, self._tries + 1, MAX_TRIES

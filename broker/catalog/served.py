@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from tykpy.broker.catalog.description import Bundle, Description, bundle_problems, is_sound
+from tykpy.broker.catalog.description import BundleDescription, Description, bundle_problems, is_sound
 from tykpy.ipc.kept import ASIDE, INDEX, copy_name
 
 
@@ -19,7 +19,7 @@ class Served:
     """The bundles that some worker has loaded completely since the last reload, by path, as it described them."""
 
     def __init__(self) -> None:
-        self._bundles: dict[str, Bundle] = {}
+        self._bundles: dict[str, BundleDescription] = {}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -62,7 +62,7 @@ class Served:
             for problem in bundle_problems(bundle)
         ]
 
-    def lost(self, descriptions: Iterable[Description]) -> list[Bundle]:
+    def lost(self, descriptions: Iterable[Description]) -> list[BundleDescription]:
         """Return the bundles that none of these workers has loaded, and that one tried to load with unchanged files."""
         tried: set[str] = set()
         loaded: set[str] = set()
@@ -75,7 +75,7 @@ class Served:
                     tried.add(bundle["path"])
         return [self._bundles[path] for path in sorted(tried - loaded)]
 
-    def _lacking(self, found: dict[str, Bundle]) -> Iterator[str]:
+    def _lacking(self, found: dict[str, BundleDescription]) -> Iterator[str]:
         for path, before in self._bundles.items():
             bundle = found.get(path)
             if bundle is None:

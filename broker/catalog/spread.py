@@ -11,7 +11,14 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from tykpy.broker.catalog.description import Bundle, Description, Signature, bundle_problems, facts_of, is_sound
+from tykpy.broker.catalog.description import (
+    BundleDescription,
+    Description,
+    Signature,
+    bundle_problems,
+    facts_of,
+    is_sound,
+)
 from tykpy.broker.faults import each
 from tykpy.broker.pool.worker import Worker
 from tykpy.broker.router.hook_table import CHAIN_NAME, EVENT_SHAPE, NO_BUNDLE, HookKey, Restrictions
@@ -39,7 +46,7 @@ class Spread(NamedTuple):
     restrictions: Restrictions
 
 
-def spread_of(loaded: Sequence[Loaded], awaited: Iterable[Bundle] = ()) -> Spread:
+def spread_of(loaded: Sequence[Loaded], awaited: Iterable[BundleDescription] = ()) -> Spread:
     """Merge what the workers have loaded; the newest workers are last.
 
     `awaited`: bundles that no worker has loaded now but some worker will: calls for their hooks wait.
@@ -65,7 +72,7 @@ def _is_everywhere(copies: "Copies", links: frozenset[Link]) -> bool:
     return same and links == frozenset().union(*(some for some, _ in copies))
 
 
-Copies = list[tuple[Collection[Link], Bundle]]
+Copies = list[tuple[Collection[Link], BundleDescription]]
 
 
 def _by_path(loaded: Sequence[Loaded]) -> dict[str, Copies]:
@@ -77,7 +84,7 @@ def _by_path(loaded: Sequence[Loaded]) -> dict[str, Copies]:
     return found
 
 
-def _merged(copies: Copies, workers: int) -> Bundle:
+def _merged(copies: Copies, workers: int) -> BundleDescription:
     """Return the description of the newest worker that has loaded all of the bundle, or most of its hooks."""
     best = max((bundle for _, bundle in copies), key=lambda bundle: (is_sound(bundle), len(bundle["hooks"])))
     loaded_in = sum(len(links) for links, bundle in copies if is_sound(bundle))
@@ -107,7 +114,7 @@ def _limit(sets: Sets, found: Mapping[Any, AbstractSet[Link]]) -> None:
         sets[key] = frozenset(links) & sets.get(key, links)
 
 
-def _keys(bundle: Bundle) -> list[HookKey]:
+def _keys(bundle: BundleDescription) -> list[HookKey]:
     """Return the keys by which dispatches name the hooks of a bundle that a worker can run."""
     names = [hook["name"] for hook in bundle["hooks"]]
     if is_sound(bundle):
@@ -115,7 +122,7 @@ def _keys(bundle: Bundle) -> list[HookKey]:
     return [(digest, name) for digest in (*bundle["hashes"], *NO_BUNDLE) for name in names]
 
 
-def _handlers(bundle: Bundle) -> list[str]:
+def _handlers(bundle: BundleDescription) -> list[str]:
     return [hook["name"] for hook in bundle["hooks"] if hook["shape"] == EVENT_SHAPE]
 
 
