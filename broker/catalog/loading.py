@@ -6,7 +6,7 @@ is to blame, and no other worker imports it until its files change or a reload c
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 from tykpy.broker.config import BrokerConfig
@@ -128,10 +128,8 @@ class IdleWorkers:
     started ever more slowly.
     """
 
-    def __init__(self, loads: BundleLoads, disabled: Callable[[str], object]) -> None:
-        """`disabled`: called with the path of each bundle that no worker is to load any more."""
+    def __init__(self, loads: BundleLoads) -> None:
         self._loads = loads
-        self._disabled = disabled
         self._slots: set[int] = set()
 
     def note_replaced(self, worker: Worker, body: dict[str, Any]) -> None:
@@ -141,21 +139,20 @@ class IdleWorkers:
             names = ", ".join(body["names"][:MAX_NAMED])
             worker.suspects[source] = f"it replaced {names}, and workers that load it take no dispatches"
 
-    def given_up(self, worker: Worker) -> bool:
-        """Handle an idle worker that is ended; return whether its bundle was found and disabled."""
+    def given_up(self, worker: Worker) -> list[str]:
+        """Handle an idle worker that is ended; return the paths of the bundles that are disabled for it."""
         log.error("%s says that it lives, but starts nothing of what it is given; it is replaced", worker)
         again = worker.slot in self._slots and not worker.handled
         self._slots.add(worker.slot)
         if not again:
-            return False
+            return []
         suspects = worker.suspects or _only_bundle(worker)
         for source, reason in suspects.items():
             log.error("bundle %s is disabled until its files change or tykpy reload: %s", source.name, reason)
             self._loads.disable(source, reason)
-            self._disabled(source.path)
         if not suspects:
             log.error("workers take no dispatches, again and again; which of their bundles does that is not known")
-        return bool(suspects)
+        return [source.path for source in suspects]
 
 
 def _only_bundle(worker: Worker) -> dict[BundleVersion, str]:

@@ -45,10 +45,7 @@ def lock_owner(descriptor: int) -> str:
     """Name the process that holds a lock (flock) on a descriptor's file, by pid and command, if it may be seen."""
     status = os.fstat(descriptor)
     place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    try:
-        rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    except OSError:
-        rows = []
+    rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     # A process that waits for a lock has "->" in the second column.
     return _describe(next((int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == place), 0))
 

@@ -98,7 +98,7 @@ class Supervisor:
         self._apis = ApiTable()
         self._storage = StorageReport(config.redis, config.runtime_dir)
         self._served = Served()
-        self._idle_workers = IdleWorkers(self.loads, self._served.forget)
+        self._idle_workers = IdleWorkers(self.loads)
         self._restorer = Restorer(loop, self)
         self._publisher = Publisher(router)
         self._back_off = BackOff()
@@ -359,7 +359,8 @@ class Supervisor:
             return
         del self._by_slot[worker.slot]
         self.restarts += 1
-        if worker.idle and self._idle_workers.given_up(worker):
+        for path in self._idle_workers.given_up(worker) if worker.idle else ():
+            self._served.forget(path)
             self._back_off.forget(worker.slot)
         # A worker that hangs has run something.
         worked = worker.handled > 0 or (worker.phase is WorkerPhase.LEAVING and not worker.idle)
