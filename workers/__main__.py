@@ -139,9 +139,7 @@ def _prepare(
     atexit.register(store.close)
     store.load_all()
     store.sweep()
-    dispatcher = HookDispatcher(
-        store, lambda api, digest: channel.control.send("api", {"api": api, "bundle_hash": digest})
-    )
+    dispatcher = HookDispatcher(store)
     channel.lend_bodies()
     channel.control.send("ready")
     if config["check_storage"]:

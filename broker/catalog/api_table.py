@@ -1,11 +1,11 @@
-"""Which bundle each API uses, as the workers see it in their dispatches.
+"""Tell the workers which bundle each API uses.
 
-A gateway's event names its API but no bundle, and may go to a worker that has never seen the API: so each tells all.
+A gateway's event names its API but no bundle, and may go to a worker that has never had a call of the API.
 """
 
 import logging
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from tykpy.broker.pool.worker import Worker
 from tykpy.ipc.errors import IpcError
@@ -15,29 +15,28 @@ log = logging.getLogger("tykpy.supervisor")
 MAX_APIS: Final = 10_000
 MAX_BYTES: Final = 1024 * 1024
 """Most bytes of ids and hashes, well below what a control message holds. A gateway has hundreds of APIs, with 64 bytes
-each. Beyond either limit all are forgotten, and come back from the next worker that sees them."""
+each. Beyond either limit all are forgotten, and come back with later calls."""
 MAX_NAMES: Final = 256
 """Longest id of an API and hash of its bundle together, in characters."""
 
 
 class ApiTable:
-    """Passes what one worker says about an API to the others, and to those that are started later."""
+    """The bundle of each API, as last seen in a call."""
 
     def __init__(self) -> None:
         self._bundle_hashes: dict[str, str] = {}
         self._bytes = 0
 
-    def note(self, body: Any, others: Iterable[Worker]) -> None:
-        """Remember an API that a worker has seen, unless its names are longer than workers announce."""
-        api, bundle_hash = body["api"], body["bundle_hash"]
-        if len(api) + len(bundle_hash) > MAX_NAMES:
+    def note(self, api: str, bundle_hash: str, workers: Iterable[Worker]) -> None:
+        """Remember an API and tell these workers, unless that is known or the names are too long."""
+        if len(api) + len(bundle_hash) > MAX_NAMES or self._bundle_hashes.get(api) == bundle_hash:
             return
         self._bytes += len(api.encode()) + len(bundle_hash.encode())
         if len(self._bundle_hashes) >= MAX_APIS or self._bytes > MAX_BYTES:
             self._bundle_hashes.clear()
             self._bytes = 0
         self._bundle_hashes[api] = bundle_hash
-        for worker in others:
+        for worker in workers:
             _tell(worker, {api: bundle_hash})
 
     def introduce(self, worker: Worker) -> None:

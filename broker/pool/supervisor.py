@@ -30,6 +30,7 @@ from tykpy.broker.pool.worker import BundleVersion, Worker, WorkerOwner, WorkerP
 from tykpy.broker.pool.worker_messages import read_message
 from tykpy.broker.pool.zygote import ZygoteKeeper
 from tykpy.broker.router.contract import Death
+from tykpy.broker.router.hook_table import NO_BUNDLE
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.router import Router
 from tykpy.ipc.bodies.store import BodyStore
@@ -44,8 +45,7 @@ REPLACE_DELAY: Final = 0.001
 written at the end of the loop's turn. Measured: they arrive 6 ms earlier."""
 MEMORY_INTERVAL: Final = 1.0
 """Seconds between two reads of how many processes the machine has killed for lack of memory."""
-EVENT_MESSAGES: Final = frozenset({"event", "events_lost"})
-LAST_MESSAGES: Final = EVENT_MESSAGES | {"failed", "loading", "bundle"}
+LAST_MESSAGES: Final = frozenset({"event", "events_lost", "failed", "loading", "bundle"})
 """What is read of a worker that has died."""
 LAST_READS: Final = 16
 """Reads from a dead worker's socket: more than it can hold."""
@@ -93,7 +93,7 @@ class Supervisor:
         self._zygotes = zygotes or ZygoteKeeper()
         self.loads = BundleLoads(loop, config)
         self.names = BundleNames(config.apis, loop, self._tell_names)
-        router.hooks.note_api = self.names.note
+        router.hooks.note_api = self._note_api
         self._starter = WorkerStarter(config, self._zygotes, bodies, self.loads.messages, lambda: self.names.texts)
         self._apis = ApiTable()
         self._storage = StorageReport(config.redis, config.runtime_dir)
@@ -293,6 +293,13 @@ class Supervisor:
         """Tell the router what the workers have loaded if that has changed."""
         self._publisher.publish(self.serving, self._restorer.awaited)
 
+    def _note_api(self, api: str, bundle_hash: str) -> None:
+        """Remember which bundle an API uses, from the first of its calls of each hook."""
+        if bundle_hash not in NO_BUNDLE:
+            self.names.note(api, bundle_hash)
+        # Not from here, in the middle of a dispatch.
+        self._loop.call_soon(self._apis.note, api, bundle_hash, self.serving)
+
     def _tell_names(self, texts: Mapping[str, str]) -> None:
         explain_in_log(texts)
         self._tell_all("names", texts)
@@ -426,10 +433,8 @@ class Supervisor:
                 self._router.relieved(worker.link)
         elif name == "failed":
             worker.failure = body["message"]
-        elif name in EVENT_MESSAGES:
+        else:
             self._events.triggered(name, body)
-        else:  # "api"
-            self._apis.note(body, (one for one in self.serving if one is not worker))
 
     def _hear(self, worker: Worker, message: ControlMessage) -> None:
         """Read a message (errors are the worker's fault) and act on it (errors are the broker's own)."""

@@ -27,8 +27,6 @@ _MAX_VERSION: Final = 64
 """Longest version of a bundle, in characters."""
 _MAX_TYPES: Final = 8
 """Most hook types for which a hook is listed; there are five."""
-_MAX_NAME: Final = 1024
-"""Longest id of an API and hash of its bundle, in characters."""
 
 
 _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
@@ -106,11 +104,6 @@ class _LostEvents(TypedDict):
     count: Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _Api(TypedDict):
-    api: Annotated[str, msgspec.Meta(max_length=_MAX_NAME)]
-    bundle_hash: Annotated[str, msgspec.Meta(max_length=_MAX_NAME)]
-
-
 _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "loading": msgspec.msgpack.Decoder(_Loading),
     "bundle": msgspec.msgpack.Decoder(_Bundle),
@@ -122,7 +115,6 @@ _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "failed": msgspec.msgpack.Decoder(_Failure),
     "event": msgspec.msgpack.Decoder(_Event),
     "events_lost": msgspec.msgpack.Decoder(_LostEvents),
-    "api": msgspec.msgpack.Decoder(_Api),
 }
 
 

@@ -164,8 +164,7 @@ class HookTable:
             hook.apis.clear()
         if len(seen.api_id) <= MAX_NAME:
             hook.apis.add(seen.api_id)
-        if seen.bundle_hash not in NO_BUNDLE:
-            self.note_api(seen.api_id, seen.bundle_hash)
+        self.note_api(seen.api_id, seen.bundle_hash)
 
     def _missing(self, bundle_hash: str) -> HookInfo:
         """Return what stands for a hook that no worker has described: one to wait for, or one to ask a worker about."""

@@ -16,7 +16,7 @@ from tykpy.bundles.hook import Hook
 from tykpy.bundles.registry import BundleStore
 from tykpy.ipc.bodies.store import LentBody
 from tykpy.ipc.frame import EVENT_KINDS, Kind, Packed, Status, unpack_frame
-from tykpy.workers.api_bundles import Announce, ApiBundles
+from tykpy.workers.api_bundles import ApiBundles
 from tykpy.workers.dispatch.invocation import Invocation, chain_invocation, event_invocation, hook_invocation
 from tykpy.workers.dispatch.lookup import Lookup
 from tykpy.workers.objects.borrowed import BorrowedSubject
@@ -36,11 +36,11 @@ _parse_object: Final = Object.FromString
 class HookDispatcher:
     """Prepares dispatches; safe to use from many threads."""
 
-    def __init__(self, bundles: BundleStore, announce: Announce = lambda api, bundle_hash: None) -> None:
-        """Find hooks in `bundles`, where everything is loaded; `announce` the bundle of each API."""
+    def __init__(self, bundles: BundleStore) -> None:
+        """Find hooks in `bundles`, where everything is loaded."""
         self._lookup = Lookup(bundles)
         self._hooks: dict[tuple[str, str], Hook] = {}
-        self._apis = ApiBundles(announce)
+        self._apis = ApiBundles()
         self._has_events = self._lookup.has_events
 
     def prepare(self, payload: Packed, lent: LentBody | None = None) -> Invocation:
@@ -64,7 +64,7 @@ class HookDispatcher:
         raise WorkerError(Status.INVALID, f"a frame of kind {kind!r} cannot be run")
 
     def learn(self, bundle_hashes: Mapping[str, str]) -> None:
-        """Take over which bundles APIs use, as another worker saw."""
+        """Take over which bundles APIs use, as the broker saw."""
         self._apis.learn(bundle_hashes)
 
     def _object(self, subject: Subject) -> Invocation:

@@ -127,11 +127,6 @@ def hook_with_an_endless_timeout(request, session, spec):
     wait_for_the_end()
 
 @Pre
-def api_with_an_endless_name(request, session, spec):
-    find()[0].control.send("api", {"api": "x" * 1_000_000, "bundle_hash": ""})
-    wait_for_the_end()
-
-@Pre
 def descriptors_on_the_control_socket(request, session, spec):
     channel, _ = find()
     for _ in range(100):
@@ -183,7 +178,6 @@ REASONS: Final = {
     "unknown_control_message": "on its control socket",
     "hooks_that_are_none": "on its control socket",
     "hook_with_an_endless_timeout": "on its control socket",
-    "api_with_an_endless_name": "on its control socket",
     "descriptors_on_the_control_socket": "on its control socket",
     "flood_on_the_control_socket": "on its control socket",
 }

@@ -12,7 +12,7 @@ from tests.support.bundles import md5, subject, write_bundle
 from tests.unit.conftest import Serve
 from tyk.proto.coprocess_object_pb2 import Event
 from tykpy.ipc.frame import Kind, Packed, pack_frame
-from tykpy.workers.api_bundles import HEARSAY_S, ApiBundles
+from tykpy.workers.api_bundles import NOTICE_S, ApiBundles
 
 SOURCE = """
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_the_first_dispatch_of_a_bundle_is_enough(folder: Path, serve: Serve, tm
         assert (tmp_path / "seen").read_text() == name
 
 
-def test_what_another_worker_saw_is_enough(folder: Path, serve: Serve, tmp_path: Path) -> None:
+def test_an_api_told_by_the_broker_is_enough(folder: Path, serve: Serve, tmp_path: Path) -> None:
     for name in ("foo", "bar"):
         write(folder, name, tmp_path / "seen")
     served = serve()
@@ -56,9 +56,9 @@ def test_what_another_worker_saw_is_enough(folder: Path, serve: Serve, tmp_path:
     assert (tmp_path / "seen").read_text() == "bar"
 
 
-def test_what_another_worker_sees_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tykpy.workers.api_bundles.HEARSAY_S", 30.0)
-    apis = ApiBundles(lambda api, bundle_hash: None)
+def test_a_notice_of_the_broker_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tykpy.workers.api_bundles.NOTICE_S", 30.0)
+    apis = ApiBundles()
 
     def learn_when_somebody_waits() -> None:
         wait_until(lambda: bool(apis._waiting), lambda: "somebody waits")
@@ -79,10 +79,10 @@ def test_an_api_that_nobody_saw_is_waited_for_once(monkeypatch: pytest.MonkeyPat
             raise Empty
 
     monkeypatch.setattr("tykpy.workers.api_bundles.SimpleQueue", Nothing)
-    apis = ApiBundles(lambda api, bundle_hash: None)
+    apis = ApiBundles()
     assert [apis.find("api"), apis.find("api")] == [None, None]
     (seconds,) = waited
-    assert 0 < seconds <= HEARSAY_S
+    assert 0 < seconds <= NOTICE_S
 
 
 def test_a_bundle_without_the_handler_leaves_it_to_the_others(folder: Path, serve: Serve, tmp_path: Path) -> None:

@@ -72,13 +72,14 @@ def test_last_messages_are_events_and_the_failure(workers: list[NamedWorker]) ->
     loop.close()
 
 
-def test_an_api_seen_by_one_worker_is_told_to_the_others(workers: list[NamedWorker]) -> None:
+def test_a_new_api_is_told_to_the_workers_once(workers: list[NamedWorker]) -> None:
     first, second, later = workers
     table = ApiTable()
     table.introduce(first.worker)
-    table.note({"api": "1", "bundle_hash": "a"}, [second.worker])
-    table.note({"api": "1", "bundle_hash": "b"}, [second.worker])
-    table.note({"api": "2", "bundle_hash": "c"}, [second.worker])
+    table.note("1", "a", [second.worker])
+    table.note("1", "a", [second.worker])
+    table.note("1", "b", [second.worker])
+    table.note("2", "c", [second.worker])
     table.introduce(later.worker)
     assert first.heard() == []
     assert second.heard() == [{"1": "a"}, {"1": "b"}, {"2": "c"}]
@@ -88,22 +89,16 @@ def test_an_api_seen_by_one_worker_is_told_to_the_others(workers: list[NamedWork
 def test_workers_behind_one_that_is_gone_are_told(workers: list[NamedWorker]) -> None:
     gone, other, _ = workers
     gone.there.close()
-    ApiTable().note({"api": "1", "bundle_hash": "a"}, [gone.worker, other.worker])
+    ApiTable().note("1", "a", [gone.worker, other.worker])
     assert other.heard() == [{"1": "a"}]
 
 
 def test_endless_new_apis_do_not_fill_the_memory(workers: list[NamedWorker]) -> None:
     table = ApiTable()
     for number in range(MAX_APIS + 1):
-        table.note({"api": str(number), "bundle_hash": "a"}, [])
+        table.note(str(number), "a", [])
     table.introduce(workers[0].worker)
     assert workers[0].heard() == [{str(MAX_APIS): "a"}]
-
-
-@pytest.mark.parametrize("body", [None, [], {}, {"api": "1"}])
-def test_a_malformed_api_is_refused(body: Any) -> None:
-    with pytest.raises((KeyError, TypeError)):
-        ApiTable().note(body, [])
 
 
 HOOK: Final[dict[str, Any]] = {
@@ -152,7 +147,6 @@ def news(name: str, body: Any) -> Any:
         ("failed", {"message": "of no use"}),
         ("event", {"name": "e", "id": "1", "depth": 3, "document": "{}"}),
         ("events_lost", {"count": 2}),
-        ("api", {"api": "1", "bundle_hash": "a"}),
     ],
 )
 def test_messages_are_decoded_completely(name: str, body: Any) -> None:
@@ -178,7 +172,6 @@ def test_messages_are_decoded_completely(name: str, body: Any) -> None:
         ("failed", {"message": 1}),
         ("event", {"name": "e", "id": "1", "depth": -1, "document": "{}"}),
         ("events_lost", {"count": "2"}),
-        ("api", {"api": "1"}),
     ],
 )
 def test_malformed_messages_are_refused(name: str, body: Any) -> None:

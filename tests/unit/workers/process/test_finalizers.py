@@ -237,7 +237,7 @@ def test_an_event_is_triggered_while_one_is_triggered() -> None:
 
 
 def test_an_api_is_learnt_while_one_is_learnt() -> None:
-    apis = ApiBundles(lambda api, bundle_hash: None)
+    apis = ApiBundles()
     names = map(str, count())
 
     def learn() -> None:
