@@ -1,4 +1,4 @@
-"""What a hook may know of the call that it runs for, besides its arguments: the gRPC metadata."""
+"""The call that a hook runs for: its gRPC metadata."""
 
 import binascii
 from base64 import b64decode
@@ -16,9 +16,9 @@ Metadata = Mapping[str, str | bytes]
 """Values by names in lower case; bytes where the name ends in `-bin`."""
 
 METADATA: Final[ContextVar[bytes | Metadata | None]] = ContextVar("METADATA", default=None)
-"""Of the running call: an HPACK header block that uses no table, or what it says; None: there is none."""
+"""The running call's metadata, or the HPACK header block (without table) that it is decoded from; None: no call."""
 BINARY: Final = "-bin"
-"""The end of the names of binary values, which travel as base64."""
+"""Suffix of the names of binary values, which travel as base64."""
 _GRPC: Final = frozenset(
     {
         "accept-encoding",
@@ -31,9 +31,9 @@ _GRPC: Final = frozenset(
         "user-agent",
     }
 )
-"""Fields of gRPC itself. Nearly always they are not in the block; where they are depends on their order."""
+"""Fields of gRPC itself. Whether they are in the block depends on their order; nearly always they are not."""
 _MAX_LIST: Final = 1024 * 1024
-"""Bytes: far above what the broker lets through."""
+"""In bytes: far above what the broker lets through."""
 _NOTHING: Final[Metadata] = MappingProxyType({})
 
 
@@ -44,10 +44,10 @@ class Call:
 
     def __init__(self, metadata: Metadata) -> None:
         self.metadata = metadata
-        """What the gateway says in the call's gRPC metadata, e.g. `traceparent` where it traces; read-only.
+        """The call's gRPC metadata, e.g. `traceparent` of a gateway that traces; read-only.
 
         Names are in lower case. A value is a str, or bytes where the name ends in `-bin`. Values of one name are joined
-        by commas, as gRPC has it; of binary ones the first counts.
+        by commas, as in gRPC; of binary values the first counts.
         """
 
     def __repr__(self) -> str:
@@ -55,7 +55,7 @@ class Call:
 
 
 def current() -> Call:
-    """Return the call that runs here: in a hook, an event handler, or an asyncio task that one of them has started.
+    """Return the running call: in a hook, an event handler, or an asyncio task started by one.
 
     Elsewhere, in a plugin's own threads and tests, it is a call without metadata.
     """
@@ -67,7 +67,7 @@ def current() -> Call:
 
 
 def read_metadata(block: bytes) -> Metadata:
-    """Read a header block that uses no table; a binary value that is not base64 is left out."""
+    """Decode a header block that uses no table; binary values that are not base64 are left out."""
     texts: dict[str, str] = {}
     binaries: dict[str, bytes] = {}
     for raw_name, raw_value in Decoder(max_header_list_size=_MAX_LIST).decode(block, raw=True):

@@ -1,8 +1,8 @@
 """The decorators that turn a function of a bundle into a hook.
 
 `@Pre` and `@Pre(timeout=0.5, idempotent=True)` both work and give back the function itself, marked with a
-`HookDefinition` in `__tyk_hook__`. How many arguments it takes, and whether it is `async`, is looked at when
-its bundle is loaded. A function has the attributes `f` and `name` besides, which Tyk's own hook objects have.
+`HookDefinition` in `__tyk_hook__`. Its arguments, and whether it is `async`, are checked when its bundle is loaded.
+The function also gets the attributes `f` and `name` of Tyk's own hook objects.
 """
 
 import sys
@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, overload
 from tyk.errors import HookOptionError, NotAHookError
 
 __all__ = ["CustomKeyCheck", "Event", "Hook", "Post", "PostKeyAuth", "Pre"]
-"""What `import *` brings in Tyk, too: `Response` would hide that of Flask, requests and others in moved bundles."""
+"""What `import *` brings in Tyk, too: `Response` would hide the one of Flask, requests and others in ported bundles."""
 
 HOOK_ATTRIBUTE: Final = "__tyk_hook__"
 """The attribute of a decorated function that holds its `HookDefinition`."""
@@ -38,12 +38,12 @@ _AnyT = TypeVar("_AnyT", bound=Callable[..., object])
 
 _ON_ERROR: Final = ("fail", "continue")
 _MUST_FAIL: Final = "CustomKeyCheck"
-"""The hook type that may not continue after an error: the request would go through unchecked."""
+"""The hook type that must not continue after an error: the request would go through unchecked."""
 
 
 @dataclass(frozen=True, slots=True)
 class HookDefinition:
-    """What a decorator says about one hook."""
+    """A hook's options, as its decorator has them."""
 
     name: str
     """The function's name, by which the manifest and the gateway call it."""
@@ -58,7 +58,7 @@ class HookDefinition:
 
 
 class _Decorator:
-    """What all decorators do: check the options, then mark the function."""
+    """Checks the options, then marks the function."""
 
     def __init__(self, name: str, hook_type: str | None) -> None:
         self._name = name

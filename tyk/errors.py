@@ -1,4 +1,4 @@
-"""Errors a plugin author can meet: each says what was written, and what to write instead."""
+"""Errors for plugin authors: each says what was written, and what to write instead."""
 
 
 class TykError(Exception):
@@ -6,7 +6,7 @@ class TykError(Exception):
 
 
 class HookOptionError(TykError, ValueError):
-    """A decorator was given an option, or a value, that it does not take."""
+    """A decorator got an option, or a value, that it does not take."""
 
     def __init__(self, decorator: str, message: str) -> None:
         """Say `message` about `@decorator`."""

@@ -12,7 +12,7 @@ from tyk.errors import EventPayloadError
 __all__ = ["TykEvent"]
 
 TRIGGERED_KEY: Final = "triggered"
-"""The member that an event has when a plugin triggered it, and the gateway's own have not."""
+"""The member that only events triggered by plugins have."""
 
 
 class AttributeDict(dict[str, Any]):
@@ -43,7 +43,7 @@ class EventMessage(AttributeDict):
     Type: str
     """The event's name, e.g. "AuthFailure"."""
     Meta: Any
-    """Usually has `Message`, `Path`, `Origin`, `Key` and `OriginatingRequest` (base64 of the HTTP request)."""
+    """Usually with `Message`, `Path`, `Origin`, `Key` and `OriginatingRequest` (base64 of the HTTP request)."""
     TimeStamp: str
     """As Go prints a time; may end in `m=+12.3`."""
 
@@ -58,7 +58,7 @@ class TykEvent(AttributeDict):
     spec: AttributeDict
     """The API the event belongs to: `APIID`, `OrgID`."""
     triggered: AttributeDict
-    """Only where a plugin triggered it: `id`, `bundle`, and `depth`, how many handlers of such events led to it."""
+    """Only in events triggered by plugins: `id`, `bundle`, and `depth`, the number of such events that led to it."""
 
     @classmethod
     def from_json(cls, payload: str | bytes) -> "TykEvent":

@@ -1,4 +1,4 @@
-"""Finds calls in `async def` functions that stop the event loop, and with it all other hooks of the worker's loop."""
+"""Finds calls in `async def` functions that block the event loop, and with it all other async hooks of the worker."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -6,6 +6,7 @@ from typing import Final
 
 from tykpy.commands.lint.findings import Finding, at
 from tykpy.commands.lint.sources import SourceFile
+from tykpy.commands.lint.syntax import own_nodes
 
 _BLOCKING: Final[Mapping[str, str]] = {
     "time.sleep": "await asyncio.sleep(...)",
@@ -25,7 +26,7 @@ _BLOCKING: Final[Mapping[str, str]] = {
         for name in ("delete", "get", "head", "options", "patch", "post", "put", "request")
     },
 }
-"""Functions that wait, and what to write instead."""
+"""Functions that block, and what to write instead."""
 
 _CLIENTS: Final[Mapping[str, str]] = {
     "http.client.HTTPConnection": "an asynchronous client such as aiohttp or httpx.AsyncClient",
@@ -43,11 +44,11 @@ _CLIENTS: Final[Mapping[str, str]] = {
     "requests.session": "an asynchronous client such as aiohttp or httpx.AsyncClient",
     "socket.socket": "await asyncio.open_connection(...)",
 }
-"""What makes objects whose methods wait."""
+"""Callables that return objects with blocking methods, and what to write instead."""
 
 
 def blocking_calls(file: SourceFile) -> Iterator[Finding]:
-    """Yield the calls in `async def` functions of which it is known that they block."""
+    """Yield the calls in `async def` functions that are known to block."""
     names = _imported(file.tree)
     clients = dict(_clients(file.tree, names))
     for function in ast.walk(file.tree):
@@ -70,7 +71,7 @@ def _blocking(
 
 
 def _imported(tree: ast.AST) -> dict[str, str]:
-    """Return the full names of what is imported, by the names that the file has for it."""
+    """Return the full names of imported objects, by the names that the file has for them."""
     names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -90,23 +91,15 @@ def _clients(tree: ast.AST, names: Mapping[str, str]) -> Iterator[tuple[str, str
             yield from ((name, instead) for name in targets if instead is not None)
 
 
-def _own_calls(function: ast.AsyncFunctionDef) -> Iterator[ast.Call]:
-    """Yield the calls of the function itself that nobody awaits; what runs in inner functions may run elsewhere."""
-    waiting: list[ast.AST] = list(function.body)
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if isinstance(node, ast.Await) and isinstance(node.value, ast.Call):
-            waiting.extend(ast.iter_child_nodes(node.value))
-            continue
-        if isinstance(node, ast.Call):
-            yield node
-        waiting.extend(ast.iter_child_nodes(node))
+def _own_calls(function: ast.AsyncFunctionDef) -> list[ast.Call]:
+    """Return the calls of the function itself that are not awaited; functions inside it may run elsewhere."""
+    nodes = list(own_nodes(function))
+    awaited = {id(node.value) for node in nodes if isinstance(node, ast.Await)}
+    return [node for node in nodes if isinstance(node, ast.Call) and id(node) not in awaited]
 
 
 def _dotted(node: ast.expr, names: Mapping[str, str]) -> str:
-    """Return the full name, such as `urllib.request.urlopen`; nothing for what is not imported."""
+    """Return the full name, such as `urllib.request.urlopen`, or "" for what is not imported."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.insert(0, node.attr)

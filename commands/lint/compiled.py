@@ -1,4 +1,4 @@
-"""Looks at a bundle's compiled files by their names: which of them no supported Python can load.
+"""Finds compiled files of a bundle that no supported Python can load, by their names.
 
 Names of extension modules are those of PEP 3149: `NAME.cpython-312-x86_64-linux-gnu.so`, `NAME.abi3.so`, `NAME.so`.
 """

@@ -1,4 +1,4 @@
-"""What an embedded-Python bundle will do differently in tykpy's workers; the facts are in docs/bundles.md.
+"""Finds what an embedded-Python bundle will do differently in tykpy's workers; the facts are in docs/bundles.md.
 
 The embedded driver runs everything in one process, on one interpreter, under one lock; tykpy runs it in several
 processes, on the Python that it was installed for.
@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from tykpy.commands.lint.effects import ROLES
-from tykpy.commands.lint.findings import Finding, at, without_pardoned
+from tykpy.commands.lint.findings import Finding, at, without_allowed
 from tykpy.commands.lint.rules import in_any_bundle, missing_hooks
-from tykpy.commands.lint.sources import SourceFile, SourceHook, Sources, top_statements
-from tykpy.commands.lint.state import classes_kept_by_modules, last_name
+from tykpy.commands.lint.sources import SourceFile, SourceHook, Sources
+from tykpy.commands.lint.state import classes_with_shared_objects
+from tykpy.commands.lint.syntax import last_name, top_statements
 
 _REMOVED: Final = {
     **dict.fromkeys(("asynchat", "asyncore", "distutils", "imp", "smtpd"), "3.12"),
@@ -22,7 +23,7 @@ _REMOVED: Final = {
         "3.13",
     ),
 }  # fmt: skip
-"""Modules that Python's later versions do not have; tykpy runs on 3.11 to 3.13."""
+"""Standard modules that were removed, and in which version; tykpy runs on 3.11 to 3.13."""
 _INSTEAD: Final = {"imp": "importlib", "distutils": "setuptools", "asyncore": "asyncio", "asynchat": "asyncio"}
 _LOCKS: Final = frozenset({"Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition"})
 _THREADS: Final = frozenset({"Thread", "Timer", "ThreadPoolExecutor"})
@@ -30,12 +31,12 @@ _RESPONSE_ARGUMENTS: Final = 5
 
 
 def differences_of(sources: Sources, shown: str) -> list[Finding]:
-    """Return what will be different, by file and line."""
+    """Return what will be different, sorted by file and line."""
     found = [*sources.unreadable, *sources.unloadable, *missing_hooks(sources, shown)]
-    kept = classes_kept_by_modules(sources.files)
+    shared = classes_with_shared_objects(sources.files)
     for file in sources.files:
-        findings = _imports(file) if file.is_vendored else _in_file(file, kept)
-        found += without_pardoned(findings, file.name, file.text)
+        findings = _imports(file) if file.is_vendored else _in_file(file, shared)
+        found += without_allowed(findings, file.name, file.text)
     return sorted(set(found))
 
 

@@ -1,7 +1,7 @@
-"""Which of its arguments' parts a function changes, read from its syntax tree.
+"""Finds out which parts of its arguments a function changes, from its syntax tree.
 
-A *place* is a path from an argument, as `("request", "object", "headers")`. Names given to places are followed, and
-so are calls to functions of the same file; what cannot be followed is not guessed.
+A *place* is a path from an argument, such as `("request", "object", "headers")`. Names assigned to places are followed,
+and so are calls to functions of the same file; nothing is guessed.
 """
 
 import ast
@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from tykpy.commands.lint.sources import Function, SourceFile
+from tykpy.commands.lint.sources import SourceFile
+from tykpy.commands.lint.syntax import Function, positional
 
 Place: TypeAlias = tuple[str, ...]
 METADATA: Final[Place] = ("session", "metadata")
@@ -19,7 +20,7 @@ ROLES: Final[Mapping[int, tuple[Place | None, ...]]] = {
     4: (("request",), ("session",), METADATA, None),
     5: (("request",), ("response",), ("session",), METADATA, None),
 }
-"""What the arguments of a hook are, by their number; None: nothing that counts when it changes."""
+"""The places of a hook's arguments, by their number; None: changing it has no effect."""
 
 _CHANGING: Final = frozenset(
     {
@@ -28,7 +29,7 @@ _CHANGING: Final = frozenset(
         "add_header", "delete_header", "add_param", "delete_param",
     }
 )  # fmt: skip
-"""Methods of maps, lists and messages, and of the request, that change what they are called on."""
+"""Methods of maps, lists, messages and the request that change their object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +47,18 @@ class Effect:
 
 @dataclass(slots=True)
 class FunctionReading:
-    """What was found in one function and those that it calls."""
+    """What one function and those that it calls do."""
 
     effects: list[Effect] = field(default_factory=list)
     handed_on: set[Place] = field(default_factory=set)
-    """Places given to functions that were not followed: what these do is unknown."""
+    """Places passed to functions that were not followed."""
     nodes: list[ast.AST] = field(default_factory=list)
     """Every node that was read."""
 
 
 def read_function(function: Function, file: SourceFile) -> FunctionReading:
-    """Read a hook; one whose number of arguments fits no shape has nothing to tell."""
-    arguments = [*function.args.posonlyargs, *function.args.args]
+    """Read a hook; nothing is known of one whose number of arguments fits no shape."""
+    arguments = positional(function)
     roles = ROLES.get(len(arguments), ())
     places = {argument.arg: place for argument, place in zip(arguments, roles, strict=False) if place is not None}
     reading = FunctionReading()
@@ -141,8 +142,8 @@ class _Reader(ast.NodeVisitor):
             self._places.pop(name, None)
 
     def _enter(self, called: Function, call: ast.Call) -> None:
-        """Go on in a function of the same file, with its arguments bound to the places they are called with."""
-        names = [argument.arg for argument in (*called.args.posonlyargs, *called.args.args)]
+        """Continue in a function of the same file, with its arguments bound to the places that it is called with."""
+        names = [argument.arg for argument in positional(called)]
         bound = dict(zip(names, call.args, strict=False))
         bound |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg is not None}
         places = {name: place for name, value in bound.items() if (place := self._place(value)) is not None}
@@ -161,7 +162,7 @@ class _Reader(ast.NodeVisitor):
         return None
 
     def _known(self, value: ast.expr) -> ast.expr:
-        """Look through a name at what it was given last."""
+        """Replace a name by the value that it was assigned last."""
         return self._values.get(value.id, value) if isinstance(value, ast.Name) else value
 
     def _note(

@@ -1,4 +1,4 @@
-"""What lint and convert have to say about a bundle, each with its place."""
+"""Findings of lint and convert, each with its place."""
 
 import ast
 import re
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-_PARDONED: Final = re.compile(r"#\s*tykpy:\s*ignore(?:\[([\w\-, ]+)\])?")
+_ALLOWED: Final = re.compile(r"#\s*tykpy:\s*ignore(?:\[([\w\-, ]+)\])?")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
-    """One thing to look at. Lines and columns count from 1; line 0 is the whole file."""
+    """One finding. Lines and columns count from 1; line 0 stands for the whole file."""
 
     file: str
     line: int
@@ -26,13 +26,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class LintReport:
-    """What was found in a bundle, and what was looked at."""
+    """The findings in a bundle, and what was checked."""
 
     findings: list[Finding]
     files: int
     """Python files whose code was read."""
     unchecked: tuple[str, ...]
-    """What nobody looked at, in words."""
+    """What was not checked, in words."""
 
 
 def at(file: str, node: ast.AST, kind: str, message: object) -> Finding:
@@ -41,14 +41,14 @@ def at(file: str, node: ast.AST, kind: str, message: object) -> Finding:
     return Finding(file, line, column + 1, kind, str(message))
 
 
-def without_pardoned(findings: Iterator[Finding], file: str, source: str) -> Iterator[Finding]:
-    """Leave out what a comment on its line allows: `# tykpy: ignore`, or `# tykpy: ignore[kind, kind]`."""
+def without_allowed(findings: Iterator[Finding], file: str, source: str) -> Iterator[Finding]:
+    """Leave out findings allowed by a comment on their line: `# tykpy: ignore`, or `# tykpy: ignore[kind, kind]`."""
     lines = source.splitlines()
     try:
         for finding in findings:
             line = lines[finding.line - 1] if 0 < finding.line <= len(lines) else ""
-            pardoned = _PARDONED.search(line)
-            if pardoned is None or (pardoned[1] and finding.kind not in re.split(r"[,\s]+", pardoned[1])):
+            allowed = _ALLOWED.search(line)
+            if allowed is None or (allowed[1] and finding.kind not in re.split(r"[,\s]+", allowed[1])):
                 yield finding
     except RecursionError:
         yield Finding(file, 0, 0, "nesting", "is nested too deeply to be looked at")

@@ -1,4 +1,4 @@
-"""Finds hooks that return nothing, too little, in the wrong order, or what nobody looks at.
+"""Finds hooks that return nothing, too few values, values in the wrong order, or values that are ignored.
 
 Source: tyk/middleware.py in Tyk's embedded driver, which unpacks two or three values and ignores what a hook of five
 arguments returns.
@@ -9,23 +9,24 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from tykpy.commands.lint.findings import Finding, at
-from tykpy.commands.lint.sources import Function, SourceFile, SourceHook
+from tykpy.commands.lint.sources import SourceFile, SourceHook
+from tykpy.commands.lint.syntax import own_nodes
 
 _RETURNED: Final = {3: 2, 4: 3}
-"""How many of a hook's arguments it returns, by how many it takes."""
+"""How many of its arguments a hook returns, by the number that it takes."""
 _RESPONSE_ARGUMENTS: Final = 5
 _ENDS_THE_PROCESS: Final = frozenset({"exit", "_exit", "abort", "quit"})
 
 
 def return_findings(hook: SourceHook, file: SourceFile) -> Iterator[Finding]:
-    """Yield what is wrong with what a request or response hook returns."""
+    """Yield what is wrong with the values that a request or response hook returns."""
     parameters = hook.parameters
     if not hook.types.isdisjoint({"Event"}) or (hook.types == {"Response"} and len(parameters) != _RESPONSE_ARGUMENTS):
-        return  # it cannot run at all, or its result does not matter
-    own = list(_own_nodes(hook.function))
+        return  # it cannot run, or its result does not matter
+    own = list(own_nodes(hook.function))
     returns = [node for node in own if isinstance(node, ast.Return)]
     if len(parameters) == _RESPONSE_ARGUMENTS:
-        yield from _values_nobody_takes(returns, parameters, file)
+        yield from _ignored_values(returns, parameters, file)
     if len(parameters) not in _RETURNED or any(isinstance(node, ast.Yield | ast.YieldFrom) for node in own):
         return
     expected = parameters[: _RETURNED[len(parameters)]]
@@ -40,7 +41,7 @@ def return_findings(hook: SourceHook, file: SourceFile) -> Iterator[Finding]:
         yield at(file.name, hook.function, "missing-return", f"{hook.function.name} returns {how}; {wanted}")
 
 
-def _values_nobody_takes(returns: Iterable[ast.Return], parameters: list[str], file: SourceFile) -> Iterator[Finding]:
+def _ignored_values(returns: Iterable[ast.Return], parameters: list[str], file: SourceFile) -> Iterator[Finding]:
     _, response, *_ = parameters
     others = {*parameters} - {response}
     for node in returns:
@@ -78,18 +79,8 @@ def _problem(value: ast.expr | None, expected: list[str], parameters: list[str])
     return f"returns {', '.join(name or '...' for name in names)}, which is not their order" if swapped else ""
 
 
-def _own_nodes(function: Function) -> Iterator[ast.AST]:
-    """Yield the nodes of a function, those of functions and classes inside it left out."""
-    waiting: list[ast.AST] = list(function.body)
-    while waiting:
-        node = waiting.pop()
-        yield node
-        if not isinstance(node, Function | ast.Lambda | ast.ClassDef):
-            waiting.extend(ast.iter_child_nodes(node))
-
-
 def _falls_through(body: list[ast.stmt]) -> bool:
-    """Say whether the end of these statements can be reached; what cannot be told counts as reached."""
+    """Tell whether the end of these statements can be reached; in doubt it can."""
     return all(map(_passes, body))
 
 

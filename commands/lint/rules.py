@@ -8,10 +8,11 @@ from typing import Final
 from tykpy.bundles.files.manifest import MANIFEST_NAME
 from tykpy.commands.lint.blocking import blocking_calls
 from tykpy.commands.lint.effects import METADATA, ROLES, Effect, FunctionReading, Place, read_function
-from tykpy.commands.lint.findings import Finding, at, without_pardoned
+from tykpy.commands.lint.findings import Finding, at, without_allowed
 from tykpy.commands.lint.returns import return_findings
 from tykpy.commands.lint.sources import SourceFile, SourceHook, Sources
-from tykpy.commands.lint.state import classes_kept_by_modules, last_name, shared_state
+from tykpy.commands.lint.state import classes_with_shared_objects, shared_state
+from tykpy.commands.lint.syntax import last_name
 from tykpy.workers.dispatch import ignored_changes
 from tykpy.workers.dispatch.ignored_changes import MAX_CODE, MIN_CODE, Ignored
 
@@ -28,25 +29,27 @@ _WITHOUT_EFFECT: Final[dict[Place, Ignored]] = {
     ("response", "body"): ignored_changes.RESPONSE_BODY,
 }
 _CODE: Final[Place] = ("request", "object", "return_overrides", "response_code")
+_URL: Final[Place] = ("request", "object", "url")
+_SET_HEADERS: Final[Place] = ("request", "object", "set_headers")
 _REAL_BODY: Final[dict[Place, Place]] = {
     ("request", "object", "body"): ("request", "object", "raw_body"),
     ("response", "body"): ("response", "raw_body"),
 }
-"""Who sets both keeps them alike."""
+"""A hook that sets both bodies keeps them alike."""
 
 
 def findings_of(sources: Sources, shown: str) -> list[Finding]:
-    """Return everything there is to say about a bundle, by file and line."""
+    """Return all findings in a bundle, by file and line."""
     found = [*sources.unreadable, *sources.unloadable, *missing_hooks(sources, shown)]
-    kept = classes_kept_by_modules(sources.files)
+    shared = classes_with_shared_objects(sources.files)
     for file in sources.files:
         if not file.is_vendored:
-            found += without_pardoned(chain(in_any_bundle(file, kept), _in_file(file)), file.name, file.text)
+            found += without_allowed(chain(in_any_bundle(file, shared), _ignored_in(file)), file.name, file.text)
     return sorted(set(found))
 
 
 def in_any_bundle(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[Finding]:
-    """Yield what is worth a look whether the bundle was written for embedded Python or for tykpy."""
+    """Yield findings that apply to bundles for embedded Python and for tykpy alike."""
     yield from hooks_that_cannot_run(file)
     for hook in file.hooks:
         yield from return_findings(hook, file)
@@ -59,155 +62,12 @@ def in_any_bundle(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[
 def hooks_that_cannot_run(file: SourceFile) -> Iterator[Finding]:
     """Yield what keeps the file's hooks from being loaded."""
     for hook in file.hooks:
-        yield from _not_decorated(hook, file)
-        yield from _arguments_that_fit_no_shape(hook, file)
-
-
-def _in_file(file: SourceFile) -> Iterator[Finding]:
-    for hook in file.hooks:
-        reading = read_function(hook.function, file)
-        for node, found in _ignored_in(hook, reading):
-            yield at(file.name, node, found.kind, found)
-
-
-def _ignored_in(hook: SourceHook, reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
-    if hook.types == {_RESPONSE}:
-        yield from _request_in_a_response_hook(reading)
-    else:
-        yield from _url(reading)
-        yield from _host(reading)
-        yield from _override_code(reading)
-    yield from _without_effect(reading)
-    yield from _response(hook, reading)
-    yield from _session(hook, reading)
-
-
-def _without_effect(reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
-    changed = {effect.place for effect in reading.effects}
-    for effect in reading.effects:
-        found = _WITHOUT_EFFECT.get(effect.place)
-        if found is not None and _REAL_BODY.get(effect.place) not in changed:
-            yield effect.node, found
-
-
-def _url(reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
-    for effect in reading.effects:
-        if effect.place != ("request", "object", "url") or effect.value is None:
-            continue
-        if isinstance(effect.value, ast.Constant) and effect.value.value == "":
-            yield effect.node, ignored_changes.URL_EMPTY
-        elif _writes_query(effect.value):
-            yield effect.node, ignored_changes.URL_QUERY
-
-
-def _host(reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
-    for effect in reading.effects:
-        name = effect.arguments[0] if effect.how == "add_header" and effect.arguments else None
-        if effect.place == ("request", "object", "set_headers") and effect.key is not None:
-            name = ast.Constant(effect.key)
-        if isinstance(name, ast.Constant) and isinstance(name.value, str) and name.value.lower() == "host":
-            yield effect.node, ignored_changes.HOST
-
-
-def _override_code(reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
-    for effect in reading.effects:
-        if effect.place != _CODE or not isinstance(effect.value, ast.Constant):
-            continue
-        if isinstance(code := effect.value.value, int) and (0 < code < MIN_CODE or code > MAX_CODE):
-            yield effect.node, ignored_changes.OVERRIDE_CODE
-
-
-def _writes_query(value: ast.expr) -> bool:
-    for node in ast.walk(value):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "?" in node.value:
-            return True
-        if isinstance(node, ast.Name | ast.Attribute) and last_name(node) == "urlencode":
-            return True
-    return False
-
-
-def _request_in_a_response_hook(reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
-    for effect in reading.effects:
-        if effect.place[0] == "request" and effect.place not in _WITHOUT_EFFECT:
-            yield effect.node, ignored_changes.RESPONSE_REQUEST
-
-
-def _response(hook: SourceHook, reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
-    if len(hook.parameters) not in ROLES or hook.types.isdisjoint({_RESPONSE}):
-        return
-    yield from _status_zero(reading)
-    yield from _only_multivalue(reading)
-
-
-def _status_zero(reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
-    set_later = any(isinstance(node, ast.Attribute) and node.attr == "status_code" for node in reading.nodes)
-    for effect in reading.effects:
-        zero = isinstance(effect.value, ast.Constant) and effect.value.value == 0
-        if effect.place == ("response", "status_code") and zero:
-            yield effect.node, ignored_changes.RESPONSE_STATUS
-    for node in reading.nodes:
-        if not set_later and isinstance(node, ast.Call) and _is_response_without_status(node):
-            yield node, ignored_changes.RESPONSE_STATUS
-
-
-def _is_response_without_status(call: ast.Call) -> bool:
-    given = {keyword.arg for keyword in call.keywords}  # None: **something
-    return last_name(call.func) in _NEW_RESPONSES and given.isdisjoint({"status_code", None})
-
-
-def _only_multivalue(reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
-    """Headers added to the lists alone are kept as long as nothing changes the map of first values."""
-    changes = [effect for effect in reading.effects if effect.place == ("response", "headers")]
-    keys = {effect.key for effect in changes}
-    for effect in reading.effects:
-        if effect.place != ("response", "multivalue_headers") or effect.how not in ("add", "append", "extend"):
-            continue
-        if changes and _header_key(effect) not in keys:
-            yield effect.node, ignored_changes.RESPONSE_HEADERS
-
-
-def _header_key(effect: Effect) -> str | None:
-    if not isinstance(effect.node, ast.Call):
-        return None
-    for call in ast.walk(effect.node):
-        for keyword in call.keywords if isinstance(call, ast.Call) else []:
-            if keyword.arg == "key" and isinstance(keyword.value, ast.Constant):
-                return str(keyword.value.value)
-    return None
-
-
-def _session(hook: SourceHook, reading: FunctionReading) -> Iterator[tuple[ast.AST, Ignored]]:
-    if _EVENT in hook.types or not hook.types or len(hook.parameters) not in ROLES:
-        return
-    if _AUTH not in hook.types:
-        yield from (
-            (effect.node, ignored_changes.SESSION) for effect in reading.effects if effect.place[0] == "session"
-        )
-
-
-def _may_leave_a_token(reading: FunctionReading) -> bool:
-    """Say whether "token" is written anywhere, or the session is given to, or comes from, something unknown."""
-    if any(isinstance(node, ast.Constant) and node.value == "token" for node in reading.nodes):
-        return True
-    if reading.handed_on & {("session",), METADATA} or _returns_something_new(reading):
-        return True
-    whole = {("session",), METADATA}
-    unknown = {"CopyFrom", "MergeFrom", "ParseFromString", "MergeFromString", "update", "set"}
-    return any(effect.place in whole and effect.how in unknown for effect in reading.effects)
-
-
-def _returns_something_new(reading: FunctionReading) -> bool:
-    """Say whether another session or metadata than the hook's arguments may be returned."""
-    assigned = {node.id for node in reading.nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    for node in reading.nodes:
-        if not isinstance(node, ast.Return) or node.value is None:
-            continue
-        if not isinstance(node.value, ast.Tuple):
-            return True
-        for part in node.value.elts[1:]:
-            if not isinstance(part, ast.Name | ast.Dict | ast.Constant) or last_name(part) in assigned:
-                return True
-    return False
+        if not hook.decorator:
+            wanted = hook.listed[0].hook_type
+            problem = f"is in the manifest, but has no decorator; write @{wanted} (or @Hook) above it"
+            yield at(file.name, hook.function, "hook-undecorated", f"{hook.function.name} {problem}")
+        if problem := _wrong_arguments(hook):
+            yield at(file.name, hook.function, "hook-arguments", f"{hook.function.name} {problem}")
 
 
 def missing_hooks(sources: Sources, shown: str) -> Iterator[Finding]:
@@ -229,22 +89,128 @@ def _top_names(file: SourceFile) -> Iterator[str]:
             yield node.id
 
 
-def _not_decorated(hook: SourceHook, file: SourceFile) -> Iterator[Finding]:
-    if not hook.decorator:
-        wanted = hook.listed[0].hook_type
-        message = f"{hook.function.name} is in the manifest, but has no decorator; write @{wanted} (or @Hook) above it"
-        yield at(file.name, hook.function, "hook-undecorated", message)
-
-
-def _arguments_that_fit_no_shape(hook: SourceHook, file: SourceFile) -> Iterator[Finding]:
-    arguments = hook.function.args
+def _wrong_arguments(hook: SourceHook) -> str:
     most = len(hook.parameters)
-    fewest = most - len(arguments.defaults)
+    fewest = most - len(hook.function.args.defaults)
     allowed = {2} if hook.types == {_EVENT} else {3, 4, 5, 2} if not hook.types else {3, 4, 5}
     if allowed.isdisjoint({most, fewest}):
         wanted = "(event, spec)" if hook.types == {_EVENT} else "(request, session, spec)"
-        message = f"{hook.function.name} fits no hook with {most} argument{'s' * (most != 1)}; write {wanted}"
-        yield at(file.name, hook.function, "hook-arguments", message)
-    elif hook.types == {_RESPONSE} and most in (3, 4):
-        message = f"{hook.function.name} gets no response; write (request, response, session, metadata, spec)"
-        yield at(file.name, hook.function, "hook-arguments", message)
+        return f"fits no hook with {most} argument{'s' * (most != 1)}; write {wanted}"
+    if hook.types == {_RESPONSE} and most in (3, 4):
+        return "gets no response; write (request, response, session, metadata, spec)"
+    return ""
+
+
+def _ignored_in(file: SourceFile) -> Iterator[Finding]:
+    """Yield the changes of the file's hooks that the gateway ignores."""
+    for hook in file.hooks:
+        reading = read_function(hook.function, file)
+        changed = {effect.place: effect for effect in reading.effects}
+        for effect in reading.effects:
+            found = _ignored(effect, hook, changed) or _ignored_response(effect, hook, reading)
+            if found is not None:
+                yield at(file.name, effect.node, found.kind, found)
+        for call in _new_responses_without_status(hook, reading):
+            found = ignored_changes.RESPONSE_STATUS
+            yield at(file.name, call, found.kind, found)
+
+
+def _ignored(effect: Effect, hook: SourceHook, changed: dict[Place, Effect]) -> Ignored | None:
+    """Return why the gateway ignores a change of the request or the session."""
+    place, value = effect.place, effect.value
+    if place in _WITHOUT_EFFECT:
+        return None if _REAL_BODY.get(place) in changed else _WITHOUT_EFFECT[place]
+    if place[0] == "session":
+        is_read = _EVENT in hook.types or _AUTH in hook.types or not hook.types or len(hook.parameters) not in ROLES
+        return None if is_read else ignored_changes.SESSION
+    if hook.types == {_RESPONSE}:
+        return ignored_changes.RESPONSE_REQUEST if place[0] == "request" else None
+    if place == _URL and value is not None:
+        if isinstance(value, ast.Constant) and value.value == "":
+            return ignored_changes.URL_EMPTY
+        return ignored_changes.URL_QUERY if _writes_query(value) else None
+    if place == _CODE and isinstance(value, ast.Constant):
+        code = value.value
+        is_wrong = isinstance(code, int) and (0 < code < MIN_CODE or code > MAX_CODE)
+        return ignored_changes.OVERRIDE_CODE if is_wrong else None
+    return ignored_changes.HOST if _header_set(effect).lower() == "host" else None
+
+
+def _header_set(effect: Effect) -> str:
+    """Return the name of the request header that a change sets; "" if none or unknown."""
+    if effect.place == _SET_HEADERS and effect.key is not None:
+        return effect.key
+    name = effect.arguments[0] if effect.how == "add_header" and effect.arguments else None
+    return name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else ""
+
+
+def _writes_query(value: ast.expr) -> bool:
+    for node in ast.walk(value):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "?" in node.value:
+            return True
+        if isinstance(node, ast.Name | ast.Attribute) and last_name(node) == "urlencode":
+            return True
+    return False
+
+
+def _ignored_response(effect: Effect, hook: SourceHook, reading: FunctionReading) -> Ignored | None:
+    """Return why the gateway ignores a change of the response.
+
+    Headers added to the lists alone are kept as long as nothing changes the map of first values.
+    """
+    if _RESPONSE not in hook.types or len(hook.parameters) not in ROLES:
+        return None
+    if effect.place == ("response", "status_code"):
+        is_zero = isinstance(effect.value, ast.Constant) and effect.value.value == 0
+        return ignored_changes.RESPONSE_STATUS if is_zero else None
+    if effect.place == ("response", "multivalue_headers") and effect.how in ("add", "append", "extend"):
+        keys = {other.key for other in reading.effects if other.place == ("response", "headers")}
+        return ignored_changes.RESPONSE_HEADERS if keys and _header_key(effect) not in keys else None
+    return None
+
+
+def _new_responses_without_status(hook: SourceHook, reading: FunctionReading) -> Iterator[ast.Call]:
+    if _RESPONSE not in hook.types or len(hook.parameters) not in ROLES:
+        return
+    if any(isinstance(node, ast.Attribute) and node.attr == "status_code" for node in reading.nodes):
+        return
+    for node in reading.nodes:
+        if isinstance(node, ast.Call) and last_name(node.func) in _NEW_RESPONSES:
+            given = {keyword.arg for keyword in node.keywords}  # None: **something
+            if given.isdisjoint({"status_code", None}):
+                yield node
+
+
+def _header_key(effect: Effect) -> str | None:
+    if not isinstance(effect.node, ast.Call):
+        return None
+    for call in ast.walk(effect.node):
+        for keyword in call.keywords if isinstance(call, ast.Call) else []:
+            if keyword.arg == "key" and isinstance(keyword.value, ast.Constant):
+                return str(keyword.value.value)
+    return None
+
+
+def _may_leave_a_token(reading: FunctionReading) -> bool:
+    """Tell whether "token" appears anywhere, or the session goes to, or comes from, unknown code."""
+    whole = {("session",), METADATA}
+    if any(isinstance(node, ast.Constant) and node.value == "token" for node in reading.nodes):
+        return True
+    if reading.handed_on & whole or _returns_something_new(reading):
+        return True
+    unknown = {"CopyFrom", "MergeFrom", "ParseFromString", "MergeFromString", "update", "set"}
+    return any(effect.place in whole and effect.how in unknown for effect in reading.effects)
+
+
+def _returns_something_new(reading: FunctionReading) -> bool:
+    """Tell whether another session or metadata than the hook's arguments may be returned."""
+    assigned = {node.id for node in reading.nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    for node in reading.nodes:
+        if not isinstance(node, ast.Return) or node.value is None:
+            continue
+        if not isinstance(node.value, ast.Tuple):
+            return True
+        for part in node.value.elts[1:]:
+            if not isinstance(part, ast.Name | ast.Dict | ast.Constant) or last_name(part) in assigned:
+                return True
+    return False

@@ -5,15 +5,15 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from tyk import decorators
 from tykpy.bundles.files.manifest import ListedHook, Manifest
 from tykpy.commands.bundle.reading import files_below
 from tykpy.commands.lint.compiled import COMPILED, unloadable
 from tykpy.commands.lint.findings import Finding, LintReport
+from tykpy.commands.lint.syntax import Function, positional, top_statements
 
-Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 _DECORATORS: Final = frozenset({*decorators.__all__, "Response"})
 _ANY_TYPE: Final = "Hook"
 _VENDORS: Final = frozenset({"_vendor", "site-packages", "third_party", "vendor", "vendored"})
@@ -41,8 +41,7 @@ class SourceHook:
     @property
     def parameters(self) -> list[str]:
         """The names of its positional arguments."""
-        arguments = self.function.args
-        return [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
+        return [argument.arg for argument in positional(self.function)]
 
 
 @dataclass(slots=True)
@@ -126,23 +125,6 @@ def _parsed(text: bytes, name: str) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's remarks on style
         return ast.parse(text, filename=name)
-
-
-def top_statements(tree: ast.Module) -> Iterator[ast.stmt]:
-    """Yield the statements that run at import, those inside `if`, `try` and `with` included."""
-    waiting: list[ast.stmt] = list(reversed(tree.body))
-    while waiting:
-        statement = waiting.pop()
-        yield statement
-        waiting.extend(reversed(list(_inner(statement))))
-
-
-def _inner(statement: ast.stmt) -> Iterator[ast.stmt]:
-    if isinstance(statement, ast.If | ast.With | ast.Try | ast.TryStar | ast.For | ast.While):
-        for name in ("body", "orelse", "finalbody"):
-            yield from getattr(statement, name, [])
-        for handler in getattr(statement, "handlers", []):
-            yield from handler.body
 
 
 def _hooks(file: SourceFile, listed: Iterable[ListedHook]) -> Iterator[SourceHook]:

@@ -1,8 +1,8 @@
 """Finds state that outlives a call: each worker process has its own, and threads of one worker share it without a lock.
 
-What counts: module-level objects that functions change, objects of the bundle's own classes that their methods change,
-attributes of classes, functions and modules, closures, caches, and default arguments. It is read from the syntax; what
-libraries keep inside is not seen.
+That is: module-level objects that functions change, objects of the bundle's own classes that their methods change,
+attributes of classes, functions and modules, closures, caches, and default arguments. Only the bundle's syntax is read;
+state inside libraries is not seen.
 """
 
 import ast
@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tykpy.commands.lint.findings import Finding, at
-from tykpy.commands.lint.sources import Function, SourceFile, top_statements
+from tykpy.commands.lint.sources import SourceFile
+from tykpy.commands.lint.syntax import Function, last_name, positional, top_statements
 
-KIND: Final = "shared-state"
+_KIND: Final = "shared-state"
 _MUTABLE: Final = (ast.Dict, ast.List, ast.Set, ast.DictComp, ast.ListComp, ast.SetComp)
 _MUTABLE_CALLS: Final = frozenset(
     {"dict", "list", "set", "defaultdict", "deque", "Counter", "OrderedDict", "bytearray"}
@@ -25,13 +26,13 @@ _CHANGING: Final = frozenset(
 _CACHES: Final = frozenset({"cache", "cached", "lru_cache"})
 _ITERATORS: Final = frozenset({"count", "cycle", "iter"})
 _SETS_UP: Final = frozenset({"__init__", "__new__", "__post_init__", "__set_name__"})
-"""Methods that run while an object is made, and so at import for one at module level."""
+"""Methods that run while an object is created, which is at import for a module-level object."""
 
 
 def shared_state(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[Finding]:
     """Yield what functions of the file change and the next call sees.
 
-    `shared_classes`: the bundle's classes of which a module keeps an object; see `classes_kept_by_modules`.
+    `shared_classes`: the bundle's classes with module-level objects; see `classes_with_shared_objects`.
     """
     reader = _Reader(_Module.of(file), shared_classes)
     reader.visit(file.tree)
@@ -40,11 +41,11 @@ def shared_state(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[F
             f"every worker process has a {name} of its own, and threads of one share it without the embedded "
             "driver's lock; keep it in TykGateway.store_data/get_data"
         )
-        yield at(file.name, node, KIND, message)
+        yield at(file.name, node, _KIND, message)
 
 
-def classes_kept_by_modules(files: Iterable[SourceFile]) -> frozenset[str]:
-    """Return the names of all classes of which some module makes an object at import."""
+def classes_with_shared_objects(files: Iterable[SourceFile]) -> frozenset[str]:
+    """Return the names of the classes that some module instantiates at import."""
     return frozenset(
         last_name(node.func)
         for file in files
@@ -55,20 +56,12 @@ def classes_kept_by_modules(files: Iterable[SourceFile]) -> frozenset[str]:
     )
 
 
-def last_name(node: ast.expr) -> str:
-    """Return `c` of `a.b.c` and of `c`; nothing for any other expression."""
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    return node.id if isinstance(node, ast.Name) else ""
-
-
 @dataclass(slots=True)
 class _Module:
-    """What a file binds at module level."""
+    """The names that a file binds at module level."""
 
     names: set[str] = field(default_factory=set)
-    """Everything."""
-    imported: set[str] = field(default_factory=set)
+    """All of them; the other sets are subsets."""
     mutable: set[str] = field(default_factory=set)
     iterators: set[str] = field(default_factory=set)
     hooks: set[str] = field(default_factory=set)
@@ -84,9 +77,7 @@ class _Module:
         if isinstance(statement, Function | ast.ClassDef):
             self.names.add(statement.name)
         elif isinstance(statement, ast.Import | ast.ImportFrom):
-            names = {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
-            self.names |= names
-            self.imported |= names
+            self.names |= {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
         elif isinstance(statement, ast.Assign | ast.AnnAssign):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             names = {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
@@ -104,7 +95,7 @@ class _Scope:
     function: Function | ast.Lambda
     locals: set[str]
     owner: ast.ClassDef | None
-    """The class whose method it is."""
+    """Its class, if it is a method."""
 
     @property
     def name(self) -> str:
@@ -113,14 +104,13 @@ class _Scope:
     @property
     def receiver(self) -> str:
         """The name of its `self` or `cls`."""
-        arguments = [*self.function.args.posonlyargs, *self.function.args.args]
+        arguments = positional(self.function)
         return arguments[0].arg if self.owner is not None and arguments else ""
 
     @property
     def mutable_defaults(self) -> set[str]:
         arguments = self.function.args
-        positional = [*arguments.posonlyargs, *arguments.args]
-        with_default = positional[len(positional) - len(arguments.defaults) :]
+        with_default = positional(self.function)[-len(arguments.defaults) :] if arguments.defaults else []
         pairs = [*zip(with_default, arguments.defaults, strict=True)]
         pairs += [(arg, value) for arg, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value]
         return {argument.arg for argument, value in pairs if _is_mutable(value)}
@@ -190,9 +180,9 @@ class _Reader(ast.NodeVisitor):
         self.generic_visit(node)
 
     def _changed(self, node: ast.AST, target: ast.expr, attribute: str | None) -> None:
-        """Take one change into account: of an attribute of `target`, or (None) of what `target` contains."""
+        """Note one change: of an attribute of `target`, or (None) of what `target` contains."""
         if not self._scopes:
-            return  # at import, which every worker does alike
+            return  # at import, which is the same in every worker
         root, path = _path(target)
         if root is None:
             return
@@ -213,11 +203,7 @@ class _Reader(ast.NodeVisitor):
                 return self._outlives_its_call(self._scopes[at_depth], self._scopes[at_depth + 1])
         if root not in self._module.names:
             return False
-        if attribute is not None:
-            return True
-        if not path:
-            return root in self._module.mutable
-        return True
+        return attribute is not None or bool(path) or root in self._module.mutable
 
     def _receiver_outlives(self, scope: _Scope, owner: ast.ClassDef, path: list[str], attribute: str | None) -> bool:
         decorators = {last_name(one) for one in getattr(scope.function, "decorator_list", [])}
@@ -228,7 +214,7 @@ class _Reader(ast.NodeVisitor):
         return owner.name in self._shared_classes and scope.name not in _SETS_UP
 
     def _outlives_its_call(self, outer: _Scope, inner: _Scope) -> bool:
-        """Say whether a function is returned, and so keeps the variables of the call that made it; not by a hook."""
+        """Tell whether an inner function is returned, and so keeps the variables of the call; hooks return to tykpy."""
         if outer.name in self._module.hooks or outer.owner is not None:
             return False
         returned = (node.value for node in ast.walk(outer.function) if isinstance(node, ast.Return))
@@ -253,7 +239,7 @@ def _mutable_class_attributes(owner: ast.ClassDef) -> set[str]:
 
 
 def _local_names(function: Function | ast.Lambda) -> set[str]:
-    """Return the names that a function binds, those of functions inside it left out."""
+    """Return the names that a function binds, without those of functions inside it."""
     arguments = function.args
     named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
     names = {argument.arg for argument in named if argument is not None}
@@ -278,7 +264,7 @@ def _local_names(function: Function | ast.Lambda) -> set[str]:
 
 
 def _path(node: ast.expr) -> tuple[str | None, list[str]]:
-    """Return the name at the start of `name.a[0].b`, and the attributes after it; None where it starts otherwise."""
+    """Return the name that starts `name.a[0].b`, or None, and the attributes after it."""
     path: list[str] = []
     while isinstance(node, ast.Attribute | ast.Subscript):
         if isinstance(node, ast.Attribute):

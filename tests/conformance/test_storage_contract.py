@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.peers.redis_server import RedisServer, running_redis, wait_until
 from tyk.gateway import Storage, TykGateway, install, restore
-from tyk.gateway.memory import MemoryStorage
+from tyk.gateway.backend import MemoryStorage
 from tykpy.redisclient.address import parse_redis_url
 from tykpy.workers.storage.redis import RedisLimits, RedisStorage
 from tykpy.workers.storage.sqlite import SQLiteStorage

@@ -1,6 +1,6 @@
 """`TykGateway`, what plugins call; installed as `tyk.gateway` and as `gateway`, with one class behind both names.
 
-`install` is the seam through which a worker puts its storage, events and log in place.
+A worker puts its storage, events and log in place with `install`.
 """
 
 # By absolute names on purpose: this file is installed twice, and must find the same modules from both places.

@@ -1,14 +1,22 @@
 """`TykGateway`, the class that plugins call: storage, events and the log.
 
-There is one such class however it is imported (`gateway` or `tyk.gateway`): both packages take it from here.
+The class is the same however it is imported (`gateway` or `tyk.gateway`): both packages take it from here. An argument
+of a wrong type is an error of the plugin, and raised; a store that fails is logged.
 """
 
+import json
 import logging
-from typing import Final
+import math
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
 
 from tyk.gateway import backend
-from tyk.gateway.values import EventPayload, StoredValue, check_key, check_ttl, encode_payload, encode_value
 
+StoredValue: TypeAlias = str | bytes | bytearray | memoryview | int | float
+EventPayload: TypeAlias = str | Mapping[str, Any]
+
+MAX_TTL_S: Final = 100 * 365 * 24 * 3600.0
+"""Longer times to live are cut to a hundred years, which fit the integers of Redis and SQLite."""
 _LEVELS: Final = {"debug": logging.DEBUG, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -21,17 +29,17 @@ class TykGateway:
 
         A store that fails is logged, not raised. Raises TypeError for a key, value or ttl of a wrong type.
         """
-        backend.current().storage.store(check_key(key), encode_value(value), check_ttl(ttl))
+        backend.current().storage.store(_check_key(key), _encode_value(value), check_ttl(ttl))
 
     @staticmethod
     def get_data(key: str) -> bytes:
         """Return what was stored under `key`; empty where there is nothing, or the store does not answer."""
-        return backend.current().storage.fetch(check_key(key))
+        return backend.current().storage.fetch(_check_key(key))
 
     @staticmethod
     def trigger_event(name: str, payload: EventPayload) -> None:
-        """Tell the event `name` to its handlers; a mapping travels as JSON."""
-        backend.current().events.trigger(name, encode_payload(payload))
+        """Send the event `name` to its handlers; a mapping travels as JSON."""
+        backend.current().events.trigger(name, _encode_payload(payload))
 
     @staticmethod
     def log(message: object, level: str = "info") -> None:
@@ -42,3 +50,37 @@ class TykGateway:
     def log_error(message: object) -> None:
         """Log `message` as an error."""
         backend.current().log.log(str(message), logging.ERROR)
+
+
+def check_ttl(ttl: float) -> float:
+    """Return `ttl` in seconds, 0 for "no expiry"; raises TypeError or ValueError where it is no finite number."""
+    if not isinstance(ttl, int | float) or isinstance(ttl, bool):
+        raise TypeError(f"ttl is a number of seconds (0: no expiry), not {type(ttl).__name__}")
+    if not math.isfinite(ttl):
+        raise ValueError(f"ttl is a finite number of seconds (0: no expiry), not {ttl}")
+    return min(max(ttl, 0), MAX_TTL_S)
+
+
+def _check_key(key: str) -> str:
+    if isinstance(key, str):
+        return key
+    raise TypeError(f"a key is a str, not {type(key).__name__}")
+
+
+def _encode_value(value: StoredValue) -> bytes:
+    """Return the bytes that redis-py would send: text as UTF-8, numbers as Python writes them."""
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(value).encode()
+    raise TypeError(f"a stored value is str, bytes, int or float, not {type(value).__name__}; encode it first")
+
+
+def _encode_payload(payload: EventPayload) -> str:
+    if isinstance(payload, str):
+        return payload
+    if isinstance(payload, Mapping):
+        return json.dumps(dict(payload))
+    raise TypeError(f"an event's payload is a str or a mapping, not {type(payload).__name__}")

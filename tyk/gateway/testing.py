@@ -1,4 +1,4 @@
-"""For a plugin's own tests: a gateway made of memory, for the time of a `with` block."""
+"""Stand-ins for a plugin's own tests: a gateway in memory, for the time of a `with` block."""
 
 import logging
 from collections.abc import Iterator
@@ -8,8 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from tyk.call import METADATA, Metadata
-from tyk.gateway.backend import MemoryEvents, TriggeredEvent, install, restore
-from tyk.gateway.memory import MemoryStorage
+from tyk.gateway.backend import MemoryEvents, MemoryStorage, TriggeredEvent, install, restore
 
 
 class LoggedMessage(NamedTuple):
@@ -20,7 +19,7 @@ class LoggedMessage(NamedTuple):
 
 
 class MemoryLog:
-    """Remembers what is logged."""
+    """Remembers log messages."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -32,7 +31,7 @@ class MemoryLog:
 
 
 class ManualClock:
-    """A clock that stands still until it is told to advance."""
+    """A clock that moves only when it is advanced."""
 
     def __init__(self) -> None:
         """Start at zero."""
@@ -49,7 +48,7 @@ class ManualClock:
 
 @dataclass(frozen=True, slots=True)
 class FakeGateway:
-    """What a plugin did to its surroundings."""
+    """What a plugin stored, triggered and logged."""
 
     clock: ManualClock
     storage: MemoryStorage
@@ -69,7 +68,7 @@ class FakeGateway:
 
 @contextmanager
 def fake_gateway() -> Iterator[FakeGateway]:
-    """Give `TykGateway` an empty store, events and log of its own, and what it had before back at the end."""
+    """Give `TykGateway` an empty store, events and log; restore the previous ones at the end."""
     clock = ManualClock()
     fake = FakeGateway(clock, MemoryStorage(clock))
     previous = install(fake.storage, fake._events, fake._log)
@@ -81,7 +80,7 @@ def fake_gateway() -> Iterator[FakeGateway]:
 
 @contextmanager
 def fake_call(metadata: Metadata) -> Iterator[None]:
-    """Let `tyk.current()` tell of a call with this metadata."""
+    """Make `tyk.current()` return a call with this metadata."""
     before = METADATA.set(MappingProxyType(dict(metadata)))
     try:
         yield

@@ -9,7 +9,7 @@ import pytest
 from tests.support.bundles import Served, subject
 from tests.support.root import ROOT
 from tyk.gateway import TykGateway, install, restore
-from tyk.gateway.memory import MemoryStorage
+from tyk.gateway.backend import MemoryStorage
 from tyk.proto.coprocess_object_pb2 import Event
 from tyk.proto.coprocess_response_object_pb2 import Header
 from tykpy.ipc.frame import Kind, pack_frame

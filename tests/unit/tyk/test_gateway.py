@@ -8,10 +8,9 @@ import pytest
 
 import tyk.gateway
 from tyk.gateway import Backend, TykGateway, current, install, restore
-from tyk.gateway.backend import MAX_REMEMBERED_EVENTS, MemoryEvents
-from tyk.gateway.memory import PURGE_EVERY_STORES, MemoryStorage
+from tyk.gateway.api import MAX_TTL_S, check_ttl
+from tyk.gateway.backend import MAX_REMEMBERED_EVENTS, PURGE_EVERY_STORES, MemoryEvents, MemoryStorage
 from tyk.gateway.testing import ManualClock, fake_gateway
-from tyk.gateway.values import MAX_TTL_S, check_ttl
 
 
 def test_one_class_behind_both_names() -> None:
@@ -79,10 +78,10 @@ def test_expired_values_do_not_pile_up() -> None:
     storage = MemoryStorage(clock)
     for number in range(PURGE_EVERY_STORES - 1):
         storage.store(str(number), b"value", 1)
-    assert len(storage) == PURGE_EVERY_STORES - 1
+    assert len(storage._values) == PURGE_EVERY_STORES - 1
     clock.advance(1)
     storage.store("last", b"value", 1)
-    assert len(storage) == 1
+    assert len(storage._values) == 1
 
 
 def test_events_are_remembered() -> None:

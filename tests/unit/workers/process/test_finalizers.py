@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import PATIENCE
-from tyk.gateway.backend import Storage
-from tyk.gateway.memory import MemoryStorage
+from tyk.gateway.backend import MemoryStorage, Storage
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.request import Changes, LazyRequest
 from tykpy.ipc.bodies.store import LentBody

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tyk.gateway.memory import MemoryStorage
+from tyk.gateway.backend import MemoryStorage
 from tykpy.redisclient.errors import RedisURLError
 from tykpy.workers.storage import open_storage
 from tykpy.workers.storage.lazy import LazyStorage
