@@ -1,4 +1,4 @@
-"""The command line, through the console script: what it prints, how it ends, and that its errors are for people."""
+"""The console script: output, exit codes and readable errors."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 
 @pytest.mark.parametrize("command", ["broker", "call", "hooks", "status", "reload", "scale", "check-config"])
-def test_every_command_explains_itself(command: str) -> None:
+def test_every_command_has_help(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0
     assert len(done.stdout) > 200
@@ -93,16 +93,14 @@ def test_call_sends_a_response(broker: RunningBroker, tmp_path: Path) -> None:
         (("echo", "--session", "[]"), "not a JSON object"),
     ],
 )
-def test_call_says_what_is_wrong_without_a_traceback(
-    broker: RunningBroker, arguments: tuple[str, ...], text: str
-) -> None:
+def test_call_reports_errors_without_a_traceback(broker: RunningBroker, arguments: tuple[str, ...], text: str) -> None:
     done = run("call", *arguments, "--connect", broker.address)
     assert done.returncode != 0
     assert text in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_call_without_a_broker_says_where_it_looked(tmp_path: Path) -> None:
+def test_call_without_a_broker_names_the_address(tmp_path: Path) -> None:
     done = run("call", "echo", "--connect", f"unix://{tmp_path}/none.sock")
     assert done.returncode == 1
     looked = f"no broker answers at unix://{tmp_path}/none.sock (No such file or directory)"
@@ -118,7 +116,7 @@ def test_hooks_shows_bundle_hook_type_shape_and_place(broker: RunningBroker) -> 
     assert f"{broker.bundles}/hooks.py:" in rows["stamp"]
 
 
-def test_hooks_looks_into_a_folder_and_says_what_is_broken(tmp_path: Path) -> None:
+def test_hooks_of_a_folder_reports_broken_bundles(tmp_path: Path) -> None:
     (tmp_path / "good.py").write_text(SOURCE)
     (tmp_path / "bad.py").write_text("import no_such_module\n")
     done = run("hooks", "--bundles", str(tmp_path))
@@ -130,7 +128,7 @@ def test_hooks_looks_into_a_folder_and_says_what_is_broken(tmp_path: Path) -> No
     assert [line for line in done.stderr.splitlines() if not line.startswith("problem: ")] == []
 
 
-def test_hooks_without_a_broker_says_where_it_looked(tmp_path: Path) -> None:
+def test_hooks_without_a_broker_names_the_socket(tmp_path: Path) -> None:
     done = run("hooks", "--runtime-dir", str(tmp_path))
     assert done.returncode == 1
     assert str(tmp_path / "admin.sock") in done.stderr
@@ -144,14 +142,14 @@ def test_status_is_json(broker: RunningBroker) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("reload",), ("scale", "2")])
-def test_a_broker_that_is_not_there_is_said_so(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_missing_broker_is_reported(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = run(*arguments, "--runtime-dir", str(tmp_path))
     assert done.returncode == 1
     assert str(tmp_path / "admin.sock") in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_refused_number_of_workers_is_said_so(broker: RunningBroker) -> None:
+def test_refused_number_of_workers_is_reported(broker: RunningBroker) -> None:
     done = run("scale", "0", "--runtime-dir", str(broker.runtime))
     assert done.returncode == 1
     assert "scale refused: 0 workers: must be between 1 and 512" in done.stderr
@@ -170,7 +168,7 @@ def test_check_config_shows_every_option_and_no_secret(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "ok"
 
 
-def test_check_config_finds_what_would_keep_the_broker_from_working(broker: RunningBroker, tmp_path: Path) -> None:
+def test_check_config_reports_what_would_fail_in_the_broker(broker: RunningBroker, tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("def f(:\n")
     flags = ("--runtime-dir", str(tmp_path), "--bundles", str(tmp_path), "--listen", broker.address)
     done = run("check-config", *flags)
@@ -179,7 +177,7 @@ def test_check_config_finds_what_would_keep_the_broker_from_working(broker: Runn
     assert "bad.py:1" in done.stdout
 
 
-def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:
+def test_flags_override_environment_which_overrides_file(tmp_path: Path) -> None:
     (tmp_path / "tykpy.toml").write_text('workers = 5\nthreads = 6\ntimeout = 7.5\nsocket-mode = "0660"\n')
     flags = ("--config", str(tmp_path / "tykpy.toml"), "--runtime-dir", str(tmp_path), "--bundles", str(tmp_path))
     done = run("check-config", *flags, "--workers", "2", TYKPY_WORKERS="3", TYKPY_THREADS="4")
@@ -192,7 +190,7 @@ def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path: Path
     ("text", "said"),
     [("workers = [", "tykpy.toml"), ("worker = 3", "unknown option 'worker'"), ("workers = 0", "--workers 0")],
 )
-def test_a_bad_file_is_an_error_that_names_it(tmp_path: Path, text: str, said: str) -> None:
+def test_error_names_a_bad_config_file(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "tykpy.toml").write_text(text)
     done = run("broker", "--config", str(tmp_path / "tykpy.toml"))
     assert done.returncode == 2
@@ -221,7 +219,7 @@ def test_the_default_is_one_worker_per_usable_cpu(tmp_path: Path, broker: Runnin
         (["--listen", "unix://{runtime}/tyk.sock"], 4, "in use by process"),
     ],
 )
-def test_usage_errors_and_busy_addresses_have_their_codes(
+def test_usage_errors_and_busy_addresses_have_exit_codes(
     broker: RunningBroker, tmp_path: Path, flags: list[str], code: int, said: str
 ) -> None:
     flags = [flag.format(runtime=broker.runtime) for flag in flags]

@@ -1,4 +1,4 @@
-"""`tykpy bundle` and `tykpy lint` through the console script, and a broker that trusts one key only."""
+"""`tykpy bundle` and `tykpy lint` as console commands, and a broker that trusts only one key."""
 
 import subprocess
 from pathlib import Path
@@ -35,21 +35,21 @@ def refusal(broker: RunningBroker, bundle: str) -> str:
     return caught.value.message
 
 
-def test_two_builds_in_two_processes_are_the_same_bytes(source: Path, tmp_path: Path) -> None:
+def test_builds_in_two_processes_are_identical(source: Path, tmp_path: Path) -> None:
     key = private_pem(tmp_path)
     for name in ("one.zip", "two.zip"):
         tykpy("bundle", "build", source, "-o", tmp_path / name, "-k", key)
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
 
-def test_the_zip_has_the_folders_name_and_lies_here(source: Path, tmp_path: Path) -> None:
+def test_zip_is_named_after_the_folder_and_written_here(source: Path, tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     tykpy("bundle", "build", source, cwd=tmp_path / "here")
     tykpy("bundle", "build", ".", "-o", "here.zip", cwd=source)
     assert (tmp_path / "here" / "mine.zip").is_file()
 
 
-def test_notes_and_problems_are_told_without_a_traceback(source: Path, tmp_path: Path) -> None:
+def test_notes_and_problems_come_without_a_traceback(source: Path, tmp_path: Path) -> None:
     (source / "more.py").write_text("")
     printed = tykpy("bundle", "build", source, "-o", tmp_path / "a.zip")
     assert "note: more.py is not in file_list, and not packed" in printed
@@ -100,7 +100,7 @@ def test_a_converted_bundle_runs(source: Path, tmp_path: Path) -> None:
         assert broker.call("*", hook_type="Pre", bundle="shop.zip").request.raw_body == b"second first "
 
 
-def test_a_broker_with_a_public_key_runs_only_what_is_signed(source: Path, tmp_path: Path) -> None:
+def test_broker_with_public_key_runs_only_signed_bundles(source: Path, tmp_path: Path) -> None:
     broker = RunningBroker(tmp_path, "--public-key", str(public_pem(tmp_path)))
     for name, key in (("good", "ours"), ("theirs", "theirs")):
         tykpy("bundle", "build", source, "-o", broker.bundles / f"{name}.zip", "-k", private_pem(tmp_path, name=key))
@@ -115,7 +115,7 @@ def test_a_broker_with_a_public_key_runs_only_what_is_signed(source: Path, tmp_p
         assert "bundle unsigned.zip: " in broker.log
 
 
-def test_a_bundle_that_appears_later_is_checked_as_well(source: Path, tmp_path: Path) -> None:
+def test_bundle_that_appears_later_is_verified(source: Path, tmp_path: Path) -> None:
     with RunningBroker(tmp_path, "--public-key", str(public_pem(tmp_path))) as broker:
         tykpy("bundle", "build", source, "-o", broker.bundles / "late.zip")
         assert "the bundle is not signed" in refusal(broker, "late.zip")
@@ -123,7 +123,7 @@ def test_a_bundle_that_appears_later_is_checked_as_well(source: Path, tmp_path: 
         assert broker.call("hook", bundle="late.zip").request.set_headers["X-Ran"] == "yes"
 
 
-def test_check_config_says_what_would_be_refused(source: Path, tmp_path: Path) -> None:
+def test_check_config_names_refused_bundles(source: Path, tmp_path: Path) -> None:
     tykpy("bundle", "build", source, "-o", tmp_path / "bundles" / "unsigned.zip")
     flags = "check-config", "--runtime-dir", tmp_path / "run", "--bundles", tmp_path / "bundles"
     tykpy(*flags)
@@ -132,7 +132,7 @@ def test_check_config_says_what_would_be_refused(source: Path, tmp_path: Path) -
     assert "--public-key none.pem: no such file" in tykpy(*flags, "--public-key", "none.pem", code=2)
 
 
-def test_a_broker_whose_key_is_none_does_not_start(tmp_path: Path) -> None:
+def test_broker_with_invalid_key_does_not_start(tmp_path: Path) -> None:
     with RunningBroker(tmp_path, "--public-key", str(private_pem(tmp_path))).unready() as broker:
         assert broker.wait() == 3
         assert "not a public key in PEM" in broker.log

@@ -99,7 +99,7 @@ def kept(broker: RunningBroker, value: str) -> bool:
     return broker.call("load", bundle="hooks").request.set_headers["Value"] == value
 
 
-def test_values_are_kept_in_redis_and_dispatches_go_on_without_it(tmp_path: Path) -> None:
+def test_values_live_in_redis_and_dispatches_survive_its_loss(tmp_path: Path) -> None:
     with (
         running_redis(tmp_path) as redis,
         running_broker(tmp_path, "--redis", redis.url, workers=2, files={"hooks.py": SOURCE}) as broker,

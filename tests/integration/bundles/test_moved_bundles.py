@@ -1,4 +1,4 @@
-"""Bundles as they were written for the gateway's embedded Python, in real workers."""
+"""Bundles written for the gateway's embedded Python, in real workers."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ def files(folder: str, owner: str) -> dict[str, str]:
     }
 
 
-def test_moved_bundles_run_unchanged_and_apart(tmp_path: Path) -> None:
+def test_ported_bundles_run_unchanged_and_isolated(tmp_path: Path) -> None:
     """Two bundles with modules of the same names; a third one appears while they are called."""
     with running_broker(tmp_path, workers=2, files=files("one", "1") | files("two", "2")) as broker:
 
@@ -100,7 +100,7 @@ def own(request, session, spec):
 """
 
 
-def test_what_is_installed_below_the_folder_of_bundles_stays_everybodys(tmp_path: Path) -> None:
+def test_packages_installed_below_the_folder_are_shared(tmp_path: Path) -> None:
     """As with `--bundles .` in a project's folder that has its virtual environment in it."""
     library = tmp_path / "bundles" / ".venv" / "site-packages"
     files = {

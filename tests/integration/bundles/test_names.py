@@ -1,4 +1,4 @@
-"""What bundles are called: `--apis`, and what log, `hooks`, `reload` and `status` make of it."""
+"""Names of bundles from `--apis`, in the log, `hooks`, `reload` and `status`."""
 
 import json
 import re
@@ -139,7 +139,7 @@ def test_a_broken_bundle_is_one_error_with_its_name(broker: RunningBroker) -> No
     assert f"bundle {BROKEN} (broken.zip; API Accounts): " in errors[0]
 
 
-def test_however_it_is_broken_there_is_one_error(tmp_path: Path) -> None:
+def test_every_kind_of_broken_bundle_is_one_error(tmp_path: Path) -> None:
     """Not one for each worker, also where each has another reason to give."""
     broker = RunningBroker(tmp_path, workers=3)
     sources = {
@@ -164,12 +164,12 @@ def test_workers_name_it_in_the_log(broker: RunningBroker) -> None:
     broker.wait_for_log(f"hook raises of bundle {SOUND} (sound.zip; APIs Orders, Pets) failed")
 
 
-def test_a_definition_that_cannot_be_read_is_said_once(broker: RunningBroker) -> None:
+def test_unreadable_definition_is_reported_once(broker: RunningBroker) -> None:
     run(broker, "hooks", code=1)
     assert broker.log.count("wrong.json cannot be read") == 1
 
 
-def test_without_a_definition_calls_tell_the_api(broker: RunningBroker) -> None:
+def test_calls_tell_the_api_without_a_definition(broker: RunningBroker) -> None:
     broker.call("fine", bundle=UNDEFINED, spec={"APIID": "id-seen"})
     assert row(run(broker, "hooks", code=1).stdout, UNDEFINED)[1:3] == ["id-seen", "3"]
 

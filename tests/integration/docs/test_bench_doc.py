@@ -1,4 +1,4 @@
-"""docs/bench.md is true: its commands run, in this order, and its tables name what there is."""
+"""docs/bench.md: its commands run in order, and its tables are complete."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def test_every_command_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_every_scenario_is_described_as_it_is(name: str) -> None:
+def test_every_scenario_is_described(name: str) -> None:
     one = BUILT_IN[name]
     assert re.search(rf"^\| `{one.name}` \|.*\| {one.streams} \|$", PAGE, re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""docs/bundles.md is true: its commands print what the page shows, and its tables are complete."""
+"""docs/bundles.md: its commands print what the page shows, and its tables are complete."""
 
 import json
 import os
@@ -110,7 +110,7 @@ def test_every_kind_of_finding_is_in_the_table() -> None:
     assert {kind for kind in kinds if f"| `{kind}` |" not in PAGE.read_text()} == set()
 
 
-def test_the_numbers_of_looks_are_those_of_the_code() -> None:
+def test_numbers_of_checked_calls_are_those_of_the_code() -> None:
     text = f"first {sampled_checks.FIRST_CALLS} calls of each hook, and then at one in {sampled_checks.LATER_CALLS}"
     assert text in PAGE.read_text()
     assert sampled_checks.REPEAT_AFTER_S == 600

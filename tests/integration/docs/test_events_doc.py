@@ -1,4 +1,4 @@
-"""docs/events.md is true: its plugins are loaded, its commands run, its consumer and receiver get what they should."""
+"""docs/events.md: its plugins load, its commands run, its consumer and receiver get the events."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The commands, options, signals and the unit of docs/operations.md, executed or looked up where they are defined."""
+"""docs/operations.md: its commands, options, signals and unit are executed, or looked up in the code."""
 
 import os
 import re
@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs" / "operations.md").read_text()
 COMMANDS = re.findall(r"^\$ (.*)$", PAGE, re.MULTILINE)
 
 
-def test_every_command_works_as_it_stands(tmp_path: Path) -> None:
+def test_every_command_works(tmp_path: Path) -> None:
     assert len(COMMANDS) >= 4
     with running_broker(tmp_path, files={"hooks.py": SOURCE}) as broker:
         for command in COMMANDS:

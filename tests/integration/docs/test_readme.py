@@ -1,4 +1,4 @@
-"""Every command and every file that the README shows, executed as it stands there."""
+"""The README: every command and every file that it shows is executed."""
 
 import contextlib
 import io
@@ -163,12 +163,12 @@ def test_the_commands_do_what_the_readme_says(tmp_path: Path, execute: Callable[
     execute(tmp_path)
 
 
-def test_no_command_of_the_readme_goes_unexecuted() -> None:
+def test_every_command_of_the_readme_is_executed() -> None:
     unknown = [command for command in commands() if not command.startswith(tuple(EXECUTED))]
     assert not unknown
 
 
-def test_the_commands_within_sentences_exist(tmp_path: Path) -> None:
+def test_commands_within_sentences_exist(tmp_path: Path) -> None:
     named = set(re.findall(r"`tykpy ([a-z-]+)", README))
     usage = shell("tykpy --help", tmp_path)
     assert named
@@ -178,13 +178,13 @@ def test_the_commands_within_sentences_exist(tmp_path: Path) -> None:
     assert not [target for target in targets if f"\n{target}:" not in makefile]
 
 
-def test_the_links_lead_somewhere() -> None:
+def test_links_have_targets() -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page}: {link}"
 
 
-def test_the_versions_claimed_are_those_that_are_tested() -> None:
+def test_claimed_versions_are_tested() -> None:
     """`scripts/test-other-pythons` tests what setup.cfg claims."""
     claimed = re.findall(r"Python :: (3\.\d+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
     assert tuple(claimed) == SUPPORTED

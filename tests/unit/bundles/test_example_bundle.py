@@ -1,4 +1,4 @@
-"""The example bundle does what its hooks say, in the order of its manifest."""
+"""The example bundle: its hooks run in the order of its manifest."""
 
 import json
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def test_an_unknown_token_is_refused(served: Served) -> None:
     assert not answer.HasField("session")
 
 
-def test_the_upstream_learns_who_calls_and_not_the_token(served: Served) -> None:
+def test_upstream_gets_the_caller_and_not_the_token(served: Served) -> None:
     answer = served.run(subject("*", "example", "PostKeyAuth", session={"metadata": {"owner": "alice"}}))
     assert dict(answer.request.set_headers) == {"X-Owner": "alice"}
     assert list(answer.request.delete_headers) == ["Authorization"]
@@ -64,7 +64,7 @@ def test_the_body_is_rewritten_and_the_region_looked_up(served: Served) -> None:
     assert list(answer.request.delete_params) == ["debug"]
 
 
-def test_the_answer_says_less_about_the_upstream(served: Served) -> None:
+def test_response_hides_the_upstream(served: Served) -> None:
     response = {
         "status_code": 200, "headers": {"Server": "x"}, "multivalue_headers": [Header(key="Server", values=["x"])]
     }  # fmt: skip

@@ -80,7 +80,7 @@ def test_damage_to_the_process_is_undone(
     assert [hook.name for bundle in store.loaded() for hook in bundle.hooks.values()] == ["A", "C"]
 
 
-def test_what_a_bundle_adds_for_itself_stays(folder: Path, store: BundleStore) -> None:
+def test_harmless_additions_of_a_bundle_stay(folder: Path, store: BundleStore) -> None:
     limit = sys.getrecursionlimit()
     write_files(
         folder, {"a.py": "import sys\nsys.setrecursionlimit(sys.getrecursionlimit() + 1000)\n" + SOUND.format("A")}
@@ -103,7 +103,7 @@ def test_a_timer_that_a_bundle_handles_stays(folder: Path, store: BundleStore) -
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user who may not raise limits again")
-def test_a_process_whose_limits_are_lowered_for_good_ends() -> None:
+def test_process_with_irreversible_limits_ends() -> None:
     child = os.fork()
     if not child:
         os.setuid(65534)

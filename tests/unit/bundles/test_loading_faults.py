@@ -1,4 +1,4 @@
-"""Whatever a bundle does while it is loaded costs that bundle alone, and its fault can be told to the broker."""
+"""A fault while a bundle loads affects that bundle alone, and can be reported to the broker."""
 
 import os
 from collections.abc import Iterator
@@ -166,14 +166,14 @@ def test_any_file_name_in_a_manifest_is_refused_or_read(folder: Path, store: Bun
     assert found["good.py"]["state"] == "loaded"
 
 
-def test_any_hook_name_in_a_manifest_is_told(folder: Path, store: BundleStore) -> None:
+def test_any_hook_name_in_a_manifest_is_described(folder: Path, store: BundleStore) -> None:
     names = ["\udc80", "x" * 100_000]
     text = manifest(["hooks.py"], pre=[{"name": name} for name in names])
     write_files(folder / "bad", {"manifest.json": text, "hooks.py": HOOK})
     assert len(described(store)["bad"]["faulty"]) == len(names)
 
 
-def test_deep_json_is_no_manifest(folder: Path, store: BundleStore) -> None:
+def test_deeply_nested_json_is_refused(folder: Path, store: BundleStore) -> None:
     write_files(folder / "bad", {"manifest.json": "[" * 200_000})
     write_files(folder, {"good.py": HOOK})
     found = described(store)
@@ -182,7 +182,7 @@ def test_deep_json_is_no_manifest(folder: Path, store: BundleStore) -> None:
 
 
 @pytest.mark.parametrize("timeout", ["10**400", "float('inf')", "float('nan')", "-1", "True", "'1'"])
-def test_a_timeout_that_is_no_number_of_seconds_names_the_line(folder: Path, store: BundleStore, timeout: str) -> None:
+def test_invalid_timeout_names_the_line(folder: Path, store: BundleStore, timeout: str) -> None:
     write_files(folder, {"bad.py": IMPORTS + f"\n@Pre(timeout={timeout})\ndef F(r, s, p): ...\n"})
     error = described(store)["bad.py"]["error"]
     assert "timeout is a number of seconds above 0" in error["message"]

@@ -50,13 +50,13 @@ def cost(folder: Path, kind: str, count: int, *, serving: bool) -> float:
 
 
 @pytest.mark.parametrize(("kind", "serving"), [("folder", False), ("file", True), ("broken file", False)])
-def test_loading_a_bundle_costs_the_same_among_many(tmp_path: Path, kind: str, serving: bool) -> None:
+def test_cost_per_bundle_is_constant(tmp_path: Path, kind: str, serving: bool) -> None:
     few = cost(tmp_path / "few", kind, FEW, serving=serving)
     many = cost(tmp_path / "many", kind, MANY, serving=serving)
     assert many == pytest.approx(few, rel=TOLERANCE)
 
 
-def test_no_folder_is_listed_once_for_each_file_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_are_not_listed_once_per_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "file", MANY)
     listed: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Where bundles are found, what is said of broken ones, and what happens to those that appear later."""
+"""How bundles are found, how broken ones are described, and what becomes of later ones."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ def test_a_gateways_own_folder_is_found_by_its_hash(folder: Path, serve: Serve) 
     assert said_by(serve(), md5("shared.zip")) == "gateway"
 
 
-def test_the_exact_name_goes_before_the_others(folder: Path, serve: Serve) -> None:
+def test_exact_name_goes_before_other_names(folder: Path, serve: Serve) -> None:
     write_bundle(folder / "foo", bundle_hook("folder"))
     write_zip(folder / "foo.zip", bundle_hook("zip"))
     write_files(folder, {"foo.py": IMPORTS + HOOK.format("file")})
@@ -85,7 +85,7 @@ def test_several_bundles_of_one_api_come_in_the_apis_order(folder: Path, serve: 
     assert answer.request.raw_body == b"zebra apple mango "
 
 
-def test_a_part_that_comes_later_is_found_and_no_chain_runs_without_it(folder: Path, serve: Serve) -> None:
+def test_no_chain_runs_until_all_parts_are_there(folder: Path, serve: Serve) -> None:
     shared = folder / md5("one.zip,two.zip")
     write_bundle(shared / "one", {"middleware.py": HOOK.format("one").replace("@Hook", "@Pre")})
     (shared / "two").mkdir()
@@ -99,7 +99,7 @@ def test_a_part_that_comes_later_is_found_and_no_chain_runs_without_it(folder: P
     assert said_by(served, shared.name, "G") == "two"
 
 
-def test_a_bundle_whose_parts_are_not_all_there_is_incomplete(folder: Path, serve: Serve) -> None:
+def test_bundle_with_missing_parts_is_incomplete(folder: Path, serve: Serve) -> None:
     shared = folder / md5("one.zip,two.zip")
     write_bundle(shared / "one", bundle_hook("one"))
     served = serve()
@@ -126,7 +126,7 @@ def test_a_name_in_several_bundles_is_an_error_that_names_them(folder: Path, ser
     assert "hook H is in several bundles, and the call names none: bar, foo" in error.message
 
 
-def test_what_appears_later_is_not_imported(folder: Path, serve: Serve) -> None:
+def test_later_bundles_are_not_imported(folder: Path, serve: Serve) -> None:
     write_bundle(folder / "foo", bundle_hook("foo"))
     served = serve()
     write_bundle(folder / "bar", bundle_hook("bar"))
@@ -171,7 +171,7 @@ def test_a_half_written_folder_is_an_error(folder: Path, serve: Serve) -> None:
         ("from tyk.decorators import *\n@CustomKeyCheck(on_error='continue')\ndef A(r, s, p): ...\n", "refused", 2),
     ],
 )
-def test_a_broken_bundle_says_where_and_keeps_nobody_from_running(
+def test_broken_bundle_names_the_place_and_others_run(
     folder: Path, serve: Serve, source: str, message: str, line: int
 ) -> None:
     write_files(folder / "foo", {"manifest.json": manifest(["middleware.py"]), "middleware.py": source})
@@ -242,7 +242,7 @@ def test_a_driver_grpc_bundle_loads_all_its_files(folder: Path, serve: Serve) ->
     assert said_by(serve(), md5("foo")) == "second"
 
 
-def test_embedded_python_loads_other_files_only_when_a_hook_is_missing(folder: Path, serve: Serve) -> None:
+def test_embedded_bundles_load_more_files_for_missing_hooks(folder: Path, serve: Serve) -> None:
     files = {**bundle_hook("main"), "broken.py": "raise ValueError('loaded')"}
     write_bundle(folder / "foo", files, driver="python", pre=[{"name": "H"}])
     write_bundle(folder / "bar", files, driver="python", pre=[{"name": "Other"}])
@@ -251,7 +251,7 @@ def test_embedded_python_loads_other_files_only_when_a_hook_is_missing(folder: P
     assert "ValueError: loaded" in failure(served, "bar").message
 
 
-def test_what_is_described_can_be_packed_and_says_everything(folder: Path, serve: Serve) -> None:
+def test_description_is_complete_and_packable(folder: Path, serve: Serve) -> None:
     source = (
         "@Pre(timeout=1.5, idempotent=True)\nasync def A(request, session, metadata, spec): ...\n@Pre\ndef B(x): ...\n"
     )

@@ -1,4 +1,4 @@
-"""`tykpy bundle build`: what is packed, what is missing, and the same bytes every time."""
+"""`tykpy bundle build`: packed files, reported problems, and identical bytes every time."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def problems(source: Path, key: Path | None = None) -> str:
     return str(caught.value)
 
 
-def test_files_come_in_their_order_after_their_folders(source: Path, tmp_path: Path) -> None:
+def test_files_follow_their_folders_in_listed_order(source: Path, tmp_path: Path) -> None:
     built = build(source, tmp_path / "out.zip")
     assert list(packed(built.output)) == [
         "lib/",
@@ -66,14 +66,14 @@ def test_files_come_in_their_order_after_their_folders(source: Path, tmp_path: P
     assert (root / "lib" / "sub" / "x.py").read_text() == "X = 1\n"
 
 
-def test_the_checksum_is_that_of_the_files_in_their_order(source: Path, tmp_path: Path) -> None:
+def test_checksum_covers_files_in_listed_order(source: Path, tmp_path: Path) -> None:
     built = build(source, tmp_path / "out.zip")
     whole = b"".join((source / name).read_bytes() for name in FILES)
     assert built.checksum == manifest_in(built)["checksum"] == hashlib.md5(whole).hexdigest()
     assert (built.signed, "signature" in manifest_in(built)) == (False, False)
 
 
-def test_the_signature_is_that_of_the_same_bytes(source: Path, tmp_path: Path) -> None:
+def test_signature_covers_the_same_bytes(source: Path, tmp_path: Path) -> None:
     built = build(source, tmp_path / "out.zip", private_pem(tmp_path))
     content = packed(built.output)
     whole = b"".join(content[name] for name in manifest_in(built)["file_list"])
@@ -150,7 +150,7 @@ def test_the_source_stays_as_it_is(source: Path, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
 
 
-def test_everything_that_is_missing_is_said_at_once(source: Path) -> None:
+def test_all_missing_fields_are_reported_at_once(source: Path) -> None:
     set_fields(
         source, custom_middleware={"auth_check": {"disabled": False}, "id_extractor": {"extract_from": "header"}}
     )
@@ -180,7 +180,7 @@ def test_everything_that_is_missing_is_said_at_once(source: Path) -> None:
         ({"file_list": ["middleware.py", "manifest.json"]}, "file_list has the manifest"),
     ],
 )
-def test_what_cannot_be_built_is_said(source: Path, fields: dict[str, Any], said: str) -> None:
+def test_unbuildable_bundles_are_explained(source: Path, fields: dict[str, Any], said: str) -> None:
     set_fields(source, **fields)
     assert said in problems(source)
 
@@ -192,7 +192,7 @@ def test_a_link_out_of_the_folder_is_not_packed(source: Path, tmp_path: Path) ->
     assert "lib/y.py is a link that leaves the folder" in problems(source)
 
 
-def test_no_manifest_no_folder_no_files(source: Path, tmp_path: Path) -> None:
+def test_missing_manifest_folder_or_files_are_errors(source: Path, tmp_path: Path) -> None:
     assert "no such folder" in problems(tmp_path / "none")
     (source / "manifest.json").write_text("{")
     assert "not JSON" in problems(source)
@@ -203,18 +203,18 @@ def test_no_manifest_no_folder_no_files(source: Path, tmp_path: Path) -> None:
     assert "there is no file to pack" in problems(tmp_path / "empty")
 
 
-def test_a_key_that_cannot_be_used(source: Path, tmp_path: Path) -> None:
+def test_unusable_key_is_an_error(source: Path, tmp_path: Path) -> None:
     assert "No such file" in problems(source, tmp_path / "none.pem")
 
 
-def test_what_workers_would_refuse_is_not_written(source: Path, tmp_path: Path) -> None:
+def test_bundle_that_workers_would_refuse_is_not_written(source: Path, tmp_path: Path) -> None:
     (source / "lib" / "y.py").write_bytes(bytes(4 << 20))
     with pytest.raises(CommandError, match="workers would refuse it"):
         build(source, tmp_path / "out.zip", compress=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_remarks_on_what_is_perhaps_not_meant(source: Path, tmp_path: Path) -> None:
+def test_suspicious_manifests_get_remarks(source: Path, tmp_path: Path) -> None:
     (source / "unlisted.py").write_text("")
     set_fields(source, custom_middleware={"driver": "python"}, checksum="0" * 32, signature="YWJj")
     remarks = build(source, tmp_path / "out.zip").remarks
@@ -226,7 +226,7 @@ def test_remarks_on_what_is_perhaps_not_meant(source: Path, tmp_path: Path) -> N
     ]
 
 
-def test_a_signature_that_is_still_right_stays(source: Path, tmp_path: Path) -> None:
+def test_valid_signature_is_preserved(source: Path, tmp_path: Path) -> None:
     signed = unpack(build(source, tmp_path / "out.zip", private_pem(tmp_path)).output, tmp_path / "unpacked")
     again = build(signed, tmp_path / "again.zip")
     assert again.signed

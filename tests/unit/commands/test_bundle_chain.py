@@ -1,4 +1,4 @@
-"""`--chain`: what of a manifest becomes one entry, what its author is told, and what is refused."""
+"""`--chain`: which hooks become one entry, what the author is told, and what is refused."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def built(folder: Path, tmp_path: Path) -> tuple[dict[str, Any], list[str]]:
     return manifest["custom_middleware"], list(remarks)
 
 
-def test_hooks_of_a_type_become_one_entry_with_all_that_is_said_of_them(tmp_path: Path) -> None:
+def test_hooks_of_a_type_become_one_entry_with_all_fields(tmp_path: Path) -> None:
     pre = [
         {"name": "b", "raw_body_only": True},
         {"name": "off", "disabled": True, "note": "kept"},
@@ -73,7 +73,7 @@ def test_authentication_and_single_hooks_stay(tmp_path: Path) -> None:
     ]
 
 
-def test_an_idempotent_hook_is_told(tmp_path: Path) -> None:
+def test_idempotent_hook_is_reported(tmp_path: Path) -> None:
     code = HOOK.format(name="again", options="(idempotent=True)")
     _, remarks = built(source(tmp_path, "a", code=code, pre=named("a", "again")), tmp_path)
     assert "pre: idempotent (again): a chain is not run again when its worker dies" in remarks
@@ -96,7 +96,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("middleware", "options", "reason"), REFUSED.values(), ids=REFUSED)
-def test_what_would_end_differently_is_refused(
+def test_hooks_with_different_results_are_refused(
     tmp_path: Path, middleware: dict[str, Any], options: str, reason: str
 ) -> None:
     """The message has the file, the hook and the reason, and nothing is written."""
@@ -109,7 +109,7 @@ def test_what_would_end_differently_is_refused(
     assert not (tmp_path / "mine.zip").exists()
 
 
-def test_everything_is_refused_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     folder = source(tmp_path, "a", pre=[{"name": "a", "timeout": 1}, {"name": "b"}], post=named("*", "a"))
     with pytest.raises(CommandError) as caught:
         build(folder, tmp_path / "mine.zip", chain=True)
@@ -132,7 +132,7 @@ def test_convert_chains_what_embedded_python_called_one_by_one(tmp_path: Path) -
     assert "which runs b, a in this order" in found[0].message
 
 
-def test_convert_tells_what_chains_change_without_an_output(tmp_path: Path) -> None:
+def test_convert_reports_changes_without_output(tmp_path: Path) -> None:
     folder = source(tmp_path, "a", "b", driver="python", pre=named("a", "b"))
     assert {finding.kind for finding in convert(folder, chain=True).findings} == {"chain"}
     assert convert(folder).findings == []

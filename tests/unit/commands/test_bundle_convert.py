@@ -1,4 +1,4 @@
-"""`tykpy bundle convert`: the driver changes, the code does not, and what will be different is told."""
+"""`tykpy bundle convert` changes the driver, not the code, and reports the differences."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def kinds(tmp_path: Path, text: str) -> list[tuple[str, int]]:
     return [(finding.kind, finding.line - 1 - HOOK.count("\n")) for finding in found]
 
 
-def test_into_a_folder(tmp_path: Path) -> None:
+def test_convert_into_a_folder(tmp_path: Path) -> None:
     source = embedded(tmp_path)
     (source / "README").write_text("not in file_list")
     assert convert(source, tmp_path / "new").findings == []
@@ -40,7 +40,7 @@ def test_into_a_folder(tmp_path: Path) -> None:
         assert (tmp_path / "new" / name).read_bytes() == (source / name).read_bytes()
 
 
-def test_into_a_zip_whose_signature_stays_right(tmp_path: Path) -> None:
+def test_convert_into_a_zip_keeps_the_signature_valid(tmp_path: Path) -> None:
     signed = build(embedded(tmp_path), tmp_path / "old.zip", private_pem(tmp_path)).output
     convert(signed, tmp_path / "new.zip")
     assert driver_of(unpack(tmp_path / "new.zip", tmp_path / "unpacked")) == "grpc"
@@ -80,7 +80,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         ("def hook(:\n", "syntax"),
     ],
 )
-def test_what_will_be_different_is_told(tmp_path: Path, text: str, kind: str) -> None:
+def test_differences_are_reported(tmp_path: Path, text: str, kind: str) -> None:
     found = kinds(tmp_path, text)
     assert [name for name, _ in found] == [kind]
     assert found[0][1] >= 1 or kind == "syntax"
@@ -96,11 +96,11 @@ def test_what_will_be_different_is_told(tmp_path: Path, text: str, kind: str) ->
         "import imp  # tykpy: ignore[removed-module]\n",
     ],
 )
-def test_what_stays_the_same_is_not_mentioned(tmp_path: Path, text: str) -> None:
+def test_unchanged_behaviour_is_not_reported(tmp_path: Path, text: str) -> None:
     assert kinds(tmp_path, text) == []
 
 
-def test_converting_says_what_was_not_checked(tmp_path: Path) -> None:
+def test_unchecked_parts_are_reported(tmp_path: Path) -> None:
     source = embedded(tmp_path)
     (source / "vendor").mkdir()
     (source / "vendor" / "theirs.py").write_text("import imp\ncache = {}\ndef fill(key):\n    cache[key] = 1\n")
@@ -120,12 +120,12 @@ def test_converting_says_what_was_not_checked(tmp_path: Path) -> None:
     )
 
 
-def test_a_listed_hook_that_nobody_defines_is_told(tmp_path: Path) -> None:
+def test_undefined_listed_hook_is_reported(tmp_path: Path) -> None:
     (finding,) = convert(embedded(tmp_path, hook="gone")).findings
     assert (finding.kind, finding.file) == ("hook-missing", f"{tmp_path}/old/manifest.json")
 
 
-def test_a_listed_function_without_a_decorator_is_told(tmp_path: Path) -> None:
+def test_undecorated_listed_function_is_reported(tmp_path: Path) -> None:
     source = embedded(tmp_path, "def plain(request, session, spec):\n    return request, session\n", hook="plain")
     (finding,) = convert(source).findings
     assert (finding.kind, finding.line) == ("hook-undecorated", 2)

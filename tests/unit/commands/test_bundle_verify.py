@@ -1,4 +1,4 @@
-"""`tykpy bundle verify` and `list`: what they say of good and of bad bundles."""
+"""`tykpy bundle verify` and `list`, for good and bad bundles."""
 
 import hashlib
 import json
@@ -49,11 +49,11 @@ def test_a_good_bundle_passes_everything(signed: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_without_a_key_the_signature_is_not_judged(signed: Path) -> None:
+def test_signature_is_not_checked_without_a_key(signed: Path) -> None:
     assert "note   signature: there, not checked without --public-key" in said(signed)
 
 
-def test_a_bundle_without_a_seal(source: Path, tmp_path: Path) -> None:
+def test_unsealed_bundle_fails(source: Path, tmp_path: Path) -> None:
     assert failed(source) == [
         "checksum: there is none, so a gateway refuses the bundle; `tykpy bundle build` writes it"
     ]
@@ -67,7 +67,7 @@ def test_another_key_fails(signed: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_too_much_fails_where_signatures_count(signed: Path, tmp_path: Path) -> None:
+def test_extra_file_fails_a_signed_bundle(signed: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(signed, "a") as opened:
         opened.writestr("json.py", "")
     assert failed(signed) == []
@@ -173,7 +173,7 @@ def test_suspicious_files_without_an_index_are_refused(tmp_path: Path, name: str
     assert "tykpy bundle build --key" in found
 
 
-def test_verify_says_what_a_gateways_signature_covers(tmp_path: Path) -> None:
+def test_verify_explains_what_a_gateways_signature_covers(tmp_path: Path) -> None:
     bundle = signed_by_gateway_tools(tmp_path / "theirs", {"middleware.py": (IMPORTS + HOOK).encode()})
     assert any("for these bytes; not for the files' names" in check for check in said(bundle, public_pem(tmp_path)))
 
@@ -188,12 +188,12 @@ def test_an_altered_file_fails_its_checksum(source: Path, signed: Path, tmp_path
     assert "not one of these files" in signature
 
 
-def test_a_missing_file_ends_it(signed: Path, source: Path) -> None:
+def test_missing_file_ends_the_checks(signed: Path, source: Path) -> None:
     (source / "lib" / "x.py").unlink()
     assert failed(source) == ["files: lib/x.py is in file_list and cannot be read: No such file or directory"]
 
 
-def test_a_manifest_that_cannot_be_read_ends_it(source: Path) -> None:
+def test_unreadable_manifest_ends_the_checks(source: Path) -> None:
     (source / "manifest.json").write_text("{")
     (problem,) = failed(source)
     assert "not JSON" in problem
@@ -202,7 +202,7 @@ def test_a_manifest_that_cannot_be_read_ends_it(source: Path) -> None:
     assert "there is no manifest.json in it" in problem
 
 
-def test_a_zip_that_leaves_its_folder_ends_it(tmp_path: Path) -> None:
+def test_zip_that_leaves_its_folder_ends_the_checks(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as opened:
         opened.writestr("../evil.py", "")
     assert failed(tmp_path / "evil.zip") == ["entries: entry '../evil.py' leaves the bundle's folder"]
@@ -221,7 +221,7 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
         said(tmp_path, tmp_path / "none.pem")
 
 
-def test_a_list_of_what_is_in_it(signed: Path) -> None:
+def test_list_shows_facts_files_and_hooks(signed: Path) -> None:
     listing = list_bundle(signed)
     assert [name for name, _ in listing.facts] == ["driver", "checksum", "signature"]
     assert dict(listing.facts)["signature"] == "there"
@@ -229,7 +229,7 @@ def test_a_list_of_what_is_in_it(signed: Path) -> None:
     assert listing.hooks == [("Pre", "hook", "")]
 
 
-def test_a_list_of_an_unfinished_bundle(source: Path) -> None:
+def test_list_shows_an_unfinished_bundle(source: Path) -> None:
     fields = json.loads((source / "manifest.json").read_text())
     fields["custom_middleware"]["post"] = [{"name": "late", "disabled": True, "raw_body_only": True, "timeout": 0.5}]
     (source / "manifest.json").write_text(json.dumps({**fields, "file_list": ["gone.py"]}))
@@ -242,7 +242,7 @@ def test_a_list_of_an_unfinished_bundle(source: Path) -> None:
     assert listing.hooks[1] == ("Post", "late", "disabled, raw_body_only, timeout 0.5 s")
 
 
-def test_a_list_of_no_bundle(tmp_path: Path) -> None:
+def test_list_without_a_bundle_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"nothing")
     with pytest.raises(CommandError, match="not a ZIP"):
         list_bundle(tmp_path / "x.zip")

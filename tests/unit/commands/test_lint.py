@@ -1,4 +1,4 @@
-"""`tykpy lint`: every rule finds what it is for, at its place, and leaves alone what the gateway takes."""
+"""`tykpy lint`: every rule finds its case, at its place, and has no false findings."""
 
 from pathlib import Path
 from textwrap import dedent
@@ -77,9 +77,7 @@ FOUND = [
 
 
 @pytest.mark.parametrize(("decorator", "arguments", "lines", "kind"), FOUND, ids=["; ".join(row[2]) for row in FOUND])
-def test_what_the_gateway_ignores_is_found(
-    tmp_path: Path, decorator: str, arguments: str, lines: list[str], kind: str
-) -> None:
+def test_ignored_changes_are_found(tmp_path: Path, decorator: str, arguments: str, lines: list[str], kind: str) -> None:
     assert kinds(tmp_path, in_hook(decorator, arguments, *lines)) == [kind]
 
 
@@ -110,16 +108,16 @@ TAKEN = [
 
 
 @pytest.mark.parametrize(("decorator", "arguments", "lines"), TAKEN, ids=["; ".join(row[2]) for row in TAKEN])
-def test_what_the_gateway_takes_is_left_alone(tmp_path: Path, decorator: str, arguments: str, lines: list[str]) -> None:
+def test_effective_changes_are_left_alone(tmp_path: Path, decorator: str, arguments: str, lines: list[str]) -> None:
     assert kinds(tmp_path, in_hook(decorator, arguments, *lines)) == []
 
 
-def test_a_header_only_in_the_lists_is_found_where_the_map_changes(tmp_path: Path) -> None:
+def test_header_only_in_lists_is_found_if_the_map_changes(tmp_path: Path) -> None:
     lines = 'response.headers["A"] = "1"', 'response.multivalue_headers.append(Header(key="B", values=["1"]))'
     assert kinds(tmp_path, in_hook("@Response", RESPONSE, *lines)) == ["response-headers"]
 
 
-def test_a_finding_has_its_place_and_what_to_write(tmp_path: Path) -> None:
+def test_finding_has_place_and_advice(tmp_path: Path) -> None:
     (finding,) = lint_text(tmp_path, in_hook("@Pre", REQUEST, "", 'request.object.body = "x"'))
     assert str(finding) == (
         f"{tmp_path}/hooks.py:5:5: request-body: "
@@ -160,7 +158,7 @@ def test_decorators_under_other_names(tmp_path: Path) -> None:
     assert kinds(tmp_path, text) == ["session", "session"]
 
 
-def test_a_line_may_be_allowed(tmp_path: Path) -> None:
+def test_comment_allows_a_line(tmp_path: Path) -> None:
     lines = (
         "session.rate = 1.0  # tykpy: ignore",
         "session.per = 1.0  # tykpy: ignore[session]",
@@ -180,7 +178,7 @@ def test_a_line_may_be_allowed(tmp_path: Path) -> None:
         ("@Pre\ndef hook(request, session, spec):\n    return " + "+".join(["x"] * 900) + "\n", "nesting"),
     ],
 )
-def test_what_cannot_run_is_found(tmp_path: Path, text: str, kind: str) -> None:
+def test_hooks_that_cannot_run_are_found(tmp_path: Path, text: str, kind: str) -> None:
     assert kinds(tmp_path, text) == [kind]
 
 
@@ -265,7 +263,7 @@ RETURNS = [
 
 
 @pytest.mark.parametrize(("decorator", "arguments", "line", "kind", "said"), RETURNS, ids=[row[2] for row in RETURNS])
-def test_what_a_hook_returns_wrongly_is_found(
+def test_wrong_return_values_are_found(
     tmp_path: Path, decorator: str, arguments: str, line: str, kind: str, said: str
 ) -> None:
     (finding,) = lint_text(tmp_path, f"{decorator}\ndef hook({arguments}):\n    {line}\n")
@@ -289,7 +287,7 @@ RETURNS_WELL = [
 
 
 @pytest.mark.parametrize("body", RETURNS_WELL)
-def test_what_a_hook_returns_well_is_left_alone(tmp_path: Path, body: str) -> None:
+def test_correct_return_values_are_left_alone(tmp_path: Path, body: str) -> None:
     assert kinds(tmp_path, f"@Pre\ndef hook(request, session, spec):\n    {body}\n") == []
 
 
@@ -349,7 +347,7 @@ COMPILED = {
 LOADABLE = ["_i.cpython-311-x86_64-linux-gnu.so", "_j.abi3.so", "_k.so", "_l.cpython-313-aarch64-linux-musl.so"]
 
 
-def test_files_that_no_python_can_load_are_found(tmp_path: Path) -> None:
+def test_unloadable_compiled_files_are_found(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "mine", {"middleware.py": "", "lib/_m.py": ""})
     (bundle / "lib" / "_m.pyc").write_bytes(b"")
     for name in [*COMPILED, *LOADABLE]:
@@ -367,7 +365,7 @@ def test_our_own_bundles_have_no_false_findings(path: Path) -> None:
     assert [str(one) for one in found if one.kind in ("return-value", "missing-return", "blocking-call")] == []
 
 
-def test_a_warning_of_the_compiler_is_none_of_ours(tmp_path: Path) -> None:
+def test_compiler_warnings_are_ignored(tmp_path: Path) -> None:
     assert kinds(tmp_path, "pattern = '\\d'\n") == []
 
 
@@ -375,7 +373,7 @@ def test_defaults_may_fill_up_a_shape(tmp_path: Path) -> None:
     assert kinds(tmp_path, "@Pre\ndef hook(request, session, spec, a=1, b=2, c=3): pass\n") == []
 
 
-def test_the_manifest_says_what_hooks_are(tmp_path: Path) -> None:
+def test_manifest_determines_hook_types(tmp_path: Path) -> None:
     text = (
         "@Hook\ndef one(request, session, spec):\n    session.rate = 1.0\n    return request, session\n\n"
         "def two(request, session, spec):\n    return request, session\n"
@@ -389,12 +387,12 @@ def test_the_manifest_says_what_hooks_are(tmp_path: Path) -> None:
     ]
 
 
-def test_a_zip_is_looked_into(tmp_path: Path) -> None:
+def test_zip_is_linted(tmp_path: Path) -> None:
     bundle = write_zip(tmp_path / "a.zip", {"lib/x.py": in_hook("@Pre", REQUEST, 'request.object.url = ""')})
     assert [(finding.file, finding.kind) for finding in lint(bundle).findings] == [(f"{bundle}/lib/x.py", "url-empty")]
 
 
-def test_nothing_is_run(tmp_path: Path) -> None:
+def test_code_is_not_executed(tmp_path: Path) -> None:
     assert kinds(tmp_path, f"open({str(tmp_path / 'ran')!r}, 'w').close()\n") == []
     assert not (tmp_path / "ran").exists()
 
@@ -413,7 +411,7 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
         lint(tmp_path / "x.zip")
 
 
-def test_a_folder_of_bundles_is_looked_at_whole(tmp_path: Path) -> None:
+def test_every_bundle_of_a_folder_is_linted(tmp_path: Path) -> None:
     """As a gateway's: folders named by MD5s, several bundles below one, and whatever else lies there."""
     wrong = in_hook("@Pre", REQUEST, 'request.object.body = "x"')
     write_bundle(tmp_path / ("0" * 32), {"middleware.py": wrong})

@@ -1,4 +1,4 @@
-"""What `tyk.current()` makes of a call's metadata."""
+"""`tyk.current()` and the metadata of a call."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_padding_may_be_left_out() -> None:
     assert told((b"a-bin", b"AQI"), (b"b-bin", b"AQI=")) == {"a-bin": b"\1\2", "b-bin": b"\1\2"}
 
 
-def test_what_cannot_be_read_is_left_out_or_replaced() -> None:
+def test_undecodable_values_are_dropped_or_replaced() -> None:
     assert told((b"a-bin", b"!"), (b"text", b"\xff")) == {"text": "�"}
 
 
@@ -46,15 +46,15 @@ def test_fields_of_grpc_itself_are_not_metadata() -> None:
     assert told((b"first", b"1"), *own, (b"last", b"2")) == {"first": "1", "last": "2"}
 
 
-def test_without_a_call_there_is_none() -> None:
+def test_metadata_is_empty_without_a_call() -> None:
     assert dict(current().metadata) == {}
 
 
-def test_it_is_read_only() -> None:
+def test_metadata_is_read_only() -> None:
     with fake_call({"a": "1"}), pytest.raises(TypeError):
         current().metadata["a"] = "2"  # type: ignore[index]
     assert dict(current().metadata) == {}
 
 
-def test_it_shows_what_it_holds() -> None:
+def test_repr_shows_metadata() -> None:
     assert repr(Call({"a": "1"})) == "Call(metadata={'a': '1'})"

@@ -1,4 +1,4 @@
-"""The decorators: what they mark, what they leave alone, what they refuse and how they say so."""
+"""The decorators: what they mark, what they leave unchanged, and what they refuse."""
 
 import asyncio
 import functools
@@ -122,7 +122,7 @@ def test_a_timeout_is_a_positive_number(timeout: Any) -> None:
 
 
 @pytest.mark.parametrize("on_error", ["ignore", "", None, True])
-def test_on_error_is_one_of_two(on_error: Any) -> None:
+def test_on_error_is_fail_or_continue(on_error: Any) -> None:
     with pytest.raises(HookOptionError, match='@Post: on_error is "fail" or "continue"'):
         Post(on_error=on_error)
 
@@ -167,6 +167,6 @@ def test_a_wrapper_of_a_hook_is_the_hook() -> None:
     assert definition_of(logged) == definition_of(hook)
 
 
-def test_errors_are_what_they_look_like() -> None:
+def test_errors_have_builtin_bases() -> None:
     assert HookOptionError.__mro__[1:3] == (TykError, ValueError)
     assert NotAHookError.__mro__[1:3] == (TykError, TypeError)

@@ -36,7 +36,7 @@ def test_attributes_and_keys_are_the_same(event: TykEvent) -> None:
     assert isinstance(event.message, EventMessage)
 
 
-def test_it_is_a_mapping_still(event: TykEvent) -> None:
+def test_event_is_a_mapping(event: TykEvent) -> None:
     assert event == PAYLOAD
     assert json.loads(json.dumps(event)) == PAYLOAD
     assert event.get("nothing") is None
@@ -57,7 +57,7 @@ def test_attributes_can_be_set_and_deleted() -> None:
         del values.a
 
 
-def test_a_missing_attribute_says_what_there_is(event: TykEvent) -> None:
+def test_missing_attribute_error_lists_keys(event: TykEvent) -> None:
     with pytest.raises(AttributeError, match="no 'Typo' here; there is Meta, TimeStamp, Type"):
         _ = event.message.Typo
     assert not hasattr(event, "typo")
@@ -87,7 +87,7 @@ def test_message_and_spec_may_be_missing(name: str, value: object) -> None:
         ('{"handler_name": "h", "spec": []}', '"spec" of the event payload is a JSON object, not list'),
     ],
 )
-def test_a_bad_payload_is_told(payload: str | bytes, said: str) -> None:
+def test_bad_payload_is_an_error(payload: str | bytes, said: str) -> None:
     with pytest.raises(EventPayloadError) as caught:
         TykEvent.from_json(payload)
     assert said in str(caught.value)

@@ -1,4 +1,4 @@
-"""`TykGateway` outside a worker, and the seam through which a worker puts its own parts in place."""
+"""`TykGateway` outside a worker, and the functions that install a backend."""
 
 import importlib
 import logging
@@ -73,7 +73,7 @@ def test_values_expire_by_the_fake_gateways_clock() -> None:
         assert TykGateway.get_data("stays") == b"value"
 
 
-def test_expired_values_do_not_pile_up() -> None:
+def test_expired_values_are_purged() -> None:
     clock = ManualClock()
     storage = MemoryStorage(clock)
     for number in range(PURGE_EVERY_STORES - 1):
@@ -133,7 +133,7 @@ def test_messages_go_through_the_installed_sink() -> None:
         assert gateway.messages == [("debug", "hello"), ("error", "oh")]
 
 
-def test_install_replaces_what_it_is_given_and_returns_what_was() -> None:
+def test_install_replaces_parts_and_returns_the_previous() -> None:
     before = current()
     storage = MemoryStorage()
     previous = install(storage=storage)

@@ -1,4 +1,4 @@
-"""`TykCoProcessObject` has what Tyk's own has."""
+"""`TykCoProcessObject` has the attributes of Tyk's own."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import TykCoProcessRequest
 
 
-def test_its_parts_are_those_of_the_message() -> None:
+def test_parts_are_those_of_the_message() -> None:
     message = Object(hook_name="H", spec={"APIID": "api"}, metadata={"a": "b"}, session={"rate": 5})
     wrapped = TykCoProcessObject(message.SerializeToString())
     assert type(wrapped.request) is TykCoProcessRequest

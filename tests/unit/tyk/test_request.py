@@ -1,4 +1,4 @@
-"""The request wrapper: the gateway's object itself, with headers and parameters within reach."""
+"""The request wrapper: the gateway's object, with short ways to headers and parameters."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_the_exact_spelling_wins() -> None:
     assert request.get_header("X-A") == "canonical"
 
 
-def test_looking_for_a_header_adds_none(request_: TykCoProcessRequest) -> None:
+def test_get_header_adds_no_header(request_: TykCoProcessRequest) -> None:
     before = dict(request_.object.headers)
     request_.get_header("Missing")
     assert dict(request_.object.headers) == before

@@ -5,7 +5,7 @@ from tyk.response import Header, TykResponse
 from tyk.session import AccessDefinition, AccessSpec, BasicAuthData, JWTData, Monitor, TykSession
 
 
-def test_they_are_the_protobuf_classes() -> None:
+def test_types_are_the_protobuf_classes() -> None:
     assert TykSession is coprocess_session_state_pb2.SessionState
     for cls in (AccessDefinition, AccessSpec, BasicAuthData, JWTData, Monitor):
         assert cls is getattr(coprocess_session_state_pb2, cls.__name__)

@@ -1,4 +1,4 @@
-"""The type hints help a plugin author: mypy finds each mistake of a sample plugin, and nothing else in it."""
+"""Type hints: mypy finds each mistake of a sample plugin, and nothing else."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""ZIP bundles: unpacked once, and nothing refused is ever written."""
+"""Unpacking ZIP bundles: forbidden entries are refused before anything is written."""
 
 import stat
 import zipfile
@@ -32,7 +32,7 @@ def test_files_and_folders_are_written(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == [root.name]
 
 
-def test_other_content_gets_another_folder(tmp_path: Path) -> None:
+def test_different_content_gets_a_folder_of_its_own(tmp_path: Path) -> None:
     first = unpack(make(tmp_path / "a.zip", ("x.py", b"1")), tmp_path / "out")
     second = unpack(make(tmp_path / "a.zip", ("x.py", b"2")), tmp_path / "out")
     assert first != second
@@ -51,7 +51,7 @@ def test_other_content_gets_another_folder(tmp_path: Path) -> None:
         (linked("pipe", stat.S_IFIFO), "is neither a file nor a folder"),
     ],
 )
-def test_what_no_bundle_may_hold_is_refused(tmp_path: Path, entry: zipfile.ZipInfo | str, reason: str) -> None:
+def test_forbidden_entries_are_refused(tmp_path: Path, entry: zipfile.ZipInfo | str, reason: str) -> None:
     source = make(tmp_path / "a.zip", ("fine.py", b""), (entry, b"/etc/passwd"))
     with pytest.raises(ArchiveError, match=reason):
         unpack(source, tmp_path / "out")
@@ -77,12 +77,12 @@ def test_limits_of_count_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_one_name_twice_is_refused(tmp_path: Path) -> None:
+def test_duplicate_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="is there twice"):
         unpack(make(tmp_path / "a.zip", ("a", b"1"), ("a", b"2")), tmp_path / "out")
 
 
-def test_half_a_zip_is_an_error(tmp_path: Path) -> None:
+def test_truncated_zip_is_an_error(tmp_path: Path) -> None:
     source = make(tmp_path / "a.zip", ("a", b"1" * 500))
     source.write_bytes(source.read_bytes()[:-30])
     with pytest.raises(ArchiveError, match="not a ZIP"):

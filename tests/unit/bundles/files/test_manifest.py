@@ -1,4 +1,4 @@
-"""Manifests: what the gateway accepts, and errors that say where."""
+"""Manifests: everything that the gateway accepts, and errors that name the place."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_hooks_are_listed_in_the_order_the_gateway_runs_them() -> None:
     assert found.hooks[3].disabled
 
 
-def test_what_a_gateway_writes_for_nothing_is_nothing() -> None:
+def test_nulls_written_by_gateways_are_empty() -> None:
     assert parse({"auth_check": {"name": ""}, "pre": None, "post": []}).hooks == ()
 
 
@@ -76,7 +76,7 @@ def test_a_byte_order_mark_is_skipped() -> None:
         (b'{"custom_middleware": {"pre": [{"name": "A", "timeout": 0}]}}', r"pre\[0\].timeout: expected seconds"),
     ],
 )
-def test_an_error_says_where(content: bytes, message: str) -> None:
+def test_errors_name_the_field(content: bytes, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
         parse_manifest(content)
 
@@ -87,14 +87,14 @@ def test_the_line_of_a_json_error_is_an_attribute() -> None:
     assert (caught.value.file, caught.value.line) == ("bundles/foo/manifest.json", 3)
 
 
-def test_a_manifest_too_large_is_not_read(tmp_path: Path) -> None:
+def test_too_large_manifest_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     path.write_bytes(b" " * (MAX_MANIFEST_SIZE + 1))
     with pytest.raises(ManifestError, match="too many"):
         read_manifest(path)
 
 
-def test_unknown_fields_are_left_to_the_gateway() -> None:
+def test_unknown_fields_are_ignored() -> None:
     found = parse({"pre": [{"name": "A", "require_session": True}], "id_extractor": {}}, signature="c2ln", other=1)
     assert found.hooks == (ListedHook("A", "Pre"),)
     assert found.signature == "c2ln"

@@ -1,4 +1,4 @@
-"""Python files that lie beside bundles and are none: neither listed, nor an error, nor imported where that shows."""
+"""Python files beside bundles that are none: not listed, not an error, and not imported if the source tells."""
 
 from pathlib import Path
 
@@ -50,13 +50,13 @@ def test_a_test_is_not_imported(folder: Path, tmp_path: Path, serve: Serve, name
         "if True:\n    from tyk.decorators import *\n@Pre\n",
     ],
 )
-def test_however_decorators_are_imported_it_is_a_bundle(folder: Path, serve: Serve, source: str) -> None:
+def test_every_import_of_decorators_makes_a_bundle(folder: Path, serve: Serve, source: str) -> None:
     write_files(folder, {"test_mine.py": source + "def H(request, session, spec):\n    return request, session\n"})
     assert names(serve()) == ["test_mine.py"]
 
 
 @pytest.mark.parametrize("source", ["def H(:\n", "from tyk.decorators import Pre\ndef H(:\n", "\0", "import nope\n"])
-def test_what_cannot_be_imported_may_be_a_bundle(folder: Path, serve: Serve, source: str) -> None:
+def test_file_that_cannot_be_imported_is_a_broken_bundle(folder: Path, serve: Serve, source: str) -> None:
     write_files(folder, {"mine.py": source})
     (bundle,) = serve().store.describe()
     assert bundle["state"] == "broken"

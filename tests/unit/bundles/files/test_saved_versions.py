@@ -1,4 +1,4 @@
-"""Copies of versions: complete, of one version, of files only, and found again."""
+"""Saved copies of versions are complete, of one version, and found again."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def served(folder: Path, mine: Candidate, version: str) -> SavedVersions:
     return SavedVersions.read(folder, pinned=True)
 
 
-def test_the_version_that_is_served_is_found(folder: Path, mine: Candidate) -> None:
+def test_served_version_is_found(folder: Path, mine: Candidate) -> None:
     SavedVersions(folder).save(mine, "1", lambda: True)
     found = served(folder, mine, "1").find(mine.key, "2")
     assert found is not None
@@ -58,12 +58,12 @@ def test_without_an_index_nothing_is_served(folder: Path, mine: Candidate, index
     assert SavedVersions.read(None, pinned=True).find(mine.key, "2") is None
 
 
-def test_files_that_change_meanwhile_are_not_kept(folder: Path, mine: Candidate) -> None:
+def test_files_that_change_meanwhile_are_not_saved(folder: Path, mine: Candidate) -> None:
     SavedVersions(folder).save(mine, "1", lambda: False)
     assert list(folder.iterdir()) == []
 
 
-def test_what_is_too_much_is_not_kept(folder: Path, mine: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_bundle_is_not_saved(folder: Path, mine: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "MAX_FILES", 2)
     SavedVersions(folder).save(mine, "1", lambda: True)
     monkeypatch.setattr(versions, "MAX_FILES", 9)
@@ -72,7 +72,7 @@ def test_what_is_too_much_is_not_kept(folder: Path, mine: Candidate, monkeypatch
     assert list(folder.iterdir()) == []
 
 
-def test_links_and_pipes_do_no_harm(folder: Path, mine: Candidate, tmp_path: Path) -> None:
+def test_links_and_pipes_are_handled(folder: Path, mine: Candidate, tmp_path: Path) -> None:
     """A link to a file is kept as the file, one to a folder as a link; nobody waits for a pipe."""
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "x.py").write_text("X = 1")
@@ -94,6 +94,6 @@ def test_links_and_pipes_do_no_harm(folder: Path, mine: Candidate, tmp_path: Pat
     assert not same_code(mine.path / "none", found.place)
 
 
-def test_a_folder_that_cannot_be_written_to_is_no_fault(mine: Candidate, tmp_path: Path) -> None:
+def test_unwritable_folder_is_not_an_error(mine: Candidate, tmp_path: Path) -> None:
     SavedVersions(tmp_path / "none").save(mine, "1", lambda: True)
     assert not (tmp_path / "none").exists()

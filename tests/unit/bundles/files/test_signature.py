@@ -1,4 +1,4 @@
-"""RSA signatures: every form of key, and a reason for everything that is refused."""
+"""RSA signatures: every form of key, and a reason for every refusal."""
 
 import hashlib
 import sys
@@ -15,17 +15,17 @@ DIGEST = hashlib.sha256(b"the content").digest()
 
 @pytest.mark.parametrize("private", PRIVATE_FORMS)
 @pytest.mark.parametrize("public", PUBLIC_FORMS)
-def test_what_one_key_signs_its_other_half_accepts(tmp_path: Path, private: str, public: str) -> None:
+def test_public_key_accepts_its_private_keys_signature(tmp_path: Path, private: str, public: str) -> None:
     signature = PrivateKey.read(private_pem(tmp_path, private)).sign(DIGEST)
     PublicKey.read(public_pem(tmp_path, public)).check(DIGEST, signature)
 
 
-def test_signing_twice_gives_the_same(tmp_path: Path) -> None:
+def test_signatures_are_deterministic(tmp_path: Path) -> None:
     key = PrivateKey.read(private_pem(tmp_path))
     assert key.sign(DIGEST) == key.sign(DIGEST)
 
 
-def test_lines_in_a_signature_are_allowed_as_go_allows_them(tmp_path: Path) -> None:
+def test_line_ends_in_a_signature_are_ignored(tmp_path: Path) -> None:
     signature = PrivateKey.read(private_pem(tmp_path)).sign(DIGEST)
     public_key().check(DIGEST, f"{signature[:64]}\r\n{signature[64:]}\n")
 
@@ -36,19 +36,19 @@ def test_another_keys_signature_is_refused(tmp_path: Path) -> None:
         public_key().check(DIGEST, signature)
 
 
-def test_a_signature_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_signature_of_other_content_is_refused(tmp_path: Path) -> None:
     signature = PrivateKey.read(private_pem(tmp_path)).sign(DIGEST)
     with pytest.raises(SignatureError, match="not one of these files"):
         public_key().check(hashlib.sha256(b"other content").digest(), signature)
 
 
 @pytest.mark.parametrize("signature", ["not base64!", "abc", "YWJj ZGVm", "é"])
-def test_what_is_not_base64_is_refused(signature: str) -> None:
+def test_signature_that_is_not_base64_is_refused(signature: str) -> None:
     with pytest.raises(SignatureError, match="not base64"):
         public_key().check(DIGEST, signature)
 
 
-def test_a_key_that_is_not_rsa(tmp_path: Path) -> None:
+def test_keys_other_than_rsa_are_refused(tmp_path: Path) -> None:
     private, public = other_kind(tmp_path)
     with pytest.raises(KeyFileError, match="another kind of key than RSA"):
         PrivateKey.read(private)
@@ -61,7 +61,7 @@ def test_an_encrypted_key_says_how_to_decrypt_it(tmp_path: Path) -> None:
         PrivateKey.read(private_pem(tmp_path, passphrase=b"secret"))
 
 
-def test_the_halves_are_not_mixed_up(tmp_path: Path) -> None:
+def test_public_and_private_keys_are_not_confused(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="not a public key"):
         PublicKey.read(private_pem(tmp_path))
     with pytest.raises(KeyFileError, match="not a private key"):
@@ -69,7 +69,7 @@ def test_the_halves_are_not_mixed_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"-----BEGIN PUBLIC KEY-----\nxx\n-----END PUBLIC KEY-----\n"])
-def test_a_file_that_is_no_key(tmp_path: Path, content: bytes) -> None:
+def test_file_without_a_key_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "key.pem"
     path.write_bytes(content)
     with pytest.raises(KeyFileError, match="not a public key in PEM"):
@@ -78,7 +78,7 @@ def test_a_file_that_is_no_key(tmp_path: Path, content: bytes) -> None:
         PrivateKey.read(path)
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_key_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="No such file"):
         PublicKey.read(tmp_path / "none.pem")
     (tmp_path / "big.pem").write_bytes(bytes(MAX_KEY_SIZE + 1))
@@ -86,7 +86,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         PublicKey.read(tmp_path / "big.pem")
 
 
-def test_without_cryptography_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_cryptography_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = public_pem(tmp_path)
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.serialization", None)
     with pytest.raises(KeyFileError, match=r"pip install 'tykpy\[signing\]'"):

@@ -1,4 +1,4 @@
-"""The folder of unpacked bundles: shared while they are used, repaired when damaged, removed when not used."""
+"""Unpacked copies are shared while in use, repaired when damaged, removed when unused."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ def test_an_archive_is_unpacked_once(folder: UnpackedFolder, archive: Path, copy
     assert is_whole(copy)
 
 
-def test_many_at_once_get_the_same_whole_folder(tmp_path: Path) -> None:
+def test_concurrent_opens_share_one_complete_folder(tmp_path: Path) -> None:
     source = make(tmp_path / "a.zip", *[(f"f{i}.py", os.urandom(2_000)) for i in range(50)])
     copies: list[UnpackedCopy] = []
     start = threading.Barrier(8)
@@ -67,9 +67,7 @@ def test_many_at_once_get_the_same_whole_folder(tmp_path: Path) -> None:
         copy.close()
 
 
-def test_a_copy_is_removed_when_its_last_user_is_gone(
-    folder: UnpackedFolder, archive: Path, copy: UnpackedCopy
-) -> None:
+def test_copy_is_removed_after_its_last_user(folder: UnpackedFolder, archive: Path, copy: UnpackedCopy) -> None:
     other = folder.open(archive)
     other.close()
     folder.sweep()
@@ -79,7 +77,7 @@ def test_a_copy_is_removed_when_its_last_user_is_gone(
     assert not copy.root.exists()
 
 
-def test_only_versions_in_use_stay(folder: UnpackedFolder, archive: Path, tmp_path: Path) -> None:
+def test_unused_versions_are_removed(folder: UnpackedFolder, archive: Path, tmp_path: Path) -> None:
     for version in range(10):
         make(archive, ("x.py", b"%d" % version))
         folder.open(archive).close()
@@ -88,7 +86,7 @@ def test_only_versions_in_use_stay(folder: UnpackedFolder, archive: Path, tmp_pa
         assert list((tmp_path / "out").iterdir()) == [copy.root]
 
 
-def test_what_a_dead_worker_has_left_is_removed(folder: UnpackedFolder, copy: UnpackedCopy, tmp_path: Path) -> None:
+def test_leftovers_of_dead_workers_are_removed(folder: UnpackedFolder, copy: UnpackedCopy, tmp_path: Path) -> None:
     (tmp_path / "out" / ".unpack-abc" / "lib").mkdir(parents=True)
     folder.sweep()
     assert list((tmp_path / "out").iterdir()) == [copy.root]
@@ -146,7 +144,7 @@ def test_a_damaged_copy_is_unpacked_again(
         assert is_whole(again)
 
 
-def test_a_copy_that_is_swept_while_it_is_opened_is_unpacked_again(
+def test_copy_swept_while_opened_is_unpacked_again(
     folder: UnpackedFolder, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.open(archive).close()
@@ -162,7 +160,7 @@ def test_a_copy_that_is_swept_while_it_is_opened_is_unpacked_again(
         assert is_whole(copy)
 
 
-def test_what_no_bundle_may_hold_is_refused_here_too(folder: UnpackedFolder, tmp_path: Path) -> None:
+def test_forbidden_entries_and_damaged_zips_are_refused(folder: UnpackedFolder, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="leaves the bundle's folder"):
         folder.open(make(tmp_path / "b.zip", ("../evil.py", b"")))
     (tmp_path / "c.zip").write_bytes(b"no ZIP")
@@ -171,6 +169,6 @@ def test_what_no_bundle_may_hold_is_refused_here_too(folder: UnpackedFolder, tmp
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_sweeping_what_is_not_there_does_nothing(folder: UnpackedFolder, tmp_path: Path) -> None:
+def test_sweeping_a_missing_folder_does_nothing(folder: UnpackedFolder, tmp_path: Path) -> None:
     folder.sweep()
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""A worker with a public key: it runs what the key's owner signed, and nothing else, however late."""
+"""A worker with a public key runs what the key's owner signed, and nothing else, also later."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -91,7 +91,7 @@ def test_an_altered_file_is_refused_by_its_checksum(signed: Path, serve_signed: 
     assert "the checksum is" in refusal(serve_signed())
 
 
-def test_an_altered_file_with_a_new_checksum_is_refused_by_its_signature(
+def test_signature_covers_altered_files_with_new_checksum(
     signed: Path, tmp_path: Path, serve_signed: ServeSigned
 ) -> None:
     signature = (signed / "manifest.json").read_text().split('"signature": "')[1].split('"')[0]
@@ -102,7 +102,7 @@ def test_an_altered_file_with_a_new_checksum_is_refused_by_its_signature(
     assert "not one of these files by this key" in refusal(serve_signed())
 
 
-def test_a_file_that_nobody_signed_is_refused(signed: Path, serve_signed: ServeSigned) -> None:
+def test_unsigned_file_is_refused(signed: Path, serve_signed: ServeSigned) -> None:
     (signed / "json.py").write_text("")
     assert "not in file_list, so nobody signed it: json.py" in refusal(serve_signed())
 
@@ -124,26 +124,26 @@ def test_a_folder_that_is_a_link_is_refused(signed: Path, tmp_path: Path, serve_
     assert "nobody signed it: lib" in refusal(serve_signed())
 
 
-def test_bytecode_of_another_interpreter_does_not_matter(signed: Path, serve_signed: ServeSigned) -> None:
+def test_bytecode_of_other_interpreters_is_ignored(signed: Path, serve_signed: ServeSigned) -> None:
     (signed / "__pycache__").mkdir()
     (signed / "__pycache__" / "late.cpython-311.pyc").write_bytes(b"anything")
     assert serve_signed().run(subject("hook")).request.set_headers["X-Late"] == "as signed"
 
 
-def test_a_file_altered_after_the_check_is_not_imported(signed: Path, serve_signed: ServeSigned) -> None:
+def test_file_altered_after_verification_is_not_imported(signed: Path, serve_signed: ServeSigned) -> None:
     served = serve_signed()
     (signed / "late.py").write_text('VALUE = "altered"\n')
     assert "late.py was changed since its signature was checked" in refusal(served)
 
 
-def test_a_file_that_came_after_the_check_is_not_imported(signed: Path, serve_signed: ServeSigned) -> None:
+def test_file_added_after_verification_is_not_imported(signed: Path, serve_signed: ServeSigned) -> None:
     served = serve_signed()
     (signed / "late").mkdir()
     (signed / "late" / "__init__.py").write_text('VALUE = "slipped in"\n')
     assert "late/__init__.py is not in file_list" in refusal(served)
 
 
-def test_an_extension_module_that_came_after_the_check_is_not_loaded(signed: Path, serve_signed: ServeSigned) -> None:
+def test_unverified_extension_module_is_not_loaded(signed: Path, serve_signed: ServeSigned) -> None:
     served = serve_signed()
     (signed / "late.abi3.so").write_bytes(b"no library")
     assert "late.abi3.so is not in file_list" in refusal(served)

@@ -1,4 +1,4 @@
-"""What tells one version of a bundle's files from another."""
+"""The version of a bundle changes with its content, and only then."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def in_a_new_folder(path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("put", [in_place, by_rename, in_a_new_folder])
 @pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
 @pytest.mark.parametrize("settled", [True, False])
-def test_content_of_the_same_size_and_time_is_told_apart(
+def test_same_size_and_time_is_still_another_version(
     tmp_path: Path, put: Callable[[Path, bytes], None], whole: bool, settled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if settled:
@@ -65,7 +65,7 @@ def test_touching_files_does_not_change_the_version(tmp_path: Path) -> None:
     assert version_of(tmp_path) == before
 
 
-def test_files_that_did_not_change_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "_SETTLED_NS", -(10**18))
     write(tmp_path / "middleware.py", b"version = 1")
     before = version_of(tmp_path)
@@ -73,14 +73,14 @@ def test_files_that_did_not_change_are_not_read_again(tmp_path: Path, monkeypatc
     assert version_of(tmp_path) == before
 
 
-def test_a_file_changed_just_now_is_read_again(tmp_path: Path) -> None:
+def test_recently_changed_file_is_read_again(tmp_path: Path) -> None:
     """It could change once more within one tick of the file system's clock."""
     file = write(tmp_path / "middleware.py", b"version = 1")
     version_of(tmp_path)
     assert file not in versions._digests._known
 
 
-def test_a_large_file_is_known_by_its_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_file_is_identified_by_inode_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "_MAX_READ", 10)
     file = write(tmp_path / "model.bin", b"eleven byte")
     before = version_of(tmp_path)
@@ -89,7 +89,7 @@ def test_a_large_file_is_known_by_its_identity(tmp_path: Path, monkeypatch: pyte
     assert version_of(tmp_path) != before
 
 
-def test_no_more_is_read_than_a_worker_has_time_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_bytes_read_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "_MAX_READ", 25)
     for number in range(4):
         write(tmp_path / f"{number}.bin", b"ten  bytes")

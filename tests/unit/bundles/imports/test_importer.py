@@ -1,4 +1,4 @@
-"""Every bundle imports its own files first, from anywhere, and never sees ours."""
+"""Every bundle imports its own files first, from anywhere, and never sees tykpy's."""
 
 import importlib
 import sys
@@ -105,7 +105,7 @@ def test_every_way_to_import(folder: Path, serve: Serve, body: str) -> None:
     assert header(serve(), "H") == "leaf"
 
 
-def test_a_file_below_a_folder_is_found_by_its_bare_name_and_is_the_same_module(folder: Path, serve: Serve) -> None:
+def test_nested_file_is_one_module_by_both_names(folder: Path, serve: Serve) -> None:
     body = "    import util, lib.util\n    result = util is lib.util"
     write_bundle(folder / "foo", {"middleware.py": hook_returning(body), "lib/util.py": ""})
     assert header(serve(), "H") == "True"
@@ -124,7 +124,7 @@ def test_a_data_folder_does_not_hide_a_library(folder: Path, serve: Serve) -> No
     assert header(serve(), "H") == "1"
 
 
-def test_gateway_names_are_ours_whatever_the_bundle_carries(folder: Path, serve: Serve) -> None:
+def test_bundled_copies_of_gateway_modules_are_ignored(folder: Path, serve: Serve) -> None:
     body = """
     import coprocess_object_pb2, coprocess_session_state_pb2 as state
     from coprocess_mini_request_object_pb2 import MiniRequestObject
@@ -160,13 +160,13 @@ def test_gateway_names_are_ours_whatever_the_bundle_carries(folder: Path, serve:
         "from tyk.decorators import Response as found",
     ],
 )
-def test_names_that_tyk_has_are_there(folder: Path, serve: Serve, line: str) -> None:
+def test_top_level_names_of_tyk_exist(folder: Path, serve: Serve, line: str) -> None:
     write_bundle(folder / "foo", {"middleware.py": hook_returning(f"    {line}\n    result = found is not None")})
     assert header(serve(), "H") == "True"
 
 
 @pytest.mark.parametrize("name", ["session", "coprocess_grpc_pb2", "coprocess_object_pb2_grpc"])
-def test_a_bundles_own_module_of_such_a_name_is_its_own(folder: Path, serve: Serve, name: str) -> None:
+def test_own_modules_go_before_tyks_top_level_names(folder: Path, serve: Serve, name: str) -> None:
     body = hook_returning(f"    import {name}\n    result = {name}.WHO")
     write_bundle(folder / "foo", {"middleware.py": body, f"{name}.py": "WHO = 'own'"})
     assert header(serve(), "H") == "own"
@@ -186,7 +186,7 @@ from gateway import *
     assert header(serve(), "H") == "{'own'}"
 
 
-def test_the_only_listed_file_is_loaded_as_in_tyk(folder: Path, serve: Serve) -> None:
+def test_single_listed_file_is_loaded_as_in_tyk(folder: Path, serve: Serve) -> None:
     """Not `middleware.py`, which lies beside it."""
     write_bundle(folder / "foo", {"hooks.py": "from tyk.decorators import *\n" + hook_returning("    result = 1")})
     (folder / "foo" / "middleware.py").write_text("raise RuntimeError('not listed')")
@@ -201,7 +201,7 @@ def test_nothing_is_written_into_the_bundle(folder: Path, serve: Serve) -> None:
     assert sorted(folder.rglob("*")) == before
 
 
-def test_python_tools_work_on_bundle_code(folder: Path, serve: Serve) -> None:
+def test_inspect_and_pickle_work_on_bundle_code(folder: Path, serve: Serve) -> None:
     body = """
     import dataclasses, inspect, os, pickle, typing
     from importlib import resources
@@ -241,7 +241,7 @@ def test_python_tools_work_on_bundle_code(folder: Path, serve: Serve) -> None:
     assert header(serve(), "H") == "True"
 
 
-def test_a_missing_part_of_a_package_is_named_as_the_plugin_wrote_it(folder: Path, serve: Serve) -> None:
+def test_import_errors_use_the_plugins_module_names(folder: Path, serve: Serve) -> None:
     body = "    try:\n        import pkg.nope\n    except ModuleNotFoundError as e:\n        result = (e.name, str(e))"
     write_bundle(folder / "foo", {"middleware.py": hook_returning(body), "pkg/__init__.py": ""})
     assert header(serve(), "H") == str(("pkg.nope", "No module named 'pkg.nope'"))

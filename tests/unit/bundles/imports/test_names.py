@@ -1,4 +1,4 @@
-"""Names of a bundle's modules that libraries resolve are the bundle's own, while it loads and in its hooks."""
+"""Names that libraries resolve are the bundle's own modules, while it loads and in its hooks."""
 
 import importlib
 import sys
@@ -215,7 +215,7 @@ def test_own_names_are_in_sys_modules_while_a_bundle_loads(folder: Path, serve: 
         "import pkgutil\nresult = pkgutil.resolve_name('util')",
     ],
 )
-def test_a_bundle_without_the_module_finds_none(folder: Path, serve: Serve, body: str) -> None:
+def test_modules_of_other_bundles_are_not_found(folder: Path, serve: Serve, body: str) -> None:
     write(folder, "one", "import util, pkg.sub.fmt\nimport sys\nresult = sys.modules['util'].VALUE", in_hook=False)
     write_bundle(
         folder / "two", {"middleware.py": f"try:\n{indent(body, '    ')}\nexcept ImportError as e: found = e.name"}
@@ -238,7 +238,7 @@ def test_libraries_import_lazily_whatever_calls_them(
     assert results(serve(), "one") == [name]
 
 
-def test_what_is_installed_goes_first_in_libraries(folder: Path, serve: Serve, tmp_path: Path) -> None:
+def test_libraries_prefer_installed_modules(folder: Path, serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "library" / "installed.py").write_text("VALUE = 'installed'")
     body = "import installed, toolbox\nresult = installed.VALUE, toolbox.import_module('installed').VALUE"
     write(folder, "one", body, in_hook=False)
@@ -249,7 +249,7 @@ def test_what_is_installed_goes_first_in_libraries(folder: Path, serve: Serve, t
         sys.modules.pop("installed", None)
 
 
-def test_a_library_imported_by_a_bundle_binds_none_of_its_modules(folder: Path, serve: Serve, tmp_path: Path) -> None:
+def test_libraries_never_bind_modules_of_a_bundle(folder: Path, serve: Serve, tmp_path: Path) -> None:
     optional = "try:\n    import util\nexcept ImportError:\n    util = None\n"
     (tmp_path / "library" / "binding.py").write_text(optional)
     write(folder, "one", "import util, binding\nresult = binding.util", in_hook=False)
@@ -281,14 +281,14 @@ def seen_by_a_thread() -> list[str]:
     return seen
 
 
-def test_a_failed_load_takes_its_names_with_it(folder: Path, serve: Serve) -> None:
+def test_failed_load_removes_its_names(folder: Path, serve: Serve) -> None:
     write(folder, "one", "import util, pkg.sub.fmt\nraise RuntimeError('on purpose')", in_hook=False)
     served = serve()
     assert "on purpose" in str(served.store.loaded()[0].error)
     assert own_names() == []
 
 
-def test_errors_in_imports_show_no_frames_of_ours(folder: Path, serve: Serve) -> None:
+def test_import_errors_hide_our_frames(folder: Path, serve: Serve) -> None:
     body = """
         import traceback
         try:

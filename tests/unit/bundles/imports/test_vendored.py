@@ -1,4 +1,4 @@
-"""Packages that a bundle carries in a folder which it adds to `sys.path`: each bundle has its own."""
+"""Third-party packages in a folder that a bundle adds to `sys.path`: each bundle has its own copy."""
 
 import hashlib
 import os
@@ -274,7 +274,7 @@ def test_single_files_share_the_folders_beside_them(folder: Path, serve: Serve) 
     assert [result(served, bundle) for bundle in ("one.py", "two.py", "one.py")] == ["1", "1", "2"]
 
 
-def test_its_own_version_of_an_installed_package(folder: Path, serve: Serve) -> None:
+def test_bundled_version_goes_before_installed_package(folder: Path, serve: Serve) -> None:
     head = f"{HEAD}sys.path.append(vendor)\nimport hpack, json"
     files = {"vendor/hpack/__init__.py": "VERSION = 'own'", "vendor/json/__init__.py": "VERSION = 'own'"}
     body = "result = getattr(hpack, 'VERSION', 'installed'), getattr(json, 'VERSION', 'standard')"
@@ -363,7 +363,7 @@ class TestCompiled:
             for place in (folder / bundle / "vendor").iterdir():
                 place.rename(folder / bundle / place.name)
 
-    def test_it_is_loaded_once_and_the_other_bundle_is_told(
+    def test_compiled_package_is_loaded_once_with_a_warning(
         self, serve: Serve, caplog: pytest.LogCaptureFixture
     ) -> None:
         served = serve()
@@ -373,7 +373,7 @@ class TestCompiled:
         assert told[0].startswith("bundle two: fast has compiled parts, which a process loads once: instead of")
         assert "it gets that of bundle one" in told[0]
 
-    def test_so_it_is_where_pip_put_it_beside_the_middleware(
+    def test_compiled_package_beside_middleware_is_loaded_once(
         self, folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture
     ) -> None:
         self.move_beside_the_middleware(folder)
@@ -383,11 +383,11 @@ class TestCompiled:
         assert [result(served, bundle) for bundle in ("one", "two")] == ["(1, 1, True)", "(1, 2, True)"]
         assert "it gets that of bundle one" in caplog.text
 
-    def test_a_compiled_module_of_the_bundles_own_is_loaded_for_each(self, folder: Path, serve: Serve) -> None:
+    def test_own_compiled_module_is_loaded_per_bundle(self, folder: Path, serve: Serve) -> None:
         self.move_beside_the_middleware(folder)
         served = serve()
         assert [result(served, bundle) for bundle in ("one", "two")] == ["(1, 1, True)", "(2, 2, True)"]
 
-    def test_a_bundle_without_it_does_not_get_it(self, serve: Serve) -> None:
+    def test_compiled_package_is_invisible_to_other_bundles(self, serve: Serve) -> None:
         with pytest.raises(WorkerError, match="No module named 'fast'"):
             result(serve(), "without")
