@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, overload
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, cast, overload
 
 from tyk.errors import HookOptionError, NotAHookError
 
@@ -57,35 +57,7 @@ class HookDefinition:
     """The hook may be run a second time when its worker died during the first."""
 
 
-class _Decorator:
-    """Checks the options, then marks the function."""
-
-    def __init__(self, name: str, hook_type: str | None) -> None:
-        self._name = name
-        self._hook_type = hook_type
-
-    def __repr__(self) -> str:
-        return f"@{self._name}"
-
-    def _apply(
-        self,
-        function: _AnyT | None,
-        timeout: float | None,
-        on_error: OnError,
-        idempotent: bool,
-    ) -> _AnyT | Callable[[_AnyT], _AnyT]:
-        _check_options(self._name, timeout, on_error, idempotent)
-        seconds = None if timeout is None else float(timeout)
-
-        def mark(decorated: _AnyT) -> _AnyT:
-            name = _hook_name(self._name, decorated)
-            definition = HookDefinition(name, self._hook_type, seconds, on_error, idempotent)
-            return _mark(self._name, decorated, definition)
-
-        return mark if function is None else mark(function)
-
-
-class HookDecorator(_Decorator):
+class HookDecorator(Protocol):
     """A decorator for hooks that see a request, on its way in or out."""
 
     @overload
@@ -96,24 +68,8 @@ class HookDecorator(_Decorator):
         self, /, *, timeout: float | None = None, on_error: OnError = "fail", idempotent: bool = False
     ) -> Callable[[_HookT], _HookT]: ...
 
-    def __call__(
-        self,
-        function: Any = None,
-        /,
-        *,
-        timeout: float | None = None,
-        on_error: OnError = "fail",
-        idempotent: bool = False,
-    ) -> Any:
-        """Mark a function as a hook.
 
-        `timeout`: seconds it may take. `on_error="continue"`: a failure lets the object pass untouched.
-        `idempotent=True`: it may run again if its worker died. Raises HookOptionError, NotAHookError.
-        """
-        return self._apply(function, timeout, on_error, idempotent)
-
-
-class EventDecorator(_Decorator):
+class EventDecorator(Protocol):
     """The decorator for handlers of the gateway's events."""
 
     @overload
@@ -124,6 +80,17 @@ class EventDecorator(_Decorator):
         self, /, *, timeout: float | None = None, on_error: OnError = "fail", idempotent: bool = False
     ) -> Callable[[_EventT], _EventT]: ...
 
+
+class _Decorator:
+    """Checks the options, then marks the function."""
+
+    def __init__(self, name: str, hook_type: str | None) -> None:
+        self._name = name
+        self._hook_type = hook_type
+
+    def __repr__(self) -> str:
+        return f"@{self._name}"
+
     def __call__(
         self,
         function: Any = None,
@@ -133,8 +100,20 @@ class EventDecorator(_Decorator):
         on_error: OnError = "fail",
         idempotent: bool = False,
     ) -> Any:
-        """Mark a function `(event, spec)` as an event handler; the options are those of the other hooks."""
-        return self._apply(function, timeout, on_error, idempotent)
+        """Mark a function as a hook, or as an event handler.
+
+        `timeout`: seconds it may take. `on_error="continue"`: a failure lets the object pass untouched.
+        `idempotent=True`: it may run again if its worker died. Raises HookOptionError, NotAHookError.
+        """
+        _check_options(self._name, timeout, on_error, idempotent)
+        seconds = None if timeout is None else float(timeout)
+
+        def mark(decorated: _AnyT) -> _AnyT:
+            name = _hook_name(self._name, decorated)
+            definition = HookDefinition(name, self._hook_type, seconds, on_error, idempotent)
+            return _mark(self._name, decorated, definition)
+
+        return mark if function is None else mark(function)
 
 
 def _check_options(decorator: str, timeout: object, on_error: object, idempotent: object) -> None:
@@ -185,23 +164,23 @@ def _hook_name(decorator: str, function: object) -> str:
     return str.__str__(name)
 
 
-Hook: Final = HookDecorator("Hook", None)
+Hook: Final[HookDecorator] = _Decorator("Hook", None)
 """A hook of any type: the manifest says where it runs."""
 
-Pre: Final = HookDecorator("Pre", "Pre")
+Pre: Final[HookDecorator] = _Decorator("Pre", "Pre")
 """Runs first, before authentication: there is no session yet."""
 
-CustomKeyCheck: Final = HookDecorator("CustomKeyCheck", "CustomKeyCheck")
+CustomKeyCheck: Final[HookDecorator] = _Decorator("CustomKeyCheck", "CustomKeyCheck")
 """Authenticates the request; returns a session whose metadata has a `token`, or sets an override."""
 
-PostKeyAuth: Final = HookDecorator("PostKeyAuth", "PostKeyAuth")
+PostKeyAuth: Final[HookDecorator] = _Decorator("PostKeyAuth", "PostKeyAuth")
 """Runs right after authentication, with the session."""
 
-Post: Final = HookDecorator("Post", "Post")
+Post: Final[HookDecorator] = _Decorator("Post", "Post")
 """Runs last before the upstream is called."""
 
-Response: Final = HookDecorator("Response", "Response")
+Response: Final[HookDecorator] = _Decorator("Response", "Response")
 """Runs on the upstream's answer: `(request, response, session, metadata, spec)`, returns the response."""
 
-Event: Final = EventDecorator("Event", "Event")
+Event: Final[EventDecorator] = _Decorator("Event", "Event")
 """Handles an event of the gateway: `(event, spec)`, returns nothing."""

@@ -31,14 +31,7 @@ class PublicKey:
 
         Raises KeyFileError where it holds no RSA public key, or `cryptography` is missing.
         """
-        content, serialization = read_key_file(path), _crypto("hazmat.primitives.serialization")
-        try:
-            key = serialization.load_pem_public_key(content)
-        except (ValueError, _crypto("exceptions").UnsupportedAlgorithm) as error:
-            raise KeyFileError(f"{path}: not a public key in PEM (PKCS#1 or PKIX)") from error
-        if not isinstance(key, _crypto("hazmat.primitives.asymmetric.rsa").RSAPublicKey):
-            raise KeyFileError(f"{path}: holds another kind of key than RSA")
-        return cls(key)
+        return cls(_read_key(path, "public", "PKCS#1 or PKIX"))
 
     def check(self, digest: bytes, signature: str) -> None:
         """Check a base64 signature of a SHA-256 digest.
@@ -63,23 +56,28 @@ class PrivateKey:
 
         Raises KeyFileError where it holds no RSA private key, or `cryptography` is missing.
         """
-        content, serialization = read_key_file(path), _crypto("hazmat.primitives.serialization")
-        try:
-            key = serialization.load_pem_private_key(content, password=None)
-        except TypeError as error:  # raised by `cryptography` where a passphrase is needed
-            raise KeyFileError(f"{path}: is encrypted; decrypt it first: openssl pkey -in {path}") from error
-        except (ValueError, _crypto("exceptions").UnsupportedAlgorithm) as error:
-            raise KeyFileError(f"{path}: not a private key in PEM (PKCS#1 or PKCS#8)") from error
-        if not isinstance(key, _crypto("hazmat.primitives.asymmetric.rsa").RSAPrivateKey):
-            raise KeyFileError(f"{path}: holds another kind of key than RSA")
-        return cls(key)
+        return cls(_read_key(path, "private", "PKCS#1 or PKCS#8", password=None))
 
     def sign(self, digest: bytes) -> str:
         """Return the base64 signature of a SHA-256 digest."""
         return base64.b64encode(self._key.sign(digest, *_scheme())).decode()
 
 
-def read_key_file(path: Path) -> bytes:
+def _read_key(path: Path, kind: str, forms: str, **options: Any) -> Any:
+    """Read an RSA key of a kind, "public" or "private", from a PEM file. Raises KeyFileError."""
+    content, serialization = _read_file(path), _crypto("hazmat.primitives.serialization")
+    try:
+        key = getattr(serialization, f"load_pem_{kind}_key")(content, **options)
+    except TypeError as error:  # raised by `cryptography` where a passphrase is needed
+        raise KeyFileError(f"{path}: is encrypted; decrypt it first: openssl pkey -in {path}") from error
+    except (ValueError, _crypto("exceptions").UnsupportedAlgorithm) as error:
+        raise KeyFileError(f"{path}: not a {kind} key in PEM ({forms})") from error
+    if not isinstance(key, getattr(_crypto("hazmat.primitives.asymmetric.rsa"), f"RSA{kind.capitalize()}Key")):
+        raise KeyFileError(f"{path}: holds another kind of key than RSA")
+    return key
+
+
+def _read_file(path: Path) -> bytes:
     """Read a key's file. Raises KeyFileError where it cannot be read, or is too large for a key."""
     try:
         with path.open("rb") as file:

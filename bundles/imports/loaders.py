@@ -28,7 +28,18 @@ class Owner(Protocol):
         """Return the name by which the bundle imports a module."""
 
 
-class BundleLoader(SourceFileLoader):
+class _OwnBuiltins:
+    """Runs modules with their bundle's builtins."""
+
+    space: Owner
+
+    def exec_module(self, module: ModuleType) -> None:
+        vars(module)["__builtins__"] = self.space.builtins
+        self.space.started(module.__name__)
+        super().exec_module(module)  # type: ignore[misc]
+
+
+class BundleLoader(_OwnBuiltins, SourceFileLoader):  # type: ignore[misc]  # typeshed's bases differ
     """Loads one source file of a bundle, with the bundle's own `__import__`, and writes no bytecode next to it."""
 
     def __init__(self, space: Owner, fullname: str, path: str) -> None:
@@ -42,12 +53,6 @@ class BundleLoader(SourceFileLoader):
         self.space.check(path, source)
         code: CodeType = self.source_to_code(source, path)
         return code
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code with the bundle's builtins."""
-        vars(module)["__builtins__"] = self.space.builtins
-        self.space.started(module.__name__)
-        super().exec_module(module)
 
 
 class FolderLoader(BundleLoader):
@@ -93,23 +98,17 @@ class CompiledLoader(ExtensionFileLoader):
         )
 
 
-class ZipLoader(zipimporter):
+class ZipLoader(_OwnBuiltins, zipimporter):
     """Loads the modules of a ZIP inside a bundle."""
 
     def __init__(self, space: Owner, path: str) -> None:
         super().__init__(path)
-        self._space = space
+        self.space = space
 
     def get_code(self, fullname: str) -> CodeType:
         """Compile the source. Raises ImportError where the ZIP is not as it was signed."""
-        self._space.check(self.archive, Path(self.archive).read_bytes())
+        self.space.check(self.archive, Path(self.archive).read_bytes())
         return super().get_code(fullname)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code with the bundle's builtins."""
-        vars(module)["__builtins__"] = self._space.builtins
-        self._space.started(module.__name__)
-        super().exec_module(module)
 
 
 class AliasLoader(Loader):

@@ -124,7 +124,6 @@ class _Reader(ast.NodeVisitor):
         self._module = module
         self._shared_classes = shared_classes
         self._scopes: list[_Scope] = []
-        self._classes: list[ast.ClassDef] = []
         self._method_of: ast.ClassDef | None = None
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:

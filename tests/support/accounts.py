@@ -19,7 +19,7 @@ import pytest
 from tests.support.root import ROOT
 
 OTHER_USER: Final = 54_321
-"""A user that has no name and owns nothing."""
+"""A user without a name or files."""
 _REVEAL: Final = """
 set -e
 aside=$(mktemp -d)
@@ -48,7 +48,7 @@ exec "$@"
 
 
 def needs_root() -> None:
-    """Skip the test where other users cannot be had."""
+    """Skip the test where it cannot run programs as other users."""
     if os.geteuid() != 0:
         pytest.skip("only root can run programs as other users")
     try:
@@ -58,7 +58,7 @@ def needs_root() -> None:
 
 
 def reachable(command: Sequence[str]) -> list[str]:
-    """The command, with Python and this checkout where every user gets as far as them."""
+    """Return the command, with Python and this checkout in places that every user can reach."""
     closed = _closed_folder()
     if closed is None:
         return list(command)
@@ -79,7 +79,7 @@ def run_as(user: int, command: Sequence[str], groups: Sequence[int] = ()) -> str
 
 @functools.cache
 def _closed_folder() -> Path | None:
-    """The outermost folder above Python or the checkout that others cannot go through."""
+    """Return the outermost folder above Python or the checkout that other users cannot pass."""
     for path in (Path(sys.base_prefix), ROOT):
         for folder in reversed(path.parents):
             if not folder.stat().st_mode & stat.S_IXOTH:

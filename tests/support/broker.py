@@ -23,11 +23,11 @@ from tykpy.commands.objects import CallDescription, build_object
 
 TYKPY = str(Path(sys.executable).parent / "tykpy")
 PATIENCE = 30.0
-"""Seconds until a wait on a condition is a failure; no test asserts that something is faster."""
+"""Seconds until a wait on a condition fails; no test asserts that something is faster."""
 
 
 class RunningBroker:
-    """`tykpy broker`, waited for until its workers are ready (sd_notify says so) and stopped at the end."""
+    """`tykpy broker` as a context: ready when entered (as sd_notify reports), stopped at the end."""
 
     def __init__(self, folder: Path, *flags: str, workers: int = 1, env: dict[str, str] | None = None) -> None:
         self.folder = folder
@@ -45,14 +45,14 @@ class RunningBroker:
         self._env = env or {}
         self._waits = True
         self.prefix: list[str] = []
-        """What its command stands behind, e.g. a program that starts it in another way."""
+        """Prefix of its command, e.g. a program that starts it in another way."""
         self.inherits: tuple[int, ...] = ()
-        """Descriptors of ours that it gets."""
+        """Descriptors that it inherits."""
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
-        """What a gateway would dial."""
+        """The address that a gateway dials."""
         return f"unix://{self.socket}"
 
     @property
@@ -74,7 +74,7 @@ class RunningBroker:
         return path
 
     def add_flags(self, *flags: str) -> None:
-        """Give it more flags, e.g. with paths of its runtime folder; counts at the next start."""
+        """Add flags for the next start, e.g. with paths of its runtime folder."""
         self._flags += flags
 
     def start(self) -> Self:
@@ -97,7 +97,7 @@ class RunningBroker:
         return self
 
     def wait_for_status(self, condition: Callable[[str], bool]) -> str:
-        """Wait until the broker tells its service manager something that fits."""
+        """Wait for a matching message to the service manager."""
         while True:
             try:
                 message = self._notify.recv(4096).decode()
@@ -107,7 +107,7 @@ class RunningBroker:
                 return message
 
     def forget_status(self) -> None:
-        """Forget what a broker that is gone has said, before the next one starts."""
+        """Drop messages of the previous broker before the next one starts."""
         self._notify.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -136,14 +136,14 @@ class RunningBroker:
         return RpcClient(str(self.socket.parent / "admin.sock"))
 
     def status(self) -> dict[str, Any]:
-        """What `tykpy status` would show."""
+        """Return what `tykpy status` shows."""
         with self.admin() as client:
             status = client.call("status")
         assert isinstance(status, dict)
         return status
 
     def check_accounts(self) -> None:
-        """Wait until nothing is counted of any request any more."""
+        """Wait until no bytes of requests are counted any more."""
 
         def all_zero() -> bool:
             status = self.status()
@@ -171,7 +171,7 @@ class RunningBroker:
         wait_until(lambda: text in self.log, lambda: f"{text!r} in the log:\n{self.log}")
 
     def unready(self, files: dict[str, str] | None = None) -> Self:
-        """With these bundles, do not wait for the workers when it is entered: they are not expected."""
+        """Do not wait for workers when entered: with these bundles none becomes ready."""
         for name, text in (files or {}).items():
             self.add_file(name, text)
         self._waits = False
@@ -208,14 +208,14 @@ class RunningBroker:
 
 
 def stop_process(pid: int) -> None:
-    """Send SIGSTOP and wait until the process is stopped: one that waits for a CPU still does what it began."""
+    """Send SIGSTOP and wait until it takes effect: a process that waits for a CPU still finishes what it began."""
     os.kill(pid, signal.SIGSTOP)
     process = psutil.Process(pid)
     wait_until(lambda: process.status() == psutil.STATUS_STOPPED, lambda: f"process {pid} is {process.status()}")
 
 
 def wait_until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
-    """Poll a condition that nothing announces; fails with `what` when it does not come true."""
+    """Poll a condition that nothing announces; fail with `what` if it never holds."""
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, f"did not come true in {PATIENCE} s: {what()}"
@@ -224,7 +224,7 @@ def wait_until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
 
 @contextlib.contextmanager
 def running_broker(folder: Path, *flags: str, workers: int = 1, files: dict[str, str]) -> Iterator[RunningBroker]:
-    """A broker with these files in its folder of bundles."""
+    """Return a broker with these files in its folder of bundles."""
     broker = RunningBroker(folder, *flags, workers=workers)
     for name, text in files.items():
         broker.add_file(name, text)

@@ -58,7 +58,7 @@ def write_zip(path: Path, files: dict[str, str], **middleware: Any) -> Path:
 
 
 class Served:
-    """The bundles of one folder, served."""
+    """Serves the bundles of one folder."""
 
     def __init__(
         self, folder: Path, unpacked: Path, public_key: PublicKey | None = None, kind: Kind = Kind.OBJECT
@@ -66,7 +66,7 @@ class Served:
         self.folder = folder
         self._new_store = partial(BundleStore, [folder], unpacked, public_key)
         self.kind = kind
-        """How `run` sends an object: as protobuf or, for OBJECT_MAP, as a MessagePack map."""
+        """How `run` sends objects: as protobuf, or as a MessagePack map for OBJECT_MAP."""
         self._load()
 
     def _load(self) -> None:

@@ -1,4 +1,4 @@
-"""Certificates for tests: authorities, and what they sign."""
+"""Certificates for tests: authorities, and the certificates that they sign."""
 
 import datetime
 import ipaddress
@@ -63,13 +63,13 @@ class TlsFiles:
 
     @property
     def flags(self) -> list[str]:
-        """A broker's, for one address with TLS."""
+        """Return a broker's TLS options for one address."""
         files = ["--tls-cert", str(self.server.cert), "--tls-key", str(self.server.key)]
         return ["--listen", f"tls://127.0.0.1:{self.port}", *files]
 
     @property
     def mutual(self) -> list[str]:
-        """The same, for clients with a certificate only."""
+        """Return the same, but require certificates of clients."""
         return [*self.flags, "--tls-client-ca", str(self.clients.path)]
 
 

@@ -18,7 +18,7 @@ MAX_MESSAGE = 1024 * 1024
 
 
 class LocalWorker:
-    """A worker that claims and answers when the test says so."""
+    """A worker that claims and answers at the test's command."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class LocalWorker:
         learns: bool = False,
         pid: int | None = None,
     ) -> None:
-        """`pid`: of a process whose CPU time is taken for the worker's."""
+        """`pid`: the process whose CPU time stands for the worker's."""
         options = channel_options(threads, MAX_MESSAGE, learns=learns)
         channel = BrokerChannel.create(slot, generation, 1, options, bodies)
         argument = worker_argument_of_copies(channel)
@@ -39,20 +39,20 @@ class LocalWorker:
         self.link = Link(slot, generation, channel, threads, pid or os.getpid(), learns=learns)
 
     def claim(self, slot: int = 0) -> Request:
-        """Start the next request; blocks until one is rung for."""
+        """Claim the next request; blocks until its doorbell rings."""
         request = self.channel.claim(slot)
         assert request is not None
         return request
 
     def finish(self, request: Request, slot: int = 0, handler_ns: int = 1000, waiting: float | None = None) -> None:
-        """Answer a request with its own body; `waiting`: which part of its time it waited."""
+        """Answer a request with its own body; `waiting`: the fraction of its time that it waited."""
         if waiting is not None:
             handler_ns |= 1 + int(waiting * MAX_WAITING) << WAITING_SHIFT
         frame = unpack_frame(request.payload)
         self.channel.answer(slot, request.seq, pack_frame(frame.kind, None, frame.body), False, handler_ns)
 
     def close(self) -> None:
-        """Give back both ends."""
+        """Close both ends."""
         self.channel.close()
         self.link.channel.close()
 

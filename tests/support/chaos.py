@@ -30,11 +30,11 @@ def recorded(request, session, spec):
     request.add_header("Nonce", nonce)
     return request, session
 """
-"""Appends of one small write each are never mixed, and a killed process has written its line whole or not at all."""
+"""One small append per line is never mixed with others, and is written whole or not at all if the process is killed."""
 
 METHOD = "/coprocess.Dispatcher/Dispatch"
 CALL_PATIENCE: Final = 10 * PATIENCE
-"""Seconds: so many that no call fails for it, whatever is killed."""
+"""Seconds; large enough that no call fails because of it, whatever is killed."""
 _CHANNEL_OPTIONS: Final = [
     ("grpc.use_local_subchannel_pool", 1),  # a connection for each channel
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -55,10 +55,10 @@ class Callers:
     def __init__(self, target: str, calls: int | None, connections: int = 4, window: int = 8) -> None:
         """`calls`: None for as many as can be made until `stop`."""
         self.answers: dict[str, str] = {}
-        """The nonce that came back, by the one that was sent."""
+        """Returned nonce by sent nonce."""
         self.failures: dict[str, Failure] = {}
         self.done = threading.Event()
-        """All calls have ended."""
+        """Set when all calls have ended."""
         self._target = target
         self._window = window
         self._nonces = iter(range(calls)) if calls is not None else itertools.count()
@@ -70,7 +70,7 @@ class Callers:
 
     @property
     def ended(self) -> int:
-        """Calls that have ended, one way or the other."""
+        """The number of calls that have ended, with or without an error."""
         return len(self.answers) + len(self.failures)
 
     def wait_ended(self, calls: int) -> None:
@@ -78,7 +78,7 @@ class Callers:
         wait_until(lambda: self.ended >= calls, lambda: f"{calls} calls; {self.ended} have ended")
 
     def stop(self) -> None:
-        """Make no more calls, and give up those that have not ended."""
+        """Make no more calls, and cancel those under way."""
         with self._lock:
             self._stopping = True
             left = list(self._in_flight.values())
@@ -134,7 +134,7 @@ class Callers:
 
 
 class Journal:
-    """What the hook wrote down."""
+    """The lines that the hook wrote."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -142,11 +142,11 @@ class Journal:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For the broker, and so for its workers."""
+        """The environment of the broker and its workers."""
         return {"CHAOS_JOURNAL": str(self.path)}
 
     def runs(self) -> Counter[str]:
-        """How often the hook ran, by nonce."""
+        """Count the hook's runs by nonce."""
         return Counter(line.split()[1] for line in self.path.read_text().splitlines())
 
 

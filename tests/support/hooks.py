@@ -10,7 +10,7 @@ from tyk.decorators import Pre, Post, PostKeyAuth, CustomKeyCheck, Response, Hoo
 from gateway import TykGateway as tyk
 
 def enter_gate(request):
-    """Say that we run (a line with our process and thread), then wait until the test opens the gate."""
+    """Report that the hook runs (a line with process and thread), then wait until the test opens the gate."""
     with open(request.get_header("Entered"), "a") as entered:
         entered.write(f"{os.getpid()} {threading.get_ident()} {request.get_header('Name')}\\n")
     while not os.path.exists(request.get_header("Gate")):
@@ -139,7 +139,7 @@ def load(request, session, spec):
 
 
 class Gate:
-    """Holds gated hooks until it is opened; knows who has entered."""
+    """Holds gated hooks until it is opened, and records who has entered."""
 
     def __init__(self, folder: Path, name: str = "gate") -> None:
         self._entered = folder / f"{name}.entered"
@@ -162,5 +162,5 @@ class Gate:
         return self.entered
 
     def open(self) -> None:
-        """Let everybody through, now and from now on."""
+        """Let all calls through, now and later."""
         self._opened.touch()

@@ -1,4 +1,4 @@
-"""RSA keys for tests, in every form of PEM that a gateway or a person may have."""
+"""RSA keys for tests, in every form of PEM that gateways and people use."""
 
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ PUBLIC_FORMS: Final = {"pkcs1": PublicFormat.PKCS1, "pkix": PublicFormat.Subject
 
 @cache
 def rsa_key(name: str = "ours") -> rsa.RSAPrivateKey:
-    """Return the key of this name; it takes a moment to make, so each is made once."""
+    """Return the key of this name; generated once, because that takes a moment."""
     return rsa.generate_private_key(65537, BITS)
 
 

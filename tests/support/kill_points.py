@@ -1,4 +1,4 @@
-"""Ends a worker by SIGKILL at an exact place of its loop: replaces what it calls and stores there, nothing else.
+"""Kills a worker (SIGKILL) at an exact place of its loop, by replacing only the calls and stores at that place.
 
 A bundle may hold this file as it is: it imports only what plugins can. It is armed while the worker runs a request; the
 request after that is the one it is killed at.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 _layout: Any = pkgutil.resolve_name("tykpy.ipc.ring.layout")
-"""Not by import: for a bundle there is no `ipc`."""
+"""Not imported: a bundle cannot import `ipc`."""
 
 NOT_STARTED: Final = ("token taken", "record popped", "before active_start", "before active_seq")
 EXECUTING: Final = (
@@ -30,7 +30,7 @@ ANSWERED: Final = (
     "after doorbell",
     "back at the doorbell",
 )
-"""Places in `ipc/channel/worker_end.py`, by what a kill there means for the request."""
+"""Places in `ipc/channel/worker_end.py`, and what a kill there means for the request."""
 
 UNDECODED: Final = ("before decoding", "hook found")
 RAN: Final = ("hook returned",)
@@ -60,7 +60,7 @@ _STORES: Final = {
 
 
 def die() -> None:
-    """What the kernel does to a process that is out of memory."""
+    """Kill this process as the kernel does when memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -87,7 +87,7 @@ class DeadlyWords:
 
 
 class DeadlyInvocation:
-    """An invocation whose result nobody sees."""
+    """An invocation whose result is never sent."""
 
     def __init__(self, invocation: Any) -> None:
         self._invocation = invocation
@@ -100,14 +100,14 @@ class DeadlyInvocation:
         return result
 
     async def run_async(self) -> bytes:
-        """Do the same for an `async def` hook."""
+        """Run an `async def` hook and die."""
         result: bytes = await self._invocation.run_async()
         die()
         return result
 
 
 def arm(channel: object, point: str) -> None:
-    """Let this process be killed at `point`, a place in its channel's code or one that `reach` names."""
+    """Kill this process at `point`, a place in its channel's code or one that `reach` names."""
     internals: Any = channel
     if point in _STORES:
         _arm_words(internals, *_STORES[point])
@@ -130,7 +130,7 @@ def arm(channel: object, point: str) -> None:
 
 
 def arm_worker(worker: object, point: str) -> None:
-    """The same for a place in the loop of a `workers.serve.WorkerLoop`."""
+    """Kill this process at a place in the loop of a `workers.serve.WorkerLoop`."""
     internals: Any = worker
     dispatcher = internals._dispatcher
     if point == "before decoding":
@@ -148,19 +148,19 @@ _armed: set[str] = set()
 
 
 def reach(point: str) -> None:
-    """This place is reached: whoever armed it wanted to be killed here."""
+    """Reach a place: kill this process if the place is armed."""
     if point in _armed:
         die()
 
 
 def _arm_words(internals: Any, first: int, number: int, when: str, count: int) -> None:
-    """The words are held by the channel, its producer and its consumer."""
+    """Replace the words in the channel, its producer and its consumer."""
     words = DeadlyWords(internals._words, first, number, when, count)
     internals._words = internals._push.__self__._words = internals._commit.__self__._words = words
 
 
 def _dying_before(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
-    """A function whose n-th call does nothing any more."""
+    """Wrap a function: its n-th call kills the process before it does anything."""
     left = iter(range(calls - 1, -1, -1))
 
     def call(*arguments: Any) -> Any:
@@ -172,7 +172,7 @@ def _dying_before(function: Callable[..., Any], calls: int) -> Callable[..., Any
 
 
 def _dying_after(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
-    """A function whose n-th call returns to nobody."""
+    """Wrap a function: its n-th call kills the process before it returns."""
     left = iter(range(calls - 1, -1, -1))
 
     def call(*arguments: Any) -> Any:
@@ -185,7 +185,7 @@ def _dying_after(function: Callable[..., Any], calls: int) -> Callable[..., Any]
 
 
 def _dying_within(push: Callable[..., int], calls: int) -> Callable[..., int]:
-    """A `Producer.push` whose n-th call leaves the record's header and half of its payload, and no store of tail."""
+    """Return a `Producer.push` whose n-th call writes the record's header and half of its payload, but not the tail."""
     producer: Any = push.__self__  # type: ignore[attr-defined]
     left = iter(range(calls - 1, -1, -1))
 

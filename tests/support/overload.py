@@ -1,4 +1,4 @@
-"""More calls than workers can run, at a fixed rate whatever comes back; and what the hook says of each run.
+"""Calls at a fixed rate that is more than the workers can run, and the hook's account of each run.
 
 The hook writes down how long before its deadline the worker claimed it: the very number that the worker compares.
 """
@@ -38,24 +38,24 @@ def takes_time(request, session, spec):
 """
 METHOD: Final = "/coprocess.Dispatcher/Dispatch"
 CALL_PATIENCE: Final = 300.0
-"""Seconds: what a call gets is the broker's answer, not its client's."""
+"""Seconds; large enough that calls end with the broker's answer, not with the client's timeout."""
 
 
 class Run(NamedTuple):
-    """One run of the hook, by its own account."""
+    """One run of the hook, as it recorded it."""
 
     nonce: str
     left_ns: int
-    """From the moment the worker claimed it to its deadline."""
+    """Seconds from the worker's claim to the deadline."""
 
 
 class OpenLoopCallers:
-    """Calls that start when they are due; a context that ends when all have ended."""
+    """Starts calls when they are due; as a context, ends when all calls have ended."""
 
     def __init__(self, address: str, rate: float, hook_seconds: float) -> None:
         self.answers: list[str] = []
         self.failures: dict[str, str] = {}
-        """Code and message, by nonce."""
+        """Code and message by nonce."""
         self.calls = 0
         self._address = address
         self._rate = rate
@@ -80,11 +80,11 @@ class OpenLoopCallers:
 
     @property
     def ended(self) -> int:
-        """Calls that have ended, one way or the other."""
+        """The number of calls that have ended, with or without an error."""
         return len(self.answers) + len(self.failures)
 
     def press(self, seconds: float) -> None:
-        """Make calls for so long."""
+        """Make calls for so many seconds."""
         start = time.monotonic()
         for number in range(int(seconds * self._rate)):
             # When a call is due is the load itself: nothing is waited for here.
@@ -92,7 +92,7 @@ class OpenLoopCallers:
             self.call(f"n{number}")
 
     def call(self, nonce: str) -> Any:
-        """Make one call now; gives its future."""
+        """Make one call now; return its future."""
         headers = [("Nonce", nonce), ("Seconds", str(self._hook_seconds))]
         body = build_object(CallDescription("takes_time", bundle="overload", headers=headers)).SerializeToString()
         with self._lock:
@@ -112,11 +112,11 @@ class OpenLoopCallers:
 
 
 def runs_in(journal: Path) -> list[Run]:
-    """What the hook wrote down."""
+    """The runs that the hook recorded."""
     rows = (line.split() for line in journal.read_text().splitlines())
     return [Run(nonce, int(left)) for nonce, left in rows]
 
 
 def codes(failures: dict[str, str]) -> Counter[str]:
-    """How many calls failed with which code."""
+    """Count the failed calls by code."""
     return Counter(text.partition(":")[0] for text in failures.values())

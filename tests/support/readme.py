@@ -1,4 +1,4 @@
-"""What README.md shows, for tests that do what it says."""
+"""The code blocks of README.md, for tests that execute them."""
 
 import json
 import re
@@ -10,12 +10,12 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    """The fenced blocks of a language."""
+    """Return the fenced blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 def json_block(part: str, *, without: str = "\0") -> Any:
-    """The only block of JSON that has this part, and not the other."""
+    """Return the only block of JSON that contains `part`, and not the other."""
     (found,) = [block for block in blocks("json") if part in block and without not in block]
     return json.loads(found)
 

@@ -1,4 +1,4 @@
-"""Where the tree of tykpy is."""
+"""The root of the source tree."""
 
 from pathlib import Path
 from typing import Final

@@ -1,4 +1,4 @@
-"""What hooks need that reach for the channel of their own process, and a broker that looks whole after them."""
+"""Hooks that damage the channel of their own process, and checks that the broker recovers."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ layout = pkgutil.resolve_name("tykpy.ipc.ring.layout")
 HEADER = layout.HEADER_SIZE
 
 def find():
-    """The channel of this process, and the number of the request that runs."""
+    """Return this process's channel, and the number of the running request."""
     frame = sys._getframe()
     while not hasattr(frame.f_locals.get("request"), "seq"):
         frame = frame.f_back
@@ -27,7 +27,7 @@ WHAT: Final = "wrote something that cannot be"
 
 
 def check_replaced(broker: RunningBroker, reason: str, workers: int = 2) -> None:
-    """One worker was ended for this reason, with one line in the log, and is replaced."""
+    """Check that one worker was ended for this reason, with one line in the log, and was replaced."""
     wait_until(lambda: broker.status()["restarts"] == 1, lambda: str(broker.status()))
     wait_until(lambda: serving(broker) == workers, lambda: str(broker.status()))
     (line,) = [line for line in broker.log.splitlines() if "ERROR" in line and WHAT in line]
@@ -36,5 +36,5 @@ def check_replaced(broker: RunningBroker, reason: str, workers: int = 2) -> None
 
 
 def serving(broker: RunningBroker) -> int:
-    """How many workers are ready."""
+    """Count the ready workers."""
     return sum(row["state"] == "ready" for row in broker.status()["workers"])

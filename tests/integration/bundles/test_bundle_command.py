@@ -20,7 +20,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def tykpy(*arguments: object, cwd: Path | None = None, code: int = 0) -> str:
-    """Run a command that ends with this code; returns all that it printed."""
+    """Run a command that must end with this code; return everything that it printed."""
     done = subprocess.run(
         [TYKPY, *map(str, arguments)], cwd=cwd, text=True, timeout=60, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -37,7 +37,7 @@ def test_a_zip_is_found_by_the_hash_of_its_name(tmp_path: Path) -> None:
 
 
 def write_zip(broker: RunningBroker, version: int) -> None:
-    """Put a bundle into its place as a whole, as a deployment should."""
+    """Put a bundle in place atomically, as a deployment should."""
     with zipfile.ZipFile(broker.folder / "new.zip", "w") as archive:
         archive.writestr("manifest.json", MANIFEST)
         archive.writestr("middleware.py", f"{SOURCE}\nVERSION = {version}\n")
@@ -64,7 +64,7 @@ def test_unpacked_versions_are_removed_when_no_worker_uses_them(tmp_path: Path) 
             wait_until(lambda: len(folders()) == 1, lambda: str(folders()))
             seen.update(folders())
         assert len(seen) == 3
-        # A copy that is damaged while it is used, and a worker that cannot give its copy back.
+        # A copy that is damaged while in use, and a worker that cannot release its copy.
         (unpacked / folders()[0] / "middleware.py").write_text("damaged")
         with broker.admin() as client:
             client.call("reload", timeout=PATIENCE)
@@ -94,7 +94,7 @@ def test_a_hook_name_in_two_bundles_needs_a_bundle(tmp_path: Path) -> None:
 
 
 def kept(broker: RunningBroker, value: str) -> bool:
-    """Store and load; a call that finds a busy machine or a Redis that starts is answered empty, and tried again."""
+    """Store and load; retry empty answers of a busy machine or a Redis that is starting."""
     broker.call("store", bundle="hooks", headers=[("Value", value)])
     return broker.call("load", bundle="hooks").request.set_headers["Value"] == value
 
@@ -128,7 +128,7 @@ def test_a_redis_that_is_down_at_the_start_is_a_warning(tmp_path: Path) -> None:
         wait_until(lambda: storage_of(broker)["state"] == "fails", lambda: str(storage_of(broker)))
         errors = storage_of(broker)["errors"]
         assert errors >= 1
-        # A worker that ends takes nothing away, and the next one does not look again.
+        # A worker that ends removes nothing, and the next one does not check again.
         for row in broker.status()["workers"]:
             os.kill(row["pid"], signal.SIGKILL)
             wait_until(lambda: row["pid"] not in pids(broker), lambda: broker.log)  # noqa: B023

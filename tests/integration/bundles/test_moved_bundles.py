@@ -101,7 +101,7 @@ def own(request, session, spec):
 
 
 def test_packages_installed_below_the_folder_are_shared(tmp_path: Path) -> None:
-    """As with `--bundles .` in a project's folder that has its virtual environment in it."""
+    """As with `--bundles .` in a project's folder that contains its virtual environment."""
     library = tmp_path / "bundles" / ".venv" / "site-packages"
     files = {
         "mine.py": PROJECT,

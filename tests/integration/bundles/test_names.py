@@ -95,7 +95,7 @@ def run(broker: RunningBroker, *arguments: str, code: int = 0) -> subprocess.Com
 
 
 def row(table: str, bundle: str) -> list[str]:
-    """The cells of a bundle's first row."""
+    """Return the cells of a bundle's first row."""
     return next(re.split(r" {2,}", line) for line in table.splitlines() if line.startswith(f"{bundle} "))
 
 
@@ -140,7 +140,7 @@ def test_a_broken_bundle_is_one_error_with_its_name(broker: RunningBroker) -> No
 
 
 def test_every_kind_of_broken_bundle_is_one_error(tmp_path: Path) -> None:
-    """Not one for each worker, also where each has another reason to give."""
+    """There is not one error per worker, even if each has another reason."""
     broker = RunningBroker(tmp_path, workers=3)
     sources = {
         "raises.py": "import os\nraise ValueError(f'in process {os.getpid()}')",
@@ -190,7 +190,7 @@ def test_status_and_reload_name_it(broker: RunningBroker) -> None:
 
 
 def test_new_definitions_are_read_when_they_matter(broker: RunningBroker) -> None:
-    """A bundle that appears has its name in the log at once: the gateway has read the definition before."""
+    """A new bundle is named in the log at once: the gateway read the definition before."""
     write_definition(broker.folder / "apps", "late.json", classic("id-late", "Late", "late.zip"))
     write_bundle(broker.bundles / LATE, {"middleware.py": HOOKS})
     broker.wait_for_log(f"new workers load {LATE} (late.zip; API Late): ")

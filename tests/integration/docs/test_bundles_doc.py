@@ -25,7 +25,7 @@ FILES = [
     "old/middleware.py",
     "typo.py",
 ]
-"""What the page's blocks of JSON and Python are, in their order."""
+"""The files in the page's blocks of JSON and Python, in order."""
 OLD_MANIFEST = '{"file_list": ["middleware.py"], "custom_middleware": {"driver": "python", "pre": [{"name": "count"}]}}'
 
 
@@ -35,7 +35,7 @@ def blocks(*languages: str) -> list[str]:
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """Yield each command with the lines that it prints."""
+    """Yield each command with its output."""
     for block in blocks("console"):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, *printed = part.splitlines()
@@ -43,7 +43,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 
 class Shell:
-    """Runs the page's commands in one folder; a broker goes on running."""
+    """Runs the page's commands in one folder; a broker keeps running."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,7 +69,7 @@ class Shell:
 
 
 def running_broker_with(folder: Path, flags: list[str]) -> RunningBroker:
-    """Start the page's broker; it is started from elsewhere, so files are named by their whole paths."""
+    """Start the page's broker from another folder, so that files are named by absolute paths."""
     assert flags[:2] == ["--bundles", "bundles"]
     whole = [str(folder / flag) if (folder / flag).exists() else flag for flag in flags[2:]]
     return RunningBroker(folder, *whole).__enter__()
@@ -77,7 +77,7 @@ def running_broker_with(folder: Path, flags: list[str]) -> RunningBroker:
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
-    """A shell in a folder with the page's files."""
+    """Return a shell in a folder with the page's files."""
     for name, text in zip(FILES, blocks("json", "python"), strict=True):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)

@@ -24,7 +24,7 @@ META = {"client": "ada", "left": 3}
 
 
 def blocks(language: str) -> list[str]:
-    """The fenced blocks of a language."""
+    """Return the fenced blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 
 
@@ -55,7 +55,7 @@ def run(broker: RunningBroker, command: str) -> str:
 
 @contextlib.contextmanager
 def broker_of(command: str, folder: Path, *replaced: tuple[str, str]) -> Iterator[RunningBroker]:
-    """Run the broker of a command line; addresses are those of the test's own servers."""
+    """Run the broker of a command line, with the addresses of the test's own servers."""
     for old, new in replaced:
         assert old in command
         command = command.replace(old, new)

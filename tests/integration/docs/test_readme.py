@@ -28,7 +28,7 @@ TIMEOUT = 110
 
 
 def commands() -> list[str]:
-    """Every command line, without its comment."""
+    """Return every command line, without its comment."""
     lines = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
     return [line.split("  #")[0].strip() for line in lines]
 
@@ -45,14 +45,14 @@ def shell(command: str, folder: Path, **environment: str) -> str:
 
 
 def make_run(_tmp_path: Path) -> None:
-    # The command of `make run`, with the environment that runs this test instead of one made anew.
+    # The command of `make run`, in the environment of this test instead of a new one.
     recipe = shell("make --dry-run --silent --assume-old=.venv/.installed run VENV=.venv", ROOT)
     assert "-m examples.demo" in recipe
     assert "all calls did what the bundle says" in shell(f"{sys.executable} -m examples.demo", ROOT)
 
 
 def make_test(_tmp_path: Path) -> None:
-    # Running it would run this test again: it is what runs.
+    # Not executed: it would run this test again.
     recipe = shell("make --dry-run test", ROOT)
     for part in ("ruff check", "mypy", "lint-imports", "scripts/test-all", "scripts/test-other-pythons"):
         assert part in recipe
@@ -60,7 +60,7 @@ def make_test(_tmp_path: Path) -> None:
 
 
 def pip_install(tmp_path: Path) -> None:
-    # Only tykpy itself, from its own wheel; what it depends on is what runs this test.
+    # Only tykpy itself, from its own wheel; its dependencies are those of this test.
     target = tmp_path / "site"
     shell(f"{sys.executable} -m pip install --quiet --no-deps --target {target} .", ROOT)
     probe = (
@@ -121,7 +121,7 @@ def write_bundle(folder: Path) -> None:
 
 @contextlib.contextmanager
 def web_server(command: str, folder: Path) -> Iterator[int]:
-    """The README's server, on a port that is free."""
+    """Return the README's server, on a free port."""
     port = free_port()
     words = shlex.split(command.replace("8000", str(port)))
     server = subprocess.Popen([sys.executable, *words[1:]], cwd=folder, stderr=subprocess.DEVNULL)

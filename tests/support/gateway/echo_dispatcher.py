@@ -1,4 +1,4 @@
-"""A dispatcher for tests of front ends: answers at once, later, with an error, or never, as the object's bytes say."""
+"""A dispatcher for tests of front ends: the object's bytes say how it answers: at once, later, with an error, never."""
 
 import asyncio
 
@@ -9,9 +9,9 @@ from tykpy.ipc.frame import Status
 FAIL = b"fail:"
 """`fail:NOT_FOUND:text` fails with that status and text."""
 HOLD = b"hold:"
-"""Is not answered before `release` is called."""
+"""Answered when `release` is called."""
 LATER = b"later:"
-"""Is answered in the next turn of the event loop, as a worker's answer would be."""
+"""Answered in the next turn of the event loop, like a worker's answer."""
 
 
 class EchoDispatcher:
@@ -23,7 +23,7 @@ class EchoDispatcher:
         self.held: list[Dispatch] = []
 
     def dispatch(self, dispatch: Dispatch) -> None:
-        """Do as the bytes say."""
+        """Answer as the bytes say."""
         self.dispatched.append(dispatch)
         body = dispatch.encoded
         if body.startswith(FAIL):
@@ -44,7 +44,7 @@ class EchoDispatcher:
             self.held.remove(dispatch)
 
     def release(self) -> None:
-        """Answer all that is held."""
+        """Answer all dispatches that are held."""
         for dispatch in list(self.held):
             self._release_one(dispatch)
 

@@ -1,4 +1,4 @@
-"""A gRPC server that answers every dispatch with the same bytes: what a gateway makes of replies that we never send."""
+"""A gRPC server that answers every dispatch with the same bytes, also with replies that tykpy never sends."""
 
 from tests.support.gateway.echo_dispatcher import EchoDispatcher
 from tests.support.peers.grpc_server import EchoServer

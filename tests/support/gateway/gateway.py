@@ -1,4 +1,4 @@
-"""A running gateway (tests/gateway, in Go), which treats hooks as Tyk does, and what a test asks of it."""
+"""A running gateway (tests/gateway, in Go), which treats hooks as Tyk does."""
 
 import base64
 import http.client
@@ -18,14 +18,14 @@ from tests.support.gateway.go_gateway import go_program
 Headers = list[tuple[str, str]]
 
 ACCESS: Final = frozenset({"use_keyless", "use_standard_auth", "enable_coprocess_auth"})
-"""What in a definition says how an API knows its clients."""
+"""Fields of a definition that say how an API authenticates its clients."""
 ECHO_PATH: Final = "/echo"
-"""The upstream answers here, as on every path without a canned response, with what it received."""
+"""The upstream answers here with what it received, as on every path without a canned response."""
 
 
 @dataclass(frozen=True)
 class Canned:
-    """What the upstream answers on one path."""
+    """The upstream's answer on one path."""
 
     body: bytes = b""
     status: int = 200
@@ -49,13 +49,13 @@ class Received:
 
     @classmethod
     def read(cls, entry: dict[str, Any]) -> "Received":
-        """Read what the upstream wrote down."""
+        """Parse the upstream's record."""
         return cls(**{**entry, "body": base64.b64decode(entry["body"])})
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the gateway's client received."""
+    """The gateway's answer to its client."""
 
     status: int
     headers: Headers
@@ -76,7 +76,7 @@ class Answer:
 
     @property
     def upstream(self) -> Received:
-        """What the upstream received, where it answered with that."""
+        """The request as the upstream saw it, if the upstream answered with it."""
         assert self.status == 200, self
         return Received.read(self.json)
 
@@ -109,7 +109,7 @@ class Api:
         return [(call["hook_type"], call["hook_name"]) for call in calls]
 
     def events(self, count: int) -> list[tuple[str, str]]:
-        """Handler and error (empty: none) of so many events, in the order in which they ended; waits for them."""
+        """Wait for so many events; return handler and error (empty: none), in the order in which they ended."""
         ends: list[Any] = []
 
         def heard() -> bool:
@@ -120,7 +120,7 @@ class Api:
         return [(end["handler"], end["error"]) for end in ends]
 
     def received(self) -> list[Received]:
-        """What the upstream received since the last question."""
+        """Return what the upstream received since the last call."""
         return [Received.read(entry) for entry in self.gateway.ask(self.gateway.upstream, "/_received")]
 
 
@@ -156,7 +156,7 @@ class RunningGateway:
         return self._process.pid
 
     def add_api(self, definition: dict[str, Any]) -> Api:
-        """Have it load an API, as after Tyk's hot reload."""
+        """Load an API, as after Tyk's hot reload."""
         connection = http.client.HTTPConnection(self.control, timeout=PATIENCE)
         definition = with_access(definition)
         try:
@@ -179,11 +179,11 @@ class RunningGateway:
             connection.close()
 
     def connect(self) -> http.client.HTTPConnection:
-        """Give a connection to it."""
+        """Return a connection to it."""
         return http.client.HTTPConnection(self.public, timeout=PATIENCE)
 
     def ask(self, address: str, path: str) -> Any:
-        """Ask the control port or the upstream."""
+        """Send a request to the control port or the upstream."""
         connection = http.client.HTTPConnection(address, timeout=PATIENCE)
         try:
             connection.request("GET", path)
@@ -229,7 +229,7 @@ class RunningGateway:
 
 
 def with_access(definition: dict[str, Any], hooks: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the definition with what says how clients are known: by an auth hook where there is one, else not at all.
+    """Return the definition with its kind of authentication: by an auth hook if there is one, else keyless.
 
     Whoever says it himself has said it. `hooks` are the manifest's, where they are not in the definition.
     """

@@ -1,4 +1,4 @@
-"""What a Tyk gateway does to a request and a response around each hook call, statement by statement of its contract.
+"""A model of what a Tyk gateway does to a request and a response around each hook call, rule by rule of its contract.
 
 Written independently of `workers.objects.chain`, on real multi-valued headers and queries: one can judge the other.
 """
@@ -64,7 +64,7 @@ class Gateway:
         self.spec = {"bundle_hash": bundle_hash, "APIID": "api", "OrgID": "org"}
         self.session: dict[str, Any] | None = None
         self.rewritten: str | None = None
-        """Where a URL rewrite of the API sends the request, and its Post hooks after it."""
+        """The target of the API's URL rewrite, which its Post hooks see."""
 
     def call_request_hook(
         self, call: Call, name: str, hook_type: str, *, raw_body_only: bool = False
@@ -141,7 +141,7 @@ class Gateway:
 
 
 def _synced(key: str, value: str, many: list[tuple[str, list[str]]]) -> tuple[str, list[str]]:
-    """A new key is added, a changed one replaces the first value."""
+    """Merge headers: a new key is added, a changed one replaces the first value."""
     for known, values in many:
         if known == key:
             return key, [value, *values[1:]]

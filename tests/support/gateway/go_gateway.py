@@ -27,7 +27,7 @@ BUILD_TIMEOUT: Final = 900
 
 @functools.cache
 def go_program(name: str) -> str:
-    """Return the path of a program, built now if its sources changed; skip or fail the test where there is no Go."""
+    """Return the path of a program, built if its sources changed; skip or fail the test without Go."""
     with _locked(name) as target:
         _run_go("build", "-buildvcs=false", "-o", str(target), f"./cmd/{name}")
     return str(target)
@@ -35,7 +35,7 @@ def go_program(name: str) -> str:
 
 @functools.cache
 def grpcurl() -> str:
-    """Return the path of grpcurl, built now if there is none; skip or fail the test where there is no Go."""
+    """Return the path of grpcurl, built if it is missing; skip or fail the test without Go."""
     with _locked(f"grpcurl-{GRPCURL_VERSION}") as target:
         if not target.exists():
             _run_go("install", f"{GRPCURL}@{GRPCURL_VERSION}")
@@ -45,7 +45,7 @@ def grpcurl() -> str:
 
 @contextmanager
 def _locked(name: str) -> Iterator[Path]:
-    """Keep two test runs from building one program at the same time."""
+    """Prevent two test runs from building one program at the same time."""
     PROGRAMS.mkdir(parents=True, exist_ok=True)
     with (PROGRAMS / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

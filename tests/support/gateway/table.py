@@ -1,4 +1,4 @@
-"""What every test of the compatibility table uses: a real broker, a gateway, a Redis, and bundles made to measure."""
+"""The fixtures of the compatibility table: a real broker, a gateway, a Redis, and bundles for each test."""
 
 import gzip
 import hashlib
@@ -20,7 +20,7 @@ from tests.support.peers.redis_server import RedisServer, running_redis
 
 SOURCES: Final = Path(__file__).parents[2] / "bundles"
 LARGE: Final = 100 * 1024 * 1024
-"""Bytes: what a limit on messages is raised to."""
+"""The raised limit on messages, in bytes."""
 ORG: Final = "an-org"
 
 Files: TypeAlias = Mapping[str, str | bytes]
@@ -68,7 +68,7 @@ class Table:
 
     @contextmanager
     def redis(self) -> Iterator["redis.Redis"]:
-        """Give a client of the Redis that the gateway keeps its sessions in."""
+        """Return a client of the Redis that holds the gateway's sessions."""
         with self._keys.client() as client:
             yield client
 
@@ -116,7 +116,7 @@ def _entries(value: Any) -> Any:
 
 
 def gateway_settings(keys: RedisServer) -> dict[str, Any]:
-    """What all gateways of the table have: limits raised, policies, and an upstream with special answers."""
+    """The configuration of all gateways of the table: raised limits, policies, and an upstream with special answers."""
     return {
         "redis_socket": str(keys.socket),
         "grpc_recv_max_size": LARGE,

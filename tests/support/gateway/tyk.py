@@ -1,4 +1,4 @@
-"""A real Tyk Gateway in place of the one of tests/gateway, from a binary that the user has.
+"""A real Tyk Gateway in place of the one of tests/gateway, from the user's binary.
 
 `TYK=/path/to/tyk` names it. Its upstream, its bundle server and the list of its calls are those of the gateway of
 tests/gateway, which runs beside it: calls pass through that one's relay, unless `direct` is configured.
@@ -30,7 +30,7 @@ _TEMPLATES: Final = {
 
 
 def any_gateway(folder: Path, address: str, *, style: str = "classic", **config: Any) -> RunningGateway:
-    """Return the user's gateway where there is one, else that of tests/gateway."""
+    """Return the user's gateway if there is one, else that of tests/gateway."""
     if BINARY:
         return TykGateway(folder, address, style=style, **config)
     return RunningGateway(folder, address, **config)
@@ -71,7 +71,7 @@ class TykGateway(RunningGateway):
         return super().stop()
 
     def add_api(self, definition: dict[str, Any]) -> Api:
-        """Have it load an API. Raises ValueError with its log where it does not."""
+        """Load an API. Raises ValueError with its log where it does not."""
         definition = with_access(definition)
         path, body = self._in_style(definition)
         self._administer("POST", path, body)
@@ -82,7 +82,7 @@ class TykGateway(RunningGateway):
         return Api(self, definition)
 
     def load_verbatim(self, definition: dict[str, Any]) -> None:
-        """Have it load a definition of its own form, classic or OAS. Raises ValueError with its log."""
+        """Load a definition in classic or OAS form. Raises ValueError with its log."""
         path = "/tyk/apis/oas" if "openapi" in definition else "/tyk/apis"
         if self._administer("POST", path, definition) != OK:
             raise ValueError(self.log)
@@ -119,7 +119,7 @@ class TykGateway(RunningGateway):
         }
 
     def _policies(self) -> dict[str, Any]:
-        """Return the policies, of the organisation that the table's APIs have."""
+        """Return the policies, for the organisation of the table's APIs."""
         given = self.config.get("policies", {})
         return {name: {"id": name, "org_id": self.config["org_id"], "active": True, **of} for name, of in given.items()}
 

@@ -1,9 +1,9 @@
-"""API definitions of a real gateway, classic and OAS, made of those that the gateway of tests/gateway reads."""
+"""Converts API definitions of the gateway of tests/gateway to those of a real gateway, classic and OAS."""
 
 from typing import Any, Final
 
 _ELSEWHERE: Final = ("listen_path", "target_url", "url_rewrite", "method_transform", "ignored")
-"""Keys that a classic definition has in another place."""
+"""Keys that are in another place in a classic definition."""
 _CHAINS: Final = {
     "prePlugins": "pre",
     "postAuthenticationPlugins": "post_key_auth",
@@ -64,7 +64,7 @@ def _paths(definition: dict[str, Any]) -> dict[str, Any]:
 
 
 def _operation(definition: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return what the one operation of a document does, and its path."""
+    """Return a document's only operation, and its path."""
     if "url_rewrite" in definition:
         rewrite = definition["url_rewrite"]
         done = {"enabled": True, "pattern": rewrite["match_pattern"], "rewriteTo": rewrite["rewrite_to"]}

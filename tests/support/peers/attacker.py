@@ -1,4 +1,4 @@
-"""A peer that means no good: one raw HTTP/2 connection over a real socket, which sends what it likes."""
+"""A hostile peer: one raw HTTP/2 connection over a real socket, which can send anything."""
 
 import select
 import socket
@@ -25,7 +25,7 @@ CALL: Final = (
 
 
 class Attacker:
-    """Connects at once. Bytes of the broker stay unread until `flood` or `read_to_end`."""
+    """Connects at once; does not read until `flood` or `read_to_end`."""
 
     def __init__(self, address: str, hello: bytes = HELLO) -> None:
         """`address`: the path of a Unix socket."""
@@ -36,7 +36,7 @@ class Attacker:
         self._encoder.header_table_size = 0
         self._received = bytearray()
         self.ended = False
-        """The broker has closed the connection."""
+        """Whether the broker has closed the connection."""
         self.send(hello)
 
     def send(self, *parts: bytes) -> None:
@@ -44,19 +44,19 @@ class Attacker:
         self._socket.sendall(b"".join(parts))
 
     def block(self, *extra: tuple[str, str], path: str = PATH) -> bytes:
-        """A header block of a call, without a table."""
+        """Return a header block of a call that uses no table."""
         return self._encoder.encode([*CALL[:2], (":path", path), *CALL[2:], *extra])
 
     def headers(self, stream_id: int, *extra: tuple[str, str], flags: int = END_HEADERS, path: str = PATH) -> bytes:
-        """The start of a call."""
+        """Return the HEADERS of a call."""
         return pack_frame(FrameType.HEADERS, flags, stream_id, self.block(*extra, path=path))
 
     def request(self, stream_id: int, body: bytes) -> bytes:
-        """A whole call."""
+        """Return a whole call."""
         return self.headers(stream_id) + data(stream_id, message(body))
 
     def flood(self, parts: Iterable[bytes]) -> list[Frame]:
-        """Send all of it, reading all the time, until the broker ends the connection; returns its frames."""
+        """Send everything while reading, until the broker ends the connection; return its frames."""
         self._socket.setblocking(False)
         waiting = b""
         source: Iterator[bytes] = iter(parts)
@@ -96,7 +96,7 @@ class Attacker:
         self.ended = not received
 
     def read_to_end(self) -> list[Frame]:
-        """Read until the broker has closed the connection; all frames so far."""
+        """Read until the broker has closed the connection; return all frames so far."""
         end = time.monotonic() + PATIENCE
         while not self.ended:
             assert time.monotonic() < end, "the broker does not end the connection"
@@ -104,7 +104,7 @@ class Attacker:
         return self.frames()
 
     def read_until(self, arrived: Callable[[Frame], bool]) -> list[Frame]:
-        """Read until a frame like that has come; all frames so far."""
+        """Read until such a frame arrives; return all frames so far."""
         end = time.monotonic() + PATIENCE
         while not any(map(arrived, found := self.frames())):
             waits = time.monotonic() < end and not self.ended
@@ -113,7 +113,7 @@ class Attacker:
         return found
 
     def frames(self) -> list[Frame]:
-        """What has been read so far, an unfinished frame left out."""
+        """All complete frames read so far."""
         found, at = [], 0
         received = bytes(self._received)
         while len(received) - at >= 9:

@@ -1,4 +1,4 @@
-"""A dispatch that remembers what became of it, for tests of the router and its parts."""
+"""A dispatch that records its outcome, for tests of the router and its parts."""
 
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.errors import DispatchError
@@ -7,7 +7,7 @@ from tykpy.ipc.frame import Kind, Status
 
 
 class RecordedDispatch(Dispatch):
-    """Keeps every outcome it is given; there must be exactly one."""
+    """Records every outcome; there must be exactly one."""
 
     __slots__ = ("outcomes",)
 

@@ -1,4 +1,4 @@
-"""Both front ends behind one face: the same calls over gRPC (grpcio) and over MessagePack-RPC, for one suite."""
+"""Both front ends behind one interface: the same calls over gRPC (grpcio) and MessagePack-RPC."""
 
 import socket
 from abc import ABC, abstractmethod
@@ -27,7 +27,7 @@ _CHANNEL_OPTIONS = [
 
 
 class CallError(Exception):
-    """A call failed: the code as this front end's clients see it, and the message."""
+    """A call failed, with the code as this front end's clients see it."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -46,11 +46,11 @@ class Client(ABC):
 
     @abstractmethod
     def dispatch(self, obj: Object, timeout: float | None = None, metadata: Metadata | None = None) -> Object:
-        """Dispatch an object; with `timeout` the server is told how many seconds the caller has."""
+        """Dispatch an object; `timeout` tells the server how many seconds the caller has."""
 
     @abstractmethod
     def dispatch_event(self, event: Event, metadata: Metadata | None = None) -> bool:
-        """Dispatch an event; whether the reply was empty."""
+        """Dispatch an event; return whether the reply was empty."""
 
     @abstractmethod
     def call(self, method: str) -> None:
@@ -58,15 +58,15 @@ class Client(ABC):
 
     @abstractmethod
     def pipeline(self, objects: Sequence[Object]) -> list[Object]:
-        """Dispatch many objects at once on this connection; the answers in the order of the objects."""
+        """Dispatch many objects at once on this connection; return the answers in the order of the objects."""
 
     @abstractmethod
     def start(self, obj: Object) -> "Future[Object]":
-        """Dispatch an object in the background; nothing else may be called until it is answered but `hang_up`."""
+        """Dispatch an object in the background; until it is answered, only `hang_up` may be called."""
 
     @abstractmethod
     def hang_up(self) -> None:
-        """End the connection under whatever is in flight."""
+        """End the connection, whatever is in flight."""
 
     @abstractmethod
     def close(self) -> None:
@@ -86,7 +86,7 @@ class GrpcFrontEnd:
         return _GrpcConnection(self.path)
 
     def code_of(self, status: Status) -> str:
-        """What a status is called here."""
+        """Return this front end's name of a status."""
         return CODE_OF_STATUS[status].name
 
 
@@ -103,7 +103,7 @@ class RpcFrontEnd:
         return _RpcConnection(self.path)
 
     def code_of(self, status: Status) -> str:
-        """What a status is called here."""
+        """Return this front end's name of a status."""
         return status.name
 
 

@@ -13,7 +13,7 @@ from tykpy.broker.http2.limits import Limits
 from tykpy.broker.net.sockets import listen
 
 PATIENCE = 30.0
-"""Seconds until a wait is a failure."""
+"""Seconds until a wait fails."""
 TURNS_TO_CONNECT = 4
 """Turns of the loop from an accepted connection to a protocol that knows of it."""
 
@@ -43,7 +43,7 @@ class EchoServer:
         return self.address.removeprefix("tcp://")
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function on the server's loop and give back what it returns."""
+        """Call a function on the server's loop and return its result."""
         result: Future[Any] = Future()
 
         def call() -> None:

@@ -1,4 +1,4 @@
-"""The peer of a sans-IO HTTP/2 connection in tests: makes frames, takes the answers apart."""
+"""The peer of a sans-IO HTTP/2 connection: makes frames and parses the answers."""
 
 from struct import Struct
 from typing import NamedTuple
@@ -71,7 +71,7 @@ def frames(output: bytes) -> list[Frame]:
 
 
 class Clock:
-    """Time that passes when told to."""
+    """A clock that is advanced by hand."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -119,7 +119,7 @@ class Peer:
 
     @property
     def unfinished(self) -> int:
-        """Bytes that are kept of requests that are not complete, by what each of them has."""
+        """The number of bytes held of incomplete requests, added up over the streams."""
         calls = (stream.application for stream in self.connection.streams.values())
         return sum(call.held for call in calls if isinstance(call, Upload))
 
@@ -127,7 +127,7 @@ class Peer:
         self.wakes += 1
 
     def send(self, *parts: bytes) -> list[Frame]:
-        """Send bytes, and take what comes back."""
+        """Send bytes, and collect the output."""
         self.connection.receive(b"".join(parts))
         return self.take()
 
@@ -145,13 +145,13 @@ class Peer:
         return pack_frame(FrameType.HEADERS, flags, stream_id, self.block(*extra, **changed))
 
     def block(self, *extra: tuple[str, str], **changed: str) -> bytes:
-        """The same as a header block."""
+        """Return the header block of a gRPC request."""
         fields = {"method": "POST", "scheme": "http", "path": PATH, "authority": "localhost"} | changed
         regular = [("content-type", "application/grpc"), ("te", "trailers")]
         return self.encode([(f":{name}", value) for name, value in fields.items()] + regular + list(extra))
 
     def encode(self, fields: list[tuple[str, str]]) -> bytes:
-        """Encode a header list as this peer's state has it."""
+        """Encode a header list with this peer's HPACK state."""
         return bytes(self.encoder.encode(fields))
 
     def request(self, stream_id: int, body: bytes, *extra: tuple[str, str]) -> bytes:
@@ -159,7 +159,7 @@ class Peer:
         return self.headers(stream_id, *extra) + data(stream_id, message(body))
 
     def fields(self, frame: Frame) -> dict[str, str]:
-        """The fields of a HEADERS frame of ours."""
+        """Decode the fields of a HEADERS frame."""
         return {str(name): str(value) for name, value in self.decoder.decode(frame.payload)}
 
     def body(self, stream_id: int) -> bytes:

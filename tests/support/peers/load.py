@@ -1,4 +1,4 @@
-"""Callers that keep a broker busy, and account for every call: each ends once, with its own answer or an error."""
+"""Callers that keep a broker busy and check every call: each ends once, with its own answer or an error."""
 
 import itertools
 import threading
@@ -17,7 +17,7 @@ METHOD = "/coprocess.Dispatcher/Dispatch"
 
 
 class Client(Protocol):
-    """One caller's way to the broker."""
+    """One caller's connection to the broker."""
 
     def call(self, method: str, payload: bytes, timeout: float | None = None) -> bytes:
         """Make one call. Raises GrpcCallError, or OSError where the connection breaks."""
@@ -39,9 +39,9 @@ class Load:
         self.ok = 0
         self.errors: list[str] = []
         self.crossed: list[str] = []
-        """Answers that were another call's."""
+        """Answers that belonged to another call."""
         self.seen: Counter[str] = Counter()
-        """Values of one header of the answers: who answered."""
+        """Values of one header of the answers, which says who answered."""
         self._address, self._connect = address, connect
         self._header = header
         self._hook, self._bundle = hook, bundle
@@ -56,7 +56,7 @@ class Load:
 
     @property
     def ended(self) -> int:
-        """Calls that ended, one way or the other."""
+        """The number of calls that have ended, with or without an error."""
         with self._lock:
             return self.ok + len(self.errors) + len(self.crossed)
 

@@ -1,4 +1,4 @@
-"""Calls of the Go client of tests/gateway (net/rpc over ugorji/go's MessagePack codec), and what it answers."""
+"""Calls through the Go client of tests/gateway (net/rpc over ugorji/go's MessagePack codec)."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ class Outcome(NamedTuple):
 
 
 def pipelined(socket: Path, calls: list[tuple[str, list[Any]]]) -> list[Outcome]:
-    """Send all calls at once on one connection; give their outcomes in the calls' order."""
+    """Send all calls at once on one connection; return their outcomes in order."""
     text = json.dumps([{"method": method, "params": tagged(params)} for method, params in calls])
     done = subprocess.run(
         [go_program("msgpackclient"), str(socket)],
@@ -33,7 +33,7 @@ def pipelined(socket: Path, calls: list[tuple[str, list[Any]]]) -> list[Outcome]
 
 
 def tagged(value: Any) -> Any:
-    """Write what JSON cannot tell apart as maps of one entry."""
+    """Encode types that JSON does not have as maps of one entry."""
     match value:
         case bool() | None | str():
             return value
@@ -49,7 +49,7 @@ def tagged(value: Any) -> Any:
 
 
 def untagged(value: Any) -> Any:
-    """Read such maps."""
+    """Decode such maps."""
     match value:
         case {"$int": text}:
             return int(text)

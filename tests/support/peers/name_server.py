@@ -1,4 +1,4 @@
-"""A name server for one name, whose addresses a test decides: what a `dns://` target of grpc-go asks.
+"""A name server for one name, whose addresses a test decides, for `dns://` targets of grpc-go.
 
 with running_name_server("broker.test", ["127.0.0.2", "127.0.0.3"]) as port:
     target = f"dns://127.0.0.1:{port}/broker.test:5555"
@@ -16,7 +16,7 @@ INTERNET: Final = 1
 ANSWERED: Final = 0x8180
 """A response, recursion desired and available, no error (RFC 1035, 4.1.1)."""
 NAME_OF_QUESTION: Final = 0xC00C
-"""A pointer to the name at byte 12, which the question begins with (RFC 1035, 4.1.4)."""
+"""A pointer to the name at byte 12, the start of the question (RFC 1035, 4.1.4)."""
 HEADER: Final = struct.Struct("!6H")
 MAX_QUESTION: Final = 1232
 """Bytes of a UDP question."""
@@ -58,7 +58,7 @@ def _record(address: str) -> bytes:
 
 
 def _name(query: bytes) -> tuple[str, int]:
-    """The name that is asked for, in small letters, and where it ends."""
+    """Return the requested name in lower case, and its end."""
     labels, at = [], HEADER.size
     while size := query[at]:
         labels.append(query[at + 1 : at + 1 + size].decode("latin-1").lower())

@@ -1,4 +1,4 @@
-"""Another gateway's connection, at work while something bad happens: every call of it must succeed."""
+"""Another gateway's connection that works while something bad happens: all of its calls must succeed."""
 
 import threading
 from types import TracebackType
@@ -52,7 +52,7 @@ class Neighbour:
 
 
 class Footprint:
-    """What a broker's process holds: descriptors and memory."""
+    """The descriptors and memory of a broker's process."""
 
     def __init__(self, broker: RunningBroker) -> None:
         self._process = psutil.Process(broker.pid)
@@ -60,24 +60,24 @@ class Footprint:
         self._memory = self._memory_now()
 
     def peak_grown(self) -> int:
-        """Bytes of resident memory that it had at most since then, more than at first."""
+        """The peak growth of resident memory, in bytes."""
         with open(f"/proc/{self._process.pid}/status") as status:
             peak = next(line for line in status if line.startswith("VmHWM:"))
         return int(peak.split()[1]) * 1024 - self._memory
 
     def grown(self) -> int:
-        """Bytes of resident memory more than at first."""
+        """The growth of resident memory, in bytes."""
         return self._memory_now() - self._memory
 
     def descriptors_grown(self) -> int:
-        """Descriptors more than at first."""
+        """The growth of the number of descriptors."""
         return int(self._process.num_fds() - self._descriptors)
 
     def _memory_now(self) -> int:
         return int(self._process.memory_info().rss)
 
     def check_back(self, most: int) -> None:
-        """The descriptors come back, all of them, and the memory but for `most` bytes of the allocator's."""
+        """Check that all descriptors are released, and all memory but `most` bytes of the allocator's."""
         wait_until(
             lambda: self.descriptors_grown() <= 0,
             lambda: f"{self.descriptors_grown()} descriptors more than before",

@@ -25,9 +25,9 @@ PAGE: Final = (ROOT / "docs" / "proxies.md").read_text()
 LANGUAGES: Final = {"nginx": "nginx", "haproxy": "haproxy", "envoy": "yaml"}
 """The proxies, and the language of their configurations in the page."""
 TLS_PLACES: Final = {"nginx": r"^ *grpc_pass .*\n", "haproxy": r"^ *default-server .*\n", "envoy": r"\Z"}
-"""What the page's lines for TLS stand in place of."""
+"""The line that the page's TLS lines replace."""
 PLACES: Final = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"])
-"""Where proxies lie: Envoy's wheel puts it beside Python, Debian the others where only root's PATH leads."""
+"""Where proxies are installed: Envoy's wheel beside Python, Debian's packages where only root's PATH leads."""
 TEMPORARY: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 """Folders that nginx makes at its start, by default where only root may."""
 
@@ -47,12 +47,12 @@ def _unavailable(reason: str) -> NoReturn:
 
 
 def blocks(name: str) -> list[str]:
-    """What the page has in a proxy's language: the whole configuration, and its lines for TLS."""
+    """Return a proxy's configuration from the page, and its TLS lines."""
     return re.findall(rf"^```{LANGUAGES[name]}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def tls_lines(name: str, files: TlsFiles) -> str:
-    """The page's lines for TLS, with the files of a test."""
+    """Return the page's TLS lines, with the files of a test."""
     both = files.client.cert.with_name("proxy.pem")
     both.write_bytes(files.client.cert.read_bytes() + files.client.key.read_bytes())
     names = {"ca.pem": files.servers.path, "proxy.pem": both, "proxy.key": files.client.key}

@@ -23,13 +23,13 @@ READY_S = 20.0
 POLL_S = 0.005
 
 CLUSTER_BUS_OFFSET = 10_000
-"""A cluster's servers talk to each other on the port so much higher."""
+"""Offset of the cluster bus's port."""
 
 CLUSTER_SLOTS = 16_384
 
 
 def wait_until(condition: Callable[[], object], what: str, limit_s: float = READY_S) -> None:
-    """Return once `condition` holds; fail, saying `what` did not happen, where it never does."""
+    """Wait until `condition` holds; fail with `what` if it never does."""
     end_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end_s, f"not within {limit_s:g} s: {what}"
@@ -50,7 +50,7 @@ def redis_binary() -> str:
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on now, for which the same is true of its cluster bus."""
+    """Return a free TCP port whose cluster bus port is free, too."""
     while True:
         with socket.socket() as probe, socket.socket() as bus_probe:
             probe.bind(("127.0.0.1", 0))
@@ -61,10 +61,10 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """One redis-server, which may be started, stopped, killed and paused again and again."""
+    """One redis-server, which can be started, stopped, killed and paused repeatedly."""
 
     def __init__(self, folder: Path, *settings: str, port: int = 0) -> None:
-        """Say where; `settings` are command-line options; `port` 0 is no TCP."""
+        """`settings` are command-line options; `port` 0: no TCP."""
         self.folder = folder
         self.socket = folder / "redis.sock"
         self.port = port
@@ -90,7 +90,7 @@ class RedisServer:
         wait_until(self._answers, f"redis-server in {self.folder} answers")
 
     def stop(self) -> None:
-        """Stop it, whatever state it is in."""
+        """Stop it, in any state."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -99,12 +99,12 @@ class RedisServer:
         self._started.close()
 
     def pause(self) -> None:
-        """Stop it in its tracks: it keeps its connections and accepts new ones, and answers nobody."""
+        """Pause it (SIGSTOP): it keeps its connections, accepts new ones, and does not answer."""
         self.process.send_signal(signal.SIGSTOP)
         wait_until(self.is_paused, "redis-server is paused")
 
     def resume(self) -> None:
-        """Let a paused server go on."""
+        """Resume a paused server."""
         self.process.send_signal(signal.SIGCONT)
 
     def is_paused(self) -> bool:
@@ -113,7 +113,7 @@ class RedisServer:
 
     @contextmanager
     def client(self) -> Iterator["redis.Redis"]:
-        """Give a plain client of this server, without a limit of any kind."""
+        """Return a plain client of this server, without timeouts."""
         client = redis.Redis(unix_socket_path=str(self.socket), protocol=2)
         try:
             yield client
@@ -142,7 +142,7 @@ class RedisServer:
 
 
 class SentinelServer(RedisServer):
-    """A redis-server that watches another one."""
+    """A sentinel: a redis-server that watches another one."""
 
     def __init__(self, folder: Path, port: int, service: str, master_port: int) -> None:
         """Watch the master at `master_port` of this machine under the name `service`."""

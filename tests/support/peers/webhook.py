@@ -1,4 +1,4 @@
-"""A real HTTP receiver of events: answers what a test says, and remembers what came."""
+"""A real HTTP receiver of events: answers as the test says, and records the requests."""
 
 import json
 import ssl
@@ -14,13 +14,13 @@ from tests.support.broker import wait_until
 
 
 class Post(NamedTuple):
-    """One request that came."""
+    """One received request."""
 
     path: str
     headers: dict[str, str]
     document: dict[str, Any]
     connection: int
-    """Which of the connections it came on, by the client's port."""
+    """The client's port, which identifies the connection."""
 
 
 class Receiver:
@@ -29,20 +29,20 @@ class Receiver:
     def __init__(self, url: str) -> None:
         self.url = url
         self.posts: list[Post] = []
-        """Everything that came, whatever the answer was."""
+        """All received requests, whatever the answer was."""
         self.answer: Callable[[int], int] = lambda number: 200
-        """The status for the post of this number, counted from 0."""
+        """Returns the status for the n-th post, counted from 0."""
         self.answer_size = 0
         self.hang_up = False
-        """Close the connection after each answer, without having said so."""
+        """Close the connection after each answer without announcing it."""
 
     @property
     def names(self) -> list[str]:
-        """The names of the events that came, in their order."""
+        """The names of the received events, in order."""
         return [post.document["message"]["Type"] for post in self.posts]
 
     def wait(self, count: int) -> list[Post]:
-        """Wait until so many posts have come."""
+        """Wait for so many posts."""
         wait_until(lambda: len(self.posts) >= count, lambda: f"{count} posts; there are {len(self.posts)}")
         return self.posts
 
@@ -71,7 +71,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that hangs up: that is what some tests are about."""
+        """Ignore clients that hang up: some tests do."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 

@@ -31,7 +31,7 @@ from typing import Final, NamedTuple
 
 
 class DescriptorFile(NamedTuple):
-    """One .proto file: what it imports, the full names that it defines, and its FileDescriptorProto."""
+    """One .proto file: its imports, the full names that it defines, and its FileDescriptorProto."""
 
     name: str
     imports: tuple[str, ...]
@@ -47,7 +47,7 @@ class DescriptorFile(NamedTuple):
 
 
 def tyk_files() -> list[bytes]:
-    """The serialized descriptors of Tyk's messages, as the workers have them."""
+    """Return the serialized descriptors of Tyk's messages, as the workers have them."""
     modules = (
         coprocess_common_pb2,
         coprocess_return_overrides_pb2,

@@ -51,7 +51,7 @@ DAMAGE: dict[str, tuple[str, Callable[[], object]]] = {
     ),
     "module removed": ("import sys\ndel sys.modules['tyk.decorators']", lambda: sys.modules.get("tyk.decorators")),
 }
-"""What a bundle does, and what shows it."""
+"""The code of a bundle, and a function that shows its damage."""
 
 
 @pytest.fixture

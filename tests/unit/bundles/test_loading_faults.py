@@ -45,7 +45,7 @@ RAISES = {
     "recursion": "def f(): f()\nf()",
     "memory": "raise MemoryError",
 }
-"""What a file raises when it is imported."""
+"""Code that raises when it is imported."""
 MADE_UP = "from tyk.decorators import HookDefinition\ndef F(r, s, p): ...\nF.__tyk_hook__ = "
 FAULTY_HOOKS = {
     "huge timeout": ("@Pre(timeout=1e15)\ndef F(request, session, spec): ...", "timeout of 1000000000000000.0 seconds"),
@@ -75,7 +75,7 @@ FAULTY_HOOKS = {
         "options that no decorator",
     ),
 }
-"""Source of a hook that cannot be used, and what is said of it."""
+"""Source of a hook that cannot be used, and part of its error."""
 HARMLESS = {
     "lazy object": "class L:\n    @property\n    def __class__(self): raise KeyboardInterrupt\nlazy = L()",
     "equal to nothing": "class E:\n    def __eq__(self, other): raise KeyboardInterrupt\nodd = E()",
@@ -87,7 +87,7 @@ HARMLESS = {
         "def G(r, s, p): ...\nG.__name__ = S('G')\nPre(G)"
     ),
 }
-"""What a file with a sound hook may have besides."""
+"""Odd code that may stand beside a sound hook."""
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def store(folder: Path, tmp_path: Path) -> Iterator[BundleStore]:
 
 
 def described(store: BundleStore) -> dict[str, dict[str, Any]]:
-    """Load everything; return what the broker is told, by bundle."""
+    """Load everything; return the descriptions sent to the broker, by bundle."""
     store.load_all()
     told = msgpack.unpackb(msgpack.packb(store.describe()))
     return {bundle["name"]: bundle for bundle in told}

@@ -29,7 +29,7 @@ def write(folder: Path, kind: str, count: int) -> None:
 
 
 def cost(folder: Path, kind: str, count: int, *, serving: bool) -> float:
-    """Bytecodes for each bundle: to load it, and to compare what two workers have loaded."""
+    """Return the bytecodes per bundle to load it, and to compare what two workers have loaded."""
     folder.mkdir()
     store = BundleStore([folder], folder / ".unpacked")
     if serving:

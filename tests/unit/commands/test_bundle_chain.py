@@ -27,7 +27,7 @@ def named(*names: str, **fields: Any) -> list[dict[str, Any]]:
 
 
 def built(folder: Path, tmp_path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Build with chains; returns what the manifest says of hooks, and the remarks."""
+    """Build with chains; return the manifest's hooks, and the remarks."""
     remarks = build(folder, tmp_path / "mine.zip", chain=True).remarks
     manifest = json.loads((unpack(tmp_path / "mine.zip", tmp_path / "unpacked") / "manifest.json").read_text())
     return manifest["custom_middleware"], list(remarks)
@@ -99,7 +99,7 @@ REFUSED = {
 def test_hooks_with_different_results_are_refused(
     tmp_path: Path, middleware: dict[str, Any], options: str, reason: str
 ) -> None:
-    """The message has the file, the hook and the reason, and nothing is written."""
+    """The message names file, hook and reason, and nothing is written."""
     code = HOOK.format(name="slow", options=options) + "@Hook\ndef few(request): pass\ndef plain(a, b, c): pass\n"
     folder = source(tmp_path, "a", "b", code=code, **{"pre": named("a", "b"), **middleware})
     with pytest.raises(CommandError) as caught:
@@ -117,7 +117,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
 
 
 def test_convert_chains_what_embedded_python_called_one_by_one(tmp_path: Path) -> None:
-    """A signature stays right: no file changes."""
+    """A signature stays valid: no file changes."""
     folder = source(tmp_path, "a", "b", driver="python", pre=named("b", "a"))
     signed = build(folder, tmp_path / "old.zip", private_pem(tmp_path)).output
     before = json.loads((unpack(signed, tmp_path / "before") / "manifest.json").read_text())

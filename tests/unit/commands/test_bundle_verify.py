@@ -76,7 +76,7 @@ def test_extra_file_fails_a_signed_bundle(signed: Path, tmp_path: Path) -> None:
 
 
 Altered = dict[str, bytes]
-"""A bundle's files in the order of its file_list."""
+"""A bundle's files, in the order of its file_list."""
 
 
 def add_empty_module(files: Altered) -> Altered:
@@ -116,7 +116,7 @@ def split_index(files: Altered) -> Altered:
 
 
 def write_altered(root: Path, files: Altered, manifest: dict[str, Any]) -> Path:
-    """Write a bundle whose bytes, and so its checksum and signature, are those of the original."""
+    """Write a bundle with the bytes, and so the checksum and signature, of the original."""
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
@@ -143,7 +143,7 @@ def test_names_and_boundaries_of_files_are_signed(
 
 
 def signed_by_gateway_tools(root: Path, files: Altered) -> Path:
-    """Write a bundle with the signature that a gateway's own tools make: of the contents alone."""
+    """Write a bundle with the signature of a gateway's own tools, of the contents alone."""
     whole = b"".join(files.values())
     seal = {
         "checksum": hashlib.md5(whole).hexdigest(),

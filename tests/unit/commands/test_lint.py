@@ -412,7 +412,7 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
 
 
 def test_every_bundle_of_a_folder_is_linted(tmp_path: Path) -> None:
-    """As a gateway's: folders named by MD5s, several bundles below one, and whatever else lies there."""
+    """As in a gateway's folder: folders named by MD5s, several bundles below one, and other files."""
     wrong = in_hook("@Pre", REQUEST, 'request.object.body = "x"')
     write_bundle(tmp_path / ("0" * 32), {"middleware.py": wrong})
     for part in ("first", "second"):

@@ -73,7 +73,7 @@ def test_too_large_bundle_is_not_saved(folder: Path, mine: Candidate, monkeypatc
 
 
 def test_links_and_pipes_are_handled(folder: Path, mine: Candidate, tmp_path: Path) -> None:
-    """A link to a file is kept as the file, one to a folder as a link; nobody waits for a pipe."""
+    """A link to a file is saved as a file, one to a folder as a link; a pipe is not read."""
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "x.py").write_text("X = 1")
     (mine.path / "linked.py").symlink_to(tmp_path / "shared" / "x.py")

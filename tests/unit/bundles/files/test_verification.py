@@ -25,7 +25,7 @@ ServeSigned = Callable[[], Served]
 
 @pytest.fixture
 def serve_signed(folder: Path, tmp_path: Path) -> Iterator[ServeSigned]:
-    """Serve the folder with a public key; everything is forgotten afterwards."""
+    """Serve the folder with a public key."""
     served: list[Served] = []
 
     def start() -> Served:
@@ -39,14 +39,14 @@ def serve_signed(folder: Path, tmp_path: Path) -> Iterator[ServeSigned]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A bundle that is not signed yet; its driver is the one with which only middleware.py is imported at the start."""
+    """Write an unsigned bundle; with its driver only middleware.py is imported at the start."""
     files = {"middleware.py": HOOK, "late.py": LATE}
     return write_bundle(tmp_path / "source", files, driver="python", pre=[{"name": "hook"}])
 
 
 @pytest.fixture
 def signed(folder: Path, tmp_path: Path, source: Path) -> Path:
-    """The same, signed and unpacked into the served folder, as a gateway does it."""
+    """Sign the bundle, and unpack it into the served folder as a gateway does."""
     build(source, tmp_path / "foo.zip", private_pem(tmp_path))
     return unpack(tmp_path / "foo.zip", tmp_path / "gateway").rename(folder / "foo")
 

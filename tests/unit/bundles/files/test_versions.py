@@ -11,7 +11,7 @@ from tykpy.bundles.files import versions
 from tykpy.bundles.files.versions import version_of
 
 LONG_AGO = 315_532_800
-"""The first moment that a ZIP can name: what tools with fixed times write."""
+"""The earliest time in a ZIP, which tools with fixed times write."""
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -74,7 +74,7 @@ def test_unchanged_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_recently_changed_file_is_read_again(tmp_path: Path) -> None:
-    """It could change once more within one tick of the file system's clock."""
+    """It could change again within one tick of the file system's clock."""
     file = write(tmp_path / "middleware.py", b"version = 1")
     version_of(tmp_path)
     assert file not in versions._digests._known

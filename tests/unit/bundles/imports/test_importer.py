@@ -173,7 +173,7 @@ def test_own_modules_go_before_tyks_top_level_names(folder: Path, serve: Serve, 
 
 
 def test_the_star_import_hides_no_name_of_other_libraries(folder: Path, serve: Serve) -> None:
-    """What Tyk's own `import *` brings is what moved bundles were written against."""
+    """Ported bundles were written against what Tyk's own `import *` brings."""
     source = f"""Response = AttributeDict = MiniRequestObject = ReturnOverrides = HookType = Object = 'own'
 from tyk.decorators import *
 from tyk.event import *
@@ -187,7 +187,7 @@ from gateway import *
 
 
 def test_single_listed_file_is_loaded_as_in_tyk(folder: Path, serve: Serve) -> None:
-    """Not `middleware.py`, which lies beside it."""
+    """The `middleware.py` beside it is not loaded."""
     write_bundle(folder / "foo", {"hooks.py": "from tyk.decorators import *\n" + hook_returning("    result = 1")})
     (folder / "foo" / "middleware.py").write_text("raise RuntimeError('not listed')")
     assert header(serve(), "H") == "1"

@@ -231,7 +231,7 @@ def test_modules_of_other_bundles_are_not_found(folder: Path, serve: Serve, body
 def test_libraries_import_lazily_whatever_calls_them(
     folder: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Among them tykpy's own storage."""
+    """One of these libraries is tykpy's own storage."""
     for module in ("tykpy.redisclient", name):
         monkeypatch.delitem(sys.modules, module, raising=False)
     write(folder, "one", f"import toolbox\nresult = toolbox.import_module({name!r}).__name__", in_hook=True)

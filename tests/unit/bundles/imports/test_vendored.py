@@ -104,7 +104,7 @@ def test_a_bundle_without_the_package_does_not_get_it(folder: Path, serve: Serve
 
 
 def test_other_threads_do_not_import_from_the_folder(folder: Path, serve: Serve, tmp_path: Path) -> None:
-    """A thread that works for no bundle tries while the folder is in sys.path."""
+    """A thread that works for no bundle tries to import while the folder is in sys.path."""
     head = f"{HEAD}sys.path.append(vendor)\nimport tests.unit.bundles.imports.test_vendored as test"
     write_two(folder, hook("import vlib\nresult = found, vlib.VERSION", f"{head}\nfound = test.found_by_a_thread()"))
     served = serve()
@@ -128,7 +128,7 @@ def found_by_a_thread() -> object:
 
 
 def test_a_package_is_one_module_by_any_name(folder: Path, serve: Serve) -> None:
-    """It counts its imports; the bundle lists its file, and every listed file is imported."""
+    """The package counts its imports; the bundle lists its file, and every listed file is imported."""
     files = {
         "middleware.py": hook(
             "import vlib.part, vendor.vlib\nresult = vlib is vendor.vlib, vlib.part.vlib is vlib, len(sys.imports)",
@@ -288,7 +288,7 @@ def test_bundled_version_goes_before_installed_package(folder: Path, serve: Serv
 
 
 def test_namespaces_join_the_bundles_parts_and_the_installed(folder: Path, serve: Serve) -> None:
-    """The bundle carries `google` with a part of its own and a protobuf that must not be loaded."""
+    """The bundle contains `google`, with a part of its own and a protobuf that must not be loaded."""
     head = (
         f"{HEAD}sys.path.append(vendor)\nimport google.own, google.protobuf.json_format\n"
         "import google.protobuf as protobuf\nfrom google.protobuf.message import Message"
@@ -338,7 +338,7 @@ def test_a_failed_load_leaves_nothing_behind(folder: Path, serve: Serve) -> None
 
 
 class TestCompiled:
-    """A package whose compiled part is a real one: a copy of posix_ipc."""
+    """Write a package with a real compiled part: a copy of posix_ipc."""
 
     @pytest.fixture(autouse=True)
     def bundles(self, folder: Path) -> None:
