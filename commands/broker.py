@@ -132,7 +132,7 @@ def broker(**values: Any) -> None:
     """Serve a gateway's dispatches with a pool of Python workers.
 
     Point the gateway's coprocess_grpc_server at the socket. SIGTERM and SIGINT finish what runs, then stop; SIGHUP
-    loads the bundles anew; SIGUSR1 opens the log file anew; SIGTTIN and SIGTTOU add and remove a worker; SIGUSR2 hands
+    reloads the bundles; SIGUSR1 reopens the log file; SIGTTIN and SIGTTOU add and remove a worker; SIGUSR2 hands
     over to a new program.
     Exit codes: 0 stopped, 2 wrong options, 3 no worker can start, 4 an address cannot be listened on.
     """
@@ -144,7 +144,7 @@ def broker(**values: Any) -> None:
 @click.command("check-config")
 @_broker_options
 def check_config(**values: Any) -> None:
-    """Say whether `tykpy broker` would start with these options, and with which values."""
+    """Check whether `tykpy broker` would start with these options, and show their values."""
     from tykpy.commands.checking import check
 
     if not check(_checked(values), click.echo):

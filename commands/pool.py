@@ -39,7 +39,7 @@ def ask_broker(runtime_dir: Path, method: str, *params: Any, timeout: float = _A
 @click.command()
 @runtime_dir_option
 def status(runtime_dir: Path) -> None:
-    """Show how a running broker is: its workers, what runs and waits, and what became of the dispatches; as JSON."""
+    """Show the state of a running broker as JSON: its workers, running and waiting calls, outcomes of dispatches."""
     with no_traceback():
         click.echo(json.dumps(ask_broker(runtime_dir, "status"), indent=2))
 
@@ -48,9 +48,9 @@ def status(runtime_dir: Path) -> None:
 @runtime_dir_option
 @_timeout_option
 def reload_bundles(runtime_dir: Path, timeout: float) -> None:
-    """Serve what is in the bundles now: new workers load it and take over, and no call fails meanwhile.
+    """Load the bundles as they are now: new workers load them and take over, and no call fails meanwhile.
 
-    Ends with 1, and the old version goes on, where something that works now would not any more.
+    Refuses, and ends with 1, where something that works now would stop working.
     """
     from tykpy.broker.catalog import bundle_names
 
@@ -68,7 +68,7 @@ def reload_bundles(runtime_dir: Path, timeout: float) -> None:
 @runtime_dir_option
 @_timeout_option
 def scale(workers: int, runtime_dir: Path, timeout: float) -> None:
-    """Run so many WORKERS from now on, until the broker ends; those that are too many finish what they run."""
+    """Set the number of WORKERS until the broker ends; surplus workers finish what they run."""
     with no_traceback():
         answer = ask_broker(runtime_dir, "scale", workers, timeout=timeout)
         click.echo(f"{int(answer['workers'])} workers from now on")

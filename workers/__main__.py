@@ -123,7 +123,7 @@ def _prepare(
     confine_handlers()
     runtime_dir = _path(config["runtime_dir"])
     storage = open_storage(config["redis"], runtime_dir, Health(channel.show_storage))
-    gateway.install(storage=storage, events=events, log=stdio.PluginLog())
+    gateway.install(storage=storage, trigger=events.trigger, log=stdio.PluginLog().log)
     left: list[gateway.Backend] = []
 
     def abandon() -> None:

@@ -73,7 +73,7 @@ def list_(bundle_path: Path) -> None:
 @click.argument("output", type=_path, required=False)
 @_chain
 def convert(source: Path, output: Path | None, chain: bool) -> None:
-    """Make of SOURCE, a bundle for embedded Python, one for `driver: grpc`, and say what will be different.
+    """Convert SOURCE, a bundle for embedded Python, to `driver: grpc`, and report what will be different.
 
     OUTPUT is a ZIP if its name ends so, else a new folder; without it nothing is written.
     """

@@ -5,6 +5,6 @@ A worker puts its storage, events and log in place with `install`.
 
 # By absolute names on purpose: this file is installed twice, and must find the same modules from both places.
 from tyk.gateway.api import TykGateway
-from tyk.gateway.backend import Backend, Events, Log, Storage, current, install, restore
+from tyk.gateway.backend import Backend, Storage, current, install, restore
 
-__all__ = ["Backend", "Events", "Log", "Storage", "TykGateway", "current", "install", "restore"]
+__all__ = ["Backend", "Storage", "TykGateway", "current", "install", "restore"]

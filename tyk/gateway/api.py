@@ -39,17 +39,17 @@ class TykGateway:
     @staticmethod
     def trigger_event(name: str, payload: EventPayload) -> None:
         """Send the event `name` to its handlers; a mapping travels as JSON."""
-        backend.current().events.trigger(name, _encode_payload(payload))
+        backend.current().trigger(name, _encode_payload(payload))
 
     @staticmethod
     def log(message: object, level: str = "info") -> None:
         """Log `message`; `level` is "debug", "warning" or "error", anything else counts as "info"."""
-        backend.current().log.log(str(message), _LEVELS.get(level, logging.INFO))
+        backend.current().log(str(message), _LEVELS.get(level, logging.INFO))
 
     @staticmethod
     def log_error(message: object) -> None:
         """Log `message` as an error."""
-        backend.current().log.log(str(message), logging.ERROR)
+        backend.current().log(str(message), logging.ERROR)
 
 
 def check_ttl(ttl: float) -> float:

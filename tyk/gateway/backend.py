@@ -1,18 +1,20 @@
-"""What `TykGateway` calls: storage, events and log, installed by a worker, or stand-ins in memory elsewhere."""
+"""What `TykGateway` calls: storage, events and log, installed by a worker; stand-ins elsewhere."""
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 PLUGIN_LOGGER: Final = "tykpy.plugin"
-"""The logger that `TykGateway.log` writes to."""
-MAX_REMEMBERED_EVENTS: Final = 1_000
-"""Outside a worker nobody collects the events: the newest are kept."""
+"""The logger that `TykGateway.log` writes to outside a worker."""
 PURGE_EVERY_STORES: Final = 1_000
 """Expired values are purged once in so many stores."""
+
+Trigger: TypeAlias = Callable[[str, str], None]
+"""Takes an event: its name and payload, a string as the plugin gave it or the JSON of its mapping."""
+WriteLog: TypeAlias = Callable[[str, int], None]
+"""Takes a message and its level, one of `logging`'s."""
 
 
 class Storage(Protocol):
@@ -23,20 +25,6 @@ class Storage(Protocol):
 
     def fetch(self, key: str) -> bytes:
         """Return what was stored; empty where there is nothing."""
-
-
-class Events(Protocol):
-    """Takes the events that plugins trigger."""
-
-    def trigger(self, name: str, payload: str) -> None:
-        """Take one event; `payload` is a string as the plugin gave it, or the JSON of its mapping."""
-
-
-class Log(Protocol):
-    """Takes what plugins log."""
-
-    def log(self, message: str, level: int) -> None:
-        """Take one message; `level` is one of `logging`'s."""
 
 
 class _Value(NamedTuple):
@@ -81,33 +69,12 @@ def _expired(value: _Value, now: float) -> bool:
     return value.expires_at is not None and value.expires_at <= now
 
 
-class TriggeredEvent(NamedTuple):
-    """One call of `TykGateway.trigger_event`."""
-
-    name: str
-    payload: str
+def _ignore(name: str, payload: str) -> None:
+    """Ignore an event: outside a worker it has no handlers."""
 
 
-class MemoryEvents:
-    """Remembers the newest events."""
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self.triggered: deque[TriggeredEvent] = deque(maxlen=MAX_REMEMBERED_EVENTS)
-
-    def trigger(self, name: str, payload: str) -> None:
-        """Remember one event."""
-        self.triggered.append(TriggeredEvent(name, payload))
-
-
-class LoggerLog:
-    """Writes to the `tykpy.plugin` logger."""
-
-    _logger: Final = logging.getLogger(PLUGIN_LOGGER)
-
-    def log(self, message: str, level: int) -> None:
-        """Write one message."""
-        self._logger.log(level, "%s", message)
+def _log(message: str, level: int) -> None:
+    logging.getLogger(PLUGIN_LOGGER).log(level, "%s", message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +82,8 @@ class Backend:
     """What `TykGateway` works with."""
 
     storage: Storage = field(default_factory=MemoryStorage)
-    events: Events = field(default_factory=MemoryEvents)
-    log: Log = field(default_factory=LoggerLog)
+    trigger: Trigger = _ignore
+    log: WriteLog = _log
 
 
 _current = Backend()
@@ -127,16 +94,11 @@ def current() -> Backend:
     return _current
 
 
-def install(storage: Storage | None = None, events: Events | None = None, log: Log | None = None) -> Backend:
+def install(storage: Storage | None = None, trigger: Trigger | None = None, log: WriteLog | None = None) -> Backend:
     """Put other parts in place of those in use, and return the previous backend; None leaves a part as it is."""
     previous = current()
-    restore(
-        Backend(
-            previous.storage if storage is None else storage,
-            previous.events if events is None else events,
-            previous.log if log is None else log,
-        )
-    )
+    new_storage = previous.storage if storage is None else storage
+    restore(Backend(new_storage, trigger or previous.trigger, log or previous.log))
     return previous
 
 

@@ -8,7 +8,14 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from tyk.call import METADATA, Metadata
-from tyk.gateway.backend import MemoryEvents, MemoryStorage, TriggeredEvent, install, restore
+from tyk.gateway.backend import MemoryStorage, install, restore
+
+
+class TriggeredEvent(NamedTuple):
+    """One call of `TykGateway.trigger_event`."""
+
+    name: str
+    payload: str
 
 
 class LoggedMessage(NamedTuple):
@@ -16,18 +23,6 @@ class LoggedMessage(NamedTuple):
 
     level: str
     message: str
-
-
-class MemoryLog:
-    """Remembers log messages."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self.messages: list[LoggedMessage] = []
-
-    def log(self, message: str, level: int) -> None:
-        """Remember one message."""
-        self.messages.append(LoggedMessage(logging.getLevelName(level).lower(), message))
 
 
 class ManualClock:
@@ -52,18 +47,16 @@ class FakeGateway:
 
     clock: ManualClock
     storage: MemoryStorage
-    _events: MemoryEvents = field(default_factory=MemoryEvents)
-    _log: MemoryLog = field(default_factory=MemoryLog)
+    events: list[TriggeredEvent] = field(default_factory=list)
+    """The events triggered so far."""
+    messages: list[LoggedMessage] = field(default_factory=list)
+    """The messages logged so far."""
 
-    @property
-    def events(self) -> list[TriggeredEvent]:
-        """The events triggered so far."""
-        return list(self._events.triggered)
+    def _trigger(self, name: str, payload: str) -> None:
+        self.events.append(TriggeredEvent(name, payload))
 
-    @property
-    def messages(self) -> list[LoggedMessage]:
-        """The messages logged so far."""
-        return list(self._log.messages)
+    def _log(self, message: str, level: int) -> None:
+        self.messages.append(LoggedMessage(logging.getLevelName(level).lower(), message))
 
 
 @contextmanager
@@ -71,7 +64,7 @@ def fake_gateway() -> Iterator[FakeGateway]:
     """Give `TykGateway` an empty store, events and log; restore the previous ones at the end."""
     clock = ManualClock()
     fake = FakeGateway(clock, MemoryStorage(clock))
-    previous = install(fake.storage, fake._events, fake._log)
+    previous = install(fake.storage, fake._trigger, fake._log)
     try:
         yield fake
     finally:
