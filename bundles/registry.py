@@ -11,7 +11,7 @@ from tykpy.bundles.files.archive import UnpackedFolder
 from tykpy.bundles.files.discovery import Candidate, candidate_at, candidates, key_of, part_folders
 from tykpy.bundles.files.manifest import MANIFEST_NAME
 from tykpy.bundles.files.signature import PublicKey
-from tykpy.bundles.files.versions import SavedVersions, same_code, version_of
+from tykpy.bundles.files.versions import VersionCopies, same_code, version_of
 from tykpy.bundles.load_observer import BundleSource, LoadObserver
 from tykpy.bundles.loading import load_file, load_folder, too_many_hooks
 from tykpy.bundles.plugin_errors import bundle_failed
@@ -41,7 +41,7 @@ class BundleStore:
         unpacked: Path,
         public_key: PublicKey | None = None,
         observer: LoadObserver | None = None,
-        saved: SavedVersions | None = None,
+        saved: VersionCopies | None = None,
     ) -> None:
         """Look into the folders `sources` (a source may be a bundle itself); unpack ZIPs below `unpacked`.
 
@@ -52,7 +52,7 @@ class BundleStore:
         self._unpacked = UnpackedFolder(unpacked.absolute())
         self._public_key = public_key
         self._observer = observer or LoadObserver()
-        self._saved = saved or SavedVersions()
+        self._saved = saved or VersionCopies()
         self._entries: dict[Path, _Entry] = {}
         self._by_hash: dict[str, _Entry] = {}
 

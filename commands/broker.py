@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -17,28 +17,18 @@ from tykpy.commands.terminal import EXIT_ERROR
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Octal(click.ParamType[int]):
-    name = "octal"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return int(value, 8)
-        except ValueError:
-            self.fail(f"{value!r} is not a mode like 0660", param, ctx)
+def _octal(text: str | int) -> int:
+    try:
+        return text if isinstance(text, int) else int(text, 8)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a mode like 0660") from None
 
 
-class _CountOrAuto(click.ParamType["int | str"]):
-    name = "auto|integer"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if isinstance(value, int) or value == AUTO:
-            return cast("int | str", value)
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither {AUTO} nor a number", param, ctx)
+def _count_or_auto(text: str | int) -> int | str:
+    try:
+        return text if text == AUTO else int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither {AUTO} nor a number") from None
 
 
 def _click_option(option: Field[Any]) -> Callable[[F], F]:
@@ -51,9 +41,9 @@ def _click_option(option: Field[Any]) -> Callable[[F], F]:
         settings["is_flag"] = True
     settings["show_default"] = meta.get("shown_default", default is not None and default != ())
     if meta.get("octal"):
-        settings |= {"type": _Octal(), "show_default": f"{default:04o}"}
+        settings |= {"type": _octal, "metavar": "OCTAL", "show_default": f"{default:04o}"}
     elif default == AUTO:
-        settings["type"] = _CountOrAuto()
+        settings |= {"type": _count_or_auto, "metavar": "AUTO|INTEGER"}
     elif "choices" in meta:
         settings["type"] = click.Choice(meta["choices"])
     elif "Path" in str(option.type):

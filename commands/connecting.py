@@ -15,7 +15,7 @@ _OPTIONS = (
     click.option("--tls-ca", type=_file, metavar="FILE",
                  help="With tls://: PEM file with CAs of the broker's certificate.  [default: the system's]"),
     click.option("--tls-name", metavar="NAME",
-                 help="With tls://: whom the broker's certificate must be for.  [default: the address's host]"),
+                 help="With tls://: the name in the broker's certificate.  [default: the address's host]"),
     click.option("--tls-cert", type=_file, metavar="FILE",
                  help="With tls://: PEM file with a certificate of our own, where the broker wants one."),
     click.option("--tls-key", type=_file, metavar="FILE", help="PEM file with its key.  [default: in --tls-cert]"),

@@ -16,7 +16,7 @@ from tyk import gateway
 from tykpy.bundles import forked
 from tykpy.bundles.errors import WorkersError
 from tykpy.bundles.files.signature import PublicKey
-from tykpy.bundles.files.versions import SavedVersions
+from tykpy.bundles.files.versions import VersionCopies
 from tykpy.bundles.load_guard import LoadGuard
 from tykpy.bundles.load_observer import LoadObserver
 from tykpy.bundles.plugin_errors import described
@@ -134,7 +134,7 @@ def _prepare(
     forked.watch(abandon)
     sources = [_path(config["bundles"])] if config["bundles"] else []
     public_key = PublicKey.read(_path(config["public_key"])) if config["public_key"] else None
-    saved = SavedVersions.read(_path(config["kept"]) if config["kept"] else None, pinned=config["pinned"])
+    saved = VersionCopies.read(_path(config["kept"]) if config["kept"] else None, pinned=config["pinned"])
     store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key, observer=loads, saved=saved)
     atexit.register(store.close)
     store.load_all()

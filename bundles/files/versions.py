@@ -46,7 +46,7 @@ def version_of(path: Path) -> str:
     return hashlib.sha256(repr(sorted(set(_stamps(path)))).encode()).hexdigest()[:_VERSION_DIGITS]
 
 
-class SavedVersion(NamedTuple):
+class VersionCopy(NamedTuple):
     """A copy of the version that is served, where the bundle's files have changed since."""
 
     place: Path
@@ -56,7 +56,7 @@ class SavedVersion(NamedTuple):
     """What the bundle's description says about it."""
 
 
-class SavedVersions:
+class VersionCopies:
     """The broker's folder of copies, and which of them are served. Without a folder there are none."""
 
     def __init__(self, folder: Path | None = None, served: Mapping[str, str] | None = None) -> None:
@@ -65,7 +65,7 @@ class SavedVersions:
         self._served = dict(served or {})
 
     @classmethod
-    def read(cls, folder: Path | None, *, pinned: bool) -> "SavedVersions":
+    def read(cls, folder: Path | None, *, pinned: bool) -> "VersionCopies":
         """Open the broker's folder; with `pinned`, load the versions that are served now."""
         if folder is None or not pinned:
             return cls(folder)
@@ -76,7 +76,7 @@ class SavedVersions:
             return cls(folder)
         return cls(folder, served if isinstance(served, dict) else None)
 
-    def find(self, path: str, version: str) -> SavedVersion | None:
+    def find(self, path: str, version: str) -> VersionCopy | None:
         """Return the version to load in place of the files that are there, or None.
 
         `path` is the one in the bundle's description, `version` names the files that are there.
@@ -109,7 +109,7 @@ class SavedVersions:
         except Exception as error:  # noqa: BLE001 (a bundle may have patched the modules that this uses)
             _log.warning("bundle %s: its files cannot be kept: %s", source.name, error)
 
-    def _copy(self, path: str, version: str) -> SavedVersion | None:
+    def _copy(self, path: str, version: str) -> VersionCopy | None:
         assert self._folder is not None
         folder = self._folder / copy_name(path, version)
         try:
@@ -118,7 +118,7 @@ class SavedVersions:
         except (OSError, ValueError):
             return None
         reason = f"serves the version of {loaded}, its files have changed since (tykpy reload loads them)"
-        return SavedVersion(folder / name, version, reason)
+        return VersionCopy(folder / name, version, reason)
 
 
 def same_code(one: Path, other: Path) -> bool:

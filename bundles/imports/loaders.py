@@ -130,27 +130,25 @@ class AliasLoader(Loader):
         return attribute
 
 
-class OwnFolder(FileFinder):
-    """A bundle's folder in `sys.path`: explicit look-ups find its modules, imports of other bundles do not."""
+class _HiddenFromImports:
+    """Finds modules for explicit look-ups, but not for imports: these modules would be everybody's."""
+
+    def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
+        if sys._getframe(1).f_code.co_filename == _IMPORTLIB:
+            return None
+        found: ModuleSpec | None = super().find_spec(fullname, target)  # type: ignore[misc]
+        return found
+
+
+class OwnFolder(_HiddenFromImports, FileFinder):
+    """A bundle's folder in `sys.path`."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, *importlib._bootstrap_external._get_supported_file_loaders())  # type: ignore[attr-defined]
 
-    def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Return None to importlib: otherwise the module would be everybody's."""
-        if sys._getframe(1).f_code.co_filename == _IMPORTLIB:
-            return None
-        return super().find_spec(fullname, target)
 
-
-class OwnZip(zipimporter):
-    """A bundle's ZIP in `sys.path`, like OwnFolder."""
-
-    def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Return None to importlib."""
-        if sys._getframe(1).f_code.co_filename == _IMPORTLIB:
-            return None
-        return super().find_spec(fullname, target)
+class OwnZip(_HiddenFromImports, zipimporter):
+    """A bundle's ZIP in `sys.path`."""
 
 
 def is_namespace(spec: ModuleSpec) -> bool:

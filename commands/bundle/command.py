@@ -23,7 +23,9 @@ def bundle() -> None:
 @click.argument("folder", type=_path)
 @click.option("-o", "--output", type=_path, help="The ZIP to write.  [default: FOLDER.zip, here]")
 @click.option("-k", "--key", type=_path, help="PEM file (PKCS#1 or PKCS#8) with the RSA private key to sign with.")
-@click.option("--compress", is_flag=True, help="Smaller; but the bytes then depend on the version of zlib, too.")
+@click.option(
+    "--compress", is_flag=True, help="Compress the entries; the bytes then also depend on the version of zlib."
+)
 @_chain
 def build(folder: Path, output: Path | None, key: Path | None, compress: bool, chain: bool) -> None:
     """Pack FOLDER into a ZIP, with file list, checksum and signature; the same files give the same bytes."""

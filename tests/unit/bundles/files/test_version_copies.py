@@ -9,7 +9,7 @@ import pytest
 from tests.support.bundles import write_bundle
 from tykpy.bundles.files import versions
 from tykpy.bundles.files.discovery import Candidate, candidate_at
-from tykpy.bundles.files.versions import SavedVersions, same_code
+from tykpy.bundles.files.versions import VersionCopies, same_code
 from tykpy.ipc.kept import INDEX
 
 
@@ -31,13 +31,13 @@ def mine(tmp_path: Path) -> Candidate:
     return candidate(write_bundle(tmp_path / "mine", {"middleware.py": "", "lib/data.txt": "data"}))
 
 
-def served(folder: Path, mine: Candidate, version: str) -> SavedVersions:
+def served(folder: Path, mine: Candidate, version: str) -> VersionCopies:
     (folder / INDEX).write_text(json.dumps({mine.key: version}))
-    return SavedVersions.read(folder, pinned=True)
+    return VersionCopies.read(folder, pinned=True)
 
 
 def test_served_version_is_found(folder: Path, mine: Candidate) -> None:
-    SavedVersions(folder).save(mine, "1", lambda: True)
+    VersionCopies(folder).save(mine, "1", lambda: True)
     found = served(folder, mine, "1").find(mine.key, "2")
     assert found is not None
     assert (found.place.name, found.version) == ("mine", "1")
@@ -46,29 +46,29 @@ def test_served_version_is_found(folder: Path, mine: Candidate) -> None:
     assert served(folder, mine, "3").find(mine.key, "2") is None
     assert list(served(folder, mine, "1").missing({mine.key})) == []
     assert list(served(folder, mine, "1").missing(set())) == [(mine.key, found.place)]
-    assert SavedVersions.read(folder, pinned=False).find(mine.key, "2") is None
+    assert VersionCopies.read(folder, pinned=False).find(mine.key, "2") is None
 
 
 @pytest.mark.parametrize("index", [None, "", "[]", "{"])
 def test_without_an_index_nothing_is_served(folder: Path, mine: Candidate, index: str | None) -> None:
-    SavedVersions(folder).save(mine, "1", lambda: True)
+    VersionCopies(folder).save(mine, "1", lambda: True)
     if index is not None:
         (folder / INDEX).write_text(index)
-    assert SavedVersions.read(folder, pinned=True).find(mine.key, "2") is None
-    assert SavedVersions.read(None, pinned=True).find(mine.key, "2") is None
+    assert VersionCopies.read(folder, pinned=True).find(mine.key, "2") is None
+    assert VersionCopies.read(None, pinned=True).find(mine.key, "2") is None
 
 
 def test_files_that_change_meanwhile_are_not_saved(folder: Path, mine: Candidate) -> None:
-    SavedVersions(folder).save(mine, "1", lambda: False)
+    VersionCopies(folder).save(mine, "1", lambda: False)
     assert list(folder.iterdir()) == []
 
 
 def test_too_large_bundle_is_not_saved(folder: Path, mine: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "MAX_FILES", 2)
-    SavedVersions(folder).save(mine, "1", lambda: True)
+    VersionCopies(folder).save(mine, "1", lambda: True)
     monkeypatch.setattr(versions, "MAX_FILES", 9)
     monkeypatch.setattr(versions, "MAX_SIZE", 3)
-    SavedVersions(folder).save(mine, "1", lambda: True)
+    VersionCopies(folder).save(mine, "1", lambda: True)
     assert list(folder.iterdir()) == []
 
 
@@ -80,7 +80,7 @@ def test_links_and_pipes_are_handled(folder: Path, mine: Candidate, tmp_path: Pa
     (mine.path / "folder").symlink_to("../shared")
     os.mkfifo(mine.path / "pipe")
     (mine.path / "__pycache__").mkdir()
-    SavedVersions(folder).save(mine, "1", lambda: True)
+    VersionCopies(folder).save(mine, "1", lambda: True)
     found = served(folder, mine, "1").find(mine.key, "2")
     assert found is not None
     assert not (found.place / "linked.py").is_symlink()
@@ -95,5 +95,5 @@ def test_links_and_pipes_are_handled(folder: Path, mine: Candidate, tmp_path: Pa
 
 
 def test_unwritable_folder_is_not_an_error(mine: Candidate, tmp_path: Path) -> None:
-    SavedVersions(tmp_path / "none").save(mine, "1", lambda: True)
+    VersionCopies(tmp_path / "none").save(mine, "1", lambda: True)
     assert not (tmp_path / "none").exists()
