@@ -1,6 +1,11 @@
-"""The map of the tree in docs/architecture.md matches the files, and is short."""
+"""The rules of the tree: no circular imports, small folders, one class per name, and a map that matches the files."""
 
+import ast
 import re
+from collections import defaultdict
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -10,11 +15,78 @@ from tests.support.root import ROOT
 ROOMS: Final = (
     "bench", "broker", "bundles", "client", "commands", "ipc", "redisclient", "telemetry", "tyk", "workers",
 )  # fmt: skip
+GENERATED: Final = ROOT / "tyk" / "proto"
+MAX_FILES: Final = 16
+MORE_FILES: Final = {"bench": 24, "broker/router": 21}
+"""Folders that are still too large."""
+SHARED: Final = {"Breaker", "Broker", "Log", "Progress", "SavedVersions", "Storage"}
+"""Names that two public classes still share."""
+CIRCULAR: Final = "tykpy.broker.router."
+"""Modules that still import each other."""
 MAX_HOPS: Final = 14
 MAX_WORDS: Final = 25
 EXAMPLES: Final = {"bundles/quota.py"}
 """Files that a page tells its reader to create."""
 MAP: Final = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def sources() -> list[Path]:
+    """Return the modules of the program, without generated ones."""
+    rooms = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if GENERATED not in path.parents]
+    return sorted([*ROOT.glob("*.py"), *rooms])
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return name if parts[0] == "tyk" else f"tykpy.{name}"
+
+
+def imported(tree: ast.Module, modules: set[str]) -> Iterator[str]:
+    """Yield the program's modules that a file imports anywhere, also in functions and under TYPE_CHECKING."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                if name in modules:
+                    yield name
+                elif node.module in modules:
+                    yield node.module
+
+
+def test_no_module_takes_part_in_a_circle_of_imports() -> None:
+    files = {module_name(path): ast.parse(path.read_text()) for path in sources()}
+    graph = {
+        name: {
+            other
+            for other in imported(tree, set(files))
+            if not (name.startswith(CIRCULAR) and other.startswith(CIRCULAR))
+        }
+        for name, tree in files.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_no_folder_of_the_program_has_too_many_files() -> None:
+    count: dict[str, int] = defaultdict(int)
+    for path in sources():
+        if path.name != "__init__.py":
+            count[str(path.parent.relative_to(ROOT))] += 1
+    assert {folder: files for folder, files in count.items() if files > MORE_FILES.get(folder, MAX_FILES)} == {}
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in sources():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(module_name(path))
+    assert {name: where for name, where in places.items() if len(where) > 1 and name not in SHARED} == {}
 
 
 def anchors(page: str) -> set[str]:
