@@ -57,6 +57,8 @@ class Discovery:
         """What the newest workers found."""
         self._last: Entries = {}
         """What the last check found."""
+        self._last_periodic: Entries = {}
+        """What the last check found that no call or generation caused."""
         self._starting: Entries = {}
         """What workers that are starting find; they may still be refused."""
         self._self_written: set[str] = set()
@@ -148,8 +150,9 @@ class Discovery:
     # -- checks --
 
     def _look(self) -> None:
-        before = self._last
-        self._last = self._folder.look(again=before if self._reloads else self._unknown(before))
+        before = self._last_periodic
+        again = self._last if self._reloads else self._unknown(self._last)
+        self._last = self._last_periodic = self._folder.look(again)
         self._warn_unreadable()
         complete = {name: stamp for name, stamp in self._last.items() if before.get(name) == stamp}
         if self._is_loading or self._reloader.under_way:

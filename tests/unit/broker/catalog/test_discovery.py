@@ -111,6 +111,14 @@ def test_a_new_bundle_starts_one_generation(bench: Bench) -> None:
     assert bench.look() == []
 
 
+def test_calls_do_not_make_an_entry_complete_earlier(bench: Bench) -> None:
+    bench.look(1)
+    bench.write("mine.py", "half")
+    bench.discovery.ask(False)
+    assert bench.look(1) == []
+    assert bench.look(1) == [False]
+
+
 def test_a_change_during_a_pinned_load_is_not_lost(bench: Bench) -> None:
     bench.write("new.py")
     assert bench.look(2) == [True]
