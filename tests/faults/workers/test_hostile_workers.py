@@ -53,7 +53,7 @@ def tokens_without_records(request, session, spec):
 @Pre
 def answer_to_nothing(request, session, spec):
     channel, seq = find()
-    channel.answer(0, seq + 1_000_000, b"", False, 0)
+    channel.answer(0, seq + 1_000_000, (b"", None), False, 0)
     wait_for_the_end()
 
 @Pre
