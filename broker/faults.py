@@ -53,11 +53,6 @@ class Periodic:
         self._action = action
         self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def running(self) -> bool:
-        """Whether there will be another run."""
-        return self._timer is not None
-
     def start(self) -> None:
         """Run from now on; no effect if it is running already."""
         if self._timer is None:

@@ -25,13 +25,13 @@ def test_sweeps_last_as_long_as_connections() -> None:
     async def scenario() -> None:
         connections: Connections[Recorded] = Connections(asyncio.get_running_loop(), 2)
         first, second = Recorded(), Recorded()
-        assert not connections._sweeper.running
+        assert connections._sweeper._timer is None
         assert connections.add(first)
         assert connections.add(second)
         connections.discard(first)
-        assert connections._sweeper.running
+        assert connections._sweeper._timer is not None
         connections.discard(second)
-        assert not connections._sweeper.running
+        assert connections._sweeper._timer is None
         assert not connections
 
     asyncio.run(scenario())

@@ -65,9 +65,9 @@ def test_a_periodic_action_that_raises_runs_again(loop: asyncio.AbstractEventLoo
     periodic = Periodic(loop, 0.001, act)
     periodic.start()
     loop.run_forever()
-    assert (next(runs), periodic.running) == (4, True)
+    assert (next(runs), periodic._timer is not None) == (4, True)
     periodic.stop()
-    assert not periodic.running
+    assert periodic._timer is None
 
 
 def test_an_action_can_stop_its_own_repetition(loop: asyncio.AbstractEventLoop) -> None:
