@@ -1,4 +1,4 @@
-"""Bundles that end, hang or damage the worker that loads them: every other bundle is served, whenever that happens."""
+"""Bundles that end, hang or damage the workers that load them: all other bundles are served."""
 
 import os
 import signal

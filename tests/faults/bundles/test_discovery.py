@@ -1,4 +1,4 @@
-"""Bundles that appear while the broker serves: new workers load them, and nobody else waits or fails."""
+"""Bundles that appear while the broker serves: new workers load them, and no other call waits or fails."""
 
 import concurrent.futures
 import os
@@ -71,7 +71,7 @@ def test_a_call_waits_for_a_bundle_that_came_during_a_load(tmp_path: Path) -> No
 
 
 def test_a_broken_bundle_that_writes_to_itself_is_left_alone(tmp_path: Path) -> None:
-    """It changes each time that it is loaded, and looks mended."""
+    """It changes each time it is loaded, and so looks repaired."""
     with running_broker(tmp_path, files={"hooks.py": SOURCE}) as broker:
         write_bundle(broker.bundles / "mine", {"middleware.py": "open(__file__, 'a').write('#')\nnothing\n"})
         broker.wait_for_log("loaded: mine changed")
@@ -92,7 +92,7 @@ def test_a_bundle_is_loaded_before_anybody_calls_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_loaded_once_it_is_whole(tmp_path: Path) -> None:
-    """A gateway makes the folder first, and unpacks into it afterwards."""
+    """A gateway creates the folder first, and unpacks into it afterwards."""
     with running_broker(tmp_path, files={"hooks.py": SOURCE}) as broker:
         folder = broker.bundles / md5("mine.zip")
         folder.mkdir()
@@ -174,7 +174,7 @@ def test_the_folder_may_appear_later(tmp_path: Path) -> None:
 
 
 def test_calls_for_unknown_bundles_do_not_make_work(tmp_path: Path) -> None:
-    """However many there are, the folder is looked at ten times a second at most, and no worker is started."""
+    """However many there are, the folder is checked ten times a second at most, and no worker is started."""
     with (
         running_broker(tmp_path, files={"hooks.py": SOURCE}) as broker,
         concurrent.futures.ThreadPoolExecutor(8) as pool,

@@ -1,4 +1,4 @@
-"""Workers that are replaced while the files of a bundle are half written, gone or new: they serve what was served."""
+"""Workers replaced while a bundle's files are half written, gone or new serve what was served before."""
 
 import contextlib
 import json
@@ -90,7 +90,7 @@ def two_versions(folder: Path) -> None:
 
 
 def no_data(folder: Path) -> None:
-    """Nothing but data has changed, and the code cannot be imported without."""
+    """Remove only data, without which the code cannot be imported."""
     (folder / "data.txt").unlink()
 
 
@@ -126,7 +126,7 @@ def reload(broker: RunningBroker) -> None:
 
 
 def replace(broker: RunningBroker, dying: set[int]) -> None:
-    """Kill workers, and wait for those that follow."""
+    """Kill workers, and wait for their replacements."""
     for pid in dying:
         os.kill(pid, signal.SIGKILL)
 
@@ -193,7 +193,7 @@ def as_zip(folder: Path) -> Path:
 
 
 def as_parts(folder: Path) -> Path:
-    """Two bundles that one API uses."""
+    """Write two bundles that one API uses."""
     path = folder / bundles.md5("a.zip,b.zip")
     bundles.write_bundle(path / "a", {"middleware.py": SINGLE})
     bundles.write_bundle(path / "b", {"middleware.py": SINGLE.replace("first", "other")})

@@ -1,4 +1,4 @@
-"""Reload: new code under the same name without a failed call, and nothing at all where the new code cannot be had."""
+"""Reload: new code under the same name without a failed call, or no change if the new code does not load."""
 
 import concurrent.futures
 import os

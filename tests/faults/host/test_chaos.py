@@ -37,7 +37,7 @@ def chaotic_broker(folder: Path, *flags: str, env: dict[str, str]) -> RunningBro
 
 
 class Killer:
-    """Kills workers that serve, each only once."""
+    """Kills serving workers, each only once."""
 
     def __init__(self, broker: RunningBroker, seed: int) -> None:
         self._broker = broker
@@ -69,7 +69,7 @@ def kill_under_load(folder: Path, calls: int, kill: Callable[[Killer, Callers], 
 
 
 def check_account(calls: int, callers: Callers, runs: Counter[str], killed: set[int]) -> set[str]:
-    """Hold every outcome against what happened; returns the calls that failed without having been started."""
+    """Compare every outcome with what happened; return the calls that failed without having been started."""
     answers, failures = callers.answers, callers.failures
     given_up = {nonce for nonce, failure in failures.items() if NEVER_STARTED in failure.message}
     running = [failure for nonce, failure in failures.items() if nonce not in given_up]
@@ -97,7 +97,7 @@ def check_each_worker_cost_one_call(failures: list[Failure], killed: set[int]) -
 
 
 def check_counters(callers: Callers, counters: dict[str, int]) -> None:
-    """The broker's own account is the same."""
+    """Check that the broker's own counters agree."""
     assert counters["taken"] == len(callers.answers) + len(callers.failures)
     assert counters["answered"] == len(callers.answers)
     assert counters["failed"] == len(callers.failures)
@@ -129,7 +129,7 @@ def test_100000_calls_while_a_worker_is_killed_every_50_ms(tmp_path: Path) -> No
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """The processes with this in their environment, whoever is their parent now."""
+    """Return the processes with this in their environment, whatever their parent is now."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -141,7 +141,7 @@ def marked(mark: str) -> list[psutil.Process]:
 
 
 def kill_everything(broker: RunningBroker, mark: str, order: random.Random) -> int:
-    """SIGKILL to broker and workers, in any order; returns to how many."""
+    """Send SIGKILL to broker and workers in any order; return how many there were."""
     processes = marked(mark)
     order.shuffle(processes)
     for process in processes:

@@ -1,4 +1,4 @@
-"""A broker that is process 1 of a namespace, as it is in a container."""
+"""A broker that is process 1 of a namespace, as in a container."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ def leaves_orphans(request, session, spec):
 
 
 def needs_namespaces() -> None:
-    """Skip the test where processes cannot have a namespace of their own."""
+    """Skip the test if processes cannot have their own namespace."""
     try:
         subprocess.run([*AS_INIT, "true"], check=True, capture_output=True, timeout=60)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -42,7 +42,7 @@ def needs_namespaces() -> None:
 
 @contextlib.contextmanager
 def stopped_at_the_end(broker: RunningBroker) -> Iterator[int]:
-    """Give the broker's number outside of its namespace; `unshare`, which has started it, passes no signals on."""
+    """Yield the broker's pid outside of its namespace: `unshare`, its parent, does not pass signals on."""
     (init,) = (child.pid for child in psutil.Process(broker.pid).children())
     try:
         yield init
@@ -52,7 +52,7 @@ def stopped_at_the_end(broker: RunningBroker) -> Iterator[int]:
 
 
 def children(pid: int) -> dict[int, tuple[str, str]]:
-    """The children of a process, with title and state; those that are gone meanwhile are not among them."""
+    """Return the children of a process, with title and state, without those that are gone meanwhile."""
     found = {}
     for child in psutil.Process(pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""A broker that may open few files, and peers who connect for ever: workers that die are replaced all the same."""
+"""A broker that may open few files, and peers that connect endlessly: dead workers are replaced all the same."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ KILLS: Final = 3
 
 
 class Crowd:
-    """Peers who connect, stay, and dial again, until the end of the block."""
+    """Peers that connect, stay, and connect again, until the end of the block."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
@@ -60,13 +60,13 @@ def broker_of_few_files(folder: Path, event_loop: str) -> Iterator[RunningBroker
 
 
 def kill_one(broker: RunningBroker, admin: RpcClient, before: int) -> None:
-    """Kill a worker, as so many were before it, and wait for the next one."""
+    """Kill a worker after `before` others, and wait for the next one."""
     os.kill(admin.call("status")["workers"][0]["pid"], signal.SIGKILL)
     wait_until(lambda: is_replaced(admin, before + 1), lambda: broker.log)
 
 
 def is_replaced(admin: RpcClient, restarts: int) -> bool:
-    """Whether so many workers were replaced and all are ready."""
+    """Say whether this many workers were replaced and all are ready."""
     status = admin.call("status")
     return (status["restarts"], [row["state"] for row in status["workers"]]) == (restarts, ["ready"] * WORKERS)
 

@@ -1,4 +1,4 @@
-"""A log that nobody reads, that cannot be written, or that plugins and peers tamper with costs nobody a call."""
+"""A log that is not read, cannot be written, or is tampered with by plugins and peers affects no call."""
 
 import contextlib
 import os
@@ -90,19 +90,19 @@ FORGED: Final = "2026-01-01 00:00:00,000 ERROR   tykpy.broker: forged"
 
 
 def call(broker: RunningBroker, hook: str, bundle: str = "mine.py", **headers: str) -> int:
-    """Call a hook; returns the process that ran it, where the hook says so."""
+    """Call a hook; return the process that ran it, if the hook tells."""
     answer = broker.call(hook, bundle=bundle, headers=tuple(headers.items()))
     return int(answer.request.set_headers.get("X-Worker", 0))
 
 
 def redirected(broker: RunningBroker, redirections: str) -> RunningBroker:
-    """Start it with these redirections of a shell."""
+    """Start the broker with these shell redirections."""
     broker.prefix = ["bash", "-c", f'exec "$0" "$@" {redirections}']
     return broker
 
 
 class StalledReader:
-    """The read end of a pipe that is the broker's standard error, and that is not read from."""
+    """The read end of a pipe that is the broker's standard error, and that nobody reads."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
@@ -110,7 +110,7 @@ class StalledReader:
         self.text = b""
 
     def read(self) -> str:
-        """Read what there is now, and return everything that was read so far."""
+        """Read what is there now, and return everything read so far."""
         with contextlib.suppress(BlockingIOError):
             while part := os.read(self.reader, 65_536):
                 self.text += part
@@ -122,7 +122,7 @@ class StalledReader:
 
 @pytest.fixture
 def stalled(tmp_path: Path) -> Iterator[tuple[RunningBroker, StalledReader]]:
-    """A broker whose log is not read, and is full already."""
+    """Yield a broker whose log is not read and already full."""
     pipe = StalledReader()
     broker = RunningBroker(tmp_path)
     broker.add_file("mine.py", HOOKS)
@@ -136,7 +136,7 @@ def stalled(tmp_path: Path) -> Iterator[tuple[RunningBroker, StalledReader]]:
 
 
 def test_a_stalled_reader_stops_nothing(stalled: tuple[RunningBroker, StalledReader]) -> None:
-    """Calls, health, reload, replacement, SIGUSR1 and SIGUSR2; when it reads on, the log says what is missing."""
+    """Calls, health, reload, replacement and signals work; when reading resumes, the log says what is missing."""
     broker, pipe = stalled
     call(broker, "speaks", Tag="stalled")
     with pytest.raises(GrpcCallError, match="no such tenant"):
@@ -182,7 +182,7 @@ def test_a_log_that_cannot_be_written(tmp_path: Path, redirections: str) -> None
 
 
 def test_the_log_file_is_opened_anew(tmp_path: Path) -> None:
-    """By broker and workers, those that come later too; also for what is written to descriptors and by SIGUSR2."""
+    """By broker and workers, also by later ones, and for what is written to descriptors and by SIGUSR2."""
     path = tmp_path / "tykpy.log"
     broker = RunningBroker(tmp_path, "--log-file", str(path))
     broker.add_file("mine.py", HOOKS)
@@ -233,7 +233,7 @@ def test_a_lost_folder_keeps_the_old_log_file(tmp_path: Path) -> None:
 
 
 def test_sigusr1_ends_no_process(tmp_path: Path) -> None:
-    """Of any kind and at any time: while it starts as well."""
+    """Of any kind and at any time, also during the start."""
     broker = RunningBroker(tmp_path)
     broker.add_file("mine.py", HOOKS)
     # Gets the signal when it unblocks it.
@@ -254,7 +254,7 @@ def test_sigusr1_ends_no_process(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
-    """A broker with a bundle that configures logging while it is loaded, and executes what it is told."""
+    """Yield a broker with a bundle that configures logging at import, and executes the code that it is sent."""
     files = {"mine.py": HOOKS, "other.py": OTHER}
     with running_broker(tmp_path_factory.mktemp("log"), workers=1, files=files) as broker:
         yield broker
@@ -297,7 +297,7 @@ def test_a_bundle_cannot_silence_others(shared: RunningBroker, way: str) -> None
 
 
 def test_nothing_forges_a_record(shared: RunningBroker) -> None:
-    """What plugins print, log and raise, what peers name, and the names of loggers, levels and classes."""
+    """Tries what plugins print, log and raise, names from peers, and names of loggers, levels and classes."""
     text = f"x\n{FORGED}\r{FORGED}\x1b[2J\x85{FORGED}\u2028{FORGED}"
     codes = (
         f"print({text!r})",
@@ -330,7 +330,7 @@ def test_errors_shown_on_a_terminal_are_escaped(shared: RunningBroker) -> None:
 
 
 def test_repetitions_are_logged_once(tmp_path: Path) -> None:
-    """Failing hooks, and names that nothing has, however long they are."""
+    """Of failing hooks, and of unknown names, however long they are."""
     with running_broker(tmp_path, workers=1, files={"mine.py": HOOKS}) as broker:
         with GrpcClient(broker.address) as client:
 

@@ -1,4 +1,4 @@
-"""Started as root, the broker becomes another user before plugin code runs, and works on as that user."""
+"""Started as root, the broker becomes another user before plugin code runs, and works as that user."""
 
 import contextlib
 import os
@@ -77,7 +77,7 @@ def becomes_root(request, session, spec):
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that every user gets to, unlike pytest's own."""
+    """Yield a folder that every user can reach, unlike pytest's own."""
     needs_root()
     path = Path(tempfile.mkdtemp(prefix="tykpy-"))
     path.chmod(0o755)
@@ -86,7 +86,7 @@ def folder() -> Iterator[Path]:
 
 
 def broker_in(folder: Path, *flags: str, workers: int = 1) -> RunningBroker:
-    """A broker whose runtime folder is the other user's."""
+    """Return a broker whose runtime folder belongs to the other user."""
     broker = RunningBroker(folder, *flags, workers=workers)
     broker.add_file("hooks.py", HOOKS)
     broker.prefix = reachable([])
@@ -96,7 +96,7 @@ def broker_in(folder: Path, *flags: str, workers: int = 1) -> RunningBroker:
 
 
 def broker_as_other(folder: Path, *flags: str, workers: int = 1) -> RunningBroker:
-    """One that becomes that user."""
+    """Return a broker that becomes that user."""
     return broker_in(folder, "--user", str(OTHER_USER), "--group", str(OTHER_USER), *flags, workers=workers)
 
 
@@ -227,7 +227,7 @@ def test_a_user_with_a_name_has_its_groups_and_home(folder: Path) -> None:
 
 
 def test_plugins_cannot_inspect_the_broker_or_the_zygote(folder: Path) -> None:
-    """Of the same user, which never was root: only what the broker gave up keeps them out."""
+    """They are the same user, which never was root: only the broker's not being dumpable keeps them out."""
     broker = broker_in(folder)
     become = ["setpriv", f"--reuid={OTHER_USER}", f"--regid={OTHER_USER}", "--clear-groups"]
     broker.prefix = reachable(become)
@@ -255,7 +255,7 @@ def test_unreadable_bundles_are_an_error_at_once(folder: Path) -> None:
 
 
 def check_as_other(folder: Path, bundles: Path) -> str:
-    """What `tykpy check-config` prints that is to become the other user."""
+    """Return what `tykpy check-config` prints for the other user."""
     flags = ["--user", str(OTHER_USER), "--group", str(OTHER_USER), "--bundles", str(bundles)]
     command = reachable([TYKPY, "check-config", "--runtime-dir", str(folder / "run"), *flags])
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -265,7 +265,7 @@ def check_as_other(folder: Path, bundles: Path) -> str:
 
 
 def test_check_config_reads_bundles_as_the_target_user(folder: Path) -> None:
-    """A gateway makes the folders of its bundles with mode 0700; the broker says the same of them."""
+    """A gateway creates bundle folders with mode 0700; the broker reports the same problems."""
     bundles = folder / "bundles"
     broker = broker_as_other(folder)
     assert check_as_other(folder, bundles).endswith("ok\n")
@@ -305,7 +305,7 @@ def test_bundles_may_be_missing_with_another_user(folder: Path) -> None:
 
 @pytest.mark.parametrize("command", ["broker", "check-config"])
 def test_an_unreachable_interpreter_is_an_error(folder: Path, command: str) -> None:
-    """One below a folder of root's: no traceback, and the folder is named."""
+    """It is below a folder of root's; the error has no traceback and names the folder."""
     closed = folder / "closed"
     (closed / "bin").mkdir(parents=True)
     (closed / "bin" / "python").symlink_to(Path(sys.executable).resolve())
@@ -348,7 +348,7 @@ def test_running_plugins_as_root_is_warned_of(tmp_path: Path) -> None:
 
 
 def test_the_interpreter_is_this_one() -> None:
-    """What `reachable` shows to other users must be what the tests are run with."""
+    """`reachable` must show other users the interpreter that runs the tests."""
     needs_root()
     command = [sys.executable, "-c", "import sys, tykpy.broker; print(sys.version)"]
     done = subprocess.run(reachable(command), capture_output=True, text=True, check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""The broker's processes among others: their titles, what ends them first, and signals for all of them at once."""
+"""The broker's processes: titles, OOM scores, and signals to all of them at once."""
 
 import concurrent.futures
 import os
@@ -57,7 +57,7 @@ cli.main(["broker", "--runtime-dir", {runtime!r}])
 
 
 def title(pid: int) -> tuple[str, str]:
-    """What `ps` shows of a process as its command, and as its name."""
+    """Return what `ps` shows as a process's command, and as its name."""
     folder = Path(f"/proc/{pid}")
     return (folder / "cmdline").read_text().rstrip("\0"), (folder / "comm").read_text().strip()
 
@@ -67,7 +67,7 @@ def oom_score(pid: int) -> int:
 
 
 def family(broker: RunningBroker) -> tuple[int, list[int]]:
-    """The zygote, and the workers by slot."""
+    """Return the zygote, and the workers by slot."""
     workers = [row["pid"] for row in broker.status()["workers"]]
     return psutil.Process(workers[0]).ppid(), workers
 
@@ -109,7 +109,7 @@ def test_a_long_title_loses_its_spaces_in_the_name() -> None:
 @pytest.mark.parametrize("number", GROUP_SIGNALS)
 @pytest.mark.parametrize("hook", ["gated", "gated_async"])
 def test_a_signal_for_the_whole_group_ends_no_call(tmp_path: Path, number: signal.Signals, hook: str) -> None:
-    """Ctrl-C, a terminal that is closed, `kill -- -PGID`, and systemd's KillMode=control-group."""
+    """Such as Ctrl-C, a closed terminal, `kill -- -PGID`, and systemd's KillMode=control-group."""
     gate = Gate(tmp_path)
     broker = RunningBroker(tmp_path, "--timeout", "60", "--grace", "60")
     broker.prefix = ["setsid"]
@@ -161,7 +161,7 @@ def test_signals_do_not_end_a_worker_that_has_no_handlers_yet() -> None:
 
 
 def caught(pid: int) -> set[int]:
-    """The signals that a process has handlers for."""
+    """Return the signals that a process has handlers for."""
     status = Path(f"/proc/{pid}/status").read_text()
     mask = int(re.findall(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)[0], 16)
     return {number for number in range(1, 65) if mask >> (number - 1) & 1}

@@ -1,4 +1,4 @@
-"""Signals that somebody sends to a worker are told from faults of its own: innocent hooks are not blamed for them."""
+"""Signals sent to a worker are told from its own faults: innocent hooks are not blamed."""
 
 import concurrent.futures
 import os
@@ -74,7 +74,7 @@ def error_of(broker: RunningBroker, hook: str) -> str:
 
 
 def signal_in_a_hook(broker: RunningBroker, folder: Path, name: str) -> str:
-    """Send a signal to a worker that runs a hook; returns what the caller is told."""
+    """Send a signal to a worker that runs a hook; return the caller's error."""
     broker.call("add_header", bundle="hooks")
     gate = Gate(folder, name)
     with concurrent.futures.ThreadPoolExecutor(1) as callers:
@@ -125,7 +125,7 @@ def test_hooks_whose_worker_was_stopped_are_not_blamed(tmp_path: Path) -> None:
 def stop_in_a_hook(
     broker: RunningBroker, callers: concurrent.futures.ThreadPoolExecutor, folder: Path, number: int
 ) -> int:
-    """Stop a worker while it runs a hook; a call that expires before its worker is ready is made again."""
+    """Stop a worker while it runs a hook; repeat a call that expires before its worker is ready."""
     for attempt in range(1000):
         gate = Gate(folder, f"gate{number}.{attempt}")
         entered = folder / f"gate{number}.{attempt}.entered"

@@ -1,4 +1,4 @@
-"""Workers that do not start, or not in time, and a listening socket that outlives the broker."""
+"""Workers that do not start in time, and a listening socket that outlives the broker."""
 
 import concurrent.futures
 import itertools
@@ -136,7 +136,7 @@ def test_waiting_calls_fail_with_why_no_worker_starts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("event_loop", ["uvloop", "asyncio"])
 def test_a_fault_of_the_start_ends_the_broker(tmp_path: Path, event_loop: str) -> None:
-    """Otherwise it would listen for ever without a worker."""
+    """Otherwise it would listen without ever having a worker."""
     program = (
         "from tykpy import cli; import tykpy.broker.pool.supervisor as it\n"
         "def fail(self): raise RuntimeError('planted')\n"
@@ -197,6 +197,6 @@ def worker_that_answers(broker: RunningBroker) -> int:
 
 
 def connections_to(path: Path) -> int:
-    """How many there are, whether somebody serves them or not."""
+    """Count the connections to a socket, served or not."""
     rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     return sum(row[-1] == os.fspath(path) and row[3] == "00000000" for row in rows)

@@ -1,4 +1,4 @@
-"""SIGUSR2: a new program takes over the sockets without a failed call; or it does not, and nothing changes."""
+"""SIGUSR2: a new program takes over the sockets without a failed call, or nothing changes."""
 
 import concurrent.futures
 import contextlib
@@ -23,7 +23,7 @@ FILES = {"hooks.py": SOURCE}
 
 
 class GrpcioClient:
-    """A foreign client, which goes to a new connection when it is told to, as the gateway does."""
+    """A client that opens a new connection when it is told to, as the gateway does."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._channel = channel
@@ -47,7 +47,7 @@ def grpcio_client(address: str) -> Iterator[GrpcioClient]:
 
 @contextlib.contextmanager
 def upgradable(folder: Path, *flags: str, workers: int = 1) -> Iterator[RunningBroker]:
-    """A broker whose successor, no child of ours, is ended as well."""
+    """A broker whose successor, which is no child of the test, is ended as well."""
     with running_broker(folder, *flags, workers=workers, files=FILES) as broker:
         try:
             yield broker
@@ -65,7 +65,7 @@ def stop(pid: int) -> None:
 
 
 def upgrade(broker: RunningBroker) -> int:
-    """Upgrade, and return the number of the process that answers on the admin socket from now on."""
+    """Upgrade, and return the pid of the process that answers on the admin socket afterwards."""
     before, drained = broker.status()["pid"], broker.log.count("draining:")
     os.kill(before, signal.SIGUSR2)
     # The old one accepts nothing more once it has logged this.
@@ -168,7 +168,7 @@ def test_a_successor_that_would_break_a_bundle_is_refused(tmp_path: Path, conten
 
 
 def test_an_exclusive_bundle_is_taken_over(tmp_path: Path) -> None:
-    """The workers of the old program have its lock until they end: that is no reason against the new one."""
+    """The old program's workers have its lock until they end, which is no reason to refuse the new program."""
     lock = "import fcntl\nlock = open({!r}, 'w')\nfcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
     with upgradable(tmp_path, workers=2) as broker:
         broker.add_file("locked.py", lock.format(str(tmp_path / "lock")) + SOURCE)

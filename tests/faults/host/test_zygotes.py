@@ -1,4 +1,4 @@
-"""The process that forks workers: what comes from it, and what a broker does without it."""
+"""The process that forks workers, and brokers without one."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ FILES: Final = {"hooks.py": SOURCE}
 
 
 def zygote_of(broker: RunningBroker) -> psutil.Process | None:
-    """The broker's only child that is titled so; None while there is none."""
+    """Return the broker's zygote, or None if there is none."""
     for child in psutil.Process(broker.pid).children():
         try:
             if " ".join(child.cmdline()) == ZYGOTE:
@@ -39,32 +39,32 @@ def there_is(zygote: psutil.Process | None) -> psutil.Process:
 
 
 def worker_of(broker: RunningBroker) -> int:
-    """The process of the only worker that serves; 0 while there is none."""
+    """Return the process of the only worker that serves, or 0 if there is none."""
     rows = [row for row in broker.status()["workers"] if row["state"] == "ready"]
     return rows[0]["pid"] if rows else 0
 
 
 def next_worker(broker: RunningBroker, before: int) -> psutil.Process:
-    """The one that takes the place of the one before."""
+    """Wait for the worker that replaces `before`; return its process."""
     wait_until(lambda: worker_of(broker) not in (0, before), lambda: broker.log)
     return psutil.Process(worker_of(broker))
 
 
 def kill_worker(broker: RunningBroker) -> int:
-    """One that has answered: one that has not would be replaced later each time."""
+    """Kill a worker that has answered: one that has not would be replaced later each time."""
     pid = int(broker.call("add_header", bundle="hooks").request.set_headers["X-Worker"])
     os.kill(pid, signal.SIGKILL)
     return pid
 
 
 def open_files(pid: int) -> dict[str, str]:
-    """What the process has open, by number."""
+    """Return what the process has open, by descriptor."""
     folder = Path(f"/proc/{pid}/fd")
     return {number: os.readlink(folder / number) for number in os.listdir(folder)}
 
 
 def kinds(pid: int) -> dict[str, str]:
-    """The same without what tells one socket or pipe from the other."""
+    """Return the same without the inodes of sockets and pipes."""
     return {number: name.partition("[")[0] for number, name in open_files(pid).items()}
 
 
@@ -147,7 +147,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def settle(keeper: ZygoteKeeper, loop: asyncio.AbstractEventLoop, patience: float = PATIENCE) -> None:
-    """Start a zygote and wait until it is known what becomes of it."""
+    """Start a zygote and wait until it is ready or has failed."""
     settled = asyncio.Event()
     keeper.open()
     keeper.watch(loop, patience, settled.set)

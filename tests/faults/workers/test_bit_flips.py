@@ -1,4 +1,4 @@
-"""Single bits flipped in records that wait in a ring: each is noticed before anything of the record is believed."""
+"""Single bits flipped in waiting records of a ring: each is detected before the record is used."""
 
 import random
 from collections import Counter
@@ -42,7 +42,7 @@ def flip(both: Rings, position: int, bit: int) -> None:
 
 
 def check_flip(both: Rings, waiting: list[Live], hit: int, position: int, bit: int) -> None:
-    """Those before the damage come as they were sent; there is the error; undone, the rest comes too."""
+    """Records before the damage arrive intact, then comes the error; with the damage undone, the rest arrives."""
     flip(both, position, bit)
     for record in waiting[:hit]:
         assert both.consumer.pop() == record.content
@@ -55,7 +55,7 @@ def check_flip(both: Rings, waiting: list[Live], hit: int, position: int, bit: i
 
 
 def flip_bits(flips: int) -> Counter[str]:
-    """One bit each, anywhere in one of several waiting records, over many laps of one ring; returns where they were."""
+    """Flip one bit at a time in one of several waiting records, over many laps of one ring; return where."""
     chance = random.Random(flips)
     places: Counter[str] = Counter()
     with rings(CAPACITY) as both:

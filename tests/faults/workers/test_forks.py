@@ -1,4 +1,4 @@
-"""A child that plugin code forks ends where it comes back from it, and calls of others do not notice.
+"""A child forked by plugin code ends when it returns from it, and other calls are not affected.
 
 The children write how they ended to a file, and their parents what their exit codes were.
 """
@@ -183,7 +183,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
 
 @pytest.fixture(autouse=True)
 def others_do_not_notice(broker: RunningBroker) -> Iterator[None]:
-    """The same worker answers many calls afterwards, and nothing has come over the ring that cannot be."""
+    """Check that the same worker answers many calls afterwards, and that the ring is intact."""
     yield
     for _ in range(CALLS):
         broker.call("well", bundle="hooks")

@@ -1,6 +1,6 @@
-"""Whatever a hook raises, or does to its thread or event loop, costs one call: its worker goes on, with all its slots.
+"""Whatever a hook raises, or does to its thread or event loop, affects one call: its worker keeps all its slots.
 
-The deadline of all calls is further away than the patience of those who make them.
+The deadline of all calls is later than the callers' timeouts.
 """
 
 import concurrent.futures
@@ -282,7 +282,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
 
 @pytest.fixture(autouse=True)
 def all_slots_survive(broker: RunningBroker) -> Iterator[None]:
-    """The same worker answers afterwards, and has no more calls in flight."""
+    """Check that the same worker answers afterwards, and has no calls in flight."""
     before = worker_of(broker)
     yield
     with concurrent.futures.ThreadPoolExecutor(CALLS) as pool:
@@ -298,7 +298,7 @@ def worker_of(broker: RunningBroker, hook: str = "well") -> str:
 
 
 def fails(broker: RunningBroker, hook: str, error: str = "", bundle: str = "hooks") -> list[str]:
-    """Make several calls; returns what their errors say."""
+    """Make several calls; return their errors."""
     said = []
     for _ in range(CALLS):
         with pytest.raises(GrpcCallError) as caught:
@@ -348,7 +348,7 @@ def test_a_hook_that_cancels_itself_may_be_passed_over(broker: RunningBroker) ->
 
 @pytest.mark.parametrize("how", ["sys.exit", "cancel"])
 def test_other_calls_on_the_loop_go_on(broker: RunningBroker, tmp_path: Path, how: str) -> None:
-    """A task that ends the loop, or a hook that cancels all tasks, costs one call and not those that wait meanwhile."""
+    """A task that ends the loop, or a hook that cancels all tasks, affects one call, not those that wait meanwhile."""
     headers = [("Entered", str(tmp_path / "entered")), ("Gate", str(tmp_path / "gate"))]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(broker.call, "waits_for_the_gate", bundle="hooks", headers=headers)

@@ -219,7 +219,7 @@ def broker(tmp_path: Path) -> Iterator[RunningBroker]:
 
 
 def call_raw(broker: RunningBroker, hook: str, body: bytes = b"") -> bytes:
-    """The answer's bytes, whatever they are."""
+    """Return the answer's bytes, whatever they are."""
     obj = build_object(CallDescription(hook, bundle="vandals", body=body))
     with GrpcClient(broker.address) as client:
         return client.call("/coprocess.Dispatcher/Dispatch", obj.SerializeToString(), timeout=30)

@@ -1,4 +1,4 @@
-"""A worker is hostile input to the broker: whatever it writes, it costs itself and the calls that it was given.
+"""A hostile worker: whatever it writes affects only itself and the calls that it was given.
 
 Each hook reaches for the channel of its own process and writes something that no worker writes. The caller gets one
 error, the worker is ended and replaced with a line in the log that says why, and other workers' calls succeed.

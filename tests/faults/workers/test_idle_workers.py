@@ -1,4 +1,4 @@
-"""Workers that live and take nothing are noticed and replaced; a bundle that makes every worker so is disabled."""
+"""Workers that live but take no calls are replaced; a bundle that makes every worker so is disabled."""
 
 import concurrent.futures
 from pathlib import Path
@@ -75,7 +75,7 @@ def holds(request, session, spec):
 
 
 def worker_of(broker: RunningBroker) -> str:
-    """Call the neighbour; returns which worker ran it."""
+    """Call the neighbour; return which worker ran it."""
     return broker.call("works", bundle="neighbour").request.set_headers["X-Worker"]
 
 

@@ -1,4 +1,4 @@
-"""A broker that is told to stop: what its peers had sent before they knew is answered."""
+"""A stopping broker answers what its peers had sent before they knew."""
 
 import concurrent.futures
 import os
@@ -41,7 +41,7 @@ def is_drain_ping(frame: Frame) -> bool:
 
 
 def answer(peer: Attacker, stream_id: int) -> bytes:
-    """Call, and read to the end of the answer: its DATA."""
+    """Call, and return the DATA of the answer."""
     peer.send(peer.request(stream_id, CALL))
     frames = peer.read_until(lambda frame: ends(stream_id, frame))
     return b"".join(f.payload for f in frames if f.kind == FrameType.DATA and f.stream_id == stream_id)
@@ -65,7 +65,7 @@ threading.Thread(target=threading.Event().wait).start()
 
 
 def test_a_broker_that_ends_leaves_the_next_ones_sockets(tmp_path: Path) -> None:
-    """Its worker has a thread that does not end, so its end takes the time that workers get to leave."""
+    """Its worker has a thread that does not end, so the broker's end takes the workers' whole grace period."""
     (tmp_path / "next").mkdir()
     with running_broker(tmp_path, files={**FILES, "late.py": ENDS_LATE}) as broker:
         successor = RunningBroker(tmp_path / "next", "--runtime-dir", str(broker.runtime))
@@ -80,13 +80,13 @@ def test_a_broker_that_ends_leaves_the_next_ones_sockets(tmp_path: Path) -> None
 
 
 def refuses(path: Path) -> bool:
-    """Whether nobody accepts connections there, or nobody is left."""
+    """Say whether connections are refused."""
     with socket.socket(socket.AF_UNIX) as peer:
         return peer.connect_ex(str(path)) != 0
 
 
 def test_new_tcp_connections_are_refused_and_unix_told(tmp_path: Path) -> None:
-    """A proxy calls another broker; a gateway's own client would wait up to 120 s before it dials again."""
+    """A refused proxy calls another broker; a refused gateway would wait up to 120 s before it dials again."""
     gate, files = Gate(tmp_path), TlsFiles(tmp_path)
     tcp = free_port()
     broker = RunningBroker(tmp_path, "--grace", "60", "--listen", f"tcp://127.0.0.1:{tcp}", *files.flags)

@@ -1,4 +1,4 @@
-"""What a worker may use: memory, CPU time and descriptors, each taken to its limit by a hook."""
+"""Limits of workers: memory, CPU time and descriptors, each used up by a hook."""
 
 import os
 import re
@@ -146,7 +146,7 @@ def test_a_limit_with_which_no_worker_can_start(tmp_path: Path, flag: str, value
 
 
 def test_what_a_worker_says_it_needs_is_enough(tmp_path: Path) -> None:
-    """For a bundle that takes nothing itself."""
+    """For a bundle that itself needs nothing."""
     flags = {"--limit-memory": "1", "--limit-files": "1"}
     for flag in flags:
         broker = RunningBroker(tmp_path, flag, "1").unready()

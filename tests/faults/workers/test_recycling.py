@@ -1,4 +1,4 @@
-"""Workers replaced one by one while calls go on, and a pool whose size changes: no call fails for it."""
+"""Workers replaced one by one, and a pool whose size changes, fail no call."""
 
 import concurrent.futures
 import itertools

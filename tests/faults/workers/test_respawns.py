@@ -1,4 +1,4 @@
-"""Workers that are killed and replaced again and again: the broker keeps nothing of those that are gone."""
+"""Workers that are killed and replaced again and again leave nothing behind in the broker."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ MOST_GROWTH: Final = 5 * MIB
 
 
 class Holdings(NamedTuple):
-    """What a broker has while all its workers are ready and nothing runs."""
+    """What a broker holds while all its workers are ready and nothing runs."""
 
     descriptors: int
     threads: int
@@ -38,25 +38,25 @@ def holdings(broker: RunningBroker, client: RpcClient) -> Holdings:
 
 
 def ready(broker: RunningBroker) -> set[int]:
-    """The processes of the workers, once all serve; none while one of them does not."""
+    """Return the processes of the workers once all serve; none before."""
     workers = broker.status()["workers"]
     return {row["pid"] for row in workers} if [row["state"] for row in workers] == ["ready"] * WORKERS else set()
 
 
 def by_sigkill(broker: RunningBroker) -> None:
-    """One that has answered: one that has not would be replaced later each time."""
+    """Kill a worker that has answered: one that has not would be replaced later each time."""
     worker = broker.call("add_header", bundle="hooks").request.set_headers["X-Worker"]
     os.kill(int(worker), signal.SIGKILL)
 
 
 def by_reload(broker: RunningBroker) -> None:
-    """All at once."""
+    """Replace all workers at once."""
     with broker.admin() as client:
         client.call("reload", timeout=60)
 
 
 def respawn(broker: RunningBroker, times: int, end: Callable[[RunningBroker], None]) -> None:
-    """Replace workers again and again, each time when all are there."""
+    """Replace workers again and again, each time once all are ready."""
     before = ready(broker)
     for _ in range(times):
         end(broker)

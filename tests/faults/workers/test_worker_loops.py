@@ -1,4 +1,4 @@
-"""The worker's own loops go on whatever plugins do around them; where one fails, the worker ends and is replaced."""
+"""The worker's own loops survive what plugins do around them; if one fails, the worker is replaced."""
 
 import concurrent.futures
 import contextlib
@@ -272,7 +272,7 @@ def test_a_library_that_replaces_threads_stops_nobody(tmp_path: Path, threads: s
 
 @pytest.mark.parametrize("thread", ["MainThread", "hooks-1", "control"])
 def test_a_worker_without_one_of_its_threads_is_replaced(tmp_path: Path, thread: str) -> None:
-    """Only the C API can raise in there, when the thread does something next; in a hook it is that call's error."""
+    """Only the C API can raise there, when the thread runs next; in a hook it is that call's error."""
     files = {"loops.py": LOOPS, "neighbour.py": NEIGHBOUR}
     with running_broker(tmp_path, "--threads", "2", "--timeout", "1000", files=files) as broker:
         pid = worker_of(broker)
@@ -300,7 +300,7 @@ def test_a_worker_whose_event_loop_fails_is_replaced(tmp_path: Path) -> None:
 
 
 def test_no_memory_to_read_a_request_is_an_error(memory: RunningBroker) -> None:
-    """The hook keeps all memory but a little; what needs no more than that goes on."""
+    """The hook takes almost all memory; calls that need less than the rest still work."""
     pid = worker_of(memory)
     memory.call("keeps", bundle="memory")
     for _ in range(3):
@@ -313,7 +313,7 @@ def test_no_memory_to_read_a_request_is_an_error(memory: RunningBroker) -> None:
 
 
 def test_a_worker_without_free_memory_fails_calls_at_once(memory: RunningBroker) -> None:
-    """Whether it goes on or is replaced: no call waits for its deadline."""
+    """Whether the worker stays or is replaced, no call waits for its deadline."""
     with contextlib.suppress(GrpcCallError):
         memory.call("keeps_all", bundle="memory")
     for _ in range(5):
@@ -326,7 +326,7 @@ def test_a_worker_without_free_memory_fails_calls_at_once(memory: RunningBroker)
 
 
 def test_async_hooks_need_no_descriptors(tmp_path: Path) -> None:
-    """The first of them, too: nothing is opened for it."""
+    """Not even the first one: nothing is opened for it."""
     source = """
 import os
 from tyk.decorators import Pre

@@ -1,4 +1,4 @@
-"""Workers that crash, hang or are killed cost the call that they run; a broker that is killed leaves nothing behind."""
+"""Workers that crash, hang or are killed fail the call that they run; a killed broker leaves nothing behind."""
 
 import concurrent.futures
 import os
@@ -138,7 +138,7 @@ def test_a_killed_broker_leaves_no_process_and_no_shared_memory(tmp_path: Path) 
 
 @pytest.mark.parametrize("hook", ["busy_forever", "asleep_with_the_interpreter_lock"])
 def test_a_hung_worker_does_not_outlive_its_broker(tmp_path: Path, hook: str) -> None:
-    """Not even one in which no other thread of Python's can run."""
+    """Not even one in which no other Python thread can run."""
     entered = tmp_path / "entered"
     with (
         running_broker(tmp_path, files={"hooks.py": SOURCE + NEVER_RETURNS}) as broker,

@@ -1,4 +1,4 @@
-"""Big bodies on their way through the broker: where they lie, how often they are copied, and that they arrive whole."""
+"""Big bodies in the broker: where they are stored, how often they are copied, and that they arrive complete."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ def big_object(size: int = 1_000_000) -> bytes:
 
 
 class Path:
-    """A gateway's connection, the router and one worker in this process, on a loop that is turned by hand."""
+    """A gateway's connection, the router and one worker in this process; the test runs the event loop."""
 
     def __init__(self, worker: LocalWorker) -> None:
         self.loop = asyncio.new_event_loop()
@@ -53,7 +53,7 @@ class Path:
         self.arrive(PREFACE + windows + pack_frame(FrameType.SETTINGS, ACK, 0))
 
     def arrive(self, data: bytes) -> None:
-        """Bytes of the gateway, as the event loop reads them."""
+        """Deliver bytes of the gateway as the event loop reads them."""
         for at in range(0, len(data), READ_BYTES):
             piece = memoryview(data)[at : at + READ_BYTES]
             self.protocol.get_buffer(-1)[: len(piece)] = piece
@@ -65,7 +65,7 @@ class Path:
         self.loop.run_forever()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.protocol.connection_lost(None)
         self.loop.close()
 
@@ -90,7 +90,7 @@ def path() -> Iterator[Path]:
 
 
 def upload(peer: Peer, stream_id: int, body: bytes) -> bytes:
-    """A whole request in frames of the usual size."""
+    """Return a complete request in frames of the usual size."""
     data = message(body)
     parts = [data[at : at + FRAME] for at in range(0, len(data), FRAME)]
     packed = [pack_frame(FrameType.DATA, 0, stream_id, part) for part in parts[:-1]]

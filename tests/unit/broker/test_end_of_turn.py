@@ -1,4 +1,4 @@
-"""The end of a turn: called back once, in order, whatever one of those called back does."""
+"""The end of a turn: callbacks run once, in order, whatever one of them does."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Exceptions of the broker itself: each costs one item, is logged once, and ends nothing that runs periodically."""
+"""Faults of the broker itself: each affects one item, is logged once, and ends nothing that runs periodically."""
 
 import asyncio
 import contextlib
@@ -128,7 +128,7 @@ def test_memory_is_given_back_although_the_store_fails(
 
 @contextlib.contextmanager
 def composed(folder: Path) -> Iterator[tuple[BrokerConfig, Listeners, ZygoteKeeper]]:
-    """What a Broker is made of."""
+    """Return the arguments of a Broker."""
     config = BrokerConfig(runtime_dir=folder, workers=2)
     with contextlib.closing(Listeners.open(config)) as listeners, contextlib.closing(ZygoteKeeper()) as zygotes:
         yield config, listeners, zygotes
@@ -150,7 +150,7 @@ def test_callbacks_that_raise_are_logged_once(tmp_path: Path, caplog: pytest.Log
 
 
 def test_the_heap_is_frozen_once(tmp_path: Path) -> None:
-    """What is frozen is never collected: not a second time, when there are calls and workers that will end."""
+    """Frozen objects are never collected, so not a second time, when there are calls and workers that will end."""
 
     class Call:
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A look at the folder of bundles: what is there, what has changed, and what cannot be read."""
+"""The folder of bundles: its entries, what has changed, and what cannot be read."""
 
 import os
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_a_missing_folder_has_no_entries(tmp_path: Path) -> None:
 def test_an_unsearchable_folder_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
 ) -> None:
-    """Root may search everything, so the kernel's answer is put in its place."""
+    """Root may search everything, so the kernel's error is simulated."""
     (tmp_path / "mine.py").touch()
     folder = BundleFolder(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Names of bundles from API definitions and calls, and what texts make of them."""
+"""Names of bundles from API definitions and calls, and the texts made from them."""
 
 import json
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ from tykpy.broker.errors import ReloadError
 
 
 class FakePool:
-    """Stands for supervisor, reloader and router; a test says how each generation of workers ends."""
+    """Stands for supervisor, reloader and router; the test decides how each generation of workers ends."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,7 +36,7 @@ class FakePool:
         self.on_generation(pinned)
 
     def end(self, *, taken_over: bool = True) -> None:
-        """The workers of the generation have loaded the bundles."""
+        """End the generation, whose workers have loaded the bundles."""
         self.under_way = False
         if taken_over:
             self.served = [
@@ -63,7 +63,7 @@ class Bench:
         new.rename(self.folder / name)
 
     def look(self, times: int = 4) -> list[bool]:
-        """Check the folder so often; return the generations that this starts."""
+        """Check the folder several times; return for each generation that this starts whether it is pinned."""
         before = len(self.pool.generations)
         for _ in range(times):
             self.discovery._look()

@@ -1,4 +1,4 @@
-"""Which bundle is blamed for the end of a worker, and for how long nobody imports it."""
+"""Which bundle is blamed for the end of a worker, and for how long it is not imported."""
 
 import asyncio
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Bench:
         return Worker(0, 1, cast(Any, None), cast(Any, SimpleNamespace(pid=0)), cast(Any, None))
 
     def loses(self, ending: Ending, source: BundleVersion = BUNDLE, *, failure: str | None = None) -> bool:
-        """Have a worker end while it loads the bundle; says whether that is blamed."""
+        """End a worker while it loads the bundle; say whether the bundle is blamed."""
         worker = self.worker()
         self.watch.loading(worker, source)
         worker.failure = failure
@@ -84,7 +84,7 @@ def test_a_worker_between_bundles_blames_nobody(bench: Bench) -> None:
 
 
 def test_a_bundle_that_kills_in_every_version_is_barred(bench: Bench) -> None:
-    """It may write its own file."""
+    """It may change its own file each time."""
     for number in range(MAX_VERSIONS):
         for _ in range(2):
             bench.loses(ITSELF, BUNDLE._replace(version=str(number)))

@@ -1,4 +1,4 @@
-"""The broker's folder of kept versions: its own, with nothing in it that nobody needs."""
+"""The broker's folder of saved versions: private to it, without copies that nobody needs."""
 
 import asyncio
 import json

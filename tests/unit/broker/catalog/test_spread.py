@@ -1,4 +1,4 @@
-"""What the workers have loaded, compared: which hooks only some of them can run, and what is shown."""
+"""Comparing what the workers have loaded: restricted hooks, and the description that is shown."""
 
 from typing import Any, cast
 

@@ -1,4 +1,4 @@
-"""Descriptors that are kept for starting workers: nobody else gets them, and a worker starts with nothing but them."""
+"""Descriptors reserved for starting workers: nobody else gets them, and they are enough to start one."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ KEPT = 5
 
 
 class Deaf:
-    """Looks after workers that nobody listens to."""
+    """An owner that ignores what happens to its workers."""
 
     def worker_ready(self, worker: Worker) -> None:
         raise AssertionError("nobody reads what it says")
@@ -38,7 +38,7 @@ class Deaf:
 
 
 def take_all() -> list[int]:
-    """Every descriptor that there is."""
+    """Take every descriptor that there is."""
     taken: list[int] = []
     with contextlib.suppress(OSError):
         while True:
@@ -47,7 +47,7 @@ def take_all() -> list[int]:
 
 
 def take_and_give_back() -> list[int]:
-    """What there was."""
+    """Give back the descriptors that were taken."""
     taken = take_all()
     there = list(taken)
     give_back(taken)
@@ -61,7 +61,7 @@ def give_back(descriptors: list[int]) -> None:
 
 @contextlib.contextmanager
 def nothing_left() -> Iterator[list[int]]:
-    """There is no descriptor more for this process; gives those that were left."""
+    """Leave no descriptor to this process; return those that were taken."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Low enough to be reached, and above every number in use: a number above the limit cannot be opened again.
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 50, hard))
@@ -143,7 +143,7 @@ def test_without_a_reserve_no_worker_is_started(starter: WorkerStarter) -> None:
 
 
 def test_descriptors_of_dead_workers_are_reserved(starter: WorkerStarter) -> None:
-    """However often that happens, and whoever waits for descriptors meanwhile."""
+    """However often workers die, and whatever else needs descriptors meanwhile."""
     starter.keep_room(0)
     with nothing_left() as taken:
         for _ in range(5):
@@ -177,7 +177,7 @@ def test_workers_that_died_together_are_all_started_again(starter: WorkerStarter
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """What the system says, to be changed by the test."""
+    """The limits that the system reports, changed by the test."""
     values = {"soft": 1024, "hard": 4096}
     monkeypatch.setattr(resource, "getrlimit", lambda _: (values["soft"], values["hard"]))
     monkeypatch.setattr(resource, "setrlimit", lambda _, both: values.update(soft=both[0], hard=both[1]))

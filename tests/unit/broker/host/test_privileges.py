@@ -1,4 +1,4 @@
-"""Whom --user and --group name."""
+"""The user that --user and --group name."""
 
 import pwd
 

@@ -1,4 +1,4 @@
-"""Messages to a service manager: none is waited for, and the newest arrive."""
+"""Messages to a service manager: none blocks, and the newest arrive."""
 
 import asyncio
 import socket

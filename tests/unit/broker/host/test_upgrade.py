@@ -1,4 +1,4 @@
-"""A new program that never says that it serves."""
+"""A successor that never says that it serves, or cannot be started."""
 
 import asyncio
 import errno
@@ -13,7 +13,7 @@ from tykpy.broker.host.upgrade import Upgrade
 
 
 def test_a_new_program_that_does_not_serve_in_time_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With less than the 10 s that it gets besides."""
+    """Without the 10 s that it has in addition."""
     monkeypatch.setattr("tykpy.broker.host.upgrade.MARGIN", 0.0)
     monkeypatch.setattr(
         "tykpy.broker.host.upgrade.own_command", lambda: [sys.executable, "-c", "import signal; signal.pause()"]

@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket, and whether it is let in."""
+"""Who connects to a Unix socket, and whether it is admitted."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from tykpy.broker.net.access import CredentialCheck, Peer, admin_admission, gate
 
 
 class Transport:
-    """As much of a transport as an admission looks at."""
+    """The part of a transport that an admission uses."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock

@@ -1,4 +1,4 @@
-"""What is told of the process that holds an address."""
+"""What messages say about the process that owns an address."""
 
 from tykpy.broker.net.port_owner import without_urls
 

@@ -1,4 +1,4 @@
-"""The runtime folder: permissions, and whom it is given to."""
+"""The runtime folder: permissions, safety, and its owner."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""How long a slot waits for its next worker."""
+"""The delay before the next worker of a slot."""
 
 from tykpy.broker.pool.backoff import FIRST_DELAY, HOPELESS_FAILURES, LONGEST_DELAY, PROVEN_SECONDS, BackOff
 

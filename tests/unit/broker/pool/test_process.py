@@ -1,4 +1,4 @@
-"""How a process ended, in words, and how much memory one has."""
+"""How a process ended, in words, and how much memory it has."""
 
 import mmap
 import os
@@ -165,7 +165,7 @@ def test_signals_never_reach_a_recycled_pid(bystander: subprocess.Popen[bytes]) 
 def test_oom_kills_are_told_from_other_kills(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_since: int, looks: int, words: str
 ) -> None:
-    """Two looks later it was another process that the kernel has ended."""
+    """Two checks later the kernel's kill was of another process."""
     counters = tmp_path / "vmstat"
     counters.write_text("oom_kill 7\n")
     monkeypatch.setattr("tykpy.broker.pool.process._VMSTAT", counters)

@@ -15,7 +15,7 @@ from tykpy.broker.pool.worker import Worker, WorkerOwner, WorkerPhase
 
 
 def limits(requests: int, jitter: int) -> set[int]:
-    """The limits that 200 new workers get; none where there is no limit."""
+    """Return the limits of 200 new workers, if there are any."""
     supervisor: Any = SimpleNamespace(request_limit=None)
     loop = asyncio.new_event_loop()
     Recycler(loop, BrokerConfig(max_requests=requests, max_requests_jitter=jitter), supervisor)
@@ -35,21 +35,21 @@ def test_without_jitter_the_limit_is_exact(requests: int, expected: set[int]) ->
 
 
 class DueWorker:
-    """As much of a worker as recycling looks at."""
+    """The attributes of a worker that recycling uses."""
 
     slot, handled, request_limit = 0, 1, 1
     phase = WorkerPhase.READY
 
 
 class ScarceSupervisor:
-    """Has nothing left to start a worker with, at first."""
+    """A supervisor that cannot start a worker at first."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.tries = 0
         self._loop = loop
 
     def spawn(self, slot: int, owner: WorkerOwner) -> None:
-        """Start a worker: the second time it works."""
+        """Start a worker; the first time this fails."""
         self.tries += 1
         if self.tries == 1:
             raise WorkerStartError("no process can be started")

@@ -1,4 +1,4 @@
-"""Starting workers: whatever goes wrong is an error that the supervisor knows."""
+"""Starting workers: everything that fails is a WorkerStartError."""
 
 import os
 
@@ -10,8 +10,8 @@ from tykpy.broker.pool.starting import WorkerStarter
 from tykpy.broker.pool.zygote import ZygoteKeeper
 
 
-class NoSponsor:
-    """Hears nothing."""
+class NoOwner:
+    """An owner that is never called."""
 
     def worker_ready(self, worker: object) -> None:
         """Not expected."""
@@ -33,7 +33,7 @@ def test_any_fault_is_a_failed_start(monkeypatch: pytest.MonkeyPatch, error: Exc
     before = set(os.listdir("/proc/self/fd"))
     try:
         with pytest.raises(WorkerStartError, match=r"no process can be started: .*odd"):
-            starter.start(0, NoSponsor())
+            starter.start(0, NoOwner())
         assert set(os.listdir("/proc/self/fd")) == before
     finally:
         starter.close()

@@ -1,4 +1,4 @@
-"""What the supervisor does about its own faults, and about workers that do not read or cannot be watched."""
+"""The supervisor's own faults, and workers that do not read or cannot be watched."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ EVENT = {"name": "e", "id": "1", "depth": 0, "document": "{}"}
 
 
 class Bench:
-    """A supervisor whose loop a test turns, and that hears of events like the composition root."""
+    """A supervisor whose event loop the test runs, with the callbacks of the composition root."""
 
     def __init__(self, runtime_dir: Path) -> None:
         self.loop = asyncio.new_event_loop()
@@ -40,13 +40,13 @@ class Bench:
         self.supervisor = Supervisor(self.loop, self.config, self.router, events, zygotes=self.zygotes)
 
     def on_event(self, name: str, body: Any) -> None:
-        """Take an event, or fail to."""
+        """Receive an event, or raise `fault`."""
         self.triggered.append(name)
         if self.fault is not None:
             raise self.fault
 
     def turn_until(self, condition: Any) -> None:
-        """Run the loop until something has come true."""
+        """Run the loop until a condition is true."""
 
         async def poll() -> None:
             while not condition():
@@ -55,7 +55,7 @@ class Bench:
         self.loop.run_until_complete(asyncio.wait_for(poll(), 30))
 
     def waits_to_write(self, talker: "Talker") -> bool:
-        """Whether the loop looks if more can be written to this worker."""
+        """Say whether the loop waits until it can write to this worker."""
         key = cast(Any, self.loop)._selector.get_map().get(talker.here.fileno())
         return key is not None and bool(key.events & selectors.EVENT_WRITE)
 
@@ -72,7 +72,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 class Talker(NamedWorker):
-    """A worker that talks, and may be killed."""
+    """A worker whose end of the control socket the test has."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def test_a_worker_that_sends_nonsense_is_killed(bench: Bench, talker: Talker, na
 
 @pytest.mark.parametrize("before", [True, False], ids=["sent before it was watched", "sent later"])
 def test_unsent_messages_follow_when_the_worker_reads(bench: Bench, talker: Talker, before: bool) -> None:
-    """Without a further message that would take the rest along."""
+    """Without another message that would flush the rest."""
     apis = {str(number): "a" * 32 for number in range(50_000)}
     if before:
         talker.here.send("apis", apis)
@@ -167,7 +167,7 @@ def test_a_worker_that_cannot_be_watched_is_ended(bench: Bench, monkeypatch: pyt
 
 
 def test_a_worker_that_cannot_be_configured_is_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And another one is tried later, whatever the reason was."""
+    """Another one is tried later, whatever the reason."""
     before = children()
     files = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(WorkerStarter, "_worker_config", lambda _self, _pinned: {"bundles": "\udcff"})

@@ -1,4 +1,4 @@
-"""What a burst of big bodies took goes back, in the broker and in its workers."""
+"""Memory taken by a burst of big bodies is given back, in the broker and in its workers."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What workers say besides answers: of their plugins' events, also as their last words, and of the APIs they see."""
+"""Messages of workers on the control socket, also after their death, and what the broker tells them of APIs."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ from tykpy.ipc.errors import ControlCorruptError
 
 
 class NamedWorker:
-    """As much of a worker as has a control socket, and the other end of that."""
+    """A worker reduced to its control socket, and the other end of that."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -35,7 +35,7 @@ class NamedWorker:
         self.worker = Worker(0, 1, cast(Any, channel), cast(Any, process), cast(Any, None))
 
     def heard(self) -> list[Any]:
-        """The bodies of the messages that the broker sent."""
+        """Return the bodies of the messages that the broker sent."""
         return [message.body for message in self.there.receive()]
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ def test_malformed_messages_are_refused(name: str, body: Any) -> None:
 
 
 def longest(element: dict[str, Any], within: dict[str, Any], key: str) -> bytes:
-    """A description of as many such elements as a message holds."""
+    """Return a description with as many such elements as a message holds."""
     count = (MAX_CONTROL_BYTES - 1000) // len(msgpack.packb(element))
     return msgpack.packb({**within, key: [element] * count})  # type: ignore[no-any-return]
 
