@@ -5,18 +5,18 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from tykpy.bench.limits import disturbance
-from tykpy.bench.results import METRICS, Case, Figure, Metric, Report, Result
+from tykpy.bench.results import METRICS, BenchReport, Case, CaseResult, Figure, Metric
 
 SHOWN: Final = ("rate", "p50_us", "p99_us", "total_us", "memory_mib")
 
 
-class Verdict(StrEnum):
+class Trend(StrEnum):
     """What a change is."""
 
     BETTER = "better"
     WORSE = "worse"
     NOISE = "noise"
-    UNTOLD = "one repetition"
+    UNKNOWN = "one repetition"
     """Without a second one nobody knows the spread."""
 
 
@@ -27,7 +27,7 @@ class Difference(NamedTuple):
     metric: Metric
     before: Figure
     after: Figure
-    verdict: Verdict
+    verdict: Trend
 
     @property
     def change(self) -> float:
@@ -54,7 +54,7 @@ class Comparison(NamedTuple):
         return cases
 
 
-def compare(before: Report, after: Report) -> Comparison:
+def compare(before: BenchReport, after: BenchReport) -> Comparison:
     """Compare the cases that both have."""
     known = {result.case: result for result in before.results}
     differences = [
@@ -66,17 +66,17 @@ def compare(before: Report, after: Report) -> Comparison:
     return Comparison(differences, list(_remarks(before, after)))
 
 
-def verdict_of(metric: Metric, before: Figure, after: Figure) -> Verdict:
+def verdict_of(metric: Metric, before: Figure, after: Figure) -> Trend:
     """Whether a figure's change is more than noise, and in which direction."""
     if min(before.count, after.count) < 2:
-        return Verdict.UNTOLD
+        return Trend.UNKNOWN
     change = after.median / before.median - 1 if before.median else 0.0
     if abs(change) <= max(before.spread, after.spread):
-        return Verdict.NOISE
-    return Verdict.BETTER if (change > 0) == metric.more_is_better else Verdict.WORSE
+        return Trend.NOISE
+    return Trend.BETTER if (change > 0) == metric.more_is_better else Trend.WORSE
 
 
-def _differences(before: Result, after: Result) -> Iterator[Difference]:
+def _differences(before: CaseResult, after: CaseResult) -> Iterator[Difference]:
     for metric in METRICS:
         if metric.name in SHOWN:
             then, now = before.figure(metric.name), after.figure(metric.name)
@@ -84,7 +84,7 @@ def _differences(before: Result, after: Result) -> Iterator[Difference]:
                 yield Difference(after.case, metric, then, now, verdict_of(metric, then, now))
 
 
-def _remarks(before: Report, after: Report) -> Iterator[str]:
+def _remarks(before: BenchReport, after: BenchReport) -> Iterator[str]:
     for key in ("CPU", "CPUs", "kernel", "python", "tykpy", "protobuf"):
         then, now = before.machine.get(key), after.machine.get(key)
         if then != now:

@@ -1,14 +1,22 @@
-"""What keeps a measurement from being one."""
+"""Reasons why a measurement cannot be made."""
 
 from tykpy.commands.errors import CommandError
 
 
 class BenchError(CommandError):
-    """The message says what happened and what to do; the command line prints it without a traceback."""
+    """Root of the benchmark's errors; the message says what happened and what to do."""
+
+
+class LoadGeneratorError(BenchError):
+    """The load generator is missing, failed, or measured something else than was meant."""
+
+
+class ServerError(BenchError):
+    """A server did not start, ended, or answered wrongly."""
 
 
 class ProtocolError(BenchError):
-    """The server's HTTP/2 is none, or more than the load generator reads."""
+    """The server does not speak HTTP/2, or uses parts of it that the load generator does not read."""
 
 
 class ProcessGoneError(BenchError):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from tykpy.bench.results import Case, Result, Usage
+from tykpy.bench.results import Case, CaseResult, Usage
 
 FULL: Final = 0.9
 """Of one CPU: a process with one busy thread has no more to give."""
@@ -20,7 +20,7 @@ NOISY: Final = 0.1
 """Of all CPUs: above this, what other processes use makes figures doubtful."""
 
 
-class Part(StrEnum):
+class Bottleneck(StrEnum):
     """What can be the limit."""
 
     LOAD = "load generator"
@@ -35,26 +35,26 @@ class Part(StrEnum):
 class Limit(NamedTuple):
     """The limit, and by what it is seen."""
 
-    part: Part
+    part: Bottleneck
     reason: str
 
 
-def limit_of(result: Result) -> Limit:
+def limit_of(result: CaseResult) -> Limit:
     """What limits a case."""
     usage, case = result.usage, result.case
     if case.rate and (result.median("rate") or 0.0) >= MET * case.rate and not usage.waiting:
-        return Limit(Part.NONE, "the rate was met")
+        return Limit(Bottleneck.NONE, "the rate was met")
     return _busy_process(usage) or _full_machine(usage) or _waiting(case, usage)
 
 
 def _busy_process(usage: Usage) -> Limit | None:
     if usage.load / usage.load_processes >= FULL:
         each = usage.load / usage.load_processes
-        return Limit(Part.LOAD, f"each load generator uses {each:.2f} CPUs; try more --connections")
+        return Limit(Bottleneck.LOAD, f"each load generator uses {each:.2f} CPUs; try more --connections")
     if usage.broker is not None and usage.broker >= FULL:
-        return Limit(Part.BROKER, f"the broker uses {usage.broker:.2f} CPUs of the one that it can")
+        return Limit(Bottleneck.BROKER, f"the broker uses {usage.broker:.2f} CPUs of the one that it can")
     if usage.each_worker >= FULL:
-        return Limit(Part.WORKERS, f"each worker uses {usage.each_worker:.2f} CPUs")
+        return Limit(Bottleneck.WORKERS, f"each worker uses {usage.each_worker:.2f} CPUs")
     return None
 
 
@@ -67,7 +67,7 @@ def _full_machine(usage: Usage) -> Limit | None:
     if usage.others > NOISY * usage.cpus:
         parts.append(("other processes" if usage.broker is not None else "all else, perhaps the broker", usage.others))
     told = ", ".join(f"{name} {used:.2f}" for name, used in parts)
-    return Limit(Part.MACHINE, f"all {usage.cpus} CPUs are used: {told}")
+    return Limit(Bottleneck.MACHINE, f"all {usage.cpus} CPUs are used: {told}")
 
 
 def _waits_for_none(usage: Usage) -> bool:
@@ -77,13 +77,13 @@ def _waits_for_none(usage: Usage) -> bool:
 
 def _waiting(case: Case, usage: Usage) -> Limit:
     if usage.broker is None:
-        return Limit(Part.UNKNOWN, "the broker's processes cannot be looked at from here")
+        return Limit(Bottleneck.UNKNOWN, "the broker's processes cannot be looked at from here")
     if usage.waiting or _is_crowded(case, usage):
         return _busiest(usage, usage.broker)
     if usage.waiting is None:
-        return Limit(Part.UNKNOWN, "no CPU is used up, and this broker cannot be asked what waits")
+        return Limit(Bottleneck.UNKNOWN, "no CPU is used up, and this broker cannot be asked what waits")
     more = "a higher --rate" if case.rate else "more --streams"
-    return Limit(Part.OFFERED, f"nothing waits and no CPU is used up: {more} would show more")
+    return Limit(Bottleneck.OFFERED, f"nothing waits and no CPU is used up: {more} would show more")
 
 
 def _is_crowded(case: Case, usage: Usage) -> bool:
@@ -97,9 +97,9 @@ def _busiest(usage: Usage, broker: float) -> Limit:
     if max(broker, each) < BUSY:
         waiting = f"{usage.waiting:.0f} dispatches wait for one, and not for a CPU"
         advice = "--threads auto, or async def, for such hooks"
-        return Limit(Part.WORKERS, f"{waiting}: {advice}{_disturbed(usage)}")
-    part, used = (Part.BROKER, broker) if broker > each else (Part.WORKERS, each)
-    who = "the broker" if part is Part.BROKER else "each worker"
+        return Limit(Bottleneck.WORKERS, f"{waiting}: {advice}{_disturbed(usage)}")
+    part, used = (Bottleneck.BROKER, broker) if broker > each else (Bottleneck.WORKERS, each)
+    who = "the broker" if part is Bottleneck.BROKER else "each worker"
     return Limit(part, f"no CPU is used up, and {who} is the busiest, with {used:.2f} CPUs{_disturbed(usage)}")
 
 
@@ -109,7 +109,7 @@ def _disturbed(usage: Usage) -> str:
     return f", while other processes used {usage.others:.2f} of {usage.cpus}"
 
 
-def failures_text(result: Result) -> str:
+def failures_text(result: CaseResult) -> str:
     """What went wrong, in words; empty where nothing did."""
     if not result.failed:
         return ""
@@ -118,7 +118,7 @@ def failures_text(result: Result) -> str:
     return f"{result.failed:,} calls failed ({told or 'no answer'})"
 
 
-def disturbance(results: Iterable[Result]) -> str:
+def disturbance(results: Iterable[CaseResult]) -> str:
     """What makes all figures doubtful; empty on a quiet machine, and where others cannot be told from the broker."""
     usages = [sample.usage for result in results for sample in result.samples if sample.usage.broker is not None]
     worst = max(usages, key=lambda usage: usage.others, default=None)

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tykpy.bench.results import Case, Result
+from tykpy.bench.results import Case, CaseResult
 from tykpy.bench.runs import OnProgress, Progress
 from tykpy.bench.sweep import Observer, Plan
 from tykpy.bench.tables import COLUMNS, duration, fitting, row
@@ -43,7 +43,7 @@ class PlainView:
         """Nothing to say yet."""
         return lambda progress: None
 
-    def finished(self, result: Result) -> None:
+    def finished(self, result: CaseResult) -> None:
         """One line."""
         sample = result.samples[-1]
         repeat = self._plan.repeat if self._plan else 1
@@ -58,7 +58,7 @@ class LiveView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._results: dict[Case, Result] = {}
+        self._results: dict[Case, CaseResult] = {}
         self._now = Text("")
         self._total = 1.0
         self._done = 0.0
@@ -97,7 +97,7 @@ class LiveView:
         on_progress(Progress())
         return on_progress
 
-    def finished(self, result: Result) -> None:
+    def finished(self, result: CaseResult) -> None:
         """Renew the case's row."""
         self._results[result.case] = result
         self._done += self._run_seconds
@@ -130,7 +130,7 @@ def _sparkline(rates: list[float]) -> str:
     return "".join(_SPARKS[int(rate / highest * (len(_SPARKS) - 1))] for rate in shown)
 
 
-def table_of(results: list[Result], width: int) -> Table:
+def table_of(results: list[CaseResult], width: int) -> Table:
     """The figures as a table: all of them, or those that such a terminal has room for."""
     rows = [row(result) for result in results]
     columns = fitting(rows, width)

@@ -61,7 +61,7 @@ class Order:
     """For an address that begins with `tls://`."""
 
 
-class Load:
+class LoadDriver:
     """Drives one connection through warm-up, measured window, tail and drain; `start` is CLOCK_MONOTONIC ns."""
 
     def __init__(self, order: Order, sock: socket.socket, connection: LoadConnection, emit: Emit, start: int) -> None:
@@ -236,7 +236,7 @@ def work(order: Order, emit: Emit, wait_for_start: Callable[[], int]) -> dict[st
         try:
             shake_hands(dialled, connection)
             emit("ready", {"max_streams": connection.max_streams})
-            return Load(order, sock, connection, emit, wait_for_start()).run()
+            return LoadDriver(order, sock, connection, emit, wait_for_start()).run()
         except OSError as error:
             raise BenchError(f"the connection to {order.address} broke: {error.strerror or error}") from error
 

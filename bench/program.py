@@ -11,8 +11,9 @@ from rich.console import Console
 from tykpy.bench.compare import Comparison, compare
 from tykpy.bench.errors import BenchError
 from tykpy.bench.live import rich_table, table_of, view
+from tykpy.bench.measure import usable_cpus
 from tykpy.bench.report import html
-from tykpy.bench.results import Report, usable_cpus
+from tykpy.bench.results import BenchReport
 from tykpy.bench.scenarios import ALL, BUILT_IN, DEFAULT, OwnHook, Scenario, own_scenario
 from tykpy.bench.storage import read_json, write_json, write_text
 from tykpy.bench.sweep import Plan
@@ -107,7 +108,7 @@ def _check_folder(path: Path | None) -> None:
         raise BenchError(f"cannot write {path}: no such folder")
 
 
-def show(report: Report, comparison: Comparison | None) -> None:
+def show(report: BenchReport, comparison: Comparison | None) -> None:
     """Print the tables."""
     console = Console()
     if not console.is_terminal:

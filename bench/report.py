@@ -9,7 +9,7 @@ from typing import Final
 from tykpy.bench import svg
 from tykpy.bench.compare import SHOWN, Comparison, Difference
 from tykpy.bench.limits import disturbance
-from tykpy.bench.results import Report, Result, group, labels
+from tykpy.bench.results import BenchReport, CaseResult, group, labels
 from tykpy.bench.svg import Axis, Series
 from tykpy.bench.tables import COLUMNS, COMPARED, NOT_MEASURED, change_text, duration, remark, row, then_text
 
@@ -24,7 +24,7 @@ _BROKER, _WORKERS, _RING = ("broker", 0), ("workers", 1), ("ring", 2)
 _PERCENTILES: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
 
-def html(report: Report, comparison: Comparison | None = None) -> str:
+def html(report: BenchReport, comparison: Comparison | None = None) -> str:
     """The whole page."""
     parts = [_heading(report)]
     if comparison is not None:
@@ -41,7 +41,7 @@ def html(report: Report, comparison: Comparison | None = None) -> str:
     )
 
 
-def _heading(report: Report) -> str:
+def _heading(report: BenchReport) -> str:
     facts = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in report.machine.items()
     )
@@ -67,7 +67,7 @@ def _change(difference: Difference) -> str:
     return f"<td class='{style}'>{escape(change_text(difference))}<small>{escape(then_text(difference))}</small></td>"
 
 
-def _figures(report: Report) -> str:
+def _figures(report: BenchReport) -> str:
     rows = []
     for result in report.results:
         cells = "".join(_cell(name, text) for name, text in zip(COLUMNS, row(result), strict=True))
@@ -89,7 +89,7 @@ def _cell(column: str, text: str) -> str:
     return f"<td class='text'>{escape(text)}</td>" if column in _TEXT_COLUMNS else f"<td>{escape(text)}</td>"
 
 
-def _scenario(name: str, results: list[Result]) -> str:
+def _scenario(name: str, results: list[CaseResult]) -> str:
     plots = [("Throughput", throughput(results)), ("Latency", latency(results))]
     if all(result.median("total_us") is not None for result in results):
         plots.append(("CPU per dispatch", cpu(results)))
@@ -102,11 +102,11 @@ def _scenario(name: str, results: list[Result]) -> str:
     return f"<h2>{escape(name)}</h2>\n<div class='cards'>\n{cards}\n</div>\n<ul>{remarks}</ul>"
 
 
-def _labelled(results: Sequence[Result]) -> list[tuple[str, Result]]:
+def _labelled(results: Sequence[CaseResult]) -> list[tuple[str, CaseResult]]:
     return list(zip(labels([result.case for result in results]), results, strict=True))
 
 
-def throughput(results: list[Result]) -> str:
+def throughput(results: list[CaseResult]) -> str:
     """Dispatches per second against workers, with what each case would come to if workers added up."""
     series: list[Series] = []
     variants = list(group(results, lambda case: case.variant).values())
@@ -149,7 +149,7 @@ def _rate_axis(series: Sequence[Series]) -> Axis:
     return svg.linear_axis("dispatches/s", max(values))
 
 
-def latency(results: list[Result]) -> str:
+def latency(results: list[CaseResult]) -> str:
     """Latency against percentile, both logarithmic, as far as there are values."""
     series = []
     shown = _labelled(results)[:: math.ceil(len(results) / MAX_LINES)]
@@ -169,21 +169,21 @@ def _nines(percent: float) -> float:
     return -math.log10(1 - percent / 100)
 
 
-def _curve(result: Result) -> list[tuple[float, float]]:
+def _curve(result: CaseResult) -> list[tuple[float, float]]:
     histogram = result.latencies
     most = math.log10(max(10, histogram.total))
     places = [most * number / _CURVE_POINTS for number in range(_CURVE_POINTS + 1)]
     return [(place, histogram.percentile(100 * (1 - 10**-place)) / 1000) for place in places]
 
 
-def cpu(results: list[Result]) -> str:
+def cpu(results: list[CaseResult]) -> str:
     """CPU microseconds per dispatch by process; what the ring alone needs is taken out of both."""
     rows = [(label, _cpu_parts(result)) for label, result in _labelled(results)]
     axis = svg.linear_axis("CPU time per dispatch", max(sum(values) for _, values in rows), duration)
     return svg.stacked_bars("CPU per dispatch", [rows], (_BROKER, _RING, _WORKERS), axis)
 
 
-def _cpu_parts(result: Result) -> tuple[float, float, float]:
+def _cpu_parts(result: CaseResult) -> tuple[float, float, float]:
     broker, workers = result.median("broker_us") or 0.0, result.median("workers_us") or 0.0
     ring = result.median("ring_broker_us") or 0.0, result.median("ring_workers_us") or 0.0
     # The ring was measured by itself, on a machine that is never quite the same: no part can be below nothing.
@@ -191,7 +191,7 @@ def _cpu_parts(result: Result) -> tuple[float, float, float]:
     return broker - ours, ours + theirs, workers - theirs
 
 
-def memory(results: list[Result]) -> str:
+def memory(results: list[CaseResult]) -> str:
     """PSS after the load by process; the broker's, and that of all its workers."""
     rows = []
     for label, result in _labelled(results):

@@ -1,6 +1,5 @@
 """What was measured: one `Sample` per repetition of a `Case`, and medians and spread over them."""
 
-import os
 import platform
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tykpy.bench.histogram import Histogram
+from tykpy.bench.measure import usable_cpus
 
 US_PER_SECOND: Final = 1e6
 NS_PER_US: Final = 1e3
@@ -225,7 +225,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CaseResult:
     """A case and its repetitions."""
 
     case: Case
@@ -270,12 +270,12 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BenchReport:
     """Everything that one `tykpy bench` found out."""
 
     command: str
     machine: dict[str, str]
-    results: tuple[Result, ...]
+    results: tuple[CaseResult, ...]
 
 
 def machine() -> dict[str, str]:
@@ -290,14 +290,9 @@ def machine() -> dict[str, str]:
     }
 
 
-def usable_cpus() -> int:
-    """CPUs that this process, and so all that it starts, may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def group(results: Iterable[Result], key: Callable[[Case], Any]) -> dict[Any, list[Result]]:
+def group(results: Iterable[CaseResult], key: Callable[[Case], Any]) -> dict[Any, list[CaseResult]]:
     """Results by a key of their cases, in their order."""
-    groups: dict[Any, list[Result]] = {}
+    groups: dict[Any, list[CaseResult]] = {}
     for result in results:
         groups.setdefault(key(result.case), []).append(result)
     return groups

@@ -17,9 +17,9 @@ from tykpy.bench.bound import spawn
 from tykpy.bench.errors import BenchError, ProcessGoneError
 from tykpy.bench.histogram import Histogram
 from tykpy.bench.load import Order, pack_order
-from tykpy.bench.measure import MIB, NS_PER_SECOND, cpu_ns, machine_time, pss_bytes
-from tykpy.bench.results import Sample, Usage, usable_cpus
-from tykpy.bench.serving import Server
+from tykpy.bench.measure import MIB, NS_PER_SECOND, cpu_ns, machine_time, pss_bytes, usable_cpus
+from tykpy.bench.results import Sample, Usage
+from tykpy.bench.serving import Broker
 
 START_PATIENCE: Final = 30.0
 """Seconds for a load generator to connect."""
@@ -98,7 +98,7 @@ class LoadProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Clocks:
     """All clocks at one moment, in ns."""
 
     at: int
@@ -106,7 +106,7 @@ class Reading:
     processes: dict[int, int]
 
     @classmethod
-    def take(cls, pids: list[int] | None) -> "Reading":
+    def take(cls, pids: list[int] | None) -> "Clocks":
         """Read them; processes that may not be looked at are left out."""
         try:
             processes = cpu_ns(pids or ())
@@ -121,7 +121,7 @@ def split(order: Order, processes: int) -> list[Order]:
     return [replace(order, streams=share, rate=order.rate / processes) for share in shares]
 
 
-def measure(order: Order, processes: int, server: Server, on_progress: OnProgress) -> Sample:
+def measure(order: Order, processes: int, server: Broker, on_progress: OnProgress) -> Sample:
     """Drive the server with `processes` load generators, which share the order; raises BenchError."""
     with _load(split(order, processes)) as (loads, selector):
         _wait(loads, selector, time.monotonic() + START_PATIENCE, lambda load: load.ready)
@@ -133,7 +133,7 @@ def measure(order: Order, processes: int, server: Server, on_progress: OnProgres
 
 class _Run:
     def __init__(
-        self, order: Order, server: Server, loads: list[LoadProcess], selector: selectors.BaseSelector,
+        self, order: Order, server: Broker, loads: list[LoadProcess], selector: selectors.BaseSelector,
         on_progress: OnProgress, start: int,
     ) -> None:  # fmt: skip
         self._order = order
@@ -146,13 +146,13 @@ class _Run:
     def run(self) -> Sample:
         self._listen_until(0.0)
         pids = self._server.pids()
-        before = Reading.take(pids)
+        before = Clocks.take(pids)
         waiting = []
         for share in LOOKS:
             self._listen_until(share)
             waiting.append(self._server.waiting())
         self._listen_until(1.0)
-        after = Reading.take(pids)
+        after = Clocks.take(pids)
         memory = _memory(pids)
         patience = self._order.tail + self._order.drain + END_PATIENCE
         _wait(self._loads, self._selector, time.monotonic() + patience, lambda load: load.result is not None)
@@ -174,7 +174,7 @@ class _Run:
             progress.p50, progress.p99 = max(progress.p50, body["p50"]), max(progress.p99, body["p99"])
         return progress
 
-    def _sample(self, before: Reading, after: Reading, memory: list[float] | None, waiting: list[int | None]) -> Sample:
+    def _sample(self, before: Clocks, after: Clocks, memory: list[float] | None, waiting: list[int | None]) -> Sample:
         results = [load.result for load in self._loads if load.result is not None]
         latencies = Histogram()
         failures: dict[str, int] = {}
@@ -194,9 +194,7 @@ class _Run:
         )
 
 
-def _usage(
-    before: Reading, after: Reading, load: float, memory: list[float] | None, waiting: list[int | None]
-) -> Usage:
+def _usage(before: Clocks, after: Clocks, load: float, memory: list[float] | None, waiting: list[int | None]) -> Usage:
     passed = after.at - before.at
     looks = [look for look in waiting if look is not None]
     used = [(after.processes[pid] - at) / passed for pid, at in before.processes.items() if pid in after.processes]

@@ -1,4 +1,4 @@
-"""The broker that is measured, and one of our own for the time of a run."""
+"""What is measured: programs that a benchmark starts, above all a broker of its own, and brokers that run already."""
 
 import contextlib
 import os
@@ -6,50 +6,243 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
+import psutil
+
 from tykpy.bench.bound import spawn
-from tykpy.bench.errors import BenchError, ProcessGoneError
-from tykpy.bench.measure import broker_and_workers
+from tykpy.bench.errors import BenchError, ProcessGoneError, ServerError
+from tykpy.bench.measure import broker_and_workers, family
 from tykpy.broker.config import AUTO
-from tykpy.broker.errors import RpcError
-from tykpy.client.dialing import ClientTls
+from tykpy.broker.errors import BrokerError, RpcError
+from tykpy.broker.net.addresses import parse_unix
+from tykpy.broker.net.port_owner import tcp_listener, unix_listener
+from tykpy.client.dialing import ClientTls, dial
 from tykpy.client.rpc import RpcClient
+from tykpy.commands.objects import reason
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
-"""More than the broker's own --grace."""
+"""Longer than the broker's own --grace."""
+RETRY_SECONDS: Final = 0.01
+CONNECT_SECONDS: Final = 10.0
 STATUS_SECONDS: Final = 1.0
-POLL_SECONDS: Final = 0.2
 LOG_TAIL: Final = 2000
-"""Characters of the broker's log that an error shows."""
+"""Bytes of a program's output that an error shows."""
 MIN_MAX_STREAMS: Final = 1000
 ADMIN_SOCKET: Final = "admin.sock"
-"""In a broker's runtime folder."""
+"""Name of the admin socket in a broker's runtime folder."""
 
 
 class Server(Protocol):
-    """What is measured."""
+    """Anything that takes dispatches."""
 
-    address: str
+    @property
+    def address(self) -> str:
+        """Where it listens for gRPC."""
+
+    def pids(self) -> list[int] | None:
+        """Return its processes, the listening one first; None if they cannot be seen from here."""
+
+
+class Broker(Server, Protocol):
+    """A broker that takes dispatches. `threads` is 0 for auto, and unknown for a broker that others have started."""
+
     workers: int
     threads: int
     tls: ClientTls | None
 
-    def pids(self) -> list[int] | None:
-        """The broker's process and those of its workers; None where they cannot be seen from here."""
+    def waiting(self) -> int | None:
+        """Return how many dispatches wait for a worker; None if the broker cannot be asked."""
+
+
+class Program:
+    """A program: started on entering, and ready from then on; ended with all its children on leaving.
+
+    `check` raises ServerError until the program is ready.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], log: Path, check: Callable[[], object]) -> None:
+        self.name = name
+        self._command = command
+        self._log = log
+        self._check = check
+
+    def __enter__(self) -> Self:
+        with self._log.open("wb") as output:
+            self._process = self._spawn(stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def pids(self) -> list[int]:
+        """Return the program's processes, the one that was started first; raises ServerError if it has ended."""
+        try:
+            return self._family()
+        except ProcessGoneError as error:
+            raise ServerError(f"{self.name} has ended; its log:\n{self.output}") from error
+
+    @property
+    def output(self) -> str:
+        """The end of what it wrote to standard output and standard error."""
+        return self._log.read_bytes()[-LOG_TAIL:].decode(errors="replace")
+
+    def _spawn(self, **options: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._command, **options)
+
+    def _family(self) -> list[int]:
+        return family(self._process.pid)
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            if self._process.poll() is not None:
+                raise ServerError(f"{self.name} did not start; its log:\n{self.output}")
+            try:
+                self._check()
+                return
+            except ServerError as error:
+                if time.monotonic() > deadline:
+                    raise ServerError(f"{error}; the log of {self.name}:\n{self.output}") from error
+                time.sleep(RETRY_SECONDS)
+
+    def _stop(self) -> None:
+        children = []
+        if self._process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                children = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        _, alive = psutil.wait_procs(children, STOP_SECONDS)
+        for child in alive:
+            print(f"{self.name}: process {child.pid} outlived it and is killed", file=sys.stderr)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+class OwnBroker(Program):
+    """`tykpy broker` with a runtime folder of its own, which is removed on leaving. `threads` 0 means auto."""
+
+    def __init__(
+        self, bundles: Iterable[Path], workers: int, threads: int, streams: int, options: Sequence[str] = ()
+    ) -> None:
+        self.workers = workers
+        self.threads = threads
+        self.tls: ClientTls | None = None
+        self.address = ""
+        self._bundles = list(bundles)
+        self._options = options
+        self._streams = max(streams, MIN_MAX_STREAMS)
+
+    def __enter__(self) -> Self:
+        # Short, because the path of a Unix socket is limited to 107 bytes.
+        self.folder = Path(tempfile.mkdtemp(prefix="tykpy-bench-"))
+        self.address = f"unix://{self.folder}/tyk.sock"
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+                notify.bind(str(self.folder / "notify"))
+                notify.setblocking(False)
+                super().__init__("the broker", self._arguments(), self.folder / "log", lambda: self._ready(notify))
+                self._copy_bundles()
+                return super().__enter__()
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def waiting(self) -> int | None:
-        """Dispatches that wait for a worker; None where the broker cannot be asked."""
+        """Return how many dispatches wait for a worker; None if the broker is too busy to say."""
+        status = status_of(self.folder)
+        return None if status is None else int(status["waiting"])
+
+    def _arguments(self) -> list[str]:
+        return [
+            "broker",
+            "--workers", str(self.workers), "--threads", str(self.threads or AUTO), "--max-streams", str(self._streams),
+            "--bundles", str(self.folder / "bundles"), "--runtime-dir", str(self.folder), "--listen", self.address,
+            *self._options,
+        ]  # fmt: skip
+
+    def _copy_bundles(self) -> None:
+        (self.folder / "bundles").mkdir()
+        for source in self._bundles:
+            target = self.folder / "bundles" / source.resolve().name
+            if source.is_dir():
+                shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+            else:
+                shutil.copy(source, target)
+
+    def _spawn(self, **options: Any) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify")}
+        return spawn("tykpy", *self._command, env=environment, **options)
+
+    def _family(self) -> list[int]:
+        return broker_and_workers(self._process.pid)
+
+    def _ready(self, notify: socket.socket) -> None:
+        wanted = f"{self.workers} of {self.workers} workers ready"
+        with contextlib.suppress(BlockingIOError):
+            while wanted not in notify.recv(4096).decode("utf-8", "replace"):
+                pass
+            return
+        raise ServerError(f"no {wanted} within {START_SECONDS:.0f} s")
+
+    def _stop(self) -> None:
+        try:
+            super()._stop()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class ConnectedBroker:
+    """A broker that others have started; one on another machine is measured by its answers alone.
+
+    Its admin socket is looked for beside its Unix socket and in `runtime`. Raises BenchError if nobody answers.
+    """
+
+    def __init__(self, address: str, tls: ClientTls | None = None, runtime: Path | None = None) -> None:
+        self.address = address
+        self.tls = tls
+        self.threads = 0
+        self._pid = _listener(address, tls)
+        self.workers = max(0, len(self.pids() or ()) - 1)
+        beside = [parse_unix(address).parent] if address.startswith("unix:") else []
+        self._runtimes = [*beside, *([runtime] if runtime else [])]
+
+    def pids(self) -> list[int] | None:
+        """Return the broker and its workers; None if they are not visible on this machine."""
+        if not self._pid:
+            return None
+        try:
+            return broker_and_workers(self._pid)
+        except ProcessGoneError:
+            return None
+
+    def waiting(self) -> int | None:
+        """Return how many dispatches wait for a worker; None if no admin socket of this very broker is found."""
+        for runtime in self._runtimes:
+            status = status_of(runtime)
+            if status is not None and status["pid"] == self._pid:
+                return int(status["waiting"])
+        return None
 
 
 def status_of(runtime: Path) -> dict[str, Any] | None:
-    """What `tykpy status` shows of the broker with this runtime folder; None: it is not there, or too busy."""
+    """Return what `tykpy status` shows of the broker with this runtime folder; None if it is missing or too busy."""
     try:
         with RpcClient(runtime / ADMIN_SOCKET, STATUS_SECONDS) as client:
             status: dict[str, Any] = client.call("status")
@@ -58,108 +251,15 @@ def status_of(runtime: Path) -> dict[str, Any] | None:
     return status
 
 
-class OwnBroker:
-    """`tykpy broker` in a folder of its own; everything is gone on leaving. Raises BenchError on entering."""
-
-    def __init__(
-        self, bundles: Iterable[Path], workers: int, threads: int, streams: int, options: Sequence[str] = ()
-    ) -> None:
-        """`threads` 0: auto."""
-        self.workers = workers
-        self.threads = threads
-        self.tls: ClientTls | None = None
-        self._bundles = list(bundles)
-        self._options = options
-        self._streams = max(streams, MIN_MAX_STREAMS)
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        # A Unix socket's path is limited to 107 bytes.
-        self._folder = Path(tempfile.mkdtemp(prefix="tykpy-bench-"))
-        self.address = f"unix://{self._folder}/tyk.sock"
-        try:
-            self._start()
-        except BaseException:
-            self._leave()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave()
-
-    def pids(self) -> list[int]:
-        """The broker and its workers."""
-        assert self._process is not None
-        try:
-            return broker_and_workers(self._process.pid)
-        except ProcessGoneError as error:
-            raise BenchError(f"the broker has ended; its log:\n{self._log_tail()}") from error
-
-    def waiting(self) -> int | None:
-        """What `tykpy status` calls waiting."""
-        status = status_of(self._folder)
-        return None if status is None else int(status["waiting"])
-
-    def _start(self) -> None:
-        self._copy_bundles()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.bind(str(self._folder / "notify"))
-            notify.settimeout(POLL_SECONDS)
-            with (self._folder / "log").open("wb") as log:
-                self._process = spawn(
-                    "tykpy", *self._arguments(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    env={**os.environ, "NOTIFY_SOCKET": str(self._folder / "notify")},
-                )  # fmt: skip
-            self._wait_until_ready(notify)
-
-    def _arguments(self) -> list[str]:
-        return [
-            "broker",
-            "--workers", str(self.workers), "--threads", str(self.threads or AUTO), "--max-streams", str(self._streams),
-            "--bundles", str(self._folder / "bundles"), "--runtime-dir", str(self._folder), "--listen", self.address,
-            *self._options,
-        ]  # fmt: skip
-
-    def _copy_bundles(self) -> None:
-        (self._folder / "bundles").mkdir()
-        for source in self._bundles:
-            target = self._folder / "bundles" / source.resolve().name
-            if target.exists():
-                continue
-            if source.is_dir():
-                shutil.copytree(source, target, symlinks=True)
-            else:
-                shutil.copy(source, target)
-
-    def _wait_until_ready(self, notify: socket.socket) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        wanted = f"{self.workers} of {self.workers} workers ready"
-        assert self._process is not None
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise BenchError(f"the broker did not start; its log:\n{self._log_tail()}")
-            with contextlib.suppress(TimeoutError):
-                if wanted in notify.recv(4096).decode("utf-8", "replace"):
-                    return
-        raise BenchError(f"no {wanted} within {START_SECONDS:.0f} s; the broker's log:\n{self._log_tail()}")
-
-    def _log_tail(self) -> str:
-        return (self._folder / "log").read_text(errors="replace")[-LOG_TAIL:]
-
-    def _leave(self) -> None:
-        try:
-            if self._process is not None:
-                self._stop(self._process)
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _stop(self, process: subprocess.Popen[bytes]) -> None:
-        # Workers end with their broker, also when it is killed.
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _listener(address: str, tls: ClientTls | None) -> int:
+    """Return the process that accepts our connections; 0 if it cannot be seen from here."""
+    try:
+        with dial(address, CONNECT_SECONDS, tls).socket as sock:
+            if sock.family == socket.AF_UNIX:
+                return unix_listener(sock)
+            here, there = sock.getsockname(), sock.getpeername()
+            return tcp_listener(there[1]) if here[0] == there[0] else 0
+    except BrokerError as error:
+        raise BenchError(str(error)) from error
+    except OSError as error:
+        raise BenchError(f"no broker answers at {address}: {reason(error)}") from error

@@ -8,19 +8,19 @@ from typing import Any, Final
 
 from tykpy.bench.errors import BenchError
 from tykpy.bench.histogram import Histogram
-from tykpy.bench.results import METRICS, Case, Report, Result, Sample, Usage
+from tykpy.bench.results import METRICS, BenchReport, Case, CaseResult, Sample, Usage
 
 FORMAT: Final = 1
 """Other formats are refused."""
 
 
-def as_dict(report: Report) -> dict[str, Any]:
+def as_dict(report: BenchReport) -> dict[str, Any]:
     """The report as JSON has it; the medians are for scripts, and not read back."""
     results = [_result_dict(result) for result in report.results]
     return {"tykpy_bench": FORMAT, "command": report.command, "machine": report.machine, "results": results}
 
 
-def write_json(report: Report, path: Path) -> None:
+def write_json(report: BenchReport, path: Path) -> None:
     """Write the report; raises BenchError."""
     write_text(path, json.dumps(as_dict(report), indent=1) + "\n")
 
@@ -33,7 +33,7 @@ def write_text(path: Path, text: str) -> None:
         raise BenchError(f"cannot write {path}: {error.strerror}") from error
 
 
-def read_json(path: Path) -> Report:
+def read_json(path: Path) -> BenchReport:
     """Read what `write_json` wrote; raises BenchError."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -42,12 +42,12 @@ def read_json(path: Path) -> Report:
     if not isinstance(stored, dict) or stored.get("tykpy_bench") != FORMAT:
         raise BenchError(f"{path} is not a JSON file of this version of tykpy bench")
     try:
-        return Report(stored["command"], dict(stored["machine"]), tuple(map(_result_of, stored["results"])))
+        return BenchReport(stored["command"], dict(stored["machine"]), tuple(map(_result_of, stored["results"])))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BenchError(f"{path} is damaged: {type(error).__name__} {error}") from error
 
 
-def _result_dict(result: Result) -> dict[str, Any]:
+def _result_dict(result: CaseResult) -> dict[str, Any]:
     medians = {metric.name: result.median(metric.name) for metric in METRICS}
     samples = [
         {
@@ -63,8 +63,8 @@ def _result_dict(result: Result) -> dict[str, Any]:
     return {"case": asdict(result.case), "medians": medians, "samples": samples}
 
 
-def _result_of(stored: Mapping[str, Any]) -> Result:
-    return Result(Case(**stored["case"]), tuple(map(_sample_of, stored["samples"])))
+def _result_of(stored: Mapping[str, Any]) -> CaseResult:
+    return CaseResult(Case(**stored["case"]), tuple(map(_sample_of, stored["samples"])))
 
 
 def _sample_of(stored: Mapping[str, Any]) -> Sample:

@@ -14,14 +14,13 @@ from typing import Any, Final, Protocol
 from google.protobuf.message import DecodeError
 
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.bench.connected import ConnectedBroker
 from tykpy.bench.errors import BenchError
 from tykpy.bench.load import Order
-from tykpy.bench.results import Case, Report, Result, Sample, machine
+from tykpy.bench.results import BenchReport, Case, CaseResult, Sample, machine
 from tykpy.bench.ringcost import RingCost, measure_ring
 from tykpy.bench.runs import OnProgress, measure
 from tykpy.bench.scenarios import Scenario
-from tykpy.bench.serving import OwnBroker, Server
+from tykpy.bench.serving import Broker, ConnectedBroker, OwnBroker
 from tykpy.broker.errors import BrokerError
 from tykpy.client.dialing import ClientTls
 from tykpy.client.grpc import GrpcCallError, GrpcClient
@@ -90,11 +89,11 @@ class Observer(Protocol):
     def running(self, case: Case, number: int) -> OnProgress:
         """A repetition, counted from 1, starts; gives who hears of its progress."""
 
-    def finished(self, result: Result) -> None:
+    def finished(self, result: CaseResult) -> None:
         """A repetition has ended: the case with all that is known of it."""
 
 
-def run(plan: Plan, command: str, observer: Observer) -> Report:
+def run(plan: Plan, command: str, observer: Observer) -> BenchReport:
     """Measure everything; raises BenchError."""
     observer.begins(plan)
     found: dict[Case, list[Sample]] = {}
@@ -104,8 +103,8 @@ def run(plan: Plan, command: str, observer: Observer) -> Report:
             observer.starting(workers, threads)
             with _server(plan, workers, threads, cases) as server:
                 _measure_all(_Round(plan, number, observer, ring_cost, found), server, cases)
-    results = tuple(Result(case, tuple(samples)) for case, samples in sorted(found.items(), key=_place(plan)))
-    return Report(command, machine(), results)
+    results = tuple(CaseResult(case, tuple(samples)) for case, samples in sorted(found.items(), key=_place(plan)))
+    return BenchReport(command, machine(), results)
 
 
 def _place(plan: Plan) -> Callable[[tuple[Case, Any]], tuple[int, str, int]]:
@@ -125,7 +124,7 @@ def _place(plan: Plan) -> Callable[[tuple[Case, Any]], tuple[int, str, int]]:
 
 def _server(
     plan: Plan, workers: int, threads: int, cases: list[tuple[Scenario, Case]]
-) -> AbstractContextManager[Server]:
+) -> AbstractContextManager[Broker]:
     if plan.connect is not None:
         return nullcontext(ConnectedBroker(plan.connect, plan.tls, plan.runtime_dir))
     files = {path for scenario, _ in cases for path in scenario.files}
@@ -143,7 +142,7 @@ class _Round:
     found: dict[Case, list[Sample]]
 
 
-def _measure_all(this: _Round, server: Server, cases: list[tuple[Scenario, Case]]) -> None:
+def _measure_all(this: _Round, server: Broker, cases: list[tuple[Scenario, Case]]) -> None:
     for scenario, planned in cases:
         case = replace(planned, workers=server.workers, threads=server.threads)
         message = scenario.build(case.body_size).SerializeToString(deterministic=True)
@@ -152,24 +151,24 @@ def _measure_all(this: _Round, server: Server, cases: list[tuple[Scenario, Case]
         if not sample.answered and sample.failed:
             _refuse(case, sample)
         this.found.setdefault(case, []).append(sample)
-        this.observer.finished(Result(case, tuple(this.found[case])))
+        this.observer.finished(CaseResult(case, tuple(this.found[case])))
 
 
-def _measure(this: _Round, server: Server, case: Case, message: bytes) -> Sample:
+def _measure(this: _Round, server: Broker, case: Case, message: bytes) -> Sample:
     ring_us = this.ring_cost(len(message))
     on_progress = this.observer.running(case, this.number)
     sample = measure(_order(this.plan, server, case, message), this.plan.connections, server, on_progress)
     return replace(sample, usage=replace(sample.usage, ring_us=(ring_us.broker, ring_us.worker)))
 
 
-def _order(plan: Plan, server: Server, case: Case, message: bytes) -> Order:
+def _order(plan: Plan, server: Broker, case: Case, message: bytes) -> Order:
     return Order(
         server.address, [message], case.streams, case.rate, plan.warm_up, plan.seconds,
         tail=TAIL_SECONDS, drain=DRAIN_SECONDS, tracing=case.tracing, tls=server.tls,
     )  # fmt: skip
 
 
-def check(server: Server, scenario: Scenario, message: bytes) -> None:
+def check(server: Broker, scenario: Scenario, message: bytes) -> None:
     """Make one call and look at the whole answer; raises BenchError where it is not the right one."""
     try:
         with GrpcClient(server.address, tls=server.tls) as client:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from tykpy.bench.compare import SHOWN, Comparison, Difference
-from tykpy.bench.limits import Part, disturbance, failures_text, limit_of
-from tykpy.bench.results import METRIC, Figure, Metric, Result
+from tykpy.bench.limits import Bottleneck, disturbance, failures_text, limit_of
+from tykpy.bench.results import METRIC, CaseResult, Figure, Metric
 
 COLUMNS: Final = (
     "case", "dispatches/s", "spread", "p50", "p99", "p99.9", "CPU broker", "CPU workers", "of it ring", "CPU load",
@@ -19,7 +19,7 @@ _BORDER: Final = 3
 """Columns of the terminal between two cells."""
 
 
-def row(result: Result) -> tuple[str, ...]:
+def row(result: CaseResult) -> tuple[str, ...]:
     """The cells of a case under `COLUMNS`; CPU is per dispatch."""
     rate = result.figure("rate")
     return (
@@ -43,7 +43,7 @@ def fitting(rows: Sequence[Sequence[str]], width: int) -> tuple[str, ...]:
     return tuple(needed)
 
 
-def hidden_columns(results: Sequence[Result], width: int) -> list[str]:
+def hidden_columns(results: Sequence[CaseResult], width: int) -> list[str]:
     """Those that are left out."""
     shown = fitting([row(result) for result in results], width)
     return [column for column in COLUMNS if column not in shown]
@@ -74,17 +74,17 @@ def figure_text(metric: Metric, figure: Figure) -> str:
     return megabytes(figure.median) if metric.unit == "MiB" else f"{figure.median:,.0f}{metric.unit}"
 
 
-def remarks(results: Sequence[Result]) -> list[str]:
+def remarks(results: Sequence[CaseResult]) -> list[str]:
     """What limits each case, what went wrong, and what makes the figures doubtful."""
     lines = [f"{result.case.title}: {remark(result)}" for result in results]
     disturbed = disturbance(results)
     return [*lines, f"doubtful: {disturbed}"] if disturbed else lines
 
 
-def remark(result: Result) -> str:
+def remark(result: CaseResult) -> str:
     """What limits a case, and what went wrong in it."""
     limit, failures = limit_of(result), failures_text(result)
-    found = "not limited" if limit.part is Part.NONE else f"limited by {limit.part.value}"
+    found = "not limited" if limit.part is Bottleneck.NONE else f"limited by {limit.part.value}"
     return f"{found}: {limit.reason}" + (f"; {failures}" if failures else "")
 
 

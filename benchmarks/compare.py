@@ -1,214 +1,158 @@
 """`python -m benchmarks.compare`: the broker beside the servers that a Tyk user could run instead, in one run.
 
-Each serves the same hook on a Unix socket and is driven by h2load over one connection. All are up all the time, and
-each gets its turn in every round, so that a disturbance hits all; the tables show medians over the rounds.
+Each serves the same hook on a Unix socket and is driven over one connection. All run all the time, and each is measured
+in every round, so that a disturbance affects all of them; the tables show medians over the rounds.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from rich.table import Table
-
 from benchmarks import h2load, rpc_load
-from benchmarks.contenders import contenders
-from benchmarks.errors import BenchmarkError
-from benchmarks.h2load import Load
-from benchmarks.measure import Cost, bare_interpreter_mib, cpu_per_request, memory
-from benchmarks.objects import expected_answer, framed, request_bytes
-from benchmarks.output import (
-    EXIT_ERROR,
-    add_file_flags,
-    attempt,
-    command_line,
-    console_for_tables,
-    numbers,
-    say,
-    write_files,
-)
-from benchmarks.results import Memory, Report, Row, Sample, embedded_row, machine, markdown, median_row
-from benchmarks.running import RunningServer
+from benchmarks.contenders import SYNC, Contender, HookBroker, contenders
+from benchmarks.driving import LoadCase, ask, bare_interpreter_mib, h2load_case
+from benchmarks.objects import answers, request_bytes, typical_post
+from benchmarks.reports import FIGURES, Findings, Table, figures, figures_dict, numbers, pace_of, parser, present, say
+from benchmarks.rounds import Measurable, Pace, Reading, Readings, interleave
 from benchmarks.servers import embedded
-from tykpy.bench.measure import cpu_ns
+from tykpy.bench.measure import family, memory_mib
 
-WARM_UP_REQUESTS: Final = 1000
-MIN_REQUESTS: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to measure."""
-
-    workers: tuple[int, ...] = (1, 2, 4, 8)
-    streams: tuple[int, ...] = (1, 8, 64)
-    rounds: int = 3
-    seconds: float = 2.0
-    """Aimed-at length of one run of the load generator."""
-    grpc_only: bool = False
-    """Leave MessagePack-RPC out."""
-
-
-QUICK: Final = Plan(rounds=1, seconds=0.5)
+USUAL: Final = Pace(rounds=3, seconds=2.0)
+EMBEDDED: Final = "embedded model"
+EMBEDDED_NOTE: Final = (
+    f"{EMBEDDED}: today's embedded driver, one process and one lock, without a server or the gateway's way into the "
+    "interpreter: the most that it can do, at any number of streams and on any number of cores."
+)
+COLUMNS: Final = ("server", "streams", *FIGURES, "req/s : sync", "p50 : sync")
+MEMORY_COLUMNS: Final = ("server", "processes", "idle front MiB", "idle per worker MiB", "after load MiB")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A server and one way to call it."""
+class EmbeddedCase:
+    """The embedded driver's model, which is no server."""
 
-    name: str
-    server: RunningServer
-    load: Callable[[int, int], Load]
-    """Makes so many requests, so many at a time."""
+    seconds: float
+    name: str = EMBEDDED
 
+    def warm_up(self) -> None:
+        """Do nothing: the model runs in this process."""
 
-def targets(servers: Sequence[RunningServer], body: Path, *, grpc_only: bool) -> list[Target]:
-    """Every server over gRPC, and over MessagePack-RPC where it has that, too."""
-    answer_size = len(framed(expected_answer().SerializeToString()))
-    found = []
-    for server in servers:
-        grpc_load = partial(h2load.run, server.socket, body, answer_size=answer_size)
-        found.append(Target(server.name, server, grpc_load))
-        if server.rpc_socket is not None and not grpc_only:
-            found.append(Target(f"{server.name}, msgpack", server, partial(rpc_load.run, server.rpc_socket)))
-    return found
+    def measure(self) -> Reading:
+        """Measure one round."""
+        result = embedded.measure(request_bytes(), self.seconds)
+        return Reading(result.rate, 0.0, result.cpu_us, 0.0, 0.0)
 
 
-class Comparison:
-    """Drives the running servers and keeps what was measured."""
+@dataclass(frozen=True, slots=True)
+class ServerMemory:
+    """PSS of one server in MiB: its first process and the sum of the others when idle, and all of them after load."""
 
-    def __init__(self, servers: Sequence[RunningServer], plan: Plan, body: Path) -> None:
-        self._servers = servers
-        self._targets = targets(servers, body, grpc_only=plan.grpc_only)
-        self._plan = plan
-        self._samples: dict[tuple[str, int], list[Sample]] = {}
-        self._requests: dict[tuple[str, int], int] = {}
+    server: str
+    processes: int
+    idle_front: float
+    idle_children: float
+    after_load: float
 
-    def run(self, command: str, depends_on: dict[str, str]) -> Report:
-        """Warm up, measure all rounds, check the answers again."""
-        idle = [memory(server.pids) for server in self._servers]
-        bare = bare_interpreter_mib()
-        for target, streams in self._turns():
-            self._warm_up(target, streams)
-        inside: list[embedded.EmbeddedResult] = []
-        for number in range(1, self._plan.rounds + 1):
-            say(f"round {number} of {self._plan.rounds}")
-            for target, streams in self._turns():
-                self._measure(target, streams)
-            inside.append(embedded.measure(request_bytes(), self._plan.seconds))
-        for server in self._servers:
-            server.check()
-        return Report(
-            command=command,
-            machine=depends_on,
-            rows=tuple(self._row(target, streams) for target, streams in self._turns()),
-            memory=tuple(_memory_of(server, cost) for server, cost in zip(self._servers, idle, strict=True)),
-            bare_interpreter_mib=bare,
-            embedded=embedded_row(inside),
-        )
-
-    def _turns(self) -> Iterator[tuple[Target, int]]:
-        for streams in self._plan.streams:
-            for target in self._targets:
-                yield target, streams
-
-    def _row(self, target: Target, streams: int) -> Row:
-        return median_row(target.name, streams, self._samples[target.name, streams])
-
-    def _warm_up(self, target: Target, streams: int) -> None:
-        load = self._load(target, streams, WARM_UP_REQUESTS)
-        self._requests[target.name, streams] = max(MIN_REQUESTS, int(load.rate * self._plan.seconds))
-
-    def _measure(self, target: Target, streams: int) -> None:
-        pids = target.server.pids
-        before = cpu_ns(pids)
-        load = self._load(target, streams, self._requests[target.name, streams])
-        cpu = cpu_per_request(before, cpu_ns(pids), load.requests)
-        self._samples.setdefault((target.name, streams), []).append(Sample(load, cpu))
-
-    def _load(self, target: Target, streams: int, requests: int) -> Load:
-        try:
-            return target.load(requests, streams)
-        except BenchmarkError:
-            target.server.check()  # the server's own error says more, where it has one
-            raise
+    def cells(self) -> tuple[str, ...]:
+        """Return the cells under `MEMORY_COLUMNS`."""
+        children = self.processes - 1
+        per_child = f"{self.idle_children / children:.1f}" if children else ""
+        return self.server, str(self.processes), f"{self.idle_front:.1f}", per_child, f"{self.after_load:.1f}"
 
 
-def compare(plan: Plan, command: str) -> Report:
-    """Start all servers in a folder that is gone afterwards, and measure them."""
+def compare(pace: Pace, workers: Sequence[int], streams: Sequence[int], *, grpc_only: bool) -> Findings:
+    """Start all servers in a folder that is removed afterwards, and measure them."""
     h2load.find()
-    depends_on = machine()
     with tempfile.TemporaryDirectory(prefix="tykpy-bench-") as folder, ExitStack() as stack:
-        body = Path(folder) / "request"
-        body.write_bytes(framed(request_bytes()))
-        servers = contenders(Path(folder), plan.workers)
-        for server in servers:
-            say(f"starting {server.name}")
+        servers = contenders(Path(folder), workers)
+        for name, server in servers.items():
+            say(f"starting {name}")
             stack.enter_context(server)
-        return Comparison(servers, plan, body).run(command, depends_on)
+        idle = {name: memory_mib(_all_pids(server)) for name, server in servers.items()}
+        bare = bare_interpreter_mib()
+        cases: list[Measurable[Reading]] = []
+        for count in streams:
+            cases += _cases(servers, count, Path(folder), pace.seconds, grpc_only=grpc_only)
+        found = interleave([*cases, EmbeddedCase(pace.seconds)], pace.rounds)
+        for server in servers.values():
+            ask(server.address, typical_post(), answers(typical_post()))
+        memory = [
+            ServerMemory(name, len(used), used[0], sum(used[1:]), sum(memory_mib(_all_pids(servers[name]))))
+            for name, used in idle.items()
+        ]
+    return findings(found, [case.name for case in cases], memory, bare)
 
 
-def _memory_of(server: RunningServer, idle: Cost) -> Memory:
-    pids = server.pids
-    return Memory(server.name, len(pids), idle.front, idle.children, memory(pids).total)
+def findings(found: Readings, names: Sequence[str], memory: Sequence[ServerMemory], bare_mib: float) -> Findings:
+    """Make the tables; names of cases are `SERVER; STREAMS`."""
+    rows = [dict(zip(("server", "streams"), name.split("; "), strict=True)) for name in names]
+    cells = [
+        (*row.values(), *figures(found, name), *_against_sync(found, row, names))
+        for row, name in zip(rows, names, strict=True)
+    ]
+    inside = figures(found, EMBEDDED)
+    cells.append((EMBEDDED, "any", *inside[:2], "", "", *inside[4:7], "", "", ""))
+    return Findings(
+        [Table(COLUMNS, cells), Table(MEMORY_COLUMNS, [one.cells() for one in memory])],
+        [f"A bare interpreter has {bare_mib:.1f} MiB (PSS) beside them.", EMBEDDED_NOTE],
+        {
+            "rows": [row | figures_dict(found, name) for row, name in zip(rows, names, strict=True)],
+            "memory": [{name: getattr(one, name) for name in ServerMemory.__slots__} for one in memory],
+            "bare_interpreter_mib": bare_mib,
+            "embedded": figures_dict(found, EMBEDDED),
+        },
+    )
 
 
-def show(report: Report) -> None:
-    """Print the tables."""
-    console = console_for_tables()
-    for columns, rows in report.tables():
-        table = Table()
-        for index, column in enumerate(columns):
-            table.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
-        for cells in rows:
-            table.add_row(*cells)
-        console.print(table)
-    for note in report.notes():
-        console.print(note, highlight=False)
+def _against_sync(found: Readings, row: Mapping[str, str], names: Sequence[str]) -> tuple[str, str]:
+    ours, sync = f"{row['server']}; {row['streams']}", f"{SYNC}; {row['streams']}"
+    if sync not in names:
+        return "", ""
+    return f"{found.ratio(ours, sync, 'rate'):.2f}x", f"{found.ratio(ours, sync, 'p50_us'):.2f}x"
+
+
+def _cases(
+    servers: Mapping[str, Contender], streams: int, folder: Path, seconds: float, *, grpc_only: bool
+) -> list[LoadCase]:
+    item = typical_post()
+    cases = []
+    for name, server in servers.items():
+        cases.append(h2load_case(f"{name}; {streams}", server, item, answers(item), folder, streams, seconds))
+        if isinstance(server, HookBroker) and not grpc_only:
+            run = partial(rpc_load.run, server.rpc_socket, streams=streams)
+            cases.append(LoadCase(f"{name}, msgpack; {streams}", server.pids, run, streams, seconds))
+    return cases
+
+
+def _all_pids(server: Contender) -> list[int]:
+    # The zygote's memory counts, although it does nothing.
+    return family(server.pids()[0])
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one short round: a look, not a measurement")
-    parser.add_argument("--workers", type=numbers, help="worker counts of the broker, e.g. 1,2,4,8")
-    parser.add_argument("--streams", type=numbers, help="concurrent streams, e.g. 1,8,64")
-    parser.add_argument("--grpc-only", action="store_true", help="leave MessagePack-RPC out")
-    parser.add_argument("--rounds", type=int, help="rounds to take the median of")
-    parser.add_argument("--seconds", type=float, help="about how long each run takes")
-    add_file_flags(parser)
-    parser.add_argument(
-        "--install", action="store_true", help="install h2load with apt-get where it is missing, as root"
-    )
-    return parser.parse_args()
-
-
-def _plan(arguments: argparse.Namespace) -> Plan:
-    base = QUICK if arguments.quick else Plan()
-    return Plan(
-        workers=arguments.workers or base.workers,
-        streams=arguments.streams or base.streams,
-        rounds=arguments.rounds or base.rounds,
-        seconds=arguments.seconds or base.seconds,
-        grpc_only=arguments.grpc_only,
-    )
+    made = parser("benchmarks.compare", __doc__, USUAL)
+    made.add_argument("--workers", type=numbers, default=(1, 2, 4, 8), help="worker counts of the broker, e.g. 1,2,4,8")
+    made.add_argument("--streams", type=numbers, default=(1, 8, 64), help="concurrent streams, e.g. 1,8,64")
+    made.add_argument("--grpc-only", action="store_true", help="leave MessagePack-RPC out")
+    made.add_argument("--install", action="store_true", help="install h2load with apt-get if it is missing, as root")
+    return made.parse_args()
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the command line; return the exit code."""
     arguments = _arguments()
     if arguments.install:
         h2load.install()
-    report = attempt(lambda: compare(_plan(arguments), command_line("benchmarks.compare")))
-    if report is None:
-        return EXIT_ERROR
-    show(report)
-    write_files(arguments, report.as_dict(), markdown(report))
-    return 0
+    pace = pace_of(arguments, USUAL)
+    return present(
+        arguments, lambda: compare(pace, arguments.workers, arguments.streams, grpc_only=arguments.grpc_only)
+    )
 
 
 if __name__ == "__main__":

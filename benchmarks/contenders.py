@@ -1,62 +1,57 @@
-"""Who is compared: the servers a Tyk user could run today, and this broker with more and more workers."""
+"""The servers that a Tyk user could run today, and this broker."""
 
 import os
-import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
-from benchmarks.errors import ServerError
-from benchmarks.objects import BUNDLE_NAME
-from benchmarks.running import RunningServer
+from benchmarks.driving import ask
+from benchmarks.objects import answers, typical_post
+from tykpy.bench.serving import OwnBroker, Program
 
 SYNC: Final = "grpcio sync"
 AIO: Final = "grpc.aio"
 PROCESSES: Final = "grpcio + processes"
-EMBEDDED: Final = "embedded model"
 BUNDLE: Final = Path(__file__).parent / "bundle"
+RPC_SOCKET: Final = "rpc.sock"
+
+
+class GrpcServer(Program):
+    """One of the modules in `benchmarks.servers`, on a socket in `folder`."""
+
+    def __init__(self, folder: Path, name: str, module: str, *arguments: str) -> None:
+        self.address = f"unix://{folder}/{module}.sock"
+        command = [sys.executable, "-m", f"benchmarks.servers.{module}", f"unix:{folder}/{module}.sock", *arguments]
+        item = typical_post()
+        super().__init__(name, command, folder / f"{module}.log", lambda: ask(self.address, item, answers(item)))
+
+
+class HookBroker(OwnBroker):
+    """A broker with the bundle of the comparison's hook, which listens for MessagePack-RPC as well."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self.rpc_socket = folder / f"rpc{workers}.sock"
+        listen = ("--listen", f"msgpack+unix://{self.rpc_socket}")
+        super().__init__([BUNDLE], workers, 0, 0, listen)
+
+
+Contender: TypeAlias = GrpcServer | HookBroker
 
 
 def broker_name(workers: int) -> str:
-    """What the broker with so many workers is called in the tables."""
+    """Return the name of a broker with so many workers in tables."""
     return f"tykpy, {workers} worker{'s' if workers > 1 else ''}"
 
 
-def contenders(folder: Path, worker_counts: Iterable[int]) -> list[RunningServer]:
-    """All servers, not started yet; their sockets and whatever they write are in `folder`."""
-    return [
-        grpc_server(folder, SYNC, "grpc_sync"),
-        grpc_server(folder, AIO, "grpc_aio"),
-        grpc_server(folder, PROCESSES, "grpc_processes", str(os.cpu_count() or 1)),
-        *(broker(folder, workers) for workers in worker_counts),
-    ]
+def sync_and_broker(folder: Path, workers: int) -> dict[str, Contender]:
+    """Return grpcio's synchronous server and a broker, by name, not started yet."""
+    return {SYNC: GrpcServer(folder, SYNC, "grpc_sync"), broker_name(workers): HookBroker(folder, workers)}
 
 
-def grpc_server(folder: Path, name: str, module: str, *arguments: str) -> RunningServer:
-    """One of the modules in `benchmarks/servers`, not started yet."""
-    socket = folder / f"{module}.sock"
-    command = [sys.executable, "-m", f"benchmarks.servers.{module}", f"unix:{socket}", *arguments]
-    return RunningServer(name, command, socket)
-
-
-def broker(folder: Path, workers: int) -> RunningServer:
-    """A broker with the hook's bundle, not started yet."""
-    socket = folder / f"tykpy{workers}.sock"
-    rpc_socket = folder / f"tykpy{workers}.rpc.sock"
-    runtime = folder / f"runtime{workers}"
-    bundles = folder / "bundles"
-    shutil.copytree(BUNDLE, bundles / BUNDLE_NAME, dirs_exist_ok=True)
-    command = [
-        console_script(), "broker", "--workers", str(workers), "--bundles", str(bundles),
-        "--listen", f"unix://{socket}", "--listen", f"msgpack+unix://{rpc_socket}", "--runtime-dir", str(runtime),
-    ]  # fmt: skip
-    return RunningServer(broker_name(workers), command, socket, rpc_socket)
-
-
-def console_script() -> str:
-    beside = Path(sys.executable).with_name("tykpy")
-    found = str(beside) if beside.exists() else shutil.which("tykpy")
-    if found is None:
-        raise ServerError("the tykpy command is not installed: pip install -e .")
-    return found
+def contenders(folder: Path, worker_counts: Iterable[int]) -> dict[str, Contender]:
+    """Return all servers by name, not started yet; their sockets and files are in `folder`."""
+    others = (GrpcServer(folder, AIO, "grpc_aio"), GrpcServer(folder, PROCESSES, "grpc_processes", str(os.cpu_count())))
+    brokers = {broker_name(workers): HookBroker(folder, workers) for workers in worker_counts}
+    sync = GrpcServer(folder, SYNC, "grpc_sync")
+    return {SYNC: sync, **{other.name: other for other in others}, **brokers}

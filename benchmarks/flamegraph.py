@@ -16,10 +16,9 @@ from typing import Final, NamedTuple
 from xml.sax.saxutils import escape, unescape
 
 from benchmarks import h2load
-from benchmarks.contenders import broker
-from benchmarks.errors import BenchmarkError
+from benchmarks.contenders import HookBroker
 from benchmarks.objects import expected_answer, framed, request_bytes
-from tykpy.bench.errors import ProcessGoneError
+from tykpy.bench.errors import BenchError
 from tykpy.bench.measure import cpu_ns
 
 EXIT_ERROR: Final = 1
@@ -92,14 +91,14 @@ def portable(svg: str, title: str, root: Path = ROOT) -> str:
 
 
 def check_portable(svg: str, folders: tuple[Path, ...]) -> None:
-    """Raise BenchmarkError where one of these folders is named."""
+    """Raise BenchError where one of these folders is named."""
     for folder in folders:
         if folder != Path("/") and str(folder) in svg:
-            raise BenchmarkError(f"the flame graph still names {folder}, a folder of this machine: it is not written")
+            raise BenchError(f"the flame graph still names {folder}, a folder of this machine: it is not written")
 
 
 def record(seconds: int) -> dict[str, str]:
-    """Drive a broker and look at it; gives the SVG of each subject. Raises BenchmarkError."""
+    """Drive a broker and look at it; gives the SVG of each subject. Raises BenchError."""
     h2load.find()
     find()
     with tempfile.TemporaryDirectory(prefix="tykpy-flame-") as name:
@@ -107,22 +106,23 @@ def record(seconds: int) -> dict[str, str]:
         body = folder / "request"
         body.write_bytes(framed(request_bytes()))
         answer_size = len(framed(expected_answer().SerializeToString()))
-        with broker(folder, WORKERS) as server:
-            before = cpu_ns(server.pids)
-            rate = h2load.run(server.socket, body, WARM_UP_REQUESTS, STREAMS, answer_size).rate
+        with HookBroker(folder, WORKERS) as server:
+            socket = server.folder / "tyk.sock"
+            before = cpu_ns(server.pids())
+            rate = h2load.run(socket, body, WARM_UP_REQUESTS, STREAMS, answer_size).rate
             subjects = _subjects(before, cpu_ns(before))
             with ExitStack() as stack:
                 started = [(one, stack.enter_context(_spy(one, seconds, folder))) for one in subjects]
-                h2load.run(server.socket, body, int(rate * (seconds + START_SECONDS)), STREAMS, answer_size)
+                h2load.run(socket, body, int(rate * (seconds + START_SECONDS)), STREAMS, answer_size)
                 return {one.name: _recorded(one, spy, folder) for one, spy in started}
 
 
 def find() -> str:
-    """py-spy's path; raises BenchmarkError that says how to install it."""
+    """py-spy's path; raises BenchError that says how to install it."""
     beside = Path(sys.executable).with_name("py-spy")
     found = str(beside) if beside.exists() else shutil.which("py-spy")
     if found is None:
-        raise BenchmarkError("py-spy is not installed: pip install -e '.[benchmarks]'")
+        raise BenchError("py-spy is not installed: pip install -e '.[benchmarks]'")
     return found
 
 
@@ -160,7 +160,7 @@ def _recorded(subject: Subject, spy: subprocess.Popen[str], folder: Path) -> str
     written = folder / f"{subject.name}.svg"
     if spy.returncode != 0 or not written.exists():
         said = output.partition(_BACKTRACE)[0].strip()
-        raise BenchmarkError(f"py-spy cannot look into the {subject.name}. {_RIGHTS}. It says:\n{said}")
+        raise BenchError(f"py-spy cannot look into the {subject.name}. {_RIGHTS}. It says:\n{said}")
     svg = portable(written.read_text(), subject.title)
     check_portable(svg, (ROOT, Path(tempfile.gettempdir()), Path.home()))
     return svg
@@ -174,7 +174,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         recorded = record(arguments.seconds)
-    except (BenchmarkError, ProcessGoneError) as error:
+    except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_ERROR
     for name, svg in recorded.items():

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from benchmarks.errors import LoadGeneratorError
 from benchmarks.objects import DISPATCH_PATH
+from tykpy.bench.errors import LoadGeneratorError
 
 DEBIAN_PACKAGE: Final = "nghttp2-client"
 TIMEOUT_SECONDS: Final = 300

@@ -1,51 +1,82 @@
-"""What idle connections cost a working one: `python -m benchmarks.idle_connections [--count N]`.
+"""`python -m benchmarks.idle_connections`: what idle connections cost a working one.
 
 One connection with 64 streams, driven by h2load, beside none and beside N idle connections, in turn.
 """
 
-import argparse
 import resource
-import statistics
+import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from benchmarks import h2load
-from benchmarks.bars.idle import idle_connections
-from benchmarks.contenders import broker
-from benchmarks.objects import expected_answer, framed, request_bytes
+from benchmarks.contenders import HookBroker
+from benchmarks.driving import LoadCase, h2load_case, idle_connections
+from benchmarks.objects import answers, typical_post
+from benchmarks.reports import FIGURES, Findings, Table, figures, figures_dict, pace_of, parser, present
+from benchmarks.rounds import Pace, Reading, interleave
 
-ROUNDS: Final = 5
-REQUESTS: Final = 60_000
+USUAL: Final = Pace(rounds=5, seconds=2.0)
 STREAMS: Final = 64
 WORKERS: Final = 2
 OWN_FILES: Final = 200
+"""Descriptors that are needed besides the connections."""
 
 
-def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.idle_connections", description=__doc__)
-    parser.add_argument("--count", type=int, default=8_000, help="idle connections (default: 8,000)")
-    count = parser.parse_args().count
+@dataclass(frozen=True, slots=True)
+class BesideIdle:
+    """A case that is measured while there are idle connections to the same broker."""
+
+    case: LoadCase
+    address: str
+    count: int
+
+    @property
+    def name(self) -> str:
+        """The case's name."""
+        return self.case.name
+
+    def warm_up(self) -> None:
+        """Warm the case up."""
+        self.case.warm_up()
+
+    def measure(self) -> Reading:
+        """Measure one round."""
+        with idle_connections(self.address, self.count):
+            return self.case.measure()
+
+
+def measure(pace: Pace, count: int) -> Findings:
+    """Measure one broker with and without idle connections."""
+    h2load.find()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (count + OWN_FILES, hard))
-    loads: dict[int, list[h2load.Load]] = {0: [], count: []}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        body = folder / "body"
-        body.write_bytes(framed(request_bytes()))
-        answer_size = len(framed(expected_answer().SerializeToString()))
-        with broker(folder, WORKERS) as server:
-            for _ in range(ROUNDS):
-                for number, found in loads.items():
-                    with idle_connections(f"unix://{server.socket}", number):
-                        found.append(h2load.run(server.socket, body, REQUESTS, STREAMS, answer_size))
-    print("| idle connections | requests/s | p50 us | p99 us |\n| --- | --- | --- | --- |")
-    for number, found in loads.items():
-        rate = statistics.median(load.rate for load in found)
-        p50, p99 = (statistics.median(load[at] for load in found) for at in (2, 3))
-        print(f"| {number:,} | {rate:,.0f} | {p50:,.0f} | {p99:,.0f} |")
+    item = typical_post()
+    with tempfile.TemporaryDirectory() as name, HookBroker(Path(name), WORKERS) as broker:
+        cases = [
+            BesideIdle(
+                h2load_case(f"{idle:,}", broker, item, answers(item), Path(name), STREAMS, pace.seconds),
+                broker.address,
+                idle,
+            )
+            for idle in (0, count)
+        ]
+        found = interleave(cases, pace.rounds)
+    names = [case.name for case in cases]
+    rows = [(name, *figures(found, name)) for name in names]
+    return Findings(
+        [Table(("idle connections", *FIGURES), rows)], [], {"rows": {name: figures_dict(found, name) for name in names}}
+    )
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    made = parser("benchmarks.idle_connections", __doc__, USUAL)
+    made.add_argument("--count", type=int, default=8_000, help="idle connections (default: 8,000)")
+    arguments = made.parse_args()
+    return present(arguments, lambda: measure(pace_of(arguments, USUAL), arguments.count))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,16 +1,17 @@
-"""The dispatch that every server answers: a typical POST on its way upstream, and what must come of it."""
+"""The dispatch that every server answers: a typical POST on its way upstream, and the answer that is right."""
 
 import hashlib
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Object
 
 OBJECT_SIZE: Final = 855
-"""Bytes of the serialized object, the size that the project's figures speak of."""
+"""Bytes of the serialized object, as stated beside the project's figures."""
 DISPATCH_PATH: Final = "/coprocess.Dispatcher/Dispatch"
-BUNDLE_NAME: Final = "bench"
+BUNDLE_NAME: Final = "bundle"
 HOOK_NAME: Final = "AddHeader"
 HEADER: Final = "X-Bench"
 HEADER_VALUE: Final = "1"
@@ -32,7 +33,7 @@ _FRAME_HEAD: Final = ">?I"
 
 
 def typical_post() -> Object:
-    """The object as a gateway sends it for a Post hook of an API without authentication."""
+    """Return the object that a gateway sends for a Post hook of an API without authentication."""
     item = Object(hook_type=HookType.Post, hook_name=HOOK_NAME)
     request = item.request
     request.headers.update(_HEADERS)
@@ -51,7 +52,7 @@ def typical_post() -> Object:
 
 
 def request_bytes() -> bytes:
-    """The serialized object; raises ValueError where it is not as large as the figures say."""
+    """Return the serialized object; raises ValueError unless it has the stated size."""
     data = typical_post().SerializeToString(deterministic=True)
     if len(data) != OBJECT_SIZE:
         raise ValueError(f"the benchmark's object has {len(data)} bytes, not {OBJECT_SIZE}")
@@ -59,7 +60,7 @@ def request_bytes() -> bytes:
 
 
 def upload(size: int) -> Object:
-    """The same POST with a body of `size` bytes that is not UTF-8: the gateway sends it once, in `raw_body`."""
+    """Return the same POST with a body of `size` bytes that is not UTF-8: the gateway sends it once, in `raw_body`."""
     item = typical_post()
     item.request.headers["Content-Type"] = "application/octet-stream"
     item.request.headers["Content-Length"] = str(size)
@@ -69,12 +70,23 @@ def upload(size: int) -> Object:
 
 
 def framed(data: bytes) -> bytes:
-    """A message as gRPC puts it on a stream: not compressed, length, bytes."""
+    """Return a message as gRPC frames it: not compressed, length, bytes."""
     return struct.pack(_FRAME_HEAD, False, len(data)) + data
 
 
 def expected_answer(item: Object | None = None) -> Object:
-    """What the hook makes of an object; of the typical one without."""
+    """Return what the hook makes of an object, by default the typical one."""
     answer = typical_post() if item is None else Object.FromString(item.SerializeToString())
     answer.request.set_headers[HEADER] = HEADER_VALUE
     return answer
+
+
+def answers(item: Object) -> Callable[[Object], bool]:
+    """Return a check for the one right answer to an object."""
+    expected = expected_answer(item)
+    return lambda answer: answer == expected
+
+
+def has_header(answer: Object) -> bool:
+    """Return whether an answer has the header that the hooks of all benchmarks set."""
+    return answer.request.set_headers[HEADER] == HEADER_VALUE

@@ -13,9 +13,9 @@ import msgpack
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from benchmarks.errors import LoadGeneratorError
 from benchmarks.h2load import Load, percentile
 from benchmarks.objects import expected_answer, typical_post
+from tykpy.bench.errors import LoadGeneratorError
 
 TIMEOUT_SECONDS: Final = 30.0
 READ_SIZE: Final = 1024 * 1024

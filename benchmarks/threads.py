@@ -1,77 +1,81 @@
-"""`--threads auto` against each number of threads: `python -m benchmarks.threads [--rounds N] [--seconds S]`.
+"""`python -m benchmarks.threads`: `--threads auto` against each fixed number of threads.
 
-All brokers run at the same time and are driven in turn; figures are medians of the rounds. Calls that fail are counted.
+All brokers run at the same time and are measured in interleaved rounds; figures are medians. Failed calls are counted.
 """
 
-import argparse
 import contextlib
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from benchmarks.bars.driving import DRAIN_SECONDS, WARM_UP_SECONDS
-from benchmarks.output import say
-from tykpy.bench import runs
-from tykpy.bench.load import Order
+from benchmarks.driving import drive
+from benchmarks.reports import Findings, Table, pace_of, parser, present, say
+from benchmarks.rounds import Pace, in_rounds
 from tykpy.bench.results import Sample
 from tykpy.bench.scenarios import BUILT_IN
 from tykpy.bench.serving import OwnBroker
 
+USUAL: Final = Pace(rounds=5, seconds=1.5)
 AUTO: Final = 0
 SETTINGS: Final = (AUTO, 1, 2, 4, 8, 16, 32)
 WORKERS: Final = 2
 STREAMS: Final = 64
 LEARNING_SECONDS: Final = 1.0
-"""Of load before the first round."""
+"""Load before the first round, from which `auto` learns how long hooks wait."""
 PADDING: Final = 32
-"""Bytes that a header takes at least."""
+"""Least number of bytes that a header takes."""
 LOADS: Final = {
     "20 ms waiting": ("wait",),
     "2 ms CPU": ("cpu",),
     "header edit": ("header",),
     "all three in turn": ("wait", "cpu", "header"),
 }
-"""What is called, by the scenarios of `tykpy bench`."""
+"""Scenarios of `tykpy bench`."""
 
 
-def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.threads", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of one measurement")
-    arguments = parser.parse_args()
+@dataclass(frozen=True, slots=True)
+class ThreadsCase:
+    """A broker with so many threads under one of the loads."""
+
+    threads: int
+    broker: OwnBroker
+    messages: Sequence[bytes]
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """The number of threads."""
+        return str(self.threads)
+
+    def warm_up(self) -> None:
+        """Let the broker learn the hooks' times."""
+        drive(self.broker, self.messages, STREAMS, LEARNING_SECONDS)
+
+    def measure(self) -> Sample:
+        """Measure one round."""
+        return drive(self.broker, self.messages, STREAMS, self.seconds)
+
+
+def measure(pace: Pace) -> Findings:
+    """Measure all loads with all brokers."""
     files = sorted({file for names in LOADS.values() for name in names for file in BUILT_IN[name].files})
-    print("| hook | auto | best number | auto : best | " + " | ".join(map(str, SETTINGS[1:])) + " |")
-    print("| --- " * (len(SETTINGS) + 3) + "|")
+    found = {}
     with contextlib.ExitStack() as stack:
         brokers = {number: stack.enter_context(OwnBroker(files, WORKERS, number, STREAMS)) for number in SETTINGS}
         for load, names in LOADS.items():
             say(f"measuring {load}")
-            print(_row(load, _measure(brokers, names, arguments.rounds, arguments.seconds)), flush=True)
-
-
-def _measure(
-    brokers: dict[int, OwnBroker], names: Sequence[str], rounds: int, seconds: float
-) -> dict[int, list[Sample]]:
-    for broker in brokers.values():
-        _drive(broker, names, LEARNING_SECONDS)
-    samples: dict[int, list[Sample]] = {number: [] for number in brokers}
-    for turn in range(rounds):
-        for number in sorted(brokers, reverse=bool(turn % 2)):
-            samples[number].append(_drive(brokers[number], names, seconds))
-    return samples
-
-
-def _drive(broker: OwnBroker, names: Sequence[str], seconds: float) -> Sample:
-    order = Order(
-        broker.address, _messages(names), STREAMS, 0.0, WARM_UP_SECONDS, seconds,
-        tail=0.05, drain=DRAIN_SECONDS, tracing=False,
-    )  # fmt: skip
-    return runs.measure(order, 1, broker, lambda progress: None)
+            messages = _messages(names)
+            cases = [ThreadsCase(number, broker, messages, pace.seconds) for number, broker in brokers.items()]
+            found[load] = in_rounds(cases, pace.rounds)
+    columns = ("hook", "auto", "best number", "auto : best", *map(str, SETTINGS[1:]))
+    rows = [_cells(load, samples) for load, samples in found.items()]
+    return Findings([Table(columns, rows)], [], {"rows": [dict(zip(columns, row, strict=True)) for row in rows]})
 
 
 def _messages(names: Sequence[str]) -> list[bytes]:
-    """Requests of the same length, as the load generator needs them."""
+    """Return requests of equal length, as the load generator needs them."""
     objects = [BUILT_IN[name].build(None) for name in names]
     length = PADDING + max(one.ByteSize() for one in objects)
     for one in objects:
@@ -80,16 +84,22 @@ def _messages(names: Sequence[str]) -> list[bytes]:
     return [one.SerializeToString(deterministic=True) for one in objects]
 
 
-def _row(load: str, samples: dict[int, list[Sample]]) -> str:
+def _cells(load: str, samples: Mapping[str, Sequence[Sample]]) -> tuple[str, ...]:
     rates = {number: statistics.median(sample.rate for sample in found) for number, found in samples.items()}
-    # One that answers calls with errors is not the best, however fast it does.
+    # One that answers calls with errors is not the best, however fast it is.
     errors = {number: sum(sample.failed for sample in found) for number, found in samples.items()}
-    best = max((number for number in rates if number and not errors[number]), key=rates.__getitem__)
+    best = max((number for number in rates if number != str(AUTO) and not errors[number]), key=rates.__getitem__)
     cells = [
         f"{rate:,.0f}" + (f" ({errors[number]:,} errors)" if errors[number] else "") for number, rate in rates.items()
     ]
-    return f"| {load} | {cells[0]} | {best} | {rates[AUTO] / rates[best]:.2f} | {' | '.join(cells[1:])} |"
+    return load, cells[0], best, f"{rates[str(AUTO)] / rates[best]:.2f}", *cells[1:]
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    arguments = parser("benchmarks.threads", __doc__, USUAL).parse_args()
+    return present(arguments, lambda: measure(pace_of(arguments, USUAL)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

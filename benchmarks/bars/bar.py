@@ -1,9 +1,14 @@
-"""A bar: what is promised as a ratio within one run, and what came of it."""
+"""A bar: a promise as a ratio within one run, and whether it is kept."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+from benchmarks.reports import Findings, Table
+from benchmarks.rounds import Pace, Point
+
+COLUMNS: Final = ("bar", "", "promised", "measured (rounds)", "met", "figures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +19,7 @@ class Bar:
     what: str
     limit: float
     at_least: bool
-    """The ratio must not be below the limit; else not above it."""
+    """The ratio must not be below the limit; otherwise it must not be above it."""
     unit: str = "x"
 
     @property
@@ -24,43 +29,29 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One thing that was measured for a bar; medians over the rounds, None where there is no such figure."""
-
-    label: str
-    rate: float | None = None
-    """Dispatches per second."""
-    p50_us: float | None = None
-    broker_us: float | None = None
-    """CPU per dispatch, as the next two."""
-    workers_us: float | None = None
-    load_us: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one bar came to."""
+class BarOutcome:
+    """What was measured for one bar."""
 
     bar: Bar
     values: tuple[float, ...]
     """The ratio of each round."""
     detail: str
-    """The absolute figures, and what limits."""
+    """The absolute figures, and the limit."""
     points: tuple[Point, ...] = ()
 
     @property
     def median(self) -> float:
-        """What counts."""
+        """The ratio that counts."""
         return statistics.median(self.values)
 
     @property
     def met(self) -> bool:
-        """Whether the promise is kept."""
+        """The promise is kept."""
         return self.median >= self.bar.limit if self.bar.at_least else self.median <= self.bar.limit
 
     @property
     def measured(self) -> str:
-        """The median, and what the rounds differ."""
+        """The median, and the range of the rounds."""
         low, high = (number_text(value, self.bar.unit) for value in (min(self.values), max(self.values)))
         return f"{number_text(self.median, self.bar.unit)} ({low} to {high})"
 
@@ -79,18 +70,23 @@ class Outcome:
             "met": self.met,
             "detail": self.detail,
             "points": [
-                {name: getattr(point, name) for name in Point.__slots__ if getattr(point, name) is not None}
-                for point in self.points
+                {name: value for name, value in point._asdict().items() if value is not None} for point in self.points
             ],
         }
 
 
 def number_text(value: float, unit: str) -> str:
-    """A ratio as `7.57x`, anything else with its unit behind it."""
+    """Return a ratio as `7.57x`, and anything else followed by its unit."""
     digits = 3 if value < 1 else 2
     return f"{value:.{digits}f}x" if unit == "x" else f"{value:.{digits - 1}f} {unit}"
 
 
-def ratios(over: Sequence[float], under: Sequence[float], factor: float = 1.0) -> tuple[float, ...]:
-    """Round by round."""
-    return tuple(a / b * factor for a, b in zip(over, under, strict=True))
+def findings(pace: Pace, outcomes: Sequence[BarOutcome], failures: Mapping[str, str]) -> Findings:
+    """Return the outcomes as a table; `failures` are reasons by the name of a bar."""
+    rows = [
+        (one.bar.name, one.bar.what, one.bar.text, one.measured, "yes" if one.met else "**no**", one.detail)
+        for one in outcomes
+    ]
+    note = f"Medians of {pace.rounds} interleaved rounds of about {pace.seconds:g} s; lowest to highest."
+    figures = {"rounds": pace.rounds, "seconds": pace.seconds, "bars": [one.as_dict() for one in outcomes]}
+    return Findings([Table(COLUMNS, rows)], [note], figures, failures)

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks.bars import against_grpc, footprint, growth, hooks, transport
-from benchmarks.bars.bar import Bar, Outcome
-from benchmarks.bars.rounds import Pace
+from benchmarks.bars.bar import Bar, BarOutcome
+from benchmarks.rounds import Pace
 
 
 class Group(NamedTuple):
     """Bars that are measured together."""
 
     bars: tuple[Bar, ...]
-    measure: Callable[[Pace, Path], list[Outcome]]
-    """Within a folder of its own; the outcomes of all its bars."""
+    measure: Callable[[Pace, Path], list[BarOutcome]]
+    """Measures in a folder of its own, and returns the outcomes of all its bars."""
 
 
 GROUPS: Final = (

@@ -1,24 +1,24 @@
-"""What a dispatch costs as things become many: it must not depend on them, and on a body's size only in proportion."""
+"""What a dispatch costs as things become many: nothing more, and in proportion to the size of its body."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from benchmarks.bars.bar import Bar, Outcome, ratios
-from benchmarks.bars.driving import H2LoadCase, OwnLoadCase
-from benchmarks.bars.idle import idle_connections
-from benchmarks.bars.many import bundles, has_header, hooks
-from benchmarks.bars.rounds import Case, Pace, Reading, Readings, broker_us, cpu_us, interleave
+from benchmarks.bars.bar import Bar, BarOutcome
+from benchmarks.bars.many import bundles, hooks
+from benchmarks.driving import LoadCase, OwnLoadCase, h2load_case, idle_connections
+from benchmarks.objects import has_header
+from benchmarks.rounds import Pace, Readings, interleave, ratios
 from tykpy.bench.measure import MIB
 from tykpy.bench.results import size_text
 from tykpy.bench.scenarios import BUILT_IN
 from tykpy.bench.serving import OwnBroker
 
 FLAT: Final = 1.1
-"""What the most may cost of the least: a tenth is what figures of one run differ by without a reason."""
+"""Most that the largest setting may cost of the smallest: figures of one run differ by a tenth without a reason."""
 PROPORTIONAL: Final = 1.25
-"""What another MiB may cost with 4 MiB of that with 1 MiB; they fit into a CPU's caches differently."""
+"""Most that another MiB may cost with 4 MiB, of that with 1 MiB; they fit into a CPU's caches differently."""
 STREAMS: Final = 64
 BODY_STREAMS: Final = 8
 BODY_WARM_UP_CALLS: Final = 32
@@ -45,19 +45,19 @@ BY_BODY: Final = Bar(
 )
 BY_WORKERS: Final = Bar("workers", "broker's CPU per dispatch, 64 workers against 8, 64 streams", FLAT, False)
 
-Figure = Callable[[Reading], float]
 
-
-def _grown(bar: Bar, found: Readings, names: Sequence[str], figure: Figure = cpu_us) -> Outcome:
+def _grown(bar: Bar, found: Readings, names: Sequence[str], figure: str = "cpu_us") -> BarOutcome:
     told = ", ".join(f"{name}: {found.median(name, figure):.1f} us" for name in names)
     values = ratios(found.each(names[-1], figure), found.each(names[0], figure))
-    return Outcome(bar, values, told, tuple(found.point(name) for name in names))
+    return BarOutcome(bar, values, told, tuple(found.point(name) for name in names))
 
 
-def _header_case(name: str, broker: OwnBroker, folder: Path, streams: int, pace: Pace) -> H2LoadCase:
+def _header_case(
+    name: str, broker: OwnBroker, folder: Path, streams: int, pace: Pace, connections: int = 1
+) -> LoadCase:
     scenario = BUILT_IN["header"]
     item = scenario.build(None)
-    return H2LoadCase(name, broker.address, broker.pids, item, scenario.is_right, folder, streams, pace.seconds)
+    return h2load_case(name, broker, item, scenario.is_right, folder, streams, pace.seconds, connections)
 
 
 @contextmanager
@@ -66,8 +66,8 @@ def _header_broker(workers: int = WORKERS, streams: int = STREAMS, *options: str
         yield broker
 
 
-def measure_bundles(pace: Pace, folder: Path) -> list[Outcome]:
-    """A broker for each number of bundles; our own load generator calls all of them in turn."""
+def measure_bundles(pace: Pace, folder: Path) -> list[BarOutcome]:
+    """Measure a broker for each number of bundles; our own load generator calls all of them in turn."""
     with ExitStack() as stack:
         cases = []
         for count in BUNDLES:
@@ -80,8 +80,8 @@ def measure_bundles(pace: Pace, folder: Path) -> list[Outcome]:
     return [_grown(BY_BUNDLES, found, [case.name for case in cases])]
 
 
-def measure_hooks(pace: Pace, folder: Path) -> list[Outcome]:
-    """The same with hooks in one bundle."""
+def measure_hooks(pace: Pace, folder: Path) -> list[BarOutcome]:
+    """Measure a broker for each number of hooks in one bundle, called in turn."""
     with ExitStack() as stack:
         cases = []
         for count in HOOKS:
@@ -92,20 +92,16 @@ def measure_hooks(pace: Pace, folder: Path) -> list[Outcome]:
     return [_grown(BY_HOOKS, found, [case.name for case in cases])]
 
 
-def measure_connections(pace: Pace, folder: Path) -> list[Outcome]:
-    """One call at a time on each connection, so that no call shares a system call with another one."""
+def measure_connections(pace: Pace, folder: Path) -> list[BarOutcome]:
+    """Measure one call at a time on each connection, so that no call shares a system call with another one."""
     with _header_broker() as broker:
-        cases = []
-        for count in CONNECTIONS:
-            case = _header_case(f"{count:,} connections", broker, folder, 1, pace)
-            case.connections = count
-            cases.append(case)
+        cases = [_header_case(f"{count:,} connections", broker, folder, 1, pace, count) for count in CONNECTIONS]
         found = interleave(cases, pace.rounds)
     return [_grown(BY_CONNECTIONS, found, [case.name for case in cases])]
 
 
-def measure_idle_connections(pace: Pace, folder: Path) -> list[Outcome]:
-    """A broker for each number of connections that do nothing, and one busy connection."""
+def measure_idle_connections(pace: Pace, folder: Path) -> list[BarOutcome]:
+    """Measure one busy connection beside each number of connections that do nothing."""
     with ExitStack() as stack:
         cases = []
         for count in IDLE:
@@ -116,39 +112,39 @@ def measure_idle_connections(pace: Pace, folder: Path) -> list[Outcome]:
     return [_grown(BY_IDLE, found, [case.name for case in cases])]
 
 
-def measure_in_flight(pace: Pace, folder: Path) -> list[Outcome]:
-    """One connection with more and more streams; nothing is turned away for having waited."""
+def measure_in_flight(pace: Pace, folder: Path) -> list[BarOutcome]:
+    """Measure one connection with more and more streams; no call is refused for having waited."""
     with _header_broker(WORKERS, IN_FLIGHT[-1], *_PATIENT) as broker:
         cases = [_header_case(f"{count:,} in flight", broker, folder, count, pace) for count in IN_FLIGHT]
         found = interleave(cases, pace.rounds)
     return [_grown(BY_IN_FLIGHT, found, [case.name for case in cases])]
 
 
-def measure_body_growth(pace: Pace, folder: Path) -> list[Outcome]:
-    """The slope between sizes: what every dispatch costs is in none of them."""
+def measure_body_growth(pace: Pace, folder: Path) -> list[BarOutcome]:
+    """Measure the slope between sizes, which leaves out what every dispatch costs."""
     scenario = BUILT_IN["body"]
     with _header_broker() as broker:
         cases = [
-            H2LoadCase(
-                size_text(size), broker.address, broker.pids, scenario.build(size), scenario.is_right, folder,
-                BODY_STREAMS, pace.seconds, warm_up_calls=BODY_WARM_UP_CALLS,
+            h2load_case(
+                size_text(size), broker, scenario.build(size), scenario.is_right, folder, BODY_STREAMS, pace.seconds,
+                warm_up_calls=BODY_WARM_UP_CALLS,
             )
             for size in BODIES
         ]  # fmt: skip
         found = interleave(cases, pace.rounds)
-    small, middle, large = ([*found.each(case.name, cpu_us)] for case in cases)
+    small, middle, large = ([*found.each(case.name, "cpu_us")] for case in cases)
     first = [(b - a) / (BODIES[1] - BODIES[0]) * MIB for a, b in zip(small, middle, strict=True)]
     second = [(c - b) / (BODIES[2] - BODIES[1]) * MIB for b, c in zip(middle, large, strict=True)]
     outcome = _grown(BY_BODY, found, [case.name for case in cases])
-    return [Outcome(BY_BODY, ratios(second, first), outcome.detail, outcome.points)]
+    return [BarOutcome(BY_BODY, ratios(second, first), outcome.detail, outcome.points)]
 
 
-def measure_workers(pace: Pace, folder: Path) -> list[Outcome]:
-    """Both brokers are up all the time."""
+def measure_workers(pace: Pace, folder: Path) -> list[BarOutcome]:
+    """Measure both brokers, which run all the time."""
     with ExitStack() as stack:
-        cases: list[Case] = []
+        cases = []
         for count in POOL:
             broker = stack.enter_context(_header_broker(count))
             cases.append(_header_case(f"{count} workers", broker, folder, STREAMS, pace))
         found = interleave(cases, pace.rounds)
-    return [_grown(BY_WORKERS, found, [case.name for case in cases], broker_us)]
+    return [_grown(BY_WORKERS, found, [case.name for case in cases], "broker_us")]

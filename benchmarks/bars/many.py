@@ -1,4 +1,4 @@
-"""Many bundles, and bundles with many hooks: written for a measurement, with the objects that call each of them."""
+"""Writes many bundles, and bundles with many hooks, and builds the objects that call each of them."""
 
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ def {name}(request, session, spec):
 
 
 def bundles(folder: Path, count: int) -> tuple[list[Path], list[Object]]:
-    """So many bundles with a hook each; every object calls another one."""
+    """Write so many bundles with a hook each; every object calls another one."""
     folder.mkdir()
     files, items = [], []
     for number in range(count):
@@ -30,17 +30,12 @@ def bundles(folder: Path, count: int) -> tuple[list[Path], list[Object]]:
 
 
 def hooks(folder: Path, count: int) -> tuple[Path, list[Object]]:
-    """A bundle with so many hooks; every object calls another one."""
+    """Write a bundle with so many hooks; every object calls another one."""
     folder.mkdir()
     file = folder / "many_hooks.py"
     names = [f"mark_{number:05}" for number in range(count)]
     file.write_text(_HEAD + "".join(map(_hook, names)))
     return file, [_call(file.name, name) for name in names]
-
-
-def has_header(answer: Object) -> bool:
-    """What all of these hooks do."""
-    return answer.request.set_headers[HEADER] == HEADER_VALUE
 
 
 def _hook(name: str) -> str:

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.bars.bar import Bar, Outcome, Point, ratios
-from benchmarks.bars.rounds import Pace
-from benchmarks.errors import BenchmarkError
+from benchmarks.bars.bar import Bar, BarOutcome
+from benchmarks.rounds import Pace, Point, ratios
+from tykpy.bench.errors import BenchError
 
 RING: Final = Bar("ring", "ring round trip, 900 bytes, 64 in flight, against the fastest other transport", 1.0, False)
 OURS: Final = "tykpy channel"
@@ -18,20 +18,20 @@ ROUND_TRIPS_PER_SECOND: Final = 20_000
 TIMEOUT_SECONDS: Final = 300
 
 
-def measure(pace: Pace, folder: Path) -> list[Outcome]:
-    """The best peer is that with the best median."""
+def measure(pace: Pace, folder: Path) -> list[BarOutcome]:
+    """Measure against the transport with the best median."""
     file = folder / "ring.json"
     count = max(1000, int(ROUND_TRIPS_PER_SECOND * pace.seconds))
     command = [sys.executable, "-m", "benchmarks.ring", "--rounds", str(pace.rounds), "--count", str(count)]
     command += ["--json", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     if done.returncode != 0:
-        raise BenchmarkError(f"benchmarks.ring failed:\n{done.stderr}")
+        raise BenchError(f"benchmarks.ring failed:\n{done.stderr}")
     report: dict[str, Any] = json.loads(file.read_text())
     return [_outcome(report)]
 
 
-def _outcome(report: dict[str, Any]) -> Outcome:
+def _outcome(report: dict[str, Any]) -> BarOutcome:
     by_name = {result["name"]: result for result in report["results"]}
     ours = by_name[OURS]
     others = [result for name, result in by_name.items() if not name.startswith("tykpy")]
@@ -39,4 +39,4 @@ def _outcome(report: dict[str, Any]) -> Outcome:
     told = ", ".join(f"{result['name']} {result['median_us']:.2f} us" for result in report["results"])
     missing = "".join(f"; not measured: {text}" for text in report["missing"])
     points = tuple(Point(result["name"], p50_us=result["median_us"]) for result in report["results"])
-    return Outcome(RING, ratios(ours["rounds_us"], best["rounds_us"]), told + missing, points)
+    return BarOutcome(RING, ratios(ours["rounds_us"], best["rounds_us"]), told + missing, points)

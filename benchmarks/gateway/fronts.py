@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from benchmarks.errors import ServerError
 from benchmarks.gateway.columns import Column
 from benchmarks.gateway.programs import go_program
-from benchmarks.running import RunningProgram
 from tests.support.gateway.gateway import RunningGateway
 from tests.support.peers.redis_server import free_port, redis_binary, running_redis
+from tykpy.bench.errors import ServerError
+from tykpy.bench.serving import Program
 
 ORG: Final = "bench"
 MESSAGE_BYTES: Final = 104_857_600
@@ -83,8 +83,8 @@ def tyk(binary: Path) -> Gateway:
             port = free_port()
             config = _write_tyk_files(setup, _tyk_config(binary.parent, setup, port, redis.socket))
             command = [str(binary), "--conf", str(config)]
-            with RunningProgram("Tyk Gateway", command, setup.folder / "tyk.log", lambda: None) as program:
-                yield Front(f"http://127.0.0.1:{port}", program.pids[0])
+            with Program("Tyk Gateway", command, setup.folder / "tyk.log", lambda: None) as program:
+                yield Front(f"http://127.0.0.1:{port}", program.pids()[0])
 
     return start
 

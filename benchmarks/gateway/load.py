@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import h2load
-from benchmarks.errors import LoadGeneratorError
+from tykpy.bench.errors import LoadGeneratorError
 
 _STATUS, _MICROSECONDS = 1, 2
 """Fields of a line of h2load's log."""

@@ -2,29 +2,28 @@
 
 import http.client
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from benchmarks.errors import BenchmarkError, ServerError
 from benchmarks.gateway import load
 from benchmarks.gateway.columns import Column, write_bundles
 from benchmarks.gateway.fronts import Front, Gateway, Setup
 from benchmarks.gateway.load import HttpLoad
 from benchmarks.gateway.plugins import SOCKET, Plugin
 from benchmarks.gateway.programs import go_program
-from benchmarks.measure import NS_PER_US
-from benchmarks.output import say
-from benchmarks.running import RETRY_SECONDS, RunningProgram
+from benchmarks.reports import say
+from benchmarks.rounds import Pace, in_rounds
 from tests.support.peers.redis_server import free_port
-from tykpy.bench.measure import cpu_ns
+from tykpy.bench.errors import BenchError, ServerError
+from tykpy.bench.measure import NS_PER_US, cpu_ns
+from tykpy.bench.serving import RETRY_SECONDS, Program
 
 CLIENTS: Final = (1, 16, 64)
-ROUNDS: Final = 3
-SECONDS: Final = 2
+USUAL: Final = Pace(rounds=3, seconds=2.0)
 CALL_SECONDS: Final = 10.0
 READY_SECONDS: Final = 30.0
 """Until a gateway has loaded its APIs and reached its plugin server."""
@@ -33,15 +32,18 @@ MARKS: Final = "X-Marks"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class GatewayPlan:
     """What to measure."""
 
     plugins: tuple[Plugin, ...]
     columns: tuple[Column, ...]
     clients: tuple[int, ...] = CLIENTS
-    rounds: int = ROUNDS
-    seconds: int = SECONDS
-    """Of one run of the load generator, which takes whole seconds only."""
+    pace: Pace = USUAL
+
+    @property
+    def seconds(self) -> int:
+        """Length of one run of the load generator, which takes whole seconds only."""
+        return max(1, round(self.pace.seconds))
 
 
 class Cell(NamedTuple):
@@ -51,43 +53,48 @@ class Cell(NamedTuple):
     column: Column
     clients: int
 
+    @property
+    def name(self) -> str:
+        """A unique name."""
+        return f"{self.plugin.key} {self.column.key} {self.clients}"
 
-class Sample(NamedTuple):
-    """One cell in one round; CPU in microseconds per request."""
+
+class CellReading(NamedTuple):
+    """One cell in one round. CPU is in microseconds per request."""
 
     load: HttpLoad
     gateway_us: float
     front_us: float
-    """Of the plugin server's first process."""
+    """CPU of the plugin server's first process."""
     workers_us: float
-    """Of its other processes."""
+    """CPU of its other processes."""
     upstream_us: float
 
 
-Samples = dict[Cell, list[Sample]]
+CellReadings = dict[Cell, list[CellReading]]
 """Round by round."""
 
 
 class Measured(NamedTuple):
-    """One run."""
+    """Everything that one run measured."""
 
-    samples: Samples
+    samples: CellReadings
     left_out: dict[str, str]
-    """Titles of plugins that could not be measured, and why."""
+    """Reasons by the title of a plugin that could not be measured."""
 
 
 class Contender(NamedTuple):
     """A plugin server with a gateway of its own, both running."""
 
     front: Front
-    server: RunningProgram | None
+    server: Program | None
 
 
-def measure(plan: Plan, gateway: Gateway, folder: Path) -> Measured:
+def measure(plan: GatewayPlan, gateway: Gateway, folder: Path) -> Measured:
     """Measure everything but plugins that cannot be started or answer wrongly."""
     address = f"127.0.0.1:{free_port()}"
     command = [go_program("benchmark"), "upstream", address]
-    upstream = RunningProgram("upstream", command, folder / "upstream.log", lambda: _answers(address))
+    upstream = Program("upstream", command, folder / "upstream.log", lambda: _answers(address))
     with ExitStack() as running:
         running.enter_context(upstream)
         contenders: dict[Plugin, Contender] = {}
@@ -96,14 +103,18 @@ def measure(plan: Plan, gateway: Gateway, folder: Path) -> Measured:
             say(f"starting {plugin.title}")
             try:
                 contenders[plugin] = start(plugin, plan, gateway, folder, address, running)
-            except BenchmarkError as error:
+            except BenchError as error:
                 say(f"error: {plugin.title} is left out: {error}")
                 left_out[plugin.title] = str(error)
-        return Measured(Rounds(plan, contenders, upstream.pids[0], folder).run(), left_out)
+        cases = [CellCase(cell, plan, contenders[cell.plugin], upstream, folder) for cell in _cells(plan, contenders)]
+        found = in_rounds(cases, plan.pace.rounds)
+        return Measured({case.cell: found[case.name] for case in cases}, left_out)
 
 
-def start(plugin: Plugin, plan: Plan, gateway: Gateway, folder: Path, upstream: str, running: ExitStack) -> Contender:
-    """Start one plugin server and its gateway; both end with `running`. Raises BenchmarkError."""
+def start(
+    plugin: Plugin, plan: GatewayPlan, gateway: Gateway, folder: Path, upstream: str, running: ExitStack
+) -> Contender:
+    """Start one plugin server and its gateway; both end with `running`. Raises BenchError."""
     own = folder / plugin.key
     columns = [column for column in plan.columns if column in plugin.columns]
     (own / "bundles").mkdir(parents=True)
@@ -136,47 +147,49 @@ def check(front: Front, column: Column, marks: int) -> None:
         time.sleep(RETRY_SECONDS)
 
 
-class Rounds:
-    """Drives running gateways and keeps what was measured."""
+@dataclass(frozen=True, slots=True)
+class CellCase:
+    """A cell of the table, with the programs that take part in it."""
 
-    def __init__(self, plan: Plan, contenders: dict[Plugin, Contender], upstream: int, folder: Path) -> None:
-        self._plan = plan
-        self._contenders = contenders
-        self._upstream = upstream
-        self._folder = folder
+    cell: Cell
+    plan: GatewayPlan
+    contender: Contender
+    upstream: Program
+    folder: Path
 
-    def run(self) -> Samples:
-        """Measure all rounds, every other one in the opposite order; with several, warm up first."""
-        cells = list(self._cells())
-        for cell in cells:
-            if self._plan.rounds > 1 and cell.clients == self._plan.clients[-1]:
-                self._sample(cell, seconds=1)
-        samples: Samples = {cell: [] for cell in cells}
-        for number in range(self._plan.rounds):
-            say(f"round {number + 1} of {self._plan.rounds}")
-            for cell in cells if number % 2 == 0 else reversed(cells):
-                samples[cell].append(self._sample(cell, self._plan.seconds))
-        return samples
+    @property
+    def name(self) -> str:
+        """The cell's name."""
+        return self.cell.name
 
-    def _cells(self) -> Iterator[Cell]:
-        for clients in self._plan.clients:
-            for column in self._plan.columns:
-                for plugin in self._contenders:
-                    if column in plugin.columns:
-                        yield Cell(plugin, column, clients)
+    def warm_up(self) -> None:
+        """Drive it once with the most clients, unless this is only a look."""
+        if self.plan.pace.rounds > 1 and self.cell.clients == self.plan.clients[-1]:
+            self._drive(1)
 
-    def _sample(self, cell: Cell, seconds: int) -> Sample:
-        contender = self._contenders[cell.plugin]
-        server = contender.server.pids if contender.server is not None else []
-        pids = [contender.front.pid, self._upstream, *server]
+    def measure(self) -> CellReading:
+        """Measure one round."""
+        return self._drive(self.plan.seconds)
+
+    def _drive(self, seconds: int) -> CellReading:
+        server = self.contender.server.pids() if self.contender.server is not None else []
+        gateway, upstream = self.contender.front.pid, self.upstream.pids()[0]
+        pids = [gateway, upstream, *server]
         before = cpu_ns(pids)
-        answered = load.run(f"{contender.front.url}/{cell.column.key}/", cell.clients, seconds, self._folder)
+        url = f"{self.contender.front.url}/{self.cell.column.key}/"
+        answered = load.run(url, self.cell.clients, seconds, self.folder)
         after = cpu_ns(pids)
+        used = {pid: (after[pid] - before[pid]) / answered.requests / NS_PER_US for pid in pids}
+        front, workers = sum(used[pid] for pid in server[:1]), sum(used[pid] for pid in server[1:])
+        return CellReading(answered, used[gateway], front, workers, used[upstream])
 
-        def used(some: Sequence[int]) -> float:
-            return sum(after[pid] - before[pid] for pid in some) / answered.requests / NS_PER_US
 
-        return Sample(answered, used(pids[:1]), used(server[:1]), used(server[1:]), used(pids[1:2]))
+def _cells(plan: GatewayPlan, contenders: Mapping[Plugin, Contender]) -> Iterator[Cell]:
+    for clients in plan.clients:
+        for column in plan.columns:
+            for plugin in contenders:
+                if column in plugin.columns:
+                    yield Cell(plugin, column, clients)
 
 
 def _answers(address: str) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from benchmarks.contenders import console_script
-from benchmarks.errors import ServerError
 from benchmarks.gateway.columns import COLUMNS, EMBEDDED_DRIVER, Column
 from benchmarks.gateway.programs import go_program
-from benchmarks.running import RunningProgram
+from tykpy.bench.errors import ServerError
+from tykpy.bench.serving import Program
 
 
 class Plugin(NamedTuple):
@@ -27,13 +26,13 @@ class Plugin(NamedTuple):
     only_tyk: bool = False
     """It is part of the Tyk Gateway."""
 
-    def server(self, folder: Path) -> RunningProgram | None:
+    def server(self, folder: Path) -> Program | None:
         """The server, not started yet; its socket is `folder / "plugin.sock"`."""
         if self.command is None:
             return None
         path = folder / SOCKET
         command = self.command(path, folder / "bundles")
-        return RunningProgram(self.title, command, folder / "plugin.log", lambda: _connect(path))
+        return Program(self.title, command, folder / "plugin.log", lambda: _connect(path))
 
 
 SOCKET: Final = "plugin.sock"
@@ -50,7 +49,7 @@ def _grpcio(path: Path, bundles: Path) -> list[str]:
 def _tykpy(path: Path, bundles: Path) -> list[str]:
     runtime = path.parent / "runtime"
     return [
-        console_script(), "broker", "--bundles", str(bundles), "--listen", f"unix://{path}",
+        sys.executable, "-P", "-m", "tykpy", "broker", "--bundles", str(bundles), "--listen", f"unix://{path}",
         "--runtime-dir", str(runtime),
     ]  # fmt: skip
 

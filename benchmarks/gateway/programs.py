@@ -2,8 +2,8 @@
 
 import shutil
 
-from benchmarks.errors import ServerError
 from tests.support.gateway import go_gateway
+from tykpy.bench.errors import ServerError
 
 
 def go_program(name: str) -> str:

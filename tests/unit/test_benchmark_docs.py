@@ -6,9 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.bars.bar import Bar, Outcome, Point
-from benchmarks.bars.report import BarsReport
-from benchmarks.bars.rounds import Pace
+from benchmarks.bars.bar import Bar, BarOutcome, findings
+from benchmarks.rounds import Pace, Point
 from scripts.benchmark_docs import BEGIN, DOCS, END, PAGE, write
 
 PAGE_TEXT = f"# Benchmarks\n\nbefore\n{BEGIN}\nold\n{END}\nafter\n"
@@ -17,11 +16,11 @@ PAGE_TEXT = f"# Benchmarks\n\nbefore\n{BEGIN}\nold\n{END}\nafter\n"
 def report() -> dict[str, Any]:
     points = (Point("grpcio", 7e3, 9e3, 190.0, 0.0, 9.0), Point("tykpy", 5e4, 1e3, 13.0, 12.0, 9.0))
     outcomes = (
-        Outcome(Bar("throughput", "requests/s", 8.0, True), (8.5,), "fast", points),
-        Outcome(Bar("bundles", "CPU", 1.1, False), (1.2,), "grows", points),
-        Outcome(Bar("ring", "round trip", 1.0, False), (0.9,), "", (Point("channel", p50_us=1.8),)),
+        BarOutcome(Bar("throughput", "requests/s", 8.0, True), (8.5,), "fast", points),
+        BarOutcome(Bar("bundles", "CPU", 1.1, False), (1.2,), "grows", points),
+        BarOutcome(Bar("ring", "round trip", 1.0, False), (0.9,), "", (Point("channel", p50_us=1.8),)),
     )
-    return BarsReport("python -m benchmarks.bars", {"python": "3.11"}, Pace(), outcomes, {}).as_dict()
+    return findings(Pace(), outcomes, {}).as_dict({"python": "3.11"}, "python -m benchmarks.bars")
 
 
 def test_only_the_marked_table_is_replaced(tmp_path: Path) -> None:

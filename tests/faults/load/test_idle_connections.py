@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from benchmarks.bars.idle import idle_connections
+from benchmarks.driving import idle_connections
 from tests.support.broker import running_broker, wait_until
 from tests.support.hooks import SOURCE
 from tests.support.peers.neighbour import Footprint, Neighbour

@@ -24,7 +24,6 @@ import pytest
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.bundles import write_bundle, write_files, write_zip
 from tests.support.peers.redis_server import free_port
-from tykpy.bench.connected import ConnectedBroker
 from tykpy.bench.errors import BenchError
 from tykpy.bench.load import Order
 from tykpy.bench.measure import NS_PER_SECOND, cpu_ns
@@ -32,7 +31,7 @@ from tykpy.bench.results import Sample
 from tykpy.bench.ringcost import measure_ring
 from tykpy.bench.runs import Progress, measure
 from tykpy.bench.scenarios import BUILT_IN, OwnHook, own_scenario
-from tykpy.bench.serving import OwnBroker
+from tykpy.bench.serving import ConnectedBroker, OwnBroker
 from tykpy.bench.sweep import check
 
 HOOKS = """
@@ -153,7 +152,7 @@ def test_over_tcp_processes_of_this_machine_are_known(
 ) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
     if not seen:
-        monkeypatch.setattr("tykpy.bench.connected.tcp_listener", lambda port: 0)
+        monkeypatch.setattr("tykpy.bench.serving.tcp_listener", lambda port: 0)
     with running_broker(tmp_path, "--listen", address, files={"mine.py": HOOKS}) as broker:
         message = own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False).build(None).SerializeToString()
         server = ConnectedBroker(address, runtime=broker.runtime)
@@ -400,7 +399,7 @@ def test_a_broker_that_cannot_start_shows_its_log(tmp_path: Path, temporary: Pat
     assert "--queue-size 0" in done.stderr
 
 
-@pytest.mark.parametrize("package", ["rich"])
+@pytest.mark.parametrize("package", ["rich", "psutil"])
 def test_without_its_extra_bench_names_it(package: str) -> None:
     without = f"import sys; sys.modules[{package!r}] = None; from tykpy.cli import main; main(['bench'])"
     done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, timeout=60, check=False)

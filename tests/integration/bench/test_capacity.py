@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.capacity.measuring import trials
 from tests.support.root import ROOT
-from tykpy.bench.results import usable_cpus
+from tykpy.bench.measure import usable_cpus
 
 TIMEOUT_SECONDS = 110
 

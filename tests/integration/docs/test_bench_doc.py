@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.broker import TYKPY, running_broker
 from tests.support.root import ROOT
-from tykpy.bench.limits import Part
+from tykpy.bench.limits import Bottleneck
 from tykpy.bench.scenarios import BUILT_IN
 from tykpy.bench.tables import COLUMNS
 
@@ -52,7 +52,7 @@ def test_every_scenario_is_described(name: str) -> None:
 
 
 def test_every_limit_and_column_is_explained() -> None:
-    for part in set(Part) - {Part.UNKNOWN}:
+    for part in set(Bottleneck) - {Bottleneck.UNKNOWN}:
         assert f"\n| {part.value} |" in PAGE
     for column in COLUMNS[1:]:
         assert re.search(rf"^\|[^|]*\b{re.escape(column)}\b[^|]*\|", PAGE, re.MULTILINE), column

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tykpy.bench.histogram import Histogram
-from tykpy.bench.results import Case, Report, Result, Sample, Usage
+from tykpy.bench.results import BenchReport, Case, CaseResult, Sample, Usage
 
 MS = 1_000_000
 MACHINE = {"CPUs": "8", "CPU": "a <fast> one", "kernel": "6", "python": "3.11", "tykpy": "1", "protobuf": "7"}
@@ -25,12 +25,12 @@ def sample(answered: int = 1000, latencies: Sequence[int] = (MS, 2 * MS, 3 * MS)
     return Sample(1.0, answered, Histogram(latencies), usage(**values), **extra)
 
 
-def result(*samples: Sample, **values: Any) -> Result:
+def result(*samples: Sample, **values: Any) -> CaseResult:
     """A case with these repetitions."""
     description: dict[str, Any] = {"scenario": "header", "workers": 2, "threads": 0, "streams": 64}
-    return Result(Case(**(description | values)), samples or (sample(),))
+    return CaseResult(Case(**(description | values)), samples or (sample(),))
 
 
-def report(*results: Result, **machine: str) -> Report:
+def report(*results: CaseResult, **machine: str) -> BenchReport:
     """A report of these results."""
-    return Report("tykpy bench --scenario 'a & b'", MACHINE | machine, results)
+    return BenchReport("tykpy bench --scenario 'a & b'", MACHINE | machine, results)

@@ -3,7 +3,7 @@
 import re
 
 from tests.unit.bench.samples import MS, report, result, sample
-from tykpy.bench.compare import Verdict, compare, verdict_of
+from tykpy.bench.compare import Trend, compare, verdict_of
 from tykpy.bench.results import METRIC, Figure
 from tykpy.bench.tables import COMPARED, compared_rows, then_text
 
@@ -12,21 +12,21 @@ STEADY = Figure(1000, 990, 1010, 3)
 
 def test_a_change_beyond_the_spread_is_one_in_the_direction_that_counts() -> None:
     more, less = Figure(1100, 1090, 1110, 3), Figure(900, 890, 910, 3)
-    assert verdict_of(METRIC["rate"], STEADY, more) is Verdict.BETTER
-    assert verdict_of(METRIC["rate"], STEADY, less) is Verdict.WORSE
-    assert verdict_of(METRIC["p99_us"], STEADY, more) is Verdict.WORSE
-    assert verdict_of(METRIC["p99_us"], STEADY, less) is Verdict.BETTER
+    assert verdict_of(METRIC["rate"], STEADY, more) is Trend.BETTER
+    assert verdict_of(METRIC["rate"], STEADY, less) is Trend.WORSE
+    assert verdict_of(METRIC["p99_us"], STEADY, more) is Trend.WORSE
+    assert verdict_of(METRIC["p99_us"], STEADY, less) is Trend.BETTER
 
 
 def test_a_change_within_the_spread_of_either_run_is_noise() -> None:
     wide = Figure(1100, 950, 1200, 3)
-    assert verdict_of(METRIC["rate"], STEADY, wide) is Verdict.NOISE
-    assert verdict_of(METRIC["rate"], wide, STEADY) is Verdict.NOISE
-    assert verdict_of(METRIC["rate"], STEADY, Figure(1015, 1010, 1020, 3)) is Verdict.NOISE
+    assert verdict_of(METRIC["rate"], STEADY, wide) is Trend.NOISE
+    assert verdict_of(METRIC["rate"], wide, STEADY) is Trend.NOISE
+    assert verdict_of(METRIC["rate"], STEADY, Figure(1015, 1010, 1020, 3)) is Trend.NOISE
 
 
 def test_one_repetition_tells_nothing() -> None:
-    assert verdict_of(METRIC["rate"], STEADY, Figure(5000, 5000, 5000, 1)) is Verdict.UNTOLD
+    assert verdict_of(METRIC["rate"], STEADY, Figure(5000, 5000, 5000, 1)) is Trend.UNKNOWN
 
 
 def test_cases_are_matched_and_the_rest_is_said() -> None:
@@ -40,7 +40,7 @@ def test_cases_are_matched_and_the_rest_is_said() -> None:
         "1 case of then was not measured now",
     ]
     rate = comparison.by_case()[now.results[0].case]["rate"]
-    assert rate.verdict is Verdict.BETTER
+    assert rate.verdict is Trend.BETTER
     assert round(rate.change, 3) == 0.498
     assert then_text(rate) == "was 1,005/s, spread 1%"
 

@@ -10,12 +10,12 @@ from tests.unit.bench.samples import MS, report, result, sample
 from tykpy.bench import svg
 from tykpy.bench.compare import compare
 from tykpy.bench.report import cpu, html, latency, memory, throughput
-from tykpy.bench.results import Report, Result
+from tykpy.bench.results import BenchReport, CaseResult
 
 NASTY = "<script>alert('&')</script>"
 
 
-def sweep() -> list[Result]:
+def sweep() -> list[CaseResult]:
     cases = [(workers, size) for size in (None, 1024) for workers in (1, 2, 4)]
     latencies = [MS * number for number in range(1, 300)]
     return [
@@ -24,7 +24,7 @@ def sweep() -> list[Result]:
     ]
 
 
-def page(of: Report) -> ET.Element:
+def page(of: BenchReport) -> ET.Element:
     text = html(of, compare(of, of))
     assert text.startswith("<!DOCTYPE html>")
     return ET.fromstring(text.removeprefix("<!DOCTYPE html>"))

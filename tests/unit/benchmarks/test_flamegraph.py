@@ -1,12 +1,12 @@
-"""What is made of py-spy's SVG: nothing of the machine, no rare stacks."""
+"""Flame graphs of py-spy without paths of the machine and without rare stacks."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.errors import BenchmarkError
 from benchmarks.flamegraph import check_portable, find, portable, portable_name
+from tykpy.bench.errors import BenchError
 
 ROOT = Path("/srv/checkout")
 SHAPE = '<rect x="0.0000%" y="68" width="11.4428%" height="15" fill="rgb(227,0,7)" fg:x="0" fg:w="23"/>'
@@ -34,7 +34,7 @@ def svg(*frames: str) -> str:
         ("all", "all"),
     ],
 )
-def test_a_frame_is_named_by_repository_or_package(name: str, short: str) -> None:
+def test_a_frame_has_a_path_in_repository_or_package(name: str, short: str) -> None:
     assert portable_name(name, ROOT) == short
 
 
@@ -44,7 +44,7 @@ def test_nothing_of_the_machine_is_left() -> None:
     check_portable(made, (ROOT, Path("/srv")))
 
 
-def test_a_label_is_cut_to_the_room_it_had() -> None:
+def test_a_label_is_cut_to_its_former_length() -> None:
     name = "Worker._listen (/srv/checkout/workers/serve.py)"
     assert ">Worker._listen (w..</text>" in portable(svg(frame(name, label="Worker._listen (/..")), "", ROOT)
     assert ">f (a.py)</text>" in portable(svg(frame("f (/srv/checkout/a.py)", label="f (/srv/chec..")), "", ROOT)
@@ -59,8 +59,8 @@ def test_rare_stacks_are_left_out() -> None:
     assert "seen (a.py) (2 samples, 0.20%)" in made
 
 
-def test_a_folder_that_is_still_named_is_an_error() -> None:
-    with pytest.raises(BenchmarkError, match="still names /srv/checkout"):
+def test_a_remaining_folder_is_an_error() -> None:
+    with pytest.raises(BenchError, match="still names /srv/checkout"):
         check_portable("<svg>/srv/checkout/a.py</svg>", (Path("/home/x"), ROOT))
     check_portable("<svg>a/b</svg>", (Path("/"),))
 
@@ -68,5 +68,5 @@ def test_a_folder_that_is_still_named_is_an_error() -> None:
 def test_a_missing_py_spy_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BenchmarkError, match="pip install"):
+    with pytest.raises(BenchError, match="pip install"):
         find()

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import h2load
-from benchmarks.errors import LoadGeneratorError
 from benchmarks.h2load import Summary
+from tykpy.bench.errors import LoadGeneratorError
 
 OUTPUT = """\
 starting benchmark...

@@ -1,7 +1,7 @@
-"""The echo partners of `benchmarks.ring`: one class per transport, each used in its best pipelined way.
+"""The transports of `benchmarks.ring` with their echo processes, each used in its best pipelined way.
 
-Every peer keeps `WINDOW` messages in flight to another process that sends each of them back. What a peer may do in
-batches it does in batches; no peer checks what it carries, except for tykpy's channel, which always does.
+Every transport keeps `WINDOW` messages in flight to another process that sends each of them back. What can be
+done in batches is; no transport checks what it carries, except tykpy's channel, which always does.
 """
 
 import multiprocessing
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.queues import Queue
 from typing import Any, Final
@@ -28,10 +29,10 @@ _STOP: Final = b""
 _FIFO_BYTES: Final = 1 << 20
 _JOIN_SECONDS: Final = 10.0
 _WAIT_SECONDS: Final = 3600.0
-"""faster-fifo's queues have no wait without an end."""
+"""faster-fifo's queues cannot wait forever."""
 
 
-class Peer(ABC):
+class Transport(ABC):
     """One transport with its echo process running."""
 
     name: str
@@ -47,7 +48,7 @@ class Peer(ABC):
         """End the echo process."""
 
 
-class ChannelPeer(Peer):
+class ChannelTransport(Transport):
     """tykpy's channel as broker and worker use it, all checks included."""
 
     name = "tykpy channel"
@@ -56,7 +57,7 @@ class ChannelPeer(Peer):
         options = ChannelOptions(max_record=8192)
         self._channel = BrokerChannel.create(slot=0, generation=1, epoch=1, options=options)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.ring_peers", self._channel.worker_argument()],
+            [sys.executable, "-m", "benchmarks.ring.transports", self._channel.worker_argument()],
             pass_fds=self._channel.worker_fds,
         )
         self.pid = self._process.pid
@@ -86,14 +87,25 @@ class ChannelPeer(Peer):
 
 
 def echo_channel(argument: str) -> None:
-    """The worker's side: a claim and an answer for each request, as workers do."""
+    """Claim and answer each request, as workers do."""
     channel = WorkerChannel.attach(argument)
     claim, answer = channel.claim, channel.answer
     while (request := claim()) is not None:
         answer(0, request.seq, request.payload, False, 1)
 
 
-class PipePeer(Peer):
+def _one_by_one(send: Callable[[bytes], Any], receive: Callable[[], Any], count: int, payload: bytes) -> None:
+    """Keep `WINDOW` messages in flight over a transport without batches."""
+    for _ in range(WINDOW):
+        send(payload)
+    for _ in range(count - WINDOW):
+        receive()
+        send(payload)
+    for _ in range(WINDOW):
+        receive()
+
+
+class PipeTransport(Transport):
     """multiprocessing.Pipe (a Unix socket) carrying bytes."""
 
     name = "multiprocessing.Pipe"
@@ -106,14 +118,7 @@ class PipePeer(Peer):
         theirs.close()
 
     def round_trips(self, count: int, payload: bytes) -> None:
-        send, receive = self._connection.send_bytes, self._connection.recv_bytes
-        for _ in range(WINDOW):
-            send(payload)
-        for _ in range(count - WINDOW):
-            receive()
-            send(payload)
-        for _ in range(WINDOW):
-            receive()
+        _one_by_one(self._connection.send_bytes, self._connection.recv_bytes, count, payload)
 
     def close(self) -> None:
         self._connection.send_bytes(_STOP)
@@ -122,12 +127,12 @@ class PipePeer(Peer):
 
 
 def echo_pipe(connection: "Connection[Any, Any]") -> None:
-    """The other side of PipePeer."""
+    """Send every message back until an empty one comes."""
     while message := connection.recv_bytes():
         connection.send_bytes(message)
 
 
-class QueuePeer(Peer):
+class QueueTransport(Transport):
     """Two multiprocessing.Queues."""
 
     name = "multiprocessing.Queue"
@@ -140,14 +145,7 @@ class QueuePeer(Peer):
         self.pid = self._process.pid or 0
 
     def round_trips(self, count: int, payload: bytes) -> None:
-        send, receive = self._there.put, self._back.get
-        for _ in range(WINDOW):
-            send(payload)
-        for _ in range(count - WINDOW):
-            receive()
-            send(payload)
-        for _ in range(WINDOW):
-            receive()
+        _one_by_one(self._there.put, self._back.get, count, payload)
 
     def close(self) -> None:
         self._there.put(_STOP)
@@ -155,12 +153,12 @@ class QueuePeer(Peer):
 
 
 def echo_queue(there: "Queue[bytes]", back: "Queue[bytes]") -> None:
-    """The other side of QueuePeer."""
+    """Send every message back until an empty one comes."""
     while message := there.get():
         back.put(message)
 
 
-class ZmqPeer(Peer):
+class ZmqTransport(Transport):
     """ZeroMQ PAIR sockets over ipc://."""
 
     name = "pyzmq ipc"
@@ -176,14 +174,7 @@ class ZmqPeer(Peer):
         self.pid = self._process.pid or 0
 
     def round_trips(self, count: int, payload: bytes) -> None:
-        send, receive = self._socket.send, self._socket.recv
-        for _ in range(WINDOW):
-            send(payload)
-        for _ in range(count - WINDOW):
-            receive()
-            send(payload)
-        for _ in range(WINDOW):
-            receive()
+        _one_by_one(self._socket.send, self._socket.recv, count, payload)
 
     def close(self) -> None:
         self._socket.send(_STOP)
@@ -194,7 +185,7 @@ class ZmqPeer(Peer):
 
 
 def echo_zmq(address: str) -> None:
-    """The other side of ZmqPeer."""
+    """Send every message back until an empty one comes."""
     context = zmq.Context()
     with context.socket(zmq.PAIR) as sock:
         sock.connect(address)
@@ -203,7 +194,7 @@ def echo_zmq(address: str) -> None:
     context.term()
 
 
-class FasterFifoPeer(Peer):
+class FasterFifoTransport(Transport):
     """Two faster-fifo queues, bytes put and taken in batches."""
 
     name = "faster-fifo"
@@ -236,7 +227,7 @@ def _fifo() -> Any:
 
 
 def echo_fifo(there: Any, back: Any) -> None:
-    """The other side of FasterFifoPeer."""
+    """Send every message back until an empty one comes."""
     while True:
         messages = there.get_many(timeout=_WAIT_SECONDS, max_messages_to_get=WINDOW)
         if _STOP in messages:
@@ -244,7 +235,13 @@ def echo_fifo(there: Any, back: Any) -> None:
         back.put_many(messages)
 
 
-PEERS: Final[tuple[type[Peer], ...]] = (ChannelPeer, ZmqPeer, PipePeer, FasterFifoPeer, QueuePeer)
+TRANSPORTS: Final[tuple[type[Transport], ...]] = (
+    ChannelTransport,
+    ZmqTransport,
+    PipeTransport,
+    FasterFifoTransport,
+    QueueTransport,
+)
 
 if __name__ == "__main__":
     echo_channel(sys.argv[1])

@@ -1,7 +1,7 @@
-"""iceoryx2 as a peer of `benchmarks.ring`: publish-subscribe through shared memory, with its events as doorbells.
+"""iceoryx2 as a transport of `benchmarks.ring`: publish-subscribe through shared memory, with its events as doorbells.
 
-It has no wheels for every platform, so it is measured where it is installed: `pip install iceoryx2`. An event is sent
-for each batch, and nobody waits for one while there is something to receive.
+It lacks wheels for some platforms, so it is measured only if it is installed: `pip install iceoryx2`. An event is
+sent for each batch, and no end waits for one while there is something to receive.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import iceoryx2
 
-from benchmarks.ring_peers import WINDOW, Peer
+from benchmarks.ring.transports import WINDOW, Transport
 
 SAMPLE_BYTES: Final = 900
 """Fixed: what the benchmark sends."""
@@ -22,7 +22,7 @@ _THERE, _BACK = "there", "back"
 _READY: Final = b"ready\n"
 
 
-class Sample(ctypes.Structure):
+class Payload(ctypes.Structure):
     """One message."""
 
     _fields_ = (("data", ctypes.c_uint8 * SAMPLE_BYTES),)
@@ -40,7 +40,7 @@ class _End:
         self._listener = self._event(f"{name}/{into}").listener_builder().create()
 
     def send(self, payloads: list[bytes]) -> None:
-        send_copy, sample_of = self._publisher.send_copy, Sample.from_buffer_copy
+        send_copy, sample_of = self._publisher.send_copy, Payload.from_buffer_copy
         for payload in payloads:
             send_copy(sample_of(payload))
         self._notifier.notify()
@@ -67,7 +67,7 @@ class _End:
         del self._node
 
     def _service(self, name: str) -> Any:
-        builder = self._node.service_builder(iceoryx2.ServiceName.new(name)).publish_subscribe(Sample)
+        builder = self._node.service_builder(iceoryx2.ServiceName.new(name)).publish_subscribe(Payload)
         builder = builder.subscriber_max_buffer_size(_BUFFER).enable_safe_overflow(False).max_publishers(1)
         return builder.max_subscribers(1).open_or_create()
 
@@ -75,7 +75,7 @@ class _End:
         return self._node.service_builder(iceoryx2.ServiceName.new(name)).event().open_or_create()
 
 
-class Iceoryx2Peer(Peer):
+class Iceoryx2Transport(Transport):
     """Two publish-subscribe services with an event each."""
 
     name = "iceoryx2"
@@ -83,7 +83,7 @@ class Iceoryx2Peer(Peer):
     def __init__(self) -> None:
         service = f"tykpy-bench-{os.getpid()}"
         self._end = _End(service, _THERE, _BACK)
-        command = [sys.executable, "-m", "benchmarks.ring_iceoryx2", service]
+        command = [sys.executable, "-m", "benchmarks.ring.iceoryx2", service]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
         self.pid = self._process.pid
         assert self._process.stdout is not None
