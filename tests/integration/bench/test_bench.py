@@ -157,7 +157,7 @@ def test_over_tcp_processes_of_this_machine_are_known(
         message = own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False).build(None).SerializeToString()
         server = ConnectedBroker(address, runtime=broker.runtime)
         check(server, own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False), message)
-        sample = measure(Order(address, [message], 4, 0.0, 0.0, 0.1, 0.0, 30.0), 1, server, lambda _: None)
+        sample = measure(Order(address, [message], 4, 0.0, 0.0, 0.5, 0.0, 30.0), 1, server, lambda _: None)
     assert sample.answered > 0
     usage = sample.usage
     assert [figure is not None for figure in (usage.broker, usage.workers, usage.broker_mib, usage.waiting)] == [
