@@ -1,4 +1,4 @@
-"""The click command `tykpy bench`: parses, and calls one function. What it needs is imported when it runs."""
+"""The click command `tykpy bench`: parses, and calls one function. Everything else is imported when it runs."""
 
 import re
 import signal
@@ -119,7 +119,7 @@ def bench(**options: Any) -> None:
         sys.exit(EXIT_USAGE)
 
     def stop(_number: int, _frame: object) -> None:
-        sys.exit(128 + signal.SIGTERM)  # through all `finally`: brokers and load generators are ended
+        sys.exit(128 + signal.SIGTERM)  # runs every `finally`, so brokers and load generators are ended
 
     signal.signal(signal.SIGTERM, stop)
     try:

@@ -1,4 +1,4 @@
-"""What keeps a case from being faster: workers, broker, load generator, machine, or that no more was asked for."""
+"""What limits a case: workers, broker, load generator, machine, or the load that was offered."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -7,21 +7,21 @@ from typing import Final, NamedTuple
 from tykpy.bench.results import Case, CaseResult, Usage
 
 FULL: Final = 0.9
-"""Of one CPU: a process with one busy thread has no more to give."""
+"""Share of one CPU at which a process with one busy thread is fully used."""
 FULL_MACHINE: Final = 0.9
-"""Of all CPUs: processes that wait for each other never leave a scheduler without a gap."""
+"""Share of all CPUs at which the machine is fully used: processes that wait for each other always leave gaps."""
 BUSY: Final = 0.5
-"""Of one CPU: where something waits while broker and workers are below that, it is not for a CPU."""
+"""Share of one CPU: if calls wait while broker and workers use less, they do not wait for a CPU."""
 MET: Final = 0.98
-"""Of the asked rate."""
+"""Share of the requested rate that counts as met."""
 STARVED: Final = 0.15
-"""Of one CPU: a process that wants one gets that much on a full machine, too; below it, it wants none."""
+"""Share of one CPU that a process gets even on a full machine if it wants one."""
 NOISY: Final = 0.1
-"""Of all CPUs: above this, what other processes use makes figures doubtful."""
+"""Share of all CPUs: if other processes use more, figures are doubtful."""
 
 
 class Bottleneck(StrEnum):
-    """What can be the limit."""
+    """Possible limits."""
 
     LOAD = "load generator"
     BROKER = "broker"
@@ -33,14 +33,14 @@ class Bottleneck(StrEnum):
 
 
 class Limit(NamedTuple):
-    """The limit, and by what it is seen."""
+    """The limit, and how it shows."""
 
     part: Bottleneck
     reason: str
 
 
 def limit_of(result: CaseResult) -> Limit:
-    """What limits a case."""
+    """Return what limits a case."""
     usage, case = result.usage, result.case
     if case.rate and (result.median("rate") or 0.0) >= MET * case.rate and not usage.waiting:
         return Limit(Bottleneck.NONE, "the rate was met")
@@ -71,7 +71,7 @@ def _full_machine(usage: Usage) -> Limit | None:
 
 
 def _waits_for_none(usage: Usage) -> bool:
-    """Whether it is others who use the CPUs, and what waits here waits for something else."""
+    """Return whether other processes use the CPUs, while calls here wait for something else."""
     return bool(usage.waiting) and max(usage.broker or 0.0, usage.each_worker) < STARVED
 
 
@@ -87,7 +87,7 @@ def _waiting(case: Case, usage: Usage) -> Limit:
 
 
 def _is_crowded(case: Case, usage: Usage) -> bool:
-    """Whether calls wait for a busy process where nobody counts them: in sockets, and in the rings of workers."""
+    """Return whether calls wait for a busy process where they are not counted: in sockets and in workers' rings."""
     at_work = 1 + usage.load_processes + len(usage.workers or ())
     return max(usage.broker or 0.0, usage.each_worker) >= BUSY and (bool(case.rate) or case.streams > at_work)
 
@@ -110,7 +110,7 @@ def _disturbed(usage: Usage) -> str:
 
 
 def failures_text(result: CaseResult) -> str:
-    """What went wrong, in words; empty where nothing did."""
+    """Say what went wrong; empty if nothing did."""
     if not result.failed:
         return ""
     texts = sorted(result.failures.items(), key=lambda item: -item[1])
@@ -119,7 +119,7 @@ def failures_text(result: CaseResult) -> str:
 
 
 def disturbance(results: Iterable[CaseResult]) -> str:
-    """What makes all figures doubtful; empty on a quiet machine, and where others cannot be told from the broker."""
+    """Say what makes all figures doubtful; empty on a quiet machine, or if others cannot be told from the broker."""
     usages = [sample.usage for result in results for sample in result.samples if sample.usage.broker is not None]
     worst = max(usages, key=lambda usage: usage.others, default=None)
     if worst is None or worst.others <= NOISY * worst.cpus:

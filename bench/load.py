@@ -1,7 +1,11 @@
-"""The load generator, a process of its own: one connection as a gateway has it, calls at a pace, latencies counted.
+"""The load generator, a process of its own: one connection as a gateway has it, calls on a schedule, latencies counted.
 
-It reads an `Order` from standard input and answers on standard output, as msgpack arrays `[name, body]`: `ready`, then,
-once it was told when to start, `progress` while it works and `result` at the end; or `failed`.
+It reads an `Order` from standard input and answers on standard output, as msgpack arrays `[name, body]`: `ready`; once
+it is told when to start, `progress` while it works and `result` at the end; or `failed`.
+
+A closed loop makes the next call when one has ended: a server that stalls is asked less, and most callers who would
+have come meanwhile are never seen ("coordinated omission"). An open loop makes calls when they are due, whatever the
+server does, and a latency counts from that moment, even if the call could only be sent later.
 """
 
 import gc
@@ -13,17 +17,17 @@ import ssl
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, Final
 
 import msgpack
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 
 from tykpy.bench.errors import BenchError
-from tykpy.bench.histogram import Histogram
 from tykpy.bench.measure import NS_PER_SECOND
-from tykpy.bench.pace import ClosedLoop, OpenLoop, Pace, Window
-from tykpy.bench.tracing import traceparents
+from tykpy.bench.results import Histogram
 from tykpy.bench.wire import LoadConnection
 from tykpy.broker.errors import BrokerError
 from tykpy.client.dialing import ClientTls, Dialled, dial
@@ -32,33 +36,81 @@ READ_SIZE: Final = 256 * 1024
 HANDSHAKE_SECONDS: Final = 10.0
 PROGRESS_NS: Final = 200_000_000
 MAX_FAILURE_TEXTS: Final = 8
-"""Different errors that are told one by one; messages may hold something that is new in each."""
+"""Different errors that are counted one by one; each message may contain something new."""
 OTHER_FAILURES: Final = "other errors"
 _NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-"""What sockets that do not wait raise where they would have to; with TLS there is a word for each direction."""
+"""What non-blocking sockets raise if they would have to wait; TLS has an error for each direction."""
 
 Emit = Callable[[str, Any], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to do. `rate` 0: closed loop with `streams` calls at once; else calls per second."""
+    """What to do. `rate` 0: closed loop with `streams` calls at once; otherwise calls per second."""
 
     address: str
     messages: Sequence[bytes]
-    """Called in turn; of one length."""
+    """Called in turn; all of one length."""
     streams: int
     rate: float
     warm_up: float
     seconds: float
     tail: float
-    """Seconds for which the load goes on after what is measured, while others read their clocks."""
+    """Seconds for which the load continues after the measured window, while others read their clocks."""
     drain: float
     """Most seconds to wait for the last answers."""
     tracing: bool = False
     """Send a new `traceparent` with every call."""
     tls: ClientTls | None = None
     """For an address that begins with `tls://`."""
+
+
+class Schedule:
+    """When calls are made, and from when their latency counts; all times are ns of one clock.
+
+    With a rate, call number n is due n/rate seconds after the start; with rate 0, the loop is closed.
+    """
+
+    def __init__(self, rate: float, start: int) -> None:
+        self._rate = rate
+        self._start = start
+        self._made = 0
+
+    def take(self, now: int, room: int) -> list[int]:
+        """Return the times from which the latencies of the calls to make now count, at most `room`."""
+        if not self._rate:
+            return [now] * room
+        made, self._made = self._made, self._made + min(self.late(now + 1), room)
+        return [self._due(number) for number in range(made, self._made)]
+
+    def next_due(self) -> int | None:
+        """Return when a call becomes due by itself; None in a closed loop, where another one has to end."""
+        return self._due(self._made) if self._rate else None
+
+    def late(self, now: int) -> int:
+        """Return the number of calls that were due before `now` and have not been made."""
+        due = int((now - 1 - self._start) * self._rate / NS_PER_SECOND) + 1 if self._rate and now > self._start else 0
+        return max(0, due - self._made)
+
+    def _due(self, number: int) -> int:
+        return self._start + int(number * NS_PER_SECOND / self._rate)
+
+
+class Window:
+    """The measured part of a run: calls that start in it count for latency, calls that end in it for throughput."""
+
+    def __init__(self, begin: int, end: int) -> None:
+        self.begin = begin
+        self.end = end
+        self.answered = 0
+        self.latencies: list[int] = []
+        """In ns, of calls that were due within the window; the owner empties it."""
+
+    def ended(self, started: list[int], now: int) -> None:
+        """Count calls that have ended with OK, by the times from which they count."""
+        if self.begin <= now < self.end:
+            self.answered += len(started)
+        self.latencies += [now - at for at in started if self.begin <= at < self.end]
 
 
 class LoadDriver:
@@ -74,7 +126,7 @@ class LoadDriver:
         self._window = Window(begin, begin + int(order.seconds * NS_PER_SECOND))
         self._stop = self._window.end + int(order.tail * NS_PER_SECOND)
         self._give_up = self._stop + int(order.drain * NS_PER_SECOND)
-        self._pace: Pace = OpenLoop(order.rate, start) if order.rate else ClosedLoop()
+        self._schedule = Schedule(order.rate, start)
         self._started: dict[int, int] = {}
         self._failures: Counter[str] = Counter()
         self._histogram = Histogram()
@@ -84,7 +136,7 @@ class LoadDriver:
         self._cpu_end: int | None = None
 
     def run(self) -> dict[str, Any]:
-        """Work; gives the result."""
+        """Drive the load and return the result."""
         now = time.monotonic_ns()
         while now < self._give_up and (now < self._stop or self._started or self._due() is not None):
             if now >= self._start:
@@ -95,8 +147,8 @@ class LoadDriver:
         return self._result()
 
     def _due(self) -> int | None:
-        """When the next call is due, if that is before the end: such a call is made even when it is late."""
-        due = self._pace.next_due()
+        """Return when the next call is due, if that is before the end: such a call is made even if it is late."""
+        due = self._schedule.next_due()
         return due if due is not None and due < self._stop else None
 
     def _room(self) -> int:
@@ -109,7 +161,7 @@ class LoadDriver:
         if now >= self._stop and self._due() is None:
             return
         room = self._room()
-        if room > 0 and (starts := self._pace.take(min(now, self._stop - 1), room)):
+        if room > 0 and (starts := self._schedule.take(min(now, self._stop - 1), room)):
             self._started.update(zip(self._connection.start_calls(len(starts)), starts, strict=True))
 
     def _exchange(self, now: int) -> None:
@@ -119,7 +171,7 @@ class LoadDriver:
             self._receive()
 
     def _write(self) -> bool:
-        """Write what there is; True: the socket takes no more for now."""
+        """Write what there is; return True if the socket takes no more for now."""
         while True:
             if not self._unsent:
                 self._unsent = memoryview(self._connection.take_output())
@@ -142,7 +194,7 @@ class LoadDriver:
 
     def _receive(self) -> None:
         try:
-            # TLS: takes a whole record, so nothing stays behind that `select` knows nothing of.
+            # With TLS this reads a whole record, so nothing stays behind that `select` does not know of.
             data = self._socket.recv(READ_SIZE)
         except _NOT_NOW:
             return  # TLS: a part of a record
@@ -171,7 +223,7 @@ class LoadDriver:
             self._emit("progress", self._progress())
 
     def _progress(self) -> dict[str, Any]:
-        self._fold()
+        self._count()
         return {
             "answered": self._window.answered,
             "failed": self._failures.total(),
@@ -179,26 +231,69 @@ class LoadDriver:
             "p99": self._histogram.percentile(99),
         }
 
-    def _fold(self) -> None:
+    def _count(self) -> None:
         self._histogram.record(self._window.latencies)
         self._window.latencies.clear()
 
     def _result(self) -> dict[str, Any]:
-        self._fold()
+        self._count()
         now = time.process_time_ns()
         end = now if self._cpu_end is None else self._cpu_end
         begin = end if self._cpu_begin is None else self._cpu_begin
         return {
             "answered": self._window.answered,
             "failures": dict(self._failures),
-            "unanswered": len(self._started) + self._pace.late(self._stop),
+            "unanswered": len(self._started) + self._schedule.late(self._stop),
             "histogram": self._histogram.as_dict(),
             "cpu_ns": end - begin,
         }
 
 
+TRACEPARENT_RATE: Final = 60_000
+MAX_TRACEPARENTS: Final = 1 << 17
+"""Most that are made before the load begins, so that making them does not slow it down; usually as this rate needs."""
+_TRACE_ID: Final = 16
+_SPAN_ID: Final = 8
+"""Bytes."""
+_LITERAL: Final = b"\x00"
+_HUFFMAN: Final = 0x80
+
+
+def traceparents(ahead: int) -> Iterator[bytes]:
+    """Return an endless series of encoded `traceparent` fields, each different, as a gateway that traces sends them.
+
+    Each is grpc-go's literal: Huffman-coded, not indexed without a table (RFC 7541, 6.2.2; W3C Trace Context).
+    """
+    made = [_traceparent() for _ in range(min(ahead, MAX_TRACEPARENTS))]
+    return chain(made, iter(_traceparent, None))
+
+
+def _bits(text: bytes) -> str:
+    return "".join(f"{REQUEST_CODES[byte]:0{REQUEST_CODES_LENGTH[byte]}b}" for byte in text)
+
+
+_HEX: Final = tuple(_bits(b"%02x" % number) for number in range(256))
+_BEGIN, _MIDDLE, _END = _bits(b"00-"), _bits(b"-"), _bits(b"-01")
+
+
+def _traceparent() -> bytes:
+    ids = os.urandom(_TRACE_ID + _SPAN_ID)
+    trace, span = ids[:_TRACE_ID], ids[_TRACE_ID:]
+    bits = "".join((_BEGIN, *(_HEX[byte] for byte in trace), _MIDDLE, *(_HEX[byte] for byte in span), _END))
+    return _NAME + _string(bits)
+
+
+def _string(bits: str) -> bytes:
+    size = (len(bits) + 7) // 8
+    padding = size * 8 - len(bits)
+    return bytes([_HUFFMAN | size]) + int(bits + "1" * padding, 2).to_bytes(size, "big")
+
+
+_NAME: Final = _LITERAL + _string(_bits(b"traceparent"))
+
+
 def connect(address: str, tls: ClientTls | None = None) -> Dialled:
-    """A connection to a broker's address; raises BenchError."""
+    """Connect to a broker; raises BenchError."""
     try:
         return dial(address, HANDSHAKE_SECONDS, tls)
     except BrokerError as error:
@@ -226,10 +321,11 @@ def shake_hands(dialled: Dialled, connection: LoadConnection) -> None:
 
 
 def work(order: Order, emit: Emit, wait_for_start: Callable[[], int]) -> dict[str, Any]:
-    """Connect, say `ready`, wait for the time to start, and drive the load; gives the result. Raises BenchError."""
+    """Connect, report `ready`, wait for the time to start, drive the load, and return the result; raises BenchError."""
     dialled = connect(order.address, order.tls)
     with dialled.socket as sock:
-        fields = traceparents() if order.tracing else None
+        seconds = order.warm_up + order.seconds
+        fields = traceparents(int(seconds * TRACEPARENT_RATE)) if order.tracing else None
         connection = LoadConnection(
             order.messages, fields, scheme=b"https" if isinstance(sock, ssl.SSLSocket) else b"http"
         )
@@ -242,21 +338,17 @@ def work(order: Order, emit: Emit, wait_for_start: Callable[[], int]) -> dict[st
 
 
 def pack_order(order: Order) -> bytes:
-    """The order as `main` reads it."""
+    """Return the order as `main` reads it."""
     packed: bytes = msgpack.packb(asdict(order), default=os.fspath)
     return packed
 
 
-def unpacked_order(packed: dict[str, Any]) -> Order:
-    """The order that was packed."""
-    return Order(**packed | {"tls": ClientTls.of(packed["tls"] or {})})
-
-
 def main() -> None:
-    """The process: see the module's docstring."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of us; who started this process decides
+    """Run the process as the module's docstring describes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of us; the parent decides
     unpacker = msgpack.Unpacker(os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False), max_buffer_size=0)
-    order = unpacked_order(next(unpacker))
+    packed = next(unpacker)
+    order = Order(**packed | {"tls": ClientTls.of(packed["tls"] or {})})
 
     def emit(name: str, body: Any) -> None:
         os.write(sys.stdout.fileno(), msgpack.packb([name, body]))

@@ -1,18 +1,119 @@
-"""What was measured: one `Sample` per repetition of a `Case`, and medians and spread over them."""
+"""What was measured: one `Sample` per repetition of a `Case`, their medians and spread, and the report as JSON."""
 
+import json
 import platform
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from tykpy.bench.histogram import Histogram
-from tykpy.bench.measure import usable_cpus
+import msgspec
+
+from tykpy.bench.errors import BenchError
+from tykpy.bench.measure import NS_PER_US, usable_cpus
 
 US_PER_SECOND: Final = 1e6
-NS_PER_US: Final = 1e3
+FORMAT: Final = 1
+"""Version of the JSON file; others are refused."""
+
+
+_BITS: Final = 7
+"""Each power of two is divided by 2**7: a bucket is at most 1/128 of its values wide."""
+RELATIVE_ERROR: Final = 2.0 ** -(_BITS + 1)
+"""Relative error of a percentile: half a bucket."""
+
+
+def bucket_of(value: int) -> int:
+    """Return the bucket of a value; negative ones count as 0."""
+    shift = value.bit_length() - _BITS - 1
+    if shift <= 0 or value < 0:
+        return max(0, value)
+    return (shift << _BITS) + (value >> shift)
+
+
+def bounds_of(bucket: int) -> tuple[int, int]:
+    """Return the lowest and the highest value of a bucket."""
+    shift = max(0, (bucket >> _BITS) - 1)
+    low = (bucket - (shift << _BITS)) << shift
+    return low, low + (1 << shift) - 1
+
+
+class Histogram:
+    """A log-linear histogram of durations in ns, like HdrHistogram: mergeable, with buckets that are 0.8 % wide.
+
+    ```
+    value        bucket                 width
+    0..255       value                  1
+    256..511     256 + (value-256)/2    2
+    512..1023    384 + (value-512)/4    4     ... 128 buckets for each further power of two
+    ```
+    """
+
+    __slots__ = ("_counts", "highest", "lowest", "total")
+
+    def __init__(self, values: Iterable[int] = ()) -> None:
+        self._counts: dict[int, int] = {}
+        self.total = 0
+        self.lowest = 0
+        self.highest = 0
+        self.record(values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Histogram) and self.as_dict() == other.as_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def record(self, values: Iterable[int]) -> None:
+        """Count more values."""
+        counts = self._counts
+        more = list(values)
+        for value in more:
+            bucket = bucket_of(value)
+            counts[bucket] = counts.get(bucket, 0) + 1
+        if more:
+            self._widen(min(more), max(more), len(more))
+
+    def merge(self, other: "Histogram") -> None:
+        """Add the counts of another histogram."""
+        for bucket, count in other._counts.items():
+            self._counts[bucket] = self._counts.get(bucket, 0) + count
+        if other.total:
+            self._widen(other.lowest, other.highest, other.total)
+
+    def _widen(self, low: int, high: int, count: int) -> None:
+        self.lowest = min(low, self.lowest) if self.total else low
+        self.highest = max(high, self.highest) if self.total else high
+        self.total += count
+
+    def percentile(self, percent: float) -> int:
+        """Return the value that `percent` of all values do not exceed, in ns; 0 if nothing was counted."""
+        wanted = max(1, ceil(self.total * percent / 100))
+        seen = 0
+        for bucket, count in sorted(self._counts.items()):
+            seen += count
+            if seen >= wanted:
+                return self._within(bucket)
+        return 0
+
+    def _within(self, bucket: int) -> int:
+        low, high = bounds_of(bucket)
+        return min(max((low + high) // 2, self.lowest), self.highest)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what was counted, for JSON and msgpack."""
+        return {"lowest": self.lowest, "highest": self.highest, "counts": sorted(map(list, self._counts.items()))}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """Return the histogram that `as_dict` described; raises KeyError, TypeError or ValueError."""
+        histogram = cls()
+        histogram._counts = {int(bucket): int(count) for bucket, count in stored["counts"]}
+        histogram.total = sum(histogram._counts.values())
+        histogram.lowest, histogram.highest = int(stored["lowest"]), int(stored["highest"])
+        return histogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,3 +406,50 @@ def _cpu_model() -> str:
         return platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def as_dict(report: BenchReport) -> dict[str, Any]:
+    """Return the report as JSON has it. The medians are for scripts, and are not read back."""
+    results = [
+        {
+            "case": asdict(result.case),
+            "medians": {metric.name: result.median(metric.name) for metric in METRICS},
+            "samples": [_sample_dict(sample) for sample in result.samples],
+        }
+        for result in report.results
+    ]
+    return {"tykpy_bench": FORMAT, "command": report.command, "machine": report.machine, "results": results}
+
+
+def _sample_dict(sample: Sample) -> dict[str, Any]:
+    stored: dict[str, Any] = msgspec.to_builtins(sample, enc_hook=Histogram.as_dict)
+    return {**stored, "latencies_ns": stored.pop("latencies")}
+
+
+def write_json(report: BenchReport, path: Path) -> None:
+    """Write the report; raises BenchError."""
+    write_text(path, json.dumps(as_dict(report), indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file; raises BenchError."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BenchError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_json(path: Path) -> BenchReport:
+    """Read what `write_json` wrote; raises BenchError."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchError(f"cannot read {path}: {error}") from error
+    if not isinstance(stored, dict) or stored.get("tykpy_bench") != FORMAT:
+        raise BenchError(f"{path} is not a JSON file of this version of tykpy bench")
+    try:
+        for sample in (sample for result in stored["results"] for sample in result["samples"]):
+            sample["latencies"] = sample.pop("latencies_ns")
+        return msgspec.convert(stored, BenchReport, dec_hook=lambda kind, value: kind.from_dict(value))
+    except (AttributeError, KeyError, TypeError, msgspec.ValidationError) as error:
+        raise BenchError(f"{path} is damaged: {type(error).__name__} {error}") from error

@@ -1,4 +1,8 @@
-"""One repetition: load generators are started, and all clocks are read around the measured window."""
+"""The sweep: every case of a plan is measured in every round, and each round starts its brokers anew.
+
+A disturbance in one round affects one of several repetitions of all cases, and differences between starts are part of
+the spread. In each repetition load generators are started, and all clocks are read around the measured window.
+"""
 
 import contextlib
 import os
@@ -6,35 +10,49 @@ import selectors
 import statistics
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import msgpack
+from google.protobuf.message import DecodeError
 
+from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.bench.bound import spawn
 from tykpy.bench.errors import BenchError, ProcessGoneError
-from tykpy.bench.histogram import Histogram
 from tykpy.bench.load import Order, pack_order
-from tykpy.bench.measure import MIB, NS_PER_SECOND, cpu_ns, machine_time, pss_bytes, usable_cpus
-from tykpy.bench.results import Sample, Usage
-from tykpy.bench.serving import Broker
+from tykpy.bench.measure import NS_PER_SECOND, cpu_ns, machine_time, memory_mib, usable_cpus
+from tykpy.bench.results import BenchReport, Case, CaseResult, Histogram, Sample, Usage, machine
+from tykpy.bench.ringcost import RingCost, measure_ring
+from tykpy.bench.scenarios import Scenario
+from tykpy.bench.serving import Broker, ConnectedBroker, OwnBroker
+from tykpy.broker.errors import BrokerError
+from tykpy.client.dialing import ClientTls
+from tykpy.client.grpc import GrpcCallError, GrpcClient
 
+DISPATCH: Final = "/coprocess.Dispatcher/Dispatch"
+CHECK_SECONDS: Final = 20.0
+DRAIN_SECONDS: Final = 12.0
+"""Most seconds to wait for the last answers: longer than the broker's own --timeout."""
+TAIL_SECONDS: Final = 0.05
 START_PATIENCE: Final = 30.0
 """Seconds for a load generator to connect."""
 END_PATIENCE: Final = 10.0
 """Seconds beyond an order's own time for its result to arrive."""
 LEAD_NS: Final = 20_000_000
-"""From saying when to start until then."""
+"""Time between telling load generators when to start and that moment."""
 LOOKS: Final = (0.25, 0.5, 0.75)
-"""Shares of the window after which the broker is asked what waits."""
+"""Shares of the window after which the broker is asked how many dispatches wait."""
 READ_SIZE: Final = 64 * 1024
 
 
 @dataclass(slots=True)
 class Progress:
-    """How a repetition stands; latencies in ns are the highest of all load generators."""
+    """Progress of a repetition; latencies, in ns, are the highest of all load generators."""
 
     seconds: float = 0.0
     answered: int = 0
@@ -58,7 +76,7 @@ class LoadProcess:
         self._write(pack_order(order))
 
     def fileno(self) -> int:
-        """Readable when it says something."""
+        """Return its output, which is readable when it reports something."""
         assert self._process.stdout is not None
         return self._process.stdout.fileno()
 
@@ -67,7 +85,7 @@ class LoadProcess:
         self._write(msgpack.packb(moment_ns))
 
     def take(self) -> bool:
-        """Take what it says; False: that was all. Raises BenchError where it says why it cannot go on."""
+        """Read what it reports; return False at the end. Raises BenchError if it reports why it cannot go on."""
         data = os.read(self.fileno(), READ_SIZE)
         if not data and self.result is None:
             raise BenchError("a load generator has ended early; it said why on standard error")
@@ -83,7 +101,7 @@ class LoadProcess:
         return bool(data)
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Kill it."""
         self._process.kill()
         with contextlib.suppress(BrokenPipeError):
             self._process.communicate()
@@ -99,7 +117,7 @@ class LoadProcess:
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """All clocks at one moment, in ns."""
+    """Readings of all clocks at one moment, in ns."""
 
     at: int
     machine: int
@@ -107,7 +125,7 @@ class Clocks:
 
     @classmethod
     def take(cls, pids: list[int] | None) -> "Clocks":
-        """Read them; processes that may not be looked at are left out."""
+        """Read the clocks; processes that may not be looked at are left out."""
         try:
             processes = cpu_ns(pids or ())
         except ProcessGoneError:
@@ -116,7 +134,7 @@ class Clocks:
 
 
 def split(order: Order, processes: int) -> list[Order]:
-    """The order, divided among so many load generators."""
+    """Divide the order among so many load generators."""
     shares = [order.streams // processes + (number < order.streams % processes) for number in range(processes)]
     return [replace(order, streams=share, rate=order.rate / processes) for share in shares]
 
@@ -159,7 +177,7 @@ class _Run:
         return self._sample(before, after, memory, waiting)
 
     def _listen_until(self, share: float) -> None:
-        """Until this share of the measured window has passed."""
+        """Listen until this share of the measured window has passed."""
         moment = self._begin + int(share * self._order.seconds * NS_PER_SECOND)
         while (left := moment - time.monotonic_ns()) > 0:
             if _listen(self._selector, left / NS_PER_SECOND):
@@ -177,11 +195,10 @@ class _Run:
     def _sample(self, before: Clocks, after: Clocks, memory: list[float] | None, waiting: list[int | None]) -> Sample:
         results = [load.result for load in self._loads if load.result is not None]
         latencies = Histogram()
-        failures: dict[str, int] = {}
+        failures: Counter[str] = Counter()
         for result in results:
             latencies.merge(Histogram.from_dict(result["histogram"]))
-            for text, count in result["failures"].items():
-                failures[text] = failures.get(text, 0) + count
+            failures.update(result["failures"])
         load = sum(result["cpu_ns"] for result in results) / (self._order.seconds * NS_PER_SECOND)
         usage = _usage(before, after, load, memory, waiting)
         return Sample(
@@ -189,7 +206,7 @@ class _Run:
             sum(result["answered"] for result in results),
             latencies,
             replace(usage, load_processes=len(results)),
-            failures,
+            dict(failures),
             sum(result["unanswered"] for result in results),
         )
 
@@ -212,7 +229,7 @@ def _usage(before: Clocks, after: Clocks, load: float, memory: list[float] | Non
 
 def _memory(pids: list[int] | None) -> list[float] | None:
     try:
-        return [pss_bytes(pid) / MIB for pid in pids] if pids else None
+        return memory_mib(pids) if pids else None
     except ProcessGoneError:
         return None
 
@@ -241,7 +258,7 @@ def _wait(
 
 
 def _listen(selector: selectors.BaseSelector, seconds: float) -> bool:
-    """Take what load generators say within this time; False: nothing."""
+    """Read what load generators report within this time; return False if it is nothing."""
     heard = selector.select(seconds)
     for key, _ in heard:
         load = key.fileobj
@@ -249,3 +266,158 @@ def _listen(selector: selectors.BaseSelector, seconds: float) -> bool:
         if not load.take():
             selector.unregister(load)
     return bool(heard)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure. None and empty mean the scenario's own."""
+
+    scenarios: tuple[Scenario, ...]
+    workers: tuple[int, ...]
+    threads: tuple[int, ...] = ()
+    """0, and empty: auto."""
+    streams: tuple[int, ...] = ()
+    rates: tuple[float, ...] = ()
+    """Calls per second of open loops; empty: closed loops."""
+    body_sizes: tuple[int, ...] = ()
+    seconds: float = 2.0
+    warm_up: float = 0.5
+    repeat: int = 3
+    connections: int = 1
+    connect: str | None = None
+    tls: ClientTls | None = None
+    runtime_dir: Path | None = None
+    """Where the admin socket of the broker at `connect` may be."""
+    tracing: bool = False
+    """A new `traceparent` in every call."""
+
+    @property
+    def run_seconds(self) -> float:
+        """About how long all load takes."""
+        runs = sum(len(cases) for cases in self.groups().values()) * self.repeat
+        return runs * (self.warm_up + self.seconds)
+
+    def groups(self) -> dict[tuple[int, int], list[tuple[Scenario, Case]]]:
+        """Return the cases by (workers, threads) of their broker."""
+        groups: dict[tuple[int, int], list[tuple[Scenario, Case]]] = {}
+        for scenario in self.scenarios:
+            for workers in self.workers:
+                for threads in self.threads or (0,):
+                    groups.setdefault((workers, threads), []).extend(self._cases(scenario, workers, threads))
+        return groups
+
+    def _cases(self, scenario: Scenario, workers: int, threads: int) -> Iterator[tuple[Scenario, Case]]:
+        for size in self.body_sizes or scenario.body_sizes:
+            for streams in self.streams or (scenario.streams,):
+                for rate in self.rates or (0.0,):
+                    yield scenario, Case(scenario.name, workers, threads, streams, rate, size, self.tracing)
+
+
+class Observer:
+    """Is told how the sweep proceeds; does nothing by itself."""
+
+    def begins(self, plan: Plan) -> None:
+        """Take note of the plan before anything is started."""
+
+    def starting(self, workers: int, threads: int) -> None:
+        """Take note that a broker starts."""
+
+    def running(self, case: Case, number: int) -> OnProgress:
+        """Take note that a repetition, counted from 1, starts; return what is to be told of its progress."""
+        return lambda progress: None
+
+    def finished(self, result: CaseResult) -> None:
+        """Take note that a repetition has ended: the case with all its repetitions so far."""
+
+
+def sweep(plan: Plan, command: str, observer: Observer) -> BenchReport:
+    """Measure everything; raises BenchError."""
+    observer.begins(plan)
+    found: dict[Case, list[Sample]] = {}
+    for number in range(1, plan.repeat + 1):
+        ring_cost = cache(measure_ring)  # in every round: a machine is not equally fast at all times
+        for (workers, threads), cases in plan.groups().items():
+            observer.starting(workers, threads)
+            with _server(plan, workers, threads, cases) as server:
+                _measure_all(_Round(plan, number, observer, ring_cost, found), server, cases)
+    results = tuple(CaseResult(case, tuple(samples)) for case, samples in sorted(found.items(), key=_place(plan)))
+    return BenchReport(command, machine(), results)
+
+
+def _place(plan: Plan) -> Callable[[tuple[Case, Any]], tuple[int, str, int]]:
+    # In the order that the user gave, and workers ascending among cases that are otherwise equal.
+    names = [scenario.name for scenario in plan.scenarios]
+    variants: list[str] = []
+    for cases in plan.groups().values():
+        variants += [case.variant for _, case in cases if case.variant not in variants]
+
+    def place(item: tuple[Case, Any]) -> tuple[int, str, int]:
+        case = item[0]
+        variant = variants.index(case.variant) if case.variant in variants else 0
+        return names.index(case.scenario), f"{variant:04}", case.workers
+
+    return place
+
+
+def _server(
+    plan: Plan, workers: int, threads: int, cases: list[tuple[Scenario, Case]]
+) -> AbstractContextManager[Broker]:
+    if plan.connect is not None:
+        return nullcontext(ConnectedBroker(plan.connect, plan.tls, plan.runtime_dir))
+    files = {path for scenario, _ in cases for path in scenario.files}
+    return OwnBroker(sorted(files), workers, threads, max(case.streams for _, case in cases))
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What the cases of one round share."""
+
+    plan: Plan
+    number: int
+    observer: Observer
+    ring_cost: Callable[[int], RingCost]
+    found: dict[Case, list[Sample]]
+
+
+def _measure_all(this: _Round, server: Broker, cases: list[tuple[Scenario, Case]]) -> None:
+    for scenario, planned in cases:
+        case = replace(planned, workers=server.workers, threads=server.threads)
+        message = scenario.build(case.body_size).SerializeToString(deterministic=True)
+        check(server, scenario, message)
+        sample = _measure(this, server, case, message)
+        if not sample.answered and sample.failed:
+            _refuse(case, sample)
+        this.found.setdefault(case, []).append(sample)
+        this.observer.finished(CaseResult(case, tuple(this.found[case])))
+
+
+def _measure(this: _Round, server: Broker, case: Case, message: bytes) -> Sample:
+    ring_us = this.ring_cost(len(message))
+    on_progress = this.observer.running(case, this.number)
+    sample = measure(_order(this.plan, server, case, message), this.plan.connections, server, on_progress)
+    return replace(sample, usage=replace(sample.usage, ring_us=(ring_us.broker, ring_us.worker)))
+
+
+def _order(plan: Plan, server: Broker, case: Case, message: bytes) -> Order:
+    return Order(
+        server.address, [message], case.streams, case.rate, plan.warm_up, plan.seconds,
+        tail=TAIL_SECONDS, drain=DRAIN_SECONDS, tracing=case.tracing, tls=server.tls,
+    )  # fmt: skip
+
+
+def check(server: Broker, scenario: Scenario, message: bytes) -> None:
+    """Make one call and check the whole answer; raises BenchError unless it is the right one."""
+    try:
+        with GrpcClient(server.address, tls=server.tls) as client:
+            answer = Object.FromString(client.call(DISPATCH, message, timeout=CHECK_SECONDS))
+    except GrpcCallError as error:
+        raise BenchError(f"scenario {scenario.name}: the broker answers {error}") from error
+    except (BrokerError, OSError, ValueError, DecodeError) as error:
+        raise BenchError(f"scenario {scenario.name}: {error}") from error
+    if not scenario.is_right(answer):
+        raise BenchError(f"scenario {scenario.name}: the hook's answer is not the expected one:\n{answer}")
+
+
+def _refuse(case: Case, sample: Sample) -> None:
+    told = "; ".join(sample.failures) or f"{sample.unanswered} calls without an answer"
+    raise BenchError(f"{case.title}: not one good answer: {told}")

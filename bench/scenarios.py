@@ -1,4 +1,4 @@
-"""What is called: the built-in scenarios, and the user's own hook as one."""
+"""The built-in scenarios, and the user's own hook as one."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ _JWT_SECRET: Final = b"a secret of the benchmark, and of no use elsewhere"
 _JWT_EXPIRY: Final = 4_102_444_800
 """Seconds since 1970: the first day of 2100."""
 _MEMBERS: Final = 100
-"""Access rights, metadata and OAuth keys of a big session, each."""
+"""Number of access rights, of metadata entries and of OAuth keys of a big session."""
 _HEADERS: Final = (
     ("Accept", "application/json"),
     ("Accept-Encoding", "gzip, deflate, br"),
@@ -40,18 +40,18 @@ _HEADERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One hook call. `streams` and `body_sizes` are what is measured unless the user says something else."""
+    """One hook call. `streams` and `body_sizes` are measured unless the user says otherwise."""
 
     name: str
     summary: str
     bundle: str
-    """The bundle's name, as the gateway has it."""
+    """Name of the bundle, as the gateway knows it."""
     build: Callable[[int | None], Object]
-    """The object for a body of so many bytes; None: the scenario's own body."""
+    """Builds the object with a body of so many bytes, or with the scenario's own body."""
     is_right: Callable[[Object], bool]
-    """Whether this is the answer."""
+    """Returns whether this is the right answer."""
     files: tuple[Path, ...] = ()
-    """The bundle's folder or file, to be put into the broker's folder of bundles."""
+    """Folders or files of the bundle, which are copied into the broker's folder of bundles."""
     streams: int = 64
     body_sizes: tuple[int | None, ...] = (None,)
 
@@ -146,17 +146,17 @@ BUILT_IN: Final[dict[str, Scenario]] = {scenario.name: scenario for scenario in 
 
 @dataclass(frozen=True, slots=True)
 class OwnHook:
-    """What the user says of a hook of their own."""
+    """The user's own hook, as the options describe it."""
 
     bundle: Path
-    """A folder with a manifest, a ZIP or a .py file; with a running broker only its name counts."""
+    """A folder with a manifest, a ZIP or a .py file; for a running broker only its name counts."""
     hook: str | None = None
     hook_type: str = "Pre"
     object_file: Path | None = None
 
 
 def own_scenario(own: OwnHook, *, needs_files: bool) -> Scenario:
-    """The user's hook as a scenario; raises BenchError or CommandError where something is missing."""
+    """Return the user's hook as a scenario; raises BenchError or CommandError if something is missing."""
     if needs_files and not own.bundle.exists():
         raise BenchError(f"--bundle {own.bundle}: no such folder or file")
     obj = _own_object(own)

@@ -1,26 +1,115 @@
-"""The figures as rows of text, for the terminal and for the HTML report."""
+"""The figures as rows of text, for the terminal and the HTML report, and what has changed since an earlier report."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import Final, NamedTuple
 
-from tykpy.bench.compare import SHOWN, Comparison, Difference
 from tykpy.bench.limits import Bottleneck, disturbance, failures_text, limit_of
-from tykpy.bench.results import METRIC, CaseResult, Figure, Metric
+from tykpy.bench.results import METRIC, BenchReport, Case, CaseResult, Figure, Metric
 
+SHOWN: Final = ("rate", "p50_us", "p99_us", "total_us", "memory_mib")
+"""Metrics that are compared."""
 COLUMNS: Final = (
     "case", "dispatches/s", "spread", "p50", "p99", "p99.9", "CPU broker", "CPU workers", "of it ring", "CPU load",
     "memory", "limit",
 )  # fmt: skip
 COMPARED: Final = ("case", *(METRIC[name].title for name in SHOWN))
 LEFT_OUT_FIRST: Final = ("of it ring", "CPU load", "p99.9", "spread", "memory", "CPU workers", "CPU broker", "p50")
-"""Columns that a narrow terminal goes without, in this order; files have all of them."""
+"""Columns that a narrow terminal leaves out, in this order; files have all of them."""
 NOT_MEASURED: Final = "-"
 _BORDER: Final = 3
 """Columns of the terminal between two cells."""
 
 
+class Trend(StrEnum):
+    """Whether a change is more than noise: more than the spread of the repetitions, and in which direction."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NOISE = "noise"
+    UNKNOWN = "one repetition"
+    """The spread is unknown without a second repetition."""
+
+
+class Difference(NamedTuple):
+    """One figure of one case, then and now."""
+
+    metric: Metric
+    before: Figure
+    after: Figure
+
+    @property
+    def change(self) -> float:
+        """The change, as a share of the figure before."""
+        return self.after.median / self.before.median - 1 if self.before.median else 0.0
+
+    @property
+    def spread(self) -> float:
+        """What a change must exceed to be more than noise."""
+        return max(self.before.spread, self.after.spread)
+
+    @property
+    def trend(self) -> Trend:
+        """Whether the change is more than noise."""
+        if min(self.before.count, self.after.count) < 2:
+            return Trend.UNKNOWN
+        if abs(self.change) <= self.spread:
+            return Trend.NOISE
+        return Trend.BETTER if (self.change > 0) == self.metric.more_is_better else Trend.WORSE
+
+    @property
+    def now_text(self) -> str:
+        """What the figure is now, how it changed, and whether that is more than noise."""
+        return f"{figure_text(self.metric, self.after)} {self.change:+.1%} {self.trend}"
+
+    @property
+    def then_text(self) -> str:
+        """What the figure was, and what its change has to exceed."""
+        return f"was {figure_text(self.metric, self.before)}, spread {self.spread:.0%}"
+
+
+class Comparison(NamedTuple):
+    """The differences of each case by the name of the metric, and what makes the reports less comparable."""
+
+    cases: dict[Case, dict[str, Difference]]
+    remarks: list[str]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the cells of each case under `COMPARED`."""
+        return [
+            (case.title, *(found[name].now_text if name in found else NOT_MEASURED for name in SHOWN))
+            for case, found in self.cases.items()
+        ]
+
+
+def compare(before: BenchReport, after: BenchReport) -> Comparison:
+    """Compare the cases that both reports have."""
+    known = {result.case: result for result in before.results}
+    cases: dict[Case, dict[str, Difference]] = {}
+    for result in after.results:
+        for name in SHOWN if result.case in known else ():
+            then, now = known[result.case].figure(name), result.figure(name)
+            if then is not None and now is not None:
+                cases.setdefault(result.case, {})[name] = Difference(METRIC[name], then, now)
+    return Comparison(cases, list(_remarks(before, after)))
+
+
+def _remarks(before: BenchReport, after: BenchReport) -> Iterator[str]:
+    for key in ("CPU", "CPUs", "kernel", "python", "tykpy", "protobuf"):
+        then, now = before.machine.get(key), after.machine.get(key)
+        if then != now:
+            yield f"{key}: {then} then, {now} now"
+    if disturbed := disturbance(before.results):
+        yield f"then, {disturbed}"
+    then_cases, now_cases = ({result.case for result in report.results} for report in (before, after))
+    for missing, run, other in ((now_cases - then_cases, "now", "then"), (then_cases - now_cases, "then", "now")):
+        if count := len(missing):
+            what, were = ("case", "was") if count == 1 else ("cases", "were")
+            yield f"{count} {what} of {run} {were} not measured {other}"
+
+
 def row(result: CaseResult) -> tuple[str, ...]:
-    """The cells of a case under `COLUMNS`; CPU is per dispatch."""
+    """Return the cells of a case under `COLUMNS`; CPU is per dispatch."""
     rate = result.figure("rate")
     return (
         result.case.title,
@@ -34,7 +123,7 @@ def row(result: CaseResult) -> tuple[str, ...]:
 
 
 def fitting(rows: Sequence[Sequence[str]], width: int) -> tuple[str, ...]:
-    """Those of `COLUMNS` that these rows have room for, none of them folded; the case and its rate always stay."""
+    """Return the columns that these rows have room for without folding a cell; the case and its rate always stay."""
     needed = {column: max(len(column), *(len(row[number]) for row in rows), 0) for number, column in enumerate(COLUMNS)}
     for column in LEFT_OUT_FIRST:
         if sum(needed.values()) + _BORDER * len(needed) + 1 <= width:
@@ -44,52 +133,34 @@ def fitting(rows: Sequence[Sequence[str]], width: int) -> tuple[str, ...]:
 
 
 def hidden_columns(results: Sequence[CaseResult], width: int) -> list[str]:
-    """Those that are left out."""
+    """Return the columns that are left out."""
     shown = fitting([row(result) for result in results], width)
     return [column for column in COLUMNS if column not in shown]
 
 
-def compared_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """The cells of each case under `COMPARED`: what it is now, the change, and what the change is."""
-    return [
-        (case.title, *(change_text(found[name]) if name in found else NOT_MEASURED for name in SHOWN))
-        for case, found in comparison.by_case().items()
-    ]
-
-
-def change_text(difference: Difference) -> str:
-    """What a figure is now, how it changed, and whether that is more than noise."""
-    return f"{figure_text(difference.metric, difference.after)} {difference.change:+.1%} {difference.verdict}"
-
-
-def then_text(difference: Difference) -> str:
-    """What a figure was, and what its change has to exceed."""
-    return f"was {figure_text(difference.metric, difference.before)}, spread {difference.spread:.0%}"
-
-
 def figure_text(metric: Metric, figure: Figure) -> str:
-    """A figure's median in its unit."""
+    """Return a figure's median in its unit."""
     if metric.unit == "us":
         return duration(figure.median)
     return megabytes(figure.median) if metric.unit == "MiB" else f"{figure.median:,.0f}{metric.unit}"
 
 
 def remarks(results: Sequence[CaseResult]) -> list[str]:
-    """What limits each case, what went wrong, and what makes the figures doubtful."""
+    """Say what limits each case, what went wrong, and what makes the figures doubtful."""
     lines = [f"{result.case.title}: {remark(result)}" for result in results]
     disturbed = disturbance(results)
     return [*lines, f"doubtful: {disturbed}"] if disturbed else lines
 
 
 def remark(result: CaseResult) -> str:
-    """What limits a case, and what went wrong in it."""
+    """Say what limits a case, and what went wrong in it."""
     limit, failures = limit_of(result), failures_text(result)
     found = "not limited" if limit.part is Bottleneck.NONE else f"limited by {limit.part.value}"
     return f"{found}: {limit.reason}" + (f"; {failures}" if failures else "")
 
 
 def duration(us: float | None) -> str:
-    """Microseconds in a unit that fits."""
+    """Return microseconds in a unit that fits."""
     if us is None:
         return NOT_MEASURED
     if us >= 1e6:
@@ -100,5 +171,5 @@ def duration(us: float | None) -> str:
 
 
 def megabytes(mib: float | None) -> str:
-    """Memory as text."""
+    """Return memory as text."""
     return NOT_MEASURED if mib is None else f"{mib:.0f} MiB"

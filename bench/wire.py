@@ -1,7 +1,7 @@
-"""A sans-IO HTTP/2 client for one thing: the same gRPC calls over and over on one connection, as cheaply as Python can.
+"""A sans-IO HTTP/2 client that makes the same gRPC calls on one connection, as cheaply as Python can.
 
-The frames of a call are prepared once; a call is their bytes with its stream id set in. Answers are counted by walking
-over frames: our header table has size 0, so equal trailers are equal bytes, and only unknown ones are decoded.
+The frames of a call are prepared once; each call inserts its stream id. Answers are counted by walking over frames: our
+header table has size 0, so equal trailers are equal bytes, and only unknown ones are decoded.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ _HEAD: Final = Struct(">HBBBI")
 """Length (upper 16 bits, lower 8), type, flags, stream id."""
 _HEAD_SIZE: Final = _HEAD.size
 _DATA_HEAD_SIZE: Final = _HEAD_SIZE - 4
-"""Of a frame's head without its stream id."""
+"""Bytes of a frame's head before its stream id."""
 _U32: Final = Struct(">I")
 _SETTING: Final = Struct(">HI")
 _MESSAGE_PREFIX: Final = Struct(">?I")
@@ -39,15 +39,15 @@ _STREAM_ID_MASK: Final = 0x7FFF_FFFF
 
 
 class Failure(NamedTuple):
-    """A call that ended with something else than OK."""
+    """A call that did not end with OK."""
 
     stream_id: int
     text: str
-    """The gRPC code and the message, or why there is none."""
+    """The gRPC code and message, or why there is none."""
 
 
 class Answers(NamedTuple):
-    """What a piece of input brought."""
+    """Calls that have ended."""
 
     good: list[int]
     """Stream ids of calls that ended with OK."""
@@ -67,9 +67,9 @@ class _Upload:
 
 
 class LoadConnection:
-    """Give `receive` what the server sent, write what `take_output` gives; raises ProtocolError.
+    """Pass `receive` what the server sent, and write what `take_output` returns; raises ProtocolError.
 
-    `messages` are called in turn and have one length; each of `fields`, of which there must be enough, ends the header
+    `messages` are sent in turn and have one length; each of `fields`, of which there must be enough, ends the header
     block of one call.
     """
 
@@ -99,7 +99,7 @@ class LoadConnection:
         )
         self._bodies = cycle(bodies)
         self.max_streams = 100
-        """Calls at once that the server allows; what it says replaces this."""
+        """Calls at once that the server allows; replaced by its settings."""
         self.ready = False
         """The server has sent its settings."""
         self.bytes_received = 0
@@ -115,7 +115,7 @@ class LoadConnection:
         self._verdicts: dict[bytes, str] = {}
 
     def start_calls(self, count: int) -> range:
-        """Make so many calls; gives their stream ids."""
+        """Make so many calls; return their stream ids."""
         first, size = self._next_id, self._size
         ids = range(first, first + 2 * count, 2)
         self._next_id = ids.stop
@@ -130,12 +130,12 @@ class LoadConnection:
         return ids
 
     def take_output(self) -> bytes:
-        """All bytes to write now."""
+        """Return all bytes to write now."""
         out, self._out = b"".join(self._out), []
         return out
 
     def receive(self, data: bytes) -> Answers:
-        """Walk over the frames in what the server sent; tells which calls have ended."""
+        """Walk over the frames that the server sent; return the calls that have ended."""
         if self._rest:
             data = self._rest + data
         good: list[int] = []
@@ -174,9 +174,9 @@ class LoadConnection:
         self._topped_up = self.bytes_received
 
     def _judge(self, block: bytes) -> str:
-        """What trailers say: empty for OK. Remembered, as the same bytes always mean the same."""
+        """Return what trailers mean, empty for OK, and remember it: equal bytes have equal meaning."""
         try:
-            # A new decoder each time: it has no table, and asks no server to say first that it uses none.
+            # A new decoder each time has no table, and does not need the server to announce that it uses none.
             fields = dict(Decoder().decode(block, raw=True))
         except HPACKError as error:
             raise ProtocolError(f"the server's trailers do not decode: {error}") from error
@@ -226,7 +226,7 @@ class LoadConnection:
         else:
             self._turns.append(upload.stream_id)
 
-    # Everything that is seldom
+    # Rare frames
 
     def _take_other(self, kind: int, flags: int, stream_id: int, payload: bytes, failures: list[Failure]) -> None:
         if kind == _SETTINGS and not flags & _ACK:
@@ -264,12 +264,12 @@ class LoadConnection:
 
 
 def _head_of(length: int, kind: int, flags: int) -> bytes:
-    """A frame's head up to its stream id."""
+    """Return a frame's head up to its stream id."""
     return _HEAD.pack(length >> 8, length & 0xFF, kind, flags, 0)[:-4]
 
 
 def _call_head(block: bytes, data_head: bytes) -> tuple[bytes, bytes]:
-    """What goes before and behind the stream id of a call's header frame."""
+    """Return what precedes and what follows the stream id of a call's header frame."""
     return _head_of(len(block), _HEADERS, _END_HEADERS), block + data_head
 
 

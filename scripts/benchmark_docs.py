@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tykpy.bench import svg
-from tykpy.bench.report import STYLE
+from tykpy.bench.report import STYLE, Row, linear_axis, stacked_bars
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 PAGE: Final = "benchmarks.md"
@@ -94,14 +93,14 @@ def plots(report: dict[str, Any]) -> dict[str, Plot]:
     return found
 
 
-def _rows(points: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> list[svg.Row]:
+def _rows(points: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> list[Row]:
     return [(point["label"], [point[figure] for figure in figures]) for point in points]
 
 
-def _bars(wanted: Wanted, groups: list[list[svg.Row]]) -> str:
+def _bars(wanted: Wanted, groups: list[list[Row]]) -> str:
     highest = max(sum(values) for rows in groups for _, values in rows)
     parts = _PARTS if wanted.figures == _CPU else ((wanted.axis, 0),)
-    chart = svg.stacked_bars(wanted.what, groups, parts, svg.linear_axis(wanted.axis, highest), heading=True)
+    chart = stacked_bars(wanted.what, groups, parts, linear_axis(wanted.axis, highest), heading=True)
     head, _, rest = chart.partition(">")
     head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ')
     return (

@@ -6,8 +6,6 @@ done in batches is; no transport checks what it carries, except tykpy's channel,
 
 import multiprocessing
 import select
-import subprocess
-import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -18,9 +16,9 @@ from typing import Any, Final
 import faster_fifo
 import zmq
 
+from tykpy.bench.bound import spawn
 from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.channel.messages import ChannelOptions
-from tykpy.ipc.channel.worker_end import WorkerChannel
 
 WINDOW: Final = 64
 """Messages in flight."""
@@ -56,9 +54,8 @@ class ChannelTransport(Transport):
     def __init__(self) -> None:
         options = ChannelOptions(max_record=8192)
         self._channel = BrokerChannel.create(slot=0, generation=1, epoch=1, options=options)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.ring.transports", self._channel.worker_argument()],
-            pass_fds=self._channel.worker_fds,
+        self._process = spawn(
+            "tykpy.bench.ringcost", self._channel.worker_argument(), pass_fds=self._channel.worker_fds
         )
         self.pid = self._process.pid
         self._channel.close_worker_ends()
@@ -84,14 +81,6 @@ class ChannelTransport(Transport):
     def close(self) -> None:
         self._channel.close()
         self._process.wait(_JOIN_SECONDS)
-
-
-def echo_channel(argument: str) -> None:
-    """Claim and answer each request, as workers do."""
-    channel = WorkerChannel.attach(argument)
-    claim, answer = channel.claim, channel.answer
-    while (request := claim()) is not None:
-        answer(0, request.seq, request.payload, False, 1)
 
 
 def _one_by_one(send: Callable[[bytes], Any], receive: Callable[[], Any], count: int, payload: bytes) -> None:
@@ -242,6 +231,3 @@ TRANSPORTS: Final[tuple[type[Transport], ...]] = (
     FasterFifoTransport,
     QueueTransport,
 )
-
-if __name__ == "__main__":
-    echo_channel(sys.argv[1])

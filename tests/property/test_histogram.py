@@ -6,7 +6,7 @@ from math import ceil
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tykpy.bench.histogram import RELATIVE_ERROR, Histogram, bounds_of, bucket_of
+from tykpy.bench.results import RELATIVE_ERROR, Histogram, bounds_of, bucket_of
 
 values = st.lists(st.integers(0, 2**45), max_size=200)
 some_values = st.lists(st.integers(0, 2**45) | st.integers(0, 1000), min_size=1, max_size=200)

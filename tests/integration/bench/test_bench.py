@@ -29,10 +29,9 @@ from tykpy.bench.load import Order
 from tykpy.bench.measure import NS_PER_SECOND, cpu_ns
 from tykpy.bench.results import Sample
 from tykpy.bench.ringcost import measure_ring
-from tykpy.bench.runs import Progress, measure
+from tykpy.bench.runs import Progress, check, measure
 from tykpy.bench.scenarios import BUILT_IN, OwnHook, own_scenario
 from tykpy.bench.serving import ConnectedBroker, OwnBroker
-from tykpy.bench.sweep import check
 
 HOOKS = """
 import time

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tykpy.bench.histogram import Histogram
-from tykpy.bench.results import BenchReport, Case, CaseResult, Sample, Usage
+from tykpy.bench.results import BenchReport, Case, CaseResult, Histogram, Sample, Usage
 
 MS = 1_000_000
 MACHINE = {"CPUs": "8", "CPU": "a <fast> one", "kernel": "6", "python": "3.11", "tykpy": "1", "protobuf": "7"}

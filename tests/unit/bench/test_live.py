@@ -5,10 +5,9 @@ import io
 from rich.console import Console
 
 from tests.unit.bench.samples import MS, result, sample
-from tykpy.bench.live import LiveView, view
-from tykpy.bench.runs import Progress
+from tykpy.bench.program import LiveView, view
+from tykpy.bench.runs import Plan, Progress
 from tykpy.bench.scenarios import BUILT_IN
-from tykpy.bench.sweep import Plan
 
 PLAN = Plan((BUILT_IN["header"],), (2,), repeat=2, seconds=3, warm_up=1)
 

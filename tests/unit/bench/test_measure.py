@@ -1,11 +1,11 @@
 """CPU time and memory of real processes."""
 
 import os
-import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -32,7 +32,8 @@ def parent() -> Iterator[psutil.Process]:
         children = process.children(recursive=True)
         yield process
         for member in (*reversed(children), process):
-            member.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
         psutil.wait_procs(children)
 
 

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from tykpy.bench import command, program
 from tykpy.bench.errors import BenchError
 from tykpy.bench.program import plan_of
+from tykpy.bench.runs import Plan
 from tykpy.bench.scenarios import ALL, BUILT_IN
-from tykpy.bench.sweep import Plan
 from tykpy.commands.errors import CommandError
 
 

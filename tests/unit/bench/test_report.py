@@ -7,10 +7,9 @@ from itertools import pairwise
 import pytest
 
 from tests.unit.bench.samples import MS, report, result, sample
-from tykpy.bench import svg
-from tykpy.bench.compare import compare
-from tykpy.bench.report import cpu, html, latency, memory, throughput
+from tykpy.bench.report import cpu, html, latency, linear_axis, log_axis, memory, stacked_bars, throughput
 from tykpy.bench.results import BenchReport, CaseResult
+from tykpy.bench.tables import compare
 
 NASTY = "<script>alert('&')</script>"
 
@@ -116,7 +115,7 @@ def test_a_latency_curve_never_falls() -> None:
 
 @pytest.mark.parametrize("highest", [0.0, 0.003, 1.0, 7.3, 99.0, 100.0, 36_804.0, 2e9])
 def test_linear_axes_begin_at_nothing_and_hold_all(highest: float) -> None:
-    axis = svg.linear_axis("x", highest)
+    axis = linear_axis("x", highest)
     assert axis.low == 0
     assert axis.high >= highest * 0.999
     assert 2 <= len(axis.ticks) <= 7
@@ -125,7 +124,7 @@ def test_linear_axes_begin_at_nothing_and_hold_all(highest: float) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (0.5, 3e6), (1000.0, 1000.0), (9.0, 11.0)])
 def test_logarithmic_axes_hold_all(low: float, high: float) -> None:
-    axis = svg.log_axis("x", low, high)
+    axis = log_axis("x", low, high)
     assert 0 <= axis.share(low) <= axis.share(high) <= 1
     assert len(axis.ticks) >= 2
 
@@ -155,7 +154,7 @@ def test_lines_that_are_left_out_are_owned_up_to() -> None:
 
 def test_groups_of_bars_stand_apart_and_one_part_needs_no_legend() -> None:
     rows = [("a", [1.0]), ("b", [2.0])]
-    root = ET.fromstring(svg.stacked_bars("x", [rows, rows], (("all", 0),), svg.linear_axis("x", 2.0)))
+    root = ET.fromstring(stacked_bars("x", [rows, rows], (("all", 0),), linear_axis("x", 2.0)))
     bars = [float(bar.attrib["y"]) for bar in root.iter("rect")]
     within, between, again = (below - above for above, below in pairwise(bars))
     assert within == again < between

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.bench.samples import report, result, sample
 from tykpy.bench.errors import BenchError
-from tykpy.bench.storage import as_dict, read_json, write_json
+from tykpy.bench.results import as_dict, read_json, write_json
 
 FULL = report(
     result(sample(failures={"INTERNAL: x": 3}, unanswered=2), sample(900)),

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.unit.bench.samples import result
-from tykpy.bench.live import table_of
+from tykpy.bench.program import table_of
 from tykpy.bench.tables import COLUMNS, fitting, hidden_columns, row
 
 RESULTS = [result(), result(workers=64, threads=16, tracing=True)]

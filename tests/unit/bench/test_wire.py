@@ -7,7 +7,7 @@ import pytest
 from hpack import Decoder
 
 from tykpy.bench.errors import ProtocolError
-from tykpy.bench.tracing import traceparents
+from tykpy.bench.load import traceparents
 from tykpy.bench.wire import LoadConnection
 from tykpy.broker.grpc.wire import ANSWER, MESSAGE_PREFIX, GrpcCode, pack_status, pack_trailers_only
 from tykpy.broker.http2.errors import ErrorCode
@@ -119,7 +119,7 @@ def test_messages_of_different_lengths_are_refused() -> None:
 
 @pytest.mark.parametrize("body", [b"small", b"x" * 20 * KIB])
 def test_every_call_has_a_traceparent_of_its_own(body: bytes) -> None:
-    connection = LoadConnection([body], traceparents())
+    connection = LoadConnection([body], traceparents(10))
     connection.start_calls(3)
     sent = [frame for frame in frames_of(connection.take_output()[len(PREFACE) :]) if frame[0] == FrameType.HEADERS]
     lists = [list(Decoder().decode(frame[3])) for frame in sent]

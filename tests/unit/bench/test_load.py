@@ -1,7 +1,7 @@
-"""When calls are made, and from when their latency counts; all on recorded times, no clock."""
+"""When calls are made, and from when their latency counts; on recorded times, without a clock."""
 
-from tykpy.bench.histogram import Histogram
-from tykpy.bench.pace import ClosedLoop, OpenLoop, Pace, Window
+from tykpy.bench.load import Schedule, Window
+from tykpy.bench.results import Histogram
 
 MS = 1_000_000
 SECOND = 1_000 * MS
@@ -24,18 +24,18 @@ class OneByOne:
         return self._free_at
 
 
-def drive(pace: Pace, server: OneByOne, streams: int, end: int) -> Window:
+def drive(schedule: Schedule, server: OneByOne, streams: int, end: int) -> Window:
     """Play a run: the clock jumps to whatever comes next."""
     window = Window(0, end)
     under_way: list[tuple[int, int]] = []
     now = 0
     while now < end or under_way:
         if now < end:
-            under_way += [(server.answer(now), started) for started in pace.take(now, streams - len(under_way))]
+            under_way += [(server.answer(now), started) for started in schedule.take(now, streams - len(under_way))]
         window.ended([started for answered, started in under_way if answered <= now], now)
         under_way = [call for call in under_way if call[0] > now]
         moments = [answered for answered, _ in under_way]
-        due = pace.next_due()
+        due = schedule.next_due()
         if due is not None and len(under_way) < streams and now < end:
             moments.append(max(due, now + 1))
         now = min(moments, default=now + 1)
@@ -45,8 +45,8 @@ def drive(pace: Pace, server: OneByOne, streams: int, end: int) -> Window:
 def test_an_open_loop_sees_a_stall_that_a_closed_loop_hides() -> None:
     # 1,000 calls a second for 10 s, each takes 0.5 ms, and once the server stalls for 1 s.
     stall = {"service_ns": MS // 2, "stall_at": 5 * SECOND, "stall_ns": SECOND}
-    opened = drive(OpenLoop(1000, 0), OneByOne(**stall), streams=10, end=10 * SECOND)
-    closed = drive(ClosedLoop(), OneByOne(**stall), streams=1, end=10 * SECOND)
+    opened = drive(Schedule(1000, 0), OneByOne(**stall), streams=10, end=10 * SECOND)
+    closed = drive(Schedule(0, 0), OneByOne(**stall), streams=1, end=10 * SECOND)
     corrected, hidden = Histogram(opened.latencies), Histogram(closed.latencies)
     assert hidden.percentile(99) < MS, "one call of 18,000 was slow: the 99th percentile knows nothing of it"
     assert hidden.highest >= SECOND
@@ -57,29 +57,29 @@ def test_an_open_loop_sees_a_stall_that_a_closed_loop_hides() -> None:
 
 
 def test_a_call_without_room_keeps_the_time_at_which_it_was_due() -> None:
-    pace = OpenLoop(1000, start=0)
-    assert pace.take(0, room=1) == [0]
-    assert pace.take(3 * MS, room=0) == []
-    assert pace.take(5 * MS, room=2) == [MS, 2 * MS]
-    assert pace.late(5 * MS) == 2
-    assert pace.late(5 * MS + 1) == 3
-    assert pace.take(5 * MS, room=100) == [3 * MS, 4 * MS, 5 * MS]
-    assert pace.late(6 * MS) == 0
-    assert pace.next_due() == 6 * MS
+    schedule = Schedule(1000, start=0)
+    assert schedule.take(0, room=1) == [0]
+    assert schedule.take(3 * MS, room=0) == []
+    assert schedule.take(5 * MS, room=2) == [MS, 2 * MS]
+    assert schedule.late(5 * MS) == 2
+    assert schedule.late(5 * MS + 1) == 3
+    assert schedule.take(5 * MS, room=100) == [3 * MS, 4 * MS, 5 * MS]
+    assert schedule.late(6 * MS) == 0
+    assert schedule.next_due() == 6 * MS
 
 
 def test_an_open_loop_does_not_start_early() -> None:
-    pace = OpenLoop(10, start=SECOND)
-    assert pace.take(SECOND - 1, 100) == []
-    assert pace.next_due() == SECOND
-    assert pace.take(SECOND, 100) == [SECOND]
+    schedule = Schedule(10, start=SECOND)
+    assert schedule.take(SECOND - 1, 100) == []
+    assert schedule.next_due() == SECOND
+    assert schedule.take(SECOND, 100) == [SECOND]
 
 
 def test_a_closed_loop_fills_the_room() -> None:
-    pace = ClosedLoop()
-    assert pace.take(7, room=3) == [7, 7, 7]
-    assert pace.next_due() is None
-    assert pace.late(9 * SECOND) == 0
+    schedule = Schedule(0, 0)
+    assert schedule.take(7, room=3) == [7, 7, 7]
+    assert schedule.next_due() is None
+    assert schedule.late(9 * SECOND) == 0
 
 
 def test_throughput_counts_ends_and_latency_counts_starts_within_the_window() -> None:
