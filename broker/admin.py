@@ -16,7 +16,7 @@ from tykpy.broker.pool.recycling import Recycler
 from tykpy.broker.pool.reload import Reloader, ReloadOutcome
 from tykpy.broker.pool.supervisor import Supervisor
 from tykpy.broker.refused_sizes import SizeRefusals
-from tykpy.broker.router.blame import Poison
+from tykpy.broker.router.deaths import Quarantine
 from tykpy.broker.router.router import Router
 from tykpy.ipc.frame import Status
 from tykpy.telemetry.names import annotated
@@ -46,7 +46,7 @@ def admin_methods(parts: Parts) -> dict[str, RpcMethod]:
 
     def hooks(_params: list[Any], reply: Reply) -> None:
         names.refresh()
-        loaded = describe_hooks(supervisor.served, parts.router.poison)
+        loaded = describe_hooks(supervisor.served, parts.router.quarantine)
         unloaded = {} if parts.discovery is None else parts.discovery.unloaded()
         found = [*loaded, *(_unloaded(name, why) for name, why in unloaded.items())]
         reply.answer([{**bundle, **names.describe(bundle["hashes"])} for bundle in found])
@@ -99,15 +99,15 @@ def describe(parts: Parts) -> dict[str, Any]:
         "dispatches": dataclasses.asdict(router.counters),
         "events": parts.events.describe(),
         "storage": supervisor.describe_storage(),
-        "poison": router.poison.describe(),
+        "poison": router.quarantine.describe(),
     }
 
 
-def describe_hooks(description: Description, poison: Poison) -> list[dict[str, Any]]:
+def describe_hooks(description: Description, quarantine: Quarantine) -> list[dict[str, Any]]:
     """Return the bundles with their hooks; `refused`: why a hook is not run, `quarantined`: dispatches that are not."""
-    if not poison.active:
+    if not quarantine.active:
         return description
-    return [_with_refusals(bundle, poison) for bundle in description]
+    return [_with_refusals(bundle, quarantine) for bundle in description]
 
 
 def _sizes(oversize: SizeRefusals) -> dict[str, int]:
@@ -134,11 +134,11 @@ def _unloaded(name: str, why: str) -> dict[str, Any]:
     }
 
 
-def _with_refusals(bundle: dict[str, Any], poison: Poison) -> dict[str, Any]:
+def _with_refusals(bundle: dict[str, Any], quarantine: Quarantine) -> dict[str, Any]:
     hooks = []
     for hook in bundle["hooks"]:
-        why = poison.open_hook(bundle["hashes"], hook["name"])
-        quarantined = poison.quarantined(bundle["hashes"], hook["name"])
+        why = quarantine.why_not_run(bundle["hashes"], hook["name"])
+        quarantined = quarantine.count_frames(bundle["hashes"], hook["name"])
         added = {**({"refused": why} if why else {}), **({"quarantined": quarantined} if quarantined else {})}
         hooks.append({**hook, **added})
     return {**bundle, "hooks": hooks}

@@ -36,8 +36,7 @@ from tykpy.broker.pool.supervisor import PoolEvents, Supervisor
 from tykpy.broker.pool.trim import TRIM_INTERVAL, trim_memory
 from tykpy.broker.pool.zygote import ZygoteKeeper
 from tykpy.broker.refused_sizes import SizeRefusals
-from tykpy.broker.router.contract import RouterOptions
-from tykpy.broker.router.router import Router
+from tykpy.broker.router.router import Router, RouterOptions
 from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.errors import SegmentError
 from tykpy.telemetry.log import reopen_log

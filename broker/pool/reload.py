@@ -185,7 +185,7 @@ class Reloader:
     def _take_over(self, generation: Generation) -> dict[str, Any]:
         before = self._supervisor.served
         if not generation.pinned:
-            self._router.poison.clear()
+            self._router.quarantine.clear()
         generation.take_over()
         changes = compare(before, generation.description)
         news = [one for one in changes if not generation.pinned or one.change != "same"]

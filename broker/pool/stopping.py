@@ -11,7 +11,7 @@ from tykpy.broker.config import BrokerConfig
 from tykpy.broker.faults import attempt
 from tykpy.broker.pool.process import CPU_ENDING, Ending
 from tykpy.broker.pool.worker import Worker, WorkerPhase
-from tykpy.broker.router.blame import Cause
+from tykpy.broker.router.deaths import Cause
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.router import Router
 from tykpy.ipc.errors import IpcError

@@ -29,7 +29,7 @@ from tykpy.broker.pool.storage_report import StorageReport
 from tykpy.broker.pool.worker import BundleVersion, Worker, WorkerOwner, WorkerPhase
 from tykpy.broker.pool.worker_messages import read_message
 from tykpy.broker.pool.zygote import ZygoteKeeper
-from tykpy.broker.router.contract import Death
+from tykpy.broker.router.deaths import Death
 from tykpy.broker.router.hook_table import NO_BUNDLE
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.router import Router
@@ -107,7 +107,7 @@ class Supervisor:
         self._by_slot: dict[int, Worker] = {}
         """The worker of each slot."""
         self._stopper = WorkerStopper(loop, config, router, self._workers, self._replace)
-        router.watched_by(self._stopper)
+        router.watcher = self._stopper
         self._stopping = False
         self._all_gone: asyncio.Future[None] | None = None
 

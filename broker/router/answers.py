@@ -1,4 +1,4 @@
-"""What a worker answered, checked like anything from outside: plugin code shares its memory."""
+"""Check and decode what a worker answered, as untrusted input: plugin code shares its memory."""
 
 from typing import Final
 
@@ -15,9 +15,9 @@ _REQUEST: Final = pack_varint(REQUEST_FIELD << 3 | WireType.BYTES)
 
 
 def body_of(answer: Answer, kind: int, asked: Body = b"") -> bytes:
-    """The body of the answer to a dispatch of this kind, whose own body was `asked`.
+    """Return the body of the answer to a dispatch of this kind, whose own body was `asked`.
 
-    Raises DispatchError: what the worker says went wrong, or that its answer makes no sense.
+    Raises DispatchError: the error that the worker reports, or that its answer makes no sense.
     """
     try:
         if answer.is_error:
@@ -32,7 +32,7 @@ def body_of(answer: Answer, kind: int, asked: Body = b"") -> bytes:
 
 
 def was_run(answer: Answer) -> bool:
-    """Whether the worker says that it ran the hook: it did not where it found none, or the deadline had passed."""
+    """Return whether the worker ran the hook, by its own account: not if it found none or the deadline had passed."""
     if not answer.is_error:
         return True
     try:
@@ -42,7 +42,7 @@ def was_run(answer: Answer) -> bool:
 
 
 def _with_kept(body: bytes, kept: Kept, kind: int, asked: Body) -> bytes:
-    """Put the fields that the answer has as they came at the end of its request."""
+    """Append to the answer's request the fields that the hook has not changed, from the body that was asked."""
     if kind != Kind.OBJECT or not isinstance(asked, StoredBody):
         raise DispatchError(Status.INTERNAL, "the worker's answer refers to a body that was not lent to it")
     if not all(0 <= start < end <= asked.size for start, end in kept):
@@ -58,7 +58,7 @@ def _with_kept(body: bytes, kept: Kept, kind: int, asked: Body) -> bytes:
 
 
 def _find_request(body: bytes) -> tuple[int, int, int]:
-    """Where the request's tag is, and its message starts and ends; at the end of the body where there is none."""
+    """Find the request's tag, and where its message starts and ends; all at the end of the body if there is none."""
     at = 0
     while at < len(body):
         number, wire_type, after = read_tag(body, at)

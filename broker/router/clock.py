@@ -1,21 +1,22 @@
-"""What time does to dispatches and workers: deadlines, a queue that does not go away, hooks that hang, workers that
-answer nothing. Looked at in ticks, as long as anything is under way.
+"""Act on the passing of time: deadlines, a queue that does not empty, hooks that hang, workers that answer nothing.
+
+The clock ticks as long as anything is under way. Times are CLOCK_MONOTONIC ns.
 """
 
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.faults import Periodic, each
 from tykpy.broker.router.deadlines import TICK_SECONDS, DeadlineWheel
 from tykpy.broker.router.dispatch import Dispatch
-from tykpy.broker.router.link import Link
+from tykpy.broker.router.link import Link, LinkWatcher
+from tykpy.broker.router.link_pool import LinkPool
 from tykpy.broker.router.outcomes import Outcomes
-from tykpy.broker.router.overload import Overload
-from tykpy.broker.router.placing import Placing
 from tykpy.broker.router.queue import PendingQueue
 from tykpy.ipc.errors import IpcError
 from tykpy.ipc.frame import Status
@@ -27,14 +28,86 @@ STALL_NS: Final = 10_000_000
 """A worker that has not answered for so long gives back what it has not started."""
 SILENCE_NS: Final = 200_000_000
 """A worker that has started nothing of what it was given for so long is asked whether it lives."""
+STANDING_NS: Final = 500_000_000
+"""A queue that has not been empty for so long is no burst."""
+HOOK_TIMES: Final = 4
+"""A dispatch may wait for this many running times of its hook: long hooks have long queues without any overload."""
 ADVICE: Final = (
     "hooks that compute need more CPUs and --workers; "
     "hooks that wait --threads auto, a higher --threads-max, or async def"
 )
 
 
-class Ticks:
-    """The router's clock. Times are CLOCK_MONOTONIC ns."""
+class Overload:
+    """Limits how long dispatches wait in a queue that does not empty.
+
+    A burst may wait as long as its deadlines allow. Where more comes than the workers can do, first in first out would
+    let every dispatch wait until just before its deadline, even those that come when the load is long over.
+    """
+
+    __slots__ = ("_clear_ns", "_wait_ns")
+
+    def __init__(self, wait_ns: int) -> None:
+        """`wait_ns`: how long a dispatch may wait in a standing queue; 0: as long as its deadline."""
+        self._wait_ns = wait_ns
+        self._clear_ns = [0]
+        """For each group of workers, when its queue was last empty or its workers took more."""
+
+    def start(self, now_ns: int) -> None:
+        """Begin to look: nothing waited before."""
+        self._clear_ns = [now_ns]
+
+    def look(self, pending: PendingQueue, saturated: Sequence[bool], now_ns: int) -> list[Dispatch]:
+        """Return the dispatches that have waited too long; to be called at every tick.
+
+        `saturated`: for all workers and for each group, whether there are any and none takes more. Without a ready
+        worker nothing is too much: it waits for one. Each group's queue is judged by itself.
+        """
+        if not pending.waiting or not self._wait_ns:
+            self._clear_ns = [now_ns]
+            return []
+        known = self._clear_ns[: pending.groups]
+        self._clear_ns = known + [now_ns] * (pending.groups - len(known))
+        return [
+            one for group in range(pending.groups) for one in self._look_at(pending, group, saturated[group], now_ns)
+        ]
+
+    def _look_at(self, pending: PendingQueue, group: int, saturated: bool, now_ns: int) -> list[Dispatch]:
+        if not saturated or not pending.waiting_of(group):
+            self._clear_ns[group] = now_ns
+        if now_ns - self._clear_ns[group] < STANDING_NS:
+            return []
+        return [one for one in pending.taken_before(now_ns - self._wait_ns, group) if self._is_too_old(one, now_ns)]
+
+    def _is_too_old(self, dispatch: Dispatch, now_ns: int) -> bool:
+        assert dispatch.hook is not None
+        return now_ns - dispatch.taken_ns > max(self._wait_ns, HOOK_TIMES * dispatch.hook.times.expected_ns)
+
+
+class Placement(Protocol):
+    """What the clock needs of the router."""
+
+    pool: LinkPool
+    watcher: LinkWatcher
+
+    def abandon(self, dispatch: Dispatch) -> None:
+        """Complete a dispatch that nobody waits for any more; it does not run if it has not started."""
+
+    def take_back(self, link: Link) -> None:
+        """Give to others what a worker has not started."""
+
+    def place_waiting(self) -> None:
+        """Give out as much of the queue as the workers take."""
+
+    def saturated_groups(self) -> list[bool]:
+        """Return for all workers and for each group whether there are any, and none takes more of what waits."""
+
+    def can_run(self, dispatch: Dispatch) -> bool:
+        """Return whether a worker that is ready has loaded the hook."""
+
+
+class Clock:
+    """The router's clock."""
 
     def __init__(
         self,
@@ -43,7 +116,7 @@ class Ticks:
         pending: PendingQueue,
         deadlines: DeadlineWheel,
         outcomes: Outcomes,
-        placing: Placing,
+        placement: Placement,
     ) -> None:
         """`queue_wait_ns`: how long a dispatch may wait in an overload."""
         self.ticking = False
@@ -51,15 +124,30 @@ class Ticks:
         self._pending = pending
         self._deadlines = deadlines
         self._outcomes = outcomes
-        self._placing = placing
+        self._placement = placement
         self._overload = Overload(queue_wait_ns)
         self._shedding = QuietLog(log)
 
     def start(self, now: int) -> None:
-        """A dispatch is under way, and nothing was before."""
+        """Start ticking: a dispatch is under way, and nothing was before."""
         self.ticking = True
         self._overload.start(now)
         self._timer.start()
+
+    def relieved(self, link: Link) -> None:
+        """Learn that a worker let another thread lead, as it was asked to: what it runs has waited so far.
+
+        A worker that hangs gets nothing more: the signal that makes it write its stacks lets it go on for a moment.
+        """
+        if not link.asked or link.overdue:
+            return
+        now = time.monotonic_ns()
+        for dispatch in link.running():
+            elapsed = now - max(link.channel.execution_started_ns(dispatch.seq), dispatch.taken_ns)
+            if elapsed > STALL_NS:
+                link.waits(dispatch, elapsed)
+        link.wake()
+        self._placement.place_waiting()
 
     def _tick(self) -> None:
         now = time.monotonic_ns()
@@ -68,52 +156,61 @@ class Ticks:
             self.ticking = False
             self._timer.stop()
 
+    # -- dispatches ---
+
     def _look_at_deadlines(self, now: int) -> None:
         each(lambda dispatch: self._past_deadline(dispatch, now), self._deadlines.expired(now))
 
-    def _look_at_queue(self, now: int) -> None:
-        too_old = self._overload.look(self._pending, self._placing.saturated_groups(), now)
-        each(lambda dispatch: self._shed(dispatch, now), too_old)
-
-    def _look_at_workers(self, now: int) -> None:
-        each(lambda link: self._look_at(link, now), self._placing.pool)
-
     def _past_deadline(self, dispatch: Dispatch, now: int) -> None:
-        if dispatch.settled:
-            self._hangs(dispatch, now)
+        if dispatch.completed:
+            self._look_for_hang(dispatch, now)
         else:
             self._expire(dispatch, now)
 
     def _expire(self, dispatch: Dispatch, now: int) -> None:
         link, seq = dispatch.link, dispatch.seq
-        where = _waits_for(dispatch) if dispatch.link is None else f"in {dispatch.link}"
+        where = f"in {link}" if link is not None else "in the queue"
+        if link is None and not self._placement.can_run(dispatch):
+            where += ": no worker that is ready has loaded its bundle (tykpy hooks)"
         self._outcomes.counters.expired += 1
         try:
-            self._placing.abandon(dispatch)
+            self._placement.abandon(dispatch)
         finally:
             dispatch.fail(DispatchError(Status.EXPIRED, f"deadline exceeded {where} ({dispatch.name})"))
-        if link is not None and _could_have_run(link, seq) and not _has_progressed(link, dispatch, now):
-            self._silent(link, now)
+        if isinstance(link, Link) and _could_have_run(link, seq) and not _has_progressed(link, dispatch, now):
+            self._silence(link, now)
 
-    def _shed(self, dispatch: Dispatch, now: int) -> None:
-        self._outcomes.counters.shed += 1
-        waited = (now - dispatch.taken_ns) / 1e9
-        workers = len(self._placing.pool)
-        message = f"waited {waited:.1f} s, more comes than {workers} workers can do (--queue-wait; {dispatch.name})"
-        self._outcomes.fail(dispatch, DispatchError(Status.OVERLOADED, message))
-        self._shedding.log(logging.WARNING, dispatch.name, f"calls of {dispatch.name} fail: {message}; {ADVICE}")
-
-    def _hangs(self, dispatch: Dispatch, now: int) -> None:
+    def _look_for_hang(self, dispatch: Dispatch, now: int) -> None:
         link = dispatch.link
-        if link is None:
+        if not isinstance(link, Link):
             return
-        limit = _hang_limit(dispatch, link)
+        # A dispatch that had to wait has its whole time from its start: a worker that is busy does not hang. Nothing is
+        # started after its deadline, whatever the worker says.
+        started = min(link.channel.execution_started_ns(dispatch.seq), dispatch.limit_ns)
+        limit = started + dispatch.limit_ns - dispatch.taken_ns
         if now < limit:
             dispatch.deadline_ns = limit
             self._deadlines.add(dispatch)
         else:
             link.overdue.add(dispatch.seq)
-            self._placing.watcher.overdue(link)
+            self._placement.watcher.overdue(link)
+
+    def _look_at_queue(self, now: int) -> None:
+        too_old = self._overload.look(self._pending, self._placement.saturated_groups(), now)
+        each(lambda dispatch: self._shed(dispatch, now), too_old)
+
+    def _shed(self, dispatch: Dispatch, now: int) -> None:
+        self._outcomes.counters.shed += 1
+        waited = (now - dispatch.taken_ns) / 1e9
+        workers = len(self._placement.pool)
+        message = f"waited {waited:.1f} s, more comes than {workers} workers can do (--queue-wait; {dispatch.name})"
+        self._outcomes.fail(dispatch, DispatchError(Status.OVERLOADED, message))
+        self._shedding.log(logging.WARNING, dispatch.name, f"calls of {dispatch.name} fail: {message}; {ADVICE}")
+
+    # -- workers ---
+
+    def _look_at_workers(self, now: int) -> None:
+        each(lambda link: self._look_at(link, now), self._placement.pool)
 
     def _look_at(self, link: Link, now: int) -> None:
         if not link.in_flight:
@@ -124,62 +221,34 @@ class Ticks:
         # It has not answered for a while. What it has not started may run elsewhere; if it runs nothing, it should.
         if not link.channel.executing():
             if not link.stalled and now - link.progress_ns > SILENCE_NS:
-                self._silent(link, now)
+                self._silence(link, now)
             return
         if not link.stalled:
             link.stalled = True
-            self._placing.take_back(link)
+            self._placement.take_back(link)
         elif link.neglected_ns(now) > SILENCE_NS and link.has_free_thread():
             # A hook that waits and keeps the interpreter's lock, for example.
             link.neglectful = True
-            self._placing.take_back(link)
+            self._placement.take_back(link)
         if link.learns and link.is_full and not link.asked and link.cpu.waits:
-            # Its hooks have never waited so long. That it can run more is known when it says so.
+            # Its hooks have never waited so long. It can run more if it answers.
             link.asked = True
-            with suppress(IpcError):  # it is dead, and that will be told in a moment
+            with suppress(IpcError):  # it is dead, which is reported in a moment
                 link.channel.control.send("lead", [dispatch.seq for dispatch in link.running()])
 
-    def relieved(self, link: Link) -> None:
-        """A worker that was asked for it has let another thread lead: what it runs has waited so far.
-
-        One that hangs gets nothing more: the signal that has it write its stacks lets it go on for a moment.
-        """
-        if not link.asked or link.overdue:
-            return
-        now = time.monotonic_ns()
-        for dispatch in link.running():
-            elapsed = now - max(link.channel.execution_started_ns(dispatch.seq), dispatch.taken_ns)
-            if elapsed > STALL_NS:
-                link.waits(dispatch, elapsed)
-        link.wake()
-        self._placing.place_waiting()
-
-    def _silent(self, link: Link, now: int) -> None:
+    def _silence(self, link: Link, now: int) -> None:
+        """Give a worker nothing more until it shows that it lives."""
         link.miss(now)
         link.silent = True
-        self._placing.take_back(link)
-        self._placing.watcher.silent(link)
+        self._placement.take_back(link)
+        self._placement.watcher.silent(link)
 
 
 def _could_have_run(link: Link, seq: int) -> bool:
-    """Whether a dispatch was not started although its worker has a thread for it."""
+    """Return whether a dispatch was not started although its worker had a thread for it."""
     return link.open and not link.silent and seq not in link.channel.executing() and link.has_free_thread()
 
 
 def _has_progressed(link: Link, dispatch: Dispatch, now: int) -> bool:
-    """Whether its worker has answered others meanwhile: between two hooks a busy worker looks like one that waits."""
+    """Return whether the worker has answered others meanwhile: between two hooks a busy worker seems idle."""
     return now - link.progress_ns < (now - dispatch.taken_ns) // 2
-
-
-def _waits_for(dispatch: Dispatch) -> str:
-    links = dispatch.hook.links if dispatch.hook is not None else None
-    if links is None or any(link.open for link in links):
-        return "in the queue"
-    return "in the queue: no worker that is ready has loaded its bundle (tykpy hooks)"
-
-
-def _hang_limit(dispatch: Dispatch, link: Link) -> int:
-    # One that had to wait has its whole time from its start: a worker that is busy does not hang. Nothing is
-    # started after its deadline, whatever the worker says of it.
-    started = min(link.channel.execution_started_ns(dispatch.seq), dispatch.limit_ns)
-    return started + dispatch.limit_ns - dispatch.taken_ns

@@ -1,19 +1,18 @@
-"""Tells a process that computes from one that waits, from outside and without asking it."""
+"""Tell from outside whether a process computes or waits."""
 
 import os
 import time
 from typing import Final
 
 _SCHEDULED: Final = 2
-"""CPUCLOCK_SCHED: the clock of a process that clock_getcpuclockid(3) names; anybody may read it."""
+"""CPUCLOCK_SCHED: the clock of a process that clock_getcpuclockid(3) returns; anybody may read it."""
 _SLEEPING: Final = (b"S", b"D", b"I")
-"""States of threads that wait. A starved one is runnable, and one that somebody has stopped is none of ours."""
-
+"""States of threads that wait. A starved thread is runnable; one that was stopped from outside does not count."""
 
 IDLE_CPUS: Final = 0.1
-"""A process that uses less of a CPU may be waiting; so may one that starves, for a while."""
+"""A process that uses less of a CPU may be waiting. It may also be starved, for a while."""
 IDLE_LOOKS: Final = 2
-"""How often in a row it was seen so."""
+"""Looks in a row that find a process idle before it is said to wait."""
 
 
 class CpuUse:
@@ -27,7 +26,7 @@ class CpuUse:
         self._used_ns = self._looked_ns = self._idle_looks = 0
 
     def look(self, now_ns: int) -> None:
-        """See what it used since the last look."""
+        """Read what the process has used since the last look."""
         try:
             used_ns = time.clock_gettime_ns(self._clock)
         except OSError:  # it has ended
@@ -39,11 +38,11 @@ class CpuUse:
 
     @property
     def waits(self) -> bool:
-        """Whether it does nothing but wait, at the last looks and now."""
+        """Whether the process did nothing but wait at the last looks, and does now."""
         return self._looked_ns > 0 and self._idle_looks >= IDLE_LOOKS and self.sleeps()
 
     def sleeps(self) -> bool:
-        """Whether no thread runs, or would if a CPU were free: a starved process uses no CPU, and does not wait."""
+        """Return whether no thread is runnable: a starved process uses no CPU, but does not wait."""
         try:
             return all(_state_of(self._pid, thread) in _SLEEPING for thread in os.listdir(f"/proc/{self._pid}/task"))
         except FileNotFoundError:  # it has ended, or a thread has: that one was running

@@ -1,4 +1,4 @@
-"""A timing wheel: which dispatches are past their deadline, at a cost that does not depend on how many wait."""
+"""A timing wheel: finds dispatches past their deadline at a cost that does not depend on how many are watched."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ TICK_SECONDS: Final = (1 << TICK_BITS) / 1e9
 
 
 class DeadlineWheel:
-    """Dispatches by the slot their deadline lies in. Adding and removing are a dict operation each."""
+    """Dispatches by the slot that their deadline lies in. Adding and removing are one dict operation each."""
 
     __slots__ = ("_slots",)
 

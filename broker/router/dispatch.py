@@ -1,14 +1,11 @@
 """One dispatch on its way through the broker, and what a front end may ask of the router."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from tykpy.broker.errors import DispatchError
+from tykpy.broker.router.hook_info import HookInfo
 from tykpy.ipc.bodies.store import Body, body_bytes
-
-if TYPE_CHECKING:
-    from tykpy.broker.router.hook_table import HookInfo
-    from tykpy.broker.router.link import Link
 
 
 class Dispatch(ABC):
@@ -21,6 +18,7 @@ class Dispatch(ABC):
     __slots__ = (
         "attempts",
         "body",
+        "completed",
         "cost_ns",
         "deadline_ns",
         "hook",
@@ -31,7 +29,6 @@ class Dispatch(ABC):
         "name",
         "retried",
         "seq",
-        "settled",
         "share",
         "taken_ns",
         "urgent",
@@ -44,44 +41,44 @@ class Dispatch(ABC):
         self.body = body
         """The encoded message: protobuf, or a msgpack map with the message's field names."""
         self.metadata = metadata
-        """What the caller says besides, for the hook (see `ipc.frame`); None: nothing."""
+        """The caller's gRPC metadata, for the hook (see `ipc.frame`); None: there is none."""
         self.deadline_ns = timeout_ns or 0
         """The caller's own time limit in ns (0: none) until the router makes it an absolute CLOCK_MONOTONIC time."""
         self.taken_ns = 0
         """When the router took it."""
         self.limit_ns = 0
-        """When its hook is said to hang, whoever still waits for it: the hook's own limit, absolute."""
+        """When the hook's own limit ends, absolute: a hook that still runs then hangs, whoever waits for it."""
         self.hook: HookInfo | None = None
         self.name = "event"
         """The hook's name, for messages."""
         self.waiting = False
-        """In the broker's queue."""
+        """Whether it waits in the broker's queue."""
         self.urgent = False
-        """An auth hook: goes before others when both wait."""
-        self.link: Link | None = None
-        """The worker that has it; None while it waits."""
+        """Whether it is an auth hook, which goes before others when both wait."""
+        self.link: object = None
+        """The `Link` of the worker that has it, or None. An object to this module, which links import."""
         self.seq = 0
-        """Its number on that worker's ring; 0 where no worker has started it, as far as is known. It is kept when the
-        worker has run it and answered."""
+        """Its number on that worker's ring; 0 where no worker is known to have started it. It stays when the worker has
+        run it and answered."""
         self.cost_ns = 0
         """How long it was expected to compute when it was given to the worker."""
         self.share = 0
-        """How much of that worker it takes; see `concurrency`."""
+        """How much of that worker it takes; see `HookTimes.share`."""
         self.attempts = 0
-        """Workers it was given to and that died, by themselves, before they started it."""
+        """Workers that it was given to and that died of themselves before they started it."""
         self.retried = False
-        """Its hook, an idempotent one, has been run again."""
-        self.settled = False
+        """Whether its hook, an idempotent one, has been run again."""
+        self.completed = False
         """Answered, failed or cancelled: nothing more may happen to it."""
 
     @property
     def encoded(self) -> bytes:
-        """The body as bytes, wherever it lies; a copy of a big one."""
+        """The body as bytes, wherever it lies; copies a large one."""
         return body_bytes(self.body)
 
     @abstractmethod
     def answer(self, kind: int, body: bytes) -> None:
-        """Send the answer: `body` is encoded as the dispatch's own was, for `kind` the same."""
+        """Send the answer; `kind` and the encoding of `body` are the dispatch's own."""
 
     @abstractmethod
     def fail(self, error: DispatchError) -> None:
@@ -95,4 +92,4 @@ class Dispatcher(Protocol):
         """Take the dispatch; may answer or fail it before returning."""
 
     def cancel(self, dispatch: Dispatch) -> None:
-        """Forget the dispatch: dropped if it has not started, its answer thrown away if it has."""
+        """Forget the dispatch: drop it if it has not started, discard its answer if it has."""

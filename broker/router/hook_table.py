@@ -1,33 +1,29 @@
-"""What the broker knows of the workers' hooks: who can run a dispatch, which lane it takes, how long it will run."""
+"""The workers' hooks by bundle and name: finds the one that a dispatch calls, and the workers that can run it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from tykpy.broker.errors import DispatchError
-from tykpy.broker.router.culprit import MAX_NAME, culprit_of
 from tykpy.broker.router.dispatch import Dispatch
-from tykpy.broker.router.hook_times import HookTimes
+from tykpy.broker.router.hook_info import HookInfo
 from tykpy.broker.router.link import Link
-from tykpy.broker.router.peek import Peek, PeekError, peek
-from tykpy.broker.router.peek_map import peek_map
-from tykpy.broker.router.queue import ASYNC, BLOCKING, LANES
+from tykpy.broker.router.peek import CUSTOM_KEY_CHECK, Peek, PeekError, peek, peek_handler, peek_map
 from tykpy.ipc.bodies.store import Body
+from tykpy.ipc.description import MAX_NAME
 from tykpy.ipc.frame import Kind, Status
 
-CUSTOM_KEY_CHECK: Final = 4
-"""`coprocess.HookType.CustomKeyCheck`"""
 EMPTY_NAME_HASH: Final = "d41d8cd98f00b204e9800998ecf8427e"
-"""MD5 of the empty string: what the gateway sends for an API without a bundle; hooks are then found by name."""
+"""MD5 of the empty string: the gateway sends it for an API without a bundle; hooks are then found by name."""
 NO_BUNDLE: Final = (EMPTY_NAME_HASH, "")
-"""Hashes of calls that name no bundle."""
+"""Bundle hashes of calls that name no bundle."""
 CHAIN_NAME: Final = "*"
 """The name that stands for all hooks of a bundle of one type."""
 MAX_APIS: Final = 1_000
-"""APIs of one hook that are remembered; then all are forgotten, and told of again."""
+"""APIs of one hook that are remembered; at the limit all are forgotten, and noted again when they call."""
 MAX_OLD_HANDLERS: Final = 1_000
-"""Names of event handlers that are kept although no worker describes them any more; then all are dropped."""
+"""Names of event handlers that are remembered although no worker has them any more; at the limit all are dropped."""
 EVENT_SHAPE: Final = "event, spec"
-"""What workers say of an event handler's arguments."""
+"""How workers describe the arguments of an event handler."""
 # Members of an enum cost more to look up and to compare than anything else in `identify`.
 _OBJECT: Final = int(Kind.OBJECT)
 _OBJECT_MAP: Final = int(Kind.OBJECT_MAP)
@@ -37,7 +33,7 @@ HookKey = tuple[str, str]
 
 
 class Restrictions(NamedTuple):
-    """What not every ready worker has loaded, and the links of those that have."""
+    """Hooks that only some ready workers have loaded, each with the links of those workers."""
 
     hooks: Mapping[HookKey, frozenset[Link]]
     handlers: Mapping[str, frozenset[Link]]
@@ -47,69 +43,35 @@ class Restrictions(NamedTuple):
 UNRESTRICTED: Final = Restrictions({}, {})
 
 
-class HookInfo:
-    """One hook's routing facts."""
-
-    __slots__ = ("apis", "idempotent", "lane", "links", "name", "queue_lane", "timeout_ns", "times")
-
-    def __init__(
-        self, name: str, *, is_async: bool = False, timeout: float | None = None, idempotent: bool = False
-    ) -> None:
-        self.name = name
-        self.apis: set[str] = set()
-        """Ids of the APIs that have called it."""
-        self.lane = ASYNC if is_async else BLOCKING
-        self.queue_lane = self.lane
-        """Where it waits; its own group's lane where only some workers have it."""
-        self.links: frozenset[Link] | None = None
-        """The workers that have loaded it; None: any may run it, as for nearly every hook."""
-        self.timeout_ns = int(timeout * 1e9) if timeout else 0
-        self.idempotent = idempotent
-        self.times = HookTimes()
-
-    def restrict(self, links: frozenset[Link], group: int) -> None:
-        """Have it run by these workers only, and wait in the lanes of this group."""
-        self.links = links
-        self.queue_lane = LANES * group + self.lane
-
-
-def _nothing_comes(_is_broken: bool) -> bool:
-    return False
-
-
-def _nobody_notes(_api_id: str, _bundle_hash: str) -> None:
-    return None
-
-
 class HookTable:
-    """Hooks by bundle hash and name, as the workers describe them; replaced whole at every description."""
+    """Hooks by bundle hash and name, as the workers describe them; each description replaces all of it."""
 
     def __init__(self) -> None:
         self.description: list[dict[str, Any]] = []
         """The bundles with their hooks, as the workers described them."""
         self.event_handlers: set[str] = set()
-        """Names of `@Event` handlers that some worker has, or had: one that is gone is found out when it is called."""
+        """Names of `@Event` handlers that some worker has or had; a call of one that is gone tells."""
         self.groups: list[frozenset[Link]] = []
-        """The workers that have loaded what others have not; the first one is group 1 of the queue."""
-        self.ask: Callable[[bool], bool] = _nothing_comes
-        """Called where no worker has a dispatch's bundle; hears whether that is known and broken, and returns whether
+        """Sets of workers that have loaded what others have not; the first one is group 1 of the queue."""
+        self.ask: Callable[[bool], bool] = lambda _is_broken: False
+        """Called where no worker has a dispatch's bundle, with whether the bundle is known and broken; returns whether
         it is worth waiting for."""
-        self.note_api: Callable[[str, str], object] = _nobody_notes
+        self.note_api: Callable[[str, str], object] = lambda _api_id, _bundle_hash: None
         """Called with an API's id and its bundle's hash when they are seen together for the first time."""
         self.awaits = False
-        """Dispatches for bundles that no worker has wait."""
+        """Whether dispatches for bundles that no worker has wait."""
         self._bundles: dict[str, bool] = {}
         """Whether all of a bundle can be used, by its hashes; for calls that name none: False if any is broken."""
-        self._awaited = HookInfo("?")
+        self._awaited = HookInfo()
         self._is_last_awaited = False
         self._newest_handlers: set[str] = set()
         self._hooks: dict[HookKey, HookInfo] = {}
         self._handlers: dict[str, HookInfo] = {}
-        self._unknown = HookInfo("?")
-        self._event = HookInfo("an event")
+        self._unknown = HookInfo()
+        self._event = HookInfo()
 
     def update(self, description: list[dict[str, Any]], restrictions: Restrictions = UNRESTRICTED) -> None:
-        """Take a description; hooks known before keep what was learned about them."""
+        """Replace the description; hooks known before keep what was learned about them."""
         found: dict[HookKey, HookInfo] = {}
         self._newest_handlers = set()
         self._bundles = {}
@@ -118,7 +80,7 @@ class HookTable:
             for digest in bundle.get("hashes", ()):
                 self._bundles.setdefault(digest, usable)
                 if usable:
-                    found.setdefault((digest, CHAIN_NAME), self._known((digest, CHAIN_NAME), HookInfo(CHAIN_NAME)))
+                    found.setdefault((digest, CHAIN_NAME), self._known((digest, CHAIN_NAME), HookInfo()))
             if not usable:
                 self._bundles.update(dict.fromkeys(NO_BUNDLE, False))
             for hook in bundle.get("hooks", ()):
@@ -132,13 +94,15 @@ class HookTable:
         self._hooks = found
 
     def identify(self, dispatch: Dispatch) -> HookInfo:
-        """The facts of the hook that a dispatch is for, or those of an unknown hook; notes its name and urgency.
+        """Return the hook that a dispatch is for, or an unknown one; set the dispatch's name and urgency.
 
         Raises DispatchError where the dispatch does not decode.
         """
         kind = dispatch.kind
         if kind != _OBJECT and kind != _OBJECT_MAP:
-            return self._handler(dispatch) if self._handlers else self._event
+            if not self._handlers:
+                return self._event
+            return self._handlers.get(peek_handler(kind, dispatch.encoded), self._event)
         try:
             seen = _peek_object(dispatch.body) if kind == _OBJECT else peek_map(dispatch.encoded)
         except PeekError as error:
@@ -151,11 +115,11 @@ class HookTable:
         return hook
 
     def find(self, bundle_hash: str, name: str) -> HookInfo:
-        """The hook's facts, or those of an unknown hook."""
+        """Return the hook of this bundle and name, or an unknown one."""
         return self._hooks.get((bundle_hash, name), self._unknown)
 
     def forget_handler(self, name: str) -> None:
-        """A worker has no such event handler: unless the newest has, nobody is asked again."""
+        """Note that a worker has no such event handler: unless the newest has it, no worker is asked again."""
         if name not in self._newest_handlers:
             self.event_handlers.discard(name)
 
@@ -167,7 +131,7 @@ class HookTable:
         self.note_api(seen.api_id, seen.bundle_hash)
 
     def _missing(self, bundle_hash: str) -> HookInfo:
-        """Return what stands for a hook that no worker has described: one to wait for, or one to ask a worker about."""
+        """Return a stand-in for a hook that no worker has described: one to wait for, or one to ask a worker about."""
         usable = self._bundles.get(bundle_hash)
         if usable or not self.ask(usable is False):
             return self._unknown
@@ -182,18 +146,18 @@ class HookTable:
         self.groups = []
         numbers: dict[frozenset[Link], int] = {}
         for key, links in restrictions.hooks.items():
-            # A whole chain ("*") is no hook that a worker describes.
-            info = found.get(key) or found.setdefault(key, self._known(key, HookInfo(key[1])))
-            info.restrict(links, self._group(links, numbers))
+            # Workers do not describe a whole chain ("*") as a hook.
+            info = found.get(key) or found.setdefault(key, self._known(key, HookInfo()))
+            info.restrict(self._group(links, numbers))
         self._handlers = {}
         for name, links in restrictions.handlers.items():
-            info = self._handlers[name] = HookInfo(name)
-            info.restrict(links, self._group(links, numbers))
+            info = self._handlers[name] = HookInfo()
+            info.restrict(self._group(links, numbers))
         if self.awaits:
             self._add_awaited(numbers)
 
     def await_bundles(self, wait: bool) -> None:
-        """Have dispatches for bundles that no worker has wait, or not any more; what waits is to be placed anew."""
+        """Let dispatches for bundles that no worker has wait, or no longer; then regroup what waits."""
         self.awaits = wait
         if wait:
             self._add_awaited({links: number for number, links in enumerate(self.groups, 1)})
@@ -201,9 +165,9 @@ class HookTable:
             self.groups.pop()
 
     def _add_awaited(self, numbers: dict[frozenset[Link], int]) -> None:
-        """Give them a group of no workers: there may be one already, of bundles that are to be brought back."""
+        """Give them a group of no workers; bundles that are to be brought back may have made that group already."""
         self._is_last_awaited = frozenset() not in numbers
-        self._awaited.restrict(frozenset(), self._group(frozenset(), numbers))
+        self._awaited.restrict(self._group(frozenset(), numbers))
 
     def _group(self, links: frozenset[Link], numbers: dict[frozenset[Link], int]) -> int:
         if links not in numbers:
@@ -211,17 +175,13 @@ class HookTable:
             numbers[links] = len(self.groups)
         return numbers[links]
 
-    def _handler(self, dispatch: Dispatch) -> HookInfo:
-        return self._handlers.get(culprit_of(dispatch).name, self._event)
-
     def _info(self, digest: str, hook: dict[str, Any]) -> HookInfo:
         info = HookInfo(
-            hook["name"],
             is_async=bool(hook.get("is_async")),
             timeout=hook.get("timeout"),
             idempotent=bool(hook.get("idempotent")),
         )
-        return self._known((digest, info.name), info)
+        return self._known((digest, hook["name"]), info)
 
     def _known(self, key: HookKey, info: HookInfo) -> HookInfo:
         before = self._hooks.get(key)

@@ -1,43 +1,60 @@
 """The broker's view of one ready worker: its channel, what it has in flight, and whether it takes more."""
 
 import time
-from typing import Final
+from typing import Final, Protocol
 
 from tykpy.broker.router.cpu_use import CpuUse
 from tykpy.broker.router.dispatch import Dispatch
-from tykpy.broker.router.hook_times import WHOLE, HookTimes
-from tykpy.broker.router.queue import ASYNC, BLOCKING
+from tykpy.broker.router.hook_info import ASYNC, BLOCKING, WHOLE, HookTimes
 from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.channel.messages import Answer
+from tykpy.ipc.errors import IpcError
 from tykpy.ipc.frame import SPLIT_ABOVE, pack_frame
 from tykpy.ipc.ring.layout import FLAG_SHARES
 
 PREFETCH: Final = 24
 """Most dispatches that may wait in a worker's ring behind the ones its threads run.
 
-Measured at 64 streams and 2 workers: 45,000/s with 8, 47,000/s with 16, 57,000/s with 24. What a long hook may
-hold back is bounded by the budget below.
+Measured at 64 streams and 2 workers: 45,000/s with 8, 47,000/s with 16, 57,000/s with 24. The budget below bounds what
+a long hook may hold back.
 """
 PREFETCH_BUDGET_NS: Final = 3_000_000
-"""Nothing is prefetched behind more expected computing than this: a long hook's neighbours wait in the broker's
-queue, where any worker can take them. Measured: below 1 ms, one wake-up per dispatch becomes the larger cost."""
+"""Nothing is prefetched behind more expected computing than this: what would wait for a long hook waits in the broker's
+queue instead, where any worker can take it. Measured: below 1 ms, one wake-up per dispatch becomes the larger cost."""
 MOSTLY_WAITING: Final = 4
-"""A worker that can run so many calls of a hook at a time is kept from starting others by none of them: what little
-they compute is not known well enough to be summed up."""
+"""Calls of a hook of which a worker can run this many at a time count as no computing at all. What little each computes
+is known too badly to be summed up: beside hooks that compute, one that sleeps 20 ms seemed to compute 3 ms, and a mix
+of both ran at 0.75 of what the best fixed number of threads reaches, instead of 0.9."""
 ASYNC_LIMIT: Final = 48
 """Most dispatches of `async def` hooks in flight at one worker."""
 
 
 def most_blocking(threads: int, *, learns: bool) -> int:
-    """Most dispatches of hooks that block which a link has in flight; see `Link`."""
+    """Return how many dispatches of blocking hooks a link has in flight at most; see `Link`."""
     return max(threads, 1 + PREFETCH) if learns else threads + PREFETCH
 
 
-class Link:
-    """One worker generation. Times are CLOCK_MONOTONIC ns.
+class LinkWatcher(Protocol):
+    """Looks after the workers: the router tells it which of them are in trouble."""
 
-    Dispatches of hooks that block start at once while they leave some of the worker to others (`HookTimes.share`) and a
-    thread is free.
+    def overdue(self, link: "Link") -> None:
+        """A hook of this worker runs past its limit."""
+
+    def gone(self, link: "Link") -> None:
+        """This worker has closed its end of the channel; it gets nothing more."""
+
+    def silent(self, link: "Link") -> None:
+        """This worker does not start what it is given; it gets nothing more until `Router.awake`."""
+
+    def corrupt(self, link: "Link", error: IpcError) -> None:
+        """This worker wrote something impossible; it gets nothing more, and is to be ended."""
+
+
+class Link:
+    """The link to one worker generation. Times are CLOCK_MONOTONIC ns.
+
+    Dispatches of blocking hooks start at once while those that run leave some of the worker to others
+    (`HookTimes.share`) and a thread is free.
     """
 
     __slots__ = (
@@ -75,7 +92,7 @@ class Link:
     def __init__(
         self, slot: int, generation: int, channel: BrokerChannel, threads: int, pid: int, *, learns: bool = False
     ) -> None:
-        """`learns`: how many hooks run at the same time is learned; otherwise always as many as there are threads."""
+        """`learns`: learn how many hooks run at the same time; otherwise it is always the number of threads."""
         self.slot = slot
         self.generation = generation
         self.channel = channel
@@ -84,26 +101,26 @@ class Link:
         self.learns = learns
         self.cpu = CpuUse(pid)
         self.in_flight: dict[int, Dispatch] = {}
-        """By sequence number; a settled dispatch stays until the worker is done with it."""
+        """By sequence number; a completed dispatch stays until the worker is done with it."""
         self.handled = 0
         """Answers received."""
         self.loads = [0, 0]
         """Dispatches in flight per lane."""
         self.groups: tuple[int, ...] = ()
-        """Of the workers that have loaded what others have not, those that this one belongs to (see `HookTable`)."""
+        """Numbers of the groups that this worker belongs to (see `HookTable.groups`)."""
         self.open = False
-        """Takes dispatches: ready, not draining, nothing overdue."""
+        """Whether it takes dispatches: it is ready, does not drain, and nothing is overdue."""
         self.stalled = False
-        """Its execution outlasted the prefetch; nothing more is sent behind it until it answers."""
+        """Whether what it runs takes so long that the rest was taken back; nothing is prefetched until it answers."""
         self.asked = False
-        """To let another thread lead: its hooks seem to wait."""
+        """Whether it was asked to let another thread lead, because its hooks seem to wait."""
         self.neglectful = False
-        """It leaves what it was given although a thread should be free: it gets nothing more until it answers."""
+        """Whether it leaves dispatches unstarted although a thread should be free; it gets no more until it answers."""
         self._neglected = (0, 0)
         self.silent = False
-        """Started nothing of what it was given, and has not said since that it lives."""
+        """Whether it started nothing of what it was given, and has not shown since that it lives."""
         self.distrusted = False
-        """Wrote something that cannot be: it is being ended."""
+        """Whether it wrote something impossible, and is being ended."""
         self.overdue: set[int] = set()
         """Sequence numbers that run past their deadline."""
         self.missed = 0
@@ -116,12 +133,12 @@ class Link:
         self._budget_ns = PREFETCH_BUDGET_NS if learns else PREFETCH_BUDGET_NS * threads
         self._most = (1 if learns else threads) + PREFETCH
         self._taken = 0
-        """Of the worker, by what it has in flight: the sum of the shares."""
+        """The sum of the shares of what it has in flight."""
         self._share = -(-WHOLE // threads)
         self._flags = FLAG_SHARES if threads > 1 else 0
 
     def accepts(self, lane: int) -> bool:
-        """Whether one more dispatch of this lane would start at once, or soon enough."""
+        """Return whether one more dispatch of this lane would start at once, or soon enough."""
         if not self.open or self.silent:
             return False
         if lane == ASYNC:
@@ -133,7 +150,7 @@ class Link:
 
     @property
     def has_room(self) -> bool:
-        """Whether one more dispatch of a hook that blocks would start at once."""
+        """Whether one more dispatch of a blocking hook would start at once."""
         return self.accepts(BLOCKING) and self._taken < WHOLE and self.loads[BLOCKING] < self.threads
 
     @property
@@ -166,13 +183,13 @@ class Link:
             self._backlog_ns += dispatch.cost_ns
 
     def _cost(self, times: HookTimes, share: int) -> int:
-        """For how long what is prefetched behind a dispatch waits for it."""
+        """Return for how long a dispatch keeps those waiting that are prefetched behind it."""
         if not self.learns:
             return times.expected_ns
         return times.expected_ns - times.waiting_ns if share * MOSTLY_WAITING > WHOLE else 0
 
     def finish(self, seq: int) -> Dispatch | None:
-        """Take a dispatch off the books; None where the number is not in flight here."""
+        """Stop counting a dispatch, and return it; None where the number is not in flight here."""
         dispatch = self.in_flight.pop(seq, None)
         if dispatch is None:
             return None
@@ -186,35 +203,35 @@ class Link:
         return dispatch
 
     def receive(self) -> list[Answer]:
-        """The answers the worker has rung for."""
+        """Return the answers that the worker has rung for."""
         self.wake()
         answers = self.channel.receive()
         self.handled += len(answers)
         return answers
 
     def wake(self) -> None:
-        """The worker has shown that it lives."""
+        """Note that the worker has shown that it lives."""
         self.stalled = self.silent = self.asked = self.neglectful = False
         self.progress_ns = time.monotonic_ns()
 
     def miss(self, now: int) -> None:
-        """It has started nothing of what it was given, although it could."""
+        """Note that it has started nothing of what it was given, although it could."""
         mark = self.handled, self.channel.executing()
         if mark != self._missed_mark:
             self.missed, self._missed_mark, self._missed_since = 0, mark, now
         self.missed += 1
 
     def idle_ns(self, now: int) -> int:
-        """For how long it has missed whatever it was given."""
+        """Return for how long it has started nothing of what it was given."""
         return now - self._missed_since if self.missed else 0
 
     def has_free_thread(self) -> bool:
-        """Whether it says that what it runs leaves some of it to others, and a thread."""
+        """Return whether what it runs, by its own account, leaves a thread and some of the worker to others."""
         running = self.running()
         return sum(one.share for one in running) < WHOLE and len(running) < self.threads
 
     def neglected_ns(self, now: int) -> int:
-        """For how long it was seen to leave the same dispatch at the head of its ring."""
+        """Return for how long the same dispatch has been seen unstarted at the head of its ring."""
         waiting = self.in_flight.keys() - self.channel.executing()
         first = min(waiting, default=0)
         if first != self._neglected[0]:
@@ -222,12 +239,12 @@ class Link:
         return now - self._neglected[1] if first else 0
 
     def running(self) -> list[Dispatch]:
-        """The dispatches of hooks that block which it says it runs."""
+        """Return the dispatches of blocking hooks that it runs, by its own account."""
         running = [self.in_flight[seq] for seq in self.channel.executing() if seq in self.in_flight]
         return [one for one in running if one.hook is not None and one.hook.lane == BLOCKING]
 
     def waits(self, dispatch: Dispatch, elapsed_ns: int) -> None:
-        """A dispatch that it runs has done nothing but wait so far: it takes less of it than was expected."""
+        """Note that a dispatch that it runs has only waited so far: it takes less of the worker than expected."""
         assert dispatch.hook is not None
         dispatch.hook.times.see_waiting(elapsed_ns)
         share = min(dispatch.share, dispatch.hook.times.share)
@@ -235,7 +252,7 @@ class Link:
         dispatch.share = share
 
     def take_back(self) -> list[Dispatch]:
-        """Everything the worker has not started, oldest first; the worker will never see it."""
+        """Revoke and return everything that the worker has not started, oldest first; it will never see any of it."""
         taken = [dispatch for seq in self.channel.revoke() if (dispatch := self.finish(seq)) is not None]
         for dispatch in taken:
             dispatch.seq = 0

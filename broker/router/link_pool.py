@@ -1,29 +1,29 @@
-"""The ready workers, by load: the one to give the next dispatch to is found without looking at all of them."""
+"""The ready workers by load, to find the one for the next dispatch without looking at all of them."""
 
 from collections.abc import Iterator
 
 from tykpy.broker.host.cpus import usable_cpus
+from tykpy.broker.router.hook_info import BLOCKING
 from tykpy.broker.router.link import Link
-from tykpy.broker.router.queue import BLOCKING
 
 
 class LinkPool:
-    """Least in flight first; ties go to the most recently used, whose caches are warm.
+    """Choose workers with the least in flight first; ties go to the most recently used, whose caches are warm.
 
-    Short hooks go to no more workers than there are CPUs, as long as these take them: to wake another one gains nothing
-    then, and costs the broker as much as the dispatch itself.
+    Short hooks go to no more workers than there are CPUs while these take them: waking another one then gains nothing,
+    and costs the broker as much as the dispatch itself.
     """
 
     def __init__(self, cpus: int | None = None) -> None:
         """`cpus`: how many workers can run at the same time; None: as many as this process may use."""
         self._cpus = cpus or usable_cpus().number
         self._levels: list[dict[Link, None]] = [{}]
-        """Links by what they have in flight."""
+        """Links by number of dispatches in flight."""
         self._lowest = 0
-        """No link is at a level below."""
+        """No link is at a lower level."""
         self._level_of: dict[Link, int] = {}
         self.is_shared = False
-        """Some link has been given dispatches that leave some of their worker to others."""
+        """Whether any link was ever given dispatches that leave some of their worker to others."""
 
     def __len__(self) -> int:
         return len(self._level_of)
@@ -35,17 +35,17 @@ class LinkPool:
         return link in self._level_of
 
     def add(self, link: Link) -> None:
-        """A worker became ready."""
+        """Offer a worker that became ready."""
         self._place(link, len(link.in_flight))
 
     def remove(self, link: Link) -> None:
-        """A worker is no longer to be chosen; it may be unknown."""
+        """Stop choosing a worker, which may be unknown."""
         level = self._level_of.pop(link, None)
         if level is not None:
             del self._levels[level][link]
 
     def moved(self, link: Link) -> None:
-        """The worker's load has changed."""
+        """Note that a worker's load has changed."""
         old = self._level_of.get(link)
         if old is None:
             return
@@ -58,7 +58,7 @@ class LinkPool:
             self._place(link, new)
 
     def choose(self, lane: int, *, is_short: bool = False) -> Link | None:
-        """The worker for the next dispatch of this lane, or None where all are busy."""
+        """Return the worker for the next dispatch of this lane, or None where all are busy."""
         levels = self._levels
         lowest = self._lowest
         while lowest < len(levels) and not levels[lowest]:
@@ -69,7 +69,7 @@ class LinkPool:
         else:
             found = self._find(lane, lowest)
         if found is not None and lane == BLOCKING and self.is_shared and not found.has_room:
-            # Another one may have more in flight that only waits.
+            # Another worker may have more in flight, all of which only waits.
             return self._find_room() or found
         return found
 

@@ -1,13 +1,13 @@
-"""One outcome for every dispatch, and the books of it: what is under way, and what became of the rest."""
+"""How dispatches end: answers and errors go to their callers, and everything under way is counted."""
 
 import asyncio
 import logging
+from dataclasses import dataclass
 
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.faults import attempt, report
 from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.answers import body_of, was_run
-from tykpy.broker.router.contract import Counters
 from tykpy.broker.router.deadlines import DeadlineWheel
 from tykpy.broker.router.dispatch import Dispatch
 from tykpy.broker.router.link import Link
@@ -19,8 +19,25 @@ from tykpy.telemetry.rate_limited_log import QuietLog
 log = logging.getLogger("tykpy.router")
 
 
+@dataclass(slots=True)
+class Counters:
+    """Dispatches since the broker started, by what became of them."""
+
+    taken: int = 0
+    answered: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    refused: int = 0
+    shed: int = 0
+    """The failed ones that waited too long in a queue that does not empty."""
+    redispatched: int = 0
+    late: int = 0
+    """Answers that nobody waited for any more."""
+
+
 class Outcomes:
-    """Settles dispatches, and takes them off the queue and the timing wheel."""
+    """Completes dispatches, and takes them off the queue and the timing wheel."""
 
     __slots__ = (
         "_deadlines",
@@ -44,9 +61,9 @@ class Outcomes:
         self._oversize = oversize
         self.counters = Counters()
         self.under_way = 0
-        """Dispatches taken and not yet settled."""
+        """Dispatches taken and not yet completed."""
         self.held = 0
-        """Bytes of the dispatches that wait, or are at a worker, also where nobody waits for the answer any more."""
+        """Bytes of the dispatches that wait or are at a worker, also where nobody waits for the answer any more."""
         self._loop = loop
         self._pending = pending
         self._deadlines = deadlines
@@ -54,13 +71,13 @@ class Outcomes:
         self._unknown_handlers = QuietLog(log)
 
     def answer(self, link: Link, answer: Answer) -> None:
-        """Hand a worker's answer to whoever waits for it, if anybody still does."""
+        """Hand a worker's answer to its caller, if the caller still waits."""
         dispatch = link.finish(answer.seq)
         link.overdue.discard(answer.seq)
-        if dispatch is None or dispatch.settled:
+        if dispatch is None or dispatch.completed:
             if dispatch is not None:
                 _note_run(dispatch, answer)
-                self.let_go(dispatch)
+                self.release(dispatch)
             self.counters.late += 1
             return
         try:
@@ -74,49 +91,48 @@ class Outcomes:
                 error = DispatchError(Status.TOO_LARGE, text)
             self.fail(dispatch, error)
             return
-        except Exception as fault:  # noqa: BLE001 (its caller is told, whatever it was)
-            self.broken(dispatch, fault)
+        except Exception as fault:  # noqa: BLE001 (its caller gets an error, whatever it was)
+            self.fail_for_fault(dispatch, fault)
             return
-        self.settle(dispatch)
+        self.complete(dispatch)
         assert dispatch.hook is not None
         dispatch.hook.times.learn(answer.handler_ns, answer.waited_ns)
         self.counters.answered += 1
         dispatch.answer(dispatch.kind, body)
 
     def fail(self, dispatch: Dispatch, error: DispatchError) -> None:
-        """Settle it with an error."""
-        self.settle(dispatch)
+        """Complete a dispatch with an error."""
+        self.complete(dispatch)
         self.counters.failed += 1
         attempt(dispatch.fail, error)
 
     def fail_for_size(self, dispatch: Dispatch, size: int) -> None:
-        """Settle it with an error: its body, of `size` bytes, is above the limit."""
+        """Complete a dispatch with an error: its body, of `size` bytes, is above the limit."""
         text = self._oversize.refuse_request(dispatch.kind, dispatch.name, f"the request has {size} bytes")
         self.fail(dispatch, DispatchError(Status.TOO_LARGE, text))
 
-    def broken(self, dispatch: Dispatch, fault: Exception) -> None:
-        """Report a fault of the broker that kept a dispatch from going on, and fail it if nobody else has it."""
+    def fail_for_fault(self, dispatch: Dispatch, fault: Exception) -> None:
+        """Report a fault of the broker, and fail the dispatch that it stopped unless the queue or a worker has it."""
         report(fault)
-        if not (dispatch.settled or dispatch.waiting or dispatch.link):
+        if not (dispatch.completed or dispatch.waiting or dispatch.link):
             message = f"tykpy failed inside the broker: {type(fault).__name__} ({dispatch.name})"
             self.fail(dispatch, DispatchError(Status.INTERNAL, message))
 
-    def settle(self, dispatch: Dispatch) -> None:
-        """Nothing more may happen to it; whoever calls this says so to its caller, or knows that nobody waits."""
-        dispatch.settled = True
+    def complete(self, dispatch: Dispatch) -> None:
+        """Mark a dispatch as completed, without a word to its caller; nothing more may happen to it."""
+        dispatch.completed = True
         self._deadlines.discard(dispatch)
         if dispatch.link is None:
             self.held -= len(dispatch.body)
         if dispatch.waiting:
-            assert dispatch.hook is not None
-            self._pending.forget(dispatch, dispatch.hook.queue_lane)
+            self._pending.forget(dispatch)
             dispatch.body = b""  # it may lie in the queue for a while
         self.under_way -= 1
         if not self.under_way and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
-    def let_go(self, dispatch: Dispatch) -> None:
-        """Its worker is done with a dispatch that was settled before."""
+    def release(self, dispatch: Dispatch) -> None:
+        """Stop counting a completed dispatch: its worker is done with it."""
         self._deadlines.discard(dispatch)
         self.held -= len(dispatch.body)
 
@@ -128,7 +144,7 @@ class Outcomes:
 
 
 def _note_run(dispatch: Dispatch, answer: Answer) -> None:
-    """Take note of a call that failed, or that nobody waits for: hooks that wait in vain are those to learn from."""
+    """Learn from a call that failed, or that nobody waits for: hooks that wait in vain teach the most."""
     if not was_run(answer):
         dispatch.seq = 0
     elif dispatch.hook is not None:

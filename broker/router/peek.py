@@ -1,23 +1,28 @@
-"""What the router wants to know of an `Object`, read from its bytes: hook type, hook name and three entries of spec.
+"""Read from an encoded message what the router needs, and nothing else: what is called, of which API and bundle.
 
-Fields are found by walking tags and lengths; what is in the others is stepped over, never decoded: whoever decodes it
-says what is wrong with it. As in protobuf, the last value of a field or map key wins.
+Protobuf fields are found by walking tags and lengths; all others are stepped over, never decoded: the worker that
+decodes them reports what is wrong with them. As in protobuf, the last value of a field or map key wins. Messages that
+came as MessagePack maps have a reader each with the same results.
 """
 
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
 
 from tykpy.broker.protowire import ProtobufError, WireType, bytes_fields, read_length, read_tag, read_varint, skip_value
+from tykpy.ipc.frame import Kind
 
 HOOK_TYPES: Final = ("Unknown", "Pre", "Post", "PostKeyAuth", "CustomKeyCheck", "Response")
-"""Names of `coprocess.HookType` by number."""
+"""Names of `coprocess.HookType` by number: a map may have either."""
+CUSTOM_KEY_CHECK: Final = HOOK_TYPES.index("CustomKeyCheck")
 
 # Tags (field number << 3 | wire type) of `Object`; all take one byte.
 _HOOK_TYPE: Final = 0x08
 _HOOK_NAME: Final = 0x12
 _SPEC: Final = 0x32
 _BYTES_TAGS: Final = frozenset(number << 3 | int(WireType.BYTES) for number in range(1, 16))
-"""Length-delimited fields whose tag takes one byte: all that a gateway sends today but the hook type."""
+"""Length-delimited fields whose tag takes one byte: all that a gateway sends today, except the hook type."""
 _ONE_BYTE: Final = 0x80
 """Tags and lengths below it take one byte."""
 _KEY: Final = 0x0A
@@ -27,15 +32,19 @@ _SHORTEST_START: Final = 4
 _SHORTEST_ENTRY: Final = 4
 """Bytes: two tags, two lengths."""
 
+_EVENT_PAYLOAD: Final = 1
+"""`coprocess.Event.payload`: JSON."""
 
 _MAX_REMEMBERED: Final = 8192
-"""Hooks of APIs: where more are called in turn than are remembered, none is found."""
+"""Results that are remembered: hooks of APIs. If more than these are called in rotation, none is found."""
 _MAX_REMEMBERED_BYTES: Final = 2048
-"""The hook's name, and what follows the first entry of spec, are remembered up to this size together: at most 16 MiB in
-all, usually 2 MiB."""
+"""A hook's name and its encoded spec are remembered up to this size together: at most 16 MiB in all, usually 2 MiB."""
 _remembered: Final[dict[tuple[int, bytes, bytes], "Peek"]] = {}
+"""Results by hook type, hook name, and the bytes from the first entry of spec on."""
+_remembered_maps: Final[dict[tuple[int | str | None, str | None, bytes], "Peek"]] = {}
+"""Results by hook type, hook name, and the bytes of spec."""
 
-
+_Key = TypeVar("_Key")
 Encoded = bytes | memoryview
 """An encoded object; bytes() copies nothing where it is `bytes` already."""
 
@@ -53,19 +62,70 @@ class Peek(NamedTuple):
     org_id: str
     bundle_hash: str
 
-    @property
-    def hook_type_name(self) -> str:
-        """As Tyk calls it; a number that Tyk has not defined as text."""
-        known = 0 <= self.hook_type < len(HOOK_TYPES)
-        return HOOK_TYPES[self.hook_type] if known else str(self.hook_type)
+
+class _Spec(msgspec.Struct, gc=False):
+    """The part of a map's `spec` that is read; msgspec steps over everything else, and takes the last of equal keys."""
+
+    api_id: str | None = msgspec.field(default=None, name="APIID")
+    org_id: str | None = msgspec.field(default=None, name="OrgID")
+    bundle_hash: str | None = None
+
+
+class _ObjectMap(msgspec.Struct, gc=False):
+    """The part of an Object's map that is read."""
+
+    hook_type: int | str | None = None
+    hook_name: str | None = None
+    spec: msgspec.Raw = msgspec.Raw()
+
+
+class _EventMap(msgspec.Struct, gc=False):
+    """The part of an Event's map that is read."""
+
+    payload: str
+
+
+class _EventPayload(msgspec.Struct, gc=False):
+    """The part of an event's JSON that is read."""
+
+    handler_name: str
+
+
+_NO_SPEC: Final = _Spec()
+_decode_object_map: Final = msgspec.msgpack.Decoder(_ObjectMap).decode
+_decode_spec: Final = msgspec.msgpack.Decoder(_Spec | None).decode
+_decode_event_map: Final = msgspec.msgpack.Decoder(_EventMap).decode
+_decode_event_payload: Final = msgspec.json.Decoder(_EventPayload).decode
 
 
 def peek(data: Encoded) -> Peek:
-    """Read what routing needs; raises PeekError, a ValueError, where the top level is not valid protobuf."""
+    """Read what routing needs of an Object; raises PeekError where the top level is not valid protobuf."""
     try:
         return _peek(data)
     except (ProtobufError, UnicodeDecodeError) as error:
         raise PeekError(f"not a coprocess.Object: {error}") from error
+
+
+def peek_map(body: bytes) -> Peek:
+    """Read the same of an Object in MessagePack; absent and nil fields are 0 or "".
+
+    Raises PeekError where the bytes are not such a map.
+    """
+    try:
+        seen = _decode_object_map(body)
+        key = seen.hook_type, seen.hook_name, bytes(seen.spec)
+        return _remembered_maps.get(key) or _peek_spec(*key)
+    except (ValueError, RecursionError) as error:
+        raise PeekError(str(error) or type(error).__name__) from error
+
+
+def peek_handler(kind: int, body: bytes) -> str:
+    """Return the name of the handler that an event is for; empty where the bytes do not give one."""
+    try:
+        payload = _event_payload(body) if kind == Kind.EVENT else _decode_event_map(body).payload
+        return _decode_event_payload(payload).handler_name
+    except (ValueError, RecursionError):
+        return ""
 
 
 def peek_name(head: bytes) -> str:
@@ -111,14 +171,41 @@ def _peek(data: Encoded) -> Peek:
     bundle_hash = spec.get(b"bundle_hash", b"")
     result = Peek(_int32(hook_type), hook_name.decode(), api_id.decode(), org_id.decode(), bundle_hash.decode())
     if seen is not None:
-        if len(_remembered) >= _MAX_REMEMBERED:
-            _remembered.clear()
-        _remembered[seen] = result
+        _remember(_remembered, seen, result)
     return result
 
 
+def _peek_spec(hook_type: int | str | None, hook_name: str | None, packed: bytes) -> Peek:
+    spec = (_decode_spec(packed) if packed else None) or _NO_SPEC
+    if isinstance(hook_type, str) and hook_type not in HOOK_TYPES:
+        raise PeekError(f"hook_type {hook_type!r} is none of {', '.join(HOOK_TYPES)}")
+    number = HOOK_TYPES.index(hook_type) if isinstance(hook_type, str) else hook_type or 0
+    result = Peek(number, hook_name or "", spec.api_id or "", spec.org_id or "", spec.bundle_hash or "")
+    if len(packed) + len(result.hook_name) <= _MAX_REMEMBERED_BYTES:
+        _remember(_remembered_maps, (hook_type, hook_name, packed), result)
+    return result
+
+
+def _remember(results: dict[_Key, Peek], key: _Key, result: Peek) -> None:
+    if len(results) >= _MAX_REMEMBERED:
+        results.clear()
+    results[key] = result
+
+
+def _event_payload(body: bytes) -> bytes:
+    at, payload = 0, b""
+    while at < len(body):
+        number, wire_type, at = read_tag(body, at)
+        if number == _EVENT_PAYLOAD and wire_type == WireType.BYTES:
+            start, at = read_length(body, at)
+            payload = body[start:at]
+        else:
+            at = skip_value(body, at, number, wire_type)
+    return payload
+
+
 def _bounds(data: Encoded, at: int, size: int) -> tuple[int, int]:
-    """Where the length-delimited value starts and ends whose length, nearly always of one or two bytes, is at `at`."""
+    """Find where a length-delimited value starts and ends; its length, nearly always one or two bytes, is at `at`."""
     start = at + 1
     if start < size:
         length = data[at]
@@ -143,7 +230,7 @@ def _read_entry(data: Encoded, at: int, end: int, spec: dict[bytes, bytes]) -> N
 
 
 def _read_any_entry(entry: bytes, spec: dict[bytes, bytes]) -> None:
-    """Read an entry in whatever order; like protobuf, leave out one that has more than key and value."""
+    """Read an entry whose fields have any order; like protobuf, leave out one that has more than key and value."""
     key = value = b""
     foreign = False
     at = 0
@@ -164,6 +251,6 @@ def _read_any_entry(entry: bytes, spec: dict[bytes, bytes]) -> None:
 
 
 def _int32(value: int) -> int:
-    """An enum's number as protobuf has it: the lower 32 bits, signed."""
+    """Return an enum's number as protobuf reads it: the lower 32 bits, signed."""
     value &= 0xFFFF_FFFF
     return value - 2**32 if value >= 2**31 else value

@@ -1,10 +1,10 @@
-"""The broker's one queue of dispatches that wait for a worker: bounded, fair, and late to bind.
+"""The broker's one queue of dispatches that wait for a worker: fair, and bounded by the router.
 
 Two lanes, because a worker has room for many `async def` hooks while its threads are all busy; within a lane, auth
 hooks go before others when both wait, since a request that is not let in costs nothing further.
 
-Hooks that only some workers have loaded wait apart from all others, in two lanes more for each such group of workers:
-the next dispatch of any lane is then one that each worker of its group can take.
+Hooks that only some workers have loaded wait apart from all others, in two more lanes for each such group of workers:
+the next dispatch of a lane is then always one that every worker of its group can take.
 """
 
 from collections import deque
@@ -12,71 +12,64 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from tykpy.broker.router.dispatch import Dispatch
+from tykpy.broker.router.hook_info import LANES
 
-BLOCKING: Final = 0
-ASYNC: Final = 1
-LANES: Final = 2
-"""Lanes of a group. Lane `lane` of the group `n` is number `LANES * n + lane`; group 0 is that of all workers."""
-SETTLED_ALLOWANCE: Final = 1024
-"""Settled dispatches that may lie in the queue beyond the number of waiting ones before they are cleared out."""
+COMPLETED_ALLOWANCE: Final = 1024
+"""Completed dispatches that may lie in the queue beyond the number of waiting ones before they are cleared out."""
 
 
 class PendingQueue:
-    """FIFO per lane and urgency. A dispatch that was settled while waiting is skipped, not searched for."""
+    """FIFO per lane and urgency. A dispatch that was completed while waiting is skipped, not searched for."""
 
-    __slots__ = ("_lanes", "_settled", "in_lane", "waiting")
+    __slots__ = ("_completed", "_lanes", "in_lane", "waiting")
 
     def __init__(self) -> None:
         self._lanes: list[tuple[deque[Dispatch], deque[Dispatch]]] = []
-        self._settled = 0
+        """For each lane urgent dispatches, then others."""
+        self._completed = 0
         self.in_lane: list[int] = []
         """Dispatches that wait, per lane."""
         self.waiting = 0
-        """Dispatches that wait, those settled in the meantime not counted."""
+        """Dispatches that wait; completed ones are not counted."""
         self.divide(1)
 
     def divide(self, groups: int) -> list[Dispatch]:
-        """Make lanes for so many groups, and return all that waited, oldest first: it is to be pushed again."""
+        """Make lanes for this many groups, and return all that waited, oldest first, to be pushed again."""
         waited = sorted(self, key=lambda dispatch: dispatch.taken_ns)
         self._lanes = [(deque(), deque()) for _ in range(LANES * groups)]
         self.in_lane = [0] * len(self._lanes)
-        self.waiting = self._settled = 0
+        self.waiting = self._completed = 0
         return waited
 
     @property
     def groups(self) -> int:
-        """Groups that have lanes of their own, that of all workers included."""
+        """Groups that have lanes of their own, including the group of all workers."""
         return len(self._lanes) // LANES
 
     def waiting_of(self, group: int) -> int:
         """Dispatches of one group that wait."""
         return sum(self.in_lane[LANES * group : LANES * group + LANES])
 
-    def push(self, dispatch: Dispatch, lane: int, *, urgent: bool) -> None:
+    def push(self, dispatch: Dispatch) -> None:
         """Queue a new dispatch behind its equals."""
-        self._lanes[lane][0 if urgent else 1].append(dispatch)
-        self._count(dispatch, lane)
+        self._lanes[self._count(dispatch)][0 if dispatch.urgent else 1].append(dispatch)
 
-    def push_front(self, dispatch: Dispatch, lane: int, *, urgent: bool) -> None:
+    def push_front(self, dispatch: Dispatch) -> None:
         """Queue a dispatch that had been given to a worker before: it is the oldest of its kind."""
-        self._lanes[lane][0 if urgent else 1].appendleft(dispatch)
-        self._count(dispatch, lane)
+        self._lanes[self._count(dispatch)][0 if dispatch.urgent else 1].appendleft(dispatch)
 
     def pop(self, lane: int) -> Dispatch | None:
-        """The next dispatch of a lane, or None."""
-        for queue in self._lanes[lane]:
-            while queue:
-                dispatch = queue.popleft()
-                if not dispatch.settled:
-                    self.waiting -= 1
-                    self.in_lane[lane] -= 1
-                    dispatch.waiting = False
-                    return dispatch
-                self._settled -= 1
-        return None
+        """Take the next dispatch of a lane; None where none waits."""
+        dispatch = self._head(lane)
+        if dispatch is not None:
+            self._lanes[lane][0 if dispatch.urgent else 1].popleft()
+            self.waiting -= 1
+            self.in_lane[lane] -= 1
+            dispatch.waiting = False
+        return dispatch
 
     def pop_oldest(self, lanes: Sequence[int]) -> Dispatch | None:
-        """The next dispatch of several lanes, or None: an urgent one if there is one, otherwise the oldest."""
+        """Take the next dispatch of several lanes: an urgent one if there is one, otherwise the oldest."""
         heads = [(head, lane) for lane in lanes if (head := self._head(lane)) is not None]
         if not heads:
             return None
@@ -85,45 +78,51 @@ class PendingQueue:
 
     def __iter__(self) -> Iterator[Dispatch]:
         """All that wait now."""
-        return iter([one for lane in self._lanes for queue in lane for one in queue if not one.settled])
+        return iter([one for lane in self._lanes for queue in lane for one in queue if not one.completed])
 
     def taken_before(self, time_ns: int, group: int = 0) -> Iterator[Dispatch]:
-        """Those of a group that wait since before this time: the first ones of each lane and urgency."""
+        """Those of a group that have waited since before this time: the first ones of each lane and urgency."""
         for lane in self._lanes[LANES * group : LANES * group + LANES]:
             for queue in lane:
                 for dispatch in queue:
                     if dispatch.taken_ns >= time_ns:
                         break
-                    if not dispatch.settled:
+                    if not dispatch.completed:
                         yield dispatch
 
-    def forget(self, dispatch: Dispatch, lane: int) -> None:
-        """A waiting dispatch was settled where it stands."""
+    def forget(self, dispatch: Dispatch) -> None:
+        """Stop counting a dispatch that was completed while it waited."""
+        assert dispatch.hook is not None
         dispatch.waiting = False
         self.waiting -= 1
-        self.in_lane[lane] -= 1
-        self._settled += 1
-        if self._settled > self.waiting + SETTLED_ALLOWANCE:
+        self.in_lane[dispatch.hook.queue_lane] -= 1
+        self._completed += 1
+        if self._completed > self.waiting + COMPLETED_ALLOWANCE:
             self._clear_out()
 
     def _head(self, lane: int) -> Dispatch | None:
+        """The next dispatch of a lane; drops completed ones that lie before it."""
         for queue in self._lanes[lane]:
             while queue:
-                if not queue[0].settled:
+                if not queue[0].completed:
                     return queue[0]
                 queue.popleft()
-                self._settled -= 1
+                self._completed -= 1
         return None
 
-    def _count(self, dispatch: Dispatch, lane: int) -> None:
+    def _count(self, dispatch: Dispatch) -> int:
+        """Count a dispatch as waiting; return its lane."""
+        assert dispatch.hook is not None
+        lane = dispatch.hook.queue_lane
         dispatch.waiting = True
         self.waiting += 1
         self.in_lane[lane] += 1
+        return lane
 
     def _clear_out(self) -> None:
         for lane in self._lanes:
             for queue in lane:
-                kept = [dispatch for dispatch in queue if not dispatch.settled]
+                waiting = [dispatch for dispatch in queue if not dispatch.completed]
                 queue.clear()
-                queue.extend(kept)
-        self._settled = 0
+                queue.extend(waiting)
+        self._completed = 0

@@ -1,38 +1,58 @@
 """The router: which worker runs a dispatch, when, and what the caller is told if none does.
 
-One bounded queue, late binding, a deadline for every dispatch, and one outcome for each: the dispatches in flight are
-known by worker and sequence number, so an answer that nobody waits for any more finds nobody to go to.
+One bounded queue, a worker chosen only when it can start the dispatch, a deadline for every dispatch, and one outcome
+for each. Dispatches in flight are known by worker and sequence number, so an answer that comes too late finds nobody.
 """
 
 import asyncio
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NoReturn
 
+from tykpy.broker.arriving import HELD_BYTES
 from tykpy.broker.end_of_turn import Turn
 from tykpy.broker.errors import DispatchError
-from tykpy.broker.faults import report
+from tykpy.broker.faults import attempt, each, report
 from tykpy.broker.refused_sizes import SizeRefusals
-from tykpy.broker.router.blame import Poison
-from tykpy.broker.router.clock import Ticks
-from tykpy.broker.router.contract import Counters, Death, RouterOptions, Watcher
+from tykpy.broker.router.clock import Clock
 from tykpy.broker.router.deadlines import DeadlineWheel
-from tykpy.broker.router.deaths import Deaths
+from tykpy.broker.router.deaths import Death, Quarantine, final_error
 from tykpy.broker.router.dispatch import Dispatch
+from tykpy.broker.router.hook_info import ASYNC, BLOCKING, LANES, WHOLE
 from tykpy.broker.router.hook_table import UNRESTRICTED, HookTable, Restrictions
-from tykpy.broker.router.link import Link
+from tykpy.broker.router.link import Link, LinkWatcher
 from tykpy.broker.router.link_pool import LinkPool
-from tykpy.broker.router.outcomes import Outcomes
-from tykpy.broker.router.placing import Placing
+from tykpy.broker.router.outcomes import Counters, Outcomes
 from tykpy.broker.router.queue import PendingQueue
-from tykpy.ipc.errors import RingCorruptError
+from tykpy.ipc.errors import IpcError, MessageTooLargeError, RingCorruptError, RingFullError, SpillClosedError
 from tykpy.ipc.frame import Status
 
 RESTRICTED_SHARE: Final = 2
 """Dispatches that only some workers can run may fill one half of the queue: the other half is for all others."""
+BOTH_LANES: Final = (BLOCKING, ASYNC)
+
+
+@dataclass(frozen=True, slots=True)
+class RouterOptions:
+    """Limits: times in ns, the queue in dispatches and in bytes."""
+
+    timeout_ns: int
+    queue_size: int
+    queue_wait_ns: int = 0
+    """How long a dispatch may wait while more come than the workers can do; 0: as long as its deadline."""
+    breaker_cooldown: float = 10.0
+    """Seconds for which a hook that kills workers is left alone."""
+    queue_bytes: int = HELD_BYTES
+    """Bytes of dispatches that may wait or run."""
 
 
 class Router:
-    """Takes dispatches from the front ends, gives them to workers, and brings back what came of them."""
+    """Takes dispatches from the front ends, gives them to workers, and brings back the answers."""
+
+    watcher: LinkWatcher
+    """Hears of workers in trouble; set by the supervisor before any worker joins."""
 
     def __init__(
         self,
@@ -41,29 +61,27 @@ class Router:
         turn: Turn | None = None,
         oversize: SizeRefusals | None = None,
     ) -> None:
-        """`turn`: shared with the front ends, so that what they receive at once is rung for at once. `oversize`: shared
-        with them, too."""
+        """`turn` is shared with the front ends, so that one doorbell serves all that they receive at once; `oversize`,
+        too, is shared with them."""
         self.hooks = HookTable()
-        self.poison = Poison(options.breaker_cooldown)
+        self.quarantine = Quarantine(options.breaker_cooldown)
+        self.pool = LinkPool()
         self.draining = False
         self.hopeless: str | None = None
         """Why no worker will ever take a dispatch, once that is known."""
-        self._turn = turn or Turn(loop)
+        self._loop = loop
         self._options = options
-        self._pending = pending = PendingQueue()
-        self._deadlines = deadlines = DeadlineWheel()
-        self._outcomes = outcomes = Outcomes(loop, pending, deadlines, oversize or SizeRefusals())
-        self._placing = placing = Placing(loop, self._turn, pending, deadlines, outcomes, self.poison, self.hooks)
-        self._deaths = Deaths(pending, outcomes, placing, self.poison)
-        self._ticks = Ticks(loop, options.queue_wait_ns, pending, deadlines, outcomes, placing)
-        self.counters: Counters = outcomes.counters
-        self.pool: LinkPool = placing.pool
+        self._turn = turn or Turn(loop)
+        self._pending = PendingQueue()
+        self._deadlines = DeadlineWheel()
+        self._outcomes = Outcomes(loop, self._pending, self._deadlines, oversize or SizeRefusals())
+        self._clock = Clock(loop, options.queue_wait_ns, self._pending, self._deadlines, self._outcomes, self)
+        self.counters: Counters = self._outcomes.counters
+        self._seq = 0
+        self._to_ring: dict[Link, None] = {}
+        """Links that were sent dispatches in this turn."""
 
-    def watched_by(self, watcher: Watcher) -> None:
-        """Who hears of workers in trouble: set by the supervisor, before any worker joins."""
-        self._placing.watcher = watcher
-
-    # -- from the front ends ---
+    # -- for the front ends ---
 
     def dispatch(self, dispatch: Dispatch) -> None:
         """Take a dispatch: to a worker at once if one is free, into the queue otherwise."""
@@ -78,11 +96,11 @@ class Router:
                 or (held > self._options.queue_bytes and self._outcomes.held)
             ):
                 self._refuse()
-            if self.poison.active:
-                self.poison.check(dispatch)
+            if self.quarantine.active:
+                self.quarantine.check(dispatch)
         except DispatchError as error:
             self.counters.refused += 1
-            dispatch.settled = True
+            dispatch.completed = True
             dispatch.fail(error)
             return
         dispatch.hook = hook
@@ -92,61 +110,65 @@ class Router:
         self._deadlines.add(dispatch)
         self._outcomes.under_way += 1
         self._outcomes.held = held
-        if hook.links is not None:
-            self._placing.place_restricted(dispatch, hook.links, self._options.queue_size // RESTRICTED_SHARE)
+        # If others wait in its lane, no worker takes one: a worker that could has been given one of those already.
+        if self._pending.in_lane[hook.queue_lane]:
+            link = None
+        elif hook.group:
+            link = least_loaded(self.hooks.groups[hook.group - 1], hook.lane)
         else:
-            # While others of its lane wait, no worker takes one: each that could is given one of those at once.
-            link = (
-                None if self._pending.in_lane[hook.lane] else self.pool.choose(hook.lane, is_short=hook.times.is_short)
-            )
-            if link is None:
-                self._pending.push(dispatch, hook.lane, urgent=dispatch.urgent)
-            else:
-                self._placing.start(link, dispatch)
-        if not self._ticks.ticking:
-            self._ticks.start(now)
+            link = self.pool.choose(hook.lane, is_short=hook.times.is_short)
+        if link is not None:
+            self._send(link, dispatch)
+        elif hook.group and self._restricted_queue_is_full():
+            most = self._options.queue_size // RESTRICTED_SHARE
+            message = f"{most} dispatches wait already for workers that have loaded their bundles (--queue-size)"
+            self._outcomes.fail(dispatch, DispatchError(Status.OVERLOADED, message))
+        else:
+            self._pending.push(dispatch)
+        if not self._clock.ticking:
+            self._clock.start(now)
 
     def cancel(self, dispatch: Dispatch) -> None:
-        """The caller went away: the hook does not run if it has not started; if it has, nobody hears of its answer."""
-        if dispatch.settled:
+        """Forget a dispatch whose caller went away: drop it if it has not started, discard its answer if it has."""
+        if dispatch.completed:
             return
         self.counters.cancelled += 1
-        self._placing.abandon(dispatch)
+        self.abandon(dispatch)
 
-    # -- from the workers ---
+    # -- for the workers' supervisor ---
 
     def join(self, link: Link) -> None:
-        """A worker is ready."""
+        """Take in a worker that is ready."""
         link.open = True
         self.pool.add(link)
-        self._placing.place_waiting()
+        self.place_waiting()
 
     def learn(self, description: list[dict[str, Any]], restrictions: Restrictions = UNRESTRICTED) -> None:
-        """Take what the workers have loaded; what waits is placed by it."""
+        """Learn what the workers have loaded; sort what waits by it."""
         before = self.hooks.groups
         self.hooks.update(description, restrictions)
         if before or self.hooks.groups:
             with self._turn:
-                self._placing.regroup()
+                self._regroup()
 
     def await_bundles(self, wait: bool) -> None:
-        """Let dispatches for bundles that no worker has wait from now on, or have them answered."""
+        """Let dispatches for bundles that no worker has wait from now on, or have a worker answer them."""
         self.hooks.await_bundles(wait)
         with self._turn:
-            self._placing.regroup()
+            self._regroup()
 
     def leave(self, link: Link) -> None:
-        """A worker takes nothing more; what it has not started goes to others, what it runs is waited for."""
-        self._placing.remove(link)
-        self._placing.take_back(link)
+        """Give a worker nothing more; what it has not started goes to others, what it runs may end."""
+        self._remove(link)
+        self.take_back(link)
 
     def receive(self, link: Link) -> None:
-        """The worker rang: settle what it answered, and give it more."""
+        """Take the answers that a worker has rung for, and give it more."""
         with self._turn:
             try:
                 answers = link.receive()
             except RingCorruptError as error:
-                self._placing.distrust(link, error)
+                self._distrust(link, error)
                 return
             for answer in answers:
                 try:
@@ -155,28 +177,33 @@ class Router:
                     report(fault)
             self.pool.moved(link)
             if self._pending.waiting:
-                self._placing.refill(link)
+                self._refill(link)
 
     def lost(self, link: Link, death: Death) -> None:
-        """A worker died.
+        """Take a dead worker off, and answer, fail or give to others all that it had.
 
         What it ran fails once, or runs again where the hook is declared idempotent; what it had not started goes to
-        the front of the queue.
+        the front of the queue, oldest first.
         """
         with self._turn:
-            self._deaths.settle(link, death)
+            self._remove(link)
+            self._to_ring.pop(link, None)
+            each(partial(self._outcomes.answer, link), death.answers)
+            attempt(self._blame, link, death)
+            each(partial(self._recover, link, death), sorted(link.in_flight, reverse=True))
+            self.place_waiting()
 
     def awake(self, link: Link) -> None:
-        """A silent worker has shown that it lives."""
+        """Trust a silent worker again: it has shown that it lives."""
         link.wake()
-        self._placing.place_waiting()
+        self.place_waiting()
 
     def relieved(self, link: Link) -> None:
-        """A worker whose hooks all wait has another thread for what comes."""
-        self._ticks.relieved(link)
+        """Learn that a worker whose hooks all wait has another thread for more."""
+        self._clock.relieved(link)
 
     def give_up(self, why: str) -> None:
-        """No worker will ever be ready: everything that waits fails with the reason, and so does what comes."""
+        """Fail all that waits, and all that comes: no worker will ever be ready."""
         self.hopeless = why
         for dispatch in self._pending:
             self._outcomes.fail(dispatch, DispatchError(Status.UNAVAILABLE, why))
@@ -190,19 +217,140 @@ class Router:
 
     @property
     def under_way(self) -> int:
-        """Dispatches taken and not yet settled."""
+        """Dispatches taken and not yet completed."""
         return self._outcomes.under_way
 
     @property
     def held(self) -> int:
-        """Bytes of the dispatches that wait, or are at a worker, also where nobody waits for the answer any more."""
+        """Bytes of the dispatches that wait or are at a worker, also where nobody waits for the answer any more."""
         return self._outcomes.held
 
     async def idle(self) -> None:
         """Return when nothing is under way. One caller at a time."""
         await self._outcomes.idle()
 
-    # -- steps ---
+    # -- for the clock ---
+
+    def abandon(self, dispatch: Dispatch) -> None:
+        """Complete a dispatch that nobody waits for any more; it does not run if it has not started.
+
+        If it runs, its worker hangs once the hook's own limit has passed as well.
+        """
+        self._outcomes.complete(dispatch)
+        if isinstance(dispatch.link, Link):
+            self.take_back(dispatch.link)
+        if dispatch.link is not None:
+            dispatch.deadline_ns = dispatch.limit_ns
+            self._deadlines.add(dispatch)
+
+    def take_back(self, link: Link) -> None:
+        """Give to others what a worker has not started."""
+        if not link.in_flight:
+            return
+        try:
+            taken = link.take_back()
+        except RingCorruptError as error:
+            self._distrust(link, error)
+            return
+        each(self._taken_back, reversed(taken))
+        self.pool.moved(link)
+        self.place_waiting()
+
+    def place_waiting(self) -> None:
+        """Give out as much of the queue as the workers take."""
+        if self.hooks.groups:
+            # One dispatch to each worker in rotation, those with the least to do first, as long as any takes one.
+            placed = True
+            while placed:
+                placed = False
+                for link in sorted(self.pool, key=_load):
+                    placed |= self._give_oldest(link)
+            return
+        for lane in BOTH_LANES:
+            while self._pending.in_lane[lane] and (chosen := self.pool.choose(lane)) is not None:
+                dispatch = self._pending.pop(lane)
+                if dispatch is None:
+                    break
+                self._send(chosen, dispatch)
+
+    def saturated_groups(self) -> list[bool]:
+        """Return for all workers and for each group whether there are any, and none takes more of what waits."""
+        groups = [[*self.pool], *([link for link in links if link.open] for links in self.hooks.groups)]
+        return [bool(links) and not self._is_taken(number, links) for number, links in enumerate(groups)]
+
+    def can_run(self, dispatch: Dispatch) -> bool:
+        """Return whether a worker that is ready has loaded the hook."""
+        group = dispatch.hook.group if dispatch.hook is not None else 0
+        return not group or any(link.open for link in self.hooks.groups[group - 1])
+
+    # -- to workers ---
+
+    def _send(self, link: Link, dispatch: Dispatch) -> None:
+        """Give a dispatch to a worker, whose doorbell rings when this turn ends."""
+        self._seq += 1
+        try:
+            link.send(dispatch, self._seq)
+        except Exception as error:  # noqa: BLE001 (its caller gets an error, whatever it was)
+            self._not_sent(link, dispatch, error)
+            return
+        self.pool.moved(link)
+        if 0 < dispatch.share < WHOLE:
+            self.pool.is_shared = True
+        if not self._to_ring:
+            self._turn.at_end(self._ring)
+        self._to_ring[link] = None
+
+    def _not_sent(self, link: Link, dispatch: Dispatch, error: Exception) -> None:
+        if isinstance(error, MessageTooLargeError):
+            self._outcomes.fail_for_size(dispatch, error.size)
+        elif isinstance(error, SpillClosedError):
+            # It is dead, which is reported in a moment. Nothing was sent, so the dispatch goes to another worker.
+            self._remove(link)
+            self.watcher.gone(link)
+            self._put_back(dispatch)
+            self._loop.call_soon(self.place_waiting)
+        elif isinstance(error, RingCorruptError | RingFullError):
+            # Credits leave room for whatever is sent: a full ring has a reader that gave a false position.
+            self._put_back(dispatch)
+            self._distrust(link, error)
+        elif isinstance(error, IpcError):
+            message = f"{link} cannot be given anything: {error}"
+            self._outcomes.fail(dispatch, DispatchError(Status.INTERNAL, message))
+        else:
+            self._outcomes.fail_for_fault(dispatch, error)
+
+    def _ring(self) -> None:
+        """Write one doorbell for each worker that was sent anything in this turn."""
+        links, self._to_ring = self._to_ring, {}
+        each(self._ring_one, links)
+
+    def _ring_one(self, link: Link) -> None:
+        try:
+            link.channel.ring()
+        except IpcError as error:
+            self._distrust(link, error)
+
+    def _refill(self, link: Link) -> None:
+        """Give a worker that has answered as much of the queue as it takes."""
+        if link.groups:
+            while self._give_oldest(link):
+                pass
+            return
+        for lane in BOTH_LANES:
+            while link.accepts(lane) and (dispatch := self._pending.pop(lane)) is not None:
+                self._send(link, dispatch)
+
+    def _give_oldest(self, link: Link) -> bool:
+        """Give a worker the oldest dispatch that it can run and takes, of all workers' or of its groups'."""
+        for lane in BOTH_LANES:
+            if link.accepts(lane):
+                dispatch = self._pending.pop_oldest([LANES * group + lane for group in (0, *link.groups)])
+                if dispatch is not None:
+                    self._send(link, dispatch)
+                    return True
+        return False
+
+    # -- the queue ---
 
     def _refuse(self) -> NoReturn:
         if self.draining:
@@ -214,3 +362,95 @@ class Router:
         else:
             what = f"dispatches of {self._outcomes.held} bytes wait or run already (--queue-bytes)"
         raise DispatchError(Status.OVERLOADED, what)
+
+    def _restricted_queue_is_full(self) -> bool:
+        restricted = self._pending.waiting - self._pending.waiting_of(0)
+        return restricted >= self._options.queue_size // RESTRICTED_SHARE
+
+    def _regroup(self) -> None:
+        """Sort what waits by the workers that can run it now, and give out what they take."""
+        groups = self.hooks.groups
+        for link in {*self.pool, *(link for links in groups for link in links)}:
+            link.groups = tuple(number for number, links in enumerate(groups, 1) if link in links)
+        for dispatch in self._pending.divide(1 + len(groups)):
+            dispatch.hook = self.hooks.identify(dispatch)
+            self._pending.push(dispatch)
+        self.place_waiting()
+
+    def _is_taken(self, group: int, links: list[Link]) -> bool:
+        lanes = [lane for lane in BOTH_LANES if self._pending.in_lane[LANES * group + lane]]
+        return any(link.accepts(lane) for lane in lanes for link in links)
+
+    def _put_back(self, dispatch: Dispatch) -> None:
+        """Put a dispatch at the front of the queue, unless it has become one that is not run."""
+        assert dispatch.hook is not None
+        if not self.quarantine.active or self._may_run(dispatch):
+            if self.hooks.groups or dispatch.hook.group:
+                # The workers that can run it may have changed since it was taken.
+                dispatch.hook = self.hooks.identify(dispatch)
+            self._pending.push_front(dispatch)
+
+    def _may_run(self, dispatch: Dispatch) -> bool:
+        """Fail a dispatch that is known to kill workers by now."""
+        try:
+            self.quarantine.check(dispatch)
+        except DispatchError as error:
+            self._outcomes.fail(dispatch, error)
+            return False
+        return True
+
+    # -- back from workers ---
+
+    def _taken_back(self, dispatch: Dispatch) -> None:
+        if dispatch.completed:
+            self._outcomes.release(dispatch)
+        else:
+            self._put_back(dispatch)
+
+    def _blame(self, link: Link, death: Death) -> None:
+        """Blame what a dead worker ran; fail what waits and is not run any more because of it."""
+        # While a hook is overdue, others that had not started waited for a worker that takes nothing: not their fault.
+        guilty = death.executing & link.overdue if link.overdue else death.executing
+        if self.quarantine.blame([link.in_flight[seq] for seq in guilty if seq in link.in_flight], death.cause):
+            each(self._may_run, self._pending)
+
+    def _recover(self, link: Link, death: Death, seq: int) -> None:
+        """Fail a dispatch that a dead worker had, or give it to another worker."""
+        dispatch = link.finish(seq)
+        assert dispatch is not None
+        dispatch.seq = 0
+        if dispatch.completed:
+            self._outcomes.release(dispatch)
+            return
+        try:
+            error = final_error(dispatch, seq, death)
+            if error is not None:
+                self._outcomes.fail(dispatch, error)
+            else:
+                self.counters.redispatched += 1
+                self._put_back(dispatch)
+        except Exception as fault:  # noqa: BLE001 (its caller gets an error, whatever it was)
+            self._outcomes.fail_for_fault(dispatch, fault)
+
+    def _remove(self, link: Link) -> None:
+        """Give a worker nothing more."""
+        link.open = False
+        self.pool.remove(link)
+
+    def _distrust(self, link: Link, error: IpcError) -> None:
+        """Give nothing more to a worker that wrote something impossible; what it has is decided when it is dead."""
+        if link.distrusted:
+            return
+        link.distrusted = True
+        self._remove(link)
+        self.watcher.corrupt(link, error)
+        self._loop.call_soon(self.place_waiting)
+
+
+def least_loaded(links: Iterable[Link], lane: int) -> Link | None:
+    """Return the worker with the least in flight that takes a dispatch of this lane, or None. For a few workers."""
+    return min((link for link in links if link.accepts(lane)), key=_load, default=None)
+
+
+def _load(link: Link) -> int:
+    return len(link.in_flight)

@@ -28,8 +28,7 @@ from tykpy.broker.http2.limits import KIB, MIB, Limits
 from tykpy.broker.msgpackrpc.wire import RpcMessageReader, unpack_values
 from tykpy.broker.pool.worker_messages import read_message
 from tykpy.broker.router.answers import body_of
-from tykpy.broker.router.peek import PeekError, peek
-from tykpy.broker.router.peek_map import peek_map
+from tykpy.broker.router.peek import PeekError, peek, peek_map
 from tykpy.bundles.errors import ArchiveError, ManifestError
 from tykpy.bundles.files.archive import unpack
 from tykpy.bundles.files.manifest import parse_manifest

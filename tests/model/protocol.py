@@ -2,7 +2,7 @@
 
 One step is what a process does without anybody noticing anything in between: a store into its own buffer, a read, a
 system call. A worker can be killed between any two of its steps. Mirrors `ipc/channel/broker_end.py`,
-`ipc/channel/worker_end.py`, `broker/router/deaths.py`, `broker/router/placing.py` (`abandon`); see `state.py` for the
+`ipc/channel/worker_end.py`, `broker/router/deaths.py`, `broker/router/router.py` (`abandon`); see `state.py` for the
 parts.
 """
 

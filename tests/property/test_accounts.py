@@ -29,9 +29,8 @@ from tykpy.broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, Fra
 from tykpy.broker.http2.limits import Limits
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
 from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
-from tykpy.broker.router.blame import Cause
-from tykpy.broker.router.contract import Death, RouterOptions
-from tykpy.broker.router.router import Router
+from tykpy.broker.router.deaths import Cause, Death
+from tykpy.broker.router.router import Router, RouterOptions
 from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.channel.messages import Request
 
@@ -154,7 +153,7 @@ class Accounts:
         self.bodies = BodyStore(STORE)
         self.arriving = Arriving(MOST)
         self.router = Router(self.loop, RouterOptions(MINUTE_NS, 4, queue_bytes=MOST), turn)
-        self.router.watched_by(self)
+        self.router.watcher = self
         self.grpc = GrpcServer(self.router, LIMITS, self.loop, None, turn, self.bodies, self.arriving)
         methods = dispatch_methods(self.router, list)
         self.rpc = MsgpackRpcServer(methods, RPC_LIMITS, self.loop, turn=turn, arriving=self.arriving)
@@ -358,7 +357,7 @@ class Accounts:
         cause, trusted = self.chance.choice(list(Cause)), self.chance.random() < 0.9
         self.router.lost(self.worker.link, Death("a test", cause, channel.drain(), channel.executing(), trusted))
         self.worker.close()
-        self.router.poison.clear()
+        self.router.quarantine.clear()
         self.hire()
 
     def leave(self) -> None:

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from tykpy.broker.errors import WireError
 from tykpy.broker.msgpackrpc.wire import Message, RpcMessageReader, is_one_value, pack_result, parse, unpack_values
-from tykpy.broker.router.peek import PeekError
-from tykpy.broker.router.peek_map import peek_map
+from tykpy.broker.router.peek import PeekError, peek_map
 
 LIMIT = 4096
 

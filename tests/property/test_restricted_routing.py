@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.support.channels import LocalWorker
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.router.bench import Bench
-from tykpy.broker.router.contract import Death
+from tykpy.broker.router.deaths import Death
 from tykpy.broker.router.hook_table import HookKey, Restrictions
 from tykpy.broker.router.link import Link
 from tykpy.ipc.channel.messages import Request
@@ -51,7 +51,7 @@ class RoutingMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         dispatch = data.draw(st.sampled_from(self.dispatches))
-        if not dispatch.settled:
+        if not dispatch.completed:
             self.cancelled.add(dispatch)
         self.router.cancel(dispatch)
         self.bench.turn()
@@ -147,8 +147,8 @@ class RoutingMachine(RuleBasedStateMachine):
     @invariant()
     def every_dispatch_has_one_outcome(self) -> None:
         for dispatch in self.dispatches:
-            assert len(dispatch.outcomes) == (dispatch.settled and dispatch not in self.cancelled)
-        assert self.router.under_way == sum(not one.settled for one in self.dispatches)
+            assert len(dispatch.outcomes) == (dispatch.completed and dispatch not in self.cancelled)
+        assert self.router.under_way == sum(not one.completed for one in self.dispatches)
 
     def teardown(self) -> None:
         """With a worker that has loaded everything, nothing is left."""

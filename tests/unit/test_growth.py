@@ -23,8 +23,7 @@ from tykpy.broker.grpc.server import GrpcProtocol, GrpcServer
 from tykpy.broker.grpc.wire import pack_fields
 from tykpy.broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame
 from tykpy.broker.http2.limits import Limits
-from tykpy.broker.router.contract import RouterOptions
-from tykpy.broker.router.router import Router
+from tykpy.broker.router.router import Router, RouterOptions
 from tykpy.bundles.registry import BundleStore
 from tykpy.workers.dispatch.prepare import HookDispatcher
 

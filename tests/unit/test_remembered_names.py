@@ -10,10 +10,9 @@ import pytest
 
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tykpy.broker.catalog.api_table import MAX_APIS, ApiTable
-from tykpy.broker.router.blame import Cause, Poison
+from tykpy.broker.router.deaths import Cause, Quarantine
 from tykpy.broker.router.hook_table import EVENT_SHAPE, HookTable
-from tykpy.broker.router.peek import peek
-from tykpy.broker.router.peek_map import peek_map
+from tykpy.broker.router.peek import peek, peek_map
 from tykpy.ipc.channel.control import MAX_CONTROL_BYTES
 from tykpy.workers.api_bundles import ApiBundles
 from tykpy.workers.objects.chain import _canonical
@@ -37,11 +36,11 @@ class Blamed:
     """Have hooks of many names kill workers."""
 
     def __init__(self) -> None:
-        self.poison = Poison(10.0)
+        self.quarantine = Quarantine(10.0)
 
     def __call__(self, name: str) -> None:
         for _ in range(3):
-            self.poison.blame([RecordedDispatch(object_bytes(name, bundle_hash=name))], Cause.CRASH)
+            self.quarantine.blame([RecordedDispatch(object_bytes(name, bundle_hash=name))], Cause.CRASH)
 
 
 class Reloaded:

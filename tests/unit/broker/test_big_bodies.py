@@ -16,8 +16,8 @@ from tykpy.broker.grpc.messages import GROWTH, GrpcMessageReader
 from tykpy.broker.grpc.server import READ_BYTES, GrpcProtocol, GrpcServer
 from tykpy.broker.grpc.wire import MESSAGE_PREFIX, GrpcCallError, GrpcCode
 from tykpy.broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
-from tykpy.broker.router.contract import Death, RouterOptions
-from tykpy.broker.router.router import Router
+from tykpy.broker.router.deaths import Death
+from tykpy.broker.router.router import Router, RouterOptions
 from tykpy.ipc.bodies.store import Body, BodyStore, StoredBody, body_bytes
 from tykpy.ipc.frame import Kind, unpack_frame
 

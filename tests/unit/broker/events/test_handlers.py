@@ -11,9 +11,8 @@ from tyk.proto.coprocess_object_pb2 import Event
 from tykpy.broker.events.distributor import EventDistributor
 from tykpy.broker.events.event import ReceivedEvent
 from tykpy.broker.events.handlers import MAX_DEPTH, MAX_IN_FLIGHT, EventHandlers
-from tykpy.broker.router.contract import RouterOptions
 from tykpy.broker.router.hook_table import EVENT_SHAPE
-from tykpy.broker.router.router import Router
+from tykpy.broker.router.router import Router, RouterOptions
 from tykpy.ipc.frame import Kind, Status, pack_error, unpack_frame
 
 LONG_NS = 60_000_000_000
@@ -45,7 +44,7 @@ def counts(handlers: EventHandlers) -> dict[str, int]:
 def test_an_event_is_dispatched_as_a_gateway_would(router: Router, worker: LocalWorker) -> None:
     handlers = EventHandlers(router)
     assert handlers.offer("quota", 0, '{"handler_name": "quota"}')
-    router._placing.ring()
+    router._ring()
     request = worker.claim()
     kind, _, body = unpack_frame(request.payload)
     assert (kind, Event.FromString(body).payload) == (Kind.EVENT, '{"handler_name": "quota"}')
@@ -55,7 +54,7 @@ def test_an_event_is_dispatched_as_a_gateway_would(router: Router, worker: Local
 def offer_to_a_worker_without_it(handlers: EventHandlers, router: Router, worker: LocalWorker) -> bool:
     asked = handlers.offer("quota", 0, "{}")
     if asked:
-        router._placing.ring()
+        router._ring()
         worker.channel.answer(0, worker.claim().seq, pack_error(Status.NOT_FOUND, "gone"), True, 1)
         router.receive(worker.link)
     return asked

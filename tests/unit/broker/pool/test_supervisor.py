@@ -20,8 +20,7 @@ from tykpy.broker.pool.reload import Reloader
 from tykpy.broker.pool.starting import WorkerStarter
 from tykpy.broker.pool.supervisor import PoolEvents, Supervisor
 from tykpy.broker.pool.zygote import RENEWAL_DELAY, Zygote, ZygoteKeeper
-from tykpy.broker.router.contract import RouterOptions
-from tykpy.broker.router.router import Router
+from tykpy.broker.router.router import Router, RouterOptions
 
 EVENT = {"name": "e", "id": "1", "depth": 0, "document": "{}"}
 
@@ -185,7 +184,7 @@ def test_a_reload_after_a_fault_of_the_broker_works(bench: Bench, monkeypatch: p
     outcomes: list[object] = []
     reloader = Reloader(bench.loop, bench.config, bench.supervisor, bench.router)
     monkeypatch.setattr("tykpy.broker.pool.reload.Generation.start", lambda self: self._done(None))
-    monkeypatch.setattr(bench.router.poison, "clear", lambda: 1 // 0)
+    monkeypatch.setattr(bench.router.quarantine, "clear", lambda: 1 // 0)
     for _ in range(2):
         reloader.request(outcomes.append)
     assert [type(outcome) for outcome in outcomes] == [ReloadError] * 2

@@ -17,8 +17,7 @@ from tykpy.broker.config import BrokerConfig
 from tykpy.broker.pool.supervisor import PoolEvents, Supervisor
 from tykpy.broker.pool.worker import Worker
 from tykpy.broker.pool.worker_messages import read_message
-from tykpy.broker.router.contract import RouterOptions
-from tykpy.broker.router.router import Router
+from tykpy.broker.router.router import Router, RouterOptions
 from tykpy.ipc.channel.control import MAX_CONTROL_BYTES, ControlMessage, ControlSocket
 from tykpy.ipc.description import MAX_NAME, MAX_PATH, PIECE_HOOKS
 from tykpy.ipc.errors import ControlCorruptError

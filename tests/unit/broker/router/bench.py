@@ -5,9 +5,8 @@ from collections.abc import Callable
 
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tykpy.broker.arriving import HELD_BYTES
-from tykpy.broker.router.contract import RouterOptions
 from tykpy.broker.router.link import Link
-from tykpy.broker.router.router import Router
+from tykpy.broker.router.router import Router, RouterOptions
 from tykpy.ipc.channel.messages import Request
 from tykpy.ipc.errors import IpcError
 from tykpy.ipc.frame import unpack_frame
@@ -24,7 +23,7 @@ class Bench:
         self.loop = asyncio.new_event_loop()
         self.in_trouble: list[tuple[str, Link]] = []
         self.router = Router(self.loop, RouterOptions(timeout_ns, queue_size, queue_wait_ns, queue_bytes=queue_bytes))
-        self.router.watched_by(self)
+        self.router.watcher = self
 
     def overdue(self, link: Link) -> None:
         """Remember a worker whose hook runs past its limit."""

@@ -6,9 +6,18 @@ import pytest
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tyk.proto.coprocess_object_pb2 import Event
 from tykpy.broker.errors import DispatchError
-from tykpy.broker.router.blame import FRAME_MEMORY, MAX_FRAMES, UNKNOWN_SHARE, Cause, Poison
-from tykpy.broker.router.breaker import KILLS, LONGEST_COOLDOWN, MAX_HOOKS, WINDOW
-from tykpy.broker.router.culprit import Culprit, culprit_of
+from tykpy.broker.router.deaths import (
+    FRAME_MEMORY,
+    HOOK_KILLS,
+    HOOK_WINDOW,
+    LONGEST_COOLDOWN,
+    MAX_FRAMES,
+    MAX_HOOKS,
+    UNKNOWN_SHARE,
+    BlamedHook,
+    Cause,
+    Quarantine,
+)
 from tykpy.ipc.frame import Kind, Status
 
 COOLDOWN = 10.0
@@ -20,7 +29,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.poison = Poison(COOLDOWN, clock=lambda: self.now)
+        self.quarantine = Quarantine(COOLDOWN, clock=lambda: self.now)
 
     def dispatch(self, hook: str = "hook", frame: int = 0) -> RecordedDispatch:
         """A dispatch; another `frame` is another content for the same hook."""
@@ -28,7 +37,7 @@ class Bench:
 
     def kill(self, *dispatches: RecordedDispatch, cause: Cause = Cause.CRASH) -> bool:
         """A worker died while it ran these."""
-        return self.poison.blame(dispatches, cause)
+        return self.quarantine.blame(dispatches, cause)
 
     def kill_with_hook(self, times: int, cause: Cause = Cause.CRASH) -> None:
         """A hook kills workers, each time with another frame."""
@@ -37,10 +46,10 @@ class Bench:
 
     def refusal(self, dispatch: RecordedDispatch) -> DispatchError | None:
         """What a dispatch would be told; None: it may run."""
-        if not self.poison.active:
+        if not self.quarantine.active:
             return None
         try:
-            self.poison.check(dispatch)
+            self.quarantine.check(dispatch)
         except DispatchError as error:
             return error
         return None
@@ -59,9 +68,9 @@ def bench() -> Bench:
 
 
 def test_while_nothing_is_poisoned_one_truth_test_says_so(bench: Bench) -> None:
-    assert bench.poison.active is False
+    assert bench.quarantine.active is False
     bench.kill(bench.dispatch())
-    assert bench.poison.active is False
+    assert bench.quarantine.active is False
 
 
 def test_a_frame_that_killed_two_workers_is_not_run_a_third_time_and_others_are(bench: Bench) -> None:
@@ -89,7 +98,7 @@ def test_a_quarantine_ends_by_itself(bench: Bench) -> None:
     assert bench.refusal(bench.dispatch()) is not None
     bench.now += 1
     assert bench.refusal(bench.dispatch()) is None
-    assert bench.poison.active is False
+    assert bench.quarantine.active is False
 
 
 def test_two_kills_far_apart_are_no_pattern(bench: Bench) -> None:
@@ -113,11 +122,11 @@ def test_a_worker_that_somebody_killed_is_nobodys_fault(bench: Bench) -> None:
 
 
 def test_ends_of_unknown_cause_are_a_pattern_only_when_there_are_many(bench: Bench) -> None:
-    for number in range(round(KILLS / UNKNOWN_SHARE)):
+    for number in range(round(HOOK_KILLS / UNKNOWN_SHARE)):
         assert bench.refusal(bench.dispatch()) is None, number
         bench.kill(bench.dispatch(), cause=Cause.UNKNOWN)
     assert bench.refusal(bench.dispatch()) is not None
-    assert bench.poison.describe()["frames"] == []
+    assert bench.quarantine.describe()["frames"] == []
 
 
 def test_the_number_of_frames_that_are_remembered_is_limited(bench: Bench) -> None:
@@ -125,11 +134,11 @@ def test_the_number_of_frames_that_are_remembered_is_limited(bench: Bench) -> No
         bench.kill(bench.dispatch("first"))
     for number in range(MAX_FRAMES):
         bench.kill(bench.dispatch(f"hook{number}"))
-    assert bench.poison.describe()["frames"] == []
+    assert bench.quarantine.describe()["frames"] == []
 
 
 def test_a_hook_that_killed_three_workers_is_left_alone_and_others_are_run(bench: Bench) -> None:
-    bench.kill_with_hook(KILLS - 1)
+    bench.kill_with_hook(HOOK_KILLS - 1)
     assert bench.refusal(bench.dispatch(frame=50)) is None
     assert bench.kill(bench.dispatch(frame=51))
     error = bench.refusal(bench.dispatch(frame=50))
@@ -142,43 +151,43 @@ def test_a_hook_that_killed_three_workers_is_left_alone_and_others_are_run(bench
 def test_three_kills_in_more_than_30_seconds_do_not_open_a_hook(bench: Bench) -> None:
     for frame in range(10):
         bench.kill(bench.dispatch(frame=frame))
-        bench.now += WINDOW / 2
-    assert bench.poison.active is False
+        bench.now += HOOK_WINDOW / 2
+    assert bench.quarantine.active is False
 
 
 def test_a_hook_that_hangs_counts_as_one_that_kills_but_its_frames_do_not(bench: Bench) -> None:
-    for _ in range(KILLS):
+    for _ in range(HOOK_KILLS):
         bench.kill(bench.dispatch(), cause=Cause.HANG)
-    described = bench.poison.describe()
+    described = bench.quarantine.describe()
     assert (len(described["frames"]), len(described["hooks"])) == (0, 1)
 
 
 def test_after_the_cool_down_one_dispatch_tries_the_hook_and_the_others_wait_for_it(bench: Bench) -> None:
-    bench.kill_with_hook(KILLS)
+    bench.kill_with_hook(HOOK_KILLS)
     bench.now += COOLDOWN
     probe = bench.try_it()
     assert bench.refusal(probe) is None
     error = bench.refusal(bench.dispatch(frame=98))
     assert error is not None
     assert "being tried" in error.message
-    assert bench.poison.describe()["hooks"][0]["state"] == "half open"
+    assert bench.quarantine.describe()["hooks"][0]["state"] == "half open"
 
 
 def test_a_hook_that_came_back_is_run_as_before(bench: Bench) -> None:
-    bench.kill_with_hook(KILLS)
+    bench.kill_with_hook(HOOK_KILLS)
     bench.now += COOLDOWN
-    bench.try_it().settled = True
-    assert bench.poison.open_hook([BUNDLE], "hook") is None
+    bench.try_it().completed = True
+    assert bench.quarantine.why_not_run([BUNDLE], "hook") is None
     assert bench.refusal(bench.dispatch(frame=98)) is None
-    assert bench.poison.active is False
+    assert bench.quarantine.active is False
 
 
 def test_a_hook_that_kills_again_is_left_alone_for_twice_as_long(bench: Bench) -> None:
-    bench.kill_with_hook(KILLS)
+    bench.kill_with_hook(HOOK_KILLS)
     bench.now += COOLDOWN
     probe = bench.try_it()
     bench.kill(probe)
-    probe.settled = True
+    probe.completed = True
     bench.now += 2 * COOLDOWN - 1
     assert bench.refusal(bench.dispatch(frame=98)) is not None
     bench.now += 1
@@ -192,69 +201,69 @@ def test_a_hook_is_never_left_alone_for_ever(bench: Bench) -> None:
 
 
 def test_a_trial_that_never_reached_a_worker_is_followed_by_another(bench: Bench) -> None:
-    bench.kill_with_hook(KILLS)
+    bench.kill_with_hook(HOOK_KILLS)
     bench.now += COOLDOWN
     first = bench.dispatch(frame=99)
     assert bench.refusal(first) is None
-    first.settled = True
+    first.completed = True
     assert bench.refusal(bench.dispatch(frame=98)) is None
     assert bench.refusal(bench.dispatch(frame=97)) is not None
 
 
 def test_the_number_of_hooks_that_are_remembered_is_limited(bench: Bench) -> None:
     for number in range(MAX_HOOKS + 10):
-        for frame in range(KILLS):
+        for frame in range(HOOK_KILLS):
             bench.kill(bench.dispatch(f"hook{number}", frame))
-    assert len(bench.poison.describe()["hooks"]) == MAX_HOOKS
+    assert len(bench.quarantine.describe()["hooks"]) == MAX_HOOKS
 
 
 def test_new_code_starts_without_a_record(bench: Bench) -> None:
-    bench.kill_with_hook(KILLS)
+    bench.kill_with_hook(HOOK_KILLS)
     for _ in range(2):
         bench.kill(bench.dispatch())
-    bench.poison.clear()
-    assert bench.poison.active is False
+    bench.quarantine.clear()
+    assert bench.quarantine.active is False
     assert bench.refusal(bench.dispatch()) is None
-    assert bench.poison.describe() == {"frames": [], "hooks": []}
+    assert bench.quarantine.describe() == {"frames": [], "hooks": []}
 
 
 def test_what_is_refused_is_described(bench: Bench) -> None:
-    bench.kill_with_hook(KILLS)
+    bench.kill_with_hook(HOOK_KILLS)
     bench.kill(bench.dispatch())
-    described = bench.poison.describe()
+    described = bench.quarantine.describe()
     assert described["hooks"] == [{"bundle_hash": BUNDLE, "hook": "hook", "state": "open", "left_s": 2 * COOLDOWN}]
     (frame,) = described["frames"]
     assert (frame["bundle_hash"], frame["hook"], frame["left_s"]) == (BUNDLE, "hook", FRAME_MEMORY)
-    assert "killed 3 workers" in (bench.poison.open_hook(["d" * 32, BUNDLE], "hook") or "")
-    assert bench.poison.open_hook(["d" * 32], "hook") is None
-    assert bench.poison.open_hook([BUNDLE], "other") is None
+    assert "killed 3 workers" in (bench.quarantine.why_not_run(["d" * 32, BUNDLE], "hook") or "")
+    assert bench.quarantine.why_not_run(["d" * 32], "hook") is None
+    assert bench.quarantine.why_not_run([BUNDLE], "other") is None
 
 
 @pytest.mark.parametrize(
     ("kind", "body", "expected"),
     [
-        (Kind.OBJECT, object_bytes("mine", bundle_hash=BUNDLE), Culprit(BUNDLE, "mine")),
-        (Kind.OBJECT_MAP, msgpack.packb({"hook_name": "mine", "spec": {"bundle_hash": "b"}}), Culprit("b", "mine")),
-        (Kind.EVENT, Event(payload='{"handler_name": "on_it"}').SerializeToString(), Culprit("", "on_it")),
+        (Kind.OBJECT, object_bytes("mine", bundle_hash=BUNDLE), BlamedHook(BUNDLE, "mine")),
+        (Kind.OBJECT_MAP, msgpack.packb({"hook_name": "mine", "spec": {"bundle_hash": "b"}}), BlamedHook("b", "mine")),
+        (Kind.EVENT, Event(payload='{"handler_name": "on_it"}').SerializeToString(), BlamedHook("", "on_it")),
         (
             Kind.EVENT,
             b"\x10\x01" + Event(payload='{"handler_name": "on_it"}').SerializeToString(),
-            Culprit("", "on_it"),
+            BlamedHook("", "on_it"),
         ),
-        (Kind.EVENT_MAP, msgpack.packb({"payload": '{"handler_name": "on_it"}'}), Culprit("", "on_it")),
-        (Kind.OBJECT, b"\xff\xff", Culprit("", "")),
-        (Kind.EVENT, b"\xff\xff", Culprit("", "")),
-        (Kind.EVENT, Event(payload="nonsense").SerializeToString(), Culprit("", "")),
-        (Kind.EVENT, Event(payload="[]").SerializeToString(), Culprit("", "")),
-        (Kind.EVENT_MAP, b"\xc1", Culprit("", "")),
-        (Kind.EVENT_MAP, msgpack.packb([]), Culprit("", "")),
+        (Kind.EVENT_MAP, msgpack.packb({"payload": '{"handler_name": "on_it"}'}), BlamedHook("", "on_it")),
+        (Kind.OBJECT, b"\xff\xff", BlamedHook("", "")),
+        (Kind.EVENT, b"\xff\xff", BlamedHook("", "")),
+        (Kind.EVENT, Event(payload="nonsense").SerializeToString(), BlamedHook("", "")),
+        (Kind.EVENT, Event(payload="[]").SerializeToString(), BlamedHook("", "")),
+        (Kind.EVENT_MAP, b"\xc1", BlamedHook("", "")),
+        (Kind.EVENT_MAP, msgpack.packb([]), BlamedHook("", "")),
         (
             Kind.EVENT_MAP,
             msgpack.packb({"payload": '{"a": [[]], "handler_name": "on_it"}', "x": [1]}),
-            Culprit("", "on_it"),
+            BlamedHook("", "on_it"),
         ),
-        (Kind.EVENT_MAP, b"\x81\xa7payload" + b"\x91" * 100_000, Culprit("", "")),
+        (Kind.EVENT_MAP, b"\x81\xa7payload" + b"\x91" * 100_000, BlamedHook("", "")),
     ],
 )
-def test_the_culprit_is_read_from_the_bytes(kind: Kind, body: bytes, expected: Culprit) -> None:
-    assert culprit_of(RecordedDispatch(body, kind=kind)) == expected
+def test_the_culprit_is_read_from_the_bytes(kind: Kind, body: bytes, expected: BlamedHook) -> None:
+    assert BlamedHook.of(RecordedDispatch(body, kind=kind)) == expected

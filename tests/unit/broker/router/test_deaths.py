@@ -2,9 +2,7 @@
 
 from tests.support.channels import LocalWorker, local_worker
 from tests.unit.broker.router.bench import Bench
-from tykpy.broker.router.blame import Cause
-from tykpy.broker.router.contract import Death
-from tykpy.broker.router.deaths import MAX_ATTEMPTS
+from tykpy.broker.router.deaths import MAX_ATTEMPTS, Cause, Death
 from tykpy.ipc.frame import Status
 
 

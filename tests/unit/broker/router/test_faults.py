@@ -6,11 +6,10 @@ from tests.support.channels import LocalWorker, local_worker
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.router.bench import Bench
 from tykpy.broker.errors import DispatchError
-from tykpy.broker.router.blame import Cause, Poison
-from tykpy.broker.router.contract import Death
+from tykpy.broker.router.clock import Overload
+from tykpy.broker.router.deaths import Cause, Death, Quarantine
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.outcomes import Outcomes
-from tykpy.broker.router.overload import Overload
 from tykpy.ipc.frame import Status
 
 SOON_NS = 20_000_000
@@ -109,7 +108,7 @@ def test_a_death_settles_all_although_one_fails(bench: Bench, worker: LocalWorke
 def test_blame_that_fails_does_not_keep_callers_waiting(
     bench: Bench, worker: LocalWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Poison, "blame", fail)
+    monkeypatch.setattr(Quarantine, "blame", fail)
     bench.router.join(worker.link)
     running, waiting = bench.send(), bench.send()
     worker.claim()
@@ -123,8 +122,8 @@ def test_a_dispatch_that_cannot_be_redispatched_is_failed(
 ) -> None:
     bench.router.join(worker.link)
     dispatches = [bench.send(), bench.send()]
-    bench.router.poison.active = True
-    fail_first(monkeypatch, Poison, "check")
+    bench.router.quarantine.active = True
+    fail_first(monkeypatch, Quarantine, "check")
     bench.router.lost(worker.link, Death("worker 0 died"))
     assert [len(one.outcomes) for one in dispatches] == [0, 1]
     assert dispatches[1].status is Status.INTERNAL
@@ -151,7 +150,7 @@ def test_a_doorbell_that_fails_does_not_silence_others(bench: Bench, worker: Loc
             bench.router.join(one.link)
         first, second = (RecordedDispatch(object_bytes("hook")) for _ in range(2))
         bench.router.dispatch(first)
-        assert first.link is not None
+        assert isinstance(first.link, Link)
         first.link.channel.ring = fail  # type: ignore[method-assign]
         bench.router.dispatch(second)
         bench.turn()

@@ -7,8 +7,7 @@ import pytest
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.peers.dispatches import object_bytes
 from tests.unit.broker.router.bench import Bench
-from tykpy.broker.router.blame import Cause
-from tykpy.broker.router.contract import Death
+from tykpy.broker.router.deaths import Cause, Death
 from tykpy.ipc.frame import Status
 
 SIZE = len(object_bytes("hook"))

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tykpy.broker.router.hook_times import FEW, SELDOM_LONG_NS, SHORT_NS, WHOLE, HookTimes
+from tykpy.broker.router.hook_info import FEW, SELDOM_LONG_NS, SHORT_NS, WHOLE, HookTimes
 from tykpy.ipc.ring.layout import FLAG_MEASURE, FLAG_SHARES, MAX_HANDLER_NS
 
 US = 1_000

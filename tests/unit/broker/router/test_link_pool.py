@@ -8,17 +8,16 @@ import pytest
 
 from tests.support.channels import local_worker
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
-from tykpy.broker.router.hook_table import HookInfo
+from tykpy.broker.router.hook_info import BLOCKING, HookInfo
 from tykpy.broker.router.link import PREFETCH, Link
 from tykpy.broker.router.link_pool import LinkPool
-from tykpy.broker.router.queue import BLOCKING
 
 CPUS = 2
 _seqs = itertools.count(1)
 
 
 def short_hook() -> HookInfo:
-    hook = HookInfo("short")
+    hook = HookInfo()
     for _ in range(100):
         hook.times.learn(1)
     return hook

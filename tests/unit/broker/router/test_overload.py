@@ -1,14 +1,14 @@
 """The age of what waits: bounded where the queue does not go away, and only there."""
 
 from tests.support.peers.dispatches import RecordedDispatch
+from tykpy.broker.router.clock import HOOK_TIMES, STANDING_NS, Overload
 from tykpy.broker.router.dispatch import Dispatch
-from tykpy.broker.router.hook_table import HookInfo
-from tykpy.broker.router.overload import HOOK_TIMES, STANDING_NS, Overload
-from tykpy.broker.router.queue import BLOCKING, PendingQueue
+from tykpy.broker.router.hook_info import BLOCKING, HookInfo
+from tykpy.broker.router.queue import PendingQueue
 
 WAIT_NS = 100_000_000
-FAST = HookInfo("fast")
-SLOW = HookInfo("slow")
+FAST = HookInfo()
+SLOW = HookInfo()
 SLOW.times.expected_ns = STANDING_NS * 10
 
 
@@ -24,7 +24,7 @@ class Bench:
         """A dispatch comes and waits."""
         dispatch = RecordedDispatch()
         dispatch.taken_ns, dispatch.hook = now_ns, hook
-        self.queue.push(dispatch, BLOCKING, urgent=False)
+        self.queue.push(dispatch)
         return dispatch
 
     def look(self, now_ns: int, saturated: bool = True) -> list[Dispatch]:
@@ -73,8 +73,8 @@ def test_long_hooks_may_wait_longer_and_do_not_hide_those_behind_them() -> None:
 def test_what_was_settled_meanwhile_is_nobodys_matter() -> None:
     bench = Bench()
     gone = bench.take(0)
-    gone.settled = True
-    bench.queue.forget(gone, BLOCKING)
+    gone.completed = True
+    bench.queue.forget(gone)
     bench.take(STANDING_NS)
     assert bench.look(STANDING_NS) == []
 

@@ -5,8 +5,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from tykpy.broker.router.peek import Peek, PeekError
-from tykpy.broker.router.peek_map import peek_map
+from tykpy.broker.router.peek import Peek, PeekError, peek_map
 
 SPEC = {"APIID": "api", "OrgID": "org", "bundle_hash": "abc", "config_data": "{}"}
 

@@ -9,8 +9,7 @@ from tests.support.channels import LocalWorker, local_worker
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.router.bench import Bench, hook_of
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.broker.router.blame import Cause
-from tykpy.broker.router.contract import Death
+from tykpy.broker.router.deaths import Cause, Death
 from tykpy.broker.router.link import PREFETCH
 from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.frame import Status

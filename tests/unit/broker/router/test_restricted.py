@@ -7,10 +7,10 @@ from tests.support.channels import LocalWorker, local_worker
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.router.bench import Bench, hook_of
 from tyk.proto.coprocess_object_pb2 import Event
-from tykpy.broker.router.contract import Death
+from tykpy.broker.router.clock import STANDING_NS
+from tykpy.broker.router.deaths import Death
 from tykpy.broker.router.hook_table import UNRESTRICTED, HookKey, Restrictions
 from tykpy.broker.router.link import Link
-from tykpy.broker.router.overload import STANDING_NS
 from tykpy.ipc.frame import Kind, Status
 
 ONLY = ("h", "only")
@@ -85,7 +85,7 @@ def test_a_deadline_says_that_no_worker_has_loaded_the_bundle(bench: Bench, work
     restrict(bench)
     bench.router.join(worker.link)
     waiting = send(bench, "only", timeout_ns=1)
-    bench.turn_until(lambda: waiting.settled)
+    bench.turn_until(lambda: waiting.completed)
     assert waiting.status is Status.EXPIRED
     assert "no worker that is ready has loaded its bundle" in str(waiting.outcomes[0])
 
@@ -121,11 +121,11 @@ def test_their_standing_queue_sheds_no_others(worker: LocalWorker) -> None:
             bench.router.join(link)
         send(bench, "only", timeout_ns=10 * STANDING_NS)
         shed, kept = send(bench, "only"), send(bench, "none")
-        bench.turn_until(lambda: shed.settled)
+        bench.turn_until(lambda: shed.completed)
         burst = [send(bench, "anywhere") for _ in range(2)]
         bench.turn_until(lambda: bench.router.counters.shed >= 1)
         assert shed.status is Status.OVERLOADED
-        assert (kept.settled, burst[0].settled, burst[1].settled) == (False, False, False)
+        assert (kept.completed, burst[0].completed, burst[1].completed) == (False, False, False)
     bench.loop.close()
 
 

@@ -7,8 +7,7 @@ import pytest
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.router.bench import Bench
-from tykpy.broker.router.blame import Cause
-from tykpy.broker.router.contract import Death
+from tykpy.broker.router.deaths import Cause, Death
 from tykpy.ipc.frame import Status, pack_error
 
 
@@ -32,7 +31,7 @@ def kill_with(bench: Bench, *hooks: str, cause: Cause = Cause.CRASH) -> list[Rec
 
 def test_the_third_dispatch_of_a_deadly_frame_is_refused_on_arrival(bench: Bench) -> None:
     assert [one.status for one in kill_with(bench, "deadly", "deadly")] == [Status.HOOK_FAILED] * 2
-    assert bench.router.poison.active
+    assert bench.router.quarantine.active
     refused = bench.send("deadly")
     assert refused.status is Status.HOOK_FAILED
     assert "quarantined" in str(refused.outcomes[0])
@@ -42,7 +41,7 @@ def test_the_third_dispatch_of_a_deadly_frame_is_refused_on_arrival(bench: Bench
 
 def test_a_worker_killed_from_outside_leaves_nobody_to_blame(bench: Bench) -> None:
     kill_with(bench, *["unlucky"] * 5, cause=Cause.OUTSIDE)
-    assert not bench.router.poison.active
+    assert not bench.router.quarantine.active
     assert bench.send("unlucky").outcomes == []
 
 
@@ -59,7 +58,7 @@ def test_what_a_worker_had_not_started_is_not_to_blame(bench: Bench) -> None:
         heir.claim()
         die(bench, heir)
         assert behind.status is Status.HOOK_FAILED
-    assert not bench.router.poison.active
+    assert not bench.router.quarantine.active
 
 
 def test_those_that_wait_are_refused_with_the_one_that_proved_it(bench: Bench) -> None:
@@ -86,7 +85,7 @@ def test_a_quarantined_frame_that_comes_back_from_a_worker_does_not_run_again(be
         assert len(worker.link.in_flight) == 2
         worker.claim()
         for _ in range(2):
-            bench.router.poison.blame([RecordedDispatch(object_bytes("deadly"))], Cause.CRASH)
+            bench.router.quarantine.blame([RecordedDispatch(object_bytes("deadly"))], Cause.CRASH)
         die(bench, worker, Cause.OUTSIDE)
     assert "quarantined" in str(late.outcomes[0])
     assert bench.router.waiting == 0
@@ -102,7 +101,7 @@ def test_a_hook_that_hangs_is_blamed_for_what_is_overdue_only(bench: Bench) -> N
             worker.link.overdue.add(hung.seq)
             die(bench, worker, Cause.HANG)
             assert neighbour.outcomes
-    assert [one["hook"] for one in bench.router.poison.describe()["hooks"]] == ["hung"]
+    assert [one["hook"] for one in bench.router.quarantine.describe()["hooks"]] == ["hung"]
 
 
 def test_what_was_never_started_is_not_blamed_for_a_hang(bench: Bench) -> None:
@@ -113,14 +112,16 @@ def test_what_was_never_started_is_not_blamed_for_a_hang(bench: Bench) -> None:
             unstarted = bench.send("unstarted")
             worker.link.overdue.add(unstarted.seq)
             die(bench, worker, Cause.HANG)
-    assert bench.router.poison.describe()["hooks"] == []
+    assert bench.router.quarantine.describe()["hooks"] == []
 
 
 def half_open(bench: Bench) -> None:
     """A hook has killed three workers, and the next dispatch of it is let through as a trial."""
     for number in range(3):
-        bench.router.poison.blame([RecordedDispatch(object_bytes("weak") + b"\x7a\x01" + bytes([number]))], Cause.CRASH)
-    (breaker,) = bench.router.poison._breakers.open.values()
+        bench.router.quarantine.blame(
+            [RecordedDispatch(object_bytes("weak") + b"\x7a\x01" + bytes([number]))], Cause.CRASH
+        )
+    (breaker,) = bench.router.quarantine._open.values()
     breaker.until = 0.0
 
 
@@ -186,7 +187,7 @@ def test_a_trial_that_was_run_closes_the_hook(
     half_open(bench)
     bench.router.join(worker.link)
     end(bench, worker, bench.send("weak"))
-    assert bench.router.poison.describe()["hooks"] == []
+    assert bench.router.quarantine.describe()["hooks"] == []
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_a_trial_that_was_not_run_proves_nothing(
     half_open(bench)
     bench.router.join(worker.link)
     end(bench, worker, bench.send("weak"))
-    assert [one["hook"] for one in bench.router.poison.describe()["hooks"]] == ["weak"]
+    assert [one["hook"] for one in bench.router.quarantine.describe()["hooks"]] == ["weak"]
     trial, other = bench.send("weak"), bench.send("weak")
     assert trial.outcomes == []
     assert "is being tried with one dispatch" in str(other.outcomes[0])

@@ -1,13 +1,20 @@
-"""What is learned of a hook's times, and what follows: how many calls of it one worker runs at the same time.
+"""What the router knows of one hook: its lane, its limits, its times, and how many calls of it one worker runs at once.
 
 A call that waits for a service leaves the interpreter to others: a worker can run `(computing + waiting) / computing`
-of them at a time, and each takes that part of its worker. A hook that computes takes all of it, whatever the number of
-threads: more of them would only contend for the interpreter's lock.
+such calls at a time, and each takes that part of its worker. A hook that computes takes all of it, whatever the number
+of threads: more threads would only contend for the interpreter's lock.
 """
 
 from typing import Final
 
 from tykpy.ipc.ring.layout import FLAG_MEASURE, FLAG_SHARES
+
+BLOCKING: Final = 0
+"""Lane of hooks that take a thread of their worker while they run."""
+ASYNC: Final = 1
+"""Lane of `async def` hooks: a worker has room for many of them while its threads are all busy."""
+LANES: Final = 2
+"""Lanes of a group of workers: lane `lane` of group `n` has the number `LANES * n + lane`. Group 0 is all workers."""
 
 FIRST_GUESS_NS: Final = 500_000
 """Expected running time of a hook that has not run yet."""
@@ -18,20 +25,20 @@ FORGETTING_SHIFT: Final = 6
 SHORT_NS: Final = 50_000
 """A hook that returns sooner waits for nothing: one round trip to a Redis next door takes longer."""
 SELDOM_LONG_NS: Final = 1_000_000
-"""One that is expected to run longer than this is not short, however quick it sometimes is."""
+"""A hook that is expected to run longer than this is not short, however quick it sometimes is."""
 MEASURED_NS: Final = 200_000
-"""From this expected running time on the worker measures how much of it a hook waits, for some 5 us a call; no longer
-once it is below SHORT_NS. A hook that is slow now and then stays between the two."""
+"""From this expected running time on the worker measures how much of it a hook waits, for some 5 us a call; it stops
+below SHORT_NS. A hook that is slow now and then stays between the two."""
 OUTLIER: Final = 16
-"""What a call of a short hook waited counts up to so many times what its calls took before: a thread that the machine
-itself kept waiting for a moment says nothing of its hook, and sharing a worker costs more than 15 us."""
+"""Limit of what a call of a short hook counts as waiting, in multiples of the hook's expected time: a thread that the
+machine itself delayed for a moment says nothing about its hook, and sharing a worker costs more than 15 us."""
 FEW: Final = 4
 """Measured calls of a hook that say nothing yet: its first ones are those that the machine delays."""
 WHOLE: Final = 1 << 20
 """The share of a call that leaves nothing of its worker to others."""
 MOST_AT_ONCE: Final = 512
 """Calls of one hook that a worker could run at the same time, had it the threads. The shares of so many still add up to
-WHOLE and no less although each is rounded up."""
+at least WHOLE, because each is rounded up."""
 
 
 class HookTimes:
@@ -44,19 +51,19 @@ class HookTimes:
         """Running time of a call."""
         self.shortest_ns = FIRST_GUESS_NS
         self.is_short = False
-        """It computes a little and waits for nothing. Told by its shortest times: where more workers run than there are
-        CPUs, most times have somebody else's in them."""
+        """Whether it computes a little and waits for nothing. Judged by its shortest times: where more workers run than
+        there are CPUs, most times include somebody else's."""
         self.waiting_ns = 0
         """How much of the running time of a call it waits."""
         self.measured = 0
-        """Calls whose waiting was measured, up to FEW; what waits for long before it returns needs no more of them."""
+        """Calls whose waiting was measured, up to FEW; a call that waits for long before it returns counts as FEW."""
         self.share = WHOLE
         """How much of a worker a call takes."""
         self.flags = FLAG_MEASURE
         """How the worker is to run it: flags of a request."""
 
     def learn(self, handler_ns: int, waited_ns: int | None = None) -> None:
-        """Take the running time of a call into account, and how much of it the hook waited; None: not measured."""
+        """Learn from the running time of a call, and from how much of it the hook waited (None: not measured)."""
         waited_before = self.waiting_ns * handler_ns // self.expected_ns if self.waiting_ns else 0
         most_ns = OUTLIER * self.expected_ns if self.is_short else handler_ns
         self.expected_ns += (handler_ns - self.expected_ns) >> LEARNING_SHIFT
@@ -65,11 +72,12 @@ class HookTimes:
         self.is_short = self.shortest_ns < SHORT_NS and self.expected_ns < SELDOM_LONG_NS
         if self.flags or self.expected_ns >= MEASURED_NS:
             self.measured = min(self.measured + (waited_ns is not None), FEW)
-            # What is not measured was too short until now, or others were too busy to tell: it waits as it did before.
+            # A call that was not measured was too short until now, or others were too busy to tell: assume that it
+            # waited as calls did before.
             self._learn_waiting(min(waited_before if waited_ns is None else waited_ns, most_ns))
 
     def see_waiting(self, elapsed_ns: int) -> None:
-        """A call that has not returned has waited so long already."""
+        """Learn from a call that has not returned, and has waited for `elapsed_ns` already."""
         self.expected_ns += max(elapsed_ns - self.expected_ns, 0) >> LEARNING_SHIFT
         self.is_short = False
         self.measured = FEW
@@ -86,3 +94,27 @@ class HookTimes:
         at_once = min(round(self.expected_ns / (self.expected_ns - self.waiting_ns)), MOST_AT_ONCE)
         self.share = -(-WHOLE // at_once)
         self.flags = FLAG_MEASURE | FLAG_SHARES if at_once > 1 else FLAG_MEASURE
+
+
+class HookInfo:
+    """Where calls of one hook run and wait, and for how long."""
+
+    __slots__ = ("apis", "group", "idempotent", "lane", "queue_lane", "timeout_ns", "times")
+
+    def __init__(self, *, is_async: bool = False, timeout: float | None = None, idempotent: bool = False) -> None:
+        """`timeout`: the hook's own limit in seconds; None: the broker's."""
+        self.apis: set[str] = set()
+        """Ids of the APIs that have called it."""
+        self.lane = ASYNC if is_async else BLOCKING
+        self.group = 0
+        """The group of workers that have loaded it; 0, as for nearly every hook: any worker may run it."""
+        self.queue_lane = self.lane
+        """The lane of the queue in which its calls wait."""
+        self.timeout_ns = int(timeout * 1e9) if timeout else 0
+        self.idempotent = idempotent
+        self.times = HookTimes()
+
+    def restrict(self, group: int) -> None:
+        """Run it on the workers of this group only."""
+        self.group = group
+        self.queue_lane = LANES * group + self.lane
