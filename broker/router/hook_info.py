@@ -29,9 +29,10 @@ SELDOM_LONG_NS: Final = 1_000_000
 MEASURED_NS: Final = 200_000
 """From this expected running time on the worker measures how much of it a hook waits, for some 5 us a call; it stops
 below SHORT_NS. A hook that is slow now and then stays between the two."""
-OUTLIER: Final = 16
-"""Limit of what a call of a short hook counts as waiting, in multiples of the hook's expected time: a thread that the
-machine itself delayed for a moment says nothing about its hook, and sharing a worker costs more than 15 us."""
+OUTLIER_MEMORY: Final = 16
+"""A call that waits longer than calls are expected to run counts only if one of so many measured calls before it did so
+too: a thread that the machine itself delayed for a moment says nothing about its hook, and sharing a worker costs more
+than 15 us. On a busy machine, one call of 722 us among calls of 54 us was enough to share a worker without this."""
 FEW: Final = 4
 """Measured calls of a hook that say nothing yet: its first ones are those that the machine delays."""
 WHOLE: Final = 1 << 20
@@ -44,7 +45,7 @@ at least WHOLE, because each is rounded up."""
 class HookTimes:
     """The times of one hook, in ns."""
 
-    __slots__ = ("expected_ns", "flags", "is_short", "measured", "share", "shortest_ns", "waiting_ns")
+    __slots__ = ("expected_ns", "flags", "is_short", "measured", "outlier", "share", "shortest_ns", "waiting_ns")
 
     def __init__(self) -> None:
         self.expected_ns = FIRST_GUESS_NS
@@ -57,6 +58,8 @@ class HookTimes:
         """How much of the running time of a call it waits."""
         self.measured = 0
         """Calls whose waiting was measured, up to FEW; a call that waits for long before it returns counts as FEW."""
+        self.outlier = 0
+        """Measured calls for which another outlier counts."""
         self.share = WHOLE
         """How much of a worker a call takes."""
         self.flags = FLAG_MEASURE
@@ -64,17 +67,17 @@ class HookTimes:
 
     def learn(self, handler_ns: int, waited_ns: int | None = None) -> None:
         """Learn from the running time of a call, and from how much of it the hook waited (None: not measured)."""
-        waited_before = self.waiting_ns * handler_ns // self.expected_ns if self.waiting_ns else 0
-        most_ns = OUTLIER * self.expected_ns if self.is_short else handler_ns
+        expected_ns = self.expected_ns
         self.expected_ns += (handler_ns - self.expected_ns) >> LEARNING_SHIFT
         shift = FORGETTING_SHIFT if handler_ns > self.shortest_ns else 0
         self.shortest_ns += (handler_ns - self.shortest_ns) >> shift
         self.is_short = self.shortest_ns < SHORT_NS and self.expected_ns < SELDOM_LONG_NS
         if self.flags or self.expected_ns >= MEASURED_NS:
-            self.measured = min(self.measured + (waited_ns is not None), FEW)
-            # A call that was not measured was too short until now, or others were too busy to tell: assume that it
-            # waited as calls did before.
-            self._learn_waiting(min(waited_before if waited_ns is None else waited_ns, most_ns))
+            if waited_ns is None or self._is_outlier(waited_ns, expected_ns):
+                # A call that was not measured was too short until now, or others were too busy to tell: assume that
+                # it waited as calls did before.
+                waited_ns = self.waiting_ns * handler_ns // max(expected_ns, 1)
+            self._learn_waiting(waited_ns)
 
     def see_waiting(self, elapsed_ns: int) -> None:
         """Learn from a call that has not returned, and has waited for `elapsed_ns` already."""
@@ -82,6 +85,17 @@ class HookTimes:
         self.is_short = False
         self.measured = FEW
         self._learn_waiting(max(elapsed_ns, self.waiting_ns))
+
+    def _is_outlier(self, waited_ns: int, expected_ns: int) -> bool:
+        """Return whether a measured call waited as no call did lately."""
+        self.measured = min(self.measured + 1, FEW)
+        is_first = not self.outlier
+        if waited_ns > expected_ns:
+            self.outlier = OUTLIER_MEMORY
+            return is_first
+        if not is_first:
+            self.outlier -= 1
+        return False
 
     def _learn_waiting(self, waited_ns: int) -> None:
         waiting_ns = self.waiting_ns + ((waited_ns - self.waiting_ns) >> LEARNING_SHIFT)

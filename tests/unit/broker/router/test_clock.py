@@ -1,9 +1,15 @@
-"""What time does: deadlines, hooks that hang, workers that stall or start nothing, a queue that does not go away."""
+"""Time: deadlines, hooks that hang, workers that stall or start nothing, queues that do not empty."""
 
 import time
 
 from tests.support.channels import LocalWorker, local_worker
+from tests.support.peers.dispatches import RecordedDispatch
 from tests.unit.broker.router.bench import Bench, hook_of
+from tykpy.broker.router.clock import HOOK_TIMES, STANDING_NS, Overload
+from tykpy.broker.router.deadlines import TICK_BITS, DeadlineWheel
+from tykpy.broker.router.dispatch import Dispatch
+from tykpy.broker.router.hook_info import BLOCKING, HookInfo
+from tykpy.broker.router.queue import PendingQueue
 from tykpy.ipc.frame import Status
 from tykpy.ipc.ring.layout import ACTIVE_START
 
@@ -226,3 +232,133 @@ def test_a_worker_whose_thread_is_gone_is_idle_although_coroutines_run(bench: Be
     expired = bench.send(timeout_ns=20_000_000)
     bench.turn_until(lambda: bool(expired.outcomes))
     assert worker.link.missed == 1
+
+
+TICK = 1 << TICK_BITS
+
+
+def at(deadline_ns: int) -> RecordedDispatch:
+    dispatch = RecordedDispatch()
+    dispatch.deadline_ns = deadline_ns
+    return dispatch
+
+
+def test_nothing_expires_before_its_slot_has_passed() -> None:
+    wheel = DeadlineWheel()
+    wheel.add(at(5 * TICK))
+    assert wheel.expired(5 * TICK) == []
+    assert wheel.expired(6 * TICK - 1) == []
+    assert wheel
+
+
+def test_a_deadline_is_acted_on_at_most_one_slot_late() -> None:
+    wheel = DeadlineWheel()
+    late = at(5 * TICK + 7)
+    wheel.add(late)
+    assert wheel.expired(late.deadline_ns + TICK) == [late]
+    assert not wheel
+
+
+def test_expired_dispatches_come_earliest_first() -> None:
+    wheel = DeadlineWheel()
+    second, first = at(9 * TICK), at(2 * TICK)
+    wheel.add(second)
+    wheel.add(first)
+    assert wheel.expired(100 * TICK) == [first, second]
+
+
+def test_a_discarded_dispatch_never_expires() -> None:
+    wheel = DeadlineWheel()
+    gone, kept = at(3 * TICK), at(3 * TICK)
+    wheel.add(gone)
+    wheel.add(kept)
+    wheel.discard(gone)
+    wheel.discard(gone)
+    assert wheel.expired(10 * TICK) == [kept]
+
+
+def test_discarding_the_last_of_a_slot_leaves_nothing_to_look_at() -> None:
+    wheel = DeadlineWheel()
+    only = at(3 * TICK)
+    wheel.add(only)
+    wheel.discard(only)
+    assert not wheel
+
+
+WAIT_NS = 100_000_000
+FAST = HookInfo()
+SLOW = HookInfo()
+SLOW.times.expected_ns = STANDING_NS * 10
+
+
+class AgingQueue:
+    """A queue, and its limit of age, at a time that the test sets."""
+
+    def __init__(self, wait_ns: int = WAIT_NS) -> None:
+        self.queue = PendingQueue()
+        self.overload = Overload(wait_ns)
+        self.overload.start(0)
+
+    def take(self, now_ns: int, hook: HookInfo = FAST) -> Dispatch:
+        """A dispatch comes and waits."""
+        dispatch = RecordedDispatch()
+        dispatch.taken_ns, dispatch.hook = now_ns, hook
+        self.queue.push(dispatch)
+        return dispatch
+
+    def look(self, now_ns: int, saturated: bool = True) -> list[Dispatch]:
+        """Who has waited too long."""
+        return self.overload.look(self.queue, [saturated], now_ns)
+
+
+def test_a_burst_may_wait() -> None:
+    aging = AgingQueue()
+    aging.take(0)
+    assert aging.look(STANDING_NS - 1) == []
+
+
+def test_in_a_queue_that_stands_those_that_are_too_old_are_given_up() -> None:
+    aging = AgingQueue()
+    old, older = aging.take(1), aging.take(2)
+    aging.take(STANDING_NS - WAIT_NS)
+    assert aging.look(STANDING_NS) == [old, older]
+
+
+def test_a_queue_that_was_empty_in_between_does_not_stand() -> None:
+    aging = AgingQueue()
+    aging.take(0)
+    assert aging.queue.pop(BLOCKING)
+    assert aging.look(STANDING_NS) == []
+    aging.take(STANDING_NS)
+    assert aging.look(2 * STANDING_NS - 1) == []
+    assert len(aging.look(2 * STANDING_NS)) == 1
+
+
+def test_without_a_worker_everything_waits_for_one() -> None:
+    aging = AgingQueue()
+    waiting = aging.take(0)
+    assert aging.look(10 * STANDING_NS, saturated=False) == []
+    assert aging.look(11 * STANDING_NS - 1) == []
+    assert aging.look(11 * STANDING_NS) == [waiting]
+
+
+def test_long_hooks_may_wait_longer_and_do_not_hide_those_behind_them() -> None:
+    aging = AgingQueue()
+    slow, fast = aging.take(0, SLOW), aging.take(0)
+    assert aging.look(STANDING_NS) == [fast]
+    assert slow in aging.look(HOOK_TIMES * SLOW.times.expected_ns + 1)
+
+
+def test_what_was_settled_meanwhile_is_nobodys_matter() -> None:
+    aging = AgingQueue()
+    gone = aging.take(0)
+    gone.completed = True
+    aging.queue.forget(gone)
+    aging.take(STANDING_NS)
+    assert aging.look(STANDING_NS) == []
+
+
+def test_no_limit_is_no_limit() -> None:
+    aging = AgingQueue(wait_ns=0)
+    aging.take(0)
+    assert aging.look(100 * STANDING_NS) == []

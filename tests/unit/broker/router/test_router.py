@@ -1,15 +1,22 @@
-"""The router on real channels: one outcome for each dispatch."""
+"""The router on real channels: which worker gets a dispatch, and one outcome for each."""
 
 import asyncio
+import contextlib
+import os
 
 import msgpack
 import pytest
 
-from tests.support.channels import LocalWorker
+from tests.support.channels import LocalWorker, local_worker
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.router.bench import Bench, hook_of
+from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.errors import DispatchError
+from tykpy.broker.router.deaths import Cause, Death
+from tykpy.broker.router.link import PREFETCH
+from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.frame import Kind, Packed, Status, pack_error, pack_frame
+from tykpy.ipc.ring.layout import HEAD
 
 
 def test_a_free_worker_gets_the_dispatch_and_its_answer_comes_back(bench: Bench, worker: LocalWorker) -> None:
@@ -100,3 +107,181 @@ def test_idle_returns_when_the_last_dispatch_is_settled(bench: Bench, worker: Lo
     bench.loop.call_soon(bench.router.receive, worker.link)
     bench.loop.run_until_complete(asyncio.wait_for(bench.router.idle(), 30))
     assert bench.router.under_way == 0
+
+
+def test_an_auth_hook_overtakes_others_that_wait(bench: Bench, worker: LocalWorker) -> None:
+    bench.send("ordinary", hook_type=2)
+    bench.send("auth", hook_type=4)
+    bench.router.join(worker.link)
+    bench.turn()
+    first, second = worker.claim(), worker.claim()
+    assert hook_of(first) == object_bytes("auth", 4)
+    assert hook_of(second) == object_bytes("ordinary", 2)
+
+
+def test_the_least_loaded_worker_is_chosen(bench: Bench, worker: LocalWorker) -> None:
+    with local_worker(1, 2) as other:
+        bench.router.join(worker.link)
+        bench.router.join(other.link)
+        for _ in range(4):
+            bench.send()
+        assert (len(worker.link.in_flight), len(other.link.in_flight)) == (2, 2)
+
+
+def test_nothing_is_prefetched_behind_a_long_hook(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    bench.send()
+    worker.finish(worker.claim(), handler_ns=60_000_000_000)
+    bench.router.receive(worker.link)
+    for _ in range(3):
+        bench.send()
+    assert (len(worker.link.in_flight), bench.router.waiting) == (1, 2)
+
+
+def test_a_short_hook_is_prefetched_up_to_the_limit(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    for _ in range(60):
+        bench.send()
+        worker.finish(worker.claim(), handler_ns=1)
+        bench.router.receive(worker.link)
+    for _ in range(PREFETCH + 5):
+        bench.send()
+    assert len(worker.link.in_flight) == 1 + PREFETCH
+
+
+def test_a_cancelled_dispatch_that_waits_never_runs(bench: Bench, worker: LocalWorker) -> None:
+    gone, kept = bench.send("gone"), bench.send("kept")
+    bench.router.cancel(gone)
+    bench.router.join(worker.link)
+    bench.turn()
+    assert hook_of(worker.claim()) == kept.body
+    assert (gone.outcomes, len(worker.link.in_flight)) == ([], 1)
+
+
+def test_a_cancelled_dispatch_in_the_ring_never_runs(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    running, gone, kept = bench.send("running"), bench.send("gone"), bench.send("kept")
+    request = worker.claim()
+    bench.router.cancel(gone)
+    bench.turn()
+    worker.finish(request)
+    following = worker.claim()
+    assert hook_of(following) == kept.body
+    worker.finish(following)
+    bench.router.receive(worker.link)
+    assert (running.outcomes, gone.outcomes, kept.outcomes) == ([running.body], [], [kept.body])
+
+
+def test_the_answer_of_a_cancelled_dispatch_goes_nowhere(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    dispatch = bench.send()
+    request = worker.claim()
+    bench.router.cancel(dispatch)
+    worker.finish(request)
+    bench.router.receive(worker.link)
+    assert (dispatch.outcomes, bench.router.counters.late, worker.link.in_flight) == ([], 1, {})
+
+
+def test_a_big_message_for_a_worker_that_is_gone_is_run_by_another(
+    bench: Bench, worker: LocalWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BodyStore, "begin", lambda self, size: None)  # there is no room in the store
+    bench.router.join(worker.link)
+    worker.channel._parts.spills.close()
+    with local_worker(1, 2) as other:
+        big = Object(hook_name="hook", request={"raw_body": bytes(100_000)})
+        dispatch = RecordedDispatch(big.SerializeToString())
+        bench.router.dispatch(dispatch)
+        assert bench.in_trouble == [("gone", worker.link)]
+        bench.turn()
+        assert bench.router.waiting == 1
+        bench.router.join(other.link)
+        bench.turn()
+        other.finish(other.claim())
+        bench.router.receive(other.link)
+    assert dispatch.outcomes == [dispatch.body]
+    assert worker.link not in bench.router.pool
+
+
+def test_a_message_above_the_limit_is_an_error_that_says_so(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    dispatch = RecordedDispatch(object_bytes("x" * 2_000_000))
+    bench.router.dispatch(dispatch)
+    assert dispatch.status is Status.TOO_LARGE
+    assert "xxx...: the request has 20000" in str(dispatch.outcomes[0])
+    assert "--max-message" in str(dispatch.outcomes[0])
+    assert worker.link.in_flight == {}
+
+
+def flood_the_doorbell(worker: LocalWorker) -> None:
+    """Fill the pipe through its other end."""
+    writer = os.open(f"/proc/self/fd/{worker.link.channel._parts.requests._reader}", os.O_WRONLY | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, b"\0"):
+            continue
+    os.close(writer)
+
+
+def test_a_worker_that_floods_its_doorbell_does_not_keep_the_broker_from_ringing_for_others(bench: Bench) -> None:
+    with local_worker(0, 1) as hostile, local_worker(1, 2) as other:
+        for worker in (hostile, other):
+            bench.router.join(worker.link)
+        flood_the_doorbell(hostile)
+        for _ in range(2):
+            bench.router.dispatch(RecordedDispatch(object_bytes("hook")))
+        bench.turn()
+        assert bench.in_trouble == [("corrupt", hostile.link)]
+        assert hostile.link not in bench.router.pool
+        other.finish(other.claim())
+        bench.router.receive(other.link)
+        assert bench.router.counters.answered == 1
+
+
+@pytest.mark.parametrize("head", [1 << 40, 2**64 - 1])
+def test_what_cannot_be_given_to_a_worker_with_an_impossible_head_goes_to_another(bench: Bench, head: int) -> None:
+    with local_worker(0, 1) as hostile, local_worker(1, 2) as other:
+        bench.router.join(hostile.link)
+        hostile.channel._words[HEAD] = head
+        hostile.link.channel._producer._limit = 0  # as it is once the ring has been filled
+        dispatch = bench.send()
+        assert bench.in_trouble == [("corrupt", hostile.link)]
+        assert dispatch.outcomes == []
+        bench.router.join(other.link)
+        bench.turn()
+        other.finish(other.claim())
+        bench.router.receive(other.link)
+        assert dispatch.outcomes == [dispatch.body]
+
+
+def test_nothing_that_a_worker_has_runs_again_if_it_forges_tokens(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    first, second = bench.send("first"), bench.send("second")
+    worker.claim()
+    flood_the_doorbell(worker)
+    bench.router.cancel(second)
+    assert bench.in_trouble == [("corrupt", worker.link)]
+    channel = worker.link.channel
+    with local_worker(1, 2) as other:
+        bench.router.join(other.link)
+        death = Death("worker 0 died", Cause.CRASH, channel.drain(), channel.executing(), trusted=False)
+        bench.router.lost(worker.link, death)
+        assert not other.link.in_flight
+    assert (first.status, second.outcomes) == (Status.HOOK_FAILED, [])
+
+
+def test_a_worker_that_leaves_gives_back_at_once_what_it_has_not_started(bench: Bench, worker: LocalWorker) -> None:
+    bench.router.join(worker.link)
+    running, waiting = bench.send("running"), bench.send("waiting")
+    request = worker.claim()
+    assert waiting.link is worker.link
+    with local_worker(1, 2) as other:
+        bench.router.join(other.link)
+        bench.router.leave(worker.link)
+        bench.turn()
+        assert waiting.link is other.link
+        other.finish(other.claim())
+        bench.router.receive(other.link)
+    assert waiting.outcomes == [waiting.body]
+    worker.finish(request)
+    bench.router.receive(worker.link)
+    assert running.outcomes == [running.body]

@@ -44,12 +44,13 @@ def run(bench: Bench, worker: LocalWorker, hook: str, *, waiting: float | None, 
 
 @pytest.fixture
 def learned(bench: Bench, worker: LocalWorker) -> Bench:
-    """A router that knows three hooks, and their worker."""
-    names = [{"name": name} for name in ("waits", "half", "computes", "edits")]
+    """A router that knows five hooks, and their worker."""
+    names = [{"name": name} for name in ("waits", "mostly", "half", "computes", "edits")]
     bench.router.hooks.update([{"name": "b", "hashes": [""], "hooks": names}])
     bench.router.join(worker.link)
     for _ in range(40):
         run(bench, worker, "waits", waiting=0.999)
+        run(bench, worker, "mostly", waiting=0.85)
         run(bench, worker, "half", waiting=0.5)
         run(bench, worker, "computes", waiting=0)
         run(bench, worker, "edits", waiting=None, ns=MS // 50)
@@ -79,6 +80,17 @@ def test_a_hook_that_waits_half_of_its_time_is_run_twice(learned: Bench, worker:
 def test_hooks_that_wait_leave_room_for_one_that_computes(learned: Bench, worker: LocalWorker) -> None:
     send(learned, "waits", "waits", "computes", "computes")
     assert (len(worker.link.in_flight), learned.router.waiting) == (3, 1)
+
+
+def test_hooks_that_mostly_wait_leave_the_prefetch_to_others(learned: Bench, worker: LocalWorker) -> None:
+    """What each of them is believed to compute, 3 ms, is less than the prefetch may wait for; their sum is more."""
+    send(learned, *["mostly"] * 7)
+    assert worker.link.is_full
+    send(learned, "edits")
+    assert (len(worker.link.in_flight), learned.router.waiting) == (8, 0)
+    # A hook that computes for as long is waited for in the broker's queue.
+    send(learned, "half", "edits")
+    assert learned.router.waiting == 1
 
 
 def test_short_hooks_are_prefetched_as_ever(learned: Bench, worker: LocalWorker) -> None:

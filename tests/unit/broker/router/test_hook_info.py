@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tykpy.broker.router.hook_info import FEW, SELDOM_LONG_NS, SHORT_NS, WHOLE, HookTimes
+from tykpy.broker.router.hook_info import FEW, OUTLIER_MEMORY, SELDOM_LONG_NS, SHORT_NS, WHOLE, HookTimes
 from tykpy.ipc.ring.layout import FLAG_MEASURE, FLAG_SHARES, MAX_HANDLER_NS
 
 US = 1_000
@@ -121,3 +121,13 @@ def test_the_first_calls_of_a_hook_do_not_share_its_worker() -> None:
     for _ in range(3):
         times.learn(1_900 * US, 1_800 * US)
     assert at_once(times) > 1
+
+
+def test_one_delayed_call_does_not_share_a_worker() -> None:
+    """As measured on a busy machine: the hook computes for 20 us, and one call of it was delayed."""
+    calls: list[tuple[int, int | None]] = [(54, 4)] * 50
+    times = measured(*calls, (722, 455), *[(54, 4)] * OUTLIER_MEMORY, (722, 455))
+    assert at_once(times) == 1
+    assert at_once(measured(*calls, (722, 455), *[(54, 4)] * 3, (722, 455))) > 1
+    # Nor where the hook computes for long.
+    assert at_once(measured(*[(6_000, 20)] * 50, (60_000, 50_000))) == 1
