@@ -25,7 +25,7 @@ fragments = st.one_of(
 
 
 def decoded(data: bytes) -> Peek | None:
-    """What protobuf says; None where it refuses."""
+    """Decode with protobuf; None where it refuses."""
     try:
         obj = Object.FromString(data)
     except DecodeError:
@@ -48,7 +48,7 @@ def test_concatenated_objects_are_merged(parts: list[Object]) -> None:
 
 @given(st.lists(fragments, max_size=6).map(b"".join))
 def test_any_bytes(data: bytes) -> None:
-    """Whatever protobuf takes, peek takes, and reads the same; it may take what is wrong further down."""
+    """Peek accepts whatever protobuf accepts, and reads the same; it ignores errors in nested messages."""
     expected = decoded(data)
     try:
         seen = peek(data)

@@ -24,7 +24,7 @@ DESCRIPTION: list[dict[str, Any]] = [
 
 
 class RoutingMachine(RuleBasedStateMachine):
-    """Three workers, each of which has loaded some of the hooks; what each has changes as they are replaced."""
+    """Three workers that each have loaded some of the hooks, and others once they are replaced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class RoutingMachine(RuleBasedStateMachine):
 
     @rule(slot=st.integers(0, SLOTS - 1), able=st.sets(st.sampled_from(HOOKS[1:])))
     def replace(self, slot: int, able: set[str]) -> None:
-        """As a supervisor admits a worker: the old one leaves, all is known, the new one joins."""
+        """Replace a worker as a supervisor does: the old one leaves, the router learns, the new one joins."""
         worker = LocalWorker(slot, next(self.generations))
         self.stack.callback(worker.close)
         old = self.workers.get(slot)
@@ -151,7 +151,7 @@ class RoutingMachine(RuleBasedStateMachine):
         assert self.router.under_way == sum(not one.completed for one in self.dispatches)
 
     def teardown(self) -> None:
-        """With a worker that has loaded everything, nothing is left."""
+        """Check that a worker that has loaded everything empties the queue."""
         with self.stack:
             self.replace(0, set(HOOKS))
             while any(worker.link.in_flight for worker in self.workers.values()):

@@ -1,4 +1,4 @@
-"""Peers that do anything but what they should, on a real broker: afterwards nothing is counted of their requests.
+"""Peers that misbehave in every way, on a real broker: afterwards none of their requests is counted.
 
 `tests/property/test_accounts.py` plays far more of it against the same code, without processes.
 """
@@ -30,7 +30,7 @@ SIZES: Final = (0, 20_000, 300_000)
 
 
 class Peers:
-    """Connections that come, do something and hang up, as a seed says."""
+    """Connections that come, do something and hang up, chosen by a seed."""
 
     def __init__(self, broker: RunningBroker, seed: int) -> None:
         self._broker = broker
@@ -41,7 +41,7 @@ class Peers:
         return CallDescription(self._random.choice(HOOKS), bundle="hooks", body=bytes(size))
 
     def grpc(self) -> None:
-        """One connection of requests in pieces, most of which do not end as they should."""
+        """Send requests in pieces on one connection; most do not end as they should."""
         with Attacker(str(self._broker.socket)) as peer:
             for stream_id in range(1, 2 * self._random.randint(1, 6), 2):
                 peer.send(*self._request(peer, stream_id))
@@ -56,7 +56,7 @@ class Peers:
         return [peer.headers(stream_id, ("grpc-timeout", timeout), path=path), *pieces, *end]
 
     def rpc(self) -> None:
-        """One connection of calls of which the last one is not whole."""
+        """Send calls on one connection, the last one incomplete."""
         with socket.socket(socket.AF_UNIX) as peer:
             peer.settimeout(PATIENCE)
             peer.connect(str(self._broker.runtime / "rpc.sock"))
@@ -66,7 +66,7 @@ class Peers:
                 peer.sendall(call[: self._random.choice((len(call), len(call), len(call) // 2))])
 
     def play(self, times: int) -> None:
-        """Let so many of them come."""
+        """Let this many connections come."""
         for _ in range(times):
             peer: Callable[[], None] = self._random.choice((self.grpc, self.grpc, self.rpc))
             try:
@@ -81,7 +81,7 @@ def play_against_a_broker(folder: Path, times: int) -> None:
     with broker:
         Peers(broker, times).play(times)
         broker.check_accounts()
-        # Both bounds still count: one call that is as large as may be is served, whatever has come before it.
+        # Both bounds still hold: after all that, one call of the largest size is served.
         broker.call("add_header", bundle="hooks", body=bytes(MIB // 3))
         broker.check_accounts()
 
@@ -91,7 +91,7 @@ def test_nothing_stays_counted_after_peers_that_do_anything(tmp_path: Path) -> N
 
 
 def test_expired_uploads_leave_the_limit_as_it_was(tmp_path: Path) -> None:
-    """Counted twice, twelve of them made the total so low that nothing was refused any more."""
+    """Subtracted twice, twelve uploads made the total so low that nothing was refused any more."""
     broker = RunningBroker(tmp_path, *FLAGS)
     broker.add_file("hooks.py", SOURCE)
     with broker:

@@ -1,4 +1,4 @@
-"""No descriptors, memory, processes or disk left: a clear error, what serves goes on, and it passes by itself."""
+"""No descriptors, memory, processes or disk left: a clear error, workers that serve on, and recovery by itself."""
 
 import contextlib
 import itertools
@@ -43,18 +43,18 @@ SMALLER_THAN_A_RING: Final = 1024 * 1024
 
 
 SetLimit = Callable[[int, int, int], int]
-"""Process, kind, soft limit; gives the one before."""
+"""Process, kind, soft limit; returns the limit before."""
 
 
 class Shortage(NamedTuple):
-    """What there is nothing left of."""
+    """What runs out."""
 
     of: Callable[[RunningBroker], int]
-    """The process that has nothing left of it."""
+    """The process that runs out of it."""
     resource: int
     left: int
     said: str
-    """What the log says of it."""
+    """What the log says about it."""
 
 
 def broker_itself(broker: RunningBroker) -> int:
@@ -69,7 +69,7 @@ def zygote_of(broker: RunningBroker) -> int:
 
 DESCRIPTORS: Final = Shortage(broker_itself, resource.RLIMIT_NOFILE, 0, "Too many open files")
 NOT_EVEN_THE_RESERVE: Final = Shortage(broker_itself, resource.RLIMIT_NOFILE, 0, "Too many open files")
-"""What the broker holds for the next worker it may not open again either; see test_few_descriptors.py."""
+"""Neither may the broker reopen what it holds for the next worker; see test_few_descriptors.py."""
 MEMORY: Final = Shortage(
     broker_itself, resource.RLIMIT_FSIZE, SMALLER_THAN_A_RING, "bytes of shared memory: File too large"
 )
@@ -77,14 +77,14 @@ PROCESSES: Final = Shortage(zygote_of, resource.RLIMIT_NPROC, 1, "Resource tempo
 
 
 def next_descriptor(pid: int) -> int:
-    """The number that the process would get."""
+    """Return the number that the process would get."""
     taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
     return next(number for number in itertools.count() if number not in taken)
 
 
 @contextlib.contextmanager
 def lack_of(shortage: Shortage, pid: int, set_limit: SetLimit) -> Iterator[None]:
-    """The process gets no more of it until the end of the block."""
+    """Give the process no more of it until the end of the block."""
     left = next_descriptor(pid) if shortage is DESCRIPTORS else shortage.left
     before = set_limit(pid, shortage.resource, left)
     try:
@@ -94,14 +94,14 @@ def lack_of(shortage: Shortage, pid: int, set_limit: SetLimit) -> Iterator[None]
 
 
 def limit(pid: int, kind: int, soft: int) -> int:
-    """Set a soft limit; returns what it was."""
+    """Set a soft limit; return the one before."""
     before, hard = resource.prlimit(pid, kind)
     resource.prlimit(pid, kind, (soft, hard))
     return before
 
 
 def limit_as_other(pid: int, kind: int, soft: int) -> int:
-    """The same, as the only one who may."""
+    """Set a soft limit of another process from within it, as the only one who may."""
     code = f"from tests.faults.load.test_exhaustion import limit; print(limit({pid}, {kind}, {soft}))"
     return int(run_as(OTHER_USER, [sys.executable, "-c", code]))
 
@@ -117,7 +117,7 @@ def broker_of_two(folder: Path, *flags: str) -> Iterator[RunningBroker]:
 
 @contextlib.contextmanager
 def lines_into(broker: RunningBroker, path: Path) -> Iterator[None]:
-    """Start the broker anew, with its log going there until the end of the block."""
+    """Restart the broker with its log going to this file until the end of the block."""
     assert broker.stop() == 0
     broker.forget_status()
     log, broker.log_path = broker.log_path, path
@@ -131,7 +131,7 @@ def lines_into(broker: RunningBroker, path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def broker_of_nobody_else() -> Iterator[RunningBroker]:
-    """One whose user is not root, for whom there is no limit, and has no other process."""
+    """A broker whose user is not root, to whom no limit applies, and has no other process."""
     if os.geteuid() == 0:
         needs_root()
     with tempfile.TemporaryDirectory(prefix="tykpy-") as name:
@@ -149,7 +149,7 @@ def broker_of_nobody_else() -> Iterator[RunningBroker]:
 
 
 def on_a_small_disk(folder: Path) -> list[str]:
-    """What goes before a command that shall find no more than `SMALL_DISK` bytes of disk in this folder."""
+    """Return the prefix of a command that is to find no more than `SMALL_DISK` bytes of disk in this folder."""
     namespaces = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
     mount = f'mount -t tmpfs -o size={SMALL_DISK},mode=0700 none "$0" && exec "$@"'
     prefix = [*namespaces, "sh", "-c", mount, str(folder)]
@@ -170,13 +170,13 @@ def test_a_worker_that_cannot_be_replaced_is_replaced_later(tmp_path: Path, shor
         replace_when_there_is_enough_again(broker, shortage)
 
 
-def test_a_worker_for_which_there_is_no_process_left_is_replaced_later() -> None:
+def test_a_worker_that_cannot_be_forked_is_replaced_later() -> None:
     with broker_of_nobody_else() as broker:
         replace_when_there_is_enough_again(broker, PROCESSES, limit_as_other if os.geteuid() == 0 else limit)
 
 
 def replace_when_there_is_enough_again(broker: RunningBroker, shortage: Shortage, set_limit: SetLimit = limit) -> None:
-    """The other worker serves on meanwhile."""
+    """Meanwhile the other worker serves on."""
     with broker.admin() as admin:
         with Load(broker.address, "echo_with_worker", "hooks") as load:
             load.wait_for_more(50)
@@ -198,9 +198,7 @@ def replace_when_there_is_enough_again(broker: RunningBroker, shortage: Shortage
 
 
 @pytest.mark.parametrize("event_loop", ["uvloop", "asyncio"])
-def test_without_descriptors_connections_are_served_on_and_new_ones_once_there_are_some(
-    tmp_path: Path, event_loop: str
-) -> None:
+def test_running_out_of_descriptors_delays_new_connections_only(tmp_path: Path, event_loop: str) -> None:
     with broker_of_two(tmp_path, "--event-loop", event_loop) as broker:
         with Load(broker.address, "echo_with_worker", "hooks") as load:
             load.wait_for_more(50)
@@ -220,7 +218,7 @@ def test_without_descriptors_connections_are_served_on_and_new_ones_once_there_a
 
 
 def test_big_messages_pass_where_no_new_shared_memory_can_be_had(tmp_path: Path) -> None:
-    # What is said where the memory that was made at the start cannot be filled: tests/unit/broker/test_big_bodies.py
+    # For memory that was made at the start and cannot be filled see tests/unit/broker/test_big_bodies.py.
     with broker_of_two(tmp_path) as broker, lack_of(MEMORY, broker.pid, limit):
         for size in (2 * SMALLER_THAN_A_RING, 3 * SMALLER_THAN_A_RING):
             answer = broker.call("same_body", hook_type="Post", bundle="hooks", body=bytes(size))
@@ -241,7 +239,7 @@ def test_a_log_on_a_full_disk_costs_the_log_only(tmp_path: Path) -> None:
         assert len(load.errors) <= 1
 
 
-def test_a_bundle_that_there_is_no_disk_for_is_named_and_the_others_are_served(tmp_path: Path) -> None:
+def test_a_bundle_without_disk_space_is_named_and_others_served(tmp_path: Path) -> None:
     broker = RunningBroker(tmp_path)
     broker.add_file("hooks.py", SOURCE)
     with zipfile.ZipFile(broker.bundles / "big.zip", "w") as archive:

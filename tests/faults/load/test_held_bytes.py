@@ -1,4 +1,4 @@
-"""More bytes of requests than may be held: refused at once, on both front ends, and served again afterwards."""
+"""Requests above the limit of held bytes are refused at once on both front ends, and served again later."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +15,7 @@ from tykpy.commands.objects import CallDescription, build_object
 MIB = 1024 * 1024
 FLAGS = ("--max-message", str(MIB), "--queue-bytes", str(3 * MIB))
 BIG = bytes(MIB * 9 // 20)
-"""An object has it twice: three of them may be held."""
+"""An Object has the body twice: three Objects may be held."""
 BEGUN = b"\0" + MIB.to_bytes(4, "big") + bytes(16 * 1024 - 5)
 """The first frame of a message of 1 MiB."""
 MORE = bytes(16 * 1024)
@@ -46,7 +46,7 @@ def test_big_calls_beyond_the_limit_are_answered_at_once(tmp_path: Path, name: s
         assert broker.status()["held_bytes"] == 0
 
 
-def test_peers_that_only_begin_big_requests_keep_others_from_beginning_them_and_from_nothing_else(
+def test_unfinished_big_requests_block_only_other_big_ones(
     tmp_path: Path,
 ) -> None:
     with broker_of(tmp_path) as broker:

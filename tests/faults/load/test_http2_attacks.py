@@ -1,4 +1,4 @@
-"""HTTP/2 under attack: a real broker, real sockets. The attacker is sent away, its neighbours do not notice.
+"""Attacks on HTTP/2, with a real broker and real sockets: the attacker is disconnected, others do not notice.
 
 For each attack: the connection ends with the right code, another connection's calls all succeed meanwhile, and the
 broker's descriptors and memory come back. What needs time to pass is in `test_http2_slowness.py`.
@@ -22,9 +22,9 @@ from tykpy.broker.http2.limits import KIB, MIB
 from tykpy.commands.objects import CallDescription, build_object
 
 MOST_LEFT: Final = 24 * MIB
-"""Bytes by which an attack may leave the broker larger: what its allocator keeps, and caches that are bounded."""
+"""Bytes by which an attack may leave the broker larger: memory that its allocator keeps, and bounded caches."""
 FRAMES: Final = 200_000
-"""Frames of a flood: many times what any budget allows, so that a broker that took them all would be found out."""
+"""Frames of a flood: many times more than any budget allows, so that a broker that takes them all is noticed."""
 CALM: Final = ErrorCode.ENHANCE_YOUR_CALM
 COMPRESSION: Final = ErrorCode.COMPRESSION_ERROR
 
@@ -50,7 +50,7 @@ def same(frame: bytes) -> Attack:
 
 
 def on_a_stream(frame: bytes) -> Attack:
-    """The same on a stream that is open."""
+    """Return the same frames on a stream that is open."""
 
     def attack(attacker: Attacker) -> Iterator[bytes]:
         yield attacker.headers(1)
@@ -84,7 +84,7 @@ def endless_header_block(part: bytes) -> Attack:
 
 
 def header_block(make: Callable[[Attacker], bytes]) -> Attack:
-    """One block, in as many frames as it takes."""
+    """Return one header block in as many frames as it takes."""
 
     def attack(attacker: Attacker) -> Iterator[bytes]:
         block = make(attacker)
@@ -149,9 +149,9 @@ def test_the_attacker_is_sent_away_and_nobody_else_notices(
     before.check_back(MOST_LEFT)
 
 
-def test_a_stream_above_its_window_is_reset_and_its_connection_goes_on(broker: RunningBroker) -> None:
+def test_a_stream_above_its_window_is_reset_alone(broker: RunningBroker) -> None:
     with Attacker(str(broker.socket)) as attacker:
-        # Nothing is read from here on, so that credit that comes back is not used.
+        # Read nothing from here on, so that credit that comes back is not used.
         body = b"\0" + (16 * MIB).to_bytes(4, "big")
         attacker.send(attacker.headers(1), data(1, body, 0), *(data(1, bytes(16 * KIB), 0) for _ in range(64)))
         attacker.send(attacker.request(3, hello_object()), pack_frame(FrameType.GOAWAY, 0, 0, bytes(8)))
@@ -176,7 +176,7 @@ def test_a_flood_of_bad_connections_does_not_fill_the_log(broker: RunningBroker)
 
 
 def test_answers_to_a_peer_that_does_not_read_are_bounded(broker: RunningBroker) -> None:
-    """1 GiB of answers, the windows wide open, and not a byte of it read."""
+    """1 GiB of answers with the windows wide open, of which the peer reads nothing."""
     size, calls = 4 * MIB, 256
     body = build_object(CallDescription("add_header", bundle="hooks", body=bytes(size))).SerializeToString()
     parts = [message(body)[at : at + 16 * KIB] for at in range(0, len(body), 16 * KIB)]

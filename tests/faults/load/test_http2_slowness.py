@@ -123,7 +123,7 @@ def test_windows_that_do_not_open(server: EchoServer, window: int) -> None:
 
 
 def test_windows_that_open_by_one(patient: EchoServer) -> None:
-    """Slow, but it moves: the answer comes in as many frames as it has bytes."""
+    """Slow but steady: the answer comes in as many frames as it has bytes."""
     answer = message(b"x" * 40)
     with connect(patient) as slow:
         slow.send(settings(initial_window_size=0), slow.request(1, b"x" * 40))

@@ -18,14 +18,14 @@ from tests.support.peers.neighbour import Footprint, Neighbour
 from tykpy.broker.http2.limits import KIB, MIB
 
 PER_CONNECTION: Final = 24 * KIB
-"""Bytes of the broker's memory, at most."""
+"""Most bytes of the broker's memory."""
 OWN: Final = 200
 """Descriptors of this process beside the connections."""
 
 
 @contextlib.contextmanager
 def descriptors(count: int) -> Iterator[None]:
-    """Have so many, or skip the test."""
+    """Raise the limit to this many, or skip the test."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < count:
         pytest.skip(f"{count} files cannot be open here (ulimit -Hn is {hard})")
@@ -38,7 +38,7 @@ def descriptors(count: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_idle_connections_cost_little_and_nobody_notices(tmp_path: Path, count: int) -> None:
-    """Twice: what the first ones took serves the next ones, although the allocator does not give it to the system."""
+    """Connect them twice: the second time reuses memory that the allocator has not returned to the system."""
     flags = ("--max-connections", str(count + 10))
     with descriptors(count + OWN), running_broker(tmp_path, *flags, workers=2, files={"hooks.py": SOURCE}) as broker:
         before = Footprint(broker)

@@ -1,4 +1,4 @@
-"""Five times more calls than the workers can run: what is too late or too many is not run, and is told so."""
+"""Five times more calls than the workers can run: calls that are too late or too many fail without being run."""
 
 import statistics
 import threading
@@ -16,7 +16,7 @@ from tests.support.overload import SOURCE, OpenLoopCallers, codes, runs_in
 WORKERS: Final = 2
 HOOK_SECONDS: Final = 0.01
 CAPACITY: Final = WORKERS / HOOK_SECONDS
-"""Calls per second that the workers can run at most."""
+"""Most calls per second that the workers can run."""
 OVERLOAD: Final = 5
 MIB: Final = 1024 * 1024
 MOST_GROWTH: Final = 64 * MIB
@@ -25,7 +25,7 @@ LOOK_INTERVAL: Final = 0.2
 
 
 class Watch:
-    """The broker's memory, looked at until the end of the block; its most."""
+    """Sample the broker's memory until the end of the block; yield its maximum."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
@@ -47,7 +47,7 @@ class Watch:
 
 
 def overload(folder: Path, seconds: float, *flags: str) -> tuple[dict[str, int], Counter[str]]:
-    """Overload a broker for so long; returns its counters, and how the calls failed that failed."""
+    """Overload a broker for this long; return its counters, and the errors of the calls that failed."""
     journal = folder / "journal"
     broker = RunningBroker(folder, "--threads", "1", *flags, workers=WORKERS, env={"OVERLOAD_JOURNAL": str(journal)})
     broker.add_file("overload.py", SOURCE)
@@ -71,7 +71,7 @@ def overload(folder: Path, seconds: float, *flags: str) -> tuple[dict[str, int],
 
 
 def first_answer(callers: OpenLoopCallers, nonce: str) -> float:
-    """Call one after the other until the first answer; returns the seconds until then."""
+    """Call repeatedly until the first answer; return the seconds until then."""
     start = time.monotonic()
     number = 0
     while callers.call(f"{nonce}{number}").exception() is not None:
@@ -80,7 +80,7 @@ def first_answer(callers: OpenLoopCallers, nonce: str) -> float:
 
 
 def check_account(callers: OpenLoopCallers, journal: Path) -> None:
-    """Every call ended once; none ran twice, after its deadline, or after its caller was told that it would not."""
+    """Check that every call ended once, and none ran twice, after its deadline, or after it had failed."""
     runs = runs_in(journal)
     times = Counter(run.nonce for run in runs)
     assert callers.ended == callers.calls
@@ -94,28 +94,28 @@ def check_account(callers: OpenLoopCallers, journal: Path) -> None:
     print(f"{len(runs)} runs, claimed {left:.0f} ms (median) before their deadline; {len(late)} after it")
 
 
-def test_an_overload_is_answered_by_age_and_nothing_runs_late(tmp_path: Path) -> None:
+def test_an_overload_fails_by_age_and_nothing_runs_late(tmp_path: Path) -> None:
     counters, failures = overload(tmp_path, 3, "--queue-wait", "0.5")
     assert failures.keys() == {"RESOURCE_EXHAUSTED"}
     assert counters["shed"] == failures["RESOURCE_EXHAUSTED"]
 
 
-def test_an_overload_is_answered_by_number_and_nothing_runs_late(tmp_path: Path) -> None:
+def test_an_overload_fails_by_number_and_nothing_runs_late(tmp_path: Path) -> None:
     counters, failures = overload(tmp_path, 2, "--queue-size", "50")
     assert failures.keys() == {"RESOURCE_EXHAUSTED"}
     assert counters["refused"] == failures["RESOURCE_EXHAUSTED"]
 
 
-def test_an_overload_is_answered_by_deadline_and_nothing_runs_late(tmp_path: Path) -> None:
+def test_an_overload_fails_by_deadline_and_nothing_runs_late(tmp_path: Path) -> None:
     counters, failures = overload(tmp_path, 3, "--timeout", "0.5", "--queue-wait", "0")
     assert failures.keys() == {"DEADLINE_EXCEEDED"}
-    # Told by the broker, or by the worker that claimed it a moment too late.
+    # From the broker, or from the worker that claimed it a moment too late.
     assert counters["expired"] + counters["failed"] == failures["DEADLINE_EXCEEDED"]
 
 
 def test_a_worker_that_is_busy_does_not_hang(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
-    # Long times, so that on a busy machine as well the second call is started before its deadline.
+    # Long times, so that even on a busy machine the second call starts before its deadline.
     flags = ("--threads", "1", "--timeout", "4", "--hang-grace", "0")
     broker = RunningBroker(tmp_path, *flags, env={"OVERLOAD_JOURNAL": str(journal)})
     broker.add_file("overload.py", SOURCE)

@@ -1,4 +1,4 @@
-"""Hooks that hang in every way there is, while others are called: one error each, and no collateral."""
+"""Hooks that hang in every possible way while others are called: each fails its own call only."""
 
 import concurrent.futures
 import json
@@ -16,7 +16,7 @@ from tykpy.client.grpc import GrpcCallError
 
 WORKERS: Final = 2
 TIMEOUT: Final = 1.0
-"""Seconds that each hook that hangs may take."""
+"""The limit of each hook that hangs, in seconds."""
 FLAGS: Final = ("--hang-grace", "0.1")
 HOOKS: Final = """
 import ctypes, os, signal
@@ -54,7 +54,7 @@ def {way}_{number}(request, session, spec):
     {way}()
     return request, session
 """
-"""Each is another hook: one that has hung three times is left alone."""
+"""Different hooks, because one that has hung three times is left alone."""
 SPINS: Final = """
 from tyk.decorators import Pre
 
@@ -64,7 +64,7 @@ def spins(request, session, spec):
         pass
 """
 FOR_EVER: Final = "3600"
-"""Seconds that no test waits."""
+"""Seconds: longer than any test waits."""
 WAYS: Final = ("spins", "stops", "sleeps_in_c", "sleeps_in_c_with_the_interpreter_lock")
 
 
@@ -78,7 +78,7 @@ def states(broker: RunningBroker) -> list[str]:
 
 
 def hang(broker: RunningBroker, hook: str, entered: Path) -> float:
-    """Call a hook that hangs, once; returns how many seconds after its limit its caller heard of it."""
+    """Call a hook that hangs once; return how many seconds after its limit the call failed."""
     wait_until(lambda: states(broker) == ["ready"] * WORKERS, lambda: str(broker.status()))
     restarts = broker.status()["restarts"]
     start = time.monotonic()
@@ -113,7 +113,7 @@ def hang_under_load(folder: Path, times: int) -> None:
         assert status["dispatches"]["failed"] == 0
 
 
-def test_a_hook_that_hangs_in_any_way_costs_its_own_call_and_no_other(tmp_path: Path) -> None:
+def test_a_hanging_hook_fails_only_its_own_call(tmp_path: Path) -> None:
     hang_under_load(tmp_path, 1)
 
 
@@ -133,10 +133,10 @@ def test_100_hangs(tmp_path: Path) -> None:
     ],
     ids=["decorator", "manifest", "manifest before decorator", "option"],
 )
-def test_the_limit_of_a_hook_is_the_manifests_the_decorators_or_the_brokers(
+def test_a_limit_comes_from_manifest_decorator_or_broker(
     tmp_path: Path, options: str, listed: dict[str, float], flag: str
 ) -> None:
-    """Any other limit would keep the caller waiting for longer than this test."""
+    """With any other limit the caller would wait for longer than this test."""
     manifest = {
         "file_list": ["middleware.py"],
         "custom_middleware": {"driver": "grpc", "pre": [{"name": "spins", **listed}]},

@@ -1,4 +1,4 @@
-"""A router that a test drives by hand, and hears what it says of its workers."""
+"""A router that a test drives by hand, with a record of the workers that it reports."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ LONG_NS = 60_000_000_000
 
 
 class Bench:
-    """A router on a loop that a test turns by hand."""
+    """A router on an event loop that a test steps by hand."""
 
     def __init__(
         self, queue_size: int = 100, timeout_ns: int = LONG_NS, queue_wait_ns: int = 0, queue_bytes: int = HELD_BYTES
@@ -26,28 +26,28 @@ class Bench:
         self.router.watcher = self
 
     def overdue(self, link: Link) -> None:
-        """Remember a worker whose hook runs past its limit."""
+        """Record a worker whose hook runs past its limit."""
         self.in_trouble.append(("overdue", link))
 
     def gone(self, link: Link) -> None:
-        """Remember a worker that is not there any more."""
+        """Record a worker that has closed its channel."""
         self.in_trouble.append(("gone", link))
 
     def silent(self, link: Link) -> None:
-        """Remember a worker that starts nothing."""
+        """Record a worker that starts nothing."""
         self.in_trouble.append(("silent", link))
 
     def corrupt(self, link: Link, error: IpcError) -> None:
-        """Remember a worker that wrote something impossible."""
+        """Record a worker that wrote something impossible."""
         self.in_trouble.append(("corrupt", link))
 
     def turn(self) -> None:
-        """Run what is due on the loop: the doorbells of this turn."""
+        """Run what is due on the loop, such as doorbells."""
         self.loop.call_soon(self.loop.stop)
         self.loop.run_forever()
 
     def turn_until(self, condition: Callable[[], bool]) -> None:
-        """Let the loop's own timers run until something has come true."""
+        """Run the loop with its timers until a condition is true."""
 
         async def poll() -> None:
             while not condition():
@@ -56,7 +56,7 @@ class Bench:
         self.loop.run_until_complete(asyncio.wait_for(poll(), 30))
 
     def send(self, hook: str = "hook", **options: int) -> RecordedDispatch:
-        """Dispatch an object to a hook."""
+        """Dispatch an Object to a hook."""
         dispatch = RecordedDispatch(object_bytes(hook, options.pop("hook_type", 1)), **options)
         self.router.dispatch(dispatch)
         self.turn()

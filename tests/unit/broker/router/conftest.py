@@ -1,4 +1,4 @@
-"""What the tests of the router share."""
+"""Fixtures for tests of the router."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Answers that leave out what their request has in the broker's store already."""
+"""Answers that refer to fields of their request, which the broker still has, instead of repeating them."""
 
 from collections.abc import Iterator
 
@@ -33,7 +33,7 @@ def answer(kept: object, kind: Kind = Kind.OBJECT) -> Answer:
 
 
 @pytest.mark.parametrize("kept", [(), (RAW_BODY,), (TEXT, RAW_BODY), (RAW_BODY, TEXT)])
-def test_what_was_kept_is_put_in(asked: StoredBody, kept: tuple[tuple[int, int], ...]) -> None:
+def test_unchanged_fields_are_put_back(asked: StoredBody, kept: tuple[tuple[int, int], ...]) -> None:
     expected = Object.FromString(REST.SerializeToString())
     for name, place in (("raw_body", RAW_BODY), ("body", TEXT)):
         if place in kept:
@@ -46,14 +46,14 @@ def test_what_was_kept_is_put_in(asked: StoredBody, kept: tuple[tuple[int, int],
 @pytest.mark.parametrize(
     "kept", [((0, len(DATA) + 1),), ((-1, 4),), ((5, 5),), ((6, 5),), ((2**63, 2**63 + 1),), (RAW_BODY, (1, 2**40))]
 )
-def test_what_lies_outside_of_the_request_is_refused(asked: StoredBody, kept: tuple[tuple[int, int], ...]) -> None:
+def test_references_outside_the_request_are_refused(asked: StoredBody, kept: tuple[tuple[int, int], ...]) -> None:
     with pytest.raises(DispatchError, match="of a body of") as caught:
         body_of(answer(kept), Kind.OBJECT, asked)
     assert caught.value.status is Status.INTERNAL
 
 
 @pytest.mark.parametrize("kept", [((1,),), ((1, 2), (3, 4), (5, 6)), {"a": 1}, "text", ((1.5, 2),)])
-def test_what_says_nothing_is_refused(asked: StoredBody, kept: object) -> None:
+def test_an_answer_without_a_body_is_refused(asked: StoredBody, kept: object) -> None:
     frame = pack_frame(Kind.OBJECT, kept, b"")
     with pytest.raises(DispatchError, match="does not decode"):
         body_of(Answer(1, False, frame, 0), Kind.OBJECT, asked)
@@ -67,13 +67,13 @@ def test_an_answer_without_a_request_gets_one(asked: StoredBody) -> None:
 
 
 @pytest.mark.parametrize("rest", [b"\x00\x00", b"\x1a\xff\xff\xff\xff\x0f", b"\x12"])
-def test_an_answer_that_is_no_object_gets_nothing_put_in(asked: StoredBody, rest: bytes) -> None:
+def test_an_answer_that_is_no_object_is_refused(asked: StoredBody, rest: bytes) -> None:
     frame = pack_frame(Kind.OBJECT, (RAW_BODY,), rest)
     with pytest.raises(DispatchError, match="no Object"):
         body_of(Answer(1, False, frame, 0), Kind.OBJECT, asked)
 
 
-def test_only_what_was_lent_can_be_kept(asked: StoredBody) -> None:
+def test_only_borrowed_bodies_can_be_referred_to(asked: StoredBody) -> None:
     for kind, body in ((Kind.OBJECT, DATA), (Kind.OBJECT_MAP, asked)):
         with pytest.raises(DispatchError, match="not lent"):
             body_of(answer((RAW_BODY,), kind), kind, body)

@@ -23,13 +23,13 @@ def test_a_dispatch_that_waits_too_long_expires(worker: LocalWorker) -> None:
     bench.loop.close()
 
 
-def test_the_callers_own_limit_counts_where_it_is_shorter(bench: Bench) -> None:
+def test_a_callers_shorter_limit_counts(bench: Bench) -> None:
     dispatch = bench.send(timeout_ns=1)
     bench.turn_until(lambda: bool(dispatch.outcomes))
     assert dispatch.status is Status.EXPIRED
 
 
-def test_a_hook_past_its_deadline_is_reported_once_and_its_worker_is_overdue(worker: LocalWorker) -> None:
+def test_a_hook_past_its_deadline_makes_its_worker_overdue(worker: LocalWorker) -> None:
     bench = Bench(timeout_ns=50_000_000)
     bench.router.join(worker.link)
     dispatch = bench.send()
@@ -43,7 +43,7 @@ def test_a_hook_past_its_deadline_is_reported_once_and_its_worker_is_overdue(wor
     bench.loop.close()
 
 
-def test_a_hook_that_nobody_waits_for_still_hangs_when_its_own_limit_has_passed(worker: LocalWorker) -> None:
+def test_a_cancelled_call_still_hangs_after_its_hooks_limit(worker: LocalWorker) -> None:
     bench = Bench(timeout_ns=50_000_000)
     bench.router.join(worker.link)
     dispatch = bench.send()
@@ -55,7 +55,7 @@ def test_a_hook_that_nobody_waits_for_still_hangs_when_its_own_limit_has_passed(
     bench.loop.close()
 
 
-def test_a_callers_own_short_deadline_does_not_make_the_hook_hang(bench: Bench, worker: LocalWorker) -> None:
+def test_a_callers_short_deadline_does_not_make_a_hook_hang(bench: Bench, worker: LocalWorker) -> None:
     bench.router.join(worker.link)
     dispatch = bench.send(timeout_ns=100_000_000)
     request = worker.claim()
@@ -65,7 +65,7 @@ def test_a_callers_own_short_deadline_does_not_make_the_hook_hang(bench: Bench, 
     assert (bench.in_trouble, worker.link.in_flight) == ([], {})
 
 
-def test_a_hook_that_had_to_wait_has_its_whole_time_from_its_start(worker: LocalWorker) -> None:
+def test_a_limit_counts_from_the_start_of_a_hook_that_waited(worker: LocalWorker) -> None:
     limit_ns = 400_000_000
     bench = Bench(timeout_ns=limit_ns)
     dispatch = bench.send()
@@ -81,7 +81,7 @@ def test_a_hook_that_had_to_wait_has_its_whole_time_from_its_start(worker: Local
     bench.loop.close()
 
 
-def test_what_a_worker_says_of_a_start_in_the_future_is_not_believed(worker: LocalWorker) -> None:
+def test_a_start_in_the_future_is_not_believed(worker: LocalWorker) -> None:
     bench = Bench(timeout_ns=50_000_000)
     bench.router.join(worker.link)
     bench.send()
@@ -91,7 +91,7 @@ def test_what_a_worker_says_of_a_start_in_the_future_is_not_believed(worker: Loc
     bench.loop.close()
 
 
-def test_in_an_overload_those_that_waited_too_long_are_told_so_and_never_run(worker: LocalWorker) -> None:
+def test_an_overload_sheds_dispatches_that_waited_too_long(worker: LocalWorker) -> None:
     bench = Bench(queue_wait_ns=1)
     bench.router.join(worker.link)
     running = bench.send()
@@ -110,7 +110,7 @@ def test_in_an_overload_those_that_waited_too_long_are_told_so_and_never_run(wor
     bench.loop.close()
 
 
-def test_a_worker_that_starts_nothing_is_asked_and_its_work_given_to_another(bench: Bench, worker: LocalWorker) -> None:
+def test_a_worker_that_starts_nothing_loses_its_dispatches(bench: Bench, worker: LocalWorker) -> None:
     bench.router.join(worker.link)
     dispatch = bench.send()
     bench.turn_until(lambda: bench.in_trouble == [("silent", worker.link)])
@@ -130,7 +130,7 @@ def test_a_worker_that_starts_nothing_is_asked_and_its_work_given_to_another(ben
     assert following.outcomes == [following.body]
 
 
-def test_what_waits_behind_a_stalled_hook_goes_to_another_worker(bench: Bench, worker: LocalWorker) -> None:
+def test_dispatches_behind_a_stalled_hook_go_to_another_worker(bench: Bench, worker: LocalWorker) -> None:
     bench.router.join(worker.link)
     bench.send("stuck")
     neighbour = bench.send("neighbour")
@@ -144,10 +144,8 @@ def test_what_waits_behind_a_stalled_hook_goes_to_another_worker(bench: Bench, w
         assert neighbour.outcomes == [neighbour.body]
 
 
-def test_what_waits_in_a_ring_behind_one_that_has_expired_goes_to_another_worker(
-    bench: Bench, worker: LocalWorker
-) -> None:
-    """Dispatches of `async def` hooks are given to a worker although its thread is stuck."""
+def test_dispatches_behind_an_expired_one_go_to_another_worker(bench: Bench, worker: LocalWorker) -> None:
+    """Dispatches of `async def` hooks go to a worker even while its thread is stuck."""
     hook = {"name": "waits", "is_async": True}
     bench.router.hooks.update([{"name": "b", "hashes": [""], "hooks": [hook]}])
     bench.router.join(worker.link)
@@ -168,12 +166,12 @@ def test_what_waits_in_a_ring_behind_one_that_has_expired_goes_to_another_worker
 
 
 def wake(bench: Bench, worker: LocalWorker) -> None:
-    """Have a silent worker say that it lives."""
+    """Let a silent worker show that it lives."""
     if worker.link.silent:
         bench.router.awake(worker.link)
 
 
-def test_a_worker_that_says_it_lives_and_starts_nothing_is_counted(bench: Bench, worker: LocalWorker) -> None:
+def test_a_live_worker_that_starts_nothing_is_counted(bench: Bench, worker: LocalWorker) -> None:
     bench.router.join(worker.link)
     bench.send()
 
@@ -194,7 +192,7 @@ def test_a_worker_that_says_it_lives_and_starts_nothing_is_counted(bench: Bench,
 
 
 def test_dispatches_that_expire_unstarted_are_counted_too(bench: Bench, worker: LocalWorker) -> None:
-    """However soon they expire: a worker that is asked only when it was silent for long would never be."""
+    """Even if they expire soon: a worker that is asked only after a long silence would never be asked."""
     bench.router.join(worker.link)
     for number in range(1, 4):
         dispatch = bench.send(timeout_ns=20_000_000)
@@ -206,7 +204,7 @@ def test_dispatches_that_expire_unstarted_are_counted_too(bench: Bench, worker: 
 def test_an_overloaded_worker_between_two_hooks_is_not_idle(bench: Bench, worker: LocalWorker) -> None:
     bench.router.join(worker.link)
     expired = bench.send(timeout_ns=20_000_000)
-    # It answers others all the time, also right before the tick, whenever that comes.
+    # It answers others all the time, even right before the tick, whenever that comes.
     worker.link.progress_ns = time.monotonic_ns() + 60_000_000_000
     bench.turn_until(lambda: bool(expired.outcomes))
     assert (worker.link.missed, bench.in_trouble) == (0, [])
@@ -221,7 +219,7 @@ def test_a_busy_worker_is_not_idle(bench: Bench, worker: LocalWorker) -> None:
     assert (worker.link.missed, bench.in_trouble) == (0, [])
 
 
-def test_a_worker_whose_thread_is_gone_is_idle_although_coroutines_run(bench: Bench, worker: LocalWorker) -> None:
+def test_a_worker_without_its_thread_is_idle_despite_coroutines(bench: Bench, worker: LocalWorker) -> None:
     hook = {"name": "waits", "is_async": True}
     bench.router.hooks.update([{"name": "b", "hashes": [""], "hooks": [hook]}])
     bench.router.join(worker.link)
@@ -277,7 +275,7 @@ def test_a_discarded_dispatch_never_expires() -> None:
     assert wheel.expired(10 * TICK) == [kept]
 
 
-def test_discarding_the_last_of_a_slot_leaves_nothing_to_look_at() -> None:
+def test_an_empty_slot_is_removed() -> None:
     wheel = DeadlineWheel()
     only = at(3 * TICK)
     wheel.add(only)
@@ -292,7 +290,7 @@ SLOW.times.expected_ns = STANDING_NS * 10
 
 
 class AgingQueue:
-    """A queue, and its limit of age, at a time that the test sets."""
+    """A queue with a limit of age, at a time that the test sets."""
 
     def __init__(self, wait_ns: int = WAIT_NS) -> None:
         self.queue = PendingQueue()
@@ -300,14 +298,14 @@ class AgingQueue:
         self.overload.start(0)
 
     def take(self, now_ns: int, hook: HookInfo = FAST) -> Dispatch:
-        """A dispatch comes and waits."""
+        """Queue a dispatch."""
         dispatch = RecordedDispatch()
         dispatch.taken_ns, dispatch.hook = now_ns, hook
         self.queue.push(dispatch)
         return dispatch
 
     def look(self, now_ns: int, saturated: bool = True) -> list[Dispatch]:
-        """Who has waited too long."""
+        """Return the dispatches that have waited too long."""
         return self.overload.look(self.queue, [saturated], now_ns)
 
 
@@ -317,14 +315,14 @@ def test_a_burst_may_wait() -> None:
     assert aging.look(STANDING_NS - 1) == []
 
 
-def test_in_a_queue_that_stands_those_that_are_too_old_are_given_up() -> None:
+def test_a_standing_queue_sheds_old_dispatches() -> None:
     aging = AgingQueue()
     old, older = aging.take(1), aging.take(2)
     aging.take(STANDING_NS - WAIT_NS)
     assert aging.look(STANDING_NS) == [old, older]
 
 
-def test_a_queue_that_was_empty_in_between_does_not_stand() -> None:
+def test_a_queue_that_was_empty_meanwhile_does_not_stand() -> None:
     aging = AgingQueue()
     aging.take(0)
     assert aging.queue.pop(BLOCKING)
@@ -342,14 +340,14 @@ def test_without_a_worker_everything_waits_for_one() -> None:
     assert aging.look(11 * STANDING_NS) == [waiting]
 
 
-def test_long_hooks_may_wait_longer_and_do_not_hide_those_behind_them() -> None:
+def test_long_hooks_may_wait_longer_than_those_behind_them() -> None:
     aging = AgingQueue()
     slow, fast = aging.take(0, SLOW), aging.take(0)
     assert aging.look(STANDING_NS) == [fast]
     assert slow in aging.look(HOOK_TIMES * SLOW.times.expected_ns + 1)
 
 
-def test_what_was_settled_meanwhile_is_nobodys_matter() -> None:
+def test_completed_dispatches_are_not_shed() -> None:
     aging = AgingQueue()
     gone = aging.take(0)
     gone.completed = True

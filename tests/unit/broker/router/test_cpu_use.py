@@ -44,7 +44,7 @@ def test_a_process_that_computes_does_not_wait(program: str) -> None:
     with child(program) as pid:
         use = CpuUse(pid)
         wait_until(lambda: not use.sleeps(), lambda: "it runs")
-        # Also where others keep it from running.
+        # Not even while others keep it from running.
         assert not any(looks(use) for _ in range(100))
 
 

@@ -50,7 +50,7 @@ def test_an_idempotent_hook_runs_again_once(bench: Bench, worker: LocalWorker) -
     assert dispatch.status is Status.HOOK_FAILED
 
 
-def test_a_dispatch_that_never_gets_started_is_given_up_after_some_deaths(bench: Bench) -> None:
+def test_an_unstarted_dispatch_fails_after_several_crashes(bench: Bench) -> None:
     dispatch = bench.send()
     for generation in range(MAX_ATTEMPTS):
         assert dispatch.outcomes == []
@@ -60,7 +60,7 @@ def test_a_dispatch_that_never_gets_started_is_given_up_after_some_deaths(bench:
     assert dispatch.status is Status.HOOK_FAILED
 
 
-def test_a_dispatch_that_never_started_survives_any_number_of_kills_from_outside(bench: Bench) -> None:
+def test_kills_from_outside_never_use_up_attempts(bench: Bench) -> None:
     dispatch = bench.send()
     for generation in range(3 * MAX_ATTEMPTS):
         with local_worker(0, generation) as worker:
@@ -74,7 +74,7 @@ def test_a_dispatch_that_never_started_survives_any_number_of_kills_from_outside
     assert dispatch.outcomes == [dispatch.body]
 
 
-def test_deaths_before_an_idempotent_hook_started_do_not_cost_it_its_retry(bench: Bench) -> None:
+def test_deaths_before_the_start_do_not_use_up_the_retry(bench: Bench) -> None:
     hook = {"name": "again", "idempotent": True}
     bench.router.hooks.update([{"name": "b", "hashes": [""], "hooks": [hook]}])
     dispatch = bench.send("again")
@@ -95,13 +95,13 @@ def test_deaths_before_an_idempotent_hook_started_do_not_cost_it_its_retry(bench
 
 
 def die(bench: Bench, worker: LocalWorker, cause: Cause = Cause.CRASH) -> None:
-    """The worker ends while it runs what it has claimed."""
+    """Let a worker die while it runs what it has claimed."""
     channel = worker.link.channel
     bench.router.lost(worker.link, Death("the worker died", cause, channel.drain(), channel.executing()))
 
 
 def kill_with(bench: Bench, *hooks: str, cause: Cause = Cause.CRASH) -> list[RecordedDispatch]:
-    """Each hook's dispatch is run by a worker of its own, which dies."""
+    """Run a dispatch of each hook on a worker of its own, which dies."""
     dispatches = []
     for hook in hooks:
         with local_worker() as worker:
@@ -112,7 +112,7 @@ def kill_with(bench: Bench, *hooks: str, cause: Cause = Cause.CRASH) -> list[Rec
     return dispatches
 
 
-def test_the_third_dispatch_of_a_deadly_frame_is_refused_on_arrival(bench: Bench) -> None:
+def test_a_third_dispatch_of_a_deadly_frame_is_refused(bench: Bench) -> None:
     assert [one.status for one in kill_with(bench, "deadly", "deadly")] == [Status.HOOK_FAILED] * 2
     assert bench.router.quarantine.active
     refused = bench.send("deadly")
@@ -122,13 +122,13 @@ def test_the_third_dispatch_of_a_deadly_frame_is_refused_on_arrival(bench: Bench
     assert bench.send("other").outcomes == []
 
 
-def test_a_worker_killed_from_outside_leaves_nobody_to_blame(bench: Bench) -> None:
+def test_a_kill_from_outside_blames_nobody(bench: Bench) -> None:
     kill_with(bench, *["unlucky"] * 5, cause=Cause.OUTSIDE)
     assert not bench.router.quarantine.active
     assert bench.send("unlucky").outcomes == []
 
 
-def test_what_a_worker_had_not_started_is_not_to_blame(bench: Bench) -> None:
+def test_unstarted_dispatches_are_not_blamed(bench: Bench) -> None:
     with local_worker() as worker, local_worker(0, 2) as heir:
         bench.router.join(worker.link)
         bench.send("first")
@@ -144,7 +144,7 @@ def test_what_a_worker_had_not_started_is_not_to_blame(bench: Bench) -> None:
     assert not bench.router.quarantine.active
 
 
-def test_those_that_wait_are_refused_with_the_one_that_proved_it(bench: Bench) -> None:
+def test_waiting_dispatches_of_a_deadly_frame_are_refused(bench: Bench) -> None:
     with local_worker() as first, local_worker(1, 2) as second:
         for worker in (first, second):
             bench.router.join(worker.link)
@@ -160,7 +160,7 @@ def test_those_that_wait_are_refused_with_the_one_that_proved_it(bench: Bench) -
     assert (bench.router.waiting, bench.router.under_way) == (1, 1)
 
 
-def test_a_quarantined_frame_that_comes_back_from_a_worker_does_not_run_again(bench: Bench) -> None:
+def test_a_quarantined_frame_that_is_taken_back_does_not_run(bench: Bench) -> None:
     with local_worker() as worker:
         bench.router.join(worker.link)
         bench.send("busy")
@@ -174,7 +174,7 @@ def test_a_quarantined_frame_that_comes_back_from_a_worker_does_not_run_again(be
     assert bench.router.waiting == 0
 
 
-def test_a_hook_that_hangs_is_blamed_for_what_is_overdue_only(bench: Bench) -> None:
+def test_only_overdue_hooks_are_blamed_for_a_hang(bench: Bench) -> None:
     for _ in range(3):
         with local_worker(threads=2) as worker:
             bench.router.join(worker.link)
@@ -187,8 +187,8 @@ def test_a_hook_that_hangs_is_blamed_for_what_is_overdue_only(bench: Bench) -> N
     assert [one["hook"] for one in bench.router.quarantine.describe()["hooks"]] == ["hung"]
 
 
-def test_what_was_never_started_is_not_blamed_for_a_hang(bench: Bench) -> None:
-    """Its worker took nothing, and was ended for that."""
+def test_unstarted_dispatches_are_not_blamed_for_a_hang(bench: Bench) -> None:
+    """Their worker started nothing, and was ended for that."""
     for _ in range(3):
         with local_worker() as worker:
             bench.router.join(worker.link)
@@ -199,7 +199,7 @@ def test_what_was_never_started_is_not_blamed_for_a_hang(bench: Bench) -> None:
 
 
 def half_open(bench: Bench) -> None:
-    """A hook has killed three workers, and the next dispatch of it is let through as a trial."""
+    """Let a hook kill three workers, so that its next dispatch is let through as a trial."""
     for number in range(3):
         bench.router.quarantine.blame(
             [RecordedDispatch(object_bytes("weak") + b"\x7a\x01" + bytes([number]))], Cause.CRASH

@@ -1,4 +1,4 @@
-"""An exception of the broker itself costs the dispatch or worker that it is about, and no other."""
+"""A fault of the broker itself fails the dispatch or worker that it came from, and no other."""
 
 import pytest
 
@@ -16,7 +16,7 @@ SOON_NS = 20_000_000
 
 
 class Unsendable(RecordedDispatch):
-    """A front end that fails to send anything to its peer."""
+    """A dispatch whose front end cannot send anything."""
 
     __slots__ = ()
 
@@ -34,7 +34,7 @@ def fail(*_arguments: object) -> None:
 
 
 def fail_first(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
-    """The first call of a method raises."""
+    """Let the first call of a method raise."""
     method, calls = getattr(owner, name), list[int]()
 
     def replaced(*arguments: object, **options: object) -> object:
@@ -93,7 +93,7 @@ def test_one_bad_answer_does_not_drop_the_batch(
     assert [len(one.outcomes) for one in dispatches] == [0, 1, 1]
 
 
-def test_a_death_settles_all_although_one_fails(bench: Bench, worker: LocalWorker) -> None:
+def test_a_death_completes_all_although_one_fails(bench: Bench, worker: LocalWorker) -> None:
     bench.router.join(worker.link)
     answered, other, running, waiting = send(bench), bench.send(), send(bench), bench.send()
     for _ in range(2):
@@ -117,7 +117,7 @@ def test_blame_that_fails_does_not_keep_callers_waiting(
     assert (waiting.outcomes, bench.router.waiting) == ([], 1)
 
 
-def test_a_dispatch_that_cannot_be_redispatched_is_failed(
+def test_a_dispatch_that_cannot_be_redispatched_fails(
     bench: Bench, worker: LocalWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.router.join(worker.link)
@@ -162,7 +162,7 @@ def test_a_doorbell_that_fails_does_not_silence_others(bench: Bench, worker: Loc
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_deadlines_go_on_although_callers_cannot_be_told(bench: Bench, times: int) -> None:
+def test_deadlines_survive_callers_that_cannot_be_answered(bench: Bench, times: int) -> None:
     dispatches = [send(bench, timeout_ns=SOON_NS) for _ in range(times)]
     bench.turn_until(lambda: all(one.outcomes for one in dispatches))
     later = bench.send(timeout_ns=SOON_NS)
@@ -170,7 +170,7 @@ def test_deadlines_go_on_although_callers_cannot_be_told(bench: Bench, times: in
     assert {one.status for one in (*dispatches, later)} == {Status.EXPIRED}
 
 
-def test_deadlines_go_on_although_a_look_at_the_queue_fails(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deadlines_survive_a_fault_in_the_overload_check(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Overload, "look", fail)
     for _ in range(2):
         dispatch = bench.send(timeout_ns=SOON_NS)
@@ -178,7 +178,7 @@ def test_deadlines_go_on_although_a_look_at_the_queue_fails(bench: Bench, monkey
         assert dispatch.status is Status.EXPIRED
 
 
-def test_workers_are_looked_at_although_one_of_them_fails(bench: Bench, worker: LocalWorker) -> None:
+def test_a_fault_at_one_worker_does_not_hide_others(bench: Bench, worker: LocalWorker) -> None:
     with local_worker(1, 2) as other:
         for one in (worker, other):
             bench.router.join(one.link)
@@ -187,7 +187,7 @@ def test_workers_are_looked_at_although_one_of_them_fails(bench: Bench, worker: 
         bench.turn_until(lambda: ("silent", other.link) in bench.in_trouble)
 
 
-def test_those_that_wait_are_all_told_that_no_worker_will_come(bench: Bench) -> None:
+def test_all_waiting_dispatches_fail_when_no_worker_will_come(bench: Bench) -> None:
     dispatches = [send(bench), bench.send(), send(bench)]
     bench.router.give_up("no worker can start")
     assert [one.status for one in dispatches] == [Status.UNAVAILABLE] * 3

@@ -1,4 +1,4 @@
-"""How many bytes of dispatches the router holds, and that each way out of it gives them back."""
+"""The bytes of dispatches that the router holds: bounded, and released however a dispatch ends."""
 
 from collections.abc import Callable, Iterator
 
@@ -20,7 +20,7 @@ def bench() -> Iterator[Bench]:
     bench.loop.close()
 
 
-def test_what_is_more_than_may_be_held_is_refused_at_once(bench: Bench, worker: LocalWorker) -> None:
+def test_dispatches_above_the_byte_limit_are_refused(bench: Bench, worker: LocalWorker) -> None:
     bench.router.join(worker.link)
     dispatches = [bench.send() for _ in range(5)]
     assert bench.router.held == 3 * SIZE
@@ -34,7 +34,7 @@ def test_what_is_more_than_may_be_held_is_refused_at_once(bench: Bench, worker: 
     assert bench.router.counters.refused == 2
 
 
-def test_one_alone_is_taken_whatever_its_size() -> None:
+def test_a_single_dispatch_may_have_any_size() -> None:
     bench = Bench(queue_bytes=SIZE - 1)
     assert bench.send().outcomes == []
     assert bench.send().status is Status.OVERLOADED
@@ -59,7 +59,7 @@ def cancelled_in_the_ring(bench: Bench, worker: LocalWorker) -> None:
 
 
 def answered_after_its_caller_went(bench: Bench, worker: LocalWorker) -> None:
-    """A worker that runs it may read it: it is held until then."""
+    """Its body is held until the worker that runs it, and may read it, has answered."""
     bench.router.join(worker.link)
     dispatch = bench.send()
     request = worker.claim()
@@ -114,7 +114,7 @@ WAYS_OUT = [
 
 
 @pytest.mark.parametrize("way_out", WAYS_OUT, ids=lambda one: one.__name__)
-def test_nothing_is_held_of_what_is_over(
+def test_completed_dispatches_hold_no_bytes(
     bench: Bench, worker: LocalWorker, way_out: Callable[[Bench, LocalWorker], None]
 ) -> None:
     way_out(bench, worker)

@@ -1,4 +1,4 @@
-"""What is learned of a hook's times, and how many calls at a time follow from it."""
+"""What is learned about a hook's times, and how many calls run at once for it."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,16 +24,16 @@ def test_a_hook_that_returns_at_once_is_short() -> None:
     assert learned(15 * US).is_short
 
 
-def test_a_hook_that_waits_for_its_neighbour_is_not() -> None:
+def test_a_hook_that_waits_for_a_service_is_not_short() -> None:
     assert not learned(*[SHORT_NS + 1] * 100).is_short
 
 
-def test_times_with_somebody_else_in_them_do_not_hide_that_a_hook_is_short() -> None:
-    # More workers than CPUs: now and then one runs without being interrupted.
+def test_interrupted_runs_do_not_hide_that_a_hook_is_short() -> None:
+    # With more workers than CPUs, only now and then a call runs without interruption.
     assert learned(*([400 * US] * 9 + [15 * US]) * 20).is_short
 
 
-def test_a_hook_that_is_sometimes_quick_and_often_long_is_not_short() -> None:
+def test_a_hook_that_is_often_long_is_not_short() -> None:
     assert not learned(*[15 * US, 10 * SELDOM_LONG_NS] * 20).is_short
 
 
@@ -77,13 +77,13 @@ def test_a_hook_that_waits_now_and_then_is_still_measured() -> None:
     assert times.flags == FLAG_MEASURE | FLAG_SHARES
 
 
-def test_what_cannot_be_measured_changes_nothing() -> None:
-    """Neither for a hook that waits nor for one that computes."""
+def test_unmeasured_calls_change_nothing() -> None:
+    """Neither for a hook that waits, nor for one that computes."""
     assert at_once(measured(*[(3_000, 2_000)] * 50, *[(30_000, None)] * 50)) == 3
     assert at_once(measured(*[(3_000, 30)] * 50, *[(30_000, None)] * 50)) == 1
 
 
-def test_a_short_hook_that_waits_is_seen_to_before_it_returns() -> None:
+def test_a_short_hook_that_waits_is_seen_before_it_returns() -> None:
     times = measured(*[(20, None)] * 50)
     times.see_waiting(15_000 * US)
     assert at_once(times) > 50
@@ -92,7 +92,7 @@ def test_a_short_hook_that_waits_is_seen_to_before_it_returns() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, MAX_HANDLER_NS), st.none() | st.floats(0, 1), st.booleans())))
-def test_whatever_workers_say_a_call_takes_some_of_a_worker_and_no_more_than_one(
+def test_shares_stay_within_bounds_for_any_measurements(
     calls: list[tuple[int, float | None, bool]],
 ) -> None:
     times = HookTimes()
@@ -106,7 +106,7 @@ def test_whatever_workers_say_a_call_takes_some_of_a_worker_and_no_more_than_one
         assert (times.share < WHOLE) == bool(times.flags & FLAG_SHARES)
 
 
-def test_one_call_that_the_machine_kept_waiting_does_not_share_a_short_hooks_worker() -> None:
+def test_one_long_delay_does_not_share_a_short_hooks_worker() -> None:
     times = measured(*[(14, 1)] * 50)
     times.learn(1_900 * US, 1_800 * US)
     assert at_once(times) == 1
@@ -129,5 +129,5 @@ def test_one_delayed_call_does_not_share_a_worker() -> None:
     times = measured(*calls, (722, 455), *[(54, 4)] * OUTLIER_MEMORY, (722, 455))
     assert at_once(times) == 1
     assert at_once(measured(*calls, (722, 455), *[(54, 4)] * 3, (722, 455))) > 1
-    # Nor where the hook computes for long.
+    # Likewise for a hook that computes for long.
     assert at_once(measured(*[(6_000, 20)] * 50, (60_000, 50_000))) == 1

@@ -47,7 +47,7 @@ def test_entries_of_spec_in_any_form() -> None:
     assert peek(Object(spec={"APIID": "x" * 200}).SerializeToString()).api_id == "x" * 200
 
 
-def test_entries_with_more_than_key_and_value_are_left_out_as_protobuf_does() -> None:
+def test_entries_with_extra_fields_are_ignored_as_in_protobuf() -> None:
     data = b"\x32\x0c\x0a\x05APIID\x12\x01x\x18\x01"
     assert "APIID" not in Object.FromString(data).spec
     assert peek(data).api_id == ""
@@ -85,13 +85,13 @@ def test_every_cut_at_the_top_level_is_noticed() -> None:
         b"GET / HTTP/1.1",
     ],
 )
-def test_what_is_not_an_object(data: bytes) -> None:
+def test_bytes_that_are_no_object_are_an_error(data: bytes) -> None:
     with pytest.raises(PeekError, match=r"not a coprocess\.Object") as caught:
         peek(data)
     assert isinstance(caught.value, ValueError)
 
 
-def test_what_is_remembered_of_one_object_is_not_told_of_another() -> None:
+def test_remembered_results_are_not_mixed_up() -> None:
     spec = Object(spec={"APIID": "one", "bundle_hash": "b"}).SerializeToString()
     first = Object(hook_name="first", request={"url": "/a"}).SerializeToString() + spec
     second = Object(hook_name="second", request={"url": "/b"}).SerializeToString() + spec
@@ -102,7 +102,7 @@ def test_what_is_remembered_of_one_object_is_not_told_of_another() -> None:
         assert peek(overriding)[1:] == ("later", "one", "", "b")
 
 
-def test_the_memory_of_what_was_peeked_at_is_bounded() -> None:
+def test_remembered_results_are_bounded() -> None:
     for number in range(3000):
         name = f"hook{number}"
         assert peek(Object(hook_name=name, spec={"APIID": name}).SerializeToString()).hook_name == name
@@ -112,7 +112,7 @@ def test_the_memory_of_what_was_peeked_at_is_bounded() -> None:
 SPEC = {"APIID": "api", "OrgID": "org", "bundle_hash": "abc", "config_data": "{}"}
 
 
-def test_the_routing_facts_are_found_between_other_fields() -> None:
+def test_fields_of_a_map_are_found_between_others() -> None:
     body = msgpack.packb(
         {"request": {"raw_body": b"\xff", "spec": {"APIID": "no"}}, "spec": SPEC, "hook_type": 2, "hook_name": "H"}
     )
@@ -124,11 +124,11 @@ def test_absent_and_nil_fields_are_zero_and_empty(value: dict[str, Any]) -> None
     assert peek_map(msgpack.packb(value)) == Peek(0, "", "", "", "")
 
 
-def test_the_hook_type_may_be_the_enum_s_name() -> None:
+def test_a_hook_type_may_be_a_name() -> None:
     assert peek_map(msgpack.packb({"hook_type": "CustomKeyCheck"})).hook_type == 4
 
 
-def test_of_equal_keys_the_last_counts_as_in_a_decoded_map() -> None:
+def test_the_last_of_equal_keys_counts() -> None:
     twice = b"\x82" + msgpack.packb("hook_name") + msgpack.packb("a") + msgpack.packb("hook_name") + msgpack.packb("b")
     assert peek_map(twice).hook_name == msgpack.unpackb(twice)["hook_name"] == "b"
 
@@ -137,12 +137,12 @@ def test_of_equal_keys_the_last_counts_as_in_a_decoded_map() -> None:
     "value",
     [1, [], "x", {"hook_type": "Sideways"}, {"hook_type": 1.5}, {"hook_name": 5}, {"spec": []}, {"spec": {"APIID": 1}}],
 )
-def test_what_is_no_object_is_an_error(value: Any) -> None:
+def test_a_map_that_is_no_object_is_an_error(value: Any) -> None:
     with pytest.raises(PeekError):
         peek_map(msgpack.packb(value))
 
 
 @pytest.mark.parametrize("body", [b"", b"\x81", b"\x81\xa1a", b"\xc1", b"\x81\xa9hook_name\xa1\xff", b"\x81\x90\x01"])
-def test_broken_bytes_are_an_error(body: bytes) -> None:
+def test_a_broken_map_is_an_error(body: bytes) -> None:
     with pytest.raises(PeekError):
         peek_map(body)

@@ -1,4 +1,4 @@
-"""Who is blamed for a worker's death, what is refused for it, and for how long."""
+"""Which hooks and frames are blamed for deaths of workers, and how long they are refused."""
 
 import msgpack
 import pytest
@@ -25,27 +25,27 @@ BUNDLE = "c" * 32
 
 
 class Bench:
-    """A table of poison whose clock the test turns."""
+    """A quarantine whose clock the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
         self.quarantine = Quarantine(COOLDOWN, clock=lambda: self.now)
 
     def dispatch(self, hook: str = "hook", frame: int = 0) -> RecordedDispatch:
-        """A dispatch; another `frame` is another content for the same hook."""
+        """Return a dispatch; `frame` makes its bytes differ from others of the same hook."""
         return RecordedDispatch(object_bytes(hook, bundle_hash=BUNDLE) + b"\x7a\x01" + bytes([frame]))
 
     def kill(self, *dispatches: RecordedDispatch, cause: Cause = Cause.CRASH) -> bool:
-        """A worker died while it ran these."""
+        """Let a worker die while it runs these."""
         return self.quarantine.blame(dispatches, cause)
 
     def kill_with_hook(self, times: int, cause: Cause = Cause.CRASH) -> None:
-        """A hook kills workers, each time with another frame."""
+        """Let a hook kill workers, each with another frame."""
         for frame in range(times):
             self.kill(self.dispatch(frame=frame), cause=cause)
 
     def refusal(self, dispatch: RecordedDispatch) -> DispatchError | None:
-        """What a dispatch would be told; None: it may run."""
+        """Return the error that a dispatch would get; None: it may run."""
         if not self.quarantine.active:
             return None
         try:
@@ -55,7 +55,7 @@ class Bench:
         return None
 
     def try_it(self) -> RecordedDispatch:
-        """The dispatch that is let through after the cool-down, given to a worker."""
+        """Return the dispatch that is let through after the cool-down, as given to a worker."""
         probe = self.dispatch(frame=99)
         assert self.refusal(probe) is None
         probe.seq = 7
@@ -67,13 +67,13 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_while_nothing_is_poisoned_one_truth_test_says_so(bench: Bench) -> None:
+def test_an_empty_quarantine_is_inactive(bench: Bench) -> None:
     assert bench.quarantine.active is False
     bench.kill(bench.dispatch())
     assert bench.quarantine.active is False
 
 
-def test_a_frame_that_killed_two_workers_is_not_run_a_third_time_and_others_are(bench: Bench) -> None:
+def test_a_frame_that_killed_two_workers_is_refused(bench: Bench) -> None:
     assert not bench.kill(bench.dispatch())
     assert bench.kill(bench.dispatch())
     error = bench.refusal(bench.dispatch())
@@ -107,7 +107,7 @@ def test_two_kills_far_apart_are_no_pattern(bench: Bench) -> None:
     assert not bench.kill(bench.dispatch())
 
 
-def test_a_dispatch_that_ran_beside_others_has_a_share_of_the_blame_only(bench: Bench) -> None:
+def test_dispatches_that_ran_together_share_the_blame(bench: Bench) -> None:
     for frame in (1, 2):
         assert not bench.kill(bench.dispatch(), bench.dispatch("other", frame))
     assert bench.kill(bench.dispatch())
@@ -115,13 +115,13 @@ def test_a_dispatch_that_ran_beside_others_has_a_share_of_the_blame_only(bench: 
     assert bench.refusal(bench.dispatch("other", 1)) is None
 
 
-def test_a_worker_that_somebody_killed_is_nobodys_fault(bench: Bench) -> None:
+def test_a_kill_from_outside_is_no_hooks_fault(bench: Bench) -> None:
     for _ in range(10):
         assert not bench.kill(bench.dispatch(), cause=Cause.OUTSIDE)
     assert bench.refusal(bench.dispatch()) is None
 
 
-def test_ends_of_unknown_cause_are_a_pattern_only_when_there_are_many(bench: Bench) -> None:
+def test_only_many_ends_of_unknown_cause_open_a_hook(bench: Bench) -> None:
     for number in range(round(HOOK_KILLS / UNKNOWN_SHARE)):
         assert bench.refusal(bench.dispatch()) is None, number
         bench.kill(bench.dispatch(), cause=Cause.UNKNOWN)
@@ -137,7 +137,7 @@ def test_the_number_of_frames_that_are_remembered_is_limited(bench: Bench) -> No
     assert bench.quarantine.describe()["frames"] == []
 
 
-def test_a_hook_that_killed_three_workers_is_left_alone_and_others_are_run(bench: Bench) -> None:
+def test_a_hook_that_killed_three_workers_is_refused(bench: Bench) -> None:
     bench.kill_with_hook(HOOK_KILLS - 1)
     assert bench.refusal(bench.dispatch(frame=50)) is None
     assert bench.kill(bench.dispatch(frame=51))
@@ -155,14 +155,14 @@ def test_three_kills_in_more_than_30_seconds_do_not_open_a_hook(bench: Bench) ->
     assert bench.quarantine.active is False
 
 
-def test_a_hook_that_hangs_counts_as_one_that_kills_but_its_frames_do_not(bench: Bench) -> None:
+def test_a_hang_counts_against_the_hook_but_not_the_frame(bench: Bench) -> None:
     for _ in range(HOOK_KILLS):
         bench.kill(bench.dispatch(), cause=Cause.HANG)
     described = bench.quarantine.describe()
     assert (len(described["frames"]), len(described["hooks"])) == (0, 1)
 
 
-def test_after_the_cool_down_one_dispatch_tries_the_hook_and_the_others_wait_for_it(bench: Bench) -> None:
+def test_after_the_cool_down_one_dispatch_tries_the_hook(bench: Bench) -> None:
     bench.kill_with_hook(HOOK_KILLS)
     bench.now += COOLDOWN
     probe = bench.try_it()
@@ -194,13 +194,13 @@ def test_a_hook_that_kills_again_is_left_alone_for_twice_as_long(bench: Bench) -
     assert bench.refusal(bench.dispatch(frame=98)) is None
 
 
-def test_a_hook_is_never_left_alone_for_ever(bench: Bench) -> None:
+def test_a_hook_is_never_left_alone_forever(bench: Bench) -> None:
     bench.kill_with_hook(50)
     bench.now += LONGEST_COOLDOWN
     bench.try_it()
 
 
-def test_a_trial_that_never_reached_a_worker_is_followed_by_another(bench: Bench) -> None:
+def test_a_trial_that_reached_no_worker_is_repeated(bench: Bench) -> None:
     bench.kill_with_hook(HOOK_KILLS)
     bench.now += COOLDOWN
     first = bench.dispatch(frame=99)
@@ -217,7 +217,7 @@ def test_the_number_of_hooks_that_are_remembered_is_limited(bench: Bench) -> Non
     assert len(bench.quarantine.describe()["hooks"]) == MAX_HOOKS
 
 
-def test_new_code_starts_without_a_record(bench: Bench) -> None:
+def test_new_code_clears_the_quarantine(bench: Bench) -> None:
     bench.kill_with_hook(HOOK_KILLS)
     for _ in range(2):
         bench.kill(bench.dispatch())
@@ -227,7 +227,7 @@ def test_new_code_starts_without_a_record(bench: Bench) -> None:
     assert bench.quarantine.describe() == {"frames": [], "hooks": []}
 
 
-def test_what_is_refused_is_described(bench: Bench) -> None:
+def test_refused_hooks_and_frames_are_described(bench: Bench) -> None:
     bench.kill_with_hook(HOOK_KILLS)
     bench.kill(bench.dispatch())
     described = bench.quarantine.describe()
@@ -265,5 +265,5 @@ def test_what_is_refused_is_described(bench: Bench) -> None:
         (Kind.EVENT_MAP, b"\x81\xa7payload" + b"\x91" * 100_000, BlamedHook("", "")),
     ],
 )
-def test_the_culprit_is_read_from_the_bytes(kind: Kind, body: bytes, expected: BlamedHook) -> None:
+def test_the_blamed_hook_is_read_from_the_bytes(kind: Kind, body: bytes, expected: BlamedHook) -> None:
     assert BlamedHook.of(RecordedDispatch(body, kind=kind)) == expected

@@ -1,4 +1,4 @@
-"""Hooks that only some workers have loaded: who gets their dispatches, and what becomes of those that wait."""
+"""Hooks that only some workers have loaded: which worker gets their dispatches, and how they wait."""
 
 import msgpack
 import pytest
@@ -39,7 +39,7 @@ def test_a_dispatch_waits_for_the_worker_that_has_its_hook(bench: Bench, worker:
         assert list(other.link.in_flight.values()) == [waiting]
 
 
-def test_what_waited_for_all_is_sorted_anew_when_less_is_loaded(bench: Bench, worker: LocalWorker) -> None:
+def test_waiting_dispatches_are_regrouped_when_less_is_loaded(bench: Bench, worker: LocalWorker) -> None:
     with local_worker(1, 2) as other:
         first, second = send(bench, "only"), send(bench, "anywhere")
         restrict(bench, other.link)
@@ -68,7 +68,7 @@ def test_the_oldest_goes_first_and_urgent_ones_before(bench: Bench, worker: Loca
     assert seen == [object_bytes(name, 4 if name == "auth" else 1, "h") for name in order]
 
 
-def test_a_dead_workers_dispatches_wait_for_one_that_has_the_hook(bench: Bench, worker: LocalWorker) -> None:
+def test_dispatches_of_a_dead_worker_wait_for_their_hook(bench: Bench, worker: LocalWorker) -> None:
     with local_worker(1, 2) as other, local_worker(0, 3) as heir:
         restrict(bench, worker.link)
         bench.router.join(worker.link)
@@ -81,7 +81,7 @@ def test_a_dead_workers_dispatches_wait_for_one_that_has_the_hook(bench: Bench, 
         assert list(heir.link.in_flight.values()) == [unstarted]
 
 
-def test_a_deadline_says_that_no_worker_has_loaded_the_bundle(bench: Bench, worker: LocalWorker) -> None:
+def test_an_expiry_says_that_no_worker_has_the_bundle(bench: Bench, worker: LocalWorker) -> None:
     restrict(bench)
     bench.router.join(worker.link)
     waiting = send(bench, "only", timeout_ns=1)
@@ -100,7 +100,7 @@ def test_cancelled_dispatches_leave_the_queue(bench: Bench, worker: LocalWorker)
     assert list(worker.link.in_flight.values()) == [kept]
 
 
-def test_they_leave_half_of_the_queue_to_others(worker: LocalWorker) -> None:
+def test_restricted_hooks_leave_half_of_the_queue_to_others(worker: LocalWorker) -> None:
     bench = Bench(queue_size=4)
     restrict(bench)
     waiting = [send(bench, "only") for _ in range(3)]
@@ -110,8 +110,8 @@ def test_they_leave_half_of_the_queue_to_others(worker: LocalWorker) -> None:
     bench.loop.close()
 
 
-def test_their_standing_queue_sheds_no_others(worker: LocalWorker) -> None:
-    """One group's overload is not another's, and without a ready worker there is none."""
+def test_a_standing_queue_of_one_group_sheds_no_others(worker: LocalWorker) -> None:
+    """Groups are overloaded separately; a group without a ready worker never is."""
     bench = Bench(queue_wait_ns=1)
     with local_worker(1, 2) as other, local_worker(2, 3) as none:
         bench.router.learn(

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import msgpack
 import pytest
@@ -13,13 +16,15 @@ from tests.unit.broker.router.bench import Bench, hook_of
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.router.deaths import Cause, Death
-from tykpy.broker.router.link import PREFETCH
+from tykpy.broker.router.hook_info import BLOCKING, HookInfo
+from tykpy.broker.router.link import PREFETCH, Link
+from tykpy.broker.router.link_pool import LinkPool
 from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.frame import Kind, Packed, Status, pack_error, pack_frame
 from tykpy.ipc.ring.layout import HEAD
 
 
-def test_a_free_worker_gets_the_dispatch_and_its_answer_comes_back(bench: Bench, worker: LocalWorker) -> None:
+def test_a_free_worker_answers_a_dispatch(bench: Bench, worker: LocalWorker) -> None:
     bench.router.join(worker.link)
     dispatch = bench.send("mine")
     worker.finish(worker.claim())
@@ -60,7 +65,7 @@ def test_a_draining_router_takes_nothing_more(bench: Bench) -> None:
     assert bench.send().status is Status.UNAVAILABLE
 
 
-def test_giving_up_answers_what_waits_and_what_comes(bench: Bench) -> None:
+def test_giving_up_fails_waiting_and_new_dispatches(bench: Bench) -> None:
     waiting = bench.send()
     bench.router.give_up("no worker can start: because")
     assert waiting.status is bench.send().status is Status.UNAVAILABLE
@@ -89,7 +94,7 @@ def test_a_workers_error_keeps_its_status_and_message(bench: Bench, worker: Loca
         ((msgpack.packb([Kind.ERROR, None, "text"]), None), True),
     ],
 )
-def test_a_worker_that_answers_nonsense_costs_its_caller_an_error_and_nobody_else(
+def test_a_nonsensical_answer_fails_only_its_own_call(
     bench: Bench, worker: LocalWorker, payload: Packed, is_error: bool
 ) -> None:
     bench.router.join(worker.link)
@@ -100,7 +105,7 @@ def test_a_worker_that_answers_nonsense_costs_its_caller_an_error_and_nobody_els
     assert bench.router.under_way == 0
 
 
-def test_idle_returns_when_the_last_dispatch_is_settled(bench: Bench, worker: LocalWorker) -> None:
+def test_idle_returns_when_the_last_dispatch_completes(bench: Bench, worker: LocalWorker) -> None:
     bench.router.join(worker.link)
     bench.send()
     worker.finish(worker.claim())
@@ -182,10 +187,10 @@ def test_the_answer_of_a_cancelled_dispatch_goes_nowhere(bench: Bench, worker: L
     assert (dispatch.outcomes, bench.router.counters.late, worker.link.in_flight) == ([], 1, {})
 
 
-def test_a_big_message_for_a_worker_that_is_gone_is_run_by_another(
+def test_a_big_message_for_a_gone_worker_goes_to_another(
     bench: Bench, worker: LocalWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BodyStore, "begin", lambda self, size: None)  # there is no room in the store
+    monkeypatch.setattr(BodyStore, "begin", lambda self, size: None)  # the store is full
     bench.router.join(worker.link)
     worker.channel._parts.spills.close()
     with local_worker(1, 2) as other:
@@ -214,7 +219,7 @@ def test_a_message_above_the_limit_is_an_error_that_says_so(bench: Bench, worker
 
 
 def flood_the_doorbell(worker: LocalWorker) -> None:
-    """Fill the pipe through its other end."""
+    """Fill the pipe from its other end."""
     writer = os.open(f"/proc/self/fd/{worker.link.channel._parts.requests._reader}", os.O_WRONLY | os.O_NONBLOCK)
     with contextlib.suppress(BlockingIOError):
         while os.write(writer, b"\0"):
@@ -222,7 +227,7 @@ def flood_the_doorbell(worker: LocalWorker) -> None:
     os.close(writer)
 
 
-def test_a_worker_that_floods_its_doorbell_does_not_keep_the_broker_from_ringing_for_others(bench: Bench) -> None:
+def test_a_flooded_doorbell_does_not_silence_others(bench: Bench) -> None:
     with local_worker(0, 1) as hostile, local_worker(1, 2) as other:
         for worker in (hostile, other):
             bench.router.join(worker.link)
@@ -238,11 +243,11 @@ def test_a_worker_that_floods_its_doorbell_does_not_keep_the_broker_from_ringing
 
 
 @pytest.mark.parametrize("head", [1 << 40, 2**64 - 1])
-def test_what_cannot_be_given_to_a_worker_with_an_impossible_head_goes_to_another(bench: Bench, head: int) -> None:
+def test_an_impossible_head_moves_the_dispatch_to_another_worker(bench: Bench, head: int) -> None:
     with local_worker(0, 1) as hostile, local_worker(1, 2) as other:
         bench.router.join(hostile.link)
         hostile.channel._words[HEAD] = head
-        hostile.link.channel._producer._limit = 0  # as it is once the ring has been filled
+        hostile.link.channel._producer._limit = 0  # as after the ring was filled once
         dispatch = bench.send()
         assert bench.in_trouble == [("corrupt", hostile.link)]
         assert dispatch.outcomes == []
@@ -253,7 +258,7 @@ def test_what_cannot_be_given_to_a_worker_with_an_impossible_head_goes_to_anothe
         assert dispatch.outcomes == [dispatch.body]
 
 
-def test_nothing_that_a_worker_has_runs_again_if_it_forges_tokens(bench: Bench, worker: LocalWorker) -> None:
+def test_nothing_runs_again_after_a_worker_forged_tokens(bench: Bench, worker: LocalWorker) -> None:
     bench.router.join(worker.link)
     first, second = bench.send("first"), bench.send("second")
     worker.claim()
@@ -269,7 +274,7 @@ def test_nothing_that_a_worker_has_runs_again_if_it_forges_tokens(bench: Bench, 
     assert (first.status, second.outcomes) == (Status.HOOK_FAILED, [])
 
 
-def test_a_worker_that_leaves_gives_back_at_once_what_it_has_not_started(bench: Bench, worker: LocalWorker) -> None:
+def test_a_leaving_worker_gives_back_unstarted_dispatches(bench: Bench, worker: LocalWorker) -> None:
     bench.router.join(worker.link)
     running, waiting = bench.send("running"), bench.send("waiting")
     request = worker.claim()
@@ -285,3 +290,93 @@ def test_a_worker_that_leaves_gives_back_at_once_what_it_has_not_started(bench: 
     worker.finish(request)
     bench.router.receive(worker.link)
     assert running.outcomes == [running.body]
+
+
+CPUS = 2
+_seqs = itertools.count(1)
+
+
+def short_hook() -> HookInfo:
+    hook = HookInfo()
+    for _ in range(100):
+        hook.times.learn(1)
+    return hook
+
+
+@pytest.fixture
+def links() -> Iterator[list[Link]]:
+    with ExitStack() as stack:
+        found = [stack.enter_context(local_worker(slot, slot + 1)).link for slot in range(4)]
+        for link in found:
+            link.open = True
+        yield found
+
+
+@pytest.fixture
+def pool(links: list[Link]) -> LinkPool:
+    pool = LinkPool(CPUS)
+    for link in links:
+        pool.add(link)
+    return pool
+
+
+def give(pool: LinkPool, *, is_short: bool) -> Link | None:
+    """Give the next dispatch to the worker that the pool chooses."""
+    link = pool.choose(BLOCKING, is_short=is_short)
+    if link is not None:
+        dispatch = RecordedDispatch(object_bytes("hook"))
+        dispatch.hook = short_hook()
+        link.send(dispatch, next(_seqs))
+        pool.moved(link)
+    return link
+
+
+def test_hooks_that_may_wait_are_spread_over_all_workers(pool: LinkPool, links: list[Link]) -> None:
+    for _ in range(8):
+        give(pool, is_short=False)
+    assert [len(link.in_flight) for link in links] == [2, 2, 2, 2]
+
+
+def test_short_hooks_wake_no_more_workers_than_cpus(pool: LinkPool, links: list[Link]) -> None:
+    for _ in range(8):
+        give(pool, is_short=True)
+    assert sorted(len(link.in_flight) for link in links) == [0, 0, 4, 4]
+
+
+def test_short_hooks_go_to_idle_workers_when_others_are_full(pool: LinkPool, links: list[Link]) -> None:
+    for _ in range(CPUS * (1 + PREFETCH)):
+        give(pool, is_short=True)
+    assert sorted(len(link.in_flight) for link in links) == [0, 0, 1 + PREFETCH, 1 + PREFETCH]
+    give(pool, is_short=True)
+    assert sorted(len(link.in_flight) for link in links) == [0, 1, 1 + PREFETCH, 1 + PREFETCH]
+
+
+def test_short_hooks_do_not_wait_for_stalled_workers(pool: LinkPool, links: list[Link]) -> None:
+    for link in links[:CPUS]:
+        link.stalled = True
+        link.loads[BLOCKING] = 1
+        link.in_flight[next(_seqs)] = RecordedDispatch(object_bytes("hook"))
+        pool.moved(link)
+    assert give(pool, is_short=True) in links[CPUS:]
+
+
+def test_a_single_short_hook_goes_to_an_idle_worker(pool: LinkPool, links: list[Link]) -> None:
+    first = give(pool, is_short=True)
+    second = give(pool, is_short=True)
+    assert first is not second
+
+
+def test_nobody_is_chosen_where_all_are_full(pool: LinkPool, links: list[Link]) -> None:
+    while give(pool, is_short=False) is not None:
+        pass
+    assert [len(link.in_flight) for link in links] == [1 + PREFETCH] * 4
+    assert pool.choose(BLOCKING, is_short=True) is None
+
+
+def test_a_worker_that_left_is_not_chosen(pool: LinkPool, links: list[Link]) -> None:
+    for link in links[1:]:
+        pool.remove(link)
+    assert pool.choose(BLOCKING) is links[0]
+    assert (len(pool), list(pool), links[1] in pool) == (1, [links[0]], False)
+    pool.moved(links[1])
+    assert links[1] not in pool

@@ -1,4 +1,4 @@
-"""How many calls a worker gets at a time where that is learned: as many as wait, and one that computes."""
+"""How many calls a worker gets at a time where that is learned: one that computes, and many that wait."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def worker(sleeper: int) -> Iterator[LocalWorker]:
 
 
 def run(bench: Bench, worker: LocalWorker, hook: str, *, waiting: float | None, ns: int = LONG_NS) -> int:
-    """Have a hook run once; returns the request's flags."""
+    """Run a hook once; return the request's flags."""
     bench.send(hook)
     request = worker.claim()
     worker.finish(request, handler_ns=ns, waiting=waiting)
@@ -83,29 +83,28 @@ def test_hooks_that_wait_leave_room_for_one_that_computes(learned: Bench, worker
 
 
 def test_hooks_that_mostly_wait_leave_the_prefetch_to_others(learned: Bench, worker: LocalWorker) -> None:
-    """What each of them is believed to compute, 3 ms, is less than the prefetch may wait for; their sum is more."""
+    """Each seems to compute for 3 ms: one leaves the prefetch budget to others, their sum would not."""
     send(learned, *["mostly"] * 7)
     assert worker.link.is_full
     send(learned, "edits")
     assert (len(worker.link.in_flight), learned.router.waiting) == (8, 0)
-    # A hook that computes for as long is waited for in the broker's queue.
+    # Nothing is prefetched behind a hook that computes for as long.
     send(learned, "half", "edits")
     assert learned.router.waiting == 1
 
 
-def test_short_hooks_are_prefetched_as_ever(learned: Bench, worker: LocalWorker) -> None:
+def test_short_hooks_are_prefetched(learned: Bench, worker: LocalWorker) -> None:
     send(learned, *["edits"] * (PREFETCH + 5))
     assert len(worker.link.in_flight) == 1 + PREFETCH
 
 
-def test_what_is_told_of_the_waiting_is_asked_for(learned: Bench, worker: LocalWorker) -> None:
-    """And who shares its worker is told so."""
+def test_requests_ask_for_measuring_and_sharing_as_learned(learned: Bench, worker: LocalWorker) -> None:
     assert run(learned, worker, "waits", waiting=0.999) == FLAG_MEASURE | FLAG_SHARES
     assert run(learned, worker, "computes", waiting=0) == FLAG_MEASURE
     assert run(learned, worker, "edits", waiting=None) == 0
 
 
-def test_the_worker_whose_calls_wait_is_preferred_to_one_that_computes(learned: Bench, worker: LocalWorker) -> None:
+def test_a_worker_whose_calls_wait_is_preferred(learned: Bench, worker: LocalWorker) -> None:
     send(learned, "waits", "waits")
     other = LocalWorker(1, 2, THREADS, learns=True)
     learned.router.join(other.link)
@@ -114,8 +113,8 @@ def test_the_worker_whose_calls_wait_is_preferred_to_one_that_computes(learned: 
     other.close()
 
 
-def test_a_hook_that_waits_as_it_never_has_makes_room_for_others(learned: Bench, worker: LocalWorker) -> None:
-    """Its worker hears that another thread is to claim."""
+def test_a_short_hook_that_starts_to_wait_makes_room(learned: Bench, worker: LocalWorker) -> None:
+    """Its worker is asked to let another thread claim requests."""
     send(learned, "edits")
     first = worker.claim()
     send(learned, *["edits"] * 3)
@@ -132,15 +131,15 @@ def test_a_hook_that_waits_as_it_never_has_makes_room_for_others(learned: Bench,
     learned.router.receive(worker.link)
 
 
-def test_a_worker_that_was_not_asked_has_nothing_to_say(learned: Bench, worker: LocalWorker) -> None:
+def test_a_worker_that_was_not_asked_changes_nothing(learned: Bench, worker: LocalWorker) -> None:
     send(learned, "computes")
     worker.claim()
     learned.router.relieved(worker.link)
     assert worker.link.is_full
 
 
-def test_a_worker_that_hangs_gets_nothing_more_whatever_it_says(learned: Bench, worker: LocalWorker) -> None:
-    """The signal for its stacks may have let its other threads go on for a moment."""
+def test_a_hanging_worker_gets_no_more_whatever_it_says(learned: Bench, worker: LocalWorker) -> None:
+    """The signal that makes it write its stacks may let its other threads run for a moment."""
     send(learned, "edits")
     worker.claim()
     learned.turn_until(lambda: worker.link.asked)
@@ -150,7 +149,7 @@ def test_a_worker_that_hangs_gets_nothing_more_whatever_it_says(learned: Bench, 
     assert learned.router.waiting == 1
 
 
-def test_a_worker_that_leaves_what_it_could_run_gets_nothing_more(learned: Bench, worker: LocalWorker) -> None:
+def test_a_worker_that_neglects_dispatches_gets_no_more(learned: Bench, worker: LocalWorker) -> None:
     send(learned, "waits")
     running = worker.claim()
     learned.turn_until(lambda: worker.link.stalled)
@@ -163,7 +162,7 @@ def test_a_worker_that_leaves_what_it_could_run_gets_nothing_more(learned: Bench
     assert learned.router.waiting == 0
 
 
-def test_a_worker_with_a_number_of_threads_does_not_learn(bench: Bench, sleeper: int) -> None:
+def test_a_fixed_number_of_threads_is_not_learned(bench: Bench, sleeper: int) -> None:
     worker = LocalWorker(threads=2, pid=sleeper)
     bench.router.join(worker.link)
     send(bench, "a")

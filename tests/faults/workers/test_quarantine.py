@@ -1,4 +1,4 @@
-"""What kills workers is not run for ever: frames in quarantine, hooks left alone, and everything else goes on."""
+"""Frames and hooks that kill workers are not run again, while everything else goes on."""
 
 import concurrent.futures
 import itertools
@@ -59,7 +59,7 @@ def test_a_dispatch_that_killed_two_workers_kills_no_third(tmp_path: Path) -> No
         assert "exited with code 9" in error_of(broker, "dies")
 
 
-def test_a_hook_that_killed_three_workers_is_left_alone_until_new_code_is_loaded(tmp_path: Path) -> None:
+def test_a_hook_that_killed_three_workers_waits_for_new_code(tmp_path: Path) -> None:
     with running_broker(tmp_path, files=FILES) as broker:
         for number in range(3):
             assert "exited with code 9" in error_of(broker, "dies", str(number))
@@ -78,9 +78,9 @@ def test_a_hook_that_killed_three_workers_is_left_alone_until_new_code_is_loaded
         assert "exited with code 9" in error_of(broker, "dies", "other")
 
 
-def test_a_hook_that_hangs_again_and_again_is_left_alone_too(tmp_path: Path) -> None:
+def test_a_hook_that_keeps_hanging_is_left_alone(tmp_path: Path) -> None:
     with running_broker(tmp_path, "--timeout", "0.2", "--hang-grace", "0", files=FILES) as broker:
-        # A call may also run out of time before a worker is there to run it: that is nobody's fault.
+        # A call may also expire before there is a worker to run it, which blames nobody.
         nonces = map(str, itertools.count())
         wait_until(
             lambda: error_of(broker, "busy_forever", next(nonces)).startswith("UNAVAILABLE"),
@@ -111,7 +111,7 @@ def test_a_hook_that_recovers_is_run_again_after_one_trial(tmp_path: Path) -> No
         assert "ended by SIGABRT" in broker.log
 
 
-def test_dispatches_that_wait_for_a_hook_that_is_given_up_are_answered(tmp_path: Path) -> None:
+def test_waiting_dispatches_fail_when_their_hook_is_given_up(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
     with (
         running_broker(tmp_path, "--threads", "1", files=FILES) as broker,
@@ -127,13 +127,13 @@ def test_dispatches_that_wait_for_a_hook_that_is_given_up_are_answered(tmp_path:
         assert first.result()
         assert well.result()
         assert sum("while it ran this hook" in outcome for outcome in outcomes) == 3
-        # Those that had been given to all three workers, behind the one that killed it, hear of that.
+        # Calls that were given to all three workers, behind the call that killed them, fail.
         others = [outcome for outcome in outcomes if "while it ran" not in outcome]
         assert all(one.startswith("UNAVAILABLE") or "before it started this hook, 3 times" in one for one in others)
         assert broker.status()["restarts"] == 3
 
 
-def test_workers_that_somebody_else_kills_are_no_fault_of_their_hooks(tmp_path: Path) -> None:
+def test_kills_from_outside_are_not_blamed_on_hooks(tmp_path: Path) -> None:
     with (
         running_broker(tmp_path, files=FILES) as broker,
         concurrent.futures.ThreadPoolExecutor(1) as callers,
