@@ -114,10 +114,6 @@ class HookTable:
             self._note_api(hook, seen)
         return hook
 
-    def find(self, bundle_hash: str, name: str) -> HookInfo:
-        """Return the hook of this bundle and name, or an unknown one."""
-        return self._hooks.get((bundle_hash, name), self._unknown)
-
     def forget_handler(self, name: str) -> None:
         """Note that a worker has no such event handler: unless the newest has it, no worker is asked again."""
         if name not in self._newest_handlers:
@@ -144,36 +140,35 @@ class HookTable:
 
     def _restrict(self, found: dict[HookKey, HookInfo], restrictions: Restrictions) -> None:
         self.groups = []
-        numbers: dict[frozenset[Link], int] = {}
         for key, links in restrictions.hooks.items():
             # Workers do not describe a whole chain ("*") as a hook.
             info = found.get(key) or found.setdefault(key, self._known(key, HookInfo()))
-            info.restrict(self._group(links, numbers))
+            info.restrict(self._group(links))
         self._handlers = {}
         for name, links in restrictions.handlers.items():
             info = self._handlers[name] = HookInfo()
-            info.restrict(self._group(links, numbers))
+            info.restrict(self._group(links))
         if self.awaits:
-            self._add_awaited(numbers)
+            self._add_awaited()
 
     def await_bundles(self, wait: bool) -> None:
         """Let dispatches for bundles that no worker has wait, or no longer; then regroup what waits."""
         self.awaits = wait
         if wait:
-            self._add_awaited({links: number for number, links in enumerate(self.groups, 1)})
+            self._add_awaited()
         elif self._is_last_awaited:
             self.groups.pop()
 
-    def _add_awaited(self, numbers: dict[frozenset[Link], int]) -> None:
+    def _add_awaited(self) -> None:
         """Give them a group of no workers; bundles that are to be brought back may have made that group already."""
-        self._is_last_awaited = frozenset() not in numbers
-        self._awaited.restrict(self._group(frozenset(), numbers))
+        self._is_last_awaited = frozenset() not in self.groups
+        self._awaited.restrict(self._group(frozenset()))
 
-    def _group(self, links: frozenset[Link], numbers: dict[frozenset[Link], int]) -> int:
-        if links not in numbers:
+    def _group(self, links: frozenset[Link]) -> int:
+        """Return the number of the group of these workers, which is made if there is none. Groups are few."""
+        if links not in self.groups:
             self.groups.append(links)
-            numbers[links] = len(self.groups)
-        return numbers[links]
+        return self.groups.index(links) + 1
 
     def _info(self, digest: str, hook: dict[str, Any]) -> HookInfo:
         info = HookInfo(

@@ -31,9 +31,6 @@ class LinkPool:
     def __iter__(self) -> Iterator[Link]:
         return iter(tuple(self._level_of))
 
-    def __contains__(self, link: Link) -> bool:
-        return link in self._level_of
-
     def add(self, link: Link) -> None:
         """Offer a worker that became ready."""
         self._place(link, len(link.in_flight))

@@ -39,18 +39,6 @@ class Counters:
 class Outcomes:
     """Completes dispatches, and takes them off the queue and the timing wheel."""
 
-    __slots__ = (
-        "_deadlines",
-        "_idle",
-        "_loop",
-        "_oversize",
-        "_pending",
-        "_unknown_handlers",
-        "counters",
-        "held",
-        "under_way",
-    )
-
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,

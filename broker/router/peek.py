@@ -59,7 +59,6 @@ class Peek(NamedTuple):
     hook_type: int
     hook_name: str
     api_id: str
-    org_id: str
     bundle_hash: str
 
 
@@ -67,7 +66,6 @@ class _Spec(msgspec.Struct, gc=False):
     """The part of a map's `spec` that is read; msgspec steps over everything else, and takes the last of equal keys."""
 
     api_id: str | None = msgspec.field(default=None, name="APIID")
-    org_id: str | None = msgspec.field(default=None, name="OrgID")
     bundle_hash: str | None = None
 
 
@@ -167,9 +165,8 @@ def _peek(data: Encoded) -> Peek:
         else:
             number, wire_type, at = read_tag(data, at)
             at = skip_value(data, at, number, wire_type)
-    api_id, org_id = spec.get(b"APIID", b""), spec.get(b"OrgID", b"")
-    bundle_hash = spec.get(b"bundle_hash", b"")
-    result = Peek(_int32(hook_type), hook_name.decode(), api_id.decode(), org_id.decode(), bundle_hash.decode())
+    api_id, bundle_hash = spec.get(b"APIID", b""), spec.get(b"bundle_hash", b"")
+    result = Peek(_int32(hook_type), hook_name.decode(), api_id.decode(), bundle_hash.decode())
     if seen is not None:
         _remember(_remembered, seen, result)
     return result
@@ -180,7 +177,7 @@ def _peek_spec(hook_type: int | str | None, hook_name: str | None, packed: bytes
     if isinstance(hook_type, str) and hook_type not in HOOK_TYPES:
         raise PeekError(f"hook_type {hook_type!r} is none of {', '.join(HOOK_TYPES)}")
     number = HOOK_TYPES.index(hook_type) if isinstance(hook_type, str) else hook_type or 0
-    result = Peek(number, hook_name or "", spec.api_id or "", spec.org_id or "", spec.bundle_hash or "")
+    result = Peek(number, hook_name or "", spec.api_id or "", spec.bundle_hash or "")
     if len(packed) + len(result.hook_name) <= _MAX_REMEMBERED_BYTES:
         _remember(_remembered_maps, (hook_type, hook_name, packed), result)
     return result

@@ -259,12 +259,8 @@ class Router:
     def place_waiting(self) -> None:
         """Give out as much of the queue as the workers take."""
         if self.hooks.groups:
-            # One dispatch to each worker in rotation, those with the least to do first, as long as any takes one.
-            placed = True
-            while placed:
-                placed = False
-                for link in sorted(self.pool, key=_load):
-                    placed |= self._give_oldest(link)
+            while self._place_round():
+                pass
             return
         for lane in BOTH_LANES:
             while self._pending.in_lane[lane] and (chosen := self.pool.choose(lane)) is not None:
@@ -272,6 +268,16 @@ class Router:
                 if dispatch is None:
                     break
                 self._send(chosen, dispatch)
+
+    def _place_round(self) -> bool:
+        """Give one dispatch to each worker that takes one, those with the least to do first; False: none took any."""
+        placed = False
+        for link in sorted(self.pool, key=_load):
+            dispatch = self._pop_for(link, BLOCKING) or self._pop_for(link, ASYNC)
+            if dispatch is not None:
+                self._send(link, dispatch)
+                placed = True
+        return placed
 
     def saturated_groups(self) -> list[bool]:
         """Return for all workers and for each group whether there are any, and none takes more of what waits."""
@@ -332,23 +338,17 @@ class Router:
 
     def _refill(self, link: Link) -> None:
         """Give a worker that has answered as much of the queue as it takes."""
-        if link.groups:
-            while self._give_oldest(link):
-                pass
-            return
         for lane in BOTH_LANES:
-            while link.accepts(lane) and (dispatch := self._pending.pop(lane)) is not None:
+            while (dispatch := self._pop_for(link, lane)) is not None:
                 self._send(link, dispatch)
 
-    def _give_oldest(self, link: Link) -> bool:
-        """Give a worker the oldest dispatch that it can run and takes, of all workers' or of its groups'."""
-        for lane in BOTH_LANES:
-            if link.accepts(lane):
-                dispatch = self._pending.pop_oldest([LANES * group + lane for group in (0, *link.groups)])
-                if dispatch is not None:
-                    self._send(link, dispatch)
-                    return True
-        return False
+    def _pop_for(self, link: Link, lane: int) -> Dispatch | None:
+        """Take from the queue the next dispatch of a lane that a worker can run, if it takes one."""
+        if not link.accepts(lane):
+            return None
+        if not link.groups:
+            return self._pending.pop(lane)
+        return self._pending.pop_oldest([LANES * group + lane for group in (0, *link.groups)])
 
     # -- the queue ---
 

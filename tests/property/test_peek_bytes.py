@@ -31,7 +31,7 @@ def decoded(data: bytes) -> Peek | None:
     except DecodeError:
         return None
     spec = obj.spec
-    return Peek(obj.hook_type, obj.hook_name, spec.get("APIID", ""), spec.get("OrgID", ""), spec.get("bundle_hash", ""))
+    return Peek(obj.hook_type, obj.hook_name, spec.get("APIID", ""), spec.get("bundle_hash", ""))
 
 
 @given(objects)
