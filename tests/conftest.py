@@ -19,6 +19,8 @@ settings.load_profile("unhurried")
 SHARED_MEMORY = Path("/dev/shm")
 OURS = "tykpy-*"
 """Other programs of the machine may use shared memory while we run."""
+COUNTERS = "tykpy-live-"
+"""Starts the names of what brokers have there; those of a test's own are looked after by `RunningBroker`."""
 PATIENCE = 2.0
 """Seconds for what a test has let go of to be gone."""
 LOOK_AGAIN = 0.02
@@ -58,7 +60,7 @@ def _scope_of(request: pytest.FixtureRequest, name: str) -> str:
 def _inventory() -> dict[str, set[str]]:
     return {
         "processes": set(_descendants(os.getpid())),
-        "shared memory": {entry.name for entry in SHARED_MEMORY.glob(OURS)},
+        "shared memory": {entry.name for entry in SHARED_MEMORY.glob(OURS) if not entry.name.startswith(COUNTERS)},
         "descriptors": set(_descriptors()),
         "threads": {thread.name for thread in threading.enumerate()},
     }
