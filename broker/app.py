@@ -24,6 +24,7 @@ from tykpy.broker.host.orphans import is_init, reap_orphans
 from tykpy.broker.host.sd_notify import ServiceNotifier
 from tykpy.broker.host.upgrade import Upgrade
 from tykpy.broker.http2.limits import Limits
+from tykpy.broker.live_report import LiveReport
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
 from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
 from tykpy.broker.net.access import admin_admission, gateway_admission
@@ -90,6 +91,7 @@ class Broker:
         self.grpc, self.rpc = self._gateway_front_ends(turn)
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)
         self.discovery = self._discovery()
+        self._live_report = LiveReport(loop, config.runtime_dir, self.router, self.supervisor)
         parts = Parts(
             self.router,
             self.arriving,
@@ -134,6 +136,7 @@ class Broker:
         """
         if self._listeners.handover is not None:
             await self._take_over(self._listeners.handover.baseline)
+        self._live_report.start()
         await self._stop.wait()
         if self._start_fault is not None:
             raise self._start_fault
@@ -144,6 +147,7 @@ class Broker:
 
     async def close(self) -> None:
         """End the workers and clean up; works after any part of `open`."""
+        self._live_report.close()
         self.upgrade.close()
         self._listeners.stop_accepting()
         for front_end in self._front_ends:

@@ -19,6 +19,7 @@ from tykpy.broker.host import privileges
 from tykpy.broker.host.cpus import usable_cpus
 from tykpy.broker.host.descriptors import raise_limit
 from tykpy.broker.host.exits import ExitCode
+from tykpy.broker.host.kernel import check_kernel
 from tykpy.broker.net.listeners import Listeners
 from tykpy.broker.pool.process import HANDLED_SIGNALS
 from tykpy.broker.pool.zygote import ZygoteKeeper
@@ -49,6 +50,7 @@ def run(config: BrokerConfig) -> ExitCode:
 
 def _run(config: BrokerConfig) -> ExitCode:
     try:
+        check_kernel()
         with closing(Listeners.open(config)) as listeners:
             privileges.assume(config)
             _use_log_file(config)

@@ -14,6 +14,8 @@ _UNREACHED: Final = ("UNAVAILABLE", "EXPIRED")
 """Codes of a broker that could not be reached; any other is its answer."""
 _ANSWER_TIMEOUT: Final = 10.0
 """Seconds."""
+_STUCK_AFTER: Final = 2.0
+"""Seconds without a turn of the event loop; one that works says how it is twice a second."""
 _timeout_option = click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait for the answer.")
 
 
@@ -31,9 +33,21 @@ def ask_broker(runtime_dir: Path, method: str, *params: Any, timeout: float = _A
             return client.call(method, *params)
     except RpcError as error:
         if error.code in _UNREACHED:
-            hint = "is --runtime-dir the broker's own?"
-            raise CommandError(f"no broker answers at {path} ({error.message}); {hint}") from error
+            raise CommandError(_why_unreached(runtime_dir, path, error.message)) from error
         raise CommandError(f"{method} refused: {error.message}") from error
+
+
+def _why_unreached(runtime_dir: Path, path: Path, message: str) -> str:
+    """Say what the broker's live counters tell about it: whether it was killed, or hangs, and how it was then."""
+    from tykpy.telemetry.live_counters import read_live_counters
+
+    seen = read_live_counters(runtime_dir)
+    if seen is None or (seen.is_running and seen.counters.age < _STUCK_AFTER):
+        return f"no broker answers at {path} ({message}); is --runtime-dir the broker's own?"
+    last_seen = f"last seen {seen.counters.age:.1f} s ago: {seen.counters}"
+    if seen.is_running:
+        return f"the broker does not answer; {last_seen}"
+    return f"no broker answers at {path} ({message}); the last one was killed; {last_seen}"
 
 
 @click.command()
@@ -41,7 +55,7 @@ def ask_broker(runtime_dir: Path, method: str, *params: Any, timeout: float = _A
 def status(runtime_dir: Path) -> None:
     """Show the state of a running broker as JSON: its workers, running and waiting calls, outcomes of dispatches."""
     with no_traceback():
-        click.echo(json.dumps(ask_broker(runtime_dir, "status"), indent=2))
+        click.echo(json.dumps(ask_broker(runtime_dir, "status", timeout=_ANSWER_TIMEOUT), indent=2))
 
 
 @click.command("reload")

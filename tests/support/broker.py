@@ -20,6 +20,7 @@ from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.client.grpc import GrpcClient
 from tykpy.client.rpc import RpcClient
 from tykpy.commands.objects import CallDescription, build_object
+from tykpy.telemetry.live_counters import LiveSegment
 
 TYKPY = str(Path(sys.executable).parent / "tykpy")
 PATIENCE = 30.0
@@ -204,6 +205,8 @@ class RunningBroker:
         if self.log_path.exists():
             with contextlib.suppress(OSError):
                 shutil.copy(self.log_path, self.folder / "broker.log")
+        # One that was killed has left its counters to the next.
+        LiveSegment.create(self.runtime).close()
         shutil.rmtree(self.runtime)
 
 
