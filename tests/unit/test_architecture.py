@@ -19,7 +19,7 @@ GENERATED: Final = ROOT / "tyk" / "proto"
 MAX_FILES: Final = 16
 MORE_FILES: Final = {"bench": 24, "broker/router": 21}
 """Folders that are still too large."""
-SHARED: Final = {"Breaker", "Broker", "Log", "Progress", "SavedVersions", "Storage"}
+SHARED: Final = {"Breaker", "Progress"}
 """Names that two public classes still share."""
 CIRCULAR: Final = "tykpy.broker.router."
 """Modules that still import each other."""

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from tykpy.redisclient.address import RedisAddress, parse_redis_url
-from tykpy.workers.storage.contract import Storage
+from tykpy.workers.storage.contract import SharedStorage
 from tykpy.workers.storage.failures import Health
 from tykpy.workers.storage.lazy import LazyStorage
 
-__all__ = ["Storage", "open_storage"]
+__all__ = ["SharedStorage", "open_storage"]
 
 
-def open_storage(redis_url: str | None, runtime_dir: Path, health: Health | None = None) -> Storage:
+def open_storage(redis_url: str | None, runtime_dir: Path, health: Health | None = None) -> SharedStorage:
     """Return the storage for a worker; nothing is imported, opened or connected before its first use.
 
     `health` is told how it does.
@@ -23,13 +23,13 @@ def open_storage(redis_url: str | None, runtime_dir: Path, health: Health | None
     return LazyStorage(lambda: _open_sqlite(runtime_dir, health))
 
 
-def _open_redis(address: RedisAddress, health: Health | None) -> Storage:
+def _open_redis(address: RedisAddress, health: Health | None) -> SharedStorage:
     from tykpy.workers.storage.redis import RedisStorage
 
     return RedisStorage(address, health=health)
 
 
-def _open_sqlite(runtime_dir: Path, health: Health | None) -> Storage:
+def _open_sqlite(runtime_dir: Path, health: Health | None) -> SharedStorage:
     from tykpy.workers.storage.sqlite import SQLiteStorage
 
     return SQLiteStorage(runtime_dir, health=health)

@@ -8,7 +8,7 @@ KEY_PREFIX: Final = "coprocess-data:"
 """Put before every key, as the gateway's own `TykStoreData` does: it may read what a plugin stored."""
 
 
-class Storage(tyk.gateway.Storage, Protocol):
+class SharedStorage(tyk.gateway.Storage, Protocol):
     """Keeps plugins' values; shared by all workers of a broker, usable from several threads.
 
     A failure is logged and not raised: `store` then drops the value, `fetch` answers empty.

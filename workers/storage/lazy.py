@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from tykpy.workers.storage.contract import Storage
+from tykpy.workers.storage.contract import SharedStorage
 from tykpy.workers.storage.failures import FailureLog
 
 _KEY: Final = "storage"
@@ -12,10 +12,10 @@ _KEY: Final = "storage"
 class LazyStorage:
     """Stands in for the storage that `opener` opens."""
 
-    def __init__(self, opener: Callable[[], Storage]) -> None:
+    def __init__(self, opener: Callable[[], SharedStorage]) -> None:
         """Remember how to open it."""
         self._opener = opener
-        self._opened: dict[str, Storage] = {}
+        self._opened: dict[str, SharedStorage] = {}
         """At most one. Not behind a lock: a finalizer that runs while this is opened may use it, in the same thread."""
 
     def store(self, key: str, value: bytes, ttl: float) -> None:
@@ -37,7 +37,7 @@ class LazyStorage:
         self._opened[_KEY] = closed
         opened.close()
 
-    def _open(self) -> Storage:
+    def _open(self) -> SharedStorage:
         opened = self._opener()
         kept = self._opened.setdefault(_KEY, opened)
         if kept is not opened:
