@@ -1,6 +1,6 @@
-"""What runs here now: the hook that a call of `TykGateway` out of plugin code belongs to, and its `async def` call.
+"""Context variables of the running hook, for calls of `TykGateway` in plugin code.
 
-Context variables, so threads, `async def` hooks and what these start each see their own.
+Threads, `async def` hooks and the tasks that these start each see their own values.
 """
 
 import asyncio
@@ -11,28 +11,28 @@ if TYPE_CHECKING:
     from tykpy.bundles.hook import Hook
 
 RUNNING: Final[ContextVar[tuple["Hook", Any] | None]] = ContextVar("RUNNING", default=None)
-"""The hook and the object or event it was called for; None outside of hooks."""
+"""The running hook and its object or event; None outside of hooks."""
 
 
 class AsyncCall:
-    """A call on the event loop, which may have to end before its hook does."""
+    """A call on the event loop. It can be ended while its hook runs."""
 
     __slots__ = ("ended_by", "is_expired", "task")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.is_expired = False
-        """Its deadline passed: no hook of it runs any more."""
+        """Its deadline passed, and no hook of it goes on."""
         self.ended_by: BaseException | None = None
-        """What a task that the running hook started has raised."""
+        """The exception of a task that the running hook has started."""
 
     def expire(self) -> None:
-        """End it because its deadline passed."""
+        """End the call because its deadline passed."""
         self.is_expired = True
         self._cancel()
 
     def fail(self, error: BaseException) -> None:
-        """Fail the hook that runs with the error of one of its tasks."""
+        """Fail the running hook with the error of one of its tasks."""
         self.ended_by = error
         self._cancel()
 
@@ -42,11 +42,11 @@ class AsyncCall:
 
     @property
     def is_cancelled(self) -> bool:
-        """Its task is to be cancelled, and perhaps does not know yet."""
+        """Whether cancellation of its task has been requested; the task may not have seen it yet."""
         return self.task is not None and self.task.cancelling() > 0
 
     def cause_of(self, error: BaseException) -> BaseException:
-        """Return what made the hook fail that raised `error`. Raises it where that is the deadline."""
+        """Return why the hook that raised `error` failed. Raises `error` again if the deadline passed."""
         if self.is_expired and isinstance(error, asyncio.CancelledError):
             raise error
         while self.task is not None and self.task.cancelling():
@@ -57,4 +57,4 @@ class AsyncCall:
 
 _NO_CALL: Final = AsyncCall()
 ASYNC_CALL: Final[ContextVar[AsyncCall]] = ContextVar("ASYNC_CALL", default=_NO_CALL)
-"""The call on the event loop. Tasks that a hook starts have the one of their hook."""
+"""The call on the event loop. Tasks that a hook starts inherit it."""

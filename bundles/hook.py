@@ -1,4 +1,4 @@
-"""One hook of a bundle: its function, its shape and what the manifest and its decorator say about it."""
+"""One hook of a bundle: its function, its shape, and its options from manifest and decorator."""
 
 import functools
 import inspect
@@ -24,7 +24,7 @@ _ALLOWED_EVENT: Final = "(event, spec)"
 
 @dataclass(slots=True, eq=False)
 class Hook:
-    """A function that can be run for a dispatch. Read at every dispatch, so everything is worked out beforehand."""
+    """A function to run for a dispatch. It is read at every dispatch, so everything is computed beforehand."""
 
     name: str
     bundle: str
@@ -35,17 +35,17 @@ class Hook:
     file: str
     line: int
     root: str
-    """The folder of the bundle's files: frames below it are the plugin's own in a traceback."""
+    """The folder of the bundle's files. Traceback frames of files below it belong to the plugin."""
     listed: tuple[ListedHook, ...] = ()
     continues: bool = field(init=False)
     """If this hook fails, its object goes on untouched, except for an authentication."""
     unwatched_calls: int = 1
-    """Calls until workers/dispatch/sampled_checks.py looks at one; events are never looked at."""
+    """Calls until workers/dispatch/sampled_checks.py checks one; events are never checked."""
     looks: int = 0
     has_left_token: bool = False
-    """An authentication hook left a token in one of the calls that were looked at."""
+    """An authentication hook left a token in one of the checked calls."""
     silent_until: dict[str, float] = field(default_factory=dict)
-    """When a kind of warning may be written again (monotonic seconds), by its name."""
+    """By kind of warning: when it may be logged again (monotonic seconds)."""
 
     def __post_init__(self) -> None:
         self.continues = self.definition.on_error == "continue" and not self.shape.is_event
@@ -56,7 +56,7 @@ class Hook:
         return next((entry.timeout for entry in self.listed if entry.timeout), self.definition.timeout)
 
     def describe(self) -> dict[str, Any]:
-        """Return what `tykpy hooks` and the router want to know, as a map that msgpack can carry."""
+        """Return the description that `tykpy hooks` and the router use, as a map that msgpack can encode."""
         return {
             "name": self.name,
             "hook_type": self.definition.hook_type,
@@ -73,9 +73,9 @@ class Hook:
 
 
 def definition_of(value: object) -> HookDefinition | None:
-    """Return what a decorator left on `value`, without running any code of it (it may be a lazy object)."""
+    """Return the definition that a decorator has put on `value`, without running any of its code (it may be lazy)."""
     target = value.__func__ if type(value) is MethodType else value
-    if type(target) is FunctionType:  # nearly always, and ten times as fast
+    if type(target) is FunctionType:  # nearly always, and ten times faster
         definition = target.__dict__.get(HOOK_ATTRIBUTE)
     else:
         definition = inspect.getattr_static(target, HOOK_ATTRIBUTE, None)
@@ -83,7 +83,7 @@ def definition_of(value: object) -> HookDefinition | None:
 
 
 def known_type(definition: HookDefinition) -> str | None:
-    """Return the hook type of a definition; None if it has none, or an unknown one."""
+    """Return the hook type of a definition; None if it has none or an unknown one."""
     hook_type: object = definition.hook_type
     return hook_type if type(hook_type) is str and hook_type in _TYPES else None
 
@@ -120,7 +120,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_options(definition: HookDefinition, listed: tuple[ListedHook, ...]) -> None:
-    """Raise ValueError with the reason where an option cannot work; plugin code may have made the definition."""
+    """Raise ValueError if an option cannot work. Plugin code may have made the definition without a decorator."""
     for timeout in (definition.timeout, *(entry.timeout for entry in listed)):
         if timeout is not None and not (type(timeout) is float and 0 < timeout <= MAX_TIMEOUT):
             raise ValueError(
@@ -136,13 +136,13 @@ def _check_options(definition: HookDefinition, listed: tuple[ListedHook, ...]) -
 
 
 def source_of(function: Callable[..., Any]) -> tuple[str, int]:
-    """Return the file and line where a function was written; empty and 0 for one that was not written in Python."""
+    """Return the file and line of a function; empty and 0 if it is not written in Python."""
     code = getattr(_plain(function), "__code__", None)
     return (code.co_filename, code.co_firstlineno) if isinstance(code, CodeType) else ("", 0)
 
 
 def _plain(function: Any) -> Any:
-    """Look through partial, method, `functools.wraps` and callable object."""
+    """Unwrap partials, methods, `functools.wraps` and callable objects."""
     while True:
         if isinstance(function, functools.partial):
             function = function.func
@@ -157,7 +157,7 @@ def _plain(function: Any) -> Any:
 
 
 def _is_async(function: Any) -> bool:
-    """Only what is called counts: a plain wrapper around a coroutine function may run it to its end itself."""
+    """Whether a call returns a coroutine. A plain wrapper around a coroutine function may run it to its end itself."""
     while isinstance(function, functools.partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
@@ -166,16 +166,16 @@ def _is_async(function: Any) -> bool:
 
 
 def _roles(definition: HookDefinition, listed: tuple[ListedHook, ...]) -> tuple[bool, ...]:
-    """Say which shapes a hook may have: those of events (True), of requests (False), or, where nothing tells, both."""
+    """Return which shapes a hook may have: those of events (True), of requests (False), or both."""
     if definition.hook_type is None:
         return (False,) if listed else (False, True)
     return (definition.hook_type == _EVENT,)
 
 
 def _shape_of(function: Callable[..., Any], roles: tuple[bool, ...]) -> Shape:
-    """Pick the shape as today's gateway does: by the number of positional arguments, defaults included.
+    """Choose the shape as the gateway does: by the number of positional arguments, including those with a default.
 
-    Where that number fits no shape, arguments with a default may be left to their default.
+    If this number fits no shape, the number without defaults counts.
     """
     allowed = " or ".join(_ALLOWED_EVENT if is_event else _ALLOWED for is_event in roles)
     fewest, most = _positional(function, allowed)
@@ -187,7 +187,7 @@ def _shape_of(function: Callable[..., Any], roles: tuple[bool, ...]) -> Shape:
 
 
 def _positional(function: Callable[..., Any], allowed: str) -> tuple[int, int]:
-    """Count the positional arguments: those without a default, and all. Raises ValueError with the reason."""
+    """Count the positional arguments without a default, and all of them. Raises ValueError."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as error:

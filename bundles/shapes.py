@@ -1,8 +1,8 @@
-"""The shapes of hooks: what each is called with, and what happens to what it returns.
+"""The shapes of hooks: the arguments of each, and how its return value is applied.
 
-Changes made in place count, as in the gateway's embedded driver (tyk/middleware.py, `process`), and so do new messages
-that are returned. What that driver would not look at counts for nothing here either: whatever a hook of five arguments
-returns besides a response, and parts of another type. What it cannot unpack fails here, too.
+Changes made in place count, as in the gateway's embedded driver (tyk/middleware.py, `process`), and so do returned
+messages. Values that this driver ignores are ignored here too: anything but a response from a hook of five arguments,
+and parts of a wrong type. Values that it cannot unpack are errors here too.
 """
 
 from collections.abc import Awaitable, Mapping, MutableMapping
@@ -23,20 +23,20 @@ _IGNORED: Final = ", which counts for nothing, as in the gateway's embedded Pyth
 
 
 class IgnoredReturnError(Exception):
-    """Some of what a hook returned counts for nothing, everything else was taken over; the message says which."""
+    """Part of a return value was ignored and the rest applied; the message says which part."""
 
 
 class Shape(Protocol):
-    """How to call a hook, and what to do with its result."""
+    """How to call a hook and apply its result."""
 
     signature: str
     is_event: bool
 
     def arguments(self, subject: Any, request: TykCoProcessRequest | None) -> tuple[Any, ...]:
-        """Return what the hook is called with; `request` is the object's, None for an event."""
+        """Return the hook's arguments; `request` is None for an event."""
 
     def apply_result(self, subject: Any, arguments: tuple[Any, ...], result: object) -> None:
-        """Put what the hook returned into the object. Raises WrongReturnError, or IgnoredReturnError when done."""
+        """Apply the hook's result to the object. Raises WrongReturnError, or IgnoredReturnError when done."""
 
 
 class RequestShape:
@@ -47,13 +47,13 @@ class RequestShape:
     is_event = False
 
     def arguments(self, subject: Object, request: TykCoProcessRequest | None) -> tuple[Any, ...]:
-        """Return the request, its session (absent until somebody writes to it) and the spec."""
+        """Return the request, its session (absent until the hook writes to it) and the spec."""
         if subject.metadata:
             _join_metadata(subject)
         return request, subject.session, subject.spec
 
     def apply_result(self, subject: Object, arguments: tuple[Any, ...], result: object) -> None:
-        """Take over the request and the session."""
+        """Apply the request and the session."""
         if type(result) is not tuple or len(result) != 2:
             result = _unpacked(result, 2, self.returns)
         _take_request(subject, arguments[0], result[0])
@@ -74,19 +74,19 @@ class MetadataShape:
     is_event = False
 
     def arguments(self, subject: Object, request: TykCoProcessRequest | None) -> tuple[Any, ...]:
-        """Return the same as RequestShape, and the session's metadata."""
+        """Return the arguments of RequestShape and the session's metadata."""
         if subject.metadata:
             _join_metadata(subject)
         session = subject.session
         return request, session, session.metadata, subject.spec
 
     def apply_result(self, subject: Object, arguments: tuple[Any, ...], result: object) -> None:
-        """Take over the request, the session, and the metadata, which is merged into the session's."""
+        """Apply the request and the session, and merge the metadata into the session's."""
         if type(result) is not tuple or len(result) != 3:
             result = _unpacked(result, 3, self.returns)
         _take_request(subject, arguments[0], result[0])
         if result[1] is not arguments[1] or result[2] is not arguments[2]:
-            metadata = _checked_metadata(result[2])  # a copy: another session empties the map it may be
+            metadata = _checked_metadata(result[2])  # a copy: it may be the map that a new session replaces
             _take_session(subject, result[1])
             if metadata:
                 subject.session.metadata.update(metadata)
@@ -96,7 +96,7 @@ class MetadataShape:
 
 
 class ResponseShape:
-    """`(request, response, session, metadata, spec)`, returns `response`; anything else counts for nothing."""
+    """`(request, response, session, metadata, spec)`, returns `response`; anything else is ignored."""
 
     signature = "request, response, session, metadata, spec"
     returns = "response"
@@ -110,7 +110,7 @@ class ResponseShape:
         return request, subject.response, session, session.metadata, subject.spec
 
     def apply_result(self, subject: Object, arguments: tuple[Any, ...], result: object) -> None:
-        """Take over the response."""
+        """Apply the response."""
         _take_request(subject, arguments[0], None)
         if isinstance(result, ResponseObject) and result is not arguments[1]:
             subject.response.CopyFrom(result)
@@ -123,7 +123,7 @@ class ResponseShape:
 
 
 class EventShape:
-    """`(event, spec)`, returns nothing that counts."""
+    """`(event, spec)`; the return value is ignored."""
 
     signature = "event, spec"
     is_event = True
@@ -133,7 +133,7 @@ class EventShape:
         return subject, subject.spec
 
     def apply_result(self, subject: Any, arguments: tuple[Any, ...], result: object) -> None:
-        """Ignore what an event handler returns, unless it is a coroutine that nobody runs."""
+        """Refuse a coroutine, which nobody would run, and ignore any other value."""
         if isinstance(result, Awaitable):
             _refuse(result, "nothing")
 
@@ -143,20 +143,20 @@ SHAPES: Final[Mapping[int, Shape]] = {2: EventShape(), 3: RequestShape(), 4: Met
 
 
 def complete_reply(subject: Object) -> None:
-    """Put in what a reply must have, even empty: without it the gateway's handler ends in a nil pointer."""
+    """Add the messages that a reply must have, even empty: without them the gateway dereferences a nil pointer."""
     subject.request.return_overrides.SetInParent()
     if subject.hook_type == _RESPONSE:
         subject.response.SetInParent()
 
 
 def _join_metadata(subject: Object) -> None:
-    """Show the hook what the gateway would see: the object's own metadata wins over the session's."""
+    """Merge the object's metadata into the session's, over which it takes precedence in the gateway."""
     if subject.HasField("session"):
         _put(subject.metadata, subject.session.metadata)
 
 
 def _copy_metadata(subject: Object) -> None:
-    """Make the object's metadata the session's, or the gateway would put old values over what the hook changed."""
+    """Copy the session's metadata to the object's, or the gateway would replace the hook's changes by old values."""
     if subject.HasField("session"):
         metadata = subject.metadata
         metadata.clear()
@@ -169,11 +169,11 @@ def _put(entries: Mapping[str, str], other: MutableMapping[str, str]) -> None:
 
 
 def _take_request(subject: Object, given: TykCoProcessRequest, returned: object) -> None:
-    """Take over the request; the subject has what a reply must have then, see `complete_reply`."""
+    """Apply the request, and add what a reply must have (see `complete_reply`)."""
     if subject.hook_type == _RESPONSE:
         subject.response.SetInParent()
     if type(given) is LazyRequest and not given.is_loaded and (returned is given or returned is None):
-        return  # its changes are taken over by whoever made it
+        return  # its changes are applied later, by the owner of its source
     message = given.object
     if returned is not given:
         if isinstance(returned, TykCoProcessRequest):
@@ -214,7 +214,7 @@ def _checked_metadata(metadata: object) -> dict[str, str]:
 
 
 def _check_parts(parts: tuple[Any, ...], wanted: str) -> None:
-    """Raise IgnoredReturnError where a part is neither None nor of the type that its place is for."""
+    """Raise IgnoredReturnError if a part is neither None nor of its type."""
     places = (("request", TykCoProcessRequest | MiniRequestObject), ("session", SessionState))
     for part, (name, expected) in zip(parts, places, strict=False):
         if part is not None and not isinstance(part, expected):
@@ -222,7 +222,7 @@ def _check_parts(parts: tuple[Any, ...], wanted: str) -> None:
 
 
 def _unpacked(result: Any, count: int, wanted: str) -> tuple[Any, ...]:
-    """Accept whatever unpacks into as many values. Raises WrongReturnError."""
+    """Return anything that unpacks into `count` values as a tuple. Raises WrongReturnError."""
     try:
         values = tuple(islice(iter(result), count + 1))
     except TypeError:

@@ -1,7 +1,7 @@
-"""The event loop of the `async def` hooks, in a thread of its own; no hook can end it for the others.
+"""Run `async def` hooks on one event loop in a thread of its own. No hook can end it for the others.
 
-It is there before any bundle is loaded: making it may fail for want of descriptors, and a library that replaces
-`threading` or `select` (gevent.monkey) would leave it without a thread or a selector of its own.
+The loop is made before any bundle is loaded: making it may fail if there are no descriptors left, and a library that
+replaces `threading` or `select` (gevent.monkey) would leave it without a thread or a selector of its own.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ _NS_PER_S: Final = 1_000_000_000
 
 
 class _SharedLoop(asyncio.SelectorEventLoop):
-    """An event loop that refuses to be ended by one of those who share it."""
+    """An event loop that hooks cannot stop or close."""
 
     def time(self) -> float:
-        """Return the monotonic clock, which a library may replace in the `time` module."""
+        """Return the monotonic time, even if a library has replaced it in the `time` module."""
         return monotonic()
 
     def _refuse(self) -> NoReturn:
@@ -49,15 +49,15 @@ class _SharedLoop(asyncio.SelectorEventLoop):
         self._refuse()
 
     def end(self) -> None:
-        """Stop it: the worker ends."""
+        """Stop the loop because the worker ends."""
         super().stop()
 
     def dispose(self) -> None:
-        """Close it once it is stopped."""
+        """Close the stopped loop."""
         super().close()
 
     def abandon(self) -> None:
-        """End this forked child, instead of doing the work of other calls twice, once its hook awaits something."""
+        """End this forked child as soon as its hook awaits something, before it repeats the work of other calls."""
         self._ready.clear()  # type: ignore[attr-defined]
         self.call_soon(forked.end, RuntimeError("a child that an async hook has forked cannot await anything"))
 
@@ -66,20 +66,20 @@ class AsyncCalls:
     """Runs invocations on the loop, each in an execution slot."""
 
     def __init__(self, channel: WorkerChannel, slots: range) -> None:
-        """Make and start the loop. Raises OSError or RuntimeError where there are no descriptors or threads left."""
+        """Make and start the loop. Raises OSError or RuntimeError if there are no descriptors or threads left."""
         self._channel = channel
         self._free = len(slots)
         self._slots: SimpleQueue[int] = SimpleQueue()
         for slot in slots:
             self._slots.put(slot)
         self._calls: dict[int, AsyncCall] = {}
-        """By slot. The loop itself has weak references to its tasks only."""
+        """By slot. The loop itself holds only weak references to its tasks."""
         self._loop = _SharedLoop()
         self._ended: SimpleQueue[None] = SimpleQueue()
         start_thread("async-hooks", self._run)
 
     def start(self, request: Request, invocation: Invocation, claimed: int) -> None:
-        """Run the invocation on the loop; the thread that claimed it is free for the next request."""
+        """Run the invocation on the loop, and free the thread that claimed it for the next request."""
         slot = self._slots.get()
         self._channel.move(request.seq, claimed, slot)
         try:
@@ -90,14 +90,14 @@ class AsyncCalls:
             raise
 
     def finish(self) -> None:
-        """Wait for what still runs, then end the loop."""
+        """Wait for the running calls, then end the loop."""
         for _ in range(self._free):
             self._slots.get()
         self._loop.call_soon_threadsafe(self._loop.end)
         self._ended.get()
 
     def abandon(self) -> None:
-        """Leave the calls to the process that this one is a child of."""
+        """Leave the calls to the parent process."""
         self._loop.abandon()
 
     def _run(self) -> None:
@@ -105,7 +105,7 @@ class AsyncCalls:
             try:
                 self._loop.run_forever()
             except (SystemExit, KeyboardInterrupt) as error:
-                # asyncio lets these through to whoever runs the loop.
+                # asyncio lets these pass to the caller of `run_forever`.
                 self._fail_origin(error)
             else:
                 break
@@ -125,11 +125,11 @@ class AsyncCalls:
     def _begin(self, request: Request, invocation: Invocation, slot: int) -> None:
         try:
             call = self._calls[slot] = AsyncCall()
-            # Not by `create_task`: its factory may be a plugin's.
+            # `create_task` might use a plugin's task factory.
             call.task = asyncio.Task(self._complete(call, request, invocation, slot), loop=self._loop)
-            # No hook finds the calls of others in `asyncio.all_tasks`, and cancels them.
+            # Keep hooks from cancelling other calls that they find in `asyncio.all_tasks`.
             asyncio._unregister_task(call.task)
-        except BaseException as error:  # noqa: BLE001 (the loop would log it, and the call be lost)
+        except BaseException as error:  # noqa: BLE001 (the loop would only log it and lose the call)
             give_up(error)
 
     async def _complete(self, call: AsyncCall, request: Request, invocation: Invocation, slot: int) -> None:
@@ -137,7 +137,7 @@ class AsyncCalls:
         payload: Packed
         try:
             payload, is_error = await self._in_time(call, request.deadline_ns, invocation), False
-        except BaseException as error:  # noqa: BLE001 (whatever it is, it is this call's)
+        except BaseException as error:  # noqa: BLE001 (any exception fails this call only)
             payload, is_error = error_frame(error), True
         try:
             if request.lent is not None:
@@ -163,7 +163,7 @@ class AsyncCalls:
 
 
 def _call_of(trace: TracebackType | None) -> AsyncCall | None:
-    """Return the call in whose context the loop's callback ran that a traceback leads through."""
+    """Return the call in whose context the loop ran the callback that a traceback shows."""
     while trace is not None:
         handle = trace.tb_frame.f_locals.get("self")
         if isinstance(handle, asyncio.Handle):

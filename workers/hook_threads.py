@@ -1,8 +1,8 @@
-"""The threads that run hooks: one of them leads, and is the only one that claims requests.
+"""The threads that run hooks. One of them leads: only the leader claims requests.
 
-The leader keeps the lead while it runs a hook, so that short hooks cost no hand-over. Where the broker says that a hook
-shares its worker, it hands the lead to a parked thread or to a new one first. A thread that has run a hook without the
-lead takes it if nobody has it, and parks otherwise. Threads are started when they are needed, and stay.
+The leader keeps the lead while it runs a hook, so short hooks cost no hand-over. If the broker says that a hook shares
+its worker, the leader first hands the lead to a parked thread or to a new one. A thread that has run a hook without the
+lead takes it if it is vacant, and parks otherwise. Threads are started on demand and never end before the worker does.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,36 +13,36 @@ from typing import Final
 from tykpy.workers.process.guard import start_late_thread
 
 FIRST: Final = 0
-"""The slot of the main thread, which leads at first."""
+"""The slot of the main thread, the first leader."""
 
 
 class HookThreads:
     """Up to `most` threads, each in a slot of its own; a slot is also an execution slot of the channel."""
 
     def __init__(self, most: int, serve: Callable[[int], None], show: Callable[[int], None]) -> None:
-        """`serve`: what a new thread runs, as the leader. `show`: hears how many have been started."""
+        """A new thread runs `serve` with its slot, as the leader. `show` is given the number of started threads."""
         self._most = most
         self._serve = serve
         self._show = show
         self._lock = Lock()
         self._gates = [Lock() for _ in range(most)]
-        """What a parked thread waits for, by slot."""
+        """By slot: the lock that a parked thread waits for."""
         for gate in self._gates:
             gate.acquire()
         self._parked: list[int] = []
-        """Slots, the last one parked at the end: its stack is warm."""
+        """Slots of parked threads. The last one is used first: its stack is in the CPU's cache."""
         self._is_vacant = False
-        """Nobody leads: all threads run hooks."""
+        """No thread leads: all of them run hooks."""
         self._is_over = False
         self._started = 1
         self._ended: SimpleQueue[None] = SimpleQueue()
-        self.kept: dict[int, bool] = {}
-        """The sequence number of what the leader runs while it keeps the lead; who takes it out has the lead."""
+        self.leading: dict[int, bool] = {}
+        """The sequence number of the request that the leader runs; the thread that removes it leads next."""
         show(1)
 
     @property
     def busy(self) -> int:
-        """Threads that run hooks, at least 1; one that neither does nor is parked waits for requests."""
+        """Number of threads that run hooks, at least 1: of those that are not parked, one waits for requests."""
         return max(self._started - len(self._parked) - 1, 1)
 
     def hand_over(self) -> None:
@@ -54,13 +54,13 @@ class HookThreads:
                 self._is_vacant = not (self._started < self._most and self._start())
 
     def relieve(self, seqs: Iterable[int]) -> None:
-        """Let another thread lead where the leader runs one of these requests: it waits."""
+        """Let another thread lead if the leader runs one of these requests, which wait for something."""
         for seq in seqs:
-            if self.kept.pop(seq, False):
+            if self.leading.pop(seq, False):
                 self.hand_over()
 
     def rejoin(self, slot: int) -> bool:
-        """Wait for the lead; False when there are no more requests. Called by a thread that has run a hook."""
+        """Wait for the lead after running a hook. Return False if there are no more requests."""
         with self._lock:
             if self._is_vacant or self._is_over:
                 self._is_vacant = False
@@ -70,21 +70,21 @@ class HookThreads:
         return not self._is_over
 
     def end(self) -> None:
-        """There are no more requests: all threads end when they have run what they run. Called by the leader."""
+        """End all threads as soon as they have run their hooks. Called by the leader if there are no more requests."""
         with self._lock:
             self._is_over = True
             while self._parked:
                 self._gates[self._parked.pop()].release()
 
     def join(self) -> None:
-        """Wait for the end of all but the main thread, which calls this."""
+        """Wait until all other threads have ended. Called by the main thread."""
         for _ in range(self._started - 1):
             self._ended.get()
 
     def _start(self) -> bool:
         try:
             start_late_thread(f"hooks-{self._started}", self._run, self._started)
-        except (RuntimeError, MemoryError):  # no memory or processes left: the threads that there are do the work
+        except (RuntimeError, MemoryError):  # out of memory or processes: go on with the threads that have been started
             return False
         self._started += 1
         self._show(self._started)

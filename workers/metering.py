@@ -1,7 +1,7 @@
-"""How much of its time a hook waits, as the kernel and the interpreter's other threads let us tell.
+"""Estimate which part of its time a hook waits for something other than a CPU or the interpreter's lock.
 
-Wall time without CPU time is not it: a thread that wants the CPU or the interpreter's lock gets on no better if more
-threads want them. What is neither computing, nor waiting for one of the two, is waiting for something else.
+Wall time minus CPU time would be wrong: a thread that waits for a CPU or for the interpreter's lock does not get on any
+faster if more threads want them. Only the rest of the time is waiting that other threads can use.
 """
 
 import os
@@ -12,10 +12,10 @@ from typing import Final
 from tykpy.ipc.ring.layout import MAX_HANDLER_NS, MAX_WAITING, WAITING_SHIFT
 
 _SCHEDSTAT: Final = "/proc/thread-self/schedstat"
-"""Time on a CPU (at the last tick), time on a run queue, number of slices; ns."""
+"""Holds the time on a CPU (as of the last tick) and on a run queue, in ns, and the number of time slices."""
 _SCHEDSTAT_BYTES: Final = 80
 SLICE_NS: Final = 1_000_000
-"""CPU time below which how long a thread waited for it says nothing about others."""
+"""A thread that computed for less (in ns) does not show by its own delay how long others waited for a CPU."""
 # Bound before plugins are imported; see `ipc/channel/doorbell.py`.
 _open: Final = os.open
 _pread: Final = os.pread
@@ -29,16 +29,16 @@ class Meter:
     __slots__ = ("_delay_ns", "_descriptor", "_hooks_ns", "_own_ns", "_process_ns")
 
     hooks_ns = 0
-    """CPU time of all measured calls that have ended. Threads may lose each other's: it is compared, not relied on."""
+    """CPU time of all measured calls that have ended. Racing threads may lose updates; it is only an estimate."""
 
     def __init__(self) -> None:
         self._descriptor = -1
         self._own_ns = self._process_ns = self._delay_ns = self._hooks_ns = 0
 
     def begin(self) -> None:
-        """A call begins."""
+        """Begin to measure a call."""
         if self._descriptor < 0:
-            with suppress(OSError):  # a kernel without it, or no descriptors left: what cannot be told is waiting
+            with suppress(OSError):  # no descriptors left: delays then count as waiting
                 self._descriptor = _open(_SCHEDSTAT, os.O_RDONLY | os.O_CLOEXEC)
         self._delay_ns = self._run_queue_ns()
         self._hooks_ns = Meter.hooks_ns
@@ -46,7 +46,7 @@ class Meter:
         self._own_ns = _thread_time_ns()
 
     def end(self, handler_ns: int, busy: int) -> int:
-        """Return time and waiting share of a call, see `aux` in `ipc.ring.layout`; `busy`: calls that ran, with it."""
+        """Return time and waiting share of a call as `aux` in `ipc.ring.layout`; `busy` calls ran, with this one."""
         own_ns = _thread_time_ns() - self._own_ns
         process_ns = max(_process_time_ns() - self._process_ns, own_ns)
         delay_ns = max(self._run_queue_ns() - self._delay_ns, 0)
@@ -58,8 +58,8 @@ class Meter:
         return min(handler_ns, MAX_HANDLER_NS) | waiting << WAITING_SHIFT
 
     def close(self) -> None:
-        """Give the descriptor back."""
-        with suppress(OSError):  # there is none, or plugin code has closed it
+        """Close the descriptor."""
+        with suppress(OSError):  # it was never opened, or plugin code has closed it
             os.close(self._descriptor)
 
     def _run_queue_ns(self) -> int:
@@ -72,22 +72,22 @@ class Meter:
 def waiting_share(
     handler_ns: int, own_ns: int, others_ns: int, delay_ns: int, busy: int, unclaimed_ns: int
 ) -> float | None:
-    """Which part of a call's waiting and computing is waiting, 0 to 1; None where it cannot be told.
+    """Return waiting / (waiting + computing) of a call, 0 to 1; None if it cannot be told.
 
-    `own_ns` and `others_ns`: CPU time of its thread, and of the process's others meanwhile; `delay_ns`: how long its
-    thread waited for a CPU; `busy`: calls that ran at the same time; `unclaimed_ns`: the part of `others_ns` that was
-    no other call's own.
+    `own_ns` is the CPU time of its thread, `others_ns` that of the process's other threads meanwhile, and
+    `unclaimed_ns` the part of it that no other call used. Its thread waited `delay_ns` for a CPU. `busy` calls ran at
+    the same time.
     """
-    # What threads computed that run no hooks, they did on behalf of those that do.
+    # Threads that run no hooks compute on behalf of those that do.
     computing_ns = own_ns + unclaimed_ns // busy
     wanted_ns = own_ns + delay_ns
-    # Others wait for CPUs as well while they have the interpreter's lock, and get them like this thread; but each of
-    # its short runs may wait for a whole slice.
+    # Other threads also wait for CPUs while they hold the interpreter's lock, as long as this thread does; but each of
+    # its short runs may wait for a whole time slice.
     others_ns = min(others_ns + others_ns * delay_ns // max(own_ns, SLICE_NS), handler_ns)
-    # It wanted the lock during the same part of their time as of the rest, and waited for one turn of each at most.
+    # It wanted the lock for the same part of their time as of the rest, and waited for each of them once at most.
     contended_ns = min(wanted_ns * others_ns // max(handler_ns - others_ns, 1), wanted_ns * (busy - 1), others_ns)
     idle_ns = max(handler_ns - max(wanted_ns + contended_ns, computing_ns), 0)
-    # A guess at what others took is no measurement of the rest where they took most.
+    # If other threads took most of the time, an estimate of their part does not tell what remains.
     if computing_ns < idle_ns < delay_ns + contended_ns:
         return None
     return idle_ns / max(idle_ns + computing_ns, 1)

@@ -1,8 +1,8 @@
-"""The worker's loops: claim a request, run its hook, publish the answer.
+"""Serve requests: claim one, run its hook, publish the answer.
 
-Each thread is an execution slot of its own and does the same three steps; which of them claims, `hook_threads` knows.
-`async def` hooks leave the claiming thread for one event loop, so that a single worker can hold many of them. A control
-thread hears from the broker.
+Every hook thread has an execution slot of its own and repeats these three steps; `hook_threads` decides which of them
+claims. `async def` hooks move from the claiming thread to one event loop, so one worker can run many of them at a time.
+A control thread reads the broker's messages.
 """
 
 import gc
@@ -25,19 +25,19 @@ from tykpy.workers.process.guard import guarded, start_thread
 from tykpy.workers.process.rlimits import CpuBudget
 
 EXIT_BROKER_GONE: Final = 0
-"""Nobody is left to report to, and nothing went wrong here."""
+"""Exit code of a worker that outlives its broker: nobody reads it, and nothing went wrong in the worker."""
 
 
 class WorkerLoop:
-    """Runs the requests of one channel until the broker asks it to leave or is gone."""
+    """Runs the requests of one channel until the broker drains it or is gone."""
 
     _dispatcher: HookDispatcher
 
     def __init__(self, channel: WorkerChannel, threads: int, budget: CpuBudget | None = None) -> None:
-        """Start the threads that are always there, which wait for `run`; for hooks, up to `threads` run at a time.
+        """Start the permanent threads, which wait for `run`; up to `threads` run hooks at the same time.
 
-        `budget`: of CPU, to be renewed by every dispatch. To be called before any bundle is loaded: a library may
-        replace `threading` (gevent.monkey), and a thread started then would never run.
+        Every dispatch renews the CPU `budget`. Call this before any bundle is loaded: a library may replace `threading`
+        (gevent.monkey), and a thread started after that would never run.
         """
         self._budget = budget
         self._channel = channel
@@ -48,8 +48,8 @@ class WorkerLoop:
         start_thread("control", self._listen_when_begun)
 
     def run(self, dispatcher: HookDispatcher) -> None:
-        """Serve until told to leave; every claimed request is answered before this returns."""
-        # What is loaded now stays; looking through it again at every collection would be for nothing.
+        """Serve until the worker is drained. Every claimed request is answered before this returns."""
+        # Everything loaded so far stays loaded: exempt it from garbage collection.
         gc.collect()
         gc.freeze()
         self._dispatcher = dispatcher
@@ -61,17 +61,17 @@ class WorkerLoop:
             meter.close()
 
     def abandon(self) -> None:
-        """Let go of everything that is the worker's, in a child that plugin code has forked."""
+        """Release everything that belongs to the worker, in a child that plugin code has forked."""
         self._async_calls.abandon()
         self._channel.abandon()
 
     def _serve(self, slot: int) -> None:
         channel, threads, budget = self._channel, self._threads, self._budget
-        kept, meter = threads.kept, self._meters[slot]
+        leading, meter = threads.leading, self._meters[slot]
         while (request := channel.claim(slot)) is not None:
             started = monotonic_ns()
             seq, flags = request.seq, request.flags
-            kept[seq] = True
+            leading[seq] = True
             payload: Packed
             if flags & FLAG_MEASURE:
                 meter.begin()
@@ -81,13 +81,13 @@ class WorkerLoop:
                 invocation = self._dispatcher.prepare(request.payload, request.lent)
                 if invocation.is_async:
                     self._async_calls.start(request, invocation, slot)
-                    if kept.pop(seq, False) or threads.rejoin(slot):
+                    if leading.pop(seq, False) or threads.rejoin(slot):
                         continue
                     return
-                if flags & FLAG_SHARES and kept.pop(seq, False):
+                if flags & FLAG_SHARES and leading.pop(seq, False):
                     threads.hand_over()
                 payload, is_error = invocation.run(), False
-            except BaseException as error:  # noqa: BLE001 (whatever it is, it is this call's)
+            except BaseException as error:  # noqa: BLE001 (any exception fails this call only)
                 payload, is_error = error_frame(error), True
             if request.lent is not None:
                 request.lent.give_back()
@@ -95,7 +95,7 @@ class WorkerLoop:
             if flags & FLAG_MEASURE:
                 time = meter.end(time, threads.busy)
             channel.answer(slot, seq, payload, is_error, time)
-            if not (kept.pop(seq, False) or threads.rejoin(slot)):
+            if not (leading.pop(seq, False) or threads.rejoin(slot)):
                 return
         threads.end()
 
@@ -119,7 +119,7 @@ class WorkerLoop:
                     elif message.name == "names":
                         explain_in_log(message.body)
         except ControlClosedError:
-            # The broker is gone, and with it everybody who waits for an answer: a hook that still runs must not
-            # keep the process alive.
+            # The broker is gone, and so is everybody who waits for an answer. A running hook must not keep the
+            # process alive.
             close_log()
             os._exit(EXIT_BROKER_GONE)

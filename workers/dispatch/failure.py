@@ -1,4 +1,4 @@
-"""Turns what a plugin raises into an error that says what, in which hook and line; the traceback is for the log."""
+"""Turn an exception of a plugin into an error that names hook and line, and write its traceback to the log."""
 
 import logging
 import math
@@ -23,9 +23,9 @@ _failures: Final = QuietLog(_log)
 
 
 def error_frame(error: BaseException) -> Packed:
-    """Return the error frame for whatever ended a call; log what is not logged yet."""
+    """Return the error frame for the exception that ended a call, and log it unless it has been logged."""
     if isinstance(error, WorkerError):
-        # What a hook did wrong is logged where it happened, with its traceback; unknown event handlers by the broker.
+        # Failed hooks have been logged with their tracebacks; the broker logs unknown event handlers.
         if error.status is not Status.HOOK_FAILED and EVENT_META not in (error.meta or {}):
             message = f"{error.status.name}: {error.message}"
             _failures.log(logging.WARNING, message, message)
@@ -37,50 +37,50 @@ def error_frame(error: BaseException) -> Packed:
 
 
 def hook_failed(hook: "Hook", error: BaseException) -> WorkerError:
-    """Log the traceback, from the plugin's first frame on, and return the dispatch's error, whatever was raised."""
+    """Log the traceback, from the plugin's first frame on, and return the error of the dispatch."""
     if forked.is_child:
         forked.end(error)
     if type(error) is WrongReturnError:
         return _wrong_return(hook, str(error))
     own = from_plugin(error.__traceback__, hook.root)
     if issubclass(type(error), MemoryError):
-        # What the hook had collected goes first, or there is none left to say so with.
+        # Free what the hook had collected, or there is no memory left to report the failure.
         traceback.clear_frames(own)
     place = _place(hook, error)
     failed = f"hook {hook.name} of bundle {hook.bundle} failed"
-    # Failures of one class at one line are repetitions, whatever values their messages have.
+    # Failures of one class at one line are repetitions, even if the values in their messages differ.
     _log_failure(f"{class_name(error)} {place} {hook.name}", failed, error, own)
     return WorkerError(Status.HOOK_FAILED, f"{failed}: {described(error)} ({place})", meta_of(hook))
 
 
 def _log_failure(key: str, message: str, error: BaseException, trace: TracebackType | None) -> None:
-    # The caller's error matters more than the log: there may be no memory, and the exception's own code may fail.
+    # The caller's error matters more than the log: memory may be short, and the exception's own code may fail.
     with suppress(BaseException):
         _failures.log(logging.ERROR, key, message, (type(error), error, trace))
 
 
 def hook_passed_over(hook: "Hook", error: WorkerError) -> None:
-    """Say in the log that a hook with `on_error="continue"` failed and its object goes on untouched."""
+    """Log that a hook with `on_error="continue"` failed and its object goes on untouched."""
     text = f'{error.message}; on_error is "continue": the object goes on untouched'
     _failures.log(logging.WARNING, f"continue {hook.bundle} {hook.name}", text)
 
 
 def _wrong_return(hook: "Hook", reason: str) -> WorkerError:
-    """Return the error for a hook that returned something else than it must."""
+    """Return the error for a hook that returned a wrong value."""
     message = f"hook {hook.name} of bundle {hook.bundle} {reason} ({hook.file}:{hook.line})"
     _failures.log(logging.ERROR, message, message)
     return WorkerError(Status.HOOK_FAILED, message, meta_of(hook))
 
 
 def return_ignored(hook: "Hook", reason: str) -> None:
-    """Warn once per hook that some of what it returns counts for nothing."""
+    """Warn once per hook that part of its return value is ignored."""
     if _RETURN not in hook.silent_until:
         hook.silent_until[_RETURN] = math.inf
         _log.warning("hook %s of bundle %s (%s:%d) %s", hook.name, hook.bundle, hook.file, hook.line, reason)
 
 
 def meta_of(hook: "Hook") -> dict[str, Any]:
-    """Return what an error frame says about the hook that failed."""
+    """Return the meta of an error frame: the bundle and name of the failed hook."""
     return {"bundle": hook.bundle, "hook": hook.name}
 
 

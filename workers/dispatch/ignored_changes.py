@@ -1,6 +1,6 @@
-"""What the gateway ignores, or answers with an error, without a word to the author: and what to write instead.
+"""Describe changes that the gateway ignores, or answers with an error, without telling the author.
 
-The sentences of `tykpy lint` and of a worker's warnings. Sources: Tyk's gateway/coprocess.go and mw_response_hook.
+`tykpy lint` and the workers' warnings use these sentences. Source: Tyk's gateway/coprocess.go and mw_response_hook.
 """
 
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from typing import Final
 
 MIN_CODE: Final = 100
 MAX_CODE: Final = 999
-"""The status codes that Go's net/http writes are between these."""
+"""The range of status codes that Go's net/http writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """One kind of change that does not do what it looks like."""
+    """A kind of change that does not do what it seems to."""
 
     kind: str
     """Short name, as in `# tykpy: ignore[request-body]`."""

@@ -1,4 +1,4 @@
-"""From what a dispatch names to the hooks to run; what is not found is an error that lists what there is."""
+"""Find the hooks that a dispatch names. An error about a missing one lists what there is."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -13,18 +13,18 @@ from tykpy.ipc.frame import Status
 
 _NO_BUNDLE: Final = frozenset({"", EMPTY_NAME_HASH})
 _MAX_LISTED: Final = 20
-"""Names in an error; it has to fit into a gRPC trailer."""
+"""Number of names in an error, which must fit into a gRPC trailer."""
 
 
 class Lookup:
-    """Finds hooks, chains and event handlers. Every method raises WorkerError where there is nothing to run."""
+    """Finds hooks, chains and event handlers. Methods raise WorkerError if there is nothing to run."""
 
     def __init__(self, store: BundleStore) -> None:
-        """Look into `store`."""
+        """Look in `store`."""
         self._store = store
 
     def hook(self, bundle_hash: str, name: str) -> Hook:
-        """Return the hook `name` of one bundle, or of all bundles where the hash is that of no name."""
+        """Return the hook `name` of one bundle, or of any bundle if the call names none."""
         hook = self._anywhere(name) if bundle_hash in _NO_BUNDLE else self._in_bundle(bundle_hash, name)
         if hook.shape.is_event:
             message = f"hook {name} of bundle {hook.bundle} handles events ({hook.shape.signature}), not requests"
@@ -32,7 +32,7 @@ class Lookup:
         return hook
 
     def chain(self, bundle_hash: str, hook_type: str) -> Chain:
-        """Return all hooks of one type of a bundle, in the order they run; at least one."""
+        """Return all hooks of one type of a bundle, in the order in which they run; at least one."""
         bundle = self._only_bundle(hook_type) if bundle_hash in _NO_BUNDLE else self._bundle(bundle_hash)
         chain = bundle.chains[hook_type]
         meta = _meta(bundle.name, CHAIN_NAME)
@@ -50,7 +50,7 @@ class Lookup:
         return chain
 
     def event_handler(self, name: str, bundle_hash: str | None) -> Hook:
-        """Return the event handler `name`: that of the bundle last dispatched for the event's API, or the only one."""
+        """Return the event handler `name` of the bundle that the event's API uses, or the only one of this name."""
         preferred = self._store.find(bundle_hash) if bundle_hash else None
         if preferred is not None:
             own = preferred.hooks.get(name)
@@ -63,14 +63,14 @@ class Lookup:
         raise WorkerError(error.status, error.message, {EVENT_META: name})
 
     def triggered_handlers(self, name: str, own: str) -> list[Hook]:
-        """Return the handlers of an event that a plugin triggered: its own bundle's; without one all there are."""
+        """Return the handlers of a triggered event: those of the bundle `own`, or all if it has none."""
         found = self._event_handlers(name)
         owned = [hook for bundle, hook in found if any(part.name == own for part in bundle.parts)]
         return owned or [hook for _, hook in found]
 
     @property
     def has_events(self) -> bool:
-        """Some bundle handles events."""
+        """Whether any bundle handles events."""
         return any(bundle.has_events for bundle in self._store.loaded())
 
     def _in_bundle(self, bundle_hash: str, name: str) -> Hook:
@@ -117,13 +117,13 @@ class Lookup:
         return [bundle for bundle in self._store.loaded() if name in bundle.hooks]
 
     def _bundles_chaining(self, hook_type: str) -> list[Bundle]:
-        """Return the bundles with such a chain; those that cannot be loaded count where there is no other."""
+        """Return the bundles with such a chain; if there are none, those that cannot be loaded."""
         loaded = self._store.loaded()
         found = [bundle for bundle in loaded if bundle.error is None and any(bundle.chains[hook_type])]
         return found or [bundle for bundle in loaded if bundle.error is not None]
 
     def _event_handlers(self, name: str) -> list[tuple[Bundle, Hook]]:
-        """Return the handlers `name`, at least one."""
+        """Return the handlers called `name`, at least one."""
         found = self._loaded_handlers(name)
         if not found:
             handlers = (hook.name for hook in self._all_hooks() if hook.shape.is_event)

@@ -1,4 +1,4 @@
-"""From a request frame to something that can be run: decode, find the hook, hand out an `Invocation`."""
+"""Decode a request frame, find its hook, and return an `Invocation` of it."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -27,7 +27,7 @@ HASH_KEY: Final = "bundle_hash"
 API_KEY: Final = "APIID"
 """Keys of `spec`: the hash of the bundle's name, and the API's id."""
 _CHAINING: Final = {int(HookType.Value(name)): name for name in HOOK_TYPES.values()}
-"""The names of the hook types that chain, by their numbers."""
+"""Names of the hook types that chain, by number."""
 _OBJECT: Final = int(Kind.OBJECT)
 _OBJECTS: Final = (_OBJECT, int(Kind.OBJECT_MAP))
 _parse_object: Final = Object.FromString
@@ -37,17 +37,17 @@ class HookDispatcher:
     """Prepares dispatches; safe to use from many threads."""
 
     def __init__(self, bundles: BundleStore) -> None:
-        """Find hooks in `bundles`, where everything is loaded."""
+        """Find hooks in `bundles`, which are loaded."""
         self._lookup = Lookup(bundles)
         self._hooks: dict[tuple[str, str], Hook] = {}
         self._apis = ApiBundles()
         self._has_events = self._lookup.has_events
 
-    def prepare(self, payload: Packed, lent: LentBody | None = None) -> Invocation:
-        """Decode a request frame and find what it asks for; `lent`: its body, where that is not in it.
+    def prepare(self, payload: Packed, borrowed: LentBody | None = None) -> Invocation:
+        """Decode a request frame and find its hook; `borrowed` is the body of a frame that has none.
 
-        Raises WorkerError: INVALID for what cannot be decoded, NOT_FOUND for an unknown bundle or hook, HOOK_FAILED for
-        one that could not be loaded.
+        Raises WorkerError: INVALID if the frame cannot be decoded, NOT_FOUND for an unknown bundle or hook, HOOK_FAILED
+        if the bundle or hook cannot run.
         """
         try:
             kind, metadata, body = unpack_frame(payload)
@@ -56,15 +56,15 @@ class HookDispatcher:
         if metadata is not None or METADATA.get() is not None:
             METADATA.set(metadata)
         if kind in _OBJECTS:
-            return self._object(_subject(kind, body, lent))
-        if lent is not None:
-            body = lent.whole()
+            return self._object(_subject(kind, body, borrowed))
+        if borrowed is not None:
+            body = borrowed.whole()
         if kind in EVENT_KINDS:
             return self._event(_event(kind, body).payload, Kind(kind))
         raise WorkerError(Status.INVALID, f"a frame of kind {kind!r} cannot be run")
 
     def learn(self, bundle_hashes: Mapping[str, str]) -> None:
-        """Take over which bundles APIs use, as the broker saw."""
+        """Remember which bundles APIs use, as the broker has seen."""
         self._apis.learn(bundle_hashes)
 
     def _object(self, subject: Subject) -> Invocation:
@@ -81,7 +81,7 @@ class HookDispatcher:
         return invocation
 
     def _look_up(self, key: tuple[str, str]) -> Hook | None:
-        """The hook of this bundle and name; None where the name is the whole chain's."""
+        """Return the hook of this bundle and name; None if the name stands for the whole chain."""
         bundle_hash, name = key
         if name == CHAIN_NAME:
             return None
@@ -102,13 +102,13 @@ class HookDispatcher:
         return event_invocation(handlers, payload, kind)
 
 
-def _subject(kind: int, body: Any, lent: LentBody | None) -> Subject:
+def _subject(kind: int, body: Any, borrowed: LentBody | None) -> Subject:
     try:
-        if lent is not None:
-            borrowed = BorrowedSubject.decode(lent) if kind == _OBJECT else None
-            if borrowed is not None:
-                return borrowed
-            body = lent.whole()
+        if borrowed is not None:
+            subject = BorrowedSubject.decode(borrowed) if kind == _OBJECT else None
+            if subject is not None:
+                return subject
+            body = borrowed.whole()
         return WholeSubject(_parse_object(body) if kind == _OBJECT else decode(Object, body), kind)
     except (DecodeError, TypeError, ValueError) as error:
         raise _invalid(kind, "Object", error) from error
@@ -127,7 +127,7 @@ def _invalid(kind: int, name: str, error: Exception) -> WorkerError:
 
 
 def _chained_type(subject: Object) -> str:
-    """Return the name of the object's hook type. Raises WorkerError where it has none that chains."""
+    """Return the name of the object's hook type. Raises WorkerError if hooks of this type do not chain."""
     number = subject.hook_type
     name = _CHAINING.get(number)
     if name is None:

@@ -1,7 +1,7 @@
-"""Looks at some calls of every hook for changes that the gateway will ignore, and says so in the log.
+"""Check some calls of every hook for changes that the gateway will ignore, and warn about them in the log.
 
-A look costs more than a short hook, so only a hook's first calls are looked at, and a few of the later ones; between
-two looks a call costs a subtraction. Each kind is told once per hook, worker and interval.
+A check costs more than a short hook, so only a hook's first calls and a few of the later ones are checked; other calls
+pay for a subtraction. Each kind of change is reported once per hook, worker and interval.
 """
 
 import time
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from tykpy.bundles.hook import Hook
 
 FIRST_CALLS: Final = 32
-"""Calls of a hook that are all looked at."""
+"""The first calls of a hook, which are all checked."""
 LATER_CALLS: Final = 256
-"""Of which one is looked at: a look costs about two short dispatches, so this is below one percent."""
+"""Of this many later calls one is checked. A check costs about two short dispatches: less than one percent."""
 REPEAT_AFTER_S: Final = 600.0
 
 _RESPONSE: Final = int(HookType.Response)
@@ -35,7 +35,7 @@ _log: Final = Log("tykpy.worker")
 
 
 def begin(hook: "Hook", subject: Object) -> Object:
-    """Return a copy of what the hook is about to change, and set how many calls go by before the next look."""
+    """Return a copy of the object before the hook, and set how many calls pass until the next check."""
     hook.looks += 1
     hook.unwatched_calls = 1 if hook.looks < FIRST_CALLS else LATER_CALLS
     before = Object()
@@ -45,7 +45,7 @@ def begin(hook: "Hook", subject: Object) -> Object:
 
 
 def end(hook: "Hook", before: Object, after: Object, clock: Callable[[], float] = time.monotonic) -> None:
-    """Warn of every change that the gateway will ignore, unless that was done a short while ago."""
+    """Warn about changes that the gateway will ignore, unless that kind has been reported recently."""
     for found in chain(changes_ignored(before, after), _token_never_left(hook, after)):
         now = clock()
         if now < hook.silent_until.get(found.kind, now):
@@ -55,7 +55,7 @@ def end(hook: "Hook", before: Object, after: Object, clock: Callable[[], float] 
 
 
 def changes_ignored(before: Object, after: Object) -> Iterator[Ignored]:
-    """Yield what of the changes from `before` to `after` is not what the author expects."""
+    """Yield the kinds of changes from `before` to `after` that the gateway will ignore."""
     if after.hook_type == _RESPONSE:
         if after.request != before.request:
             yield ignored_changes.RESPONSE_REQUEST
@@ -67,7 +67,7 @@ def changes_ignored(before: Object, after: Object) -> Iterator[Ignored]:
 
 
 def _token_never_left(hook: "Hook", after: Object) -> Iterator[Ignored]:
-    """Warn about an auth hook that left no token in any look: one call without a token may refuse a wrong key."""
+    """Yield a warning if an auth hook left no token in any check. A single call may rightly refuse a wrong key."""
     if after.hook_type != _AUTH or hook.has_left_token:
         return
     hook.has_left_token = bool(after.session.metadata.get("token"))
@@ -93,7 +93,7 @@ def _in_request(before: MiniRequestObject, after: MiniRequestObject) -> Iterator
 
 
 def _in_url(before: MiniRequestObject, after: MiniRequestObject) -> Iterator[Ignored]:
-    """Yield what is wrong with the URL; an absolute one came because the API rewrites it."""
+    """Yield what is wrong with the URL. If an absolute one came, the API rewrites it."""
     if not is_request_uri(after.url):
         yield ignored_changes.URL_EMPTY
     elif before.url[:1] not in ("", "/"):
@@ -117,9 +117,9 @@ def _in_response(before: ResponseObject, after: ResponseObject) -> Iterator[Igno
 
 
 def _changes_query(before: MiniRequestObject, after: MiniRequestObject) -> bool:
-    """Say whether the URL's new query is another one than the gateway will send.
+    """Whether the query in the new URL differs from the one that the gateway will send.
 
-    A new path without a query is a rewrite that leaves the query as it was: nothing is lost.
+    A new path without a query is fine: the gateway keeps the query.
     """
     (old_path, old_query), (path, query) = split_query(before.url), split_query(after.url)
     if not query and path != old_path:
@@ -131,7 +131,7 @@ def _changes_query(before: MiniRequestObject, after: MiniRequestObject) -> bool:
 
 
 def _headers_follow(before: MiniRequestObject, after: MiniRequestObject) -> bool:
-    """Say whether every change in `headers` was also made where the gateway looks."""
+    """Whether every change in `headers` was also made where the gateway reads it."""
     added = {canonical_header(key): value for key, value in after.set_headers.items()}
     deleted = {canonical_header(key) for key in after.delete_headers}
     return _follows(before.headers, after.headers, added, deleted, canonical_header)

@@ -1,7 +1,8 @@
-"""What the gateway does between two hooks: the effects of one become the object that the next one gets.
+"""Do what the gateway does between two hooks: turn the effects of one into the object that the next one gets.
 
-The state is the object as the gateway would send it next. Beside it is kept what the last object must have, so that
-the gateway, applying it to the request it still has, ends where single calls would end (Tyk: `gateway/coprocess.go`).
+A chain's state is the object as the gateway would send it next. In addition it collects the changes of all hooks for
+the last answer: the gateway applies that to the request it still has, and must end where single calls would end (Tyk:
+`gateway/coprocess.go`).
 """
 
 import re
@@ -18,13 +19,13 @@ from tykpy.workers.objects.go_urls import encode_query, is_request_uri, parse_qu
 from tykpy.workers.objects.msgpack_codec import entries
 
 _HOST: Final = "Host"
-"""Comes from the connection, not from the headers: no hook's change of it is seen by the next one."""
+"""The gateway takes it from the connection and not from the headers, so no hook sees another one's change of it."""
 _CHANGES: Final = ("set_headers", "delete_headers", "add_params", "delete_params")
 _NO_OVERRIDES: Final = ReturnOverrides(response_code=-1)
 _MAX_REMEMBERED: Final = 1024
-"""Headers' names whose spelling is remembered."""
+"""Number of header names whose spelling is remembered."""
 _MAX_LENGTH: Final = 128
-"""Characters of such a name."""
+"""Longest header name that is remembered, in characters."""
 _spelled: Final[dict[str, str]] = {}
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -33,28 +34,28 @@ class ChainEffects(Protocol):
     """What the gateway does between the hooks of one chain."""
 
     def next_call(self, raw_body_only: bool) -> tuple[Object, TykCoProcessRequest]:
-        """Return an object of the next hook's own, as the gateway would send it, and its request."""
+        """Return an object for the next hook, as the gateway would send it, and its request."""
 
     def apply(self, answer: Object) -> bool:
-        """Apply what the hook did; False: the gateway would not call another one."""
+        """Apply the hook's effects. Return False if the gateway would not call another hook."""
 
     def finish(self, answer: Object) -> None:
-        """Put what all hooks did into the last one's answer."""
+        """Write the effects of all hooks into the last answer."""
 
 
 class _Joined:
-    """What hooks did to headers or parameters, one after the other."""
+    """Changes of several hooks to headers or parameters, joined."""
 
     def __init__(self, spelled: Callable[[str], str]) -> None:
-        """Take names that `spelled` spells alike for one."""
+        """Names that `spelled` maps to the same spelling are one."""
         self._spelled = spelled
         self.deleted: dict[str, str] = {}
-        """By name, the name as a hook wrote it."""
+        """By canonical name: the name as a hook wrote it."""
         self.added: dict[str, tuple[str, str]] = {}
-        """By name, the name as a hook wrote it, and the value."""
+        """By canonical name: the name as a hook wrote it, and the value."""
 
     def change(self, changes: Sequence[Change]) -> None:
-        """Add what the next hook did. The gateway deletes first, then sets."""
+        """Add the next hook's changes. The gateway deletes first, then sets."""
         spelled = self._spelled
         for key, value in changes:
             if value is None:
@@ -66,7 +67,7 @@ class _Joined:
                 self.added[spelled(key)] = key, value
 
     def apply_to(self, headers: MutableMapping[str, str]) -> None:
-        """Do it to the headers that came: that makes those that the next hook gets."""
+        """Turn the headers that arrived into those that the next hook gets."""
         for name in self.deleted:
             if name != _HOST:
                 headers.pop(name, None)
@@ -75,7 +76,7 @@ class _Joined:
                 headers[name] = value
 
     def write(self, deleted: Any, added: Any) -> None:
-        """Write it into two fields of a message, which are empty."""
+        """Write the changes to two empty fields of a message."""
         if self.deleted:
             deleted.extend(self.deleted.values())
         for key, value in self.added.values():
@@ -111,12 +112,12 @@ def _listed(deleted: Iterable[str], added: Mapping[str, str]) -> list[Change]:
 class RequestEffects:
     """The effects of hooks that change the request.
 
-    To copy a request costs as much as to set ten headers, to look at one of its fields as much as to set one. So each
-    hook gets an object without the request, and a lazy request; this is the source of the current hook's.
+    Copying a request costs as much as setting ten headers, reading one of its fields as much as setting one. So each
+    hook gets an object without the request, and a lazy request whose source is this object.
     """
 
     def __init__(self, first: Object, hooks: int) -> None:
-        """Begin a chain of `hooks` hooks with the object as it came."""
+        """Begin a chain of `hooks` hooks with the object that arrived."""
         self._state = first
         self._request = request = first.request
         self._left = hooks
@@ -126,9 +127,9 @@ class RequestEffects:
             request.return_overrides.CopyFrom(_NO_OVERRIDES)
         self._url = request.url
         self._is_rewritten = request.url[:1] not in ("", "/")
-        """The API rewrites the URL: a hook's URL counts whole, and its parameters do not."""
+        """The API rewrites the URL: the gateway uses a hook's URL whole and ignores its parameters."""
         self._is_good = False
-        """It is known that the gateway accepts the state's URL."""
+        """The gateway is known to accept the state's URL."""
         self._done: list[Changes] = []
         """The changes of each hook."""
         self._applied = 0
@@ -140,9 +141,9 @@ class RequestEffects:
             self._bare.ClearField("request")
 
     def next_call(self, raw_body_only: bool) -> tuple[Object, LazyRequest]:
-        """Return an object of the next hook's own without its request, and the request.
+        """Return an object for the next hook, without the request, and the request.
 
-        The last hook gets the state itself, which nobody needs any more.
+        The last hook gets the state itself, which is not needed any more.
         """
         self._left = left = self._left - 1
         if left > 1:
@@ -176,7 +177,7 @@ class RequestEffects:
         return request
 
     def apply(self, answer: Object) -> bool:
-        """Apply deletions, then additions; then URL, method and body."""
+        """Apply changes of headers and parameters, then URL, method and body."""
         given = self._given()
         if given is not None:
             _ = given.object  # the plugin has stored it, and the state that it is made of is about to change
@@ -195,7 +196,7 @@ class RequestEffects:
         return (self._is_good and url == self._url and not changes.params) or self._apply_url(url, changes)
 
     def finish(self, answer: Object) -> None:
-        """Write the changes of all hooks in place of the last one's."""
+        """Replace the last hook's changes by those of all hooks."""
         request = answer.request
         if self._left and not self._is_read:
             request.CopyFrom(self.read())
@@ -209,7 +210,7 @@ class RequestEffects:
         _params(self._done).write(request.delete_params, request.add_params)
 
     def _apply_rest(self, request: MiniRequestObject) -> None:
-        """Bring headers, method and body of the state up to date."""
+        """Apply changes of headers, method and body to the state."""
         state = self._request
         _headers(self._done[self._applied :]).apply_to(state.headers)
         self._applied = len(self._done)
@@ -219,7 +220,7 @@ class RequestEffects:
             state.raw_body, state.body = raw_body, _text(raw_body)
 
     def _apply_url(self, url: str, changes: Changes) -> bool:
-        """Apply URL and parameters; False: the gateway does not accept the URL."""
+        """Apply URL and parameters. Return False if the gateway does not accept the URL."""
         if not is_request_uri(url):
             return False
         if url != self._url or changes.params:
@@ -228,7 +229,7 @@ class RequestEffects:
         return True
 
     def _change_url(self, url: str, changes: Changes) -> None:
-        """Make the URL the hook's, with the query that was there before, changed by deletions and additions."""
+        """Combine the hook's path with the previous query, changed by the hook's parameters."""
         state = self._request
         joined = _params([changes])
         if self._is_rewritten:
@@ -252,14 +253,14 @@ class RequestEffects:
 
 
 class ResponseEffects:
-    """The effects of response hooks. The gateway looks neither at their requests nor at their overrides."""
+    """The effects of response hooks. The gateway ignores their requests and overrides."""
 
     def __init__(self, first: Object) -> None:
         self._state = first
         self._is_written = False
-        """The headers are as the gateway sends them: first values, and all of them, once for each name."""
+        """The headers are as the gateway sends them: each name once, with its first value and with all values."""
         self._raw_body_only: bool | None = None
-        """What the request's `body` is for; None: what it came for, which is no matter of this chain's hooks."""
+        """Whether the request's `body` was left out; None: it is as it arrived."""
 
     def next_call(self, raw_body_only: bool) -> tuple[Object, TykCoProcessRequest]:
         """Return a copy of the state, and its request."""
@@ -273,7 +274,7 @@ class ResponseEffects:
         return view, TykCoProcessRequest(view.request)
 
     def apply(self, answer: Object) -> bool:
-        """Bring `headers` and `multivalue_headers` together, take over status and body; nothing ends the chain."""
+        """Apply status and body, and merge `headers` with `multivalue_headers`. Nothing ends the chain."""
         response, state = answer.response, self._state.response
         state.status_code = response.status_code
         state.raw_body = response.raw_body
@@ -284,7 +285,7 @@ class ResponseEffects:
         return True
 
     def finish(self, answer: Object) -> None:
-        """Write the headers that all hooks left."""
+        """Write the headers that the last hook left."""
         _write_headers(answer.response, _values(self._state.response.multivalue_headers))
 
 
@@ -296,7 +297,7 @@ def _clear_changes(request: MiniRequestObject) -> None:
 def _response_headers(state: ResponseObject, response: ResponseObject) -> list[tuple[str, list[str]]]:
     """Return the headers that the gateway makes of a hook's answer.
 
-    Only where `headers` changed it counts: new keys are added, changed ones replace the first value, missing ones go.
+    If `headers` changed, new keys are added, changed ones replace the first value, and missing ones are removed.
     """
     many = _values(response.multivalue_headers)
     single = entries(response.headers)
@@ -326,7 +327,7 @@ def _values(headers: Iterable[Header]) -> list[tuple[str, list[str]]]:
 
 
 def _canonical(key: str) -> str:
-    """Spell a header as Go does; one that is no token stays as it is."""
+    """Spell a header as Go does. A name that is not a token stays as it is."""
     name = _spelled.get(key)
     if name is None:
         name = canonical_header(key) if _TOKEN.fullmatch(key) else key
@@ -338,7 +339,7 @@ def _canonical(key: str) -> str:
 
 
 def _text(raw: bytes) -> str:
-    """Return a body as text, as the gateway does: empty where it is not UTF-8."""
+    """Return a body as text, as the gateway does: empty if it is not UTF-8."""
     try:
         return raw.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""URLs and query strings as Go's `net/url` reads and writes them, because that is what the gateway does."""
+"""Read and write URLs and query strings as Go's `net/url`, which the gateway uses."""
 
 import re
 from collections.abc import Mapping
@@ -12,21 +12,21 @@ _REQUEST_URI: Final = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 def is_request_uri(url: str) -> bool:
-    """Say whether `url.ParseRequestURI` takes it; where not, the gateway answers 500 at once."""
+    """Whether `url.ParseRequestURI` accepts the URL; if not, the gateway answers 500."""
     if url == "*" or (url[:1] == "/" and "%" not in url and url.isprintable()):
-        return True  # nearly all, and at once
+        return True  # nearly every URL
     path = url.partition("?")[0]
     return _REQUEST_URI.match(url) is not None and not _CONTROL.search(url) and not _BAD_ESCAPE.search(path)
 
 
 def split_query(url: str) -> tuple[str, str]:
-    """Split a URL into what is before the first question mark and what is behind it."""
+    """Split a URL at its first question mark into path and query."""
     path, _, query = url.partition("?")
     return path, query
 
 
 def parse_query(query: str) -> dict[str, list[str]]:
-    """Read a query string as `url.ParseQuery` does: pairs with a semicolon or a bad escape are left out."""
+    """Parse a query string as `url.ParseQuery` does, which ignores pairs with a semicolon or a bad escape."""
     values: dict[str, list[str]] = {}
     for pair in query.split("&"):
         if not pair or ";" in pair or _BAD_ESCAPE.search(pair):
@@ -37,14 +37,14 @@ def parse_query(query: str) -> dict[str, list[str]]:
 
 
 def encode_query(values: Mapping[str, list[str]]) -> str:
-    """Write a query string as `url.Values.Encode` does: sorted by key."""
+    """Encode a query string as `url.Values.Encode` does: sorted by key."""
     return "&".join(
         f"{_escape(key)}={_escape(value)}" for key in sorted(values, key=str.encode) for value in values[key]
     )
 
 
 def _unescape(text: str) -> str:
-    """Undo percent-encoding; bytes that are no UTF-8 become replacement characters, as protobuf wants strings."""
+    """Undo percent-encoding. Invalid UTF-8 becomes replacement characters, because protobuf strings must be valid."""
     return unquote_to_bytes(text.replace("+", " ")).decode("utf-8", "replace")
 
 

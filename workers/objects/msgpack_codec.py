@@ -3,7 +3,7 @@
 Strings and binary stay apart, integers and doubles keep their type, and what is absent, or None, stays absent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -24,21 +24,17 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 
 
 class FieldError(ValueError):
-    """A map that does not describe a message: the path of the field, and what is wrong with it."""
-
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(f"{path or 'the message'}: {message}")
-        self.path = path
-
-
-class _WrongValueError(Exception):
-    """A wrong value; its path grows from the inside out, so that correct maps pay nothing for it."""
+    """A map that does not describe a message."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.path = ""
+        """The path of the wrong field. It grows from the inside out, so that correct maps pay nothing for it."""
 
-    def below(self, name: str) -> "_WrongValueError":
+    def __str__(self) -> str:
+        return f"{self.path or 'the message'}: {self.args[0]}"
+
+    def below(self, name: str) -> "FieldError":
         """Put a field's name, or an index in brackets, in front of the path."""
         self.path = f"{name}.{self.path}" if self.path and self.path[0] != "[" else name + self.path
         return self
@@ -69,10 +65,10 @@ def from_map(message_type: type[_MessageT], values: object) -> _MessageT:
     try:
         _message_check(message_type.DESCRIPTOR)(values)
         return message_type(**values)  # type: ignore[arg-type]  # checked
-    except _WrongValueError as error:
-        raise FieldError(error.path, str(error)) from None
+    except FieldError:
+        raise
     except (TypeError, ValueError, OverflowError, EncodeError) as error:
-        raise FieldError("", str(error)) from error
+        raise FieldError(str(error)) from error
 
 
 def to_map(message: Message) -> dict[str, Any]:
@@ -129,12 +125,12 @@ def _message_check(descriptor: Any) -> _Check:
         for name, value in values.items():
             known = checks.get(name)
             if known is None:
-                raise _WrongValueError(f"{descriptor.name} has no such field").below(str(name))
+                raise FieldError(f"{descriptor.name} has no such field").below(str(name))
             right_type, check_value = known
             if type(value) is not right_type and value is not None:
                 try:
                     check_value(value)
-                except _WrongValueError as error:
+                except FieldError as error:
                     raise error.below(name) from None
 
     return check
@@ -152,7 +148,7 @@ def _single_check(field: Any) -> tuple[type | None, _Check]:
     if field.message_type is not None:
         return None, _message_check(field.message_type)
     if field.enum_type is not None:
-        return None, _enum_check(field.enum_type)
+        return None, _enum_check(field.enum_type.values_by_name)
     return _SCALARS[field.type]
 
 
@@ -162,13 +158,10 @@ def _map_check(right_type: type | None, check_value: _Check) -> _Check:
             raise _wrong("a map", values)
         if right_type is str and set(map(type, values)) | set(map(type, values.values())) <= _STRINGS:
             return  # nearly every map
-        for key, value in values.items():
+        for key in values:
             if type(key) is not str:
                 raise _wrong("a map with string keys", key)
-            try:
-                check_value(value)
-            except _WrongValueError as error:
-                raise error.below(f"[{key!r}]") from None
+        _check_all(check_value, values.items())
 
     return check
 
@@ -177,52 +170,46 @@ def _list_check(check_value: _Check) -> _Check:
     def check(values: Any) -> None:
         if not isinstance(values, list | tuple):
             raise _wrong("an array", values)
-        for index, value in enumerate(values):
-            try:
-                check_value(value)
-            except _WrongValueError as error:
-                raise error.below(f"[{index}]") from None
+        _check_all(check_value, enumerate(values))
 
     return check
 
 
-def _enum_check(enum_type: Any) -> _Check:
-    names = enum_type.values_by_name
+def _check_all(check_value: _Check, values: Iterable[tuple[object, Any]]) -> None:
+    for key, value in values:
+        try:
+            check_value(value)
+        except FieldError as error:
+            raise error.below(f"[{key!r}]") from None
 
+
+def _value_check(wanted: str, types: tuple[type, ...], limits: Container[Any] | None = None) -> _Check:
     def check(value: Any) -> None:
-        if not (type(value) is int and value in _INT32) and not (type(value) is str and value in names):
+        if type(value) not in types or (limits is not None and value not in limits):
+            raise _wrong(wanted, value)
+
+    return check
+
+
+def _enum_check(names: Any) -> _Check:
+    def check(value: Any) -> None:
+        if type(value) not in (int, str) or value not in (_INT32 if type(value) is int else names):
             raise _wrong(f"one of {', '.join(names)}, or its number", value)
 
     return check
 
 
-def _type_check(types: tuple[type, ...], wanted: str) -> _Check:
-    def check(value: Any) -> None:
-        if type(value) not in types:
-            raise _wrong(wanted, value)
-
-    return check
-
-
-def _integer_check(bits: range, wanted: str) -> _Check:
-    def check(value: Any) -> None:
-        if type(value) is not int or value not in bits:
-            raise _wrong(wanted, value)
-
-    return check
-
-
 _SCALARS: Final[dict[int, tuple[type | None, _Check]]] = {
-    FieldDescriptor.TYPE_STRING: (str, _type_check((str,), "a string")),
-    FieldDescriptor.TYPE_BYTES: (bytes, _type_check((bytes,), "binary")),
-    FieldDescriptor.TYPE_BOOL: (bool, _type_check((bool,), "true or false")),
-    FieldDescriptor.TYPE_DOUBLE: (float, _type_check((float, int), "a number")),
-    FieldDescriptor.TYPE_INT32: (None, _integer_check(_INT32, "an integer of 32 bits")),
-    FieldDescriptor.TYPE_INT64: (None, _integer_check(_INT64, "an integer of 64 bits")),
+    FieldDescriptor.TYPE_STRING: (str, _value_check("a string", (str,))),
+    FieldDescriptor.TYPE_BYTES: (bytes, _value_check("binary", (bytes,))),
+    FieldDescriptor.TYPE_BOOL: (bool, _value_check("true or false", (bool,))),
+    FieldDescriptor.TYPE_DOUBLE: (float, _value_check("a number", (float, int))),
+    FieldDescriptor.TYPE_INT32: (None, _value_check("an integer of 32 bits", (int,), _INT32)),
+    FieldDescriptor.TYPE_INT64: (None, _value_check("an integer of 64 bits", (int,), _INT64)),
 }
-"""The types that the gateway's messages have."""
+"""The scalar types of the gateway's messages: the type whose values need no check, and the check of others."""
 
 
-def _wrong(wanted: str, value: object) -> _WrongValueError:
+def _wrong(wanted: str, value: object) -> FieldError:
     shown = repr(value) if isinstance(value, bool | int | float) else type(value).__name__
-    return _WrongValueError(f"expected {wanted}, got {shown}")
+    return FieldError(f"expected {wanted}, got {shown}")

@@ -69,13 +69,13 @@ class Crew:
 
     def _serve(self, slot: int) -> None:
         while (order := self._claim()) is not None:
-            self.threads.kept[order.seq] = True
+            self.threads.leading[order.seq] = True
             self.claims.append((slot, order.seq))
-            if order.shares and self.threads.kept.pop(order.seq, False):
+            if order.shares and self.threads.leading.pop(order.seq, False):
                 self.threads.hand_over()
             order.done.wait()
             self.answered.append(order.seq)
-            if not (self.threads.kept.pop(order.seq, False) or self.threads.rejoin(slot)):
+            if not (self.threads.leading.pop(order.seq, False) or self.threads.rejoin(slot)):
                 return
         self.threads.end()
 
