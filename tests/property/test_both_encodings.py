@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.property.test_mapping import OBJECTS, messages
+from tests.property.test_maps import OBJECTS, messages
 from tests.support.bundles import Served, md5, write_bundle
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
@@ -128,7 +128,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     write_bundle(folder / "foo", {"middleware.py": HOOKS})
     one = Served(folder, tmp_path_factory.mktemp("unpacked"))
     for hook in one.store.loaded()[0].hooks.values():
-        hook.unwatched_calls = 1 << 60  # what is looked at is read whole
+        hook.unwatched_calls = 1 << 60  # a check reads the message
     yield one
     one.close()
 

@@ -1,7 +1,7 @@
-"""One dispatch of a whole chain ends where single dispatches of its hooks end, through a model of the gateway.
+"""One dispatch of a whole chain gives the result of single dispatches of its hooks, through a model of the gateway.
 
 The bundle is built by `tykpy bundle build --chain`, from hooks in another order than they are defined in.
-Its requests only note what is done to them until somebody asks for their message: hooks here ask at any time, or never.
+Requests are lazy: hooks here read the message at any time, or never.
 """
 
 import copy
@@ -165,18 +165,18 @@ def programs(steps: Any, *first: Any) -> Any:
 
 
 def listed(kind: str) -> list[dict[str, Any]]:
-    """Return what the manifest says of a hook type: a hook in the middle is disabled."""
+    """Return the manifest's list of a hook type; one in the middle is disabled."""
     hooks = [{"name": f"{kind}{index}", "raw_body_only": index in RAW_BODY_ONLY} for index in CHAIN]
     return [*hooks[:2], {"name": f"{kind}{DISABLED}", "disabled": True}, *hooks[2:]]
 
 
 def singly(kind: str) -> list[tuple[str, bool]]:
-    """Return the calls that a gateway makes without a chain: names, and whether the hook wants no text."""
+    """Return a gateway's calls without a chain: names, and `raw_body_only`."""
     return [(f"{kind}{index}", index in RAW_BODY_ONLY) for index in CHAIN]
 
 
 WHOLE = [("*", True)]
-"""The call that it makes with one."""
+"""The gateway's call with a chain."""
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     build(written, folder / BUNDLE, chain=True)
     one = Served(folder, tmp_path_factory.mktemp("unpacked"))
     for hook in one.store.loaded()[0].hooks.values():
-        hook.unwatched_calls = 1 << 60  # what is looked at is read whole
+        hook.unwatched_calls = 1 << 60  # a check reads the message
     yield one
     one.close()
 
@@ -207,14 +207,14 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def load(served: Served, hook_type: str, chain: Any) -> Any:
-    """Give the hooks their programs; returns what they have seen, to be read afterwards."""
+    """Give the hooks their programs. Return the list of what they see, to be read afterwards."""
     module = served.store.loaded()[0].hooks[f"{hook_type}0"].function.__globals__
     module["PROGRAMS"].update({f"{hook_type}{index}": program for index, program in enumerate(chain)})
     return module["SEEN"]
 
 
 def forget(served: Served) -> None:
-    """Empty what the hooks of a run have seen and kept."""
+    """Forget what the hooks of a run have seen and stored."""
     module = served.store.loaded()[0].hooks["Pre0"].function.__globals__
     module["SEEN"].clear()
     module["KEPT"].clear()
@@ -227,7 +227,7 @@ def run_requests(
     calls: list[tuple[str, bool]],
     rewritten: str | None = None,
 ) -> tuple[Any, Outcome | str | None]:
-    """Call hooks one by one; returns the request, and what ended it: an answer of a hook, or its failure."""
+    """Call hooks one by one. Return the request and what ended it: the answer of a hook, or its failure."""
     forget(served)
     gateway = Gateway(copy.deepcopy(request), md5(BUNDLE))
     gateway.session = {"rate": 5, "metadata": {"token": "t"}}
@@ -247,7 +247,7 @@ def run_requests(
 @pytest.mark.parametrize("hook_type", ["Pre", "Post"])
 @settings(max_examples=150, deadline=None, suppress_health_check=SLOW_OR_SHARED)
 @given(request_in=REQUESTS, chain=programs(REQUEST_STEPS, ("look",)))
-def test_a_request_chain_is_its_single_calls(
+def test_a_request_chain_equals_single_calls(
     served: Served, hook_type: str, request_in: HttpRequest, chain: Any
 ) -> None:
     seen = load(served, hook_type, chain)
@@ -262,7 +262,7 @@ def test_a_request_chain_is_its_single_calls(
 
 @settings(max_examples=50, deadline=None, suppress_health_check=SLOW_OR_SHARED)
 @given(request_in=REQUESTS, chain=programs(REQUEST_STEPS, ("look",)))
-def test_after_a_url_rewrite_a_chain_is_its_single_calls(served: Served, request_in: HttpRequest, chain: Any) -> None:
+def test_a_chain_after_a_url_rewrite_equals_single_calls(served: Served, request_in: HttpRequest, chain: Any) -> None:
     seen = load(served, "Post", chain)
     target = "http://upstream/rewritten?of=rewrite"
     single = run_requests(served, request_in, "Post", singly("Post"), target)
@@ -277,7 +277,7 @@ def test_after_a_url_rewrite_a_chain_is_its_single_calls(served: Served, request
 
 @settings(max_examples=150, deadline=None, suppress_health_check=SLOW_OR_SHARED)
 @given(request_in=REQUESTS, response_in=RESPONSES, chain=programs(RESPONSE_STEPS))
-def test_a_response_chain_is_its_single_calls(
+def test_a_response_chain_equals_single_calls(
     served: Served, request_in: HttpRequest, response_in: HttpResponse, chain: Any
 ) -> None:
     seen = load(served, "Response", chain)
@@ -294,7 +294,7 @@ def test_a_response_chain_is_its_single_calls(
 
 
 def _comparable(view: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Leave out the URL's text: a query may be written in several ways; its parameters are compared by their values."""
+    """Leave out the query, which may be written in several ways: its parameters are compared instead."""
     if isinstance(view[0], str):  # of no message
         return view
     return (*view[:2], view[2].partition("?")[0], *view[3:])

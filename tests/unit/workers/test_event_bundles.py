@@ -1,4 +1,4 @@
-"""Which bundle's handler an event goes to: that of its API."""
+"""An event goes to the handler of the bundle that its API uses."""
 
 import json
 import threading
@@ -36,7 +36,7 @@ def event(api: str = "api") -> Packed:
     return pack_frame(Kind.EVENT, None, Event(payload=json.dumps(payload)).SerializeToString())
 
 
-def test_the_first_dispatch_of_a_bundle_is_enough(folder: Path, serve: Serve, tmp_path: Path) -> None:
+def test_one_dispatch_tells_the_bundle_of_an_api(folder: Path, serve: Serve, tmp_path: Path) -> None:
     for name in ("foo", "bar"):
         write(folder, name, tmp_path / "seen")
     served = serve()
@@ -70,7 +70,7 @@ def test_a_notice_of_the_broker_is_waited_for(monkeypatch: pytest.MonkeyPatch) -
     heard.join()
 
 
-def test_an_api_that_nobody_saw_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_api_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
 
     class Nothing:
@@ -85,7 +85,7 @@ def test_an_api_that_nobody_saw_is_waited_for_once(monkeypatch: pytest.MonkeyPat
     assert 0 < seconds <= NOTICE_S
 
 
-def test_a_bundle_without_the_handler_leaves_it_to_the_others(folder: Path, serve: Serve, tmp_path: Path) -> None:
+def test_a_bundle_without_the_handler_is_passed_over(folder: Path, serve: Serve, tmp_path: Path) -> None:
     write(folder, "foo", tmp_path / "seen")
     write_bundle(
         folder / "bar", {"middleware.py": "@Hook\ndef H(request, session, spec):\n    return request, session\n"}

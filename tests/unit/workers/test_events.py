@@ -1,4 +1,4 @@
-"""Events on their way out of a worker: what they carry, and that a hook never waits for them."""
+"""Events that a worker sends: their documents, their order, and that hooks never wait for them."""
 
 import json
 import socket
@@ -29,7 +29,7 @@ Read = Callable[[], list[tuple[str, Any]]]
 
 @pytest.fixture
 def ends() -> Iterator[tuple[SentEvents, Read]]:
-    """A worker's events, and what the broker has of them so far."""
+    """A worker's events, and those that the broker has received."""
     ours, theirs = socket.socketpair()
     control, broker = ControlSocket(ours, blocking=True), ControlSocket(theirs, blocking=False)
     events = SentEvents(control)
@@ -40,7 +40,7 @@ def ends() -> Iterator[tuple[SentEvents, Read]]:
 
 
 def read_until(read: Read, count: int) -> list[tuple[str, Any]]:
-    """Read until there are so many messages."""
+    """Read until `count` messages have arrived."""
     found: list[tuple[str, Any]] = []
 
     def enough() -> bool:
@@ -71,11 +71,11 @@ def document(payload: str) -> dict[str, Any]:
     ],
     ids=range(9),
 )
-def test_meta_is_the_payload_or_the_object_that_it_says(payload: str, meta: Any) -> None:
+def test_meta_is_the_payload_or_its_decoded_json(payload: str, meta: Any) -> None:
     assert document(payload)["message"]["Meta"] == meta
 
 
-def test_an_event_of_a_hook_says_where_it_comes_from() -> None:
+def test_an_event_names_the_hook_that_triggered_it() -> None:
     spec = {"APIID": "a" * 5_000, "OrgID": "o", "bundle_hash": "h", "config_data": "{}"}
     RUNNING.set((SimpleNamespace(bundle="mine"), Object(spec=spec)))  # type: ignore[arg-type]
     try:
@@ -98,7 +98,7 @@ def test_an_event_of_a_hook_says_where_it_comes_from() -> None:
         (None, 0),
     ],
 )
-def test_an_event_of_a_handler_is_one_deeper(triggered: Any, depth: int) -> None:
+def test_an_event_of_a_handler_is_one_level_deeper(triggered: Any, depth: int) -> None:
     payload = json.dumps({"handler_name": "h", "triggered": triggered})
     RUNNING.set((SimpleNamespace(bundle="mine"), TykEvent.from_json(payload)))  # type: ignore[arg-type]
     try:
@@ -107,16 +107,16 @@ def test_an_event_of_a_handler_is_one_deeper(triggered: Any, depth: int) -> None
         RUNNING.set(None)
 
 
-def test_outside_of_hooks_an_event_comes_from_nowhere() -> None:
+def test_an_event_outside_of_hooks_has_no_origin() -> None:
     assert document("")["spec"] == {}
     assert document("")["triggered"]["bundle"] == ""
 
 
-def test_times_are_written_as_go_does() -> None:
+def test_times_are_formatted_as_in_go() -> None:
     assert go_time(1_700_000_000_000_000_042) == "2023-11-14 22:13:20.000000042 +0000 UTC"
 
 
-def test_events_arrive_in_their_order(ends: tuple[SentEvents, Read]) -> None:
+def test_events_arrive_in_order(ends: tuple[SentEvents, Read]) -> None:
     events, read = ends
     for number in range(100):
         events.trigger(f"event-{number}", "{}")
@@ -125,7 +125,7 @@ def test_events_arrive_in_their_order(ends: tuple[SentEvents, Read]) -> None:
     assert len({body["id"] for _, body in messages}) == 100
 
 
-def test_a_broker_that_does_not_read_never_stops_a_hook(ends: tuple[SentEvents, Read]) -> None:
+def test_a_broker_that_does_not_read_never_blocks_a_hook(ends: tuple[SentEvents, Read]) -> None:
     events, read = ends
     payload = "x" * 50_000
     for _ in range(200):
@@ -140,7 +140,7 @@ def test_a_broker_that_does_not_read_never_stops_a_hook(ends: tuple[SentEvents, 
     assert got >= MAX_WAITING_CHARACTERS // (len(payload) + 5)
 
 
-def test_many_small_events_are_bounded_by_their_number(
+def test_the_number_of_waiting_events_is_bounded(
     ends: tuple[SentEvents, Read], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events, read = ends
@@ -154,7 +154,7 @@ def test_many_small_events_are_bounded_by_their_number(
     assert sum(name == "event" for name, _ in messages) == MAX_WAITING
 
 
-def test_what_waits_at_the_end_is_sent_and_nothing_after_it(ends: tuple[SentEvents, Read]) -> None:
+def test_finish_sends_waiting_events_and_no_later_ones(ends: tuple[SentEvents, Read]) -> None:
     events, read = ends
     events.trigger("last", "")
     events.finish()

@@ -1,4 +1,4 @@
-"""Who leads: exactly one thread at any time, or none where all are busy."""
+"""At any time one thread leads, or none if all are busy."""
 
 import threading
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tykpy.workers.hook_threads import FIRST, HookThreads
 
 
 class Order(NamedTuple):
-    """A request: its number, whether its hook shares the worker, and until when it runs."""
+    """A request: its number, whether its hook shares the worker, and when it ends."""
 
     seq: int
     shares: bool
@@ -21,7 +21,7 @@ class Order(NamedTuple):
 
 
 class Crew:
-    """Hook threads that take orders instead of requests, and note who claimed what."""
+    """Hook threads that claim orders instead of requests, and record which thread claimed which."""
 
     def __init__(self, most: int) -> None:
         self.orders: SimpleQueue[Order | None] = SimpleQueue()
@@ -35,13 +35,13 @@ class Crew:
         self._main.start()
 
     def give(self, seq: int, *, shares: bool) -> Order:
-        """Have an order claimed, which runs until it is done."""
+        """Let a thread claim an order, which runs until `finish`."""
         order = Order(seq, shares, threading.Event())
         self.orders.put(order)
         return order
 
     def finish(self, order: Order) -> None:
-        """Have an order end, and wait until its thread has answered."""
+        """End an order, and wait until its thread has answered."""
         order.done.set()
         self.wait(lambda: order.seq in self.answered)
 
@@ -52,12 +52,12 @@ class Crew:
         self.wait(lambda: [seq for _, seq in self.claims] == list(seqs))
 
     def end(self) -> None:
-        """Say that there are no more, and wait for all threads."""
+        """Announce the end of orders, and wait for all threads."""
         self.orders.put(None)
         self.join()
 
     def join(self) -> None:
-        """Wait for all threads, and have `threading` forget those that it has not started."""
+        """Wait for all threads, and make `threading` forget those that it has not started."""
         self._main.join()
         for thread in threading.enumerate():
             if thread.name.startswith("hooks-"):
@@ -87,7 +87,7 @@ class Crew:
             self._claiming.release()
 
 
-def test_hooks_that_do_not_share_all_run_in_the_first_thread() -> None:
+def test_unshared_hooks_run_in_the_first_thread() -> None:
     crew = Crew(4)
     for seq in range(1, 20):
         crew.finish(crew.give(seq, shares=False))
@@ -95,7 +95,7 @@ def test_hooks_that_do_not_share_all_run_in_the_first_thread() -> None:
     crew.end()
 
 
-def test_threads_are_started_as_they_are_needed_and_no_more_than_there_may_be() -> None:
+def test_threads_are_started_on_demand_up_to_the_limit() -> None:
     crew = Crew(3)
     orders = [crew.give(seq, shares=True) for seq in range(1, 5)]
     crew.wait_claimed(1, 2, 3)
@@ -109,7 +109,7 @@ def test_threads_are_started_as_they_are_needed_and_no_more_than_there_may_be() 
     assert crew.started == [1, 2, 3]
 
 
-def test_the_last_one_parked_is_the_first_one_used() -> None:
+def test_the_last_parked_thread_is_used_first() -> None:
     crew = Crew(4)
     orders = [crew.give(seq, shares=True) for seq in (1, 2)]
     crew.wait_claimed(1, 2)
@@ -127,7 +127,7 @@ def test_the_last_one_parked_is_the_first_one_used() -> None:
     crew.end()
 
 
-def test_a_leader_that_waits_is_relieved() -> None:
+def test_a_waiting_leader_is_relieved() -> None:
     crew = Crew(2)
     slow = crew.give(1, shares=False)
     crew.wait_claimed(1)
@@ -139,7 +139,7 @@ def test_a_leader_that_waits_is_relieved() -> None:
     crew.end()
 
 
-def test_a_leader_that_runs_something_else_by_now_is_not_relieved() -> None:
+def test_a_leader_that_has_moved_on_is_not_relieved() -> None:
     crew = Crew(2)
     order = crew.give(2, shares=False)
     crew.wait_claimed(2)
@@ -151,7 +151,7 @@ def test_a_leader_that_runs_something_else_by_now_is_not_relieved() -> None:
     crew.end()
 
 
-def test_all_threads_end_when_they_have_run_what_they_run() -> None:
+def test_all_threads_end_after_their_hooks() -> None:
     crew = Crew(3)
     orders = [crew.give(seq, shares=True) for seq in (1, 2)]
     crew.wait_claimed(1, 2)
@@ -163,7 +163,7 @@ def test_all_threads_end_when_they_have_run_what_they_run() -> None:
     assert sorted(crew.answered) == [1, 2]
 
 
-def test_without_another_thread_those_that_are_there_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_started_threads_go_on_if_no_thread_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 

@@ -1,4 +1,4 @@
-"""How much of its time a call waits: what is told of calls whose waiting is known."""
+"""The measured waiting share of calls whose waiting is known."""
 
 import hashlib
 import time
@@ -16,7 +16,7 @@ CPU_NS: Final = 60_000_000
 
 
 def measured(run: Callable[[], object], busy: int = 1) -> tuple[int, float]:
-    """Running time in ns, and which part of it was waiting."""
+    """Time in ns, and the part of it that was waiting."""
     meter = Meter()
     started = time.monotonic_ns()
     meter.begin()
@@ -27,14 +27,14 @@ def measured(run: Callable[[], object], busy: int = 1) -> tuple[int, float]:
 
 
 def compute() -> None:
-    """Use so much CPU, in Python."""
+    """Use CPU in Python."""
     end = time.thread_time_ns() + CPU_NS
     while time.thread_time_ns() < end:
         pass
 
 
 def digest() -> None:
-    """Use so much CPU without the interpreter's lock."""
+    """Use CPU without the interpreter's lock."""
     end = time.thread_time_ns() + CPU_NS
     data = bytes(1_000_000)
     while time.thread_time_ns() < end:
@@ -64,22 +64,22 @@ def share(handler_ns: int, own_ns: int, others_ns: int, delay_ns: int, busy: int
 @pytest.mark.parametrize("calls", [2, 3, 8])
 @pytest.mark.parametrize("starvation", [1, 4])
 def test_contending_for_the_interpreter_is_not_waiting(calls: int, starvation: int) -> None:
-    """So many calls compute 2 ms each, in turn, and get every so many'th part of a CPU."""
+    """Calls that compute 2 ms each share one CPU."""
     handler_ns, delay_ns = calls * 2 * MS * starvation, 2 * MS * (starvation - 1)
     assert share(handler_ns, 2 * MS, (calls - 1) * 2 * MS, delay_ns, calls) == 0
 
 
 def test_sleeping_while_others_compute_is_waiting() -> None:
-    """Their time is not lost to a thread that wants nothing."""
+    """A sleeping thread loses no time to computing ones."""
     assert share(30 * MS, MS // 20, 29 * MS, 0, busy=2) > 0.4
     assert share(30 * MS, MS // 20, 2 * MS, 4 * MS, busy=32) > 0.9
 
 
-def test_where_others_take_most_of_the_time_nothing_is_known_of_the_rest() -> None:
+def test_nothing_is_known_if_others_took_most_of_the_time() -> None:
     assert waiting_share(700 * MS, 2 * MS, 20 * MS, 60 * MS, busy=10, unclaimed_ns=20 * MS) is None
 
 
-def test_what_other_hooks_compute_is_not_computed_for_a_call_that_waits() -> None:
+def test_computing_of_other_hooks_is_not_charged_to_a_call() -> None:
     assert share(20 * MS, MS // 10, 12 * MS, 0, busy=6) > 0.99
     assert share(20 * MS, MS // 10, 12 * MS, 0, busy=6, unclaimed_ns=12 * MS) < 0.9
 
@@ -90,23 +90,23 @@ def test_what_other_hooks_compute_is_not_computed_for_a_call_that_waits() -> Non
     assert measured(while_another_computes, busy=2)[1] > 0.9
 
 
-def test_half_computing_and_half_waiting_is_what_it_is() -> None:
+def test_half_computing_and_half_waiting_is_one_half() -> None:
     assert share(4 * MS, 2 * MS, 0, 0, 1) == 0.5
 
 
-def test_what_another_thread_computes_for_a_call_is_not_waiting() -> None:
+def test_computing_in_a_helper_thread_is_not_waiting() -> None:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(int).result()
         handler_ns, waiting = measured(lambda: pool.submit(digest).result())
     assert waiting < 1.01 - CPU_NS / handler_ns
 
 
-def test_without_the_kernels_account_of_run_queues_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_works_without_schedstat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metering, "_SCHEDSTAT", "/nowhere")
     assert measured(lambda: time.sleep(0.02))[1] > 0.9
 
 
-def test_times_that_no_record_can_hold_are_the_longest_that_one_can() -> None:
+def test_times_too_long_for_a_record_are_cut() -> None:
     meter = Meter()
     meter.begin()
     aux = meter.end(1 << 60, 1)

@@ -1,4 +1,4 @@
-"""What a hook is called with, what happens to what it returns, and what an error says."""
+"""A hook's arguments, the effect of its return value, and error messages."""
 
 import logging
 import textwrap
@@ -49,7 +49,7 @@ def test_three_arguments(make: Make) -> None:
     assert not answer.HasField("session")
 
 
-def test_a_session_is_there_when_somebody_writes_to_it(make: Make) -> None:
+def test_a_session_is_present_once_it_is_written_to(make: Make) -> None:
     served = make("""
         @CustomKeyCheck
         def H(request, session, metadata, spec):
@@ -74,7 +74,7 @@ def test_returned_metadata_is_merged_and_wins_everywhere(make: Make, returned: s
     assert answer.session.metadata == answer.metadata == {"token": "new", "kept": "1", "more": "x"}
 
 
-def test_metadata_changed_in_place_is_not_undone_by_the_objects_own(make: Make) -> None:
+def test_metadata_changed_in_place_is_not_undone(make: Make) -> None:
     served = make("""
         @Hook
         def H(request, session, spec):
@@ -119,7 +119,7 @@ def test_a_new_empty_session_is_present(make: Make, session: str) -> None:
         "request.object.method = 'NEW'; return None, None",
     ],
 )
-def test_requests_new_or_changed_are_honoured(make: Make, body: str) -> None:
+def test_new_and_changed_requests_are_applied(make: Make, body: str) -> None:
     header = "from tyk.request import MiniRequestObject, TykRequest\n@Hook\ndef H(request, session, spec):\n"
     answer = make(f"{header}    {body}\n").run(subject("H"))
     assert answer.request.method == "NEW"
@@ -133,7 +133,7 @@ def test_a_response_hook_may_return_nothing(make: Make, body: str) -> None:
     assert answer.response.status_code == 201
 
 
-def test_a_new_response_is_honoured(make: Make) -> None:
+def test_a_new_response_is_applied(make: Make) -> None:
     served = make("""
         from tyk.response import TykResponse
         @Response
@@ -206,7 +206,7 @@ def test_five_arguments_may_return_anything(make: Make, prefix: str, hook_type: 
         ("request, session, metadata, spec", "iter([request, session, metadata])"),
     ],
 )
-def test_parts_that_tyk_never_looks_at_are_ignored(make: Make, arguments: str, returned: str) -> None:
+def test_parts_that_tyk_never_reads_are_ignored(make: Make, arguments: str, returned: str) -> None:
     changes = "request.add_header('a', 'b'); session.rate = 5"
     served = make(f"@Hook\ndef H({arguments}):\n    {changes}\n    return {returned}\n")
     answer = served.run(subject("H", hook_type="CustomKeyCheck"))
@@ -248,7 +248,7 @@ def test_an_ignored_return_in_a_chain_stops_nothing(make: Make) -> None:
     assert sorted(make(source).run(subject("*")).request.set_headers) == ["h0", "h1", "h2"]
 
 
-def test_metadata_that_is_no_string_is_explained(make: Make) -> None:
+def test_metadata_that_is_not_a_string_is_explained(make: Make) -> None:
     served = make("@Hook\ndef H(request, session, metadata, spec):\n    return request, session, {'n': 1}\n")
     assert (
         "returned metadata['n'] = a value of type int, but keys and values are strings"
@@ -268,9 +268,7 @@ def test_metadata_that_is_no_string_is_explained(make: Make) -> None:
         ("raise MemoryError", "MemoryError"),
     ],
 )
-def test_whatever_a_hook_raises_is_its_error_and_the_worker_goes_on(
-    make: Make, prefix: str, body: str, message: str
-) -> None:
+def test_any_exception_of_a_hook_fails_only_its_call(make: Make, prefix: str, body: str, message: str) -> None:
     helpers = (
         "def deep(n):\n    return deep(n + 1)\nclass Silent(Exception):\n    def __str__(self): raise ValueError\n"
     )
@@ -283,9 +281,7 @@ def test_whatever_a_hook_raises_is_its_error_and_the_worker_goes_on(
     served.run(subject("Good"))
 
 
-def test_an_error_names_the_plugins_innermost_line_and_logs_its_traceback(
-    make: Make, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_error_names_the_line_and_logs_the_traceback(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     served = make("""
         import json
         def parse(text):
@@ -387,9 +383,7 @@ def test_events_reach_their_handlers_and_are_answered_empty(make: Make, tmp_path
     assert (tmp_path / "later").read_text() == "later"
 
 
-def test_an_event_handler_in_several_bundles_is_that_of_the_apis_bundle(
-    folder: Path, serve: Serve, tmp_path: Path
-) -> None:
+def test_the_event_handler_of_the_apis_bundle_is_used(folder: Path, serve: Serve, tmp_path: Path) -> None:
     for name in ("foo", "bar"):
         source = f"""
             @Event
@@ -426,7 +420,7 @@ def test_an_event_handler_in_several_bundles_is_that_of_the_apis_bundle(
         ((b"\xc1", None), Status.INVALID, "not a frame"),
     ],
 )
-def test_what_cannot_be_run_says_why(make: Make, frame: Packed, status: Status, message: str) -> None:
+def test_a_dispatch_that_cannot_run_says_why(make: Make, frame: Packed, status: Status, message: str) -> None:
     served = make("@Event\ndef E(event, spec): ...\n")
     with pytest.raises(WorkerError, match=message) as caught:
         served.frame(frame)

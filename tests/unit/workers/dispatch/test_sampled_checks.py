@@ -1,4 +1,4 @@
-"""The warnings of a worker: for every change that the gateway ignores one, for what it takes none, and not too many."""
+"""Workers warn about every kind of change that the gateway ignores, about no other change, and not too often."""
 
 import asyncio
 import logging
@@ -71,7 +71,7 @@ IGNORED = [
 
 
 @pytest.mark.parametrize(("hook_type", "arguments", "line", "said"), IGNORED, ids=[row[2] for row in IGNORED])
-def test_what_the_gateway_ignores_is_said(
+def test_ignored_changes_are_reported(
     folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture, hook_type: str, arguments: str, line: str, said: str
 ) -> None:
     write_hook(folder, f"@{hook_type}", arguments, line)
@@ -104,7 +104,7 @@ TAKEN = [
 
 
 @pytest.mark.parametrize(("hook_type", "arguments", "lines"), TAKEN, ids=["; ".join(row[2]) for row in TAKEN])
-def test_what_the_gateway_takes_is_not_mentioned(
+def test_applied_changes_are_not_reported(
     folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture, hook_type: str, arguments: str, lines: list[str]
 ) -> None:
     write_hook(folder, f"@{hook_type}", arguments, *lines)
@@ -131,7 +131,7 @@ def test_after_a_url_rewrite_the_whole_url_counts(
     assert [said in warning for warning in warnings(caplog)] == ([True] if said else [])
 
 
-def test_an_auth_hook_that_refuses_a_wrong_key_is_not_mentioned(
+def test_an_auth_hook_that_refuses_a_key_is_not_reported(
     folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_hook(folder, "@CustomKeyCheck", FULL, 'if request.get_header("Right"): metadata["token"] = "t"')
@@ -144,7 +144,7 @@ def test_an_auth_hook_that_refuses_a_wrong_key_is_not_mentioned(
     assert warnings(caplog) == []
 
 
-def test_an_auth_hook_that_never_leaves_a_token_is_mentioned(
+def test_an_auth_hook_that_never_leaves_a_token_is_reported(
     folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_hook(folder, "@CustomKeyCheck", FULL, "session.rate = 5.0")
@@ -157,7 +157,7 @@ def test_an_auth_hook_that_never_leaves_a_token_is_mentioned(
     assert "this hook never leaves one" in warning
 
 
-def test_a_header_only_in_the_lists_is_lost_when_the_map_changes(
+def test_a_header_only_in_multivalue_headers_may_be_lost(
     folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = 'response.headers["A"] = "1"', 'response.multivalue_headers.add(key="B", values=["1"])'
@@ -167,7 +167,7 @@ def test_a_header_only_in_the_lists_is_lost_when_the_map_changes(
     assert "drops headers that are only in response.multivalue_headers" in warning
 
 
-def test_a_chain_is_watched_hook_by_hook(folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_chain_is_checked_hook_by_hook(folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     write_hook(folder, "@Pre", REQUEST, "session.rate = 5.0")
     served = serve()
     chained = sent("Pre")
@@ -176,14 +176,14 @@ def test_a_chain_is_watched_hook_by_hook(folder: Path, serve: Serve, caplog: pyt
     assert len(warnings(caplog)) == 1
 
 
-def test_an_async_hook_is_watched(folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_async_hook_is_checked(folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     text = '@Pre\nasync def hook(request, session, spec):\n    request.object.body = "x"\n    return request, session\n'
     write_bundle(folder / "foo", {"middleware.py": text})
     serve().run(sent("Pre"))
     assert len(warnings(caplog)) == 1
 
 
-def test_a_hook_that_fails_is_not_judged(folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hook_that_fails_is_not_checked(folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     write_hook(folder, '@Pre(on_error="continue")', REQUEST, 'request.object.body = "x"', "raise ValueError")
     serve().run(sent("Pre"))
     assert [warning for warning in warnings(caplog) if "ignores" in warning] == []
@@ -193,9 +193,7 @@ def hook_of(served: Served) -> Hook:
     return Lookup(served.store).hook("", "hook")
 
 
-def test_each_kind_is_said_once_until_the_interval_is_over(
-    folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_each_kind_is_reported_once_per_interval(folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     write_hook(folder, "@Pre", REQUEST, 'request.object.body = "x"', "session.rate = 5.0")
     served = serve()
     for _ in range(3):
@@ -212,7 +210,7 @@ def test_each_kind_is_said_once_until_the_interval_is_over(
     assert hook.silent_until["request-body"] == until + sampled_checks.REPEAT_AFTER_S
 
 
-def test_after_the_first_calls_only_a_few_are_looked_at(folder: Path, serve: Serve) -> None:
+def test_only_a_few_later_calls_are_checked(folder: Path, serve: Serve) -> None:
     write_hook(folder, "@Pre", REQUEST, 'request.add_header("a", "1")')
     served = serve()
     looked = []
@@ -226,7 +224,7 @@ def test_after_the_first_calls_only_a_few_are_looked_at(folder: Path, serve: Ser
     assert looked == first + later
 
 
-def test_what_only_a_late_call_does_is_found(folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_change_in_a_later_call_is_found(folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     write_hook(folder, "@Pre", REQUEST, 'if request.get_header("Late"): request.object.body = "x"')
     served = serve()
     for _ in range(sampled_checks.FIRST_CALLS):
@@ -238,7 +236,7 @@ def test_what_only_a_late_call_does_is_found(folder: Path, serve: Serve, caplog:
     assert len(warnings(caplog)) == 1
 
 
-def test_events_are_never_looked_at(folder: Path, serve: Serve) -> None:
+def test_events_are_never_checked(folder: Path, serve: Serve) -> None:
     write_bundle(folder / "foo", {"middleware.py": "@Event\ndef handler(event, spec):\n    pass\n"})
     hook = Lookup(serve().store).event_handler("handler", None)
     for _ in range(3):

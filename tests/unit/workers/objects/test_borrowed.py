@@ -112,7 +112,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 class Lender:
-    """A store, and what a broker does with a body in it and its answer."""
+    """A store, and a broker's part for a body in it and its answer."""
 
     def __init__(self, dispatcher: Any) -> None:
         self._store = BodyStore(4 << 20)
@@ -120,7 +120,7 @@ class Lender:
         self._dispatcher = dispatcher
 
     def run(self, data: bytes, max_answer: int = 1 << 24) -> tuple[Packed, bytes]:
-        """The answer's frame, and the bytes that the broker makes of it."""
+        """Return the answer frame, and the bytes that the broker makes of it."""
         stored = self._store.put(data)
         assert stored is not None
         lent = self._reader.lend(stored.offset, stored.size, max_answer)
@@ -130,7 +130,7 @@ class Lender:
         return frame, body_of(Answer(1, False, frame, 0), Kind.OBJECT, stored)
 
     def decode(self, data: bytes) -> BorrowedSubject | None:
-        """The object as a worker decodes it; what is left must be read before the next one comes."""
+        """Decode an object as a worker does. Its large fields must be read before the next call."""
         stored = self._store.put(data)
         assert stored is not None
         self._last = stored
@@ -165,13 +165,13 @@ def lender(bundles: Served) -> Iterator[Lender]:
 
 
 def plain(bundles: Served, data: bytes) -> Object:
-    """What the hook makes of the same object sent whole."""
+    """Return what the hook makes of the same object sent whole."""
     return Object.FromString(bundles.frame(pack_frame(Kind.OBJECT, None, data)).body)
 
 
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("hook", [*LEAVES, *READS, *CONTINUES])
-def test_an_answer_is_the_same(bundles: Served, lender: Lender, hook: str, body: str) -> None:
+def test_the_answer_is_the_same_as_for_a_whole_object(bundles: Served, lender: Lender, hook: str, body: str) -> None:
     data = subject(hook, request=BODIES[body], session={"rate": 1.0}).SerializeToString()
     frame, answer = lender.run(data)
     assert Object.FromString(answer) == plain(bundles, data)

@@ -1,4 +1,4 @@
-"""Which hooks a chain has, and in which order; what ends it, and what keeps it from starting."""
+"""Which hooks a chain has, in which order they run, what ends a chain, and what keeps it from starting."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +45,7 @@ def failure(served: Served, hook_type: str = "Pre", bundle: str = "foo") -> Work
     return caught.value
 
 
-def test_the_manifest_comes_first_then_what_it_does_not_list(make: Make) -> None:
+def test_listed_hooks_run_before_unlisted_ones(make: Make) -> None:
     served = make(
         hook("A"), hook("B"), hook("C", "Hook"), hook("D", "Post"), hook("E"), hook("F", "Hook"),
         pre=[{"name": "C"}, {"name": "B"}, {"name": "E", "disabled": True}],
@@ -60,7 +60,7 @@ def test_a_manifest_may_ask_for_the_whole_chain(make: Make) -> None:
     assert order(served, "Post") == "C "
 
 
-def test_a_whole_chain_that_lists_its_hooks_has_no_others(make: Make) -> None:
+def test_a_listed_chain_has_no_other_hooks(make: Make) -> None:
     chain = [{"name": "C"}, {"name": "A"}, {"name": "B", "disabled": True}, {"name": "A"}]
     served = make(
         hook("A"), hook("B"), hook("C", "Hook"), hook("D"), hook("E", "Hook"),
@@ -69,7 +69,7 @@ def test_a_whole_chain_that_lists_its_hooks_has_no_others(make: Make) -> None:
     assert order(served) == "C A A "
 
 
-def test_one_of_the_bundles_of_an_api_may_ask_for_its_whole_chain(folder: Path, serve: Serve) -> None:
+def test_one_bundle_of_an_api_may_ask_for_its_whole_chain(folder: Path, serve: Serve) -> None:
     """The gateway calls the others' hooks one by one, and `*` again for each bundle that lists it."""
     names = "one.zip,two.zip"
     asks = {"pre": [{"name": "*"}]}
@@ -85,7 +85,7 @@ def test_one_of_the_bundles_of_an_api_may_ask_for_its_whole_chain(folder: Path, 
     assert "two/middleware.py" in failure(served, bundle=names).message
 
 
-def test_a_hook_that_the_manifest_puts_elsewhere_runs_there_only(make: Make) -> None:
+def test_a_hook_runs_only_where_the_manifest_lists_it(make: Make) -> None:
     served = make(hook("A"), hook("B"), post=[{"name": "A"}])
     assert order(served) == "B "
     assert order(served, "Post") == "A "
@@ -97,14 +97,14 @@ def test_an_override_ends_the_chain(make: Make, code: int) -> None:
     assert order(make(hook("A"), hook("B", body=stop), hook("C"))) == "A B "
 
 
-def test_what_came_as_a_change_is_none_of_any_hook(make: Make) -> None:
+def test_changes_that_arrived_are_dropped(make: Make) -> None:
     came = {"set_headers": {"X-Came": "1"}, "delete_params": ["a"], "return_overrides": {"response_code": 403}}
     answer = make(hook("A"), hook("B")).run(subject("*", request=came)).request
     assert answer.raw_body == b"A B "
     assert (dict(answer.set_headers), list(answer.delete_params), answer.return_overrides.response_code) == ({}, [], -1)
 
 
-def test_raw_body_only_is_the_manifests_for_each_hook(make: Make) -> None:
+def test_raw_body_only_is_applied_per_hook(make: Make) -> None:
     look = "request.add_header('seen-' + {!r}, request.object.body or 'nothing')"
     served = make(
         hook("A", "Hook", look.format("a")),
@@ -115,7 +115,7 @@ def test_raw_body_only_is_the_manifests_for_each_hook(make: Make) -> None:
     assert dict(answer.request.set_headers) == {"seen-a": "nothing", "seen-b": "x A "}
 
 
-def test_what_no_hook_asks_the_message_for_is_applied_as_well(make: Make) -> None:
+def test_effects_apply_if_no_hook_reads_the_message(make: Make) -> None:
     note = (
         "@Pre\ndef {}(request, session, spec):\n    request.add_header('{}', request.get_header('X-Last') or 'none')\n"
         "    request.add_header('X-Last', '{}')\n    request.delete_param('a')\n    request.add_param('c', '{}')\n"
@@ -133,21 +133,21 @@ URLS = pytest.mark.parametrize(("url", "ran"), [("relative", "A "), ("/%zz", "A 
 
 
 @URLS
-def test_a_url_that_the_gateway_would_not_take_from_a_hook_ends_the_chain(make: Make, url: str, ran: str) -> None:
+def test_a_url_that_the_gateway_refuses_ends_the_chain(make: Make, url: str, ran: str) -> None:
     assert order(make(hook("A", body=f"request.object.url = {url!r}"), hook("B"), hook("C"))) == ran
 
 
 @URLS
-def test_so_does_one_that_came_and_that_no_hook_changed(make: Make, url: str, ran: str) -> None:
+def test_a_refused_url_that_arrived_ends_the_chain(make: Make, url: str, ran: str) -> None:
     served = make(*(hook(name) for name in "ABC"))
     assert served.run(subject("*", request={"url": url})).request.raw_body.decode() == ran
 
 
-def test_a_star_with_the_query_that_came_is_not_taken_when_it_comes_back(make: Make) -> None:
+def test_a_star_with_a_query_is_refused_when_it_comes_back(make: Make) -> None:
     assert order(make(hook("A", body="request.object.url = '*'"), hook("B"), hook("C"))) == "A B "
 
 
-def test_the_second_response_hook_gets_headers_as_the_gateway_writes_them(make: Make) -> None:
+def test_a_response_hook_gets_headers_as_the_gateway_writes(make: Make) -> None:
     look = (
         "@Response\ndef {}(request, response, session, metadata, spec):\n"
         "    response.raw_body += repr([(h.key, *h.values) for h in response.multivalue_headers]).encode()\n"
@@ -158,7 +158,7 @@ def test_the_second_response_hook_gets_headers_as_the_gateway_writes_them(make: 
     assert answer.response.raw_body == b"[('x-low', '1'), ('X-Low', '2')][('X-Low', '1', '2')]"
 
 
-def test_an_error_in_the_middle_is_the_dispatchs(make: Make) -> None:
+def test_an_error_in_the_middle_fails_the_dispatch(make: Make) -> None:
     error = failure(make(hook("A"), hook("B", body="raise ValueError('stop')"), hook("C")))
     assert error.status is Status.HOOK_FAILED
     assert "hook B of bundle foo failed: ValueError: stop" in error.message
@@ -169,7 +169,7 @@ def test_authentication_does_not_chain(make: Make) -> None:
     assert "does not chain, and bundle foo has several: A, B" in failure(served, "CustomKeyCheck").message
 
 
-def test_the_manifests_authentication_hook_is_the_one(make: Make) -> None:
+def test_the_listed_authentication_hook_is_used(make: Make) -> None:
     served = make(hook("A", "CustomKeyCheck"), hook("B", "CustomKeyCheck"), auth_check={"name": "B"})
     assert order(served, "CustomKeyCheck") == "B "
 
@@ -183,7 +183,7 @@ def test_a_chain_with_a_hook_that_cannot_run_does_not_start(make: Make, broken: 
     assert "Broken" in error.message
 
 
-def test_an_empty_chain_is_an_error_and_no_echo(make: Make) -> None:
+def test_an_empty_chain_is_an_error(make: Make) -> None:
     error = failure(make(hook("A")), "Post")
     assert error.status is Status.NOT_FOUND
     assert "no Post hooks to run as a chain; it has: A (Pre)" in error.message
@@ -193,7 +193,7 @@ def test_a_chain_needs_a_hook_type(make: Make) -> None:
     assert failure(make(hook("A")), "Unknown").status is Status.INVALID
 
 
-def test_without_a_bundle_the_only_one_with_such_hooks_is_meant(make: Make, folder: Path) -> None:
+def test_without_a_bundle_the_only_one_with_hooks_is_used(make: Make, folder: Path) -> None:
     write_bundle(folder / "bar", {"middleware.py": hook("B", "Post")})
     write_files(folder, {"broken.py": "x = = 1"})
     served = make(hook("A"))
@@ -203,7 +203,7 @@ def test_without_a_bundle_the_only_one_with_such_hooks_is_meant(make: Make, fold
     assert "several bundles, and the call names none: baz, foo" in failure(served, "Pre", "").message
 
 
-def test_a_chain_may_travel_as_a_map(make: Make) -> None:
+def test_a_chain_may_arrive_as_a_map(make: Make) -> None:
     frame = pack_frame(Kind.OBJECT_MAP, None, msgpack.packb(to_map(subject("*"))))
     answer = make(hook("A"), hook("B")).frame(frame)
     assert answer.kind == Kind.OBJECT_MAP
@@ -227,19 +227,19 @@ def test_a_hook_that_reads_no_message_gets_no_copy() -> None:
 
 
 def noted(name: str, *calls: str) -> str:
-    """Return a hook that asks for no message."""
+    """Return a hook that does not read the message."""
     body = "".join(f"    {call}\n" for call in calls)
     return f"KEPT = []\n@Pre\ndef {name}(request, session, spec):\n{body}    return request, session\n"
 
 
 def unwatched(served: Served) -> Served:
-    """Have no hook looked at, as that asks for its message."""
+    """Check no calls, because a check reads the message."""
     for one in served.store.loaded()[0].hooks.values():
         one.unwatched_calls = 2
     return served
 
 
-def test_what_one_hook_deletes_another_may_set_and_the_other_way_round(make: Make) -> None:
+def test_hooks_may_undo_each_others_changes(make: Make) -> None:
     served = make(
         noted("A", "request.delete_header('x-one')", "request.add_header('X-Two', 'A')"),
         noted("B", "request.add_header('X-One', request.get_header('X-One') or 'B')"),
@@ -251,7 +251,7 @@ def test_what_one_hook_deletes_another_may_set_and_the_other_way_round(make: Mak
     assert sorted(answer.delete_headers) == ["x-one", "x-two"]
 
 
-def test_a_request_that_a_hook_keeps_stays_as_it_was(make: Make) -> None:
+def test_a_stored_request_stays_as_it_was(make: Make) -> None:
     look = "for kept in KEPT: request.add_header('Seen', repr((dict(kept.object.set_headers), kept.object.url)))"
     served = make(
         "KEPT = []\n",
@@ -263,7 +263,7 @@ def test_a_request_that_a_hook_keeps_stays_as_it_was(make: Make) -> None:
     assert answer.set_headers["Seen"] == "({'X-A': '1'}, '/path?b=2&a=1')"
 
 
-def test_an_answer_of_a_chain_that_ends_early_is_whole(make: Make) -> None:
+def test_the_answer_of_a_chain_that_ends_early_is_whole(make: Make) -> None:
     served = make(noted("A", "request.add_header('X-A', '1')"), noted("B"))
     answer = unwatched(served).run(subject("*", request={"url": "relative", "raw_body": b"body"})).request
     assert (answer.url, answer.raw_body, dict(answer.set_headers)) == ("relative", b"body", {"X-A": "1"})

@@ -118,11 +118,11 @@ def make(request: pytest.FixtureRequest) -> Callable[[], LazyRequest]:
     return lambda: LazyRequest(MiniRequestObject(), Source(request.param), Changes())
 
 
-def test_a_request_is_used_while_another_is(make: Callable[[], LazyRequest]) -> None:
+def test_requests_may_be_used_inside_each_other(make: Callable[[], LazyRequest]) -> None:
     interrupted(lambda: use(make()), by=lambda: use(make()))
 
 
-def test_a_request_is_used_while_it_is_loaded(make: Callable[[], LazyRequest]) -> None:
+def test_a_request_may_be_loaded_while_it_is_loaded(make: Callable[[], LazyRequest]) -> None:
     """Its changes are in the message once, whoever loaded it."""
     current = [make()]
 
@@ -150,7 +150,7 @@ def test_a_borrowed_body_is_read_while_it_is_read(body: LentBody) -> None:
     interrupted(body.whole, by=body.whole)
 
 
-def test_a_body_given_back_while_it_is_read_is_not_taken(body: LentBody, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_released_while_it_is_read_is_an_error(body: LentBody, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: object) -> bytes:
         body.give_back()
         return b"another's"

@@ -1,4 +1,4 @@
-"""Maps and messages: the same there and back, with every type kept; anything else is an error with its path."""
+"""Maps and messages convert into each other without loss; any other value is an error with its path."""
 
 import contextlib
 from typing import Any
@@ -22,11 +22,9 @@ _SCALARS: dict[int, Any] = {
     FieldDescriptor.TYPE_ENUM: st.integers(0, 5),
 }
 
-"""The machine may be busy."""
-
 
 def messages(descriptor: Any) -> Any:
-    """Generate maps for a message; of its fields some."""
+    """Generate maps for a message, with some of its fields."""
     return st.fixed_dictionaries({}, optional={field.name: values(field) for field in descriptor.fields})
 
 
@@ -50,7 +48,7 @@ ANYTHING = st.recursive(
 
 
 @given(OBJECTS)
-def test_a_map_makes_the_message_that_its_own_map_makes_again(fields: Any) -> None:
+def test_maps_and_messages_convert_back_and_forth(fields: Any) -> None:
     message = from_map(Object, fields)
     again = msgpack.unpackb(msgpack.packb(to_map(message)))
     assert from_map(Object, again) == message
@@ -60,7 +58,7 @@ def test_a_map_makes_the_message_that_its_own_map_makes_again(fields: Any) -> No
 
 
 @given(st.dictionaries(FIELD_NAMES, ANYTHING, max_size=4) | ANYTHING)
-def test_anything_else_is_an_error_with_a_path(fields: Any) -> None:
+def test_any_other_value_is_an_error_with_a_path(fields: Any) -> None:
     with contextlib.suppress(FieldError):
         from_map(Object, fields)
 
@@ -78,7 +76,7 @@ def test_types_are_kept() -> None:
     assert type(back["session"]["last_check"]) is int
 
 
-def test_the_hook_type_may_be_a_name_and_none_is_absent() -> None:
+def test_enums_may_be_names_and_none_is_absent() -> None:
     message = from_map(Object, {"hook_type": "Response", "session": None, "request": {"headers": None}})
     assert message.hook_type == 5
     assert not message.HasField("session")

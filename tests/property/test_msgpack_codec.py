@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.property.test_mapping import ANYTHING, FIELD_NAMES, OBJECTS
+from tests.property.test_maps import ANYTHING, FIELD_NAMES, OBJECTS
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.workers.objects.msgpack_codec import FieldError, decode, encode, from_map
 
