@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from tykpy.bundles.bundle import AUTH_TYPE, Bundle, Chain
-from tykpy.bundles.errors import EVENT_META, BundleError, WorkerError
+from tykpy.bundles.errors import EVENT_META, WorkerError
 from tykpy.bundles.files.discovery import EMPTY_NAME_HASH
 from tykpy.bundles.files.manifest import CHAIN_NAME
 from tykpy.bundles.hook import Hook
@@ -90,7 +90,7 @@ class Lookup:
         raise WorkerError(Status.NOT_FOUND, message, {"bundle": bundle_hash})
 
     def _anywhere(self, name: str) -> Hook:
-        found = self._bundles_with(name)
+        found = [bundle for bundle in self._store.loaded() if name in bundle.hooks]
         if len(found) > 1:
             raise _ambiguous(f"hook {name}", found, name)
         if found:
@@ -113,9 +113,6 @@ class Lookup:
             raise _ambiguous(f"a {hook_type} chain", found, CHAIN_NAME)
         return found[0]
 
-    def _bundles_with(self, name: str) -> list[Bundle]:
-        return [bundle for bundle in self._store.loaded() if name in bundle.hooks]
-
     def _bundles_chaining(self, hook_type: str) -> list[Bundle]:
         """Return the bundles with such a chain; if there are none, those that cannot be loaded."""
         loaded = self._store.loaded()
@@ -124,16 +121,13 @@ class Lookup:
 
     def _event_handlers(self, name: str) -> list[tuple[Bundle, Hook]]:
         """Return the handlers called `name`, at least one."""
-        found = self._loaded_handlers(name)
+        named = ((bundle, bundle.hooks.get(name)) for bundle in self._store.loaded())
+        found = [(bundle, hook) for bundle, hook in named if hook is not None and hook.shape.is_event]
         if not found:
             handlers = (hook.name for hook in self._all_hooks() if hook.shape.is_event)
             message = f"no bundle has an @Event handler {name}; there are: {_listed(handlers)}"
             raise WorkerError(Status.NOT_FOUND, message, {EVENT_META: name})
         return found
-
-    def _loaded_handlers(self, name: str) -> list[tuple[Bundle, Hook]]:
-        found = ((bundle, bundle.hooks.get(name)) for bundle in self._store.loaded())
-        return [(bundle, hook) for bundle, hook in found if hook is not None and hook.shape.is_event]
 
     def _all_hooks(self) -> Iterable[Hook]:
         return (hook for bundle in self._store.loaded() for hook in bundle.hooks.values())
@@ -146,13 +140,9 @@ def _missing(bundle: Bundle, name: str) -> WorkerError:
         status = Status.NOT_FOUND if faulty.missing else Status.HOOK_FAILED
         return WorkerError(status, f"hook {name} of bundle {bundle.name} cannot run: {faulty.error}", meta)
     if bundle.error is not None:
-        return _broken(bundle, bundle.error, meta)
+        return WorkerError(Status.HOOK_FAILED, f"bundle {bundle.name} cannot be loaded: {bundle.error}", meta)
     hooks = _listed(bundle.hooks)
     return WorkerError(Status.NOT_FOUND, f"bundle {bundle.name} has no hook {name}; it has: {hooks}", meta)
-
-
-def _broken(bundle: Bundle, error: BundleError, meta: dict[str, Any]) -> WorkerError:
-    return WorkerError(Status.HOOK_FAILED, f"bundle {bundle.name} cannot be loaded: {error}", meta)
 
 
 def _ambiguous(what: str, bundles: Iterable[Bundle], name: str) -> WorkerError:

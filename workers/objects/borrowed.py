@@ -45,17 +45,6 @@ class _Range(NamedTuple):
     end: int
 
 
-class _Outline(NamedTuple):
-    """Where the parts of an object lie."""
-
-    before: int
-    """The end of the fields before the request."""
-    request: _Range
-    """The request's message, without tag and length."""
-    large: tuple[_Range, ...]
-    """Large fields of the request, with tag and length."""
-
-
 class _Scan:
     """Reads tags and lengths of a body in the store."""
 
@@ -86,8 +75,11 @@ class _Scan:
         raise _UnusualError
 
 
-def _outline(body: LentBody, larger_than: int) -> _Outline:
-    """Find the large fields of a request. Raises _UnusualError where there are none, or it is not certain."""
+def _outline(body: LentBody, larger_than: int) -> tuple[int, _Range, tuple[_Range, ...]]:
+    """Return the end of the fields before the request, the request's message, and its large fields with tag and length.
+
+    Raises _UnusualError if there are no large fields, or if it is not certain.
+    """
     scan, size = _Scan(body), body.size
     at = 0
     while (tag := scan.byte(at)) != _REQUEST:
@@ -102,7 +94,7 @@ def _outline(body: LentBody, larger_than: int) -> _Outline:
     around = size - sum(end - start for start, end in large)
     if not large or around > _MAX_AROUND:
         raise _UnusualError
-    return _Outline(at, request, large)
+    return at, request, large
 
 
 def _large_fields(scan: _Scan, request: _Range, larger_than: int) -> list[_Range]:
