@@ -79,7 +79,7 @@ def admin_methods(parts: Parts) -> dict[str, RpcMethod]:
 
 def describe(parts: Parts) -> dict[str, Any]:
     """Return the broker's state: process, workers, dispatches and events by outcome, queue, and disabled hooks."""
-    router, supervisor = parts.router, parts.supervisor
+    router, supervisor, oversize = parts.router, parts.supervisor, parts.oversize
     supervisor.names.refresh()
     return {
         "pid": os.getpid(),
@@ -94,7 +94,7 @@ def describe(parts: Parts) -> dict[str, Any]:
         "under_way": router.under_way,
         "held_bytes": router.held,
         "arriving": {"bytes": parts.arriving.bytes, "refused": parts.arriving.refused},
-        "too_large": _sizes(parts.oversize),
+        "too_large": {"requests": oversize.requests, "answers": oversize.answers, "unread": oversize.unread},
         "draining": router.draining,
         "dispatches": dataclasses.asdict(router.counters),
         "events": parts.events.describe(),
@@ -108,10 +108,6 @@ def describe_hooks(description: Description, quarantine: Quarantine) -> list[dic
     if not quarantine.active:
         return description
     return [_with_refusals(bundle, quarantine) for bundle in description]
-
-
-def _sizes(oversize: SizeRefusals) -> dict[str, int]:
-    return {"requests": oversize.requests, "answers": oversize.answers, "unread": oversize.unread}
 
 
 def _outline(bundle: dict[str, Any], names: BundleNames) -> dict[str, Any]:

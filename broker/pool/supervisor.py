@@ -297,8 +297,8 @@ class Supervisor:
         """Remember which bundle an API uses, from the first of its calls of each hook."""
         if bundle_hash not in NO_BUNDLE:
             self.names.note(api, bundle_hash)
-        # Not from here, in the middle of a dispatch.
-        self._loop.call_soon(self._apis.note, api, bundle_hash, self.serving)
+        # Later, not in the middle of a dispatch; to those that serve then, as others are told when they are admitted.
+        self._loop.call_soon(lambda: self._apis.note(api, bundle_hash, self.serving))
 
     def _tell_names(self, texts: Mapping[str, str]) -> None:
         explain_in_log(texts)

@@ -19,6 +19,7 @@ from tykpy.broker.errors import ReloadError, WorkerStartError
 from tykpy.broker.pool.reload import Reloader
 from tykpy.broker.pool.starting import WorkerStarter
 from tykpy.broker.pool.supervisor import PoolEvents, Supervisor
+from tykpy.broker.pool.worker import WorkerPhase
 from tykpy.broker.pool.zygote import RENEWAL_DELAY, Zygote, ZygoteKeeper
 from tykpy.broker.router.router import Router, RouterOptions
 
@@ -111,13 +112,20 @@ def test_a_fault_does_not_drop_the_messages_behind_it(bench: Bench, talker: Talk
     assert talker.worker.failure == "of no use"
 
 
-@pytest.mark.parametrize(
-    ("name", "body"), [("nonsense", None), ("event", {}), ("api", {"api": "a" * 2000, "bundle_hash": ""})]
-)
+@pytest.mark.parametrize(("name", "body"), [("nonsense", None), ("event", {}), ("failed", {"message": 1})])
 def test_a_worker_that_sends_nonsense_is_killed(bench: Bench, talker: Talker, name: str, body: Any) -> None:
     talker.there.send(name, body)
     bench.supervisor._on_control(talker.worker)
     assert talker.signals == [signal.SIGKILL]
+
+
+def test_an_api_is_told_to_a_worker_admitted_meanwhile(bench: Bench, talker: Talker) -> None:
+    bench.router.hooks.note_api("1", "a")
+    talker.worker.phase = WorkerPhase.READY
+    bench.supervisor._by_slot[0] = talker.worker
+    bench.loop.run_until_complete(asyncio.sleep(0))
+    assert talker.heard() == [{"1": "a"}]
+    del bench.supervisor._by_slot[0]
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["sent before it was watched", "sent later"])
