@@ -50,7 +50,7 @@ def test_a_single_file_is_found_by_its_name(folder: Path, serve: Serve, name: st
     assert said_by(serve(), md5(name)) == "file"
 
 
-def test_a_single_file_does_not_see_its_neighbours(folder: Path, serve: Serve) -> None:
+def test_single_file_cannot_import_its_neighbours(folder: Path, serve: Serve) -> None:
     write_files(folder, {"foo.py": "import other\n", "other.py": "", "middleware.py": ""})
     assert "No module named 'other'" in failure(serve()).message
 

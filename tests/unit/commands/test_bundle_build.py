@@ -136,7 +136,7 @@ def test_a_missing_file_list_is_filled_in(source: Path, tmp_path: Path) -> None:
     assert tuple(manifest_in(built)["file_list"]) == built.files
 
 
-def test_other_fields_are_kept(source: Path, tmp_path: Path) -> None:
+def test_unknown_fields_are_preserved(source: Path, tmp_path: Path) -> None:
     extractor = {"extract_from": "header", "extract_with": "value", "extractor_config": {"header_name": "X"}}
     set_fields(source, custom_middleware={**GRPC, "id_extractor": extractor}, note="grüße")
     fields = manifest_in(build(source, tmp_path / "out.zip"))

@@ -116,7 +116,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     assert len(str(caught.value).splitlines()) == 3
 
 
-def test_convert_chains_what_embedded_python_called_one_by_one(tmp_path: Path) -> None:
+def test_convert_chains_hooks_of_embedded_python(tmp_path: Path) -> None:
     """A signature stays valid: no file changes."""
     folder = source(tmp_path, "a", "b", driver="python", pre=named("b", "a"))
     signed = build(folder, tmp_path / "old.zip", private_pem(tmp_path)).output

@@ -214,7 +214,7 @@ def test_a_zip_that_a_gateway_cannot_unpack_is_noted(tmp_path: Path) -> None:
     assert any("lib/x.py comes before an entry lib/" in check for check in said(path))
 
 
-def test_what_is_no_bundle(tmp_path: Path) -> None:
+def test_path_without_a_bundle_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="no such folder or ZIP"):
         said(tmp_path / "none")
     with pytest.raises(CommandError, match="No such file"):

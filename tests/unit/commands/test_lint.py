@@ -401,7 +401,7 @@ def test_our_own_example_is_clean() -> None:
     assert lint(EXAMPLE).findings == []
 
 
-def test_what_is_no_bundle(tmp_path: Path) -> None:
+def test_path_without_a_bundle_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="no such folder or ZIP"):
         lint(tmp_path / "none")
     with pytest.raises(CommandError, match=r"there is no manifest\.json"):

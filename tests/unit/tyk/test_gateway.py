@@ -19,7 +19,7 @@ def test_one_class_behind_both_names() -> None:
     assert top_level.install is tyk.gateway.install
 
 
-def test_values_are_kept_outside_a_worker() -> None:
+def test_values_are_stored_outside_a_worker() -> None:
     previous = current()
     restore(Backend())
     TykGateway.store_data("key", "value", 60)
@@ -56,7 +56,7 @@ def test_a_ttl_is_a_number(ttl: Any, error: type[Exception]) -> None:
         TykGateway.store_data("key", "value", ttl)
 
 
-def test_ttls_are_kept_within_what_stores_can_hold() -> None:
+def test_ttls_are_limited_to_what_stores_can_hold() -> None:
     assert check_ttl(-1) == 0
     assert check_ttl(1.5) == 1.5
     assert check_ttl(10**30) == MAX_TTL_S

@@ -228,7 +228,7 @@ def test_modules_of_other_bundles_are_not_found(folder: Path, serve: Serve, body
 
 
 @pytest.mark.parametrize("name", ["tykpy.redisclient.address", "tykpy.workers.storage.redis"])
-def test_libraries_import_lazily_whatever_calls_them(
+def test_libraries_import_lazily_from_any_caller(
     folder: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """One of these libraries is tykpy's own storage."""
@@ -259,7 +259,7 @@ def test_libraries_never_bind_modules_of_a_bundle(folder: Path, serve: Serve, tm
         sys.modules.pop("binding", None)
 
 
-def test_another_thread_never_sees_a_loading_bundles_modules(folder: Path, serve: Serve) -> None:
+def test_modules_of_a_loading_bundle_are_hidden_from_threads(folder: Path, serve: Serve) -> None:
     body = "import sys, util\nimport tests.unit.bundles.imports.test_names as test\nresult = test.seen_by_a_thread()"
     write(folder, "one", body, in_hook=False)
     assert results(serve(), "one") == ["['AttributeError', 'ModuleNotFoundError']"]
