@@ -42,7 +42,7 @@ def run(options: Mapping[str, Any]) -> None:
     before = read_json(options["compare_file"]) if options["compare_file"] else None
     for name in ("json_file", "html_file"):
         path = options[name]
-        if path is not None and not path.resolve().parent.is_dir():  # said before minutes of load, not after
+        if path is not None and not path.resolve().parent.is_dir():  # fail before minutes of load, not after
             raise BenchError(f"cannot write {path}: no such folder")
     with view(Console(stderr=True)) as observer:
         report = sweep(plan, shlex.join(["tykpy", *sys.argv[1:]]), observer)

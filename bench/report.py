@@ -16,9 +16,9 @@ from tykpy.bench.tables import COLUMNS, COMPARED, NOT_MEASURED, SHOWN, Compariso
 
 STYLE: Final = Path(__file__).parent / "page.css"
 MAX_LINES: Final = 8
-"""Lines of one plot that can still be told apart."""
+"""Most lines that can be distinguished in one plot."""
 MOST_ON_A_LINE: Final = 8
-"""Times as many workers as the fewest: with more, the small numbers would lie on top of each other."""
+"""Highest ratio of worker counts on a linear axis: beyond it, small counts would overlap."""
 _CURVE_POINTS: Final = 140
 _TEXT_COLUMNS: Final = ("case", "limit")
 _BROKER, _WORKERS, _RING = ("broker", 0), ("workers", 1), ("ring", 2)
@@ -36,13 +36,13 @@ _BAR_GAP: Final = 12
 _GROUP_GAP: Final = 14
 _HEADING: Final = 26
 _LEAST_APART: Final = 0.06
-"""Of an axis: room for a number of three digits."""
+"""Share of an axis that a number of three digits needs."""
 _ROOM_FOR_SUM: Final = 40
-"""For the number behind the longest bar."""
+"""Pixels for the number behind the longest bar."""
 
 Point = tuple[float, float]
 Row = tuple[str, Sequence[float]]
-"""A bar's name, and its parts."""
+"""A bar's name and its parts."""
 
 
 class Series(NamedTuple):
@@ -56,7 +56,7 @@ class Series(NamedTuple):
 
 
 def short(value: float) -> str:
-    """12345 as `12.3k`."""
+    """Return 12345 as `12.3k`."""
     for unit, name in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
             return f"{value / unit:.3g}{name}"
@@ -73,17 +73,17 @@ class Axis:
     ticks: tuple[tuple[float, str], ...]
     log: bool = False
     text: Callable[[float], str] = short
-    """How a value of it is written."""
+    """Formats a value."""
 
     def share(self, value: float) -> float:
-        """Where a value lies: 0 at the low end, 1 at the high one."""
+        """Return where a value lies, from 0 at the low end to 1 at the high end."""
         if self.log:
             return math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
 
 def linear_axis(title: str, highest: float, text: Callable[[float], str] = short) -> Axis:
-    """From 0 to a round number that is not below `highest`."""
+    """Return an axis from 0 to a round number that is not below `highest`."""
     highest = highest or 1.0
     unit = 10.0 ** math.floor(math.log10(highest / _TICKS))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor * _TICKS >= highest * 0.999)
@@ -93,7 +93,7 @@ def linear_axis(title: str, highest: float, text: Callable[[float], str] = short
 
 
 def log_axis(title: str, lowest: float, highest: float, text: Callable[[float], str] = short) -> Axis:
-    """Whole powers of ten around the values."""
+    """Return an axis between whole powers of ten around the values."""
     low = math.floor(math.log10(max(lowest, 1e-9)))
     high = max(low + 1, math.ceil(math.log10(max(highest, 1e-9)) - 1e-9))
     return Axis(
@@ -102,16 +102,16 @@ def log_axis(title: str, lowest: float, highest: float, text: Callable[[float], 
 
 
 def spaced(axis: Axis) -> Axis:
-    """The axis without those ticks whose texts would run into the one before."""
-    kept: list[tuple[float, str]] = []
+    """Return the axis without ticks whose texts would overlap the one before."""
+    shown: list[tuple[float, str]] = []
     for tick in axis.ticks:
-        if not kept or axis.share(tick[0]) - axis.share(kept[-1][0]) >= _LEAST_APART:
-            kept.append(tick)
-    return replace(axis, ticks=tuple(kept))
+        if not shown or axis.share(tick[0]) - axis.share(shown[-1][0]) >= _LEAST_APART:
+            shown.append(tick)
+    return replace(axis, ticks=tuple(shown))
 
 
 def line_chart(label: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
-    """A plot with its legend below; `label` is for those who cannot see it."""
+    """Return a plot with its legend below; `label` is its text alternative."""
     legend, extra = _legend([(one.name, one.colour) for one in series if not one.ideal], HEIGHT)
     parts = [_grid(x, y)]
     parts += [_line(one, x, y) for one in sorted(series, key=lambda one: not one.ideal)]
@@ -121,7 +121,7 @@ def line_chart(label: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
 def stacked_bars(
     label: str, groups: Sequence[Sequence[Row]], parts: Sequence[tuple[str, int]], axis: Axis, *, heading: bool = False
 ) -> str:
-    """One bar for each row, made of the parts (name, colour); groups stand apart. `heading`: show the label, too."""
+    """Return one bar for each row, made of the parts (name, colour). Groups stand apart; `heading` shows the label."""
     names = [name for rows in groups for name, _ in rows]
     place = _Place(min(190.0, max(map(len, names), default=0) * _LETTER + 14), _HEADING if heading else TOP)
     bottom = place.top + len(names) * (_BAR + _BAR_GAP) + max(0, len(groups) - 1) * _GROUP_GAP
@@ -139,7 +139,7 @@ def stacked_bars(
 
 
 class _Place(NamedTuple):
-    """Where the bars begin."""
+    """The corner where the bars begin."""
 
     left: float
     top: float
@@ -226,7 +226,7 @@ def _bar_room(left: float) -> float:
 
 
 def _legend(entries: Sequence[tuple[str, int]], top: float, begin: float = LEFT) -> tuple[str, float]:
-    """The legend, and the height that it takes."""
+    """Return the legend and its height."""
     parts, left, line = [], begin, 0
     for name, colour in entries:
         width = 22 + len(name) * _LETTER
@@ -246,7 +246,7 @@ def _text(x: float, y: float, text: str, anchor: str, style: str = "label") -> s
 
 
 def html(report: BenchReport, comparison: Comparison | None = None) -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [_heading(report)]
     if comparison is not None:
         parts.append(_changes(comparison))
@@ -328,7 +328,7 @@ def _labelled(results: Sequence[CaseResult]) -> list[tuple[str, CaseResult]]:
 
 
 def throughput(results: list[CaseResult]) -> str:
-    """Dispatches per second against workers, with what each case would come to if workers added up."""
+    """Plot dispatches per second against workers, with the ideal rate of n workers."""
     series: list[Series] = []
     variants = list(group(results, lambda case: case.variant).values())
     names = labels([members[0].case for members in variants], with_workers=False)
@@ -345,7 +345,7 @@ def throughput(results: list[CaseResult]) -> str:
 
 
 def _ideal(points: Sequence[Point]) -> list[Point]:
-    """From the first point as if workers added up; many points, for on a logarithmic axis this is no straight line."""
+    """Return the ideal line from the first point; it has many points because a logarithmic axis bends it."""
     (first, rate), last = points[0], points[-1][0]
     counts = [first + (last - first) * number / _CURVE_POINTS for number in range(_CURVE_POINTS + 1)]
     return [(count, rate * count / first) for count in counts]
@@ -371,7 +371,7 @@ def _rate_axis(series: Sequence[Series]) -> Axis:
 
 
 def latency(results: list[CaseResult]) -> str:
-    """Latency against percentile, both logarithmic, as far as there are values."""
+    """Plot latency against percentile, both logarithmic."""
     series = []
     shown = _labelled(results)[:: math.ceil(len(results) / MAX_LINES)]
     for colour, (label, result) in enumerate(shown):
@@ -384,7 +384,7 @@ def latency(results: list[CaseResult]) -> str:
 
 
 def _nines(percent: float) -> float:
-    """0 for 0 %, 1 for 90 %, 2 for 99 %, and so on."""
+    """Return 0 for 0 %, 1 for 90 %, 2 for 99 %, and so on."""
     return -math.log10(1 - percent / 100)
 
 
@@ -396,7 +396,7 @@ def _curve(result: CaseResult) -> list[tuple[float, float]]:
 
 
 def cpu(results: list[CaseResult]) -> str:
-    """CPU microseconds per dispatch by process; what the ring alone needs is taken out of both."""
+    """Plot CPU microseconds per dispatch by process, with the ring's share taken out of both."""
     rows = [(label, _cpu_parts(result)) for label, result in _labelled(results)]
     axis = linear_axis("CPU time per dispatch", max(sum(values) for _, values in rows), duration)
     return stacked_bars("CPU per dispatch", [rows], (_BROKER, _RING, _WORKERS), axis)
@@ -405,13 +405,13 @@ def cpu(results: list[CaseResult]) -> str:
 def _cpu_parts(result: CaseResult) -> tuple[float, float, float]:
     broker, workers = result.median("broker_us") or 0.0, result.median("workers_us") or 0.0
     ring = result.median("ring_broker_us") or 0.0, result.median("ring_workers_us") or 0.0
-    # The ring was measured by itself, on a machine that is never quite the same: no part can be below nothing.
+    # The ring was measured by itself, under slightly different conditions: no part may become negative.
     ours, theirs = min(ring[0], broker), min(ring[1], workers)
     return broker - ours, ours + theirs, workers - theirs
 
 
 def memory(results: list[CaseResult]) -> str:
-    """PSS after the load by process; the broker's, and that of all its workers."""
+    """Plot the PSS of the broker and of all its workers after the load."""
     rows = []
     for label, result in _labelled(results):
         rows.append((label, (result.median("broker_mib") or 0.0, result.median("workers_mib") or 0.0)))

@@ -3,6 +3,7 @@
 import json
 import platform
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -118,7 +119,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is measured together.
+    """A combination of settings that is measured.
 
     `workers` 0: unknown; `threads` 0: auto, or unknown; `rate` 0: closed loop; `body_size` None: the scenario's own.
     """
@@ -138,7 +139,7 @@ class Case:
 
     @property
     def pieces(self) -> tuple[str, ...]:
-        """Workers, threads, load and body in words; empty where there is nothing to say."""
+        """Workers, threads, load, body and tracing in words; empty for what is not set."""
         return (
             f"{self.workers} worker{'s' * (self.workers != 1)}" if self.workers else "",
             f"{self.threads} thread{'s' * (self.threads != 1)}" if self.threads else "",
@@ -159,21 +160,21 @@ class Case:
 
 
 USUAL: Final = ("workers unknown", "threads: auto", "", "body as it is", "no traceparents")
-"""In words what `Case.pieces` does not say."""
+"""Words for the pieces that are empty in `Case.pieces`."""
 
 
 def labels(cases: Sequence[Case], *, with_workers: bool = True) -> list[str]:
-    """A short name for each case of one scenario: without what all have in common, if anything is left then."""
+    """Return a short name for each case of one scenario, without what all have in common if anything else is left."""
     first = 0 if with_workers else 1
     columns = [(number, [case.pieces[number] for case in cases]) for number in range(first, len(USUAL))]
-    # What is not said of the usual case is said where it tells it from the others.
+    # Defaults are named only if they differ between cases.
     varied = [[piece or USUAL[number] for piece in column] for number, column in columns if len(set(column)) > 1]
-    kept = varied or [column for _, column in columns][: 1 if with_workers else None]
-    return [", ".join(filter(None, row)) for row in zip(*kept, strict=True)]
+    shown = varied or [column for _, column in columns][: 1 if with_workers else None]
+    return [", ".join(filter(None, row)) for row in zip(*shown, strict=True)]
 
 
 def size_text(size: int) -> str:
-    """1048576 as `1 MiB`."""
+    """Return 1048576 as `1 MiB`."""
     for unit, name in ((1024 * 1024, "MiB"), (1024, "KiB")):
         if size >= unit and size % unit == 0:
             return f"{size // unit} {name}"
@@ -190,17 +191,17 @@ class Usage:
     cpus: int
     machine: float
     load: float
-    """Of all load generators together."""
+    """CPUs of all load generators together."""
     load_processes: int = 1
     broker: float | None = None
     workers: tuple[float, ...] | None = None
     broker_mib: float | None = None
     worker_mib: tuple[float, ...] | None = None
     waiting: float | None = None
-    """Dispatches that waited in the broker for a worker: the median of some looks; None: the broker was not asked."""
+    """Dispatches that waited in the broker for a worker: median of several looks; None if it was not asked."""
 
     ring_us: tuple[float, float] | None = None
-    """CPU microseconds that a ring alone needs for such a dispatch, in broker and worker: a part of theirs."""
+    """CPU microseconds that a ring alone needs for such a dispatch, in broker and worker: part of theirs."""
 
     @property
     def each_worker(self) -> float:
@@ -231,7 +232,7 @@ class Sample:
     failures: dict[str, int] = field(default_factory=dict)
     """Calls that ended with an error, by its text."""
     unanswered: int = 0
-    """Calls that were given up."""
+    """Calls that had no answer at the end."""
 
     @property
     def rate(self) -> float:
@@ -239,7 +240,7 @@ class Sample:
         return self.answered / self.seconds
 
     def cpu_us(self, cpus: float | None) -> float | None:
-        """CPU microseconds per dispatch of a process that used so many CPUs."""
+        """Return the CPU microseconds per dispatch of a process that used so many CPUs."""
         return None if cpus is None or not self.answered else cpus * US_PER_SECOND / self.rate
 
     @property
@@ -248,31 +249,10 @@ class Sample:
         return sum(self.failures.values()) + self.unanswered
 
 
-def _workers_us(sample: Sample) -> float | None:
-    workers = sample.usage.workers
-    return sample.cpu_us(None if workers is None else sum(workers))
-
-
-def _total_us(sample: Sample) -> float | None:
-    broker, workers = sample.cpu_us(sample.usage.broker), _workers_us(sample)
-    return None if broker is None or workers is None else broker + workers
-
-
-def _ring_us(sample: Sample) -> float | None:
-    return None if sample.usage.ring_us is None else sum(sample.usage.ring_us)
-
-
-def _ring_side(side: int) -> Callable[[Sample], float | None]:
-    return lambda sample: None if sample.usage.ring_us is None else sample.usage.ring_us[side]
-
-
-def _workers_mib(sample: Sample) -> float | None:
-    return None if sample.usage.worker_mib is None else sum(sample.usage.worker_mib)
-
-
-def _memory(sample: Sample) -> float | None:
-    broker, workers = sample.usage.broker_mib, _workers_mib(sample)
-    return None if broker is None or workers is None else broker + workers
+def _sum(parts: Iterable[float | None] | None) -> float | None:
+    """Return the sum of the parts, None if any is unknown."""
+    known = [] if parts is None else list(parts)
+    return None if parts is None or None in known else sum(part for part in known if part is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +270,14 @@ def _percentile(percent: float) -> Callable[[Sample], float]:
     return lambda sample: sample.latencies.percentile(percent) / NS_PER_US
 
 
+def _ring(side: int) -> Callable[[Sample], float | None]:
+    return lambda sample: None if sample.usage.ring_us is None else sample.usage.ring_us[side]
+
+
+def _workers_us(sample: Sample) -> float | None:
+    return sample.cpu_us(_sum(sample.usage.workers))
+
+
 METRICS: Final = (
     Metric("rate", "dispatches/s", "/s", True, lambda sample: sample.rate),
     Metric("p50_us", "p50", "us", False, _percentile(50)),
@@ -298,21 +286,23 @@ METRICS: Final = (
     Metric("p999_us", "p99.9", "us", False, _percentile(99.9)),
     Metric("broker_us", "broker CPU", "us", False, lambda sample: sample.cpu_us(sample.usage.broker)),
     Metric("workers_us", "workers CPU", "us", False, _workers_us),
-    Metric("ring_us", "ring CPU", "us", False, _ring_us),
-    Metric("ring_broker_us", "ring CPU in the broker", "us", False, _ring_side(0)),
-    Metric("ring_workers_us", "ring CPU in the workers", "us", False, _ring_side(1)),
-    Metric("total_us", "CPU per dispatch", "us", False, _total_us),
+    Metric("ring_us", "ring CPU", "us", False, lambda sample: _sum(sample.usage.ring_us)),
+    Metric("ring_broker_us", "ring CPU in the broker", "us", False, _ring(0)),
+    Metric("ring_workers_us", "ring CPU in the workers", "us", False, _ring(1)),
+    Metric("total_us", "CPU per dispatch", "us", False,
+           lambda sample: _sum((sample.cpu_us(sample.usage.broker), _workers_us(sample)))),
     Metric("load_us", "load generator CPU", "us", False, lambda sample: sample.cpu_us(sample.usage.load)),
     Metric("broker_mib", "broker's memory", "MiB", False, lambda sample: sample.usage.broker_mib),
-    Metric("workers_mib", "workers' memory", "MiB", False, _workers_mib),
-    Metric("memory_mib", "memory", "MiB", False, _memory),
-)
+    Metric("workers_mib", "workers' memory", "MiB", False, lambda sample: _sum(sample.usage.worker_mib)),
+    Metric("memory_mib", "memory", "MiB", False,
+           lambda sample: _sum((sample.usage.broker_mib, _sum(sample.usage.worker_mib)))),
+)  # fmt: skip
 METRIC: Final = {metric.name: metric for metric in METRICS}
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """The median of a metric over the repetitions, and how far they lie apart."""
+    """The median of a metric over the repetitions, and their range."""
 
     median: float
     lowest: float
@@ -333,18 +323,18 @@ class CaseResult:
     samples: tuple[Sample, ...]
 
     def figure(self, name: str) -> Figure | None:
-        """The metric's median; None where it was not measured."""
+        """Return a metric's median and range; None if it was not measured."""
         values = [value for sample in self.samples if (value := METRIC[name].of(sample)) is not None]
         return Figure(statistics.median(values), min(values), max(values), len(values)) if values else None
 
     def median(self, name: str) -> float | None:
-        """The metric's median alone."""
+        """Return a metric's median; None if it was not measured."""
         figure = self.figure(name)
         return None if figure is None else figure.median
 
     @property
     def latencies(self) -> Histogram:
-        """Of all repetitions together."""
+        """Latencies of all repetitions together."""
         merged = Histogram()
         for sample in self.samples:
             merged.merge(sample.latencies)
@@ -358,21 +348,21 @@ class CaseResult:
     @property
     def failures(self) -> dict[str, int]:
         """Errors by text, of all repetitions."""
-        counts: dict[str, int] = {}
-        for text, count in (item for sample in self.samples for item in sample.failures.items()):
-            counts[text] = counts.get(text, 0) + count
-        return counts
+        counts: Counter[str] = Counter()
+        for sample in self.samples:
+            counts.update(sample.failures)
+        return dict(counts)
 
     @property
     def usage(self) -> Usage:
-        """That of the repetition with the median rate."""
+        """Usage in the repetition with the median rate."""
         ordered = sorted(self.samples, key=lambda sample: sample.rate)
         return ordered[len(ordered) // 2].usage
 
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """Everything that one `tykpy bench` found out."""
+    """Everything that one `tykpy bench` measured."""
 
     command: str
     machine: dict[str, str]
@@ -380,7 +370,7 @@ class BenchReport:
 
 
 def machine() -> dict[str, str]:
-    """What the figures depend on besides the code."""
+    """Return what figures depend on besides the code."""
     return {
         "CPUs": str(usable_cpus()),
         "CPU": _cpu_model(),
@@ -392,7 +382,7 @@ def machine() -> dict[str, str]:
 
 
 def group(results: Iterable[CaseResult], key: Callable[[Case], Any]) -> dict[Any, list[CaseResult]]:
-    """Results by a key of their cases, in their order."""
+    """Group results by a key of their cases, in their order."""
     groups: dict[Any, list[CaseResult]] = {}
     for result in results:
         groups.setdefault(key(result.case), []).append(result)

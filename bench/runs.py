@@ -314,7 +314,7 @@ class Plan:
 
 
 class Observer:
-    """Is told how the sweep proceeds; does nothing by itself."""
+    """Observes a sweep; this one does nothing."""
 
     def begins(self, plan: Plan) -> None:
         """Take note of the plan before anything is started."""
@@ -323,7 +323,7 @@ class Observer:
         """Take note that a broker starts."""
 
     def running(self, case: Case, number: int) -> OnProgress:
-        """Take note that a repetition, counted from 1, starts; return what is to be told of its progress."""
+        """Take note that a repetition, counted from 1, starts; return a callback for its progress."""
         return lambda progress: None
 
     def finished(self, result: CaseResult) -> None:

@@ -1,6 +1,6 @@
 """Drives the broker's MessagePack-RPC listener as h2load drives its gRPC: one connection, so many calls at a time.
 
-Ids have a fixed width, so that all answers have one size and a call is told by four bytes of its answer.
+Ids have a fixed width, so that all answers have one size and four bytes of an answer identify its call.
 """
 
 import socket

@@ -1,4 +1,4 @@
-"""`python -m scripts.benchmark_docs FILE`: the JSON of `benchmarks.bars` as docs/benchmarks.md shows it.
+"""`python -m scripts.benchmark_docs FILE`: show the JSON of `benchmarks.bars` in docs/benchmarks.md.
 
 The table goes between two marks in the page; the plots are SVG files beside it that need no other file.
 """
@@ -21,7 +21,7 @@ _CPU_AXIS: Final = "CPU microseconds per dispatch"
 
 
 class Wanted(NamedTuple):
-    """One plot: which figures of which bars."""
+    """A plot of some figures of some bars."""
 
     what: str
     axis: str
@@ -42,14 +42,14 @@ PLOTS: Final = {
 
 
 class Plot(NamedTuple):
-    """A picture, and what it shows, in words."""
+    """An SVG picture, and what it shows in words."""
 
     what: str
     svg: str
 
 
 def write(report: dict[str, Any], docs: Path = DOCS) -> list[Path]:
-    """Renew the page's table and the plots; gives what was written. Raises ValueError for a page without marks."""
+    """Renew the page's table and the plots; return the files written. Raises ValueError for a page without marks."""
     page = docs / PAGE
     drawn = {f"benchmarks-{name}.svg": plot for name, plot in plots(report).items()}
     written = {page: with_table(page.read_text(), report, {name: plot.what for name, plot in drawn.items()})}
@@ -60,7 +60,7 @@ def write(report: dict[str, Any], docs: Path = DOCS) -> list[Path]:
 
 
 def with_table(page: str, report: dict[str, Any], drawn: Mapping[str, str]) -> str:
-    """The page with what is between its marks replaced: by the table, and by these plots (what each shows by file)."""
+    """Return the page with the table and these plots between its marks; `drawn` has descriptions by file name."""
     if page.count(BEGIN) != 1 or page.count(END) != 1:
         raise ValueError(f"docs/{PAGE} must have each of these lines once: {BEGIN} and {END}")
     before, _, rest = page.partition(BEGIN)
@@ -69,7 +69,7 @@ def with_table(page: str, report: dict[str, Any], drawn: Mapping[str, str]) -> s
 
 
 def table(report: dict[str, Any]) -> str:
-    """Every promise, what was measured, and what it was measured with."""
+    """Return every promise with what was measured, and the conditions."""
     lines = ["| what | promised | measured (rounds) | met | figures |", "| --- | --- | --- | --- | --- |"]
     for bar in report["bars"]:
         cells = (bar["what"], bar["bar"], bar["measured"], "yes" if bar["met"] else "**no**", bar["detail"])
@@ -84,7 +84,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def plots(report: dict[str, Any]) -> dict[str, Plot]:
-    """The SVG files by name, for the bars that the report has."""
+    """Return the SVG files by name, for the bars that the report has."""
     points = {bar["name"]: bar["points"] for bar in report["bars"]}
     found = {}
     for name, wanted in PLOTS.items():
@@ -109,7 +109,7 @@ def _bars(wanted: Wanted, groups: list[list[Row]]) -> str:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command line."""
     for path in write(json.loads(Path(sys.argv[1]).read_text())):
         print(path)
 

@@ -1,4 +1,4 @@
-"""Writes the generated parts of the docs: docs/options.md, from the fields of `BrokerConfig`."""
+"""Generates parts of the docs: docs/options.md, from the fields of `BrokerConfig`."""
 
 import sys
 from dataclasses import MISSING, Field
@@ -22,7 +22,7 @@ This file is generated from `broker/config.py` by `make docs`.
 
 
 def render() -> str:
-    """The whole file."""
+    """Return the whole file."""
     return HEADING + "".join(f"{_row(option)}\n" for option in options())
 
 
@@ -47,7 +47,7 @@ def _text(option: Field[Any]) -> str:
 
 
 def main() -> int:
-    """Write the file, or with `--check` say whether it is up to date."""
+    """Write the file, or with `--check` return whether it is up to date."""
     if "--check" in sys.argv:
         return 0 if TARGET.read_text() == render() else 1
     TARGET.write_text(render())

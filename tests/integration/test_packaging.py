@@ -58,7 +58,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_wheel_has_the_whole_tree_and_nothing_else(built: Path) -> None:
+def test_the_wheel_has_the_whole_tree_alone(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == set[str]().union(*map(installed_as, program_files()))

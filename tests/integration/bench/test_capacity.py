@@ -43,7 +43,7 @@ def test_every_setting_is_predicted_and_measured() -> None:
 
 
 @needs_h2load
-def test_the_flame_graphs_show_broker_and_worker_and_no_path_of_this_machine(tmp_path: Path) -> None:
+def test_flame_graphs_show_broker_and_worker_without_paths(tmp_path: Path) -> None:
     done = run("benchmarks.flamegraph", "--seconds", "1", "--folder", str(tmp_path))
     if "CAP_SYS_PTRACE" in done.stderr:
         pytest.skip("py-spy may not look into the broker here")
@@ -57,7 +57,7 @@ def test_the_flame_graphs_show_broker_and_worker_and_no_path_of_this_machine(tmp
 
 
 @needs_h2load
-def test_without_the_right_to_look_into_a_broker_it_says_which(tmp_path: Path) -> None:
+def test_a_missing_capability_is_named(tmp_path: Path) -> None:
     without = ["setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"] if os.geteuid() == 0 else []
     done = run("benchmarks.flamegraph", "--seconds", "1", "--folder", str(tmp_path), without=without)
     assert done.returncode == 1

@@ -62,7 +62,7 @@ def test_other_processes_make_figures_doubtful() -> None:
     assert disturbance([]) == ""
 
 
-def test_a_broker_that_cannot_be_seen_is_not_taken_for_others() -> None:
+def test_an_invisible_broker_is_not_another_process() -> None:
     unseen = result(sample(machine=7.9, broker=None, workers=None))
     assert disturbance([unseen]) == ""
     assert limit_of(unseen).reason == "all 8 CPUs are used: load generator 0.20, all else, perhaps the broker 7.70"

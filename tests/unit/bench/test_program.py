@@ -20,7 +20,7 @@ def plan(*arguments: str) -> Plan:
     return plan_of(context.params)
 
 
-def test_without_options_it_is_the_header_scenario_up_to_all_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_is_the_header_scenario_up_to_all_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "usable_cpus", lambda: 6)
     default = plan()
     assert [scenario.name for scenario in default.scenarios] == ["header"]
@@ -37,7 +37,7 @@ def test_all_means_all() -> None:
     assert len(plan("--scenario", "all", "--workers", "1").scenarios) == len(BUILT_IN)
 
 
-def test_cases_are_every_combination_by_what_the_broker_is_like() -> None:
+def test_cases_are_all_combinations_grouped_by_broker() -> None:
     wanted = plan(
         "--scenario", "cpu", "--workers", "1,2", "--threads", "3", "--streams", "4,5", "--body-size", "1KiB,2m"
     )
@@ -69,7 +69,7 @@ def test_scenarios_bring_their_own_streams_and_sizes() -> None:
         (["--streams", "2", "--connections", "3"], "more than --streams"),
     ],
 )
-def test_what_contradicts_itself_is_refused(arguments: list[str], reason: str) -> None:
+def test_contradictions_are_refused(arguments: list[str], reason: str) -> None:
     with pytest.raises(BenchError, match=reason):
         plan(*arguments)
 
@@ -77,7 +77,7 @@ def test_what_contradicts_itself_is_refused(arguments: list[str], reason: str) -
 @pytest.mark.parametrize(
     "arguments", [["--workers", "0"], ["--workers", "x"], ["--body-size", "1GB"], ["--rate", "-1"], ["--seconds", "0"]]
 )
-def test_what_is_no_number_or_out_of_bounds_is_refused(arguments: list[str]) -> None:
+def test_numbers_out_of_bounds_are_refused(arguments: list[str]) -> None:
     with pytest.raises(click.BadParameter):
         plan(*arguments)
     assert CliRunner().invoke(command.bench, arguments).exit_code == 2

@@ -29,7 +29,7 @@ def page(of: BenchReport) -> ET.Element:
     return ET.fromstring(text.removeprefix("<!DOCTYPE html>"))
 
 
-def test_it_is_well_formed_and_has_a_section_for_each_scenario() -> None:
+def test_the_page_is_well_formed_with_a_section_per_scenario() -> None:
     results = [*sweep(), result(scenario=NASTY)]
     root = page(report(*results))
     titles = [element.text for element in root.iter("h2")]
@@ -53,7 +53,7 @@ def test_every_case_is_in_the_table() -> None:
     assert "2,050" in text
 
 
-def test_what_cannot_be_seen_is_left_out() -> None:
+def test_invisible_figures_are_left_out() -> None:
     unseen = sample(broker=None, workers=None, broker_mib=None, worker_mib=None)
     root = page(report(result(unseen, workers=0)))
     assert [element.text for element in root.iter("h3")] == ["Throughput", "Latency"]
@@ -81,7 +81,7 @@ def test_the_ideal_line_is_where_workers_add_up() -> None:
 
 
 @pytest.mark.parametrize("counts", [(1, 2, 4, 8, 16, 32, 64), tuple(range(1, 17)), (1,), (0,), (64, 65)])
-def test_numbers_of_workers_do_not_lie_on_top_of_each_other(counts: tuple[int, ...]) -> None:
+def test_numbers_of_workers_do_not_overlap(counts: tuple[int, ...]) -> None:
     cases = [result(sample(1000 * (count or 1)), workers=count) for count in counts]
     root = ET.fromstring(throughput(cases))
     base = max(float(line.attrib["y2"]) for line in root.findall(".//line[@class='tick']"))
@@ -92,7 +92,7 @@ def test_numbers_of_workers_do_not_lie_on_top_of_each_other(counts: tuple[int, .
     assert len(root.findall(".//circle")) == len(counts)
 
 
-def test_lines_that_workers_lack_room_for_are_owned_up_to() -> None:
+def test_lines_left_out_for_lack_of_room_are_counted() -> None:
     cases = [result(workers=count, streams=streams) for streams in range(1, 13) for count in (1, 2)]
     root = ET.fromstring(throughput(cases))
     assert len([path for path in root.iter("path") if "line" in path.attrib["class"]]) == 6
@@ -152,7 +152,7 @@ def test_lines_that_are_left_out_are_owned_up_to() -> None:
     assert "percentile" in [element.text for element in ET.fromstring(latency(cases[:8])).iter("text")]
 
 
-def test_groups_of_bars_stand_apart_and_one_part_needs_no_legend() -> None:
+def test_groups_of_bars_stand_apart() -> None:
     rows = [("a", [1.0]), ("b", [2.0])]
     root = ET.fromstring(stacked_bars("x", [rows, rows], (("all", 0),), linear_axis("x", 2.0)))
     bars = [float(bar.attrib["y"]) for bar in root.iter("rect")]

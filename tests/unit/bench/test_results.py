@@ -21,7 +21,7 @@ def test_cpu_per_dispatch_comes_from_cpus_and_rate() -> None:
     assert found.median("memory_mib") == pytest.approx(63)
 
 
-def test_what_cannot_be_seen_is_not_made_up() -> None:
+def test_invisible_figures_are_none() -> None:
     unseen = result(sample(broker=None, workers=None, broker_mib=None, worker_mib=None))
     assert unseen.figure("broker_us") is unseen.figure("total_us") is unseen.figure("memory_mib") is None
     assert unseen.median("rate") == 1000
@@ -60,7 +60,7 @@ def test_labels_leave_out_what_all_cases_have_in_common() -> None:
     assert labels(cases[:1], with_workers=False) == ["8 streams, 1 KiB body"]
 
 
-def test_what_goes_without_saying_is_said_where_it_tells_cases_apart() -> None:
+def test_labels_name_defaults_that_differ_between_cases() -> None:
     cases = [result(threads=threads).case for threads in (0, 1, 3)]
     assert labels(cases) == ["threads: auto", "1 thread", "3 threads"]
     traced = [result(tracing=tracing, threads=threads).case for threads in (1, 3) for tracing in (False, True)]

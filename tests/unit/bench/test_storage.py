@@ -50,7 +50,7 @@ def test_other_files_are_refused(tmp_path: Path, text: str, reason: str) -> None
         read_json(tmp_path / "a.json")
 
 
-def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="cannot write"):
         write_json(FULL, tmp_path / "no" / "a.json")
     with pytest.raises(BenchError, match="cannot read"):

@@ -25,7 +25,7 @@ def test_a_narrow_one_goes_without_some_and_folds_none(width: int) -> None:
     assert [column.header for column in table.columns] == list(shown)
 
 
-def test_of_little_worth_comes_first() -> None:
+def test_the_ring_is_left_out_first() -> None:
     (first,) = hidden_columns(RESULTS, 180)
     assert first == "of it ring"
 

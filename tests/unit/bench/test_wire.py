@@ -71,7 +71,7 @@ def test_it_begins_with_the_preface_and_its_settings() -> None:
     assert second[0] == FrameType.WINDOW_UPDATE
 
 
-def test_the_servers_settings_are_acknowledged_and_its_limit_is_known() -> None:
+def test_the_servers_settings_are_acknowledged() -> None:
     connection = LoadConnection([b""])
     connection.take_output()
     assert not connection.ready
@@ -130,7 +130,7 @@ def test_every_call_has_a_traceparent_of_its_own(body: bytes) -> None:
     assert all(re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", value) for value in values)
 
 
-def test_an_error_is_told_with_code_and_message_each_time() -> None:
+def test_every_error_has_code_and_message() -> None:
     connection = connected()
     connection.start_calls(3)
     failed = pack_frame(FrameType.HEADERS, LAST, 1, pack_trailers_only(GrpcCode.NOT_FOUND, "no hook 100 % so"))
@@ -152,7 +152,7 @@ def test_what_is_not_grpc_is_a_failure() -> None:
     assert failure.text == "not gRPC: HTTP status 404"
 
 
-def test_a_large_body_waits_for_the_windows_and_goes_out_in_frames() -> None:
+def test_a_large_body_waits_for_windows() -> None:
     body = bytes(range(256)) * 160  # 40 KiB
     connection = connected(body, INITIAL_WINDOW_SIZE=20 * KIB)
     connection.start_calls(1)

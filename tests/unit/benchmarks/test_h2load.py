@@ -39,7 +39,7 @@ def test_a_failed_request_is_an_error() -> None:
         h2load.check(h2load.parse_summary(text), 2000, ANSWER_SIZE)
 
 
-def test_grpc_errors_which_are_2xx_too_are_seen_by_the_missing_bytes() -> None:
+def test_grpc_errors_show_by_their_missing_bytes() -> None:
     with pytest.raises(LoadGeneratorError, match="errors or wrong"):
         h2load.check(h2load.parse_summary(OUTPUT.replace("(1748000)", "(1747126)")), 2000, ANSWER_SIZE)
 
