@@ -25,11 +25,11 @@ from tykpy.telemetry.rate_limited_log import QuietLog
 log = logging.getLogger("tykpy.router")
 
 STALL_NS: Final = 10_000_000
-"""A worker that has not answered for so long gives back what it has not started."""
+"""A worker that has not answered for this long gives back what it has not started."""
 SILENCE_NS: Final = 200_000_000
-"""A worker that has started nothing of what it was given for so long is asked whether it lives."""
+"""A worker that has started nothing of what it was given for this long is asked whether it lives."""
 STANDING_NS: Final = 500_000_000
-"""A queue that has not been empty for so long is no burst."""
+"""A queue that has not been empty for this long is no burst."""
 HOOK_TIMES: Final = 4
 """A dispatch may wait for this many running times of its hook: long hooks have long queues without any overload."""
 ADVICE: Final = (

@@ -30,9 +30,9 @@ MEASURED_NS: Final = 200_000
 """From this expected running time on the worker measures how much of it a hook waits, for some 5 us a call; it stops
 below SHORT_NS. A hook that is slow now and then stays between the two."""
 OUTLIER_MEMORY: Final = 16
-"""A call that waits longer than calls are expected to run counts only if one of so many measured calls before it did so
+"""A call that waits longer than calls are expected to run counts only if one of this many measured calls before it did
 too: a thread that the machine itself delayed for a moment says nothing about its hook, and sharing a worker costs more
-than 15 us. On a busy machine, one call of 722 us among calls of 54 us was enough to share a worker without this."""
+than 15 us. Without this rule, one call of 722 us among calls of 54 us started a second thread on a busy machine."""
 FEW: Final = 4
 """Measured calls of a hook that say nothing yet: its first ones are those that the machine delays."""
 WHOLE: Final = 1 << 20
@@ -59,7 +59,7 @@ class HookTimes:
         self.measured = 0
         """Calls whose waiting was measured, up to FEW; a call that waits for long before it returns counts as FEW."""
         self.outlier = 0
-        """Measured calls for which another outlier counts."""
+        """How many more measured calls may pass for another outlier to count."""
         self.share = WHOLE
         """How much of a worker a call takes."""
         self.flags = FLAG_MEASURE
@@ -87,7 +87,7 @@ class HookTimes:
         self._learn_waiting(max(elapsed_ns, self.waiting_ns))
 
     def _is_outlier(self, waited_ns: int, expected_ns: int) -> bool:
-        """Return whether a measured call waited as no call did lately."""
+        """Count a measured call; return whether it waited as none of the last ones did."""
         self.measured = min(self.measured + 1, FEW)
         is_first = not self.outlier
         if waited_ns > expected_ns:
