@@ -23,12 +23,12 @@ def body_of(answer: Answer, kind: int, asked: Body = b"") -> bytes:
         if answer.is_error:
             status, message = unpack_error(answer.payload)
             raise DispatchError(Status(status), message)
-        found, kept, body = unpack_answer(answer.payload)
+        found, unchanged, body = unpack_answer(answer.payload)
     except ValueError as error:
         raise DispatchError(Status.INTERNAL, f"the worker's answer does not decode: {error}") from error
     if found != kind:
         raise DispatchError(Status.INTERNAL, f"the worker answered with kind {found} where {kind} was asked")
-    return body if kept is None else _with_kept(body, kept, kind, asked)
+    return body if unchanged is None else _put_back(body, unchanged, kind, asked)
 
 
 def was_run(answer: Answer) -> bool:
@@ -41,19 +41,21 @@ def was_run(answer: Answer) -> bool:
         return False
 
 
-def _with_kept(body: bytes, kept: Kept, kind: int, asked: Body) -> bytes:
+def _put_back(body: bytes, unchanged: Kept, kind: int, asked: Body) -> bytes:
     """Append to the answer's request the fields that the hook has not changed, from the body that was asked."""
     if kind != Kind.OBJECT or not isinstance(asked, StoredBody):
-        raise DispatchError(Status.INTERNAL, "the worker's answer refers to a body that was not lent to it")
-    if not all(0 <= start < end <= asked.size for start, end in kept):
-        raise DispatchError(Status.INTERNAL, f"the worker's answer refers to {kept} of a body of {asked.size} bytes")
+        raise DispatchError(Status.INTERNAL, "the worker's answer refers to a body that is not in the store")
+    if not all(0 <= start < end <= asked.size for start, end in unchanged):
+        raise DispatchError(
+            Status.INTERNAL, f"the worker's answer refers to {unchanged} of a body of {asked.size} bytes"
+        )
     try:
         at, start, end = _find_request(body)
     except ProtobufError as error:
         raise DispatchError(Status.INTERNAL, f"the worker's answer is no Object: {error}") from error
-    size = end - start + sum(stop - begin for begin, stop in kept)
+    size = end - start + sum(stop - begin for begin, stop in unchanged)
     whole = asked.view()
-    pieces = [whole[begin:stop] for begin, stop in kept]
+    pieces = [whole[begin:stop] for begin, stop in unchanged]
     return b"".join((body[:at], _REQUEST, pack_varint(size), body[start:end], *pieces, body[end:]))
 
 

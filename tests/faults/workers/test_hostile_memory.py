@@ -251,7 +251,7 @@ def test_an_answer_that_would_take_a_gibibyte_costs_its_call(broker: RunningBrok
 
 @pytest.mark.parametrize(
     ("hook", "body", "why"),
-    [("keeps_what_is_not_there", b"\xff" * SIZE, "of a body of"), ("keeps_what_was_not_lent", b"", "not lent")],
+    [("keeps_what_is_not_there", b"\xff" * SIZE, "of a body of"), ("keeps_what_was_not_lent", b"", "not in the store")],
 )
 def test_an_answer_that_refers_to_nothing_costs_its_call(
     broker: RunningBroker, hook: str, body: bytes, why: str

@@ -28,33 +28,34 @@ def asked() -> Iterator[StoredBody]:
     store.close()
 
 
-def answer(kept: object, kind: Kind = Kind.OBJECT) -> Answer:
-    return Answer(1, False, pack_frame(kind, kept, REST.SerializeToString()), 0)
+def answer(unchanged: object, kind: Kind = Kind.OBJECT) -> Answer:
+    return Answer(1, False, pack_frame(kind, unchanged, REST.SerializeToString()), 0)
 
 
-@pytest.mark.parametrize("kept", [(), (RAW_BODY,), (TEXT, RAW_BODY), (RAW_BODY, TEXT)])
-def test_unchanged_fields_are_put_back(asked: StoredBody, kept: tuple[tuple[int, int], ...]) -> None:
+@pytest.mark.parametrize("unchanged", [(), (RAW_BODY,), (TEXT, RAW_BODY), (RAW_BODY, TEXT)])
+def test_unchanged_fields_are_put_back(asked: StoredBody, unchanged: tuple[tuple[int, int], ...]) -> None:
     expected = Object.FromString(REST.SerializeToString())
     for name, place in (("raw_body", RAW_BODY), ("body", TEXT)):
-        if place in kept:
+        if place in unchanged:
             setattr(expected.request, name, getattr(WHOLE.request, name))
-    answered = body_of(answer(kept), Kind.OBJECT, asked)
+    answered = body_of(answer(unchanged), Kind.OBJECT, asked)
     assert Object.FromString(answered) == expected
     assert len(answered) == len(expected.SerializeToString())
 
 
 @pytest.mark.parametrize(
-    "kept", [((0, len(DATA) + 1),), ((-1, 4),), ((5, 5),), ((6, 5),), ((2**63, 2**63 + 1),), (RAW_BODY, (1, 2**40))]
+    "unchanged",
+    [((0, len(DATA) + 1),), ((-1, 4),), ((5, 5),), ((6, 5),), ((2**63, 2**63 + 1),), (RAW_BODY, (1, 2**40))],
 )
-def test_references_outside_the_request_are_refused(asked: StoredBody, kept: tuple[tuple[int, int], ...]) -> None:
+def test_references_outside_the_request_are_refused(asked: StoredBody, unchanged: tuple[tuple[int, int], ...]) -> None:
     with pytest.raises(DispatchError, match="of a body of") as caught:
-        body_of(answer(kept), Kind.OBJECT, asked)
+        body_of(answer(unchanged), Kind.OBJECT, asked)
     assert caught.value.status is Status.INTERNAL
 
 
-@pytest.mark.parametrize("kept", [((1,),), ((1, 2), (3, 4), (5, 6)), {"a": 1}, "text", ((1.5, 2),)])
-def test_an_answer_without_a_body_is_refused(asked: StoredBody, kept: object) -> None:
-    frame = pack_frame(Kind.OBJECT, kept, b"")
+@pytest.mark.parametrize("unchanged", [((1,),), ((1, 2), (3, 4), (5, 6)), {"a": 1}, "text", ((1.5, 2),)])
+def test_malformed_references_are_refused(asked: StoredBody, unchanged: object) -> None:
+    frame = pack_frame(Kind.OBJECT, unchanged, b"")
     with pytest.raises(DispatchError, match="does not decode"):
         body_of(Answer(1, False, frame, 0), Kind.OBJECT, asked)
 
@@ -75,5 +76,5 @@ def test_an_answer_that_is_no_object_is_refused(asked: StoredBody, rest: bytes) 
 
 def test_only_borrowed_bodies_can_be_referred_to(asked: StoredBody) -> None:
     for kind, body in ((Kind.OBJECT, DATA), (Kind.OBJECT_MAP, asked)):
-        with pytest.raises(DispatchError, match="not lent"):
+        with pytest.raises(DispatchError, match="not in the store"):
             body_of(answer((RAW_BODY,), kind), kind, body)

@@ -267,12 +267,12 @@ def test_expired_dispatches_come_earliest_first() -> None:
 
 def test_a_discarded_dispatch_never_expires() -> None:
     wheel = DeadlineWheel()
-    gone, kept = at(3 * TICK), at(3 * TICK)
+    gone, other = at(3 * TICK), at(3 * TICK)
     wheel.add(gone)
-    wheel.add(kept)
+    wheel.add(other)
     wheel.discard(gone)
     wheel.discard(gone)
-    assert wheel.expired(10 * TICK) == [kept]
+    assert wheel.expired(10 * TICK) == [other]
 
 
 def test_an_empty_slot_is_removed() -> None:

@@ -93,11 +93,11 @@ def test_an_expiry_says_that_no_worker_has_the_bundle(bench: Bench, worker: Loca
 def test_cancelled_dispatches_leave_the_queue(bench: Bench, worker: LocalWorker) -> None:
     restrict(bench)
     bench.router.join(worker.link)
-    gone, kept = send(bench, "only"), send(bench, "only")
+    gone, other = send(bench, "only"), send(bench, "only")
     bench.router.cancel(gone)
     assert bench.router.waiting == 1
     restrict(bench, worker.link)
-    assert list(worker.link.in_flight.values()) == [kept]
+    assert list(worker.link.in_flight.values()) == [other]
 
 
 def test_restricted_hooks_leave_half_of_the_queue_to_others(worker: LocalWorker) -> None:
@@ -120,12 +120,12 @@ def test_a_standing_queue_of_one_group_sheds_no_others(worker: LocalWorker) -> N
         for link in (worker.link, other.link):
             bench.router.join(link)
         send(bench, "only", timeout_ns=10 * STANDING_NS)
-        shed, kept = send(bench, "only"), send(bench, "none")
+        shed, waiting = send(bench, "only"), send(bench, "none")
         bench.turn_until(lambda: shed.completed)
         burst = [send(bench, "anywhere") for _ in range(2)]
         bench.turn_until(lambda: bench.router.counters.shed >= 1)
         assert shed.status is Status.OVERLOADED
-        assert (kept.completed, burst[0].completed, burst[1].completed) == (False, False, False)
+        assert (waiting.completed, burst[0].completed, burst[1].completed) == (False, False, False)
     bench.loop.close()
 
 

@@ -48,9 +48,9 @@ def test_without_a_worker_dispatches_wait_and_go_out_in_order(bench: Bench, work
 
 def test_a_full_queue_is_answered_at_once() -> None:
     bench = Bench(queue_size=2)
-    kept = [bench.send() for _ in range(2)]
+    other = [bench.send() for _ in range(2)]
     assert bench.send().status is Status.OVERLOADED
-    assert [dispatch.outcomes for dispatch in kept] == [[], []]
+    assert [dispatch.outcomes for dispatch in other] == [[], []]
     bench.loop.close()
 
 
@@ -155,26 +155,26 @@ def test_a_short_hook_is_prefetched_up_to_the_limit(bench: Bench, worker: LocalW
 
 
 def test_a_cancelled_dispatch_that_waits_never_runs(bench: Bench, worker: LocalWorker) -> None:
-    gone, kept = bench.send("gone"), bench.send("kept")
+    gone, other = bench.send("gone"), bench.send("other")
     bench.router.cancel(gone)
     bench.router.join(worker.link)
     bench.turn()
-    assert hook_of(worker.claim()) == kept.body
+    assert hook_of(worker.claim()) == other.body
     assert (gone.outcomes, len(worker.link.in_flight)) == ([], 1)
 
 
 def test_a_cancelled_dispatch_in_the_ring_never_runs(bench: Bench, worker: LocalWorker) -> None:
     bench.router.join(worker.link)
-    running, gone, kept = bench.send("running"), bench.send("gone"), bench.send("kept")
+    running, gone, other = bench.send("running"), bench.send("gone"), bench.send("other")
     request = worker.claim()
     bench.router.cancel(gone)
     bench.turn()
     worker.finish(request)
     following = worker.claim()
-    assert hook_of(following) == kept.body
+    assert hook_of(following) == other.body
     worker.finish(following)
     bench.router.receive(worker.link)
-    assert (running.outcomes, gone.outcomes, kept.outcomes) == ([running.body], [], [kept.body])
+    assert (running.outcomes, gone.outcomes, other.outcomes) == ([running.body], [], [other.body])
 
 
 def test_the_answer_of_a_cancelled_dispatch_goes_nowhere(bench: Bench, worker: LocalWorker) -> None:
