@@ -50,7 +50,7 @@ class HookTable:
         self.description: list[dict[str, Any]] = []
         """The bundles with their hooks, as the workers described them."""
         self.event_handlers: set[str] = set()
-        """Names of `@Event` handlers that some worker has or had; a call of one that is gone tells."""
+        """Names of `@Event` handlers that some worker has or had; a call that finds none removes the name."""
         self.groups: list[frozenset[Link]] = []
         """Sets of workers that have loaded what others have not; the first one is group 1 of the queue."""
         self.ask: Callable[[bool], bool] = lambda _is_broken: False
