@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from tykpy.broker.http2.errors import ErrorCode, Http2Error, MalformedError, PeerError, StreamError
+from tykpy.broker.http2.errors import ErrorCode, Http2Error, MalformedError, PeerError
 from tykpy.broker.http2.frames import (
     ACK,
     END_HEADERS,
@@ -328,11 +328,11 @@ class Connection:
         self.last_stream_id = stream_id
         try:
             head = self._headers.request(block)
-        except MalformedError as error:
-            self._fail_stream(StreamError(stream_id, error.code, error.message))
+        except MalformedError:
+            self._fail_stream(stream_id, ErrorCode.PROTOCOL_ERROR)
             return
         if len(self.streams) >= self._max_streams or self.going_away:
-            self._fail_stream(StreamError(stream_id, ErrorCode.REFUSED_STREAM, "no more streams"))
+            self._fail_stream(stream_id, ErrorCode.REFUSED_STREAM)
             return
         stream = Stream(stream_id, head, self._stream_window, self.sender.initial_window)
         stream.metadata = self._headers.metadata
@@ -358,19 +358,20 @@ class Connection:
             raise PeerError(ErrorCode.STREAM_CLOSED, f"HEADERS on closed stream {stream_id}")
         elif stream.request_ended:
             self._headers.skip(block)
-            self._fail_stream(StreamError(stream_id, ErrorCode.STREAM_CLOSED, "HEADERS after END_STREAM"))
+            self._fail_stream(stream_id, ErrorCode.STREAM_CLOSED)
         else:
             self._on_trailers(flags, stream, block)
 
     def _on_trailers(self, flags: int, stream: Stream, block: bytes) -> None:
         try:
             self._headers.trailers(block)
-            if not flags & END_STREAM:
-                raise MalformedError("trailers without END_STREAM")
-        except MalformedError as error:
-            self._fail_stream(StreamError(stream.id, error.code, error.message))
-            return
-        self._end_request(stream, b"", 0, 0)
+            well_formed = flags & END_STREAM
+        except MalformedError:
+            well_formed = 0
+        if well_formed:
+            self._end_request(stream, b"", 0, 0)
+        else:
+            self._fail_stream(stream.id, ErrorCode.PROTOCOL_ERROR)
 
     def _on_data(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         size = end - at
@@ -385,8 +386,7 @@ class Connection:
         if flags & PADDED:
             at, end = unpad(data, at, end)
         if stream.receive_window < 0:
-            message = "more DATA than the stream's window"
-            self._fail_stream(StreamError(stream_id, ErrorCode.FLOW_CONTROL_ERROR, message))
+            self._fail_stream(stream_id, ErrorCode.FLOW_CONTROL_ERROR)
         elif flags & END_STREAM:
             self._end_request(stream, data, at, end)
         else:
@@ -413,10 +413,9 @@ class Connection:
         stream.request_ended = True
         expected = stream.head.content_length
         if expected is not None and expected != stream.received + end - at:
-            message = f"content-length is {expected}, the body has {stream.received + end - at} bytes"
-            self._fail_stream(StreamError(stream.id, ErrorCode.PROTOCOL_ERROR, message))
-            return
-        self._application.data(stream, data, at, end, True)
+            self._fail_stream(stream.id, ErrorCode.PROTOCOL_ERROR)
+        else:
+            self._application.data(stream, data, at, end, True)
 
     def _on_late_data(self, stream: Stream | None, stream_id: int) -> None:
         """Refuse DATA, unless we have reset its stream and the peer could not know that yet."""
@@ -424,8 +423,8 @@ class Connection:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, f"DATA on stream {stream_id}, which is not open")
         if stream is None and stream_id in self._reset_by_us:
             self._spend()
-            return
-        self._fail_stream(StreamError(stream_id, ErrorCode.STREAM_CLOSED, "DATA after the stream was closed"))
+        else:
+            self._fail_stream(stream_id, ErrorCode.STREAM_CLOSED)
 
     def _on_rst_stream(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         if end - at != U32.size:
@@ -452,14 +451,14 @@ class Connection:
             # We do not need the rest of the request; NO_ERROR tells the peer that the answer is valid (section 8.1).
             self._send_reset(stream.id, ErrorCode.NO_ERROR)
 
-    def _fail_stream(self, fault: StreamError) -> None:
+    def _fail_stream(self, stream_id: int, code: ErrorCode) -> None:
         """Reset a stream for a fault of the peer; the number of such resets is limited."""
         self._spend_reset()
-        stream = self.streams.pop(fault.stream_id, None)
+        stream = self.streams.pop(stream_id, None)
         if stream is not None:
             self.sender.forget(stream)
             self._application.cancelled(stream)
-        self._send_reset(fault.stream_id, fault.code)
+        self._send_reset(stream_id, code)
 
     def _send_reset(self, stream_id: int, code: ErrorCode) -> None:
         self._reset_by_us[stream_id] = None
@@ -474,9 +473,9 @@ class Connection:
         if not stream_id:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
         if end - at != PRIORITY_SIZE:
-            self._fail_stream(StreamError(stream_id, ErrorCode.FRAME_SIZE_ERROR, "PRIORITY is not 5 bytes"))
-            return
-        check_dependency(stream_id, data, at)
+            self._fail_stream(stream_id, ErrorCode.FRAME_SIZE_ERROR)
+        else:
+            check_dependency(stream_id, data, at)
 
     def _on_first_settings(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         if flags & ACK:
@@ -552,17 +551,11 @@ class Connection:
             self.sender.widen(increment)
             return
         self._check_not_idle(stream_id, "WINDOW_UPDATE")
-        try:
-            self._widen_stream(stream_id, increment)
-        except StreamError as fault:
-            self._fail_stream(fault)
-
-    def _widen_stream(self, stream_id: int, increment: int) -> None:
-        if not increment:
-            raise StreamError(stream_id, ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
         stream = self.streams.get(stream_id)
-        if stream is not None:
-            self.sender.widen_stream(stream, increment)
+        if not increment:
+            self._fail_stream(stream_id, ErrorCode.PROTOCOL_ERROR)
+        elif stream is not None and not self.sender.widen_stream(stream, increment):
+            self._fail_stream(stream_id, ErrorCode.FLOW_CONTROL_ERROR)
 
     def _on_unknown(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         self._spend()

@@ -35,14 +35,6 @@ class PeerError(Http2Error):
     """Unexpected: a fault of the peer that ends the connection with a GOAWAY."""
 
 
-class StreamError(Http2Error):
-    """Unexpected: a fault of the peer that ends one stream with a RST_STREAM."""
-
-    def __init__(self, stream_id: int, code: ErrorCode, message: str) -> None:
-        super().__init__(code, message)
-        self.stream_id = stream_id
-
-
 class FinishedStreamError(Http2Error):
     """Unexpected: a bug; something is sent on a stream that was answered or is gone."""
 

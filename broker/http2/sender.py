@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from tykpy.broker.http2.errors import ErrorCode, FinishedStreamError, PeerError, StreamError
+from tykpy.broker.http2.errors import ErrorCode, FinishedStreamError, PeerError
 from tykpy.broker.http2.frames import (
     DATA,
     END_STREAM,
@@ -237,13 +237,14 @@ class Sender:
         if self.waiting:
             self.pump()
 
-    def widen_stream(self, stream: Stream, increment: int) -> None:
-        """Widen a stream's send window; raises StreamError above 2^31-1."""
+    def widen_stream(self, stream: Stream, increment: int) -> bool:
+        """Widen a stream's send window; return False if it would exceed 2^31-1."""
         if stream.send_window + increment > MAX_WINDOW:
-            raise StreamError(stream.id, ErrorCode.FLOW_CONTROL_ERROR, "the stream's window is above 2^31-1")
+            return False
         stream.send_window += increment
         if stream.id in self.waiting:
             self.pump()
+        return True
 
     def resize_streams(self, size: int, streams: list[Stream]) -> None:
         """Change the initial window, and with it the send window of all open streams (section 6.9.2).
