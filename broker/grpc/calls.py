@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, cast
 from tykpy.broker.arriving import Arriving, Share
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.grpc.head import GrpcHead
-from tykpy.broker.grpc.local_call import LocalCall, LocalHandler
+from tykpy.broker.grpc.local_call import LocalCall
 from tykpy.broker.grpc.messages import GrpcMessageReader
 from tykpy.broker.grpc.wire import (
     CODE_OF_STATUS,
@@ -69,11 +69,11 @@ class WaitingAnswer(NamedTuple):
 class Upload:
     """Collects the messages of a request that comes in pieces, or is served by the broker itself."""
 
-    __slots__ = ("body", "handler", "reader", "share", "started_ns")
+    __slots__ = ("body", "local", "reader", "share", "started_ns")
 
-    def __init__(self, reader: GrpcMessageReader, handler: LocalHandler | None, share: Share) -> None:
+    def __init__(self, reader: GrpcMessageReader, local: LocalCall | None, share: Share) -> None:
         self.reader = reader
-        self.handler = handler
+        self.local = local
         self.share = share
         """Counts the request's bytes until it is complete or abandoned."""
         self.body: Body | None = None
@@ -88,8 +88,8 @@ class Upload:
     def end(self) -> None:
         """Release what the request holds."""
         self.share.release()
-        if self.handler is not None:
-            self.handler.cancelled()
+        if self.local is not None:
+            self.local.release()
 
 
 class GrpcCalls:
@@ -150,17 +150,17 @@ class GrpcCalls:
         if head.error is not None:
             self._fail(stream, head.error)
         elif head.method.serve is not None:
-            handler = head.method.serve(LocalCall(self.sender, stream))
+            local = head.method.serve(self.sender, stream)
             reader = GrpcMessageReader(head.encoding, min(self._max_message, MAX_LOCAL_MESSAGE))
-            stream.application = Upload(reader, handler, Share(self._arriving))
+            stream.application = Upload(reader, local, Share(self._arriving))
 
     def cancelled(self, stream: Stream) -> None:
         """Cancel a call whose stream has ended."""
         call, stream.application = stream.application, None
         if isinstance(call, Upload):
             call.end()
-            if call.handler is not None:
-                call.handler.call.ended = True
+            if call.local is not None:
+                call.local.ended = True
         elif isinstance(call, GrpcDispatch):
             self._dispatcher.cancel(call)
 
@@ -208,7 +208,7 @@ class GrpcCalls:
             self._fail(stream, error)
 
     def _too_large(self, stream: Stream, upload: Upload, error: GrpcTooLargeError) -> GrpcCallError:
-        if upload.handler is not None:
+        if upload.local is not None:
             return GrpcCallError(error.code, f"{error.message}, and may have {MAX_LOCAL_MESSAGE}")
         text = self._oversize.refuse_request(stream.head.method.kind, peek_name(error.head), error.message)
         return GrpcCallError(error.code, text)
@@ -216,10 +216,10 @@ class GrpcCalls:
     def _feed(self, stream: Stream, upload: Upload, data: Data, at: int, end: int) -> None:
         try:
             for message in upload.reader.feed(data, at, end):
-                if upload.handler is not None and upload.handler.takes_many:
+                if upload.local is not None and upload.local.takes_many:
                     if stream.progress is not None:  # a request of many messages may last: each has its own timeout
                         stream.progress.restart(stream.received)
-                    upload.handler.message(body_bytes(message))
+                    upload.local.message(body_bytes(message))
                 elif upload.body is None:
                     upload.body = message
                 else:
@@ -230,17 +230,17 @@ class GrpcCalls:
             raise GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, self._arriving.full)
 
     def _finish(self, stream: Stream, upload: Upload) -> None:
-        handler, body = upload.handler, upload.body
+        local, body = upload.local, upload.body
         if upload.reader.within_message:
             raise GrpcCallError(GrpcCode.INTERNAL, "the request ends within a message")
         upload.share.release()
         upload.body = None
-        if handler is not None and handler.takes_many:
-            handler.half_closed()
+        if local is not None and local.takes_many:
+            local.half_closed()
         elif body is None:
             raise GrpcCallError(GrpcCode.INTERNAL, "no message for a method that takes one")
-        elif handler is not None:
-            handler.message(body_bytes(body))
+        elif local is not None:
+            local.message(body_bytes(body))
         else:
             timeout_ns = stream.head.timeout_ns
             if timeout_ns is not None:
@@ -253,8 +253,8 @@ class GrpcCalls:
         upload, stream.application = stream.application, None
         if isinstance(upload, Upload):
             upload.end()
-            if upload.handler is not None:
-                upload.handler.call.finish(error.code, error.message)
+            if upload.local is not None:
+                upload.local.finish(error.code, error.message)
                 return
         self.sender.headers(stream, pack_trailers_only(error.code, error.message), end_stream=True)
 

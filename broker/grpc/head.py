@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from tykpy.broker.grpc.local_call import LocalCall, LocalHandler
+from tykpy.broker.grpc.local_call import LocalCall
 from tykpy.broker.grpc.wire import (
     ANSWER,
     ANSWER_WITH_ENCODINGS,
@@ -18,6 +18,8 @@ from tykpy.broker.grpc.wire import (
 from tykpy.broker.http2.hpack.head_cache import STABLE, RequestHead
 from tykpy.broker.http2.hpack.validate import Header
 from tykpy.broker.http2.limits import Limits
+from tykpy.broker.http2.sender import Sender
+from tykpy.broker.http2.stream import Stream
 from tykpy.ipc.frame import MAX_METADATA
 
 _CONTENT_TYPES: Final = frozenset((b"application/grpc", b"application/grpc+proto"))
@@ -33,7 +35,7 @@ class Method:
 
     kind: int = 0
     """The `ipc.frame.Kind` to dispatch; 0 if the broker serves the method itself."""
-    serve: Callable[[LocalCall], LocalHandler] | None = None
+    serve: Callable[[Sender, Stream], LocalCall] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """The service `grpc.health.v1.Health`, for load balancers, probes and `grpcurl`."""
 
-from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
 
 from tykpy.broker.grpc.head import Method
-from tykpy.broker.grpc.local_call import LocalCall, LocalHandler, UnaryHandler
+from tykpy.broker.grpc.local_call import LocalCall, UnaryCall
 from tykpy.broker.grpc.wire import GrpcCallError, GrpcCode
+from tykpy.broker.http2.sender import Sender
+from tykpy.broker.http2.stream import Stream
 from tykpy.broker.protowire import ProtobufError, bytes_fields, pack_bytes, pack_int
 
 DISPATCHER_SERVICE: Final = "coprocess.Dispatcher"
@@ -30,71 +31,67 @@ class HealthService:
     """The status of each service, and the calls that watch it; NOT_SERVING until it is set."""
 
     def __init__(self) -> None:
-        self._statuses = {"": ServingStatus.NOT_SERVING, DISPATCHER_SERVICE: ServingStatus.NOT_SERVING}
-        self._watches: set[_Watch] = set()
-
-    @property
-    def statuses(self) -> Mapping[str, ServingStatus]:
-        """Status by service; the empty name stands for the whole server."""
-        return self._statuses
+        self.statuses = {"": ServingStatus.NOT_SERVING, DISPATCHER_SERVICE: ServingStatus.NOT_SERVING}
+        self.watches: set[_Watch] = set()
 
     def set(self, status: ServingStatus, service: str | None = None) -> None:
         """Set the status of one service, or of all, and send it to those who watch."""
-        for name in list(self._statuses) if service is None else (service,):
-            self._statuses[name] = status
-        for watch in list(self._watches):
+        for name in list(self.statuses) if service is None else (service,):
+            self.statuses[name] = status
+        for watch in list(self.watches):
             watch.update()
 
     def methods(self) -> dict[bytes, Method]:
         """Return the service's entries for the table of methods."""
         return {
-            b"/grpc.health.v1.Health/Check": Method(serve=lambda call: UnaryHandler(call, self._check)),
-            b"/grpc.health.v1.Health/List": Method(serve=lambda call: UnaryHandler(call, self._list)),
-            b"/grpc.health.v1.Health/Watch": Method(serve=lambda call: _Watch(call, self._watches, self._statuses)),
+            b"/grpc.health.v1.Health/Check": Method(
+                serve=lambda sender, stream: UnaryCall(sender, stream, self._check)
+            ),
+            b"/grpc.health.v1.Health/List": Method(serve=lambda sender, stream: UnaryCall(sender, stream, self._list)),
+            b"/grpc.health.v1.Health/Watch": Method(serve=lambda sender, stream: _Watch(sender, stream, self)),
         }
 
     def _check(self, payload: bytes) -> bytes:
         service = _service_name(payload)
-        if service not in self._statuses:
-            known = ", ".join(repr(name) for name in self._statuses)
+        if service not in self.statuses:
+            known = ", ".join(repr(name) for name in self.statuses)
             raise GrpcCallError(GrpcCode.NOT_FOUND, f"unknown service {service!r}; known: {known}")
-        return pack_int(_STATUS_FIELD, self._statuses[service])
+        return pack_int(_STATUS_FIELD, self.statuses[service])
 
     def _list(self, payload: bytes) -> bytes:
         return b"".join(
             pack_bytes(1, pack_bytes(_MAP_KEY, name.encode()) + pack_bytes(_MAP_VALUE, pack_int(_STATUS_FIELD, status)))
-            for name, status in self._statuses.items()
+            for name, status in self.statuses.items()
         )
 
 
-class _Watch(LocalHandler):
+class _Watch(LocalCall):
     """One call of Watch: sends the status, and again whenever it changes."""
 
-    __slots__ = ("_sent", "_service", "_statuses", "_watches")
+    __slots__ = ("_health", "_sent", "_service")
 
-    def __init__(self, call: LocalCall, watches: "set[_Watch]", statuses: Mapping[str, ServingStatus]) -> None:
-        super().__init__(call)
-        self._watches = watches
-        self._statuses = statuses
+    def __init__(self, sender: Sender, stream: Stream, health: HealthService) -> None:
+        super().__init__(sender, stream)
+        self._health = health
         self._service = ""
         self._sent: ServingStatus | None = None
 
     def message(self, payload: bytes) -> None:
         """Start to watch a service."""
         self._service = _service_name(payload)
-        self._watches.add(self)
+        self._health.watches.add(self)
         self.update()
 
     def update(self) -> None:
         """Send the status unless it was sent before."""
-        status = self._statuses.get(self._service, ServingStatus.SERVICE_UNKNOWN)
+        status = self._health.statuses.get(self._service, ServingStatus.SERVICE_UNKNOWN)
         if status != self._sent:
             self._sent = status
-            self.call.send(pack_int(_STATUS_FIELD, status))
+            self.send(pack_int(_STATUS_FIELD, status))
 
-    def cancelled(self) -> None:
+    def release(self) -> None:
         """Stop watching."""
-        self._watches.discard(self)
+        self._health.watches.discard(self)
 
 
 def _service_name(payload: bytes) -> str:

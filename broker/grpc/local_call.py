@@ -9,19 +9,33 @@ from tykpy.broker.http2.sender import Sender
 from tykpy.broker.http2.stream import Stream
 
 
-class LocalCall:
-    """The answering side of one call; what is sent after its end is discarded."""
+class LocalCall(ABC):
+    """One call: takes messages and answers them. A GrpcCallError that `message` raises ends the call."""
 
     __slots__ = ("_sender", "_started", "_stream", "ended")
+
+    takes_many: ClassVar[bool] = False
+    """Take messages as they come; otherwise exactly one, once the request is complete."""
 
     def __init__(self, sender: Sender, stream: Stream) -> None:
         self._sender = sender
         self._stream = stream
-        self._started = False
-        self.ended = False
+        self._started = self.ended = False
+
+    @abstractmethod
+    def message(self, payload: bytes) -> None:
+        """Take one message."""
+
+    def half_closed(self) -> None:
+        """End the call after the caller's last message; only called if `takes_many`."""
+        self.finish()
+
+    def release(self) -> None:
+        """Release what the call holds: it is gone, or about to end with an error."""
+        return
 
     def send(self, message: bytes) -> None:
-        """Send one message."""
+        """Send one message, unless the call has ended."""
         if self.ended:
             return
         if not self._started:
@@ -30,7 +44,7 @@ class LocalCall:
         self._sender.data(self._stream, MESSAGE_PREFIX.pack(0, len(message)) + message)
 
     def finish(self, code: GrpcCode = GrpcCode.OK, message: str = "") -> None:
-        """End the call."""
+        """End the call, unless it has ended."""
         if self.ended:
             return
         self.ended = True
@@ -41,40 +55,16 @@ class LocalCall:
             self._sender.headers(self._stream, pack_trailers_only(code, message), end_stream=True)
 
 
-class LocalHandler(ABC):
-    """The receiving side of one call. A GrpcCallError raised here ends the call."""
-
-    __slots__ = ("call",)
-
-    takes_many: ClassVar[bool] = False
-    """Take messages as they come; otherwise exactly one, once the request is complete."""
-
-    def __init__(self, call: LocalCall) -> None:
-        self.call = call
-
-    @abstractmethod
-    def message(self, payload: bytes) -> None:
-        """Take one message."""
-
-    def half_closed(self) -> None:
-        """Note that the caller has sent its last message; only called if `takes_many`."""
-        return
-
-    def cancelled(self) -> None:
-        """Release what the call holds: it is gone, or about to end with an error."""
-        return
-
-
-class UnaryHandler(LocalHandler):
+class UnaryCall(LocalCall):
     """Answers one message with the result of a function."""
 
     __slots__ = ("_function",)
 
-    def __init__(self, call: LocalCall, function: Callable[[bytes], bytes]) -> None:
-        super().__init__(call)
+    def __init__(self, sender: Sender, stream: Stream, function: Callable[[bytes], bytes]) -> None:
+        super().__init__(sender, stream)
         self._function = function
 
     def message(self, payload: bytes) -> None:
         """Answer the message."""
-        self.call.send(self._function(payload))
-        self.call.finish()
+        self.send(self._function(payload))
+        self.finish()

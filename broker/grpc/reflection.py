@@ -9,7 +9,7 @@ from typing import Final
 
 from tykpy.broker.grpc.descriptors import FILES, SERVICES, DescriptorFile
 from tykpy.broker.grpc.head import Method
-from tykpy.broker.grpc.local_call import LocalHandler
+from tykpy.broker.grpc.local_call import LocalCall
 from tykpy.broker.grpc.wire import GrpcCallError, GrpcCode
 from tykpy.broker.protowire import ProtobufError, bytes_fields, pack_bytes, pack_int
 
@@ -39,7 +39,7 @@ def reflection_methods() -> dict[bytes, Method]:
     }
 
 
-class _Reflection(LocalHandler):
+class _Reflection(LocalCall):
     """One call: answers each question."""
 
     __slots__ = ()
@@ -53,11 +53,7 @@ class _Reflection(LocalHandler):
         except (ProtobufError, UnicodeDecodeError) as error:
             text = f"ServerReflectionRequest: {error}"
             raise GrpcCallError(GrpcCode.INVALID_ARGUMENT, text) from error
-        self.call.send(pack_bytes(_ORIGINAL_REQUEST, payload) + answer)
-
-    def half_closed(self) -> None:
-        """End the call after the last question."""
-        self.call.finish()
+        self.send(pack_bytes(_ORIGINAL_REQUEST, payload) + answer)
 
 
 def _answer(payload: bytes) -> bytes:

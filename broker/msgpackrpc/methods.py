@@ -9,6 +9,7 @@ both ways.
 import re
 from base64 import b64encode
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from tykpy.broker.errors import DispatchError
@@ -34,23 +35,20 @@ _METADATA_TEXT: Final = (
 )
 
 
+class _Options(NamedTuple):
+    timeout_ns: int | None = None
+    metadata: bytes | None = None
+    """As a header block."""
+
+
 class RpcDispatch(Dispatch):
     """A dispatch that came as a MessagePack-RPC call."""
 
-    __slots__ = ("_dispatcher", "_reply")
+    __slots__ = ("_reply",)
 
-    def __init__(
-        self,
-        kind: int,
-        body: bytes,
-        timeout_ns: int | None,
-        reply: Reply,
-        dispatcher: Dispatcher,
-        metadata: bytes | None = None,
-    ) -> None:
-        super().__init__(kind, body, timeout_ns, metadata)
+    def __init__(self, kind: int, body: bytes, options: _Options, reply: Reply) -> None:
+        super().__init__(kind, body, options.timeout_ns, options.metadata)
         self._reply = reply
-        self._dispatcher = dispatcher
 
     def answer(self, kind: int, body: Any) -> None:
         """Send the worker's encoded map; no body means the empty map (`EventReply` has no fields)."""
@@ -64,10 +62,6 @@ class RpcDispatch(Dispatch):
     def fail(self, error: DispatchError) -> None:
         """Send the error."""
         self._reply.fail(error.status, error.message)
-
-    def hang_up(self) -> None:
-        """Cancel the dispatch: the caller has gone."""
-        self._dispatcher.cancel(self)
 
 
 def dispatch_methods(dispatcher: Dispatcher, hooks: Callable[[], object]) -> dict[str, RpcMethod]:
@@ -92,17 +86,11 @@ def _entry(dispatcher: Dispatcher, kind: Kind, what: str) -> Callable[[Message, 
             raise DispatchError(Status.INVALID, f"{expected}; this call has {message.arity} params")
         if not is_map(body):
             raise DispatchError(Status.INVALID, f"{expected}; the {what} is not a map")
-        dispatch = RpcDispatch(kind, body, options.timeout_ns, reply, dispatcher, options.metadata)
-        reply.owner = dispatch
+        dispatch = RpcDispatch(kind, body, options, reply)
+        reply.on_hang_up = partial(dispatcher.cancel, dispatch)
         dispatcher.dispatch(dispatch)
 
     return call
-
-
-class _Options(NamedTuple):
-    timeout_ns: int | None = None
-    metadata: bytes | None = None
-    """As a header block."""
 
 
 def _read_options(packed: bytes) -> _Options:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from tykpy.broker.arriving import Arriving, Share
 from tykpy.broker.connections import MAX_REFUSED, Connections, Progress, Unchanged
@@ -60,28 +60,21 @@ class RpcLimits:
     """For which the bytes of a refused peer are still read, so that it can finish sending and see the error."""
 
 
-class ReplyOwner(Protocol):
-    """Whoever answers a call later."""
-
-    def hang_up(self) -> None:
-        """Stop working on the answer: the caller has gone."""
-
-
 class Reply:
     """The answer to one call, given once by `answer`, `answer_packed` or `fail`, at once or later.
 
     For a notification, and after the caller has hung up, it is discarded.
     """
 
-    __slots__ = ("_connection", "_id", "owner", "size")
+    __slots__ = ("_connection", "_id", "on_hang_up", "size")
 
     def __init__(self, connection: "_Connection", call_id: bytes, size: int) -> None:
         self._connection: _Connection | None = connection
         self._id = call_id
         self.size = size
         """Bytes of the call's params."""
-        self.owner: ReplyOwner | None = None
-        """Told when the caller hangs up before the answer."""
+        self.on_hang_up: Callable[[], None] | None = None
+        """Called if the caller hangs up before the answer."""
 
     def answer(self, result: object) -> None:
         """Answer with any value that MessagePack can encode."""
@@ -102,17 +95,11 @@ class Reply:
             log.debug("a notification failed: %s: %s", status.name, message)
         self._complete(pack_error(self._id, status, message) if self._id else b"")
 
-    def hang_up(self) -> None:
-        """Tell the owner that nobody waits for the answer."""
-        owner, self.owner = self.owner, None
-        if owner is not None:
-            owner.hang_up()
-
     def _complete(self, data: bytes) -> None:
         connection, self._connection = self._connection, None
         if connection is None:
             raise RuntimeError("this call has been answered before")
-        self.owner = None
+        self.on_hang_up = None
         connection.complete(self, data)
 
 
@@ -251,7 +238,9 @@ class _Connection(asyncio.Protocol):
             self._linger.cancel()
         in_flight, self._in_flight = self._in_flight, set()
         for reply in in_flight:
-            reply.hang_up()
+            on_hang_up, reply.on_hang_up = reply.on_hang_up, None
+            if on_hang_up is not None:
+                on_hang_up()
 
     def pause_writing(self) -> None:
         self._choked = True
