@@ -151,7 +151,7 @@ class Broker:
         self.upgrade.close()
         self._listeners.stop_accepting()
         for front_end in self._front_ends:
-            front_end.abort()
+            front_end.connections.abort()
         await self.supervisor.stop()
         await self.events.close(self._config.event_grace)
         self._listeners.close()
@@ -283,7 +283,7 @@ class Broker:
             front_end.drain()
         if not self._listeners.handed_over:
             await self._stop_taking()
-        closed = asyncio.gather(self.router.idle(), self.grpc.closed(), self.rpc.closed())
+        closed = asyncio.gather(self.router.idle(), self.grpc.connections.closed(), self.rpc.connections.closed())
         try:
             await asyncio.wait_for(closed, self._config.grace)
         except TimeoutError:
@@ -294,7 +294,8 @@ class Broker:
         for front_end in self._front_ends:
             front_end.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(self.grpc.closed(), self.rpc.closed()), GOODBYE_TIME)
+            closed = asyncio.gather(self.grpc.connections.closed(), self.rpc.connections.closed())
+            await asyncio.wait_for(closed, GOODBYE_TIME)
 
     async def _stop_taking(self) -> None:
         # Calls that a peer had sent before it read that it is to go are still answered.

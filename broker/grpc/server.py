@@ -85,7 +85,7 @@ class GrpcServer:
         self._unaware: set[GrpcProtocol] = set()
         """Connections whose peers may not have read our GOAWAY yet."""
         self._all_told = asyncio.Event()
-        self._admission = admission
+        self.admission = admission
 
     def protocol_factory(self) -> asyncio.BufferedProtocol:
         """Return a protocol for a new connection, for `loop.create_server`."""
@@ -115,18 +115,6 @@ class GrpcServer:
         if self.connections.draining and not self._unaware:
             self._all_told.set()
 
-    def abort(self) -> None:
-        """Close all connections at once; their calls are cancelled."""
-        self.connections.abort()
-
-    async def closed(self) -> None:
-        """Wait until all connections are closed that were accepted before `drain`."""
-        await self.connections.closed()
-
-    def refusal(self, transport: asyncio.BaseTransport) -> str | None:
-        """Return why this peer may not call anything; None if it may."""
-        return self._admission(transport) if self._admission is not None else None
-
 
 class GrpcProtocol(asyncio.BufferedProtocol):
     """One connection: moves bytes between the transport and the HTTP/2 core."""
@@ -148,7 +136,8 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         # uvloop's transports have asyncio's methods without being subclasses.
         self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=HIGH_WATER)
-        self._open(self._server.refusal(transport))
+        admission = self._server.admission
+        self._open(admission(transport) if admission is not None else None)
         connections = self._server.connections
         if not connections.add(self):
             self._connection.fail(PeerError(ErrorCode.ENHANCE_YOUR_CALM, "too many connections (--max-connections)"))

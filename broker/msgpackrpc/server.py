@@ -156,14 +156,6 @@ class MsgpackRpcServer:
         for connection in tuple(self.connections.open):
             connection.end_if_idle()
 
-    def abort(self) -> None:
-        """Close all connections at once; the owners of unanswered calls are told."""
-        self.connections.abort()
-
-    async def closed(self) -> None:
-        """Wait until all connections are closed that were accepted before `drain`."""
-        await self.connections.closed()
-
     def call(self, message: Message, reply: Reply) -> None:
         """Run one call."""
         method = self._methods.get(message.method)

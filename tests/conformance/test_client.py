@@ -101,6 +101,6 @@ def test_calling_where_nobody_listens_fails(tmp_path: Path) -> None:
 def test_a_server_that_goes_away(tmp_path: Path) -> None:
     with EchoServer(f"unix://{tmp_path}/s") as server, GrpcClient(server.address) as client:
         client.call(METHOD, b"x")
-        server.run(server.grpc.abort)
+        server.run(server.grpc.connections.abort)
         with pytest.raises(OSError):  # noqa: PT011
             client.call(METHOD, b"x", timeout=PATIENCE)

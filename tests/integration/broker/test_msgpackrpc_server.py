@@ -74,8 +74,8 @@ class RunningServer:
 
     def stop(self) -> None:
         self.run(self._listener.close)
-        self.run(self.server.abort)
-        self.run(self.server.closed)
+        self.run(self.server.connections.abort)
+        self.run(self.server.connections.closed)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(30)
         self._loop.close()
@@ -208,7 +208,7 @@ def test_drain_lets_a_call_finish_and_hangs_up(serve: Serve) -> None:
             client.call("ping")
         (held,) = server.router.held
         server.run(lambda: held.answer(Kind.OBJECT_MAP, b"\x80"))
-        server.run(server.server.closed)
+        server.run(server.server.connections.closed)
         with pytest.raises(RpcError) as caught:
             client.call("ping")
         assert caught.value.code == "UNAVAILABLE"

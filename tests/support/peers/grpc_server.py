@@ -95,6 +95,6 @@ class EchoServer:
         # A connection that was accepted in this turn is made in the next ones.
         for _ in range(TURNS_TO_CONNECT):
             await asyncio.sleep(0)
-        self.grpc.abort()
-        await self.grpc.closed()
+        self.grpc.connections.abort()
+        await self.grpc.connections.closed()
         listening.close()

@@ -410,7 +410,7 @@ def test_draining(held: bool) -> None:
         assert FrameType.GOAWAY not in {frame.kind for frame in other.frames()}
         assert not served.server.connections._closed.is_set()
         protocol.connection_lost(None)
-        await served.server.closed()
+        await served.server.connections.closed()
         assert len(served.server.connections) == 1
         served.close(late)
 

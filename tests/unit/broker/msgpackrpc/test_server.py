@@ -452,10 +452,10 @@ def test_drain_closes_connections_after_their_last_answer() -> None:
 def test_closed_waits_for_the_last_aborted_connection() -> None:
     async def scenario() -> None:
         server = gateway_server(FakeRouter())
-        await server.closed()
+        await server.connections.closed()
         peers = [Peer(server), Peer(server)]
-        server.abort()
-        waiting = asyncio.ensure_future(server.closed())
+        server.connections.abort()
+        waiting = asyncio.ensure_future(server.connections.closed())
         for peer in peers:
             assert peer.transport.aborted
             assert not waiting.done()

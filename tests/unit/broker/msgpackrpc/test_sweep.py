@@ -39,7 +39,7 @@ def test_an_unfinished_message_expires() -> None:
         server.connections.sweep(0.0)
         assert await peer.answers() == [[1, 7, "EXPIRED: the rest of the message did not come in time", None]]
         assert peer.transport.ended
-        server.abort()
+        server.connections.abort()
         peer.protocol.connection_lost(None)
 
     run(scenario)
