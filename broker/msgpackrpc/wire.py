@@ -41,7 +41,10 @@ _BIG_MESSAGE: Final = 256 * 1024
 """Bytes of a message after which the scanner's grown buffer is freed."""
 _UNLIMITED: Final = 0
 _REQUEST_FIELDS: Final = 4
-_NOTIFICATION_FIELDS: Final = 3
+_REQUEST_KIND: Final = b"\x00"
+_NOTIFICATION_KIND: Final = b"\x02"
+_NO_MESSAGE: Final = "a message is [0, id, method, params] or [2, method, params]"
+_FIXINT_END: Final = 0x7F
 _ANSWER_HEAD: Final = b"\x94\x01"
 _MAP_HEADS: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
 _FIXARRAY: Final = 0x90
@@ -180,40 +183,40 @@ def parse(data: bytes) -> Message:
 
     Raises WireError if it is neither a request nor a notification; the error carries the id if there is one.
     """
-    count, _ = _array(data, 0, "a message is an array")
-    call_id = b""
-    if count == _REQUEST_FIELDS:
+    try:
         kind, raw_id, method, params = _split_request(data)
-        expected, call_id = REQUEST, bytes(raw_id)
-    elif count == _NOTIFICATION_FIELDS:
-        kind, method, params = _split_notification(data)
-        expected = NOTIFICATION
-    else:
-        expected = -1
-    if expected < 0 or bytes(kind) != bytes((expected,)):
-        raise WireError(Status.INVALID, "a message is [0, id, method, params] or [2, method, params]", _id_of(data))
-    if expected == REQUEST and not _is_id(call_id):
+    except msgspec.ValidationError:
+        return _parse_notification(data)
+    if bytes(kind) != _REQUEST_KIND:
+        raise WireError(Status.INVALID, _NO_MESSAGE, _id_of(data))
+    call_id = bytes(raw_id)
+    if call_id[0] > _FIXINT_END and not _is_id(call_id):
         raise WireError(Status.INVALID, "the message id is not an unsigned 32-bit integer")
-    name = _string(bytes(method), call_id)
-    size = len(params)
+    return _message(data, call_id, bytes(method), len(params))
+
+
+def _parse_notification(data: bytes) -> Message:
+    _array(data, 0, "a message is an array")
+    try:
+        kind, method, params = _split_notification(data)
+    except msgspec.ValidationError:
+        kind = _Raw()
+    if bytes(kind) != _NOTIFICATION_KIND:
+        raise WireError(Status.INVALID, _NO_MESSAGE, _id_of(data))
+    return _message(data, b"", bytes(method), len(params))
+
+
+def _message(data: bytes, call_id: bytes, method: bytes, size: int) -> Message:
+    """Make a message of an encoded method and the last `size` bytes of `data`, its params."""
+    head = method[0]
+    if _FIXSTR <= head <= _FIXSTR_END:
+        name = method[1:]
+    elif head in _STRING_SIZES:
+        name = method[1 + _STRING_SIZES[head] :]
+    else:
+        raise WireError(Status.INVALID, "the method is not a string", call_id)
     arity, begin = _array(data, len(data) - size, "params are an array", call_id)
     return Message(call_id, name, arity, data[begin:])
-
-
-def _is_id(call_id: bytes) -> bool:
-    if len(call_id) == 1:
-        return call_id[0] <= 0x7F
-    value = msgpack.unpackb(call_id, strict_map_key=False) if len(call_id) <= _ID_WITHIN else None
-    return type(value) is int and 0 <= value <= MAX_ID
-
-
-def _string(raw: bytes, call_id: bytes) -> bytes:
-    head = raw[0]
-    if _FIXSTR <= head <= _FIXSTR_END:
-        return raw[1:]
-    if head in _STRING_SIZES:
-        return raw[1 + _STRING_SIZES[head] :]
-    raise WireError(Status.INVALID, "the method is not a string", call_id)
 
 
 def _array(data: bytes, at: int, expected: str, call_id: bytes = b"") -> tuple[int, int]:
@@ -225,6 +228,11 @@ def _array(data: bytes, at: int, expected: str, call_id: bytes = b"") -> tuple[i
         raise WireError(Status.INVALID, f"{expected}, not what begins with byte 0x{head:02x}", call_id)
     end = at + 1 + _ARRAY_SIZES[head]
     return int.from_bytes(data[at + 1 : end], "big"), end
+
+
+def _is_id(call_id: bytes) -> bool:
+    value = msgpack.unpackb(call_id, strict_map_key=False) if len(call_id) <= _ID_WITHIN else None
+    return type(value) is int and 0 <= value <= MAX_ID
 
 
 def _id_of(data: bytes) -> bytes:
