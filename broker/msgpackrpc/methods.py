@@ -41,6 +41,9 @@ class _Options(NamedTuple):
     """As a header block."""
 
 
+_NO_OPTIONS: Final = _Options()
+
+
 class RpcDispatch(Dispatch):
     """A dispatch that came as a MessagePack-RPC call."""
 
@@ -78,7 +81,7 @@ def _entry(dispatcher: Dispatcher, kind: Kind, what: str) -> Callable[[Message, 
     expected = f"takes one map, the {what}, and optionally a map of options"
 
     def call(message: Message, reply: Reply) -> None:
-        body, options = message.params, _Options()
+        body, options = message.params, _NO_OPTIONS
         if message.arity == 2:
             body, packed = split_pair(message.params)
             options = _read_options(packed)
@@ -99,7 +102,7 @@ def _read_options(packed: bytes) -> _Options:
     except ValueError as error:
         raise DispatchError(Status.INVALID, f"the options cannot be decoded: {error}") from error
     if options is None:
-        return _Options()
+        return _NO_OPTIONS
     if not isinstance(options, dict) or options.keys() - {"timeout", "metadata"}:
         raise DispatchError(Status.INVALID, 'options are a map of "timeout" and "metadata"')
     return _Options(_timeout_ns(options.get("timeout")), _pack_metadata(options.get("metadata")))
