@@ -6,10 +6,10 @@ Sinks do their slow work elsewhere: nothing here waits.
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
 from tykpy.broker.config import BrokerConfig
+from tykpy.broker.events.delivery import Delivery, DeliveryOptions
 from tykpy.broker.events.event import ReceivedEvent
 from tykpy.broker.events.handlers import EventHandlers
 from tykpy.broker.router.router import Router
@@ -37,20 +37,13 @@ class Sink(Protocol):
         """Deliver waiting events within `grace` seconds, then stop."""
 
 
-@dataclass(slots=True)
-class EventCounters:
-    """Events received from workers since the broker started."""
-
-    triggered: int = 0
-    lost_in_workers: int = 0
-    """Events that did not fit into a worker's queue, or were too large."""
-
-
 class EventDistributor:
     """Passes on every event that a worker sends."""
 
     def __init__(self, router: Router, sinks: Sequence[Sink]) -> None:
-        self._counters = EventCounters()
+        self._triggered = 0
+        self._lost_in_workers = 0
+        """Events that did not fit into a worker's queue, or were too large."""
         self._handlers = EventHandlers(router)
         self._sinks = sinks
         self._notices = QuietLog(log)
@@ -64,20 +57,21 @@ class EventDistributor:
             self._distribute(ReceivedEvent.from_message(body))
         else:
             count = int(body["count"])
-            self._counters.lost_in_workers += count
+            self._lost_in_workers += count
             self._notices.log(logging.WARNING, "lost", f"{count} events were triggered faster than a worker could send")
 
     def describe(self) -> dict[str, Any]:
         """Return the counters, for `tykpy status`."""
         sinks = {sink.name: sink.describe() for sink in self._sinks}
-        return {**asdict(self._counters), "handlers": self._handlers.describe(), **sinks}
+        received = {"triggered": self._triggered, "lost_in_workers": self._lost_in_workers}
+        return {**received, "handlers": self._handlers.describe(), **sinks}
 
     async def close(self, grace: float) -> None:
         """Deliver waiting events within `grace` seconds, then stop."""
         await asyncio.gather(*(sink.close(grace) for sink in self._sinks))
 
     def _distribute(self, event: ReceivedEvent) -> None:
-        self._counters.triggered += 1
+        self._triggered += 1
         for sink in self._sinks:
             sink.offer(event)
         handled = self._handlers.offer(event.name, event.depth, event.document)
@@ -113,12 +107,14 @@ def open_sinks(config: BrokerConfig) -> tuple[Sink, ...]:
     sinks: list[Sink] = []
     if config.event_log:
         sinks.append(EventLog())
-    if config.event_stream is not None:
-        from tykpy.broker.events.stream import open_stream
+    if config.event_stream is not None and config.redis is not None:
+        from tykpy.broker.events.stream import RedisStream
+        from tykpy.redisclient.address import parse_redis_url
 
-        sinks.append(open_stream(config))
+        stream = RedisStream(parse_redis_url(config.redis), config.event_stream, config.event_stream_length)
+        sinks.append(Delivery(stream, DeliveryOptions(config.event_queue)))
     if config.event_webhook is not None:
-        from tykpy.broker.events.webhook import open_webhook
+        from tykpy.broker.events.webhook import Webhook
 
-        sinks.append(open_webhook(config))
+        sinks.append(Delivery(Webhook(config.event_webhook), DeliveryOptions(config.event_queue)))
     return tuple(sinks)

@@ -5,10 +5,9 @@ from typing import Final
 
 import redis
 
-from tykpy.broker.config import BrokerConfig
-from tykpy.broker.events.delivery import Delivery, DeliveryError, DeliveryOptions, DeliveryVerdict
+from tykpy.broker.events.delivery import DeliveryError, DeliveryVerdict
 from tykpy.broker.events.event import ReceivedEvent
-from tykpy.redisclient.address import RedisAddress, parse_redis_url
+from tykpy.redisclient.address import RedisAddress
 from tykpy.redisclient.client import OUTAGES, Client, Connected, connect, told
 
 SOCKET_SECONDS: Final = 2.0
@@ -56,11 +55,3 @@ class RedisStream:
             fields = {"name": event.name, "id": event.id, "event": event.document}
             pipeline.xadd(self._stream, fields, maxlen=self._length, approximate=True)
         pipeline.execute()
-
-
-def open_stream(config: BrokerConfig) -> Delivery:
-    """Open the configured stream."""
-    assert config.redis is not None
-    assert config.event_stream is not None
-    target = RedisStream(parse_redis_url(config.redis), config.event_stream, config.event_stream_length)
-    return Delivery(target, DeliveryOptions(config.event_queue))

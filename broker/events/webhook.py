@@ -11,8 +11,7 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from tykpy.broker.config import BrokerConfig
-from tykpy.broker.events.delivery import Delivery, DeliveryError, DeliveryOptions, DeliveryVerdict
+from tykpy.broker.events.delivery import DeliveryError, DeliveryVerdict
 from tykpy.broker.events.event import ReceivedEvent
 
 SOCKET_SECONDS: Final = 5.0
@@ -84,9 +83,3 @@ def _connection(scheme: str, host: str, port: int | None, timeout: float) -> htt
     if scheme == "https":
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=ssl.create_default_context())
     return http.client.HTTPConnection(host, port, timeout=timeout)
-
-
-def open_webhook(config: BrokerConfig) -> Delivery:
-    """Open the configured webhook."""
-    assert config.event_webhook is not None
-    return Delivery(Webhook(config.event_webhook), DeliveryOptions(config.event_queue))

@@ -94,8 +94,10 @@ class GrpcHeadReader:
 
     read_names = _NOT_ALONE | {_TIMEOUT}
 
-    def __init__(self, methods: Mapping[bytes, Method], limits: Limits) -> None:
+    def __init__(self, methods: Mapping[bytes, Method], limits: Limits, denial: str = "") -> None:
+        """`denial`: why the peer may not call; its calls are then answered PERMISSION_DENIED with this text."""
         self._methods = methods
+        self._denial = denial
         self._max_list = limits.max_header_list
 
     def read_head(self, headers: list[Header], size: int) -> GrpcHead:
@@ -117,6 +119,8 @@ class GrpcHeadReader:
             head.take_timeout(fields[_TIMEOUT])
 
     def _error(self, head: GrpcHead, path: bytes, size: int) -> GrpcCallError | None:
+        if self._denial:
+            return GrpcCallError(GrpcCode.PERMISSION_DENIED, self._denial)
         if size > self._max_list:
             text = f"metadata of {size} bytes is larger than the limit of {self._max_list} bytes"
             return GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, text)
@@ -146,17 +150,6 @@ class GrpcHeadReader:
             field = b"" if name in _NO_METADATA else pack_field(name, value)
             packed += field if len(packed) + len(field) <= MAX_METADATA else b""
         return packed or None
-
-
-class RefusingHeadReader(GrpcHeadReader):
-    """Reads heads for a peer that may not call: all its calls are answered PERMISSION_DENIED with this text."""
-
-    def __init__(self, text: str, limits: Limits) -> None:
-        super().__init__({}, limits)
-        self._denial = GrpcCallError(GrpcCode.PERMISSION_DENIED, text)
-
-    def _error(self, head: GrpcHead, path: bytes, size: int) -> GrpcCallError:
-        return self._denial
 
 
 def _refusal(fields: dict[bytes, bytes]) -> HttpRefusal | None:

@@ -10,7 +10,7 @@ from tykpy.broker.arriving import Arriving
 from tykpy.broker.connections import MAX_REFUSED, Connections
 from tykpy.broker.end_of_turn import Turn
 from tykpy.broker.grpc.calls import GrpcCalls
-from tykpy.broker.grpc.head import GrpcHeadReader, Method, RefusingHeadReader
+from tykpy.broker.grpc.head import GrpcHeadReader, Method
 from tykpy.broker.grpc.health import HealthService
 from tykpy.broker.grpc.reflection import reflection_methods
 from tykpy.broker.grpc.timeouts import ConnectionTimeouts
@@ -191,7 +191,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         server = self._server
         cache, limits = server.cache, server.limits
         if refusal is not None:
-            cache = HeadCache(RefusingHeadReader(refusal, limits), limits)
+            cache = HeadCache(GrpcHeadReader({}, limits, refusal), limits)
             limits = replace(limits, idle_timeout=REFUSED_IDLE)
         calls = GrpcCalls(server.dispatcher, limits, server.bodies, server.arriving, server.oversize)
         self._connection = Connection(calls, cache, limits, self._wake, self._loop.time, self._delay)

@@ -50,13 +50,13 @@ class RpcLimits:
     """Bytes of calls without an answer, likewise."""
     write_buffer: int = 1024 * 1024
     """Output waiting for the peer above which nothing more is read from it."""
-    request_seconds: float = 60.0
+    request_timeout: float = 60.0
     """For the rest of a message, or for `request_progress` of it if it is longer than that."""
     request_progress: int = 64 * 1024
     """Bytes of an unfinished message that restart its timeout (see `broker/http2/limits.py`)."""
-    stall_seconds: float = 30.0
+    write_timeout: float = 30.0
     """For which a peer may read nothing of the output that waits for it."""
-    linger_seconds: float = 2.0
+    linger: float = 2.0
     """For which the bytes of a refused peer are still read, so that it can finish sending and see the error."""
 
 
@@ -247,13 +247,13 @@ class _Connection(asyncio.Protocol):
         """Give up a peer that reads nothing, and a message whose rest does not come in time."""
         limits, waiting = self._limits, self._transport.get_write_buffer_size()
         moved = self._written - waiting if self._choked else now
-        if self._output.seconds(moved, now) > limits.stall_seconds:
-            text = f"a peer has read nothing of {waiting} bytes for {limits.stall_seconds:g}s: cut off"
+        if self._output.seconds(moved, now) > limits.write_timeout:
+            text = f"a peer has read nothing of {waiting} bytes for {limits.write_timeout:g}s: cut off"
             self._server.notices.log(logging.WARNING, "stuck", text)
             self.abort()
         elif not self._share.bytes or self._paused or self._refused:
             return  # there is no message to wait for, or it is not the peer's fault that it is not read
-        elif self._progress.is_too_slow(self._share.bytes, limits.request_seconds, limits.request_progress):
+        elif self._progress.is_too_slow(self._share.bytes, limits.request_timeout, limits.request_progress):
             text = "the rest of the message did not come in time"
             self._refuse(WireError(Status.EXPIRED, text, self._reader.unfinished_id))
 
@@ -268,7 +268,7 @@ class _Connection(asyncio.Protocol):
         if self._transport.can_write_eof():  # TLS has no half-closed connections
             self._transport.write_eof()
         if self._linger is None:
-            self._linger = self._loop.call_later(self._limits.linger_seconds, self.abort)
+            self._linger = self._loop.call_later(self._limits.linger, self.abort)
 
     def abort(self) -> None:
         """Close at once; waiting output is lost."""

@@ -188,7 +188,7 @@ def test_no_answer_in_time_is_an_error_and_the_late_answer_is_not_mistaken(serve
 
 def test_output_for_a_peer_that_does_not_read_is_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tykpy.broker.connections.SWEEP_INTERVAL", 0.02)
-    server = serve(write_buffer=64 * 1024, stall_seconds=0.05)
+    server = serve(write_buffer=64 * 1024, write_timeout=0.05)
     call = msgpack.packb([0, 1, "many", [64 * 1024]])
     with RpcClient(server.path) as other, socket.socket(socket.AF_UNIX) as peer:
         peer.connect(str(server.path))

@@ -340,7 +340,7 @@ def test_a_refused_peer_still_gets_answers_in_flight() -> None:
 
 def test_a_refused_peer_that_stays_is_cut_off() -> None:
     async def scenario() -> None:
-        peer = Peer(gateway_server(FakeRouter(), RpcLimits(linger_seconds=0)))
+        peer = Peer(gateway_server(FakeRouter(), RpcLimits(linger=0)))
         peer.protocol.data_received(b"\xc1")
         assert (await peer.answers())[0][:2] == [1, None]
         await until(lambda: peer.transport.aborted)
@@ -402,7 +402,7 @@ def test_nothing_is_read_from_a_peer_that_does_not_read() -> None:
 
 def test_only_a_peer_that_reads_nothing_is_cut_off() -> None:
     async def scenario() -> None:
-        server = gateway_server(FakeRouter(), RpcLimits(stall_seconds=0))
+        server = gateway_server(FakeRouter(), RpcLimits(write_timeout=0))
         slow, stuck = Peer(server), Peer(server)
         slow.transport.unread = stuck.transport.unread = 1000
 

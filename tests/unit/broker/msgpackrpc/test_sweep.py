@@ -8,7 +8,7 @@ from tests.unit.broker.msgpackrpc.test_server import Peer, keeping, run
 from tykpy.broker.connections import SWEEP_INTERVAL
 from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
 
-MOST = int(RpcLimits().request_seconds / SWEEP_INTERVAL)
+MOST = int(RpcLimits().request_timeout / SWEEP_INTERVAL)
 """Sweeps that an unfinished message survives."""
 CALL = msgpack.packb([0, 7, "ping", [bytes(1000)]])
 BIG = msgpack.packb([0, 7, "ping", [bytes(1_000_000)]])
