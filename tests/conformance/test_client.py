@@ -20,10 +20,10 @@ METHOD = "/coprocess.Dispatcher/Dispatch"
 
 
 class GrpcioEcho(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """The same behaviour as `EchoDispatcher`, as far as it is needed here."""
+    """Behaves like `EchoDispatcher`, as far as needed here."""
 
     def __init__(self) -> None:
-        self.let_go = threading.Event()
+        self.released = threading.Event()
 
     def service(self, details: Any) -> Any:
         if details.method != METHOD:
@@ -34,7 +34,7 @@ class GrpcioEcho(grpc.GenericRpcHandler):  # type: ignore[misc]
         if request.startswith(b"fail:"):
             context.abort(grpc.StatusCode.NOT_FOUND, "no hook ä %")
         if request.startswith(b"hold:"):
-            self.let_go.wait(PATIENCE)
+            self.released.wait(PATIENCE)
         return request
 
 
@@ -47,7 +47,7 @@ def grpcio_server(tmp_path: Path, kind: str) -> Iterator[str]:
         port = server.add_insecure_port(f"unix:{tmp_path}/s" if kind == "unix" else "127.0.0.1:0")
         server.start()
         yield f"unix://{tmp_path}/s" if kind == "unix" else f"tcp://127.0.0.1:{port}"
-        echo.let_go.set()
+        echo.released.set()
         server.stop(0).wait(PATIENCE)
 
 

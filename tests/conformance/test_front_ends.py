@@ -1,4 +1,4 @@
-"""One suite for both front ends: what a gateway may rely on over gRPC holds over MessagePack-RPC, and the reverse."""
+"""One suite for both front ends: gRPC and MessagePack-RPC give a gateway the same guarantees."""
 
 import contextlib
 import signal
@@ -22,7 +22,7 @@ from tykpy.workers.dispatch.sampled_checks import FIRST_CALLS
 
 MIB = 1024 * 1024
 BINARY = b"\xff"
-"""A body of it is sent once, as `raw_body`: it is no text for `body`."""
+"""A byte that is not UTF-8: a body of it is sent once, as `raw_body`."""
 MAX_INT64 = (1 << 63) - 1
 MIN_INT64 = -(1 << 63)
 CHAINED = """
@@ -74,7 +74,7 @@ FILES = {"hooks.py": SOURCE, "chained.py": CHAINED, "others.py": OTHERS}
 
 @contextlib.contextmanager
 def listening(folder: Path, *flags: str, workers: int = 1) -> Iterator[RunningBroker]:
-    """A broker that listens for both protocols, and runs one call at a time in each worker: others wait behind it."""
+    """A broker that listens for both protocols and runs one call at a time in each worker."""
     broker = both_listeners(RunningBroker(folder, "--threads", "1", *flags, workers=workers))
     for name, text in FILES.items():
         broker.add_file(name, text)
@@ -84,26 +84,26 @@ def listening(folder: Path, *flags: str, workers: int = 1) -> Iterator[RunningBr
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
-    """One broker with two workers, for the tests that leave them alive."""
+    """A shared broker with two workers, for tests that do not kill them."""
     with listening(tmp_path_factory.mktemp("front-ends"), "--max-message", str(MIB), workers=2) as broker:
         yield broker
 
 
 @pytest.fixture(params=sorted(FRONT_ENDS))
 def connect(request: pytest.FixtureRequest) -> Callable[[RunningBroker], FrontEnd]:
-    """The front end of a broker that the test is about."""
+    """The tested front end of a broker."""
     return FRONT_ENDS[request.param]
 
 
 @pytest.fixture
 def front(connect: Callable[[RunningBroker], FrontEnd], shared: RunningBroker) -> FrontEnd:
-    """That of the shared broker."""
+    """The tested front end of the shared broker."""
     return connect(shared)
 
 
 @pytest.fixture
 def client(front: FrontEnd) -> Iterator[Client]:
-    """A connection to it."""
+    """A connection to the shared broker."""
     with front.connect() as opened:
         yield opened
 
@@ -245,7 +245,7 @@ def test_absent_messages_stay_absent_and_empty_ones_present(client: Client) -> N
 
 @pytest.mark.parametrize("hook", ["keep", "edits_everything"])
 def test_a_map_s_values_have_the_types_of_their_fields(shared: RunningBroker, hook: str) -> None:
-    """What a client that knows no protobuf sees; 3 is no double, and a body no string."""
+    """A client without protobuf sees the types of the fields: 3 is no double, and a body is no string."""
     with socket.socket(socket.AF_UNIX) as peer:
         peer.settimeout(PATIENCE)
         peer.connect(str(FRONT_ENDS["msgpack"](shared).path))
@@ -386,7 +386,7 @@ def test_many_in_flight_each_get_their_own_answer(client: Client) -> None:
 
 
 def test_an_answer_does_not_wait_for_those_of_earlier_calls(client: Client, tmp_path: Path) -> None:
-    """The first call is answered only because the last one, on the same connection, ran."""
+    """The first call is answered only because the last one on the same connection ran."""
     gate = Gate(tmp_path)
     echoes = [an_object("echo", headers=[("Nonce", "x")]) for _ in range(20)]
     opens = an_object("opens", bundle="others", headers=gate.headers())

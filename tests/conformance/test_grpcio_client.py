@@ -56,7 +56,7 @@ def test_the_deadline_reaches_the_dispatcher(channel: grpc.Channel, server: Echo
     dispatch(channel)(b"x", timeout=PATIENCE)
     dispatch(channel)(b"x")
     with_deadline, without = server.dispatcher.dispatched
-    # grpcio rounds what is left up to three digits.
+    # grpcio rounds the remaining time up to three digits.
     assert PATIENCE * 0.5e9 < with_deadline.deadline_ns <= PATIENCE * 1.01e9
     assert without.deadline_ns == 0
 
@@ -90,7 +90,7 @@ def test_metadata_of_many_frames(channel: grpc.Channel) -> None:
 
 
 def test_too_much_metadata_is_an_error_of_the_call_only(channel: grpc.Channel) -> None:
-    """grpcio sends it although the server says how much it takes."""
+    """grpcio sends it although the server announces its limit."""
     error = failure(dispatch(channel), b"x", metadata=[(f"key-{n}", "v" * 4000) for n in range(12)])
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert dispatch(channel)(b"x", timeout=PATIENCE) == b"x"
@@ -284,7 +284,7 @@ def test_reflection_answers_question_after_question(channel: grpc.Channel) -> No
 
 @pytest.fixture(scope="module")
 def grpc_aio() -> None:
-    """grpcio keeps descriptors for its event engine from its first asyncio call on: no leak of that test."""
+    """Make grpcio open the descriptors of its event engine, which it never closes, before a test counts them."""
 
     async def call_nobody() -> None:
         async with grpc.aio.insecure_channel("unix:///nobody/listens/here") as channel:
@@ -310,7 +310,7 @@ def test_the_asyncio_client(server: EchoServer, grpc_aio: None) -> None:
 
 
 def test_many_big_calls_at_once_on_one_connection(server: EchoServer, grpc_aio: None) -> None:
-    """A gateway has one connection for all of its uploads; here each of them is begun before one is complete."""
+    """A gateway has one connection for all of its uploads; here all of them begin before one is complete."""
 
     async def calls() -> list[bytes]:
         async with grpc.aio.insecure_channel(server.target, options=UNLIMITED) as channel:
@@ -325,7 +325,7 @@ def test_many_big_calls_at_once_on_one_connection(server: EchoServer, grpc_aio: 
 
 @pytest.fixture(scope="module")
 def new_uvloop() -> Callable[[], asyncio.AbstractEventLoop]:
-    """libuv keeps a pipe for signals from its first loop on: not a leak of the test that has that loop."""
+    """Make libuv open its signal pipe, which it never closes, before a test counts descriptors."""
     uvloop = pytest.importorskip("uvloop")
     uvloop.new_event_loop().close()
     return cast(Callable[[], asyncio.AbstractEventLoop], uvloop.new_event_loop)

@@ -1,4 +1,4 @@
-"""What the `h2` library, a strict peer, makes of our answers."""
+"""Our answers, read by the strict `h2` library."""
 
 import socket
 from pathlib import Path

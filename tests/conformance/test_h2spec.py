@@ -19,7 +19,7 @@ INSTALL_TIMEOUT = 110
 
 @pytest.fixture(scope="session")
 def h2spec() -> str:
-    """The program: from the PATH, from Go's folder, from ours, or installed there."""
+    """Find h2spec in the PATH, in Go's folder or in ours, or install it there."""
     go = shutil.which("go")
     places = [os.environ.get("PATH", ""), str(TOOLS)]
     if go:
@@ -40,7 +40,7 @@ def h2spec() -> str:
 
 
 def run_h2spec(program: str, report: Path) -> tuple[int, set[str]]:
-    """Run all cases; returns how many ran, and the names of those that failed or were skipped."""
+    """Run all cases; return how many ran, and the names of those that failed or were skipped."""
     with EchoServer() as server:
         host, _, port = server.target.rpartition(":")
         command = [program, "-h", host, "-p", port, "-o", "5", "-j", str(report)]

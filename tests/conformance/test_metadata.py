@@ -1,4 +1,4 @@
-"""What a hook is told of its call's metadata (`tyk.current()`), over both front ends."""
+"""Hooks see their call's metadata (`tyk.current()`), over both front ends."""
 
 import base64
 import contextlib
@@ -94,7 +94,7 @@ def call(client: Client, hook: str, hook_type: str, metadata: Metadata | None, b
 
 
 def expected(metadata: Metadata) -> dict[str, str]:
-    """As the hooks above tell it."""
+    """Parse what the hooks above return."""
     return {
         name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
         for name, value in metadata.items()
@@ -103,7 +103,7 @@ def expected(metadata: Metadata) -> dict[str, str]:
 
 @pytest.mark.parametrize(("hook", "hook_type"), [("plain", "Pre"), ("waits", "Post")])
 def test_each_hook_is_told_of_its_own_call(client: Client, hook: str, hook_type: str) -> None:
-    """Again and again: the first calls of a connection are decoded in another way than later ones."""
+    """Repeat calls, since the first ones of a connection are decoded in another way."""
     for number in range(5):
         given = {**MIXED, "number": str(number)}
         assert json.loads(call(client, hook, hook_type, given)["Told"]) == expected(given)

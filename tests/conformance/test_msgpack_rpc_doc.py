@@ -1,4 +1,4 @@
-"""docs/msgpack-rpc.md is true: its programs run, against a real broker, and its tables name every code and method."""
+"""docs/msgpack-rpc.md is correct: its programs run, and its tables name every code and method."""
 
 import re
 import shutil
@@ -84,7 +84,7 @@ def test_the_go_program_works(path: Path, tmp_path: Path) -> None:
 def test_every_code_is_there_with_its_counterpart() -> None:
     told = {code: grpc for code, grpc, _ in rows("Errors")}
     expected = {status.name: CODE_OF_STATUS[status].name for status in Status if status is not Status.CANCELLED}
-    assert told == expected  # nobody is left to hear that a call was cancelled
+    assert told == expected  # the caller of a cancelled call is gone
 
 
 def test_every_method_is_there() -> None:

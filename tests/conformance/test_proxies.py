@@ -28,7 +28,7 @@ from tykpy.broker.grpc.health import ServingStatus
 from tykpy.commands.objects import CallDescription, build_object
 
 UPLOADS = 22
-"""At once: above 64 MiB together."""
+"""Requests at once: above 64 MiB together."""
 UPLOAD_BYTES = 3_000_000
 H2LOAD_CALLS = 3_000
 UNLIMITED = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
@@ -37,18 +37,18 @@ NO_CHECKS: dict[str, dict[str, str]] = {
     "haproxy": {" check inter 1s": ""},
     "envoy": {r" +health_checks:\n( {8}.*\n)+": ""},
 }
-"""What takes health checks out of a configuration: they open connections of their own."""
+"""Edits that remove health checks from a configuration, since they open connections of their own."""
 IDLE_SOON = {
     "nginx": {"keepalive 1000;": "keepalive 1000; keepalive_timeout 100ms;"},
     "haproxy": {"default-server": "default-server pool-purge-delay 100ms"},
     "envoy": {"( +)explicit_http_config": r"\1common_http_protocol_options: {idle_timeout: 0.1s}\n\g<0>"},
 }
-"""What makes a proxy close connections that are not used."""
+"""Edits that make a proxy close idle connections."""
 CHECK_OFTEN = {
     "haproxy": {"inter 1s": "inter 100ms", "timeout check 2s": "timeout check 500ms"},
     "envoy": {"interval: 1s": "interval: 0.1s"},
 }
-"""What makes a proxy look sooner whether a server serves."""
+"""Edits that make a proxy check its servers more often."""
 
 
 @pytest.fixture(params=LANGUAGES)
@@ -64,7 +64,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory, tls: TlsFiles) -> Iterator[RunningBroker]:
-    """A broker that nobody stops, on a TCP port and on one with TLS."""
+    """A shared broker on a TCP port and on one with TLS."""
     tcp = f"tcp://127.0.0.1:{free_port()}"
     folder = tmp_path_factory.mktemp("broker")
     with running_broker(folder, "--listen", tcp, *tls.mutual, workers=2, files=FILES) as running:
@@ -72,12 +72,12 @@ def broker(tmp_path_factory: pytest.TempPathFactory, tls: TlsFiles) -> Iterator[
 
 
 def port_of(broker: RunningBroker) -> int:
-    """Where it listens for proxies."""
+    """The port that proxies connect to."""
     return int(re.findall(r"listening on tcp://127\.0\.0\.1:(\d+)", broker.log)[-1])
 
 
 def workers_of(broker: RunningBroker) -> set[int]:
-    """The processes that run its hooks now."""
+    """The ids of its worker processes."""
     return {worker["pid"] for worker in broker.status()["workers"]}
 
 
@@ -89,19 +89,19 @@ def call(proxy: RunningProxy, hook: str, gate: Gate) -> bytes:
 
 
 def echo(proxy: RunningProxy, calls: int) -> int:
-    """Make so many calls on one connection; how many were answered with what was sent."""
+    """Make calls on one connection; return how many were answered correctly."""
     with grpc.insecure_channel(proxy.target, options=UNLIMITED) as channel:
         method = channel.unary_unary(METHOD)
         return sum(method(b"%d" % number, timeout=PATIENCE) == b"%d" % number for number in range(calls))
 
 
 def load(proxy: RunningProxy, callers: int) -> Load:
-    """Clients with a connection each, which go where they are told to go."""
+    """Clients with a connection each."""
     return Load(proxy.target, "echo_with_worker", "hooks", callers, connect=grpcio_client)
 
 
 def upload(target: str) -> Counter[str]:
-    """Many big requests at once on one connection, with answers as big; how many ended how."""
+    """Send many large requests at once on one connection; count the outcomes."""
     request = build_object(CallDescription("echo", bundle="hooks", headers=[("Nonce", "x")]))
     request.request.raw_body = bytes(UPLOAD_BYTES)
     message = request.SerializeToString()
@@ -118,7 +118,7 @@ def upload(target: str) -> Counter[str]:
 
 
 def flood(proxy: RunningProxy, folder: Path) -> None:
-    """Four clients of h2load with 32 streams each, which wait for nothing; every answer is the expected one."""
+    """Run h2load with four connections of 32 streams each, and check every answer."""
     request = build_object(CallDescription("echo", bundle="hooks", headers=[("Nonce", "x")])).SerializeToString()
     with grpc.insecure_channel(proxy.target, options=UNLIMITED) as channel:
         answer = channel.unary_unary(METHOD)(request, timeout=PATIENCE)

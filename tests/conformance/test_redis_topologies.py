@@ -55,7 +55,7 @@ def master(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def sentinel(tmp_path: Path, master: RedisServer) -> Iterator[SentinelServer]:
-    """Watches the master; not started."""
+    """A Sentinel for the master, not started yet."""
     folder = tmp_path / "sentinel"
     folder.mkdir()
     server = SentinelServer(folder, free_port(), "mymaster", master.port)
@@ -161,7 +161,7 @@ def _assert_is_away(stream: RedisStream) -> None:
 
 
 def _deliver(stream: RedisStream) -> None:
-    """Try until it works, as the delivery's thread does; whatever keeps it from working must be an outage."""
+    """Retry as the delivery's thread does; every failure must be an outage."""
 
     def delivered() -> bool:
         try:
@@ -192,7 +192,7 @@ def _role(server: RedisServer) -> str:
 
 
 def _fail_over(sentinel: SentinelServer, master: RedisServer, replica: RedisServer) -> None:
-    """Have the Sentinel exchange master and replica, once it knows of the latter; until then both take entries."""
+    """Make the Sentinel swap master and replica once it knows the replica; until then both accept entries."""
 
     def ordered() -> bool:
         with sentinel.client() as client, suppress(redis.ResponseError):

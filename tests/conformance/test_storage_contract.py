@@ -1,4 +1,4 @@
-"""One contract for every place that values are kept in: a real Redis, the SQLite file, and the memory of tests."""
+"""One contract for all storages: a real Redis, the SQLite file, and the memory of tests."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from tykpy.workers.storage.redis import RedisLimits, RedisStorage
 from tykpy.workers.storage.sqlite import SQLiteStorage
 
 PATIENT = RedisLimits(answer_s=30.0, socket_s=30.0)
-"""What is tested here is the answers, on a machine that may be busy; test_redis_outages.py tests the limits."""
+"""Generous, since these tests check answers on a machine that may be busy; test_redis_outages.py tests the limits."""
 
 SHORT_TTL_S = 0.05
 
@@ -29,7 +29,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture(params=["sqlite", "redis", "memory"])
 def opener(request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path) -> Iterator[Opener]:
-    """Opens the same empty place every time it is called."""
+    """Opens the same storage, empty at first, each time it is called."""
     opened: list[SQLiteStorage | RedisStorage] = []
     in_memory = MemoryStorage()
 

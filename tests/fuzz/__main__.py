@@ -23,7 +23,7 @@ RSS_MIB: Final = 1024
 
 
 def main() -> int:
-    """Fuzz every target that was named, each in a process of its own; returns 1 if one was found at fault."""
+    """Fuzz the named targets, each in a process of its own; return 1 if one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
@@ -41,8 +41,8 @@ def main() -> int:
 
 
 def _fuzz(name: str, seconds: int) -> int:
-    kept, findings = WORK / name, CORPUS / name
-    kept.mkdir(parents=True, exist_ok=True)
+    corpus, findings = WORK / name, CORPUS / name
+    corpus.mkdir(parents=True, exist_ok=True)
     print(f"{name}: {seconds} s", flush=True)
     options = {
         "max_total_time": seconds,
@@ -52,7 +52,7 @@ def _fuzz(name: str, seconds: int) -> int:
         "artifact_prefix": f"{findings}/",
     }
     flags = [f"-{option}={value}" for option, value in options.items()]
-    command = [sys.executable, "-m", "tests.fuzz.child", name, str(kept), str(findings), *flags]
+    command = [sys.executable, "-m", "tests.fuzz.child", name, str(corpus), str(findings), *flags]
     return subprocess.run(command, check=False).returncode
 
 

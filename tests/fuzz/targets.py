@@ -64,7 +64,7 @@ class Target(NamedTuple):
 
 
 def http2(data: bytes) -> None:
-    """What follows a handshake, whole and in pieces."""
+    """The bytes after a handshake, whole and in pieces."""
     for size in (len(data) or 1, 7):
         peer = Peer(LIMITS, arriving=Arriving(MOST_ARRIVING))
         for piece in _pieces(data, size):
@@ -73,7 +73,7 @@ def http2(data: bytes) -> None:
 
 
 def http2_start(data: bytes) -> None:
-    """What a peer says first."""
+    """The first bytes of a peer."""
     peer = Peer(LIMITS, handshake=False, arriving=Arriving(MOST_ARRIVING))
     peer.send(data)
     _check_accounts(peer)
@@ -92,7 +92,7 @@ def _check_accounts(peer: Peer) -> None:
 
 
 def hpack(data: bytes) -> None:
-    """Header blocks of one peer, each behind a byte with its length; a length of 0 forbids the table."""
+    """Header blocks of one peer, each preceded by a byte with its length; a length of 0 forbids the table."""
     reader = GrpcHeadReader({PATH.encode(): Method(kind=1)}, LIMITS)
     decoder = HeaderDecoder(HeadCache(reader, LIMITS), LIMITS, lambda: None)
     at = 0
@@ -160,7 +160,7 @@ def lent(data: bytes) -> None:
 
 
 def msgpack_rpc(data: bytes) -> None:
-    """What a MessagePack-RPC peer sends, in pieces."""
+    """The bytes of a MessagePack-RPC peer, in pieces."""
     reader = RpcMessageReader(MESSAGE)
     with contextlib.suppress(WireError):
         for piece in _pieces(data, 13):
@@ -181,7 +181,7 @@ def msgpack_object(data: bytes) -> None:
 
 
 def ring(data: bytes) -> None:
-    """A ring as the other process left it: where its tail is (4 bytes), and its bytes."""
+    """A ring left by another process: the position of its tail (4 bytes), and its contents."""
     with rings() as both:
         both.damage(0, data[4 : 4 + 4096])
         both.a_writable.words[TAIL] = int.from_bytes(data[:4], "little")
@@ -192,7 +192,7 @@ def ring(data: bytes) -> None:
 
 
 def control(data: bytes) -> None:
-    """What a worker writes to its control socket."""
+    """The bytes that a worker writes to its control socket."""
     here, there = socket.socketpair()
     broker = ControlSocket(here, blocking=False)
     with there:

@@ -1,4 +1,4 @@
-"""The corpus of the fuzzers, replayed: what they have found stays found, within stated bounds of memory."""
+"""Replays the fuzzers' corpus, so that fixed findings stay fixed, within bounds of memory."""
 
 import tracemalloc
 from pathlib import Path
@@ -15,7 +15,7 @@ INPUTS = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
 def test_replay(path: Path) -> None:
     data = path.read_bytes()
     target = TARGETS[path.parent.name]
-    target.run(data)  # what is made once and kept (tables, caches) is not what is measured
+    target.run(data)  # fills tables and caches, which are not measured
     tracemalloc.start()
     try:
         target.run(data)

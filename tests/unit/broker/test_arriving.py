@@ -1,4 +1,4 @@
-"""The total of unfinished requests, and the shares of connections and requests in it."""
+"""The limit on bytes of unfinished requests, and the shares of it."""
 
 from tykpy.broker.arriving import Arriving, Share
 

@@ -1,4 +1,4 @@
-"""A sink's queue and thread: order, retries, giving up, what is dropped, and the end."""
+"""A sink's queue and thread: order, retries, giving up, dropping, and closing."""
 
 import asyncio
 import itertools
@@ -22,7 +22,7 @@ NO_GRACE, GRACE = 0.01, 30.0
 
 
 class Scripted:
-    """A target that fails as a test says, one verdict per try, and then takes everything."""
+    """A target that fails with one scripted verdict per attempt, then succeeds."""
 
     name = "target"
     display = "the target"
@@ -36,11 +36,11 @@ class Scripted:
         self.script(*verdicts)
 
     def script(self, *verdicts: DeliveryVerdict | Exception | None) -> None:
-        """What the next tries come to; None: it takes them."""
+        """Script the next attempts; None means success."""
         self._verdicts = deque(verdicts)
 
     def deliver(self, events: Sequence[ReceivedEvent]) -> None:
-        """Note the try."""
+        """Record the attempt."""
         self.tries.append([event.name for event in events])
         assert self.gate.wait(30)
         verdict = self._verdicts.popleft() if self._verdicts else None
@@ -59,12 +59,12 @@ def event(name: str, size: int = 2) -> ReceivedEvent:
 
 
 def end(delivery: Delivery, grace: float = GRACE) -> None:
-    """Close it as the broker does."""
+    """Close the delivery as the broker does."""
     asyncio.run(delivery.close(grace))
 
 
 def counts(delivery: Delivery) -> dict[str, int]:
-    """The counters that are not 0."""
+    """Return the counters that are not 0."""
     return {name: count for name, count in delivery.describe().items() if count}
 
 
@@ -116,7 +116,7 @@ def test_a_refused_event_is_not_tried_again() -> None:
 
 
 def delivery_of_pairs(*verdicts: DeliveryVerdict) -> tuple[Scripted, Delivery]:
-    """One event is delivered; the verdicts are on the two behind it, which come in one batch."""
+    """Deliver one event, then apply the verdicts to the two after it, which form one batch."""
     target = Scripted(batch=2)
     target.gate.clear()
     delivery = Delivery(target, QUICK)

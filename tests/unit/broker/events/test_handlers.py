@@ -1,4 +1,4 @@
-"""Events on their way to the pool's handlers, and what the broker takes from a worker as an event."""
+"""The events of workers: parsing them, and dispatching them to the pool's handlers."""
 
 import asyncio
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def router() -> Iterator[Router]:
 
 @pytest.fixture
 def worker(router: Router) -> Iterator[LocalWorker]:
-    """A worker that a test answers for."""
+    """A worker whose answers the test gives."""
     with local_worker() as one:
         router.join(one.link)
         yield one
@@ -96,7 +96,7 @@ def test_an_event_from_too_deep_is_not_handled(router: Router) -> None:
 
 
 class Remembering:
-    """A sink that keeps what it is given."""
+    """A sink that records its events."""
 
     name = "memory"
 
@@ -104,7 +104,7 @@ class Remembering:
         self.events: list[ReceivedEvent] = []
 
     def offer(self, event: ReceivedEvent) -> None:
-        """Keep it."""
+        """Record the event."""
         self.events.append(event)
 
     def describe(self) -> dict[str, int]:
@@ -112,7 +112,7 @@ class Remembering:
         return {"kept": len(self.events)}
 
     async def close(self, grace: float) -> None:
-        """Nothing to end."""
+        """Do nothing."""
 
 
 def test_every_sink_gets_every_event(router: Router) -> None:

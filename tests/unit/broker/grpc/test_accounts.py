@@ -1,4 +1,4 @@
-"""Requests that end in unusual ways: one answer each, and nothing of them stays counted."""
+"""Requests that end in unusual ways get one answer each and leave no bytes counted."""
 
 from collections.abc import Callable
 
@@ -20,11 +20,11 @@ REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 LIST_SERVICES = message(b"\x3a\x01*")
 MALFORMED = message(b"\xff")
 BEGUN = b"\0\0\0\x08\0" + bytes(1000)
-"""A message of 2 KiB, not all of it."""
+"""The beginning of a message of 2 KiB."""
 
 
 def ends(peer: Peer, stream_id: int) -> int:
-    """How often an answer ended on this stream."""
+    """Return how often an answer ended on this stream."""
     found = [frame for frame in peer.received if frame.stream_id == stream_id and frame.flags & END_STREAM]
     return sum(frame.kind in (FrameType.HEADERS, FrameType.DATA) for frame in found)
 

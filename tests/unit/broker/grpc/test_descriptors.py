@@ -1,4 +1,4 @@
-"""The descriptors that reflection hands out."""
+"""The descriptors of server reflection."""
 
 import ast
 from pathlib import Path
@@ -11,7 +11,7 @@ from tykpy.broker.grpc.descriptors import FILES, SERVICES
 
 
 def test_descriptors_are_those_of_the_messages_in_use() -> None:
-    """If not: `python -m tests.support.peers.write_descriptors`."""
+    """If this fails, run `python -m tests.support.peers.write_descriptors`."""
     known = {file.name: file.serialized for file in FILES}
     for serialized in tyk_files():
         wanted = FileDescriptorProto.FromString(serialized)

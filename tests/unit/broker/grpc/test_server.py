@@ -1,4 +1,4 @@
-"""Connections over time: what sweeps and transports do to them. Time is what the test says it is."""
+"""Connections over time: sweeps, timeouts and transports. Time only passes when a test says so."""
 
 import asyncio
 from typing import cast
@@ -19,7 +19,7 @@ HELLO = PREFACE + settings() + ACKNOWLEDGEMENT
 
 
 class FakeTransport:
-    """A transport whose peer reads when it is told to."""
+    """A transport whose peer reads when a test says so."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -74,7 +74,7 @@ class Served:
         return protocol, transport
 
     def sweep(self, seconds: float) -> None:
-        """Sweep as often as that takes."""
+        """Sweep as often as happens in this time."""
         now = self.loop.time()
         for number in range(int(seconds // SWEEP_INTERVAL) + 2):
             self.server.connections.sweep(now + number * SWEEP_INTERVAL)
@@ -121,7 +121,7 @@ def test_an_unfinished_request_expires() -> None:
 
 
 def trickle(served: Served, protocol: GrpcProtocol, sweeps: int, size: int) -> int:
-    """A request that never ends, `size` bytes of it before each sweep; returns the sweeps until it was given up."""
+    """Send `size` bytes of an endless request before each sweep; return the sweeps until it expired."""
     protocol.data_received(Peer().headers(1) + data(1, b"\0" + (8 * MIB).to_bytes(4, "big"), 0))
     for number in range(sweeps):
         if not protocol._connection.streams:
@@ -246,7 +246,7 @@ def test_a_peer_may_always_send_partial_frames() -> None:
 
 
 def test_pings_are_acknowledged_later_all_at_once() -> None:
-    """Answers do not wait for that, and a connection that ends meanwhile is let go of."""
+    """Answers do not wait for that, and a connection that ends meanwhile is freed."""
 
     async def scenario() -> None:
         served = Served()

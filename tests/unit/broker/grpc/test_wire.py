@@ -1,4 +1,4 @@
-"""gRPC on the wire: timeouts, texts of errors, messages, what a request's headers mean."""
+"""gRPC on the wire: timeouts, error texts, messages, and the meaning of headers."""
 
 import gzip
 import re
@@ -150,7 +150,7 @@ def test_a_compressed_call() -> None:
     ],
 )
 def test_calls_refused_by_their_headers(extra: list[tuple[str, str]], path: str, code: int, text: str) -> None:
-    """Before the body comes: a caller may wait for an answer before it sends one."""
+    """Before the body arrives, since a caller may wait for an answer before it sends the body."""
     peer = Peer()
     peer.send(peer.headers(1, *extra, path=path))
     trailers = peer.trailers(1)
@@ -203,7 +203,7 @@ def test_requests_without_exactly_one_message(body: bytes, text: str) -> None:
 
 @pytest.mark.parametrize("step", [1, 5, 700, 10_000])
 def test_a_message_above_the_limit_is_refused_by_its_beginning(step: int) -> None:
-    """Which tells the hook that it is for, however it comes."""
+    """The beginning names the hook, in whatever pieces it arrives."""
     peer = Peer(Limits(max_message=2000))
     beginning = message(Object(hook_name="mine", hook_type="Pre", metadata={"x": "y" * 3000}).SerializeToString())[
         :1100

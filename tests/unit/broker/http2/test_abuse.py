@@ -1,4 +1,4 @@
-"""What a hostile peer may do, and the code with which its connection ends. Time stands still unless told to pass."""
+"""Hostile peers, and the error code that ends their connection. Time only passes when a test says so."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ FLOODS: dict[str, bytes] = {
 
 
 def flood(peer: Peer, make: Callable[[int], bytes], most: int) -> int:
-    """Send until the connection is given up; returns how many it took."""
+    """Send until the connection is closed; return how many times that took."""
     for count in range(most):
         peer.send(make(count))
         if peer.connection.closed:
@@ -60,7 +60,7 @@ def test_the_same_frames_at_a_bearable_rate_are_taken() -> None:
 
 
 def test_a_busy_client_may_send_control_frames_with_every_call() -> None:
-    """As libraries do that widen both windows and ping for every message."""
+    """Some libraries widen both windows and ping for every message."""
     peer = Peer(Limits(control_burst=500))
     for number in range(2000):
         stream_id = 2 * number + 1
@@ -70,7 +70,7 @@ def test_a_busy_client_may_send_control_frames_with_every_call() -> None:
 
 
 def test_a_client_may_widen_windows_for_each_frame_it_gets() -> None:
-    """As haproxy does."""
+    """haproxy does this."""
     peer = Peer(Limits(control_burst=100))
     body = message(bytes(MIB))
     peer.send(peer.headers(1))
@@ -107,7 +107,7 @@ def test_provoked_rapid_resets_end_the_connection() -> None:
 
 
 def test_data_of_a_stream_that_we_have_reset() -> None:
-    """Some of it is under way when we reset the stream; not any number of frames."""
+    """Some frames are on their way when we reset the stream, but not any number."""
     peer = Peer(Limits(control_burst=500))
     peer.send(peer.headers(1), window_update(1, 0))
     assert flood(peer, lambda _: data(1, b"x", 0), 1000) >= 400
@@ -122,7 +122,7 @@ def test_remembered_resets_are_bounded() -> None:
 
 
 def test_a_burst_of_hang_ups_is_tolerated() -> None:
-    """All concurrent calls of a busy gateway, at once, by the default limits."""
+    """As many as a busy gateway may have, with the default limits."""
     peer = Peer()
     ids = range(1, 2 * peer.limits.max_concurrent_streams, 2)
     peer.send(*(peer.request(stream_id, b"hold:") for stream_id in ids))
@@ -153,7 +153,7 @@ def test_a_header_list_far_above_the_limit_ends_the_connection() -> None:
 
 
 def test_an_hpack_bomb() -> None:
-    """One large entry of the table, referred to by one byte each: before the peer knows that it has no table."""
+    """One large table entry, referenced by single bytes, before the peer knows that it must not use a table."""
     peer = Peer(handshake=False)
     peer.take()
     bomb = Encoder().encode([("x", "v" * 4000)]) + b"\xbe" * 12_000
@@ -213,7 +213,7 @@ def test_unfinished_requests_are_bounded_over_all_connections() -> None:
     assert [bool(peer.connection.streams) for peer in peers] == [True, True, False]
     assert peers[2].trailers(1)["grpc-status"] == "8"
     assert (arriving.bytes, arriving.refused) == (2 * MIB, 1)
-    # One that comes in one piece needs no room there, and those that have theirs are finished.
+    # A request in one piece needs no room there, and requests that already have room can finish.
     peers[2].send(peers[2].request(3, b"small"))
     assert peers[2].trailers(3)["grpc-status"] == "0"
     peers[0].send(data(1, bytes(8 * KIB)))

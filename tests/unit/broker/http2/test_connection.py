@@ -1,4 +1,4 @@
-"""Requests and answers on one connection, and the error each wrong frame gets."""
+"""Requests and answers on one connection, and the error for each invalid frame."""
 
 import gc
 import weakref
@@ -167,7 +167,7 @@ def test_wrong_frames_end_the_connection_with_their_code(frame: bytes, code: Err
 def test_malformed_requests_are_reset_and_the_connection_goes_on(
     fields: dict[str, str], extra: list[tuple[str, str]]
 ) -> None:
-    """Twice, so that the second one meets the cache."""
+    """Sent twice, so that the second one uses the cache."""
     peer = Peer()
     peer.send(peer.request(1, b"x"))
     for stream_id in (3, 5):

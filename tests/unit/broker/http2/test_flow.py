@@ -13,7 +13,7 @@ BODY = bytes(range(256)) * (64 * 1024)
 
 
 def send_all(peer: Peer, stream_id: int, body: bytes, frame_size: int = 16 * KIB) -> None:
-    """Send a request's body as the windows announced so far allow; fail where they never would."""
+    """Send a request's body within the announced windows; fail if they are never widened enough."""
     stream_room, connection_room = peer.limits.stream_window, peer.limits.connection_window
     peer.send(peer.headers(stream_id))
     at = 0

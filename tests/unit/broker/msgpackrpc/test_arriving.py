@@ -1,4 +1,4 @@
-"""What MessagePack-RPC peers have sent of messages that are not complete, bounded over all connections."""
+"""The limit on bytes of unfinished messages, over all MessagePack-RPC connections."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def test_a_message_without_room_ends_its_connection() -> None:
         assert error.startswith(f"OVERLOADED: unfinished requests of {3 * len(HALF)} bytes on all connections")
         assert peers[2].transport.ended
         assert (arriving.bytes, arriving.refused) == (2 * len(HALF), 1)
-        # Those that have their room, and whoever needs none, are served.
+        # Peers that already have room, and those that need none, are served.
         peers[0].protocol.data_received(WHOLE[len(HALF) :])
         Peer(server).send([0, 1, "ping", []])
         assert await peers[0].answers() == [[1, 7, None, "pong"]]
@@ -54,7 +54,7 @@ def test_a_single_message_may_finish_whatever_its_size() -> None:
 
 
 def test_a_peer_that_hangs_up_when_it_is_read_again_is_released() -> None:
-    """The answer has planned to read on; nothing may come of that for a connection that is gone."""
+    """The answer has scheduled another read, which must do nothing on a closed connection."""
     replies: list[Any] = []
 
     async def scenario() -> None:

@@ -18,7 +18,7 @@ OBJECT = {"hook_name": "H", "request": {"raw_body": b"\xff", "body": "text"}, "s
 
 
 class FakeTransport(asyncio.Transport):
-    """Keeps what is written; `unread` stands for what the peer has not taken."""
+    """Records what is written; `unread` is what the peer has not read yet, in bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class FakeTransport(asyncio.Transport):
 
 
 class FakeRouter:
-    """Takes dispatches and lets the test settle them."""
+    """Takes dispatches, which the test answers."""
 
     def __init__(self) -> None:
         self.taken: list[Dispatch] = []

@@ -1,4 +1,4 @@
-"""Messages that take their time: given up when too little of one comes, and not because of others before it."""
+"""Timeouts of unfinished messages: they depend on that message only, not on those before it."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def pinged() -> tuple[MsgpackRpcServer, Peer]:
 
 
 def trickle(server: MsgpackRpcServer, peer: Peer, data: bytes, size: int) -> int:
-    """Send it in pieces, one before each sweep; returns the sweeps until the peer was given up, or all was sent."""
+    """Send a piece before each sweep; return the sweeps until the message expired or was complete."""
     for number, at in enumerate(range(0, len(data), size)):
         if peer.transport.ended:
             return number

@@ -1,4 +1,4 @@
-"""Header blocks: HPACK, and the cache for what comes again."""
+"""Header blocks: HPACK, and the cache of heads."""
 
 import pytest
 from hpack import Encoder
@@ -29,7 +29,7 @@ CALL = [
 
 
 class CountingReader(GrpcHeadReader):
-    """Says how often a whole list was read."""
+    """Counts how often a whole list was read."""
 
     def __init__(self) -> None:
         super().__init__({PATH: Method(kind=1)}, Limits())
@@ -41,7 +41,7 @@ class CountingReader(GrpcHeadReader):
 
 
 class Blocks:
-    """A decoder whose peer has acknowledged that it has no table, and the encoder of that peer."""
+    """A decoder whose peer has acknowledged that it may use no table, and the peer's encoder."""
 
     def __init__(self) -> None:
         self.reader = CountingReader()
@@ -167,14 +167,14 @@ def test_the_memory_of_names_is_bounded() -> None:
 
 
 def test_an_integer_of_too_many_bytes_is_refused() -> None:
-    """However many more of them say that they go on."""
+    """Even if many more bytes announce that the integer continues."""
     for more in (5, 60_000):
         with pytest.raises(ValueError, match="integer is too large"):
             read_field(b"\x00\x7f" + b"\xff" * more, 0)
 
 
 class Table:
-    """A decoder whose peer uses a table, and how often it wanted to forbid that."""
+    """A decoder whose peer uses a table; counts how often it wanted to forbid that."""
 
     def __init__(self) -> None:
         self.forbidden = 0
@@ -214,7 +214,7 @@ def test_a_reference_to_the_forbidden_table_is_an_error() -> None:
 
 
 def test_a_peer_may_add_to_the_table_without_using_it() -> None:
-    """As nginx and haproxy do, which never announce a smaller table."""
+    """nginx and haproxy do this, and never announce a smaller table."""
     table = Table()
     indexed = b"".join(
         b"\x40" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in CALL
