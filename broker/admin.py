@@ -94,7 +94,7 @@ def describe(parts: Parts) -> dict[str, Any]:
         "under_way": router.under_way,
         "held_bytes": router.held,
         "arriving": {"bytes": parts.arriving.bytes, "refused": parts.arriving.refused},
-        "too_large": {"requests": oversize.requests, "answers": oversize.answers, "unread": oversize.unread},
+        "too_large": {"requests": oversize.requests, "answers": oversize.answers, "unread": oversize.abandoned},
         "draining": router.draining,
         "dispatches": dataclasses.asdict(router.counters),
         "events": parts.events.describe(),

@@ -24,10 +24,6 @@ class Arriving:
         self.refused = 0
         """Requests refused because there was no room."""
 
-    def resize(self, size: int) -> None:
-        """Set the total; called only by `Share`."""
-        self.bytes = size
-
     def admits(self, share: "Share") -> bool:
         """Return whether a share may stay as large as it is, and count it as refused if not.
 
@@ -61,7 +57,7 @@ class Share:
         change = size - self.bytes
         if change:
             self.bytes = size
-            self._total.resize(self._total.bytes + change)
+            self._total.bytes += change
 
     def release(self) -> None:
         """Set the size to 0."""

@@ -41,7 +41,8 @@ class Connections(Generic[_C]):
         """Set by the front end. Later connections are accepted, since their peers would come back at once, for ever;
         nobody waits for them to close."""
         self._late: set[_C] = set()
-        self._refused: set[_C] = set()
+        self.refused: set[_C] = set()
+        """Connections above the limit that are being told so."""
         self._loop = loop
         self._limit = limit
         self._sweeper = Periodic(loop, SWEEP_INTERVAL, self._sweep_slowly)
@@ -54,7 +55,7 @@ class Connections(Generic[_C]):
     def add(self, connection: _C) -> bool:
         """Register a new connection; return False if it is one too many."""
         if len(self) >= self._limit:
-            self._refused.add(connection)
+            self.refused.add(connection)
             return False
         if self.draining:
             self._late.add(connection)
@@ -64,14 +65,9 @@ class Connections(Generic[_C]):
         self._sweeper.start()
         return True
 
-    @property
-    def refused(self) -> int:
-        """Number of connections above the limit that are being told so."""
-        return len(self._refused)
-
     def discard(self, connection: _C) -> None:
         """Remove a connection that is closed."""
-        self._refused.discard(connection)
+        self.refused.discard(connection)
         self._late.discard(connection)
         self.open.discard(connection)
         if not self.open:
@@ -80,7 +76,7 @@ class Connections(Generic[_C]):
 
     def abort(self) -> None:
         """Close all connections at once; their calls are cancelled."""
-        for connection in [*self.open, *self._late, *self._refused]:
+        for connection in [*self.open, *self._late, *self.refused]:
             connection.abort()
 
     async def closed(self) -> None:

@@ -31,7 +31,7 @@ def message_limit(max_body: int) -> int:
 class SizeRefusals:
     """Counts messages that were too large, logs them once a minute per hook, and words the errors."""
 
-    __slots__ = ("_allowed", "_log", "answers", "requests", "unread")
+    __slots__ = ("_allowed", "_log", "abandoned", "answers", "requests")
 
     def __init__(self, limit: int = message_limit(MAX_BODY), option: str = "--max-message") -> None:
         """`limit`: bytes that a message may have. `option`: what the user can change, for the texts."""
@@ -40,7 +40,7 @@ class SizeRefusals:
         self.requests = 0
         self.answers = 0
         """Answers of hooks."""
-        self.unread = 0
+        self.abandoned = 0
         """Answers whose peer stopped reading, perhaps because of their size."""
 
     def refuse_request(self, kind: int, hook: str, what: str) -> str:
@@ -59,7 +59,7 @@ class SizeRefusals:
     def note_abandoned(self, kind: int, hook: str, size: int) -> None:
         """Count and log an answer that its peer stopped reading, if its size may be the reason."""
         if size > GATEWAY_DEFAULT:
-            self.unread += 1
+            self.abandoned += 1
             what = f"the gateway did not take an answer of {size} bytes"
             hint = "is its grpc_recv_max_size smaller? Without that it takes 4 MiB"
             self._log.log(logging.WARNING, f"unread {hook}", f"{_subject(kind, hook)}: {what}: {hint}")

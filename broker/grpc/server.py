@@ -142,7 +142,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         if not connections.add(self):
             self._connection.fail(PeerError(ErrorCode.ENHANCE_YOUR_CALM, "too many connections (--max-connections)"))
         self._flush()
-        if connections.refused > MAX_REFUSED:
+        if len(connections.refused) > MAX_REFUSED:
             transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -119,11 +119,11 @@ class Connection:
                 FrameType.PRIORITY: self._on_priority,
                 FrameType.RST_STREAM: self._on_rst_stream,
                 FrameType.SETTINGS: self._on_settings,
-                FrameType.PUSH_PROMISE: self._on_misplaced,
+                FrameType.PUSH_PROMISE: _refuse("PUSH_PROMISE from a client"),
                 FrameType.PING: self._on_ping,
                 FrameType.GOAWAY: self._on_goaway,
                 FrameType.WINDOW_UPDATE: self._on_window_update,
-                FrameType.CONTINUATION: self._on_misplaced,
+                FrameType.CONTINUATION: _refuse("CONTINUATION without HEADERS"),
             },
             self._on_unknown,
         )
@@ -510,9 +510,6 @@ class Connection:
     def _forbid_table(self) -> None:
         self._settings_sent = _TABLE_FORBIDDEN
         self.sender.write(FORBID_TABLE)
-
-    def _on_misplaced(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
-        raise PeerError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client, or CONTINUATION without HEADERS")
 
     def _on_ping(self, flags: int, stream_id: int, data: Data, at: int, end: int) -> None:
         self._spend()

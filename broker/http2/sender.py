@@ -30,14 +30,6 @@ NO_TABLE: Final = b"\x20"
 """A dynamic table size update to 0 (RFC 7541, section 6.3)."""
 
 
-def _ignore_output() -> None:
-    """Ignore new output: the connection is closed."""
-
-
-def _ignore_sent(stream: Stream) -> None:
-    """Ignore a complete answer: the connection is closed."""
-
-
 class Sender:
     """Sends frames to one peer; calls `wake` when there is output and there was none before.
 
@@ -259,4 +251,4 @@ class Sender:
 
     def detach(self) -> None:
         """Drop the references to the connection; what was written before can still be taken."""
-        self._wake, self._on_sent = _ignore_output, _ignore_sent
+        self._wake, self._on_sent = lambda: None, lambda stream: None

@@ -212,7 +212,7 @@ class _Connection(asyncio.Protocol):
             self._send_away(WireError(Status.DENIED, refusal))
         elif not accepted:
             self._refuse(WireError(Status.OVERLOADED, f"{self._limits.max_connections} connections are open already"))
-        if connections.refused > MAX_REFUSED:
+        if len(connections.refused) > MAX_REFUSED:
             self.abort()
 
     def data_received(self, data: bytes) -> None:

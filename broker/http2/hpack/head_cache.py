@@ -188,10 +188,6 @@ def make_head(reader: HeadReader, headers: list[Header]) -> RequestHead:
     return head
 
 
-def _ignore() -> None:
-    """Ignore: the connection is already closed."""
-
-
 class HeaderDecoder:
     """Decodes the header blocks of one connection, with its HPACK state."""
 
@@ -212,7 +208,7 @@ class HeaderDecoder:
 
     def close(self) -> None:
         """Drop the reference to the connection."""
-        self._forbid_table = _ignore
+        self._forbid_table = lambda: None
 
     def table_forbidden(self) -> None:
         """Drop the peer's table: it has acknowledged that it may use none.

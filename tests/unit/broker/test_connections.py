@@ -61,7 +61,7 @@ def test_refused_connections_take_no_room() -> None:
         assert not connections.add(second)
         connections.discard(first)
         assert connections.add(third)
-        assert (len(connections), connections.refused) == (1, 1)
+        assert (len(connections), len(connections.refused)) == (1, 1)
         connections.abort()
         assert [connection.aborted for connection in (first, second, third)] == [False, True, True]
         connections.discard(third)
