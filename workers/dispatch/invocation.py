@@ -62,10 +62,10 @@ def chain_invocation(chain: Chain, subject: Subject) -> Invocation:
     return Invocation(chain.is_async, lambda: _run_chain(chain, subject), subject.answer)
 
 
-def event_invocation(hooks: Sequence[Hook], payload: str, kind: Kind) -> Invocation:
-    """Run event handlers, each with an event of its own. One that fails keeps none of the others from running."""
+def event_invocation(hooks: Sequence[Hook], event: TykEvent, payload: str, kind: Kind) -> Invocation:
+    """Run event handlers: the first on `event`, each other on its own copy. One that fails stops none of the others."""
     is_async = any(hook.is_async for hook in hooks)
-    return Invocation(is_async, lambda: _run_handlers(hooks, payload), lambda _: pack_frame(kind, None, b""))
+    return Invocation(is_async, lambda: _run_handlers(hooks, event, payload), lambda _: pack_frame(kind, None, b""))
 
 
 async def _run_chain(chain: Chain, subject: Subject) -> Object:
@@ -84,11 +84,11 @@ async def _run_chain(chain: Chain, subject: Subject) -> Object:
     return answer
 
 
-async def _run_handlers(hooks: Sequence[Hook], payload: str) -> None:
+async def _run_handlers(hooks: Sequence[Hook], event: TykEvent, payload: str) -> None:
     errors: list[WorkerError] = []
-    for hook in hooks:
+    for index, hook in enumerate(hooks):
         try:
-            await run_hook(hook, TykEvent.from_json(payload))
+            await run_hook(hook, TykEvent.from_json(payload) if index else event)
         except WorkerError as error:
             errors.append(error)
     if errors:

@@ -99,7 +99,7 @@ class HookDispatcher:
         else:
             bundle_hash = self._apis.find(str(event.spec.get(API_KEY, "")))
             handlers = [self._lookup.event_handler(event.handler_name, bundle_hash)]
-        return event_invocation(handlers, payload, kind)
+        return event_invocation(handlers, event, payload, kind)
 
 
 def _subject(kind: int, body: Any, borrowed: LentBody | None) -> Subject:
