@@ -17,7 +17,7 @@ from tykpy.bench.errors import BenchError
 from tykpy.bench.measure import NS_PER_US, usable_cpus
 from tykpy.bench.report import html
 from tykpy.bench.results import BenchReport, Case, CaseResult, read_json, write_json, write_text
-from tykpy.bench.runs import Observer, OnProgress, Plan, Progress, sweep
+from tykpy.bench.runs import Observer, OnProgress, Plan, RunProgress, sweep
 from tykpy.bench.scenarios import ALL, BUILT_IN, DEFAULT, OwnHook, Scenario, own_scenario
 from tykpy.bench.tables import COLUMNS, COMPARED, Comparison, compare, duration, fitting, hidden_columns, remarks, row
 from tykpy.client.dialing import ClientTls
@@ -141,16 +141,16 @@ class LiveView(Observer):
         """Show what runs, and how fast it is from moment to moment."""
         self._began = time.monotonic()
         rates: list[float] = []
-        last = Progress()
+        last = RunProgress()
 
-        def on_progress(progress: Progress) -> None:
+        def on_progress(progress: RunProgress) -> None:
             nonlocal last
             if progress.seconds > last.seconds:
                 rates.append((progress.answered - last.answered) / (progress.seconds - last.seconds))
             last = progress
             self._now = _now(case, number, progress, rates)
 
-        on_progress(Progress())
+        on_progress(RunProgress())
         return on_progress
 
     def finished(self, result: CaseResult) -> None:
@@ -167,7 +167,7 @@ class LiveView(Observer):
         return Group(*([table_of(newest, self._console.width)] if newest else []), self._now, bar)
 
 
-def _now(case: Case, number: int, progress: Progress, rates: list[float]) -> Text:
+def _now(case: Case, number: int, progress: RunProgress, rates: list[float]) -> Text:
     text = Text(f"{case.title}, repetition {number}: ", style="bold")
     if not rates:
         return text.append("warming up\n", style="dim")

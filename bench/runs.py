@@ -29,7 +29,7 @@ from tykpy.bench.measure import NS_PER_SECOND, cpu_ns, machine_time, memory_mib,
 from tykpy.bench.results import BenchReport, Case, CaseResult, Histogram, Sample, Usage, machine
 from tykpy.bench.ringcost import RingCost, measure_ring
 from tykpy.bench.scenarios import Scenario
-from tykpy.bench.serving import Broker, ConnectedBroker, OwnBroker
+from tykpy.bench.serving import ConnectedBroker, MeasuredBroker, OwnBroker
 from tykpy.broker.errors import BrokerError
 from tykpy.client.dialing import ClientTls
 from tykpy.client.grpc import GrpcCallError, GrpcClient
@@ -51,7 +51,7 @@ READ_SIZE: Final = 64 * 1024
 
 
 @dataclass(slots=True)
-class Progress:
+class RunProgress:
     """Progress of a repetition; latencies, in ns, are the highest of all load generators."""
 
     seconds: float = 0.0
@@ -61,7 +61,7 @@ class Progress:
     p99: int = 0
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[RunProgress], None]
 
 
 class LoadProcess:
@@ -139,7 +139,7 @@ def split(order: Order, processes: int) -> list[Order]:
     return [replace(order, streams=share, rate=order.rate / processes) for share in shares]
 
 
-def measure(order: Order, processes: int, server: Broker, on_progress: OnProgress) -> Sample:
+def measure(order: Order, processes: int, server: MeasuredBroker, on_progress: OnProgress) -> Sample:
     """Drive the server with `processes` load generators, which share the order; raises BenchError."""
     with _load(split(order, processes)) as (loads, selector):
         _wait(loads, selector, time.monotonic() + START_PATIENCE, lambda load: load.ready)
@@ -151,7 +151,7 @@ def measure(order: Order, processes: int, server: Broker, on_progress: OnProgres
 
 class _Run:
     def __init__(
-        self, order: Order, server: Broker, loads: list[LoadProcess], selector: selectors.BaseSelector,
+        self, order: Order, server: MeasuredBroker, loads: list[LoadProcess], selector: selectors.BaseSelector,
         on_progress: OnProgress, start: int,
     ) -> None:  # fmt: skip
         self._order = order
@@ -183,9 +183,9 @@ class _Run:
             if _listen(self._selector, left / NS_PER_SECOND):
                 self._on_progress(self._progress())
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> RunProgress:
         latest = [load.latest for load in self._loads if load.latest]
-        progress = Progress(seconds=max(0.0, (time.monotonic_ns() - self._begin) / NS_PER_SECOND))
+        progress = RunProgress(seconds=max(0.0, (time.monotonic_ns() - self._begin) / NS_PER_SECOND))
         for body in latest:
             progress.answered += body["answered"]
             progress.failed += body["failed"]
@@ -361,7 +361,7 @@ def _place(plan: Plan) -> Callable[[tuple[Case, Any]], tuple[int, str, int]]:
 
 def _server(
     plan: Plan, workers: int, threads: int, cases: list[tuple[Scenario, Case]]
-) -> AbstractContextManager[Broker]:
+) -> AbstractContextManager[MeasuredBroker]:
     if plan.connect is not None:
         return nullcontext(ConnectedBroker(plan.connect, plan.tls, plan.runtime_dir))
     files = {path for scenario, _ in cases for path in scenario.files}
@@ -379,7 +379,7 @@ class _Round:
     found: dict[Case, list[Sample]]
 
 
-def _measure_all(this: _Round, server: Broker, cases: list[tuple[Scenario, Case]]) -> None:
+def _measure_all(this: _Round, server: MeasuredBroker, cases: list[tuple[Scenario, Case]]) -> None:
     for scenario, planned in cases:
         case = replace(planned, workers=server.workers, threads=server.threads)
         message = scenario.build(case.body_size).SerializeToString(deterministic=True)
@@ -391,21 +391,21 @@ def _measure_all(this: _Round, server: Broker, cases: list[tuple[Scenario, Case]
         this.observer.finished(CaseResult(case, tuple(this.found[case])))
 
 
-def _measure(this: _Round, server: Broker, case: Case, message: bytes) -> Sample:
+def _measure(this: _Round, server: MeasuredBroker, case: Case, message: bytes) -> Sample:
     ring_us = this.ring_cost(len(message))
     on_progress = this.observer.running(case, this.number)
     sample = measure(_order(this.plan, server, case, message), this.plan.connections, server, on_progress)
     return replace(sample, usage=replace(sample.usage, ring_us=(ring_us.broker, ring_us.worker)))
 
 
-def _order(plan: Plan, server: Broker, case: Case, message: bytes) -> Order:
+def _order(plan: Plan, server: MeasuredBroker, case: Case, message: bytes) -> Order:
     return Order(
         server.address, [message], case.streams, case.rate, plan.warm_up, plan.seconds,
         tail=TAIL_SECONDS, drain=DRAIN_SECONDS, tracing=case.tracing, tls=server.tls,
     )  # fmt: skip
 
 
-def check(server: Broker, scenario: Scenario, message: bytes) -> None:
+def check(server: MeasuredBroker, scenario: Scenario, message: bytes) -> None:
     """Make one call and check the whole answer; raises BenchError unless it is the right one."""
     try:
         with GrpcClient(server.address, tls=server.tls) as client:

@@ -50,7 +50,7 @@ class Server(Protocol):
         """Return its processes, the listening one first; None if they cannot be seen from here."""
 
 
-class Broker(Server, Protocol):
+class MeasuredBroker(Server, Protocol):
     """A broker that takes dispatches. `threads` is 0 for auto, and unknown for a broker that others have started."""
 
     workers: int

@@ -29,7 +29,7 @@ from tykpy.bench.load import Order
 from tykpy.bench.measure import NS_PER_SECOND, cpu_ns
 from tykpy.bench.results import Sample
 from tykpy.bench.ringcost import measure_ring
-from tykpy.bench.runs import Progress, check, measure
+from tykpy.bench.runs import RunProgress, check, measure
 from tykpy.bench.scenarios import BUILT_IN, OwnHook, own_scenario
 from tykpy.bench.serving import ConnectedBroker, OwnBroker
 
@@ -81,7 +81,7 @@ def drive(broker: RunningBroker, hook: str, processes: int = 1, **values: Any) -
     order: dict[str, Any] = {
         "streams": 4, "rate": 0.0, "warm_up": 0.0, "seconds": 0.1, "tail": 0.0, "drain": 30.0,
     }  # fmt: skip
-    heard: list[Progress] = []
+    heard: list[RunProgress] = []
     wanted = Order(address=broker.address, messages=[message], **(order | values))
     return measure(wanted, processes, ConnectedBroker(broker.address), heard.append)
 

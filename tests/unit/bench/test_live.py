@@ -6,7 +6,7 @@ from rich.console import Console
 
 from tests.unit.bench.samples import MS, result, sample
 from tykpy.bench.program import LiveView, view
-from tykpy.bench.runs import Plan, Progress
+from tykpy.bench.runs import Plan, RunProgress
 from tykpy.bench.scenarios import BUILT_IN
 
 PLAN = Plan((BUILT_IN["header"],), (2,), repeat=2, seconds=3, warm_up=1)
@@ -22,8 +22,8 @@ def played(*, terminal: bool, kind: str = "xterm") -> str:
         observer.begins(PLAN)
         observer.starting(2, 1)
         on_progress = observer.running(done.case, 1)
-        on_progress(Progress(0.2, 2000, 0, MS, 7 * MS))
-        on_progress(Progress(0.4, 6000, 3, MS, 9 * MS))
+        on_progress(RunProgress(0.2, 2000, 0, MS, 7 * MS))
+        on_progress(RunProgress(0.4, 6000, 3, MS, 9 * MS))
         if isinstance(observer, LiveView):
             observer.live.refresh()
         observer.finished(done)
