@@ -13,7 +13,7 @@ from tykpy.broker.arriving import Arriving
 from tykpy.broker.catalog.description import Description
 from tykpy.broker.catalog.discovery import Discovery
 from tykpy.broker.config import BrokerConfig
-from tykpy.broker.end_of_turn import Turn
+from tykpy.broker.end_of_turn import EndOfTurn
 from tykpy.broker.errors import BrokerError, ConfigError, UpgradeError
 from tykpy.broker.events.distributor import EventDistributor, open_sinks
 from tykpy.broker.faults import Periodic, report
@@ -72,9 +72,9 @@ class Broker:
         self._stop = asyncio.Event()
         self._start_fault: BrokerError | None = None
         """Why the start has failed, if it is a fault of the broker itself."""
-        turn = Turn(loop)
+        end_of_turn = EndOfTurn(loop)
         self.oversize = SizeRefusals(config.message_limit, config.message_option)
-        self.router = Router(loop, _router_options(config), turn, self.oversize)
+        self.router = Router(loop, _router_options(config), end_of_turn, self.oversize)
         self.bodies = _open_bodies(config)
         self.arriving = Arriving(config.queue_bytes)
         self.events = EventDistributor(self.router, open_sinks(config))
@@ -88,7 +88,7 @@ class Broker:
         )
         self.recycler = Recycler(loop, config, self.supervisor)
         self.reloader = Reloader(loop, config, self.supervisor, self.router)
-        self.grpc, self.rpc = self._gateway_front_ends(turn)
+        self.grpc, self.rpc = self._gateway_front_ends(end_of_turn)
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)
         self.discovery = self._discovery()
         self._live_report = LiveReport(loop, config.runtime_dir, self.router, self.supervisor)
@@ -159,7 +159,7 @@ class Broker:
         self.bodies.close()
         log.info("stopped")
 
-    def _gateway_front_ends(self, turn: Turn) -> tuple[GrpcServer, MsgpackRpcServer]:
+    def _gateway_front_ends(self, end_of_turn: EndOfTurn) -> tuple[GrpcServer, MsgpackRpcServer]:
         config, admission = self._config, gateway_admission(self._config)
         connections = connections_allowed(config.max_connections, config.workers)
         if any(address.startswith(MSGPACK_PREFIX) for address in config.addresses):
@@ -173,7 +173,7 @@ class Broker:
                 max_connections=connections,
             ),
             admission=admission,
-            turn=turn,
+            end_of_turn=end_of_turn,
             bodies=self.bodies,
             arriving=self.arriving,
             oversize=self.oversize,
@@ -182,7 +182,7 @@ class Broker:
             dispatch_methods(self.router, lambda: self.supervisor.served),
             RpcLimits(max_message=config.message_limit, max_in_flight=config.max_streams, max_connections=connections),
             admission=admission,
-            turn=turn,
+            end_of_turn=end_of_turn,
             arriving=self.arriving,
             oversize=self.oversize,
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from tykpy.broker.faults import report
 
 
-class Turn:
+class EndOfTurn:
     """A context manager around one turn."""
 
     __slots__ = ("_due", "_loop", "_under_way")

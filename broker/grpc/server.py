@@ -8,7 +8,7 @@ from typing import Final, cast
 
 from tykpy.broker.arriving import Arriving
 from tykpy.broker.connections import MAX_REFUSED, Connections
-from tykpy.broker.end_of_turn import Turn
+from tykpy.broker.end_of_turn import EndOfTurn
 from tykpy.broker.grpc.calls import GrpcCalls
 from tykpy.broker.grpc.head import GrpcHeadReader, Method
 from tykpy.broker.grpc.health import HealthService
@@ -55,13 +55,13 @@ class GrpcServer:
         limits: Limits | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
         admission: Admission | None = None,
-        turn: Turn | None = None,
+        end_of_turn: EndOfTurn | None = None,
         bodies: BodyStore | None = None,
         arriving: Arriving | None = None,
         oversize: SizeRefusals | None = None,
     ) -> None:
-        """`admission`: who may call; None: everybody. `turn` is shared with the dispatcher, `arriving` and `oversize`
-        with the other front end. `bodies`: where large requests are collected; None: on the heap."""
+        """`admission`: who may call; None: everybody. `bodies`: where large requests are collected; None: on the heap.
+        `end_of_turn` is shared with the dispatcher, `arriving` and `oversize` with the other front end."""
         self.dispatcher = dispatcher
         self.bodies = bodies
         self.arriving = arriving or Arriving()
@@ -70,7 +70,7 @@ class GrpcServer:
         self.limits = limits or Limits()
         self.oversize = oversize or SizeRefusals(self.limits.max_message)
         self.loop = loop or asyncio.get_running_loop()
-        self.turn = turn or Turn(self.loop)
+        self.end_of_turn = end_of_turn or EndOfTurn(self.loop)
         self.health = HealthService()
         """The health of the services, set by the composition root."""
         self.methods: Mapping[bytes, Method] = {
@@ -122,7 +122,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
     def __init__(self, server: GrpcServer) -> None:
         self._server = server
         self._loop = server.loop
-        self._turn = server.turn
+        self._end_of_turn = server.end_of_turn
         self._transport: asyncio.Transport | None = None
         self._flush_due = True
         self._linger: asyncio.TimerHandle | None = None
@@ -157,7 +157,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
     def data_received(self, data: Data) -> None:
         """Act on all frames of one read; the output is written at the end of the turn."""
         connection = self._connection
-        with self._turn:
+        with self._end_of_turn:
             connection.receive(data)
         if connection.going_away or connection.closed:
             self._server.went(self)
@@ -230,7 +230,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         """Write the new output at the end of this turn."""
         if not self._flush_due:
             self._flush_due = True
-            self._turn.at_end(self._flush)
+            self._end_of_turn.at_end(self._flush)
 
     def _flush(self) -> None:
         connection = self._connection

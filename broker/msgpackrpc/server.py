@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from tykpy.broker.arriving import Arriving, Share
 from tykpy.broker.connections import MAX_REFUSED, Connections, Progress, Unchanged
-from tykpy.broker.end_of_turn import Turn
+from tykpy.broker.end_of_turn import EndOfTurn
 from tykpy.broker.errors import DispatchError, WireError
 from tykpy.broker.msgpackrpc.wire import (
     Message,
@@ -129,14 +129,14 @@ class MsgpackRpcServer:
         limits: RpcLimits | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
         admission: Admission | None = None,
-        turn: Turn | None = None,
+        end_of_turn: EndOfTurn | None = None,
         arriving: Arriving | None = None,
         oversize: SizeRefusals | None = None,
     ) -> None:
-        """`admission`: who may call; None: everybody. `turn` is shared with the dispatcher, `arriving` and `oversize`
-        with the other front end."""
+        """`admission`: who may call; None: everybody. `end_of_turn` is shared with the dispatcher, `arriving` and
+        `oversize` with the other front end."""
         self.loop = loop or asyncio.get_running_loop()
-        self.turn = turn or Turn(self.loop)
+        self.end_of_turn = end_of_turn or EndOfTurn(self.loop)
         self.arriving = arriving or Arriving()
         self.admission = admission
         self.limits = limits or RpcLimits()
@@ -177,7 +177,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, server: MsgpackRpcServer) -> None:
         self._server = server
         self._loop = server.loop
-        self._turn = server.turn
+        self._end_of_turn = server.end_of_turn
         self._limits = server.limits
         self._reader = RpcMessageReader(server.limits.max_message)
         self._in_flight: set[Reply] = set()
@@ -217,7 +217,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._refused:
-            with self._turn:
+            with self._end_of_turn:
                 self._reader.feed(data)
                 self._read_calls()
                 self._note_pending(len(data))
@@ -350,7 +350,7 @@ class _Connection(asyncio.Protocol):
     def _write(self, data: bytes) -> None:
         # One write for all answers of one turn.
         if not self._out:
-            self._turn.at_end(self._flush)
+            self._end_of_turn.at_end(self._flush)
         self._out.append(data)
         self._out_size += len(data)
         if self._out_size >= FLUSH_SIZE:

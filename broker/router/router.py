@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final, NoReturn
 
 from tykpy.broker.arriving import HELD_BYTES
-from tykpy.broker.end_of_turn import Turn
+from tykpy.broker.end_of_turn import EndOfTurn
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.faults import attempt, each, report
 from tykpy.broker.refused_sizes import SizeRefusals
@@ -58,11 +58,11 @@ class Router:
         self,
         loop: asyncio.AbstractEventLoop,
         options: RouterOptions,
-        turn: Turn | None = None,
+        end_of_turn: EndOfTurn | None = None,
         oversize: SizeRefusals | None = None,
     ) -> None:
-        """`turn` is shared with the front ends, so that one doorbell serves all that they receive at once; `oversize`,
-        too, is shared with them."""
+        """`end_of_turn` is shared with the front ends, so that one doorbell serves all that they receive at once;
+        `oversize` is shared with them too."""
         self.hooks = HookTable()
         self.quarantine = Quarantine(options.breaker_cooldown)
         self.pool = LinkPool()
@@ -71,7 +71,7 @@ class Router:
         """Why no worker will ever take a dispatch, once that is known."""
         self._loop = loop
         self._options = options
-        self._turn = turn or Turn(loop)
+        self._end_of_turn = end_of_turn or EndOfTurn(loop)
         self._pending = PendingQueue()
         self._deadlines = DeadlineWheel()
         self._outcomes = Outcomes(loop, self._pending, self._deadlines, oversize or SizeRefusals())
@@ -148,13 +148,13 @@ class Router:
         before = self.hooks.groups
         self.hooks.update(description, restrictions)
         if before or self.hooks.groups:
-            with self._turn:
+            with self._end_of_turn:
                 self._regroup()
 
     def await_bundles(self, wait: bool) -> None:
         """Let dispatches for bundles that no worker has wait from now on, or have a worker answer them."""
         self.hooks.await_bundles(wait)
-        with self._turn:
+        with self._end_of_turn:
             self._regroup()
 
     def leave(self, link: Link) -> None:
@@ -164,7 +164,7 @@ class Router:
 
     def receive(self, link: Link) -> None:
         """Take the answers that a worker has rung for, and give it more."""
-        with self._turn:
+        with self._end_of_turn:
             try:
                 answers = link.receive()
             except RingCorruptError as error:
@@ -185,7 +185,7 @@ class Router:
         What it ran fails once, or runs again where the hook is declared idempotent; what it had not started goes to
         the front of the queue, oldest first.
         """
-        with self._turn:
+        with self._end_of_turn:
             self._remove(link)
             self._to_ring.pop(link, None)
             each(partial(self._outcomes.answer, link), death.answers)
@@ -303,7 +303,7 @@ class Router:
         if 0 < dispatch.share < WHOLE:
             self.pool.is_shared = True
         if not self._to_ring:
-            self._turn.at_end(self._ring)
+            self._end_of_turn.at_end(self._ring)
         self._to_ring[link] = None
 
     def _not_sent(self, link: Link, dispatch: Dispatch, error: Exception) -> None:

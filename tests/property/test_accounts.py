@@ -21,7 +21,7 @@ from tests.support.peers.dispatches import object_bytes
 from tests.support.peers.http2_peer import PATH, data, message, reset, settings, window_update
 from tests.unit.ipc.channel.ends import whole
 from tykpy.broker.arriving import Arriving
-from tykpy.broker.end_of_turn import Turn
+from tykpy.broker.end_of_turn import EndOfTurn
 from tykpy.broker.grpc.calls import Upload
 from tykpy.broker.grpc.server import GrpcProtocol, GrpcServer
 from tykpy.broker.http2.errors import ErrorCode
@@ -149,14 +149,14 @@ class Accounts:
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.loop = asyncio.new_event_loop()
-        turn = Turn(self.loop)
+        end_of_turn = EndOfTurn(self.loop)
         self.bodies = BodyStore(STORE)
         self.arriving = Arriving(MOST)
-        self.router = Router(self.loop, RouterOptions(MINUTE_NS, 4, queue_bytes=MOST), turn)
+        self.router = Router(self.loop, RouterOptions(MINUTE_NS, 4, queue_bytes=MOST), end_of_turn)
         self.router.watcher = self
-        self.grpc = GrpcServer(self.router, LIMITS, self.loop, None, turn, self.bodies, self.arriving)
+        self.grpc = GrpcServer(self.router, LIMITS, self.loop, None, end_of_turn, self.bodies, self.arriving)
         methods = dispatch_methods(self.router, list)
-        self.rpc = MsgpackRpcServer(methods, RPC_LIMITS, self.loop, turn=turn, arriving=self.arriving)
+        self.rpc = MsgpackRpcServer(methods, RPC_LIMITS, self.loop, end_of_turn=end_of_turn, arriving=self.arriving)
         self.encoder = Encoder()
         self.encoder.header_table_size = 0
         self.gateways: dict[GrpcProtocol, int] = {}

@@ -18,7 +18,7 @@ from benchmarks.objects import framed
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.peers.http2_peer import settings, window_update
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.broker.end_of_turn import Turn
+from tykpy.broker.end_of_turn import EndOfTurn
 from tykpy.broker.grpc.server import GrpcProtocol, GrpcServer
 from tykpy.broker.grpc.wire import pack_fields
 from tykpy.broker.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, FrameType, pack_frame
@@ -94,9 +94,11 @@ class Scene:
 
     def __init__(self, worker: LocalWorker, folder: Path, items: list[Object], connections: int = 1) -> None:
         self.loop = asyncio.new_event_loop()
-        turn = Turn(self.loop)
-        self.router = Router(self.loop, RouterOptions(HOUR_NS, 2 * IN_FLIGHT), turn)
-        server = GrpcServer(self.router, Limits(max_concurrent_streams=2 * IN_FLIGHT), self.loop, turn=turn)
+        end_of_turn = EndOfTurn(self.loop)
+        self.router = Router(self.loop, RouterOptions(HOUR_NS, 2 * IN_FLIGHT), end_of_turn)
+        server = GrpcServer(
+            self.router, Limits(max_concurrent_streams=2 * IN_FLIGHT), self.loop, end_of_turn=end_of_turn
+        )
         store = BundleStore([folder], folder / "unpacked", None)
         store.load_all()
         self.router.hooks.update(store.describe())
