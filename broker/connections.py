@@ -115,7 +115,7 @@ class Unchanged:
         return now - self._since
 
 
-class Progress:
+class RequestProgress:
     """Tells a request whose rest comes too slowly from a large one that takes its time."""
 
     __slots__ = ("_received", "_sweeps")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tykpy.broker.connections import Progress, Unchanged
+from tykpy.broker.connections import RequestProgress, Unchanged
 from tykpy.broker.http2.connection import Connection
 from tykpy.broker.http2.errors import ErrorCode, PeerError
 from tykpy.broker.http2.limits import Limits
@@ -56,6 +56,6 @@ class ConnectionTimeouts:
         for stream in list(self._connection.streams.values()):
             if stream.request_ended:
                 continue
-            progress = stream.progress = stream.progress or Progress()
+            progress = stream.progress = stream.progress or RequestProgress()
             if progress.is_too_slow(stream.received, limits.request_timeout, limits.request_progress):
                 self._expire(stream)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from tykpy.broker.arriving import Arriving, Share
-from tykpy.broker.connections import MAX_REFUSED, Connections, Progress, Unchanged
+from tykpy.broker.connections import MAX_REFUSED, Connections, RequestProgress, Unchanged
 from tykpy.broker.end_of_turn import EndOfTurn
 from tykpy.broker.errors import DispatchError, WireError
 from tykpy.broker.msgpackrpc.wire import (
@@ -184,7 +184,7 @@ class _Connection(asyncio.Protocol):
         self._in_flight_bytes = 0
         self._share = Share(server.arriving)
         """Counts what `_reader` holds."""
-        self._progress = Progress()
+        self._progress = RequestProgress()
         self._out: list[bytes] = []
         self._out_size = 0
         self._written = 0

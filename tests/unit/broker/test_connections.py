@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tykpy.broker.connections import SWEEP_INTERVAL, SWEEP_SLICE, Connections, Progress, Unchanged
+from tykpy.broker.connections import SWEEP_INTERVAL, SWEEP_SLICE, Connections, RequestProgress, Unchanged
 
 
 class Recorded:
@@ -92,7 +92,7 @@ def test_unchanged_measures_since_the_last_change() -> None:
 
 @pytest.mark.parametrize(("step", "slow"), [(0, True), (9, True), (10, False), (1000, False)])
 def test_progress_wants_enough_bytes_within_the_timeout(step: int, slow: bool) -> None:
-    progress = Progress()
+    progress = RequestProgress()
     sweeps = 4
     found = [progress.is_too_slow(number * step, sweeps * SWEEP_INTERVAL, 10 * (sweeps + 1)) for number in range(1, 30)]
     assert any(found) is slow
