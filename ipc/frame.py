@@ -1,10 +1,10 @@
-"""What travels between broker and workers: msgpack arrays `[kind, meta, body]`, the one thing that both know.
+"""The frames between broker and workers: msgpack arrays `[kind, meta, body]`, the only format that both share.
 
-A request frame says what to run, an answer frame what came of it, an error frame why nothing did. Strings and
-binary stay apart on the way (msgpack `str` and `bin`), integers and doubles keep their type.
+A request frame says what to run, an answer frame carries the result, an error frame says why there is none. Strings
+and binary stay distinct (msgpack `str` and `bin`), integers and doubles keep their type.
 
-The meta of a request is its gRPC metadata, as an HPACK header block that uses no table, or nil: no worker decodes what
-its hook does not ask for.
+The meta of a request is its gRPC metadata as an HPACK header block without table references, or nil: a worker decodes
+it only if its hook asks for it.
 """
 
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ from tykpy.ipc.bodies.store import Body
 from tykpy.ipc.text import bounded
 
 SPLIT_ABOVE: Final = 16 * 1024
-"""Bytes of a body from which on it is not copied into its frame, but travels beside it."""
+"""Largest body that is copied into its frame, in bytes; a larger one travels beside it."""
 
 
 MAX_METADATA: Final = 16 * 1024
-"""Bytes of a request's meta. gRPC's own default for all of a call's headers is 8 KiB."""
+"""Largest meta of a request, in bytes. gRPC's own default for all headers of a call is 8 KiB."""
 MAX_ERROR: Final = 4096
 MAX_META: Final = 1024
-"""Characters of an error's message, and of each name in its `meta`."""
+"""Longest message of an error, and longest name in its `meta`, in characters."""
 
 
 class Kind(IntEnum):
-    """What a frame's body is."""
+    """Type of a frame's body."""
 
     OBJECT = 1
     """A serialized `coprocess.Object`, as the gateway sent it."""
@@ -46,14 +46,14 @@ EVENT_KINDS: Final = frozenset({Kind.EVENT, Kind.EVENT_MAP})
 
 
 class Status(IntEnum):
-    """Why a dispatch failed, as workers and broker tell each other; every front end has its own code for each."""
+    """Why a dispatch failed; every front end maps each to a code of its protocol."""
 
     INVALID = 1
-    """The object or event cannot be decoded, or says something impossible."""
+    """The object or event cannot be decoded, or contradicts itself."""
     NOT_FOUND = 2
     """No such bundle or hook."""
     HOOK_FAILED = 3
-    """The hook raised, returned something else than it must, or ended its process."""
+    """The hook raised, returned a wrong type, or ended its process."""
     EXPIRED = 4
     """The deadline passed."""
     TOO_LARGE = 5
@@ -81,10 +81,10 @@ class Frame(NamedTuple):
 
 
 _decode: Final = msgspec.msgpack.Decoder(Frame).decode
-_MAX_KEPT: Final = 2
-"""Fields of a request that can be large."""
+_MAX_UNCHANGED: Final = 2
+"""Fields of a request that can be large: its body as text, and raw."""
 _decode_answer: Final = msgspec.msgpack.Decoder(
-    tuple[int, Annotated[tuple[tuple[int, int], ...], msgspec.Meta(max_length=_MAX_KEPT)] | None, bytes | None]
+    tuple[int, Annotated[tuple[tuple[int, int], ...], msgspec.Meta(max_length=_MAX_UNCHANGED)] | None, bytes | None]
 ).decode
 _decode_error: Final = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw, tuple[int, str]]).decode
 _pack: Final = msgspec.msgpack.Encoder().encode
@@ -95,8 +95,8 @@ Packed: TypeAlias = tuple[bytes, Body | None]
 """An encoded frame, and the body that travels beside it: the frame has nil for its body then."""
 
 
-Kept = tuple[tuple[int, int], ...]
-"""Where in a dispatch's body, as start and end, fields lie that its answer has unchanged and does not carry."""
+Unchanged = tuple[tuple[int, int], ...]
+"""Ranges of the request's body (start, end) that the answer does not carry because the hook left them unchanged."""
 
 
 def pack_frame(kind: int, meta: object, body: Body) -> Packed:
@@ -109,7 +109,7 @@ def pack_frame(kind: int, meta: object, body: Body) -> Packed:
 def unpack_frame(packed: Packed) -> Frame:
     """Decode a frame.
 
-    Raises ValueError where it is not one msgpack array of three.
+    Raises ValueError unless it is one msgpack array of three.
     """
     head, body = packed
     try:
@@ -119,25 +119,25 @@ def unpack_frame(packed: Packed) -> Frame:
     return frame if body is None else frame._replace(body=body)
 
 
-def unpack_answer(packed: Packed) -> tuple[int, Kept | None, bytes]:
-    """Kind, what it has kept, and body of an answer frame, and nothing else: a list would take 60 times its length.
+def unpack_answer(packed: Packed) -> tuple[int, Unchanged | None, bytes]:
+    """Decode an answer frame into its kind, unchanged ranges and body.
 
-    Raises ValueError.
+    Only these types are built: a list of lists would take 60 times its length. Raises ValueError.
     """
     head, beside = packed
     try:
-        kind, kept, within = _decode_answer(head)
+        kind, unchanged, within = _decode_answer(head)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not an answer: {error}") from error
     if beside is None and within is not None:
-        return kind, kept, within
+        return kind, unchanged, within
     if within is None and isinstance(beside, bytes):
-        return kind, kept, beside
+        return kind, unchanged, beside
     raise ValueError("an answer that has no body, or two")
 
 
 def unpack_error(packed: Packed) -> tuple[int, str]:
-    """Status and message of an error frame, likewise. Raises ValueError."""
+    """Decode an error frame into its status and message. Raises ValueError."""
     head, body = packed
     if body is not None:
         raise ValueError("an error whose body is not in its frame")
@@ -151,7 +151,7 @@ def unpack_error(packed: Packed) -> tuple[int, str]:
 def pack_error(status: Status, message: str, meta: Mapping[str, object] | None = None) -> Packed:
     """Encode an error frame; `meta` names what failed, e.g. `{"hook": ..., "bundle": ...}`.
 
-    Text that is not valid Unicode is escaped, and long text is cut: plugins and clients choose what is in it.
+    Invalid Unicode is escaped and long text is cut: plugins and clients choose the text.
     """
     if meta is not None:
         meta = {key: bounded(str(value), MAX_META) for key, value in meta.items()}

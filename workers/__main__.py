@@ -37,7 +37,7 @@ from tykpy.workers.process.signals import dump_stacks_to, release_children, watc
 from tykpy.workers.serve import WorkerLoop
 from tykpy.workers.storage import open_storage
 from tykpy.workers.storage.failures import Health
-from tykpy.workers.zygote import breed
+from tykpy.workers.zygote import fork_loop
 
 log = Log("tykpy.worker")
 
@@ -53,8 +53,8 @@ def main() -> int:
     argument, life = sys.argv[1], int(sys.argv[2])
     watch_signals()
     if argument.startswith(ORDERS_ARGUMENT):
-        bred = breed(int(argument.removeprefix(ORDERS_ARGUMENT)), life)
-        return WorkerExit.DONE if bred is None else _run(bred, life)
+        argument_of_child = fork_loop(int(argument.removeprefix(ORDERS_ARGUMENT)), life)
+        return WorkerExit.DONE if argument_of_child is None else _run(argument_of_child, life)
     return _run(argument, life)
 
 
@@ -140,7 +140,7 @@ def _prepare(
     store.load_all()
     store.sweep()
     dispatcher = HookDispatcher(store)
-    channel.lend_bodies()
+    channel.borrow_bodies()
     channel.control.send("ready")
     if config["check_storage"]:
         # One that cannot be reached is better said now than by the first hook that needs it.

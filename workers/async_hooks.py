@@ -140,8 +140,8 @@ class AsyncCalls:
         except BaseException as error:  # noqa: BLE001 (any exception fails this call only)
             payload, is_error = error_frame(error), True
         try:
-            if request.lent is not None:
-                request.lent.give_back()
+            if request.borrowed is not None:
+                request.borrowed.give_back()
             self._channel.answer(slot, request.seq, payload, is_error, monotonic_ns() - started)
             del self._calls[slot]
             self._slots.put(slot)

@@ -78,7 +78,7 @@ class WorkerLoop:
             try:
                 if budget is not None:
                     budget.renew(started)
-                invocation = self._dispatcher.prepare(request.payload, request.lent)
+                invocation = self._dispatcher.prepare(request.payload, request.borrowed)
                 if invocation.is_async:
                     self._async_calls.start(request, invocation, slot)
                     if leading.pop(seq, False) or threads.rejoin(slot):
@@ -89,8 +89,8 @@ class WorkerLoop:
                 payload, is_error = invocation.run(), False
             except BaseException as error:  # noqa: BLE001 (any exception fails this call only)
                 payload, is_error = error_frame(error), True
-            if request.lent is not None:
-                request.lent.give_back()
+            if request.borrowed is not None:
+                request.borrowed.give_back()
             time = monotonic_ns() - started
             if flags & FLAG_MEASURE:
                 time = meter.end(time, threads.busy)

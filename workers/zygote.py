@@ -16,8 +16,8 @@ from tykpy.ipc.title import ZYGOTE, set_title
 from tykpy.workers.process.lifeline import end_with_broker
 
 
-def breed(descriptor: int, life: int) -> str | None:
-    """Do what is ordered on this socket: returns the channel argument in each worker, and None once the broker is gone.
+def fork_loop(descriptor: int, life: int) -> str | None:
+    """Carry out orders from this socket; returns the channel argument in each worker, None once the broker is gone.
 
     `life` stays open, for workers.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from tykpy.broker.catalog.description import BundleDescription, Description, bundle_problems, is_sound
-from tykpy.ipc.kept import ASIDE, INDEX, copy_name
+from tykpy.ipc.saved_versions import ASIDE, INDEX, copy_name
 
 
 class Served:

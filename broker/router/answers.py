@@ -6,7 +6,7 @@ from tykpy.broker.errors import DispatchError
 from tykpy.broker.protowire import ProtobufError, WireType, pack_varint, read_length, read_tag, skip_value
 from tykpy.ipc.bodies.store import Body, StoredBody
 from tykpy.ipc.channel.messages import Answer
-from tykpy.ipc.frame import Kept, Kind, Status, unpack_answer, unpack_error
+from tykpy.ipc.frame import Kind, Status, Unchanged, unpack_answer, unpack_error
 
 REQUEST_FIELD: Final = 3
 """`coprocess.Object.request`"""
@@ -41,7 +41,7 @@ def was_run(answer: Answer) -> bool:
         return False
 
 
-def _put_back(body: bytes, unchanged: Kept, kind: int, asked: Body) -> bytes:
+def _put_back(body: bytes, unchanged: Unchanged, kind: int, asked: Body) -> bytes:
     """Append to the answer's request the fields that the hook has not changed, from the body that was asked."""
     if kind != Kind.OBJECT or not isinstance(asked, StoredBody):
         raise DispatchError(Status.INTERNAL, "the worker's answer refers to a body that is not in the store")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tykpy.bundles.files.discovery import Candidate
-from tykpy.ipc.kept import ASIDE, INDEX, copy_name
+from tykpy.ipc.saved_versions import ASIDE, INDEX, copy_name
 from tykpy.telemetry.log import Log
 
 MAX_SIZE: Final = 32 << 20

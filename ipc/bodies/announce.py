@@ -1,8 +1,8 @@
 """Messages that are too big for a ring record: the record says where the body lies, and keeps its place in the order.
 
 A request's body lies in the broker's `BodyStore`, an answer's in its worker's bulk memory; what finds no room there has
-memory of its own (`spill.py`). It has no CRC: whether the record that announces it is whole is checked, and the body is
-written before the record is.
+memory of its own (`memfd.py`). The body has no CRC: it is written before the record that announces it, and that record
+is checked.
 """
 
 from typing import Final, NamedTuple, Protocol
@@ -18,7 +18,7 @@ _PLACE: Final = SPILL_PLACE.size
 
 
 class Announcement(NamedTuple):
-    """What a SPILL record says."""
+    """The payload of a SPILL record, decoded."""
 
     size: int
     """Bytes of the body."""
@@ -29,7 +29,7 @@ class Announcement(NamedTuple):
 
 
 def read_announcement(payload: bytes, limit: int) -> Announcement:
-    """Decode a SPILL record's payload; RingCorruptError where it cannot be."""
+    """Decode a SPILL record's payload. Raises RingCorruptError."""
     if len(payload) < _PLACE:
         raise RingCorruptError("a spill record of a wrong length", length=len(payload))
     size, offset = SPILL_PLACE.unpack_from(payload)
@@ -62,7 +62,7 @@ class OwnMemoryWriter:
 
 
 class OversizeWriter(OwnMemoryWriter):
-    """The same, with bodies in bulk memory wherever they find room there."""
+    """Publishes SPILL records whose bodies lie in bulk memory, or in memory of their own if it is full."""
 
     __slots__ = ("_bulk",)
 
@@ -86,15 +86,15 @@ class OversizeWriter(OwnMemoryWriter):
         self._bulk.hold(offset, size, position)
 
     def trim(self) -> None:
-        """Give back memory that no body uses."""
+        """Release memory that no body uses."""
         self._bulk.trim(self._producer.consumed())
 
 
 class Memory(Protocol):
-    """Where the bodies of one direction lie."""
+    """Memory that bodies of one direction are read from."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """Copy a body out; raises RingCorruptError where it cannot lie there."""
+        """Copy a body. Raises RingCorruptError if the place is outside of this memory."""
 
 
 class OversizeReader:
@@ -109,9 +109,9 @@ class OversizeReader:
         self._skip_revoked = skip_revoked
 
     def fetch(self, seq: int, payload: bytes) -> Packed:
-        """A private copy of the message; the peer can change nothing of it any more.
+        """Copy the message; the peer cannot change the copy.
 
-        Raises SpillError where only this message is lost, RingCorruptError where the peer announced nonsense.
+        Raises SpillError if only this message is lost, RingCorruptError if the announcement makes no sense.
         """
         size, offset, head = read_announcement(payload, self._limit)
         if offset == OWN_MEMORY:

@@ -19,7 +19,7 @@ _ALIGNMENT: Final = 64
 
 
 class BulkWriter:
-    """The writing end; takes over the descriptor."""
+    """The writing end; takes ownership of the descriptor."""
 
     __slots__ = ("_capacity", "_descriptor", "_held", "_memory", "_reserved", "_used")
 
@@ -29,21 +29,21 @@ class BulkWriter:
         keep_from_children(self._memory)
         self._capacity = len(self._memory)
         self._used: list[tuple[int, int]] = []
-        """Where bodies lie, as start and end, in this order."""
+        """Places in use (start, end), sorted."""
         self._held: deque[tuple[int, tuple[int, int]]] = deque()
-        """The same, with the positions of their records, oldest first."""
+        """The same places with the positions of their records, oldest first."""
         self._reserved = 0
-        """Bytes from the start on whose pages are there."""
+        """Bytes from the start whose pages are reserved."""
 
     @property
     def reserved(self) -> int:
-        """Bytes of memory that it holds now."""
+        """Bytes of memory that are reserved."""
         return self._reserved
 
     def write(self, body: bytes, consumed: int) -> int | None:
-        """Copy a body to where it can lie; returns its offset, or None where there is no room or no memory for it.
+        """Copy a body into a free place; returns its offset, or None if there is no room or no memory.
 
-        `consumed`: up to where the reader has given the ring's records back. Call `hold` or `drop` next.
+        `consumed`: the ring position up to which the reader has given records back. Call `hold` or `drop` next.
         """
         self._free(consumed)
         start = self._find(len(body))
@@ -55,15 +55,15 @@ class BulkWriter:
         return start
 
     def hold(self, offset: int, size: int, position: int) -> None:
-        """The record at this position of the ring announces the body."""
+        """Keep the place in use until the record at this ring position is consumed."""
         self._held.append((position, (offset, offset + size)))
 
     def drop(self, offset: int, size: int) -> None:
-        """No record announces the body after all."""
+        """Free the place: no record announces the body after all."""
         self._used.remove((offset, offset + size))
 
     def trim(self, consumed: int) -> None:
-        """Give the memory back if no body lies in it."""
+        """Release the memory if no body uses it."""
         self._free(consumed)
         if self._reserved and not self._used:
             self._memory.madvise(mmap.MADV_REMOVE, 0, self._reserved)
@@ -75,7 +75,7 @@ class BulkWriter:
             self._used.remove(held.popleft()[1])
 
     def _find(self, size: int) -> int:
-        """The first gap that is large enough: so few pages are used, and those are in the CPU's cache."""
+        """Find the first gap that is large enough: few pages are used, and they stay in the CPU's cache."""
         at = 0
         for start, end in self._used:
             if start - at >= size:
@@ -99,7 +99,7 @@ class BulkWriter:
 
 
 class BulkReader:
-    """The reading end; takes over the descriptor."""
+    """The reading end; takes ownership of the descriptor."""
 
     __slots__ = ("_memory",)
 
@@ -110,7 +110,7 @@ class BulkReader:
             os.close(descriptor)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Copy a body out; raises RingCorruptError where it cannot lie there."""
+        """Copy a body. Raises RingCorruptError if the place is outside of this memory."""
         body = self._memory[offset : offset + size]
         if len(body) != size:
             raise RingCorruptError(

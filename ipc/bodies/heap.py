@@ -1,4 +1,4 @@
-"""The C heap while big bodies come and go: what they free is kept for the next, and given back when none come.
+"""Tune the C heap for big bodies: keep freed memory while they come and go, return it when none come.
 
 glibc returns free memory at the heap's end to the kernel as soon as it is more than twice the largest piece that was
 freed. With bodies of 1 MiB that is at every dispatch: 500 page faults in a worker, more than everything else it does.

@@ -1,8 +1,8 @@
-"""Where the broker keeps big bodies of requests: collected as they arrive where every worker can read them.
+"""The broker's store of big request bodies: shared memory that bodies are written to as they arrive.
 
-A body is copied once on its way in, and not again however many workers are given it. Its place is free when nobody
-refers to the `StoredBody` any more: as long as a worker may read it, its dispatch is in flight and does. Workers can
-only read, and they read what a record on their ring names; a body that finds no room stays on the heap.
+A body is copied once when it arrives, however many workers get it. Its place is free once the `StoredBody` is garbage:
+a dispatch in flight keeps a reference, so no worker reads a place that is reused. Workers can only read; a record on
+their ring names the place. A body that finds no room stays on the heap.
 """
 
 import mmap
@@ -15,10 +15,10 @@ from tykpy.ipc.errors import RingCorruptError, SegmentError
 from tykpy.ipc.ring.segment import create_bulk
 
 _BLOCK: Final = 32 * 1024
-"""Bytes: places begin at multiples of it, and take as many of them as the body needs."""
+"""Size and alignment unit of places, in bytes."""
 
-LEND_FROM: Final = 256 * 1024
-"""Bytes of a body from which on a worker leaves it where it is: to find its parts costs 25 us.
+BORROW_FROM: Final = 256 * 1024
+"""Smallest body, in bytes, that a worker reads in place: finding its fields costs 25 us.
 
 Measured for broker's and worker's part: a hook that needs no body takes 80 instead of 143 us at 256 KiB and 171 instead
 of 586 us at 1 MiB; one that does takes 215 instead of 160 us at 256 KiB, and the same from 1 MiB on.
@@ -26,7 +26,7 @@ of 586 us at 1 MiB; one that does takes 215 instead of 160 us at 256 KiB, and th
 
 
 class BodyStore:
-    """A piece of shared memory and the places in it; for one thread.
+    """Shared memory divided into places; used by one thread.
 
     A body gets the first gap that is large enough: so few pages are used, and those are in the CPU's cache. One byte
     per block says whether it is used, so free neighbours are one gap.
@@ -37,7 +37,7 @@ class BodyStore:
         self._blocks = capacity // _BLOCK
         descriptors = create_bulk(self._blocks * _BLOCK)
         self.readable = descriptors.readable
-        """What workers inherit; closed with the store."""
+        """Descriptor that workers inherit; closed with the store."""
         self._descriptor = descriptors.writable
         try:
             self.memory = map_memory(self._descriptor, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -49,22 +49,22 @@ class BodyStore:
         self._used = bytearray(self._blocks)
         """One byte per block: 1 if the block is in use."""
         self._lately = bytearray(self._blocks)
-        """1 for each block that was in a place at some time since the last `trim`."""
+        """One byte per block: 1 if it was used at some time since the last `trim`."""
         self._present = bytearray(self._blocks)
-        """1 for each block whose pages are there."""
+        """One byte per block: 1 if its pages are reserved."""
 
     @property
     def reserved(self) -> int:
-        """Bytes of memory that it holds now."""
+        """Bytes of memory that are reserved."""
         return self._present.count(1) * _BLOCK
 
     @property
     def used(self) -> int:
-        """Bytes of the places that are taken."""
+        """Bytes of places in use."""
         return self._used.count(1) * _BLOCK
 
     def begin(self, size: int) -> "StoredBody | None":
-        """A place for a body of `size` bytes; None where there is no room."""
+        """Return a place for a body of `size` bytes, None if there is no room."""
         count = _count(size)
         first = self._used.find(bytes(count)) if count <= self._blocks else -1
         if first < 0:
@@ -73,7 +73,7 @@ class BodyStore:
         return StoredBody(self, first * _BLOCK, size)
 
     def put(self, body: bytes) -> "StoredBody | None":
-        """Store a body that is complete; None where there is no room or no memory."""
+        """Store a complete body; returns None if there is no room or no memory."""
         stored = self.begin(len(body))
         if stored is None or not stored.reserve(len(body)):
             return None
@@ -81,7 +81,7 @@ class BodyStore:
         return stored
 
     def trim(self) -> None:
-        """Give back the memory of blocks that were free since the last call."""
+        """Release the memory of blocks that have been free since the last call."""
         # Bytes of 0 and 1 are bits of a large number as well, and those are combined at the speed of C.
         present, lately = (int.from_bytes(flags, "big") for flags in (self._present, self._lately))
         idle = (present & ~lately).to_bytes(self._blocks, "big")
@@ -107,7 +107,7 @@ class BodyStore:
     # What bodies call
 
     def reserve(self, offset: int, end: int) -> bool:
-        """Make sure that pages are there: to write where there is no memory would be the end of the process."""
+        """Reserve pages; writing to one that cannot be had would end the process (SIGBUS)."""
         first, last = offset // _BLOCK, -(-end // _BLOCK)
         if self._present.count(1, first, last) < last - first:
             try:
@@ -118,11 +118,11 @@ class BodyStore:
         return True
 
     def view(self, offset: int, size: int) -> memoryview:
-        """What lies in a place; to be let go of before the place is free."""
+        """Return a view of a place; release it before the place is freed."""
         return self._view[offset : offset + size]
 
     def release(self, offset: int, size: int) -> None:
-        """A place is free."""
+        """Free a place."""
         first, count = offset // _BLOCK, _count(size)
         self._used[first : first + count] = bytes(count)
 
@@ -133,7 +133,7 @@ def _count(size: int) -> int:
 
 
 class StoredBody:
-    """One body, or as much of it as has come."""
+    """One body, or the part of it that has arrived."""
 
     __slots__ = ("_end", "_store", "offset", "size")
 
@@ -150,23 +150,23 @@ class StoredBody:
         return self.size
 
     def reserve(self, size: int) -> bool:
-        """Make room for the first `size` bytes; False: there is no memory."""
+        """Reserve pages for the first `size` bytes; returns False if there is no memory."""
         return self._store.reserve(self.offset, self.offset + size)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append; only into room that was reserved."""
+        """Append data; its room must be reserved."""
         begin, self._end = self._end, self._end + len(data)
         self._store.memory[begin : self._end] = data
 
     def view(self) -> memoryview:
-        """The whole body; not to be kept."""
+        """Return a view of the whole body, for immediate use."""
         return self._store.view(self.offset, self.size)
 
 
 class BodyReader:
-    """A worker's way to the bodies; takes over the descriptor.
+    """A worker's access to the store; takes ownership of the descriptor.
 
-    It maps nothing: address space counts as a worker's memory where that is limited.
+    Nothing is mapped: address space counts towards --limit-memory.
     """
 
     __slots__ = ("_capacity", "_descriptor")
@@ -176,14 +176,14 @@ class BodyReader:
         self._capacity = os.fstat(descriptor).st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        """Copy a body out; raises RingCorruptError where none can lie."""
+        """Copy a body. Raises RingCorruptError if the place is outside of the store."""
         self._check(offset, size)
         return read_whole(self._descriptor, size, offset)
 
-    def lend(self, offset: int, size: int, max_answer: int) -> "LentBody":
-        """A body that stays where it is; raises RingCorruptError where none can lie."""
+    def borrow(self, offset: int, size: int, max_answer: int) -> "BorrowedBody":
+        """Return a body that stays in the store. Raises RingCorruptError if the place is outside of it."""
         self._check(offset, size)
-        return LentBody(self._descriptor, offset, size, max_answer)
+        return BorrowedBody(self._descriptor, offset, size, max_answer)
 
     def _check(self, offset: int, size: int) -> None:
         if offset + size > self._capacity:
@@ -194,8 +194,8 @@ class BodyReader:
         os.close(self._descriptor)
 
 
-class LentBody:
-    """A body of which a worker copies what it needs, until its request is answered: then another may lie there."""
+class BorrowedBody:
+    """A body in the store, of which a worker copies parts until the request is answered; then the place is reused."""
 
     __slots__ = ("_descriptor", "_is_here", "_offset", "max_answer", "size")
 
@@ -205,10 +205,10 @@ class LentBody:
         self._is_here = True
         self.size = size
         self.max_answer = max_answer
-        """Bytes that the answer may have, with what of this body is in it."""
+        """Largest answer in bytes, including unchanged ranges of this body."""
 
     def read(self, start: int, end: int) -> bytes:
-        """Copy a part out. Raises LookupError once it was given back."""
+        """Copy a part. Raises LookupError after `give_back`."""
         part = read_whole(self._descriptor, min(end, self.size) - start, self._offset + start)
         # Looked at after reading, so that no lock is needed: nothing else lies there before it is given back.
         if not self._is_here:
@@ -216,18 +216,18 @@ class LentBody:
         return part
 
     def whole(self) -> bytes:
-        """Copy all of it out."""
+        """Copy the whole body."""
         return self.read(0, self.size)
 
     def give_back(self) -> None:
-        """To be called before the request is answered: what is read from now on is not taken for the body."""
+        """Call before the request is answered: from then on reading raises."""
         self._is_here = False
 
 
 Body = bytes | StoredBody
-"""A body, wherever it lies."""
+"""A body on the heap or in the store."""
 
 
 def body_bytes(body: Body) -> bytes:
-    """A body as bytes, copied if it is stored."""
+    """Return a body as bytes, copied if it is stored."""
     return bytes(body.view()) if isinstance(body, StoredBody) else body

@@ -52,7 +52,7 @@ _new_answer: Final[Callable[[type[Answer], tuple[int, bool, Packed, int, int | N
 
 
 class _Parts(NamedTuple):
-    """What a channel is made of, the broker's ends."""
+    """The broker's ends of everything that makes up a channel."""
 
     outbound: Segment
     inbound: Segment
@@ -71,13 +71,13 @@ class BrokerChannel:
         self._parts = parts
         self.control = parts.control
         self.answers_fd = parts.answers.fd
-        """Readable when the worker rang."""
+        """Readable when the worker has rung."""
         self.worker_fds = worker_fds
-        """What the worker must inherit (`pass_fds`)."""
+        """Descriptors that the worker must inherit (`pass_fds`)."""
         self.bodies = parts.bodies
-        """Where bodies of requests lie that workers read from there."""
+        """Store of big request bodies, read by workers in place."""
         self.corrupt: RingCorruptError | None = None
-        """Set for good once the worker said something impossible in its ring or its header: see `drain`."""
+        """Set for good once the worker wrote something impossible to its ring or header; see `drain`."""
         self._options = options
         self._max_payload = min(parts.outbound.identity.max_payload, options.max_message)
         self._credits = options.credits
@@ -89,10 +89,10 @@ class BrokerChannel:
         self._pop = self._consumer.pop
         self._take_all = parts.answers.take_all
         self._published: dict[int, int] = {}
-        """Every request without an answer, oldest first, and where its record starts."""
+        """Position of the record of each unanswered request, oldest first."""
         self._forget = self._published.pop
         self._unrung = 0
-        """Of these, the newest that have no doorbell token yet."""
+        """How many of the newest have no doorbell token yet."""
         self._spilled: dict[int, int] = {}
         self._big_lately = self._big_before = False
         """A message was too big for a record: since the last call of `trim`, and between the last two."""
@@ -104,7 +104,7 @@ class BrokerChannel:
     def create(
         cls, slot: int, generation: int, epoch: int, options: ChannelOptions, bodies: BodyStore | None = None
     ) -> Self:
-        """Make everything that a worker of this slot and generation needs; without a store, one of its own.
+        """Create everything that a worker of this slot and generation needs, including a store if none is given.
 
         Raises SegmentError where the machine has no memory or descriptors left; nothing is left behind then.
         """
@@ -160,7 +160,7 @@ class BrokerChannel:
             self._published[seq], self._spilled[seq] = self._oversize_out.push(kind, seq, deadline_ns, head, body)
 
     def ring(self) -> None:
-        """One doorbell write for all requests sent since the last one."""
+        """Announce all requests sent since the last call with one write."""
         if self._unrung:
             self._parts.requests.ring(self._unrung)
             self._unrung = 0
@@ -193,7 +193,7 @@ class BrokerChannel:
         return revoked
 
     def _check_not_started(self, revoked: list[int]) -> None:
-        """A worker that has claimed what nobody has claimed got at the doorbell's other end."""
+        """Raise if a request was started whose token was still there: the worker has written to the doorbell."""
         head, start = self._parts.inbound.words[HEAD], self._published[revoked[-1]]
         started = self.executing().intersection(revoked)
         if head > start or started:
@@ -211,9 +211,9 @@ class BrokerChannel:
         return revoked
 
     def receive(self) -> list[Answer]:
-        """The answers that the doorbell announced; never more than its tokens.
+        """Return the announced answers, at most one for each doorbell token.
 
-        Raises RingCorruptError; answers that came before the damage are returned by `drain` then.
+        Raises RingCorruptError; `drain` then returns the answers that came before the damage.
         """
         if self.corrupt is not None:
             raise self.corrupt
@@ -231,9 +231,9 @@ class BrokerChannel:
         return answers
 
     def drain(self) -> list[Answer]:
-        """After the worker's death: every answer whose tail store happened, announced or not.
+        """Return all published answers of a worker that has died, announced or not.
 
-        Where `corrupt` is set afterwards, what is neither answered nor executing may have run all the same.
+        If `corrupt` is set afterwards, requests that are neither answered nor executing may have run as well.
         """
         answers, self._salvaged = self._salvaged, []
         try:
@@ -271,16 +271,16 @@ class BrokerChannel:
             release(memory, discard=discard)
 
     def executing(self) -> frozenset[int]:
-        """The requests in flight that the worker says it executes.
+        """Return the requests in flight that the worker says it is executing.
 
-        After its death: drain first; an answer counts for more, since the worker publishes it before it says that the
-        request is over.
+        After its death call `drain` first: an answer takes precedence, since the worker publishes it before it clears
+        the slot.
         """
         active = self._parts.inbound.words[ACTIVE_SEQ : ACTIVE_SEQ + EXECUTION_SLOTS]
         return frozenset(seq for seq in active.tolist() if seq in self._published)
 
     def execution_started_ns(self, seq: int) -> int:
-        """When the worker started a request (CLOCK_MONOTONIC), by its own account; 0 if it does not execute it."""
+        """Return when the worker says it started a request (CLOCK_MONOTONIC), 0 if it is not executing it."""
         words = self._parts.inbound.words
         for slot in range(EXECUTION_SLOTS):
             if words[ACTIVE_SEQ + slot] == seq:
@@ -288,7 +288,7 @@ class BrokerChannel:
         return 0
 
     def in_flight(self) -> int:
-        """Requests sent and neither answered nor revoked; at most `ChannelOptions.credits`."""
+        """Count requests sent and neither answered nor revoked; at most `ChannelOptions.credits`."""
         return len(self._published)
 
     def hook_threads(self) -> int:
@@ -305,9 +305,9 @@ class BrokerChannel:
         return bool(self._parts.inbound.words[SIGNALLED])
 
     def trim(self) -> bool:
-        """Have the worker give back what big messages took if none came since the last call, but some before.
+        """Tell the worker to release memory of big messages if none came since the last call, but some before.
 
-        Returns whether that is so. Raises ControlClosedError where the worker is gone.
+        Returns whether it was told. Raises ControlClosedError if the worker is gone.
         """
         lately, self._big_lately = self._big_lately, False
         ended = self._big_before and not lately
@@ -322,7 +322,7 @@ class BrokerChannel:
             keep_freed()
 
     def close(self) -> None:
-        """Give everything back; a worker that still lives sees the control socket's end of file."""
+        """Close everything; a worker that still lives sees the end of file of its control socket."""
         for memory in self._spilled.values():
             release(memory, discard=False)
         self._spilled.clear()
@@ -331,7 +331,7 @@ class BrokerChannel:
 
 
 def _split_time(aux: int) -> tuple[int, int]:
-    """How long a hook ran, and how much of that it waited: never more, whatever a worker writes."""
+    """Split `aux` into a hook's time and the part of it that it waited, never more than all of it."""
     handler_ns = aux & MAX_HANDLER_NS
     waiting = (aux >> WAITING_SHIFT) - 1
     return handler_ns, handler_ns * waiting // MAX_WAITING

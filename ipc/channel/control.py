@@ -1,4 +1,4 @@
-"""The control socket between the broker and one worker: named messages, its end of file is the other's death.
+"""The control socket between the broker and a worker: named messages; end of file means that the peer is gone.
 
 Wire: length (u32), then a msgpack array `[name, body]`. A worker's end blocks; the broker's never does and keeps what
 the socket does not take.
@@ -17,9 +17,9 @@ import msgspec
 from tykpy.ipc.errors import ControlClosedError, ControlCorruptError, ControlFullError
 
 MAX_CONTROL_BYTES: Final = 4 * 1024 * 1024
-"""One message; "hooks" of very many bundles is the longest."""
+"""Largest message: descriptions of very many bundles."""
 MAX_WAITING_BYTES: Final = 8 * 1024 * 1024
-"""What the broker keeps for a worker that does not read, before it is given up."""
+"""Most unsent bytes for a worker that does not read; with more it is given up."""
 
 _PREFIX: Final = struct.Struct("<I")
 _READ: Final = 16384
@@ -37,15 +37,15 @@ class ControlMessage(NamedTuple):
 
     name: str
     packed: msgspec.Raw
-    """The body as it came: a byte of it can become 80 in memory, so who reads it says first what may be in it."""
+    """The undecoded body: one byte of it can become 80 in memory, so readers name the type that they expect."""
 
     @property
     def body(self) -> Any:
-        """The body, whatever it is: for a receiver that trusts the sender. Raises ControlCorruptError."""
+        """The body as any type, for receivers that trust the sender. Raises ControlCorruptError."""
         return self._read(_decode_any)
 
     def read(self, decoder: "msgspec.msgpack.Decoder[_T]") -> _T:
-        """The body as the decoder's type; raises ControlCorruptError where it is something else."""
+        """Decode the body as the decoder's type. Raises ControlCorruptError if it is anything else."""
         return self._read(decoder.decode)
 
     def _read(self, decode: Callable[[msgspec.Raw], _T]) -> _T:
@@ -70,16 +70,16 @@ class ControlSocket:
         self._blocked: Callable[[], object] = lambda: None
 
     def fileno(self) -> int:
-        """For `loop.add_reader`, and for `add_writer`: see `when_blocked`."""
+        """Return the descriptor, for `loop.add_reader` and `add_writer` (see `when_blocked`)."""
         return self._socket.fileno()
 
     @property
     def waiting(self) -> int:
-        """Bytes that the socket has not taken yet: call `flush` when it is writable."""
+        """Unsent bytes; call `flush` when the socket is writable."""
         return self._waiting
 
     def when_blocked(self, call: Callable[[], object]) -> None:
-        """Call back after each `send` that left something over, and now if there is: `flush` when it is writable."""
+        """Set the callback for unsent bytes, called now if there are any; it should arrange for `flush`."""
         self._blocked = call
         if self._waiting:
             call()
@@ -102,7 +102,7 @@ class ControlSocket:
             self._blocked()
 
     def flush(self) -> bool:
-        """Send what waits; True when nothing is left."""
+        """Send what waits; returns True if nothing is left."""
         with self._lock:
             self._flush()
             return not self._outbox
@@ -123,7 +123,7 @@ class ControlSocket:
                 self._outbox[0] = data[sent:]
 
     def receive(self) -> list[ControlMessage]:
-        """The messages that are here; a blocking end waits for at least one.
+        """Return the messages that have arrived; a blocking end waits for at least one.
 
         Raises ControlClosedError at end of file (after what came before it), ControlCorruptError on nonsense.
         """

@@ -1,8 +1,8 @@
-"""Doorbells: what was stored before a token was rung in is visible after the token was taken.
+"""Doorbells: stores made before a token was written are visible after it was read.
 
-Requests: a pipe with one byte per token, and a token is a claim. A worker takes one for each request that it starts,
-the broker takes back what is left, and the pipe's lock in the kernel decides between them. Only the broker writes to
-it.
+Requests: a pipe with one byte per token, and a token is a claim. A worker reads one for each request that it starts,
+the broker reads back those that are left, and the kernel's lock on the pipe decides between them. Only the broker
+writes.
 Answers: an eventfd, whose tokens are only counted.
 """
 
@@ -15,14 +15,14 @@ from typing import Final
 from tykpy.ipc.errors import RingCorruptError
 
 MAX_TOKENS: Final = 4096
-"""Tokens that are always written whole and never fill a pipe (POSIX guarantees 512, Linux 4096 of 65536)."""
+"""Most tokens in one write: written whole (PIPE_BUF), and far from filling a pipe (65536)."""
 
 # Workers hold on to what they use for every request: plugin code may replace what is in `os`, as gevent.monkey does.
 _read: Final = os.read
 
 _TOKEN: Final = b"\0"
 _END: Final = b"\1"
-"""Behind the last token: no more will come. It claims nothing."""
+"""Written behind the last token: no more will come. It claims nothing."""
 _COUNTER_BYTES: Final = 8
 _PIPE_READ: Final = 65536
 _FROM_HERE: Final = -1
@@ -30,7 +30,7 @@ _FROM_HERE: Final = -1
 
 
 class RequestDoorbell:
-    """The broker's end. The worker has nothing to write to: with a token of its own it could undo its claims."""
+    """The broker's end of the requests' doorbell. Workers have no write end: their own tokens could undo a claim."""
 
     def __init__(self, own: ExitStack, worker: ExitStack) -> None:
         reader, self._writer = os.pipe()
@@ -44,17 +44,17 @@ class RequestDoorbell:
         self.worker_fd = reader
 
     def ring(self, tokens: int) -> None:
-        """Put tokens in, at most `MAX_TOKENS`. Raises RingCorruptError where somebody has filled the pipe."""
+        """Write tokens, at most `MAX_TOKENS`. Raises RingCorruptError if somebody has filled the pipe."""
         self._put(_TOKEN * tokens)
 
     def end(self) -> None:
-        """Say that no more tokens will come: `take` returns 0 once it has taken those that are left."""
+        """Announce that no more tokens will come: `take` returns False after those that are left."""
         self._put(_END)
 
     def take_back(self, rung: int) -> int:
-        """Take back the tokens that nobody has claimed, of `rung` that are not answered; never waits.
+        """Take back all unclaimed tokens without waiting; at most `rung` can be there.
 
-        Raises RingCorruptError where there is something in the pipe that the broker has not put there.
+        Raises RingCorruptError if the pipe holds anything that the broker has not written.
         """
         try:
             taken = os.read(self._reader, _PIPE_READ)
@@ -90,12 +90,12 @@ class ClaimDoorbell:
         return False
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self._reader)
 
 
 class AnswerDoorbell:
-    """The broker's end of the answers' doorbell. Nothing that a worker does to its own end makes it wait.
+    """The broker's end of the answers' doorbell. Nothing that a worker does to the shared eventfd makes it wait.
 
     Raises OSError where the machine has no descriptors left.
     """
@@ -113,7 +113,7 @@ class AnswerDoorbell:
         self.take_all()
 
     def take_all(self) -> int:
-        """Take all tokens, 0 if there are none."""
+        """Read all tokens; returns their number, 0 if there are none."""
         try:
             os.preadv(self.fd, self._buffers, _FROM_HERE, self._flags)
         except BlockingIOError:
@@ -127,8 +127,8 @@ class RingBell:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.ring: Callable[[int], object] = partial(os.eventfd_write, descriptor)
-        """Put tokens in; never waits."""
+        """Write tokens; never waits."""
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self.descriptor)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from tykpy.ipc.bodies.store import LentBody
+from tykpy.ipc.bodies.store import BorrowedBody
 from tykpy.ipc.channel.doorbell import MAX_TOKENS
 from tykpy.ipc.errors import OptionsError
 from tykpy.ipc.frame import Packed
@@ -27,7 +27,7 @@ class Request(NamedTuple):
     payload: Packed
     deadline_ns: int
     """Absolute, CLOCK_MONOTONIC; 0: none."""
-    lent: LentBody | None = None
+    borrowed: BorrowedBody | None = None
     """The frame's body, where that is still where the broker has it: `payload` is the frame without it then."""
     flags: int = 0
     """`FLAG_MEASURE` and `FLAG_SHARES` of `ipc.ring.layout`."""

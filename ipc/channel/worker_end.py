@@ -15,7 +15,7 @@ from tykpy.ipc.bodies.announce import OversizeReader, OversizeWriter, read_annou
 from tykpy.ipc.bodies.bulk import BulkWriter
 from tykpy.ipc.bodies.heap import give_back, keep_freed
 from tykpy.ipc.bodies.memfd import SpillSocket
-from tykpy.ipc.bodies.store import LEND_FROM, BodyReader, LentBody
+from tykpy.ipc.bodies.store import BORROW_FROM, BodyReader, BorrowedBody
 from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.channel.doorbell import ClaimDoorbell, RingBell
 from tykpy.ipc.channel.messages import Request
@@ -52,12 +52,13 @@ _RESP: Final = int(RecordType.RESP)
 _ERR: Final = int(RecordType.ERR)
 _DESCRIPTORS: Final = 8
 """Two segments, bulk memory both ways, two doorbells, two sockets."""
-_new_request: Final[Callable[[type[Request], tuple[int, Packed, int, LentBody | None, int]], Request]] = tuple.__new__
+_NewRequest = Callable[[type[Request], tuple[int, Packed, int, BorrowedBody | None, int]], Request]
+_new_request: Final[_NewRequest] = tuple.__new__
 """Builds a Request in half the time that its own constructor takes."""
 
 
 class _Parts(NamedTuple):
-    """What a channel is made of, the worker's ends."""
+    """The worker's ends of everything that makes up a channel."""
 
     inbound: Segment
     outbound: Segment
@@ -91,15 +92,15 @@ class WorkerChannel:
         self._max_payload = min(outbound.identity.max_payload, self._max_message)
         self._answer_lock = Lock()
         self._big_lately = False
-        """A request was too big for a record, since the last `trim`."""
+        """Whether a request was too big for a record since the last `trim`."""
         self.descriptors: tuple[int, ...] = ()
-        """Those that the channel cannot do without."""
+        """Descriptors that must stay open as long as the channel is used."""
 
     @classmethod
     def attach(cls, argument: str) -> Self:
         """Take over the inherited descriptors that `BrokerChannel.worker_argument` names.
 
-        No child of the worker inherits them any further. Raises SegmentError where they are not what they should be.
+        No child of the worker inherits them. Raises SegmentError if they are not what the argument promises.
         """
         descriptors = _parse(argument)
         try:
@@ -129,18 +130,18 @@ class WorkerChannel:
         channel.descriptors = tuple(descriptors[2:])
         return channel
 
-    def lend_bodies(self) -> None:
-        """From now on leave large bodies of requests where they are, as `Request.lent`, where that can be."""
-        self._fetch = self._lend
+    def borrow_bodies(self) -> None:
+        """From now on leave large stored bodies in place, as `Request.borrowed`, instead of copying them."""
+        self._fetch = self._borrow
 
-    def _copy(self, seq: int, payload: bytes) -> tuple[Packed, LentBody | None]:
+    def _copy(self, seq: int, payload: bytes) -> tuple[Packed, BorrowedBody | None]:
         return self._oversize_in.fetch(seq, payload), None
 
-    def _lend(self, seq: int, payload: bytes) -> tuple[Packed, LentBody | None]:
+    def _borrow(self, seq: int, payload: bytes) -> tuple[Packed, BorrowedBody | None]:
         size, offset, head = read_announcement(payload, self._max_message)
-        if size < LEND_FROM or offset == OWN_MEMORY or not head:
+        if size < BORROW_FROM or offset == OWN_MEMORY or not head:
             return self._copy(seq, payload)
-        return (head, None), self._parts.bodies.lend(offset, size, self._max_message)
+        return (head, None), self._parts.bodies.borrow(offset, size, self._max_message)
 
     @property
     def identity(self) -> Identity:
@@ -148,7 +149,7 @@ class WorkerChannel:
         return self._parts.outbound.identity
 
     def show_storage(self, state: StorageState, errors: int) -> None:
-        """Let the broker see how the storage does, and how often it has failed."""
+        """Publish the state of the storage and its count of errors."""
         self._words[STORAGE_STATE] = state
         self._words[STORAGE_ERRORS] = errors
 
@@ -176,17 +177,17 @@ class WorkerChannel:
                 self._big_lately = True
                 keep_freed()
             try:
-                message, lent = self._fetch(seq, payload)
+                message, borrowed = self._fetch(seq, payload)
             except (SpillError, MemoryError) as error:
                 self._refuse(seq, Status.INTERNAL, str(error) or "no memory to read the request: --limit-memory")
                 return None
         else:
-            message, lent = (payload, None), None
+            message, borrowed = (payload, None), None
         # From the second of these stores on the request counts as executing; before it, it is dispatched again.
         words = self._words
         words[ACTIVE_START + slot] = now_ns
         words[ACTIVE_SEQ + slot] = seq
-        return _new_request(Request, (seq, message, deadline_ns, lent, flags))
+        return _new_request(Request, (seq, message, deadline_ns, borrowed, flags))
 
     def _refuse(self, seq: int, status: Status, message: str) -> None:
         with self._answer_lock:
@@ -229,21 +230,21 @@ class WorkerChannel:
             self._push_error(seq, Status.INTERNAL, message, time)
 
     def move(self, seq: int, from_slot: int, to_slot: int) -> None:
-        """An asynchronous hook leaves the claiming thread's slot; at no moment does it execute in neither."""
+        """Move an asynchronous hook from the claiming thread's slot to its own; it is always in one of them."""
         words = self._words
         words[ACTIVE_START + to_slot] = words[ACTIVE_START + from_slot]
         words[ACTIVE_SEQ + to_slot] = seq
         words[ACTIVE_SEQ + from_slot] = 0
 
     def trim(self) -> None:
-        """Give back what big bodies took: the broker says that none have come for a while."""
+        """Release memory of big bodies; the broker asks for it when none have come for a while."""
         with self._answer_lock:
             self._oversize_out.trim()
         self._big_lately = False
         give_back()
 
     def show_threads(self, started: int) -> None:
-        """Say how many threads for hooks there are."""
+        """Publish the number of threads for hooks."""
         self._words[THREADS] = started
 
     def note_signal(self) -> None:
@@ -251,13 +252,13 @@ class WorkerChannel:
         self._words[SIGNALLED] = 1
 
     def abandon(self) -> None:
-        """Close the descriptors in a forked child, which is no end of the channel. It does not map the memory."""
+        """Close the descriptors in a forked child, where the memory is not mapped."""
         for descriptor in self.descriptors:
             with suppress(OSError):  # plugin code may have closed it
                 os.close(descriptor)
 
     def close(self) -> None:
-        """Give everything back; no thread may use the channel any more."""
+        """Close everything; no thread may use the channel any more."""
         for part in reversed(self._parts):
             part.close()
 

@@ -43,7 +43,7 @@ All numbers are native little-endian u64 unless said otherwise. Counters are rea
 #   PAD: fills the ring up to its end when the next record does not fit there; its payload is not written.
 #   SPILL_*: the payload is the body's size (u64), its offset in bulk memory (u64), and the frame without the body; with
 #        OWN_MEMORY for an offset the body lies in memory of its own, and without a frame it is all of the frame. See
-#        `oversize.py`.
+#        `bodies/announce.py`.
 
 import struct
 import zlib
@@ -79,9 +79,9 @@ RECORD_HEADER: Final = struct.Struct("<IIQQII")
 RECORD_CHECKED: Final = struct.Struct("<IIQQI")
 """The record's header without its CRC: what the CRC covers."""
 SPILL_PLACE: Final = struct.Struct("<QQ")
-"""How the payload of a SPILL record begins: size and offset of the body."""
+"""Start of a SPILL record's payload: size and offset of the body."""
 OWN_MEMORY: Final = 2**64 - 1
-"""The offset of a body that is not in bulk memory."""
+"""Offset that stands for memory of its own."""
 CRC_RESIDUE: Final = 0x2144DF1C
 """The CRC-32 of anything that ends with its own CRC-32."""
 POSITION_SHIFT: Final = 5
@@ -128,7 +128,7 @@ MAX_WAITING: Final = 65_534
 
 
 class StorageState(IntEnum):
-    """How the storage of plugins' values does, in B."""
+    """State of the storage of plugins' values, in B."""
 
     UNUSED = 0
     WORKS = 1

@@ -1,7 +1,7 @@
 """One ring: a producer writes records and publishes each with one store of `tail`; a consumer checks and takes them.
 
-A consumer believes nothing: whatever the peer wrote, it returns a record that was published whole at this very
-position, or raises RingCorruptError. It must only be asked for a record after a doorbell token (or the peer's death).
+A consumer trusts nothing: whatever the peer wrote, it returns a record that was published whole at this very position,
+or raises RingCorruptError. Ask for a record only after a doorbell token (or the peer's death).
 """
 
 from typing import Final
@@ -44,7 +44,7 @@ class Producer:
         self._generation = segment.identity.generation
         self._position = self._words[TAIL]
         self._head = self._position
-        """What the peer had consumed when it was last looked at."""
+        """The peer's head when it was last read."""
         self._limit = self._head + self._capacity
 
     def push(self, kind: int, seq: int, aux: int, payload: bytes) -> int:
@@ -82,7 +82,7 @@ class Producer:
         return position + room
 
     def consumed(self) -> int:
-        """Up to which position the peer has given records back; RingCorruptError where that is impossible."""
+        """Return the position up to which the peer has consumed. Raises RingCorruptError if it is impossible."""
         head: int = self._peer_words[HEAD]
         if not self._head <= head <= self._position:
             raise RingCorruptError("impossible head", head=head, last_head=self._head, tail=self._position)
@@ -105,7 +105,7 @@ class Producer:
 
 
 class Consumer:
-    """The reading end of the peer's segment; keeps its place in the own one."""
+    """The reading end of the peer's segment; its head is stored in the own segment."""
 
     def __init__(self, peer: Segment, own: Segment, kinds: frozenset[int]) -> None:
         identity = peer.identity
@@ -160,7 +160,7 @@ class Consumer:
         self._words[HEAD] = self._position
 
     def _look_at_tail(self, position: int) -> int:
-        """Read the tail anew, return the bound; it can have gone back (`Producer.rewind`), but not before here."""
+        """Read the tail again and return the bound; the tail may have been rewound, but not beyond this position."""
         tail: int = self._peer_words[TAIL]
         available = tail - position
         if not 0 < available <= self._capacity or available & _ROUND:

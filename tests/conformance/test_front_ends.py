@@ -16,7 +16,7 @@ from tests.support.hooks import SOURCE, Gate
 from tests.support.peers.front_ends import FRONT_ENDS, CallError, Client, FrontEnd, both_listeners
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.commands.objects import CallDescription, build_event, build_object
-from tykpy.ipc.bodies.store import LEND_FROM
+from tykpy.ipc.bodies.store import BORROW_FROM
 from tykpy.ipc.frame import Status
 from tykpy.workers.dispatch.sampled_checks import FIRST_CALLS
 
@@ -153,7 +153,7 @@ def test_large_bodies_come_back_to_their_own_callers(
         with connect(shared).connect() as client:
             for number in range(FIRST_CALLS):
                 nonce = f"{caller}-{number}"
-                body = (f"{nonce}|".encode() * LEND_FROM)[: LEND_FROM // 2 + number]
+                body = (f"{nonce}|".encode() * BORROW_FROM)[: BORROW_FROM // 2 + number]
                 request = client.dispatch(an_object("echo", headers=[("Nonce", nonce)], body=body)).request
                 assert (request.set_headers["Nonce"], request.raw_body == body) == (nonce, True)
                 assert request.body == body.decode()

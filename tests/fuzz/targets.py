@@ -148,7 +148,7 @@ def lent(data: bytes) -> None:
     assert stored is not None
     reader = BodyReader(os.dup(store.readable))
     with contextlib.suppress(DecodeError):
-        found = BorrowedSubject.decode(reader.lend(stored.offset, stored.size, MESSAGE), larger_than=8)
+        found = BorrowedSubject.decode(reader.borrow(stored.offset, stored.size, MESSAGE), larger_than=8)
         if found is not None:
             _ = found.request().object
             assert expected is not None

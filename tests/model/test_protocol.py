@@ -72,25 +72,25 @@ def test_an_idempotent_hook_runs_twice_at_most_whoever_is_killed(ordering: Order
 
 
 @EVERY_ORDERING
-def test_a_worker_that_acts_on_tail_alone_runs_what_was_taken_back(ordering: Ordering) -> None:
+def test_acting_on_tail_alone_runs_a_revoked_request(ordering: Ordering) -> None:
     rules = Rules(program=(Move.LOOK, *PROGRAM[1:]), forgives_tokens=True)
     what = sure_violation(Scope(ordering, kills=0), rules)
     assert "taken back" in what or "torn" in what
 
 
-def test_a_worker_that_acts_on_tail_alone_reads_a_torn_record_on_arm() -> None:
+def test_acting_on_tail_alone_reads_a_torn_record_on_arm() -> None:
     rules = Rules(program=(Move.LOOK, *PROGRAM[1:]))
     assert "torn or stale" in sure_violation(Scope(Ordering.ANY, kills=0, revokes=0), rules)
 
 
 @EVERY_ORDERING
-def test_a_hook_that_runs_before_active_seq_says_so_runs_again_after_a_kill(ordering: Ordering) -> None:
+def test_running_before_active_seq_runs_a_hook_twice(ordering: Ordering) -> None:
     rules = Rules(program=before(Move.RUN, Move.ENTER))
     assert "once too often" in sure_violation(Scope(ordering, messages=2), rules)
 
 
 @EVERY_ORDERING
-def test_an_active_seq_cleared_before_the_answer_is_published_runs_the_hook_again(ordering: Ordering) -> None:
+def test_clearing_active_seq_early_runs_a_hook_twice(ordering: Ordering) -> None:
     rules = Rules(program=before(Move.LEAVE, Move.PUBLISH))
     assert "once too often" in sure_violation(Scope(ordering, messages=2), rules)
 
@@ -105,18 +105,18 @@ def test_a_revoke_without_the_tokens_takes_back_what_runs(ordering: Ordering) ->
 
 
 @EVERY_ORDERING
-def test_an_answer_that_only_counts_when_it_was_announced_is_lost_and_the_hook_runs_again(ordering: Ordering) -> None:
+def test_ignoring_unannounced_answers_runs_a_hook_twice(ordering: Ordering) -> None:
     rules = Rules(drains_the_dead=False)
     assert "once too often" in sure_violation(Scope(ordering, messages=2), rules)
 
 
 @EVERY_ORDERING
-def test_an_answer_that_is_announced_before_it_is_published_is_not_there(ordering: Ordering) -> None:
+def test_announcing_before_publishing_finds_no_answer(ordering: Ordering) -> None:
     rules = Rules(program=before(Move.RING, Move.PUBLISH))
     assert "none is published" in sure_violation(Scope(ordering, messages=1, kills=0), rules)
 
 
-def test_credits_for_the_whole_ring_are_one_too_many_for_refusals() -> None:
+def test_credits_for_the_whole_ring_are_one_too_many() -> None:
     scope = Scope(Ordering.TSO, kills=0, revokes=0, refusals=1, capacity=2)
     assert "the ring is full" in sure_violation(scope, Rules())
 
@@ -126,7 +126,7 @@ def test_credits_for_the_whole_ring_are_one_too_many_for_refusals() -> None:
 
 @pytest.mark.soak
 @EVERY_ORDERING
-def test_three_messages_with_kill_and_revoke_in_any_order_at_every_step(ordering: Ordering) -> None:
+def test_three_messages_with_kill_and_revoke_at_every_step(ordering: Ordering) -> None:
     assert violation(Scope(ordering)) is None
 
 

@@ -1,1 +1,28 @@
-../../cli.py
+"""The command line: the group of all commands, each in a module of `commands/` or `bench/`.
+
+What a command needs is imported when it runs: `tykpy --help` stays fast, and a command pays only for itself.
+"""
+
+import click
+
+from tykpy.bench.command import bench
+from tykpy.commands.broker import broker, check_config
+from tykpy.commands.bundle.command import bundle
+from tykpy.commands.call import call
+from tykpy.commands.hooks import hooks
+from tykpy.commands.lint.command import lint
+from tykpy.commands.pool import reload_bundles, scale, status
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="tykpy", prog_name="tykpy")
+def main() -> None:
+    """Python middleware for the Tyk Gateway, on all cores."""
+
+
+for _command in (broker, check_config, call, hooks, status, reload_bundles, scale, bundle, lint, bench):
+    main.add_command(_command)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from tykpy.bundles.errors import WorkerError
 from tykpy.bundles.files.manifest import CHAIN_NAME, HOOK_TYPES
 from tykpy.bundles.hook import Hook
 from tykpy.bundles.registry import BundleStore
-from tykpy.ipc.bodies.store import LentBody
+from tykpy.ipc.bodies.store import BorrowedBody
 from tykpy.ipc.frame import EVENT_KINDS, Kind, Packed, Status, unpack_frame
 from tykpy.workers.api_bundles import ApiBundles
 from tykpy.workers.dispatch.invocation import Invocation, chain_invocation, event_invocation, hook_invocation
@@ -43,7 +43,7 @@ class HookDispatcher:
         self._apis = ApiBundles()
         self._has_events = self._lookup.has_events
 
-    def prepare(self, payload: Packed, borrowed: LentBody | None = None) -> Invocation:
+    def prepare(self, payload: Packed, borrowed: BorrowedBody | None = None) -> Invocation:
         """Decode a request frame and find its hook; `borrowed` is the body of a frame that has none.
 
         Raises WorkerError: INVALID if the frame cannot be decoded, NOT_FOUND for an unknown bundle or hook, HOOK_FAILED
@@ -102,7 +102,7 @@ class HookDispatcher:
         return event_invocation(handlers, event, payload, kind)
 
 
-def _subject(kind: int, body: Any, borrowed: LentBody | None) -> Subject:
+def _subject(kind: int, body: Any, borrowed: BorrowedBody | None) -> Subject:
     try:
         if borrowed is not None:
             subject = BorrowedSubject.decode(borrowed) if kind == _OBJECT else None

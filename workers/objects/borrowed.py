@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import Changes, LazyRequest
-from tykpy.ipc.bodies.store import LentBody
+from tykpy.ipc.bodies.store import BorrowedBody
 from tykpy.ipc.frame import Kind, Packed, pack_frame
 
 LARGE_FIELD: Final = 16 * 1024
@@ -48,7 +48,7 @@ class _Range(NamedTuple):
 class _Scan:
     """Reads tags and lengths of a body in the store."""
 
-    def __init__(self, body: LentBody) -> None:
+    def __init__(self, body: BorrowedBody) -> None:
         self._body = body
         self._start = 0
         self._window = body.read(0, _WINDOW)
@@ -75,7 +75,7 @@ class _Scan:
         raise _UnusualError
 
 
-def _outline(body: LentBody, larger_than: int) -> tuple[int, _Range, tuple[_Range, ...]]:
+def _outline(body: BorrowedBody, larger_than: int) -> tuple[int, _Range, tuple[_Range, ...]]:
     """Return the end of the fields before the request, the request's message, and its large fields with tag and length.
 
     Raises _UnusualError if there are no large fields, or if it is not certain.
@@ -121,7 +121,7 @@ class BorrowedSubject:
 
     __slots__ = ("_body", "_changes", "_is_read", "_large", "_request", "message")
 
-    def __init__(self, body: LentBody, message: Object, large: tuple[_Range, ...]) -> None:
+    def __init__(self, body: BorrowedBody, message: Object, large: tuple[_Range, ...]) -> None:
         self.message = message
         self._body = body
         self._large = large
@@ -130,7 +130,7 @@ class BorrowedSubject:
         self._request: weakref.ref[LazyRequest] | None = None
 
     @classmethod
-    def decode(cls, body: LentBody, larger_than: int = LARGE_FIELD) -> "BorrowedSubject | None":
+    def decode(cls, body: BorrowedBody, larger_than: int = LARGE_FIELD) -> "BorrowedSubject | None":
         """Decode everything but large fields; None where there are none, or it is not certain.
 
         Raises DecodeError.

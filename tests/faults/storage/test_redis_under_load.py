@@ -133,7 +133,7 @@ def time_of_storing(broker: RunningBroker) -> float:
 
 
 @pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.__name__)
-def test_dispatches_go_on_through_an_outage_and_storage_is_used_again(tmp_path: Path, outage: Outage) -> None:
+def test_dispatches_go_on_through_an_outage(tmp_path: Path, outage: Outage) -> None:
     go_through(tmp_path, [outage])
 
 

@@ -17,7 +17,7 @@ from tests.support.broker import RunningBroker
 from tests.support.chaos import Journal
 from tests.support.kill_points import ANSWERED, EXECUTING, MOVING, NOT_STARTED, RAN, UNDECODED
 from tykpy.client.grpc import GrpcCallError
-from tykpy.ipc.bodies.store import LEND_FROM
+from tykpy.ipc.bodies.store import BORROW_FROM
 
 HOOKS: Final = """
 import sys
@@ -58,7 +58,7 @@ def idempotent(request, session, spec):
     return request, session
 """
 CALLS: Final = 3
-SIZES: Final = (100, 70_000, LEND_FROM)
+SIZES: Final = (100, 70_000, BORROW_FROM)
 """Bytes of a body that fits a record, of one that does not, and of one that the worker is lent."""
 ENTERED: Final = ("running", *RAN, "record half written", "before tail")
 """Where the hook has run, of the places at which its request executes."""

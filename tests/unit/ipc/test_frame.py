@@ -69,7 +69,7 @@ def test_an_answer_is_its_kind_and_its_body(size: int) -> None:
     assert unpack_answer(pack_frame(Kind.OBJECT, None, bytes(size))) == (Kind.OBJECT, None, bytes(size))
 
 
-def test_an_answer_says_what_it_has_kept() -> None:
+def test_an_answer_names_unchanged_ranges() -> None:
     assert unpack_answer(pack_frame(Kind.OBJECT, ((1, 2), (3, 4)), b"x")) == (Kind.OBJECT, ((1, 2), (3, 4)), b"x")
 
 
@@ -94,7 +94,7 @@ def test_an_error_is_its_status_and_its_message() -> None:
         (b"\x93\x01\xc0\xc4\x01y", b"x"),
     ],
 )
-def test_what_is_no_answer_is_refused(packed: Packed) -> None:
+def test_nonsense_is_no_answer(packed: Packed) -> None:
     with pytest.raises(ValueError, match="answer"):
         unpack_answer(packed)
 
@@ -102,7 +102,7 @@ def test_what_is_no_answer_is_refused(packed: Packed) -> None:
 @pytest.mark.parametrize(
     "packed", [(b"", None), (b"\xc1", None), raw(Kind.ERROR, None, None), raw(Kind.ERROR, None, ["x", 1]), (b"", b"")]
 )
-def test_what_is_no_error_is_refused(packed: Packed) -> None:
+def test_nonsense_is_no_error(packed: Packed) -> None:
     with pytest.raises(ValueError, match="error"):
         unpack_error(packed)
 

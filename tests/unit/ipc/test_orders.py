@@ -55,7 +55,7 @@ def test_a_zygote_says_that_it_is_ready(ends: Ends) -> None:
     assert sender.hear() is False
 
 
-def test_a_fork_takes_the_descriptors_along_under_their_new_numbers(ends: Ends, pipe: tuple[int, int]) -> None:
+def test_a_fork_passes_descriptors_under_new_numbers(ends: Ends, pipe: tuple[int, int]) -> None:
     sender, receiver = ends
     taken: list[Fork] = []
 
@@ -119,7 +119,7 @@ def test_a_zygote_that_has_ended_is_lost(ends: Ends) -> None:
         sender.reap(1)
 
 
-def test_one_that_ends_over_an_order_is_lost(ends: Ends) -> None:
+def test_a_zygote_that_ends_during_an_order_is_lost(ends: Ends) -> None:
     sender, receiver = ends
 
     def end() -> None:
@@ -130,7 +130,7 @@ def test_one_that_ends_over_an_order_is_lost(ends: Ends) -> None:
         while_zygote(end, lambda: sender.reap(1))
 
 
-def test_one_that_does_not_answer_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zygote_that_does_not_answer_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orders, "PATIENCE", 0.01)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from tykpy.broker.catalog.served import SavedFolder
-from tykpy.ipc.kept import INDEX, copy_name
+from tykpy.ipc.saved_versions import INDEX, copy_name
 
 
 def opened(runtime_dir: Path) -> SavedFolder:

@@ -10,7 +10,7 @@ from tests.support.bundles import write_bundle
 from tykpy.bundles.files import versions
 from tykpy.bundles.files.discovery import Candidate, candidate_at
 from tykpy.bundles.files.versions import VersionCopies, same_code
-from tykpy.ipc.kept import INDEX
+from tykpy.ipc.saved_versions import INDEX
 
 
 def candidate(path: Path) -> Candidate:

@@ -36,7 +36,7 @@ def test_a_body_is_read_as_it_was_written(ends: Ends) -> None:
     assert reader.read(offset, 4) == b"body"
 
 
-def test_bodies_in_use_do_not_overlap_and_the_first_gap_is_used_again(ends: Ends) -> None:
+def test_bodies_in_use_do_not_overlap(ends: Ends) -> None:
     writer, reader = ends
     bodies = [bytes([number]) * 5000 for number in range(5)]
     offsets = [put(writer, body, number * 32) for number, body in enumerate(bodies)]
@@ -59,7 +59,7 @@ def test_a_body_that_was_dropped_leaves_its_place(ends: Ends) -> None:
     assert writer.write(bytes(PAGE), 0) == 0
 
 
-def test_pages_are_reserved_as_far_as_bodies_reach_and_given_back_when_idle(ends: Ends) -> None:
+def test_pages_are_reserved_on_use_and_released_when_idle(ends: Ends) -> None:
     writer, reader = ends
     put(writer, bytes(3 * PAGE), 0)
     assert writer.reserved == 3 * PAGE

@@ -57,7 +57,7 @@ def test_messages_of_revoked_requests_are_dropped(pair: Pair) -> None:
     assert receiver.receive(3, len(BIG), skip_revoked=True) == BIG
 
 
-def test_discarded_memory_is_freed_while_its_descriptor_is_under_way(pair: Pair) -> None:
+def test_discarded_memory_is_freed_before_it_is_received(pair: Pair) -> None:
     sender, _ = pair
     memory = sender.send(1, BIG)
     watched = os.dup(memory)

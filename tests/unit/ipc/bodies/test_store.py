@@ -129,14 +129,14 @@ def test_what_lies_outside_is_corruption(store: BodyStore, offset: int, size: in
     with pytest.raises(RingCorruptError, match="outside"):
         reader.read(offset, size)
     with pytest.raises(RingCorruptError, match="outside"):
-        reader.lend(offset, size, CAPACITY)
+        reader.borrow(offset, size, CAPACITY)
     reader.close()
 
 
 def test_what_was_lent_is_not_read_after_it_was_given_back(store: BodyStore) -> None:
     body = stored(store, b"one" * 10_000)
     reader = BodyReader(os.dup(store.readable))
-    lent = reader.lend(body.offset, body.size, CAPACITY)
+    lent = reader.borrow(body.offset, body.size, CAPACITY)
     assert lent.read(3, 6) == b"one"
     lent.give_back()
     with pytest.raises(LookupError, match="its body was not used before"):

@@ -187,7 +187,7 @@ def test_a_body_is_read_as_what_it_is_asked_to_be(pair: Pair) -> None:
         received.read(msgspec.msgpack.Decoder(dict[str, int]))
 
 
-def test_what_came_takes_no_more_than_its_length_until_it_is_read(raw: tuple[ControlSocket, socket.socket]) -> None:
+def test_an_unread_message_takes_no_more_than_its_length(raw: tuple[ControlSocket, socket.socket]) -> None:
     broker, worker = raw
     length = control.MAX_CONTROL_BYTES - 16
     bomb = framed(b"\x92\xa1x\xdd" + struct.pack(">I", length) + b"\x90" * length)

@@ -70,7 +70,7 @@ def test_the_end_claims_nothing_and_stays(bells: tuple[RequestDoorbell, ClaimDoo
     assert [worker.take() for _ in range(5)] == [True, True, False, False, False]
 
 
-def test_the_broker_does_not_take_the_end_for_a_token_and_leaves_it(
+def test_taking_back_tokens_leaves_the_end_marker(
     bells: tuple[RequestDoorbell, ClaimDoorbell],
 ) -> None:
     broker, worker = bells

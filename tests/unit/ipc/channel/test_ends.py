@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.ipc.channel.ends import SMALL, channel_pair, claim_each, whole, worker_argument_of_copies
 from tykpy.ipc.bodies.bulk import BulkWriter
-from tykpy.ipc.bodies.store import LEND_FROM, BodyStore
+from tykpy.ipc.bodies.store import BORROW_FROM, BodyStore
 from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.channel.messages import Answer, ChannelOptions, Request
 from tykpy.ipc.channel.worker_end import WorkerChannel
@@ -134,7 +134,7 @@ def test_a_request_that_moves_never_executes_nowhere() -> None:
         assert broker.execution_started_ns(1) == started == worker._words[ACTIVE_START + 40]
 
 
-def test_an_expired_request_is_answered_unexecuted_and_the_next_one_claimed() -> None:
+def test_an_expired_request_is_skipped_with_an_error() -> None:
     with channel_pair() as (broker, worker):
         broker.send(1, whole(b"late"), monotonic_ns() - 1)
         broker.send(2, whole(b"in time"), 0)
@@ -258,10 +258,10 @@ def test_a_stored_body_is_read_by_every_worker_that_is_given_it() -> None:
     store.close()
 
 
-def test_a_worker_that_asks_for_it_is_lent_large_bodies() -> None:
-    with channel_pair(ChannelOptions(max_message=2 * LEND_FROM)) as (broker, worker):
-        worker.lend_bodies()
-        large = os.urandom(LEND_FROM)
+def test_a_worker_borrows_large_bodies() -> None:
+    with channel_pair(ChannelOptions(max_message=2 * BORROW_FROM)) as (broker, worker):
+        worker.borrow_bodies()
+        large = os.urandom(BORROW_FROM)
         stored = [broker.bodies.put(body) for body in (large, large[1:])]
         for seq, body in enumerate(stored):
             assert body is not None
@@ -273,9 +273,14 @@ def test_a_worker_that_asks_for_it_is_lent_large_bodies() -> None:
         assert all(requests)
         first, *others = (request for request in requests if request is not None)
         assert (first.payload, first.deadline_ns) == (whole(b"head"), 0)
-        assert first.lent is not None
-        assert (first.lent.size, first.lent.whole(), first.lent.read(5, 9)) == (LEND_FROM, large, large[5:9])
-        assert first.lent.read(LEND_FROM - 1, LEND_FROM + 9) == large[-1:]
+        assert first.borrowed is not None
+        borrowed = first.borrowed
+        assert (borrowed.size, borrowed.whole(), borrowed.read(5, 9)) == (
+            BORROW_FROM,
+            large,
+            large[5:9],
+        )
+        assert first.borrowed.read(BORROW_FROM - 1, BORROW_FROM + 9) == large[-1:]
         assert others == [
             Request(1, (b"head", large[1:]), 0),
             Request(2, (b"head", large), 0),
@@ -283,7 +288,7 @@ def test_a_worker_that_asks_for_it_is_lent_large_bodies() -> None:
         ]
 
 
-def test_a_stored_body_above_the_limit_is_refused_and_nothing_sent() -> None:
+def test_a_stored_body_above_the_limit_is_not_sent() -> None:
     with channel_pair() as (broker, _):
         body = broker.bodies.put(bytes(SMALL.max_message + 1))
         assert body is not None
@@ -325,7 +330,7 @@ def test_a_big_error_is_still_an_error() -> None:
         assert broker.receive() == [Answer(1, True, whole(BIG), 3)]
 
 
-def test_a_revoked_big_request_leaves_no_memory_behind_and_harms_no_other() -> None:
+def test_a_revoked_big_request_frees_its_memory() -> None:
     with channel_pair() as (broker, worker):
         broker.send(1, whole(BIG), 0)
         watched = os.dup(broker._spilled[1])
@@ -351,7 +356,7 @@ def test_answers_that_find_no_room_in_bulk_memory_take_their_own() -> None:
         assert [answer.payload for answer in broker.receive()] == [whole(body) for body in bodies]
 
 
-def test_answers_that_the_broker_has_not_given_back_are_not_overwritten() -> None:
+def test_answers_that_are_not_read_yet_are_not_overwritten() -> None:
     with channel_pair() as (broker, worker):
         for seq in (1, 2):
             broker.send(seq, whole(b""), 0)
@@ -362,7 +367,7 @@ def test_answers_that_the_broker_has_not_given_back_are_not_overwritten() -> Non
         assert [answer.payload for answer in broker.receive()] == [whole(BIG), whole(BIG[::-1])]
 
 
-def test_bodies_that_overlap_are_each_read_as_they_lie_and_never_change() -> None:
+def test_overlapping_bodies_are_copied_as_they_lie() -> None:
     with channel_pair() as (broker, worker):
         memory = worker._parts.bulk_out._memory
         memory[:60_000] = b"a" * 20_000 + b"b" * 40_000
@@ -409,7 +414,7 @@ def test_bulk_memory_in_use_is_not_given_back() -> None:
     [b"", bytes(15), SPILL_PLACE.pack(SMALL.max_message + 1, 0), SPILL_PLACE.pack(100, SMALL.bulk_capacity - 99)],
     ids=["empty", "short", "above the limit", "outside"],
 )
-def test_an_impossible_announcement_of_a_big_answer_is_corruption(payload: bytes) -> None:
+def test_an_impossible_spill_announcement_is_corruption(payload: bytes) -> None:
     with channel_pair() as (broker, worker):
         broker.send(1, whole(b""), 0)
         broker.ring()
@@ -493,7 +498,7 @@ def lost_descriptor(sock: socket.socket) -> tuple[bytes, None]:
     return sock.recv(16), None
 
 
-def test_a_big_request_whose_descriptor_was_lost_is_answered_unexecuted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_big_request_without_its_descriptor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with channel_pair() as (broker, worker):
         broker.send(1, whole(BIG), 0)
         broker.send(2, whole(b"fine"), 0)
@@ -503,9 +508,7 @@ def test_a_big_request_whose_descriptor_was_lost_is_answered_unexecuted(monkeypa
         assert error_of(broker.receive()[0])[0] == Status.INTERNAL
 
 
-def test_a_big_answer_whose_descriptor_was_lost_is_an_error_of_that_call(
-    no_bulk: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_big_answer_without_its_descriptor_fails_that_call(no_bulk: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with channel_pair() as (broker, worker):
         broker.send(1, whole(b""), 0)
         broker.ring()
@@ -573,7 +576,7 @@ def test_a_worker_whose_broker_is_gone_claims_nothing_more() -> None:
     worker.close()
 
 
-def test_a_drain_takes_back_what_is_unclaimed_and_tells_the_worker() -> None:
+def test_a_drain_revokes_unclaimed_requests() -> None:
     with channel_pair() as (broker, worker):
         broker.send(1, whole(b""), 0)
         broker.send(2, whole(b""), 0)
@@ -651,7 +654,7 @@ def test_how_a_request_is_to_be_run_goes_with_it() -> None:
             assert request.flags == FLAG_MEASURE | FLAG_SHARES
 
 
-def test_an_answer_without_a_doorbell_is_found_after_the_workers_death() -> None:
+def test_an_unannounced_answer_is_found_after_death() -> None:
     with channel_pair() as (broker, worker):
         broker.send(1, whole(b""), 0)
         broker.ring()

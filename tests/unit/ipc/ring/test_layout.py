@@ -50,7 +50,7 @@ def test_a_header_always_fits_before_the_end_of_the_ring() -> None:
     assert 1 << layout.POSITION_SHIFT == layout.ALIGNMENT
 
 
-def test_a_record_header_is_little_endian_with_the_type_in_the_fifth_byte() -> None:
+def test_record_headers_are_little_endian() -> None:
     header = layout.RECORD_HEADER.pack(0x01020304, RecordType.ERR, 0x1122334455667788, 9, 10, 11)
     assert header[:8] == bytes((4, 3, 2, 1, 7, 0, 0, 0))
     assert header[8] == 0x88

@@ -47,7 +47,7 @@ def test_many_laps_with_padding_keep_the_order() -> None:
         assert both.tail > 20 * 4096
 
 
-def test_a_record_that_does_not_fit_before_the_end_goes_behind_padding() -> None:
+def test_a_record_that_would_wrap_goes_behind_padding() -> None:
     with rings() as both:
         for _ in range(8):
             both.producer.push(REQ, 1, 0, bytes(448))
@@ -131,7 +131,7 @@ def test_a_rewound_record_is_replaced_by_the_next_one() -> None:
         assert [both.consumer.pop()[1] for _ in range(2)] == [1, 4]
 
 
-def test_a_consumer_that_saw_a_tail_before_it_was_rewound_goes_on() -> None:
+def test_a_consumer_survives_a_rewound_tail() -> None:
     with rings() as both:
         both.producer.push(REQ, 1, 0, b"")
         start = both.producer.push(REQ, 2, 0, b"")
@@ -293,7 +293,7 @@ def test_two_paddings_in_a_row_are_corruption() -> None:
             both.consumer.pop()
 
 
-def test_a_record_bigger_than_agreed_is_corruption_although_it_is_all_there() -> None:
+def test_a_record_bigger_than_agreed_is_corruption() -> None:
     with rings() as both:
         fill(both)
         both.damage(0, forged(0, bytes(481)))

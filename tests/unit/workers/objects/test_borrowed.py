@@ -123,7 +123,7 @@ class Lender:
         """Return the answer frame, and the bytes that the broker makes of it."""
         stored = self._store.put(data)
         assert stored is not None
-        lent = self._reader.lend(stored.offset, stored.size, max_answer)
+        lent = self._reader.borrow(stored.offset, stored.size, max_answer)
         invocation = self._dispatcher.prepare((HEAD, None), lent)
         frame = asyncio.run(invocation.run_async()) if invocation.is_async else invocation.run()
         lent.give_back()
@@ -134,7 +134,7 @@ class Lender:
         stored = self._store.put(data)
         assert stored is not None
         self._last = stored
-        return BorrowedSubject.decode(self._reader.lend(stored.offset, stored.size, 1 << 24))
+        return BorrowedSubject.decode(self._reader.borrow(stored.offset, stored.size, 1 << 24))
 
     def close(self) -> None:
         """Close both ends."""

@@ -19,7 +19,7 @@ from tests.support.broker import PATIENCE
 from tyk.gateway.backend import MemoryStorage, Storage
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.request import Changes, LazyRequest
-from tykpy.ipc.bodies.store import LentBody
+from tykpy.ipc.bodies.store import BorrowedBody
 from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.errors import ControlClosedError
 from tykpy.workers.api_bundles import ApiBundles
@@ -137,20 +137,20 @@ def test_a_request_may_be_loaded_while_it_is_loaded(make: Callable[[], LazyReque
 
 
 @pytest.fixture
-def body(tmp_path: Path) -> Iterator[LentBody]:
+def body(tmp_path: Path) -> Iterator[BorrowedBody]:
     """A body that somebody else has."""
     path = tmp_path / "body"
     path.write_bytes(b"x" * 1000)
     descriptor = os.open(path, os.O_RDONLY)
-    yield LentBody(descriptor, 0, 1000, 1000)
+    yield BorrowedBody(descriptor, 0, 1000, 1000)
     os.close(descriptor)
 
 
-def test_a_borrowed_body_is_read_while_it_is_read(body: LentBody) -> None:
+def test_a_borrowed_body_is_read_while_it_is_read(body: BorrowedBody) -> None:
     interrupted(body.whole, by=body.whole)
 
 
-def test_a_body_released_while_it_is_read_is_an_error(body: LentBody, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_released_while_it_is_read_is_an_error(body: BorrowedBody, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: object) -> bytes:
         body.give_back()
         return b"another's"

@@ -58,9 +58,7 @@ def test_calls_that_began_before_it_opened_do_not_prolong_it(breaker: Breaker, c
     assert breaker.allows()
 
 
-def test_the_first_failure_is_logged_and_the_next_ones_are_counted(
-    clock: ManualClock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failures_after_the_first_are_counted(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
     log = FailureLog(clock)
     for _ in range(3):
         log.failed("broken")

@@ -1,7 +1,7 @@
-"""Where the broker and its workers find the files of bundle versions that were kept.
+"""Where the broker and its workers find the files of saved bundle versions.
 
-KEPT/index.json           what is served: {path of a bundle: its version}; the broker writes it
-KEPT/<copy_name>/<name>   the files of one version of one bundle; the worker that loaded it made them
+SAVED/index.json           what is served: {path of a bundle: its version}; the broker writes it
+SAVED/<copy_name>/<name>   the files of one version of one bundle; the worker that loaded it made them
 """
 
 import hashlib
