@@ -122,15 +122,15 @@ def test_a_hung_thread_does_not_take_its_neighbours_with_it(tmp_path: Path) -> N
         wait_until(lambda: not psutil.pid_exists(pid), lambda: f"the end of process {pid}")
 
 
-def test_a_killed_broker_leaves_no_process_and_no_shared_memory(tmp_path: Path) -> None:
-    shared = set(os.listdir("/dev/shm"))
+def test_a_killed_broker_leaves_no_process_and_no_ring(tmp_path: Path) -> None:
+    """Only its live counters stay, which the next broker replaces: see test_stuck_brokers.py."""
     with running_broker(tmp_path, workers=2, files=FILES) as broker:
         children = psutil.Process(broker.pid).children(recursive=True)
         assert len(children) == 3  # they, and the zygote
         os.kill(broker.pid, signal.SIGKILL)
         broker.wait()
         assert not psutil.wait_procs(children, 30)[1]
-        assert set(os.listdir("/dev/shm")) == shared
+        assert not [name for name in os.listdir("/dev/shm") if name.startswith("tykpy-") and "-live-" not in name]
         # The socket file is stale now: the next broker takes its place.
         broker.start().wait_ready()
         assert "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
