@@ -5,6 +5,7 @@ It is built on the `h2` library, so that our HTTP/2 server code is not tested ag
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Final
 
 from h2.config import H2Configuration
@@ -29,7 +30,6 @@ from tykpy.broker.grpc.wire import (
     percent_decode,
 )
 from tykpy.broker.net.tls import PREFIX
-from tykpy.client import ClosedAtEnd
 from tykpy.client.dialing import ClientTls, dial
 
 __all__ = ["GrpcCallError", "GrpcClient"]
@@ -44,7 +44,7 @@ _WINDOW: Final = 2**30
 """Bytes that we are ready to receive; the server has its own limits."""
 
 
-class GrpcClient(ClosedAtEnd):
+class GrpcClient(AbstractContextManager["GrpcClient"]):
     """One connection to `unix:///path`, `unix:path`, `tcp://host:port` or `tls://host:port`; not for several threads
     at once.
 
@@ -63,6 +63,9 @@ class GrpcClient(ClosedAtEnd):
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def call(
         self,

@@ -4,6 +4,7 @@ import select
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from os import PathLike, fspath
 from typing import Any, Final
 
@@ -11,7 +12,6 @@ import msgpack
 
 from tykpy.broker.errors import RpcError
 from tykpy.broker.msgpackrpc.wire import ANSWER, MAX_ID, NOTIFICATION, REQUEST
-from tykpy.client import ClosedAtEnd
 from tykpy.ipc.frame import Status
 
 DEFAULT_TIMEOUT: Final = 10.0
@@ -23,7 +23,7 @@ MAX_ANSWER: Final = 1024 * 1024 * 1024
 _CODES: Final = frozenset(status.name for status in Status)
 
 
-class RpcClient(ClosedAtEnd):
+class RpcClient(AbstractContextManager["RpcClient"]):
     """One connection; not for several threads at once.
 
     Every failure is an RpcError: with the server's code for a failed call, EXPIRED after the timeout, and UNAVAILABLE
@@ -39,6 +39,9 @@ class RpcClient(ClosedAtEnd):
     def close(self) -> None:
         """Close the connection; the server cancels calls that it has not answered."""
         self._socket.close()
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def call(self, method: str, *params: Any, timeout: float | None = None) -> Any:
         """Call a method and wait for its result; `timeout` in seconds. Raises RpcError."""
