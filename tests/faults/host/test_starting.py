@@ -123,7 +123,7 @@ def test_waiting_calls_fail_with_why_no_worker_starts(tmp_path: Path) -> None:
         RunningBroker(tmp_path).unready({"dies.py": dies}) as broker,
         concurrent.futures.ThreadPoolExecutor(1) as callers,
     ):
-        wait_until(broker.socket.exists, lambda: broker.log)
+        broker.wait_for_log("listening on")  # the socket file is there before connections are taken
         waiting = callers.submit(broker.call, "any")
         wait_until(lambda: broker.status()["waiting"] == 1, lambda: broker.log)
         flag.touch()
