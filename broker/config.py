@@ -1,7 +1,7 @@
 """The broker's configuration: one frozen dataclass, validated once.
 
-Command-line flags, `TYKPY_*` environment variables and the TOML file of `--config` all end here; the flags of
-`tykpy broker` and the table of options in the docs are generated from these fields.
+Command-line flags, `TYKPY_*` environment variables and the TOML file of `--config` all set these fields. The flags of
+`tykpy broker` and the table of options in the docs are generated from them.
 """
 
 import os
@@ -22,12 +22,12 @@ MIB: Final = 1024 * 1024
 MAX_MESSAGE: Final = 1024 * MIB
 MAX_WORKERS: Final = 512
 MAX_THREADS: Final = 48
-"""Execution slots of a worker are 96 (ipc/ring/layout.py); as many are for `async def` hooks."""
+"""Half of a worker's 96 execution slots (ipc/ring/layout.py); the other half is for `async def` hooks."""
 AUTO: Final = "auto"
 
 
 def default_runtime_dir() -> Path:
-    """Where sockets, the embedded store and unpacked bundles live: /run for root, else the user's runtime folder."""
+    """Return the folder for sockets, the embedded store and unpacked bundles: in /run for root, else the user's own."""
     if os.geteuid() == 0:
         return Path("/run/tykpy")
     base = os.environ.get("XDG_RUNTIME_DIR")
@@ -35,110 +35,115 @@ def default_runtime_dir() -> Path:
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
-    """Declare one option: its default, its help text, and what the command line needs to know besides.
+    """Declare one option: its default, its help text, and extra settings for the command line.
 
-    `secret`: "login" of a URL that may hold one, "all" of a URL that is one.
+    `secret`: "login" if the URL may contain a password, "all" if the whole URL is secret.
     """
     return field(default=default, repr="secret" not in extra, metadata={"help": text, **extra})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerConfig:
-    """Everything `tykpy broker` can be told. Times are seconds, sizes bytes.
+    """All options of `tykpy broker`. Times are in seconds, sizes in bytes.
 
-    Raises ConfigError, naming the option, where a value cannot work.
+    Raises ConfigError, which names the option, for a value that cannot work.
     """
 
-    bundles: Path | None = option(None, "Folder of bundles: folders with a manifest.json, ZIPs, .py files.")
+    bundles: Path | None = option(None, "Folder with the bundles: folders with a manifest.json, ZIPs or .py files.")
     public_key: Path | None = option(
         None,
-        "PEM file with an RSA public key: bundles that its owner has not signed, or that were altered, are refused.",
+        "PEM file with an RSA public key; bundles that its owner did not sign, or that were altered, are refused.",
     )
     apis: Path | None = option(
         None,
-        "Folder of the gateway's API definitions (its app_path), to show names of bundles and APIs next to MD5s.",
+        "Folder with the gateway's API definitions (its app_path), to show the names of bundles and APIs next to MD5s.",
     )
     workers: int = option(
         min(usable_cpus().number, MAX_WORKERS),
-        "Worker processes.",
-        shown_default="one per CPU that may be used: affinity, cgroup quota",
+        "Number of worker processes.",
+        shown_default="one per CPU of the affinity or cgroup quota",
     )
     threads: int | Literal["auto"] = option(
         AUTO,
-        "Hooks that a worker runs at the same time: auto: as many as wait at a time, which is learned for each hook; a"
-        " number: so many, whatever they do. `async def` hooks do not count.",
+        "Hooks that a worker runs at the same time. auto: one that computes or several that wait, learned for each"
+        " hook; a number: up to that many of any kind. `async def` hooks do not count.",
     )
-    threads_max: int = option(32, "Most threads of a worker with --threads auto.")
+    threads_max: int = option(32, "Maximum number of threads per worker with --threads auto.")
     listen: tuple[str, ...] = option(
         (),
-        "Address the gateway calls: unix:///path, tcp://host:port or tls://host:port for gRPC. Repeatable.",
+        "Address to listen on for the gateway: unix:///path, tcp://host:port or tls://host:port for gRPC. Repeatable.",
         shown_default="unix://RUNTIME_DIR/tyk.sock",
     )
     socket_mode: int = option(0o600, "Permissions of Unix sockets, in octal.", octal=True)
     socket_group: str | None = option(None, "Group that owns Unix sockets, by name or number.")
-    tls_cert: Path | None = option(None, "PEM file with the certificate of tls:// addresses, and those up to its CA.")
-    tls_key: Path | None = option(None, "PEM file with its key.", shown_default="in --tls-cert")
-    tls_key_passphrase_file: Path | None = option(None, "File with the passphrase of a key that is encrypted.")
-    tls_client_ca: Path | None = option(
-        None, "PEM file with CAs: whoever connects to a tls:// address needs a certificate of one of them."
+    tls_cert: Path | None = option(
+        None, "PEM file with the certificate of tls:// addresses, and its chain up to the CA."
     )
-    user: str | None = option(None, "User to become, by name or number, before workers are started; needs root.")
-    group: str | None = option(None, "Group to become, by name or number.", shown_default="the user's own")
+    tls_key: Path | None = option(None, "PEM file with the key of --tls-cert.", shown_default="in --tls-cert")
+    tls_key_passphrase_file: Path | None = option(None, "File with the passphrase of an encrypted key.")
+    tls_client_ca: Path | None = option(
+        None, "PEM file with CAs. Clients of tls:// addresses then need a certificate issued by one of them."
+    )
+    user: str | None = option(None, "User to switch to before starting workers, by name or number; needs root.")
+    group: str | None = option(None, "Group to switch to, by name or number.", shown_default="the group of --user")
     allow_user: tuple[str, ...] = option(
-        (), "User that may connect to Unix sockets, by name or number; then only those named may. Repeatable.",
-        shown_default="whom permissions let in",
+        (), "User that may connect to Unix sockets, by name or number; then only listed ones may. Repeatable.",
+        shown_default="all that permissions allow",
     )  # fmt: skip
     allow_group: tuple[str, ...] = option(
-        (), "Group whose members may connect to Unix sockets, by name or number, likewise. Repeatable.",
-        shown_default="whom permissions let in",
+        (), "Group whose members may connect to Unix sockets, by name or number, as with --allow-user. Repeatable.",
+        shown_default="all that permissions allow",
     )  # fmt: skip
-    timeout: float = option(10.0, "Longest a dispatch may take, queue and hook together, in seconds.")
-    grace: float = option(10.0, "Longest to finish running dispatches at SIGTERM, in seconds.")
-    hang_grace: float = option(1.0, "What a hook gets after its deadline before its worker is ended, in seconds.")
-    queue_size: int = option(10_000, "Most dispatches that may wait for a worker.")
+    timeout: float = option(10.0, "Time limit of a dispatch, queue and hook together, in seconds.")
+    grace: float = option(10.0, "Time to finish running dispatches after SIGTERM, in seconds.")
+    hang_grace: float = option(
+        1.0, "Time for a hook to end after its deadline, before its worker is ended, in seconds."
+    )
+    queue_size: int = option(10_000, "Maximum number of dispatches that wait for a worker.")
     queue_bytes: int = option(
         HELD_BYTES,
-        "Most bytes of dispatches that may wait or run; as many again may be of requests that are still arriving.",
+        "Maximum size of all dispatches that wait or run, in bytes; requests still arriving may take as much again.",
     )
     queue_wait: float = option(
         0.5,
-        "Longest a dispatch may wait while more come than the workers can do, in seconds; four times what its hook"
-        " takes where that is longer. 0: as long as its deadline.",
+        "Longest wait of a dispatch while the workers are overloaded, in seconds, or four times the run time of its"
+        " hook if that is longer. 0: until its deadline.",
     )
     max_body: int = option(
         MAX_BODY,
-        "Largest body of a request, and of what a hook makes of it, in bytes; for a response hook those of request and"
+        "Largest body, in bytes, of a request and of a hook's answer; for a response hook, the bodies of request and"
         " response together.",
     )
     max_message: int = option(
         0,
-        "Largest message in either direction, in bytes, as the gateway's grpc_recv_max_size and grpc_send_max_size"
-        " count them; instead of --max-body.",
-        shown_default="twice --max-body, and 4 MiB",
+        "Largest message in either direction, in bytes, counted like the gateway's grpc_recv_max_size and"
+        " grpc_send_max_size. Replaces --max-body.",
+        shown_default="twice --max-body, plus 4 MiB",
     )
     max_connections: int = option(
-        16_384, "Most connections at a time; where gRPC and MessagePack-RPC are served, half of them for each."
+        16_384, "Maximum number of open connections; with both gRPC and MessagePack-RPC, each gets half of them."
     )
-    max_streams: int = option(1000, "Most concurrent calls on one connection; a gateway queues what is above.")
-    ready_timeout: float = option(30.0, "Longest a worker may take to start, in seconds; its bundles do not count.")
+    max_streams: int = option(1000, "Maximum number of concurrent calls per connection; a gateway queues the rest.")
+    ready_timeout: float = option(30.0, "Time limit for starting a worker, not counting its bundles, in seconds.")
     load_timeout: float = option(
-        0.0, "Longest one bundle may take to load, in seconds, up to --ready-timeout.", shown_default="--ready-timeout"
+        0.0, "Time limit for loading one bundle, in seconds, at most --ready-timeout.", shown_default="--ready-timeout"
     )
-    reload: bool = option(False, "Load bundles anew when their files change; for development.")
-    max_requests: int = option(0, "Replace a worker after so many dispatches; 0: never.")
-    max_requests_jitter: int = option(0, "Up to so many dispatches more, at random, so that not all are due at once.")
-    max_age: float = option(0.0, "Replace a worker after so many seconds; 0: never.")
-    max_memory: int = option(0, "Replace a worker that has more memory than this, in bytes; 0: never.")
+    reload: bool = option(False, "Reload bundles when their files change; for development.")
+    max_requests: int = option(0, "Replace a worker after this many dispatches. 0: never.")
+    max_requests_jitter: int = option(
+        0, "Random extra of up to this many dispatches, so that workers are not all replaced at once."
+    )
+    max_age: float = option(0.0, "Replace a worker after this many seconds. 0: never.")
+    max_memory: int = option(0, "Replace a worker that uses more memory than this, in bytes. 0: never.")
     limit_memory: int = option(
-        0, "Address space of a worker, in bytes; more is a MemoryError in the hook. 0: no limit."
+        0, "Address space limit of a worker, in bytes; a hook that exceeds it gets a MemoryError. 0: no limit."
     )
     limit_cpu: int = option(
-        0, "CPU seconds of a worker from one start of a dispatch to the next; more ends it. 0: no limit."
+        0,
+        "CPU time limit since a worker last started a dispatch, in seconds; exceeding it ends the worker. 0: no limit.",
     )
-    limit_files: int = option(0, "Open files of a worker; more is an OSError in the hook. 0: no limit.")
-    breaker_cooldown: float = option(
-        10.0, "How long a hook that killed three workers is left alone before it is tried again, in seconds."
-    )
+    limit_files: int = option(0, "Open file limit of a worker; a hook that exceeds it gets an OSError. 0: no limit.")
+    breaker_cooldown: float = option(10.0, "Time before a hook that killed three workers is tried again, in seconds.")
     redis: str | None = option(
         None,
         "Redis URL for store_data/get_data (redis, rediss, unix, redis+sentinel, redis+cluster).",
@@ -147,23 +152,24 @@ class BrokerConfig:
     )
     runtime_dir: Path = option(
         default_runtime_dir(), "Folder for sockets, the embedded store and unpacked bundles.",
-        shown_default="/run/tykpy, or the user's own",
+        shown_default="/run/tykpy for root, else the user's own",
     )  # fmt: skip
-    event_log: bool = option(False, "Write every event that a plugin triggers to the log, at level info.")
-    event_stream: str | None = option(None, "Redis Stream, at --redis, that gets every event that a plugin triggers.")
-    event_stream_length: int = option(100_000, "About how many events the Redis Stream keeps.")
+    event_log: bool = option(False, "Log every event that a plugin triggers, at level info.")
+    event_stream: str | None = option(None, "Redis Stream, in --redis, for every event that a plugin triggers.")
+    event_stream_length: int = option(100_000, "Approximate number of events that the Redis Stream keeps.")
     event_webhook: str | None = option(
-        None, "URL (http or https) that gets every event that a plugin triggers, as a POST of JSON.", secret="all"
+        None, "URL (http or https) to which every event that a plugin triggers is sent, as a JSON POST.", secret="all"
     )
     event_queue: int = option(
-        10_000, "Most events that may wait for each of stream and webhook; those above are dropped and counted."
+        10_000,
+        "Maximum number of events waiting for the stream, and as many for the webhook; more are dropped and counted.",
     )
-    event_grace: float = option(3.0, "Longest to deliver waiting events at the end, in seconds.")
+    event_grace: float = option(3.0, "Time to deliver waiting events at shutdown, in seconds.")
     log_file: Path | None = option(
-        None, "File that the log is appended to; SIGUSR1 opens it anew, after it was renamed.",
+        None, "File that the log is appended to. SIGUSR1 reopens it, for log rotation.",
         shown_default="standard error",
     )  # fmt: skip
-    log_level: str = option("info", "What to log.", choices=("debug", "info", "warning", "error"))
+    log_level: str = option("info", "Lowest level that is logged.", choices=("debug", "info", "warning", "error"))
     event_loop: str = option("uvloop", "Event loop of the broker.", choices=("uvloop", "asyncio"))
 
     def __post_init__(self) -> None:
@@ -217,12 +223,12 @@ class BrokerConfig:
             _check_stream(self.event_stream, self.redis)
         if self.event_webhook is not None:
             _check_webhook(self.event_webhook)
-        # After the errors that show a path as it was given.
+        # After the checks above, whose errors show a path as it was given.
         self._make_paths_absolute()
         check_listen([self.admin_address, *self.addresses])
 
     def _make_paths_absolute(self) -> None:
-        # They are used at any time later, by workers too, whose plugins may change the working directory.
+        # Broker and workers use the paths later, when a plugin may have changed the working directory.
         for option in fields(self):
             value = getattr(self, option.name)
             if isinstance(value, Path):
@@ -234,37 +240,37 @@ class BrokerConfig:
 
     @property
     def most_threads(self) -> int:
-        """Threads for hooks that a worker may have."""
+        """Maximum number of threads for hooks in a worker."""
         return self.threads_max if self.threads == AUTO else self.threads
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """What to listen on: the configured addresses, or the one in the runtime folder."""
+        """Addresses to listen on: those of `listen`, or the socket in the runtime folder."""
         return self.listen or (f"unix://{self.runtime_dir}/tyk.sock",)
 
     @property
     def message_limit(self) -> int:
-        """Bytes that one message may have, in either direction."""
+        """Largest message in either direction, in bytes."""
         return self.max_message or message_limit(self.max_body)
 
     @property
     def message_option(self) -> str:
-        """The option that this limit comes from, for messages."""
+        """The option that sets `message_limit`, as error messages show it."""
         return "--max-message" if self.max_message else f"--max-body {self.max_body}: text bodies are sent twice"
 
     @property
     def admin_address(self) -> str:
-        """The admin socket, for `tykpy hooks` and the like."""
+        """Address of the admin socket, for commands such as `tykpy hooks`."""
         return f"unix://{self.runtime_dir}/admin.sock"
 
 
 def flag_of(name: str) -> str:
-    """The command-line flag of a field: `--socket-mode` for `socket_mode`."""
+    """Return the command-line flag of a field: `--socket-mode` for `socket_mode`."""
     return "--" + name.replace("_", "-")
 
 
 def options() -> tuple[Field[Any], ...]:
-    """The fields of `BrokerConfig`, in the order in which help texts and docs show them."""
+    """Return the fields of `BrokerConfig`, in the order that help texts and docs show."""
     return fields(BrokerConfig)
 
 
@@ -283,7 +289,7 @@ def _check_stream(name: str, redis: str | None) -> None:
 
 
 def _check_webhook(url: str) -> None:
-    # The URL is not in the message: receivers put their secrets into it.
+    # The error does not show the URL: it may contain the receiver's secret.
     try:
         parts = urlsplit(url)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
