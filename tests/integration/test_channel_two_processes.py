@@ -117,7 +117,7 @@ def test_a_worker_killed_at_any_point_leaves_a_clear_account(point: str, size: i
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
-def test_a_worker_killed_at_any_moment_leaves_each_request_with_one_outcome(kills: int) -> None:
+def test_a_kill_at_any_moment_leaves_one_outcome_per_request(kills: int) -> None:
     chance = random.Random(kills)
     for _ in range(kills):
         with echoing(threads=3) as (channel, process):

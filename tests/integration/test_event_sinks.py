@@ -50,7 +50,7 @@ def test_posts_share_a_connection_while_the_receiver_keeps_it(receiver: Receiver
     assert len({post.connection for post in receiver.posts}) == 1
 
 
-def test_a_connection_that_the_receiver_closed_meanwhile_costs_no_event(receiver: Receiver) -> None:
+def test_no_event_is_lost_when_the_receiver_hangs_up(receiver: Receiver) -> None:
     receiver.hang_up = True
     webhook = Webhook(receiver.url)
     for name in "abc":
@@ -89,7 +89,7 @@ def test_a_receiver_that_is_away_is_a_failure() -> None:
     webhook.close()
 
 
-def test_user_and_password_become_a_header_and_no_secret_is_displayed(receiver: Receiver) -> None:
+def test_url_credentials_become_a_header_and_are_not_displayed(receiver: Receiver) -> None:
     url = receiver.url.replace("http://", "http://me:p%40ss@")
     webhook = Webhook(url)
     webhook.deliver([event("a")])
@@ -149,7 +149,8 @@ def test_a_stream_is_kept_at_about_its_length(server: RedisServer) -> None:
     assert 100 <= length < 400
 
 
-def test_redis_that_is_away_is_waited_for_and_what_it_refuses_is_not(server: RedisServer) -> None:
+def test_only_an_unreachable_redis_is_waited_for(server: RedisServer) -> None:
+    """An event that Redis refuses fails at once."""
     with server.client() as client:
         client.set("events", "no stream")
     stream = stream_at(server.url)

@@ -307,9 +307,8 @@ def test_the_stream_may_be_in_a_cluster(tmp_path: Path, monkeypatch: pytest.Monk
             assert client.xlen("tykpy:events") == 1
 
 
-def test_a_bundles_own_handler_goes_first_and_without_one_all_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundles_own_handler_replaces_those_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one, the handlers of all other bundles run."""
     other = SOURCE.replace("noted_async", "only_elsewhere")
     files = {"events.py": SOURCE, "other.py": other, "third.py": other}
     with running_bench(tmp_path, monkeypatch, files=files) as bench:
@@ -337,13 +336,13 @@ def test_every_worker_finds_the_handler_of_the_events_api(tmp_path: Path, monkey
         wait_until(both_have_it, lambda: f"both workers handled it: {bench.broker.log}")
 
 
-def test_redis_and_http_are_only_loaded_where_they_are_configured() -> None:
+def test_redis_and_http_are_only_imported_when_configured() -> None:
     optional = {"redis", "http.client", "tykpy.broker.events.webhook"}
     check = f"import sys, tykpy.broker.app; sys.exit(bool({optional} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
-def test_an_unknown_handler_of_a_gateways_event_is_logged_once_and_answered(bench: Bench) -> None:
+def test_an_unknown_event_handler_is_answered_and_logged_once(bench: Bench) -> None:
     for _ in range(4):
         with pytest.raises(GrpcCallError) as caught:
             bench.broker.send_event(build_event("no_such_handler", {"Type": "AuthFailure"}, {"APIID": "api-1"}))

@@ -45,7 +45,7 @@ def test_a_worker_imports_nothing_but_its_bundles(tmp_path: Path) -> None:
     assert set(told["In-Hook"].split()) - set(told["At-Import"].split()) == set()
 
 
-def test_a_zygote_imports_nothing_that_only_some_workers_or_only_the_broker_use() -> None:
+def test_a_zygote_imports_only_what_every_worker_needs() -> None:
     unwanted = {
         "broker",
         "redis",
@@ -59,7 +59,7 @@ def test_a_zygote_imports_nothing_that_only_some_workers_or_only_the_broker_use(
     assert rooms(loaded_by("tykpy.workers.__main__")) & unwanted == set()
 
 
-def test_a_broker_starts_its_zygote_before_it_imports_what_serves() -> None:
+def test_a_broker_starts_its_zygote_before_heavy_imports() -> None:
     before, after = loaded_by("tykpy.cli, tykpy.broker.start"), rooms(loaded_by("tykpy.broker.app"))
     late = {"broker.app", "broker.grpc", "broker.http2", "broker.msgpackrpc", "broker.router", "hpack"}
     assert late <= after

@@ -33,7 +33,7 @@ def test_a_percentile_is_the_exact_one_within_the_error(recorded: list[int], per
 
 
 @given(some_values)
-def test_percentiles_never_leave_what_was_recorded_and_never_fall(recorded: list[int]) -> None:
+def test_percentiles_rise_within_the_recorded_range(recorded: list[int]) -> None:
     histogram = Histogram(recorded)
     found = [histogram.percentile(percent) for percent in (0, 10, 50, 90, 99, 100)]
     assert found == sorted(found)

@@ -93,7 +93,8 @@ def test_arbitrary_entries_and_damage_in_a_zip(entries: list[tuple[str, bytes]],
 
 
 @given(st.lists(st.tuples(NAMES, st.integers(0, 0xFFFF)), max_size=5))
-def test_whatever_entries_say_they_are_only_files_and_folders_come_of_them(entries: list[tuple[str, int]]) -> None:
+def test_archives_unpack_to_files_and_folders_only(entries: list[tuple[str, int]]) -> None:
+    """Unpacking makes regular files and folders, whatever type an entry's mode claims."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "a.zip")
         with zipfile.ZipFile(source, "w") as opened:

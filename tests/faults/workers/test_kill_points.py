@@ -174,7 +174,8 @@ def test_an_idempotent_hook_whose_worker_is_killed_is_run_again(tmp_path: Path) 
     kill_at_each(tmp_path, IDEMPOTENT, 1)
 
 
-def test_a_worker_killed_while_an_async_hook_leaves_the_claiming_thread(tmp_path: Path) -> None:
+def test_a_worker_killed_while_an_async_hook_changes_threads(tmp_path: Path) -> None:
+    """Kill a worker while it moves a call from the claiming thread to the event loop."""
     kill_at_each(tmp_path, ASYNCHRONOUS, 1)
 
 

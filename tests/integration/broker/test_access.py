@@ -66,7 +66,7 @@ def test_by_default_everything_is_for_its_owner(tmp_path: Path) -> None:
 
 
 @LOOPS
-def test_a_peer_that_is_not_on_the_list_is_told_so_in_its_own_protocol(tmp_path: Path, loop: str) -> None:
+def test_an_unlisted_peer_is_refused_in_its_own_protocol(tmp_path: Path, loop: str) -> None:
     stranger = str(os.getuid() + 1)
     broker = RunningBroker(tmp_path, "--allow-user", stranger, "--event-loop", loop)
     broker.add_flags("--listen", broker.address, "--listen", f"msgpack+unix://{broker.runtime}/rpc.sock")
@@ -110,7 +110,8 @@ def test_the_users_and_groups_of_others(tmp_path: Path) -> None:
         wait_until(lambda: f"of user {OTHER_USER + 1}, groups" in broker.log, lambda: broker.log)
 
 
-def test_nobody_else_may_ask_the_admin_socket_even_where_its_file_lets_them(tmp_path: Path) -> None:
+def test_the_admin_socket_refuses_other_users(tmp_path: Path) -> None:
+    """Neither its file mode nor `--allow-user` lets another user in."""
     needs_root()
     with broker_for_all(tmp_path, "--allow-user", str(OTHER_USER)) as broker:
         (broker.runtime / "admin.sock").chmod(0o666)

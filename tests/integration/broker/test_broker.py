@@ -115,7 +115,8 @@ def test_another_method_is_unimplemented(broker: RunningBroker) -> None:
         assert code_of(lambda: client.call("/other.Service/Method", b"", timeout=30)).startswith("UNIMPLEMENTED")
 
 
-def test_an_exception_says_what_where_and_leaves_its_traceback_in_the_log(broker: RunningBroker) -> None:
+def test_an_exception_is_answered_and_its_traceback_logged(broker: RunningBroker) -> None:
+    """The answer names the exception, the hook and its bundle."""
     error = code_of(lambda: broker.call("raises", bundle="hooks"))
     assert error.startswith("INTERNAL")
     for part in ("ValueError", "of no use", "raises", "hooks"):
@@ -200,7 +201,7 @@ def test_threads_let_one_worker_run_several_hooks_at_once(tmp_path: Path) -> Non
     assert len({thread for _, thread, _ in entered}) == 3
 
 
-def test_an_async_hook_past_its_deadline_is_cancelled_and_its_worker_lives(tmp_path: Path) -> None:
+def test_a_late_async_hook_is_cancelled_and_its_worker_lives(tmp_path: Path) -> None:
     with running_broker(tmp_path, "--hang-grace", "3600", files={"hooks.py": SOURCE + WAITS_TOO_LONG}) as broker:
         before = broker.status()["workers"][0]["pid"]
         assert code_of(lambda: broker.call("waits_too_long", bundle="hooks")).startswith("DEADLINE_EXCEEDED")

@@ -180,7 +180,7 @@ def test_an_answer_that_the_gateway_does_not_take_is_told_of(broker: RunningBrok
     broker.check_accounts()
 
 
-def test_the_documented_gateway_and_the_defaults_have_the_same_limit() -> None:
+def test_the_default_limit_is_that_of_the_documented_gateway() -> None:
     (conf,) = [block for block in blocks("json") if "grpc_recv_max_size" in block]
     limits = re.findall(r'"grpc_(?:recv|send)_max_size": (\d+)', conf)
     assert limits == [str(BrokerConfig().message_limit)] * 2

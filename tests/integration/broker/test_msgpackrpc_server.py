@@ -141,7 +141,8 @@ def test_large_messages_both_ways(serve: Serve) -> None:
         assert client.pipeline([("dispatch", [big])] * 3) == [big] * 3
 
 
-def test_a_message_above_the_limit_gets_the_error_and_costs_its_own_connection_only(serve: Serve) -> None:
+def test_a_message_above_the_limit_ends_only_its_connection(serve: Serve) -> None:
+    """The client receives an error, and other connections go on."""
     server = serve(max_message=MIB)
     with RpcClient(server.path) as other, RpcClient(server.path) as client:
         with pytest.raises(RpcError, match="--max-message") as caught:
@@ -175,7 +176,8 @@ def test_hanging_up_cancels(serve: Serve) -> None:
     assert server.router.held == []
 
 
-def test_no_answer_in_time_is_an_error_and_the_late_answer_is_not_mistaken(serve: Serve) -> None:
+def test_a_late_answer_is_not_taken_for_the_next_one(serve: Serve) -> None:
+    """A call fails as EXPIRED at its timeout, and its late answer is dropped."""
     server = serve()
     with RpcClient(server.path) as client:
         with pytest.raises(RpcError) as caught:

@@ -110,7 +110,8 @@ def test_a_secret_stays_unseen_after_an_upgrade_and_a_reload(broker: RunningBrok
 
 
 @pytest.mark.parametrize("by", ["flag", "variable"])
-def test_a_secret_on_the_command_line_is_warned_of_and_still_not_shown_by_us(tmp_path: Path, by: str) -> None:
+def test_a_secret_on_the_command_line_is_warned_about(tmp_path: Path, by: str) -> None:
+    """Neither the warning nor the log shows the secret."""
     urls = {"--redis": REDIS, "--event-webhook": WEBHOOK}
     flags = [word for pair in urls.items() for word in pair] if by == "flag" else []
     environment = {} if by == "flag" else {"TYKPY_REDIS": REDIS, "TYKPY_EVENT_WEBHOOK": WEBHOOK}

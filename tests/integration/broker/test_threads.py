@@ -160,7 +160,7 @@ def test_hooks_that_compute_run_one_at_a_time_also_on_few_cpus(tmp_path: Path) -
         assert most_at_once(computing[0]) == 1
 
 
-def test_four_calls_that_wait_long_of_a_hook_that_never_has_succeed(broker: RunningBroker) -> None:
+def test_calls_of_a_fast_hook_that_suddenly_waits_succeed(broker: RunningBroker) -> None:
     for _ in range(60):
         broker.call("usually_fast", bundle="threads", headers=[("Seconds", "0")])
     with concurrent.futures.ThreadPoolExecutor(4) as callers:
@@ -226,7 +226,7 @@ def test_no_more_threads_are_started_than_there_may_be(tmp_path: Path) -> None:
     assert "--queue-wait; gated)" in errors[0].message
 
 
-def test_a_worker_whose_hooks_share_it_answers_all_before_it_ends(tmp_path: Path) -> None:
+def test_a_shared_worker_answers_all_calls_before_it_ends(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
     with running(tmp_path, "--timeout", "60") as broker, concurrent.futures.ThreadPoolExecutor(5) as callers:
         calls = [callers.submit(broker.call, "gated", bundle="hooks", headers=gate.headers()) for _ in range(4)]
@@ -241,7 +241,7 @@ def test_a_worker_whose_hooks_share_it_answers_all_before_it_ends(tmp_path: Path
         assert broker.status()["restarts"] == 0
 
 
-def test_an_overload_is_logged_once_with_the_hooks_name_and_advice(tmp_path: Path) -> None:
+def test_an_overload_is_logged_once_with_hook_and_advice(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
     with (
         running(tmp_path, "--threads", "1", "--queue-wait", "0.1") as broker,

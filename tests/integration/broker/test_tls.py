@@ -156,7 +156,8 @@ def test_who_begins_no_handshake_is_cut_off(tmp_path: Path, tls: Tls, loop: str)
 
 
 @LOOPS
-def test_renewed_certificates_are_for_new_connections_and_old_ones_stay(tmp_path: Path, tls: Tls, loop: str) -> None:
+def test_renewed_certificates_apply_to_new_connections_only(tmp_path: Path, tls: Tls, loop: str) -> None:
+    """Connections that are open at a renewal stay open."""
     with broker_with(tmp_path, *tls.mutual, "--event-loop", loop) as broker, tls.channel(tls.client) as kept:
         assert dispatch(kept).startswith("answered by")
         with tls.connect(tls.client) as connection:

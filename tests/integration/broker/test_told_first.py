@@ -90,9 +90,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("event_loop", ["uvloop", "asyncio"])
-def test_callers_are_told_before_memory_is_given_back_and_before_the_next_worker_is_started(
-    config: BrokerConfig, event_loop: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_callers_fail_before_cleanup(config: BrokerConfig, event_loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller gets its error before memory is released and before the next worker is started."""
     call = build_object(CallDescription("kills_itself", bundle="hooks")).SerializeToString()
 
     async def run(listeners: Listeners) -> dict[str, bool]:
