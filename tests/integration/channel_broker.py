@@ -1,4 +1,4 @@
-"""A broker that starts one echoing worker and waits to be killed; says so on its standard output."""
+"""A broker that starts one echoing worker, prints "ready" and waits to be killed."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from tykpy.ipc.channel.messages import ChannelOptions
 
 
 def main() -> None:
-    """Start a worker, give it one request, wait for ever."""
+    """Start a worker and wait to be killed."""
     channel = BrokerChannel.create(slot=0, generation=1, epoch=1, options=ChannelOptions())
     with subprocess.Popen(
         [sys.executable, "-m", "tests.integration.channel_worker", channel.worker_argument(), "2"],

@@ -1,6 +1,6 @@
-"""A worker that echoes: `python -m tests.integration.channel_worker ARGUMENT THREADS [KILL_POINT]`.
+"""An echoing worker: `python -m tests.integration.channel_worker ARGUMENT THREADS [KILL_POINT]`.
 
-With a kill point (`tests/support/kill_points.py`) it ends itself by SIGKILL at that place of its second request.
+With a kill point (`tests/support/kill_points.py`), it kills itself with SIGKILL there, during its second request.
 """
 
 import os
@@ -17,18 +17,18 @@ KILLED_REQUEST: Final = 2
 
 
 def say(line: str) -> None:
-    """Write a line at once: two threads write."""
+    """Write a line in one call, because several threads write."""
     os.write(1, f"{line}\n".encode())
 
 
 def claim(channel: WorkerChannel, slot: int, lead: Lock) -> Request | None:
-    """Claim a request; one thread at a time does."""
+    """Claim a request, one thread at a time."""
     with lead:
         return channel.claim(slot)
 
 
 def serve(channel: WorkerChannel, slot: int, lead: Lock, point: str) -> None:
-    """Echo until told to stop."""
+    """Echo requests until the channel says stop."""
     executed = 0
     while (request := claim(channel, slot, lead)) is not None:
         executed += 1
@@ -40,16 +40,16 @@ def serve(channel: WorkerChannel, slot: int, lead: Lock, point: str) -> None:
 
 
 def listen(channel: WorkerChannel) -> None:
-    """Say when the broker is gone."""
+    """Print a line when the broker is gone."""
     try:
         while channel.control.receive():
-            """Messages mean nothing here."""
+            """Ignore: control messages are not needed here."""
     except ControlClosedError:
         say("the broker is gone")
 
 
 def main(argument: str, threads: str, point: str = "") -> None:
-    """Attach, say that we are ready, serve."""
+    """Attach to the channel, report ready, serve until stopped."""
     channel = WorkerChannel.attach(argument)
     Thread(target=listen, args=(channel,), daemon=True).start()
     channel.control.send("ready", {"pid": os.getpid()})

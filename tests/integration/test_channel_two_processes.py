@@ -1,4 +1,4 @@
-"""A channel between two real processes: everything arrives, and a death at any point leaves a clear account."""
+"""A channel between two real processes: no message is lost, and after a kill each request has a known state."""
 
 import os
 import random
@@ -24,14 +24,14 @@ SIZES = (0, 1, 31, 32, 900, 900, 900, 900, 4000, 4064, 4065, 70_000)
 
 
 def wait_for_control(channel: BrokerChannel) -> list[ControlMessage]:
-    """The next control messages."""
+    """Wait for control messages and return them."""
     select.select([channel.control], [], [])
     return channel.control.receive()
 
 
 @contextmanager
 def echoing(threads: int = 1, point: str = "") -> Iterator[tuple[BrokerChannel, "subprocess.Popen[bytes]"]]:
-    """A channel to a worker that is ready."""
+    """Yield a channel to a worker that is ready, and the worker's process."""
     channel = BrokerChannel.create(slot=1, generation=4, epoch=5, options=OPTIONS)
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.integration.channel_worker", channel.worker_argument(), str(threads), point],
@@ -52,13 +52,13 @@ def echoing(threads: int = 1, point: str = "") -> Iterator[tuple[BrokerChannel, 
 
 
 def message(seq: int, chance: random.Random) -> bytes:
-    """A message that shows where it came from."""
+    """Return a message of random size, filled with its sequence number."""
     size = chance.choice(SIZES)
     return (b"%d," % seq * (size // 2 + 1))[:size]
 
 
 def echo(channel: BrokerChannel, count: int, credits_used: int) -> None:
-    """Send `count` messages, keep the channel full, compare every echo."""
+    """Send `count` messages, at most `credits_used` at a time, and check every echo."""
     chance = random.Random(count)
     waiting: dict[int, bytes] = {}
     seq = answered = 0
@@ -145,7 +145,7 @@ def test_a_kill_at_any_moment_leaves_one_outcome_per_request(kills: int) -> None
 
 
 def check(answers: list[Answer], sent: dict[int, bytes]) -> list[int]:
-    """Every answer carries what was asked; returns their seqs."""
+    """Check that every answer echoes its request; return their sequence numbers."""
     for answer in answers:
         assert answer.payload == whole(sent[answer.seq])
     return [answer.seq for answer in answers]
@@ -159,7 +159,7 @@ def test_a_stopped_worker_gives_back_what_it_has_not_claimed() -> None:
             channel.send(seq, whole(bytes(70_000)), 0)
             channel.ring()
         taken_back = channel.revoke()
-        assert taken_back in ([1, 2, 3], [2, 3])  # one token may be in the stopped reader's hands
+        assert taken_back in ([1, 2, 3], [2, 3])  # the stopped reader may have taken one token already
         channel.send(4, whole(b"the next"), 0)
         channel.ring()
         os.kill(process.pid, signal.SIGCONT)
@@ -182,6 +182,6 @@ def test_a_worker_whose_broker_is_killed_stops_claiming_and_ends() -> None:
         assert broker.stdout is not None
         assert broker.stdout.readline() == b"ready\n"
         broker.kill()
-        # The worker holds the same standard output: end of file means that it has ended as well.
+        # The worker shares this standard output: end of file means that it has ended as well.
         assert b"claim returned None\n" in broker.stdout.read()
     assert not [name for name in os.listdir("/dev/shm") if name.startswith("tykpy-") and "-live-" not in name]

@@ -124,7 +124,7 @@ def test_hooks_of_a_folder_reports_broken_bundles(tmp_path: Path) -> None:
     assert "check_key" in done.stdout
     assert "bad.py:1" in done.stderr
     assert "no_such_module" in done.stderr
-    # Each problem is printed once, and not again as a worker's log.
+    # Each problem is printed once, not a second time as a worker's log.
     assert [line for line in done.stderr.splitlines() if not line.startswith("problem: ")] == []
 
 

@@ -1,4 +1,4 @@
-"""The webhook and the Redis Stream against real servers that are slow, closed, full, wrong, or want TLS."""
+"""The webhook and the Redis Stream against real servers that are slow, closed, full, faulty, or use TLS."""
 
 import datetime
 import ipaddress
@@ -113,7 +113,7 @@ def test_https_is_checked_against_the_machines_certificates(tmp_path: Path, monk
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 and its key, as PEM files."""
+    """Return a self-signed certificate for 127.0.0.1 and its key, as PEM files."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "receiver")])
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)

@@ -1,4 +1,4 @@
-"""What plugins trigger reaches the handlers of the pool, Redis, a webhook and the log, through a real broker."""
+"""Events that plugins trigger reach handlers, Redis, a webhook and the log, through a real broker."""
 
 import concurrent.futures
 import contextlib
@@ -77,47 +77,47 @@ def fails(event, spec):
 
 
 class Bench:
-    """A broker whose handlers write down what they are called with."""
+    """A broker whose event handlers record their events in a file."""
 
     def __init__(self, broker: RunningBroker, notes: Path) -> None:
         self.broker = broker
         self._notes = notes
 
     def trigger(self, event: str, *, payload: str | None = None, times: int = 1, hook: str = "trigger") -> None:
-        """Have a hook trigger an event, in an API of the organisation `org`."""
+        """Call a hook that triggers an event, in an API of the organisation `org`."""
         headers = [("Event", event), ("Times", str(times)), *([("Payload", payload)] if payload is not None else [])]
         spec = {"APIID": "api-1", "OrgID": "org", "config_data": "{}"}
         self.broker.call(hook, bundle="events", headers=headers, spec=spec)
 
     @property
     def notes(self) -> list[dict[str, Any]]:
-        """The events that handlers were called with."""
+        """The events that the handlers recorded."""
         return [json.loads(line) for line in self._notes.read_text().splitlines()]
 
     def wait_notes(self, count: int) -> list[dict[str, Any]]:
-        """Wait until so many handlers were called."""
+        """Wait for `count` recorded events; return all of them."""
         wait_until(lambda: len(self.notes) >= count, lambda: f"{count} notes; there are {self.notes}")
         return self.notes
 
     def events(self) -> dict[str, Any]:
-        """What `tykpy status` says of events."""
+        """Return the events section of `tykpy status`."""
         found: dict[str, Any] = self.broker.status()["events"]
         return found
 
     def wait_count(self, part: str, counter: str, count: int) -> None:
-        """Wait until a counter of `tykpy status` has a value."""
+        """Wait until a counter of `tykpy status` equals `count`."""
         wait_until(lambda: self.events()[part][counter] == count, lambda: f"{part}.{counter} {count}: {self.events()}")
 
 
 @pytest.fixture
 def bench(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """A broker with two workers and the flags that a test gives as its parameter."""
+    """A broker with two workers and the flags from the test's parameter."""
     with running_bench(tmp_path, monkeypatch, *getattr(request, "param", ())) as one:
         yield one
 
 
 class running_bench:  # noqa: N801 (read as a verb in a `with` statement)
-    """A Bench for the time of a `with` block."""
+    """Run a Bench for a `with` block."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *flags: str, files: Any = None) -> None:
         notes = folder / "notes"

@@ -1,4 +1,4 @@
-"""What is installed: the whole tree, under `tykpy`, `tyk` and `gateway` alone."""
+"""The installed packages: the whole tree, and no top-level name but `tykpy`, `tyk` and `gateway`."""
 
 import os
 import shutil
@@ -30,13 +30,13 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
 
 
 def checked_in() -> list[Path]:
-    """Every file of the tree that git knows or would add."""
+    """Return every file that git tracks or would add."""
     listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).splitlines()
     return [Path(name) for name in listed if (ROOT / name).exists()]
 
 
 def program_files() -> set[Path]:
-    """The files of the tree that are to be installed."""
+    """Return the files that the wheel must install."""
     inside = {path for path in checked_in() if path.parts[0] not in NOT_INSTALLED and len(path.parts) > 1}
     return inside | {Path(name) for name in MODULES}
 
@@ -49,7 +49,7 @@ def installed_as(path: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist of this tree, and the wheel that is built from the sdist."""
+    """A folder with the sdist of this tree, and the wheel built from the sdist."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
     for path in checked_in():
         (source / path).parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def test_the_demo_runs_beside_packages_of_everyday_names(built: Path, tmp_path: 
     python = tmp_path / "venv" / "bin" / "python"
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
     run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel, cwd=tmp_path)
-    # What tykpy depends on. The .pth file of an editable install is not read in a folder that is added like this.
+    # Makes tykpy's dependencies importable, but not this checkout: a .pth file in a folder added like this is not read.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     for name in EVERYDAY_NAMES:
         (site / name).mkdir()

@@ -1,4 +1,4 @@
-"""What processes import before they are of use: nothing that could come later, and workers nothing at all."""
+"""What processes import before they can serve: nothing that could wait, and nothing at all in workers."""
 
 import subprocess
 import sys
@@ -23,13 +23,13 @@ def tells(request, session, spec):
 
 
 def loaded_by(module: str) -> set[str]:
-    """All modules that there are in a fresh interpreter that has imported this one."""
+    """Return all modules that a fresh interpreter has loaded after importing this one."""
     command = [sys.executable, "-P", "-c", LOADED.format(module=module)]
     return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
 
 
 def rooms(modules: set[str]) -> set[str]:
-    """Their packages: `broker` and `broker.http2` for `broker.http2.frames`."""
+    """Return the packages of modules: `broker` and `broker.http2` for `broker.http2.frames`."""
     names = {name.removeprefix("tykpy.") for name in modules}
     return {".".join(name.split(".")[:2]) for name in names} | {name.partition(".")[0] for name in names}
 
@@ -39,8 +39,8 @@ def test_a_worker_imports_nothing_but_its_bundles(tmp_path: Path) -> None:
     with running_broker(tmp_path, files={"hooks.py": TELLS}) as broker:
         told = broker.call("tells", bundle="hooks").request.set_headers
     own = {name.partition(".")[0] for name in set(told["At-Import"].split()) - zygote}
-    # ctypes: without it the zygote would be dumpable. runpy: `python -m`. The bundle's module stands in `sys.modules`
-    # under its own name as well while it is loaded.
+    # ctypes makes the zygote non-dumpable. runpy comes from `python -m`. The bundle's module is also in `sys.modules`
+    # under its own name while it is loaded.
     assert {name for name in own if not name.startswith("tykpy_hooks_py_")} <= {"ctypes", "_ctypes", "runpy", "hooks"}
     assert set(told["In-Hook"].split()) - set(told["At-Import"].split()) == set()
 

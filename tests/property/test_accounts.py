@@ -1,7 +1,7 @@
-"""Whatever peers and workers do, in any order: requests that are over do not stay counted.
+"""Finished requests leave no bytes counted, whatever peers and workers do, in any order.
 
-Both front ends, the router and one worker's channel are the real ones, on transports that the test plays. What happens
-is drawn at random, the same for a seed in every run.
+Both front ends, the router and one worker's channel are real; the test plays the transports. Events are drawn at
+random, and the same seed gives the same run.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from tykpy.ipc.channel.messages import Request
 KIB: Final = 1024
 MINUTE_NS: Final = 60 * 10**9
 MOST: Final = 100 * KIB
-"""Bytes that may be held; as many again may be arriving."""
+"""Limit of the bytes that wait or run, and of those that are arriving."""
 LIMITS: Final = Limits(max_message=64 * KIB, max_concurrent_streams=6, max_output=64 * KIB)
 RPC_LIMITS: Final = RpcLimits(max_message=64 * KIB, max_in_flight=3)
 STORE: Final = 256 * KIB
@@ -105,11 +105,11 @@ WHAT_HAPPENS: Final = {
     "die": 0.5,
     "leave": 0.3,
 }
-"""Weights: how often each happens."""
+"""Relative frequency of each event."""
 
 
 class Transport(asyncio.Transport):
-    """A peer that takes everything until it hangs up."""
+    """A peer that reads everything until it hangs up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,14 +160,14 @@ class Accounts:
         self.encoder = Encoder()
         self.encoder.header_table_size = 0
         self.gateways: dict[GrpcProtocol, int] = {}
-        """Connections, each with the id of its next stream."""
+        """Open connections, each with the id of its next stream."""
         self.rpc_peers: list[Any] = []
         self.generation = 0
         self.hire()
         self.act(self.dial)
 
     def dial(self) -> None:
-        """Replace connections that are gone or used up."""
+        """Replace connections that are closed or going away."""
         for protocol in [each for each in self.gateways if each._connection.going_away or each._connection.closed]:
             if self.chance.random() < 0.3:
                 self.drop(protocol)
@@ -185,7 +185,7 @@ class Accounts:
             self.rpc_peers.append(peer)
 
     def act(self, step: Callable[[], object]) -> None:
-        """Do something inside the event loop, and let it run what that causes."""
+        """Run one step inside the event loop, with the callbacks that it schedules."""
 
         async def turn() -> None:
             step()
@@ -195,13 +195,13 @@ class Accounts:
         self.loop.run_until_complete(turn())
 
     def step(self) -> None:
-        """Let one event happen, and check the accounts."""
+        """Play one random event, then check the accounts."""
         (name,) = self.chance.choices(list(WHAT_HAPPENS), list(WHAT_HAPPENS.values()))
         self.act(getattr(self, name))
         self.act(self.dial)
         self.check()
 
-    # The router's watcher: does nothing.
+    # The router's watcher, which does nothing.
 
     def overdue(self, link: object) -> None: ...
 
@@ -231,14 +231,14 @@ class Accounts:
         return pack_frame(FrameType.HEADERS, END_HEADERS | flags, stream_id, self.encoder.encode(fields))
 
     def pieces(self, stream_id: int, ended: bool) -> bytes:
-        """Pack bytes into DATA frames of the usual size."""
+        """Return a random piece as DATA frames of at most 16 KiB."""
         piece = self.chance.choice(list(PIECES.values()))
         parts = [piece[at : at + 16_384] for at in range(0, len(piece), 16_384)] or [b""]
         last = parts.pop()
         return b"".join(data(stream_id, part, 0) for part in parts) + data(stream_id, last, END_STREAM if ended else 0)
 
     def a_stream(self, protocol: GrpcProtocol) -> int:
-        """Choose a stream that is open, or any of the last ones."""
+        """Choose an open stream, or one of the last five."""
         some = [*protocol._connection.streams, max(1, self.gateways[protocol] - 2 * self.chance.randint(1, 5))]
         return self.chance.choice(some)
 
@@ -256,7 +256,7 @@ class Accounts:
         self.send(self.pieces(self.a_stream(protocol), self.chance.random() < 0.4), protocol)
 
     def make_calls(self) -> None:
-        """Send whole calls, all in one read."""
+        """Send three whole calls in one read."""
         protocol = self.gateway()
         frames = b""
         for method in self.chance.choices(list(METHODS), k=3):
@@ -280,7 +280,7 @@ class Accounts:
         self.send(reset(self.a_stream(protocol)), protocol)
 
     def change_windows(self) -> None:
-        """Let answers wait, or go out, in the middle of what the peer sends."""
+        """Change the window, so that answers wait or go out while the peer sends."""
         self.send(settings(initial_window_size=self.chance.choice([0, 3, 65_535])))
 
     def widen_window(self) -> None:
@@ -315,7 +315,7 @@ class Accounts:
             peer.data_received(piece)
 
     def hang_up_rpc(self) -> None:
-        """Send in the same callback in which an answer lets the connection read on."""
+        """Hang up, half of the time right after answers that let the connection read on."""
         if self.chance.random() < 0.5:
             self.answer()
         self.drop_rpc(self.chance.choice(self.rpc_peers))
@@ -333,7 +333,7 @@ class Accounts:
         self.router.join(self.worker.link)
 
     def start_calls(self) -> None:
-        """Start what the doorbell announced, without waiting; answer what has expired."""
+        """Start the calls that the doorbell announced, without waiting, and answer expired ones."""
         channel = self.worker.channel
         doorbell = channel._parts.requests._reader
         for slot in {0, 1} - self.claimed.keys():
@@ -379,7 +379,7 @@ class Accounts:
             assert connection.sender.held == sum(len(part) for parts in waiting for part in parts)
 
     def end(self) -> None:
-        """Close all connections, and let the worker die."""
+        """Close all connections and let the worker die."""
         for protocol in list(self.gateways):
             self.drop(protocol)
         for peer in list(self.rpc_peers):

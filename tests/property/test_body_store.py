@@ -1,4 +1,4 @@
-"""The store of big bodies against a model: a list of blocks, each with the body that lies there."""
+"""The store of big bodies against a model: a list of blocks and the bodies in them."""
 
 from contextlib import ExitStack
 
@@ -19,7 +19,7 @@ SIZES = st.one_of(
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Bodies come and go in any order, and idle memory is given back in between."""
+    """Puts and drops bodies in any order, and returns idle memory in between."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.stamp = 0
 
     def free_runs(self) -> list[int]:
-        """How many blocks lie free side by side, for each such run."""
+        """Return the lengths of all runs of free blocks."""
         used = "".join("x" if taken else " " for taken in self.taken())
         return [len(run) for run in used.split("x") if run]
 
@@ -65,7 +65,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def drop_all(self) -> None:
-        """What is free altogether is one place again."""
+        """Drop all bodies: the free blocks then form one run."""
         self.bodies.clear()
         assert self.store.used == 0
         whole = self.store.begin(BLOCKS * BLOCK)

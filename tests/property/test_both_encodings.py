@@ -1,4 +1,4 @@
-"""A hook sees and leaves the same in an object that came as a MessagePack map as in one that came as protobuf."""
+"""A hook sees and returns the same object, whether it came as a MessagePack map or as protobuf."""
 
 import logging
 from collections.abc import Iterator
@@ -128,14 +128,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     write_bundle(folder / "foo", {"middleware.py": HOOKS})
     one = Served(folder, tmp_path_factory.mktemp("unpacked"))
     for hook in one.store.loaded()[0].hooks.values():
-        hook.unwatched_calls = 1 << 60  # a check reads the message
+        hook.unwatched_calls = 1 << 60  # the check for ignored changes would read the message
     yield one
     one.close()
 
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Hundreds of failures are logged on purpose."""
+    """Silence the worker's log: hundreds of hooks fail on purpose."""
     caplog.set_level(logging.CRITICAL, "tykpy.worker")
 
 
@@ -151,7 +151,7 @@ def test_both_encodings_give_the_same_result(served: Served, fields: Any, name: 
 
 
 def _dispatched(served: Served, kind: Kind, one: Object, program: list[Any]) -> Any:
-    """What came of it, and what the hook saw."""
+    """Dispatch once; return the answer or error, and what the hook saw."""
     module = served.store.loaded()[0].hooks["Three"].function.__globals__
     module["PROGRAM"][:] = program
     module["SEEN"].clear()

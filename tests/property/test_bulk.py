@@ -1,4 +1,4 @@
-"""Bulk memory against a model: bodies written, held by records, dropped and consumed in any order of sizes."""
+"""Bulk memory against a model: bodies of any size are written, held by records, dropped and consumed."""
 
 import os
 from collections import deque
@@ -16,7 +16,7 @@ SIZES = st.one_of(st.integers(1, CAPACITY + 1), st.integers(1, 16).map(lambda pa
 
 
 class BulkMachine(RuleBasedStateMachine):
-    """A worker's answers, read by the broker in their order."""
+    """Writes a worker's answers, which the broker reads in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class BulkMachine(RuleBasedStateMachine):
         self.position = 0
         self.consumed = 0
         self.held: deque[tuple[int, int, bytes]] = deque()
-        """Position of the record, offset, content."""
+        """Position of the record, offset and content of each body."""
 
     @rule(size=SIZES, announced=st.booleans())
     def write(self, size: int, announced: bool) -> None:
@@ -46,7 +46,7 @@ class BulkMachine(RuleBasedStateMachine):
         self.held.append((self.position, offset, body))
 
     def fits(self, size: int) -> bool:
-        """Whether some gap between what is held is large enough; bodies begin at multiples of 64."""
+        """Return whether a gap between held bodies is large enough; bodies begin at multiples of 64."""
         at = 0
         for offset, body in sorted((offset, body) for _, offset, body in self.held):
             if offset - at >= size:
@@ -67,7 +67,7 @@ class BulkMachine(RuleBasedStateMachine):
 
     @rule()
     def consume_all(self) -> None:
-        """What is free altogether is one place again."""
+        """Consume all bodies: the whole memory is then free for one body."""
         self.held.clear()
         self.consumed = self.position + 1
         assert self.writer.write(bytes(CAPACITY), self.consumed) == 0

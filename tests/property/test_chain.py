@@ -1,7 +1,7 @@
-"""One dispatch of a whole chain gives the result of single dispatches of its hooks, through a model of the gateway.
+"""One dispatch of a whole chain gives the same result as one dispatch per hook, in a model of the gateway.
 
-The bundle is built by `tykpy bundle build --chain`, from hooks in another order than they are defined in.
-Requests are lazy: hooks here read the message at any time, or never.
+`tykpy bundle build --chain` builds the bundle, whose manifest lists the hooks in another order than the source.
+Requests are lazy: a hook may read the message at any time, or never.
 """
 
 import copy
@@ -20,7 +20,7 @@ from tykpy.bundles.errors import WorkerError
 from tykpy.commands.bundle.build import build
 
 CHAIN = (2, 0, 3, 1)
-"""The hooks of a chain in the manifest's order."""
+"""The hooks of a chain, in the order of the manifest."""
 RAW_BODY_ONLY = frozenset({0, 1})
 DISABLED = 4
 CHAIN_LENGTH = len(CHAIN)
@@ -159,29 +159,29 @@ SLOW_OR_SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
 def programs(steps: Any, *first: Any) -> Any:
-    """A program of some steps for each hook; many of them begin with `first`."""
+    """Generate a program of up to four steps for each hook; many begin with `first`."""
     program = st.builds(operator.add, st.sampled_from([[], [*first]]), st.lists(steps, max_size=4))
     return st.lists(program, min_size=CHAIN_LENGTH, max_size=CHAIN_LENGTH)
 
 
 def listed(kind: str) -> list[dict[str, Any]]:
-    """Return the manifest's list of a hook type; one in the middle is disabled."""
+    """Return the manifest's list of a hook type, with a disabled hook in the middle."""
     hooks = [{"name": f"{kind}{index}", "raw_body_only": index in RAW_BODY_ONLY} for index in CHAIN]
     return [*hooks[:2], {"name": f"{kind}{DISABLED}", "disabled": True}, *hooks[2:]]
 
 
 def singly(kind: str) -> list[tuple[str, bool]]:
-    """Return a gateway's calls without a chain: names, and `raw_body_only`."""
+    """Return the gateway's calls without a chain: name and `raw_body_only` of each hook."""
     return [(f"{kind}{index}", index in RAW_BODY_ONLY) for index in CHAIN]
 
 
 WHOLE = [("*", True)]
-"""The gateway's call with a chain."""
+"""The gateway's only call with a chain."""
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One bundle with a chain of each kind, one of them partly async."""
+    """A loaded bundle with a chain of each hook type; the `Pre` chain has an async hook."""
     folder = tmp_path_factory.mktemp("bundles")
     source = HOOKS
     for index in (*sorted(CHAIN), DISABLED):
@@ -195,26 +195,26 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     build(written, folder / BUNDLE, chain=True)
     one = Served(folder, tmp_path_factory.mktemp("unpacked"))
     for hook in one.store.loaded()[0].hooks.values():
-        hook.unwatched_calls = 1 << 60  # a check reads the message
+        hook.unwatched_calls = 1 << 60  # the check for ignored changes would read the message
     yield one
     one.close()
 
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Hundreds of failures are logged on purpose."""
+    """Silence the worker's log: hundreds of hooks fail on purpose."""
     caplog.set_level(logging.CRITICAL, "tykpy.worker")
 
 
 def load(served: Served, hook_type: str, chain: Any) -> Any:
-    """Give the hooks their programs. Return the list of what they see, to be read afterwards."""
+    """Set the hooks' programs; return the list that the hooks fill with what they see."""
     module = served.store.loaded()[0].hooks[f"{hook_type}0"].function.__globals__
     module["PROGRAMS"].update({f"{hook_type}{index}": program for index, program in enumerate(chain)})
     return module["SEEN"]
 
 
 def forget(served: Served) -> None:
-    """Forget what the hooks of a run have seen and stored."""
+    """Clear what the hooks have seen and stored."""
     module = served.store.loaded()[0].hooks["Pre0"].function.__globals__
     module["SEEN"].clear()
     module["KEPT"].clear()
@@ -227,7 +227,7 @@ def run_requests(
     calls: list[tuple[str, bool]],
     rewritten: str | None = None,
 ) -> tuple[Any, Outcome | str | None]:
-    """Call hooks one by one. Return the request and what ended it: the answer of a hook, or its failure."""
+    """Call hooks in order; return the request, and the answer or failure that ended it, if any."""
     forget(served)
     gateway = Gateway(copy.deepcopy(request), md5(BUNDLE))
     gateway.session = {"rate": 5, "metadata": {"token": "t"}}
@@ -294,8 +294,8 @@ def test_a_response_chain_equals_single_calls(
 
 
 def _comparable(view: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Leave out the query, which may be written in several ways: its parameters are compared instead."""
-    if isinstance(view[0], str):  # of no message
+    """Remove the query string, whose spelling may differ: its parameters are compared instead."""
+    if isinstance(view[0], str):  # what a hook sees without the message
         return view
     return (*view[:2], view[2].partition("?")[0], *view[3:])
 

@@ -1,4 +1,4 @@
-"""Arbitrary manifests and ZIPs: an error or a bundle, never anything else, and nothing outside the folder."""
+"""Arbitrary manifests and ZIPs give a bundle or an error, and write nothing outside the folder."""
 
 import contextlib
 import io
@@ -55,7 +55,7 @@ BODIES = [
     "\x0c",
     "'",
 ]
-"""What the rules look at: statements of every form, in functions of every shape, and some that are none."""
+"""Statements of all forms that the lint rules look at, and some invalid ones."""
 NAMES = st.text(st.sampled_from("ab./\\:é"), min_size=1, max_size=8)
 
 

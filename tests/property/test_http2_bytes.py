@@ -1,4 +1,4 @@
-"""Any bytes of a peer are answered or refused, and cutting them differently makes no difference."""
+"""A peer's bytes are answered or refused, and always the same way, however they are cut."""
 
 import itertools
 
@@ -22,7 +22,7 @@ from tykpy.broker.http2.limits import Limits
 
 SMALL = Limits(max_message=2000, max_concurrent_streams=4, stream_window=1000, control_burst=200, reset_burst=20)
 MOST_ARRIVING = 3000
-"""Bytes of unfinished requests."""
+"""Limit of the bytes of unfinished requests."""
 PATH = "/coprocess.Dispatcher/Dispatch"
 
 stream_ids = st.sampled_from([0, 1, 2, 3, 5, 7, 9, 11, 2**31 - 1])
@@ -32,7 +32,7 @@ _huffman = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
 
 
 def literal(text: bytes, coded: bool) -> bytes:
-    """Encode a string of less than 127 bytes."""
+    """Encode a string of at most 126 bytes, Huffman-coded if `coded`."""
     code = _huffman.encode(text) if coded else text
     return bytes((len(code) | coded << 7,)) + code
 
@@ -56,7 +56,7 @@ KNOWN_BLOCK = (
 
 
 def cold_decoder() -> HeaderDecoder:
-    """A decoder with an empty cache, of a peer without a table."""
+    """Return a decoder with an empty cache, for a peer without a dynamic table."""
     cache = HeadCache(GrpcHeadReader({PATH.encode(): Method(kind=1)}, Limits()), Limits())
     decoder = HeaderDecoder(cache, Limits(), lambda: None)
     decoder.table_forbidden()
@@ -64,7 +64,7 @@ def cold_decoder() -> HeaderDecoder:
 
 
 def warm_decoder() -> HeaderDecoder:
-    """A decoder whose cache has the leading fields and one field after them."""
+    """Return a decoder that has cached the leading fields, and one more field after them."""
     decoder = cold_decoder()
     field = b"\0" + literal(b"traceparent", True) + literal(b"00-1", True)
     for block in (KNOWN_BLOCK, KNOWN_BLOCK + field):
@@ -73,7 +73,7 @@ def warm_decoder() -> HeaderDecoder:
 
 
 def meaning(decoder: HeaderDecoder, block: bytes) -> object:
-    """Return the meaning of a block, or its error."""
+    """Decode a block; return what it means, or its error."""
     try:
         head = decoder.request(block)
     except Http2Error as error:
@@ -126,7 +126,7 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
 
 
 def check_accounts(peer: Peer) -> None:
-    """Check what must hold whatever was sent."""
+    """Check the invariants, which hold for any input."""
     sender = peer.connection.sender
     waiting = [stream for stream in peer.connection.streams.values() if stream.pending]
     assert sender.held == sum(len(piece) for stream in waiting for piece in stream.pending or ())
@@ -184,7 +184,7 @@ def test_the_huffman_code_is_the_librarys(code: bytes) -> None:
         assert decode_huffman(code) == expected
     except ValueError:
         assert expected is None
-    # Once decoded, a plain text is known to be plain.
+    # `is_plain` learns from each successful decoding.
     assert is_plain(code) == (expected is not None and not set(expected) & set(b" \t\r\n\0"))
 
 
@@ -199,7 +199,7 @@ def test_fields_after_a_known_prefix_keep_their_meaning(tail: list[bytes], rest:
 
 @given(st.binary(min_size=1, max_size=80))
 def test_fields_are_read_as_the_library_reads_them(block: bytes) -> None:
-    """Without a table and without size updates."""
+    """Compare with hpack, without a dynamic table and without size updates."""
     library = Decoder()
     library.header_table_size = 0
     library.max_allowed_table_size = 0
@@ -220,7 +220,7 @@ def test_fields_are_read_as_the_library_reads_them(block: bytes) -> None:
 
 @given(st.lists(st.binary(max_size=60) | st.builds(lambda v: Encoder().encode([("k", v)]), st.text("ab")), max_size=6))
 def test_blocks_with_a_table_are_read_as_the_library_reads_them(blocks: list[bytes]) -> None:
-    """Except for sizes above 28 bits and more than two size updates, which we refuse."""
+    """Compare with hpack, except for sizes above 28 bits and more than two size updates, which we refuse."""
     ours, library = HeaderDecoder(HeadCache(READER, Limits()), Limits(), lambda: None), Decoder()
     for block in blocks:
         try:

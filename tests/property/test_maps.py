@@ -1,4 +1,4 @@
-"""Maps and messages convert into each other without loss; any other value is an error with its path."""
+"""Maps and messages convert into each other without loss; any other value is an error that names its path."""
 
 import contextlib
 from typing import Any
@@ -24,7 +24,7 @@ _SCALARS: dict[int, Any] = {
 
 
 def messages(descriptor: Any) -> Any:
-    """Generate maps for a message, with some of its fields."""
+    """Generate maps that have some of a message's fields."""
     return st.fixed_dictionaries({}, optional={field.name: values(field) for field in descriptor.fields})
 
 

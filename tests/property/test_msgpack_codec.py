@@ -1,4 +1,4 @@
-"""Objects and events that come as MessagePack: every byte string is a message or a ValueError."""
+"""Objects and events in MessagePack: any bytes are a message or a ValueError."""
 
 from collections.abc import Callable
 
@@ -58,7 +58,7 @@ def test_packed_maps_fail_like_maps(fields: object) -> None:
 
 
 def _outcome(make: Callable[[], Object]) -> bytes | str:
-    """Return the message's bytes, in which NaN equals NaN, or the error."""
+    """Return the message as bytes, so that NaN equals NaN, or the error."""
     try:
         return make().SerializeToString(deterministic=True)
     except FieldError as error:

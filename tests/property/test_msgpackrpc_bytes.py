@@ -1,4 +1,4 @@
-"""Any bytes, cut anywhere, do no harm, and any call is read."""
+"""Any bytes, cut anywhere, are read or refused, and every valid call is read."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def read(chunks: list[bytes]) -> tuple[list[Message], WireError | None]:
 
 
 def typed(value: Any) -> Any:
-    """Return the value with its types, so that 1, 1.0 and True differ."""
+    """Return a value with its types, so that 1, 1.0 and True differ."""
     if isinstance(value, list):
         return [typed(item) for item in value]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Peek against protobuf's own decoding."""
+"""`peek` against protobuf's own decoder."""
 
 from google.protobuf.message import DecodeError
 from hypothesis import given
@@ -25,7 +25,7 @@ fragments = st.one_of(
 
 
 def decoded(data: bytes) -> Peek | None:
-    """Decode with protobuf; None where it refuses."""
+    """Decode with protobuf; return None if it refuses the bytes."""
     try:
         obj = Object.FromString(data)
     except DecodeError:
@@ -48,7 +48,7 @@ def test_concatenated_objects_are_merged(parts: list[Object]) -> None:
 
 @given(st.lists(fragments, max_size=6).map(b"".join))
 def test_any_bytes(data: bytes) -> None:
-    """Peek accepts whatever protobuf accepts, and reads the same; it ignores errors in nested messages."""
+    """`peek` reads whatever protobuf accepts, with the same result; it ignores errors in nested messages."""
     expected = decoded(data)
     try:
         seen = peek(data)

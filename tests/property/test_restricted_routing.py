@@ -1,4 +1,4 @@
-"""The router under any sequence of dispatches, deaths and reloads, with hooks that only some workers have loaded."""
+"""The router under any sequence of dispatches, deaths and reloads, with hooks that only some workers loaded."""
 
 from contextlib import ExitStack
 from itertools import count
@@ -24,7 +24,7 @@ DESCRIPTION: list[dict[str, Any]] = [
 
 
 class RoutingMachine(RuleBasedStateMachine):
-    """Three workers that each have loaded some of the hooks, and others once they are replaced."""
+    """Three workers, each with some of the hooks; a replacement has a different selection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class RoutingMachine(RuleBasedStateMachine):
 
     @rule(slot=st.integers(0, SLOTS - 1), able=st.sets(st.sampled_from(HOOKS[1:])))
     def replace(self, slot: int, able: set[str]) -> None:
-        """Replace a worker as a supervisor does: the old one leaves, the router learns, the new one joins."""
+        """Replace a worker like the supervisor: the old one leaves, the router learns, the new one joins."""
         worker = LocalWorker(slot, next(self.generations))
         self.stack.callback(worker.close)
         old = self.workers.get(slot)
@@ -117,7 +117,7 @@ class RoutingMachine(RuleBasedStateMachine):
         return set(worker.link.in_flight) - self.claimed.get(worker.link, {}).keys()
 
     def finish_all(self, worker: LocalWorker) -> None:
-        """Answer all that a worker has."""
+        """Answer all dispatches of a worker."""
         for request in self.claimed.pop(worker.link, {}).values():
             worker.finish(request)
         self.router.receive(worker.link)
@@ -151,7 +151,7 @@ class RoutingMachine(RuleBasedStateMachine):
         assert self.router.under_way == sum(not one.completed for one in self.dispatches)
 
     def teardown(self) -> None:
-        """Check that a worker that has loaded everything empties the queue."""
+        """Check that a worker with all hooks empties the queue."""
         with self.stack:
             self.replace(0, set(HOOKS))
             while any(worker.link.in_flight for worker in self.workers.values()):

@@ -1,4 +1,4 @@
-"""Model against implementation: one channel under any sequence of what its two ends may do; and any damage to it."""
+"""One channel against a model, under any sequence of actions of its two ends, and under damage."""
 
 from collections import deque
 from contextlib import ExitStack, suppress
@@ -19,7 +19,7 @@ SIZES = st.one_of(
 
 
 class ChannelMachine(RuleBasedStateMachine):
-    """The broker sends, rings, revokes, receives; the worker claims and answers out of order, also without ringing."""
+    """Sends, rings, revokes and receives as the broker; claims and answers as the worker, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ TestChannel = ChannelMachine.TestCase
 )
 def test_a_flipped_bit_never_delivers_wrongly(sizes: list[int], earlier: int, data: st.DataObject) -> None:
     with rings() as both:
-        for seq in range(earlier):  # stale records of earlier laps lie all over the ring
+        for seq in range(earlier):  # fill the ring with stale records of earlier laps
             both.producer.push(RecordType.REQ, seq, 0, bytes(seq * 7))
             both.consumer.pop()
             both.consumer.commit()
@@ -132,7 +132,7 @@ def test_a_flipped_bit_never_delivers_wrongly(sizes: list[int], earlier: int, da
 
 
 def assert_delivers_a_prefix(pop: object, sent: list[tuple[int, int, int, bytes]]) -> None:
-    """Every record as it was sent, until the first damaged one: there RingCorruptError and nothing else."""
+    """Check that records arrive as sent, until the first damaged one raises RingCorruptError."""
     assert callable(pop)
     for record in sent:
         try:
@@ -183,7 +183,7 @@ def test_a_worker_gone_wild_costs_the_broker_one_exception(
         broker.storage_health()
         broker.hook_threads()
         with suppress(RingCorruptError):
-            # Either it is as if nothing had been sent, or nothing is taken back.
+            # Either the request is taken back, or the damage raises and nothing is taken back.
             assert broker.revoke() == [1]
         assert broker.in_flight() == (0 if broker.corrupt is None else 1)
         with suppress(RingCorruptError):

@@ -1,4 +1,4 @@
-"""Who may connect: sockets and folders are for their owner, and an allow-list is asked on top of that."""
+"""Who may connect: sockets and folders are private to their owner, and an allow-list restricts them further."""
 
 import contextlib
 import os
@@ -41,7 +41,7 @@ except RpcError as error:
 
 @contextlib.contextmanager
 def broker_for_all(folder: Path, *flags: str) -> Iterator[RunningBroker]:
-    """A broker whose sockets everybody gets as far as."""
+    """Run a broker whose sockets are reachable by every user."""
     broker = RunningBroker(folder, "--socket-mode", "0666", *flags)
     broker.add_flags("--listen", broker.address, "--listen", f"msgpack+unix://{broker.runtime}/rpc.sock")
     broker.add_file("hooks.py", SOURCE)
@@ -81,7 +81,7 @@ def test_an_unlisted_peer_is_refused_in_its_own_protocol(tmp_path: Path, loop: s
             with RpcClient(broker.runtime / "rpc.sock") as client, pytest.raises(RpcError, match=text) as caught:
                 client.call("ping")
             assert caught.value.code == "DENIED"
-        # Its own user may always ask the admin socket.
+        # The broker's own user may always use the admin socket.
         assert broker.status()["wanted"] == 1
         assert broker.log.count("refused process") == 1
         assert f"refused process {os.getpid()} of user {os.getuid()}" in broker.log
@@ -105,7 +105,7 @@ def test_the_users_and_groups_of_others(tmp_path: Path) -> None:
             broker, OTHER_USER + 1
         )
         assert "DENIED: user" in rpc_says(broker, "rpc.sock", OTHER_USER + 1)
-        # A supplementary group counts as the primary one does.
+        # A supplementary group counts like the primary one.
         assert rpc_says(broker, "rpc.sock", OTHER_USER + 1, (7, 4242)) == "pong"
         wait_until(lambda: f"of user {OTHER_USER + 1}, groups" in broker.log, lambda: broker.log)
 

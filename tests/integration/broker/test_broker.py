@@ -1,4 +1,4 @@
-"""A gateway's calls through a real broker and real workers: every hook type, every kind of failure."""
+"""A gateway's calls through a real broker and real workers: every hook type and every kind of failure."""
 
 import concurrent.futures
 import contextlib
@@ -28,7 +28,7 @@ async def waits_too_long(request, session, spec):
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
-    """One broker with two workers for the tests that leave them alive."""
+    """One broker with two workers, shared by the tests that do not end them."""
     with running_broker(tmp_path_factory.mktemp("broker"), workers=2, files={"hooks.py": SOURCE}) as running:
         yield running
 
@@ -205,7 +205,7 @@ def test_a_late_async_hook_is_cancelled_and_its_worker_lives(tmp_path: Path) -> 
     with running_broker(tmp_path, "--hang-grace", "3600", files={"hooks.py": SOURCE + WAITS_TOO_LONG}) as broker:
         before = broker.status()["workers"][0]["pid"]
         assert code_of(lambda: broker.call("waits_too_long", bundle="hooks")).startswith("DEADLINE_EXCEEDED")
-        # It has answered that it was cancelled.
+        # The worker has reported the cancellation.
         wait_until(lambda: broker.status()["workers"][0]["in_flight"] == 0, lambda: str(broker.status()))
         assert broker.call("add_header", bundle="hooks").request.set_headers["X-Worker"] == str(before)
         assert broker.status()["restarts"] == 0

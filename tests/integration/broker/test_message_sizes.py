@@ -1,4 +1,4 @@
-"""Messages up to the limit pass, those above it are refused: both ways, on both front ends, and somebody says why."""
+"""Messages up to the limit pass and larger ones are refused with a reason: both ways, on both front ends."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -22,13 +22,13 @@ from tykpy.ipc.frame import Status
 
 MIB = 1024 * 1024
 LIMIT = 2 * MIB + BESIDES_BODIES
-"""Bytes of a message with bodies of 1 MiB."""
+"""Message limit for bodies of 1 MiB, in bytes."""
 ALLOWED = f"and may have {LIMIT} (--max-body {MIB}: text bodies are sent twice)"
 TEXT = b"x"
 BINARY = b"\xff"
-"""No text: it is sent once."""
+"""Not UTF-8: the gateway sends such a body once, and text twice."""
 LONG = 120.0
-"""Seconds for a message of 100 MiB on a machine with much else to do."""
+"""Timeout for a message of 100 MiB on a busy machine, in seconds."""
 DISPATCH = "/coprocess.Dispatcher/Dispatch"
 HOOKS = """
 from tyk.decorators import Post, Response
@@ -84,7 +84,7 @@ def an_object(hook: str, hook_type: str = "Post", size: int = 0, **description: 
 
 @contextmanager
 def counted(broker: RunningBroker, requests: int = 0, answers: int = 0) -> Iterator[None]:
-    """Expect that so many more are counted."""
+    """Check that the block adds this many refused requests and answers to the counters."""
     before = broker.status()["too_large"]
     yield
     after = broker.status()["too_large"]
@@ -92,7 +92,7 @@ def counted(broker: RunningBroker, requests: int = 0, answers: int = 0) -> Itera
 
 
 def refusal(call: Callable[[], object], code: str) -> str:
-    """The error's message."""
+    """Make a call that is refused with `code`; return the error's message."""
     with pytest.raises(CallError) as caught:
         call()
     assert caught.value.code == code
@@ -101,7 +101,7 @@ def refusal(call: Callable[[], object], code: str) -> str:
 
 @pytest.mark.parametrize(("body", "size"), [(TEXT, MIB), (BINARY, MIB), (BINARY, LIMIT - 4096)])
 def test_bodies_of_the_limit_pass_both_ways(broker: RunningBroker, client: Client, body: bytes, size: int) -> None:
-    """What is no text travels once, so it may have twice the size and more."""
+    """A binary body is sent once, so it may be more than twice as large as text."""
     with counted(broker):
         assert client.dispatch(an_object("keep", body=body * size)).request.raw_body == body * size
         answer = client.dispatch(an_object("respond", "Response", response_body=body * size))
@@ -129,7 +129,7 @@ def test_a_request_above_the_limit_is_refused_with_its_hook(
 def test_an_answer_that_a_hook_makes_too_large_is_refused(
     broker: RunningBroker, front: FrontEnd, client: Client, hook: str, hook_type: str
 ) -> None:
-    """And the connection goes on."""
+    """The connection stays usable after the refusal."""
     with counted(broker, answers=1):
         too_large = an_object(hook, hook_type, size=LIMIT + 1)
         said = refusal(lambda: client.dispatch(too_large), front.code_of(Status.TOO_LARGE))
@@ -148,7 +148,7 @@ def test_an_event_above_the_limit_is_refused(broker: RunningBroker, front: Front
 
 
 def test_a_message_above_the_limit_is_refused_before_it_has_come(broker: RunningBroker) -> None:
-    """However its beginning is cut into frames; nothing is held of it."""
+    """The announced length decides, however the frames are cut, and no byte of the message is kept."""
     encoded = message(an_object("slow", body=TEXT * LIMIT).SerializeToString())
     peer = Attacker(str(broker.socket))
     with counted(broker, requests=1):
@@ -169,7 +169,7 @@ def test_compressed_messages_have_the_limit_when_decompressed(broker: RunningBro
 
 
 def test_an_answer_that_the_gateway_does_not_take_is_told_of(broker: RunningBroker) -> None:
-    """As one without `grpc_recv_max_size`, which logs nothing of it for response hooks."""
+    """A gateway without `grpc_recv_max_size` drops the answer, and logs nothing for response hooks."""
     size = GATEWAY_DEFAULT + 1
     before = broker.status()["too_large"]["unread"]
     with grpc.insecure_channel(f"unix://{broker.socket}") as channel:

@@ -1,4 +1,4 @@
-"""The MessagePack-RPC server on a real Unix socket, called by the blocking client, on both event loops."""
+"""The MessagePack-RPC server on a real Unix socket with the blocking client, on both event loops."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ OBJECT = {"hook_name": "Echo", "request": {"raw_body": b"\xff\x00", "body": "", 
 
 
 class EchoRouter:
-    """Answers in the next turn of the loop; `Hold` waits for `release`, `Fail` fails."""
+    """Answers in the next turn of the loop, but keeps `Hold` in `held` and fails `Fail`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -45,7 +45,7 @@ class EchoRouter:
 
 
 class RunningServer:
-    """A server in a thread of its own, so that a blocking client can call it."""
+    """A server in its own thread, so that a blocking client can call it."""
 
     def __init__(self, path: Path, loop: asyncio.AbstractEventLoop, limits: RpcLimits) -> None:
         self.path = path
@@ -64,7 +64,7 @@ class RunningServer:
         reply.answer(b"x" * params[0])
 
     def run(self, action: Callable[[], Any]) -> Any:
-        """Run an action in the loop's thread; wait for its result."""
+        """Run an action in the loop's thread and wait for its result."""
 
         async def inside() -> Any:
             result = action()
@@ -83,7 +83,7 @@ class RunningServer:
 
 @pytest.fixture(scope="module")
 def libuv() -> None:
-    """A process's first uvloop opens a pipe for signals that libuv keeps for good: not a leak of the test."""
+    """Let libuv open its signal pipe, which it never closes, before the tests look for leaks."""
     uvloop.new_event_loop().close()
 
 

@@ -1,4 +1,4 @@
-"""Paths of any bytes in any locale, and relative ones after a plugin has changed the working directory."""
+"""Paths of any bytes in any locale, and relative paths after a plugin changed the working directory."""
 
 import os
 import signal
@@ -68,7 +68,7 @@ def test_relative_paths_outlive_a_plugins_chdir(tmp_path: Path) -> None:
 
 
 def test_planted_code_is_not_run(tmp_path: Path) -> None:
-    """Whoever may write to the folder around the runtime folder could have put unpacked bundles into it."""
+    """If others can write to the parent of the runtime folder, they may have planted unpacked bundles in it."""
     broker = RunningBroker(tmp_path).unready()
     (broker.runtime / "open" / "rt" / "unpacked").mkdir(parents=True)
     (broker.runtime / "open").chmod(0o777)

@@ -1,4 +1,4 @@
-"""Passwords in URLs show up nowhere: process list, environments of workers, log, status, messages."""
+"""Passwords in URLs appear nowhere: not in the process list, workers' environments, log, status or messages."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def uses_all(request, session, spec):
 def fails(request, session, spec):
     raise ValueError(str(dict(os.environ)))
 """
-# Nobody listens there: every use of them is an error that is logged.
+# Nobody listens on port 1, so that every use of these URLs logs an error.
 REDIS = f"redis://user:{MARKER}@127.0.0.1:1/0"
 WEBHOOK = f"http://me:{MARKER}@127.0.0.1:1/hook-{MARKER}?token={MARKER}"
 
@@ -49,7 +49,7 @@ def command_lines() -> Iterator[str]:
 
 
 def everything_shown(broker: RunningBroker) -> str:
-    """All that others could read of a broker: not its own environment, which is for root and itself."""
+    """Return all that other users could read of a broker: not its environment, which only it and root can read."""
     pid = broker.status()["pid"]
     workers = psutil.Process(pid).children(recursive=True)
     assert workers
@@ -67,7 +67,7 @@ def everything_shown(broker: RunningBroker) -> str:
 
 @pytest.fixture(params=["environment", "file"])
 def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningBroker]:
-    """A broker with every secret that there is, from the environment or from a file."""
+    """A broker with every kind of secret, from the environment or from a file."""
     in_environment = request.param == "environment"
     environment = {"TYKPY_REDIS": REDIS, "TYKPY_EVENT_WEBHOOK": WEBHOOK} if in_environment else {}
     running = RunningBroker(tmp_path, "--log-level", "debug", env=environment)

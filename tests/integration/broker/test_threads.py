@@ -1,4 +1,4 @@
-"""`--threads auto`, the default: a worker runs as many calls at a time as its hooks wait for, and no more."""
+"""`--threads auto`, the default: a worker runs hooks that wait at the same time, and hooks that compute one by one."""
 
 import concurrent.futures
 import json
@@ -93,12 +93,12 @@ def on_event(event, spec):
 """
 FILES: Final = {"threads.py": HOOKS}
 SHEDS: Final = ("--queue-wait", "0.5")
-"""As without any option; the tests' brokers do not shed otherwise."""
+"""The default of the option; test brokers otherwise do not shed load."""
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
-    """Two workers with default options."""
+    """A broker with two workers and default options."""
     folder = tmp_path_factory.mktemp("threads")
     with running(folder, *SHEDS, workers=2) as broker:
         yield broker
@@ -112,7 +112,7 @@ def running(folder: Path, *flags: str, workers: int = 1) -> RunningBroker:
 
 
 def press(broker: RunningBroker, *hooks: str, callers: int = 16, calls: int = 300) -> list[Load]:
-    """Call these hooks at the same time, until so many calls of each have ended; none fails."""
+    """Call these hooks at the same time until `calls` calls of each have ended, and check that none fails."""
     loads = [Load(broker.address, hook, "threads", callers, header="At-Once") for hook in hooks]
     for load in loads:
         load.__enter__()
@@ -137,7 +137,7 @@ def threads_of(broker: RunningBroker) -> list[int]:
 
 
 def test_short_hooks_need_no_second_thread(tmp_path: Path) -> None:
-    """Threads that were started stay, so where the machine delays a first call, another broker has to show it."""
+    """A delayed first call may start a thread, which then stays: up to five brokers get a chance."""
     for attempt in map(str, range(5)):
         (tmp_path / attempt).mkdir()
         with running(tmp_path / attempt, workers=2) as broker:
@@ -149,12 +149,12 @@ def test_short_hooks_need_no_second_thread(tmp_path: Path) -> None:
 
 
 def test_hooks_that_compute_run_one_at_a_time_also_on_few_cpus(tmp_path: Path) -> None:
-    """Four workers compete for the CPUs, and all of them with the callers."""
+    """Four workers and the callers compete for the CPUs."""
     with running(tmp_path, workers=4) as broker:
         loads = press(broker, "computes", "digests", callers=8, calls=100)
         assert [most_at_once(load) for load in loads] == [1, 1]
         assert threads_of(broker) == [1, 1, 1, 1]
-        # Beside them, hooks that wait share the workers.
+        # Hooks that wait share the workers with them.
         waiting, *computing = press(broker, "waits", "computes", "edits", callers=8, calls=100)
         assert most_at_once(waiting) > 1
         assert most_at_once(computing[0]) == 1
@@ -166,7 +166,7 @@ def test_calls_of_a_fast_hook_that_suddenly_waits_succeed(broker: RunningBroker)
     with concurrent.futures.ThreadPoolExecutor(4) as callers:
         long = [("Seconds", "1.5")]
         calls = [callers.submit(broker.call, "usually_fast", bundle="threads", headers=long) for _ in range(4)]
-        # All others go on meanwhile.
+        # Calls of other hooks go on meanwhile.
         wait_until(lambda: broker.status()["under_way"] == 4, lambda: str(broker.status()))
         press(broker, "edits", calls=100)
         assert all(call.result() for call in calls)
@@ -216,7 +216,7 @@ def test_no_more_threads_are_started_than_there_may_be(tmp_path: Path) -> None:
     ):
         calls = [callers.submit(broker.call, "gated", bundle="hooks", headers=gate.headers()) for _ in range(3)]
         gate.wait_entered(2)
-        # The third waits as long as all threads do, and is told then.
+        # The third call finds no free thread, and fails after --queue-wait.
         wait_until(lambda: any(call.done() for call in calls), lambda: str(broker.status()))
         assert threads_of(broker) == [2]
         gate.open()

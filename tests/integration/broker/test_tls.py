@@ -1,4 +1,4 @@
-"""Listeners with TLS and mutual TLS: who gets in, what the others hear, and certificates that change."""
+"""Listeners with TLS and mutual TLS: who is accepted, how others are refused, and renewed certificates."""
 
 import contextlib
 import os
@@ -28,22 +28,22 @@ CALL = build_object(CallDescription("add_header", bundle="hooks")).SerializeToSt
 
 
 class Tls(TlsFiles):
-    """Ways to call the broker that has these files."""
+    """Test certificates, and ways to call the broker that uses them."""
 
     def channel(self, client: KeyPair | None) -> grpc.Channel:
-        """A foreign client's connection."""
+        """Return a grpcio channel, with this client's certificate if there is one."""
         files = (client.key.read_bytes(), client.cert.read_bytes()) if client else (None, None)
         credentials = grpc.ssl_channel_credentials(self.servers.path.read_bytes(), *files)
         options = [("grpc.use_local_subchannel_pool", 1)]
         return grpc.secure_channel(f"localhost:{self.port}", credentials, options=options)
 
     def call(self, client: KeyPair | None) -> str:
-        """Dispatch once on a new connection: the header that the hook sets, or what went wrong."""
+        """Dispatch once on a new connection; return the header that the hook sets, or the error."""
         with self.channel(client) as channel:
             return dispatch(channel)
 
     def connect(self, client: KeyPair | None = None, **versions: ssl.TLSVersion) -> ssl.SSLSocket:
-        """A connection of Python's own."""
+        """Return a connection made with Python's ssl module."""
         context = ssl.create_default_context(cafile=str(self.servers.path))
         context.set_alpn_protocols(["h2"])
         for name, version in versions.items():
@@ -81,7 +81,7 @@ def test_only_clients_with_a_certificate_of_our_authority_get_in(tmp_path: Path,
         assert tls.call(tls.client).startswith("answered by")
         assert tls.call(None).startswith("UNAVAILABLE")
         broker.wait_for_log("a TLS handshake failed: peer did not return a certificate")
-        # Of another authority, and of one that is called the same.
+        # One from another authority, and one from an authority of the same name.
         (tmp_path / "other").mkdir()
         for stranger in (tls.servers.issue("stranger"), Authority(tmp_path / "other", "client-ca").issue("impostor")):
             assert tls.call(stranger).startswith("UNAVAILABLE")
@@ -128,7 +128,7 @@ def test_ciphers_that_http2_forbids_are_refused(tmp_path: Path, tls: Tls, loop: 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_no_session_outlives_the_certificates(tmp_path: Path, tls: Tls, version: ssl.TLSVersion) -> None:
-    """One that did would not be checked against a new --tls-client-ca."""
+    """A resumed session would not be checked against a new --tls-client-ca."""
     context = ssl.create_default_context(cafile=str(tls.servers.path))
     context.minimum_version = context.maximum_version = version
     context.set_alpn_protocols(["h2"])
@@ -137,7 +137,7 @@ def test_no_session_outlives_the_certificates(tmp_path: Path, tls: Tls, version:
         def connect(session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
             plain = connections.enter_context(socket.create_connection(("127.0.0.1", tls.port), PATIENCE))
             connection = context.wrap_socket(plain, server_hostname="localhost", session=session)
-            assert connection.recv(9)  # the broker's SETTINGS; a ticket comes before
+            assert connection.recv(9)  # the broker's SETTINGS; a session ticket would come before
             return connections.enter_context(connection)
 
         session = connect().session
@@ -204,7 +204,7 @@ def test_messagepack_rpc_over_tls(tmp_path: Path, tls: Tls, loop: str) -> None:
         with tls.connect(tls.client) as connection:
             connection.sendall(msgpack.packb([0, 7, "ping", []]))
             assert msgpack.unpackb(connection.recv(1000)) == [1, 7, None, "pong"]
-            # What is no MessagePack-RPC is answered, and ends the connection.
+            # Bytes that are not MessagePack-RPC are answered with an error, and end the connection.
             connection.sendall(b"\xc1")
             assert msgpack.unpackb(connection.recv(1000))[0] == 1
             with contextlib.suppress(ssl.SSLEOFError, ConnectionResetError):
@@ -213,7 +213,10 @@ def test_messagepack_rpc_over_tls(tmp_path: Path, tls: Tls, loop: str) -> None:
 
 
 def answers_a_stranger(tls: Tls) -> bool:
-    """With TLS 1.3 a client believes to be connected before the server has looked for its certificate."""
+    """Return whether a client without a certificate gets an answer.
+
+    With TLS 1.3 its handshake succeeds before the server has checked its certificate.
+    """
     try:
         with tls.connect() as connection:
             connection.sendall(msgpack.packb([0, 7, "ping", []]))

@@ -1,4 +1,4 @@
-"""`tykpy call` and `tykpy bench --connect` over TLS, against real brokers: who is trusted, who we are, and errors."""
+"""`tykpy call` and `tykpy bench --connect` over TLS, against real brokers: trust, client certificates and errors."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ COMMANDS = pytest.mark.parametrize("command", [CALL, BENCH], ids=["call", "bench
 
 
 class Place:
-    """A broker for everybody and one for clients with a certificate, with the same server's certificate."""
+    """An open broker and one that wants client certificates, both with the same server certificate."""
 
     def __init__(self, folder: Path) -> None:
         self.files = TlsFiles(folder)
@@ -69,7 +69,7 @@ def tykpy(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def refused(*arguments: str) -> str:
-    """What a command says that cannot reach the broker: one line, for people."""
+    """Run a command that cannot reach the broker; return its error, one readable line."""
     done = tykpy(*arguments)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -92,7 +92,7 @@ def test_a_server_that_takes_everybody(place: Place, command: tuple[str, ...], h
 
 
 def test_large_bodies_on_several_connections(place: Place, tmp_path: Path) -> None:
-    """Records that come in parts, and more than one in a read."""
+    """TLS records arrive in parts, and several in one read."""
     more = ("--body-size", "1KiB,3MiB", "--streams", "4", "--connections", "2", "--json", str(tmp_path / "json"))
     done = tykpy(*BENCH, *place.to_mutual(), *place.trust, *place.ours, *more)
     assert done.returncode == 0, done.stderr
@@ -103,7 +103,7 @@ def test_large_bodies_on_several_connections(place: Place, tmp_path: Path) -> No
 
 
 def test_a_call_with_a_large_body(place: Place, tmp_path: Path) -> None:
-    """More than the server's first window: what it said before the call is heard."""
+    """A body above the initial window needs the SETTINGS that the server sent before the call."""
     (tmp_path / "body").write_bytes(b"x" * 1_000_000)
     done = tykpy(*CALL, "-d", f"@{tmp_path / 'body'}", *place.to_mutual(), *place.trust, *place.ours)
     assert done.returncode == 0, done.stderr
@@ -174,12 +174,12 @@ def test_bench_takes_them_for_running_brokers_only(place: Place) -> None:
     assert "--tls-ca: for a running broker" in refused("bench", *place.trust)
 
 
-# Servers that are not ours
+# Servers other than tykpy's
 
 
 @contextlib.contextmanager
 def foreign(pair: KeyPair, clients: Path | None = None, **versions: ssl.TLSVersion) -> Iterator[str]:
-    """A server of OpenSSL's own, which says why it does not take somebody; gives its address."""
+    """Run a server that sends an alert when it refuses a client; yield its address."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.cert, pair.key)
     context.set_alpn_protocols(list(HTTP2))

@@ -1,4 +1,4 @@
-"""What a broker does first when a worker dies: its callers have the answer before anything else is begun."""
+"""The first thing a broker does when a worker dies: it answers the worker's callers."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ TOLD = b"was ended by SIGKILL while it ran this hook (kills_itself)"
 
 @pytest.fixture(scope="module", autouse=True)
 def pipe_of_libuv() -> None:
-    """One pipe per process, made with its first loop and never closed: none of the tests leaves it behind."""
+    """Let libuv open its signal pipe, which it never closes, before the tests look for leaks."""
     loop_factory("uvloop")().close()
 
 
@@ -43,22 +43,22 @@ def config(tmp_path: Path) -> Iterator[BrokerConfig]:
 
 
 class Spy:
-    """A call that is about to be killed, and whether its caller has been told when something else is done."""
+    """Records whether the caller had its answer when the broker first did something else."""
 
     def __init__(self, caller: Attacker) -> None:
         self._socket = caller._socket
         self.seen: dict[str, bool] = {}
-        """By what was done first after the death."""
+        """Whether the caller had its answer, by the name of the method that was called."""
 
     def told(self) -> bool:
-        """Whether the caller could read by now what became of its call."""
+        """Return whether the caller can read its answer by now."""
         try:
             return TOLD in self._socket.recv(1 << 16, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
 
     def watch(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
-        """Look just before each call of this method."""
+        """Check the caller's socket just before the first call of this method."""
         method: Callable[..., Any] = getattr(owner, name)
 
         def looked(*args: Any, **kwargs: Any) -> Any:
@@ -71,7 +71,7 @@ class Spy:
 
 @contextlib.asynccontextmanager
 async def serving(config: BrokerConfig, listeners: Listeners) -> AsyncIterator[None]:
-    """The broker in this process, with all workers ready."""
+    """Run the broker in this process, with all workers ready."""
     zygotes = ZygoteKeeper()
     zygotes.open()
     broker = Broker(config, asyncio.get_running_loop(), listeners, zygotes)
