@@ -1,21 +1,21 @@
-"""The exit codes of a worker: how it tells the broker why it ended."""
+"""Exit codes of a worker, which tell the broker why it ended."""
 
 from enum import IntEnum
 
 
 class WorkerExit(IntEnum):
-    """Why a worker process ended by itself; any other code is a plugin's own doing (`os._exit`)."""
+    """Reason why a worker process ended by itself; any other code comes from a plugin (`os._exit`)."""
 
     DONE = 0
-    """The broker asked it to leave, or is gone."""
+    """The broker asked the worker to exit, or is gone."""
     FAULT = 1
-    """Python ended it: an exception that nobody caught, with its traceback in the log."""
+    """An uncaught exception ended the process; its traceback is in the log."""
     USAGE = 2
-    """It was not started by a broker."""
+    """The worker was not started by a broker."""
     CANNOT_START = 3
-    """Its storage or its bundles could not be set up; the reason went over the control socket."""
+    """The storage or the bundles could not be set up; the reason was sent over the control socket."""
     CHANNEL = 4
-    """What it read on its ring cannot be: something wrote into memory that is not its own."""
+    """The worker read impossible data from its ring: something wrote into memory that it does not own."""
     DESCRIPTORS = 79
     """A bundle closed or replaced descriptors that are not its own while it was loaded."""
     IDENTITY = 80
@@ -27,7 +27,7 @@ class WorkerExit(IntEnum):
 
     @property
     def words(self) -> str:
-        """What follows `exited with code N`."""
+        """Text that follows `exited with code N` in messages."""
         return _WORDS[self]
 
 

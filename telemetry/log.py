@@ -1,4 +1,4 @@
-"""The log of this process: one writer, and loggers that nothing a plugin does to the logging module can silence.
+"""Log records of this process through a single writer, which plugins cannot silence through the logging module.
 
 Until `open_log` is called, as in a plugin's own tests, records go to the logging module.
 """
@@ -19,7 +19,7 @@ from tykpy.telemetry.output import STDERR, Action, LogOutput
 from tykpy.telemetry.records import ExceptionInfo, render
 
 CLOSE_SECONDS: Final = 1.0
-"""What the reader of the log gets at the end of the process."""
+"""Longest time that the end of the process waits for the reader of the log."""
 FILE_MODE: Final = 0o640
 
 _LEVELS: Final = {
@@ -43,7 +43,7 @@ class Log:
         self.name = name
 
     def log(self, level: int, message: str, /, *args: object, exc_info: ExceptionInfo | None = None) -> None:
-        """Write a record, unless `--log-level` is above its level; `args` are put in with `%`."""
+        """Write a record with the text `message % args`, unless `level` is below `--log-level`."""
         if _process.output is None:
             logging.getLogger(self.name).log(level, message, *args, exc_info=exc_info)
         elif level >= _process.level:
@@ -73,7 +73,7 @@ class Log:
 
 
 class _Process:
-    """What all loggers of this process share."""
+    """State that all loggers of this process share."""
 
     def __init__(self) -> None:
         self.output: LogOutput | None = None
@@ -81,7 +81,7 @@ class _Process:
         self.path: Path | None = None
         self.shows_process = False
         self.names: Mapping[str, str] = {}
-        """What to add to MD5s."""
+        """Explanations by MD5 (see `telemetry.names`)."""
 
     def write(self, level: str, name: str, text: str, error: ExceptionInfo | None, created: float) -> None:
         assert self.output is not None
@@ -94,7 +94,7 @@ _log: Final = Log("tykpy.process")
 
 
 def open_log(*, shows_process: bool) -> None:
-    """Take standard error, the root logger and uncaught exceptions of this process. Once per process."""
+    """Take over standard error, the root logger and uncaught exceptions. Call it once per process."""
     _process.shows_process = shows_process
     _process.output = LogOutput(_report_loss)
     logging.getLogger().handlers[:] = [LogHandler()]
@@ -105,7 +105,7 @@ def open_log(*, shows_process: bool) -> None:
 
 
 def configure_log(level: str, path: Path | None = None) -> None:
-    """Set the lowest level that is logged, and the file in place of standard error. Raises OSError."""
+    """Set the lowest level to log, and optionally a file to log to instead of standard error. Raises OSError."""
     _process.level = getattr(logging, level.upper())
     logging.getLogger().setLevel(_process.level)
     _process.path = path
@@ -114,42 +114,42 @@ def configure_log(level: str, path: Path | None = None) -> None:
 
 
 def explain_in_log(names: Mapping[str, str]) -> None:
-    """Have the log say what these MD5s stand for, wherever a message has one (see `telemetry.names`)."""
+    """Explain these MD5s wherever they appear in log messages (see `telemetry.names`)."""
     _process.names = names
 
 
 def reopen_log() -> None:
-    """Open the log file anew, after it was renamed; without one there is nothing to do. Can be called at any time."""
+    """Reopen the log file after it was renamed; do nothing if there is none. Can be called at any time."""
     if _process.output is not None and _process.path is not None:
         _process.output.run(_reopen)
 
 
 def close_log() -> None:
-    """Write what waits, for a short time."""
+    """Write the queued records, for at most `CLOSE_SECONDS`."""
     if _process.output is not None:
         _process.output.close(CLOSE_SECONDS)
 
 
 def run_later(seconds: float, action: Action) -> None:
-    """Run `action` after `seconds` or when the log is closed, in another thread; never, where no log is open."""
+    """Run `action` in another thread after `seconds` or when the log is closed; never, if no log is open."""
     if _process.output is not None:
         _process.output.run_later(seconds, action)
 
 
 def dump_descriptor() -> int:
-    """Return the descriptor for what writes to the log by itself."""
+    """Return the descriptor for code that writes to the log directly."""
     return STDERR if _process.output is None else _process.output.dump_descriptor
 
 
 class LogHandler(logging.Handler):
-    """Takes what is logged with the logging module, by libraries and by plugins. It has no lock: nothing here waits."""
+    """Handler for records that libraries and plugins log with the logging module; it has no lock to wait for."""
 
     def createLock(self) -> None:  # noqa: N802 (logging's name)
-        """Have none."""
+        """Create no lock."""
         self.lock = None
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Write the record, unless a filter is against it."""
+        """Write the record unless a filter rejects it."""
         passed = self.filter(record)
         if passed:
             self.emit(passed if isinstance(passed, _Record) else record)

@@ -1,15 +1,15 @@
-"""Says in a text what the MD5 of a bundle's name stands for: people know bundles and APIs, a gateway sends hashes."""
+"""Explain MD5s of bundle names in messages: people know bundles and APIs by name, but a gateway sends hashes."""
 
 import re
 from collections.abc import Mapping
 from typing import Final
 
 _HASH: Final = re.compile(r"(?<![\w/])[0-9a-f]{32}(?!\w)")
-"""Where it is no part of a path."""
+"""An MD5 that is not part of a path or of a longer word."""
 
 
 def annotated(text: str, names: Mapping[str, str]) -> str:
-    """Return the text with each MD5 that is in `names` explained, in parentheses and once."""
+    """Return the text with the first occurrence of each MD5 in `names` explained in parentheses."""
     told: set[str] = set()
 
     def explain(found: re.Match[str]) -> str:

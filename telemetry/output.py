@@ -1,10 +1,11 @@
-"""Writes log records to standard error, and never makes their author wait for the reader.
+"""Write log records to standard error without making the caller wait for the reader.
 
-A record is written at once where the kernel takes it without waiting. Otherwise it goes into a bounded queue that a
-thread empties; what does not fit is dropped and counted, and a record says so once the reader goes on.
+A record is written immediately if the kernel accepts it without blocking. Otherwise it goes into a bounded queue that
+a thread drains; records that do not fit are dropped and counted, and a record reports the loss once the reader catches
+up.
 
-An author takes no lock that it could wait for: a finalizer or a signal handler may log in the middle of any of this.
-Its counters may miss an update where two threads race; they are set right when the queue is empty.
+Callers take no lock that they could block on: a finalizer or a signal handler may log in the middle of any of this.
+The counters may miss an update when two threads race; they are corrected when the queue is empty.
 """
 
 import contextlib
@@ -26,11 +27,11 @@ STDOUT: Final = 1
 STDERR: Final = 2
 MAX_RECORDS: Final = 10_000
 MAX_BYTES: Final = 2 * 1024 * 1024
-"""What may wait for the reader."""
+"""Most records, and most bytes, in the queue."""
 MAX_BATCH: Final = select.PIPE_BUF
-"""Bytes of records that the thread writes at once: more, and a pipe mixes them with those of other processes."""
+"""Most bytes of records in one write: a pipe may interleave larger writes with those of other processes."""
 REPORT_SECONDS: Final = 1.0
-"""While the reader is slow, lost records are reported at most so often."""
+"""Shortest time between two reports of lost records while the reader is slow."""
 
 Action: TypeAlias = Callable[[], None]
 
@@ -40,35 +41,35 @@ _write: Final = os.write
 
 
 class LogOutput:
-    """Standard error of this process. There is one; it lasts as long as the process."""
+    """Writer for the standard error of this process. There is one, which lives as long as the process."""
 
     def __init__(self, report_loss: Callable[[int, str], bytes]) -> None:
-        """`report_loss` makes the record about so many lost ones, and the reason."""
+        """Start the writer thread; `report_loss` makes the record of so many lost ones and the reason."""
         self._report_loss = report_loss
         self._queue: SimpleQueue[bytes | Action | None] = SimpleQueue()
         self._ahead: list[bytes | Action | None] = []
-        """What the thread has taken from the queue too early."""
+        """Item that the thread took from the queue but could not add to a batch; it is handled next."""
         self._timers: list[tuple[float, int, Action]] = []
         self._numbers = numbers()
         self._writing = threading.Lock()
-        """Held by whoever writes. Authors only try to take it."""
+        """Held by the thread that writes. Callers only try to acquire it and never block."""
         self._queued = self._done = 0
-        """Bytes that were put into the queue, and that are not in it any more."""
+        """Total bytes put into the queue, and total bytes that have left it."""
         self._lost = self._reported = 0
-        """Records."""
+        """Records lost so far, and those of them that were reported."""
         self._why = ""
         self._next_report = 0.0
         self._rest = b""
-        """Of a record that an author has written in part. It goes before whatever is in the queue."""
+        """Remainder of a record that a caller wrote in part. It is written before anything in the queue."""
         self._is_torn = False
-        """The last record was written in part, and has no rest."""
+        """Whether the last record was written in part and its remainder is lost."""
         self._open()
         self._thread: threading.Thread | None = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
         os.register_at_fork(after_in_child=self._after_fork)
 
     def write(self, record: bytes) -> None:
-        """Write one record, now or later, or count it as lost."""
+        """Write one record or queue it; count it as lost if the queue is full."""
         if not self._writing.acquire(blocking=False):
             self._enqueue(record)
             return
@@ -78,7 +79,7 @@ class LogOutput:
             self._writing.release()
 
     def run(self, action: Action) -> None:
-        """Run `action` in the writer's thread, after the records that wait now."""
+        """Run `action` in the writer thread, after the records queued so far."""
         self._queue.put(action)
 
     def run_later(self, seconds: float, action: Action) -> None:
@@ -87,7 +88,7 @@ class LogOutput:
         self._queue.put(lambda: heapq.heappush(self._timers, (due, next(self._numbers), action)))
 
     def redirect(self, descriptor: int) -> None:
-        """Make standard output and error this open file; takes the descriptor."""
+        """Redirect standard output and standard error to an open file; takes ownership of the descriptor."""
         with self._writing:
             for standard in (STDOUT, STDERR):
                 os.dup2(descriptor, standard, inheritable=True)
@@ -97,20 +98,20 @@ class LogOutput:
             self._open()
 
     def close(self, patience: float) -> None:
-        """Write what waits, for at most `patience` seconds."""
+        """Write the queued records, for at most `patience` seconds."""
         self._queue.put(None)
         if self._thread is not None:
             self._thread.join(patience)
 
     def _open(self) -> None:
         self.dump_descriptor = _reopen_nonblocking(STDERR)
-        """For what writes without this object: does not wait, where the kernel allows it."""
+        """Descriptor for code that writes without this object; non-blocking where the kernel allows it."""
         self._try_write = _nonblocking_write(self.dump_descriptor)
 
     def _write_now(self, record: bytes) -> None:
         written = 0
         if self._queued == self._done and self._lost == self._reported and not self._rest:
-            # What goes wrong here goes wrong in the thread too, which counts it.
+            # Ignore errors: the thread gets the same error, and counts the record as lost.
             with contextlib.suppress(OSError):
                 written = self._try_write(record)
         if written == 0:
@@ -142,7 +143,7 @@ class LogOutput:
     # -- the writer's thread --
 
     def _run(self) -> None:
-        # A signal is for the main thread; where it has its default action it must not find another one.
+        # Signals are for the main thread; one with its default action must not be delivered to this thread.
         pthread_sigmask(SIG_BLOCK, valid_signals())
         while (item := self._next()) is not None:
             self._handle(item)
@@ -184,7 +185,7 @@ class LogOutput:
             self._lose(f"{type(error).__name__}: {error}")
 
     def _batch(self, record: bytes) -> list[bytes]:
-        """Return this record and those that follow it and fit into one write."""
+        """Return `record` and the queued records that fit into the same write."""
         records, size = [record], len(record)
         while size < MAX_BATCH and not self._is_empty():
             item = self._next()
@@ -196,7 +197,7 @@ class LogOutput:
         return records
 
     def _write_waiting(self, records: list[bytes]) -> None:
-        """Write records that were put into the queue, and what goes before and after them."""
+        """Write queued records, after the remainder of a partly written one and before a report of losses, if due."""
         rest, self._rest = self._rest, b""
         failure = self._write_all(rest, is_begun=True) if rest else None
         if failure is not None:
@@ -214,14 +215,14 @@ class LogOutput:
             self._next_report = _monotonic() + REPORT_SECONDS
 
     def _write_all(self, record: bytes, *, is_begun: bool = False) -> OSError | None:
-        """Write a record, or the rest of one, and wait for the reader; returns why the kernel does not take it."""
+        """Write a record, or the rest of one (`is_begun`), waiting for the reader; return its error, if any."""
         data = memoryview(b"\n" + record if self._is_torn else record)
         size = len(data)
         while data:
             try:
                 data = data[_write(STDERR, data) :]
             except BlockingIOError:
-                # Another process that has this open file made it non-blocking.
+                # Another process that shares this open file made it non-blocking.
                 select.select((), (STDERR,), ())
             except OSError as error:
                 self._is_torn |= is_begun or len(data) < size
@@ -232,7 +233,7 @@ class LogOutput:
     # -- a child that a plugin forked --
 
     def _after_fork(self) -> None:
-        # It has no writer's thread, and what waits is the parent's to write.
+        # The child has no writer thread, and the parent writes the queued records.
         self._thread = None
         self._queue, self._ahead = SimpleQueue(), []
         self._writing = threading.Lock()
@@ -241,7 +242,7 @@ class LogOutput:
 
 
 def _reopen_nonblocking(descriptor: int) -> int:
-    """Open a pipe or terminal once more, as a file of its own that does not wait; others are returned as they are."""
+    """Reopen a pipe or terminal as a separate, non-blocking open file; return other descriptors unchanged."""
     mode = os.fstat(descriptor).st_mode
     if not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
         return descriptor
@@ -249,12 +250,12 @@ def _reopen_nonblocking(descriptor: int) -> int:
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         return os.open(f"/proc/self/fd/{descriptor}", flags)
     except OSError:
-        # It belongs to another user, or nobody reads it any more.
+        # The file belongs to another user, or the pipe has no reader any more.
         return descriptor
 
 
 def _nonblocking_write(descriptor: int) -> Callable[[bytes], int]:
-    """Return what writes to the descriptor as much as is possible without waiting: nothing, where that is not known."""
+    """Return a function that writes as much as possible without blocking; nothing, if that amount is unknown."""
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISSOCK(mode):
         connection = socket.socket(fileno=os.dup(descriptor))

@@ -1,4 +1,4 @@
-"""Logs what repeats once a minute, and how often it was repeated."""
+"""Log repeated messages once a minute, with the number of repetitions."""
 
 import time
 from collections.abc import Callable
@@ -10,24 +10,24 @@ from tykpy.telemetry.records import ExceptionInfo, shorten
 
 REPEAT_SECONDS: Final = 60.0
 MAX_KEYS: Final = 100
-"""Different messages per `REPEAT_SECONDS`; the names in them come from outside, and must not fill memory or log."""
+"""Most keys per `REPEAT_SECONDS`; they contain names from outside, which must not fill the memory or the log."""
 MAX_KEY: Final = 256
 MAX_MESSAGE: Final = 2048
-"""Characters of a key, and of a message; what is longer is cut, for the same reason."""
+"""Longest key and longest message, in characters; longer ones are cut, so that they fill neither memory nor log."""
 MAX_REPEATED: Final = 256
-"""Characters of a message that are repeated with the count."""
+"""Longest part of a message that is repeated with the count, in characters."""
 OTHERS: Final = "messages of other kinds"
 
 
 class Logger(Protocol):
-    """What a `QuietLog` writes to."""
+    """Logger that a `QuietLog` writes to."""
 
     def log(self, level: int, message: str, /, *args: object, exc_info: ExceptionInfo | None = None) -> None:
         """Write a record."""
 
 
 class _Told:
-    """A message that was logged, and how often it was not logged since."""
+    """A logged message, and the number of times it was suppressed since."""
 
     __slots__ = ("level", "message", "more", "since")
 
@@ -39,19 +39,19 @@ class _Told:
 
 
 class QuietLog:
-    """Logs the first message of a key, and a minute later how many more there were.
+    """Log the first message for a key, and a minute later the number of further ones.
 
-    For all threads, without a lock: two that begin in the same moment may both be logged.
+    Usable from all threads, without a lock: two messages at the same moment may both be logged.
     """
 
     def __init__(self, logger: Logger, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives seconds."""
+        """Write to `logger`; `clock` returns seconds."""
         self._logger = logger
         self._clock = clock
         self._told: dict[str, _Told] = {}
 
     def log(self, level: int, key: str, message: str, exc_info: ExceptionInfo | None = None) -> None:
-        """Log `message`, unless there was one for `key` within the last minute."""
+        """Log `message` unless one for `key` was logged within the last minute."""
         key, now = key[:MAX_KEY], self._clock()
         told = self._told.get(key)
         if told is not None and now < told.since + REPEAT_SECONDS:
@@ -66,7 +66,7 @@ class QuietLog:
         self._logger.log(level, "%s", shorten(message, MAX_MESSAGE), exc_info=exc_info)
 
     def forget(self, key: str) -> bool:
-        """Start afresh with a key; says whether there was anything to forget."""
+        """Forget a key, so that its next message is logged; return whether the key was known."""
         return self._told.pop(key[:MAX_KEY], None) is not None
 
     def _count(self, key: str, told: _Told, now: float) -> None:

@@ -1,7 +1,7 @@
-"""Renders log records as lines that no text can forge.
+"""Render log records as lines that their content cannot forge.
 
 The first line of a record starts with its time; every further line starts with `CONTINUATION`. Control characters in
-the text are escaped, and the length of a record is bounded, whoever the text is from.
+the text are escaped, and the length of a record is bounded, wherever the text comes from.
 """
 
 import re
@@ -11,34 +11,34 @@ from types import TracebackType
 from typing import Final, TypeAlias
 
 CONTINUATION: Final = "  | "
-"""Starts the lines of a traceback. No record starts with a space."""
+"""Prefix of traceback lines. The first line of a record never starts with a space."""
 MAX_MESSAGE: Final = 10_000
-"""Characters of a message that are logged; a line that a plugin prints has up to 8,192 (workers/process/stdio.py)."""
+"""Longest logged message, in characters; a line that a plugin prints has up to 8,192 (workers/process/stdio.py)."""
 MAX_TRACE_LINE: Final = 500
 FIRST_LINES: Final = 10
 LAST_LINES: Final = 50
-"""Lines of a traceback that are logged. The last ones say what happened and where."""
+"""Lines logged from the start and the end of a traceback. The last ones say what happened and where."""
 
 ExceptionInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
 _UNSAFE: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters except the tab, line separators, what reorders text, and what is no Unicode."""
+"""Control characters except the tab, line separators, characters that reorder text, and lone surrogates."""
 
 
 def shorten(text: str, limit: int) -> str:
-    """Cut text that is longer than `limit` characters, and say how much is missing."""
+    """Cut text that is longer than `limit` characters, and append the number of missing ones."""
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit:,} more characters)"
 
 
 def printable(text: str, limit: int) -> str:
-    """Shorten text and escape what could end a line or control a terminal."""
+    """Shorten text, then escape characters that could end a line or control a terminal."""
     return _UNSAFE.sub(_escape, shorten(text, limit))
 
 
 def render(
     created: float, level: str, process: int | None, name: str, message: str, error: ExceptionInfo | None = None
 ) -> bytes:
-    """Return the lines of one record. `created` is in seconds since the epoch, `process` is left out where None."""
+    """Return the lines of one record. `created` is in seconds since the epoch, `process` is omitted if None."""
     clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(created))
     pid = "" if process is None else f"[{process}] "
     head = f"{printable(level, 20):<7} {pid}{printable(name, 200)}"
