@@ -356,10 +356,9 @@ def test_bundle_hook_and_object_are_the_users(tmp_path: Path, temporary: Path, f
         write = write_bundle if form == "folder" else write_zip
         bundle = write(tmp_path / ("own.zip" if form == "zip" else "own"), OWN_ONLY, post=[{"name": "wants"}])
     flags = (*SHORT, "--workers", "1", "--bundle", str(bundle), "--hook", "wants", "--type", "Post")
-    if form == "py":
-        refused = bench(*flags)
-        assert refused.returncode == 1
-        assert "not the object of the user's" in refused.stderr
+    refused = bench(*flags)
+    assert refused.returncode == 1
+    assert "not the object of the user's" in refused.stderr
     own = {"hook_type": "Post", "request": {"headers": {"X-Own": "1"}}}
     (tmp_path / "object.json").write_text(json.dumps(own))
     done = bench(*flags, "--object", str(tmp_path / "object.json"))
