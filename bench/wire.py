@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 from hpack import Decoder, HPACKError
 
 from tykpy.bench.errors import ProtocolError
-from tykpy.broker.grpc.wire import GrpcCode, pack_fields, percent_decode
+from tykpy.broker.codes import GrpcCode
+from tykpy.broker.grpc.wire import pack_fields, percent_decode
 
 DISPATCH_PATH: Final = b"/coprocess.Dispatcher/Dispatch"
 

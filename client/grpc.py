@@ -21,14 +21,8 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 
-from tykpy.broker.grpc.wire import (
-    MESSAGE_PREFIX,
-    MESSAGE_PREFIX_SIZE,
-    GrpcCallError,
-    GrpcCode,
-    format_timeout,
-    percent_decode,
-)
+from tykpy.broker.codes import GrpcCode
+from tykpy.broker.grpc.wire import MESSAGE_PREFIX, MESSAGE_PREFIX_SIZE, GrpcCallError, format_timeout, percent_decode
 from tykpy.broker.net.tls import PREFIX
 from tykpy.client.dialing import ClientTls, dial
 

@@ -5,16 +5,15 @@ from time import monotonic_ns
 from typing import Any, Final, NamedTuple, cast
 
 from tykpy.broker.arriving import Arriving, Share
+from tykpy.broker.codes import CODE_OF_STATUS, GrpcCode
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.grpc.head import GrpcHead
 from tykpy.broker.grpc.local_call import LocalCall
 from tykpy.broker.grpc.messages import GrpcMessageReader
 from tykpy.broker.grpc.wire import (
-    CODE_OF_STATUS,
     MESSAGE_PREFIX,
     MESSAGE_PREFIX_SIZE,
     GrpcCallError,
-    GrpcCode,
     GrpcTooLargeError,
     pack_fields,
     pack_trailers_only,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from tykpy.broker.codes import GrpcCode
 from tykpy.broker.grpc.local_call import LocalCall
 from tykpy.broker.grpc.wire import (
     ANSWER,
@@ -11,7 +12,6 @@ from tykpy.broker.grpc.wire import (
     GZIP,
     IDENTITY,
     GrpcCallError,
-    GrpcCode,
     pack_field,
     parse_timeout,
 )

@@ -3,9 +3,10 @@
 from enum import IntEnum
 from typing import Final
 
+from tykpy.broker.codes import GrpcCode
 from tykpy.broker.grpc.head import Method
 from tykpy.broker.grpc.local_call import LocalCall, UnaryCall
-from tykpy.broker.grpc.wire import GrpcCallError, GrpcCode
+from tykpy.broker.grpc.wire import GrpcCallError
 from tykpy.broker.http2.sender import Sender
 from tykpy.broker.http2.stream import Stream
 from tykpy.broker.protowire import ProtobufError, bytes_fields, pack_bytes, pack_int

@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
-from tykpy.broker.grpc.wire import ANSWER, MESSAGE_PREFIX, GrpcCode, pack_status, pack_trailers_only
+from tykpy.broker.codes import GrpcCode
+from tykpy.broker.grpc.wire import ANSWER, MESSAGE_PREFIX, pack_status, pack_trailers_only
 from tykpy.broker.http2.sender import Sender
 from tykpy.broker.http2.stream import Stream
 

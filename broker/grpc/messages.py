@@ -7,13 +7,13 @@ becomes the finished `bytes` without a copy.
 from io import BytesIO
 from typing import Final
 
+from tykpy.broker.codes import GrpcCode
 from tykpy.broker.grpc.wire import (
     GZIP,
     HEAD_SIZE,
     MESSAGE_PREFIX,
     MESSAGE_PREFIX_SIZE,
     GrpcCallError,
-    GrpcCode,
     GrpcTooLargeError,
     decompress,
     decompress_head,

@@ -7,10 +7,11 @@ protobuf nor the messages that it never decodes.
 from collections.abc import Sequence
 from typing import Final
 
+from tykpy.broker.codes import GrpcCode
 from tykpy.broker.grpc.descriptors import FILES, SERVICES, DescriptorFile
 from tykpy.broker.grpc.head import Method
 from tykpy.broker.grpc.local_call import LocalCall
-from tykpy.broker.grpc.wire import GrpcCallError, GrpcCode
+from tykpy.broker.grpc.wire import GrpcCallError
 from tykpy.broker.protowire import ProtobufError, bytes_fields, pack_bytes, pack_int
 
 # ServerReflectionRequest

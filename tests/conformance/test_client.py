@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from tests.support.peers.grpc_server import PATIENCE, EchoServer
+from tykpy.broker.codes import GrpcCode
 from tykpy.broker.errors import AddressError
-from tykpy.broker.grpc.wire import GrpcCode
 from tykpy.broker.http2.limits import MIB
 from tykpy.client.grpc import GrpcCallError, GrpcClient
 

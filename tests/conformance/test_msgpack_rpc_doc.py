@@ -13,7 +13,7 @@ from tests.support.broker import RunningBroker
 from tests.support.gateway.go_gateway import BUILD_TIMEOUT, MODULE, go_program
 from tests.support.peers.front_ends import RpcFrontEnd, both_listeners
 from tests.support.root import ROOT
-from tykpy.broker.grpc.wire import CODE_OF_STATUS
+from tykpy.broker.codes import CODE_OF_STATUS
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
 from tykpy.ipc.frame import Status
 

@@ -16,7 +16,7 @@ from tests.faults.host.test_starting import DIES
 from tests.support.broker import PATIENCE, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE, Gate
 from tests.support.peers.load import Load
-from tykpy.broker.grpc.wire import GrpcCode
+from tykpy.broker.codes import GrpcCode
 from tykpy.client.grpc import GrpcCallError
 
 FILES = {"hooks.py": SOURCE}

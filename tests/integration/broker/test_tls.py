@@ -19,7 +19,7 @@ from tests.support.certificates import Authority, KeyPair, TlsFiles
 from tests.support.hooks import SOURCE
 from tests.support.peers.redis_server import free_port
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.broker.grpc.wire import GrpcCode
+from tykpy.broker.codes import GrpcCode
 from tykpy.commands.objects import CallDescription, build_object
 
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])

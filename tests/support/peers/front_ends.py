@@ -11,8 +11,8 @@ import grpc
 
 from tests.support.broker import PATIENCE, RunningBroker
 from tyk.proto.coprocess_object_pb2 import Event, Object
+from tykpy.broker.codes import CODE_OF_STATUS
 from tykpy.broker.errors import RpcError
-from tykpy.broker.grpc.wire import CODE_OF_STATUS
 from tykpy.client.rpc import RpcClient
 from tykpy.ipc.frame import Status
 from tykpy.workers.objects.msgpack_codec import to_map

@@ -9,7 +9,8 @@ from hpack import Decoder
 from tykpy.bench.errors import ProtocolError
 from tykpy.bench.load import traceparents
 from tykpy.bench.wire import LoadConnection
-from tykpy.broker.grpc.wire import ANSWER, MESSAGE_PREFIX, GrpcCode, pack_status, pack_trailers_only
+from tykpy.broker.codes import GrpcCode
+from tykpy.broker.grpc.wire import ANSWER, MESSAGE_PREFIX, pack_status, pack_trailers_only
 from tykpy.broker.http2.errors import ErrorCode
 from tykpy.broker.http2.frames import (
     ACK,

@@ -12,9 +12,10 @@ from tests.support.channels import LocalWorker, local_worker
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.support.peers.http2_peer import Peer, frames, message, settings, window_update
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.codes import GrpcCode
 from tykpy.broker.grpc.messages import GROWTH, GrpcMessageReader
 from tykpy.broker.grpc.server import READ_BYTES, GrpcProtocol, GrpcServer
-from tykpy.broker.grpc.wire import MESSAGE_PREFIX, GrpcCallError, GrpcCode
+from tykpy.broker.grpc.wire import MESSAGE_PREFIX, GrpcCallError
 from tykpy.broker.http2.frames import ACK, PREFACE, FrameType, pack_frame
 from tykpy.broker.router.deaths import Death
 from tykpy.broker.router.router import Router, RouterOptions

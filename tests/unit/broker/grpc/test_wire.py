@@ -9,12 +9,11 @@ import pytest
 
 from tests.support.peers.http2_peer import PATH, Peer, data, message
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.codes import CODE_OF_STATUS, GrpcCode
 from tykpy.broker.grpc.messages import GrpcMessageReader
 from tykpy.broker.grpc.wire import (
-    CODE_OF_STATUS,
     MAX_MESSAGE_BYTES,
     GrpcCallError,
-    GrpcCode,
     decompress,
     format_timeout,
     parse_timeout,
