@@ -1,6 +1,5 @@
 """The click command `tykpy bench`: parses, and calls one function. Everything else is imported when it runs."""
 
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +10,8 @@ import click
 
 from tykpy.broker.config import AUTO, MAX_THREADS
 from tykpy.broker.refused_sizes import MAX_BODY
+from tykpy.broker.units import SIZE_FORMS, parse_size
+from tykpy.commands import parameters
 from tykpy.commands.connecting import runtime_dir_option, tls_options
 from tykpy.commands.errors import CommandError
 
@@ -25,17 +26,15 @@ MAX_STREAMS: Final = 20_000
 MAX_RATE: Final = 1_000_000.0
 MAX_SECONDS: Final = 3600.0
 
-_SIZE: Final = re.compile(r"(\d+)\s*(k|ki|kib|m|mi|mib|b)?", re.IGNORECASE)
-_UNITS: Final = {"": 1, "b": 1, "k": 1024, "m": 1024 * 1024}
-
 
 class _List(click.ParamType[tuple[float, ...]]):
     """Numbers with commas between them, all within bounds."""
 
     name = "list"
 
-    def __init__(self, number: Callable[[str], float], low: float, high: float) -> None:
+    def __init__(self, number: Callable[[str], float], low: float, high: float, forms: str = "a number") -> None:
         self._number = number
+        self._forms = forms
         self._low = low
         self._high = high
 
@@ -48,17 +47,10 @@ class _List(click.ParamType[tuple[float, ...]]):
         try:
             number = self._number(text)
         except ValueError:
-            self.fail(f"{text!r} is not a number; give one, or several with commas between them", param, ctx)
+            self.fail(f"{text!r}: give {self._forms}; several with commas between them", param, ctx)
         if not self._low <= number <= self._high:
             self.fail(f"{text}: must be between {self._low:g} and {self._high:g}", param, ctx)
         return number
-
-
-def _size(text: str) -> int:
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError(text)
-    return int(match[1]) * _UNITS[(match[2] or "")[:1].lower()]
 
 
 def _threads(text: str) -> int:
@@ -87,12 +79,12 @@ _file = click.Path(path_type=Path, dir_okay=False)
 @_counts("--streams", MAX_STREAMS, "Calls at once.  [default: the scenario's: 8 to 256]")
 @click.option("--rate", "rates", type=_List(float, 0.1, MAX_RATE), metavar="R,R,...", default=(),
               help="Calls per second, when they are due whatever the broker does; instead of --streams.")  # fmt: skip
-@click.option("--body-size", "body_sizes", type=_List(_size, 1, MAX_BODY), metavar="SIZE,...", default=(),
-              help="Bytes of the request's body, e.g. 1KiB,1MiB.  [default: the scenario's]")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(0.1, MAX_SECONDS), default=2.0, show_default=True,
-              help="Measured part of one repetition.")  # fmt: skip
-@click.option("--warm-up", type=click.FloatRange(0, MAX_SECONDS), default=0.5, show_default=True,
-              help="Seconds of load before the measured part.")  # fmt: skip
+@click.option("--body-size", "body_sizes", type=_List(parse_size, 1, MAX_BODY, SIZE_FORMS), metavar="SIZE,...",
+              default=(), help="Size of the request's body, e.g. 1KiB,1MiB.  [default: the scenario's]")  # fmt: skip
+@click.option("--seconds", type=parameters.time_between(0.1, MAX_SECONDS), metavar=parameters.TIME,
+              default="2s", show_default=True, help="Measured part of one repetition.")  # fmt: skip
+@click.option("--warm-up", type=parameters.time_between(0, MAX_SECONDS), metavar=parameters.TIME,
+              default="500ms", show_default=True, help="Load before the measured part.")  # fmt: skip
 @click.option("--repeat", type=click.IntRange(1, 100), default=3, show_default=True, help="Repetitions of each case.")
 @click.option("--connections", type=click.IntRange(1, 64), default=1, show_default=True,
               help="Load generators, each a process with a connection; a gateway has one.")  # fmt: skip

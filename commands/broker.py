@@ -3,25 +3,19 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field
+from dataclasses import Field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from tykpy.broker.config import AUTO, BrokerConfig, flag_of, options
+from tykpy.broker.config import AUTO, BrokerConfig, flag_of, options, show_value, variable_of
 from tykpy.broker.errors import ConfigError
+from tykpy.commands import parameters
 from tykpy.commands.terminal import EXIT_ERROR
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _octal(text: str | int) -> int:
-    try:
-        return text if isinstance(text, int) else int(text, 8)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a mode like 0660") from None
 
 
 def _count_or_auto(text: str | int) -> int | str:
@@ -32,27 +26,27 @@ def _count_or_auto(text: str | int) -> int | str:
 
 
 def _click_option(option: Field[Any]) -> Callable[[F], F]:
-    meta = option.metadata
-    default = None if option.default is MISSING else option.default
-    settings: dict[str, Any] = {"help": meta["help"], "envvar": _variable_of(option), "default": default}
-    if isinstance(default, tuple):
-        settings["multiple"] = True
-    if isinstance(default, bool):
-        settings["is_flag"] = True
-    settings["show_default"] = meta.get("shown_default", default is not None and default != ())
-    if meta.get("octal"):
-        settings |= {"type": _octal, "metavar": "OCTAL", "show_default": f"{default:04o}"}
-    elif default == AUTO:
-        settings |= {"type": _count_or_auto, "metavar": "AUTO|INTEGER"}
-    elif "choices" in meta:
-        settings["type"] = click.Choice(meta["choices"])
-    elif "Path" in str(option.type):
-        settings["type"] = click.Path(path_type=Path)
+    meta, default = option.metadata, option.default
+    settings: dict[str, Any] = {"help": meta["help"], "envvar": variable_of(option.name), "default": default}
+    settings |= {"multiple": isinstance(default, tuple), "is_flag": isinstance(default, bool), **_type_of(option)}
+    has_default = default is not None and default != ()
+    settings["show_default"] = meta.get("shown_default") or (has_default and show_value(option, default))
     return click.option(flag_of(option.name), option.name, **settings)
 
 
-def _variable_of(option: Field[Any]) -> str:
-    return f"TYKPY_{option.name.upper()}"
+def _type_of(option: Field[Any]) -> dict[str, Any]:
+    meta = option.metadata
+    if meta.get("octal"):
+        return {"type": parameters.octal, "metavar": "OCTAL"}
+    if meta.get("unit") == "bytes":
+        return {"type": parameters.size, "metavar": parameters.SIZE}
+    if meta.get("unit") == "seconds":
+        return {"type": parameters.whole_seconds if option.type is int else parameters.time, "metavar": parameters.TIME}
+    if option.default == AUTO:
+        return {"type": _count_or_auto, "metavar": "AUTO|INTEGER"}
+    if "choices" in meta:
+        return {"type": click.Choice(meta["choices"])}
+    return {"type": click.Path(path_type=Path)} if "Path" in str(option.type) else {}
 
 
 def _load_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
@@ -110,7 +104,7 @@ def _checked(values: Mapping[str, Any]) -> BrokerConfig:
         if not value or context.get_parameter_source(option.name) is not ParameterSource.COMMANDLINE:
             continue
         if secret == "all" or (secret == "login" and redact(value) != value):
-            instead = f"give it as {_variable_of(option)}, or in the file of --config"
+            instead = f"give it as {variable_of(option.name)}, or in the file of --config"
             shows = f"{flag_of(option.name)} shows a secret to every user of this machine"
             click.echo(f"tykpy: warning: {shows}: {instead}", err=True)
     return config

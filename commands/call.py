@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tykpy.commands import parameters
 from tykpy.commands.connecting import runtime_dir_option, tls_options
 from tykpy.commands.terminal import no_traceback
 
@@ -70,7 +71,8 @@ def _body(_ctx: click.Context, _param: click.Parameter, text: str) -> bytes:
               help="Response hooks: a header, 'Name: value'.")  # fmt: skip
 @click.option("--response-body", default="", callback=_body, help="Response hooks: upstream's body, or @FILE.")
 @click.option("--message", callback=_json_map, help="Events: the message, as JSON.")
-@click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait.")
+@click.option("--timeout", type=parameters.time, metavar=parameters.TIME, default="10s", show_default=True,
+              help="Time to wait for the answer.")  # fmt: skip
 @click.option("--json", "whole", is_flag=True, help="Print the whole object that came back, as JSON.")
 def call(
     hook: str | None, connect: str | None, runtime_dir: Path, object_file: Path | None, timeout: float, whole: bool,

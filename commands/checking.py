@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import Field
+from typing import Any
 from urllib.parse import urlsplit
 
-from tykpy.broker.config import BrokerConfig, flag_of, options
+from tykpy.broker.config import BrokerConfig, flag_of, options, show_value
 from tykpy.broker.errors import BrokerError
 from tykpy.broker.host import privileges
 from tykpy.broker.host.cpus import usable_cpus
@@ -24,7 +26,7 @@ Echo = Callable[[str], object]
 def check(config: BrokerConfig, echo: Echo) -> bool:
     """Print the options and the problems; return whether there are none."""
     for option in options():
-        echo(f"{flag_of(option.name):<18} {_shown(option.name, getattr(config, option.name), option.metadata)}")
+        echo(f"{flag_of(option.name):<18} {_shown(option, getattr(config, option.name))}")
     echo("CPUs that may be used: {} ({})".format(*usable_cpus()))
     if config.bundles is not None and not os.path.lexists(config.bundles):
         echo(f"--bundles {config.bundles}: there is no such folder yet; the broker waits for it")
@@ -35,17 +37,15 @@ def check(config: BrokerConfig, echo: Echo) -> bool:
     return not problems
 
 
-def _shown(name: str, value: object, meta: object) -> str:
-    if name == "socket_mode":
-        return f"{value:04o}"
-    if name == "redis" and value is not None:
+def _shown(option: Field[Any], value: Any) -> str:
+    if option.name == "redis" and value is not None:
         return redact(str(value))
-    if name == "event_webhook" and value is not None:
+    if option.name == "event_webhook" and value is not None:
         # Receivers put their secrets into path and query.
         return f"{urlsplit(str(value)).scheme}://{urlsplit(str(value)).netloc.rpartition('@')[2]}/..."
     if isinstance(value, tuple):
         return _text(" ".join(map(str, value))) or "(none given)"
-    return "(none)" if value is None else _text(str(value))
+    return "(none)" if value is None else _text(show_value(option, value))
 
 
 def _text(value: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import click
 
+from tykpy.commands import parameters
 from tykpy.commands.connecting import runtime_dir_option
 from tykpy.commands.errors import CommandError
 from tykpy.commands.terminal import no_traceback, print_problems, table
@@ -16,7 +17,10 @@ _ANSWER_TIMEOUT: Final = 10.0
 """Seconds."""
 _STUCK_AFTER: Final = 2.0
 """Seconds without a turn of the event loop; one that works says how it is twice a second."""
-_timeout_option = click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait for the answer.")
+_timeout_option = click.option(
+    "--timeout", type=parameters.time, metavar=parameters.TIME, default="2m", show_default=True,
+    help="Time to wait for the answer.",
+)  # fmt: skip
 
 
 def ask_broker(runtime_dir: Path, method: str, *params: Any, timeout: float = _ANSWER_TIMEOUT) -> Any:

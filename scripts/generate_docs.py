@@ -1,11 +1,11 @@
 """Generates parts of the docs: docs/options.md, from the fields of `BrokerConfig`."""
 
 import sys
-from dataclasses import MISSING, Field
+from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-from tykpy.broker.config import flag_of, options
+from tykpy.broker.config import flag_of, groups, show_value, variable_of
 
 TARGET = Path(__file__).parents[1] / "docs" / "options.md"
 HEADING = """# Options of `tykpy broker`
@@ -14,7 +14,13 @@ Each is a flag, an environment variable, and a key of the TOML file that `--conf
 flag goes before the environment, the environment before the file. `tykpy check-config` takes the same options and
 shows what they come to.
 
+Sizes take the units KiB, MiB, GiB and TiB (1024) or KB, MB, GB and TB (1000), times ms, s, m, h and d, as in
+`512MiB` and `1.5s`. A plain number is in bytes or seconds.
+
 This file is generated from `broker/config.py` by `make docs`.
+"""
+TABLE = """
+## {group}
 
 | flag | environment | default | |
 | --- | --- | --- | --- |
@@ -23,21 +29,17 @@ This file is generated from `broker/config.py` by `make docs`.
 
 def render() -> str:
     """Return the whole file."""
-    return HEADING + "".join(f"{_row(option)}\n" for option in options())
+    return HEADING + "".join(TABLE.format(group=group) + "".join(map(_row, found)) for group, found in groups().items())
 
 
 def _row(option: Field[Any]) -> str:
-    return f"| `{flag_of(option.name)}` | `TYKPY_{option.name.upper()}` | {_default(option)} | {_text(option)} |"
+    return f"| `{flag_of(option.name)}` | `{variable_of(option.name)}` | {_default(option)} | {_text(option)} |\n"
 
 
 def _default(option: Field[Any]) -> str:
-    meta = option.metadata
-    if "shown_default" in meta:
-        return str(meta["shown_default"])
-    value = None if option.default is MISSING else option.default
-    if value is None:
-        return "none"
-    return f"`{value:04o}`" if meta.get("octal") else f"`{value}`"
+    if "shown_default" in option.metadata:
+        return str(option.metadata["shown_default"])
+    return "none" if option.default is None else f"`{show_value(option, option.default)}`"
 
 
 def _text(option: Field[Any]) -> str:

@@ -182,7 +182,7 @@ def test_flags_override_environment_which_overrides_file(tmp_path: Path) -> None
     flags = ("--config", str(tmp_path / "tykpy.toml"), "--runtime-dir", str(tmp_path), "--bundles", str(tmp_path))
     done = run("check-config", *flags, "--workers", "2", TYKPY_WORKERS="3", TYKPY_THREADS="4")
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("--"))
-    assert (lines["--workers"], lines["--threads"], lines["--timeout"]) == ("2", "4", "7.5")
+    assert (lines["--workers"], lines["--threads"], lines["--timeout"]) == ("2", "4", "7.5s")
     assert lines["--socket-mode"] == "0660"
 
 
@@ -231,3 +231,36 @@ def test_ctrl_c_stops_the_broker_with_0(tmp_path: Path) -> None:
     with running_broker(tmp_path, files={"hooks.py": SOURCE}) as broker:
         os.kill(broker.pid, signal.SIGINT)
         assert broker.wait() == 0
+
+
+@pytest.mark.parametrize("by", ["flag", "environment", "file"])
+def test_sizes_and_times_may_have_units(tmp_path: Path, by: str) -> None:
+    wanted = {"queue-bytes": "512MiB", "timeout": "1500ms", "limit-cpu": "2m", "max-body": "16MB"}
+    flags = [f"--{name}={value}" for name, value in wanted.items()] if by == "flag" else []
+    environment = {f"TYKPY_{name.upper().replace('-', '_')}": value for name, value in wanted.items()}
+    (tmp_path / "tykpy.toml").write_text("".join(f'{name} = "{value}"\n' for name, value in wanted.items()))
+    if by == "file":
+        flags = ["--config", str(tmp_path / "tykpy.toml")]
+    done = run("check-config", "--runtime-dir", str(tmp_path), *flags, **(environment if by == "environment" else {}))
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("--"))
+    found = {name: lines[f"--{name}"] for name in wanted}
+    assert found == {"queue-bytes": "512MiB", "timeout": "1.5s", "limit-cpu": "2m", "max-body": "16MB"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("broker", "--queue-bytes", "5K"), "'--queue-bytes': '5K' is not a size: give bytes, or a number with KiB"),
+        (("broker", "--timeout", "5x"), "'--timeout': '5x' is not a time: give seconds, or a number with ms, s"),
+        (("broker", "--limit-cpu", "1.5s"), "'--limit-cpu': 1.5s is not a whole number of seconds"),
+        (("broker", "--grace", "2h"), "--grace 2h: must be between 0 and 1h"),
+        (("call", "h", "--timeout", "5x"), "'--timeout': '5x' is not a time"),
+        (("reload", "--timeout", "5x"), "'--timeout': '5x' is not a time"),
+        (("bench", "--seconds", "2h"), "'--seconds': 2h: must be between 100ms and 1h"),
+        (("bench", "--body-size", "1MiB,5K"), "'5K': give bytes, or a number with KiB"),
+    ],
+)
+def test_an_impossible_size_or_time_is_explained(arguments: tuple[str, ...], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.split())

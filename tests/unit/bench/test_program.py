@@ -39,7 +39,7 @@ def test_all_means_all() -> None:
 
 def test_cases_are_all_combinations_grouped_by_broker() -> None:
     wanted = plan(
-        "--scenario", "cpu", "--workers", "1,2", "--threads", "3", "--streams", "4,5", "--body-size", "1KiB,2m"
+        "--scenario", "cpu", "--workers", "1,2", "--threads", "3", "--streams", "4,5", "--body-size", "1KiB,2MiB"
     )
     groups = wanted.groups()
     assert list(groups) == [(1, 3), (2, 3)]

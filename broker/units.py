@@ -1,0 +1,72 @@
+"""Sizes and times as people write them: `512MiB`, `16MB`, `1.5s`, `100ms`.
+
+A plain number is in bytes, or in seconds. What `show_size` and `show_time` return can be parsed again.
+"""
+
+import math
+import re
+from decimal import Decimal
+from typing import Final
+
+SIZE_FORMS: Final = "bytes, or a number with KiB, MiB, GiB, TiB, KB, MB, GB or TB, such as 512MiB"
+TIME_FORMS: Final = "seconds, or a number with ms, s, m, h or d, such as 1.5s"
+
+_SIZES: Final = {
+    "PiB": 2**50, "TiB": 2**40, "TB": 10**12, "GiB": 2**30, "GB": 10**9, "MiB": 2**20, "MB": 10**6, "KiB": 2**10,
+    "KB": 10**3, "B": 1,
+}  # fmt: skip
+"""Largest first: `show_size` takes the first that divides."""
+_FACTORS: Final = {unit.lower(): factor for unit, factor in _SIZES.items()}
+_TIMES: Final = {"d": Decimal(86_400), "h": Decimal(3_600), "m": Decimal(60), "s": Decimal(1), "ms": Decimal("0.001")}
+_QUANTITY: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?([A-Za-z]{1,3})")
+
+
+def parse_size(text: str) -> int:
+    """Return a number of bytes, rounded up. Raises ValueError, which names the accepted forms.
+
+    Units may be in lower case. `K` and `M` are refused: they are 1024 for some programs, and 1000 for others.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    number, unit = _split(text)
+    factor = _FACTORS.get(unit.lower())
+    if factor is None:
+        raise ValueError(f"{text!r} is not a size: give {SIZE_FORMS}")
+    return math.ceil(number * factor)
+
+
+def parse_time(text: str) -> float:
+    """Return a number of seconds. Raises ValueError, which names the accepted forms."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        number, unit = _split(text)
+        seconds = float(number * _TIMES.get(unit, Decimal("NaN")))
+    if not math.isfinite(seconds):
+        raise ValueError(f"{text!r} is not a time: give {TIME_FORMS}")
+    return seconds
+
+
+def _split(text: str) -> tuple[Decimal, str]:
+    match = _QUANTITY.fullmatch(text.strip())
+    return (Decimal(match[1]), match[2]) if match else (Decimal(0), "")
+
+
+def show_size(size: int) -> str:
+    """Return a size with the largest unit that divides it: `48MiB`, `16MB`, `5B`."""
+    for unit, factor in _SIZES.items():
+        if size and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return "0"
+
+
+def show_time(seconds: float) -> str:
+    """Return a time with the largest unit that divides it: `2m`, `1.5s`, `100ms`."""
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % int(_TIMES[unit]) == 0:
+            return f"{seconds / int(_TIMES[unit]):.15g}{unit}"
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.15g}ms"
+    return f"{seconds:.15g}s" if seconds else "0"
