@@ -1,39 +1,17 @@
 """The methods of the admin socket (MessagePack-RPC), for `tykpy status`, `tykpy reload` and monitoring."""
 
-import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
-from tykpy.broker.arriving import Arriving
 from tykpy.broker.catalog.bundle_names import BundleNames, hashes_of
 from tykpy.broker.catalog.description import Description, bundle_problems
-from tykpy.broker.catalog.discovery import Discovery
 from tykpy.broker.errors import ConfigError, DispatchError, ReloadError
-from tykpy.broker.events.distributor import EventDistributor
-from tykpy.broker.host.upgrade import Upgrade
 from tykpy.broker.msgpackrpc.server import Reply, RpcMethod, decoded
-from tykpy.broker.pool.recycling import Recycler
-from tykpy.broker.pool.reload import Reloader, ReloadOutcome
-from tykpy.broker.pool.supervisor import Supervisor
-from tykpy.broker.refused_sizes import SizeRefusals
+from tykpy.broker.parts import Parts
+from tykpy.broker.pool.reload import ReloadOutcome
 from tykpy.broker.router.deaths import Quarantine
-from tykpy.broker.router.router import Router
 from tykpy.ipc.frame import Status
 from tykpy.telemetry.names import annotated
-
-
-class Parts(NamedTuple):
-    """The parts of the broker that the methods describe and control."""
-
-    router: Router
-    arriving: Arriving
-    oversize: SizeRefusals
-    supervisor: Supervisor
-    events: EventDistributor
-    reloader: Reloader
-    recycler: Recycler
-    upgrade: Upgrade
-    discovery: Discovery | None
 
 
 def admin_methods(parts: Parts) -> dict[str, RpcMethod]:
@@ -96,7 +74,7 @@ def describe(parts: Parts) -> dict[str, Any]:
         "arriving": {"bytes": parts.arriving.bytes, "refused": parts.arriving.refused},
         "too_large": {"requests": oversize.requests, "answers": oversize.answers, "unread": oversize.abandoned},
         "draining": router.draining,
-        "dispatches": dataclasses.asdict(router.counters),
+        "dispatches": router.counters.as_dict(),
         "events": parts.events.describe(),
         "storage": supervisor.describe_storage(),
         "poison": router.quarantine.describe(),

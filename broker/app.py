@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, Final
 
-from tykpy.broker.admin import Parts, admin_methods
+from tykpy.broker.admin import admin_methods
 from tykpy.broker.arriving import Arriving
 from tykpy.broker.catalog.description import Description
 from tykpy.broker.catalog.discovery import Discovery
@@ -24,12 +24,14 @@ from tykpy.broker.host.orphans import is_init, reap_orphans
 from tykpy.broker.host.sd_notify import ServiceNotifier
 from tykpy.broker.host.upgrade import Upgrade
 from tykpy.broker.http2.limits import Limits
-from tykpy.broker.live_report import LiveReport
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
 from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
 from tykpy.broker.net.access import admin_admission, gateway_admission
 from tykpy.broker.net.addresses import MSGPACK_PREFIX
 from tykpy.broker.net.listeners import Listeners
+from tykpy.broker.observe.live_report import LiveReport
+from tykpy.broker.observe.source import SnapshotSource
+from tykpy.broker.parts import Parts
 from tykpy.broker.pool.recycling import Recycler
 from tykpy.broker.pool.reload import Reloader
 from tykpy.broker.pool.starting import channel_options
@@ -91,7 +93,6 @@ class Broker:
         self.grpc, self.rpc = self._gateway_front_ends(end_of_turn)
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)
         self.discovery = self._discovery()
-        self._live_report = LiveReport(loop, config.runtime_dir, self.router, self.supervisor)
         parts = Parts(
             self.router,
             self.arriving,
@@ -102,7 +103,11 @@ class Broker:
             self.recycler,
             self.upgrade,
             self.discovery,
+            self.grpc,
+            self.rpc,
         )
+        self.snapshots = SnapshotSource(parts)
+        self._live_report = LiveReport(loop, config.runtime_dir, self.snapshots)
         self.admin = MsgpackRpcServer(admin_methods(parts), loop=loop, admission=admin_admission())
         self._front_ends = (self.grpc, self.rpc, self.admin)
         self._notifier = ServiceNotifier.from_environment()

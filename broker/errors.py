@@ -1,6 +1,7 @@
 """The broker's errors. Front ends translate the status of a dispatch error to their own codes."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Final
 
 from tykpy.ipc.frame import Status
@@ -56,14 +57,33 @@ class UpgradeError(BrokerError):
     """The new program does not take over; the old one continues."""
 
 
+class Rejection(StrEnum):
+    """Why a dispatch is not run, as metrics name it."""
+
+    BREAKER_OPEN = "breaker_open"
+    BYTES = "bytes"
+    """--queue-bytes."""
+    DRAINING = "draining"
+    INVALID = "invalid"
+    """It does not decode."""
+    NO_WORKERS = "no_workers"
+    QUARANTINED = "quarantined"
+    QUEUE_FULL = "queue_full"
+    """--queue-size."""
+    SHED = "shed"
+    """--queue-wait."""
+
+
 class DispatchError(BrokerError):
     """One dispatch failed; `status` is the reason, the message says what happened, where and what to do."""
 
-    def __init__(self, status: Status, message: str) -> None:
+    def __init__(self, status: Status, message: str, rejection: Rejection | None = None) -> None:
+        """`rejection`: why it was not run, if it was rejected."""
         message = bounded(message, MAX_MESSAGE)
         super().__init__(message)
         self.status = status
         self.message = message
+        self.rejection = rejection
 
 
 class WireError(BrokerError):

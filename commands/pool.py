@@ -42,13 +42,13 @@ def ask_broker(runtime_dir: Path, method: str, *params: Any, timeout: float = _A
 
 
 def _why_unreached(runtime_dir: Path, path: Path, message: str) -> str:
-    """Say what the broker's live counters tell about it: whether it was killed, or hangs, and how it was then."""
-    from tykpy.telemetry.live_counters import read_live_counters
+    """Say what the broker's last snapshot tells about it: whether it was killed, or hangs, and how it was then."""
+    from tykpy.telemetry.live_segment import read_live_snapshot
 
-    seen = read_live_counters(runtime_dir)
-    if seen is None or (seen.is_running and seen.counters.age < _STUCK_AFTER):
+    seen = read_live_snapshot(runtime_dir)
+    if seen is None or (seen.is_running and seen.snapshot.age < _STUCK_AFTER):
         return f"no broker answers at {path} ({message}); is --runtime-dir the broker's own?"
-    last_seen = f"last seen {seen.counters.age:.1f} s ago: {seen.counters}"
+    last_seen = f"last seen {seen.snapshot.age:.1f} s ago: {seen.snapshot}"
     if seen.is_running:
         return f"the broker does not answer; {last_seen}"
     return f"no broker answers at {path} ({message}); the last one was killed; {last_seen}"

@@ -130,6 +130,11 @@ def close_log() -> None:
         _process.output.close(CLOSE_SECONDS)
 
 
+def lost_records() -> int:
+    """Return how many records of this process were lost so far."""
+    return 0 if _process.output is None else _process.output.lost
+
+
 def run_later(seconds: float, action: Action) -> None:
     """Run `action` in another thread after `seconds` or when the log is closed; never, if no log is open."""
     if _process.output is not None:

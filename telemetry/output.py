@@ -78,6 +78,11 @@ class LogOutput:
         finally:
             self._writing.release()
 
+    @property
+    def lost(self) -> int:
+        """Records lost so far."""
+        return self._lost
+
     def run(self, action: Action) -> None:
         """Run `action` in the writer thread, after the records queued so far."""
         self._queue.put(action)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, cast
@@ -82,6 +83,8 @@ class GrpcServer:
         self.cache = HeadCache(GrpcHeadReader(self.methods, self.limits), self.limits)
         self.connections: Connections[GrpcProtocol] = Connections(self.loop, self.limits.max_connections)
         self.notices = QuietLog(_log)
+        self.errors: Counter[ErrorCode] = Counter()
+        """Faults of peers by code."""
         self._unaware: set[GrpcProtocol] = set()
         """Connections whose peers may not have read our GOAWAY yet."""
         self._all_told = asyncio.Event()
@@ -101,6 +104,11 @@ class GrpcServer:
         for protocol in list(self.connections.open):
             protocol.drain()
         self._note_told()
+
+    @property
+    def streams(self) -> int:
+        """Open streams of all connections."""
+        return sum(protocol.streams for protocol in self.connections.open)
 
     async def told(self) -> None:
         """Wait, after `drain`, until every peer has read that it is to go."""
@@ -195,10 +203,16 @@ class GrpcProtocol(asyncio.BufferedProtocol):
             limits = replace(limits, idle_timeout=REFUSED_IDLE)
         calls = GrpcCalls(server.dispatcher, limits, server.bodies, server.arriving, server.oversize)
         self._connection = Connection(calls, cache, limits, self._wake, self._loop.time, self._delay)
+        self._connection.errors = server.errors
         calls.sender = self._connection.sender
         self._timeouts = ConnectionTimeouts(self._connection, limits, calls.expire, self._loop.time())
 
     # Called by the server
+
+    @property
+    def streams(self) -> int:
+        """Open streams."""
+        return len(self._connection.streams)
 
     def drain(self) -> None:
         """Ask the peer to go."""

@@ -3,6 +3,7 @@
 `Sender` turns answers into frames; `HeaderDecoder` turns header blocks into request heads.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 from typing import Final
@@ -150,6 +151,8 @@ class Connection:
         """No new streams are accepted: we have drained, or the peer has announced that it goes."""
         self.fault: Http2Error | None = None
         """Why the connection ended, if it ended badly."""
+        self.errors: Counter[ErrorCode] = Counter()
+        """Faults of the peer by code; the owner may share one between connections."""
         self.closed = False
         self.sender.write(pack_our_settings(limits))
 
@@ -182,6 +185,7 @@ class Connection:
         if self.closed:
             return
         self.fault = fault
+        self.errors[fault.code] += 1
         self.sender.write(pack_goaway(self.last_stream_id, fault.code, fault.message))
         self.close()
 
@@ -454,6 +458,7 @@ class Connection:
     def _fail_stream(self, stream_id: int, code: ErrorCode) -> None:
         """Reset a stream for a fault of the peer; the number of such resets is limited."""
         self._spend_reset()
+        self.errors[code] += 1
         stream = self.streams.pop(stream_id, None)
         if stream is not None:
             self.sender.forget(stream)

@@ -58,6 +58,8 @@ class Ending(NamedTuple):
     """How it ended, as it follows `worker 1 (process 7)`."""
     by_itself: bool | None
     """Because of what it did, not because it was sent a signal or asked to leave; None: not known."""
+    out_of_memory: bool = False
+    """The kernel killed it for lack of memory."""
 
 
 class WorkerProcess:
@@ -205,7 +207,7 @@ def describe_end(
     why = " (the machine was out of memory)" if out_of_memory else ""
     if number == signal.SIGXCPU:
         why = " (its CPU time was used up: --limit-cpu)"
-    return Ending(f"was ended by {number.name}{why}", by_itself=out_of_memory or number in OWN_FAULTS)
+    return Ending(f"was ended by {number.name}{why}", out_of_memory or number in OWN_FAULTS, out_of_memory)
 
 
 def _describe_exit(code: int, codes: type[WorkerExit] | type[ExitCode]) -> Ending:

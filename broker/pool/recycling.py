@@ -15,6 +15,7 @@ from typing import Final
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import WorkerStartError
 from tykpy.broker.faults import Periodic, each
+from tykpy.broker.pool.slots import RestartReason
 from tykpy.broker.pool.supervisor import Supervisor
 from tykpy.broker.pool.worker import Worker, WorkerPhase
 
@@ -57,8 +58,6 @@ class Recycler:
     """Replaces workers that are due, one after the other."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, config: BrokerConfig, supervisor: Supervisor) -> None:
-        self.recycled = 0
-        """Workers that were replaced."""
         self._loop = loop
         self._config = config
         self._supervisor = supervisor
@@ -70,6 +69,11 @@ class Recycler:
         if config.max_requests:
             supervisor.request_limit = self._request_limit
             supervisor.on_request_limit = self._on_request_limit
+
+    @property
+    def recycled(self) -> int:
+        """Workers that were replaced."""
+        return self._supervisor.totals.restarts(RestartReason.RECYCLE)
 
     def start(self) -> None:
         """Check age and memory periodically from now on, if they are limited."""
@@ -124,9 +128,8 @@ class Recycler:
 
     def worker_ready(self, worker: Worker) -> None:
         """Admit the fresh worker; the old one leaves."""
-        if self._supervisor.try_admit(worker):
+        if self._supervisor.try_admit(worker, RestartReason.RECYCLE):
             self._leaving = None
-            self.recycled += 1
             self._next()
 
     def worker_lost(self, worker: Worker, why: str) -> None:

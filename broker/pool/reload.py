@@ -102,6 +102,8 @@ class Reloader:
     ) -> None:
         self.last: dict[str, Any] | None = None
         """How the last reload ended, for `tykpy status`."""
+        self.results: dict[str, int] = {"ok": 0, "refused": 0}
+        """Reloads by result."""
         self.on_generation: Callable[[bool], object] = lambda _pinned: None
         """Called before new workers load bundles; `pinned` as for `request`."""
         self.on_generation_end: Callable[[bool, bool], object] = lambda _pinned, _taken_over: None
@@ -176,6 +178,7 @@ class Reloader:
             last = {"ok": True, **outcome}
         if not pinned:
             self.last = last
+            self.results["ok" if last["ok"] else "refused"] += 1
             attempt(self.on_end)
 
     def _start_next(self) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.faults import attempt
 from tykpy.broker.pool.process import CPU_ENDING, Ending
+from tykpy.broker.pool.slots import RestartReason
 from tykpy.broker.pool.worker import Worker, WorkerPhase
 from tykpy.broker.router.deaths import Cause
 from tykpy.broker.router.link import Link
@@ -41,7 +42,7 @@ class WorkerStopper:
         config: BrokerConfig,
         router: Router,
         workers: Mapping[int, Worker],
-        replace: Callable[[Worker], None],
+        replace: Callable[[Worker, RestartReason], None],
     ) -> None:
         """`workers`: those alive, by generation. `replace`: called for one that hangs or is idle."""
         self._loop = loop
@@ -115,7 +116,7 @@ class WorkerStopper:
         # First: it is killed even if passing its dispatches on fails.
         self._loop.call_soon(self._kill_when_alone, worker)
         attempt(self._router.leave, link)
-        self._replace(worker)
+        self._replace(worker, RestartReason.HANG)
 
     def _end_idle(self, worker: Worker) -> None:
         """Replace a worker that answers pings and starts nothing; kill it when it has written its stacks."""
@@ -125,7 +126,7 @@ class WorkerStopper:
         worker.process.dump()
         self._loop.call_later(DUMP_TIME, self._kill_when_alone, worker)
         attempt(self._router.leave, worker.link)
-        self._replace(worker)
+        self._replace(worker, RestartReason.HANG)
 
     def _kill_when_alone(self, worker: Worker) -> None:
         # Other threads and coroutines of the worker finish first; each has a deadline of its own.

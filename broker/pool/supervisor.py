@@ -23,6 +23,7 @@ from tykpy.broker.faults import Periodic, attempt, each
 from tykpy.broker.host.descriptors import DescriptorReserve
 from tykpy.broker.pool.backoff import BackOff
 from tykpy.broker.pool.process import Ending, oom_kills
+from tykpy.broker.pool.slots import FAILURES, RestartReason, SlotTotals
 from tykpy.broker.pool.starting import WorkerStarter
 from tykpy.broker.pool.stopping import WorkerStopper, cause_of, ending_of
 from tykpy.broker.pool.storage_report import StorageReport
@@ -78,8 +79,7 @@ class Supervisor:
         self.wanted = config.workers
         """How many workers there should be."""
         self.ever_ready = False
-        self.restarts = 0
-        """Workers that were replaced because they ended or hung."""
+        self.totals = SlotTotals()
         self.hopeless: NoWorkerError | None = None
         """Why no worker can ever start, once that is known."""
         self.request_limit: Callable[[], int] | None = None
@@ -154,6 +154,11 @@ class Supervisor:
         """Return the state of the plugins' storage, for `tykpy status`."""
         return self._storage.describe(worker.channel for worker in self._workers.values())
 
+    @property
+    def restarts(self) -> int:
+        """Workers that were replaced because they ended or hung."""
+        return self.totals.restarts(*FAILURES)
+
     # -- what recycling and reload call ---
 
     @property
@@ -206,8 +211,8 @@ class Supervisor:
         self._keep_room()
         return worker
 
-    def admit(self, worker: Worker) -> None:
-        """Give dispatches to a worker that is ready; the one before it in its slot leaves."""
+    def admit(self, worker: Worker, reason: RestartReason = RestartReason.RELOAD) -> None:
+        """Give dispatches to a worker that is ready; the one before it in its slot leaves, for this reason."""
         before = self._by_slot.get(worker.slot)
         self._by_slot[worker.slot] = worker
         worker.phase = WorkerPhase.READY
@@ -222,6 +227,7 @@ class Supervisor:
         self._apis.introduce(worker)
         # Before it joins: neither worker of the slot may be given what only others have loaded.
         if before is not None and before is not worker:
+            self.totals.note_restart(worker.slot, reason)
             self.retire(before)
         self.learn()
         self._router.join(worker.link)
@@ -274,7 +280,7 @@ class Supervisor:
         if not pinned:
             self._publisher.start_afresh()
 
-    def try_admit(self, worker: Worker) -> bool:
+    def try_admit(self, worker: Worker, reason: RestartReason = RestartReason.RELOAD) -> bool:
         """Admit a worker that is ready, or dismiss it if it would serve less than the others do."""
         lacking = self._served.lacking(worker.description)
         if lacking and self.serving:
@@ -286,7 +292,7 @@ class Supervisor:
         served = {version_of(one.description) for one in self.serving} - {""}
         if served and version_of(worker.description) not in served:
             log.warning("%s has loaded other files than the others; `tykpy reload` brings all to the same", worker)
-        self.admit(worker)
+        self.admit(worker, reason)
         return True
 
     def learn(self) -> None:
@@ -360,12 +366,12 @@ class Supervisor:
             self._router.give_up(str(self.hopeless))
             self._events.hopeless()
 
-    def _replace(self, worker: Worker) -> None:
+    def _replace(self, worker: Worker, reason: RestartReason) -> None:
         """Start the next worker for one that served and has ended, or is given up."""
         if self._by_slot.get(worker.slot) is not worker:
             return
         del self._by_slot[worker.slot]
-        self.restarts += 1
+        self.totals.note_restart(worker.slot, reason)
         for path in self._idle_workers.given_up(worker) if worker.idle else ():
             self._served.forget(path)
             self._back_off.forget(worker.slot)
@@ -495,7 +501,7 @@ class Supervisor:
             self.loads.ended(worker, ending)
             worker.owner.worker_lost(worker, worker.failure or f"it {ending.words} before it was ready")
         elif worker.phase is WorkerPhase.READY:
-            self._replace(worker)
+            self._replace(worker, RestartReason.OOM if ending.out_of_memory else RestartReason.CRASH)
         worker.phase = WorkerPhase.ENDED
 
     def _report_death(self, worker: Worker, link: Link, ending: Ending) -> None:
@@ -517,6 +523,7 @@ class Supervisor:
             log.error("%s left a ring that cannot be read to its end: %s", worker, worker.channel.corrupt)
         worker.process.release()
         self._storage.note_end(worker.channel)
+        self.totals.note_end(worker, time.monotonic_ns())
         worker.channel.close()
         self._keep_room()
         self._update_saved()

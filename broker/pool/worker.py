@@ -107,10 +107,19 @@ class Worker:
         """Dispatches that it has answered."""
         return self.link.handled if self.link else 0
 
+    def busy_ns(self, now_ns: int) -> int:
+        """Return for how long it has had at least one dispatch."""
+        return self.link.busy_ns(now_ns) if self.link else 0
+
     @property
     def in_flight(self) -> int:
         """Dispatches that it has and has not answered."""
         return len(self.link.in_flight) if self.link else 0
+
+    @property
+    def threads(self) -> int:
+        """Threads for hooks that it has, by its own account."""
+        return min(self.channel.hook_threads(), MAX_THREADS)
 
     @property
     def age(self) -> float:
@@ -152,8 +161,7 @@ class Worker:
             "state": self.phase.value,
             "in_flight": self.in_flight,
             "handled": self.handled,
-            # By its own account.
-            "threads": min(self.channel.hook_threads(), MAX_THREADS),
+            "threads": self.threads,
             "age_s": round(self.age, 3),
             "content": version_of(self.description),
         }

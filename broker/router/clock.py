@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
-from tykpy.broker.errors import DispatchError
+from tykpy.broker.codes import GrpcCode
+from tykpy.broker.errors import DispatchError, Rejection
 from tykpy.broker.faults import Periodic, each
 from tykpy.broker.router.deadlines import TICK_SECONDS, DeadlineWheel
 from tykpy.broker.router.dispatch import Dispatch
@@ -90,7 +91,7 @@ class Placement(Protocol):
     pool: LinkPool
     watcher: LinkWatcher
 
-    def abandon(self, dispatch: Dispatch) -> None:
+    def abandon(self, dispatch: Dispatch, code: GrpcCode) -> None:
         """Complete a dispatch that nobody waits for any more; it does not run if it has not started."""
 
     def take_back(self, link: Link) -> None:
@@ -174,7 +175,7 @@ class Clock:
             where += ": no worker that is ready has loaded its bundle (tykpy hooks)"
         self._outcomes.counters.expired += 1
         try:
-            self._placement.abandon(dispatch)
+            self._placement.abandon(dispatch, GrpcCode.DEADLINE_EXCEEDED)
         finally:
             dispatch.fail(DispatchError(Status.EXPIRED, f"deadline exceeded {where} ({dispatch.name})"))
         if isinstance(link, Link) and _could_have_run(link, seq) and not _has_progressed(link, dispatch, now):
@@ -204,7 +205,7 @@ class Clock:
         waited = (now - dispatch.taken_ns) / 1e9
         workers = len(self._placement.pool)
         message = f"waited {waited:.1f} s, more comes than {workers} workers can do (--queue-wait; {dispatch.name})"
-        self._outcomes.fail(dispatch, DispatchError(Status.OVERLOADED, message))
+        self._outcomes.fail(dispatch, DispatchError(Status.OVERLOADED, message, Rejection.SHED))
         self._shedding.log(logging.WARNING, dispatch.name, f"calls of {dispatch.name} fail: {message}; {ADVICE}")
 
     # -- workers ---

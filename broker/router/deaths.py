@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple, Self
 
-from tykpy.broker.errors import DispatchError
+from tykpy.broker.errors import DispatchError, Rejection
 from tykpy.broker.router.dispatch import Dispatch
 from tykpy.broker.router.hook_table import NO_BUNDLE
 from tykpy.broker.router.peek import PeekError, peek, peek_handler, peek_map
@@ -275,6 +275,7 @@ class Quarantine:
                 Status.HOOK_FAILED,
                 f"quarantined: this very dispatch ({frame.hook}) has killed {FRAME_KILLS} workers, it is not "
                 f"run again before {self._frame_left(frame):.0f} s have passed or new code is loaded (tykpy reload)",
+                Rejection.QUARANTINED,
             )
 
     def _blame_frame(self, dispatch: Dispatch, hook: BlamedHook, share: float) -> bool:
@@ -315,7 +316,7 @@ class Quarantine:
             breaker.probe = dispatch
         elif breaker.probe is not dispatch:
             message = f"{hook} is not run: {self._why(breaker)}, or when new code is loaded (tykpy reload)"
-            raise DispatchError(Status.UNAVAILABLE, message)
+            raise DispatchError(Status.UNAVAILABLE, message, Rejection.BREAKER_OPEN)
 
     def _blame_hook(self, hook: BlamedHook, share: float) -> bool:
         breaker = self._breakers.get(hook)

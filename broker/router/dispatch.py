@@ -5,6 +5,8 @@ from typing import Protocol
 
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.router.hook_info import HookInfo
+from tykpy.broker.router.hook_stats import EVENT
+from tykpy.broker.router.peek import CUSTOM_KEY_CHECK
 from tykpy.ipc.bodies.store import Body, body_bytes
 
 
@@ -22,6 +24,7 @@ class Dispatch(ABC):
         "cost_ns",
         "deadline_ns",
         "hook",
+        "hook_type",
         "kind",
         "limit_ns",
         "link",
@@ -31,7 +34,6 @@ class Dispatch(ABC):
         "seq",
         "share",
         "taken_ns",
-        "urgent",
         "waiting",
     )
 
@@ -49,12 +51,12 @@ class Dispatch(ABC):
         self.limit_ns = 0
         """When the hook's own limit ends, absolute: a hook that still runs then hangs, whoever waits for it."""
         self.hook: HookInfo | None = None
+        self.hook_type = EVENT
+        """The number of its `coprocess.HookType`, unchecked; `EVENT` for an event."""
         self.name = "event"
         """The hook's name, for messages."""
         self.waiting = False
         """Whether it waits in the broker's queue."""
-        self.urgent = False
-        """Whether it is an auth hook, which goes before others when both wait."""
         self.link: object = None
         """The `Link` of the worker that has it, or None. An object to this module, which links import."""
         self.seq = 0
@@ -70,6 +72,11 @@ class Dispatch(ABC):
         """Whether its hook, an idempotent one, has been run again."""
         self.completed = False
         """Answered, failed or cancelled: nothing more may happen to it."""
+
+    @property
+    def urgent(self) -> bool:
+        """Whether it is for an auth hook, which goes before others when both wait."""
+        return self.hook_type == CUSTOM_KEY_CHECK
 
     @property
     def encoded(self) -> bytes:

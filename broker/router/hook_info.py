@@ -7,6 +7,7 @@ of threads: more threads would only contend for the interpreter's lock.
 
 from typing import Final
 
+from tykpy.broker.router.hook_stats import HookStats
 from tykpy.ipc.ring.layout import FLAG_MEASURE, FLAG_SHARES
 
 BLOCKING: Final = 0
@@ -113,10 +114,12 @@ class HookTimes:
 class HookInfo:
     """Where calls of one hook run and wait, and for how long."""
 
-    __slots__ = ("apis", "group", "idempotent", "lane", "queue_lane", "timeout_ns", "times")
+    __slots__ = ("apis", "group", "idempotent", "lane", "queue_lane", "stats", "timeout_ns", "times")
 
-    def __init__(self, *, is_async: bool = False, timeout: float | None = None, idempotent: bool = False) -> None:
-        """`timeout`: the hook's own limit in seconds; None: the broker's."""
+    def __init__(
+        self, stats: HookStats, *, is_async: bool = False, timeout: float | None = None, idempotent: bool = False
+    ) -> None:
+        """`stats`: what counts its dispatches. `timeout`: the hook's own limit in seconds; None: the broker's."""
         self.apis: set[str] = set()
         """Ids of the APIs that have called it."""
         self.lane = ASYNC if is_async else BLOCKING
@@ -126,6 +129,7 @@ class HookInfo:
         """The lane of the queue in which its calls wait."""
         self.timeout_ns = int(timeout * 1e9) if timeout else 0
         self.idempotent = idempotent
+        self.stats = stats
         self.times = HookTimes()
 
     def restrict(self, group: int) -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from tykpy.broker.errors import DispatchError
+from tykpy.broker.errors import DispatchError, Rejection
 from tykpy.broker.router.dispatch import Dispatch
 from tykpy.broker.router.hook_info import HookInfo
+from tykpy.broker.router.hook_stats import AllHookStats
 from tykpy.broker.router.link import Link
-from tykpy.broker.router.peek import CUSTOM_KEY_CHECK, Peek, PeekError, peek, peek_handler, peek_map
+from tykpy.broker.router.peek import Peek, PeekError, peek, peek_handler, peek_map
 from tykpy.ipc.bodies.store import Body
 from tykpy.ipc.description import MAX_NAME
 from tykpy.ipc.frame import Kind, Status
@@ -60,41 +61,48 @@ class HookTable:
         """Called with an API's id and its bundle's hash when they are seen together for the first time."""
         self.awaits = False
         """Whether dispatches for bundles that no worker has wait."""
+        self.stats = AllHookStats()
         self._bundles: dict[str, bool] = {}
         """Whether all of a bundle can be used, by its hashes; for calls that name none: False if any is broken."""
-        self._awaited = HookInfo()
+        unknown = self.stats.unknown
+        self._names: dict[str, str] = {}
+        """Names of bundles by their hashes."""
+        self._awaited = HookInfo(unknown)
         self._is_last_awaited = False
         self._newest_handlers: set[str] = set()
         self._hooks: dict[HookKey, HookInfo] = {}
         self._handlers: dict[str, HookInfo] = {}
-        self._unknown = HookInfo()
-        self._event = HookInfo()
+        self.unknown = HookInfo(unknown)
+        """Stands in for a hook that no worker has described."""
+        self._event = HookInfo(unknown)
 
     def update(self, description: list[dict[str, Any]], restrictions: Restrictions = UNRESTRICTED) -> None:
         """Replace the description; hooks known before keep what was learned about them."""
         found: dict[HookKey, HookInfo] = {}
         self._newest_handlers = set()
         self._bundles = {}
+        self._names = {digest: bundle.get("name", "") for bundle in description for digest in bundle.get("hashes", ())}
         for bundle in description:
             usable = bundle.get("state") == "loaded" and not bundle.get("faulty")
             for digest in bundle.get("hashes", ()):
                 self._bundles.setdefault(digest, usable)
                 if usable:
-                    found.setdefault((digest, CHAIN_NAME), self._known((digest, CHAIN_NAME), HookInfo()))
+                    found.setdefault((digest, CHAIN_NAME), self._chain((digest, CHAIN_NAME)))
             if not usable:
                 self._bundles.update(dict.fromkeys(NO_BUNDLE, False))
             for hook in bundle.get("hooks", ()):
                 if hook.get("shape") == EVENT_SHAPE:
                     self._newest_handlers.add(hook["name"])
                 for digest in (*bundle.get("hashes", ()), *NO_BUNDLE):
-                    found.setdefault((digest, hook["name"]), self._info(digest, hook))
+                    found.setdefault((digest, hook["name"]), self._info(bundle, digest, hook))
         self.description = description
         self.event_handlers = {*self._newest_handlers, *self._old_handlers()}
         self._restrict(found, restrictions)
         self._hooks = found
+        self.stats.keep({info.stats.id for info in found.values()})
 
     def identify(self, dispatch: Dispatch) -> HookInfo:
-        """Return the hook that a dispatch is for, or an unknown one; set the dispatch's name and urgency.
+        """Return the hook that a dispatch is for, or an unknown one; set the dispatch's name and hook type.
 
         Raises DispatchError where the dispatch does not decode.
         """
@@ -106,8 +114,10 @@ class HookTable:
         try:
             seen = _peek_object(dispatch.body) if kind == _OBJECT else peek_map(dispatch.encoded)
         except PeekError as error:
-            raise DispatchError(Status.INVALID, f"the Object does not decode: {error}") from error
-        dispatch.urgent = seen.hook_type == CUSTOM_KEY_CHECK
+            dispatch.hook_type = 0
+            message = f"the Object does not decode: {error}"
+            raise DispatchError(Status.INVALID, message, Rejection.INVALID) from error
+        dispatch.hook_type = seen.hook_type
         dispatch.name = seen.hook_name
         hook = self._hooks.get((seen.bundle_hash, seen.hook_name)) or self._missing(seen.bundle_hash)
         if seen.api_id not in hook.apis:
@@ -130,7 +140,7 @@ class HookTable:
         """Return a stand-in for a hook that no worker has described: one to wait for, or one to ask a worker about."""
         usable = self._bundles.get(bundle_hash)
         if usable or not self.ask(usable is False):
-            return self._unknown
+            return self.unknown
         return self._awaited
 
     def _old_handlers(self) -> set[str]:
@@ -142,11 +152,11 @@ class HookTable:
         self.groups = []
         for key, links in restrictions.hooks.items():
             # Workers do not describe a whole chain ("*") as a hook.
-            info = found.get(key) or found.setdefault(key, self._known(key, HookInfo()))
+            info = found.get(key) or found.setdefault(key, self._chain(key))
             info.restrict(self._group(links))
         self._handlers = {}
         for name, links in restrictions.handlers.items():
-            info = self._handlers[name] = HookInfo()
+            info = self._handlers[name] = HookInfo(self.stats.unknown)
             info.restrict(self._group(links))
         if self.awaits:
             self._add_awaited()
@@ -170,8 +180,13 @@ class HookTable:
             self.groups.append(links)
         return self.groups.index(links) + 1
 
-    def _info(self, digest: str, hook: dict[str, Any]) -> HookInfo:
+    def _chain(self, key: HookKey) -> HookInfo:
+        digest, name = key
+        return self._known(key, HookInfo(self.stats.of((self._names.get(digest, ""), name))))
+
+    def _info(self, bundle: dict[str, Any], digest: str, hook: dict[str, Any]) -> HookInfo:
         info = HookInfo(
+            self.stats.of((bundle.get("name", ""), hook["name"])),
             is_async=bool(hook.get("is_async")),
             timeout=hook.get("timeout"),
             idempotent=bool(hook.get("idempotent")),

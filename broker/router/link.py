@@ -60,6 +60,8 @@ class Link:
     __slots__ = (
         "_backlog_ns",
         "_budget_ns",
+        "_busy_from_ns",
+        "_busy_ns",
         "_flags",
         "_missed_mark",
         "_missed_since",
@@ -129,6 +131,9 @@ class Link:
         self._missed_mark: tuple[int, frozenset[int]] | None = None
         self.progress_ns = 0
         """When it last answered, or was last given something while idle."""
+        self._busy_ns = 0
+        self._busy_from_ns = 0
+        """When it was last given something while idle."""
         self._backlog_ns = 0
         self._budget_ns = PREFETCH_BUDGET_NS if learns else PREFETCH_BUDGET_NS * threads
         self._most = (1 if learns else threads) + PREFETCH
@@ -171,7 +176,7 @@ class Link:
             dispatch.body = body = self.channel.bodies.put(body) or body
         self.channel.send(seq, pack_frame(dispatch.kind, dispatch.metadata, body), dispatch.deadline_ns, flags)
         if not self.in_flight:
-            self.progress_ns = time.monotonic_ns()
+            self.progress_ns = self._busy_from_ns = time.monotonic_ns()
         dispatch.seq = seq
         dispatch.link = self
         self.in_flight[seq] = dispatch
@@ -200,6 +205,8 @@ class Link:
             self._backlog_ns -= dispatch.cost_ns
             self._taken -= dispatch.share
         dispatch.link = None
+        if not self.in_flight:
+            self._busy_ns += self.progress_ns - self._busy_from_ns
         return dispatch
 
     def receive(self) -> list[Answer]:
@@ -220,6 +227,10 @@ class Link:
         if mark != self._missed_mark:
             self.missed, self._missed_mark, self._missed_since = 0, mark, now
         self.missed += 1
+
+    def busy_ns(self, now: int) -> int:
+        """Return for how long it has had at least one dispatch."""
+        return self._busy_ns + (now - self._busy_from_ns if self.in_flight else 0)
 
     def idle_ns(self, now: int) -> int:
         """Return for how long it has started nothing of what it was given."""

@@ -2,14 +2,19 @@
 
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import dataclass
+from time import monotonic_ns
+from typing import Final
 
-from tykpy.broker.errors import DispatchError
+from tykpy.broker.codes import CODE_OF_STATUS, GrpcCode
+from tykpy.broker.errors import DispatchError, Rejection
 from tykpy.broker.faults import attempt, report
 from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.answers import body_of, was_run
 from tykpy.broker.router.deadlines import DeadlineWheel
 from tykpy.broker.router.dispatch import Dispatch
+from tykpy.broker.router.hook_stats import HookStats
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.queue import PendingQueue
 from tykpy.ipc.channel.messages import Answer
@@ -17,6 +22,8 @@ from tykpy.ipc.frame import EVENT_KINDS, Status
 from tykpy.telemetry.rate_limited_log import QuietLog
 
 log = logging.getLogger("tykpy.router")
+
+_OK: Final = int(GrpcCode.OK)
 
 
 @dataclass(slots=True)
@@ -35,6 +42,10 @@ class Counters:
     late: int = 0
     """Answers that nobody waited for any more."""
 
+    def as_dict(self) -> dict[str, int]:
+        """Return the counters by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 class Outcomes:
     """Completes dispatches, and takes them off the queue and the timing wheel."""
@@ -48,6 +59,8 @@ class Outcomes:
     ) -> None:
         self._oversize = oversize
         self.counters = Counters()
+        self.rejected: Counter[Rejection] = Counter()
+        """Dispatches that were not run."""
         self.under_way = 0
         """Dispatches taken and not yet completed."""
         self.held = 0
@@ -58,8 +71,15 @@ class Outcomes:
         self._idle: asyncio.Future[None] | None = None
         self._unknown_handlers = QuietLog(log)
 
+    def refuse(self, dispatch: Dispatch, stats: HookStats, error: DispatchError) -> None:
+        """Fail a dispatch that the router does not take."""
+        self.counters.refused += 1
+        dispatch.completed = True
+        self._count_error(dispatch, stats, error)
+        dispatch.fail(error)
+
     def answer(self, link: Link, answer: Answer) -> None:
-        """Hand a worker's answer to its caller, if the caller still waits."""
+        """Hand a worker's answer to its caller, if the caller still waits. `link.progress_ns` is now."""
         dispatch = link.finish(answer.seq)
         link.overdue.discard(answer.seq)
         if dispatch is None or dispatch.completed:
@@ -71,27 +91,31 @@ class Outcomes:
         try:
             body = body_of(answer, dispatch.kind, dispatch.body)
         except DispatchError as error:
-            _note_run(dispatch, answer)
+            hook_ns = _note_run(dispatch, answer)
             if error.status is Status.NOT_FOUND and dispatch.kind in EVENT_KINDS:
                 self._unknown_handlers.log(logging.WARNING, error.message, error.message)
             if error.status is Status.TOO_LARGE:
                 text = self._oversize.refuse_answer(dispatch.kind, dispatch.name, error.message)
                 error = DispatchError(Status.TOO_LARGE, text)
-            self.fail(dispatch, error)
+            self.fail(dispatch, error, hook_ns)
             return
         except Exception as fault:  # noqa: BLE001 (its caller gets an error, whatever it was)
             self.fail_for_fault(dispatch, fault)
             return
         self.complete(dispatch)
-        assert dispatch.hook is not None
-        dispatch.hook.times.learn(answer.handler_ns, answer.waited_ns)
+        hook, hook_ns = dispatch.hook, answer.handler_ns
+        assert hook is not None
+        hook.times.learn(hook_ns, answer.waited_ns)
+        hook.stats.count(dispatch.hook_type, _OK, link.progress_ns - dispatch.taken_ns, hook_ns)
         self.counters.answered += 1
         dispatch.answer(dispatch.kind, body)
 
-    def fail(self, dispatch: Dispatch, error: DispatchError) -> None:
-        """Complete a dispatch with an error."""
+    def fail(self, dispatch: Dispatch, error: DispatchError, hook_ns: int | None = None) -> None:
+        """Complete a dispatch with an error; `hook_ns`: how long its hook ran, None: it was not run."""
         self.complete(dispatch)
         self.counters.failed += 1
+        assert dispatch.hook is not None
+        self._count_error(dispatch, dispatch.hook.stats, error, hook_ns)
         attempt(dispatch.fail, error)
 
     def fail_for_size(self, dispatch: Dispatch, size: int) -> None:
@@ -105,6 +129,15 @@ class Outcomes:
         if not (dispatch.completed or dispatch.waiting or dispatch.link):
             message = f"tykpy failed inside the broker: {type(fault).__name__} ({dispatch.name})"
             self.fail(dispatch, DispatchError(Status.INTERNAL, message))
+
+    def abandon(self, dispatch: Dispatch, code: GrpcCode) -> None:
+        """Complete a dispatch that nobody waits for any more; it is the caller's to say so."""
+        now, link = monotonic_ns(), dispatch.link
+        started = link.channel.execution_started_ns(dispatch.seq) if isinstance(link, Link) else 0
+        self.complete(dispatch)
+        assert dispatch.hook is not None
+        hook_ns = max(0, now - started) if started else None
+        dispatch.hook.stats.count(dispatch.hook_type, code, now - dispatch.taken_ns, hook_ns)
 
     def complete(self, dispatch: Dispatch) -> None:
         """Mark a dispatch as completed, without a word to its caller; nothing more may happen to it."""
@@ -124,6 +157,15 @@ class Outcomes:
         self._deadlines.discard(dispatch)
         self.held -= len(dispatch.body)
 
+    def _count_error(
+        self, dispatch: Dispatch, stats: HookStats, error: DispatchError, hook_ns: int | None = None
+    ) -> None:
+        if error.rejection is not None:
+            self.rejected[error.rejection] += 1
+        # A dispatch that was refused has not been taken: it took no time.
+        dispatch_ns = monotonic_ns() - dispatch.taken_ns if dispatch.taken_ns else 0
+        stats.count(dispatch.hook_type, CODE_OF_STATUS[error.status], dispatch_ns, hook_ns)
+
     async def idle(self) -> None:
         """Return when nothing is under way. One caller at a time."""
         if self.under_way:
@@ -131,9 +173,14 @@ class Outcomes:
             await self._idle
 
 
-def _note_run(dispatch: Dispatch, answer: Answer) -> None:
-    """Learn from a call that failed, or that nobody waits for: hooks that wait in vain teach the most."""
+def _note_run(dispatch: Dispatch, answer: Answer) -> int | None:
+    """Learn from a call that failed, or that nobody waits for: hooks that wait in vain teach the most.
+
+    Returns how long its hook ran, None if it was not run.
+    """
     if not was_run(answer):
         dispatch.seq = 0
-    elif dispatch.hook is not None:
+        return None
+    if dispatch.hook is not None:
         dispatch.hook.times.learn(answer.handler_ns, answer.waited_ns)
+    return answer.handler_ns

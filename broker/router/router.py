@@ -6,14 +6,16 @@ for each. Dispatches in flight are known by worker and sequence number, so an an
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NoReturn
 
 from tykpy.broker.arriving import HELD_BYTES
+from tykpy.broker.codes import GrpcCode
 from tykpy.broker.end_of_turn import EndOfTurn
-from tykpy.broker.errors import DispatchError
+from tykpy.broker.errors import DispatchError, Rejection
 from tykpy.broker.faults import attempt, each, report
 from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.clock import Clock
@@ -86,6 +88,7 @@ class Router:
     def dispatch(self, dispatch: Dispatch) -> None:
         """Take a dispatch: to a worker at once if one is free, into the queue otherwise."""
         self.counters.taken += 1
+        hook = self.hooks.unknown
         try:
             hook = self.hooks.identify(dispatch)
             held = self._outcomes.held + len(dispatch.body)
@@ -99,9 +102,7 @@ class Router:
             if self.quarantine.active:
                 self.quarantine.check(dispatch)
         except DispatchError as error:
-            self.counters.refused += 1
-            dispatch.completed = True
-            dispatch.fail(error)
+            self._outcomes.refuse(dispatch, hook.stats, error)
             return
         dispatch.hook = hook
         dispatch.taken_ns = now = time.monotonic_ns()
@@ -122,7 +123,7 @@ class Router:
         elif hook.group and self._restricted_queue_is_full():
             most = self._options.queue_size // RESTRICTED_SHARE
             message = f"{most} dispatches wait already for workers that have loaded their bundles (--queue-size)"
-            self._outcomes.fail(dispatch, DispatchError(Status.OVERLOADED, message))
+            self._outcomes.fail(dispatch, DispatchError(Status.OVERLOADED, message, Rejection.QUEUE_FULL))
         else:
             self._pending.push(dispatch)
         if not self._clock.ticking:
@@ -133,7 +134,7 @@ class Router:
         if dispatch.completed:
             return
         self.counters.cancelled += 1
-        self.abandon(dispatch)
+        self.abandon(dispatch, GrpcCode.CANCELLED)
 
     # -- for the workers' supervisor ---
 
@@ -188,6 +189,7 @@ class Router:
         with self._end_of_turn:
             self._remove(link)
             self._to_ring.pop(link, None)
+            link.progress_ns = time.monotonic_ns()
             each(partial(self._outcomes.answer, link), death.answers)
             attempt(self._blame, link, death)
             each(partial(self._recover, link, death), sorted(link.in_flight, reverse=True))
@@ -206,7 +208,7 @@ class Router:
         """Fail all that waits, and all that comes: no worker will ever be ready."""
         self.hopeless = why
         for dispatch in self._pending:
-            self._outcomes.fail(dispatch, DispatchError(Status.UNAVAILABLE, why))
+            self._outcomes.fail(dispatch, DispatchError(Status.UNAVAILABLE, why, Rejection.NO_WORKERS))
 
     # -- state ---
 
@@ -225,18 +227,23 @@ class Router:
         """Bytes of the dispatches that wait or are at a worker, also where nobody waits for the answer any more."""
         return self._outcomes.held
 
+    @property
+    def rejected(self) -> Counter[Rejection]:
+        """Dispatches that were not run, by reason."""
+        return self._outcomes.rejected
+
     async def idle(self) -> None:
         """Return when nothing is under way. One caller at a time."""
         await self._outcomes.idle()
 
     # -- for the clock ---
 
-    def abandon(self, dispatch: Dispatch) -> None:
+    def abandon(self, dispatch: Dispatch, code: GrpcCode) -> None:
         """Complete a dispatch that nobody waits for any more; it does not run if it has not started.
 
-        If it runs, its worker hangs once the hook's own limit has passed as well.
+        If it runs, its worker hangs once the hook's own limit has passed as well. `code`: what it is counted as.
         """
-        self._outcomes.complete(dispatch)
+        self._outcomes.abandon(dispatch, code)
         if isinstance(dispatch.link, Link):
             self.take_back(dispatch.link)
         if dispatch.link is not None:
@@ -354,14 +361,14 @@ class Router:
 
     def _refuse(self) -> NoReturn:
         if self.draining:
-            raise DispatchError(Status.UNAVAILABLE, "the broker is shutting down")
+            raise DispatchError(Status.UNAVAILABLE, "the broker is shutting down", Rejection.DRAINING)
         if self.hopeless is not None:
-            raise DispatchError(Status.UNAVAILABLE, self.hopeless)
+            raise DispatchError(Status.UNAVAILABLE, self.hopeless, Rejection.NO_WORKERS)
         if self._pending.waiting >= self._options.queue_size:
             what = f"{self._pending.waiting} dispatches wait already for {len(self.pool)} workers (--queue-size)"
-        else:
-            what = f"dispatches of {self._outcomes.held} bytes wait or run already (--queue-bytes)"
-        raise DispatchError(Status.OVERLOADED, what)
+            raise DispatchError(Status.OVERLOADED, what, Rejection.QUEUE_FULL)
+        what = f"dispatches of {self._outcomes.held} bytes wait or run already (--queue-bytes)"
+        raise DispatchError(Status.OVERLOADED, what, Rejection.BYTES)
 
     def _restricted_queue_is_full(self) -> bool:
         restricted = self._pending.waiting - self._pending.waiting_of(0)
@@ -425,7 +432,9 @@ class Router:
         try:
             error = final_error(dispatch, seq, death)
             if error is not None:
-                self._outcomes.fail(dispatch, error)
+                started = link.channel.execution_started_ns(seq) if seq in death.executing else 0
+                hook_ns = max(0, link.progress_ns - started) if started else None
+                self._outcomes.fail(dispatch, error, hook_ns)
             else:
                 self.counters.redispatched += 1
                 self._put_back(dispatch)

@@ -20,7 +20,7 @@ from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.client.grpc import GrpcClient
 from tykpy.client.rpc import RpcClient
 from tykpy.commands.objects import CallDescription, build_object
-from tykpy.telemetry.live_counters import LiveSegment
+from tykpy.telemetry.live_segment import LiveSegment
 
 TYKPY = str(Path(sys.executable).parent / "tykpy")
 PATIENCE = 30.0

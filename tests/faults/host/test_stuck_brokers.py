@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from tests.support.broker import RunningBroker, running_broker, stop_process, wait_until
 from tykpy.commands import pool
-from tykpy.telemetry import live_counters
-from tykpy.telemetry.live_counters import read_live_counters
+from tykpy.telemetry import live_segment
+from tykpy.telemetry.live_segment import read_live_snapshot
 
 HOOK: Final = """
 from tyk.decorators import Pre
@@ -37,14 +37,17 @@ def status_of(broker: RunningBroker) -> tuple[int, str]:
 
 def wait_for_counters(broker: RunningBroker, answered: int) -> None:
     def are_there() -> bool:
-        seen = read_live_counters(broker.runtime)
-        return seen is not None and (seen.counters.answered, seen.counters.ready) == (answered, broker.workers)
+        seen = read_live_snapshot(broker.runtime)
+        return seen is not None and (seen.snapshot.dispatches["answered"], seen.snapshot.ready) == (
+            answered,
+            broker.workers,
+        )
 
-    wait_until(are_there, lambda: str(read_live_counters(broker.runtime)))
+    wait_until(are_there, lambda: str(read_live_snapshot(broker.runtime)))
 
 
 def segment_of(broker: RunningBroker) -> Path:
-    return Path("/dev/shm") / live_counters._name_of(broker.runtime, os.geteuid()).lstrip("/")
+    return Path("/dev/shm") / live_segment._name_of(broker.runtime, os.geteuid()).lstrip("/")
 
 
 def test_status_of_a_stopped_broker_tells_when_it_was_seen(tmp_path: Path) -> None:
@@ -87,9 +90,9 @@ def test_the_next_broker_replaces_the_segment_of_a_killed_one(tmp_path: Path) ->
             broker.start().wait_ready()
             wait_until(lambda: status_of(broker)[0] == 0, lambda: status_of(broker)[1])
         wait_for_counters(broker, answered=0)
-        seen = read_live_counters(broker.runtime)
+        seen = read_live_snapshot(broker.runtime)
         assert seen is not None
-        assert seen.counters.pid == broker.pid
+        assert seen.snapshot.pid == broker.pid
         broker.stop()
         assert not segment_of(broker).exists()
 

@@ -9,6 +9,7 @@ from tykpy.broker.router.clock import HOOK_TIMES, STANDING_NS, Overload
 from tykpy.broker.router.deadlines import TICK_BITS, DeadlineWheel
 from tykpy.broker.router.dispatch import Dispatch
 from tykpy.broker.router.hook_info import BLOCKING, HookInfo
+from tykpy.broker.router.hook_stats import AllHookStats
 from tykpy.broker.router.queue import PendingQueue
 from tykpy.ipc.frame import Status
 from tykpy.ipc.ring.layout import ACTIVE_START
@@ -96,7 +97,7 @@ def test_an_overload_sheds_dispatches_that_waited_too_long(worker: LocalWorker) 
     bench.router.join(worker.link)
     running = bench.send()
     request = worker.claim()
-    bench.router.hooks._unknown.times.expected_ns = 0
+    bench.router.hooks.unknown.times.expected_ns = 0
     worker.link.stalled = True
     waiting = bench.send()
     bench.turn_until(lambda: bool(waiting.outcomes))
@@ -284,8 +285,8 @@ def test_an_empty_slot_is_removed() -> None:
 
 
 WAIT_NS = 100_000_000
-FAST = HookInfo()
-SLOW = HookInfo()
+FAST = HookInfo(AllHookStats().unknown)
+SLOW = HookInfo(AllHookStats().unknown)
 SLOW.times.expected_ns = STANDING_NS * 10
 
 

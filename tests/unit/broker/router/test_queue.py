@@ -2,13 +2,15 @@
 
 from tests.support.peers.dispatches import RecordedDispatch
 from tykpy.broker.router.hook_info import ASYNC, BLOCKING, HookInfo
+from tykpy.broker.router.hook_stats import EVENT, AllHookStats
+from tykpy.broker.router.peek import CUSTOM_KEY_CHECK
 from tykpy.broker.router.queue import COMPLETED_ALLOWANCE, PendingQueue
 
 
 def waiter(*, urgent: bool = False, is_async: bool = False) -> RecordedDispatch:
     dispatch = RecordedDispatch()
-    dispatch.hook = HookInfo(is_async=is_async)
-    dispatch.urgent = urgent
+    dispatch.hook = HookInfo(AllHookStats().unknown, is_async=is_async)
+    dispatch.hook_type = CUSTOM_KEY_CHECK if urgent else EVENT
     return dispatch
 
 

@@ -17,6 +17,7 @@ from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.router.deaths import Cause, Death
 from tykpy.broker.router.hook_info import BLOCKING, HookInfo
+from tykpy.broker.router.hook_stats import AllHookStats
 from tykpy.broker.router.link import PREFETCH, Link
 from tykpy.broker.router.link_pool import LinkPool
 from tykpy.ipc.bodies.store import BodyStore
@@ -297,7 +298,7 @@ _seqs = itertools.count(1)
 
 
 def short_hook() -> HookInfo:
-    hook = HookInfo()
+    hook = HookInfo(AllHookStats().unknown)
     for _ in range(100):
         hook.times.learn(1)
     return hook

@@ -1,4 +1,4 @@
-"""Counters of a running broker in named shared memory: readable while its event loop is stuck or stopped.
+"""Snapshots of a running broker in named shared memory: readable while its event loop is stuck or stopped.
 
 The name is derived from the runtime folder. The segment belongs to the broker's user (mode 0600) and is unlinked when
 the broker stops. After SIGKILL it stays: the next broker of the folder replaces it, and any broker of that user removes
@@ -19,16 +19,23 @@ from typing import Final, NamedTuple, Self
 
 import posix_ipc
 
-# Two blocks, written in turn, each in a page of its own: a writer that is stopped in the middle of one has completed
-# the other. A block is eleven u64, native little-endian, and their CRC-32:
+from tykpy.telemetry.snapshot import Snapshot, decode_snapshot
+
+# Two blocks, written in turn: a writer that is stopped in the middle of one has completed the other. A block is a
+# header of five u64, native little-endian, and an encoded snapshot. The CRC-32 covers the words before it, and the
+# snapshot.
 #
-#   magic | number of the block | pid | time | taken | answered | failed | waiting | under way | ready | restarts | CRC
-_BLOCK: Final = struct.Struct("<11Q")
+#   magic | number of the block | time of the snapshot (CLOCK_MONOTONIC, ns) | size of the snapshot | CRC | snapshot
+_HEADER: Final = struct.Struct("<4Q")
 _CRC: Final = struct.Struct("<Q")
-_PAGE: Final = 4096
-SIZE: Final = 2 * _PAGE
+_START: Final = _HEADER.size + _CRC.size
+"""Bytes before the snapshot."""
+_BLOCK_SIZE: Final = 512 * 1024
+MAX_SNAPSHOT: Final = _BLOCK_SIZE - _START
+"""Bytes of an encoded snapshot."""
+SIZE: Final = 2 * _BLOCK_SIZE
 """Bytes of a segment."""
-_MAGIC: Final = int.from_bytes(b"TYKYLIV1", "little")
+_MAGIC: Final = int.from_bytes(b"TYKYLIV2", "little")
 _MODE: Final = 0o600
 _ROOT: Final = 0
 ORPHAN_SECONDS: Final = 3600.0
@@ -37,36 +44,6 @@ _DIGITS: Final = 16
 _PREFIX: Final = "tykpy-live-"
 _FOLDER: Final = Path("/dev/shm")
 """Where Linux shows named shared memory (shm_overview(7))."""
-
-
-class LiveCounters(NamedTuple):
-    """One reading."""
-
-    pid: int
-    time_ns: int
-    """Last turn of the event loop, CLOCK_MONOTONIC."""
-    taken: int
-    answered: int
-    failed: int
-    """Dispatches since the start."""
-    waiting: int
-    under_way: int
-    """Dispatches now: in the queue, and in workers."""
-    ready: int
-    """Workers."""
-    restarts: int
-
-    @property
-    def age(self) -> float:
-        """Seconds since the event loop's last turn."""
-        return (time.monotonic_ns() - self.time_ns) / 1e9
-
-    def __str__(self) -> str:
-        """Return the counters as text, without their age."""
-        return (
-            f"pid {self.pid}, {self.ready} workers ready, {self.waiting} dispatches waiting, {self.under_way} under way"
-            f"; {self.taken} taken, {self.answered} answered, {self.failed} failed; {self.restarts} workers restarted"
-        )
 
 
 class LiveSegment:
@@ -102,12 +79,13 @@ class LiveSegment:
         finally:
             os.close(descriptor)
 
-    def write(self, counters: LiveCounters) -> None:
-        """Publish a reading; costs two microseconds."""
+    def write(self, snapshot: bytes, time_ns: int) -> None:
+        """Publish an encoded snapshot of at most `MAX_SNAPSHOT` bytes that was taken at `time_ns`."""
         self._number += 1
-        block = _BLOCK.pack(_MAGIC, self._number, *counters)
-        start = self._number % 2 * _PAGE
-        self._memory[start : start + _BLOCK.size + _CRC.size] = block + _CRC.pack(zlib.crc32(block))
+        header = _HEADER.pack(_MAGIC, self._number, time_ns, len(snapshot))
+        start = self._number % 2 * _BLOCK_SIZE
+        block = header + _CRC.pack(zlib.crc32(snapshot, zlib.crc32(header))) + snapshot
+        self._memory[start : start + len(block)] = block
 
     def close(self) -> None:
         """Unlink the segment, unless a successor has replaced it."""
@@ -123,13 +101,13 @@ class LiveSegment:
 class LastSeen(NamedTuple):
     """What is known of a broker that does not answer."""
 
-    counters: LiveCounters
+    snapshot: Snapshot
     is_running: bool
     """Whether its process exists."""
 
 
-def read_live_counters(runtime_dir: Path) -> LastSeen | None:
-    """Read the counters of the broker of this folder; None if there are none that make sense.
+def read_live_snapshot(runtime_dir: Path) -> LastSeen | None:
+    """Read the last snapshot of the broker of this folder; None if there is none that makes sense.
 
     The segment must belong to the folder's owner or to root, and be closed to others; the content is checked.
     """
@@ -151,11 +129,11 @@ def _read(name: str, owner: int) -> LastSeen | None:
         status = os.fstat(descriptor)
         if status.st_uid != owner or stat.S_IMODE(status.st_mode) != _MODE or status.st_size != SIZE:
             return None
-        counters = _newest(descriptor)
-        if counters is None or counters.age < 0:
+        block = _newest(descriptor)
+        if block is None or block.age < 0:
             return None
-        return LastSeen(counters, not _can_lock(descriptor))
-    except OSError:
+        return LastSeen(decode_snapshot(block.snapshot), not _can_lock(descriptor))
+    except (OSError, ValueError):
         return None
     finally:
         os.close(descriptor)
@@ -167,8 +145,8 @@ def _remove_orphans() -> None:
         with suppress(OSError), path.open("rb") as segment:
             # One that is smaller is being made.
             if os.fstat(segment.fileno()).st_size == SIZE and _can_lock(segment.fileno()):
-                counters = _newest(segment.fileno())
-                if counters is None or not 0 <= counters.age < ORPHAN_SECONDS:
+                block = _newest(segment.fileno())
+                if block is None or not 0 <= block.age < ORPHAN_SECONDS:
                     path.unlink()
 
 
@@ -177,21 +155,37 @@ def _name_of(runtime_dir: Path, owner: int) -> str:
     return f"/{_PREFIX}{owner}-{digest[:_DIGITS]}"
 
 
-def _newest(descriptor: int) -> LiveCounters | None:
+class _Block(NamedTuple):
+    """What one of the two blocks holds."""
+
+    number: int
+    time_ns: int
+    snapshot: bytes
+
+    @property
+    def age(self) -> float:
+        """Seconds since the event loop's last turn."""
+        return (time.monotonic_ns() - self.time_ns) / 1e9
+
+
+def _newest(descriptor: int) -> _Block | None:
+    blocks = [_read_block(descriptor, start) for start in (0, _BLOCK_SIZE)]
+    return max((block for block in blocks if block is not None), default=None)
+
+
+def _read_block(descriptor: int, start: int) -> _Block | None:
     # Read, not mapped: the writer could cut the file off under a mapping.
-    blocks = [_unpack(os.pread(descriptor, _BLOCK.size + _CRC.size, start)) for start in (0, _PAGE)]
-    found = max((block for block in blocks if block is not None), default=None)
-    return None if found is None else found[1]
-
-
-def _unpack(data: bytes) -> tuple[int, LiveCounters] | None:
-    if len(data) != _BLOCK.size + _CRC.size:
+    head = os.pread(descriptor, _START, start)
+    if len(head) != _START:
         return None
-    block = data[: _BLOCK.size]
-    magic, number, *values = _BLOCK.unpack(block)
-    if magic != _MAGIC or _CRC.unpack(data[_BLOCK.size :])[0] != zlib.crc32(block):
+    magic, number, time_ns, size = _HEADER.unpack_from(head)
+    if magic != _MAGIC or size > MAX_SNAPSHOT:
         return None
-    return number, LiveCounters(*values)
+    snapshot = os.pread(descriptor, size, start + _START)
+    crc = zlib.crc32(snapshot, zlib.crc32(head[: _HEADER.size]))
+    if _CRC.unpack_from(head, _HEADER.size)[0] != crc:
+        return None
+    return _Block(number, time_ns, snapshot)
 
 
 def _can_lock(descriptor: int) -> bool:

@@ -1,0 +1,266 @@
+"""What a broker knows about itself at one moment: the one source of `/metrics`, `tykpy top` and the live segment.
+
+The broker encodes a snapshot in its event loop; everybody else decodes the bytes, in another thread or process. Counts
+are since the start of the broker, times in ns.
+"""
+
+import time
+from typing import Final
+
+import msgspec
+
+_MICROSECOND: Final = 1_000
+_MILLISECOND: Final = 1_000_000
+_SECOND: Final = 1_000_000_000
+
+BOUNDS_NS: Final = (
+    100 * _MICROSECOND,
+    250 * _MICROSECOND,
+    500 * _MICROSECOND,
+    1 * _MILLISECOND,
+    int(2.5 * _MILLISECOND),
+    5 * _MILLISECOND,
+    10 * _MILLISECOND,
+    25 * _MILLISECOND,
+    50 * _MILLISECOND,
+    100 * _MILLISECOND,
+    250 * _MILLISECOND,
+    500 * _MILLISECOND,
+    1 * _SECOND,
+    int(2.5 * _SECOND),
+    5 * _SECOND,
+    10 * _SECOND,
+    30 * _SECOND,
+)
+"""Upper bounds, inclusive, of the buckets of every histogram; one more bucket has no bound."""
+BUCKETS: Final = len(BOUNDS_NS) + 1
+OTHER: Final = "other"
+"""Bundle and hook of what is counted together because there are too many series."""
+
+
+def no_counts() -> list[int]:
+    """Return an empty histogram."""
+    return [0] * BUCKETS
+
+
+class HookSeries(msgspec.Struct, array_like=True, gc=False):
+    """How dispatches of one hook ended that have the same hook type and code.
+
+    `wait_ns` is what is left of a dispatch's time without its hook: the broker's queue, the worker's ring, and tykpy.
+    """
+
+    bundle: str
+    hook: str
+    hook_type: str
+    """A name of `coprocess.HookType`, or `Event`."""
+    code: str
+    """The name of a gRPC code, whatever the protocol."""
+    dispatch_counts: list[int] = msgspec.field(default_factory=no_counts)
+    """Per bucket: time from taking a dispatch to its outcome."""
+    dispatch_ns: int = 0
+    wait_counts: list[int] = msgspec.field(default_factory=no_counts)
+    hook_counts: list[int] = msgspec.field(default_factory=no_counts)
+    """Time of the hook. Dispatches whose hook was not run are not in it."""
+    hook_ns: int = 0
+
+    @property
+    def count(self) -> int:
+        """Dispatches."""
+        return sum(self.dispatch_counts)
+
+    @property
+    def wait_ns(self) -> int:
+        """Sum of the times that dispatches waited."""
+        return self.dispatch_ns - self.hook_ns
+
+    def merge(self, other: "HookSeries") -> None:
+        """Add the counts of another series."""
+        for mine, others in (
+            (self.dispatch_counts, other.dispatch_counts),
+            (self.wait_counts, other.wait_counts),
+            (self.hook_counts, other.hook_counts),
+        ):
+            mine[:] = map(sum, zip(mine, others, strict=True))
+        self.dispatch_ns += other.dispatch_ns
+        self.hook_ns += other.hook_ns
+
+
+class WorkerState(msgspec.Struct, gc=False):
+    """One worker process."""
+
+    slot: int
+    generation: int
+    pid: int
+    state: str
+    """A value of `WorkerPhase`: starting, standby, ready, leaving."""
+    in_flight: int
+    threads: int
+    handled: int
+    """Dispatches that it has answered."""
+    busy_ns: int
+    """Time in which it had at least one dispatch."""
+    started_ns: int
+    """CLOCK_MONOTONIC."""
+
+
+class SlotState(msgspec.Struct, gc=False):
+    """What all workers of one slot did, including those that have ended."""
+
+    slot: int
+    handled: int
+    busy_ns: int
+    restarts: dict[str, int]
+    """Replaced workers by reason: crash, hang, oom, recycle, reload."""
+
+
+class BundleState(msgspec.Struct, gc=False):
+    """A bundle as the workers have loaded it."""
+
+    name: str
+    version: str
+    """Hash of its files."""
+    state: str
+    """`loaded`, or why not."""
+    faulty: int
+    """Hooks that cannot be used."""
+    hooks: int
+    workers: int
+    """Workers that serve."""
+    loaded_in: int
+    """Those of them that have loaded it."""
+
+
+class BreakerState(msgspec.Struct, gc=False):
+    """A hook that is not run because it killed workers."""
+
+    bundle: str
+    """Empty for an event handler."""
+    hook: str
+    state: str
+    """`open` or `half open`."""
+    left_s: float
+    """Until it is tried again."""
+
+
+class StoreState(msgspec.Struct, gc=False):
+    """The storage of plugins' values."""
+
+    kind: str
+    """`embedded` or `redis`."""
+    state: str
+    """`unused`, `works` or `fails`."""
+    errors: int
+
+
+class Snapshot(msgspec.Struct, gc=False):
+    """One broker."""
+
+    version: str
+    pid: int
+    started: float
+    """Unix time."""
+    taken_at: float
+    """Unix time of this snapshot."""
+    time_ns: int
+    """Of this snapshot, CLOCK_MONOTONIC: the event loop turned then."""
+
+    wanted: int
+    """Workers that there should be."""
+    ready: int
+    draining: bool
+    reloading: bool
+    workers: list[WorkerState]
+    slots: list[SlotState]
+
+    waiting: int
+    """Dispatches in the queue."""
+    under_way: int
+    """Dispatches taken and not completed, including those that wait."""
+    held_bytes: int
+    """Bytes of them."""
+    arriving_bytes: int
+    """Bytes of unfinished requests."""
+    dispatches: dict[str, int]
+    """By what became of them: taken, answered, failed, cancelled, expired, refused, shed, redispatched, late."""
+    rejected: dict[str, int]
+    """Dispatches that were not run, by reason."""
+
+    connections: dict[str, int]
+    """Open ones by protocol: grpc, msgpackrpc."""
+    streams: int
+    """Open ones of HTTP/2."""
+    http2_errors: dict[str, int]
+    """Errors of peers by HTTP/2 code: connections that were ended, and streams that were reset."""
+
+    reloads: dict[str, int]
+    """By result: ok, refused."""
+    bundles: list[BundleState]
+    unloaded: dict[str, str]
+    """Bundles in the folder that no worker has loaded, and why."""
+    breakers: list[BreakerState]
+    store: StoreState
+    events: dict[str, dict[str, int]]
+    """By sink and result; `waiting` ones are not delivered yet."""
+    log_dropped: int
+    """Records of the broker's log that were lost."""
+
+    series: list[HookSeries]
+    dropped_series: int
+    """Series that are counted in `other` because there are too many."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was taken."""
+        return (time.monotonic_ns() - self.time_ns) / 1e9
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """Replaced workers by reason."""
+        total: dict[str, int] = {}
+        for slot in self.slots:
+            for reason, count in slot.restarts.items():
+                total[reason] = total.get(reason, 0) + count
+        return total
+
+    def __str__(self) -> str:
+        """Return the most important numbers as text."""
+        counts, restarts = self.dispatches, self.restarts
+        restarted = sum(restarts.get(reason, 0) for reason in ("crash", "hang", "oom"))
+        return (
+            f"pid {self.pid}, {self.ready} workers ready, {self.waiting} dispatches waiting, {self.under_way} under way"
+            f"; {counts['taken']} taken, {counts['answered']} answered, {counts['failed']} failed"
+            f"; {restarted} workers restarted"
+        )
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(Snapshot).decode
+
+
+def encode_snapshot(snapshot: Snapshot, limit: int) -> bytes:
+    """Encode a snapshot in at most `limit` bytes: merge the series with the fewest dispatches, then omit bundles."""
+    packed = _encode(snapshot)
+    while len(packed) > limit and snapshot.series:
+        snapshot.series = _halved(snapshot.series)
+        packed = _encode(snapshot)
+    if len(packed) > limit:
+        # Names of bundles have up to 2 KiB each.
+        snapshot.bundles, snapshot.unloaded, snapshot.breakers = [], {}, []
+        packed = _encode(snapshot)
+    return packed
+
+
+def decode_snapshot(packed: bytes) -> Snapshot:
+    """Decode a snapshot. Raises ValueError if it is not one of this version of tykpy."""
+    return _decode(packed)
+
+
+def _halved(series: list[HookSeries]) -> list[HookSeries]:
+    """Merge the half with the fewest dispatches into one series per hook type and code."""
+    ordered = sorted(series, key=lambda one: one.count, reverse=True)
+    kept = ordered[: len(ordered) // 2]
+    merged: dict[tuple[str, str], HookSeries] = {}
+    for one in ordered[len(kept) :]:
+        key = one.hook_type, one.code
+        merged.setdefault(key, HookSeries(OTHER, OTHER, *key)).merge(one)
+    return kept + list(merged.values()) if len(merged) < len(ordered) - len(kept) else kept
