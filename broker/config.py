@@ -232,6 +232,10 @@ class BrokerConfig:
         None, "File that the log is appended to. SIGUSR1 reopens it, for log rotation.",
         group="Log", shown_default="standard error",
     )  # fmt: skip
+    log_format: str = option(
+        AUTO, "Format of the log. auto: console on a terminal, JSON otherwise.",
+        choices=("auto", "console", "json"),
+    )  # fmt: skip
     log_level: str = option("info", "Lowest level that is logged.", choices=("debug", "info", "warning", "error"))
     user: str | None = option(
         None, "User to switch to before starting workers, by name or number; needs root.", group="Process"

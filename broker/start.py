@@ -36,8 +36,8 @@ def run(config: BrokerConfig) -> ExitCode:
     _open_standard_descriptors()
     set_title(BROKER)
     _hold_signals()
-    open_log(shows_process=False)
-    configure_log(config.log_level)
+    open_log()
+    configure_log(config.log_level, config.log_format)
     # It would log what peers send.
     logging.getLogger("hpack").setLevel(logging.WARNING)
     cpus = usable_cpus()
@@ -104,7 +104,7 @@ def _use_log_file(config: BrokerConfig) -> None:
     if config.log_file is None:
         return
     try:
-        configure_log(config.log_level, config.log_file)
+        configure_log(config.log_level, config.log_format, config.log_file)
     except OSError as error:
         raise ConfigError(f"--log-file {config.log_file} cannot be opened: {error.strerror}") from error
 

@@ -42,10 +42,10 @@ def _type_of(option: Field[Any]) -> dict[str, Any]:
         return {"type": parameters.size, "metavar": parameters.SIZE}
     if meta.get("unit") == "seconds":
         return {"type": parameters.whole_seconds if option.type is int else parameters.time, "metavar": parameters.TIME}
-    if option.default == AUTO:
-        return {"type": _count_or_auto, "metavar": "AUTO|INTEGER"}
     if "choices" in meta:
         return {"type": click.Choice(meta["choices"])}
+    if option.default == AUTO:
+        return {"type": _count_or_auto, "metavar": "AUTO|INTEGER"}
     return {"type": click.Path(path_type=Path)} if "Path" in str(option.type) else {}
 
 

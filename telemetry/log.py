@@ -9,14 +9,16 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from tykpy.telemetry.extra import extra_of
 from tykpy.telemetry.names import annotated
 from tykpy.telemetry.output import STDERR, Action, LogOutput
-from tykpy.telemetry.records import ExceptionInfo, render
+from tykpy.telemetry.records import NO_FIELDS, ExceptionInfo, Fields, Record, Source
+from tykpy.telemetry.renderers import AUTO, Renderer, renderer
 
 CLOSE_SECONDS: Final = 1.0
 """Longest time that the end of the process waits for the reader of the log."""
@@ -42,13 +44,27 @@ class Log:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def log(self, level: int, message: str, /, *args: object, exc_info: ExceptionInfo | None = None) -> None:
-        """Write a record with the text `message % args`, unless `level` is below `--log-level`."""
+    def log(
+        self,
+        level: int,
+        message: str,
+        /,
+        *args: object,
+        exc_info: ExceptionInfo | None = None,
+        fields: Fields | None = None,
+        stack: Sequence[str] = (),
+    ) -> None:
+        """Write a record with the text `message % args`, unless `level` is below `--log-level`.
+
+        `fields`: the dispatch that it is about, if that is not the running one; `stack`: lines of a stack.
+        """
         if _process.output is None:
             logging.getLogger(self.name).log(level, message, *args, exc_info=exc_info)
         elif level >= _process.level:
             text = message % args if args else message
-            _process.write(_LEVELS.get(level, str(level)), self.name, text, exc_info, _time())
+            if fields is None:
+                fields = _process.running_fields()
+            _process.write(_record(_time(), _LEVELS.get(level, str(level)), self.name, text, exc_info, fields, stack))
 
     def debug(self, message: str, *args: object) -> None:
         """Write a record at level debug."""
@@ -79,24 +95,40 @@ class _Process:
         self.output: LogOutput | None = None
         self.level = logging.INFO
         self.path: Path | None = None
-        self.shows_process = False
+        self.source = Source()
+        self.render: Renderer = renderer(AUTO, STDERR)
+        self.running_fields: Callable[[], Fields] = lambda: NO_FIELDS
         self.names: Mapping[str, str] = {}
         """Explanations by MD5 (see `telemetry.names`)."""
 
-    def write(self, level: str, name: str, text: str, error: ExceptionInfo | None, created: float) -> None:
+    def write(self, record: Record) -> None:
         assert self.output is not None
-        pid = _getpid() if self.shows_process else None
-        self.output.write(render(created, level, pid, name, annotated(text, self.names), error))
+        self.output.write(self.render(record))
 
 
 _process: Final = _Process()
 _log: Final = Log("tykpy.process")
 
 
-def open_log(*, shows_process: bool) -> None:
+def _record(
+    created: float,
+    level: str,
+    name: str,
+    text: str,
+    error: ExceptionInfo | None = None,
+    fields: Fields = NO_FIELDS,
+    stack: Sequence[str] = (),
+    extra: Fields = NO_FIELDS,
+) -> Record:
+    message = annotated(text, _process.names)
+    return Record(created, level, name, message, _getpid(), _process.source, error, stack, fields, extra)
+
+
+def open_log(source: Source = _process.source) -> None:
     """Take over standard error, the root logger and uncaught exceptions. Call it once per process."""
-    _process.shows_process = shows_process
+    _process.source = source
     _process.output = LogOutput(_report_loss)
+    _process.render = renderer(AUTO, STDERR)
     logging.getLogger().handlers[:] = [LogHandler()]
     sys.excepthook = _on_exception
     threading.excepthook = _on_thread_exception
@@ -104,13 +136,27 @@ def open_log(*, shows_process: bool) -> None:
     atexit.register(close_log)
 
 
-def configure_log(level: str, path: Path | None = None) -> None:
-    """Set the lowest level to log, and optionally a file to log to instead of standard error. Raises OSError."""
-    _process.level = getattr(logging, level.upper())
-    logging.getLogger().setLevel(_process.level)
+def configure_log(level: str, form: str = AUTO, path: Path | None = None) -> None:
+    """Set the lowest level to log, the format, and optionally a file to log to instead of standard error.
+
+    Raises OSError.
+    """
+    set_level(level)
     _process.path = path
     if path is not None:
         _redirect(path)
+    _process.render = renderer(form, STDERR)
+
+
+def set_level(level: str) -> None:
+    """Set the lowest level to log: that of our own log, and of the root logger."""
+    _process.level = getattr(logging, level.upper())
+    logging.getLogger().setLevel(_process.level)
+
+
+def attribute_records(running_fields: Callable[[], Fields]) -> None:
+    """Have each record carry the fields of what runs where it is made. The function must not raise."""
+    _process.running_fields = running_fields
 
 
 def explain_in_log(names: Mapping[str, str]) -> None:
@@ -163,8 +209,9 @@ class LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record."""
         try:
-            text, error = record.getMessage(), record.exc_info
-            _process.write(record.levelname, record.name, text, _complete(error), record.created)
+            text, error = record.getMessage(), _complete(record.exc_info)
+            fields, extra = _process.running_fields(), extra_of(record)
+            _process.write(_record(record.created, record.levelname, record.name, text, error, fields, extra=extra))
         except Exception:  # noqa: BLE001 (arguments that cannot be formatted, for example)
             self.handleError(record)
 
@@ -191,7 +238,7 @@ def _reopen() -> None:
 
 def _report_loss(lost: int, why: str) -> bytes:
     text = f"{lost:,} records of this log are lost: {why}"
-    return render(_time(), "WARNING", _getpid() if _process.shows_process else None, _log.name, text)
+    return _process.render(_record(_time(), "WARNING", _log.name, text))
 
 
 def _on_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -1,28 +1,58 @@
-"""Render log records as lines that their content cannot forge.
-
-The first line of a record starts with its time; every further line starts with `CONTINUATION`. Control characters in
-the text are escaped, and the length of a record is bounded, wherever the text comes from.
-"""
+"""The record type of the log, and the bounds of its text: a record is short wherever its text comes from."""
 
 import re
-import time
+from collections.abc import Mapping, Sequence
 from traceback import format_exception
-from types import TracebackType
-from typing import Final, TypeAlias
+from types import MappingProxyType, TracebackType
+from typing import Final, NamedTuple, TypeAlias
 
-CONTINUATION: Final = "  | "
-"""Prefix of traceback lines. The first line of a record never starts with a space."""
 MAX_MESSAGE: Final = 10_000
 """Longest logged message, in characters; a line that a plugin prints has up to 8,192 (workers/process/stdio.py)."""
+MAX_LEVEL: Final = 20
+MAX_NAME: Final = 200
+"""Longest names of levels and loggers, in characters: plugins choose both."""
 MAX_TRACE_LINE: Final = 500
 FIRST_LINES: Final = 10
 LAST_LINES: Final = 50
 """Lines logged from the start and the end of a traceback. The last ones say what happened and where."""
+BROKER: Final = "broker"
 
 ExceptionInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
+Fields: TypeAlias = Mapping[str, object]
+"""What a record says besides its message: texts and numbers, which whoever makes the record has bounded."""
+NO_FIELDS: Final[Fields] = MappingProxyType({})
 
-_UNSAFE: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+UNSAFE: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters except the tab, line separators, characters that reorder text, and lone surrogates."""
+
+
+class Source(NamedTuple):
+    """The process that a record comes from."""
+
+    role: str = BROKER
+    """`broker` or `worker`."""
+    worker: int | None = None
+    """The worker's number."""
+
+
+class Record(NamedTuple):
+    """One record, before it is text."""
+
+    created: float
+    """Seconds since the epoch."""
+    level: str
+    name: str
+    """The logger's."""
+    message: str
+    pid: int
+    source: Source = Source()
+    error: ExceptionInfo | None = None
+    stack: Sequence[str] = ()
+    """Lines of a stack, if there is no error."""
+    fields: Fields = NO_FIELDS
+    """The dispatch that the record is about."""
+    extra: Fields = NO_FIELDS
+    """What a plugin has passed to the logging module as `extra`."""
 
 
 def shorten(text: str, limit: int) -> str:
@@ -32,32 +62,42 @@ def shorten(text: str, limit: int) -> str:
 
 def printable(text: str, limit: int) -> str:
     """Shorten text, then escape characters that could end a line or control a terminal."""
-    return _UNSAFE.sub(_escape, shorten(text, limit))
+    return escape(shorten(text, limit))
 
 
-def render(
-    created: float, level: str, process: int | None, name: str, message: str, error: ExceptionInfo | None = None
-) -> bytes:
-    """Return the lines of one record. `created` is in seconds since the epoch, `process` is omitted if None."""
-    clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(created))
-    pid = "" if process is None else f"[{process}] "
-    head = f"{printable(level, 20):<7} {pid}{printable(name, 200)}"
-    lines = [f"{clock},{int(created % 1 * 1000):03d} {head}: {printable(message, MAX_MESSAGE)}"]
-    if error is not None:
-        lines += [CONTINUATION + printable(line, MAX_TRACE_LINE) for line in _trace(error)]
-    return ("\n".join(lines) + "\n").encode()
+def escape(text: str) -> str:
+    """Escape characters that could end a line or control a terminal."""
+    return UNSAFE.sub(_escaped, text)
 
 
-def _trace(error: ExceptionInfo) -> list[str]:
-    try:
-        lines = "".join(format_exception(*error)).rstrip("\n").split("\n")
-    except BaseException as failure:  # noqa: BLE001 (the exception is a plugin's own class, which may do anything)
-        return [f"{error[0].__name__} (its traceback cannot be shown: {type(failure).__name__})"]
+def trace_lines(record: Record) -> list[str]:
+    """Return the lines of the record's traceback or stack, the middle of a long one left out."""
+    lines = list(record.stack) if record.error is None else _format(record.error)
     left_out = len(lines) - FIRST_LINES - LAST_LINES
     if left_out > 0:
         lines[FIRST_LINES:-LAST_LINES] = [f"... {left_out:,} lines left out ..."]
-    return lines
+    return [shorten(line, MAX_TRACE_LINE) for line in lines]
 
 
-def _escape(found: re.Match[str]) -> str:
+def class_name(kind: type[BaseException]) -> str:
+    """Return the name of a class, whatever its metaclass makes of that name."""
+    return str(type.__dict__["__name__"].__get__(kind))
+
+
+def error_text(error: BaseException) -> str:
+    """Return the text of an exception, whose class may be a plugin's own."""
+    try:
+        return shorten(str(error), MAX_TRACE_LINE)
+    except BaseException as failure:  # noqa: BLE001 (its class may do anything)
+        return f"(its text cannot be shown: {type(failure).__name__})"
+
+
+def _format(error: ExceptionInfo) -> list[str]:
+    try:
+        return "".join(format_exception(*error)).rstrip("\n").split("\n")
+    except BaseException as failure:  # noqa: BLE001 (the exception is a plugin's own class, which may do anything)
+        return [f"{class_name(error[0])} (its traceback cannot be shown: {type(failure).__name__})"]
+
+
+def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()

@@ -27,6 +27,7 @@ from tykpy.ipc.exits import WorkerExit
 from tykpy.ipc.orders import ARGUMENT as ORDERS_ARGUMENT
 from tykpy.ipc.title import set_title, worker_title
 from tykpy.telemetry.log import Log, configure_log, dump_descriptor, explain_in_log, open_log
+from tykpy.telemetry.records import Source
 from tykpy.workers.dispatch.prepare import HookDispatcher
 from tykpy.workers.events import SentEvents
 from tykpy.workers.load_report import ControlReport
@@ -71,7 +72,7 @@ def _run(argument: str, life: int) -> int:
     # What a plugin sees as the arguments.
     sys.argv[:] = ["tykpy-worker"]
     stdio.take_over()
-    open_log(shows_process=True)
+    open_log(Source("worker", channel.identity.slot))
     try:
         events = SentEvents(channel.control)
         loads = LoadObserver(ControlReport(channel.control), guard=LoadGuard((*channel.descriptors, watch)))
@@ -112,7 +113,8 @@ def _prepare(
     channel: WorkerChannel, config: dict[str, Any], events: SentEvents, loads: LoadObserver
 ) -> tuple[WorkerLoop, HookDispatcher]:
     """Load everything, then say that we are ready."""
-    configure_log(config["log_level"], _path(config["log_file"]) if config["log_file"] else None)
+    path = _path(config["log_file"]) if config["log_file"] else None
+    configure_log(config["log_level"], config["log_format"], path)
     explain_in_log(config["names"])
     # It would write down the metadata of calls.
     logging.getLogger("hpack").setLevel(logging.WARNING)

@@ -130,5 +130,6 @@ class WorkerStarter:
             "limits": {"memory": config.limit_memory, "cpu": config.limit_cpu, "files": config.limit_files},
             "names": self._names(),
             "log_level": config.log_level,
+            "log_format": config.log_format,
             "log_file": os.fsencode(config.log_file) if config.log_file else None,
         }

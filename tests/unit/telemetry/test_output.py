@@ -21,8 +21,8 @@ PATIENCE: Final = 30.0
 PROCESS: Final = """
     import os, sys, threading
     from tykpy.telemetry import log
-    log.open_log(shows_process=True)
-    log.configure_log("info")
+    log.open_log(log.Source("worker", 1))
+    log.configure_log("info", "console")
     own = log.Log("own")
     def tell(text):
         os.write(1, text.encode() + b"\\n")
@@ -164,7 +164,7 @@ def test_a_full_disk_is_reported_when_there_is_room_again(tmp_path: Path) -> Non
         from pathlib import Path
         import signal
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        log.configure_log("info", Path({str(path)!r}))
+        log.configure_log("info", "console", Path({str(path)!r}))
         own.error("before")
         # The kernel refuses to let the file grow: as on a full disk, with another error.
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)

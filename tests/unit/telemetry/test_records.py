@@ -1,5 +1,6 @@
-"""Whatever text a record has, it reads as one record of bounded length."""
+"""Whatever text a record has, it reads as one record of bounded length, to people and to programs."""
 
+import json
 import re
 import sys
 import time
@@ -8,23 +9,40 @@ from itertools import pairwise
 import pytest
 
 from tykpy.telemetry.records import (
-    CONTINUATION,
     FIRST_LINES,
     LAST_LINES,
     MAX_MESSAGE,
     MAX_TRACE_LINE,
     ExceptionInfo,
+    Record,
+    Source,
     printable,
-    render,
     shorten,
 )
+from tykpy.telemetry.renderers import CONTINUATION, render_console, render_json
 
 NOW = 1_700_000_000.0625
 FORGED = "2026-01-01 00:00:00,000 ERROR   tykpy.broker: forged"
 
 
+WORKER = Source("worker", 3)
+SEPARATORS = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029"]
+CONTROLS = ["\x1b", "\x00", "\x07", "\x08", "\x7f", "\x9b", "\u202e", "\u2066"]
+
+
+def record(message: str, error: ExceptionInfo | None = None) -> Record:
+    return Record(NOW, "ERROR", "tykpy.worker", message, 7, WORKER, error)
+
+
 def rendered(message: str, error: ExceptionInfo | None = None) -> str:
-    return render(NOW, "ERROR", 7, "tykpy.worker", message, error).decode()
+    return render_console(record(message, error)).decode()
+
+
+def as_json(one: Record) -> dict[str, object]:
+    (line,) = render_json(one).decode().splitlines()
+    found = json.loads(line)
+    assert isinstance(found, dict)
+    return found
 
 
 def raised(error: BaseException) -> ExceptionInfo:
@@ -40,19 +58,20 @@ def raised(error: BaseException) -> ExceptionInfo:
 def test_a_record_has_time_level_process_and_name() -> None:
     clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(NOW))
     assert rendered("said") == f"{clock},062 ERROR   [7] tykpy.worker: said\n"
-    assert render(NOW, "INFO", None, "tykpy.broker", "said") == f"{clock},062 INFO    tykpy.broker: said\n".encode()
+    broker = Record(NOW, "INFO", "tykpy.broker", "said", 7)
+    assert render_console(broker) == f"{clock},062 INFO    tykpy.broker: said\n".encode()
 
 
-@pytest.mark.parametrize("separator", ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029"], ids=ascii)
+@pytest.mark.parametrize("separator", SEPARATORS, ids=ascii)
 def test_no_separator_begins_a_line(separator: str) -> None:
     """Neither in the message nor in level and name, which plugins choose as well."""
     text = f"text{separator}{FORGED}"
     assert len(rendered(text).splitlines()) == 1
-    assert len(render(NOW, text, 7, text, text).decode().splitlines()) == 1
+    assert len(render_console(Record(NOW, text, text, text, 7)).decode().splitlines()) == 1
     assert all(line.startswith(CONTINUATION) for line in rendered("failed", raised(ValueError(text))).splitlines()[1:])
 
 
-@pytest.mark.parametrize("character", ["\x1b", "\x00", "\x07", "\x08", "\x7f", "\x9b", "\u202e", "\u2066"], ids=ascii)
+@pytest.mark.parametrize("character", CONTROLS, ids=ascii)
 def test_control_characters_are_escaped(character: str) -> None:
     escaped = character.encode("unicode_escape").decode()
     assert printable(f"a{character}b", 10) == f"a{escaped}b"
@@ -94,3 +113,60 @@ def test_an_exception_that_cannot_be_shown_is_named() -> None:
             raise KeyboardInterrupt
 
     assert "HostileError" in rendered("failed", (HostileError, HostileError(), None))
+
+
+def test_json_has_the_same_as_fields() -> None:
+    said = Record(NOW, "WARNING", "mine", "said", 7, WORKER, fields={"bundle": "b", "hook": "h"}, extra={"tenant": 5})
+    assert as_json(said) == {
+        "time": "2023-11-14T22:13:20.062Z", "level": "warning", "logger": "mine", "message": "said",
+        "process": "worker", "pid": 7, "worker": 3, "bundle": "b", "hook": "h", "extra": {"tenant": 5},
+    }  # fmt: skip
+    assert "worker" not in as_json(Record(NOW, "INFO", "tykpy.broker", "said", 7))
+
+
+@pytest.mark.parametrize("text", [*SEPARATORS, *CONTROLS, '"', "\\", "\udc80", "🐍"], ids=ascii)
+def test_json_keeps_any_text_on_one_line(text: str) -> None:
+    forged = f'a{text}{{"level":"error","message":"forged"}}'
+    error = raised(ValueError(text))
+    one = Record(NOW, text, text, forged, 7, WORKER, error, fields={"hook": text}, extra={text: text})
+    found = as_json(one)
+    assert found["message"] == forged
+    assert (found["logger"], found["hook"], found["error_message"], found["extra"]) == (text, text, text, {text: text})
+    assert not set(render_json(one).decode().removesuffix("\n")) & {*SEPARATORS, *CONTROLS}
+
+
+def test_json_has_type_text_and_stack_of_an_error() -> None:
+    found = as_json(record("failed", raised(ValueError("\n".join(map(str, range(1_000)))))))
+    assert found["error_type"] == "ValueError"
+    assert str(found["error_message"]).startswith("0\n1\n2")
+    assert len(str(found["error_message"])) < MAX_TRACE_LINE + 100
+    stack = str(found["stack"]).split("\n")
+    assert len(stack) == FIRST_LINES + 1 + LAST_LINES
+    assert stack[0] == "Traceback (most recent call last):"
+
+
+def test_json_is_bounded() -> None:
+    assert str(as_json(record("x" * (MAX_MESSAGE + 1_234)))["message"]).endswith("xxx... (1,234 more characters)")
+
+
+def test_json_of_a_hostile_exception() -> None:
+    class HostileMeta(type):
+        def __getattribute__(cls, name: str) -> object:
+            raise KeyboardInterrupt
+
+    class HostileError(Exception, metaclass=HostileMeta):
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    found = as_json(record("failed", (HostileError, HostileError(), None)))
+    assert found["error_type"] == "HostileError"
+    assert found["error_message"] == "(its text cannot be shown: KeyboardInterrupt)"
+
+
+def test_people_see_where_output_of_plugins_is_from() -> None:
+    fields = {"bundle": "mine", "hook": "check"}
+    printed = Record(NOW, "INFO", "tykpy.plugin", "printed", 7, WORKER, fields=fields)
+    assert b"tykpy.plugin: mine/check: printed\n" in render_console(printed)
+    assert b"their.logger: mine/check: printed\n" in render_console(printed._replace(name="their.logger"))
+    assert b"tykpy.plugin: mine: printed\n" in render_console(printed._replace(fields={"bundle": "mine"}))
+    assert b"tykpy.worker: printed\n" in render_console(printed._replace(name="tykpy.worker"))

@@ -20,8 +20,8 @@ PROCESS: Final = """
     from tykpy.telemetry import log
     from tykpy.workers.process import stdio
     stdio.take_over()
-    log.open_log(shows_process=True)
-    log.configure_log("info")
+    log.open_log(log.Source("worker", 1))
+    log.configure_log("info", "console")
 """
 HEAD: Final = re.compile(r"^\S+ \S+ (\w+) +\[\d+\] (\S+): ", re.MULTILINE)
 """Of a record: time, level, process, name."""
