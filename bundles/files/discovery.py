@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
 from pathlib import Path
 from typing import Final
 
@@ -97,9 +97,9 @@ def candidate_at(path: Path) -> Candidate | None:
 def part_folders(folder: Path) -> tuple[list[Path], bool]:
     """Return the parts of a folder that stands for several bundles, and whether they are complete and in order.
 
-    The folder is named after the MD5 of its parts' names, joined by commas, which tells their order. Where no order
-    fits (a part has not arrived yet, or has another suffix), they are sorted by name. No manifest in any of them: no
-    parts.
+    The folder is named after the MD5 of its parts' names, joined by commas, which tells their order. In the name of a
+    part the gateway writes "__" for "/". Where no order fits (a part has not arrived yet, or has another suffix), they
+    are sorted by name. No manifest in any of them: no parts.
     """
     found = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_ignored(path.name))
     if not any((path / MANIFEST_NAME).is_file() for path in found):
@@ -141,8 +141,9 @@ def _candidate(path: Path) -> Iterator[Candidate]:
 
 
 def _is_named(name: str, order: Iterable[Path]) -> bool:
-    for ending in (".zip", ""):
-        joined = ",".join(path.name + ending for path in order)
+    spellings = [{path.name, path.name.replace("__", "/")} for path in order]
+    for names, ending, comma in product(product(*spellings), (".zip", ""), (",", ", ")):
+        joined = comma.join(part + ending for part in names)
         if name in (joined, name_hash(joined)):
             return True
     return False

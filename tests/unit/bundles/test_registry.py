@@ -85,6 +85,19 @@ def test_several_bundles_of_one_api_come_in_the_apis_order(folder: Path, serve: 
     assert answer.request.raw_body == b"zebra apple mango "
 
 
+@pytest.mark.parametrize("names", ["team/zebra.zip,apple.zip", "zebra.zip, apple.zip", "my__zebra,of/apple"])
+def test_folders_and_spaces_in_names_keep_the_order(folder: Path, serve: Serve, names: str) -> None:
+    """The gateway cuts the suffix and spaces off, and writes `__` for `/`."""
+    shared = folder / md5(names)
+    for number, name in enumerate(names.split(",")):
+        part = name.strip().removesuffix(".zip").replace("/", "__")
+        body = f"    request.object.raw_body += b'{number}'\n    return request, session\n"
+        write_bundle(shared / part, {"middleware.py": f"@Pre\ndef hook_{number}(request, session, spec):\n{body}"})
+    served = serve()
+    assert served.run(subject("*", names)).request.raw_body == b"01"
+    assert [bundle["state"] for bundle in served.store.describe()] == ["loaded"]
+
+
 def test_no_chain_runs_until_all_parts_are_there(folder: Path, serve: Serve) -> None:
     shared = folder / md5("one.zip,two.zip")
     write_bundle(shared / "one", {"middleware.py": HOOK.format("one").replace("@Hook", "@Pre")})
