@@ -93,6 +93,9 @@ def _problems(fields: Mapping[str, Any]) -> Iterator[str]:
     for name in _EXTRACTOR_FIELDS:
         if extractor and not extractor.get(name):
             yield f"custom_middleware.id_extractor.{name} is missing"
+    if (extractor.get("extract_from"), extractor.get("extract_with")) == ("body", "value"):
+        alone = "the gateway reads no value from a body, and takes all clients for one"
+        yield f'custom_middleware.id_extractor: {alone}; write "extract_with": "regex", or "xpath"'
 
 
 def write_zip(output: Path, manifest: bytes, contents: Mapping[str, bytes], *, compress: bool = False) -> None:

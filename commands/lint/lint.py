@@ -8,6 +8,7 @@ from tykpy.commands.bundle.reading import manifest_of, opened
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.findings import Finding, LintReport
 from tykpy.commands.lint.rules import findings_of
+from tykpy.commands.lint.several import Part, together
 from tykpy.commands.lint.sources import read_sources
 
 
@@ -19,10 +20,10 @@ def lint_all(path: Path) -> list[LintReport]:
     """
     if not path.is_dir() or (path / MANIFEST_NAME).is_file():
         return [lint(path)]
-    found = [bundle for candidate in candidates(path) for bundle in _bundles_at(candidate.path)]
-    if not found:
+    found = [_bundles_at(candidate.path) for candidate in candidates(path)]
+    if not any(found):
         raise CommandError(f"{path}: there is no {MANIFEST_NAME} in it, and no bundle")
-    return [_lint_one_of_many(bundle) for bundle in found]
+    return [report for bundles in found for report in _lint_together(bundles)]
 
 
 def _bundles_at(path: Path) -> list[Path]:
@@ -30,6 +31,22 @@ def _bundles_at(path: Path) -> list[Path]:
     if path.is_file():
         return [] if path.suffix == ".py" and _is_other_file(path) else [path]
     return [path] if (path / MANIFEST_NAME).is_file() else part_folders(path)[0]
+
+
+def _lint_together(bundles: list[Path]) -> list[LintReport]:
+    """Lint one bundle, or the several of one API and what is between them."""
+    reports = [_lint_one_of_many(bundle) for bundle in bundles]
+    if len(bundles) > 1:
+        parts = [Part(bundle, manifest) for bundle in bundles if (manifest := _sound_manifest(bundle)) is not None]
+        reports.append(LintReport(list(together(parts)), 0, ()))
+    return reports
+
+
+def _sound_manifest(bundle: Path) -> Manifest | None:
+    try:
+        return manifest_of(bundle, bundle)
+    except CommandError:
+        return None  # a finding of the bundle itself
 
 
 def _is_other_file(path: Path) -> bool:

@@ -203,6 +203,12 @@ def test_missing_manifest_folder_or_files_are_errors(source: Path, tmp_path: Pat
     assert "there is no file to pack" in problems(tmp_path / "empty")
 
 
+def test_an_extractor_that_reads_nothing_is_reported(source: Path) -> None:
+    extractor = {"extract_from": "body", "extract_with": "value", "extractor_config": {"param_name": "id"}}
+    set_fields(source, custom_middleware={"driver": "grpc", "pre": [{"name": "A"}], "id_extractor": extractor})
+    assert "takes all clients for one" in problems(source)
+
+
 def test_unusable_key_is_an_error(source: Path, tmp_path: Path) -> None:
     assert "No such file" in problems(source, tmp_path / "none.pem")
 

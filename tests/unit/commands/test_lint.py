@@ -2,10 +2,11 @@
 
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
-from tests.support.bundles import write_bundle, write_zip
+from tests.support.bundles import md5, write_bundle, write_zip
 from tests.support.root import ROOT
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.findings import Finding
@@ -437,6 +438,32 @@ def test_every_bundle_of_a_folder_is_linted(tmp_path: Path) -> None:
     (bad,) = [finding for finding in found if finding.kind == "bundle"]
     assert "manifest.json" in bad.message
     assert any(finding.file.endswith("broken.py") for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("hooks", "problem"),
+    [
+        ({"pre": [{"name": "hook"}]}, "first has a hook hook too: the gateway asks by name"),
+        ({"auth_check": {"name": "hook"}}, "auth_check hook, but first has hook: the gateway does not load an API"),
+        ({"pre": [{"name": "*"}]}, "first lists * for Pre as well"),
+        ({"driver": "python"}, "driver python, but first has grpc"),
+    ],
+)
+def test_conflicts_of_several_bundles_are_found(tmp_path: Path, hooks: dict[str, Any], problem: str) -> None:
+    shared = tmp_path / md5("first.zip,second.zip")
+    code = {"middleware.py": in_hook("@Hook", REQUEST)}
+    write_bundle(shared / "first", code, **{**hooks, "driver": "grpc"})
+    write_bundle(shared / "second", code, **hooks)
+    (finding,) = [finding for report in lint_all(tmp_path) for finding in report.findings if finding.kind == "several"]
+    assert finding.message.startswith(problem)
+    assert finding.file == f"{shared}/second/manifest.json"
+
+
+def test_several_bundles_with_hooks_of_their_own_are_fine(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        code = in_hook("@Hook", REQUEST).replace("def hook", f"def {name}")
+        write_bundle(tmp_path / md5("first.zip,second.zip") / name, {"middleware.py": code}, pre=[{"name": name}])
+    assert [finding for report in lint_all(tmp_path) for finding in report.findings] == []
 
 
 def test_a_folder_without_bundles_is_an_error(tmp_path: Path) -> None:
