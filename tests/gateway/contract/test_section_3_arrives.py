@@ -2,13 +2,16 @@
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.bundles import md5
+from tests.support.certificates import Authority
 from tests.support.gateway.gateway import Headers
 from tests.support.gateway.table import ORG, Table
+from tests.support.gateway.tyk import any_gateway
 
 JSON_BODY = b'{"name": "J\xc3\xbcrgen", "n": [1, 2.5, null]}'
 BINARY = bytes(range(256))
@@ -22,6 +25,17 @@ EVERY_TYPE = {
 def report_of(table: Table, path: str = "/echo", headers: Headers | None = None, body: bytes | None = None) -> Any:
     """Return what a Pre hook is given for a request."""
     return table.api("reports", pre=["report_pre"]).send("POST", path, headers, body).json
+
+
+def test_the_scheme_is_https_for_clients_that_use_tls(table: Table, tmp_path: Path) -> None:
+    assert report_of(table)["request"]["scheme"] == "http"
+    certificate = Authority(tmp_path, "of-clients").issue("gateway")
+    folders = {"bundle_source": str(table.folder), "middleware_path": str(table.folder)}
+    tls = {"tls_certificate": str(certificate.cert), "tls_key": str(certificate.key)}
+    redis = table.gateway.config["redis_socket"]
+    with any_gateway(tmp_path, table.broker.address, redis_socket=redis, **folders, **tls) as gateway:
+        report = table.api("reports", pre=["report_pre"], gateway=gateway).send().json
+        assert report["request"]["scheme"] == "https"
 
 
 def test_one_call_per_configured_hook_in_manifest_order(table: Table) -> None:

@@ -78,6 +78,19 @@ def test_bundles_and_tykpy_may_use_the_same_names_also_lazily(table: Table) -> N
 
 
 @pytest.mark.harness(FROM_5_15)
+@pytest.mark.parametrize("names", ["of-one/team.zip,of-two/team.zip", "b.zip, a.zip"])
+def test_folders_and_spaces_in_several_names_keep_the_order(table: Table, names: str) -> None:
+    files = [name.strip() for name in names.split(",")]
+    for number, file in enumerate(files):
+        (table.folder / file).parent.mkdir(exist_ok=True)
+        code = adds_header(f"hook_{number}", f"{number}")
+        write_bundle(table.folder / file, {"middleware.py": code}, pre=[f"hook_{number}"])
+    api = table.api(None, bundle=names)
+    assert api.send().upstream.headers["X-Order"] == ["01"]
+    assert [name for _, name in api.dispatches()] == ["hook_0", "hook_1"]
+
+
+@pytest.mark.harness(FROM_5_15)
 def test_several_bundles_append_their_hooks_in_order(table: Table) -> None:
     for name in ("zebra", "ant", "newt"):
         write_bundle(
@@ -221,6 +234,16 @@ def test_a_bundle_replaces_the_hooks_of_the_definition(table: Table) -> None:
     inline = {"custom_middleware": {"driver": "grpc", "pre": [{"name": "of_the_definition"}]}}
     api = table.api({"middleware.py": adds_header("of_the_bundle", "1")}, pre=["of_the_bundle"], definition=inline)
     assert api.send().upstream.headers["X-Order"] == ["1"]
+
+
+def test_a_disabled_bundle_still_names_the_hooks_of_an_api(table: Table) -> None:
+    """The gateway sends its hash, and neither fetches it nor takes its hooks."""
+    hooks = {"custom_middleware": {"driver": "grpc", "pre": [{"name": "of_the_disabled"}]}}
+    disabled = {"custom_middleware_bundle_disabled": True, **hooks}
+    api = table.api(None, bundle="never-fetched.zip", definition=disabled)
+    assert (api.send().status, api.dispatches()) == (500, [("Pre", "of_the_disabled")])
+    table.broker.wait_for_log(md5("never-fetched.zip"))
+    assert not (table.broker.bundles / md5("never-fetched.zip")).exists()
 
 
 @pytest.mark.harness(FROM_5_15)

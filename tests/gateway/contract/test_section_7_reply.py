@@ -83,6 +83,12 @@ def override(table: Table, content_type: str, **overrides: Any) -> tuple[str | N
     return answer.value("Content-Type"), answer.body
 
 
+def test_up_to_v5_14_a_quote_in_an_error_is_not_json(table: Table) -> None:
+    api = table.api("changes", pre=["override"])
+    answer = api.send(headers=[("X-Override", json.dumps({"response_code": 400, "response_error": "it's wrong"}))])
+    assert (answer.status, answer.body) == (400, b'{\n    "error": "it\\\'s wrong"\n}')
+
+
 @pytest.mark.parametrize(
     ("content_type", "answered_as", "body"),
     [

@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import signal
+import ssl
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -179,8 +180,10 @@ class RunningGateway:
             connection.close()
 
     def connect(self) -> http.client.HTTPConnection:
-        """Return a connection to it."""
-        return http.client.HTTPConnection(self.public, timeout=PATIENCE)
+        """Return a connection to it, over TLS if it has a certificate."""
+        if "tls_certificate" not in self.config:
+            return http.client.HTTPConnection(self.public, timeout=PATIENCE)
+        return http.client.HTTPSConnection(self.public, timeout=PATIENCE, context=ssl._create_unverified_context())
 
     def ask(self, address: str, path: str) -> Any:
         """Send a request to the control port or the upstream."""

@@ -4,7 +4,6 @@
 tests/gateway, which runs beside it: calls pass through that one's relay, unless `direct` is configured.
 """
 
-import http.client
 import json
 import os
 import signal
@@ -21,6 +20,12 @@ from tests.support.peers.redis_server import free_port
 
 BINARY: Final = os.environ.get("TYK", "")
 STYLES: Final = ("classic", "oas")
+ONE_STYLE: Final = {
+    "event_handlers": ("classic", "handlers of events that a hook answers"),
+    "reply": ("classic", "paths with the action reply"),
+    "mock_response": ("oas", "mock responses"),
+}
+"""Fields of definitions that only one style has."""
 OK: Final = 200
 SECRET: Final = "secret"
 _TEMPLATES: Final = {
@@ -106,6 +111,8 @@ class TykGateway(RunningGateway):
             "storage": {"type": "redis", "addrs": [self.config.get("redis_socket", "")]},
             "policies": {"policy_source": "file", "policy_record_name": str(policies)},
             "enable_analytics": False,
+            "enable_jsvm": True,
+            "http_server_options": self._tls(),
             "allow_master_keys": True,
             "hash_keys": False,
             "log_level": "debug",
@@ -117,6 +124,12 @@ class TykGateway(RunningGateway):
             "reload_interval": 0,
             "coprocess_options": {"enable_coprocess": True, "coprocess_grpc_server": self._target(), **coprocess},
         }
+
+    def _tls(self) -> dict[str, Any]:
+        if "tls_certificate" not in self.config:
+            return {}
+        files = {"cert_file": self.config["tls_certificate"], "key_file": self.config["tls_key"]}
+        return {"use_ssl": True, "certificates": [{"domain_name": "localhost", **files}]}
 
     def _policies(self) -> dict[str, Any]:
         """Return the policies, for the organisation of the table's APIs."""
@@ -138,7 +151,7 @@ class TykGateway(RunningGateway):
             return False
 
     def _administer(self, method: str, path: str, body: dict[str, Any] | None = None) -> int:
-        connection = http.client.HTTPConnection(self.public, timeout=PATIENCE)
+        connection = self.connect()
         try:
             connection.request(method, path, json.dumps(body) if body else None, {"x-tyk-authorization": SECRET})
             response = connection.getresponse()
@@ -149,8 +162,9 @@ class TykGateway(RunningGateway):
 
     def _in_style(self, definition: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         target = definition.get("target_url") or f"http://{self.upstream}"
+        for field, (style, what) in ONE_STYLE.items():
+            if field in definition and self.style != style:
+                pytest.skip(f"{what} exist in {style} definitions only")
         if self.style == "oas":
-            if "event_handlers" in definition:
-                pytest.skip("handlers of events that a hook answers exist in classic definitions only")
             return "/tyk/apis/oas", oas(definition, target)
         return "/tyk/apis", classic(definition, target)

@@ -1,8 +1,20 @@
 """Converts API definitions of the gateway of tests/gateway to those of a real gateway, classic and OAS."""
 
+import base64
+import json
 from typing import Any, Final
 
-_ELSEWHERE: Final = ("listen_path", "target_url", "url_rewrite", "method_transform", "ignored")
+_ELSEWHERE: Final = (
+    "listen_path",
+    "target_url",
+    "url_rewrite",
+    "method_transform",
+    "ignored",
+    "reply",
+    "mock_response",
+    "virtual",
+    "cached",
+)
 """Keys that are in another place in a classic definition."""
 _CHAINS: Final = {
     "prePlugins": "pre",
@@ -12,6 +24,7 @@ _CHAINS: Final = {
 }
 _AUTHORIZATION: Final = {"enabled": True, "name": "Authorization"}
 _OPERATION: Final = "of-the-test"
+_CACHED_S: Final = 600
 
 
 def classic(definition: dict[str, Any], target: str) -> dict[str, Any]:
@@ -21,6 +34,7 @@ def classic(definition: dict[str, Any], target: str) -> dict[str, Any]:
         "name": definition["api_id"],
         "active": True,
         "auth": {"auth_header_name": "Authorization"},
+        "cache_options": {"enable_cache": "cached" in definition, "cache_timeout": _CACHED_S},
         "version_data": {"not_versioned": True, "versions": versions},
         "proxy": {"listen_path": definition["listen_path"], "target_url": target, "strip_listen_path": True},
         **{key: value for key, value in definition.items() if key not in _ELSEWHERE},
@@ -37,6 +51,8 @@ def oas(definition: dict[str, Any], target: str) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     if operation:
         middleware["operations"] = {_OPERATION: operation}
+        if "cached" in definition:
+            middleware["global"]["cache"] = {"enabled": True, "timeout": _CACHED_S}
         paths[path] = {"get": {"operationId": _OPERATION, "responses": {"200": {"description": "any"}}}}
     return {
         "openapi": "3.0.3",
@@ -60,6 +76,16 @@ def _paths(definition: dict[str, Any]) -> dict[str, Any]:
             paths[kind] = [{"method": "GET", **definition[name]}]
     if "ignored" in definition:
         paths["ignored"] = [{"path": definition["ignored"], "method_actions": {}}]
+    if "reply" in definition:
+        own = definition["reply"]
+        action = {"action": "reply", "code": own["code"], "data": own["body"], "headers": {}}
+        paths["white_list"] = [{"path": own["path"], "method_actions": {"GET": action}}]
+    if "virtual" in definition:
+        own = definition["virtual"]
+        function = {"response_function_name": "answer", "function_source_type": "blob", "method": "GET"}
+        paths["virtual"] = [{**function, "path": own["path"], "function_source_uri": _javascript(own)}]
+    if "cached" in definition:
+        paths["cache"] = [definition["cached"]]
     return paths
 
 
@@ -74,25 +100,43 @@ def _operation(definition: dict[str, Any]) -> tuple[dict[str, Any], str]:
         return {"transformRequestMethod": {"enabled": True, "toMethod": transform["to_method"]}}, transform["path"]
     if "ignored" in definition:
         return {"ignoreAuthentication": {"enabled": True}}, definition["ignored"]
+    if "mock_response" in definition:
+        own = definition["mock_response"]
+        return {"mockResponse": {"enabled": True, "code": own["code"], "body": own["body"]}}, own["path"]
+    if "virtual" in definition:
+        own = definition["virtual"]
+        function = {"enabled": True, "functionName": "answer", "body": _javascript(own)}
+        return {"virtualEndpoint": function}, own["path"]
+    if "cached" in definition:
+        return {"cache": {"enabled": True, "timeout": _CACHED_S}}, definition["cached"]
     return {}, ""
 
 
+def _javascript(own: dict[str, Any]) -> str:
+    """Return the source of a virtual endpoint in Base64."""
+    answer = {"Response": {"Code": own["code"], "Body": own["body"], "Headers": {}}, "SessionMeta": {}}
+    source = f"function answer(request, session, config) {{ return JSON.stringify({json.dumps(answer)}); }}"
+    return base64.b64encode(source.encode()).decode()
+
+
 def _authentication(definition: dict[str, Any]) -> dict[str, Any]:
+    kinds: dict[str, Any] = {}
     if definition.get("enable_coprocess_auth"):
         custom: dict[str, Any] = {"enabled": True, "header": _AUTHORIZATION}
         if hook := definition.get("custom_middleware", {}).get("auth_check"):
             custom["config"] = _plugin(hook)
-        return {"authentication": {"enabled": True, "custom": custom}}
+        kinds["custom"] = custom
     if definition.get("use_standard_auth"):
-        schemes = {"key": {"enabled": True, "header": _AUTHORIZATION}}
-        return {"authentication": {"enabled": True, "securitySchemes": schemes}}
-    return {}
+        kinds["securitySchemes"] = {"key": {"enabled": True, "header": _AUTHORIZATION}}
+    if base := definition.get("base_identity_provided_by"):
+        kinds["baseIdentityProvider"] = base
+    return {"authentication": {"enabled": True, **kinds}} if kinds else {}
 
 
 def _plugins(definition: dict[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = {"driver": "grpc"}
     if bundle := definition.get("custom_middleware_bundle"):
-        config["bundle"] = {"enabled": True, "path": bundle}
+        config["bundle"] = {"enabled": not definition.get("custom_middleware_bundle_disabled", False), "path": bundle}
     if data := definition.get("config_data"):
         config["data"] = {"enabled": not definition.get("config_data_disabled", False), "value": data}
     inline = definition.get("custom_middleware", {})

@@ -10,24 +10,35 @@ import (
 	"strings"
 	"time"
 
+	xmlpath "gopkg.in/xmlpath.v2"
+
 	"tykpy.test/gateway/internal/coprocess"
 )
 
-// authenticate runs the API's auth hook if it has one, else looks the key up, unless the API is keyless.
+// Providers of an API's base identity, with Tyk's names.
+const (
+	customAuth = "custom_auth"
+	authToken  = "auth_token"
+)
+
+// authenticate runs the API's auth hook if it has one, then looks the key up if the API wants that too or has no such
+// hook, unless the API is keyless. Of two sessions, that of the base identity counts.
 func (p *passage) authenticate() *refusal {
 	hook := p.api.Middleware.AuthCheck
-	var refused *refusal
-	switch {
-	case p.api.UseKeyless, p.api.Ignored != "" && p.path() == p.api.Ignored:
+	if p.api.UseKeyless || p.api.Ignored != "" && p.path() == p.api.Ignored {
 		return nil
-	case p.api.EnablePluginAuth && !hook.Disabled:
-		hook.Type = coprocess.HookType_CustomKeyCheck
-		refused = p.authenticateByHook(hook)
-	default:
-		refused = p.authenticateByKey()
 	}
-	if refused != nil {
-		return refused
+	byHook := p.api.EnablePluginAuth && !hook.Disabled
+	if byHook {
+		hook.Type = coprocess.HookType_CustomKeyCheck
+		if refused := p.authenticateByHook(hook); refused != nil {
+			return refused
+		}
+	}
+	if p.api.UseStandardAuth || !byHook {
+		if refused := p.authenticateByKey(); refused != nil {
+			return refused
+		}
 	}
 	return p.checkKey()
 }
@@ -40,7 +51,7 @@ func (p *passage) authenticateByHook(hook Hook) *refusal {
 	if id != "" {
 		session := p.stored(id)
 		if session != nil && session.IDExtractorDeadline > time.Now().Unix() {
-			p.key, p.session = id, session
+			p.identify(customAuth, id, session)
 			return nil
 		}
 	}
@@ -52,38 +63,53 @@ func (p *passage) authenticateByHook(hook Hook) *refusal {
 	if object.Session == nil || token == "" {
 		return p.forbidden(p.r.Header.Get("Authorization"))
 	}
-	p.key = token
+	key := token
 	if id != "" {
-		p.key = id
+		key = id
 	}
-	return p.takeSession(sessionFromProto(object.Session), token)
+	return p.takeSession(sessionFromProto(object.Session), key, token)
 }
 
-// takeSession stores the session that an auth hook returned; the quota is taken from the stored one.
-func (p *passage) takeSession(session *Session, token string) *refusal {
-	session.OrgID, session.KeyID = p.api.OrgID, p.key
+// identify makes a session the request's if the API takes its identity from there.
+func (p *passage) identify(provider, key string, session *Session) {
+	if base := p.api.BaseIdentity; base == "" || base == provider {
+		p.key, p.session = key, session
+	}
+}
+
+// takeSession uses the session that an auth hook returned, and stores it; the quota is taken from the stored one.
+func (p *passage) takeSession(session *Session, key, token string) *refusal {
+	session.OrgID, session.KeyID = p.api.OrgID, key
 	if err := session.apply(p.gateway.config.Policies); err != nil {
 		log.Print(err)
 		return p.forbidden(token)
 	}
-	if stored := p.stored(p.key); stored != nil {
+	if stored := p.stored(key); stored != nil {
 		session.QuotaRenews = stored.QuotaRenews
 		session.QuotaRemaining = stored.QuotaRemaining
 	}
-	p.session = session
+	p.identify(customAuth, key, session)
+	if p.session != session {
+		return nil
+	}
+	if err := p.gateway.keys.store(p.r.Context(), key, session); err != nil {
+		log.Print("Redis: ", err)
+		return &refusal{http.StatusInternalServerError, "There was a problem proxying the request"}
+	}
 	return nil
 }
 
 func (p *passage) authenticateByKey() *refusal {
-	p.key = p.r.Header.Get("Authorization")
-	if p.key == "" {
+	key := p.r.Header.Get("Authorization")
+	if key == "" {
 		return &refusal{http.StatusUnauthorized, "Authorization field missing"}
 	}
-	p.session = p.stored(p.key)
-	if p.session == nil {
-		p.gateway.authFailed(p.r, p.api, p.key)
+	session := p.stored(key)
+	if session == nil {
+		p.gateway.authFailed(p.r, p.api, key)
 		return &refusal{http.StatusForbidden, "Access to this API has been disallowed"}
 	}
+	p.identify(authToken, key, session)
 	return nil
 }
 
@@ -133,14 +159,22 @@ type IDExtractor struct {
 		FormParamName   string `json:"param_name"`
 		RegexExpression string `json:"regex_expression"`
 		RegexMatchIndex int    `json:"regex_match_index"`
+		XPathExpression string `json:"xpath_expression"`
 	} `json:"extractor_config"`
 }
 
-// extract returns what identifies the client: Tyk's ValueExtractor and RegexExtractor.
+// extract returns what identifies the client: Tyk's ValueExtractor, RegexExtractor and XPathExtractor. The first of them
+// does not read bodies: there, all clients have the same empty value.
 func (e IDExtractor) extract(r *http.Request) (string, bool) {
+	if e.ExtractWith == "value" && e.ExtractFrom == "body" {
+		return "", true
+	}
 	value := e.source(r)
-	if value == "" || e.ExtractWith == "value" {
+	switch {
+	case value == "" || e.ExtractWith == "value":
 		return value, value != ""
+	case e.ExtractWith == "xpath":
+		return e.byXPath(value)
 	}
 	expression, err := regexp.Compile(e.ExtractorConfig.RegexExpression)
 	if err != nil {
@@ -151,6 +185,18 @@ func (e IDExtractor) extract(r *http.Request) (string, bool) {
 		return "", false
 	}
 	return matches[e.ExtractorConfig.RegexMatchIndex], true
+}
+
+func (e IDExtractor) byXPath(value string) (string, bool) {
+	path, err := xmlpath.Compile(e.ExtractorConfig.XPathExpression)
+	if err != nil {
+		return "", false
+	}
+	document, err := xmlpath.Parse(strings.NewReader(value))
+	if err != nil {
+		return "", false
+	}
+	return path.String(document)
 }
 
 func (e IDExtractor) source(r *http.Request) string {

@@ -28,6 +28,8 @@ type Config struct {
 	NoLog          bool              `json:"no_log"` // calls are not remembered: for millions of them
 	ProbeUnknown   bool              `json:"probe_unknown_fields"`
 	MaxBodySize    int64             `json:"max_request_body_size"`
+	Certificate    string            `json:"tls_certificate"` // PEM files; with them, clients use HTTPS
+	PrivateKey     string            `json:"tls_key"`
 }
 
 // Policy has the fields of Tyk's policies.json that matter here.
@@ -46,13 +48,19 @@ type API struct {
 	ListenPath         string           `json:"listen_path"`
 	Target             string           `json:"target_url"`
 	Bundle             string           `json:"custom_middleware_bundle"`
+	BundleDisabled     bool             `json:"custom_middleware_bundle_disabled"`
 	Middleware         CustomMiddleware `json:"custom_middleware"`
 	ConfigData         map[string]any   `json:"config_data"`
 	ConfigDataDisabled bool             `json:"config_data_disabled"`
 	UseStandardAuth    bool             `json:"use_standard_auth"`
 	UseKeyless         bool             `json:"use_keyless"`
-	EnablePluginAuth   bool             `json:"enable_coprocess_auth"` // without it, the auth hook is not called
-	Ignored            string           `json:"ignored"`               // a path that needs no key
+	EnablePluginAuth   bool             `json:"enable_coprocess_auth"`     // without it, the auth hook is not called
+	BaseIdentity       string           `json:"base_identity_provided_by"` // whose session counts; "": the last
+	Ignored            string           `json:"ignored"`                   // a path that needs no key
+	Reply              OwnAnswer        `json:"reply"`                     // before any hook
+	Mock               OwnAnswer        `json:"mock_response"`
+	Virtual            OwnAnswer        `json:"virtual"`
+	Cached             string           `json:"cached"` // a path whose responses are kept
 	Rewrite            Rewrite          `json:"url_rewrite"`
 	MethodTransform    MethodTransform  `json:"method_transform"`
 	EventHandlers      struct {
@@ -141,7 +149,7 @@ func (m *CustomMiddleware) add(other CustomMiddleware) error {
 
 // loadBundles fetches and unpacks the API's bundles, checks them, and takes the hooks from their manifests.
 func (c *Config) loadBundles(api *API) error {
-	if api.Bundle == "" {
+	if api.Bundle == "" || api.BundleDisabled {
 		return nil
 	}
 	folders := bundles.Folders(filepath.Join(c.MiddlewarePath, "bundles"), api.Bundle)

@@ -24,6 +24,7 @@ type Gateway struct {
 	upstream   string
 	dispatches dispatchLog
 	events     eventLog
+	cache      cache
 
 	lock sync.RWMutex
 	apis []*API

@@ -35,15 +35,15 @@ func run(path string) error {
 	if err != nil {
 		return err
 	}
-	public, err := serve(gateway)
+	public, err := serve(gateway, config.Certificate, config.PrivateKey)
 	if err != nil {
 		return err
 	}
-	control, err := serve(gateway.control())
+	control, err := serve(gateway.control(), "", "")
 	if err != nil {
 		return err
 	}
-	upstream, err := serve(newUpstream(config.Responses))
+	upstream, err := serve(newUpstream(config.Responses), "", "")
 	if err != nil {
 		return err
 	}
@@ -60,14 +60,18 @@ func run(path string) error {
 	return gateway.Close()
 }
 
-// serve listens on an ephemeral port and returns its host:port.
-func serve(handler http.Handler) (string, error) {
+// serve listens on an ephemeral port, with TLS if there is a certificate, and returns its host:port.
+func serve(handler http.Handler, certificate, key string) (string, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
 	go func() {
-		log.Fatal(fmt.Errorf("the listener ended: %w", http.Serve(listener, handler)))
+		run := func() error { return http.Serve(listener, handler) }
+		if certificate != "" {
+			run = func() error { return http.ServeTLS(listener, handler, certificate, key) }
+		}
+		log.Fatal(fmt.Errorf("the listener ended: %w", run()))
 	}()
 	return listener.Addr().String(), nil
 }

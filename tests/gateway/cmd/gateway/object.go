@@ -45,6 +45,9 @@ func buildRequest(r *http.Request, rawBodyOnly bool) (*coprocess.MiniRequestObje
 		RequestUri:      r.RequestURI,
 		Scheme:          "http",
 	}
+	if r.TLS != nil {
+		request.Scheme = "https"
+	}
 	body, err := io.ReadAll(r.Body)
 	setBody(r, body)
 	request.RawBody = body

@@ -22,6 +22,7 @@ type passage struct {
 
 	rewritten   *url.URL // where a URL rewrite of the API sends the request
 	transformed string   // the method that a method transform of the API gives it
+	cacheKey    string   // of the response, if it is to be kept
 }
 
 // grpcDriver is the only one of Tyk's drivers that is implemented here.
@@ -35,9 +36,10 @@ func newPassage(gateway *Gateway, api *API, w http.ResponseWriter, r *http.Reque
 }
 
 // run goes through Tyk's order: Pre, limits, authentication, PostKeyAuth, access rights, rate and quota, transforms,
-// Post, upstream, Response. An API without keys has no PostKeyAuth.
+// answers of its own, Post, upstream, Response. An API without keys has no PostKeyAuth.
 func (p *passage) run() {
 	steps := []func() *refusal{
+		p.reply,
 		p.hooks(enabled(p.api.Middleware.Pre, coprocess.HookType_Pre)),
 		p.checkSize,
 		p.authenticate,
@@ -45,6 +47,7 @@ func (p *passage) run() {
 		p.checkAccess,
 		p.checkLimits,
 		p.transform,
+		p.answer,
 		p.hooks(enabled(p.api.Middleware.Post, coprocess.HookType_Post)),
 		p.proxy,
 	}

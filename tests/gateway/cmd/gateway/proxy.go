@@ -4,13 +4,12 @@ import (
 	"bytes"
 	"io"
 	"log"
-	"maps"
 	"net/http"
 
 	"tykpy.test/gateway/internal/coprocess"
 )
 
-// proxy forwards the request, runs the response hooks, and writes the response.
+// proxy forwards the request, and responds with the answer.
 func (p *passage) proxy() *refusal {
 	response, err := p.roundTrip()
 	if err != nil {
@@ -18,15 +17,16 @@ func (p *passage) proxy() *refusal {
 		return &refusal{http.StatusInternalServerError, "There was a problem proxying the request"}
 	}
 	defer func() { response.Body.Close() }()
+	return p.respond(response)
+}
+
+func (p *passage) responseHooks(response *http.Response) *refusal {
 	for _, hook := range enabled(p.api.Middleware.Response, coprocess.HookType_Response) {
 		if !p.callResponse(hook, response) {
 			return &refusal{http.StatusInternalServerError, "Middleware error"}
 		}
 	}
-	maps.Copy(p.w.Header(), response.Header)
-	p.w.WriteHeader(response.StatusCode) // panics on 0, as in Tyk
-	_, _ = io.Copy(p.w, response.Body)
-	return responded
+	return nil
 }
 
 // roundTrip sends the request, and leaves it readable for the response hooks.

@@ -16,7 +16,7 @@ func Hash(name string) string {
 }
 
 // Folders returns the folders below `base` for the bundles of an API: <hash>/ for one, sub-folders of it for several,
-// each named after the file without its extension.
+// each named after the file without its extension, "/" written as "__".
 func Folders(base, names string) map[string]string {
 	root := filepath.Join(base, Hash(names))
 	if !strings.Contains(names, ",") {
@@ -24,7 +24,8 @@ func Folders(base, names string) map[string]string {
 	}
 	folders := map[string]string{}
 	for _, name := range Split(names) {
-		folders[name] = filepath.Join(root, strings.TrimSuffix(name, filepath.Ext(name)))
+		part := strings.TrimSuffix(name, filepath.Ext(name))
+		folders[name] = filepath.Join(root, strings.ReplaceAll(part, "/", "__"))
 	}
 	return folders
 }
