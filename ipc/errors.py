@@ -10,7 +10,7 @@ class OptionsError(IpcError, ValueError):
 
 
 class SegmentError(IpcError):
-    """A shared segment could not be had, or is not the one that was promised."""
+    """A shared segment could not be created, or is not the one that was promised."""
 
 
 class RingCorruptError(IpcError):
@@ -24,7 +24,7 @@ class RingCorruptError(IpcError):
 
 
 class RingFullError(IpcError):
-    """More is in flight than the credits allow: a fault of the sender, never of the load."""
+    """More is in flight than the credits allow: a bug of the sender, never an effect of load."""
 
     def __init__(self, needed: int, free: int, capacity: int) -> None:
         super().__init__(f"a record of {needed} bytes into {free} free of {capacity}")
@@ -63,7 +63,7 @@ class ControlClosedError(IpcError):
 
 
 class ControlCorruptError(IpcError):
-    """The control socket carries something that is no control message."""
+    """The control socket carries something other than control messages."""
 
 
 class ZygoteLostError(IpcError):

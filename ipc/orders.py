@@ -1,9 +1,11 @@
-"""What the broker orders of its zygote: fork a worker, reap one.
+"""The orders that the broker sends to its zygote: fork a worker, or reap one.
 
 A zygote is a process that has imported what workers need, and forks them; it is their parent, so only it learns how
-they end. Wire: a socket that keeps messages apart. The zygote's first message says that it is ready. Then one reply to
-each order: `fork CHANNEL` with the descriptors of a channel, or `reap PID`; an errno (i32), 0 if all went well, and a
-number (i32).
+they end.
+
+Wire: a socket that preserves message boundaries. The zygote's first message says that it is ready; after that it sends
+one reply per order. Orders are `fork CHANNEL`, with the descriptors of a channel, and `reap PID`. A reply is an errno
+(i32, 0 on success) and a number (i32).
 """
 
 import errno
@@ -39,13 +41,13 @@ class Fork(NamedTuple):
 
 
 class Reap(NamedTuple):
-    """Wait for a worker's end, and say how it came."""
+    """Wait for a worker to end, and report how it ended."""
 
     pid: int
 
 
 class OrderSender:
-    """The broker's end. Of no use after ZygoteLostError: a late reply would be taken for that to the next order."""
+    """The broker's end. Discard it after ZygoteLostError: a late reply would be mistaken for the next order's."""
 
     def __init__(self, sock: socket.socket) -> None:
         # The kernel's own time limits: Python's `settimeout` calls poll(2), which fails with EINVAL while a process may
@@ -56,11 +58,11 @@ class OrderSender:
         self._socket = sock
 
     def fileno(self) -> int:
-        """For `loop.add_reader`: readable when the zygote is ready, and when it has ended."""
+        """Return the descriptor for `loop.add_reader`: readable when the zygote is ready, and when it has ended."""
         return self._socket.fileno()
 
     def hear(self) -> bool | None:
-        """What made the socket readable: a zygote that is ready (True) or has ended (False), or nothing (None)."""
+        """Return why the socket became readable: the zygote is ready (True), has ended (False), or neither (None)."""
         try:
             return self._socket.recv(_REPLY.size) == _READY
         except BlockingIOError:
@@ -69,14 +71,14 @@ class OrderSender:
             return False
 
     def fork(self, channel: str, descriptors: Sequence[int]) -> int:
-        """Have a worker forked, with the descriptors that the channel argument names; returns its process number.
+        """Fork a worker with the descriptors that the channel argument names; return its process number.
 
-        Raises ZygoteLostError, OSError where the zygote has no processes, memory or descriptors left.
+        Raises ZygoteLostError, or OSError if the zygote has no processes, memory or descriptors left.
         """
         return self._order(f"fork {channel}", descriptors)
 
     def reap(self, pid: int) -> int:
-        """Return the exit code of a worker that has ended, the number of a signal negative. Raises like `fork`."""
+        """Return the exit code of a worker that has ended, negative for a signal. Raises the same errors as `fork`."""
         return self._order(f"reap {pid}")
 
     def _order(self, order: str, descriptors: Sequence[int] = ()) -> int:
@@ -98,7 +100,7 @@ class OrderSender:
         return int(number)
 
     def close(self) -> None:
-        """Close; the zygote ends of it."""
+        """Close the socket; the zygote then ends."""
         self._socket.close()
 
 
@@ -110,11 +112,11 @@ class OrderReceiver:
         self._socket = socket.socket(fileno=descriptor)
 
     def say_ready(self) -> None:
-        """Orders can come."""
+        """Tell the broker that orders can come."""
         self._socket.send(_READY)
 
     def next(self) -> Fork | Reap | None:
-        """Wait for an order; None when no more will come. The descriptors are the receiver's to close."""
+        """Wait for an order; return None when no more will come. The receiver closes the descriptors."""
         while True:
             message, descriptors, is_whole = self._receive()
             if not message:
@@ -128,7 +130,7 @@ class OrderReceiver:
             self.refuse(errno.EMFILE)
 
     def _receive(self) -> tuple[bytes, list[int], bool]:
-        # Not `socket.recv_fds`, which takes flags and forgets them.
+        # Not `socket.recv_fds`, which ignores its `flags` argument.
         message, ancillary, flags, _ = self._socket.recvmsg(_MAX_ORDER, _ROOM, socket.MSG_CMSG_CLOEXEC)
         descriptors = array("i")
         for level, kind, content in ancillary:
@@ -137,11 +139,11 @@ class OrderReceiver:
         return message, descriptors.tolist(), not flags & socket.MSG_CTRUNC
 
     def reply(self, number: int) -> None:
-        """Say what came of the order."""
+        """Report the result of the order."""
         self._socket.send(_REPLY.pack(0, number))
 
     def refuse(self, reason: int) -> None:
-        """Say that nothing came of it, and why: an errno."""
+        """Report that the order failed, with an errno."""
         self._socket.send(_REPLY.pack(reason, 0))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""prctl(2): what a process lets others do to it, and itself."""
+"""Set per-process options with prctl(2)."""
 
 import os
 from enum import IntEnum
@@ -16,7 +16,7 @@ class Option(IntEnum):
 
 def prctl(option: Option, value: int) -> None:
     """Set an option of this process. Raises OSError."""
-    import ctypes  # 2 ms, and a worker that is not forked has no use for it
+    import ctypes  # 2 ms, and a worker that is not forked does not need it
 
     library = ctypes.CDLL(None, use_errno=True)
     none = ctypes.c_ulong(0)

@@ -1,4 +1,4 @@
-"""Makes text for messages and logs: of what plugins or peers chose, and of why a file cannot be read."""
+"""Prepare text for messages and logs: bound text that plugins or peers chose, and explain why a file cannot be read."""
 
 import os
 import pwd
@@ -11,7 +11,7 @@ CUT: Final = "..."
 def bounded(text: str, limit: int) -> str:
     """Return `text` with lone surrogates escaped, cut to `limit` characters, as a plain `str`.
 
-    What comes back can be encoded as UTF-8. No code of a `str` subclass runs.
+    The result can be encoded as UTF-8. No code of a `str` subclass runs.
     """
     cut = str.__getitem__(text, slice(limit + 1))
     if not cut.isascii():
@@ -20,7 +20,7 @@ def bounded(text: str, limit: int) -> str:
 
 
 def access_needed(error: OSError) -> str:
-    """Say which user needs access to a file that could not be read for want of it; otherwise nothing."""
+    """Return which user needs access to a file if permissions are why it could not be read, else an empty string."""
     if not isinstance(error, PermissionError):
         return ""
     number = os.geteuid()
@@ -32,5 +32,5 @@ def access_needed(error: OSError) -> str:
 
 
 def why_unread(error: OSError) -> str:
-    """Say why a file cannot be read, and which user needs access to it where that is the reason."""
+    """Return why a file cannot be read, and which user needs access to it if that is the reason."""
     return f"{error.strerror}{access_needed(error)}"

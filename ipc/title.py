@@ -1,7 +1,7 @@
-"""What a process of ours is called by `ps`, `top` and /proc: its name, and in place of its command line.
+"""Set the name and command line that `ps`, `top` and /proc show for this process.
 
 The kernel shows whatever is in the memory where it put the arguments (proc_pid_cmdline(5)), so the title is written
-there. What Python made of the arguments, `sys.argv`, is a copy and stays.
+there. `sys.argv` is a copy and does not change.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ def worker_title(slot: int) -> str:
 
 
 def set_title(title: str) -> None:
-    """Give this process a title. Where /proc does not allow it, nothing changes: it is for people only.
+    """Give this process a title. Do nothing if /proc does not allow it: titles are only for people.
 
     Call it before the process is made undumpable: its /proc files belong to root then.
     """
@@ -31,7 +31,7 @@ def set_title(title: str) -> None:
         Path("/proc/self/comm").write_bytes(name.encode())
         start, end = _arguments()
         room = end - start
-        # A last byte that is not zero says that this is a title (fs/proc/base.c): it is shown up to its first zero.
+        # A non-zero last byte marks this as a title (fs/proc/base.c), which is shown up to its first zero.
         text = title.encode()[: room - 2].ljust(room - 1, b"\0") + b"\1"
         with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
             memory.seek(start)
@@ -39,6 +39,6 @@ def set_title(title: str) -> None:
 
 
 def _arguments() -> tuple[int, int]:
-    """Return the address of this process's arguments, and that of their end."""
+    """Return the start and end address of this process's arguments."""
     fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
     return int(fields[_ARG_START]), int(fields[_ARG_START + 1])

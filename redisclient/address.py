@@ -1,4 +1,4 @@
-"""Reads Redis URLs, whose password appears in no message.
+"""Parse Redis URLs; no message shows their password.
 
 redis://[user:password@]host[:port][/db]            rediss:// the same with TLS
 unix://[user:password@]/path/to/socket[?db=N]
@@ -48,7 +48,7 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """Where Redis is and how to log in."""
+    """Address of a Redis, and how to log in."""
 
     topology: Topology
     display: str
@@ -76,7 +76,7 @@ class RedisAddress:
 def parse_redis_url(url: str) -> RedisAddress:
     """Read a URL.
 
-    Raises RedisURLError, naming what is wrong and not the password.
+    Raises RedisURLError, which names what is wrong but never the password.
     """
     display = redact(url)
     match = _URL.fullmatch(url)
@@ -108,8 +108,8 @@ def parse_redis_url(url: str) -> RedisAddress:
 def redact(url: str) -> str:
     """Return a URL without user, password and query, however malformed it is.
 
-    What is before the last `@` may be a password with characters that should have been encoded; so may all of it
-    where a `?` comes before.
+    Everything before the last `@` may be a password with characters that should have been encoded, and the whole
+    URL may be if a `?` comes before that `@`.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -121,7 +121,7 @@ def redact(url: str) -> str:
 
 
 def _is_text(url: str) -> bool:
-    """Return whether it was valid text where it was given; bytes that were not arrive as surrogates."""
+    """Return whether the input was valid text; invalid bytes arrive as surrogates."""
     try:
         return bool(url.encode())
     except UnicodeEncodeError:
@@ -190,7 +190,7 @@ def _nodes(topology: Topology, hosts: str, display: str) -> tuple[Node, ...]:
 
 def _is_possible(node: Node) -> bool:
     try:
-        # What the name lookup does first; it would raise at every call.
+        # The name lookup encodes the host first, and would raise at every call.
         node.host.encode("idna")
     except UnicodeError:
         return False

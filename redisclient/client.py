@@ -1,4 +1,4 @@
-"""Builds the redis-py client that an address asks for, with time-outs everywhere and no retries of its own."""
+"""Build the redis-py client for an address, with timeouts everywhere and without redis-py's own retries."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,43 +27,43 @@ MAX_TOLD: Final = 200
 
 
 class Closable(Protocol):
-    """Something of redis-py that holds connections."""
+    """An object of redis-py that holds connections."""
 
     def close(self) -> None:
-        """Close them."""
+        """Close the connections."""
 
 
 class Pipeline(Protocol):
-    """What is used of redis-py's pipelines."""
+    """The part of redis-py's pipelines that is used."""
 
     def xadd(self, name: str, fields: dict[str, str], *, maxlen: int, approximate: bool) -> object:
         """XADD, with MAXLEN."""
 
     def execute(self) -> object:
-        """Send the commands; raises the first error there is."""
+        """Send the commands; raise the first error, if any."""
 
 
 class Client(Closable, Protocol):
-    """What is used of redis-py's clients."""
+    """The part of redis-py's clients that is used."""
 
     def get(self, name: bytes) -> bytes | None:
         """GET."""
 
     def set(self, name: bytes, value: bytes, *, px: int | None = None) -> object:
-        """SET, with PX where there is a time to live in milliseconds."""
+        """SET, with PX if a time to live in milliseconds is given."""
 
     def pipeline(self, transaction: bool) -> Pipeline:
         """Commands to send together."""
 
 
 class Connected(NamedTuple):
-    """A client, with the others that it has of its own and does not close."""
+    """A client, together with the clients that it uses itself and does not close."""
 
     client: Client
     others: tuple[Closable, ...] = ()
 
     def close(self) -> None:
-        """Close the connections of all."""
+        """Close the connections of all of them."""
         for closable in (self.client, *self.others):
             closable.close()
 
@@ -71,7 +71,7 @@ class Connected(NamedTuple):
 def connect(address: RedisAddress, socket_s: float) -> Connected:
     """Return a client whose socket waits at most `socket_s` seconds for each step.
 
-    Raises redis-py's errors: a cluster is asked for its nodes at once, other clients connect when used.
+    Raises redis-py's errors: a cluster is asked for its nodes at once, while other clients connect when used.
     """
     options = _options(address, socket_s)
     if address.topology is Topology.CLUSTER:
@@ -87,13 +87,13 @@ def connect(address: RedisAddress, socket_s: float) -> Connected:
 
 
 def told(address: RedisAddress, error: Exception) -> str:
-    """Say what `error` says: some of redis-py's errors print a whole client, with its password."""
+    """Return the text of an error without secrets: some errors of redis-py print a whole client, with its password."""
     text = address.without_secrets(f"{type(error).__name__}: {error}").rstrip(".")
     return text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}..."
 
 
 def _retry() -> Retry:
-    """One more try where a connection is found closed, as after a restart of Redis; none after a time-out."""
+    """Retry once if a connection turns out to be closed, as after a restart of Redis, but not after a timeout."""
     return Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
 
 
@@ -103,7 +103,7 @@ def _options(address: RedisAddress, socket_s: float) -> dict[str, Any]:
         "password": address.password,
         "socket_timeout": socket_s,
         "socket_connect_timeout": socket_s,
-        # RESP2: one round trip less to connect, and every Redis speaks it.
+        # RESP2 saves one round trip when connecting, and every Redis speaks it.
         "protocol": 2,
     }
     if address.tls:
@@ -127,7 +127,7 @@ def _cluster(address: RedisAddress, options: dict[str, Any]) -> Client:
 
 
 class _Cluster:
-    """A cluster's client, whose errors say what they mean while no server has any slots."""
+    """A cluster's client that raises clear errors while no server has any slots."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -169,7 +169,7 @@ class _ClusterPipeline:
 
 @contextmanager
 def _told_as_outage(client: Sequence[Any]) -> Iterator[None]:
-    """Make a ClusterError of what redis-py 5 comes to while no server has any slots; `client`: if there is one."""
+    """Turn what redis-py 5 raises while no server has any slots into a ClusterError; `client`: if there is one."""
     try:
         yield
     except (LookupError, AttributeError) as error:

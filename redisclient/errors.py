@@ -1,4 +1,4 @@
-"""What is wrong with a Redis URL; what goes wrong with Redis itself is said by redis-py's errors."""
+"""Errors about Redis URLs; errors of Redis itself are redis-py's."""
 
 
 class RedisURLError(ValueError):

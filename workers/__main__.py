@@ -1,7 +1,7 @@
-"""A worker process: attach to the channel, learn the configuration, load the bundles, say so, serve.
+"""A worker process: attach to the channel, receive the configuration, load the bundles, report them, serve.
 
 Forked by a zygote, which the broker starts as `python -P -m tykpy.workers orders:SOCKET LIFE`; or started by the broker
-itself, as `python -P -m tykpy.workers CHANNEL LIFE`. By hand it has nothing to talk to.
+itself, as `python -P -m tykpy.workers CHANNEL LIFE`. It is of no use when started by hand.
 """
 
 import atexit
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def _run(argument: str, life: int) -> int:
-    # What a plugin sends to its own process group must not reach the broker.
+    # Signals that a plugin sends to its own process group must not reach the broker.
     os.setpgid(0, 0)
     watch = end_with_broker(life)
     os.close(life)
@@ -69,7 +69,7 @@ def _run(argument: str, life: int) -> int:
     set_title(worker_title(channel.identity.slot))
     release_children()
     rlimits.be_first_without_memory()
-    # What a plugin sees as the arguments.
+    # The arguments that a plugin sees.
     sys.argv[:] = ["tykpy-worker"]
     stdio.take_over()
     open_log(Source("worker", channel.identity.slot))
@@ -80,7 +80,7 @@ def _run(argument: str, life: int) -> int:
     except ControlClosedError:
         return WorkerExit.DONE
     except BaseException as error:
-        # What is one of ours says all that there is to say; the broker logs it.
+        # The message of our own errors is enough; the broker logs it.
         if not isinstance(error, WorkersError):
             log.exception("cannot start")
         channel.control.send("failed", {"message": described(error)})
@@ -91,7 +91,7 @@ def _run(argument: str, life: int) -> int:
 
 
 def _configuration(channel: WorkerChannel, loads: LoadObserver) -> dict[str, Any]:
-    """Wait for the configuration; which bundles are not to be imported comes before it."""
+    """Wait for the configuration; the list of bundles that are not to be imported comes before it."""
     config: dict[str, Any] | None = None
     while config is None:
         for message in channel.control.receive():
@@ -100,7 +100,7 @@ def _configuration(channel: WorkerChannel, loads: LoadObserver) -> dict[str, Any
             elif message.name == "configure":
                 config = cast(dict[str, Any], message.body)
             elif message.name == "names" and config is not None:
-                # They have changed since, and came in the same read.
+                # A newer list came in the same read.
                 config["names"] = message.body
     return config
 
@@ -112,13 +112,13 @@ def _path(name: bytes) -> Path:
 def _prepare(
     channel: WorkerChannel, config: dict[str, Any], events: SentEvents, loads: LoadObserver
 ) -> tuple[WorkerLoop, HookDispatcher]:
-    """Load everything, then say that we are ready."""
+    """Load everything, then report that the worker is ready."""
     path = _path(config["log_file"]) if config["log_file"] else None
     configure_log(config["log_level"], config["log_format"], path)
     explain_in_log(config["names"])
-    # It would write down the metadata of calls.
+    # This logger would write the metadata of calls.
     logging.getLogger("hpack").setLevel(logging.WARNING)
-    # A reader that has stopped must not keep a worker that hangs or crashes.
+    # A worker that hangs or crashes must not wait for a log reader that has stopped.
     dump_stacks_to(dump_descriptor())
     budget = rlimits.apply(config["limits"], config["least_threads"])
     worker = WorkerLoop(channel, config["threads"], budget)
@@ -130,7 +130,7 @@ def _prepare(
 
     def abandon() -> None:
         worker.abandon()
-        # Its connections do not survive a fork, and its state is shown in the worker's memory. Nobody closes it here.
+        # Its connections do not survive a fork, and its state is in the worker's memory. A fork must not close it.
         left.append(gateway.install(storage=open_storage(config["redis"], runtime_dir)))
 
     forked.watch(abandon)
@@ -145,7 +145,7 @@ def _prepare(
     channel.borrow_bodies()
     channel.control.send("ready")
     if config["check_storage"]:
-        # One that cannot be reached is better said now than by the first hook that needs it.
+        # Report an unreachable storage now, and not when the first hook needs it.
         threading.Thread(target=storage.check, name="storage-check", daemon=True).start()
     return worker, dispatcher
 

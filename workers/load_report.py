@@ -1,4 +1,4 @@
-"""Tells the broker which bundle is being loaded, and what came of it."""
+"""Tell the broker which bundle is being loaded, and with what result."""
 
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ _log: Final = Log("tykpy.worker")
 
 
 class ControlReport(LoadReport):
-    """Writes it to the control socket."""
+    """Writes load reports to the control socket."""
 
     def __init__(self, control: ControlSocket) -> None:
         self._control = control
@@ -21,11 +21,11 @@ class ControlReport(LoadReport):
         """Bytes of all descriptions so far."""
 
     def loading(self, source: BundleSource) -> None:
-        """Send it before any code of the bundle runs. Raises ControlClosedError, as the others do."""
+        """Report a bundle before any of its code runs. Raises ControlClosedError, like the other methods."""
         self._control.send("loading", source._asdict())
 
     def loaded(self, description: dict[str, Any]) -> None:
-        """Send the description in pieces; its hooks are left out where all bundles together have too many."""
+        """Send the description in pieces; hooks are left out if all bundles together have too many."""
         pieces = list(pieces_of(description))
         size = sum(len(msgpack.packb(piece)) for piece in pieces)
         if self._total + size > MAX_DESCRIBED:
@@ -37,9 +37,9 @@ class ControlReport(LoadReport):
             self._control.send("bundle", piece)
 
     def replaced(self, source: BundleSource, names: list[str]) -> None:
-        """Send the first few names."""
+        """Report that the bundle replaced functions, with the first few names."""
         self._control.send("replaced", {**source._asdict(), "names": names[:MAX_REPLACED]})
 
     def gone(self, path: str) -> None:
-        """Tell the broker that the file is no bundle."""
+        """Report that the file is not a bundle."""
         self._control.send("gone", {"path": path})

@@ -72,7 +72,7 @@ class Meter:
 def waiting_share(
     handler_ns: int, own_ns: int, others_ns: int, delay_ns: int, busy: int, unclaimed_ns: int
 ) -> float | None:
-    """Return waiting / (waiting + computing) of a call, 0 to 1; None if it cannot be told.
+    """Return waiting / (waiting + computing) of a call, 0 to 1, or None if it is not known.
 
     `own_ns` is the CPU time of its thread, `others_ns` that of the process's other threads meanwhile, and
     `unclaimed_ns` the part of it that no other call used. Its thread waited `delay_ns` for a CPU. `busy` calls ran at
@@ -84,7 +84,7 @@ def waiting_share(
     # Other threads also wait for CPUs while they hold the interpreter's lock, as long as this thread does; but each of
     # its short runs may wait for a whole time slice.
     others_ns = min(others_ns + others_ns * delay_ns // max(own_ns, SLICE_NS), handler_ns)
-    # It wanted the lock for the same part of their time as of the rest, and waited for each of them once at most.
+    # It wanted the lock for the same share of their time as of the rest, and waited at most once for each of them.
     contended_ns = min(wanted_ns * others_ns // max(handler_ns - others_ns, 1), wanted_ns * (busy - 1), others_ns)
     idle_ns = max(handler_ns - max(wanted_ns + contended_ns, computing_ns), 0)
     # If other threads took most of the time, an estimate of their part does not tell what remains.

@@ -119,7 +119,6 @@ class WorkerLoop:
                     elif message.name == "names":
                         explain_in_log(message.body)
         except ControlClosedError:
-            # The broker is gone, and so is everybody who waits for an answer. A running hook must not keep the
-            # process alive.
+            # The broker is gone, so nobody waits for an answer. A running hook must not keep the process alive.
             close_log()
             os._exit(EXIT_BROKER_GONE)

@@ -1,8 +1,8 @@
-"""The zygote: has imported what every worker needs, and forks one whenever the broker orders it.
+"""The zygote: a process that has imported what every worker needs, and forks a worker whenever the broker orders one.
 
-It runs no thread and loads no bundle: what a worker gets from it is what it would have after its own imports, sooner
-and shared. It is the workers' parent, so how they end is asked of it. No worker can look into it: whoever wrote into
-its memory would have all workers that come.
+It runs no threads and loads no bundles: a worker inherits what its own imports would have given it, but sooner and in
+shared memory. It is the workers' parent, so it reports how they ended. No worker can access its memory: a worker that
+could write there would control every later worker.
 """
 
 import gc
@@ -19,14 +19,14 @@ from tykpy.workers.process.lifeline import end_with_broker
 def fork_loop(descriptor: int, life: int) -> str | None:
     """Carry out orders from this socket; returns the channel argument in each worker, None once the broker is gone.
 
-    `life` stays open, for workers.
+    `life` stays open for the workers.
     """
-    # A broker that was started with SIGCHLD ignored would have the kernel forget how workers ended.
+    # If the broker was started with SIGCHLD ignored, the kernel would not keep the workers' exit codes.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     set_title(ZYGOTE)
     prctl(Option.DUMPABLE, 0)
     watch = end_with_broker(life)
-    # Nothing of it goes away again; collections in workers would only write into pages that all share.
+    # These objects are never freed; collecting them in workers would only write to shared pages.
     gc.collect()
     gc.freeze()
     orders = OrderReceiver(descriptor)
@@ -38,7 +38,7 @@ def fork_loop(descriptor: int, life: int) -> str | None:
             orders.close()
             os.close(watch)
             prctl(Option.DUMPABLE, 1)
-            # What has been installed since is found as well; `importlib.invalidate_caches` would import 30 modules.
+            # Find packages that were installed since, too; `importlib.invalidate_caches` would import 30 modules.
             sys.path_importer_cache.clear()
             return order.channel
     return None

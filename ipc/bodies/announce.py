@@ -1,8 +1,8 @@
 """Messages that are too big for a ring record: the record says where the body lies, and keeps its place in the order.
 
-A request's body lies in the broker's `BodyStore`, an answer's in its worker's bulk memory; what finds no room there has
-memory of its own (`memfd.py`). The body has no CRC: it is written before the record that announces it, and that record
-is checked.
+A request's body lies in the broker's `BodyStore`, an answer's in its worker's bulk memory; a body that does not fit
+there gets memory of its own (`memfd.py`). The body has no CRC: it is written before the record that announces it, and
+that record is checked.
 """
 
 from typing import Final, NamedTuple, Protocol
@@ -50,8 +50,8 @@ class OwnMemoryWriter:
     def push(self, kind: int, seq: int, aux: int, head: bytes, body: bytes) -> tuple[int, int]:
         """Store the body and publish its record.
 
-        Returns the position to `rewind` to, and the descriptor of the memory, the caller's to `release`. Raises
-        SpillError, and what `Producer.push` does; nothing was published then.
+        Returns the position to `rewind` to, and the descriptor of the memory, which the caller must `release`. Raises
+        SpillError and the errors of `Producer.push`; nothing was published then.
         """
         memory = self._socket.send(seq, body)
         try:
@@ -91,14 +91,14 @@ class OversizeWriter(OwnMemoryWriter):
 
 
 class Memory(Protocol):
-    """Memory that bodies of one direction are read from."""
+    """The memory that holds the bodies of one direction."""
 
     def read(self, offset: int, size: int) -> bytes:
         """Copy a body. Raises RingCorruptError if the place is outside of this memory."""
 
 
 class OversizeReader:
-    """Fetches the messages of SPILL records; before the record's room is given back."""
+    """Fetches the messages of SPILL records; call it before the record's room is given back."""
 
     __slots__ = ("_bulk", "_limit", "_skip_revoked", "_socket")
 

@@ -1,8 +1,8 @@
-"""Bulk memory: where the bodies of a worker's answers lie that are too big for a ring record.
+"""Bulk memory: holds the bodies of a worker's answers that are too big for a ring record.
 
-It is used again and again, because a fresh page costs five times what it costs to write to one that is there. Only its
-writer decides what lies where. A body belongs to a record of the writer's ring: whoever gives the record's room back
-has copied the body, and its place is free. Pages are reserved before they are written to, and given back by `trim`.
+It is reused, because a fresh page costs five times as much as writing to an existing one. Only its writer decides what
+lies where. A body belongs to a record of the writer's ring: once the reader gives the record's room back, it has copied
+the body, and the place is free. Pages are reserved before they are written to, and given back by `trim`.
 """
 
 import mmap
@@ -59,7 +59,7 @@ class BulkWriter:
         self._held.append((position, (offset, offset + size)))
 
     def drop(self, offset: int, size: int) -> None:
-        """Free the place: no record announces the body after all."""
+        """Free the place, because no record will announce the body."""
         self._used.remove((offset, offset + size))
 
     def trim(self, consumed: int) -> None:
@@ -75,7 +75,7 @@ class BulkWriter:
             self._used.remove(held.popleft()[1])
 
     def _find(self, size: int) -> int:
-        """Find the first gap that is large enough: few pages are used, and they stay in the CPU's cache."""
+        """Find the first gap that is large enough: so few pages are used, and they stay in the CPU's cache."""
         at = 0
         for start, end in self._used:
             if start - at >= size:

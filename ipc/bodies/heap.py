@@ -16,7 +16,7 @@ _MAPPED_ABOVE: Final = 32 * 1024 * 1024
 
 
 def keep_freed() -> None:
-    """Keep what is freed from now on, until `give_back`. Does nothing where the C library is not glibc."""
+    """Keep memory that is freed from now on, until `give_back`. Do nothing if the C library is not glibc."""
     libc = _glibc()
     if libc is not None:
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)

@@ -1,4 +1,4 @@
-"""Bodies that find no room in bulk memory: each in nameless memory of its own, whose descriptor goes over a socket.
+"""Bodies that do not fit into bulk memory: each gets unnamed memory of its own, whose descriptor goes over a socket.
 
 The descriptor is sent before the SPILL record is published, so it is there when the record is read. Memory is written
 and read with pwrite and pread, never mapped: the other process could shrink the file under a mapping, and that is a
@@ -24,17 +24,17 @@ _CLOSED: Final = frozenset({errno.EPIPE, errno.ECONNRESET})
 
 
 class SpillSocket:
-    """One end; never blocks, because what is awaited was sent before, and what is sent is few (credits)."""
+    """One end; never blocks: receivers expect only messages that were sent before, and credits limit their number."""
 
     def __init__(self, sock: socket.socket, device: int) -> None:
         self._socket = sock
         self._device = device
 
     def send(self, seq: int, payload: bytes) -> int:
-        """Store and send a message; returns the memory's writable descriptor, which is the caller's to close.
+        """Store and send a message; return the memory's writable descriptor, which the caller must close.
 
-        Raises SpillError: no shared memory or descriptors left, or the peer does not take its messages;
-        SpillClosedError where there is no peer any more.
+        Raises SpillError if there is no shared memory or descriptor left, or the peer does not take its messages, and
+        SpillClosedError if the peer is gone.
         """
         try:
             memory = create_memory()
@@ -53,11 +53,11 @@ class SpillSocket:
         return memory.writable
 
     def receive(self, seq: int, size: int, *, skip_revoked: bool) -> bytes:
-        """The message that belongs to a SPILL record.
+        """Return the message that belongs to a SPILL record.
 
-        `skip_revoked`: messages of requests that the broker took back lie before it and are dropped.
-        Raises SpillError where its descriptor was lost (none left in this process), RingCorruptError where the peer
-        sent something else than it announced.
+        `skip_revoked`: drop the messages before it, which belong to requests that the broker took back.
+        Raises SpillError if its descriptor was lost (none left in this process), RingCorruptError if the peer sent
+        something other than what it announced.
         """
         while True:
             note, descriptor = self._receive_note(seq)
@@ -86,7 +86,7 @@ class SpillSocket:
     def _read(self, descriptor: int | None, seq: int, size: int) -> bytes:
         if descriptor is None:
             raise SpillError(f"a message of {size} bytes lost its memory on the way: too many open files?")
-        # Only our own kind of file: one of another file system could keep the reader waiting.
+        # Accept only memory files: a file of another file system could block the reader.
         if not is_memory_of(descriptor, self._device, size):
             raise RingCorruptError("a spill that is not what was announced", seq=seq, size=size)
         data = read_whole(descriptor, size, 0)
@@ -95,7 +95,7 @@ class SpillSocket:
         return data
 
     def close(self) -> None:
-        """Close; memory that nobody has received is freed by the kernel."""
+        """Close the socket; the kernel frees memory that nobody has received."""
         self._socket.close()
 
 
@@ -124,7 +124,7 @@ def _write(descriptor: int, payload: bytes) -> None:
 
 
 def read_whole(descriptor: int, size: int, offset: int) -> bytes:
-    """Read so many bytes; fewer only where the file ends."""
+    """Read `size` bytes; fewer only if the file ends first."""
     data = _pread(descriptor, size, offset)
     while 0 < len(data) < size:
         rest = _pread(descriptor, size - len(data), offset + len(data))

@@ -2,7 +2,7 @@
 
 A body is copied once when it arrives, however many workers get it. Its place is free once the `StoredBody` is garbage:
 a dispatch in flight keeps a reference, so no worker reads a place that is reused. Workers can only read; a record on
-their ring names the place. A body that finds no room stays on the heap.
+their ring names the place. A body that does not fit stays on the heap.
 """
 
 import mmap
@@ -82,7 +82,7 @@ class BodyStore:
 
     def trim(self) -> None:
         """Release the memory of blocks that have been free since the last call."""
-        # Bytes of 0 and 1 are bits of a large number as well, and those are combined at the speed of C.
+        # Bytes of 0 and 1 can also be combined as one large number, at the speed of C.
         present, lately = (int.from_bytes(flags, "big") for flags in (self._present, self._lately))
         idle = (present & ~lately).to_bytes(self._blocks, "big")
         first = idle.find(1)
@@ -98,16 +98,16 @@ class BodyStore:
         self._present[first:end] = bytes(end - first)
 
     def close(self) -> None:
-        """Unmap; bodies that are left must not be touched any more."""
+        """Unmap; do not touch the remaining bodies after that."""
         self._view.release()
         self.memory.close()
         os.close(self._descriptor)
         os.close(self.readable)
 
-    # What bodies call
+    # Called by bodies
 
     def reserve(self, offset: int, end: int) -> bool:
-        """Reserve pages; writing to one that cannot be had would end the process (SIGBUS)."""
+        """Reserve pages: writing to one for which there is no memory would end the process (SIGBUS)."""
         first, last = offset // _BLOCK, -(-end // _BLOCK)
         if self._present.count(1, first, last) < last - first:
             try:
@@ -128,7 +128,7 @@ class BodyStore:
 
 
 def _count(size: int) -> int:
-    """How many blocks a body of `size` bytes takes."""
+    """Return how many blocks a body of `size` bytes takes."""
     return max(1, -(-size // _BLOCK))
 
 
@@ -195,7 +195,7 @@ class BodyReader:
 
 
 class BorrowedBody:
-    """A body in the store, of which a worker copies parts until the request is answered; then the place is reused."""
+    """A body in the store. A worker copies parts of it until the request is answered; then the place is reused."""
 
     __slots__ = ("_descriptor", "_is_here", "_offset", "max_answer", "size")
 
@@ -210,7 +210,7 @@ class BorrowedBody:
     def read(self, start: int, end: int) -> bytes:
         """Copy a part. Raises LookupError after `give_back`."""
         part = read_whole(self._descriptor, min(end, self.size) - start, self._offset + start)
-        # Looked at after reading, so that no lock is needed: nothing else lies there before it is given back.
+        # Checked after reading, so that no lock is needed: the place is not reused before it is given back.
         if not self._is_here:
             raise LookupError("the request is answered, and its body was not used before: it is gone")
         return part
@@ -220,7 +220,7 @@ class BorrowedBody:
         return self.read(0, self.size)
 
     def give_back(self) -> None:
-        """Call before the request is answered: from then on reading raises."""
+        """Make further reads raise; call this before the request is answered."""
         self._is_here = False
 
 

@@ -106,7 +106,7 @@ class BrokerChannel:
     ) -> Self:
         """Create everything that a worker of this slot and generation needs, including a store if none is given.
 
-        Raises SegmentError where the machine has no memory or descriptors left; nothing is left behind then.
+        Raises SegmentError if the machine has no memory or descriptors left; nothing is left behind then.
         """
         with ExitStack() as own, ExitStack() as worker:
             try:
@@ -118,15 +118,15 @@ class BrokerChannel:
         return channel
 
     def worker_argument(self) -> str:
-        """One argv field that tells `WorkerChannel.attach` which inherited descriptor is what."""
+        """The argv field that tells `WorkerChannel.attach` what each inherited descriptor is."""
         return ",".join(map(str, self.worker_fds))
 
     def close_worker_ends(self) -> None:
-        """Close what only the worker needs, once it runs: the control socket's end of file depends on it."""
+        """Close the worker's descriptors once it runs; otherwise the control socket would never report end of file."""
         self._worker_ends.close()
 
     def send(self, seq: int, packed: Packed, deadline_ns: int, flags: int = 0) -> None:
-        """Publish a request; the worker hears of it at the next `ring`.
+        """Publish a request; the next `ring` announces it to the worker.
 
         A stored body stays where it is, and must stay until the request is answered; any other that is too big for a
         record is copied into memory of its own. `flags`: FLAG_MEASURE and FLAG_SHARES of `ipc.ring.layout`.
@@ -169,8 +169,8 @@ class BrokerChannel:
         """Take back every request that the worker has not claimed, as if it had never been sent; oldest first.
 
         A request without a token can no longer be claimed, so its record is free to be overwritten. The worker claims
-        in order: the tokens that are left are those of the newest requests. Raises RingCorruptError where the worker
-        has tampered with them; nothing is taken back then, since it may have started any of it.
+        in order: the tokens that are left are those of the newest requests. Raises RingCorruptError if the worker has
+        tampered with them; nothing is taken back then, since it may have started any of them.
         """
         if self.corrupt is not None:
             raise self.corrupt
@@ -193,7 +193,7 @@ class BrokerChannel:
         return revoked
 
     def _check_not_started(self, revoked: list[int]) -> None:
-        """Raise if a request was started whose token was still there: the worker has written to the doorbell."""
+        """Raise if a request was started although its token was still there: the worker has written to the doorbell."""
         head, start = self._parts.inbound.words[HEAD], self._published[revoked[-1]]
         started = self.executing().intersection(revoked)
         if head > start or started:
@@ -204,7 +204,7 @@ class BrokerChannel:
     def start_drain(self) -> list[int]:
         """Revoke what is not claimed, then tell the worker to finish the rest and end; returns the revoked seqs.
 
-        Raises RingCorruptError where it has filled its doorbell.
+        Raises RingCorruptError if it has filled its doorbell.
         """
         revoked = self.revoke()
         self._parts.requests.end()
@@ -301,7 +301,7 @@ class BrokerChannel:
         return words[STORAGE_STATE], words[STORAGE_ERRORS]
 
     def was_signalled(self) -> bool:
-        """Whether the worker says that it ends because of a fault signal that somebody sent it."""
+        """Whether the worker reports that it is ending because somebody sent it a fault signal."""
         return bool(self._parts.inbound.words[SIGNALLED])
 
     def trim(self) -> bool:
@@ -322,7 +322,7 @@ class BrokerChannel:
             keep_freed()
 
     def close(self) -> None:
-        """Close everything; a worker that still lives sees the end of file of its control socket."""
+        """Close everything; a worker that is still alive sees end of file on its control socket."""
         for memory in self._spilled.values():
             release(memory, discard=False)
         self._spilled.clear()
@@ -331,7 +331,7 @@ class BrokerChannel:
 
 
 def _split_time(aux: int) -> tuple[int, int]:
-    """Split `aux` into a hook's time and the part of it that it waited, never more than all of it."""
+    """Split `aux` into a hook's running time and the part of it spent waiting, which is never larger."""
     handler_ns = aux & MAX_HANDLER_NS
     waiting = (aux >> WAITING_SHIFT) - 1
     return handler_ns, handler_ns * waiting // MAX_WAITING
@@ -344,7 +344,7 @@ def _create_parts(
     own: ExitStack,
     worker: ExitStack,
 ) -> tuple[_Parts, tuple[int, ...]]:
-    """The broker's ends, and the descriptors for the worker in the order in which it takes them."""
+    """Create the broker's ends, and the descriptors for the worker in the order in which it takes them."""
     sizes = (options.capacity, options.max_record, options.max_message)
     outbound, outbound_fd = _create_ring(Identity(Role.A, *names, *sizes), own, worker)
     inbound, inbound_fd = _create_ring(Identity(Role.B, *names, *sizes), own, worker)
@@ -374,7 +374,7 @@ def _create_bulk_in(capacity: int, own: ExitStack, worker: ExitStack) -> tuple[B
 
 
 def _create_ring(identity: Identity, own: ExitStack, worker: ExitStack) -> tuple[Segment, int]:
-    """The broker's mapping and the worker's descriptor of one ring: who does not write it can only read it."""
+    """Create one ring: the broker's mapping and the worker's descriptor. Only its writer can write to it."""
     descriptors = create_segment(identity)
     broker_writes = identity.role == Role.A
     mine, theirs = descriptors if broker_writes else reversed(descriptors)

@@ -1,7 +1,7 @@
 """The control socket between the broker and a worker: named messages; end of file means that the peer is gone.
 
-Wire: length (u32), then a msgpack array `[name, body]`. A worker's end blocks; the broker's never does and keeps what
-the socket does not take.
+Wire: length (u32), then a msgpack array `[name, body]`. A worker's end blocks; the broker's never does, and queues
+what the socket does not take.
 """
 
 import socket
@@ -87,7 +87,7 @@ class ControlSocket:
     def send(self, name: str, body: Any = None) -> None:
         """Send a message.
 
-        Raises ControlClosedError where the peer is gone, ControlFullError where it has not read for long.
+        Raises ControlClosedError if the peer is gone, ControlFullError if it has not read for a long time.
         """
         message = msgpack.packb([name, body], use_bin_type=True)
         data = _PREFIX.pack(len(message)) + message
@@ -102,7 +102,7 @@ class ControlSocket:
             self._blocked()
 
     def flush(self) -> bool:
-        """Send what waits; returns True if nothing is left."""
+        """Send queued bytes; return True if none are left."""
         with self._lock:
             self._flush()
             return not self._outbox
@@ -125,7 +125,8 @@ class ControlSocket:
     def receive(self) -> list[ControlMessage]:
         """Return the messages that have arrived; a blocking end waits for at least one.
 
-        Raises ControlClosedError at end of file (after what came before it), ControlCorruptError on nonsense.
+        Raises ControlClosedError at end of file, once all earlier messages were returned, and ControlCorruptError for
+        anything that is no message.
         """
         messages: list[ControlMessage] = []
         for _ in range(_READS_PER_CALL):
@@ -174,7 +175,7 @@ class ControlSocket:
         return ControlMessage(name, packed)
 
     def close(self) -> None:
-        """Close; a thread blocked in `receive` gets ControlClosedError."""
+        """Close the socket; a thread blocked in `receive` gets ControlClosedError."""
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:

@@ -17,7 +17,7 @@ from tykpy.ipc.errors import RingCorruptError
 MAX_TOKENS: Final = 4096
 """Most tokens in one write: written whole (PIPE_BUF), and far from filling a pipe (65536)."""
 
-# Workers hold on to what they use for every request: plugin code may replace what is in `os`, as gevent.monkey does.
+# Workers bind the functions that they call for every request: plugins may replace those in `os` (gevent.monkey does).
 _read: Final = os.read
 
 _TOKEN: Final = b"\0"
@@ -83,7 +83,7 @@ class ClaimDoorbell:
         self._ended = False
 
     def take(self) -> bool:
-        """Wait for a token and claim it; False for good when no more will come, or the broker is gone."""
+        """Wait for a token and claim it; return False once no more will come, or the broker is gone."""
         if not self._ended and _read(self._reader, 1) == _TOKEN:
             return True
         self._ended = True
@@ -95,9 +95,9 @@ class ClaimDoorbell:
 
 
 class AnswerDoorbell:
-    """The broker's end of the answers' doorbell. Nothing that a worker does to the shared eventfd makes it wait.
+    """The broker's end of the answers' doorbell. Nothing that a worker does to the shared eventfd can block it.
 
-    Raises OSError where the machine has no descriptors left.
+    Raises OSError if the machine has no descriptors left.
     """
 
     def __init__(self, own: ExitStack, worker: ExitStack) -> None:
@@ -107,8 +107,8 @@ class AnswerDoorbell:
         self._count = bytearray(_COUNTER_BYTES)
         self._words = memoryview(self._count).cast("Q")
         self._buffers = [self._count]
-        # Whether a read of an eventfd may wait is written in the open file, which the worker shares and can change. A
-        # read that says so itself does not wait, whatever is written there.
+        # Whether reading an eventfd blocks is a flag of the open file, which the worker shares and can change. A read
+        # with RWF_NOWAIT does not block, whatever that flag says.
         self._flags = os.RWF_NOWAIT
         self.take_all()
 

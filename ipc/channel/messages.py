@@ -1,4 +1,4 @@
-"""What goes through a channel, and the sizes of one."""
+"""The messages of a channel, and its sizes."""
 
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -34,7 +34,7 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What came of it."""
+    """The answer to one dispatch."""
 
     seq: int
     is_error: bool
@@ -48,7 +48,7 @@ class Answer(NamedTuple):
 class ChannelOptions:
     """The sizes of one channel, in bytes.
 
-    Raises OptionsError where they leave no credit or are not aligned.
+    Raises OptionsError if they leave no credit or are not aligned.
     """
 
     capacity: int = MIB
@@ -76,14 +76,14 @@ class ChannelOptions:
 
     @property
     def bulk_capacity(self) -> int:
-        """Bulk memory for big answers; none of it is used, or reserved, before there is a body to lie there.
+        """Bulk memory for big answers; no memory is used or reserved before there is a body to store.
 
-        What finds no room takes memory of its own. Workers map it, and address space counts for --limit-memory: so
-        there is not twice as much of it as the largest answer may have.
+        A body that does not fit gets memory of its own. Workers map bulk memory, and address space counts for
+        --limit-memory: so it does not grow with `max_message` beyond answers of `_BULK_MESSAGE`.
         """
         return 2 * max(min(self.max_message, _BULK_MESSAGE), self.capacity)
 
     @property
     def store_capacity(self) -> int:
-        """The same for big requests, of all workers together; only the broker maps it."""
+        """Store for the big requests of all workers; only the broker maps it."""
         return 16 * max(self.max_message, self.capacity)

@@ -126,7 +126,7 @@ class WorkerChannel:
                 SpillSocket(spills, outbound.device),
             )
         )
-        # The first two were for the segments, whose mappings are all that is left of them.
+        # The first two were for the segments, which are mapped by now.
         channel.descriptors = tuple(descriptors[2:])
         return channel
 
@@ -154,10 +154,10 @@ class WorkerChannel:
         self._words[STORAGE_ERRORS] = errors
 
     def claim(self, slot: int = 0) -> Request | None:
-        """Wait for a request and enter it into an execution slot; None for good when no more will come.
+        """Wait for a request and enter it into an execution slot; return None once no more will come.
 
-        That is so once the broker drains the worker, or is gone. Called by one thread at a time. What has expired in
-        the ring is answered here, unexecuted. Raises RingCorruptError.
+        No more come once the broker drains the worker, or is gone. Called by one thread at a time. Requests that have
+        expired in the ring are answered here, unexecuted. Raises RingCorruptError.
         """
         while self._take():
             request = self._start(slot, monotonic_ns())
@@ -183,7 +183,7 @@ class WorkerChannel:
                 return None
         else:
             message, borrowed = (payload, None), None
-        # From the second of these stores on the request counts as executing; before it, it is dispatched again.
+        # From the second of these stores on the request counts as executing; until then it would be dispatched again.
         words = self._words
         words[ACTIVE_START + slot] = now_ns
         words[ACTIVE_SEQ + slot] = seq
@@ -200,7 +200,7 @@ class WorkerChannel:
     def answer(self, slot: int, seq: int, packed: Packed, is_error: bool, time: int) -> None:
         """Publish the answer, leave the execution slot, ring; `time`: the handler's, see `aux` in `ipc.ring.layout`.
 
-        An answer that is too large, or that no memory can be had for, becomes an error frame that says so.
+        An answer that is too large, or for which there is no memory, becomes an error frame that says so.
         """
         head, body = packed
         with self._answer_lock:
@@ -219,7 +219,7 @@ class WorkerChannel:
         assert isinstance(body, bytes)
         size = len(body)
         if size > self._max_message:
-            # The broker adds the limit, and the option that it comes from.
+            # The broker adds the limit, and the option that sets it.
             self._push_error(seq, Status.TOO_LARGE, f"the answer has {size} bytes", time)
             return
         kind = _SPILL_RESP | FLAG_ERROR if is_error else _SPILL_RESP
@@ -237,7 +237,7 @@ class WorkerChannel:
         words[ACTIVE_SEQ + from_slot] = 0
 
     def trim(self) -> None:
-        """Release memory of big bodies; the broker asks for it when none have come for a while."""
+        """Release the memory of big bodies; the broker asks for this when none have come for a while."""
         with self._answer_lock:
             self._oversize_out.trim()
         self._big_lately = False
@@ -248,7 +248,7 @@ class WorkerChannel:
         self._words[THREADS] = started
 
     def note_signal(self) -> None:
-        """Tell the broker that this worker ends because of a fault signal that somebody sent it."""
+        """Tell the broker that this worker ends because somebody sent it a fault signal."""
         self._words[SIGNALLED] = 1
 
     def abandon(self) -> None:

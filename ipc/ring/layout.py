@@ -1,4 +1,4 @@
-"""Every offset and code of the shared segments, drawn once; nothing else in tykpy knows a byte position.
+"""Every offset and code of the shared segments, drawn once; no other module knows a byte position.
 
 All numbers are native little-endian u64 unless said otherwise. Counters are read and written as one aligned
 8-byte load or store (`memoryview.cast("Q")[i]`): formats such as ">Q" and slices are copied byte by byte.
@@ -93,7 +93,7 @@ STATIC_SIZE: Final = _STATIC.size + _STATIC_CRC.size
 
 
 class Role(IntEnum):
-    """Which way a segment's records go."""
+    """Direction of a segment's records."""
 
     A = 1
     """Broker to worker."""
@@ -102,7 +102,7 @@ class Role(IntEnum):
 
 
 class RecordType(IntEnum):
-    """What a record is."""
+    """Type of a record."""
 
     REQ = 1
     RESP = 2
@@ -153,7 +153,7 @@ class Identity(NamedTuple):
         return self.max_record - RECORD_HEADER.size
 
     def pack(self) -> bytes:
-        """The first `STATIC_SIZE` bytes of a segment."""
+        """Return the first `STATIC_SIZE` bytes of a segment."""
         role, epoch, slot, generation, *sizes = self
         block = _STATIC.pack(MAGIC, VERSION, role, epoch, slot, generation, HEADER_SIZE, *sizes)
         return block + _STATIC_CRC.pack(zlib.crc32(block))
@@ -162,7 +162,7 @@ class Identity(NamedTuple):
     def unpack(cls, data: bytes) -> "Identity":
         """Read and check the static block.
 
-        Raises SegmentError where it is not one of this very version.
+        Raises SegmentError if it is damaged or of another version.
         """
         if len(data) != STATIC_SIZE:
             raise SegmentError(f"the segment is cut off: {len(data)} of {STATIC_SIZE} header bytes")
@@ -177,5 +177,5 @@ class Identity(NamedTuple):
 
 
 def record_size(length: int) -> int:
-    """Bytes that a record with a payload of `length` bytes takes in the ring."""
+    """Return how many bytes a record with a payload of `length` bytes takes in the ring."""
     return (length + RECORD_HEADER.size + ALIGNMENT - 1) & -ALIGNMENT

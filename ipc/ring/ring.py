@@ -1,6 +1,6 @@
 """One ring: a producer writes records and publishes each with one store of `tail`; a consumer checks and takes them.
 
-A consumer trusts nothing: whatever the peer wrote, it returns a record that was published whole at this very position,
+A consumer trusts nothing: whatever the peer wrote, it returns a record that was completely published at this position,
 or raises RingCorruptError. Ask for a record only after a doorbell token (or the peer's death).
 """
 
@@ -50,7 +50,7 @@ class Producer:
     def push(self, kind: int, seq: int, aux: int, payload: bytes) -> int:
         """Write and publish one record; returns the position to `rewind` to.
 
-        Raises RingFullError where it does not fit; RingCorruptError where the peer's head is impossible.
+        Raises RingFullError if it does not fit, RingCorruptError if the peer's head is impossible.
         """
         start = position = self._position
         memory = self._memory
@@ -96,7 +96,7 @@ class Producer:
             raise RingFullError(needed, free, self._capacity)
 
     def rewind(self, position: int) -> None:
-        """Take back the records from the one on that `push` gave this position.
+        """Take back all records from this position on, which an earlier `push` returned.
 
         Only for records whose doorbell tokens are in the caller's hands: no consumer looks past its tokens.
         """
@@ -105,7 +105,7 @@ class Producer:
 
 
 class Consumer:
-    """The reading end of the peer's segment; its head is stored in the own segment."""
+    """The reading end of the peer's segment; its head is stored in our own segment."""
 
     def __init__(self, peer: Segment, own: Segment, kinds: frozenset[int]) -> None:
         identity = peer.identity
@@ -122,11 +122,11 @@ class Consumer:
         """No record that is being read reaches beyond: the tail as last seen, or the end of the ring before it."""
 
     def readable(self) -> bool:
-        """Whether the peer published more than was popped; without a token only meaningful when it is dead."""
+        """Whether the peer published more than was popped; without a token, only reliable if the peer is dead."""
         return bool(self._peer_words[TAIL] != self._position)
 
     def pop(self) -> tuple[int, int, int, bytes]:
-        """Check and copy the next record: kind (with flags), seq, aux, payload. `commit` gives its room back.
+        """Check and copy the next record; return kind (with flags), seq, aux and payload. `commit` gives its room back.
 
         Raises RingCorruptError; the position stays before the damage then.
         """

@@ -1,7 +1,7 @@
-"""Shared memory without a name (memfd): only descriptors travel, so nothing stays behind whoever is killed.
+"""Shared memory without a name (memfd): only descriptors are passed, so nothing is left behind after a kill.
 
-A ring's pages are reserved and its size is sealed when it is made: neither a lack of memory nor a hostile worker can
-cause a SIGBUS later.
+A ring's pages are reserved and its size is sealed at creation: neither a lack of memory nor a hostile worker can cause
+a SIGBUS later.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ _SIZE_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class Descriptors(NamedTuple):
-    """Two ways into one nameless piece of shared memory; both are the caller's to close."""
+    """Two descriptors of one piece of unnamed shared memory; the caller closes both."""
 
     writable: int
     readable: int
@@ -82,7 +82,7 @@ def is_memory_of(descriptor: int, device: int, size: int) -> bool:
 
 
 def keep_from_children(memory: mmap.mmap) -> None:
-    """Do not map this memory in processes that this one forks: by mistake they would write what it says."""
+    """Do not map this memory in processes that this one forks: they could write to it by mistake."""
     memory.madvise(mmap.MADV_DONTFORK)
 
 
@@ -100,9 +100,9 @@ class Segment:
 
     @classmethod
     def map(cls, descriptor: int, *, writable: bool) -> "Segment":
-        """Check and map; the descriptor stays the caller's.
+        """Check and map a segment; the descriptor stays the caller's.
 
-        Raises SegmentError where the static block or the size is not right.
+        Raises SegmentError if the static block or the size is wrong.
         """
         status = os.fstat(descriptor)
         identity = Identity.unpack(os.pread(descriptor, STATIC_SIZE, 0))

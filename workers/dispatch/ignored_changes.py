@@ -13,7 +13,7 @@ MAX_CODE: Final = 999
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A kind of change that does not do what it seems to."""
+    """A kind of change that the gateway ignores."""
 
     kind: str
     """Short name, as in `# tykpy: ignore[request-body]`."""

@@ -63,7 +63,7 @@ def chain_invocation(chain: Chain, subject: Subject) -> Invocation:
 
 
 def event_invocation(hooks: Sequence[Hook], event: TykEvent, payload: str, kind: Kind) -> Invocation:
-    """Run event handlers: the first on `event`, each other on its own copy. One that fails stops none of the others."""
+    """Run event handlers: the first on `event`, the others on copies. One that fails does not stop the others."""
     is_async = any(hook.is_async for hook in hooks)
     return Invocation(is_async, lambda: _run_handlers(hooks, event, payload), lambda _: pack_frame(kind, None, b""))
 
@@ -77,7 +77,7 @@ async def _run_chain(chain: Chain, subject: Subject) -> Object:
     for hook, raw_body_only in chain.links:
         view, request = effects.next_call(raw_body_only)
         answer: Object = await run_hook(hook, view, request)
-        del request  # the effects look whether the plugin has stored it
+        del request  # the effects check whether the plugin has kept it
         if not effects.apply(answer):
             break
     effects.finish(answer)
@@ -120,7 +120,7 @@ async def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None
         if forked.is_child:
             forked.end()
         if is_async and ASYNC_CALL.get().is_cancelled:
-            await asyncio.sleep(0)  # a cancellation that the hook asked for, and did not wait for
+            await asyncio.sleep(0)  # deliver a cancellation that the hook requested without waiting for it
         shape.apply_result(subject, arguments, result)
     except IgnoredReturnError as ignored:
         return_ignored(hook, str(ignored))
@@ -138,7 +138,7 @@ async def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None
 
 
 def _untouched(subject: Object, request: TykCoProcessRequest | None) -> Object:
-    """Return a copy that does as an answer."""
+    """Return a copy that is a valid answer."""
     if request is not None:
         _ = request.object
     untouched = Object()

@@ -93,7 +93,7 @@ def _in_request(before: MiniRequestObject, after: MiniRequestObject) -> Iterator
 
 
 def _in_url(before: MiniRequestObject, after: MiniRequestObject) -> Iterator[Ignored]:
-    """Yield what is wrong with the URL. If an absolute one came, the API rewrites it."""
+    """Yield problems of the URL. If the gateway sent an absolute one, the API rewrites it."""
     if not is_request_uri(after.url):
         yield ignored_changes.URL_EMPTY
     elif before.url[:1] not in ("", "/"):

@@ -1,4 +1,4 @@
-"""An object whose large body stays in the broker's store until a hook reads it.
+"""Objects whose large body stays in the broker's store until a hook reads it.
 
 Most hooks look at headers and set some. Copying the body into a message, encoding it and handing it back would be most
 of what a large dispatch costs. Where no hook has read the body, the answer says that it is unchanged.
@@ -35,7 +35,7 @@ _MAX_LENGTH_BYTES: Final = 5
 
 
 class _UnusualError(Exception):
-    """Not written as a gateway writes objects: leave it to protobuf."""
+    """The object is not encoded as a gateway does it: leave it to protobuf."""
 
 
 class _Range(NamedTuple):
@@ -131,7 +131,7 @@ class BorrowedSubject:
 
     @classmethod
     def decode(cls, body: BorrowedBody, larger_than: int = LARGE_FIELD) -> "BorrowedSubject | None":
-        """Decode everything but large fields; None where there are none, or it is not certain.
+        """Decode everything but the large fields; return None if there are none, or it is not certain.
 
         Raises DecodeError.
         """
@@ -163,7 +163,7 @@ class BorrowedSubject:
         return self.message.request.headers
 
     def read(self) -> bytes:
-        """Return the large fields, encoded. Raises LookupError where the body is not there any more."""
+        """Return the large fields, encoded. Raises LookupError if the body has been given back."""
         missing = b"".join(self._body.read(start, end) for start, end in self._large)
         self._is_read = True
         return missing
@@ -172,14 +172,14 @@ class BorrowedSubject:
         """Return the answer frame."""
         request = self._request() if self._request is not None else None
         if request is not None:
-            _ = request.object  # the plugin has stored it: its body will not be there later
+            _ = request.object  # the plugin has kept the request, and its body will be gone later
         elif not self._is_read:
             self._changes.write_to(self.message.request)
         encoded = after.SerializeToString()
         if self._is_read or after is not self.message:
             return pack_frame(Kind.OBJECT, None, encoded)
         if len(encoded) + self._body.size > self._body.max_answer:
-            # It may be too large; the publisher of the whole answer decides.
+            # The answer may be too large: that is checked when it is published.
             after.request.MergeFromString(self.read())
             return pack_frame(Kind.OBJECT, None, after.SerializeToString())
         return pack_frame(Kind.OBJECT, self._large, encoded)

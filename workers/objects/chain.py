@@ -180,7 +180,7 @@ class RequestEffects:
         """Apply changes of headers and parameters, then URL, method and body."""
         given = self._given()
         if given is not None:
-            _ = given.object  # the plugin has stored it, and the state that it is made of is about to change
+            _ = given.object  # the plugin has kept it, and its source is about to change
         self._is_read = self._is_read or answer is not self._view
         request = answer.request if self._is_read else None
         changes = self._changes if request is None else _changes_in(request)
@@ -339,7 +339,7 @@ def _canonical(key: str) -> str:
 
 
 def _text(raw: bytes) -> str:
-    """Return a body as text, as the gateway does: empty if it is not UTF-8."""
+    """Return a body as text like the gateway: empty if it is not UTF-8."""
     try:
         return raw.decode()
     except UnicodeDecodeError:

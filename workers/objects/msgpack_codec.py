@@ -1,6 +1,6 @@
 """Convert between protobuf messages and MessagePack maps that have the messages' field names (MessagePack-RPC).
 
-Strings and binary stay apart, integers and doubles keep their type, and what is absent, or None, stays absent.
+Strings and binary stay distinct, integers and doubles keep their type, and absent fields, or None, stay absent.
 """
 
 from collections.abc import Callable, Container, Iterable
@@ -41,9 +41,9 @@ class FieldError(ValueError):
 
 
 def decode(message_type: type[_MessageT], packed: bytes) -> _MessageT:
-    """Make a message of a MessagePack map.
+    """Convert a MessagePack map to a message.
 
-    Raises FieldError as `from_map` does, and ValueError where the bytes are not MessagePack.
+    Raises FieldError like `from_map`, and ValueError if the bytes are not MessagePack.
     """
     try:
         values = _unpack(packed)
@@ -58,7 +58,7 @@ def encode(message: Message) -> bytes:
 
 
 def from_map(message_type: type[_MessageT], values: object) -> _MessageT:
-    """Make a message of a map.
+    """Convert a map to a message.
 
     Raises FieldError, which names the path of the field, for an unknown name or a value of a wrong type.
     """
@@ -72,14 +72,14 @@ def from_map(message_type: type[_MessageT], values: object) -> _MessageT:
 
 
 def to_map(message: Message) -> dict[str, Any]:
-    """Make a map of a message: of the fields that are present, and of scalars that are not their default."""
+    """Convert a message to a map of the fields that are present and the scalars that are not their default."""
     convert: Callable[[Any], dict[str, Any]] = _message_converter(message.DESCRIPTOR)
     return convert(message)
 
 
 def entries(value: Any) -> dict[str, Any]:
     """Copy a protobuf map into a dict."""
-    return {key: value[key] for key in value}  # half of what dict() takes, which asks for keys() first
+    return {key: value[key] for key in value}  # twice as fast as dict(), which calls keys() first
 
 
 @cache
@@ -137,7 +137,7 @@ def _message_check(descriptor: Any) -> _Check:
 
 
 def _field_check(field: Any) -> tuple[type | None, _Check]:
-    """Return the type whose values are all right, if there is one, and the check of any other value."""
+    """Return the type whose values are all valid, if there is one, and the check for any other value."""
     if _is_map(field):
         return None, _map_check(*_single_check(field.message_type.fields_by_name["value"]))
     right_type, check = _single_check(field)

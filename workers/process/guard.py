@@ -1,4 +1,4 @@
-"""Ends the worker when one of its own loops fails: it would live on, answer pings, and serve nobody.
+"""End the worker when one of its own loops fails; otherwise it would stay alive, answer pings, and serve nobody.
 
 The broker fails the calls that were executing, gives the others to other workers, and starts a new one.
 """
@@ -27,7 +27,7 @@ def start_thread(name: str, loop: Callable[..., None], *arguments: Any) -> None:
 
 
 def start_late_thread(name: str, loop: Callable[..., None], *arguments: Any) -> None:
-    """Do the same at any time, also when a library has replaced `threading`. Raises RuntimeError, MemoryError."""
+    """Start a thread even after a library has replaced `threading`. Raises RuntimeError, MemoryError."""
     _start_new_thread(_run_named, (name, loop, *arguments))
 
 
@@ -38,7 +38,7 @@ def _run_named(name: str, loop: Callable[..., None], *arguments: Any) -> None:
 
 
 def guarded(loop: Callable[..., None], *arguments: Any) -> None:
-    """Run a loop of the worker; whatever it raises ends the process."""
+    """Run a loop of the worker; any exception ends the process."""
     try:
         loop(*arguments)
     except BaseException as error:  # noqa: BLE001 (the one place for each thread)
@@ -50,11 +50,11 @@ def give_up(error: BaseException) -> NoReturn:
     if forked.is_child:
         forked.end(error)
     code = WorkerExit.CHANNEL if isinstance(error, IpcError) else WorkerExit.FAULT
-    with suppress(BaseException):  # no memory, for example: then without a word
+    with suppress(BaseException):  # without a message if there is no memory, for example
         if code is WorkerExit.CHANNEL:
             log.error("the channel to the broker is of no more use: %s", error)
         else:
             log.error("a loop of the worker itself has failed", exc_info=(type(error), error, error.__traceback__))
     close_log()
-    # Other threads may wait for ever.
+    # Do not wait for other threads, which may never end.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""How a process of ours ends with its broker, whatever it is doing."""
+"""End a process together with its broker, whatever it is doing."""
 
 import fcntl
 import os
@@ -6,10 +6,10 @@ import signal
 
 
 def end_with_broker(life: int) -> int:
-    """Have the kernel kill this process when the broker, who alone can write to this pipe, is gone.
+    """Have the kernel kill this process when the broker, the only writer of this pipe, is gone.
 
-    The pipe is opened anew, because what fcntl sets belongs to the open file, which the processes share. Returns the
-    descriptor that it takes.
+    The pipe is opened again, because fcntl changes the open file, which the processes share. Returns the new
+    descriptor.
     """
     descriptor = os.open(f"/proc/self/fd/{life}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())

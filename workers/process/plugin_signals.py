@@ -1,7 +1,7 @@
-"""Confines the signal handlers that plugins install: what one raises costs a call of its own bundle, or nothing.
+"""Confine the signal handlers that plugins install: an exception fails at most a call of the handler's own bundle.
 
-Python runs handlers in the main thread, wherever that is: in a hook of another bundle, or between two hooks, where an
-exception would end the worker's own loop.
+Python runs handlers in the main thread, whatever it is doing: it may be in a hook of another bundle, or between two
+hooks, where an exception would end the worker's own loop.
 """
 
 import signal
@@ -39,7 +39,7 @@ class _Confined:
 
 
 def confine_handlers() -> None:
-    """Put a `signal.signal` in place that confines the handlers it is given."""
+    """Replace `signal.signal` by a version that confines the handlers it is given."""
     signal.signal = _install
     signal.getsignal = _installed
 
@@ -56,5 +56,5 @@ def _install(signalnum: Any, handler: Any) -> Any:
 
 
 def _own(handler: Any) -> Any:
-    """Return a handler as its plugin knows it."""
+    """Return the plugin's own handler, without our wrapper."""
     return handler.handler if isinstance(handler, _Confined) else handler

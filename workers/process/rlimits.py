@@ -1,7 +1,7 @@
-"""What a worker may use of the machine (setrlimit(2)); set before any bundle is loaded, and never given back.
+"""Resource limits of a worker (setrlimit(2)), set before any bundle is loaded and never lifted.
 
-Memory and descriptors are limited for good. CPU is a budget that every dispatch renews: what counts is what one
-stretch of work takes, not how long the worker lives.
+Memory and descriptors have fixed limits. CPU time is a budget that every dispatch renews: it limits one stretch of
+work, not the worker's lifetime.
 """
 
 import contextlib
@@ -41,27 +41,27 @@ _STATM: Final = Path("/proc/self/statm")
 
 
 class CpuBudget:
-    """So many seconds of CPU, from the last dispatch that started; the kernel sends SIGXCPU when they are used up."""
+    """Seconds of CPU time since the last dispatch started; the kernel sends SIGXCPU when they are used up."""
 
     def __init__(self, seconds: int) -> None:
         self._seconds = seconds
         self._due_ns = 0
 
     def renew(self, now_ns: int) -> None:
-        """A dispatch starts; `now_ns` is CLOCK_MONOTONIC."""
+        """Renew the budget as a dispatch starts; `now_ns` is CLOCK_MONOTONIC."""
         if now_ns < self._due_ns:
             return
         self._due_ns = now_ns + RENEW_NS
         _, hard = _getrlimit(resource.RLIMIT_CPU)
-        # Whole seconds are all that the limit knows; rounded up, nobody gets less than was promised.
+        # The limit has a resolution of whole seconds; rounding up, no dispatch gets less than was promised.
         soft = math.ceil(_process_time()) + self._seconds
         _setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def apply(limits: Mapping[str, Any], threads: int) -> CpuBudget | None:
-    """Set the limits of `{"memory": bytes, "cpu": seconds, "files": n}`, 0: none; returns the budget to renew, if any.
+    """Set the limits `{"memory": bytes, "cpu": seconds, "files": n}` (0: none); return the CPU budget to renew, if any.
 
-    Raises LimitError where a worker could not even start with them.
+    Raises LimitError if a worker could not even start with them.
     """
     if limits["files"]:
         _limit_files(limits["files"])
@@ -75,9 +75,9 @@ def apply(limits: Mapping[str, Any], threads: int) -> CpuBudget | None:
 
 
 def be_first_without_memory() -> None:
-    """Have the kernel end this worker, which is replaced, rather than the broker when there is no memory left.
+    """When memory runs out, have the kernel end this worker, which is replaced, and not the broker.
 
-    What hooks start inherits it. The value that a service manager gave us counts on top.
+    Processes that hooks start inherit this. It is added to the value that a service manager gave us.
     """
     with contextlib.suppress(OSError):  # a /proc that is read-only
         inherited = int(_OOM_SCORE.read_text())
@@ -102,7 +102,7 @@ def _limit_memory(memory: int, threads: int) -> None:
 
 
 def _set(kind: int, value: int, flag: str) -> None:
-    """Soft and hard: plugins cannot raise it again, unless the broker runs as root."""
+    """Set soft and hard limit: plugins cannot raise it again, unless the broker runs as root."""
     _, hard = resource.getrlimit(kind)
     try:
         resource.setrlimit(kind, (value, value))

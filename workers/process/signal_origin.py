@@ -1,9 +1,9 @@
-"""Tells a signal that somebody sent from a fault of this process: both end a worker in the same way.
+"""Distinguish a signal that somebody sent from a fault of this process; both end a worker in the same way.
 
-faulthandler comes first. It writes the stacks, puts the handler back that was there before its own, and raises the
-signal again. That handler is Python's, which only takes note and returns, installed so that the next signal of its kind
-ends the process (SA_RESETHAND). A fault happens again as soon as the handler has returned, and ends the process there
-and then. Where none does, Python goes on, and calls what is below: somebody sent the signal.
+faulthandler runs first. It writes the stacks, restores the handler that was there before its own, and raises the signal
+again. That handler is Python's, which only notes the signal and returns; it is installed so that the next signal of its
+kind ends the process (SA_RESETHAND). A fault happens again as soon as the handler returns, and ends the process at
+once. If it does not, somebody sent the signal: Python continues, and calls the handler below.
 """
 
 import os
@@ -28,7 +28,7 @@ _owner = 0
 
 
 def watch() -> None:
-    """Watch these signals, before faulthandler is enabled; elsewhere than on Linux they stay as they are."""
+    """Watch these signals; call this before faulthandler is enabled. On systems other than Linux, do nothing."""
     if sys.platform != "linux" or platform.machine() not in _KNOWN_LAYOUT:
         return
     for number in FAULTS:
@@ -37,7 +37,7 @@ def watch() -> None:
 
 
 def note_with(note: Callable[[], object]) -> None:
-    """Call this before a signal that was sent to this very process ends it."""
+    """Set the function to call before a signal that somebody sent ends this process."""
     global _note, _owner
     _note, _owner = note, os.getpid()
 
@@ -50,7 +50,7 @@ def _on_sent(number: int, _frame: FrameType | None) -> None:
 
 
 def _only_once(number: int) -> None:
-    """Have the process end of the next signal once the handler has been called."""
+    """Let the next signal end the process once the handler has been called."""
     import ctypes  # zygotes need it anyway
 
     class Action(ctypes.Structure):

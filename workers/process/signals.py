@@ -1,7 +1,7 @@
-"""What a worker or zygote does about signals: those for the whole process group are the broker's to act on.
+"""Signals of a worker or zygote: the broker acts on those for the whole process group.
 
-Ctrl-C, the end of a terminal, and a service manager that signals every process (systemd's KillMode=control-group) reach
-workers as well. The broker finishes what runs, then tells workers to leave.
+Ctrl-C, a closed terminal, and a service manager that signals every process (systemd's KillMode=control-group) reach
+workers as well. The broker lets running dispatches finish, then tells workers to leave.
 """
 
 import faulthandler
@@ -20,28 +20,28 @@ GROUP_SIGNALS: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIG
 
 
 def watch_signals() -> None:
-    """Leave signals for the group to the broker, and write stacks at SIGUSR2 and SIGXCPU."""
+    """Leave signals for the group to the broker, and write stacks on SIGUSR2 and SIGXCPU."""
     for number in GROUP_SIGNALS:
-        # A handler and not SIG_IGN, which programs started by hooks would inherit: nobody could terminate them.
+        # A handler and not SIG_IGN: programs started by hooks would inherit that, and nobody could terminate them.
         signal.signal(number, _leave_to_broker)
         signal.siginterrupt(number, False)
     signal_origin.watch()
     dump_stacks_to(STDERR)
-    # Blocked since the program was started, in which nothing handled them.
+    # They were blocked when the program started, since nothing handled them yet.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def dump_stacks_to(descriptor: int) -> None:
-    """Write the stacks of all threads to this descriptor at SIGUSR2 and SIGXCPU, and when the process crashes."""
+    """Write the stacks of all threads to this descriptor on SIGUSR2 and SIGXCPU, and when the process crashes."""
     faulthandler.enable(descriptor)
-    # How the broker asks for the stacks of one that hangs; the dump needs no lock of the interpreter.
+    # The broker asks for the stacks of a worker that hangs; the dump does not need the interpreter lock.
     faulthandler.register(signal.SIGUSR2, descriptor, all_threads=True)
-    # Where the CPU time went, before what the signal is sent for.
+    # Show where the CPU time went; then the signal takes its effect.
     faulthandler.register(signal.SIGXCPU, descriptor, all_threads=True, chain=True)
 
 
 def release_children() -> None:
-    """From now on, give processes that hooks fork the default handlers: multiprocessing terminates them by SIGTERM."""
+    """From now on, give processes that hooks fork the default handlers: multiprocessing ends them with SIGTERM."""
     os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_become_ordinary)
 
 
@@ -50,7 +50,7 @@ def _leave_to_broker(_number: int, _frame: FrameType | None) -> None:
 
 
 def _block() -> None:
-    # One that comes between the fork and the default handlers waits for them.
+    # A signal that arrives between the fork and the default handlers stays pending until then.
     _thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
 
 

@@ -1,7 +1,7 @@
 """The standard streams of a worker: plugins read nothing, and what they print is logged line by line.
 
-Descriptors 1 and 2 both lead to the broker's log, so C libraries and child processes write there as well; nothing a
-plugin prints can reach the worker's channel.
+Descriptors 1 and 2 both lead to the broker's log, so C libraries and child processes write there as well. Nothing that
+a plugin prints can reach the worker's channel.
 """
 
 import io
@@ -64,14 +64,14 @@ class LogStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Log the line that was begun."""
+        """Log the unfinished line."""
         if self.replacements and (other := self._replacement()) is not None:
             other.flush()
         begun, self._thread.text = self._thread.text, ""
         self._write_lines([begun])
 
     def writable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def fileno(self) -> int:
@@ -79,11 +79,11 @@ class LogStream(io.TextIOBase):
         return self._descriptor
 
     def isatty(self) -> bool:
-        """Say no: nobody looks."""
+        """Return False: the output goes to a log."""
         return False
 
     def close(self) -> None:
-        """Stay open: the stream is the process's, not the plugin's."""
+        """Do nothing: the stream belongs to the process, not to the plugin."""
         self.flush()
 
     def _write_lines(self, lines: Iterable[str]) -> None:
@@ -95,7 +95,7 @@ class LogStream(io.TextIOBase):
         return None if self._thread.is_replaced else self.replacements.get(_prefix_of_caller())
 
     def _write_to(self, replacement: Any, text: str) -> int:
-        # It may hand on to this stream what it gets.
+        # A replacement may pass its text on to this stream.
         self._thread.is_replaced = True
         try:
             written: int = replacement.write(text)
@@ -139,7 +139,7 @@ class _Bytes(io.RawIOBase):
 
 
 def _replaceable(name: str) -> property:
-    """A stream of `sys` that a bundle replaces for its own code only; `print` looks into the module, and finds ours."""
+    """A stream of `sys` that a bundle can replace for its own code only; `print` finds ours in the module."""
 
     def find(module: ModuleType) -> Any:
         stream = vars(module)[name]

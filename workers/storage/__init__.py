@@ -1,4 +1,4 @@
-"""Where `store_data` and `get_data` keep values: Redis if there is a URL for it, else a SQLite file for all workers."""
+"""Storage for `store_data` and `get_data`: Redis if a URL is set, otherwise a SQLite file shared by all workers."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ __all__ = ["SharedStorage", "open_storage"]
 def open_storage(redis_url: str | None, runtime_dir: Path, health: Health | None = None) -> SharedStorage:
     """Return the storage for a worker; nothing is imported, opened or connected before its first use.
 
-    `health` is told how it does.
+    `health` is told whether its calls succeed.
 
-    Raises RedisURLError for a URL that cannot be meant.
+    Raises RedisURLError for an invalid URL.
     """
     if redis_url:
         address = parse_redis_url(redis_url)

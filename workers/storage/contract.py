@@ -1,4 +1,4 @@
-"""What every storage does, and the names under which values are kept."""
+"""The interface of every storage, and the names under which values are kept."""
 
 from typing import Final, Protocol
 
@@ -9,13 +9,13 @@ KEY_PREFIX: Final = "coprocess-data:"
 
 
 class SharedStorage(tyk.gateway.Storage, Protocol):
-    """Keeps plugins' values; shared by all workers of a broker, usable from several threads.
+    """Keeps plugins' values; shared by all workers of a broker, and safe to use from several threads.
 
-    A failure is logged and not raised: `store` then drops the value, `fetch` answers empty.
+    Failures are logged and not raised: `store` then drops the value, and `fetch` returns an empty one.
     """
 
     def check(self) -> None:
-        """Use it, so that a storage that cannot be used is known before a plugin needs it."""
+        """Try the storage, so that a failure is known before a plugin needs it."""
 
     def close(self) -> None:
         """Close files and connections."""

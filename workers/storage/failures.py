@@ -1,4 +1,4 @@
-"""What a storage does about failures: say so now and then, and stop asking for a while."""
+"""How a storage handles failures: log them at a limited rate, and stop calling for a while."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ _logger: Final = Log("tykpy.storage")
 
 
 class Health:
-    """How a storage does, shown where the broker looks. For all threads, without a lock: a count may be missed."""
+    """State of a storage, shown to the broker. Used by all threads without a lock: a count may be missed."""
 
     def __init__(self, show: Callable[[StorageState, int], object] = lambda _state, _errors: None) -> None:
         """`show` is called with the state and the number of errors when one of them changes."""
@@ -31,11 +31,11 @@ class Health:
             self._note(StorageState.WORKS, 0)
 
     def fails(self) -> None:
-        """Note that a call has failed, as the next one would."""
+        """Note that a call has failed, and the next one probably will."""
         self._note(StorageState.FAILS, 1)
 
     def refused(self) -> None:
-        """Note that one call has failed, and others would not."""
+        """Note that a call has failed for a reason of its own, which others do not share."""
         self._note(StorageState.WORKS, 1)
 
     def _note(self, state: StorageState, errors: int) -> None:
@@ -45,13 +45,13 @@ class Health:
 
 
 class FailureLog:
-    """Logs the first failure at once, and those that follow as a number.
+    """Logs the first failure at once, and counts those that follow.
 
-    For all threads, without a lock: two that fail in the same moment may both be logged.
+    Used by all threads without a lock: two failures at the same moment may both be logged.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start with nothing to report; `clock` gives seconds."""
+        """Start with nothing to report; `clock` returns seconds."""
         self._clock = clock
         self._silent_until_s = 0.0
         self._unreported = 0
@@ -82,10 +82,10 @@ class FailureLog:
 
 
 class Breaker:
-    """Decides whether a peer that failed is asked again: once per back-off, which doubles up to a limit."""
+    """Decides when to call a failed peer again: once per back-off, which doubles up to a limit."""
 
     def __init__(self, first_s: float, longest_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start closed (everybody may ask); the back-off goes from `first_s` to `longest_s` seconds."""
+        """Start closed (all calls are allowed); the back-off grows from `first_s` to `longest_s` seconds."""
         self._first_s = first_s
         self._longest_s = longest_s
         self._clock = clock
@@ -96,16 +96,16 @@ class Breaker:
         self._retry_at_s = 0.0
 
     def allows(self) -> bool:
-        """Return whether to ask now; while open, one caller at a time is let through to find out."""
+        """Return whether to call now; while open, one call at a time is let through as a probe."""
         if not self._is_open:
             return True
         return self._clock() >= self._retry_at_s and self._probe.acquire(blocking=False)
 
     def failed(self) -> float:
-        """Open, or stay open for longer; return for how many seconds from now."""
+        """Open, or stay open for longer; return for how many seconds."""
         now = self._clock()
         if self._is_open and not self._probe.locked():
-            # A call that began before the breaker opened: it says nothing new.
+            # This call began before the breaker opened, so its failure is not news.
             return max(0.0, self._retry_at_s - now)
         backoff_s = min(self._backoff_s * 2, self._longest_s) if self._is_open else self._first_s
         self._backoff_s = backoff_s
@@ -121,6 +121,6 @@ class Breaker:
             self.let_ask()
 
     def let_ask(self) -> None:
-        """Let the next caller find out: this one has not."""
-        with suppress(RuntimeError):  # another one has done so
+        """Let the next call be the probe: this one had no result."""
+        with suppress(RuntimeError):  # another thread released it
             self._probe.release()

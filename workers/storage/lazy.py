@@ -1,4 +1,4 @@
-"""A storage that is opened by its first use, so that a worker whose plugins store nothing pays nothing."""
+"""A storage that is opened on first use, so that it costs nothing in a worker whose plugins store nothing."""
 
 from collections.abc import Callable
 from typing import Final
@@ -13,25 +13,25 @@ class LazyStorage:
     """Stands in for the storage that `opener` opens."""
 
     def __init__(self, opener: Callable[[], SharedStorage]) -> None:
-        """Remember how to open it."""
+        """Remember how to open the storage."""
         self._opener = opener
         self._opened: dict[str, SharedStorage] = {}
         """At most one. Not behind a lock: a finalizer that runs while this is opened may use it, in the same thread."""
 
     def store(self, key: str, value: bytes, ttl: float) -> None:
-        """Keep `value` for `ttl` seconds; 0 and below: for ever."""
+        """Keep `value` for `ttl` seconds, or for ever if `ttl` is 0 or less."""
         (self._opened.get(_KEY) or self._open()).store(key, value, ttl)
 
     def fetch(self, key: str) -> bytes:
-        """Return what was stored; empty where there is nothing."""
+        """Return the stored value, or an empty one if there is none."""
         return (self._opened.get(_KEY) or self._open()).fetch(key)
 
     def check(self) -> None:
-        """Open it and use it."""
+        """Open the storage and try it."""
         (self._opened.get(_KEY) or self._open()).check()
 
     def close(self) -> None:
-        """Close the storage if it was opened; what comes after is logged and dropped."""
+        """Close the storage if it was opened; later calls are logged and dropped."""
         closed = _ClosedStorage()
         opened = self._opened.setdefault(_KEY, closed)
         self._opened[_KEY] = closed
@@ -41,12 +41,12 @@ class LazyStorage:
         opened = self._opener()
         kept = self._opened.setdefault(_KEY, opened)
         if kept is not opened:
-            opened.close()  # somebody was faster
+            opened.close()  # another thread was faster
         return kept
 
 
 class _ClosedStorage:
-    """What a hook that outlives its worker's end finds."""
+    """The storage of a hook that still runs after its worker closed the real one."""
 
     def __init__(self) -> None:
         self._log = FailureLog()
@@ -59,7 +59,7 @@ class _ClosedStorage:
         return b""
 
     def check(self) -> None:
-        """Say nothing: nobody needs it any more."""
+        """Do nothing: nobody needs the storage any more."""
 
     def close(self) -> None:
         """Stay closed."""

@@ -1,4 +1,4 @@
-"""Keeps values in Redis; answers in time whatever Redis does, and uses it again by itself once it is back."""
+"""Keep values in Redis: return in time whatever Redis does, and reconnect once it is back."""
 
 import logging
 import math
@@ -39,7 +39,7 @@ class RedisLimits:
 
 
 class RedisStorage:
-    """A storage in Redis, shared with everybody who uses the same one, gateways among them."""
+    """A storage in Redis, shared with all its other clients, such as gateways."""
 
     def __init__(
         self,
@@ -60,12 +60,12 @@ class RedisStorage:
         """At most one."""
 
     def store(self, key: str, value: bytes, ttl: float) -> None:
-        """Keep `value` for `ttl` seconds; 0 and below: for ever."""
+        """Keep `value` for `ttl` seconds, or for ever if `ttl` is 0 or less."""
         milliseconds = math.ceil(ttl * 1000) if ttl > 0 else None
         self._ask(lambda client: _set(client, storage_key(key), value, milliseconds))
 
     def fetch(self, key: str) -> bytes:
-        """Return what was stored; empty where there is nothing, or Redis does not answer."""
+        """Return the stored value, or an empty one if there is none or Redis does not answer."""
         return self._ask(lambda client: client.get(storage_key(key))) or b""
 
     def check(self) -> None:
@@ -92,7 +92,7 @@ class RedisStorage:
             self._refusals.failed(f"Redis at {self._address.display} refused a command: {told(self._address, error)}")
             answer = None
         except BaseException:
-            # A fault of ours or of redis-py, and no outage; the breaker's one probe must not stay out for ever.
+            # A bug of ours or of redis-py, and no outage; the breaker must not wait for ever for its one probe.
             self._breaker.let_ask()
             raise
         self._breaker.succeeded()
@@ -101,14 +101,14 @@ class RedisStorage:
         return answer
 
     def _run(self, command: Callable[[Client], bytes | None]) -> bytes | None:
-        """Run in one of the limited threads: the first use connects, which may take long too."""
+        """Run in one of the time-limited threads: the first use connects, which may take long too."""
         return command((self._connected.get(_KEY) or self._connect()).client)
 
     def _connect(self) -> Connected:
         connected = connect(self._address, self._limits.socket_s)
         kept = self._connected.setdefault(_KEY, connected)
         if kept is not connected:
-            connected.close()  # somebody was faster; nobody waits for another one's connection
+            connected.close()  # another thread was faster: threads do not wait for each other's connections
         return kept
 
     def _out_of_reach(self, error: Exception, level: int) -> None:

@@ -1,8 +1,8 @@
-"""Keeps values in one SQLite file (WAL), shared by all workers of a broker.
+"""Keep values in one SQLite file (WAL), shared by all workers of a broker.
 
-Survives the SIGKILL of a writer: its lock ends with it, and what it had not committed is not seen.
-`synchronous=NORMAL`: a commit waits for no disk, only a checkpoint does, and a power cut leaves a sound file,
-which OFF does not promise.
+The file survives the SIGKILL of a writer: its lock ends with it, and uncommitted values are never seen.
+`synchronous=NORMAL`: only a checkpoint waits for the disk, a commit does not, and a power cut leaves a sound file,
+which OFF does not guarantee.
 """
 
 import os
@@ -65,7 +65,7 @@ class SQLiteStorage:
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time, health: Health | None = None) -> None:
         """Remember where the file is.
 
-        `clock` gives seconds and is the same in all processes, also after a restart of the machine: a wall clock.
+        `clock` returns seconds, and must agree between processes and across restarts of the machine: a wall clock.
         """
         self._health = health or Health()
         self._path = folder / FILE_NAME
@@ -80,7 +80,7 @@ class SQLiteStorage:
         """On the monotonic clock."""
 
     def store(self, key: str, value: bytes, ttl: float) -> None:
-        """Keep `value` for `ttl` seconds; 0 and below: for ever."""
+        """Keep `value` for `ttl` seconds, or for ever if `ttl` is 0 or less."""
         now = self._clock()
         expires_ms = int((now + ttl) * 1000) if ttl > 0 else None
         try:
@@ -96,7 +96,7 @@ class SQLiteStorage:
             self._failed(error, "store_data is lost")
 
     def fetch(self, key: str) -> bytes:
-        """Return what was stored; empty where there is nothing, its time is over, or the file fails."""
+        """Return the stored value, or an empty one if there is none, it has expired, or the file fails."""
         now_ms = int(self._clock() * 1000)
         try:
             row = self._connections.get().execute(_FETCH, (storage_key(key), now_ms)).fetchone()
@@ -153,7 +153,7 @@ class _Connections:
         self._closed = False
 
     def get(self) -> sqlite3.Connection:
-        """Return this thread's connection; opened if there is none."""
+        """Return this thread's connection; open one if there is none."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         return connection or self._open()
 
@@ -173,7 +173,7 @@ class _Connections:
         opened = open_file(self._path)
         connection = self._by_thread.setdefault(threading.current_thread(), opened)
         if connection is not opened:
-            _close(opened)  # a finalizer that ran meanwhile has opened one
+            _close(opened)  # a finalizer that ran meanwhile opened one
         self._local.connection = connection
         if self._closed:
             self.drop()
@@ -193,7 +193,7 @@ class _Connections:
 
 
 def open_file(path: Path) -> sqlite3.Connection:
-    """Open the file, made first if there is none; waits about `OPEN_S` for others who do the same.
+    """Open the file, or create it; wait up to about `OPEN_S` for other processes that do the same.
 
     Raises sqlite3.Error, OSError.
     """
@@ -214,7 +214,7 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 
 def _create(path: Path) -> None:
-    """Make the file with its mode. An existing one is not opened: closing it would drop SQLite's own locks."""
+    """Create the file with its mode. Do not open an existing one: closing it would drop SQLite's own locks."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE))
 
@@ -230,7 +230,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 
 def _set_patience(connection: sqlite3.Connection, seconds: float) -> None:
-    """Set how long statements wait for locks of others."""
+    """Set how long statements wait for the locks of other connections."""
     connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}").close()
 
 
@@ -239,6 +239,6 @@ def _is_busy(error: sqlite3.Error) -> bool:
 
 
 def _close(connection: sqlite3.Connection) -> None:
-    """Close for good; a damaged file may fail even here, and has been reported by then."""
+    """Close a connection; a damaged file may fail even here, but has been reported by then."""
     with suppress(sqlite3.Error):
         connection.close()

@@ -1,7 +1,7 @@
-"""Runs calls in threads of its own, so that a caller waits no longer than it wants.
+"""Run calls in separate threads, so that a caller waits no longer than it wants.
 
-Time-outs of a socket do not add up to a limit: a name lookup has none, a TLS or Sentinel handshake has many steps,
-and a peer that sends one byte now and then never runs into one.
+Socket timeouts do not limit a whole call: a name lookup has none, a TLS or Sentinel handshake has many steps, and a
+peer that sends one byte now and then never exceeds one.
 """
 
 import threading
@@ -29,19 +29,19 @@ _Order: TypeAlias = tuple[SimpleQueue[_Outcome], Callable[[], Any]]
 
 
 class TimeLimitedCalls:
-    """A set of threads that grows with the number of calls at a time. Takes no lock: finalizers may make calls, too."""
+    """Threads, as many as there are simultaneous calls. Takes no lock, because finalizers may make calls, too."""
 
     def __init__(self, name: str) -> None:
-        """Start no thread yet; `name` is what they will be called."""
+        """Start no thread yet; `name` is the name of the threads."""
         self._name = name
         self._idle: list[_Runner] = []
         self._runners: list[_Runner] = []
         self._closed = False
 
     def call(self, function: Callable[[], _ResultT], limit_s: float) -> _ResultT:
-        """Return what `function` returns, or raise what it raises; TimeoutError after `limit_s` seconds.
+        """Return the result of `function` or raise its exception; raise TimeoutError after `limit_s` seconds.
 
-        A call given up goes on in its thread until it ends by itself.
+        A call that timed out continues in its thread until it ends by itself.
         """
         outcomes: SimpleQueue[_Outcome] = SimpleQueue()
         self._claim().inbox.put((outcomes, function))
@@ -89,7 +89,7 @@ class _Runner(threading.Thread):
         while (order := self.inbox.get()) is not None:
             outcomes, function = order
             outcome = _outcome_of(function)
-            # Idle before the caller knows: its next call finds this thread, and starts no other.
+            # Become idle before the caller learns of the result, so that its next call finds this thread.
             self._idle.append(self)
             outcomes.put(outcome)
 
