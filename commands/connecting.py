@@ -1,4 +1,4 @@
-"""The options by which commands reach a running broker, named like those of `tykpy broker`."""
+"""Options of commands that connect to a running broker, named like those of `tykpy broker`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +13,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 _file = click.Path(path_type=Path, dir_okay=False)
 _OPTIONS = (
     click.option("--tls-ca", type=_file, metavar="FILE",
-                 help="With tls://: PEM file with CAs of the broker's certificate.  [default: the system's]"),
+                 help="With tls://: PEM file with the CAs to trust.  [default: the system's]"),
     click.option("--tls-name", metavar="NAME",
                  help="With tls://: the name in the broker's certificate.  [default: the address's host]"),
     click.option("--tls-cert", type=_file, metavar="FILE",
-                 help="With tls://: PEM file with a certificate of our own, where the broker wants one."),
-    click.option("--tls-key", type=_file, metavar="FILE", help="PEM file with its key.  [default: in --tls-cert]"),
+                 help="With tls://: PEM file with a client certificate, if the broker requires one."),
+    click.option("--tls-key", type=_file, metavar="FILE",
+                 help="PEM file with the key of --tls-cert.  [default: in --tls-cert]"),
     click.option("--tls-key-passphrase-file", type=_file, metavar="FILE",
-                 help="File with the passphrase of a key that is encrypted."),
+                 help="File with the passphrase of an encrypted key."),
 )  # fmt: skip
 
 runtime_dir_option = click.option(
@@ -30,7 +31,7 @@ runtime_dir_option = click.option(
 
 
 def tls_options(function: F) -> F:
-    """Give a command the options of `client.dialing.ClientTls`, under their names there."""
+    """Give a command the options of `client.dialing.ClientTls`, with the same names."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function

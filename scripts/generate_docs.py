@@ -10,9 +10,9 @@ from tykpy.broker.config import flag_of, groups, show_value, variable_of
 TARGET = Path(__file__).parents[1] / "docs" / "options.md"
 HEADING = """# Options of `tykpy broker`
 
-Each is a flag, an environment variable, and a key of the TOML file that `--config FILE` (or `TYKPY_CONFIG`) names; a
-flag goes before the environment, the environment before the file. `tykpy check-config` takes the same options and
-shows what they come to.
+Each option is a flag, an environment variable, and a key of the TOML file that `--config FILE` (or `TYKPY_CONFIG`)
+names. Flags take precedence over the environment, and the environment over the file. `tykpy check-config` takes the
+same options and shows the resulting values.
 
 Sizes take the units KiB, MiB, GiB and TiB (1024) or KB, MB, GB and TB (1000), times ms, s, m, h and d, as in
 `512MiB` and `1.5s`. A plain number is in bytes or seconds.

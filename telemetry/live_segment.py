@@ -143,7 +143,7 @@ def _remove_orphans() -> None:
     """Unlink the segments of this user's brokers that were killed long ago."""
     for path in _FOLDER.glob(f"{_PREFIX}{os.geteuid()}-*"):
         with suppress(OSError), path.open("rb") as segment:
-            # One that is smaller is being made.
+            # A smaller segment is still being created.
             if os.fstat(segment.fileno()).st_size == SIZE and _can_lock(segment.fileno()):
                 block = _newest(segment.fileno())
                 if block is None or not 0 <= block.age < ORPHAN_SECONDS:

@@ -90,7 +90,7 @@ class SentEvents:
         """Send over `control`."""
         self._control = control
         self._queue: SimpleQueue[OutgoingEvent | None] = SimpleQueue()
-        """None only wakes the thread."""
+        """Events to send, and None, which only wakes the thread."""
         self._waiting = 0
         """Characters in the queue. Racing callers may make it wrong; it is reset when the queue is empty."""
         self._lost = 0

@@ -1,8 +1,8 @@
 """The entries of the folder of bundles: their names, and stamps that tell whether an entry has changed.
 
 Files are not read: a file that was replaced has another inode, and one that was written to has another time of change
-(ctime), which nobody can set; modification time and size may be the same, as archives with fixed times unpack. A check
-costs one stat of the folder as long as nothing comes or goes, and looks at a few entries in checked.
+(ctime), which nobody can set; modification time and size may stay the same, since archives may unpack with fixed times.
+While no entry is added or removed, a check costs one stat of the folder, plus a look at a few entries in turn.
 """
 
 import os

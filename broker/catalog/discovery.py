@@ -45,7 +45,7 @@ class Discovery:
         *,
         reloads: bool,
     ) -> None:
-        """`reloads`: reload when files of loaded bundles change (`--reload`), instead of only logging it."""
+        """`reloads`: reload when files of loaded bundles change (`--reload`), instead of only logging the change."""
         self._loop = loop
         self._reloads = reloads
         self._path = folder

@@ -140,7 +140,7 @@ class IdleWorkers:
             worker.suspects[source] = f"it replaced {names}, and workers that load it take no dispatches"
 
     def given_up(self, worker: Worker) -> list[str]:
-        """Handle an idle worker that is ended; return the paths of the bundles that are disabled for it."""
+        """Handle an idle worker that is ended; return the paths of the bundles that are disabled because of it."""
         log.error("%s says that it lives, but starts nothing of what it is given; it is replaced", worker)
         again = worker.slot in self._slots and not worker.handled
         self._slots.add(worker.slot)

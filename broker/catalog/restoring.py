@@ -28,7 +28,7 @@ MAX_TRIES: Final = 8
 
 
 class Pool(Protocol):
-    """What restoring needs of the supervisor; see there."""
+    """The part of the supervisor that restoring uses; see `Supervisor`."""
 
     loads: BundleLoads
 
@@ -74,7 +74,7 @@ class Restorer:
         return self._pool.lost if failed < PATIENT_TRIES else []
 
     def changed(self) -> None:
-        """Handle that a worker was admitted or has ended."""
+        """React to a worker that was admitted or has ended."""
         if self._timer is None:
             self._timer = self._loop.call_later(QUIET_TIME, self._look)
 
@@ -137,7 +137,7 @@ class Restorer:
 
 
 def _may_have(worker: Worker, paths: set[str]) -> bool:
-    """Say whether this worker may still have what the bundles need, or is about to load them."""
+    """Return whether this worker may still have what the bundles need, or is about to load them."""
     if worker.phase in (WorkerPhase.STARTING, WorkerPhase.STANDBY):
         return True
     return any(bundle["path"] in paths and is_sound(bundle) for bundle in worker.description)

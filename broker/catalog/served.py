@@ -48,7 +48,7 @@ class Served:
         return list(self._lacking(found))
 
     def broken(self, description: Description, exclusive: Iterable[str]) -> list[str]:
-        """Return what new workers, which are to replace all others, could not load although it is served.
+        """Return what is served but could not be loaded by new workers, which are about to replace all others.
 
         `exclusive`: paths of bundles that perhaps only one worker at a time can load. It is no problem if a new worker
         could not load an unchanged one of these: an old worker still has what the bundle needs.

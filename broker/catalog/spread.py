@@ -191,7 +191,7 @@ class Publisher:
 
 
 def merged(serving: Iterable[Worker]) -> Description:
-    """Return what all these workers together have loaded."""
+    """Return the merged description of what these workers have loaded."""
     return spread_of(list(_classes(serving).values())).description
 
 

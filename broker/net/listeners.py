@@ -190,7 +190,7 @@ class Listeners:
 
 
 def warnings_of(listening: ListeningSocket, config: BrokerConfig) -> Iterator[str]:
-    """Warn about an address that is reachable by anyone, and what they could do."""
+    """Yield warnings about an address that anyone can reach, and what they could do."""
     if listening.is_unix:
         return
     if config.allow_user or config.allow_group:

@@ -1,4 +1,4 @@
-"""Decide how long to wait before the next worker of a slot, by how the last ones ended."""
+"""Decide how long to wait before starting a slot's next worker, depending on how the last ones ended."""
 
 from typing import Final
 
@@ -34,11 +34,11 @@ class BackOff:
         return self._delay(count - 1) if count > 1 else 0.0
 
     def forget(self, slot: int) -> None:
-        """Forget the failures of a slot: it is removed, or its worker will load something else."""
+        """Forget the failures of a slot that is removed, or whose next worker will load something else."""
         self._failures.pop(slot, None)
 
     def hopeless(self, slots: int) -> bool:
-        """Say whether all of the first `slots` slots have failed too often."""
+        """Return whether all of the first `slots` slots have failed too often."""
         return all(self._failures.get(slot, 0) >= HOPELESS_FAILURES for slot in range(slots))
 
     def _count(self, slot: int) -> int:

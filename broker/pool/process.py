@@ -69,7 +69,7 @@ class WorkerProcess:
     """
 
     def __init__(self, pid: int, wait: Callable[[], int | None]) -> None:
-        """`wait`: waits for its end and returns the exit code (negative for a signal), or None if it is not known."""
+        """`wait`: waits until it ends and returns the exit code (negative for a signal), or None if unknown."""
         self._oom_kills = (oom_kills(),) * 2
         """The last two counts."""
         self._wait = wait
@@ -105,7 +105,7 @@ class WorkerProcess:
         self.signal(signal.SIGUSR2)
 
     def note_oom_kills(self, count: int) -> None:
-        """Note how many processes the machine has killed for lack of memory: only recent kills explain an end."""
+        """Remember how many processes the machine has killed for lack of memory: only later kills explain an end."""
         self._oom_kills = self._oom_kills[1], count
 
     @property
@@ -117,7 +117,7 @@ class WorkerProcess:
             return False
 
     def ending(self) -> Ending:
-        """Say how the process ended, without reaping it if the kernel shows its code; `release` it later.
+        """Return how the process ended, without reaping it if the kernel shows its exit code; `release` it later.
 
         Its parent may be another process, whose answer takes a while; callers are told first.
         """
@@ -130,7 +130,7 @@ class WorkerProcess:
             self.reap()
 
     def reap(self) -> Ending:
-        """Wait for the end, which the pidfd has announced, and say how the process ended."""
+        """Reap the process, whose end the pidfd has announced, and return how it ended."""
         code = self._wait()
         os.close(self.pidfd)
         self.pidfd = -1
@@ -245,6 +245,6 @@ def oom_kills() -> int:
         text = _VMSTAT.read_bytes()
     except OSError:
         return 0
-    # Searched, not split: callers of a killed worker's hooks wait for it.
+    # Searched, not split: callers of a killed worker's hooks wait for this.
     count = _OOM_KILLS.search(text)
     return int(count[1]) if count else 0

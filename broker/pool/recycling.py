@@ -99,7 +99,7 @@ class Recycler:
     def _reason(self, worker: Worker) -> str | None:
         if self._config.max_age and worker.age >= self._config.max_age:
             return f"{worker.age:.0f} s (--max-age)"
-        # A worker that has done nothing yet is no larger than the next one would be.
+        # A worker that has done nothing yet is no larger than its replacement would be.
         if self._config.max_memory and worker.handled:
             memory = memory_of(worker.process.pid, self._config.max_memory)
             if memory > self._config.max_memory:

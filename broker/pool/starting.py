@@ -79,7 +79,7 @@ class WorkerStarter:
         except (OSError, IpcError) as error:
             raise WorkerStartError(f"no process can be started: {error}") from error
         except Exception as fault:
-            # Whatever it is, the caller tries again later.
+            # Whatever the error is, the caller tries again later.
             report(fault)
             raise WorkerStartError(f"no process can be started: {fault!r}") from fault
 

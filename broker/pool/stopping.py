@@ -1,4 +1,4 @@
-"""How workers end: those asked to finish what they run first, those that hang are killed; and who is to blame."""
+"""End workers: ask them to finish what they run, kill those that hang, and find out which hooks are to blame."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ RENEWAL_SLACK: Final = 0.5
 
 
 class WorkerStopper:
-    """Ends workers. It watches the router, which tells it which of them are in trouble."""
+    """Ends workers; the router reports those that are in trouble."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class WorkerStopper:
         workers: Mapping[int, Worker],
         replace: Callable[[Worker, RestartReason], None],
     ) -> None:
-        """`workers`: those alive, by generation. `replace`: called for one that hangs or is idle."""
+        """`workers`: the live workers by generation. `replace`: called for one that hangs or is idle."""
         self._loop = loop
         self._config = config
         self._router = router
@@ -69,7 +69,7 @@ class WorkerStopper:
         worker.ending = self._loop.call_later(self._config.hang_grace, self._end_hung, worker)
 
     def silent(self, link: Link) -> None:
-        """Handle a worker that does not start its dispatches: ping it, and end it if it does not answer."""
+        """Ping a worker that does not start its dispatches, and end it if it does not answer."""
         worker = self._workers.get(link.generation)
         if worker is None or worker.ending:
             return
@@ -80,7 +80,7 @@ class WorkerStopper:
         self._tell(worker, lambda: worker.channel.control.send("ping"))
 
     def corrupt(self, link: Link, error: IpcError) -> None:
-        """Kill a worker that wrote something impossible: nothing that it writes counts any more."""
+        """Kill a worker that wrote something impossible; nothing it writes counts any more."""
         worker = self._workers.get(link.generation)
         if worker is None:
             return
@@ -113,7 +113,7 @@ class WorkerStopper:
         if link is None or worker.generation not in self._workers or not (link.overdue or link.silent):
             return
         worker.phase = WorkerPhase.LEAVING
-        # First: it is killed even if passing its dispatches on fails.
+        # Set this first: the worker is killed even if passing on its dispatches fails.
         self._loop.call_soon(self._kill_when_alone, worker)
         attempt(self._router.leave, link)
         self._replace(worker, RestartReason.HANG)
@@ -144,7 +144,7 @@ class WorkerStopper:
     # -- asked to leave ---
 
     def ask_to_leave(self, worker: Worker) -> None:
-        """Give a worker nothing more; it finishes what it runs and exits."""
+        """Give a worker nothing more; it finishes its running dispatches and exits."""
         worker.phase = WorkerPhase.LEAVING
         if worker.link is None:
             worker.end_patience()
@@ -188,7 +188,7 @@ class WorkerStopper:
 
 
 def ending_of(worker: Worker, limit_cpu: int) -> Ending:
-    """Say how a worker ended, and whether it did so by itself or because somebody sent it a signal.
+    """Return how a worker ended, and whether by itself or because somebody sent it a signal.
 
     `limit_cpu`: seconds of CPU time that it may use for a dispatch; 0: no limit.
     """
@@ -203,7 +203,7 @@ def ending_of(worker: Worker, limit_cpu: int) -> Ending:
 
 
 def cause_of(worker: Worker, link: Link, ending: Ending) -> Cause:
-    """Say whether the hooks that a worker ran caused its end."""
+    """Return whether the hooks that a worker ran caused its end."""
     if link.overdue:
         return Cause.UNKNOWN if worker.stopped else Cause.HANG
     if worker.blamed or ending.by_itself:
@@ -212,7 +212,7 @@ def cause_of(worker: Worker, link: Link, ending: Ending) -> Cause:
 
 
 def _may_have_used(cpu_seconds: int, link: Link) -> bool:
-    """Say whether what the worker ran can have taken so much CPU time."""
+    """Return whether the dispatches that the worker ran can have used that much CPU time."""
     started = [link.channel.execution_started_ns(seq) for seq in link.channel.executing()]
     longest = max((time.monotonic_ns() - at for at in started), default=0) / 1e9
     return bool(cpu_seconds) and (longest + RENEWAL_SLACK) * (os.cpu_count() or 1) >= cpu_seconds

@@ -1,7 +1,7 @@
 """The pool: start workers, handle their messages, replace those that end, and stop them.
 
-It never polls: a worker's end is its pidfd, its messages are its control socket, its answers are its doorbell. Each
-slot has one worker, which is replaced when it ends; others may be starting to take its place (recycling, reload).
+It never polls: it watches each worker's pidfd for its end, control socket for messages, and doorbell for answers.
+Each slot has one worker, which is replaced when it ends; others may be starting to take its place (recycling, reload).
 """
 
 import asyncio
@@ -225,7 +225,7 @@ class Supervisor:
         self._publisher.report_saved(worker)
         self._update_saved()
         self._apis.introduce(worker)
-        # Before it joins: neither worker of the slot may be given what only others have loaded.
+        # Before it joins: neither worker of the slot may get dispatches that only others can run.
         if before is not None and before is not worker:
             self.totals.note_restart(worker.slot, reason)
             self.retire(before)
@@ -255,13 +255,13 @@ class Supervisor:
         worker.process.kill()
 
     def broken(self, worker: Worker) -> list[str]:
-        """Return what this worker of a reload could not load although it is served: the reload is refused for it."""
+        """Return what is served and this new worker could not load: that makes the reload fail."""
         return self._served.broken(worker.description, _exclusive(self.served))
 
     def take_over(self, baseline: Description) -> list[str]:
         """Return what the workers could not load although the previous program serves it; if nothing, take over.
 
-        What only that program's workers can have is tried again until they have ended.
+        Bundles that only that program's workers can have are tried again until those have ended.
         """
         before = Served()
         before.note(baseline)
@@ -303,7 +303,7 @@ class Supervisor:
         """Remember which bundle an API uses, from the first of its calls of each hook."""
         if bundle_hash not in NO_BUNDLE:
             self.names.note(api, bundle_hash)
-        # Later, not in the middle of a dispatch; to those that serve then, as others are told when they are admitted.
+        # Later, not in the middle of a dispatch; and to workers that serve then, as others are told when admitted.
         self._loop.call_soon(lambda: self._apis.note(api, bundle_hash, self.serving))
 
     def _tell_names(self, texts: Mapping[str, str]) -> None:
@@ -375,7 +375,7 @@ class Supervisor:
         for path in self._idle_workers.given_up(worker) if worker.idle else ():
             self._served.forget(path)
             self._back_off.forget(worker.slot)
-        # A worker that hangs has run something.
+        # A worker that hangs has run a dispatch.
         worked = worker.handled > 0 or (worker.phase is WorkerPhase.LEAVING and not worker.idle)
         delay = self._back_off.died(worker.slot, worked=worked, served=time.monotonic() - worker.ready_at)
         if delay:

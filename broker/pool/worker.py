@@ -45,13 +45,13 @@ class BrokenBundle(NamedTuple):
 
 
 class WorkerOwner(Protocol):
-    """Whoever started a worker; exactly one of these methods is called, once."""
+    """The part of the broker that started a worker; exactly one of these methods is called, once."""
 
     def worker_ready(self, worker: "Worker") -> None:
         """Admit the worker or dismiss it."""
 
     def worker_lost(self, worker: "Worker", why: str) -> None:
-        """Handle that it ended before it was admitted."""
+        """Handle the end of a worker that was not admitted yet."""
 
 
 class Worker:
@@ -104,7 +104,7 @@ class Worker:
 
     @property
     def handled(self) -> int:
-        """Dispatches that it has answered."""
+        """Number of dispatches that it has answered."""
         return self.link.handled if self.link else 0
 
     def busy_ns(self, now_ns: int) -> int:
@@ -113,12 +113,12 @@ class Worker:
 
     @property
     def in_flight(self) -> int:
-        """Dispatches that it has and has not answered."""
+        """Number of dispatches that it has received and not answered."""
         return len(self.link.in_flight) if self.link else 0
 
     @property
     def threads(self) -> int:
-        """Threads for hooks that it has, by its own account."""
+        """Number of its threads for hooks, as it reports it."""
         return min(self.channel.hook_threads(), MAX_THREADS)
 
     @property
@@ -127,7 +127,7 @@ class Worker:
         return time.monotonic() - self.started
 
     def learn(self) -> None:
-        """Take what it has described by now as what it has loaded."""
+        """Record what it has described by now as what it has loaded."""
         self.description = self.described.bundles
         self.signature = signature_of(self.description)
         self.unsound = [bundle for bundle in self.description if not is_sound(bundle)]
@@ -153,7 +153,7 @@ class Worker:
         self.channel.close()
 
     def describe(self) -> dict[str, Any]:
-        """Return its row of `tykpy status`."""
+        """Return the worker's row of `tykpy status`."""
         return {
             "slot": self.slot,
             "generation": self.generation,

@@ -121,7 +121,7 @@ _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
 def read_message(message: ControlMessage) -> Any:
     """Decode the body of a worker's message.
 
-    Raises ValueError for an unknown name, ControlCorruptError for a body that does not fit the name.
+    Raises ValueError for an unknown name, and ControlCorruptError for a body that does not fit it.
     """
     decoder = _DECODERS.get(message.name)
     if decoder is None:

@@ -82,7 +82,7 @@ class Zygote:
 
 
 class ZygoteKeeper:
-    """Starts a zygote, and the next one when it has ended, unless it was never ready.
+    """Keeps a zygote running: starts another one when it has ended, unless it was never ready.
 
     Forked workers end with this object, or with its process.
     """
@@ -137,7 +137,7 @@ class ZygoteKeeper:
             self._timer = self._loop.call_later(RENEWAL_DELAY, self._renew, self._loop)
 
     def _renew(self, loop: asyncio.AbstractEventLoop) -> None:
-        # First, so that there is a next try whatever keeps this one from starting.
+        # Scheduled first, so that there is a next try even if this one fails to start.
         self._timer = loop.call_later(RENEWAL_DELAY, self._renew, loop)
         if self._zygote is None:
             self.open()

@@ -15,9 +15,9 @@ _REQUEST: Final = pack_varint(REQUEST_FIELD << 3 | WireType.BYTES)
 
 
 def body_of(answer: Answer, kind: int, asked: Body = b"") -> bytes:
-    """Return the body of the answer to a dispatch of this kind, whose own body was `asked`.
+    """Return the body of the answer to a dispatch of this kind with the body `asked`.
 
-    Raises DispatchError: the error that the worker reports, or that its answer makes no sense.
+    Raises DispatchError if the worker reports an error, or its answer is invalid.
     """
     try:
         if answer.is_error:
@@ -32,7 +32,7 @@ def body_of(answer: Answer, kind: int, asked: Body = b"") -> bytes:
 
 
 def was_run(answer: Answer) -> bool:
-    """Return whether the worker ran the hook, by its own account: not if it found none or the deadline had passed."""
+    """Return whether the worker says that it ran the hook: not if it found none or the deadline had passed."""
     if not answer.is_error:
         return True
     try:

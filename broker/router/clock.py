@@ -1,4 +1,4 @@
-"""Act on the passing of time: deadlines, a queue that does not empty, hooks that hang, workers that answer nothing.
+"""Act on time: deadlines, a queue that does not empty, hooks that hang, workers that do not answer.
 
 The clock ticks as long as anything is under way. Times are CLOCK_MONOTONIC ns.
 """
@@ -42,8 +42,8 @@ ADVICE: Final = (
 class Overload:
     """Limits how long dispatches wait in a queue that does not empty.
 
-    A burst may wait as long as its deadlines allow. Where more comes than the workers can do, first in first out would
-    let every dispatch wait until just before its deadline, even those that come when the load is long over.
+    A burst may wait as long as its deadlines allow. But under lasting overload, first in, first out would let every
+    dispatch wait until just before its deadline, even those that arrive long after the load has dropped.
     """
 
     __slots__ = ("_clear_ns", "_wait_ns")
@@ -55,14 +55,14 @@ class Overload:
         """For each group of workers, when its queue was last empty or its workers took more."""
 
     def start(self, now_ns: int) -> None:
-        """Begin to look: nothing waited before."""
+        """Start observing; nothing waited before."""
         self._clear_ns = [now_ns]
 
     def look(self, pending: PendingQueue, saturated: Sequence[bool], now_ns: int) -> list[Dispatch]:
-        """Return the dispatches that have waited too long; to be called at every tick.
+        """Return the dispatches that have waited too long; call this at every tick.
 
-        `saturated`: for all workers and for each group, whether there are any and none takes more. Without a ready
-        worker nothing is too much: it waits for one. Each group's queue is judged by itself.
+        `saturated`: for all workers and for each group, whether it has workers and none of them takes more. Without a
+        ready worker no wait is too long: dispatches wait for one. Each group's queue is judged by itself.
         """
         if not pending.waiting or not self._wait_ns:
             self._clear_ns = [now_ns]
@@ -86,22 +86,22 @@ class Overload:
 
 
 class Placement(Protocol):
-    """What the clock needs of the router."""
+    """The part of the router that the clock uses."""
 
     pool: LinkPool
     watcher: LinkWatcher
 
     def abandon(self, dispatch: Dispatch, code: GrpcCode) -> None:
-        """Complete a dispatch that nobody waits for any more; it does not run if it has not started."""
+        """Complete a dispatch for which nobody waits any more; it does not run unless it has started."""
 
     def take_back(self, link: Link) -> None:
-        """Give to others what a worker has not started."""
+        """Give the dispatches that a worker has not started to others."""
 
     def place_waiting(self) -> None:
-        """Give out as much of the queue as the workers take."""
+        """Send as much of the queue as the workers take."""
 
     def saturated_groups(self) -> list[bool]:
-        """Return for all workers and for each group whether there are any, and none takes more of what waits."""
+        """Return, for all workers and for each group, whether it has workers and none of them takes more."""
 
     def can_run(self, dispatch: Dispatch) -> bool:
         """Return whether a worker that is ready has loaded the hook."""
@@ -130,15 +130,15 @@ class Clock:
         self._shedding = QuietLog(log)
 
     def start(self, now: int) -> None:
-        """Start ticking: a dispatch is under way, and nothing was before."""
+        """Start ticking, because a first dispatch is under way."""
         self.ticking = True
         self._overload.start(now)
         self._timer.start()
 
     def relieved(self, link: Link) -> None:
-        """Learn that a worker let another thread lead, as it was asked to: what it runs has waited so far.
+        """Note that a worker has let another thread lead, as requested: its running hooks have only waited so far.
 
-        A worker that hangs gets nothing more: the signal that makes it write its stacks lets it go on for a moment.
+        A worker that hangs gets nothing more: the signal to write its stacks lets other threads run for a moment.
         """
         if not link.asked or link.overdue:
             return
@@ -185,7 +185,7 @@ class Clock:
         link = dispatch.link
         if not isinstance(link, Link):
             return
-        # A dispatch that had to wait has its whole time from its start: a worker that is busy does not hang. Nothing is
+        # A dispatch that had to wait has its full time from its start on: a busy worker does not hang. Nothing is
         # started after its deadline, whatever the worker says.
         started = min(link.channel.execution_started_ns(dispatch.seq), dispatch.limit_ns)
         limit = started + dispatch.limit_ns - dispatch.taken_ns
@@ -219,7 +219,7 @@ class Clock:
         link.cpu.look(now)
         if now - link.progress_ns <= STALL_NS:
             return
-        # It has not answered for a while. What it has not started may run elsewhere; if it runs nothing, it should.
+        # It has not answered for a while. What it has not started may run elsewhere, and should if it runs nothing.
         if not link.channel.executing():
             if not link.stalled and now - link.progress_ns > SILENCE_NS:
                 self._silence(link, now)
@@ -232,13 +232,13 @@ class Clock:
             link.neglectful = True
             self._placement.take_back(link)
         if link.learns and link.is_full and not link.asked and link.cpu.waits:
-            # Its hooks have never waited so long. It can run more if it answers.
+            # Its hooks have waited longer than ever before. It can run more if it answers.
             link.asked = True
-            with suppress(IpcError):  # it is dead, which is reported in a moment
+            with suppress(IpcError):  # it is dead, which will be reported in a moment
                 link.channel.control.send("lead", [dispatch.seq for dispatch in link.running()])
 
     def _silence(self, link: Link, now: int) -> None:
-        """Give a worker nothing more until it shows that it lives."""
+        """Give a worker nothing more until it shows a sign of life."""
         link.miss(now)
         link.silent = True
         self._placement.take_back(link)
@@ -251,5 +251,5 @@ def _could_have_run(link: Link, seq: int) -> bool:
 
 
 def _has_progressed(link: Link, dispatch: Dispatch, now: int) -> bool:
-    """Return whether the worker has answered others meanwhile: between two hooks a busy worker seems idle."""
+    """Return whether the worker has answered other dispatches meanwhile: between two hooks a busy worker seems idle."""
     return now - link.progress_ns < (now - dispatch.taken_ns) // 2

@@ -38,7 +38,7 @@ class CpuUse:
 
     @property
     def waits(self) -> bool:
-        """Whether the process did nothing but wait at the last looks, and does now."""
+        """Whether the process only waited at the last looks, and still does."""
         return self._looked_ns > 0 and self._idle_looks >= IDLE_LOOKS and self.sleeps()
 
     def sleeps(self) -> bool:

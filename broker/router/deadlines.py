@@ -1,4 +1,4 @@
-"""A timing wheel: finds dispatches past their deadline at a cost that does not depend on how many are watched."""
+"""A timing wheel: find dispatches past their deadline at a cost that does not depend on how many are watched."""
 
 from typing import Final
 
@@ -38,7 +38,7 @@ class DeadlineWheel:
                 del self._slots[slot]
 
     def expired(self, now_ns: int) -> list[Dispatch]:
-        """Take out every dispatch whose slot has wholly passed, earliest slot first."""
+        """Remove and return every dispatch whose slot has completely passed, earliest slot first."""
         current = now_ns >> TICK_BITS
         due = sorted(slot for slot in self._slots if slot < current)
         return [dispatch for slot in due for dispatch in self._slots.pop(slot)]

@@ -1,19 +1,19 @@
-"""Why workers die, what becomes of the dispatches that they had, and what is not run any more because it kills them.
+"""Deaths of workers: their causes, the fate of their dispatches, and the quarantine of frames and hooks that kill them.
 
-A frame (the bytes of one dispatch) that killed two workers is not run again. A hook that killed three in 30 s is left
-alone, then tried with one dispatch:
+A frame (the bytes of one dispatch) that killed two workers is not run again. A hook that killed three in 30 s is not
+run for a while, then tried with one dispatch:
 
     closed --3 kills in 30 s--> open --cool-down--> half open: one dispatch is let through
       ^                          ^                      |              |
       |                          +-- it kills as well --+              |
       +----------------------- it is run and answered -----------------+
 
-A trial that is not run to its end (cancelled, expired, its worker killed from outside) proves nothing: the next
-dispatch is let through.
+A trial that does not finish (cancelled, expired, its worker killed from outside) proves nothing: the next dispatch is
+let through.
 
-Blame is found out when a worker dies; other dispatches pay for it with one truth test of `Quarantine.active`. Where a
-worker ran several dispatches at once, they share the blame. A hook that hangs counts as one that kills; its frame does
-not, because what it waited for may be back, and a frame is never tried again as a hook is.
+Blame is assigned when a worker dies; other dispatches only pay for a truth test of `Quarantine.active`. If a worker ran
+several dispatches at once, they share the blame. A hook that hangs counts as one that kills. Its frame does not,
+because the service that it waited for may be back, and a frame, unlike a hook, is never tried again.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ SHOWN_DIGITS: Final = 12
 
 
 class Cause(Enum):
-    """Why a worker died, as far as the hooks that it ran are concerned."""
+    """Why a worker died, as far as it concerns the hooks that it ran."""
 
     CRASH = "killed"
     """What it ran killed it."""
@@ -70,7 +70,7 @@ class Cause(Enum):
 
 
 class Death(NamedTuple):
-    """What is known of a worker that died."""
+    """What is known about a worker that died."""
 
     why: str
     """In words: `worker 1 (process 7) was ended by SIGKILL`."""
@@ -84,9 +84,9 @@ class Death(NamedTuple):
 
 
 def final_error(dispatch: Dispatch, seq: int, death: Death) -> DispatchError | None:
-    """Return the error for the caller of a dispatch that a dead worker had, or None if another worker is to run it.
+    """Return the error for the caller of a dead worker's dispatch, or None if another worker should run it.
 
-    Call it once for each death: it counts the dispatch's attempts.
+    Call this once for each death: it counts the dispatch's attempts.
     """
     if seq in death.executing or not death.trusted:
         assert dispatch.hook is not None
@@ -95,8 +95,8 @@ def final_error(dispatch: Dispatch, seq: int, death: Death) -> DispatchError | N
             return None
         why = f"{death.why} while it ran this hook"
     else:
-        # Nothing that had not started is to blame for a kill from outside. Where workers die of themselves it may be
-        # its bytes that kill them before its hook is entered.
+        # A dispatch that had not started cannot be to blame for a kill from outside. If workers die by themselves, its
+        # bytes may kill them before its hook is entered.
         dispatch.attempts += death.cause in (Cause.CRASH, Cause.HANG)
         if dispatch.attempts < MAX_ATTEMPTS:
             return None
@@ -105,19 +105,19 @@ def final_error(dispatch: Dispatch, seq: int, death: Death) -> DispatchError | N
 
 
 class BlamedHook(NamedTuple):
-    """A hook as the gateway names it; an event's handler has no bundle."""
+    """The name of a hook as the gateway uses it; an event's handler has no bundle."""
 
     bundle_hash: str
     name: str
 
     @classmethod
     def called(cls, bundle_hash: str, name: str) -> Self:
-        """Return the hook of this name, with long texts cut: they come from peers, and are remembered."""
+        """Return the hook of this name, with long texts cut: peers choose them, and they are kept."""
         return cls(bundle_hash[:MAX_NAME], name[:MAX_NAME])
 
     @classmethod
     def of(cls, dispatch: Dispatch) -> Self:
-        """Read the hook, or the event's handler, from a dispatch; its name is empty where the bytes give none."""
+        """Read the hook, or the event's handler, from a dispatch; its name is empty if the bytes contain none."""
         kind, body = dispatch.kind, dispatch.encoded
         if kind in EVENT_KINDS:
             return cls.called("", peek_handler(kind, body))
@@ -133,7 +133,7 @@ class BlamedHook(NamedTuple):
 
 @dataclass(slots=True)
 class _Frame:
-    """What one frame has done."""
+    """The record of one frame."""
 
     hook: BlamedHook
     kills: float = 0.0
@@ -141,7 +141,7 @@ class _Frame:
 
 
 class _Breaker:
-    """What one hook has done, and when it may run again."""
+    """The record of one hook, and when it may run again."""
 
     __slots__ = ("cooldown", "kills", "probe", "until")
 
@@ -167,7 +167,7 @@ class _Breaker:
         self.probe = None
 
     def is_proven(self) -> bool:
-        """Whether the dispatch that tried the hook was run and answered; forgets one that ended in another way."""
+        """Whether the trial dispatch was run and answered; forget a trial that ended in another way."""
         probe = self.probe
         if probe is None or not probe.completed or probe.link is not None:
             return False
@@ -176,16 +176,16 @@ class _Breaker:
         return bool(probe.seq)
 
     def left(self, now: float) -> float:
-        """Seconds until the hook may be tried again; negative when it may."""
+        """Return the seconds until the hook may be tried again; negative if it already may."""
         assert self.until is not None
         return self.until - now
 
 
 class Quarantine:
-    """The frames and hooks that killed workers, and are therefore not run. For one thread."""
+    """The frames and hooks that are not run because they killed workers. Used by one thread."""
 
     def __init__(self, cooldown: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """`cooldown`: seconds for which a hook is left alone before it is tried again."""
+        """`cooldown`: seconds for which a hook is not run before it is tried again."""
         self.active = False
         """Something is refused: only then `check` has anything to do."""
         self._cooldown = cooldown
@@ -196,7 +196,7 @@ class Quarantine:
         self._open: dict[BlamedHook, _Breaker] = {}
 
     def check(self, dispatch: Dispatch) -> None:
-        """Raise DispatchError where this dispatch is not to be run; after its cool-down a hook is tried with one."""
+        """Raise DispatchError if this dispatch must not run; after its cool-down a hook is tried with one dispatch."""
         if self._refused:
             self._check_frame(dispatch)
         if self._open:
@@ -204,7 +204,7 @@ class Quarantine:
         self._update()
 
     def blame(self, dispatches: Sequence[Dispatch], cause: Cause) -> bool:
-        """Blame these dispatches for the death of the worker that ran them; True: check again all that wait."""
+        """Blame these dispatches for their worker's death; return whether waiting ones must be checked again."""
         if cause is Cause.OUTSIDE or not dispatches:
             return False
         share = (UNKNOWN_SHARE if cause is Cause.UNKNOWN else 1) / len(dispatches)
@@ -224,7 +224,7 @@ class Quarantine:
         self._update()
 
     def why_not_run(self, bundle_hashes: Sequence[str], name: str) -> str | None:
-        """Say why this hook is not run; None: it is."""
+        """Return why this hook is not run, or None if it is."""
         for bundle_hash in (*bundle_hashes, *NO_BUNDLE):
             breaker = self._open.get(BlamedHook.called(bundle_hash, name))
             if breaker is not None and not breaker.is_proven():
@@ -232,7 +232,7 @@ class Quarantine:
         return None
 
     def count_frames(self, bundle_hashes: Sequence[str], name: str) -> int:
-        """Return how many different dispatches of this hook are not run again."""
+        """Return how many different frames of this hook are not run again."""
         self._forget_old_frames()
         hooks = {BlamedHook.called(bundle_hash, name) for bundle_hash in (*bundle_hashes, *NO_BUNDLE)}
         return sum(self._frames[key].hook in hooks for key in self._refused)
@@ -349,5 +349,5 @@ class Quarantine:
 
 
 def _digest_of(dispatch: Dispatch) -> bytes:
-    """Return what tells one frame from all others."""
+    """Return a digest that identifies a frame."""
     return hashlib.blake2b(dispatch.encoded, digest_size=DIGEST_SIZE, salt=bytes((dispatch.kind,))).digest()

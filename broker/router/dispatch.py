@@ -1,4 +1,4 @@
-"""One dispatch on its way through the broker, and what a front end may ask of the router."""
+"""One dispatch on its way through the broker, and the router's interface for front ends."""
 
 from abc import ABC, abstractmethod
 from typing import Protocol
@@ -93,7 +93,7 @@ class Dispatch(ABC):
 
 
 class Dispatcher(Protocol):
-    """What front ends need of the router."""
+    """The part of the router that front ends use."""
 
     def dispatch(self, dispatch: Dispatch) -> None:
         """Take the dispatch; may answer or fail it before returning."""

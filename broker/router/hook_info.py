@@ -1,8 +1,8 @@
-"""What the router knows of one hook: its lane, its limits, its times, and how many calls of it one worker runs at once.
+"""What the router knows about a hook: its lane, limits and times, and how many of its calls one worker runs at once.
 
 A call that waits for a service leaves the interpreter to others: a worker can run `(computing + waiting) / computing`
-such calls at a time, and each takes that part of its worker. A hook that computes takes all of it, whatever the number
-of threads: more threads would only contend for the interpreter's lock.
+such calls at a time, and each takes one such share of its worker. A hook that computes takes all of it, whatever the
+number of threads: more threads would only contend for the interpreter's lock.
 """
 
 from typing import Final
@@ -22,7 +22,7 @@ FIRST_GUESS_NS: Final = 500_000
 LEARNING_SHIFT: Final = 3
 """A new measurement counts 1/8 in the expected running time."""
 FORGETTING_SHIFT: Final = 6
-"""And 1/64 in the shortest one, where it is not shorter itself."""
+"""A new measurement counts 1/64 in the shortest running time, or in full if it is shorter."""
 SHORT_NS: Final = 50_000
 """A hook that returns sooner waits for nothing: one round trip to a Redis next door takes longer."""
 SELDOM_LONG_NS: Final = 1_000_000
@@ -35,12 +35,12 @@ OUTLIER_MEMORY: Final = 16
 too: a thread that the machine itself delayed for a moment says nothing about its hook, and sharing a worker costs more
 than 15 us. Without this rule, one call of 722 us among calls of 54 us started a second thread on a busy machine."""
 FEW: Final = 4
-"""Measured calls of a hook that say nothing yet: its first ones are those that the machine delays."""
+"""The first measured calls of a hook, which prove nothing: the machine delays those most."""
 WHOLE: Final = 1 << 20
-"""The share of a call that leaves nothing of its worker to others."""
+"""Share of a call that takes its whole worker."""
 MOST_AT_ONCE: Final = 512
-"""Calls of one hook that a worker could run at the same time, had it the threads. The shares of so many still add up to
-at least WHOLE, because each is rounded up."""
+"""Most calls of one hook that a worker could run at the same time, given enough threads. The shares of that many calls
+add up to at least WHOLE, because each is rounded up."""
 
 
 class HookTimes:
@@ -53,21 +53,21 @@ class HookTimes:
         """Running time of a call."""
         self.shortest_ns = FIRST_GUESS_NS
         self.is_short = False
-        """Whether it computes a little and waits for nothing. Judged by its shortest times: where more workers run than
-        there are CPUs, most times include somebody else's."""
+        """Whether it computes a little and waits for nothing. Judged by its shortest times: if more workers run than
+        there are CPUs, most times include those of other processes."""
         self.waiting_ns = 0
-        """How much of the running time of a call it waits."""
+        """How much of a call's running time it waits."""
         self.measured = 0
         """Calls whose waiting was measured, up to FEW; a call that waits for long before it returns counts as FEW."""
         self.outlier = 0
-        """How many more measured calls may pass for another outlier to count."""
+        """For how many more measured calls another outlier would count."""
         self.share = WHOLE
         """How much of a worker a call takes."""
         self.flags = FLAG_MEASURE
-        """How the worker is to run it: flags of a request."""
+        """Flags of its requests, which tell the worker how to run it."""
 
     def learn(self, handler_ns: int, waited_ns: int | None = None) -> None:
-        """Learn from the running time of a call, and from how much of it the hook waited (None: not measured)."""
+        """Learn from a call's running time and the fraction of it that the hook waited (None: not measured)."""
         expected_ns = self.expected_ns
         self.expected_ns += (handler_ns - self.expected_ns) >> LEARNING_SHIFT
         shift = FORGETTING_SHIFT if handler_ns > self.shortest_ns else 0
@@ -81,14 +81,14 @@ class HookTimes:
             self._learn_waiting(waited_ns)
 
     def see_waiting(self, elapsed_ns: int) -> None:
-        """Learn from a call that has not returned, and has waited for `elapsed_ns` already."""
+        """Learn from a call that has not returned and has already waited for `elapsed_ns`."""
         self.expected_ns += max(elapsed_ns - self.expected_ns, 0) >> LEARNING_SHIFT
         self.is_short = False
         self.measured = FEW
         self._learn_waiting(max(elapsed_ns, self.waiting_ns))
 
     def _is_outlier(self, waited_ns: int, expected_ns: int) -> bool:
-        """Count a measured call; return whether it waited as none of the last ones did."""
+        """Count a measured call; return whether it waited although none of the last ones did."""
         self.measured = min(self.measured + 1, FEW)
         is_first = not self.outlier
         if waited_ns > expected_ns:
@@ -133,6 +133,6 @@ class HookInfo:
         self.times = HookTimes()
 
     def restrict(self, group: int) -> None:
-        """Run it on the workers of this group only."""
+        """Run the hook only on the workers of this group."""
         self.group = group
         self.queue_lane = LANES * group + self.lane

@@ -1,4 +1,4 @@
-"""The workers' hooks by bundle and name: finds the one that a dispatch calls, and the workers that can run it."""
+"""The workers' hooks by bundle and name: find the hook that a dispatch calls, and the workers that can run it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
@@ -34,7 +34,7 @@ HookKey = tuple[str, str]
 
 
 class Restrictions(NamedTuple):
-    """Hooks that only some ready workers have loaded, each with the links of those workers."""
+    """The hooks that not every ready worker has loaded, each with the links of the workers that have."""
 
     hooks: Mapping[HookKey, frozenset[Link]]
     handlers: Mapping[str, frozenset[Link]]
@@ -104,7 +104,7 @@ class HookTable:
     def identify(self, dispatch: Dispatch) -> HookInfo:
         """Return the hook that a dispatch is for, or an unknown one; set the dispatch's name and hook type.
 
-        Raises DispatchError where the dispatch does not decode.
+        Raises DispatchError if the dispatch cannot be decoded.
         """
         kind = dispatch.kind
         if kind != _OBJECT and kind != _OBJECT_MAP:
@@ -125,7 +125,7 @@ class HookTable:
         return hook
 
     def forget_handler(self, name: str) -> None:
-        """Note that a worker has no such event handler: unless the newest has it, no worker is asked again."""
+        """Note that a worker has no such event handler; unless the newest worker has it, no worker is asked again."""
         if name not in self._newest_handlers:
             self.event_handlers.discard(name)
 
@@ -144,7 +144,7 @@ class HookTable:
         return self._awaited
 
     def _old_handlers(self) -> set[str]:
-        # Names come from bundles, and every reload may bring others.
+        # Bundles choose the names, and every reload may bring new ones.
         old = self.event_handlers - self._newest_handlers
         return {name for name in old if len(name) <= MAX_NAME} if len(old) <= MAX_OLD_HANDLERS else set()
 
@@ -162,7 +162,7 @@ class HookTable:
             self._add_awaited()
 
     def await_bundles(self, wait: bool) -> None:
-        """Let dispatches for bundles that no worker has wait, or no longer; then regroup what waits."""
+        """Set the bundles that no worker has and whose dispatches wait; then regroup the waiting dispatches."""
         self.awaits = wait
         if wait:
             self._add_awaited()
@@ -170,12 +170,12 @@ class HookTable:
             self.groups.pop()
 
     def _add_awaited(self) -> None:
-        """Give them a group of no workers; bundles that are to be brought back may have made that group already."""
+        """Give these bundles the group without workers, which may already exist for bundles that are to be restored."""
         self._is_last_awaited = frozenset() not in self.groups
         self._awaited.restrict(self._group(frozenset()))
 
     def _group(self, links: frozenset[Link]) -> int:
-        """Return the number of the group of these workers, which is made if there is none. Groups are few."""
+        """Return the number of the group of these workers; create it if there is none. There are few groups."""
         if links not in self.groups:
             self.groups.append(links)
         return self.groups.index(links) + 1

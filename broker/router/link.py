@@ -30,24 +30,24 @@ ASYNC_LIMIT: Final = 48
 
 
 def most_blocking(threads: int, *, learns: bool) -> int:
-    """Return how many dispatches of blocking hooks a link has in flight at most; see `Link`."""
+    """Return the maximum number of dispatches of blocking hooks that a link has in flight; see `Link`."""
     return max(threads, 1 + PREFETCH) if learns else threads + PREFETCH
 
 
 class LinkWatcher(Protocol):
-    """Looks after the workers: the router tells it which of them are in trouble."""
+    """Callbacks by which the router reports workers that are in trouble."""
 
     def overdue(self, link: "Link") -> None:
-        """A hook of this worker runs past its limit."""
+        """Handle a worker with a hook that runs past its limit."""
 
     def gone(self, link: "Link") -> None:
-        """This worker has closed its end of the channel; it gets nothing more."""
+        """Handle a worker that has closed its end of the channel; it gets nothing more."""
 
     def silent(self, link: "Link") -> None:
-        """This worker does not start what it is given; it gets nothing more until `Router.awake`."""
+        """Handle a worker that does not start its dispatches; it gets nothing more until `Router.awake`."""
 
     def corrupt(self, link: "Link", error: IpcError) -> None:
-        """This worker wrote something impossible; it gets nothing more, and is to be ended."""
+        """Handle a worker that wrote something impossible; it gets nothing more, and must be ended."""
 
 
 class Link:
@@ -160,7 +160,7 @@ class Link:
 
     @property
     def is_full(self) -> bool:
-        """Whether what it has in flight is expected to keep it busy, however many threads it has."""
+        """Whether its dispatches in flight are expected to keep it busy, however many threads it has."""
         return self._taken >= WHOLE
 
     def send(self, dispatch: Dispatch, seq: int) -> None:
@@ -188,13 +188,13 @@ class Link:
             self._backlog_ns += dispatch.cost_ns
 
     def _cost(self, times: HookTimes, share: int) -> int:
-        """Return for how long a dispatch keeps those waiting that are prefetched behind it."""
+        """Return for how long a dispatch delays those that are prefetched behind it."""
         if not self.learns:
             return times.expected_ns
         return times.expected_ns - times.waiting_ns if share * MOSTLY_WAITING > WHOLE else 0
 
     def finish(self, seq: int) -> Dispatch | None:
-        """Stop counting a dispatch, and return it; None where the number is not in flight here."""
+        """Stop counting a dispatch, and return it; return None if the number is not in flight here."""
         dispatch = self.in_flight.pop(seq, None)
         if dispatch is None:
             return None
@@ -210,19 +210,19 @@ class Link:
         return dispatch
 
     def receive(self) -> list[Answer]:
-        """Return the answers that the worker has rung for."""
+        """Return the answers that the worker has announced."""
         self.wake()
         answers = self.channel.receive()
         self.handled += len(answers)
         return answers
 
     def wake(self) -> None:
-        """Note that the worker has shown that it lives."""
+        """Note a sign of life from the worker."""
         self.stalled = self.silent = self.asked = self.neglectful = False
         self.progress_ns = time.monotonic_ns()
 
     def miss(self, now: int) -> None:
-        """Note that it has started nothing of what it was given, although it could."""
+        """Note that it has started none of its dispatches, although it could."""
         mark = self.handled, self.channel.executing()
         if mark != self._missed_mark:
             self.missed, self._missed_mark, self._missed_since = 0, mark, now
@@ -233,16 +233,16 @@ class Link:
         return self._busy_ns + (now - self._busy_from_ns if self.in_flight else 0)
 
     def idle_ns(self, now: int) -> int:
-        """Return for how long it has started nothing of what it was given."""
+        """Return for how long it has started none of its dispatches."""
         return now - self._missed_since if self.missed else 0
 
     def has_free_thread(self) -> bool:
-        """Return whether what it runs, by its own account, leaves a thread and some of the worker to others."""
+        """Return whether the hooks that it reports as running leave a thread and part of the worker to others."""
         running = self.running()
         return sum(one.share for one in running) < WHOLE and len(running) < self.threads
 
     def neglected_ns(self, now: int) -> int:
-        """Return for how long the same dispatch has been seen unstarted at the head of its ring."""
+        """Return for how long the same dispatch has stayed unstarted at the head of its ring."""
         waiting = self.in_flight.keys() - self.channel.executing()
         first = min(waiting, default=0)
         if first != self._neglected[0]:
@@ -250,12 +250,12 @@ class Link:
         return now - self._neglected[1] if first else 0
 
     def running(self) -> list[Dispatch]:
-        """Return the dispatches of blocking hooks that it runs, by its own account."""
+        """Return the dispatches of blocking hooks that it reports as running."""
         running = [self.in_flight[seq] for seq in self.channel.executing() if seq in self.in_flight]
         return [one for one in running if one.hook is not None and one.hook.lane == BLOCKING]
 
     def waits(self, dispatch: Dispatch, elapsed_ns: int) -> None:
-        """Note that a dispatch that it runs has only waited so far: it takes less of the worker than expected."""
+        """Note that a running dispatch has only waited so far: it takes less of the worker than expected."""
         assert dispatch.hook is not None
         dispatch.hook.times.see_waiting(elapsed_ns)
         share = min(dispatch.share, dispatch.hook.times.share)
@@ -263,7 +263,7 @@ class Link:
         dispatch.share = share
 
     def take_back(self) -> list[Dispatch]:
-        """Revoke and return everything that the worker has not started, oldest first; it will never see any of it."""
+        """Revoke and return every dispatch that the worker has not started, oldest first; it never sees any of them."""
         taken = [dispatch for seq in self.channel.revoke() if (dispatch := self.finish(seq)) is not None]
         for dispatch in taken:
             dispatch.seq = 0

@@ -8,10 +8,10 @@ from tykpy.broker.router.link import Link
 
 
 class LinkPool:
-    """Choose workers with the least in flight first; ties go to the most recently used, whose caches are warm.
+    """Chooses the worker with the least in flight; ties go to the most recently used one, whose caches are warm.
 
-    Short hooks go to no more workers than there are CPUs while these take them: waking another one then gains nothing,
-    and costs the broker as much as the dispatch itself.
+    Short hooks go to no more workers than there are CPUs, as long as those have room: waking another worker would gain
+    nothing, and cost the broker as much as the dispatch itself.
     """
 
     def __init__(self, cpus: int | None = None) -> None:
@@ -55,7 +55,7 @@ class LinkPool:
             self._place(link, new)
 
     def choose(self, lane: int, *, is_short: bool = False) -> Link | None:
-        """Return the worker for the next dispatch of this lane, or None where all are busy."""
+        """Return the worker for the next dispatch of this lane, or None if all are busy."""
         levels = self._levels
         lowest = self._lowest
         while lowest < len(levels) and not levels[lowest]:
@@ -66,7 +66,7 @@ class LinkPool:
         else:
             found = self._find(lane, lowest)
         if found is not None and lane == BLOCKING and self.is_shared and not found.has_room:
-            # Another worker may have more in flight, all of which only waits.
+            # Another worker may have room although it has more in flight, if its hooks only wait.
             return self._find_room() or found
         return found
 

@@ -1,4 +1,4 @@
-"""How dispatches end: answers and errors go to their callers, and everything under way is counted."""
+"""Complete dispatches: answers and errors go to their callers, and everything under way is counted."""
 
 import asyncio
 import logging
@@ -124,7 +124,7 @@ class Outcomes:
         self.fail(dispatch, DispatchError(Status.TOO_LARGE, text))
 
     def fail_for_fault(self, dispatch: Dispatch, fault: Exception) -> None:
-        """Report a fault of the broker, and fail the dispatch that it stopped unless the queue or a worker has it."""
+        """Report a fault of the broker, and fail the dispatch that it affected unless the queue or a worker has it."""
         report(fault)
         if not (dispatch.completed or dispatch.waiting or dispatch.link):
             message = f"tykpy failed inside the broker: {type(fault).__name__} ({dispatch.name})"
@@ -140,14 +140,14 @@ class Outcomes:
         dispatch.hook.stats.count(dispatch.hook_type, code, now - dispatch.taken_ns, hook_ns)
 
     def complete(self, dispatch: Dispatch) -> None:
-        """Mark a dispatch as completed, without a word to its caller; nothing more may happen to it."""
+        """Mark a dispatch as completed without telling its caller; nothing more may happen to it."""
         dispatch.completed = True
         self._deadlines.discard(dispatch)
         if dispatch.link is None:
             self.held -= len(dispatch.body)
         if dispatch.waiting:
             self._pending.forget(dispatch)
-            dispatch.body = b""  # it may lie in the queue for a while
+            dispatch.body = b""  # the dispatch may stay in the queue for a while
         self.under_way -= 1
         if not self.under_way and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
@@ -167,14 +167,14 @@ class Outcomes:
         stats.count(dispatch.hook_type, CODE_OF_STATUS[error.status], dispatch_ns, hook_ns)
 
     async def idle(self) -> None:
-        """Return when nothing is under way. One caller at a time."""
+        """Wait until nothing is under way. One caller at a time."""
         if self.under_way:
             self._idle = self._loop.create_future()
             await self._idle
 
 
 def _note_run(dispatch: Dispatch, answer: Answer) -> int | None:
-    """Learn from a call that failed, or that nobody waits for: hooks that wait in vain teach the most.
+    """Learn from a call that failed, or for which nobody waits: hooks that wait in vain show the longest waits.
 
     Returns how long its hook ran, None if it was not run.
     """

@@ -1,8 +1,8 @@
-"""Read from an encoded message what the router needs, and nothing else: what is called, of which API and bundle.
+"""Read from an encoded message only what the router needs: the hook, its API and its bundle.
 
-Protobuf fields are found by walking tags and lengths; all others are stepped over, never decoded: the worker that
-decodes them reports what is wrong with them. As in protobuf, the last value of a field or map key wins. Messages that
-came as MessagePack maps have a reader each with the same results.
+Protobuf fields are found by walking tags and lengths. All others are skipped and never decoded: the worker decodes them
+and reports what is wrong with them. As in protobuf, the last value of a field or map key wins. There are readers with
+the same results for messages that arrive as MessagePack maps.
 """
 
 from contextlib import suppress
@@ -54,7 +54,7 @@ class PeekError(ProtobufError):
 
 
 class Peek(NamedTuple):
-    """What an `Object` is for."""
+    """The routing information of an `Object`."""
 
     hook_type: int
     hook_name: str
@@ -97,7 +97,7 @@ _decode_event_payload: Final = msgspec.json.Decoder(_EventPayload).decode
 
 
 def peek(data: Encoded) -> Peek:
-    """Read what routing needs of an Object; raises PeekError where the top level is not valid protobuf."""
+    """Read the routing information of an Object; raises PeekError if the top level is not valid protobuf."""
     try:
         return _peek(data)
     except (ProtobufError, UnicodeDecodeError) as error:
@@ -105,9 +105,9 @@ def peek(data: Encoded) -> Peek:
 
 
 def peek_map(body: bytes) -> Peek:
-    """Read the same of an Object in MessagePack; absent and nil fields are 0 or "".
+    """Read the routing information of an Object in MessagePack; absent and nil fields are 0 or "".
 
-    Raises PeekError where the bytes are not such a map.
+    Raises PeekError if the bytes are not such a map.
     """
     try:
         seen = _decode_object_map(body)
@@ -118,7 +118,7 @@ def peek_map(body: bytes) -> Peek:
 
 
 def peek_handler(kind: int, body: bytes) -> str:
-    """Return the name of the handler that an event is for; empty where the bytes do not give one."""
+    """Return the name of the handler that an event is for, or an empty one if the bytes contain none."""
     try:
         payload = _event_payload(body) if kind == Kind.EVENT else _decode_event_map(body).payload
         return _decode_event_payload(payload).handler_name
@@ -127,7 +127,7 @@ def peek_handler(kind: int, body: bytes) -> str:
 
 
 def peek_name(head: bytes) -> str:
-    """Return the hook's name from the beginning of an encoded Object; empty where it is not in it."""
+    """Return the hook's name from the beginning of an encoded Object, or an empty one if it is not there."""
     with suppress(ProtobufError):
         for number, value in bytes_fields(head):
             if number == _HOOK_NAME >> 3:
@@ -149,7 +149,7 @@ def _peek(data: Encoded) -> Peek:
     while at < size:
         tag = data[at]
         if tag == _SPEC and seen is None and size - at + len(hook_name) <= _MAX_REMEMBERED_BYTES:
-            # From here on a gateway sends the same bytes for every call of one hook of one API.
+            # From here on, a gateway sends the same bytes for every call of one hook by one API.
             seen = (hook_type, hook_name, bytes(data[at:]))
             found = _remembered.get(seen)
             if found is not None:
@@ -227,7 +227,7 @@ def _read_entry(data: Encoded, at: int, end: int, spec: dict[bytes, bytes]) -> N
 
 
 def _read_any_entry(entry: bytes, spec: dict[bytes, bytes]) -> None:
-    """Read an entry whose fields have any order; like protobuf, leave out one that has more than key and value."""
+    """Read an entry whose fields have any order; like protobuf, skip an entry with fields other than key and value."""
     key = value = b""
     foreign = False
     at = 0

@@ -1,10 +1,10 @@
 """The broker's one queue of dispatches that wait for a worker: fair, and bounded by the router.
 
-Two lanes, because a worker has room for many `async def` hooks while its threads are all busy; within a lane, auth
-hooks go before others when both wait, since a request that is not let in costs nothing further.
+There are two lanes, because a worker has room for many `async def` hooks while its threads are all busy. Within a lane,
+auth hooks go first, since a request that they reject costs nothing further.
 
-Hooks that only some workers have loaded wait apart from all others, in two more lanes for each such group of workers:
-the next dispatch of a lane is then always one that every worker of its group can take.
+Hooks that only some workers have loaded wait separately, in two more lanes for each such group of workers: every worker
+of a group can take the next dispatch of the group's lanes.
 """
 
 from collections import deque
@@ -34,7 +34,7 @@ class PendingQueue:
         self.divide(1)
 
     def divide(self, groups: int) -> list[Dispatch]:
-        """Make lanes for this many groups, and return all that waited, oldest first, to be pushed again."""
+        """Create lanes for this many groups; return all waiting dispatches, oldest first, to be pushed again."""
         waited = sorted(self, key=lambda dispatch: dispatch.taken_ns)
         self._lanes = [(deque(), deque()) for _ in range(LANES * groups)]
         self.in_lane = [0] * len(self._lanes)
@@ -43,11 +43,11 @@ class PendingQueue:
 
     @property
     def groups(self) -> int:
-        """Groups that have lanes of their own, including the group of all workers."""
+        """The number of groups with lanes of their own, including the group of all workers."""
         return len(self._lanes) // LANES
 
     def waiting_of(self, group: int) -> int:
-        """Dispatches of one group that wait."""
+        """Return the number of waiting dispatches of one group."""
         return sum(self.in_lane[LANES * group : LANES * group + LANES])
 
     def push(self, dispatch: Dispatch) -> None:
@@ -55,11 +55,11 @@ class PendingQueue:
         self._lanes[self._count(dispatch)][0 if dispatch.urgent else 1].append(dispatch)
 
     def push_front(self, dispatch: Dispatch) -> None:
-        """Queue a dispatch that had been given to a worker before: it is the oldest of its kind."""
+        """Queue a dispatch that a worker had before: it is the oldest of its kind."""
         self._lanes[self._count(dispatch)][0 if dispatch.urgent else 1].appendleft(dispatch)
 
     def pop(self, lane: int) -> Dispatch | None:
-        """Take the next dispatch of a lane; None where none waits."""
+        """Take the next dispatch of a lane, or None if none waits."""
         dispatch = self._head(lane)
         if dispatch is not None:
             self._lanes[lane][0 if dispatch.urgent else 1].popleft()
@@ -77,11 +77,11 @@ class PendingQueue:
         return self.pop(lane)
 
     def __iter__(self) -> Iterator[Dispatch]:
-        """All that wait now."""
+        """Iterate over all waiting dispatches."""
         return iter([one for lane in self._lanes for queue in lane for one in queue if not one.completed])
 
     def taken_before(self, time_ns: int, group: int = 0) -> Iterator[Dispatch]:
-        """Those of a group that have waited since before this time: the first ones of each lane and urgency."""
+        """Return a group's dispatches that were taken before this time: the first ones of each lane and urgency."""
         for lane in self._lanes[LANES * group : LANES * group + LANES]:
             for queue in lane:
                 for dispatch in queue:
@@ -101,7 +101,7 @@ class PendingQueue:
             self._clear_out()
 
     def _head(self, lane: int) -> Dispatch | None:
-        """The next dispatch of a lane; drops completed ones that lie before it."""
+        """Return the next dispatch of a lane; drop completed ones before it."""
         for queue in self._lanes[lane]:
             while queue:
                 if not queue[0].completed:

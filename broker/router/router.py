@@ -1,7 +1,7 @@
-"""The router: which worker runs a dispatch, when, and what the caller is told if none does.
+"""The router: decide which worker runs a dispatch and when, and what the caller is told if none does.
 
-One bounded queue, a worker chosen only when it can start the dispatch, a deadline for every dispatch, and one outcome
-for each. Dispatches in flight are known by worker and sequence number, so an answer that comes too late finds nobody.
+There is one bounded queue. A worker is chosen only when it can start the dispatch. Every dispatch has a deadline and
+exactly one outcome. Dispatches in flight are keyed by worker and sequence number, so a late answer matches none.
 """
 
 import asyncio
@@ -63,8 +63,8 @@ class Router:
         end_of_turn: EndOfTurn | None = None,
         oversize: SizeRefusals | None = None,
     ) -> None:
-        """`end_of_turn` is shared with the front ends, so that one doorbell serves all that they receive at once;
-        `oversize` is shared with them too."""
+        """`end_of_turn` is shared with the front ends, so that one doorbell announces everything they receive at once;
+        `oversize` is shared with them, too."""
         self.hooks = HookTable()
         self.quarantine = Quarantine(options.breaker_cooldown)
         self.pool = LinkPool()
@@ -86,7 +86,7 @@ class Router:
     # -- for the front ends ---
 
     def dispatch(self, dispatch: Dispatch) -> None:
-        """Take a dispatch: to a worker at once if one is free, into the queue otherwise."""
+        """Take a dispatch: send it to a worker if one is free, otherwise queue it."""
         self.counters.taken += 1
         hook = self.hooks.unknown
         try:
@@ -111,7 +111,7 @@ class Router:
         self._deadlines.add(dispatch)
         self._outcomes.under_way += 1
         self._outcomes.held = held
-        # If others wait in its lane, no worker takes one: a worker that could has been given one of those already.
+        # If others wait in its lane, no worker has room: one that had would already have been given one of those.
         if self._pending.in_lane[hook.queue_lane]:
             link = None
         elif hook.group:
@@ -139,13 +139,13 @@ class Router:
     # -- for the workers' supervisor ---
 
     def join(self, link: Link) -> None:
-        """Take in a worker that is ready."""
+        """Add a worker that is ready."""
         link.open = True
         self.pool.add(link)
         self.place_waiting()
 
     def learn(self, description: list[dict[str, Any]], restrictions: Restrictions = UNRESTRICTED) -> None:
-        """Learn what the workers have loaded; sort what waits by it."""
+        """Learn what the workers have loaded, and regroup the waiting dispatches."""
         before = self.hooks.groups
         self.hooks.update(description, restrictions)
         if before or self.hooks.groups:
@@ -153,18 +153,18 @@ class Router:
                 self._regroup()
 
     def await_bundles(self, wait: bool) -> None:
-        """Let dispatches for bundles that no worker has wait from now on, or have a worker answer them."""
+        """Set the bundles that no worker has and whose dispatches wait; a worker answers those for other bundles."""
         self.hooks.await_bundles(wait)
         with self._end_of_turn:
             self._regroup()
 
     def leave(self, link: Link) -> None:
-        """Give a worker nothing more; what it has not started goes to others, what it runs may end."""
+        """Give a worker nothing more; dispatches that it has not started go to others, running ones may finish."""
         self._remove(link)
         self.take_back(link)
 
     def receive(self, link: Link) -> None:
-        """Take the answers that a worker has rung for, and give it more."""
+        """Take the answers that a worker has announced, and give it more."""
         with self._end_of_turn:
             try:
                 answers = link.receive()
@@ -181,10 +181,10 @@ class Router:
                 self._refill(link)
 
     def lost(self, link: Link, death: Death) -> None:
-        """Take a dead worker off, and answer, fail or give to others all that it had.
+        """Remove a dead worker; answer its dispatches, fail them, or give them to others.
 
-        What it ran fails once, or runs again where the hook is declared idempotent; what it had not started goes to
-        the front of the queue, oldest first.
+        Dispatches that it ran fail, or run again if the hook is declared idempotent; those that it had not started go
+        to the front of the queue, oldest first.
         """
         with self._end_of_turn:
             self._remove(link)
@@ -196,16 +196,16 @@ class Router:
             self.place_waiting()
 
     def awake(self, link: Link) -> None:
-        """Trust a silent worker again: it has shown that it lives."""
+        """Trust a silent worker again after a sign of life."""
         link.wake()
         self.place_waiting()
 
     def relieved(self, link: Link) -> None:
-        """Learn that a worker whose hooks all wait has another thread for more."""
+        """Note that a worker whose hooks all wait has another thread for more."""
         self._clock.relieved(link)
 
     def give_up(self, why: str) -> None:
-        """Fail all that waits, and all that comes: no worker will ever be ready."""
+        """Fail all waiting and all future dispatches, because no worker will ever be ready."""
         self.hopeless = why
         for dispatch in self._pending:
             self._outcomes.fail(dispatch, DispatchError(Status.UNAVAILABLE, why, Rejection.NO_WORKERS))
@@ -224,7 +224,7 @@ class Router:
 
     @property
     def held(self) -> int:
-        """Bytes of the dispatches that wait or are at a worker, also where nobody waits for the answer any more."""
+        """Bytes of the dispatches that wait or are at a worker, even if nobody waits for the answer any more."""
         return self._outcomes.held
 
     @property
@@ -233,13 +233,13 @@ class Router:
         return self._outcomes.rejected
 
     async def idle(self) -> None:
-        """Return when nothing is under way. One caller at a time."""
+        """Wait until nothing is under way. One caller at a time."""
         await self._outcomes.idle()
 
     # -- for the clock ---
 
     def abandon(self, dispatch: Dispatch, code: GrpcCode) -> None:
-        """Complete a dispatch that nobody waits for any more; it does not run if it has not started.
+        """Complete a dispatch for which nobody waits any more; it does not run unless it has started.
 
         If it runs, its worker hangs once the hook's own limit has passed as well. `code`: what it is counted as.
         """
@@ -251,7 +251,7 @@ class Router:
             self._deadlines.add(dispatch)
 
     def take_back(self, link: Link) -> None:
-        """Give to others what a worker has not started."""
+        """Give the dispatches that a worker has not started to others."""
         if not link.in_flight:
             return
         try:
@@ -264,7 +264,7 @@ class Router:
         self.place_waiting()
 
     def place_waiting(self) -> None:
-        """Give out as much of the queue as the workers take."""
+        """Send as much of the queue as the workers take."""
         if self.hooks.groups:
             while self._place_round():
                 pass
@@ -277,7 +277,7 @@ class Router:
                 self._send(chosen, dispatch)
 
     def _place_round(self) -> bool:
-        """Give one dispatch to each worker that takes one, those with the least to do first; False: none took any."""
+        """Give one dispatch to each worker that takes one, the least busy first; return whether any did."""
         placed = False
         for link in sorted(self.pool, key=_load):
             dispatch = self._pop_for(link, BLOCKING) or self._pop_for(link, ASYNC)
@@ -287,7 +287,7 @@ class Router:
         return placed
 
     def saturated_groups(self) -> list[bool]:
-        """Return for all workers and for each group whether there are any, and none takes more of what waits."""
+        """Return, for all workers and for each group, whether it has workers and none of them takes more."""
         groups = [[*self.pool], *([link for link in links if link.open] for links in self.hooks.groups)]
         return [bool(links) and not self._is_taken(number, links) for number, links in enumerate(groups)]
 
@@ -299,7 +299,7 @@ class Router:
     # -- to workers ---
 
     def _send(self, link: Link, dispatch: Dispatch) -> None:
-        """Give a dispatch to a worker, whose doorbell rings when this turn ends."""
+        """Send a dispatch to a worker; its doorbell rings at the end of this turn."""
         self._seq += 1
         try:
             link.send(dispatch, self._seq)
@@ -317,13 +317,13 @@ class Router:
         if isinstance(error, MessageTooLargeError):
             self._outcomes.fail_for_size(dispatch, error.size)
         elif isinstance(error, SpillClosedError):
-            # It is dead, which is reported in a moment. Nothing was sent, so the dispatch goes to another worker.
+            # The worker is dead, as will be reported in a moment. Nothing was sent: another worker gets the dispatch.
             self._remove(link)
             self.watcher.gone(link)
             self._put_back(dispatch)
             self._loop.call_soon(self.place_waiting)
         elif isinstance(error, RingCorruptError | RingFullError):
-            # Credits leave room for whatever is sent: a full ring has a reader that gave a false position.
+            # Credits leave room for every dispatch: if the ring is full, its reader has written a false position.
             self._put_back(dispatch)
             self._distrust(link, error)
         elif isinstance(error, IpcError):
@@ -333,7 +333,7 @@ class Router:
             self._outcomes.fail_for_fault(dispatch, error)
 
     def _ring(self) -> None:
-        """Write one doorbell for each worker that was sent anything in this turn."""
+        """Ring the doorbell of each worker that was sent something in this turn, once."""
         links, self._to_ring = self._to_ring, {}
         each(self._ring_one, links)
 
@@ -344,13 +344,13 @@ class Router:
             self._distrust(link, error)
 
     def _refill(self, link: Link) -> None:
-        """Give a worker that has answered as much of the queue as it takes."""
+        """Send a worker that has answered as much of the queue as it takes."""
         for lane in BOTH_LANES:
             while (dispatch := self._pop_for(link, lane)) is not None:
                 self._send(link, dispatch)
 
     def _pop_for(self, link: Link, lane: int) -> Dispatch | None:
-        """Take from the queue the next dispatch of a lane that a worker can run, if it takes one."""
+        """Take the next dispatch of a lane that a worker can run from the queue, if the worker has room."""
         if not link.accepts(lane):
             return None
         if not link.groups:
@@ -375,7 +375,7 @@ class Router:
         return restricted >= self._options.queue_size // RESTRICTED_SHARE
 
     def _regroup(self) -> None:
-        """Sort what waits by the workers that can run it now, and give out what they take."""
+        """Regroup the waiting dispatches by the workers that can run them now, and send what those take."""
         groups = self.hooks.groups
         for link in {*self.pool, *(link for links in groups for link in links)}:
             link.groups = tuple(number for number, links in enumerate(groups, 1) if link in links)
@@ -389,7 +389,7 @@ class Router:
         return any(link.accepts(lane) for lane in lanes for link in links)
 
     def _put_back(self, dispatch: Dispatch) -> None:
-        """Put a dispatch at the front of the queue, unless it has become one that is not run."""
+        """Put a dispatch at the front of the queue, unless it is quarantined by now."""
         assert dispatch.hook is not None
         if not self.quarantine.active or self._may_run(dispatch):
             if self.hooks.groups or dispatch.hook.group:
@@ -398,7 +398,7 @@ class Router:
             self._pending.push_front(dispatch)
 
     def _may_run(self, dispatch: Dispatch) -> bool:
-        """Fail a dispatch that is known to kill workers by now."""
+        """Fail a dispatch that is quarantined by now; return whether it may run."""
         try:
             self.quarantine.check(dispatch)
         except DispatchError as error:
@@ -415,8 +415,8 @@ class Router:
             self._put_back(dispatch)
 
     def _blame(self, link: Link, death: Death) -> None:
-        """Blame what a dead worker ran; fail what waits and is not run any more because of it."""
-        # While a hook is overdue, others that had not started waited for a worker that takes nothing: not their fault.
+        """Blame the dispatches that a dead worker ran; fail waiting ones that must not run any more."""
+        # While a hook is overdue, dispatches that had not started waited for a worker that takes nothing.
         guilty = death.executing & link.overdue if link.overdue else death.executing
         if self.quarantine.blame([link.in_flight[seq] for seq in guilty if seq in link.in_flight], death.cause):
             each(self._may_run, self._pending)
@@ -447,7 +447,7 @@ class Router:
         self.pool.remove(link)
 
     def _distrust(self, link: Link, error: IpcError) -> None:
-        """Give nothing more to a worker that wrote something impossible; what it has is decided when it is dead."""
+        """Give nothing more to a worker that wrote something impossible; its dispatches are decided when it is dead."""
         if link.distrusted:
             return
         link.distrusted = True
@@ -457,7 +457,7 @@ class Router:
 
 
 def least_loaded(links: Iterable[Link], lane: int) -> Link | None:
-    """Return the worker with the least in flight that takes a dispatch of this lane, or None. For a few workers."""
+    """Return the worker with the least in flight that takes a dispatch of this lane, or None. For few workers only."""
     return min((link for link in links if link.accepts(lane)), key=_load, default=None)
 
 
