@@ -6,7 +6,7 @@ import gc
 import logging
 import signal
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tykpy.broker.admin import admin_methods
 from tykpy.broker.arriving import Arriving
@@ -43,6 +43,9 @@ from tykpy.broker.router.router import Router, RouterOptions
 from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.errors import SegmentError
 from tykpy.telemetry.log import reopen_log
+
+if TYPE_CHECKING:
+    from tykpy.broker.observe.listener import HttpListener
 
 log = logging.getLogger("tykpy.broker")
 
@@ -108,6 +111,7 @@ class Broker:
         )
         self.snapshots = SnapshotSource(parts)
         self._live_report = LiveReport(loop, config.runtime_dir, self.snapshots)
+        self._http = self._http_listener()
         self.admin = MsgpackRpcServer(admin_methods(parts), loop=loop, admission=admin_admission())
         self._front_ends = (self.grpc, self.rpc, self.admin)
         self._notifier = ServiceNotifier.from_environment()
@@ -127,6 +131,8 @@ class Broker:
             reap_orphans(self._loop)
         DescriptorWatch(self._loop, self.supervisor.reserve, self._on_callback_fault).start()
         await self._listeners.serve(self.admin.protocol_factory, self.grpc.protocol_factory, self.rpc.protocol_factory)
+        if self._http is not None and self._listeners.handover is None:
+            self._start_http(self._http)
         if self.discovery is not None:
             self.discovery.start()
         self.supervisor.start()
@@ -141,6 +147,8 @@ class Broker:
         """
         if self._listeners.handover is not None:
             await self._take_over(self._listeners.handover.baseline)
+            if self._http is not None and not self._stop.is_set():
+                self._start_http(self._http)
         self._live_report.start()
         await self._stop.wait()
         if self._start_fault is not None:
@@ -153,6 +161,8 @@ class Broker:
     async def close(self) -> None:
         """End the workers and clean up; works after any part of `open`."""
         self._live_report.close()
+        if self._http is not None:
+            self._http.close()
         self.upgrade.close()
         self._listeners.stop_accepting()
         for front_end in self._front_ends:
@@ -192,6 +202,21 @@ class Broker:
             oversize=self.oversize,
         )
         return grpc, rpc
+
+    def _http_listener(self) -> "HttpListener | None":
+        """Prepare what answers operators, with its routes."""
+        if self._listeners.metrics is None:
+            return None
+        # Here, as most of it is needed only with --metrics.
+        from tykpy.broker.observe.listener import HttpListener, Snapshots
+        from tykpy.broker.observe.prometheus import MetricsPage
+
+        snapshots = Snapshots(self.snapshots, self._loop)
+        return HttpListener(self._listeners.metrics, {"/metrics": MetricsPage(snapshots)})
+
+    def _start_http(self, http: "HttpListener") -> None:
+        self.snapshots.renew()
+        http.start()
 
     def _discovery(self) -> Discovery | None:
         folder, reloads = self._config.bundles, self._config.reload
@@ -252,13 +277,15 @@ class Broker:
         self._announce(len(self.router.pool))
 
     def _start_upgrade(self) -> None:
-        self.upgrade.start(self._listeners.sockets, self.supervisor.served)
+        self.upgrade.start(self._listeners.all, self.supervisor.served)
 
     def _on_upgraded(self, pid: int) -> None:
         # The service manager follows the new process, which reports its own state.
         self._notifier.send(f"MAINPID={pid}")
         self._notifier.close()
         self._listeners.handed_over = True
+        if self._http is not None:
+            self._http.stop()
         self._stop.set()
 
     async def _take_over(self, baseline: Description) -> None:

@@ -75,6 +75,9 @@ class BrokerConfig:
         group="Listening",
         shown_default="unix://RUNTIME_DIR/tyk.sock",
     )
+    metrics: str | None = option(
+        None, "Address to serve metrics on, by HTTP: tcp://host:port or unix:///path.", shown_default="none"
+    )
     socket_mode: int = option(0o600, "Permissions of Unix sockets, in octal.", octal=True, bounds=(0, 0o777))
     socket_group: str | None = option(None, "Group that owns Unix sockets, by name or number.")
     allow_user: tuple[str, ...] = option(
@@ -260,9 +263,11 @@ class BrokerConfig:
             _check_webhook(self.event_webhook)
         # After the checks above, whose errors show a path as it was given.
         self._make_paths_absolute()
-        check_listen([self.admin_address, *self.addresses])
+        check_listen([self.admin_address, *self.addresses, *self.metrics_addresses])
 
     def _check_combinations(self) -> None:
+        if self.metrics is not None and not self.metrics.startswith(("tcp://", "unix:")):
+            raise ConfigError(f"--metrics {self.metrics}: is served without TLS; write tcp://host:port or unix:///path")
         if self.queue_bytes < self.message_limit:
             text = f"less than one message may have: {self.message_limit} ({self.message_option})"
             raise ConfigError(f"--queue-bytes {self.queue_bytes}: {text}")
@@ -300,6 +305,11 @@ class BrokerConfig:
     def addresses(self) -> tuple[str, ...]:
         """Addresses to listen on: those of `listen`, or the socket in the runtime folder."""
         return self.listen or (f"unix://{self.runtime_dir}/tyk.sock",)
+
+    @property
+    def metrics_addresses(self) -> tuple[str, ...]:
+        """The address of `metrics`, if there is one."""
+        return () if self.metrics is None else (self.metrics,)
 
     @property
     def message_limit(self) -> int:

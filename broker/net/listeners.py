@@ -56,6 +56,9 @@ class Listeners:
         self.handed_over = False
         """This program has been replaced: the sockets' files are its successor's."""
         self.sockets: list[ListeningSocket] = []
+        """The admin socket, then those that gateways call."""
+        self.metrics: ListeningSocket | None = None
+        """The socket of --metrics, which another thread serves."""
         self._servers: list[asyncio.Server] = []
         """One for each socket, in the same order; empty before `serve` and after `stop_accepting`."""
         self._front_ends: list[_FrontEnd] = []
@@ -76,6 +79,8 @@ class Listeners:
             listeners._take(config.admin_address, SocketOptions(owner=options.owner))
             for address in config.addresses:
                 listeners._take(address.removeprefix(MSGPACK_PREFIX), options)
+            for address in config.metrics_addresses:
+                listeners.metrics = listeners._open(address, options)
         except BaseException:
             listeners.close()
             raise
@@ -97,6 +102,8 @@ class Listeners:
             log.info("listening on %s%s", protocol, listening.address)
             for warning in warnings_of(listening, self._config):
                 log.warning("%s", warning)
+        if self.metrics is not None and not self.metrics.is_unix and not _is_loopback(self.metrics.socket):
+            log.warning("%s: whoever reaches this address can read metrics", self.metrics.address)
 
     async def renew_certificates(self) -> None:
         """Read the files of --tls-... again, for new connections; existing ones are not touched.
@@ -156,14 +163,22 @@ class Listeners:
         if self.handover is not None:
             self.handover.close()
         self.stop_accepting()
-        for listening in self.sockets:
+        for listening in self.all:
             listening.release() if self.handed_over or listening in self._borrowed else listening.close()
 
+    @property
+    def all(self) -> list[ListeningSocket]:
+        """All sockets."""
+        return self.sockets if self.metrics is None else [*self.sockets, self.metrics]
+
     def _take(self, address: str, options: SocketOptions) -> None:
+        self.sockets.append(self._open(address, options))
+
+    def _open(self, address: str, options: SocketOptions) -> ListeningSocket:
         inherited = self.handover.take(address) if self.handover is not None else None
         if inherited is not None:
             self._borrowed.append(inherited)
-        self.sockets.append(inherited or sockets.listen(address, options))
+        return inherited or sockets.listen(address, options)
 
     async def _open_servers(self, places: Collection[int]) -> list[asyncio.Server]:
         """Return servers for some of the sockets; errors in any of them are found before the first is opened."""

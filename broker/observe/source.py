@@ -6,6 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, NamedTuple
 
 from tykpy.broker.catalog.description import Description
+from tykpy.broker.errors import Rejection
+from tykpy.broker.http2.errors import ErrorCode
 from tykpy.broker.parts import Parts
 from tykpy.ipc.text import bounded
 from tykpy.telemetry.live_segment import MAX_SNAPSHOT
@@ -88,13 +90,13 @@ class SnapshotSource:
             arriving_bytes=parts.arriving.bytes,
             dispatches=router.counters.as_dict(),
             rejected={
-                **{str(reason): count for reason, count in router.rejected.items()},
+                **{str(reason): router.rejected[reason] for reason in Rejection},
                 "too_large": parts.oversize.requests,
                 "upload_bytes": parts.arriving.refused,
             },
             connections={"grpc": len(parts.grpc.connections), "msgpackrpc": len(parts.rpc.connections)},
             streams=parts.grpc.streams,
-            http2_errors={code.name: count for code, count in parts.grpc.errors.items()},
+            http2_errors={code.name: parts.grpc.errors[code] for code in ErrorCode if code},
             reloads=parts.reloader.results,
             bundles=self._bundles,
             unloaded=self._unloaded_now(now_ns / 1e9),

@@ -156,7 +156,11 @@ class RunningBroker:
 
     def call(self, hook: str, *, timeout: float = PATIENCE, **description: Any) -> Object:
         """Dispatch one hook call and give back the object that came."""
-        return self.dispatch(build_object(CallDescription(hook, **description)), timeout)
+        return self.dispatch(self.object_for(hook, **description), timeout)
+
+    def object_for(self, hook: str, **description: Any) -> Object:
+        """Return the object of a hook call."""
+        return build_object(CallDescription(hook, **description))
 
     def dispatch(self, obj: Object, timeout: float = PATIENCE) -> Object:
         """Dispatch an object."""
