@@ -6,9 +6,10 @@ What a command needs is imported when it runs: `tykpy --help` stays fast, and a 
 import click
 
 from tykpy.bench.command import bench
-from tykpy.commands.broker import broker, check_config
+from tykpy.commands.broker import broker
 from tykpy.commands.bundle.command import bundle
 from tykpy.commands.call import call
+from tykpy.commands.config.command import check_config, config
 from tykpy.commands.hooks import hooks
 from tykpy.commands.lint.command import lint
 from tykpy.commands.pool import reload_bundles, scale, status
@@ -20,7 +21,7 @@ def main() -> None:
     """Python middleware for the Tyk Gateway, on all cores."""
 
 
-for _command in (broker, check_config, call, hooks, status, reload_bundles, scale, bundle, lint, bench):
+for _command in (broker, check_config, config, call, hooks, status, reload_bundles, scale, bundle, lint, bench):
     main.add_command(_command)
 
 

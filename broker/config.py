@@ -25,6 +25,8 @@ MAX_WORKERS: Final = 512
 MAX_THREADS: Final = 48
 """Half of a worker's 96 execution slots (ipc/ring/layout.py); the other half is for `async def` hooks."""
 AUTO: Final = "auto"
+CONFIG_VARIABLE: Final = "TYKPY_CONFIG"
+"""Environment variable with the path of the TOML file."""
 
 
 def default_runtime_dir() -> Path:

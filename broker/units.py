@@ -11,9 +11,13 @@ from typing import Final
 SIZE_FORMS: Final = "bytes, or a number with KiB, MiB, GiB, TiB, KB, MB, GB or TB, such as 512MiB"
 TIME_FORMS: Final = "seconds, or a number with ms, s, m, h or d, such as 1.5s"
 
+SIZE_PATTERN: Final = r"^[0-9]+$|^[0-9]{1,18}(\.[0-9]{1,18})? ?([KkMmGgTtPp][Ii]?)?[Bb]$"
+TIME_PATTERN: Final = r"^[0-9]{1,18}(\.[0-9]{1,18})?( ?(ms|s|m|h|d))?$"
+"""Strings that are sizes and times, for schemas."""
+
 _SIZES: Final = {
-    "PiB": 2**50, "TiB": 2**40, "TB": 10**12, "GiB": 2**30, "GB": 10**9, "MiB": 2**20, "MB": 10**6, "KiB": 2**10,
-    "KB": 10**3, "B": 1,
+    "PiB": 2**50, "PB": 10**15, "TiB": 2**40, "TB": 10**12, "GiB": 2**30, "GB": 10**9, "MiB": 2**20, "MB": 10**6,
+    "KiB": 2**10, "KB": 10**3, "B": 1,
 }  # fmt: skip
 """Largest first: `show_size` takes the first that divides."""
 _FACTORS: Final = {unit.lower(): factor for unit, factor in _SIZES.items()}

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -32,30 +33,40 @@ _NOT_IN_A_NAME: Final = re.compile(r"\W+")
 _HASH_LENGTH: Final = 8
 
 
-def load_folder(name: str, root: Path, key: str, public_key: PublicKey | None = None) -> BundlePart:
+def load_folder(
+    name: str, root: Path, key: str, public_key: PublicKey | None = None, runs_code: bool = True
+) -> BundlePart:
     """Load a folder with a manifest; `key` identifies the bundle.
 
-    With a `public_key` it must be signed by the key's owner. A folder that cannot be loaded is a part with an error.
+    With a `public_key` it must be signed by the key's owner. Without `runs_code` its files are compiled, and not
+    imported. A folder that cannot be loaded is a part with an error.
     """
     try:
         if not (root / MANIFEST_NAME).is_file():
             raise BundleError(f"no {MANIFEST_NAME} in it (yet)", str(root))
         manifest = read_manifest(root / MANIFEST_NAME)
-        return _load(name, root, manifest, key, sealed=verify(root, manifest, public_key))
+        sealed = verify(root, manifest, public_key)
+        if not runs_code:
+            return _compile_files(name, root, _entry_files(root, manifest)[0])
+        return _load(name, root, manifest, key, sealed=sealed)
     except BaseException as error:  # noqa: BLE001 (plugin code may raise anything)
         return _failed_part(name, root, error)
 
 
-def load_file(name: str, file: Path, key: str, public_key: PublicKey | None = None) -> BundlePart:
+def load_file(
+    name: str, file: Path, key: str, public_key: PublicKey | None = None, runs_code: bool = True
+) -> BundlePart:
     """Load a single `.py` file, a bundle without a manifest: all of its decorated hooks.
 
-    A file that is no bundle (`conftest.py`) is not imported, and has no hooks.
+    A file that is no bundle (`conftest.py`) is not imported, and has no hooks; without `runs_code` no file is.
     """
     try:
         if is_other_file(file, file.read_bytes()):
             return BundlePart(name, file.parent)
         if public_key is not None:
             raise SignatureError("a single file has no signature; make a bundle of it: tykpy bundle build", str(file))
+        if not runs_code:
+            return _compile_files(name, file.parent, [file.name])
         return _load(name, file.parent, Manifest(file_list=(file.name,)), key, single=True)
     except BaseException as error:  # noqa: BLE001 (plugin code may raise anything)
         return _failed_part(name, file.parent, error)
@@ -63,6 +74,16 @@ def load_file(name: str, file: Path, key: str, public_key: PublicKey | None = No
 
 def _failed_part(name: str, root: Path, error: BaseException) -> BundlePart:
     return BundlePart(name, root, error=bundle_failed(error, str(root), str(root)))
+
+
+def _compile_files(name: str, root: Path, files: Iterable[str]) -> BundlePart:
+    for file in files:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                compile((root / file).read_bytes(), str(root / file), "exec", dont_inherit=True)
+        except Exception as error:
+            raise bundle_failed(error, str(root), str(root / file)) from error
+    return BundlePart(name, root)
 
 
 def _private_prefix(name: str, key: str) -> str:

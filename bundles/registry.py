@@ -42,15 +42,18 @@ class BundleStore:
         public_key: PublicKey | None = None,
         observer: LoadObserver | None = None,
         saved: VersionCopies | None = None,
+        *,
+        runs_code: bool = True,
     ) -> None:
         """Look into the folders `sources` (a source may be a bundle itself); unpack ZIPs below `unpacked`.
 
         With a `public_key`, load only bundles that its owner signed. `saved`: versions to load in place of the files
-        that are there.
+        that are there. Without `runs_code` check all that can be checked without importing: no hooks are found.
         """
         self.sources = tuple(source.absolute() for source in sources)
         self._unpacked = UnpackedFolder(unpacked.absolute())
         self._public_key = public_key
+        self._runs_code = runs_code
         self._observer = observer or LoadObserver()
         self._saved = saved or VersionCopies()
         self._entries: dict[Path, _Entry] = {}
@@ -153,13 +156,13 @@ class BundleStore:
         place, name, path = candidate.place, candidate.name, candidate.path
         is_complete = True
         if place.suffix == ".py" and place.is_file():
-            parts = [load_file(name, place, str(path), self._public_key)]
+            parts = [load_file(name, place, str(path), self._public_key, self._runs_code)]
         elif place.is_file():
             parts = [self._load_archive(candidate)]
         elif place.is_dir() and not (place / MANIFEST_NAME).is_file():
             parts, is_complete = self._load_parts(candidate)
         else:
-            parts = [load_folder(name, place, str(path), self._public_key)]
+            parts = [self._load_folder(name, place, path)]
         bundle = Bundle(name, candidate.hashes, path, parts, is_complete)
         if bundle.count > MAX_HOOKS:
             bundle.close()
@@ -171,17 +174,20 @@ class BundleStore:
         path, name = candidate.path, candidate.name
         folders, is_complete = part_folders(candidate.place)
         names = {folder: f"{name}/{bounded(folder.name, MAX_NAME)}" for folder in folders}
-        parts = [load_folder(names[folder], folder, str(path / folder.name), self._public_key) for folder in folders]
+        parts = [self._load_folder(names[folder], folder, path / folder.name) for folder in folders]
         if not parts:
-            return [load_folder(name, candidate.place, str(path), self._public_key)], True
+            return [self._load_folder(name, candidate.place, path)], True
         return parts, is_complete
+
+    def _load_folder(self, name: str, root: Path, path: Path) -> BundlePart:
+        return load_folder(name, root, str(path), self._public_key, self._runs_code)
 
     def _load_archive(self, candidate: Candidate) -> BundlePart:
         try:
             copy = self._unpacked.open(candidate.place)
         except BundleError as error:
             return BundlePart(candidate.name, candidate.place, error=error)
-        part = load_folder(candidate.name, copy.root, str(candidate.path), self._public_key)
+        part = self._load_folder(candidate.name, copy.root, candidate.path)
         part.copy = copy
         return part
 

@@ -29,9 +29,12 @@ def of_broker(runtime_dir: Path) -> Descriptions:
     return described
 
 
-def of_folder(folder: Path, public_key: Path | None = None, apis: Path | None = None) -> Descriptions:
+def of_folder(
+    folder: Path, public_key: Path | None = None, apis: Path | None = None, *, load: bool = True
+) -> Descriptions:
     """Return what a worker would load from a folder; imports the plugins, here and now.
 
+    Without `load` nothing is imported: manifests, files, signatures and syntax are checked, and no hooks are found.
     `apis` is the folder of API definitions. What a worker would log about problems is in the descriptions.
     Raises CommandError where the folder or the public key cannot be used.
     """
@@ -43,7 +46,7 @@ def of_folder(folder: Path, public_key: Path | None = None, apis: Path | None = 
     except OSError as error:
         raise CommandError(f"{folder} cannot be read: {why_unread(error)}") from error
     with _quiet(logging.getLogger("tykpy.worker")), tempfile.TemporaryDirectory(prefix="tykpy-hooks-") as unpacked:
-        store = BundleStore([folder], Path(unpacked), key)
+        store = BundleStore([folder], Path(unpacked), key, runs_code=load)
         store.load_all()
         names = BundleNames(apis)
         names.refresh()

@@ -1,23 +1,28 @@
-"""Generates parts of the docs: docs/options.md, from the fields of `BrokerConfig`."""
+"""Generates docs/options.md and docs/tykpy.schema.json from the fields of `BrokerConfig`."""
 
+import json
 import sys
 from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
 from tykpy.broker.config import flag_of, groups, show_value, variable_of
+from tykpy.commands.config.schema import schema
 
-TARGET = Path(__file__).parents[1] / "docs" / "options.md"
+DOCS = Path(__file__).parents[1] / "docs"
+OPTIONS = DOCS / "options.md"
+SCHEMA = DOCS / "tykpy.schema.json"
 HEADING = """# Options of `tykpy broker`
 
 Each option is a flag, an environment variable, and a key of the TOML file that `--config FILE` (or `TYKPY_CONFIG`)
-names. Flags take precedence over the environment, and the environment over the file. `tykpy check-config` takes the
-same options and shows the resulting values.
+names. Flags take precedence over the environment, and the environment over the file. `tykpy config show` takes the
+same options, and prints each with its value and where that comes from.
 
 Sizes take the units KiB, MiB, GiB and TiB (1024) or KB, MB, GB and TB (1000), times ms, s, m, h and d, as in
 `512MiB` and `1.5s`. A plain number is in bytes or seconds.
 
-This file is generated from `broker/config.py` by `make docs`.
+[tykpy.schema.json](tykpy.schema.json) is the JSON Schema of the file ([for editors](operations.md#configuration)).
+It and this page are generated from `broker/config.py` by `make docs`.
 """
 TABLE = """
 ## {group}
@@ -27,8 +32,8 @@ TABLE = """
 """
 
 
-def render() -> str:
-    """Return the whole file."""
+def render_options() -> str:
+    """Return docs/options.md."""
     return HEADING + "".join(TABLE.format(group=group) + "".join(map(_row, found)) for group, found in groups().items())
 
 
@@ -48,11 +53,17 @@ def _text(option: Field[Any]) -> str:
     return f"{text} One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else text
 
 
+def generated() -> dict[Path, str]:
+    """Return what each generated file should contain."""
+    return {OPTIONS: render_options(), SCHEMA: json.dumps(schema(), indent=2) + "\n"}
+
+
 def main() -> int:
-    """Write the file, or with `--check` return whether it is up to date."""
+    """Write the files, or with `--check` return whether they are up to date."""
     if "--check" in sys.argv:
-        return 0 if TARGET.read_text() == render() else 1
-    TARGET.write_text(render())
+        return 0 if all(path.read_text() == text for path, text in generated().items()) else 1
+    for path, text in generated().items():
+        path.write_text(text)
     return 0
 
 

@@ -363,6 +363,6 @@ def test_the_options_can_come_from_file_and_environment(tmp_path: Path, environm
     done = subprocess.run(
         command, env={**os.environ, **environment, **secrets}, capture_output=True, text=True, check=False, timeout=60
     )
-    assert re.search(r"^--event-log +True$", done.stdout, re.MULTILINE), done.stderr
+    assert re.search(r"^--event-log +true$", done.stdout, re.MULTILINE), done.stderr
     assert re.search(r"^--event-webhook +https://host/\.\.\.$", done.stdout, re.MULTILINE)
     assert "secret" not in done.stdout

@@ -124,7 +124,9 @@ def test_a_folder_is_listed_in_the_same_way(broker: RunningBroker) -> None:
 def test_check_config_names_it_and_looks_for_definitions(broker: RunningBroker, tmp_path: Path) -> None:
     def problems(apis: Path) -> str:
         flags = ["--runtime-dir", str(tmp_path / "run"), "--bundles", str(broker.bundles), "--apis", str(apis)]
-        done = subprocess.run([TYKPY, "check-config", *flags], capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(
+            [TYKPY, "check-config", "--load", *flags], capture_output=True, text=True, check=False, timeout=60
+        )
         assert done.returncode == 1
         return done.stdout
 

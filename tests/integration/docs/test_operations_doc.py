@@ -1,11 +1,14 @@
 """docs/operations.md: its commands, options, signals and unit are executed, or looked up in the code."""
 
+import json
 import os
 import re
 import signal
 import subprocess
+import tomllib
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from tests.support.broker import TYKPY, running_broker
@@ -35,8 +38,14 @@ def test_every_command_works(tmp_path: Path) -> None:
         assert broker.status()["wanted"] == 3
 
 
+def test_the_configuration_file_is_valid() -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    jsonschema.validate(tomllib.loads(text), json.loads((ROOT / "docs" / "tykpy.schema.json").read_text()))
+
+
 def test_every_option_exists() -> None:
     known = {flag_of(option.name) for option in options()} | {"--config", "--signal", "--kill-whom"}
+    known |= {"--help", "--load", "--json"}  # of `tykpy check-config` and `tykpy config show`
     known |= {"--connect", "--tls-ca", "--tls-name"}  # of `tykpy call` and `tykpy bench`
     assert not set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - known
 

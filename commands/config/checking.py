@@ -2,11 +2,8 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import Field
-from typing import Any
-from urllib.parse import urlsplit
 
-from tykpy.broker.config import BrokerConfig, flag_of, options, show_value
+from tykpy.broker.config import BrokerConfig, flag_of, options
 from tykpy.broker.errors import BrokerError
 from tykpy.broker.host import privileges
 from tykpy.broker.host.cpus import usable_cpus
@@ -16,44 +13,33 @@ from tykpy.broker.net.addresses import MSGPACK_PREFIX
 from tykpy.broker.net.listeners import socket_options
 from tykpy.broker.net.runtime_folder import make_runtime_dir
 from tykpy.commands import descriptions
+from tykpy.commands.config.options import shown
 from tykpy.commands.errors import CommandError
 from tykpy.ipc.text import why_unread
-from tykpy.redisclient.address import redact
 
 Echo = Callable[[str], object]
 
 
-def check(config: BrokerConfig, echo: Echo) -> bool:
-    """Print the options and the problems; return whether there are none."""
+def check(config: BrokerConfig, echo: Echo, *, load: bool) -> bool:
+    """Print the problems, then the options; return whether there are no problems.
+
+    `load`: import the bundles, which runs their code.
+    """
+    problems = list(dict.fromkeys(_problems(config, load)))
+    for problem in problems:
+        echo(f"problem: {problem}")
     for option in options():
-        echo(f"{flag_of(option.name):<18} {_shown(option, getattr(config, option.name))}")
+        echo(f"{flag_of(option.name):<25} {shown(option, getattr(config, option.name))}")
     echo("CPUs that may be used: {} ({})".format(*usable_cpus()))
     if config.bundles is not None and not os.path.lexists(config.bundles):
         echo(f"--bundles {config.bundles}: there is no such folder yet; the broker waits for it")
-    problems = list(dict.fromkeys(_problems(config)))
-    for problem in problems:
-        echo(f"problem: {problem}")
+    elif config.bundles is not None and not load:
+        echo("the bundles were checked without importing them; --load does that too")
     echo(f"{len(problems)} problem{'s' * (len(problems) != 1)} found" if problems else "ok")
     return not problems
 
 
-def _shown(option: Field[Any], value: Any) -> str:
-    if option.name == "redis" and value is not None:
-        return redact(str(value))
-    if option.name == "event_webhook" and value is not None:
-        # Receivers put their secrets into path and query.
-        return f"{urlsplit(str(value)).scheme}://{urlsplit(str(value)).netloc.rpartition('@')[2]}/..."
-    if isinstance(value, tuple):
-        return _text(" ".join(map(str, value))) or "(none given)"
-    return "(none)" if value is None else _text(show_value(option, value))
-
-
-def _text(value: str) -> str:
-    """Put a value on one line, with bytes of a path that are no text escaped."""
-    return value.encode(errors="backslashreplace").decode().replace("\n", "\\n")
-
-
-def _problems(config: BrokerConfig) -> Iterator[str]:
+def _problems(config: BrokerConfig, load: bool) -> Iterator[str]:
     yield from _listening_problems(config)
     try:
         # As the broker does, for the rest of the process: everything below is checked with that user's rights.
@@ -62,7 +48,7 @@ def _problems(config: BrokerConfig) -> Iterator[str]:
     except BrokerError as error:
         yield str(error)
         return
-    yield from _bundle_problems(config)
+    yield from _bundle_problems(config, load)
     yield from _api_problems(config)
 
 
@@ -86,7 +72,7 @@ def _listening_problems(config: BrokerConfig) -> Iterator[str]:
             yield str(error)
 
 
-def _bundle_problems(config: BrokerConfig) -> Iterator[str]:
+def _bundle_problems(config: BrokerConfig, load: bool) -> Iterator[str]:
     if config.bundles is None:
         yield "--bundles is not set: every dispatch will be answered NOT_FOUND"
         return
@@ -98,7 +84,8 @@ def _bundle_problems(config: BrokerConfig) -> Iterator[str]:
         yield f"--bundles {config.bundles} cannot be read: {why_unread(error)}"
         return
     try:
-        yield from descriptions.problems_of(descriptions.of_folder(config.bundles, config.public_key, config.apis))
+        found = descriptions.of_folder(config.bundles, config.public_key, config.apis, load=load)
+        yield from descriptions.problems_of(found)
     except CommandError as error:
         yield str(error)
 

@@ -1,0 +1,231 @@
+"""The options of the broker as commands take them: flags, `TYKPY_*` variables, and the TOML file of `--config`."""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import Field
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import click
+from click.core import ParameterSource
+from click.types import OptionHelpExtra
+
+from tykpy.broker.config import (
+    AUTO,
+    CONFIG_VARIABLE,
+    BrokerConfig,
+    flag_of,
+    groups,
+    options,
+    show_value,
+    variable_of,
+)  # fmt: skip
+from tykpy.broker.errors import ConfigError
+from tykpy.commands import parameters
+from tykpy.commands.config.schema import is_of_type, types_of
+from tykpy.commands.terminal import harmless
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FILE: Final = "tykpy.config-file"
+"""Key in a context's `meta`: the path of the TOML file."""
+_SERVICE_LINK: Final = re.compile(
+    r"TYKPY_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
+)
+"""What Kubernetes sets in every container for a Service named `tykpy` or `tykpy-...`."""
+
+
+class BrokerOption(click.Option):
+    """An option of the broker; its help shows the variable, and the default as it may be given."""
+
+    def __init__(self, names: Sequence[str], *, shown_default: str = "", **settings: Any) -> None:
+        super().__init__(names, show_envvar=True, show_default=False, **settings)
+        self._shown_default = shown_default
+
+    def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
+        """Return what stands in brackets after the help text."""
+        extra = super().get_help_extra(ctx)
+        if self._shown_default:
+            extra["default"] = self._shown_default
+        return extra
+
+
+class BrokerCommand(click.Command):
+    """A command with all options of the broker, whose help shows them in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options, then those of the broker by group."""
+        found = {option.name: option.get_help_record(ctx) for option in self.get_params(ctx)}
+        named = {title: [found.pop(option.name) for option in group] for title, group in groups().items()}
+        for title, records in {"Options": list(found.values()), **named}.items():
+            with formatter.section(title):
+                formatter.write_dl([record for record in records if record is not None])
+
+
+def broker_options(function: F) -> F:
+    """Give a command every option of the broker, as flags, environment variables and `--config FILE`."""
+    for option in reversed(options()):
+        function = _click_option(option)(function)
+    return click.option(
+        "--config", "_config_file", type=click.Path(path_type=Path), is_eager=True, expose_value=False, metavar="FILE",
+        callback=_load_file, envvar=CONFIG_VARIABLE, show_envvar=True, help="TOML file with any of these options.",
+    )(function)  # fmt: skip
+
+
+def _click_option(option: Field[Any]) -> Callable[[F], F]:
+    meta, default = option.metadata, option.default
+    shown = "" if default is None or default == () or default is False else show_value(option, default)
+    return click.option(
+        flag_of(option.name), option.name, cls=BrokerOption, help=meta["help"], envvar=variable_of(option.name),
+        default=default, shown_default=meta.get("shown_default", shown), multiple=isinstance(default, tuple),
+        is_flag=isinstance(default, bool), **_type_of(option),
+    )  # fmt: skip
+
+
+def _type_of(option: Field[Any]) -> dict[str, Any]:
+    meta = option.metadata
+    if meta.get("octal"):
+        return {"type": parameters.octal, "metavar": "OCTAL"}
+    if meta.get("unit") == "bytes":
+        return {"type": parameters.size, "metavar": parameters.SIZE}
+    if meta.get("unit") == "seconds":
+        return {"type": parameters.whole_seconds if option.type is int else parameters.time, "metavar": parameters.TIME}
+    if "choices" in meta:
+        return {"type": click.Choice(meta["choices"])}
+    if option.default == AUTO:
+        return {"type": _count_or_auto, "metavar": "AUTO|INTEGER"}
+    return {"type": click.Path(path_type=Path)} if _is_path(option) else {}
+
+
+def _count_or_auto(text: str | int) -> int | str:
+    try:
+        return text if text == AUTO else int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither {AUTO} nor a number") from None
+
+
+def _is_path(option: Field[Any]) -> bool:
+    return "Path" in str(option.type)
+
+
+def _load_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+    """Make the values of a TOML file the defaults: flags and environment variables go before them."""
+    if path is None:
+        return None
+    import tomllib
+
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}") from error
+    ctx.default_map = {**(ctx.default_map or {}), **_options_in(values, path)}
+    ctx.meta[_FILE] = path
+    return path
+
+
+def _options_in(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    known, found = {option.name: option for option in options()}, {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            nearest = _did_you_mean(name, known).replace("_", "-")
+            raise click.BadParameter(f"{path}: unknown option {key!r}{nearest}")
+        if name in found:
+            raise click.BadParameter(f"{path}: {key!r} is given twice, with - and with _")
+        if not is_of_type(known[name], value):
+            wanted = " or ".join(types_of(known[name]))
+            raise click.BadParameter(f"{path}: {key!r} must be of type {wanted}")
+        found[name] = _as_argument(value) if name == "listen" or _is_path(known[name]) else value
+    return found
+
+
+def _as_argument(value: Any) -> Any:
+    """Convert a path from a file, which is UTF-8, to what it would be as an argument, in the locale's encoding."""
+    if isinstance(value, list):
+        return [_as_argument(one) for one in value]
+    return os.fsdecode(value.encode())
+
+
+def checked(values: Mapping[str, Any]) -> BrokerConfig:
+    """Return the configuration; warn about secrets given as flags, and about variables that nothing reads."""
+    try:
+        config = BrokerConfig(**values)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    for warning in (*_exposed_secrets(values), *unknown_variables(os.environ)):
+        click.echo(f"tykpy: warning: {warning}", err=True)
+    return config
+
+
+def _exposed_secrets(values: Mapping[str, Any]) -> Iterator[str]:
+    """Every user of the machine can read the command line."""
+    for option in options():
+        value = values.get(option.name)
+        if value and source_of(option.name).kind == "command line" and without_secret(option, value) != value:
+            instead = f"give it as {variable_of(option.name)}, or in the file of --config"
+            yield f"{flag_of(option.name)} shows a secret to every user of this machine: {instead}"
+
+
+def unknown_variables(environment: Iterable[str]) -> Iterator[str]:
+    """Yield a warning for each variable that looks like an option and is none."""
+    from tykpy.broker.host.upgrade import VARIABLE
+
+    known = {variable_of(option.name) for option in options()} | {CONFIG_VARIABLE}
+    for name in sorted(environment):
+        if name.startswith("TYKPY_") and name not in known | {VARIABLE} and not _SERVICE_LINK.fullmatch(name):
+            yield f"the environment variable {harmless(name)} is unknown, and ignored{_did_you_mean(name, known)}"
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+class ValueSource(NamedTuple):
+    """Where the value of an option comes from."""
+
+    kind: str
+    """"command line", "environment", "file" or "default"."""
+    name: str = ""
+    """The flag, the variable, or the path of the file."""
+
+    def __str__(self) -> str:
+        return self.kind if self.kind in ("command line", "default") else self.name
+
+
+def source_of(name: str) -> ValueSource:
+    """Return where the running command found the value of an option."""
+    context = click.get_current_context()
+    match context.get_parameter_source(name):
+        case ParameterSource.COMMANDLINE:
+            return ValueSource("command line", flag_of(name))
+        case ParameterSource.ENVIRONMENT:
+            return ValueSource("environment", variable_of(name))
+        case ParameterSource.DEFAULT_MAP:
+            return ValueSource("file", str(Path(context.meta[_FILE]).absolute()))
+    return ValueSource("default")
+
+
+def without_secret(option: Field[Any], value: Any) -> Any:
+    """Return a value without the login or the path that may be in its URL."""
+    from tykpy.redisclient.address import redact
+
+    secret = option.metadata.get("secret")
+    if value is None or secret is None:
+        return value
+    if secret == "login":
+        return redact(value)
+    # Receivers put their secrets into path and query.
+    return f"{urlsplit(value).scheme}://{urlsplit(value).netloc.rpartition('@')[2]}/..."
+
+
+def shown(option: Field[Any], value: Any) -> str:
+    """Return a value on one line, without secrets; where none is given, what stands for it."""
+    if value is None or value == () or (value == option.default and "shown_default" in option.metadata and not value):
+        return f"({option.metadata.get('shown_default', 'none')})"
+    one_by_one = value if isinstance(value, tuple) else (without_secret(option, value),)
+    text = " ".join(show_value(option, one) for one in one_by_one)
+    return text.encode(errors="backslashreplace").decode().replace("\n", "\\n")

@@ -1,0 +1,114 @@
+"""The configuration file, its JSON Schema, and variables that no option reads."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from click.testing import CliRunner, Result
+
+from tykpy.broker.config import options, show_value, variable_of
+from tykpy.cli import main
+from tykpy.commands.config.options import unknown_variables
+from tykpy.commands.config.schema import schema
+
+SCHEMA = schema()
+VALID = [
+    "",
+    "workers = 4\nthreads = 'auto'\nreload = true",
+    "threads = 2\nlisten = ['tcp://127.0.0.1:0']",
+    "queue-bytes = '512MiB'\ntimeout = '1.5s'\nlimit-cpu = '2m'\nmax_age = '12 h'",
+    "queue-bytes = 536870912\ntimeout = 1.5\nlimit_cpu = 120",
+    "max-message = 0",
+    "socket-mode = '0660'",
+    "socket-mode = 0o660\nlog-level = 'debug'",
+]
+INVALID = [
+    "worker = 4",
+    "config = 'x'",
+    "workers = 0",
+    "workers = '4'",
+    "workers = 2.5",
+    "workers = true",
+    "threads = 'many'",
+    "threads = 49",
+    "reload = 1",
+    "listen = 'tcp://127.0.0.1:0'",
+    "listen = [1]",
+    "queue-bytes = '5K'",
+    "queue-bytes = 0.5",
+    "timeout = '5x'",
+    "timeout = true",
+    "timeout = 0",
+    "max-message = 5",
+    "socket-mode = 'rw'",
+    "socket-mode = 0o7777",
+    "log-level = 'loud'",
+    "bundles = 3",
+    "[workers]\nnumber = 3",
+]
+
+
+def show(tmp_path: Path, text: str) -> Result:
+    """Run `tykpy config show` with a file."""
+    (tmp_path / "tykpy.toml").write_text(text)
+    return CliRunner().invoke(main, ["config", "show", "--json", "--config", str(tmp_path / "tykpy.toml")])
+
+
+def is_valid(values: dict[str, Any]) -> bool:
+    return bool(jsonschema.Draft7Validator(SCHEMA).is_valid(values))
+
+
+@pytest.mark.parametrize("text", VALID)
+def test_a_good_file_is_taken_and_fits_the_schema(tmp_path: Path, text: str) -> None:
+    assert show(tmp_path, text).exit_code == 0
+    assert is_valid(tomllib.loads(text))
+
+
+@pytest.mark.parametrize("text", INVALID)
+def test_a_wrong_file_is_refused_and_does_not_fit(tmp_path: Path, text: str) -> None:
+    assert show(tmp_path, text).exit_code == 2
+    assert not is_valid(tomllib.loads(text))
+
+
+def test_the_schema_is_one_and_has_every_option() -> None:
+    jsonschema.Draft7Validator.check_schema(SCHEMA)
+    assert {option.name.replace("_", "-") for option in options()} < SCHEMA["properties"].keys()
+
+
+def test_every_default_fits_the_schema() -> None:
+    defaults = {key: found["default"] for key, found in SCHEMA["properties"].items() if "default" in found}
+    assert len(defaults) > 20
+    assert is_valid(defaults)
+
+
+def test_every_value_fits_the_schema_as_it_is_shown() -> None:
+    shown = {o.name: show_value(o, o.default) for o in options() if "unit" in o.metadata or "octal" in o.metadata}
+    assert is_valid(shown)
+
+
+def test_a_wrong_file_is_explained_without_its_values(tmp_path: Path) -> None:
+    assert "unknown option 'workres'; did you mean workers?" in show(tmp_path, "workres = 3").output
+    assert "'max_age' is given twice" in show(tmp_path, "max-age = 1\nmax_age = 2").output
+    wrong = show(tmp_path, "redis = ['redis://:hidden@h']").output
+    assert "'redis' must be of type string" in wrong
+    assert "hidden" not in wrong
+
+
+def test_unknown_variables_are_named_with_the_nearest() -> None:
+    (warning,) = unknown_variables(["TYKPY_WORKRES", "TYKPY_WORKERS", "PATH"])
+    assert warning == "the environment variable TYKPY_WORKRES is unknown, and ignored; did you mean TYKPY_WORKERS?"
+    (warning,) = unknown_variables(["TYKPY_\x1b[2J"])
+    assert warning.startswith(r"the environment variable TYKPY_\x1b[2J is unknown, and ignored")
+
+
+def test_variables_with_another_purpose_are_not_warned_of() -> None:
+    services = "SERVICE_HOST", "SERVICE_PORT_GRPC", "PORT", "PORT_5555_TCP_ADDR", "HEADLESS_PORT_80_TCP"
+    ours = [*(variable_of(option.name) for option in options()), "TYKPY_CONFIG", "TYKPY_HANDOVER"]
+    assert list(unknown_variables([*ours, *(f"TYKPY_{name}" for name in services), "TYK_KEY"])) == []
+
+
+def test_the_schema_is_printed() -> None:
+    assert json.loads(CliRunner().invoke(main, ["config", "schema"]).output) == SCHEMA
