@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -43,6 +44,10 @@ from tykpy.broker.router.router import Router, RouterOptions
 from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.errors import SegmentError
 from tykpy.telemetry.log import reopen_log
+from tykpy.telemetry.tracing import TracingError, shown_endpoint
+
+if TYPE_CHECKING:
+    from tykpy.broker.tracing.spans import DispatchSpans
 
 if TYPE_CHECKING:
     from tykpy.broker.observe.listener import HttpListener
@@ -79,7 +84,8 @@ class Broker:
         """Why the start has failed, if it is a fault of the broker itself."""
         end_of_turn = EndOfTurn(loop)
         self.oversize = SizeRefusals(config.message_limit, config.message_option)
-        self.router = Router(loop, _router_options(config), end_of_turn, self.oversize)
+        self._spans = _open_spans() if config.tracing == "on" else None
+        self.router = Router(loop, _router_options(config), end_of_turn, self.oversize, self._spans)
         self.bodies = _open_bodies(config)
         self.arriving = Arriving(config.queue_bytes)
         self.events = EventDistributor(self.router, open_sinks(config))
@@ -172,6 +178,8 @@ class Broker:
         self._listeners.close()
         self._notifier.close()
         self.bodies.close()
+        if self._spans is not None:
+            self._spans.shutdown()
         log.info("stopped")
 
     def _gateway_front_ends(self, end_of_turn: EndOfTurn) -> tuple[GrpcServer, MsgpackRpcServer]:
@@ -366,6 +374,17 @@ def _router_options(config: BrokerConfig) -> RouterOptions:
         breaker_cooldown=config.breaker_cooldown,
         queue_bytes=config.queue_bytes,
     )
+
+
+def _open_spans() -> "DispatchSpans":
+    from tykpy.broker.tracing.spans import DispatchSpans  # needs the extra tykpy[otel]
+
+    try:
+        spans = DispatchSpans.open()
+    except TracingError as error:
+        raise ConfigError(str(error)) from error
+    log.info("traces go to %s, sampled by %s", shown_endpoint(os.environ), spans.sampling)
+    return spans
 
 
 def _open_bodies(config: BrokerConfig) -> BodyStore:

@@ -242,6 +242,13 @@ class BrokerConfig:
         choices=("auto", "console", "json"),
     )  # fmt: skip
     log_level: str = option("info", "Lowest level that is logged.", choices=("debug", "info", "warning", "error"))
+    tracing: str = option(
+        "auto",
+        "Export traces over OTLP/HTTP, with the extra tykpy[otel] and the OTEL_* variables. auto: if the environment"
+        " names an OTLP endpoint.",
+        group="Tracing",
+        choices=("auto", "on", "off"),
+    )
     user: str | None = option(
         None, "User to switch to before starting workers, by name or number; needs root.", group="Process"
     )  # fmt: skip

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from typing import Final
 
 from tykpy.broker.config import BrokerConfig
@@ -25,6 +26,7 @@ from tykpy.broker.pool.process import HANDLED_SIGNALS
 from tykpy.broker.pool.zygote import ZygoteKeeper
 from tykpy.ipc.title import BROKER, set_title
 from tykpy.telemetry.log import close_log, configure_log, open_log, reopen_log
+from tykpy.telemetry.tracing import TracingError, is_on
 
 log = logging.getLogger("tykpy.broker")
 
@@ -51,6 +53,7 @@ def run(config: BrokerConfig) -> ExitCode:
 def _run(config: BrokerConfig) -> ExitCode:
     try:
         check_kernel()
+        config = _decide_tracing(config)
         with closing(Listeners.open(config)) as listeners:
             privileges.assume(config)
             _use_log_file(config)
@@ -75,6 +78,14 @@ def _run(config: BrokerConfig) -> ExitCode:
         log.exception("a fault of tykpy itself")
         return ExitCode.FAULT
     return ExitCode.OK
+
+
+def _decide_tracing(config: BrokerConfig) -> BrokerConfig:
+    """Return the configuration with tracing on or off."""
+    try:
+        return replace(config, tracing="on" if is_on(config.tracing, os.environ) else "off")
+    except TracingError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _hold_signals() -> None:

@@ -4,7 +4,7 @@ A request frame says what to run, an answer frame carries the result, an error f
 and binary stay distinct (msgpack `str` and `bin`), integers and doubles keep their type.
 
 The meta of a request is its gRPC metadata as an HPACK header block without table references, or nil: a worker decodes
-it only if its hook asks for it.
+it only if its hook asks for it. A request that is traced has a fourth element, see `Frame.trace`.
 """
 
 from collections.abc import Mapping
@@ -78,6 +78,8 @@ class Frame(NamedTuple):
     kind: int
     meta: Any
     body: Any
+    trace: dict[str, str] | None = None
+    """The context of the span that the worker's spans are children of (`traceparent`, `tracestate`)."""
 
 
 _decode: Final = msgspec.msgpack.Decoder(Frame).decode
@@ -99,17 +101,17 @@ Unchanged = tuple[tuple[int, int], ...]
 """Ranges of the request's body (start, end) that the answer does not carry because the hook left them unchanged."""
 
 
-def pack_frame(kind: int, meta: object, body: Body) -> Packed:
+def pack_frame(kind: int, meta: object, body: Body, trace: Mapping[str, str] | None = None) -> Packed:
     """Encode a frame; `meta` is a map of small extras, or None. A large or stored body travels beside it."""
-    if type(body) is bytes and len(body) <= SPLIT_ABOVE:
-        return _pack((kind, meta, body)), None
-    return _pack((kind, meta, None)), body
+    beside = None if type(body) is bytes and len(body) <= SPLIT_ABOVE else body
+    inside = body if beside is None else None
+    return _pack((kind, meta, inside) if trace is None else (kind, meta, inside, trace)), beside
 
 
 def unpack_frame(packed: Packed) -> Frame:
     """Decode a frame.
 
-    Raises ValueError unless it is one msgpack array of three.
+    Raises ValueError unless it is one msgpack array of three, or of four with a trace.
     """
     head, body = packed
     try:

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from tyk import gateway
 from tykpy.bundles import forked
@@ -28,6 +28,7 @@ from tykpy.ipc.orders import ARGUMENT as ORDERS_ARGUMENT
 from tykpy.ipc.title import set_title, worker_title
 from tykpy.telemetry.log import Log, configure_log, dump_descriptor, explain_in_log, open_log
 from tykpy.telemetry.records import Source
+from tykpy.telemetry.tracing import TracingError
 from tykpy.workers.dispatch.prepare import HookDispatcher
 from tykpy.workers.events import SentEvents
 from tykpy.workers.load_report import ControlReport
@@ -39,6 +40,9 @@ from tykpy.workers.serve import WorkerLoop
 from tykpy.workers.storage import open_storage
 from tykpy.workers.storage.failures import Health
 from tykpy.workers.zygote import fork_loop
+
+if TYPE_CHECKING:
+    from tykpy.workers.tracing import WorkerSpans
 
 log = Log("tykpy.worker")
 
@@ -76,7 +80,7 @@ def _run(argument: str, life: int) -> int:
     try:
         events = SentEvents(channel.control)
         loads = LoadObserver(ControlReport(channel.control), guard=LoadGuard((*channel.descriptors, watch)))
-        worker, dispatcher = _prepare(channel, _configuration(channel, loads), events, loads)
+        worker, dispatcher, spans = _prepare(channel, _configuration(channel, loads), events, loads)
     except ControlClosedError:
         return WorkerExit.DONE
     except BaseException as error:
@@ -87,6 +91,8 @@ def _run(argument: str, life: int) -> int:
         return WorkerExit.CANNOT_START
     worker.run(dispatcher)
     events.finish()
+    if spans is not None:
+        spans.close()
     return WorkerExit.DONE
 
 
@@ -105,13 +111,24 @@ def _configuration(channel: WorkerChannel, loads: LoadObserver) -> dict[str, Any
     return config
 
 
+def _open_spans(slot: int) -> "WorkerSpans | None":
+    """Start to trace; return None if that is not possible."""
+    from tykpy.workers.tracing import WorkerSpans
+
+    try:
+        return WorkerSpans(slot)
+    except TracingError as error:
+        log.error("this worker does not trace: %s", error)
+        return None
+
+
 def _path(name: bytes) -> Path:
     return Path(os.fsdecode(name))
 
 
 def _prepare(
     channel: WorkerChannel, config: dict[str, Any], events: SentEvents, loads: LoadObserver
-) -> tuple[WorkerLoop, HookDispatcher]:
+) -> tuple[WorkerLoop, HookDispatcher, "WorkerSpans | None"]:
     """Load everything, then report that the worker is ready."""
     path = _path(config["log_file"]) if config["log_file"] else None
     configure_log(config["log_level"], config["log_format"], path)
@@ -121,10 +138,15 @@ def _prepare(
     # A worker that hangs or crashes must not wait for a log reader that has stopped.
     dump_stacks_to(dump_descriptor())
     budget = rlimits.apply(config["limits"], config["least_threads"])
+    # Before any bundle is loaded, as with the threads below.
+    spans = _open_spans(channel.identity.slot) if config["tracing"] else None
     worker = WorkerLoop(channel, config["threads"], budget)
     confine_handlers()
     runtime_dir = _path(config["runtime_dir"])
-    storage = open_storage(config["redis"], runtime_dir, Health(channel.show_storage))
+    health = Health(channel.show_storage)
+    storage = open_storage(config["redis"], runtime_dir, health)
+    if spans is not None:
+        storage = spans.trace_storage(storage, "redis" if config["redis"] else "sqlite", health)
     gateway.install(storage=storage, trigger=events.trigger, log=stdio.PluginLog().log)
     left: list[gateway.Backend] = []
 
@@ -141,13 +163,13 @@ def _prepare(
     atexit.register(store.close)
     store.load_all()
     store.sweep()
-    dispatcher = HookDispatcher(store)
+    dispatcher = HookDispatcher(store, spans)
     channel.borrow_bodies()
     channel.control.send("ready")
     if config["check_storage"]:
         # Report an unreachable storage now, and not when the first hook needs it.
         threading.Thread(target=storage.check, name="storage-check", daemon=True).start()
-    return worker, dispatcher
+    return worker, dispatcher, spans
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ _unpack_prefix: Final = MESSAGE_PREFIX.unpack_from
 class GrpcDispatch(Dispatch):
     """A dispatch that came as a gRPC call."""
 
+    protocol = "grpc"
+
     __slots__ = ("_sender", "_stream")
 
     def __init__(self, kind: int, body: Body, timeout_ns: int | None, sender: Sender, stream: Stream) -> None:

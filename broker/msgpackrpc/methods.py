@@ -47,6 +47,8 @@ _NO_OPTIONS: Final = _Options()
 class RpcDispatch(Dispatch):
     """A dispatch that came as a MessagePack-RPC call."""
 
+    protocol = "msgpack-rpc"
+
     __slots__ = ("_reply",)
 
     def __init__(self, kind: int, body: bytes, options: _Options, reply: Reply) -> None:

@@ -129,6 +129,7 @@ class WorkerStarter:
             "least_threads": 1 if config.threads == AUTO else config.threads,
             "limits": {"memory": config.limit_memory, "cpu": config.limit_cpu, "files": config.limit_files},
             "names": self._names(),
+            "tracing": config.tracing == "on",
             "log_level": config.log_level,
             "log_format": config.log_format,
             "log_file": os.fsencode(config.log_file) if config.log_file else None,

@@ -1,7 +1,7 @@
 """One dispatch on its way through the broker, and the router's interface for front ends."""
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.router.hook_info import HookInfo
@@ -10,12 +10,32 @@ from tykpy.broker.router.peek import CUSTOM_KEY_CHECK
 from tykpy.ipc.bodies.store import Body, body_bytes
 
 
+class DispatchTrace(Protocol):
+    """The trace of one dispatch that is sampled (see `broker.tracing.spans`). No method raises."""
+
+    carrier: dict[str, str]
+    """The dispatch's span, for the worker that makes children of it."""
+
+    @property
+    def trace_id(self) -> str:
+        """The id in hexadecimal."""
+
+    def sent(self, worker: int) -> None:
+        """Note that the dispatch was given to a worker."""
+
+    def end(self, code: int, message: str = "") -> None:
+        """Export the spans of a dispatch that has ended; `code` is a `GrpcCode`, `message` says what failed."""
+
+
 class Dispatch(ABC):
     """One call from a gateway, from the moment it is complete until it is answered.
 
     A front end subclasses it with what it needs to answer. The router calls exactly one of `answer` and `fail`, exactly
     once, unless the front end took the dispatch back with `Dispatcher.cancel`; then it calls neither.
     """
+
+    protocol: ClassVar[str] = ""
+    """The protocol of its caller, as traces name it; empty for the broker itself."""
 
     __slots__ = (
         "attempts",
@@ -34,6 +54,7 @@ class Dispatch(ABC):
         "seq",
         "share",
         "taken_ns",
+        "trace",
         "waiting",
     )
 
@@ -72,6 +93,8 @@ class Dispatch(ABC):
         """Whether its hook, an idempotent one, has been run again."""
         self.completed = False
         """Answered, failed or cancelled: nothing more may happen to it."""
+        self.trace: DispatchTrace | None = None
+        """None if it is not traced."""
 
     @property
     def urgent(self) -> bool:
@@ -100,3 +123,10 @@ class Dispatcher(Protocol):
 
     def cancel(self, dispatch: Dispatch) -> None:
         """Forget the dispatch: drop it if it has not started, discard its answer if it has."""
+
+
+class DispatchTracer(Protocol):
+    """Decides which dispatches are traced."""
+
+    def begin(self, dispatch: Dispatch, hook: HookInfo) -> None:
+        """Set the trace of a dispatch for this hook, if it is sampled; never raises."""

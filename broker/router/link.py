@@ -174,7 +174,11 @@ class Link:
         share, flags = (times.share, times.flags) if self.learns else (self._share, self._flags)
         if type(body) is bytes and len(body) > SPLIT_ABOVE:
             dispatch.body = body = self.channel.bodies.put(body) or body
-        self.channel.send(seq, pack_frame(dispatch.kind, dispatch.metadata, body), dispatch.deadline_ns, flags)
+        trace = dispatch.trace
+        carrier = None if trace is None else trace.carrier
+        self.channel.send(seq, pack_frame(dispatch.kind, dispatch.metadata, body, carrier), dispatch.deadline_ns, flags)
+        if trace is not None:
+            trace.sent(self.slot)
         if not self.in_flight:
             self.progress_ns = self._busy_from_ns = time.monotonic_ns()
         dispatch.seq = seq

@@ -77,6 +77,7 @@ class Outcomes:
         dispatch.completed = True
         self._count_error(dispatch, stats, error)
         dispatch.fail(error)
+        _end_trace(dispatch, error)
 
     def answer(self, link: Link, answer: Answer) -> None:
         """Hand a worker's answer to its caller, if the caller still waits. `link.progress_ns` is now."""
@@ -109,6 +110,8 @@ class Outcomes:
         hook.stats.count(dispatch.hook_type, _OK, link.progress_ns - dispatch.taken_ns, hook_ns)
         self.counters.answered += 1
         dispatch.answer(dispatch.kind, body)
+        if dispatch.trace is not None:
+            dispatch.trace.end(_OK)
 
     def fail(self, dispatch: Dispatch, error: DispatchError, hook_ns: int | None = None) -> None:
         """Complete a dispatch with an error; `hook_ns`: how long its hook ran, None: it was not run."""
@@ -117,6 +120,7 @@ class Outcomes:
         assert dispatch.hook is not None
         self._count_error(dispatch, dispatch.hook.stats, error, hook_ns)
         attempt(dispatch.fail, error)
+        _end_trace(dispatch, error)
 
     def fail_for_size(self, dispatch: Dispatch, size: int) -> None:
         """Complete a dispatch with an error: its body, of `size` bytes, is above the limit."""
@@ -138,6 +142,8 @@ class Outcomes:
         assert dispatch.hook is not None
         hook_ns = max(0, now - started) if started else None
         dispatch.hook.stats.count(dispatch.hook_type, code, now - dispatch.taken_ns, hook_ns)
+        if dispatch.trace is not None:
+            dispatch.trace.end(code)
 
     def complete(self, dispatch: Dispatch) -> None:
         """Mark a dispatch as completed without telling its caller; nothing more may happen to it."""
@@ -171,6 +177,11 @@ class Outcomes:
         if self.under_way:
             self._idle = self._loop.create_future()
             await self._idle
+
+
+def _end_trace(dispatch: Dispatch, error: DispatchError) -> None:
+    if dispatch.trace is not None:
+        dispatch.trace.end(CODE_OF_STATUS[error.status], error.message)
 
 
 def _note_run(dispatch: Dispatch, answer: Answer) -> int | None:

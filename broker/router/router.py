@@ -21,7 +21,7 @@ from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.clock import Clock
 from tykpy.broker.router.deadlines import DeadlineWheel
 from tykpy.broker.router.deaths import Death, Quarantine, final_error
-from tykpy.broker.router.dispatch import Dispatch
+from tykpy.broker.router.dispatch import Dispatch, DispatchTracer
 from tykpy.broker.router.hook_info import ASYNC, BLOCKING, LANES, WHOLE
 from tykpy.broker.router.hook_table import UNRESTRICTED, HookTable, Restrictions
 from tykpy.broker.router.link import Link, LinkWatcher
@@ -62,9 +62,10 @@ class Router:
         options: RouterOptions,
         end_of_turn: EndOfTurn | None = None,
         oversize: SizeRefusals | None = None,
+        tracer: DispatchTracer | None = None,
     ) -> None:
         """`end_of_turn` is shared with the front ends, so that one doorbell announces everything they receive at once;
-        `oversize` is shared with them, too."""
+        `oversize` is shared with them, too. `tracer`: None if nothing is traced."""
         self.hooks = HookTable()
         self.quarantine = Quarantine(options.breaker_cooldown)
         self.pool = LinkPool()
@@ -73,6 +74,7 @@ class Router:
         """Why no worker will ever take a dispatch, once that is known."""
         self._loop = loop
         self._options = options
+        self._tracer = tracer
         self._end_of_turn = end_of_turn or EndOfTurn(loop)
         self._pending = PendingQueue()
         self._deadlines = DeadlineWheel()
@@ -91,6 +93,8 @@ class Router:
         hook = self.hooks.unknown
         try:
             hook = self.hooks.identify(dispatch)
+            if self._tracer is not None:
+                self._tracer.begin(dispatch, hook)
             held = self._outcomes.held + len(dispatch.body)
             if (
                 self.draining

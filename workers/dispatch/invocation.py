@@ -17,6 +17,7 @@ from tykpy.bundles.shapes import IgnoredReturnError, complete_reply
 from tykpy.ipc.frame import Kind, Packed, pack_frame
 from tykpy.workers.dispatch import sampled_checks
 from tykpy.workers.dispatch.failure import hook_failed, hook_passed_over, return_ignored
+from tykpy.workers.dispatch.trace import HOOK_SPANS
 from tykpy.workers.objects.chain import ChainEffects, RequestEffects, ResponseEffects
 from tykpy.workers.objects.subject import Subject
 
@@ -113,6 +114,8 @@ async def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None
         _ = request.object
         before = sampled_checks.begin(hook, subject)
     RUNNING.set((hook, subject))
+    spans = HOOK_SPANS.get()
+    span = None if spans is None else spans.begin(hook)
     try:
         result = hook.function(*arguments)
         if is_async:
@@ -125,6 +128,8 @@ async def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None
     except IgnoredReturnError as ignored:
         return_ignored(hook, str(ignored))
     except BaseException as error:
+        if span is not None:
+            span.fail((ASYNC_CALL.get().ended_by if is_async else None) or error)
         failure = hook_failed(hook, ASYNC_CALL.get().cause_of(error) if is_async else error)
         if untouched is None:
             raise failure from error
@@ -132,6 +137,8 @@ async def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None
         return untouched
     finally:
         RUNNING.set(None)
+        if span is not None:
+            span.end()
     if before is not None:
         sampled_checks.end(hook, before, subject)
     return subject

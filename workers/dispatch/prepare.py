@@ -19,6 +19,7 @@ from tykpy.ipc.frame import EVENT_KINDS, Kind, Packed, Status, unpack_frame
 from tykpy.workers.api_bundles import ApiBundles
 from tykpy.workers.dispatch.invocation import Invocation, chain_invocation, event_invocation, hook_invocation
 from tykpy.workers.dispatch.lookup import Lookup
+from tykpy.workers.dispatch.trace import CallSpans
 from tykpy.workers.objects.borrowed import BorrowedSubject
 from tykpy.workers.objects.msgpack_codec import decode
 from tykpy.workers.objects.subject import Subject, WholeSubject
@@ -36,9 +37,10 @@ _parse_object: Final = Object.FromString
 class HookDispatcher:
     """Prepares dispatches; safe to use from many threads."""
 
-    def __init__(self, bundles: BundleStore) -> None:
-        """Find hooks in `bundles`, which are loaded."""
+    def __init__(self, bundles: BundleStore, spans: CallSpans | None = None) -> None:
+        """Find hooks in `bundles`, which are loaded; `spans`: None if nothing is traced."""
         self._lookup = Lookup(bundles)
+        self._spans = spans
         self._hooks: dict[tuple[str, str], Hook] = {}
         self._apis = ApiBundles()
         self._has_events = self._lookup.has_events
@@ -50,11 +52,13 @@ class HookDispatcher:
         if the bundle or hook cannot run.
         """
         try:
-            kind, metadata, body = unpack_frame(payload)
+            kind, metadata, body, trace = unpack_frame(payload)
         except ValueError as error:
             raise WorkerError(Status.INVALID, str(error)) from error
         if metadata is not None or METADATA.get() is not None:
             METADATA.set(metadata)
+        if self._spans is not None:
+            self._spans.enter(trace)
         if kind in _OBJECTS:
             return self._object(_subject(kind, body, borrowed))
         if borrowed is not None:

@@ -25,6 +25,16 @@ class Health:
         self._state = StorageState.UNUSED
         self._errors = 0
 
+    @property
+    def errors(self) -> int:
+        """Calls that have failed."""
+        return self._errors
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the last call failed, as the next one would."""
+        return self._state is StorageState.FAILS
+
     def works(self) -> None:
         """Note that a call has succeeded."""
         if self._state is not StorageState.WORKS:

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
@@ -41,10 +43,11 @@ class TimeLimitedCalls:
     def call(self, function: Callable[[], _ResultT], limit_s: float) -> _ResultT:
         """Return the result of `function` or raise its exception; raise TimeoutError after `limit_s` seconds.
 
-        A call that timed out continues in its thread until it ends by itself.
+        It runs in the caller's context (`contextvars`), for logs and traces. A call that timed out continues in its
+        thread until it ends by itself.
         """
         outcomes: SimpleQueue[_Outcome] = SimpleQueue()
-        self._claim().inbox.put((outcomes, function))
+        self._claim().inbox.put((outcomes, partial(copy_context().run, function)))
         try:
             outcome = outcomes.get(timeout=limit_s)
         except Empty:

@@ -30,6 +30,12 @@ def raw(*fields: object) -> Packed:
 HEAD = msgpack.packb([Kind.OBJECT, None, None])
 
 
+def test_a_traced_request_carries_its_span() -> None:
+    trace = {"traceparent": "00-1-2-01"}
+    assert unpack_frame(pack_frame(Kind.OBJECT, None, b"body", trace)) == Frame(Kind.OBJECT, None, b"body", trace)
+    assert pack_frame(Kind.OBJECT, None, b"body") == raw(Kind.OBJECT, None, b"body")
+
+
 @pytest.mark.parametrize("size", [2, SPLIT_ABOVE, SPLIT_ABOVE + 1, 10**6])
 def test_a_body_comes_back_and_a_big_one_was_never_copied(size: int) -> None:
     body = bytes(size)

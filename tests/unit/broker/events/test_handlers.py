@@ -46,7 +46,7 @@ def test_an_event_is_dispatched_as_a_gateway_would(router: Router, worker: Local
     assert handlers.offer("quota", 0, '{"handler_name": "quota"}')
     router._ring()
     request = worker.claim()
-    kind, _, body = unpack_frame(request.payload)
+    kind, _, body, _ = unpack_frame(request.payload)
     assert (kind, Event.FromString(body).payload) == (Kind.EVENT, '{"handler_name": "quota"}')
     assert counts(handlers) == {"under_way": 1}
 

@@ -13,7 +13,7 @@ from tests.support.bundles import Served, md5, subject, write_bundle
 from tests.unit.conftest import Serve
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.bundles.errors import WorkerError
-from tykpy.ipc.frame import Kind, Packed, Status, pack_frame
+from tykpy.ipc.frame import Frame, Kind, Packed, Status, pack_frame
 
 Make = Callable[..., Served]
 
@@ -373,8 +373,8 @@ def test_events_reach_their_handlers_and_are_answered_empty(make: Make, tmp_path
         async def later(event, spec):
             pathlib.Path({str(tmp_path)!r}, "later").write_text(event.handler_name)
         """)
-    assert served.frame(event("seen")) == (Kind.EVENT, None, b"")
-    assert served.frame(pack_frame(Kind.EVENT_MAP, None, msgpack.packb({"payload": EVENT % ("later", "a")}))) == (
+    assert served.frame(event("seen")) == Frame(Kind.EVENT, None, b"")
+    assert served.frame(pack_frame(Kind.EVENT_MAP, None, msgpack.packb({"payload": EVENT % ("later", "a")}))) == Frame(
         Kind.EVENT_MAP,
         None,
         b"",

@@ -1,0 +1,70 @@
+"""Which dispatches are sampled, and what the sampled ones carry to their workers."""
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+
+from tests.support.peers.dispatches import RecordedDispatch, object_bytes
+from tykpy.broker.codes import GrpcCode
+from tykpy.broker.router.hook_table import HookTable
+from tykpy.broker.tracing.spans import DispatchSpans
+from tykpy.telemetry.spans import SpanExport, TraceIds
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
+
+
+class KeptSpans(SpanExport):
+    """Keeps spans in memory."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.ids = TraceIds()
+        self.kept = InMemorySpanExporter()
+        self._provider = TracerProvider(sampler, id_generator=self.ids, shutdown_on_exit=False)
+        self._provider.add_span_processor(SimpleSpanProcessor(self.kept))
+        self.tracer = self._provider.get_tracer("test")
+
+
+def begin(spans: DispatchSpans, traceparent: str = "") -> RecordedDispatch:
+    headers = b"\n\x46\n\x0bTraceparent\x12\x37" + traceparent.encode() if traceparent else b""
+    dispatch = RecordedDispatch(object_bytes("hook") + b"\x1a" + bytes([len(headers)]) + headers)
+    spans.begin(dispatch, HookTable().identify(dispatch))
+    return dispatch
+
+
+@pytest.mark.parametrize("wrap", [ParentBased, lambda sampler: sampler])
+def test_a_ratio_of_new_traces_is_sampled(wrap: type[ParentBased]) -> None:
+    ratio = TraceIdRatioBased(0.5)
+    spans = DispatchSpans(KeptSpans(wrap(ratio)))
+    ids = [int(one.trace.trace_id, 16) for one in (begin(spans) for _ in range(200)) if one.trace is not None]
+    assert 0 < len(ids) < 200
+    assert {one & ratio.TRACE_ID_LIMIT < ratio.bound for one in ids} == {True}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "flags", "sampled"),
+    [
+        (ParentBased(ALWAYS_ON), "01", True),
+        (ParentBased(ALWAYS_ON), "00", False),
+        (ParentBased(TraceIdRatioBased(0)), "01", True),
+        (TraceIdRatioBased(0), "01", False),
+        (ALWAYS_ON, "00", True),
+    ],
+)
+def test_the_caller_decides_if_the_sampler_says_so(sampler: Sampler, flags: str, sampled: bool) -> None:
+    assert (begin(DispatchSpans(KeptSpans(sampler)), PARENT + flags).trace is not None) is sampled
+
+
+def test_a_cancelled_dispatch_is_no_error() -> None:
+    export = KeptSpans(ALWAYS_ON)
+    trace = begin(DispatchSpans(export), PARENT + "01").trace
+    assert trace is not None
+    trace.sent(3)
+    trace.end(GrpcCode.CANCELLED)
+    queue, dispatch = export.kept.get_finished_spans()
+    assert (queue.name, dispatch.status.is_ok) == ("queue", True)
+    assert dispatch.attributes is not None
+    assert dispatch.context is not None
+    assert dispatch.attributes["rpc.grpc.status_code"] == GrpcCode.CANCELLED
+    assert trace.carrier["traceparent"].split("-")[2] == f"{dispatch.context.span_id:016x}"

@@ -1,0 +1,46 @@
+"""Whether to trace, by option and environment."""
+
+import pytest
+
+from tykpy.telemetry.tracing import TracingError, is_on, shown_endpoint
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "environ", "expected"),
+    [
+        ("auto", {}, False),
+        ("auto", ENDPOINT, True),
+        ("auto", {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}, True),
+        ("auto", {"OTEL_TRACES_EXPORTER": "otlp"}, True),
+        ("auto", ENDPOINT | {"OTEL_TRACES_EXPORTER": "none"}, False),
+        ("auto", ENDPOINT | {"OTEL_SDK_DISABLED": "true"}, False),
+        ("auto", ENDPOINT | {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, True),
+        ("auto", ENDPOINT | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, False),
+        ("auto", ENDPOINT | {"OTEL_TRACES_EXPORTER": "console"}, False),
+        ("on", {}, True),
+        ("on", {"OTEL_SDK_DISABLED": "TRUE"}, False),
+        ("off", ENDPOINT, False),
+    ],
+)
+def test_option_and_environment_decide(mode: str, environ: dict[str, str], expected: bool) -> None:
+    assert is_on(mode, environ) is expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "text"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "console"}, "OTEL_TRACES_EXPORTER is 'console'; tykpy has otlp and none"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, "protocol is 'grpc'; tykpy has http/protobuf"),
+    ],
+)
+def test_what_is_not_possible_is_an_error(environ: dict[str, str], text: str) -> None:
+    with pytest.raises(TracingError, match=text):
+        is_on("on", environ)
+
+
+def test_the_shown_endpoint_has_no_credentials() -> None:
+    environ = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://user:secret@collector:4318/v1/traces?key=1"}
+    assert shown_endpoint(environ) == "https://collector:4318"
+    assert shown_endpoint({}) == "http://localhost:4318"
