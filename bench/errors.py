@@ -7,10 +7,6 @@ class BenchError(CommandError):
     """Root of the benchmark's errors; the message says what happened and what to do."""
 
 
-class LoadGeneratorError(BenchError):
-    """The load generator is missing, failed, or measured something else than was meant."""
-
-
 class ServerError(BenchError):
     """A server did not start, ended, or answered wrongly."""
 

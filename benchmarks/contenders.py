@@ -17,7 +17,7 @@ BUNDLE: Final = Path(__file__).parent / "bundle"
 RPC_SOCKET: Final = "rpc.sock"
 
 
-class GrpcServer(Program):
+class GrpcioServer(Program):
     """One of the modules in `benchmarks.servers`, on a socket in `folder`."""
 
     def __init__(self, folder: Path, name: str, module: str, *arguments: str) -> None:
@@ -36,7 +36,7 @@ class HookBroker(OwnBroker):
         super().__init__([BUNDLE], workers, 0, 0, listen)
 
 
-Contender: TypeAlias = GrpcServer | HookBroker
+Contender: TypeAlias = GrpcioServer | HookBroker
 
 
 def broker_name(workers: int) -> str:
@@ -46,12 +46,15 @@ def broker_name(workers: int) -> str:
 
 def sync_and_broker(folder: Path, workers: int) -> dict[str, Contender]:
     """Return grpcio's synchronous server and a broker, by name, not started yet."""
-    return {SYNC: GrpcServer(folder, SYNC, "grpc_sync"), broker_name(workers): HookBroker(folder, workers)}
+    return {SYNC: GrpcioServer(folder, SYNC, "grpc_sync"), broker_name(workers): HookBroker(folder, workers)}
 
 
 def contenders(folder: Path, worker_counts: Iterable[int]) -> dict[str, Contender]:
     """Return all servers by name, not started yet; their sockets and files are in `folder`."""
-    others = (GrpcServer(folder, AIO, "grpc_aio"), GrpcServer(folder, PROCESSES, "grpc_processes", str(os.cpu_count())))
+    others = (
+        GrpcioServer(folder, AIO, "grpc_aio"),
+        GrpcioServer(folder, PROCESSES, "grpc_processes", str(os.cpu_count())),
+    )
     brokers = {broker_name(workers): HookBroker(folder, workers) for workers in worker_counts}
-    sync = GrpcServer(folder, SYNC, "grpc_sync")
+    sync = GrpcioServer(folder, SYNC, "grpc_sync")
     return {SYNC: sync, **{other.name: other for other in others}, **brokers}

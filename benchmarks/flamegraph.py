@@ -51,7 +51,7 @@ _BACKTRACE: Final = "Stack backtrace:"
 """Where py-spy's own errors stop being for people."""
 
 
-class Subject(NamedTuple):
+class ProfiledProcess(NamedTuple):
     """A process to look at."""
 
     name: str
@@ -133,18 +133,18 @@ def _cut(text: str, length: int) -> str:
     return escape(plain[: length - len(TEXT_MARK)] + TEXT_MARK) if length > len(TEXT_MARK) else ""
 
 
-def _subjects(before: dict[int, int], after: dict[int, int]) -> list[Subject]:
+def _subjects(before: dict[int, int], after: dict[int, int]) -> list[ProfiledProcess]:
     """The broker, and the worker that has done the most."""
     front, *workers = before
     busiest = max(workers, key=lambda pid: after[pid] - before[pid])
     setting = f"{WORKERS} workers, {STREAMS} streams"
     return [
-        Subject("broker", f"tykpy broker, {setting}", front),
-        Subject("worker", f"tykpy worker, {setting}", busiest),
+        ProfiledProcess("broker", f"tykpy broker, {setting}", front),
+        ProfiledProcess("worker", f"tykpy worker, {setting}", busiest),
     ]
 
 
-def _spy(subject: Subject, seconds: int, folder: Path) -> subprocess.Popen[str]:
+def _spy(subject: ProfiledProcess, seconds: int, folder: Path) -> subprocess.Popen[str]:
     # Not --nonblocking: of a process that runs on meanwhile, parts of two stacks become one.
     command = [
         find(), "record", "--format", "flamegraph", "--nolineno", "--rate", str(RATE), "--duration", str(seconds),
@@ -155,7 +155,7 @@ def _spy(subject: Subject, seconds: int, folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def _recorded(subject: Subject, spy: subprocess.Popen[str], folder: Path) -> str:
+def _recorded(subject: ProfiledProcess, spy: subprocess.Popen[str], folder: Path) -> str:
     output, _ = spy.communicate()
     written = folder / f"{subject.name}.svg"
     if spy.returncode != 0 or not written.exists():

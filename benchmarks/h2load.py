@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks.objects import DISPATCH_PATH
-from tykpy.bench.errors import LoadGeneratorError
+from tykpy.bench.errors import BenchError
 
 DEBIAN_PACKAGE: Final = "nghttp2-client"
 TIMEOUT_SECONDS: Final = 300
@@ -51,10 +51,10 @@ class Load(NamedTuple):
 
 
 def find() -> str:
-    """The program's path; raises LoadGeneratorError that says how to install it."""
+    """The program's path; raises BenchError that says how to install it."""
     path = shutil.which("h2load")
     if path is None:
-        raise LoadGeneratorError(f"h2load is not on PATH; on Debian or Ubuntu: apt-get install {DEBIAN_PACKAGE}")
+        raise BenchError(f"h2load is not on PATH; on Debian or Ubuntu: apt-get install {DEBIAN_PACKAGE}")
     return path
 
 
@@ -68,7 +68,7 @@ def run(socket: Path, body: Path, requests: int, streams: int, answer_size: int,
     """Send `requests` dispatches, `streams` at a time over each connection.
 
     `body` is a file with a framed message, `answer_size` the size of each framed answer in bytes.
-    Raises LoadGeneratorError where h2load fails or an answer was not the expected one.
+    Raises BenchError where h2load fails or an answer was not the expected one.
     """
     log = body.with_suffix(".log")
     log.unlink(missing_ok=True)
@@ -86,11 +86,11 @@ def run(socket: Path, body: Path, requests: int, streams: int, answer_size: int,
 
 
 def check(summary: Summary, requests: int, answer_size: int) -> None:
-    """Raise LoadGeneratorError unless every request was answered by a message of the expected size."""
+    """Raise BenchError unless every request was answered by a message of the expected size."""
     if not summary.requests == summary.succeeded == summary.ok == requests:
-        raise LoadGeneratorError(f"of {requests} requests {summary.ok} were answered by 2xx: {summary}")
+        raise BenchError(f"of {requests} requests {summary.ok} were answered by 2xx: {summary}")
     if summary.data_bytes != requests * answer_size:
-        raise LoadGeneratorError(
+        raise BenchError(
             f"{requests} answers have {summary.data_bytes} bytes instead of {requests * answer_size}: "
             "some are errors or wrong"
         )
@@ -101,7 +101,7 @@ def parse_summary(text: str) -> Summary:
     finished, counted = _FINISHED.search(text), _REQUESTS.search(text)
     status, data = _STATUS.search(text), _DATA.search(text)
     if not (finished and counted and status and data):
-        raise LoadGeneratorError(f"h2load's output is not understood:\n{text}")
+        raise BenchError(f"h2load's output is not understood:\n{text}")
     return Summary(float(finished[1]), int(counted[1]), int(counted[2]), int(status[1]), int(data[1]))
 
 
@@ -111,7 +111,7 @@ def parse_log(text: str) -> list[int]:
     for line in text.splitlines():
         fields = line.split("\t")
         if len(fields) < _LOG_FIELDS or not fields[1].startswith("2"):
-            raise LoadGeneratorError(f"a request failed: {line!r}")
+            raise BenchError(f"a request failed: {line!r}")
         latencies.append(int(fields[2]))
     return latencies
 
@@ -119,21 +119,21 @@ def parse_log(text: str) -> list[int]:
 def percentile(ordered: Sequence[float], percent: float) -> float:
     """The nearest-rank percentile of values in ascending order."""
     if not ordered:
-        raise LoadGeneratorError("no latencies: fewer requests than streams")
+        raise BenchError("no latencies: fewer requests than streams")
     rank = -(-len(ordered) * percent // 100)
     return ordered[max(0, int(rank) - 1)]
 
 
 def execute(arguments: list[str]) -> tuple[str, float]:
-    """Run h2load; returns what it printed and the CPU seconds it used. Raises LoadGeneratorError where it fails."""
+    """Run h2load; returns what it printed and the CPU seconds it used. Raises BenchError where it fails."""
     before = _children_cpu_seconds()
     command = [find(), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
-        raise LoadGeneratorError(f"h2load did not end within {TIMEOUT_SECONDS} s") from error
+        raise BenchError(f"h2load did not end within {TIMEOUT_SECONDS} s") from error
     if done.returncode != 0:
-        raise LoadGeneratorError(f"h2load failed: {done.stderr.strip() or done.stdout.strip()}")
+        raise BenchError(f"h2load failed: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout, _children_cpu_seconds() - before
 
 

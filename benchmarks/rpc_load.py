@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from benchmarks.h2load import Load, percentile
 from benchmarks.objects import expected_answer, typical_post
-from tykpy.bench.errors import LoadGeneratorError
+from tykpy.bench.errors import BenchError
 
 TIMEOUT_SECONDS: Final = 30.0
 READ_SIZE: Final = 1024 * 1024
@@ -31,7 +31,7 @@ _NO_ERROR: Final = b"\xc0"
 def run(path: Path, requests: int, streams: int) -> Load:
     """Make `requests` calls, `streams` at a time; the counterpart of `h2load.run`.
 
-    Raises LoadGeneratorError where an answer is an error or of another size, or the last one is not the right object.
+    Raises BenchError where an answer is an error or of another size, or the last one is not the right object.
     """
     client = _Client(path, requests, streams)
     cpu, start = time.process_time(), time.perf_counter()
@@ -100,7 +100,7 @@ class _Client:
             self._refuse(answer, "the answer is wrong")
 
     def _refuse(self, data: bytes, why: str) -> bytes:
-        raise LoadGeneratorError(f"MessagePack-RPC: {why}: {data[:500]!r}")
+        raise BenchError(f"MessagePack-RPC: {why}: {data[:500]!r}")
 
 
 def as_map(message: Message) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import h2load
-from tykpy.bench.errors import LoadGeneratorError
+from tykpy.bench.errors import BenchError
 
 _STATUS, _MICROSECONDS = 1, 2
 """Fields of a line of h2load's log."""
@@ -27,7 +27,7 @@ class HttpLoad(NamedTuple):
 
 
 def run(url: str, clients: int, seconds: int, folder: Path) -> HttpLoad:
-    """Have so many clients send one request after the other; raises LoadGeneratorError where none is answered."""
+    """Have so many clients send one request after the other; raises BenchError where none is answered."""
     log = folder / "requests.log"
     log.unlink(missing_ok=True)
     _, cpu_seconds = h2load.execute(["--h1", "-c", str(clients), "-D", str(seconds), f"--log-file={log}", url])
@@ -39,7 +39,7 @@ def read(log: str, seconds: float, cpu_seconds: float) -> HttpLoad:
     lines = [line.split("\t") for line in log.splitlines()]
     right = sorted(int(line[_MICROSECONDS]) for line in lines if line[_STATUS] == "200")
     if not right:
-        raise LoadGeneratorError(f"of {len(lines)} requests none was answered with 200")
+        raise BenchError(f"of {len(lines)} requests none was answered with 200")
     return HttpLoad(
         rate=len(right) / seconds,
         errors=len(lines) - len(right),

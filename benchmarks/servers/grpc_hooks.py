@@ -11,7 +11,7 @@ from benchmarks.servers.grpc_sync import serve
 from tyk.proto.coprocess_object_pb2 import Object
 
 
-class Request:
+class HookRequest:
     """What the hooks use of a request."""
 
     __slots__ = ("_headers",)
@@ -34,7 +34,7 @@ _CHAINS = {name: (hook,) for name, hook in {**_FIVE, **_hooks(slow)}.items()} | 
 
 def dispatch(item: Object, context: grpc.ServicerContext) -> Object:
     """Run the hook, or all five of them for `*`."""
-    request = Request(item)
+    request = HookRequest(item)
     for hook in _CHAINS[item.hook_name]:
         hook(request, item.session, item.spec)
     return item

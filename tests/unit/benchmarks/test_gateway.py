@@ -12,7 +12,7 @@ from benchmarks.gateway.measuring import Cell, CellReading, CellReadings, Gatewa
 from benchmarks.gateway.plugins import PLUGINS, Plugin
 from benchmarks.gateway.report import findings
 from benchmarks.reports import Findings
-from tykpy.bench.errors import LoadGeneratorError, ServerError
+from tykpy.bench.errors import BenchError, ServerError
 
 MACHINE = {"load average": "0.1", "kernel": "6"}
 HEADER = COLUMNS[0]
@@ -68,7 +68,7 @@ def test_a_log_is_read() -> None:
 
 
 def test_a_run_without_answers_is_an_error() -> None:
-    with pytest.raises(LoadGeneratorError, match="of 1 requests none"):
+    with pytest.raises(BenchError, match="of 1 requests none"):
         load.read("1\t500\t30\n", 2.0, 0.004)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import h2load
 from benchmarks.h2load import Summary
-from tykpy.bench.errors import LoadGeneratorError
+from tykpy.bench.errors import BenchError
 
 OUTPUT = """\
 starting benchmark...
@@ -35,12 +35,12 @@ def test_a_run_in_which_every_answer_is_a_message_passes() -> None:
 
 def test_a_failed_request_is_an_error() -> None:
     text = OUTPUT.replace("2000 succeeded, 0 failed", "1999 succeeded, 1 failed").replace("2000 2xx, 0", "1999 2xx, 1")
-    with pytest.raises(LoadGeneratorError, match="1999 were answered by 2xx"):
+    with pytest.raises(BenchError, match="1999 were answered by 2xx"):
         h2load.check(h2load.parse_summary(text), 2000, ANSWER_SIZE)
 
 
 def test_grpc_errors_show_by_their_missing_bytes() -> None:
-    with pytest.raises(LoadGeneratorError, match="errors or wrong"):
+    with pytest.raises(BenchError, match="errors or wrong"):
         h2load.check(h2load.parse_summary(OUTPUT.replace("(1748000)", "(1747126)")), 2000, ANSWER_SIZE)
 
 
@@ -48,7 +48,7 @@ def test_grpc_errors_show_by_their_missing_bytes() -> None:
     "text", ["", "nonsense", OUTPUT.replace("status codes", "codes"), OUTPUT.replace("traffic", "")]
 )
 def test_other_output_is_an_error_that_shows_it(text: str) -> None:
-    with pytest.raises(LoadGeneratorError, match="not understood"):
+    with pytest.raises(BenchError, match="not understood"):
         h2load.parse_summary(text)
 
 
@@ -61,7 +61,7 @@ def test_latencies_are_read_from_the_log() -> None:
     "line", ["1795383195431211\t-1\t8044", "1795383195431211\t503\t80", "1795383195431211\t200", "x"]
 )
 def test_a_failed_or_unknown_line_of_the_log_is_an_error(line: str) -> None:
-    with pytest.raises(LoadGeneratorError, match="a request failed"):
+    with pytest.raises(BenchError, match="a request failed"):
         h2load.parse_log(f"1\t200\t3\n{line}\n")
 
 
@@ -81,13 +81,13 @@ def test_percentiles_are_nearest_rank(values: list[float], percent: float, expec
 
 
 def test_no_latencies_are_an_error() -> None:
-    with pytest.raises(LoadGeneratorError):
+    with pytest.raises(BenchError):
         h2load.percentile([], 50)
 
 
 def test_a_missing_h2load_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LoadGeneratorError, match="apt-get install nghttp2-client"):
+    with pytest.raises(BenchError, match="apt-get install nghttp2-client"):
         h2load.find()
 
 
@@ -113,5 +113,5 @@ def test_a_run_leaves_out_the_first_request_of_each_stream(tmp_path: Path, monke
 
 def test_an_h2load_that_fails_is_an_error_with_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = fake_h2load(tmp_path, "echo no such socket >&2; exit 1", monkeypatch)
-    with pytest.raises(LoadGeneratorError, match="no such socket"):
+    with pytest.raises(BenchError, match="no such socket"):
         h2load.run(tmp_path / "socket", body, 10, 1, ANSWER_SIZE)
