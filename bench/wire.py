@@ -15,28 +15,34 @@ from hpack import Decoder, HPACKError
 from tykpy.bench.errors import ProtocolError
 from tykpy.broker.codes import GrpcCode
 from tykpy.broker.grpc.wire import pack_fields, percent_decode
+from tykpy.broker.http2.frames import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_HEAD,
+    HEADERS,
+    MAX_FRAME_SIZE,
+    PREFACE,
+    STREAM_ID_MASK,
+    U32,
+    FrameType,
+    pack_frame,
+    pack_head,
+    pack_window_update,
+)
+from tykpy.broker.http2.limits import MAX_WINDOW, MIN_WINDOW
+from tykpy.broker.http2.settings import SettingId
 
 DISPATCH_PATH: Final = b"/coprocess.Dispatcher/Dispatch"
 
-_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_HEAD: Final = Struct(">HBBBI")
-"""Length (upper 16 bits, lower 8), type, flags, stream id."""
-_HEAD_SIZE: Final = _HEAD.size
+_HEAD_SIZE: Final = FRAME_HEAD.size
 _DATA_HEAD_SIZE: Final = _HEAD_SIZE - 4
 """Bytes of a frame's head before its stream id."""
-_U32: Final = Struct(">I")
 _SETTING: Final = Struct(">HI")
 _MESSAGE_PREFIX: Final = Struct(">?I")
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
-_END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
-_HEADER_TABLE_SIZE, _ENABLE_PUSH, _MAX_STREAMS, _INITIAL_WINDOW, _MAX_FRAME = 1, 2, 3, 4, 5
-_MAX_WINDOW: Final = 2**31 - 1
-_FIRST_WINDOW: Final = 65_535
-_FRAME_SIZE: Final = 16_384
-"""Bytes of a DATA frame, sent and received: what a gateway (grpc-go) uses."""
 _TOP_UP: Final = 2**28
 """Bytes received after which the connection's window is widened again."""
-_STREAM_ID_MASK: Final = 0x7FFF_FFFF
 
 
 class Failure(NamedTuple):
@@ -91,7 +97,7 @@ class LoadConnection:
         self._size = len(bodies[0])
         if any(len(body) != self._size for body in bodies):
             raise ValueError("messages of different lengths cannot be called in turn")
-        data_head = _head_of(self._size, _DATA, _END_STREAM)
+        data_head = _head_of(self._size, DATA, END_STREAM)
         # Per call: the header frame's head, its block with the head of the data frame behind it, and the body.
         self._heads = (
             repeat(_call_head(block, data_head))
@@ -105,10 +111,10 @@ class LoadConnection:
         """The server has sent its settings."""
         self.bytes_received = 0
         """Bytes of DATA, for the mean size of an answer."""
-        self._out: list[bytes | memoryview] = [_PREFACE, _our_settings()]
+        self._out: list[bytes | memoryview] = [PREFACE, _our_settings()]
         self._next_id = 1
-        self._window = _FIRST_WINDOW
-        self._stream_window = _FIRST_WINDOW
+        self._window = MIN_WINDOW
+        self._stream_window = MIN_WINDOW
         self._uploads: dict[int, _Upload] = {}
         self._turns: deque[int] = deque()
         self._rest = b""
@@ -120,11 +126,11 @@ class LoadConnection:
         first, size = self._next_id, self._size
         ids = range(first, first + 2 * count, 2)
         self._next_id = ids.stop
-        if size > _FRAME_SIZE or size > self._stream_window or size * count > self._window or self._uploads:
+        if size > MAX_FRAME_SIZE or size > self._stream_window or size * count > self._window or self._uploads:
             self._start_uploads(ids)
             return ids
         self._window -= size * count
-        pack = _U32.pack
+        pack = U32.pack
         for stream_id, (head, middle), body in zip(ids, self._heads, self._bodies, strict=False):
             packed = pack(stream_id)
             self._out += (head, packed, middle, packed, body)
@@ -141,7 +147,7 @@ class LoadConnection:
             data = self._rest + data
         good: list[int] = []
         failures: list[Failure] = []
-        at, end, verdicts, unpack = 0, len(data), self._verdicts, _HEAD.unpack_from
+        at, end, verdicts, unpack = 0, len(data), self._verdicts, FRAME_HEAD.unpack_from
         while at + _HEAD_SIZE <= end:
             high, low, kind, flags, stream_id = unpack(data, at)
             at += _HEAD_SIZE
@@ -149,9 +155,9 @@ class LoadConnection:
             if next_at > end:
                 at -= _HEAD_SIZE
                 break
-            if kind == _DATA:
+            if kind == DATA:
                 self.bytes_received += next_at - at
-            elif kind == _HEADERS and flags == _END_HEADERS | _END_STREAM:
+            elif kind == HEADERS and flags == END_HEADERS | END_STREAM:
                 block = data[at:next_at]
                 verdict = verdicts.get(block)
                 if verdict is None:
@@ -160,7 +166,7 @@ class LoadConnection:
                     failures.append(Failure(stream_id, verdict))
                 else:
                     good.append(stream_id)
-            elif kind != _HEADERS or flags != _END_HEADERS:
+            elif kind != HEADERS or flags != END_HEADERS:
                 self._take_other(kind, flags, stream_id, data[at:next_at], failures)
             at = next_at
         self._rest = data[at:]
@@ -171,7 +177,7 @@ class LoadConnection:
         return Answers(good, failures)
 
     def _top_up(self) -> None:
-        self._out.append(_head_of(4, _WINDOW_UPDATE, 0) + bytes(4) + _U32.pack(self.bytes_received - self._topped_up))
+        self._out.append(pack_window_update(0, self.bytes_received - self._topped_up))
         self._topped_up = self.bytes_received
 
     def _judge(self, block: bytes) -> str:
@@ -194,7 +200,7 @@ class LoadConnection:
 
     def _start_uploads(self, ids: range) -> None:
         for stream_id, (head, middle), body in zip(ids, self._heads, self._bodies, strict=False):
-            self._out += (head, _U32.pack(stream_id), middle[:-_DATA_HEAD_SIZE])
+            self._out += (head, U32.pack(stream_id), middle[:-_DATA_HEAD_SIZE])
             self._uploads[stream_id] = _Upload(stream_id, self._stream_window, body)
             self._turns.append(stream_id)
         self._pump()
@@ -215,9 +221,9 @@ class LoadConnection:
 
     def _send_frame(self, upload: _Upload) -> None:
         left = self._size - upload.sent
-        size = min(left, _FRAME_SIZE, self._window, upload.window)
+        size = min(left, MAX_FRAME_SIZE, self._window, upload.window)
         last = size == left
-        self._out.append(_head_of(size, _DATA, _END_STREAM if last else 0) + _U32.pack(upload.stream_id))
+        self._out.append(_head_of(size, DATA, END_STREAM if last else 0) + U32.pack(upload.stream_id))
         self._out.append(upload.body[upload.sent : upload.sent + size])
         upload.sent += size
         upload.window -= size
@@ -230,30 +236,30 @@ class LoadConnection:
     # Rare frames
 
     def _take_other(self, kind: int, flags: int, stream_id: int, payload: bytes, failures: list[Failure]) -> None:
-        if kind == _SETTINGS and not flags & _ACK:
+        if kind == FrameType.SETTINGS and not flags & ACK:
             self._take_settings(payload)
-        elif kind == _PING and not flags & _ACK:
-            self._out.append(_head_of(len(payload), _PING, _ACK) + bytes(4) + payload)
-        elif kind == _WINDOW_UPDATE:
-            self._widen(stream_id, _U32.unpack(payload)[0] & _STREAM_ID_MASK)
-        elif kind == _RST_STREAM:
-            failures.append(Failure(stream_id, f"the server reset the call, HTTP/2 code {_U32.unpack(payload)[0]}"))
-        elif kind == _GOAWAY:
+        elif kind == FrameType.PING and not flags & ACK:
+            self._out.append(pack_frame(FrameType.PING, ACK, 0, payload))
+        elif kind == FrameType.WINDOW_UPDATE:
+            self._widen(stream_id, U32.unpack(payload)[0] & STREAM_ID_MASK)
+        elif kind == FrameType.RST_STREAM:
+            failures.append(Failure(stream_id, f"the server reset the call, HTTP/2 code {U32.unpack(payload)[0]}"))
+        elif kind == FrameType.GOAWAY:
             reason = payload[8:].decode("utf-8", "replace") or "GOAWAY"
             raise ProtocolError(f"the server ended the connection: {reason}")
-        elif kind in (_HEADERS, _CONTINUATION):
+        elif kind in (HEADERS, FrameType.CONTINUATION):
             raise ProtocolError("the server's headers are padded, or longer than a frame: not expected of a broker")
 
     def _take_settings(self, payload: bytes) -> None:
         for name, value in _SETTING.iter_unpack(payload):
-            if name == _MAX_STREAMS:
+            if name == SettingId.MAX_CONCURRENT_STREAMS:
                 self.max_streams = value
-            elif name == _INITIAL_WINDOW:
+            elif name == SettingId.INITIAL_WINDOW_SIZE:
                 for upload in self._uploads.values():
                     upload.window += value - self._stream_window
                 self._stream_window = value
         self.ready = True
-        self._out.append(_head_of(0, _SETTINGS, _ACK) + bytes(4))
+        self._out.append(pack_frame(FrameType.SETTINGS, ACK, 0))
         self._pump()
 
     def _widen(self, stream_id: int, increment: int) -> None:
@@ -266,19 +272,23 @@ class LoadConnection:
 
 def _head_of(length: int, kind: int, flags: int) -> bytes:
     """Return a frame's head up to its stream id."""
-    return _HEAD.pack(length >> 8, length & 0xFF, kind, flags, 0)[:-4]
+    return pack_head(length, kind, flags, 0)[:-4]
 
 
 def _call_head(block: bytes, data_head: bytes) -> tuple[bytes, bytes]:
     """Return what precedes and what follows the stream id of a call's header frame."""
-    return _head_of(len(block), _HEADERS, _END_HEADERS), block + data_head
+    return _head_of(len(block), HEADERS, END_HEADERS), block + data_head
 
 
 def _our_settings() -> bytes:
-    values = ((_HEADER_TABLE_SIZE, 0), (_ENABLE_PUSH, 0), (_INITIAL_WINDOW, _MAX_WINDOW), (_MAX_FRAME, _FRAME_SIZE))
-    payload = b"".join(_SETTING.pack(*value) for value in values)
-    settings = _head_of(len(payload), _SETTINGS, 0) + bytes(4) + payload
-    return settings + _head_of(4, _WINDOW_UPDATE, 0) + bytes(4) + _U32.pack(_MAX_WINDOW - _FIRST_WINDOW)
+    values = (
+        (SettingId.HEADER_TABLE_SIZE, 0),
+        (SettingId.ENABLE_PUSH, 0),
+        (SettingId.INITIAL_WINDOW_SIZE, MAX_WINDOW),
+        (SettingId.MAX_FRAME_SIZE, MAX_FRAME_SIZE),
+    )
+    settings = pack_frame(FrameType.SETTINGS, 0, 0, b"".join(_SETTING.pack(*value) for value in values))
+    return settings + pack_window_update(0, MAX_WINDOW - MIN_WINDOW)
 
 
 def _code_name(status: bytes) -> str:
