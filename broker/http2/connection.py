@@ -113,21 +113,7 @@ class Connection:
         """The parts of the header block that is not complete, from this stream, with these flags of its HEADERS."""
         self._block_stream = 0
         self._block_flags = 0
-        self._between = _table(
-            {
-                FrameType.DATA: self._on_data,
-                FrameType.HEADERS: self._on_headers,
-                FrameType.PRIORITY: self._on_priority,
-                FrameType.RST_STREAM: self._on_rst_stream,
-                FrameType.SETTINGS: self._on_settings,
-                FrameType.PUSH_PROMISE: _refuse("PUSH_PROMISE from a client"),
-                FrameType.PING: self._on_ping,
-                FrameType.GOAWAY: self._on_goaway,
-                FrameType.WINDOW_UPDATE: self._on_window_update,
-                FrameType.CONTINUATION: _refuse("CONTINUATION without HEADERS"),
-            },
-            self._on_unknown,
-        )
+        self._between = self._handlers_between_blocks()
         self._handlers = _table({FrameType.SETTINGS: self._on_first_settings}, _refuse("no SETTINGS first"))
 
         # The receive window of the connection: credit goes back in one batch when half of it is used. Bytes count as
@@ -155,6 +141,23 @@ class Connection:
         """Faults of the peer by code; the owner may share one between connections."""
         self.closed = False
         self.sender.write(pack_our_settings(limits))
+
+    def _handlers_between_blocks(self) -> _HandlerTable:
+        return _table(
+            {
+                FrameType.DATA: self._on_data,
+                FrameType.HEADERS: self._on_headers,
+                FrameType.PRIORITY: self._on_priority,
+                FrameType.RST_STREAM: self._on_rst_stream,
+                FrameType.SETTINGS: self._on_settings,
+                FrameType.PUSH_PROMISE: _refuse("PUSH_PROMISE from a client"),
+                FrameType.PING: self._on_ping,
+                FrameType.GOAWAY: self._on_goaway,
+                FrameType.WINDOW_UPDATE: self._on_window_update,
+                FrameType.CONTINUATION: _refuse("CONTINUATION without HEADERS"),
+            },
+            self._on_unknown,
+        )
 
     # Called by the owner
 
