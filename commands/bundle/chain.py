@@ -6,6 +6,7 @@ that of separate calls are refused.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 from tykpy.bundles.files.manifest import CHAIN_NAME, HOOK_TYPES, MANIFEST_NAME
@@ -76,13 +77,11 @@ def _manifest_problems(middleware: Mapping[str, Any], chains: Mapping[str, Any],
 def _source_problems(chains: Mapping[str, Any], sources: Sources, shown: str) -> Iterator[str]:
     """Yield what keeps a hook from running: a chain runs only if all of its hooks can."""
     chained = {hook["name"] for hooks in chains.values() for hook in hooks if not hook.get("disabled")}
-    for finding in missing_hooks(sources, shown):
+    broken = chain(missing_hooks(sources, shown), *map(hooks_that_cannot_run, sources.files))
+    for finding in broken:
         if finding.message.partition(" ")[0] in chained:
             yield f"{finding}; and no hook of its chain would run"
     for file in sources.files:
-        for finding in hooks_that_cannot_run(file):
-            if finding.message.partition(" ")[0] in chained:
-                yield f"{finding}; and no hook of its chain would run"
         for hook in file.hooks:
             if hook.function.name in chained and "timeout" in hook.options:
                 yield (

@@ -12,8 +12,9 @@ from tykpy.commands.bundle.chain import chain_hooks
 from tykpy.commands.bundle.reading import manifest_of, opened, packable
 from tykpy.commands.bundle.writing import as_bytes, read_fields, seal, write_folder, write_zip
 from tykpy.commands.errors import CommandError
-from tykpy.commands.lint.differences import differences_of
+from tykpy.commands.lint.differences import difference_rules
 from tykpy.commands.lint.findings import Finding, LintReport
+from tykpy.commands.lint.rules import findings_of
 from tykpy.commands.lint.sources import read_sources
 
 
@@ -25,7 +26,7 @@ def convert(source: Path, output: Path | None = None, *, chain: bool = False) ->
     """
     with opened(source) as root:
         sources = read_sources(root, manifest_of(root, source), str(source))
-        findings = differences_of(sources, str(source))
+        findings = findings_of(sources, str(source), difference_rules)
         if output is not None or chain:
             fields = _for_grpc(root)
             if chain:

@@ -117,9 +117,7 @@ def write_zip(output: Path, manifest: bytes, contents: Mapping[str, bytes], *, c
 
 
 def write_folder(output: Path, manifest: bytes, contents: Mapping[str, bytes]) -> None:
-    """Write the files into a new folder. Raises CommandError where `output` exists."""
-    if output.exists():
-        raise CommandError(f"{output} is there already")
+    """Write the files into a new folder."""
     for name, content in {**contents, MANIFEST_NAME: manifest}.items():
         path = output / name
         path.parent.mkdir(parents=True, exist_ok=True)

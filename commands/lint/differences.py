@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from tykpy.commands.lint.effects import ROLES
-from tykpy.commands.lint.findings import Finding, at, without_allowed
-from tykpy.commands.lint.rules import in_any_bundle, missing_hooks
-from tykpy.commands.lint.sources import SourceFile, SourceHook, Sources
-from tykpy.commands.lint.state import classes_with_shared_objects
+from tykpy.commands.lint.findings import Finding, at
+from tykpy.commands.lint.rules import in_any_bundle
+from tykpy.commands.lint.sources import SourceFile, SourceHook
 from tykpy.commands.lint.syntax import last_name, top_statements
 
 _REMOVED: Final = {
@@ -30,18 +29,11 @@ _THREADS: Final = frozenset({"Thread", "Timer", "ThreadPoolExecutor"})
 _RESPONSE_ARGUMENTS: Final = 5
 
 
-def differences_of(sources: Sources, shown: str) -> list[Finding]:
-    """Return what will be different, sorted by file and line."""
-    found = [*sources.unreadable, *sources.unloadable, *missing_hooks(sources, shown)]
-    shared = classes_with_shared_objects(sources.files)
-    for file in sources.files:
-        findings = _imports(file) if file.is_vendored else _in_file(file, shared)
-        found += without_allowed(findings, file.name, file.text)
-    return sorted(set(found))
-
-
-def _in_file(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[Finding]:
+def difference_rules(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[Finding]:
+    """Yield what will be different in a file."""
     yield from _imports(file)
+    if file.is_vendored:
+        return
     yield from in_any_bundle(file, shared_classes)
     for hook in file.hooks:
         yield from _runs_now(hook, file)

@@ -7,7 +7,7 @@ from tykpy.bundles.files.manifest import MANIFEST_NAME, Manifest
 from tykpy.commands.bundle.reading import manifest_of, opened
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.findings import Finding, LintReport
-from tykpy.commands.lint.rules import findings_of
+from tykpy.commands.lint.rules import findings_of, lint_rules
 from tykpy.commands.lint.several import Part, together
 from tykpy.commands.lint.sources import read_sources
 
@@ -73,4 +73,4 @@ def lint(bundle: Path) -> LintReport:
 
 def _report(root: Path, manifest: Manifest, bundle: Path) -> LintReport:
     sources = read_sources(root, manifest, str(bundle))
-    return sources.report(findings_of(sources, str(bundle)))
+    return sources.report(findings_of(sources, str(bundle), lint_rules))

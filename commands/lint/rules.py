@@ -1,8 +1,7 @@
 """The rules of lint: what a hook does that the gateway ignores, and what keeps a hook from running at all."""
 
 import ast
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from tykpy.bundles.files.manifest import MANIFEST_NAME
@@ -38,14 +37,24 @@ _REAL_BODY: Final[dict[Place, Place]] = {
 """A hook that sets both bodies keeps them alike."""
 
 
-def findings_of(sources: Sources, shown: str) -> list[Finding]:
-    """Return all findings in a bundle, by file and line."""
+FileRules = Callable[[SourceFile, frozenset[str]], Iterator[Finding]]
+"""Finds what is wrong in one file; the names are of the bundle's classes whose instances share objects."""
+
+
+def findings_of(sources: Sources, shown: str, rules: FileRules) -> list[Finding]:
+    """Return what is wrong with a bundle, and what `rules` find in its files, by file and line."""
     found = [*sources.unreadable, *sources.unloadable, *missing_hooks(sources, shown)]
     shared = classes_with_shared_objects(sources.files)
     for file in sources.files:
-        if not file.is_vendored:
-            found += without_allowed(chain(in_any_bundle(file, shared), _ignored_in(file)), file.name, file.text)
+        found += without_allowed(rules(file, shared), file.name, file.text)
     return sorted(set(found))
+
+
+def lint_rules(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[Finding]:
+    """Yield what `tykpy lint` finds in a file; files of others, vendored, are left alone."""
+    if not file.is_vendored:
+        yield from in_any_bundle(file, shared_classes)
+        yield from _ignored_in(file)
 
 
 def in_any_bundle(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[Finding]:
