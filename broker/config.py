@@ -278,8 +278,8 @@ class BrokerConfig:
         if self.metrics is not None and not self.metrics.startswith(("tcp://", "unix:")):
             raise ConfigError(f"--metrics {self.metrics}: is served without TLS; write tcp://host:port or unix:///path")
         if self.queue_bytes < self.message_limit:
-            text = f"less than one message may have: {self.message_limit} ({self.message_option})"
-            raise ConfigError(f"--queue-bytes {self.queue_bytes}: {text}")
+            text = f"less than one message may have: {show_size(self.message_limit)} ({self.message_option})"
+            raise ConfigError(f"--queue-bytes {show_size(self.queue_bytes)}: {text}")
         if self.tls_cert is None and any("tls://" in address for address in self.listen):
             raise ConfigError("--listen tls://...: needs --tls-cert")
         if self.group is not None and self.user is None:
@@ -328,7 +328,11 @@ class BrokerConfig:
     @property
     def message_option(self) -> str:
         """The option that sets `message_limit`, as error messages show it."""
-        return "--max-message" if self.max_message else f"--max-body {self.max_body}: text bodies are sent twice"
+        return (
+            "--max-message"
+            if self.max_message
+            else f"--max-body {show_size(self.max_body)}: text bodies are sent twice"
+        )
 
     @property
     def admin_address(self) -> str:

@@ -15,6 +15,7 @@ from tykpy.broker.net.runtime_folder import make_runtime_dir
 from tykpy.commands import descriptions
 from tykpy.commands.config.options import shown
 from tykpy.commands.errors import CommandError
+from tykpy.commands.terminal import harmless
 from tykpy.ipc.text import why_unread
 
 Echo = Callable[[str], object]
@@ -27,7 +28,7 @@ def check(config: BrokerConfig, echo: Echo, *, load: bool) -> bool:
     """
     problems = list(dict.fromkeys(_problems(config, load)))
     for problem in problems:
-        echo(f"problem: {problem}")
+        echo(f"problem: {harmless(problem)}")
     for option in options():
         echo(f"{flag_of(option.name):<25} {shown(option, getattr(config, option.name))}")
     echo("CPUs that may be used: {} ({})".format(*usable_cpus()))

@@ -23,7 +23,7 @@ from tykpy.ipc.frame import Status
 MIB = 1024 * 1024
 LIMIT = 2 * MIB + BESIDES_BODIES
 """Message limit for bodies of 1 MiB, in bytes."""
-ALLOWED = f"and may have {LIMIT} (--max-body {MIB}: text bodies are sent twice)"
+ALLOWED = f"and may have {LIMIT} (--max-body 1MiB: text bodies are sent twice)"
 TEXT = b"x"
 BINARY = b"\xff"
 """Not UTF-8: the gateway sends such a body once, and text twice."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tykpy.broker.config import BrokerConfig, default_runtime_dir, flag_of, options
+from tykpy.broker.config import BrokerConfig, default_runtime_dir, flag_of, groups, options
 from tykpy.broker.errors import ConfigError
 
 
@@ -89,9 +89,9 @@ def test_a_webhook_may_be_any_web_address(url: str) -> None:
 
 def test_queue_bytes_must_hold_one_message() -> None:
     assert BrokerConfig(max_message=1 << 20, queue_bytes=1 << 20).queue_bytes == 1 << 20
-    with pytest.raises(ConfigError, match=r"--queue-bytes 1048575: .* 1048576 \(--max-message\)"):
+    with pytest.raises(ConfigError, match=r"--queue-bytes 1048575B: .* 1MiB \(--max-message\)"):
         BrokerConfig(max_message=1 << 20, queue_bytes=(1 << 20) - 1)
-    with pytest.raises(ConfigError, match=r"--queue-bytes 6291455: .* 6291456 \(--max-body 1048576: .*twice\)"):
+    with pytest.raises(ConfigError, match=r"--queue-bytes 6291455B: .* 6MiB \(--max-body 1MiB: .*twice\)"):
         BrokerConfig(max_body=1 << 20, queue_bytes=6 * (1 << 20) - 1)
 
 
@@ -160,6 +160,19 @@ def test_a_relative_path_needs_a_working_directory(tmp_path: Path, monkeypatch: 
 def test_a_redis_url_of_other_bytes_than_text_is_refused() -> None:
     with pytest.raises(ConfigError, match="percent-encoded"):
         BrokerConfig(redis="redis://:caf\udce9@h")
+
+
+def test_a_value_out_of_bounds_is_shown_with_its_unit() -> None:
+    with pytest.raises(ConfigError, match="--max-body 512MiB: must be between 1KiB and 510MiB"):
+        BrokerConfig(max_body=512 << 20)
+    with pytest.raises(ConfigError, match="--timeout 2d: must be between 1ms and 1d"):
+        BrokerConfig(timeout=2 * 86_400)
+    with pytest.raises(ConfigError, match="--socket-mode 1777: must be between 0000 and 0777"):
+        BrokerConfig(socket_mode=0o1777)
+
+
+def test_every_option_is_in_one_group() -> None:
+    assert [option for group in groups().values() for option in group] == list(options())
 
 
 def test_every_option_has_a_help_text() -> None:
