@@ -43,6 +43,15 @@ def no_counts() -> list[int]:
     return [0] * BUCKETS
 
 
+class ExampleTrace(msgspec.Struct, array_like=True, gc=False):
+    """The trace of one dispatch, as an example of those in its bucket."""
+
+    trace_id: str
+    dispatch_ns: int
+    ended: float
+    """Unix time."""
+
+
 class HookSeries(msgspec.Struct, array_like=True, gc=False):
     """How dispatches of one hook ended that have the same hook type and code.
 
@@ -62,6 +71,8 @@ class HookSeries(msgspec.Struct, array_like=True, gc=False):
     hook_counts: list[int] = msgspec.field(default_factory=no_counts)
     """Time of the hook. Dispatches whose hook was not run are not in it."""
     hook_ns: int = 0
+    traces: dict[int, ExampleTrace] = msgspec.field(default_factory=dict)
+    """The last sampled dispatch by bucket of `dispatch_counts`."""
 
     @property
     def count(self) -> int:
@@ -83,6 +94,7 @@ class HookSeries(msgspec.Struct, array_like=True, gc=False):
             mine[:] = map(sum, zip(mine, others, strict=True))
         self.dispatch_ns += other.dispatch_ns
         self.hook_ns += other.hook_ns
+        self.traces |= other.traces
 
 
 class WorkerState(msgspec.Struct, gc=False):
@@ -238,8 +250,14 @@ _decode: Final = msgspec.msgpack.Decoder(Snapshot).decode
 
 
 def encode_snapshot(snapshot: Snapshot, limit: int) -> bytes:
-    """Encode a snapshot in at most `limit` bytes: merge the series with the fewest dispatches, then omit bundles."""
+    """Encode a snapshot in at most `limit` bytes.
+
+    If need be omit the traces, then merge the series with the fewest dispatches, then omit bundles.
+    """
     packed = _encode(snapshot)
+    if len(packed) > limit:
+        snapshot.series = [msgspec.structs.replace(one, traces={}) for one in snapshot.series]
+        packed = _encode(snapshot)
     while len(packed) > limit and snapshot.series:
         snapshot.series = _halved(snapshot.series)
         packed = _encode(snapshot)

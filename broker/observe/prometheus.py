@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -13,11 +13,12 @@ from prometheus_client.metrics_core import (
     InfoMetricFamily,
     Metric,
 )
+from prometheus_client.samples import Exemplar
 
 from tykpy.broker.observe.http import HttpRequest, HttpResponse
 from tykpy.broker.observe.listener import Snapshots
 from tykpy.telemetry.processes import usage_of
-from tykpy.telemetry.snapshot import BOUNDS_NS, HookSeries, Snapshot
+from tykpy.telemetry.snapshot import BOUNDS_NS, ExampleTrace, HookSeries, Snapshot
 
 _BOUNDS: Final = [*(str(bound / 1e9) for bound in BOUNDS_NS), "+Inf"]
 _HOOK_LABELS: Final = ("bundle", "hook", "type", "code")
@@ -74,7 +75,7 @@ def _of_hooks(series: Sequence[HookSeries]) -> Iterator[Metric]:
     )
     for one in series:
         labels = (one.bundle, one.hook, one.hook_type, one.code)
-        dispatch.add_metric(labels, _buckets(one.dispatch_counts), one.dispatch_ns / 1e9)
+        dispatch.add_metric(labels, _with_traces(_buckets(one.dispatch_counts), one.traces), one.dispatch_ns / 1e9)
         wait.add_metric(labels, _buckets(one.wait_counts), one.wait_ns / 1e9)
         if any(one.hook_counts):
             hook.add_metric(labels, _buckets(one.hook_counts), one.hook_ns / 1e9)
@@ -211,6 +212,16 @@ def _merged(series: Sequence[HookSeries]) -> list[HookSeries]:
 def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
     total = 0
     return [(bound, total := total + count) for bound, count in zip(_BOUNDS, counts, strict=True)]
+
+
+def _with_traces(buckets: Sequence[tuple[str, float]], traces: dict[int, ExampleTrace]) -> Sequence[Any]:
+    """Return the buckets with exemplars, which OpenMetrics shows."""
+    if not traces:
+        return buckets
+    exemplars = {
+        index: Exemplar({"trace_id": one.trace_id}, one.dispatch_ns / 1e9, one.ended) for index, one in traces.items()
+    }
+    return [(*bucket, exemplars.get(index)) for index, bucket in enumerate(buckets)]
 
 
 def _by_name(values: dict[str, int] | dict[str, float]) -> Samples:

@@ -2,11 +2,12 @@
 
 from bisect import bisect_left
 from collections.abc import Set
+from time import time
 from typing import Final
 
 from tykpy.broker.codes import GrpcCode
 from tykpy.broker.router.peek import HOOK_TYPES
-from tykpy.telemetry.snapshot import BOUNDS_NS, OTHER, HookSeries
+from tykpy.telemetry.snapshot import BOUNDS_NS, OTHER, ExampleTrace, HookSeries
 
 MAX_SERIES: Final = 1_000
 """Series of all hooks; what comes after them is counted in series of the hook `other`."""
@@ -45,6 +46,11 @@ class HookStats:
         series.dispatch_ns += dispatch_ns
         series.dispatch_counts[bisect_left(BOUNDS_NS, dispatch_ns)] += 1
         series.wait_counts[bisect_left(BOUNDS_NS, wait_ns)] += 1
+
+    def keep_trace(self, hook_type: int, code: int, dispatch_ns: int, trace_id: str) -> None:
+        """Keep the trace of a dispatch that was counted, as an example of its bucket."""
+        series = self.series.get(hook_type << _CODE_BITS | code) or self._all.open(self, hook_type, code)
+        series.traces[bisect_left(BOUNDS_NS, dispatch_ns)] = ExampleTrace(trace_id, dispatch_ns, time())
 
 
 class AllHookStats:

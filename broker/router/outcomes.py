@@ -77,7 +77,6 @@ class Outcomes:
         dispatch.completed = True
         self._count_error(dispatch, stats, error)
         dispatch.fail(error)
-        _end_trace(dispatch, error)
 
     def answer(self, link: Link, answer: Answer) -> None:
         """Hand a worker's answer to its caller, if the caller still waits. `link.progress_ns` is now."""
@@ -107,11 +106,12 @@ class Outcomes:
         hook, hook_ns = dispatch.hook, answer.handler_ns
         assert hook is not None
         hook.times.learn(hook_ns, answer.waited_ns)
-        hook.stats.count(dispatch.hook_type, _OK, link.progress_ns - dispatch.taken_ns, hook_ns)
+        dispatch_ns = link.progress_ns - dispatch.taken_ns
+        hook.stats.count(dispatch.hook_type, _OK, dispatch_ns, hook_ns)
         self.counters.answered += 1
         dispatch.answer(dispatch.kind, body)
         if dispatch.trace is not None:
-            dispatch.trace.end(_OK)
+            _end_trace(dispatch, hook.stats, _OK, dispatch_ns)
 
     def fail(self, dispatch: Dispatch, error: DispatchError, hook_ns: int | None = None) -> None:
         """Complete a dispatch with an error; `hook_ns`: how long its hook ran, None: it was not run."""
@@ -120,7 +120,6 @@ class Outcomes:
         assert dispatch.hook is not None
         self._count_error(dispatch, dispatch.hook.stats, error, hook_ns)
         attempt(dispatch.fail, error)
-        _end_trace(dispatch, error)
 
     def fail_for_size(self, dispatch: Dispatch, size: int) -> None:
         """Complete a dispatch with an error: its body, of `size` bytes, is above the limit."""
@@ -141,9 +140,9 @@ class Outcomes:
         self.complete(dispatch)
         assert dispatch.hook is not None
         hook_ns = max(0, now - started) if started else None
-        dispatch.hook.stats.count(dispatch.hook_type, code, now - dispatch.taken_ns, hook_ns)
-        if dispatch.trace is not None:
-            dispatch.trace.end(code)
+        dispatch_ns = now - dispatch.taken_ns
+        dispatch.hook.stats.count(dispatch.hook_type, code, dispatch_ns, hook_ns)
+        _end_trace(dispatch, dispatch.hook.stats, code, dispatch_ns)
 
     def complete(self, dispatch: Dispatch) -> None:
         """Mark a dispatch as completed without telling its caller; nothing more may happen to it."""
@@ -170,7 +169,9 @@ class Outcomes:
             self.rejected[error.rejection] += 1
         # A dispatch that was refused has not been taken: it took no time.
         dispatch_ns = monotonic_ns() - dispatch.taken_ns if dispatch.taken_ns else 0
-        stats.count(dispatch.hook_type, CODE_OF_STATUS[error.status], dispatch_ns, hook_ns)
+        code = CODE_OF_STATUS[error.status]
+        stats.count(dispatch.hook_type, code, dispatch_ns, hook_ns)
+        _end_trace(dispatch, stats, code, dispatch_ns, error.message)
 
     async def idle(self) -> None:
         """Wait until nothing is under way. One caller at a time."""
@@ -179,9 +180,12 @@ class Outcomes:
             await self._idle
 
 
-def _end_trace(dispatch: Dispatch, error: DispatchError) -> None:
-    if dispatch.trace is not None:
-        dispatch.trace.end(CODE_OF_STATUS[error.status], error.message)
+def _end_trace(dispatch: Dispatch, stats: HookStats, code: int, dispatch_ns: int, message: str = "") -> None:
+    """End the trace of a dispatch, if it has one, and keep its id with the counts."""
+    trace = dispatch.trace
+    if trace is not None:
+        stats.keep_trace(dispatch.hook_type, code, dispatch_ns, trace.trace_id)
+        trace.end(code, message)
 
 
 def _note_run(dispatch: Dispatch, answer: Answer) -> int | None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
 
 from tests.support.broker import RunningBroker, wait_until
+from tests.support.metrics import UnixHttp
 from tests.support.peers.collector import Collector, running_collector
 from tests.support.peers.redis_server import RedisServer, free_port, running_redis
 from tests.support.root import ROOT
@@ -146,7 +148,14 @@ def broker(
     folder = tmp_path_factory.mktemp("broker")
     flags = ("--redis", redis.url, "--threads", "4")
     broker = RunningBroker(folder, *flags, env=collector.env)
-    broker.add_flags("--listen", broker.address, "--listen", f"msgpack+unix://{broker.runtime}/rpc.sock")
+    broker.add_flags(
+        "--metrics",
+        f"unix://{broker.runtime}/http.sock",
+        "--listen",
+        broker.address,
+        "--listen",
+        f"msgpack+unix://{broker.runtime}/rpc.sock",
+    )
     broker.add_file("hooks.py", HOOKS.replace("@REDIS@", str(redis.socket)))
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     broker.add_file("example.py", example)
@@ -339,6 +348,7 @@ def test_a_dispatch_whose_worker_dies_has_a_span(broker: RunningBroker, collecto
     dispatch = collector.trace(parent.trace_id, DISPATCH, "queue")[DISPATCH]
     assert dispatch.error is not None
     assert (dispatch.attributes["tykpy.worker"], dispatch.attributes["tykpy.attempts"]) == (0, 1)
+    assert call(broker, "shows")  # there is another worker before the next test begins
 
 
 def test_nothing_of_an_unsampled_trace_is_exported(broker: RunningBroker, collector: Collector) -> None:
@@ -349,6 +359,25 @@ def test_nothing_of_an_unsampled_trace_is_exported(broker: RunningBroker, collec
         call(broker, hook, headers=sampled.headers)
     collector.trace(sampled.trace_id, DISPATCH, "GET", "task", "hook stores")
     assert {span.trace_id for span in collector.spans[before:]} == {sampled.trace_id}
+
+
+def test_metrics_show_traces_as_exemplars(broker: RunningBroker) -> None:
+    sampled, failing, unsampled = new_parent(), new_parent(), new_parent("00")
+    call(broker, "stores", headers=sampled.headers)
+    call(broker, "shows", headers=unsampled.headers)
+    failed(broker, "fails", failing)
+    page = UnixHttp(broker.runtime / "http.sock")
+    text = page.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}).read().decode()
+    page.close()
+    found = [
+        (sample.labels["hook"], sample.labels["code"], sample.exemplar.labels["trace_id"])
+        for family in openmetrics.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+        for sample in family.samples
+        if sample.exemplar is not None
+    ]
+    assert ("stores", "OK", sampled.trace_id) in found
+    assert ("fails", "INTERNAL", failing.trace_id) in found
+    assert unsampled.trace_id not in {trace_id for _, _, trace_id in found}
 
 
 def test_a_storage_that_fails_is_an_error(broker: RunningBroker, collector: Collector, redis: RedisServer) -> None:
