@@ -241,6 +241,10 @@ class BrokerConfig:
         AUTO, "Format of the log. auto: console on a terminal, JSON otherwise.",
         choices=("auto", "console", "json"),
     )  # fmt: skip
+    slow_hook: float = option(
+        1.0, "Log the stack of a hook that runs for longer, at most once a minute for each hook. 0: never.",
+        unit="seconds", bounds=(0, 86_400),
+    )  # fmt: skip
     log_level: str = option("info", "Lowest level that is logged.", choices=("debug", "info", "warning", "error"))
     tracing: str = option(
         "auto",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from tykpy.bundles.hook import Hook
 
-RUNNING: Final[ContextVar[tuple["Hook", Any] | None]] = ContextVar("RUNNING", default=None)
-"""The running hook and its object or event; None outside of hooks."""
+RUNNING: Final[ContextVar[tuple["Hook", Any, int] | None]] = ContextVar("RUNNING", default=None)
+"""The running hook, its object or event, and when it was called (monotonic ns); None outside of hooks."""
 
 
 class AsyncCall:

@@ -26,9 +26,10 @@ from tykpy.ipc.errors import ControlClosedError
 from tykpy.ipc.exits import WorkerExit
 from tykpy.ipc.orders import ARGUMENT as ORDERS_ARGUMENT
 from tykpy.ipc.title import set_title, worker_title
-from tykpy.telemetry.log import Log, configure_log, dump_descriptor, explain_in_log, open_log
+from tykpy.telemetry.log import Log, attribute_records, configure_log, dump_descriptor, explain_in_log, open_log
 from tykpy.telemetry.records import Source
 from tykpy.telemetry.tracing import TracingError
+from tykpy.workers.dispatch.log_fields import running_fields
 from tykpy.workers.dispatch.prepare import HookDispatcher
 from tykpy.workers.events import SentEvents
 from tykpy.workers.load_report import ControlReport
@@ -133,6 +134,7 @@ def _prepare(
     path = _path(config["log_file"]) if config["log_file"] else None
     configure_log(config["log_level"], config["log_format"], path)
     explain_in_log(config["names"])
+    attribute_records(running_fields)
     # This logger would write the metadata of calls.
     logging.getLogger("hpack").setLevel(logging.WARNING)
     # A worker that hangs or crashes must not wait for a log reader that has stopped.
@@ -140,7 +142,7 @@ def _prepare(
     budget = rlimits.apply(config["limits"], config["least_threads"])
     # Before any bundle is loaded, as with the threads below.
     spans = _open_spans(channel.identity.slot) if config["tracing"] else None
-    worker = WorkerLoop(channel, config["threads"], budget)
+    worker = WorkerLoop(channel, config["threads"], budget, config["slow_hook"])
     confine_handlers()
     runtime_dir = _path(config["runtime_dir"])
     health = Health(channel.show_storage)

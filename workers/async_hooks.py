@@ -89,6 +89,10 @@ class AsyncCalls:
             self._slots.put(slot)
             raise
 
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Return the tasks of the running calls, for another thread to look at."""
+        return [call.task for call in list(self._calls.values()) if call.task is not None]
+
     def finish(self) -> None:
         """Wait for the running calls, then end the loop."""
         for _ in range(self._free):

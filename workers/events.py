@@ -64,7 +64,7 @@ class OutgoingEvent(NamedTuple):
         running = RUNNING.get()
         if running is None:
             return cls(name, payload, time.time_ns(), "", {}, 0)
-        hook, subject = running
+        hook, subject, _ = running
         spec = {key: str(subject.spec[key])[:MAX_SPEC_CHARACTERS] for key in CARRIED_SPEC if key in subject.spec}
         return cls(name, payload, time.time_ns(), hook.bundle, spec, _depth_below(subject))
 

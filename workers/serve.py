@@ -19,6 +19,7 @@ from tykpy.telemetry.log import close_log, explain_in_log, reopen_log
 from tykpy.workers.async_hooks import AsyncCalls
 from tykpy.workers.dispatch.failure import error_frame
 from tykpy.workers.dispatch.prepare import HookDispatcher
+from tykpy.workers.dispatch.slow_hooks import SlowHooks
 from tykpy.workers.hook_threads import FIRST, HookThreads
 from tykpy.workers.metering import Meter
 from tykpy.workers.process.guard import guarded, start_thread
@@ -33,10 +34,13 @@ class WorkerLoop:
 
     _dispatcher: HookDispatcher
 
-    def __init__(self, channel: WorkerChannel, threads: int, budget: CpuBudget | None = None) -> None:
+    def __init__(
+        self, channel: WorkerChannel, threads: int, budget: CpuBudget | None = None, slow_hook: float = 0.0
+    ) -> None:
         """Start the permanent threads, which wait for `run`; up to `threads` run hooks at the same time.
 
-        Every dispatch renews the CPU `budget`. Call this before any bundle is loaded: a library may replace `threading`
+        Every dispatch renews the CPU `budget`. The stack of a hook is logged after `slow_hook` seconds; 0: never.
+        Call this before any bundle is loaded: a library may replace `threading`
         (gevent.monkey), and a thread started after that would never run.
         """
         self._budget = budget
@@ -46,6 +50,8 @@ class WorkerLoop:
         self._threads = HookThreads(threads, self._serve, channel.show_threads)
         self._meters = [Meter() for _ in range(threads)]
         start_thread("control", self._listen_when_begun)
+        if slow_hook:
+            SlowHooks(slow_hook, self._async_calls.tasks).start()
 
     def run(self, dispatcher: HookDispatcher) -> None:
         """Serve until the worker is drained. Every claimed request is answered before this returns."""

@@ -132,5 +132,6 @@ class WorkerStarter:
             "tracing": config.tracing == "on",
             "log_level": config.log_level,
             "log_format": config.log_format,
+            "slow_hook": config.slow_hook,
             "log_file": os.fsencode(config.log_file) if config.log_file else None,
         }

@@ -91,6 +91,7 @@ class RunningBroker:
                 env={
                     **os.environ,
                     "TYKPY_QUEUE_WAIT": "0",
+                    "TYKPY_SLOW_HOOK": "0",
                     # Tests read the log as people do.
                     "TYKPY_LOG_FORMAT": "console",
                     "NOTIFY_SOCKET": str(self.runtime / "notify"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tykpy.bundles.hook import Hook
 
 _RETURN: Final = "return"
+_LOGGED: Final = (Status.HOOK_FAILED, Status.EXPIRED)
 _log: Final = Log("tykpy.worker")
 _failures: Final = QuietLog(_log)
 
@@ -25,8 +26,8 @@ _failures: Final = QuietLog(_log)
 def error_frame(error: BaseException) -> Packed:
     """Return the error frame for the exception that ended a call, and log it unless it has been logged."""
     if isinstance(error, WorkerError):
-        # Failed hooks have been logged with their tracebacks; the broker logs unknown event handlers.
-        if error.status is not Status.HOOK_FAILED and EVENT_META not in (error.meta or {}):
+        # Hooks that failed or were cancelled have been logged; the broker logs unknown event handlers.
+        if error.status not in _LOGGED and EVENT_META not in (error.meta or {}):
             message = f"{error.status.name}: {error.message}"
             _failures.log(logging.WARNING, message, message)
         return pack_error(error.status, error.message, error.meta)
@@ -57,6 +58,12 @@ def _log_failure(key: str, message: str, error: BaseException, trace: TracebackT
     # The caller's error matters more than the log: memory may be short, and the exception's own code may fail.
     with suppress(BaseException):
         _failures.log(logging.ERROR, key, message, (type(error), error, trace))
+
+
+def hook_expired(hook: "Hook") -> None:
+    """Log that an async hook is cancelled because its deadline has passed."""
+    text = f"hook {hook.name} of bundle {hook.bundle} is cancelled: its deadline has passed"
+    _failures.log(logging.WARNING, text, text)
 
 
 def hook_passed_over(hook: "Hook", error: WorkerError) -> None:

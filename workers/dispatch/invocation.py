@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from time import monotonic_ns
 from typing import Any, Final
 
 from tyk.event import TykEvent
@@ -16,7 +17,7 @@ from tykpy.bundles.hook import Hook
 from tykpy.bundles.shapes import IgnoredReturnError, complete_reply
 from tykpy.ipc.frame import Kind, Packed, pack_frame
 from tykpy.workers.dispatch import sampled_checks
-from tykpy.workers.dispatch.failure import hook_failed, hook_passed_over, return_ignored
+from tykpy.workers.dispatch.failure import hook_expired, hook_failed, hook_passed_over, return_ignored
 from tykpy.workers.dispatch.trace import HOOK_SPANS
 from tykpy.workers.objects.chain import ChainEffects, RequestEffects, ResponseEffects
 from tykpy.workers.objects.subject import Subject
@@ -113,7 +114,8 @@ async def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None
     if unwatched_calls <= 0 and request is not None:
         _ = request.object
         before = sampled_checks.begin(hook, subject)
-    RUNNING.set((hook, subject))
+    running = hook, subject, monotonic_ns()  # slow_hooks.py finds it here
+    RUNNING.set(running)
     spans = HOOK_SPANS.get()
     span = None if spans is None else spans.begin(hook)
     try:
@@ -130,7 +132,7 @@ async def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None
     except BaseException as error:
         if span is not None:
             span.fail((ASYNC_CALL.get().ended_by if is_async else None) or error)
-        failure = hook_failed(hook, ASYNC_CALL.get().cause_of(error) if is_async else error)
+        failure = hook_failed(hook, _cause_of(error, hook) if is_async else error)
         if untouched is None:
             raise failure from error
         hook_passed_over(hook, failure)
@@ -142,6 +144,14 @@ async def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None
     if before is not None:
         sampled_checks.end(hook, before, subject)
     return subject
+
+
+def _cause_of(error: BaseException, hook: Hook) -> BaseException:
+    """Return why an async hook that raised `error` failed. Raises `error` again if its deadline passed."""
+    call = ASYNC_CALL.get()
+    if call.is_expired:
+        hook_expired(hook)
+    return call.cause_of(error)
 
 
 def _untouched(subject: Object, request: TykCoProcessRequest | None) -> Object:

@@ -16,8 +16,8 @@ from typing import Any, Final
 from tykpy.bundles.imports.importer import space_of
 from tykpy.telemetry.log import Log
 from tykpy.telemetry.output import STDERR, STDOUT
+from tykpy.telemetry.renderers import PLUGIN_LOGGER
 
-PLUGIN_LOGGER: Final = "tykpy.plugin"
 MAX_LINE: Final = 8_192
 """Characters; a longer line is logged in pieces."""
 
@@ -36,7 +36,7 @@ def take_over() -> None:
 
 
 class LogStream(io.TextIOBase):
-    """A text stream whose lines are log messages, each with the bundle that wrote it. Every thread has its own line."""
+    """A text stream whose lines are log messages. Every thread has its own line."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -87,9 +87,8 @@ class LogStream(io.TextIOBase):
         self.flush()
 
     def _write_lines(self, lines: Iterable[str]) -> None:
-        space = space_of(sys._getframe())
         for line in filter(None, lines):
-            self._log.log(self._level, "%s", line if space is None else f"{space.bundle}: {line}")
+            self._log.log(self._level, "%s", line)
 
     def _replacement(self) -> Any:
         return None if self._thread.is_replaced else self.replacements.get(_prefix_of_caller())

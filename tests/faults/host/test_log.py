@@ -199,7 +199,7 @@ def test_the_log_file_is_opened_anew(tmp_path: Path) -> None:
 
         wait_until(shows_late, path.read_text)
         call(broker, "speaks", Tag="late")
-        assert f"[{first}] tykpy.plugin: mine.py: printed late" in path.read_text()
+        assert f"[{first}] tykpy.plugin: mine.py/speaks: printed late" in path.read_text()
         os.kill(first, signal.SIGUSR2)
         wait_until(lambda: "most recent call first" in path.read_text(), path.read_text)
         os.kill(first, signal.SIGKILL)

@@ -77,7 +77,7 @@ def test_meta_is_the_payload_or_its_decoded_json(payload: str, meta: Any) -> Non
 
 def test_an_event_names_the_hook_that_triggered_it() -> None:
     spec = {"APIID": "a" * 5_000, "OrgID": "o", "bundle_hash": "h", "config_data": "{}"}
-    RUNNING.set((SimpleNamespace(bundle="mine"), Object(spec=spec)))  # type: ignore[arg-type]
+    RUNNING.set((SimpleNamespace(bundle="mine"), Object(spec=spec), 0))  # type: ignore[arg-type]
     try:
         event = OutgoingEvent.here("name", "")
     finally:
@@ -100,7 +100,7 @@ def test_an_event_names_the_hook_that_triggered_it() -> None:
 )
 def test_an_event_of_a_handler_is_one_level_deeper(triggered: Any, depth: int) -> None:
     payload = json.dumps({"handler_name": "h", "triggered": triggered})
-    RUNNING.set((SimpleNamespace(bundle="mine"), TykEvent.from_json(payload)))  # type: ignore[arg-type]
+    RUNNING.set((SimpleNamespace(bundle="mine"), TykEvent.from_json(payload), 0))  # type: ignore[arg-type]
     try:
         assert OutgoingEvent.here("name", "").depth == depth
     finally:

@@ -1,6 +1,5 @@
 """What plugins print goes to the log, and nowhere else; real processes, because it is about descriptors."""
 
-import logging
 import re
 import subprocess
 import sys
@@ -8,12 +7,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Final
 
-import pytest
-
-from tests.support.bundles import subject, write_bundle
+from tests.support.bundles import write_bundle
 from tests.support.root import ROOT
-from tests.unit.conftest import Serve
-from tykpy.workers.process.stdio import LogStream
 
 PROCESS: Final = """
     import logging, os, subprocess, sys
@@ -71,16 +66,6 @@ def test_a_plugin_cannot_close_the_streams() -> None:
     assert "still" in run('sys.stdout.close()\nprint("still")').stderr
 
 
-def test_a_line_says_which_bundle_wrote_it(folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    source = "@Hook\ndef H(request, session, spec):\n    print('hello')\n    return request, session\n"
-    write_bundle(folder / "foo", {"middleware.py": source})
-    served = serve()
-    with caplog.at_level(logging.INFO), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdout", LogStream(logging.INFO, 1))
-        served.run(subject("H"))
-    assert "foo: hello" in caplog.messages
-
-
 def test_a_replaced_stream_gets_what_is_printed() -> None:
     done = run("""
         import contextlib, io
@@ -122,9 +107,11 @@ def test_streams_are_replaced_for_one_bundle_only(tmp_path: Path) -> None:
         sys.path.append({str(ROOT)!r})
         from pathlib import Path
         from tests.support.bundles import Served, subject
+        from tykpy.workers.dispatch.log_fields import running_fields
+        log.attribute_records(running_fields)
         served = Served(Path({str(tmp_path)!r}, "bundles"), Path({str(tmp_path)!r}, "unpacked"))
         served.run(subject("hook_one", "one"))
         served.run(subject("hook_two", "two"))
         served.close()
     """)
-    assert HEAD.sub("", done.stderr).splitlines() == ["two: printed by two", "two: warned by two"]
+    assert HEAD.sub("", done.stderr).splitlines() == ["two/hook_two: printed by two", "two/hook_two: warned by two"]
