@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -194,6 +195,7 @@ class Broker:
                 max_output=config.queue_bytes,
                 max_concurrent_streams=config.max_streams,
                 max_connections=connections,
+                max_age=config.max_connection_age or math.inf,
             ),
             admission=admission,
             end_of_turn=end_of_turn,

@@ -108,6 +108,13 @@ class BrokerConfig:
         "Maximum number of concurrent calls per connection; a gateway queues the rest.",
         bounds=(1, 1_000_000),
     )
+    max_connection_age: float = option(
+        0.0,
+        "Age at which the peer of a gRPC connection is asked to go, a tenth more or less; a client that balances"
+        " over several brokers then looks for new ones. Calls under way are answered. 0: never.",
+        unit="seconds",
+        bounds=(0, 365 * 86_400),
+    )
     timeout: float = option(
         10.0,
         "Time limit of a dispatch, queue and hook together.",

@@ -1,6 +1,8 @@
 """The timeouts of one gRPC connection, checked by the periodic sweep."""
 
+import random
 from collections.abc import Callable
+from typing import Final
 
 from tykpy.broker.connections import RequestProgress, Unchanged
 from tykpy.broker.http2.connection import Connection
@@ -8,11 +10,14 @@ from tykpy.broker.http2.errors import ErrorCode, PeerError
 from tykpy.broker.http2.limits import Limits
 from tykpy.broker.http2.stream import Stream
 
+AGE_JITTER: Final = 0.1
+"""Connections that were opened together are told to go away up to this part of their age earlier or later."""
+
 
 class ConnectionTimeouts:
-    """Ends a connection or a request when nothing has moved for too long."""
+    """Ends a connection or a request when nothing has moved for too long, and a connection at its maximum age."""
 
-    __slots__ = ("_connection", "_drain", "_expire", "_idle", "_limits", "_output", "_pieces", "_settings")
+    __slots__ = ("_connection", "_drain", "_end", "_expire", "_idle", "_limits", "_output", "_pieces", "_settings")
 
     def __init__(self, connection: Connection, limits: Limits, expire: Callable[[Stream], None], now: float) -> None:
         """`expire` fails a request whose rest does not come in time."""
@@ -24,6 +29,7 @@ class ConnectionTimeouts:
         self._idle = Unchanged((0, None), now)
         self._drain = Unchanged(connection.draining, now)
         self._output = Unchanged(None, now)
+        self._end = now + limits.max_age * random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)
 
     def check(self, now: float, unsent: int) -> bool:
         """Act on every timeout that has passed; `unsent` is the size of the socket's output buffer in bytes.
@@ -42,7 +48,7 @@ class ConnectionTimeouts:
             connection.fail(PeerError(ErrorCode.ENHANCE_YOUR_CALM, message))
         self._check_requests()
         calls = (connection.last_stream_id, now if connection.streams else None)
-        if self._idle.seconds(calls, now) > limits.idle_timeout:
+        if self._idle.seconds(calls, now) > limits.idle_timeout or now > self._end:
             connection.drain()
         # A peer that does not acknowledge the GOAWAY has still been asked to go.
         if self._drain.seconds(connection.draining, now) > limits.handshake_timeout and connection.draining:

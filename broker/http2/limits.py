@@ -1,5 +1,6 @@
 """Limits of the gRPC front end, each with its unit."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Final
@@ -58,6 +59,9 @@ class Limits:
     """Seconds for the preface, the first SETTINGS and the acknowledgement of ours."""
     idle_timeout: float = 3_600.0
     """Seconds without a call after which a connection is told to go away."""
+    max_age: float = math.inf
+    """Seconds after which a connection is told to go away, whatever runs on it. Clients that balance over several
+    brokers look for new ones when a connection ends, and at no other time."""
     request_timeout: float = 60.0
     """Seconds for the rest of a request, or for `request_progress` of it where it is longer than that."""
     request_progress: int = 64 * KIB

@@ -9,6 +9,7 @@ from tests.support.gateway.echo_dispatcher import EchoDispatcher
 from tests.support.peers.http2_peer import Frame, Peer, code_of, data, frames, message, settings
 from tykpy.broker.connections import MAX_REFUSED, SWEEP_INTERVAL
 from tykpy.broker.grpc.server import REFUSED_IDLE, GrpcProtocol, GrpcServer
+from tykpy.broker.grpc.timeouts import AGE_JITTER
 from tykpy.broker.http2.errors import ErrorCode
 from tykpy.broker.http2.frames import ACK, END_STREAM, PREFACE, FrameType, pack_frame
 from tykpy.broker.http2.limits import MIB, Limits
@@ -289,6 +290,27 @@ def test_an_idle_connection_is_asked_to_go() -> None:
         goaways = [frame for frame in transport.frames() if frame.kind == FrameType.GOAWAY]
         assert len(goaways) >= 2
         assert all(frame.payload[4:8] == bytes(4) for frame in goaways)
+        assert transport.eof
+        served.close(protocol)
+
+    asyncio.run(scenario())
+
+
+def test_an_old_connection_is_asked_to_go_whatever_runs_on_it() -> None:
+    async def scenario() -> None:
+        limits = Limits(max_age=1000)
+        served = Served(limits)
+        protocol, transport = served.connect()
+        protocol.data_received(request(b"hold:"))
+        served.sweep(limits.max_age * (1 - AGE_JITTER) - 2 * SWEEP_INTERVAL)
+        assert FrameType.GOAWAY not in {frame.kind for frame in transport.frames()}
+        later = limits.max_age * (1 + AGE_JITTER)
+        served.sweep(later)
+        assert FrameType.GOAWAY in {frame.kind for frame in transport.frames()}
+        served.sweep(later + limits.handshake_timeout + 2 * SWEEP_INTERVAL)
+        assert not transport.eof
+        served.echo.release()
+        await asyncio.sleep(0)
         assert transport.eof
         served.close(protocol)
 
