@@ -143,6 +143,8 @@ class RunningGateway:
             "responses": responses,
             **config,
         }
+        self.prefix: list[str] = []
+        """Prefix of its command, e.g. of another machine."""
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -199,7 +201,7 @@ class RunningGateway:
         self._config_path.write_text(json.dumps(self.config))
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [go_program("gateway"), "--config", str(self._config_path)],
+                [*self.prefix, go_program("gateway"), "--config", str(self._config_path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -68,6 +68,8 @@ class RedisServer:
         self.folder = folder
         self.socket = folder / "redis.sock"
         self.port = port
+        self.prefix: list[str] = []
+        """Prefix of its command, e.g. of another machine."""
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._started = ExitStack()
@@ -123,7 +125,7 @@ class RedisServer:
     def _command(self) -> list[str]:
         place = ["--dir", str(self.folder), "--unixsocket", str(self.socket), "--port", str(self.port)]
         quiet = ["--save", "", "--appendonly", "no", "--daemonize", "no", "--bind", "127.0.0.1"]
-        return [redis_binary(), *self._main_arguments(), *place, *quiet, *self._settings]
+        return [*self.prefix, redis_binary(), *self._main_arguments(), *place, *quiet, *self._settings]
 
     def _main_arguments(self) -> list[str]:
         return []
