@@ -181,6 +181,12 @@ def lost_records() -> int:
     return 0 if _process.output is None else _process.output.lost
 
 
+def show_lost_records(show: Callable[[int], object]) -> None:
+    """Have `show` called with the number of records lost so far whenever it changes, in any thread."""
+    if _process.output is not None:
+        _process.output.when_lost = show
+
+
 def run_later(seconds: float, action: Action) -> None:
     """Run `action` in another thread after `seconds` or when the log is closed; never, if no log is open."""
     if _process.output is not None:

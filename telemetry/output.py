@@ -57,6 +57,8 @@ class LogOutput:
         """Total bytes put into the queue, and total bytes that have left it."""
         self._lost = self._reported = 0
         """Records lost so far, and those of them that were reported."""
+        self.when_lost: Callable[[int], object] = lambda _total: None
+        """Called with the number of records lost so far, when it has changed."""
         self._why = ""
         self._next_report = 0.0
         self._rest = b""
@@ -144,6 +146,7 @@ class LogOutput:
     def _lose(self, why: str, records: int = 1) -> None:
         self._lost += records
         self._why = why
+        self.when_lost(self._lost)
 
     # -- the writer's thread --
 
@@ -243,6 +246,7 @@ class LogOutput:
         self._queue, self._ahead = SimpleQueue(), []
         self._writing = threading.Lock()
         self._queued = self._done = self._lost = self._reported = 0
+        self.when_lost = lambda _total: None
         self._rest = b""
 
 

@@ -9,31 +9,8 @@ from typing import Final
 
 import msgspec
 
-_MICROSECOND: Final = 1_000
-_MILLISECOND: Final = 1_000_000
-_SECOND: Final = 1_000_000_000
+from tykpy.telemetry.buckets import BUCKETS
 
-BOUNDS_NS: Final = (
-    100 * _MICROSECOND,
-    250 * _MICROSECOND,
-    500 * _MICROSECOND,
-    1 * _MILLISECOND,
-    int(2.5 * _MILLISECOND),
-    5 * _MILLISECOND,
-    10 * _MILLISECOND,
-    25 * _MILLISECOND,
-    50 * _MILLISECOND,
-    100 * _MILLISECOND,
-    250 * _MILLISECOND,
-    500 * _MILLISECOND,
-    1 * _SECOND,
-    int(2.5 * _SECOND),
-    5 * _SECOND,
-    10 * _SECOND,
-    30 * _SECOND,
-)
-"""Upper bounds, inclusive, of the buckets of every histogram; one more bucket has no bound."""
-BUCKETS: Final = len(BOUNDS_NS) + 1
 OTHER: Final = "other"
 """Bundle and hook of what is counted together because there are too many series."""
 
@@ -162,6 +139,8 @@ class StoreState(msgspec.Struct, gc=False):
     state: str
     """`unused`, `works` or `fails`."""
     errors: int
+    operations: dict[str, list[int]]
+    """By operation, store and fetch: the sum of its times in ns, then its calls per bucket."""
 
 
 class Snapshot(msgspec.Struct, gc=False):
@@ -214,7 +193,7 @@ class Snapshot(msgspec.Struct, gc=False):
     events: dict[str, dict[str, int]]
     """By sink and result; `waiting` ones are not delivered yet."""
     log_dropped: int
-    """Records of the broker's log that were lost."""
+    """Records of the log that were lost, by the broker and its workers."""
 
     series: list[HookSeries]
     dropped_series: int

@@ -26,7 +26,15 @@ from tykpy.ipc.errors import ControlClosedError
 from tykpy.ipc.exits import WorkerExit
 from tykpy.ipc.orders import ARGUMENT as ORDERS_ARGUMENT
 from tykpy.ipc.title import set_title, worker_title
-from tykpy.telemetry.log import Log, attribute_records, configure_log, dump_descriptor, explain_in_log, open_log
+from tykpy.telemetry.log import (
+    Log,
+    attribute_records,
+    configure_log,
+    dump_descriptor,
+    explain_in_log,
+    open_log,
+    show_lost_records,
+)
 from tykpy.telemetry.records import Source
 from tykpy.telemetry.tracing import TracingError
 from tykpy.workers.dispatch.log_fields import running_fields
@@ -38,8 +46,9 @@ from tykpy.workers.process.lifeline import end_with_broker
 from tykpy.workers.process.plugin_signals import confine_handlers
 from tykpy.workers.process.signals import dump_stacks_to, release_children, watch_signals
 from tykpy.workers.serve import WorkerLoop
-from tykpy.workers.storage import open_storage
+from tykpy.workers.storage import SharedStorage, open_storage
 from tykpy.workers.storage.failures import Health
+from tykpy.workers.storage.timed import TimedStorage
 from tykpy.workers.zygote import fork_loop
 
 if TYPE_CHECKING:
@@ -135,6 +144,7 @@ def _prepare(
     configure_log(config["log_level"], config["log_format"], path)
     explain_in_log(config["names"])
     attribute_records(running_fields)
+    show_lost_records(channel.show_log_lost)
     # This logger would write the metadata of calls.
     logging.getLogger("hpack").setLevel(logging.WARNING)
     # A worker that hangs or crashes must not wait for a log reader that has stopped.
@@ -146,7 +156,8 @@ def _prepare(
     confine_handlers()
     runtime_dir = _path(config["runtime_dir"])
     health = Health(channel.show_storage)
-    storage = open_storage(config["redis"], runtime_dir, health)
+    opened = open_storage(config["redis"], runtime_dir, health)
+    storage: SharedStorage = TimedStorage(opened, channel.count_storage)
     if spans is not None:
         storage = spans.trace_storage(storage, "redis" if config["redis"] else "sqlite", health)
     gateway.install(storage=storage, trigger=events.trigger, log=stdio.PluginLog().log)

@@ -17,8 +17,9 @@ from prometheus_client.samples import Exemplar
 
 from tykpy.broker.observe.http import HttpRequest, HttpResponse
 from tykpy.broker.observe.listener import Snapshots
+from tykpy.telemetry.buckets import BOUNDS_NS
 from tykpy.telemetry.processes import usage_of
-from tykpy.telemetry.snapshot import BOUNDS_NS, ExampleTrace, HookSeries, Snapshot
+from tykpy.telemetry.snapshot import ExampleTrace, HookSeries, Snapshot
 
 _BOUNDS: Final = [*(str(bound / 1e9) for bound in BOUNDS_NS), "+Inf"]
 _HOOK_LABELS: Final = ("bundle", "hook", "type", "code")
@@ -172,6 +173,12 @@ def _of_bundles(one: Snapshot) -> Iterator[Metric]:
 
 def _of_telemetry(one: Snapshot) -> Iterator[Metric]:
     yield _gauge("tykpy_store_up", "0 if the last use of the storage of plugins failed.", one.store.state != "fails")
+    times = HistogramMetricFamily(
+        "tykpy_store_operation_seconds", "Time of store_data and get_data, failed ones too.", labels=["operation"]
+    )
+    for operation, (total_ns, *counts) in one.store.operations.items():
+        times.add_metric([operation], _buckets(counts), total_ns / 1e9)
+    yield times
     yield _counter("tykpy_store_errors", "Failed uses of the storage.", [], [([], one.store.errors)])
     results = {(sink, result): count for sink, counts in one.events.items() for result, count in counts.items()}
     now = ("waiting", "under_way")

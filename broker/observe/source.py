@@ -12,7 +12,7 @@ from tykpy.broker.parts import Parts
 from tykpy.ipc.text import bounded
 from tykpy.telemetry.live_segment import MAX_SNAPSHOT
 from tykpy.telemetry.log import lost_records
-from tykpy.telemetry.snapshot import BreakerState, BundleState, Snapshot, StoreState, WorkerState, encode_snapshot
+from tykpy.telemetry.snapshot import BreakerState, BundleState, Snapshot, WorkerState, encode_snapshot
 
 MAX_BUNDLES: Final = 1_000
 """Bundles in a snapshot, and as many that are not loaded."""
@@ -101,9 +101,9 @@ class SnapshotSource:
             bundles=self._bundles,
             unloaded=self._unloaded_now(now_ns / 1e9),
             breakers=self._breakers(),
-            store=StoreState(**_without(supervisor.describe_storage(), "place")),
+            store=supervisor.store_state(),
             events=_flat(parts.events.describe()),
-            log_dropped=lost_records(),
+            log_dropped=lost_records() + supervisor.totals.log_lost(workers),
             series=stats.series(),
             dropped_series=stats.dropped,
         )
@@ -150,10 +150,6 @@ def _own_version() -> str:
         return version("tykpy")
     except PackageNotFoundError:  # run from a checkout that is not installed
         return "unknown"
-
-
-def _without(description: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in description.items() if key != name}
 
 
 def _flat(events: dict[str, Any]) -> dict[str, dict[str, int]]:

@@ -38,6 +38,7 @@ from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.channel.control import ControlMessage
 from tykpy.ipc.errors import ControlClosedError, IpcError
 from tykpy.telemetry.log import explain_in_log
+from tykpy.telemetry.snapshot import StoreState
 
 log = logging.getLogger("tykpy.supervisor")
 
@@ -153,6 +154,12 @@ class Supervisor:
     def describe_storage(self) -> dict[str, Any]:
         """Return the state of the plugins' storage, for `tykpy status`."""
         return self._storage.describe(worker.channel for worker in self._workers.values())
+
+    def store_state(self) -> StoreState:
+        """Return the state of the plugins' storage with its times, for a snapshot."""
+        channels = [worker.channel for worker in self._workers.values()]
+        state = self._storage.describe(channels)
+        return StoreState(state["kind"], state["state"], state["errors"], self._storage.times(channels))
 
     @property
     def restarts(self) -> int:

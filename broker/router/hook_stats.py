@@ -7,7 +7,8 @@ from typing import Final
 
 from tykpy.broker.codes import GrpcCode
 from tykpy.broker.router.peek import HOOK_TYPES
-from tykpy.telemetry.snapshot import BOUNDS_NS, OTHER, ExampleTrace, HookSeries
+from tykpy.telemetry.buckets import BOUNDS_NS
+from tykpy.telemetry.snapshot import OTHER, ExampleTrace, HookSeries
 
 MAX_SERIES: Final = 1_000
 """Series of all hooks; what comes after them is counted in series of the hook `other`."""

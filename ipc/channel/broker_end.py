@@ -23,17 +23,21 @@ from tykpy.ipc.ring.layout import (
     EXECUTION_SLOTS,
     FLAG_ERROR,
     HEAD,
+    LOG_LOST,
     MAX_HANDLER_NS,
     MAX_WAITING,
     SIGNALLED,
     SPILL_PLACE,
     STORAGE_ERRORS,
     STORAGE_STATE,
+    STORAGE_TIMES,
+    STORAGE_TIMES_EACH,
     THREADS,
     WAITING_SHIFT,
     Identity,
     RecordType,
     Role,
+    StorageOperation,
 )
 from tykpy.ipc.ring.ring import Consumer, Producer
 from tykpy.ipc.ring.segment import Segment, create_bulk, create_segment
@@ -294,6 +298,15 @@ class BrokerChannel:
     def hook_threads(self) -> int:
         """Threads for hooks that the worker says it has started; not checked."""
         return int(self._parts.inbound.words[THREADS])
+
+    def storage_times(self, operation: StorageOperation) -> list[int]:
+        """The sum in ns, and the calls per bucket, of a storage operation in the worker; not checked."""
+        start = STORAGE_TIMES + operation * STORAGE_TIMES_EACH
+        return self._parts.inbound.words[start : start + STORAGE_TIMES_EACH].tolist()
+
+    def log_lost(self) -> int:
+        """Records of the worker's log that were lost; not checked."""
+        return int(self._parts.inbound.words[LOG_LOST])
 
     def storage_health(self) -> tuple[int, int]:
         """The worker's StorageState and its count of storage errors; not checked."""

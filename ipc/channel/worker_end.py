@@ -27,15 +27,19 @@ from tykpy.ipc.ring.layout import (
     FLAG_ERROR,
     FLAG_MEASURE,
     FLAG_SHARES,
+    LOG_LOST,
     OWN_MEMORY,
     REQUEST_FLAGS,
     SIGNALLED,
     STORAGE_ERRORS,
     STORAGE_STATE,
+    STORAGE_TIMES,
+    STORAGE_TIMES_EACH,
     THREADS,
     Identity,
     RecordType,
     Role,
+    StorageOperation,
     StorageState,
 )
 from tykpy.ipc.ring.ring import Consumer, Producer
@@ -152,6 +156,16 @@ class WorkerChannel:
         """Publish the state of the storage and its count of errors."""
         self._words[STORAGE_STATE] = state
         self._words[STORAGE_ERRORS] = errors
+
+    def count_storage(self, operation: StorageOperation, bucket: int, duration_ns: int) -> None:
+        """Count a use of the storage, and its time. Without a lock: of two threads, one may be missed."""
+        start = STORAGE_TIMES + operation * STORAGE_TIMES_EACH
+        self._words[start] += duration_ns
+        self._words[start + 1 + bucket] += 1
+
+    def show_log_lost(self, records: int) -> None:
+        """Publish how many records of the log were lost."""
+        self._words[LOG_LOST] = records
 
     def claim(self, slot: int = 0) -> Request | None:
         """Wait for a request and enter it into an execution slot; return None once no more will come.

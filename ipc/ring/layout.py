@@ -15,11 +15,14 @@ All numbers are native little-endian u64 unless said otherwise. Counters are rea
 #           | head: bytes consumed from the peer's segment                           |
 #   0x0180  +------------------------------------------------------------------------+
 #           | storage state | storage errors | hook threads started | signalled          |  B
+#           | log records lost                                                       |  B
 #   0x0200  +------------------------------------------------------------------------+
 #           | active_seq[96]: what runs in each execution slot, 0 for nothing        |  B
 #   0x0500  +------------------------------------------------------------------------+
 #           | active_start_ns[96]: CLOCK_MONOTONIC                                   |  B
 #   0x0800  +------------------------------------------------------------------------+
+#           | storage times[2][19], store and fetch: sum in ns, calls per bucket     |  B
+#   0x0930  +------------------------------------------------------------------------+
 #           | unused                                                                 |
 #   0x1000  +------------------------------------------------------------------------+
 #           | records: `capacity` bytes, a power of two                              |
@@ -66,9 +69,13 @@ STORAGE_STATE: Final = 0x180 // WORD
 STORAGE_ERRORS: Final = 0x188 // WORD
 THREADS: Final = 0x190 // WORD
 SIGNALLED: Final = 0x198 // WORD
+LOG_LOST: Final = 0x1A0 // WORD
 ACTIVE_SEQ: Final = 0x200 // WORD
 ACTIVE_START: Final = 0x500 // WORD
+STORAGE_TIMES: Final = 0x800 // WORD
 
+STORAGE_TIMES_EACH: Final = 19
+"""Words of the times of one storage operation."""
 EXECUTION_SLOTS: Final = 96
 """Dispatches that one worker may execute at a time."""
 
@@ -134,6 +141,13 @@ class StorageState(IntEnum):
     WORKS = 1
     FAILS = 2
     """The last use of it failed."""
+
+
+class StorageOperation(IntEnum):
+    """Operations whose times are kept, in B."""
+
+    STORE = 0
+    FETCH = 1
 
 
 class Identity(NamedTuple):

@@ -145,7 +145,7 @@ def flood_on_the_control_socket(request, session, spec):
 @Pre
 def words_that_mean_nothing(request, session, spec):
     channel, _ = find()
-    for word in (layout.STORAGE_STATE, layout.STORAGE_ERRORS, layout.THREADS):
+    for word in (layout.STORAGE_STATE, layout.STORAGE_ERRORS, layout.THREADS, layout.LOG_LOST, layout.STORAGE_TIMES):
         channel._words[word] = (1 << 64) - 1
     for slot in range(1, layout.EXECUTION_SLOTS):
         channel._words[layout.ACTIVE_SEQ + slot] = (1 << 64) - 1

@@ -152,7 +152,11 @@ def test_reloads_are_counted_by_result(broker: MeteredBroker) -> None:
 def test_a_store_that_is_down_shows(broker: MeteredBroker) -> None:
     broker.call("stores", bundle=CALLED)
     broker.wait_for("tykpy_store_errors_total", 0)
-    assert broker.scrape()("tykpy_store_up") == 0
+    after = broker.scrape()
+    assert after("tykpy_store_up") == 0
+    assert after("tykpy_store_operation_seconds_count", operation="store") >= 1
+    assert after("tykpy_store_operation_seconds_sum", operation="store") > 0
+    assert after("tykpy_store_operation_seconds_count", operation="fetch") == 0
 
 
 def test_connections_streams_and_faults_are_counted(broker: MeteredBroker) -> None:

@@ -1,7 +1,8 @@
 """Snapshots in a limited number of bytes."""
 
 from tests.support.snapshots import a_snapshot
-from tykpy.telemetry.snapshot import BUCKETS, ExampleTrace, HookSeries, decode_snapshot, encode_snapshot
+from tykpy.telemetry.buckets import BUCKETS
+from tykpy.telemetry.snapshot import ExampleTrace, HookSeries, decode_snapshot, encode_snapshot
 
 
 def series_with_traces() -> list[HookSeries]:

@@ -8,7 +8,8 @@ from tests.unit.broker.router.bench import Bench
 from tykpy.broker.codes import GrpcCode
 from tykpy.broker.router import hook_stats
 from tykpy.broker.router.hook_stats import EVENT, AllHookStats
-from tykpy.telemetry.snapshot import BOUNDS_NS, HookSeries
+from tykpy.telemetry.buckets import BOUNDS_NS
+from tykpy.telemetry.snapshot import HookSeries
 
 OK = int(GrpcCode.OK)
 
