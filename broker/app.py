@@ -45,7 +45,7 @@ from tykpy.broker.router.router import Router, RouterOptions
 from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.errors import SegmentError
 from tykpy.telemetry.log import reopen_log
-from tykpy.telemetry.tracing import TracingError, shown_endpoint
+from tykpy.telemetry.tracing import TracingError, shown_endpoint, shown_sampler
 
 if TYPE_CHECKING:
     from tykpy.broker.tracing.spans import DispatchSpans
@@ -385,7 +385,7 @@ def _open_spans() -> "DispatchSpans":
         spans = DispatchSpans.open()
     except TracingError as error:
         raise ConfigError(str(error)) from error
-    log.info("traces go to %s, sampled by %s", shown_endpoint(os.environ), spans.sampling)
+    log.info("traces go to %s, sampled by %s", shown_endpoint(os.environ), shown_sampler(os.environ))
     return spans
 
 

@@ -11,6 +11,7 @@ log = logging.getLogger("tykpy.tracing")
 EXTRA: Final = "pip install 'tykpy[otel]'"
 _EXPORTER_MODULES: Final = ("opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 _DEFAULT_ENDPOINT: Final = "http://localhost:4318"
+_DEFAULT_SAMPLER: Final = "parentbased_always_on"
 _PROTOCOL: Final = "http/protobuf"
 
 
@@ -41,6 +42,12 @@ def shown_endpoint(environ: Mapping[str, str]) -> str:
     """Return the host and port that spans are sent to, without credentials or path."""
     parts = urlsplit(_endpoint(environ) or _DEFAULT_ENDPOINT)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def shown_sampler(environ: Mapping[str, str]) -> str:
+    """Return the name of the sampler, with its argument if there is one."""
+    name, argument = environ.get("OTEL_TRACES_SAMPLER") or _DEFAULT_SAMPLER, environ.get("OTEL_TRACES_SAMPLER_ARG", "")
+    return f"{name} ({argument})" if argument else name
 
 
 def _endpoint(environ: Mapping[str, str]) -> str:

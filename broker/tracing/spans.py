@@ -50,11 +50,6 @@ class DispatchSpans:
         """Start to export; raises TracingError."""
         return cls(SpanExport("broker"))
 
-    @property
-    def sampling(self) -> str:
-        """The sampler, for people."""
-        return self._export.sampler.get_description()
-
     def begin(self, dispatch: Dispatch, hook: HookInfo) -> None:
         """Set the trace of a dispatch for this hook, if it is sampled."""
         try:

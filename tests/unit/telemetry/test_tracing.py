@@ -2,7 +2,7 @@
 
 import pytest
 
-from tykpy.telemetry.tracing import TracingError, is_on, shown_endpoint
+from tykpy.telemetry.tracing import TracingError, is_on, shown_endpoint, shown_sampler
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
 
@@ -44,3 +44,10 @@ def test_the_shown_endpoint_has_no_credentials() -> None:
     environ = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://user:secret@collector:4318/v1/traces?key=1"}
     assert shown_endpoint(environ) == "https://collector:4318"
     assert shown_endpoint({}) == "http://localhost:4318"
+
+
+def test_the_sampler_is_shown_with_its_argument() -> None:
+    assert shown_sampler({}) == "parentbased_always_on"
+    assert (
+        shown_sampler({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}) == "traceidratio (0.1)"
+    )
