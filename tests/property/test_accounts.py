@@ -387,6 +387,12 @@ class Accounts:
         assert self.arriving.bytes == 0
         self.die()
         assert (self.router.held, self.router.under_way, self.router.waiting) == (0, 0, 0)
+        series = self.router.hooks.stats.series()
+        assert (
+            sum(one.count for one in series)
+            == sum(sum(one.wait_counts) for one in series)
+            == self.router.counters.taken
+        )
         assert self.bodies.used == 0
 
     def close(self) -> None:

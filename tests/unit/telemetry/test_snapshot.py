@@ -2,7 +2,7 @@
 
 from tests.support.snapshots import a_snapshot
 from tykpy.telemetry.buckets import BUCKETS
-from tykpy.telemetry.snapshot import ExampleTrace, HookSeries, decode_snapshot, encode_snapshot
+from tykpy.telemetry.snapshot import OTHER, ExampleTrace, HookSeries, decode_snapshot, encode_snapshot
 
 
 def series_with_traces() -> list[HookSeries]:
@@ -17,3 +17,25 @@ def test_traces_are_omitted_before_series_are_merged() -> None:
     cut = decode_snapshot(encode_snapshot(a_snapshot(series=list(series)), len(whole) - 1))
     assert [(one.hook, one.traces) for one in cut.series] == [(one.hook, {}) for one in series]
     assert all(len(one.traces) == BUCKETS for one in series)
+
+
+def test_series_that_do_not_fit_are_counted_together() -> None:
+    series = [HookSeries("bundle", f"hook{number}", "Pre", "OK") for number in range(100)]
+    for number, one in enumerate(series):
+        one.dispatch_counts[0], one.dispatch_ns = 100 - number, 10
+    packed = encode_snapshot(a_snapshot(series=series), 3_000)
+    assert len(packed) <= 3_000
+    kept = decode_snapshot(packed).series
+    names = {one.hook for one in kept}
+    assert {"hook0", OTHER} <= names, "those with the most dispatches stay"
+    assert "hook99" not in names
+    assert sum(one.count for one in kept) == sum(range(101))
+    assert sum(one.dispatch_ns for one in kept) == 1_000
+
+
+def test_bundles_that_do_not_fit_are_left_out() -> None:
+    snapshot = a_snapshot()
+    snapshot.unloaded = {str(number): "x" * 100 for number in range(1_000)}
+    packed = encode_snapshot(snapshot, 10_000)
+    assert len(packed) <= 10_000
+    assert decode_snapshot(packed).unloaded == {}

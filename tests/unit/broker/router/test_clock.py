@@ -5,6 +5,7 @@ import time
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.peers.dispatches import RecordedDispatch
 from tests.unit.broker.router.bench import Bench, hook_of
+from tykpy.broker.errors import Rejection
 from tykpy.broker.router.clock import HOOK_TIMES, STANDING_NS, Overload
 from tykpy.broker.router.deadlines import TICK_BITS, DeadlineWheel
 from tykpy.broker.router.dispatch import Dispatch
@@ -104,6 +105,7 @@ def test_an_overload_sheds_dispatches_that_waited_too_long(worker: LocalWorker) 
     assert waiting.status is Status.OVERLOADED
     assert "--queue-wait" in str(waiting.outcomes[0])
     assert (bench.router.counters.shed, bench.router.counters.failed) == (1, 1)
+    assert bench.router.rejected == {Rejection.SHED: 1}
     worker.finish(request)
     bench.router.receive(worker.link)
     assert (running.outcomes, bench.router.under_way) == ([running.body], 0)

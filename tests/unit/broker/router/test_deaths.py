@@ -7,6 +7,7 @@ import pytest
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.router.bench import Bench
+from tykpy.broker.errors import Rejection
 from tykpy.broker.router.deaths import MAX_ATTEMPTS, Cause, Death
 from tykpy.ipc.frame import Status, pack_error
 
@@ -118,6 +119,7 @@ def test_a_third_dispatch_of_a_deadly_frame_is_refused(bench: Bench) -> None:
     refused = bench.send("deadly")
     assert refused.status is Status.HOOK_FAILED
     assert "quarantined" in str(refused.outcomes[0])
+    assert bench.router.rejected == {Rejection.QUARANTINED: 1}
     assert bench.router.counters.refused == 1
     assert bench.send("other").outcomes == []
 

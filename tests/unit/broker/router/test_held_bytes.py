@@ -7,6 +7,7 @@ import pytest
 from tests.support.channels import LocalWorker, local_worker
 from tests.support.peers.dispatches import object_bytes
 from tests.unit.broker.router.bench import Bench
+from tykpy.broker.errors import Rejection
 from tykpy.broker.router.deaths import Cause, Death
 from tykpy.ipc.frame import Status
 
@@ -32,6 +33,7 @@ def test_dispatches_above_the_byte_limit_are_refused(bench: Bench, worker: Local
     assert bench.send().outcomes == []
     assert bench.router.held == 3 * SIZE
     assert bench.router.counters.refused == 2
+    assert bench.router.rejected == {Rejection.BYTES: 2}
 
 
 def test_a_single_dispatch_may_have_any_size() -> None:

@@ -14,7 +14,7 @@ from tests.support.channels import LocalWorker, local_worker
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tests.unit.broker.router.bench import Bench, hook_of
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.broker.errors import DispatchError
+from tykpy.broker.errors import DispatchError, Rejection
 from tykpy.broker.router.deaths import Cause, Death
 from tykpy.broker.router.hook_info import BLOCKING, HookInfo
 from tykpy.broker.router.hook_stats import AllHookStats
@@ -52,6 +52,7 @@ def test_a_full_queue_is_answered_at_once() -> None:
     other = [bench.send() for _ in range(2)]
     assert bench.send().status is Status.OVERLOADED
     assert [dispatch.outcomes for dispatch in other] == [[], []]
+    assert bench.router.rejected == {Rejection.QUEUE_FULL: 1}
     bench.loop.close()
 
 
@@ -64,6 +65,7 @@ def test_garbage_is_refused_without_a_worker(bench: Bench) -> None:
 def test_a_draining_router_takes_nothing_more(bench: Bench) -> None:
     bench.router.draining = True
     assert bench.send().status is Status.UNAVAILABLE
+    assert bench.router.rejected == {Rejection.DRAINING: 1}
 
 
 def test_giving_up_fails_waiting_and_new_dispatches(bench: Bench) -> None:
@@ -71,6 +73,7 @@ def test_giving_up_fails_waiting_and_new_dispatches(bench: Bench) -> None:
     bench.router.give_up("no worker can start: because")
     assert waiting.status is bench.send().status is Status.UNAVAILABLE
     assert bench.router.under_way == 0
+    assert bench.router.rejected == {Rejection.NO_WORKERS: 2}
 
 
 def test_a_workers_error_keeps_its_status_and_message(bench: Bench, worker: LocalWorker) -> None:
