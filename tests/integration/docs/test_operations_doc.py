@@ -1,4 +1,4 @@
-"""docs/operations.md: its commands, options, signals and unit are executed, or looked up in the code."""
+"""docs/operations.md: its commands, options and signals are executed, or looked up in the code."""
 
 import json
 import os
@@ -62,12 +62,3 @@ def test_every_signal_is_one_that_is_handled(tmp_path: Path, name: str) -> None:
         status = Path(f"/proc/{broker.pid}/status").read_text()
     caught = int(re.findall(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)[0], 16)
     assert caught >> (signal.Signals[name] - 1) & 1
-
-
-def test_the_unit_starts_the_broker_with_options_that_exist() -> None:
-    (unit,) = re.findall(r"```ini\n(.*?)```", PAGE, re.DOTALL)
-    start = re.findall(r"^ExecStart=\S+ broker (.*)$", unit, re.MULTILINE)[0].split()
-    known = {flag_of(option.name) for option in options()}
-    assert {word for word in start if word.startswith("--")} <= known
-    assert "Type=notify\n" in unit
-    assert "KillMode=mixed\n" in unit
