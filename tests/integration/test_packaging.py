@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.root import ROOT
 
-NOT_INSTALLED = {"benchmarks", "docs", "examples", "scripts", "tests", "typings", ".ci"}
+NOT_INSTALLED = {"benchmarks", "deploy", "docs", "examples", "scripts", "tests", "typings", ".ci"}
 MODULES = {"cli.py", "__main__.py"}
 EVERYDAY_NAMES = ("broker", "commands", "ipc", "workers")
 OF_EXTRAS = ("cryptography", "psutil", "rich")

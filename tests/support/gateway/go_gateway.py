@@ -36,10 +36,17 @@ def go_program(name: str) -> str:
 @functools.cache
 def grpcurl() -> str:
     """Return the path of grpcurl, built if it is missing; skip or fail the test without Go."""
-    with _locked(f"grpcurl-{GRPCURL_VERSION}") as target:
+    return go_tool(GRPCURL, GRPCURL_VERSION)
+
+
+@functools.cache
+def go_tool(package: str, version: str) -> str:
+    """Return the path of somebody else's program, built if it is missing; skip or fail the test without Go."""
+    name = package.rpartition("/")[2]
+    with _locked(f"{name}-{version}") as target:
         if not target.exists():
-            _run_go("install", f"{GRPCURL}@{GRPCURL_VERSION}")
-            (PROGRAMS / "grpcurl").rename(target)
+            _run_go("install", f"{package}@{version}")
+            (PROGRAMS / name).rename(target)
     return str(target)
 
 
@@ -55,7 +62,7 @@ def _locked(name: str) -> Iterator[Path]:
 def _run_go(*command: str) -> None:
     go = shutil.which("go")
     if go is None:
-        _unavailable("there is no Go on this machine to build the test gateway with")
+        _unavailable("there is no Go on this machine to build a program of the tests with")
     environment = {**os.environ, "GOBIN": str(PROGRAMS)}
     done = subprocess.run(
         [go, *command], cwd=MODULE, env=environment, capture_output=True, text=True, timeout=BUILD_TIMEOUT, check=False
