@@ -1,6 +1,7 @@
 """deploy/docker/Dockerfile: its steps are run, and its entry point serves as process 1, as in a container."""
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Final
 
 import psutil
 import pytest
+import yaml
 
 from tests.support.broker import PATIENCE, wait_until
 from tests.support.deploy.container import Builder, Container, Stage, why_unavailable
 from tests.support.root import ROOT
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.host.exits import ExitCode
 from tykpy.cli import main
 from tykpy.client.grpc import GrpcClient
 from tykpy.commands.objects import CallDescription, build_object
@@ -101,6 +104,28 @@ def test_the_image_serves_from_a_read_only_root(image: tuple[Builder, Stage], fo
         assert status.returncode == 0, status.stderr
         assert container.stop() == 0, container.log
     assert not (runtime / "tyk.sock").exists()
+
+
+def test_a_pod_gets_a_runtime_folder_of_its_own(image: tuple[Builder, Stage], folders: tuple[Path, Path]) -> None:
+    """Everybody may write to an emptyDir, and the broker refuses such a folder: a pod first makes one in it."""
+    runtime, bundles = folders
+    runtime.chmod(0o755)
+    volume = runtime / "volume"
+    volume.mkdir()
+    volume.chmod(0o777)
+    with Container(*image, volume, bundles, owned=False) as refused:
+        assert refused.wait() == ExitCode.CANNOT_LISTEN, refused.log
+        assert "everybody" in refused.log
+
+    documents = yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "sidecar" / "tykpy.yaml").read_text())
+    (pod,) = (item["spec"]["template"]["spec"] for item in documents if item["kind"] == "Deployment")
+    prepare = [word.replace("/volume", str(volume)) for word in pod["initContainers"][0]["command"]]
+    user = str(pod["securityContext"]["runAsUser"])
+    subprocess.run(["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *prepare], check=True)
+    private = volume / pod["initContainers"][1]["volumeMounts"][0]["subPath"]
+    with Container(*image, private, bundles, owned=False) as container:
+        wait_until((private / "tyk.sock").exists, lambda: container.log)
+        assert call(private, "looks_around")["Store"] == "stored"
 
 
 @pytest.mark.skipif("health" not in main.commands, reason="this version has no `tykpy health`")

@@ -160,10 +160,10 @@ class Builder:
 class Container:
     """A stage's entry point as process 1, as its user, with a read-only root; stopped at the end with SIGTERM."""
 
-    def __init__(self, builder: Builder, stage: Stage, runtime: Path, bundles: Path) -> None:
+    def __init__(self, builder: Builder, stage: Stage, runtime: Path, bundles: Path, *, owned: bool = True) -> None:
         self._stage = stage
-        uid, gid = map(int, stage.user.split(":"))
-        os.chown(runtime, uid, gid)
+        if owned:
+            os.chown(runtime, *map(int, stage.user.split(":")))
         namespaces = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
         places = [str(stage.root), str(runtime), str(bundles)]
         self._log = runtime / "container.log"
@@ -194,11 +194,15 @@ class Container:
             [*enter, *self._as_user(), *command], capture_output=True, text=True, check=False, timeout=60
         )
 
+    def wait(self) -> int:
+        """Wait until it ends; returns the exit code."""
+        return self._process.wait(60)
+
     def stop(self) -> int:
         """Stop it as `docker stop` does; returns the exit code."""
         if self._process.poll() is None:
             os.kill(self.init, signal.SIGTERM)
-        return self._process.wait(60)
+        return self.wait()
 
     def __enter__(self) -> Self:
         return self
