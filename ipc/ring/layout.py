@@ -74,7 +74,7 @@ ACTIVE_SEQ: Final = 0x200 // WORD
 ACTIVE_START: Final = 0x500 // WORD
 STORAGE_TIMES: Final = 0x800 // WORD
 
-STORAGE_TIMES_EACH: Final = 19
+STORAGE_TIMES_EACH: Final = 22
 """Words of the times of one storage operation."""
 EXECUTION_SLOTS: Final = 96
 """Dispatches that one worker may execute at a time."""
