@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,12 @@ def zombies(pid: int) -> list[int]:
         with psutil.Process(child.pid).oneshot():
             found += [child.pid] if child.status() == psutil.STATUS_ZOMBIE else []
     return found
+
+
+def test_the_linter_of_dockerfiles_finds_nothing() -> None:
+    program = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([program, DOCKERFILE], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.timeout(900)
