@@ -12,7 +12,7 @@ from tykpy.commands.call import call
 from tykpy.commands.config.command import check_config, config
 from tykpy.commands.hooks import hooks
 from tykpy.commands.lint.command import lint
-from tykpy.commands.pool import reload_bundles, scale, status
+from tykpy.commands.pool import log_level, reload_bundles, scale, status
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -21,7 +21,20 @@ def main() -> None:
     """Python middleware for the Tyk Gateway, on all cores."""
 
 
-for _command in (broker, check_config, config, call, hooks, status, reload_bundles, scale, bundle, lint, bench):
+for _command in (
+    broker,
+    check_config,
+    config,
+    call,
+    hooks,
+    status,
+    reload_bundles,
+    scale,
+    log_level,
+    bundle,
+    lint,
+    bench,
+):
     main.add_command(_command)
 
 

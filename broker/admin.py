@@ -15,7 +15,7 @@ from tykpy.telemetry.names import annotated
 
 
 def admin_methods(parts: Parts) -> dict[str, RpcMethod]:
-    """Return the table of methods: `ping`, `hooks`, `status`, `reload`, `scale`."""
+    """Return the table of methods: `ping`, `hooks`, `status`, `reload`, `scale`, `log_level`."""
     supervisor = parts.supervisor
     names = supervisor.names
 
@@ -51,7 +51,23 @@ def admin_methods(parts: Parts) -> dict[str, RpcMethod]:
             raise DispatchError(Status.INVALID, str(error)) from error
         reply.answer({"workers": supervisor.wanted})
 
-    methods = {"ping": ping, "hooks": hooks, "status": status, "reload": reload, "scale": scale}
+    def log_level(params: list[Any], reply: Reply) -> None:
+        if len(params) != 2 or type(params[0]) is not str or type(params[1]) not in (int, float):
+            raise DispatchError(Status.INVALID, "takes a level and a number of seconds")
+        try:
+            parts.log_level.change(*params)
+        except ConfigError as error:
+            raise DispatchError(Status.INVALID, str(error)) from error
+        reply.answer(parts.log_level.describe())
+
+    methods = {
+        "ping": ping,
+        "hooks": hooks,
+        "status": status,
+        "reload": reload,
+        "scale": scale,
+        "log_level": log_level,
+    }
     return {name: decoded(method) for name, method in methods.items()}
 
 
@@ -68,6 +84,7 @@ def describe(parts: Parts) -> dict[str, Any]:
         "bundles": [_outline(bundle, supervisor.names) for bundle in supervisor.served],
         "reload": parts.reloader.last,
         "upgrade": parts.upgrade.last,
+        "log": parts.log_level.describe(),
         "waiting": router.waiting,
         "under_way": router.under_way,
         "held_bytes": router.held,

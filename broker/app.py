@@ -26,11 +26,13 @@ from tykpy.broker.host.orphans import is_init, reap_orphans
 from tykpy.broker.host.sd_notify import ServiceNotifier
 from tykpy.broker.host.upgrade import Upgrade
 from tykpy.broker.http2.limits import Limits
+from tykpy.broker.log_level import LogLevel
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
 from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits
 from tykpy.broker.net.access import admin_admission, gateway_admission
 from tykpy.broker.net.addresses import MSGPACK_PREFIX
 from tykpy.broker.net.listeners import Listeners
+from tykpy.broker.observe.access_log import AccessLog
 from tykpy.broker.observe.live_report import LiveReport
 from tykpy.broker.observe.source import SnapshotSource
 from tykpy.broker.parts import Parts
@@ -103,6 +105,7 @@ class Broker:
         self.grpc, self.rpc = self._gateway_front_ends(end_of_turn)
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)
         self.discovery = self._discovery()
+        self.log_level = LogLevel(loop, config.log_level, self.supervisor.set_log_level)
         parts = Parts(
             self.router,
             self.arriving,
@@ -115,6 +118,7 @@ class Broker:
             self.discovery,
             self.grpc,
             self.rpc,
+            self.log_level,
         )
         self.snapshots = SnapshotSource(parts)
         self._live_report = LiveReport(loop, config.runtime_dir, self.snapshots)
@@ -171,6 +175,7 @@ class Broker:
         if self._http is not None:
             self._http.close()
         self.upgrade.close()
+        self.log_level.close()
         self._listeners.stop_accepting()
         for front_end in self._front_ends:
             front_end.connections.abort()
@@ -375,6 +380,7 @@ def _router_options(config: BrokerConfig) -> RouterOptions:
         queue_wait_ns=int(config.queue_wait * 1e9),
         breaker_cooldown=config.breaker_cooldown,
         queue_bytes=config.queue_bytes,
+        access=None if config.access_rule is None else AccessLog(config.access_rule),
     )
 
 

@@ -7,7 +7,7 @@ Command-line flags, `TYKPY_*` environment variables and the TOML file of `--conf
 import os
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from tykpy.broker.arriving import HELD_BYTES
@@ -15,7 +15,7 @@ from tykpy.broker.errors import ConfigError
 from tykpy.broker.host.cpus import usable_cpus
 from tykpy.broker.net.addresses import check_listen
 from tykpy.broker.refused_sizes import BESIDES_BODIES, MAX_BODY, message_limit
-from tykpy.broker.units import show_size, show_time
+from tykpy.broker.units import parse_time, show_size, show_time
 from tykpy.redisclient.address import parse_redis_url
 from tykpy.redisclient.errors import RedisURLError
 
@@ -25,6 +25,8 @@ MAX_WORKERS: Final = 512
 MAX_THREADS: Final = 48
 """Half of a worker's 96 execution slots (ipc/ring/layout.py); the other half is for `async def` hooks."""
 AUTO: Final = "auto"
+SLOW: Final = "slow:"
+"""Prefix of the time in --access-log."""
 CONFIG_VARIABLE: Final = "TYKPY_CONFIG"
 """Environment variable with the path of the TOML file."""
 
@@ -46,6 +48,14 @@ def option(default: Any, text: str, **extra: Any) -> Any:
     if the whole URL is secret.
     """
     return field(default=default, repr="secret" not in extra, metadata={"help": text, **extra})
+
+
+class AccessRule(NamedTuple):
+    """Which dispatches are logged."""
+
+    errors_only: bool = False
+    slow: float = 0.0
+    """Only those that took at least so many seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +258,9 @@ class BrokerConfig:
         AUTO, "Format of the log. auto: console on a terminal, JSON otherwise.",
         choices=("auto", "console", "json"),
     )  # fmt: skip
+    access_log: str = option(
+        "off", "Dispatches that are logged: off, errors, all, or slow: and a time, as in slow:100ms."
+    )
     slow_hook: float = option(
         1.0, "Log the stack of a hook that runs for longer, at most once a minute for each hook. 0: never.",
         unit="seconds", bounds=(0, 86_400),
@@ -286,6 +299,7 @@ class BrokerConfig:
         check_listen([self.admin_address, *self.addresses, *self.metrics_addresses])
 
     def _check_combinations(self) -> None:
+        _ = self.access_rule
         if self.metrics is not None and not self.metrics.startswith(("tcp://", "unix:")):
             raise ConfigError(f"--metrics {self.metrics}: is served without TLS; write tcp://host:port or unix:///path")
         if self.queue_bytes < self.message_limit:
@@ -315,6 +329,19 @@ class BrokerConfig:
                 except FileNotFoundError as error:
                     text = f"{flag_of(option.name)} {value}: is relative, and the working directory is gone"
                     raise ConfigError(text) from error
+
+    @property
+    def access_rule(self) -> AccessRule | None:
+        """Which dispatches are logged; None: none. Raises ConfigError."""
+        text = self.access_log
+        if text in ("off", "errors", "all"):
+            return None if text == "off" else AccessRule(errors_only=text == "errors")
+        try:
+            if text.startswith(SLOW) and (seconds := parse_time(text.removeprefix(SLOW))) > 0:
+                return AccessRule(slow=seconds)
+        except ValueError:
+            pass
+        raise ConfigError(f"--access-log {text}: must be off, errors, all, or slow: and a time, as in slow:100ms")
 
     @property
     def most_threads(self) -> int:

@@ -7,6 +7,7 @@ from tykpy.broker.catalog.discovery import Discovery
 from tykpy.broker.events.distributor import EventDistributor
 from tykpy.broker.grpc.server import GrpcServer
 from tykpy.broker.host.upgrade import Upgrade
+from tykpy.broker.log_level import LogLevel
 from tykpy.broker.msgpackrpc.server import MsgpackRpcServer
 from tykpy.broker.pool.recycling import Recycler
 from tykpy.broker.pool.reload import Reloader
@@ -29,3 +30,4 @@ class Parts(NamedTuple):
     discovery: Discovery | None
     grpc: GrpcServer
     rpc: MsgpackRpcServer
+    log_level: LogLevel

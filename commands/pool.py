@@ -1,4 +1,4 @@
-"""`tykpy status`, `reload` and `scale`: questions and requests to a running broker, on its admin socket."""
+"""`tykpy status`, `reload`, `scale` and `log-level`: requests to a running broker, on its admin socket."""
 
 import json
 from pathlib import Path
@@ -90,3 +90,22 @@ def scale(workers: int, runtime_dir: Path, timeout: float) -> None:
     with no_traceback():
         answer = ask_broker(runtime_dir, "scale", workers, timeout=timeout)
         click.echo(f"{int(answer['workers'])} workers from now on")
+
+
+@click.command("log-level")
+@click.argument("level")
+@click.option(
+    "--for", "seconds", type=parameters.time, metavar=parameters.TIME, default="1m", show_default=True,
+    help="Time after which the level of --log-level counts again.",
+)  # fmt: skip
+@runtime_dir_option
+def log_level(level: str, seconds: float, runtime_dir: Path) -> None:
+    """Log from LEVEL on (debug, info, warning or error), in the broker and its workers, for a while.
+
+    The broker brings back its own level by itself. `tykpy status` shows the level under `log`.
+    """
+    from tykpy.broker.units import show_time
+
+    with no_traceback():
+        answer = ask_broker(runtime_dir, "log_level", level, seconds)
+        click.echo(f"the log level is {answer['level']} for {show_time(seconds)}")

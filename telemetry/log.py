@@ -154,6 +154,11 @@ def set_level(level: str) -> None:
     logging.getLogger().setLevel(_process.level)
 
 
+def level_name() -> str:
+    """Return the lowest level that is logged, in lower case."""
+    return _LEVELS[_process.level].lower()
+
+
 def attribute_records(running_fields: Callable[[], Fields]) -> None:
     """Have each record carry the fields of what runs where it is made. The function must not raise."""
     _process.running_fields = running_fields

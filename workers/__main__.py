@@ -118,6 +118,8 @@ def _configuration(channel: WorkerChannel, loads: LoadObserver) -> dict[str, Any
             elif message.name == "names" and config is not None:
                 # A newer list came in the same read.
                 config["names"] = message.body
+            elif message.name == "log_level" and config is not None:
+                config["log_level"] = message.body
     return config
 
 

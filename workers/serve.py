@@ -15,7 +15,7 @@ from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.errors import ControlClosedError
 from tykpy.ipc.frame import Packed
 from tykpy.ipc.ring.layout import EXECUTION_SLOTS, FLAG_MEASURE, FLAG_SHARES
-from tykpy.telemetry.log import close_log, explain_in_log, reopen_log
+from tykpy.telemetry.log import close_log, explain_in_log, reopen_log, set_level
 from tykpy.workers.async_hooks import AsyncCalls
 from tykpy.workers.dispatch.failure import error_frame
 from tykpy.workers.dispatch.prepare import HookDispatcher
@@ -122,6 +122,8 @@ class WorkerLoop:
                         self._dispatcher.learn(message.body)
                     elif message.name == "reopen_log":
                         reopen_log()
+                    elif message.name == "log_level":
+                        set_level(message.body)
                     elif message.name == "names":
                         explain_in_log(message.body)
         except ControlClosedError:

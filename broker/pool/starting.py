@@ -19,6 +19,7 @@ from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.channel.messages import ChannelOptions
 from tykpy.ipc.errors import IpcError
+from tykpy.telemetry.log import level_name
 
 log = logging.getLogger("tykpy.supervisor")
 
@@ -130,7 +131,7 @@ class WorkerStarter:
             "limits": {"memory": config.limit_memory, "cpu": config.limit_cpu, "files": config.limit_files},
             "names": self._names(),
             "tracing": config.tracing == "on",
-            "log_level": config.log_level,
+            "log_level": level_name(),
             "log_format": config.log_format,
             "slow_hook": config.slow_hook,
             "log_file": os.fsencode(config.log_file) if config.log_file else None,

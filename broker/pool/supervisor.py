@@ -147,6 +147,10 @@ class Supervisor:
         """Have every worker reopen the log file."""
         self._tell_all("reopen_log")
 
+    def set_log_level(self, level: str) -> None:
+        """Have every worker log from this level on."""
+        self._tell_all("log_level", level)
+
     def describe(self) -> list[dict[str, Any]]:
         """Return the workers, for `tykpy status`."""
         return [worker.describe() for worker in sorted(self._workers.values(), key=lambda one: one.slot)]

@@ -38,6 +38,7 @@ class Dispatch(ABC):
     """The protocol of its caller, as traces name it; empty for the broker itself."""
 
     __slots__ = (
+        "api_id",
         "attempts",
         "body",
         "completed",
@@ -56,6 +57,7 @@ class Dispatch(ABC):
         "taken_ns",
         "trace",
         "waiting",
+        "worker",
     )
 
     def __init__(self, kind: int, body: Body, timeout_ns: int | None = None, metadata: bytes | None = None) -> None:
@@ -74,6 +76,8 @@ class Dispatch(ABC):
         self.hook: HookInfo | None = None
         self.hook_type = EVENT
         """The number of its `coprocess.HookType`, unchecked; `EVENT` for an event."""
+        self.api_id = ""
+        """The API's id, as the gateway sends it."""
         self.name = "event"
         """The hook's name, for messages."""
         self.waiting = False
@@ -91,6 +95,8 @@ class Dispatch(ABC):
         """Workers that it was given to and that died of themselves before they started it."""
         self.retried = False
         """Whether its hook, an idempotent one, has been run again."""
+        self.worker: int | None = None
+        """The number of the worker that it was given to last."""
         self.completed = False
         """Answered, failed or cancelled: nothing more may happen to it."""
         self.trace: DispatchTrace | None = None

@@ -21,6 +21,11 @@ HookId = tuple[str, str]
 """Names of a bundle and a hook, as the workers describe them."""
 
 
+def type_name(hook_type: int) -> str:
+    """Return the name of a hook type as `Dispatch.hook_type` has it; numbers that Tyk does not know are digits."""
+    return _TYPE_NAMES.get(hook_type) or str(hook_type)
+
+
 class HookStats:
     """The series of one hook; all its `HookInfo`s share them, over reloads too."""
 

@@ -118,7 +118,7 @@ class HookTable:
             message = f"the Object does not decode: {error}"
             raise DispatchError(Status.INVALID, message, Rejection.INVALID) from error
         dispatch.hook_type = seen.hook_type
-        dispatch.name = seen.hook_name
+        dispatch.name, dispatch.api_id = seen.hook_name, seen.api_id
         hook = self._hooks.get((seen.bundle_hash, seen.hook_name)) or self._missing(seen.bundle_hash)
         if seen.api_id not in hook.apis:
             self._note_api(hook, seen)

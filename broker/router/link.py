@@ -183,6 +183,7 @@ class Link:
             self.progress_ns = self._busy_from_ns = time.monotonic_ns()
         dispatch.seq = seq
         dispatch.link = self
+        dispatch.worker = self.slot
         self.in_flight[seq] = dispatch
         self.loads[hook.lane] += 1
         if hook.lane == BLOCKING:

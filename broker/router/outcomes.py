@@ -10,6 +10,7 @@ from typing import Final
 from tykpy.broker.codes import CODE_OF_STATUS, GrpcCode
 from tykpy.broker.errors import DispatchError, Rejection
 from tykpy.broker.faults import attempt, report
+from tykpy.broker.observe.access_log import AccessLog
 from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.answers import body_of, was_run
 from tykpy.broker.router.deadlines import DeadlineWheel
@@ -56,7 +57,9 @@ class Outcomes:
         pending: PendingQueue,
         deadlines: DeadlineWheel,
         oversize: SizeRefusals,
+        access: AccessLog | None = None,
     ) -> None:
+        self._access = access
         self._oversize = oversize
         self.counters = Counters()
         self.rejected: Counter[Rejection] = Counter()
@@ -112,13 +115,15 @@ class Outcomes:
         dispatch.answer(dispatch.kind, body)
         if dispatch.trace is not None:
             _end_trace(dispatch, hook.stats, _OK, dispatch_ns)
+        if self._access is not None:
+            self._access.note(dispatch, hook.stats, _OK, dispatch_ns, hook_ns, len(body))
 
     def fail(self, dispatch: Dispatch, error: DispatchError, hook_ns: int | None = None) -> None:
         """Complete a dispatch with an error; `hook_ns`: how long its hook ran, None: it was not run."""
-        self.complete(dispatch)
         self.counters.failed += 1
         assert dispatch.hook is not None
         self._count_error(dispatch, dispatch.hook.stats, error, hook_ns)
+        self.complete(dispatch)
         attempt(dispatch.fail, error)
 
     def fail_for_size(self, dispatch: Dispatch, size: int) -> None:
@@ -137,12 +142,14 @@ class Outcomes:
         """Complete a dispatch that nobody waits for any more; it is the caller's to say so."""
         now, link = monotonic_ns(), dispatch.link
         started = link.channel.execution_started_ns(dispatch.seq) if isinstance(link, Link) else 0
-        self.complete(dispatch)
         assert dispatch.hook is not None
         hook_ns = max(0, now - started) if started else None
         dispatch_ns = now - dispatch.taken_ns
         dispatch.hook.stats.count(dispatch.hook_type, code, dispatch_ns, hook_ns)
         _end_trace(dispatch, dispatch.hook.stats, code, dispatch_ns)
+        if self._access is not None:
+            attempt(self._access.note, dispatch, dispatch.hook.stats, code, dispatch_ns, hook_ns)
+        self.complete(dispatch)
 
     def complete(self, dispatch: Dispatch) -> None:
         """Mark a dispatch as completed without telling its caller; nothing more may happen to it."""
@@ -172,6 +179,8 @@ class Outcomes:
         code = CODE_OF_STATUS[error.status]
         stats.count(dispatch.hook_type, code, dispatch_ns, hook_ns)
         _end_trace(dispatch, stats, code, dispatch_ns, error.message)
+        if self._access is not None:
+            attempt(self._access.note, dispatch, stats, code, dispatch_ns, hook_ns)
 
     async def idle(self) -> None:
         """Wait until nothing is under way. One caller at a time."""

@@ -17,6 +17,7 @@ from tykpy.broker.codes import GrpcCode
 from tykpy.broker.end_of_turn import EndOfTurn
 from tykpy.broker.errors import DispatchError, Rejection
 from tykpy.broker.faults import attempt, each, report
+from tykpy.broker.observe.access_log import AccessLog
 from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.clock import Clock
 from tykpy.broker.router.deadlines import DeadlineWheel
@@ -48,6 +49,8 @@ class RouterOptions:
     """Seconds for which a hook that kills workers is left alone."""
     queue_bytes: int = HELD_BYTES
     """Bytes of dispatches that may wait or run."""
+    access: AccessLog | None = None
+    """Logs dispatches that have ended; None: nothing does."""
 
 
 class Router:
@@ -78,7 +81,7 @@ class Router:
         self._end_of_turn = end_of_turn or EndOfTurn(loop)
         self._pending = PendingQueue()
         self._deadlines = DeadlineWheel()
-        self._outcomes = Outcomes(loop, self._pending, self._deadlines, oversize or SizeRefusals())
+        self._outcomes = Outcomes(loop, self._pending, self._deadlines, oversize or SizeRefusals(), options.access)
         self._clock = Clock(loop, options.queue_wait_ns, self._pending, self._deadlines, self._outcomes, self)
         self.counters: Counters = self._outcomes.counters
         self._seq = 0

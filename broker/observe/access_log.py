@@ -1,0 +1,65 @@
+"""Log dispatches that have ended: all of them, or those that failed or were slow (`--access-log`)."""
+
+import logging
+from typing import Final
+
+from tykpy.broker.codes import GrpcCode
+from tykpy.broker.config import AccessRule
+from tykpy.broker.router.deaths import MAX_ATTEMPTS
+from tykpy.broker.router.dispatch import Dispatch
+from tykpy.broker.router.hook_stats import HookStats, type_name
+from tykpy.telemetry.log import Log
+from tykpy.telemetry.records import shorten
+
+MAX_NAME: Final = 256
+"""Longest name that comes from a client, in characters."""
+_NS_PER_S: Final = 1_000_000_000
+_NS_PER_US: Final = 1_000
+_US_PER_MS: Final = 1_000
+_log: Final = Log("tykpy.dispatch")
+
+
+class AccessLog:
+    """Logs dispatches that have ended, by a rule."""
+
+    __slots__ = ("_errors_only", "_slow_ns")
+
+    def __init__(self, rule: AccessRule) -> None:
+        self._errors_only = rule.errors_only
+        self._slow_ns = int(rule.slow * _NS_PER_S)
+
+    def note(
+        self,
+        dispatch: Dispatch,
+        stats: HookStats,
+        code: int,
+        dispatch_ns: int,
+        hook_ns: int | None,
+        answer_bytes: int = 0,
+    ) -> None:
+        """Log a dispatch, if it is to be. `hook_ns`: how long its hook ran, None: it was not run."""
+        if (self._errors_only and code == GrpcCode.OK) or dispatch_ns < self._slow_ns:
+            return
+        wait_ns = max(0, dispatch_ns - (hook_ns or 0))
+        fields: dict[str, object] = {
+            "bundle": stats.id[0],
+            "hook": shorten(dispatch.name, MAX_NAME),
+            "type": type_name(dispatch.hook_type),
+            "api_id": shorten(dispatch.api_id, MAX_NAME),
+            "code": GrpcCode(code).name,
+            "duration_ms": _ms(dispatch_ns),
+            "queue_ms": _ms(wait_ns),
+            "hook_ms": _ms(hook_ns or 0),
+            "request_bytes": len(dispatch.body),
+            "answer_bytes": answer_bytes,
+            "attempts": 0,
+        }
+        if dispatch.worker is not None:
+            fields["worker"] = dispatch.worker
+            fields["attempts"] = min(1 + dispatch.attempts, MAX_ATTEMPTS) + dispatch.retried
+        text = " ".join(f"{name}={value}" for name, value in fields.items() if value != "")
+        _log.log(logging.INFO if code == GrpcCode.OK else logging.WARNING, "%s", text, fields=fields)
+
+
+def _ms(ns: int) -> float:
+    return ns // _NS_PER_US / _US_PER_MS
