@@ -41,11 +41,7 @@ class AccessLog:
         if (self._errors_only and code == GrpcCode.OK) or dispatch_ns < self._slow_ns:
             return
         wait_ns = max(0, dispatch_ns - (hook_ns or 0))
-        fields: dict[str, object] = {
-            "bundle": stats.id[0],
-            "hook": shorten(dispatch.name, MAX_NAME),
-            "type": type_name(dispatch.hook_type),
-            "api_id": shorten(dispatch.api_id, MAX_NAME),
+        fields = dispatch_fields(dispatch, stats) | {
             "code": GrpcCode(code).name,
             "duration_ms": _ms(dispatch_ns),
             "queue_ms": _ms(wait_ns),
@@ -55,10 +51,22 @@ class AccessLog:
             "attempts": 0,
         }
         if dispatch.worker is not None:
-            fields["worker"] = dispatch.worker
             fields["attempts"] = min(1 + dispatch.attempts, MAX_ATTEMPTS) + dispatch.retried
         text = " ".join(f"{name}={value}" for name, value in fields.items() if value != "")
         _log.log(logging.INFO if code == GrpcCode.OK else logging.WARNING, "%s", text, fields=fields)
+
+
+def dispatch_fields(dispatch: Dispatch, stats: HookStats) -> dict[str, object]:
+    """Return the fields of a log record about a dispatch, which say what it calls, and where it was sent."""
+    fields: dict[str, object] = {
+        "bundle": stats.id[0],
+        "hook": shorten(dispatch.name, MAX_NAME),
+        "type": type_name(dispatch.hook_type),
+        "api_id": shorten(dispatch.api_id, MAX_NAME),
+    }
+    if dispatch.worker is not None:
+        fields["worker"] = dispatch.worker
+    return fields
 
 
 def _ms(ns: int) -> float:

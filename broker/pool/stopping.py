@@ -9,6 +9,7 @@ from typing import Final
 
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.faults import attempt
+from tykpy.broker.observe.access_log import dispatch_fields
 from tykpy.broker.pool.process import CPU_ENDING, Ending
 from tykpy.broker.pool.slots import RestartReason
 from tykpy.broker.pool.worker import Worker, WorkerPhase
@@ -16,8 +17,12 @@ from tykpy.broker.router.deaths import Cause
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.router import Router
 from tykpy.ipc.errors import IpcError
+from tykpy.telemetry.log import Log
+from tykpy.telemetry.records import NO_FIELDS, Fields
 
 log = logging.getLogger("tykpy.supervisor")
+_dispatch_log: Final = Log(log.name)
+"""For records about a dispatch."""
 
 STOP_GRACE: Final = 2.0
 """Seconds that an idle worker has to exit before it is killed."""
@@ -61,10 +66,9 @@ class WorkerStopper:
         if worker is None or worker.ending:
             return
         worker.stopped |= worker.process.is_stopped
-        if worker.stopped:
-            log.warning("%s is past a dispatch's deadline: somebody has stopped it (SIGSTOP)", worker)
-        else:
-            log.warning("%s is past a dispatch's deadline; its stacks follow", worker)
+        why = ": somebody has stopped it (SIGSTOP)" if worker.stopped else "; its stacks follow"
+        text = f"{worker} is past a dispatch's deadline{why}"
+        _dispatch_log.log(logging.WARNING, "%s", text, fields=_fields_of_overdue(link))
         worker.process.dump()
         worker.ending = self._loop.call_later(self._config.hang_grace, self._end_hung, worker)
 
@@ -216,3 +220,14 @@ def _may_have_used(cpu_seconds: int, link: Link) -> bool:
     started = [link.channel.execution_started_ns(seq) for seq in link.channel.executing()]
     longest = max((time.monotonic_ns() - at for at in started), default=0) / 1e9
     return bool(cpu_seconds) and (longest + RENEWAL_SLACK) * (os.cpu_count() or 1) >= cpu_seconds
+
+
+def _fields_of_overdue(link: Link) -> Fields:
+    """Return the fields of the dispatch that has made a worker overdue."""
+    for seq in link.overdue:
+        dispatch = link.in_flight.get(seq)
+        if dispatch is not None and dispatch.hook is not None:
+            started = link.channel.execution_started_ns(seq) or dispatch.taken_ns
+            duration_ms = (time.monotonic_ns() - started) // 1_000 / 1_000
+            return dispatch_fields(dispatch, dispatch.hook.stats) | {"duration_ms": duration_ms}
+    return NO_FIELDS
