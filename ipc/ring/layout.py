@@ -21,7 +21,7 @@ All numbers are native little-endian u64 unless said otherwise. Counters are rea
 #   0x0500  +------------------------------------------------------------------------+
 #           | active_start_ns[96]: CLOCK_MONOTONIC                                   |  B
 #   0x0800  +------------------------------------------------------------------------+
-#           | storage times[2][19], store and fetch: sum in ns, calls per bucket     |  B
+#           | storage times[2][22], store and fetch: sum in ns, calls per bucket     |  B
 #   0x0930  +------------------------------------------------------------------------+
 #           | unused                                                                 |
 #   0x1000  +------------------------------------------------------------------------+
