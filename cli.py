@@ -10,6 +10,7 @@ from tykpy.commands.broker import broker
 from tykpy.commands.bundle.command import bundle
 from tykpy.commands.call import call
 from tykpy.commands.config.command import check_config, config
+from tykpy.commands.health import health
 from tykpy.commands.hooks import hooks
 from tykpy.commands.lint.command import lint
 from tykpy.commands.pool import log_level, reload_bundles, scale, status
@@ -27,6 +28,7 @@ for _command in (
     config,
     call,
     hooks,
+    health,
     status,
     reload_bundles,
     scale,

@@ -19,7 +19,7 @@ from tykpy.broker.end_of_turn import EndOfTurn
 from tykpy.broker.errors import BrokerError, ConfigError, UpgradeError
 from tykpy.broker.events.distributor import EventDistributor, open_sinks
 from tykpy.broker.faults import Periodic, report
-from tykpy.broker.grpc.health import ServingStatus
+from tykpy.broker.grpc.health import BROKER_SERVICES
 from tykpy.broker.grpc.server import GrpcServer
 from tykpy.broker.host.descriptors import DescriptorWatch, connections_allowed
 from tykpy.broker.host.orphans import is_init, reap_orphans
@@ -34,6 +34,7 @@ from tykpy.broker.net.addresses import MSGPACK_PREFIX
 from tykpy.broker.net.listeners import Listeners
 from tykpy.broker.observe.access_log import AccessLog
 from tykpy.broker.observe.live_report import LiveReport
+from tykpy.broker.observe.readiness import Readiness, serving_statuses
 from tykpy.broker.observe.source import SnapshotSource
 from tykpy.broker.parts import Parts
 from tykpy.broker.pool.recycling import Recycler
@@ -47,6 +48,7 @@ from tykpy.broker.router.router import Router, RouterOptions
 from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.errors import SegmentError
 from tykpy.telemetry.log import reopen_log
+from tykpy.telemetry.snapshot import Snapshot
 from tykpy.telemetry.tracing import TracingError, shown_endpoint, shown_sampler
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ class Broker:
             self.rpc,
             self.log_level,
         )
-        self.snapshots = SnapshotSource(parts)
+        self.snapshots = SnapshotSource(parts, Readiness(config.require_bundles), self._on_snapshot)
         self._live_report = LiveReport(loop, config.runtime_dir, self.snapshots)
         self._http = self._http_listener()
         self.admin = MsgpackRpcServer(admin_methods(parts), loop=loop, admission=admin_admission())
@@ -223,11 +225,18 @@ class Broker:
         if self._listeners.metrics is None:
             return None
         # Here, as most of it is needed only with --metrics.
+        from tykpy.broker.observe.http import Routes
         from tykpy.broker.observe.listener import HttpListener, Snapshots
+        from tykpy.broker.observe.probes import LiveProbe, ReadyProbe
         from tykpy.broker.observe.prometheus import MetricsPage
 
         snapshots = Snapshots(self.snapshots, self._loop)
-        return HttpListener(self._listeners.metrics, {"/metrics": MetricsPage(snapshots)})
+        routes: Routes = {
+            "/metrics": MetricsPage(snapshots),
+            "/livez": LiveProbe(snapshots),
+            "/readyz": ReadyProbe(snapshots),
+        }
+        return HttpListener(self._listeners.metrics, routes)
 
     def _start_http(self, http: "HttpListener") -> None:
         self.snapshots.renew()
@@ -325,7 +334,8 @@ class Broker:
         else:
             self._listeners.refuse_tcp()
         await asyncio.sleep(ACCEPT_TIME)
-        self.grpc.health.set(ServingStatus.NOT_SERVING)
+        self.snapshots.draining = True
+        self._live_report.write()
         for front_end in self._front_ends:
             front_end.drain()
         if not self._listeners.handed_over:
@@ -351,9 +361,12 @@ class Broker:
         self.router.draining = True
         self._notifier.send("STOPPING=1")
 
+    def _on_snapshot(self, snapshot: Snapshot) -> None:
+        self.grpc.health.set(serving_statuses(snapshot, BROKER_SERVICES))
+
     def _on_ready_count(self, ready: int) -> None:
         wanted = self.supervisor.wanted
-        self.grpc.health.set(ServingStatus.SERVING if ready else ServingStatus.NOT_SERVING)
+        self._live_report.write()
         state = ("READY=1",) if ready else ()
         self._notifier.send(*state, f"STATUS={ready} of {wanted} workers ready")
         if ready == wanted and not self._all_ready.is_set():

@@ -1,9 +1,19 @@
-"""The status codes of gRPC (statuscodes.md), and which of them each `ipc.frame.Status` becomes."""
+"""The codes of gRPC and of its health service, and which of them each `ipc.frame.Status` becomes."""
 
 from enum import IntEnum
 from typing import Final
 
 from tykpy.ipc.frame import Status
+
+
+class ServingStatus(IntEnum):
+    """Status of a service in `grpc.health.v1`, with the values of the wire."""
+
+    UNKNOWN = 0
+    SERVING = 1
+    NOT_SERVING = 2
+    SERVICE_UNKNOWN = 3
+    """Only in answers to Watch."""
 
 
 class GrpcCode(IntEnum):

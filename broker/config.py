@@ -81,6 +81,11 @@ class BrokerConfig:
         shown_default="--ready-timeout",
     )  # fmt: skip
     reload: bool = option(False, "Reload bundles when their files change; for development.")
+    require_bundles: str = option(
+        "any",
+        "Bundles without which the broker is not ready: any (one of those in the folder, if it has any), all, or names"
+        " separated by commas.",
+    )
     listen: tuple[str, ...] = option(
         (),
         "Address to listen on for the gateway: unix:///path, tcp://host:port or tls://host:port for gRPC. Repeatable.",

@@ -15,8 +15,6 @@ _UNREACHED: Final = ("UNAVAILABLE", "EXPIRED")
 """Codes of a broker that could not be reached; any other is its answer."""
 _ANSWER_TIMEOUT: Final = 10.0
 """Seconds."""
-_STUCK_AFTER: Final = 2.0
-"""Seconds without a turn of the event loop; one that works says how it is twice a second."""
 _timeout_option = click.option(
     "--timeout", type=parameters.time, metavar=parameters.TIME, default="2m", show_default=True,
     help="Time to wait for the answer.",
@@ -46,7 +44,7 @@ def _why_unreached(runtime_dir: Path, path: Path, message: str) -> str:
     from tykpy.telemetry.live_segment import read_live_snapshot
 
     seen = read_live_snapshot(runtime_dir)
-    if seen is None or (seen.is_running and seen.snapshot.age < _STUCK_AFTER):
+    if seen is None or (seen.is_running and not seen.snapshot.is_stuck):
         return f"no broker answers at {path} ({message}); is --runtime-dir the broker's own?"
     last_seen = f"last seen {seen.snapshot.age:.1f} s ago: {seen.snapshot}"
     if seen.is_running:

@@ -11,6 +11,8 @@ import msgspec
 
 from tykpy.telemetry.buckets import BUCKETS
 
+STUCK_SECONDS: Final = 2.0
+"""Age from which a snapshot shows that the event loop is stuck; one that works takes a snapshot twice a second."""
 OTHER: Final = "other"
 """Bundle and hook of what is counted together because there are too many series."""
 
@@ -143,6 +145,15 @@ class StoreState(msgspec.Struct, gc=False):
     """By operation, store and fetch: the sum of its times in ns, then its calls per bucket."""
 
 
+class NotReady(msgspec.Struct, gc=False):
+    """A reason why a broker should not be sent calls."""
+
+    reason: str
+    """`draining`, `no_workers` or `bundles`; over HTTP also `event_loop`."""
+    text: str
+    """The same for people."""
+
+
 class Snapshot(msgspec.Struct, gc=False):
     """One broker."""
 
@@ -159,6 +170,8 @@ class Snapshot(msgspec.Struct, gc=False):
     """Workers that there should be."""
     ready: int
     draining: bool
+    not_ready: list[NotReady]
+    """Empty if the broker is ready."""
     reloading: bool
     workers: list[WorkerState]
     slots: list[SlotState]
@@ -203,6 +216,11 @@ class Snapshot(msgspec.Struct, gc=False):
     def age(self) -> float:
         """Seconds since it was taken."""
         return (time.monotonic_ns() - self.time_ns) / 1e9
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the broker's event loop has not turned for so long that it is not at work."""
+        return self.age > STUCK_SECONDS
 
     @property
     def restarts(self) -> dict[str, int]:

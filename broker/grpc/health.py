@@ -1,9 +1,10 @@
 """The service `grpc.health.v1.Health`, for load balancers, probes and `grpcurl`."""
 
-from enum import IntEnum
+from collections.abc import Mapping
+from itertools import islice
 from typing import Final
 
-from tykpy.broker.codes import GrpcCode
+from tykpy.broker.codes import GrpcCode, ServingStatus
 from tykpy.broker.grpc.head import Method
 from tykpy.broker.grpc.local_call import LocalCall, UnaryCall
 from tykpy.broker.grpc.wire import GrpcCallError
@@ -11,34 +12,28 @@ from tykpy.broker.http2.sender import Sender
 from tykpy.broker.http2.stream import Stream
 from tykpy.broker.protowire import ProtobufError, bytes_fields, pack_bytes, pack_int
 
-DISPATCHER_SERVICE: Final = "coprocess.Dispatcher"
+BROKER_SERVICES: Final = ("", "coprocess.Dispatcher")
+"""The services that stand for the whole broker."""
+MAX_SHOWN: Final = 20
+"""Services that an error names."""
 _SERVICE_FIELD: Final = 1
 _STATUS_FIELD: Final = 1
 _MAP_KEY: Final = 1
 _MAP_VALUE: Final = 2
 
 
-class ServingStatus(IntEnum):
-    """Status of a service, with the values of the wire."""
-
-    UNKNOWN = 0
-    SERVING = 1
-    NOT_SERVING = 2
-    SERVICE_UNKNOWN = 3
-    """Only in answers to Watch."""
-
-
 class HealthService:
     """The status of each service, and the calls that watch it; NOT_SERVING until it is set."""
 
     def __init__(self) -> None:
-        self.statuses = {"": ServingStatus.NOT_SERVING, DISPATCHER_SERVICE: ServingStatus.NOT_SERVING}
+        self.statuses: Mapping[str, ServingStatus] = dict.fromkeys(BROKER_SERVICES, ServingStatus.NOT_SERVING)
         self.watches: set[_Watch] = set()
 
-    def set(self, status: ServingStatus, service: str | None = None) -> None:
-        """Set the status of one service, or of all, and send it to those who watch."""
-        for name in list(self.statuses) if service is None else (service,):
-            self.statuses[name] = status
+    def set(self, statuses: Mapping[str, ServingStatus]) -> None:
+        """Replace all services and their statuses, and send those that have changed to their watchers."""
+        if statuses == self.statuses:
+            return
+        self.statuses = statuses
         for watch in list(self.watches):
             watch.update()
 
@@ -55,13 +50,17 @@ class HealthService:
     def _check(self, payload: bytes) -> bytes:
         service = _service_name(payload)
         if service not in self.statuses:
-            known = ", ".join(repr(name) for name in self.statuses)
+            known = ", ".join(map(repr, islice(self.statuses, MAX_SHOWN)))
             raise GrpcCallError(GrpcCode.NOT_FOUND, f"unknown service {service!r}; known: {known}")
         return pack_int(_STATUS_FIELD, self.statuses[service])
 
     def _list(self, payload: bytes) -> bytes:
         return b"".join(
-            pack_bytes(1, pack_bytes(_MAP_KEY, name.encode()) + pack_bytes(_MAP_VALUE, pack_int(_STATUS_FIELD, status)))
+            pack_bytes(
+                1,
+                pack_bytes(_MAP_KEY, name.encode(errors="backslashreplace"))
+                + pack_bytes(_MAP_VALUE, pack_int(_STATUS_FIELD, status)),
+            )
             for name, status in self.statuses.items()
         )
 

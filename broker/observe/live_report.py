@@ -22,7 +22,7 @@ class LiveReport:
         self._runtime_dir = runtime_dir
         self._source = source
         self._segment: LiveSegment | None = None
-        self._timer = Periodic(loop, PERIOD, self._write)
+        self._timer = Periodic(loop, PERIOD, self.write)
 
     def start(self) -> None:
         """Create the segment and write from now on; without shared memory only say so in the log."""
@@ -30,7 +30,7 @@ class LiveReport:
             self._segment = LiveSegment.create(self._runtime_dir)
         except OSError as error:
             log.warning("no live counters for `tykpy status`: %s", error)
-        self._write()
+        self.write()
         self._timer.start()
 
     def close(self) -> None:
@@ -40,7 +40,8 @@ class LiveReport:
             self._segment.close()
             self._segment = None
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Take a snapshot now, and write it if there is a segment."""
         packed = self._source.renew()
         if self._segment is not None:
             self._segment.write(packed.data, packed.time_ns)

@@ -2,12 +2,14 @@
 
 import os
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, NamedTuple
 
 from tykpy.broker.catalog.description import Description
 from tykpy.broker.errors import Rejection
 from tykpy.broker.http2.errors import ErrorCode
+from tykpy.broker.observe.readiness import Readiness
 from tykpy.broker.parts import Parts
 from tykpy.ipc.text import bounded
 from tykpy.telemetry.live_segment import MAX_SNAPSHOT
@@ -33,10 +35,15 @@ class PackedSnapshot(NamedTuple):
 class SnapshotSource:
     """Takes the snapshots of one broker."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, readiness: Readiness, watch: Callable[[Snapshot], object]) -> None:
+        """`watch` is called with every new snapshot."""
+        self.draining = False
+        """Set as soon as the broker is told to stop."""
         self.last: PackedSnapshot | None = None
         """The newest snapshot. Any thread may read it."""
         self._parts = parts
+        self._readiness = readiness
+        self._watch = watch
         self._started = time.time()
         self._version = _own_version()
         self._description: Description | None = None
@@ -49,6 +56,7 @@ class SnapshotSource:
     def renew(self) -> PackedSnapshot:
         """Take a snapshot, and keep it as the newest. Call this in the event loop."""
         snapshot = self._take()
+        self._watch(snapshot)
         self.last = PackedSnapshot(encode_snapshot(snapshot, MAX_SNAPSHOT), snapshot.time_ns)
         return self.last
 
@@ -59,6 +67,8 @@ class SnapshotSource:
         self._read_description()
         workers = list(supervisor.workers)
         stats = router.hooks.stats
+        ready, draining = len(router.pool), self.draining or router.draining
+        unloaded = self._unloaded_now(now_ns / 1e9)
         return Snapshot(
             version=self._version,
             pid=os.getpid(),
@@ -66,8 +76,9 @@ class SnapshotSource:
             taken_at=time.time(),
             time_ns=now_ns,
             wanted=supervisor.wanted,
-            ready=len(router.pool),
-            draining=router.draining,
+            ready=ready,
+            draining=draining,
+            not_ready=self._readiness.judge(ready, self._bundles, unloaded, draining=draining),
             reloading=parts.reloader.under_way,
             workers=[
                 WorkerState(
@@ -99,7 +110,7 @@ class SnapshotSource:
             http2_errors={code.name: parts.grpc.errors[code] for code in ErrorCode if code},
             reloads=parts.reloader.results,
             bundles=self._bundles,
-            unloaded=self._unloaded_now(now_ns / 1e9),
+            unloaded=unloaded,
             breakers=self._breakers(),
             store=supervisor.store_state(),
             events=_flat(parts.events.describe()),

@@ -16,7 +16,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from tests.support.peers.grpc_server import PATIENCE, EchoServer
-from tykpy.broker.grpc.health import ServingStatus
+from tykpy.broker.codes import ServingStatus
+from tykpy.broker.grpc.health import BROKER_SERVICES
 from tykpy.broker.http2.limits import MIB, Limits
 
 DISPATCH = "/coprocess.Dispatcher/Dispatch"
@@ -220,7 +221,7 @@ def test_health_reports_the_status_that_was_set(channel: grpc.Channel, server: E
     health = health_pb2_grpc.HealthStub(channel)
     request = health_pb2.HealthCheckRequest(service="coprocess.Dispatcher")
     assert health.Check(request, timeout=PATIENCE).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    server.run(server.grpc.health.set, ServingStatus.SERVING)
+    server.run(server.grpc.health.set, dict.fromkeys(BROKER_SERVICES, ServingStatus.SERVING))
     assert health.Check(request, timeout=PATIENCE).status == health_pb2.HealthCheckResponse.SERVING
     unknown = health_pb2.HealthCheckRequest(service="nobody")
     assert failure(health.Check, unknown).code() == grpc.StatusCode.NOT_FOUND
@@ -233,7 +234,7 @@ def test_health_can_be_watched(channel: grpc.Channel, server: EchoServer) -> Non
     watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
     seen = [next(watch).status]
     for status in (ServingStatus.SERVING, ServingStatus.SERVING, ServingStatus.NOT_SERVING):
-        server.run(server.grpc.health.set, status)
+        server.run(server.grpc.health.set, dict.fromkeys(BROKER_SERVICES, status))
     seen += [next(watch).status, next(watch).status]
     assert seen == [2, 1, 2]
     watch.cancel()

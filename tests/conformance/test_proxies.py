@@ -24,7 +24,8 @@ from tests.support.peers.http2_peer import message as framed
 from tests.support.peers.load import METHOD, Load
 from tests.support.peers.proxies import LANGUAGES, RunningProxy, program
 from tests.support.peers.redis_server import free_port
-from tykpy.broker.grpc.health import ServingStatus
+from tykpy.broker.codes import ServingStatus
+from tykpy.broker.grpc.health import BROKER_SERVICES
 from tykpy.commands.objects import CallDescription, build_object
 
 UPLOADS = 22
@@ -212,7 +213,7 @@ def test_health_checks_leave_out_a_server_that_does_not_serve(name: str, tmp_pat
     with EchoServer() as first, EchoServer() as second:
         ports = [int(server.target.rpartition(":")[2]) for server in (first, second)]
         for server in (first, second):
-            server.run(server.grpc.health.set, ServingStatus.SERVING)
+            server.run(server.grpc.health.set, dict.fromkeys(BROKER_SERVICES, ServingStatus.SERVING))
 
         def gets_calls() -> bool:
             before = len(first.dispatcher.dispatched)
@@ -221,9 +222,9 @@ def test_health_checks_leave_out_a_server_that_does_not_serve(name: str, tmp_pat
 
         with RunningProxy(name, tmp_path, *ports, edits=CHECK_OFTEN[name]) as proxy:
             wait_until(gets_calls, lambda: f"the first gets calls; {proxy.log}")
-            first.run(first.grpc.health.set, ServingStatus.NOT_SERVING)
+            first.run(first.grpc.health.set, dict.fromkeys(BROKER_SERVICES, ServingStatus.NOT_SERVING))
             wait_until(lambda: not gets_calls(), lambda: f"the first gets no calls; {proxy.log}")
-            first.run(first.grpc.health.set, ServingStatus.SERVING)
+            first.run(first.grpc.health.set, dict.fromkeys(BROKER_SERVICES, ServingStatus.SERVING))
             wait_until(gets_calls, lambda: f"the first gets calls again; {proxy.log}")
 
 

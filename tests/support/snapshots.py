@@ -14,6 +14,7 @@ def a_snapshot(taken: int = 10, time_ns: int = 0, series: list[HookSeries] | Non
         wanted=4,
         ready=4,
         draining=False,
+        not_ready=[],
         reloading=False,
         workers=[WorkerState(0, 1, 2, "ready", 1, 1, 7, 1_000_000, 0)],
         slots=[SlotState(0, 7, 1_000_000, {"crash": 3, "hang": 2, "oom": 0, "recycle": 1, "reload": 6})],

@@ -47,6 +47,7 @@ def test_every_option_exists() -> None:
     known = {flag_of(option.name) for option in options()} | {"--config", "--signal", "--kill-whom"}
     known |= {"--help", "--load", "--json"}  # of `tykpy check-config` and `tykpy config show`
     known |= {"--connect", "--tls-ca", "--tls-name"}  # of `tykpy call` and `tykpy bench`
+    known |= {"--ready", "--service"}  # of `tykpy health`
     known.add("--for")  # of `tykpy log-level`
     assert not set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - known
 

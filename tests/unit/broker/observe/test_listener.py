@@ -1,6 +1,7 @@
 """The HTTP thread: bounded in every way, and answering while the broker's event loop is stuck."""
 
 import asyncio
+import json
 import select
 import socket
 import time
@@ -15,8 +16,9 @@ from tests.support.metrics import Metrics, UnixHttp
 from tests.support.snapshots import a_snapshot
 from tykpy.broker.net.sockets import listen
 from tykpy.broker.observe import http, listener
-from tykpy.broker.observe.http import HttpRequest, HttpResponse
+from tykpy.broker.observe.http import HttpRequest, HttpResponse, Routes
 from tykpy.broker.observe.listener import HttpListener, Snapshots
+from tykpy.broker.observe.probes import LiveProbe, ReadyProbe
 from tykpy.broker.observe.prometheus import MetricsPage
 from tykpy.broker.observe.source import PackedSnapshot, SnapshotSource
 from tykpy.telemetry.snapshot import HookSeries, encode_snapshot
@@ -49,8 +51,14 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = tmp_path / "http.sock"
     listening = listen(f"unix://{path}")
     stuck = asyncio.new_event_loop()
-    page = MetricsPage(Snapshots(cast(SnapshotSource, StuckSource()), stuck))
-    thread = HttpListener(listening, {"/metrics": page, "/fails": fails})
+    snapshots = Snapshots(cast(SnapshotSource, StuckSource()), stuck)
+    routes: Routes = {
+        "/metrics": MetricsPage(snapshots),
+        "/livez": LiveProbe(snapshots),
+        "/readyz": ReadyProbe(snapshots),
+        "/fails": fails,
+    }
+    thread = HttpListener(listening, routes)
     thread.start()
     yield path
     thread.close()
@@ -95,7 +103,7 @@ def test_a_connection_serves_many_requests(client: UnixHttp) -> None:
         assert client.get("/metrics").read()
     assert client.get("/metrics", method="HEAD").read() == b""
     response = client.get("/nowhere")
-    assert (response.status, response.read()) == (404, b"not found; there are /fails, /metrics\n")
+    assert (response.status, response.read()) == (404, b"not found; there are /fails, /livez, /metrics, /readyz\n")
     response = client.get("/fails")
     assert (response.status, response.read()) == (500, b"Internal Server Error\n")
     assert client.get("/metrics?x=y").read()
@@ -163,3 +171,12 @@ def test_a_peer_that_says_nothing_is_given_up(address: Path, monkeypatch: pytest
         peer.settimeout(30)
         peer.connect(str(address))
         assert is_closed(peer)
+
+
+def test_a_stuck_event_loop_fails_both_probes(client: UnixHttp) -> None:
+    response = client.get("/livez")
+    assert response.status == 503
+    assert b"the event loop has not turned for 3600." in response.read()
+    response = client.get("/readyz")
+    assert response.status == 503
+    assert [one["reason"] for one in json.loads(response.read())["reasons"]] == ["event_loop"]
