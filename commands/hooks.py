@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tykpy.commands.connecting import runtime_dir_option
-from tykpy.commands.terminal import EXIT_ERROR, no_traceback, print_problems, table
+from tykpy.commands.terminal import EXIT_ERROR, no_traceback, print_problems, table, terminal_width
 
 
 @click.command()
@@ -17,9 +17,12 @@ from tykpy.commands.terminal import EXIT_ERROR, no_traceback, print_problems, ta
 @click.option("--apis", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="With --bundles: folder of the gateway's API definitions, for names.")  # fmt: skip
 @click.option("--json", "whole", is_flag=True, help="Print everything that is known, as JSON.")
-def hooks(runtime_dir: Path, bundles: Path | None, apis: Path | None, whole: bool) -> None:
+@click.option("--wide", is_flag=True, help="Show everything, however wide the terminal is.")
+def hooks(runtime_dir: Path, bundles: Path | None, apis: Path | None, whole: bool, wide: bool) -> None:
     """Show every bundle, whether it is loaded, the APIs that use it, and its hooks with type, shape and place.
 
+    Lines fit the terminal: shapes are left out and long names are cut in the middle if need be. A file or pipe gets
+    everything.
     Ends with 1 where something could not be loaded.
     """
     from tykpy.commands import descriptions
@@ -34,9 +37,10 @@ def hooks(runtime_dir: Path, bundles: Path | None, apis: Path | None, whole: boo
     if whole:
         click.echo(json.dumps(described, indent=2))
         return
-    table(("BUNDLE", "NAME", "APIS", "HOOKS", "STATE"), descriptions.bundle_rows_of(described))
+    width = None if wide else terminal_width()
+    table(("BUNDLE", "NAME", "APIS", "HOOKS", "STATE"), descriptions.bundle_rows_of(described), width)
     click.echo()
-    table(("BUNDLE", "HOOK", "TYPE", "SHAPE", "PLACE"), descriptions.hook_rows_of(described))
+    table(("BUNDLE", "HOOK", "TYPE", "SHAPE", "PLACE"), descriptions.hook_rows_of(described), width, spare="SHAPE")
     for note in descriptions.notes_of(described):
         click.echo(f"note: {note}", err=True)
     if print_problems((*descriptions.problems_of(described), *descriptions.refusals_of(described))):

@@ -45,6 +45,7 @@ def test_the_configuration_file_is_valid() -> None:
 
 def test_every_option_exists() -> None:
     known = {flag_of(option.name) for option in options()} | {"--config", "--signal", "--kill-whom"}
+    known |= {"--wide"}  # of `tykpy hooks`
     known |= {"--help", "--load", "--json"}  # of `tykpy check-config` and `tykpy config show`
     known |= {"--connect", "--tls-ca", "--tls-name"}  # of `tykpy call` and `tykpy bench`
     known |= {"--ready", "--service"}  # of `tykpy health`
