@@ -1,6 +1,8 @@
 """deploy/docker/Dockerfile: its steps are run, and its entry point serves as process 1, as in a container."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,12 +14,11 @@ import psutil
 import pytest
 import yaml
 
-from tests.support.broker import PATIENCE, wait_until
+from tests.support.broker import PATIENCE, stop_process, wait_until
 from tests.support.deploy.container import Builder, Container, Stage, why_unavailable
 from tests.support.root import ROOT
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.host.exits import ExitCode
-from tykpy.cli import main
 from tykpy.client.grpc import GrpcClient
 from tykpy.commands.objects import CallDescription, build_object
 
@@ -135,10 +136,15 @@ def test_a_pod_gets_a_runtime_folder_of_its_own(image: tuple[Builder, Stage], fo
         assert call(private, "looks_around")["Store"] == "stored"
 
 
-@pytest.mark.skipif("health" not in main.commands, reason="this version has no `tykpy health`")
 @pytest.mark.timeout(900)
 def test_the_health_check_follows_the_broker(image: tuple[Builder, Stage], folders: tuple[Path, Path]) -> None:
     builder, stage = image
     assert stage.health
     with Container(builder, stage, *folders) as container:
+        wait_until((folders[0] / "tyk.sock").exists, lambda: container.log)
         wait_until(lambda: container.execute(*stage.health).returncode == 0, lambda: container.log)
+        stop_process(container.init)
+        try:
+            wait_until(lambda: container.execute(*stage.health).returncode == 1, lambda: container.log)
+        finally:
+            os.kill(container.init, signal.SIGCONT)
