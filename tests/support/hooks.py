@@ -136,6 +136,21 @@ def load(request, session, spec):
     request.add_header("Value", tyk.get_data("key").decode())
     return request, session
 '''
+WELL = """
+import asyncio, os
+from tyk.decorators import Pre
+
+@Pre
+def well(request, session, spec):
+    request.add_header("X-Worker", str(os.getpid()))
+    return request, session
+
+@Pre
+async def well_async(request, session, spec):
+    await asyncio.sleep(0)
+    return well(request, session, spec)
+"""
+"""The start of a bundle whose other hooks do harm: two that answer with the number of their process."""
 
 
 class Gate:

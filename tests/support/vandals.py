@@ -1,8 +1,17 @@
 """Hooks that damage the channel of their own process, and checks that the broker recovers."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Final
 
-from tests.support.broker import RunningBroker, wait_until
+import pytest
+
+from tests.support.broker import RunningBroker, running_broker, wait_until
+from tests.support.hooks import SOURCE
+from tests.support.peers.neighbour import Footprint, Neighbour
+from tykpy.broker.http2.limits import MIB
+from tykpy.client.grpc import GrpcCallError
 
 PRELUDE: Final = '''
 import array, mmap, os, pkgutil, socket, struct, sys, tempfile, threading, time
@@ -21,9 +30,39 @@ def find():
 def wait_for_the_end():
     while True:
         time.sleep(1)
+
+def push(record_type, payload, times=1):
+    """Publish records as answers to the running request, and ring for them."""
+    channel, seq = find()
+    for _ in range(times):
+        channel._push(record_type, seq, 0, payload)
+    channel._ring(times)
+    wait_for_the_end()
 '''
 """The start of a bundle."""
 WHAT: Final = "wrote something that cannot be"
+MOST_LEFT: Final = 16 * MIB
+
+
+def broker_with_vandals(folder: Path, vandals: str) -> AbstractContextManager[RunningBroker]:
+    """Run a broker with two workers, the usual hooks and a bundle `vandals`."""
+    return running_broker(folder, workers=2, files={"hooks.py": SOURCE, "vandals.py": vandals})
+
+
+def check_costs_itself(broker: RunningBroker, call: Callable[[], object], reason: str) -> Footprint:
+    """Check that a call fails and its worker is replaced, while other calls are answered and nothing leaks.
+
+    Return what the broker's process had before.
+    """
+    before = Footprint(broker)
+    with Neighbour(broker) as neighbour:
+        with pytest.raises(GrpcCallError) as caught:
+            call()
+        assert caught.value.code.name == "INTERNAL"
+        neighbour.wait_answered()
+    check_replaced(broker, reason)
+    before.check_back(MOST_LEFT)
+    return before
 
 
 def check_replaced(broker: RunningBroker, reason: str, workers: int = 2) -> None:

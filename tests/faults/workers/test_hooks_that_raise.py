@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import RunningBroker, running_broker, wait_until
+from tests.support.hooks import WELL
 from tyk.proto.coprocess_object_pb2 import Event
 from tykpy.client.grpc import GrpcCallError
 
@@ -19,7 +20,9 @@ THREADS = 2
 CALLS = 4
 """Of each kind: every thread gets some."""
 
-SOURCE = '''
+SOURCE = (
+    WELL
+    + '''
 import asyncio, os, signal, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from tyk.decorators import Event, Pre
@@ -77,16 +80,6 @@ ERRORS = {
 
 def fail(request):
     raise ERRORS[request.get_header("Error")]()
-
-@Pre
-def well(request, session, spec):
-    request.add_header("X-Worker", str(os.getpid()))
-    return request, session
-
-@Pre
-async def well_async(request, session, spec):
-    await asyncio.sleep(0)
-    return well(request, session, spec)
 
 @Pre
 def raises(request, session, spec):
@@ -222,6 +215,7 @@ def on_event(event, spec):
 async def on_event_async(event, spec):
     raise Own
 '''
+)
 
 CHAIN = """
 from tyk.decorators import Pre

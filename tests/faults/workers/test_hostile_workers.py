@@ -11,11 +11,9 @@ from typing import Final
 import pytest
 
 from tests.support.broker import RunningBroker, running_broker
-from tests.support.hooks import SOURCE
-from tests.support.peers.neighbour import Footprint, Neighbour
-from tests.support.vandals import PRELUDE, check_replaced
+from tests.support.peers.neighbour import Neighbour
+from tests.support.vandals import PRELUDE, broker_with_vandals, check_costs_itself
 from tykpy.broker.config import MAX_THREADS
-from tykpy.broker.http2.limits import MIB
 from tykpy.client.grpc import GrpcCallError
 
 VANDALS: Final = (
@@ -58,32 +56,19 @@ def answer_to_nothing(request, session, spec):
 
 @Pre
 def answers_twice(request, session, spec):
-    channel, seq = find()
-    for _ in range(2):
-        channel._push(layout.RecordType.ERR, seq, 0, b"\\xc1")
-    channel._ring(2)
-    wait_for_the_end()
+    push(layout.RecordType.ERR, b"\\xc1", times=2)
 
 @Pre
 def record_of_a_wrong_type(request, session, spec):
-    channel, seq = find()
-    channel._push(layout.RecordType.REQ, seq, 0, b"x")
-    channel._ring(1)
-    wait_for_the_end()
+    push(layout.RecordType.REQ, b"x")
 
 @Pre
 def spill_of_a_wrong_length(request, session, spec):
-    channel, seq = find()
-    channel._push(layout.RecordType.SPILL_RESP, seq, 0, b"x")
-    channel._ring(1)
-    wait_for_the_end()
+    push(layout.RecordType.SPILL_RESP, b"x")
 
 @Pre
 def spill_that_is_not_there(request, session, spec):
-    channel, seq = find()
-    channel._push(layout.RecordType.SPILL_RESP, seq, 0, b"\\xff" * layout.SPILL_PLACE.size)
-    channel._ring(1)
-    wait_for_the_end()
+    push(layout.RecordType.SPILL_RESP, b"\\xff" * layout.SPILL_PLACE.size)
 
 @Pre
 def forged_tokens(request, session, spec):
@@ -181,25 +166,17 @@ REASONS: Final = {
     "descriptors_on_the_control_socket": "on its control socket",
     "flood_on_the_control_socket": "on its control socket",
 }
-MOST_LEFT: Final = 16 * MIB
 
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[RunningBroker]:
-    with running_broker(tmp_path, workers=2, files={"hooks.py": SOURCE, "vandals.py": VANDALS}) as running:
+    with broker_with_vandals(tmp_path, VANDALS) as running:
         yield running
 
 
 @pytest.mark.parametrize("hook", REASONS)
 def test_a_hostile_worker_costs_itself(broker: RunningBroker, hook: str) -> None:
-    before = Footprint(broker)
-    with Neighbour(broker) as neighbour:
-        with pytest.raises(GrpcCallError) as caught:
-            broker.call(hook, bundle="vandals", timeout=30)
-        assert caught.value.code.name == "INTERNAL"
-        neighbour.wait_answered()
-    check_replaced(broker, REASONS[hook])
-    before.check_back(MOST_LEFT)
+    check_costs_itself(broker, lambda: broker.call(hook, bundle="vandals", timeout=30), REASONS[hook])
 
 
 @pytest.mark.parametrize("hook", ["words_that_mean_nothing", "no_waiting_for_answers"])

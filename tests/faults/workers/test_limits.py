@@ -7,21 +7,19 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import RunningBroker, running_broker, wait_until
+from tests.support.hooks import WELL
 from tykpy.client.grpc import GrpcCallError
 
 MIB = 1024 * 1024
 MEMORY = 600 * MIB
 FILES = 60
-HOOKS = """
+HOOKS = (
+    WELL
+    + """
 import os, resource, threading, time
 from tyk.decorators import Pre
 
 kept = []
-
-@Pre
-def well(request, session, spec):
-    request.add_header("X-Worker", str(os.getpid()))
-    return request, session
 
 @Pre
 def takes_at_once(request, session, spec):
@@ -65,6 +63,7 @@ def raises_its_limits(request, session, spec):
         request.add_header(str(kind), str(resource.getrlimit(kind)))
     return request, session
 """
+)
 
 
 def error_of(broker: RunningBroker, hook: str) -> str:

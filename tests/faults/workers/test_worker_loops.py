@@ -11,29 +11,22 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import RunningBroker, running_broker, wait_until
+from tests.support.hooks import WELL
 from tyk.proto.coprocess_object_pb2 import Event
 from tykpy.client.grpc import GrpcCallError
 
 MIB = 1024 * 1024
 
-NEIGHBOUR = """
-import asyncio, os
-from tyk.decorators import Event, Pre
-
-@Pre
-def well(request, session, spec):
-    request.add_header("X-Worker", str(os.getpid()))
-    return request, session
-
-@Pre
-async def well_async(request, session, spec):
-    await asyncio.sleep(0)
-    return well(request, session, spec)
+NEIGHBOUR = (
+    WELL
+    + """
+from tyk.decorators import Event
 
 @Event
 def on_event(event, spec):
     open(event.message.Meta.path, "w").close()
 """
+)
 
 SIGNALS = """
 import _thread, os, signal, threading, time

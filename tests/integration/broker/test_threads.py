@@ -20,7 +20,7 @@ from tyk.decorators import Pre
 
 running = {}
 
-def at_once(request, run):
+def at_once(request, session, run):
     """Run, and answer with how many calls of this hook this worker ran at most meanwhile."""
     calls = running.setdefault(run.__name__, set())
     me = object()
@@ -31,6 +31,7 @@ def at_once(request, run):
     calls.discard(me)
     request.add_header("Nonce", request.get_header("Nonce"))
     request.add_header("At-Once", str(most))
+    return request, session
 
 def wait(): time.sleep(0.02)
 
@@ -52,28 +53,23 @@ def sometimes_wait():
 
 @Pre
 def edits(request, session, spec):
-    at_once(request, int)
-    return request, session
+    return at_once(request, session, int)
 
 @Pre
 def waits(request, session, spec):
-    at_once(request, wait)
-    return request, session
+    return at_once(request, session, wait)
 
 @Pre
 def computes(request, session, spec):
-    at_once(request, compute)
-    return request, session
+    return at_once(request, session, compute)
 
 @Pre
 def digests(request, session, spec):
-    at_once(request, digest)
-    return request, session
+    return at_once(request, session, digest)
 
 @Pre
 def sometimes_waits(request, session, spec):
-    at_once(request, sometimes_wait)
-    return request, session
+    return at_once(request, session, sometimes_wait)
 
 @Pre
 def usually_fast(request, session, spec):

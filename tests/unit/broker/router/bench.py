@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+from tests.support.channels import LocalWorker
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tykpy.broker.arriving import HELD_BYTES
 from tykpy.broker.router.link import Link
@@ -69,6 +70,13 @@ class Bench:
         self.router.dispatch(dispatch)
         self.turn()
         return dispatch
+
+    def run_on(self, worker: LocalWorker) -> None:
+        """Let a worker join, and answer the next dispatch."""
+        self.router.join(worker.link)
+        self.turn()
+        worker.finish(worker.claim())
+        self.router.receive(worker.link)
 
 
 def hook_of(request: Request) -> bytes:

@@ -118,10 +118,7 @@ def test_a_worker_that_starts_nothing_loses_its_dispatches(bench: Bench, worker:
     dispatch = bench.send()
     bench.turn_until(lambda: bench.in_trouble == [("silent", worker.link)])
     with local_worker(1, 2) as other:
-        bench.router.join(other.link)
-        bench.turn()
-        other.finish(other.claim())
-        bench.router.receive(other.link)
+        bench.run_on(other)
         bench.router.leave(other.link)
     assert dispatch.outcomes == [dispatch.body]
     following = bench.send()
@@ -140,10 +137,7 @@ def test_dispatches_behind_a_stalled_hook_go_to_another_worker(bench: Bench, wor
     worker.claim()
     bench.turn_until(lambda: bench.router.waiting == 1)
     with local_worker(1, 2) as other:
-        bench.router.join(other.link)
-        bench.turn()
-        other.finish(other.claim())
-        bench.router.receive(other.link)
+        bench.run_on(other)
         assert neighbour.outcomes == [neighbour.body]
 
 

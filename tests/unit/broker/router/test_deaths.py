@@ -26,10 +26,7 @@ def test_a_death_fails_what_ran_and_dispatches_the_rest_again(bench: Bench, work
     assert running.status is Status.HOOK_FAILED
     assert "ended by SIGKILL while it ran this hook (running)" in str(running.outcomes[0])
     with local_worker(0, 2) as heir:
-        bench.router.join(heir.link)
-        bench.turn()
-        heir.finish(heir.claim())
-        bench.router.receive(heir.link)
+        bench.run_on(heir)
     assert waiting.outcomes == [waiting.body]
     assert bench.router.counters.redispatched == 1
 
@@ -68,10 +65,7 @@ def test_kills_from_outside_never_use_up_attempts(bench: Bench) -> None:
             bench.router.join(worker.link)
             bench.router.lost(worker.link, Death("worker 0 was ended by SIGKILL", Cause.OUTSIDE))
     with local_worker(0, 99) as heir:
-        bench.router.join(heir.link)
-        bench.turn()
-        heir.finish(heir.claim())
-        bench.router.receive(heir.link)
+        bench.run_on(heir)
     assert dispatch.outcomes == [dispatch.body]
 
 
@@ -88,10 +82,7 @@ def test_deaths_before_the_start_do_not_use_up_the_retry(bench: Bench) -> None:
         second.claim()
         bench.router.lost(second.link, Death("worker 0 died", Cause.OUTSIDE, executing=second.link.channel.executing()))
     with local_worker(0, 3) as third:
-        bench.router.join(third.link)
-        bench.turn()
-        third.finish(third.claim())
-        bench.router.receive(third.link)
+        bench.run_on(third)
     assert dispatch.outcomes == [dispatch.body]
 
 

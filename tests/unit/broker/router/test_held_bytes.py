@@ -93,10 +93,7 @@ def run_by_another_worker(bench: Bench, worker: LocalWorker) -> None:
     die(bench, worker)
     assert bench.router.held == SIZE
     with local_worker(0, 2) as heir:
-        bench.router.join(heir.link)
-        bench.turn()
-        heir.finish(heir.claim())
-        bench.router.receive(heir.link)
+        bench.run_on(heir)
 
 
 def past_its_deadline(bench: Bench, worker: LocalWorker) -> None:

@@ -204,10 +204,7 @@ def test_a_big_message_for_a_gone_worker_goes_to_another(
         assert bench.in_trouble == [("gone", worker.link)]
         bench.turn()
         assert bench.router.waiting == 1
-        bench.router.join(other.link)
-        bench.turn()
-        other.finish(other.claim())
-        bench.router.receive(other.link)
+        bench.run_on(other)
     assert dispatch.outcomes == [dispatch.body]
     assert worker.link not in bench.router.pool
 
@@ -255,10 +252,7 @@ def test_an_impossible_head_moves_the_dispatch_to_another_worker(bench: Bench, h
         dispatch = bench.send()
         assert bench.in_trouble == [("corrupt", hostile.link)]
         assert dispatch.outcomes == []
-        bench.router.join(other.link)
-        bench.turn()
-        other.finish(other.claim())
-        bench.router.receive(other.link)
+        bench.run_on(other)
         assert dispatch.outcomes == [dispatch.body]
 
 

@@ -55,6 +55,13 @@ def whole(frame: bytes) -> Packed:
     return frame, None
 
 
+def start(broker: BrokerChannel, worker: WorkerChannel, seq: int = 1) -> None:
+    """Send an empty request, and claim it."""
+    broker.send(seq, whole(b""), 0)
+    broker.ring()
+    worker.claim()
+
+
 class Rings:
     """One ring on its own: all four mappings, a producer and a consumer of A."""
 

@@ -10,7 +10,7 @@ from time import monotonic_ns
 
 import pytest
 
-from tests.unit.ipc.channel.ends import SMALL, channel_pair, claim_each, whole, worker_argument_of_copies
+from tests.unit.ipc.channel.ends import SMALL, channel_pair, claim_each, start, whole, worker_argument_of_copies
 from tykpy.ipc.bodies.bulk import BulkWriter
 from tykpy.ipc.bodies.store import BORROW_FROM, BodyStore
 from tykpy.ipc.channel.broker_end import BrokerChannel
@@ -323,9 +323,7 @@ def test_a_split_frame_arrives_split_whatever_its_size() -> None:
 
 def test_a_big_error_is_still_an_error() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, whole(b""), 0)
-        broker.ring()
-        worker.claim()
+        start(broker, worker)
         worker.answer(0, 1, whole(BIG), True, 3)
         assert broker.receive() == [Answer(1, True, whole(BIG), 3)]
 
@@ -382,27 +380,21 @@ def test_overlapping_bodies_are_copied_as_they_lie() -> None:
 
 def test_idle_bulk_memory_is_given_back_when_the_broker_says_so() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, whole(b""), 0)
-        broker.ring()
-        worker.claim()
+        start(broker, worker)
         worker.answer(0, 1, whole(BIG), False, 0)
         broker.receive()
         assert [broker.trim(), broker.trim(), broker.trim()] == [False, True, False]
         assert [message.name for message in worker.control.receive()] == ["trim"]
         worker.trim()
         assert worker._parts.bulk_out.reserved == 0
-        broker.send(2, whole(b""), 0)
-        broker.ring()
-        worker.claim()
+        start(broker, worker, seq=2)
         worker.answer(0, 2, whole(BIG), False, 0)
         assert broker.receive() == [Answer(2, False, whole(BIG), 0)]
 
 
 def test_bulk_memory_in_use_is_not_given_back() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, whole(b""), 0)
-        broker.ring()
-        worker.claim()
+        start(broker, worker)
         worker.answer(0, 1, whole(BIG), False, 0)
         for _ in range(3):
             worker.trim()
@@ -416,9 +408,7 @@ def test_bulk_memory_in_use_is_not_given_back() -> None:
 )
 def test_an_impossible_spill_announcement_is_corruption(payload: bytes) -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, whole(b""), 0)
-        broker.ring()
-        worker.claim()
+        start(broker, worker)
         worker._push(RecordType.SPILL_RESP, 1, 0, payload)
         worker._ring(1)
         with pytest.raises(RingCorruptError):
@@ -447,9 +437,7 @@ def test_a_request_above_the_limit_is_refused_and_nothing_sent() -> None:
 
 def test_an_answer_above_the_limit_becomes_an_error() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, whole(b""), 0)
-        broker.ring()
-        worker.claim()
+        start(broker, worker)
         worker.answer(0, 1, whole(bytes(SMALL.max_message + 1)), False, 5)
         (answer,) = broker.receive()
         status, message = error_of(answer)
@@ -484,9 +472,7 @@ def test_no_memory_for_a_big_request_fails_it_alone(monkeypatch: pytest.MonkeyPa
 
 def test_no_memory_for_a_big_answer_fails_it_alone(no_bulk: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, whole(b""), 0)
-        broker.ring()
-        worker.claim()
+        start(broker, worker)
         monkeypatch.setattr("tykpy.ipc.bodies.memfd.create_memory", no_memory)
         worker.answer(0, 1, whole(BIG), False, 5)
         status, message = error_of(broker.receive()[0])
@@ -510,9 +496,7 @@ def test_a_big_request_without_its_descriptor_is_refused(monkeypatch: pytest.Mon
 
 def test_a_big_answer_without_its_descriptor_fails_that_call(no_bulk: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, whole(b""), 0)
-        broker.ring()
-        worker.claim()
+        start(broker, worker)
         worker.answer(0, 1, whole(BIG), False, 0)
         monkeypatch.setattr("tykpy.ipc.bodies.memfd._receive", lost_descriptor)
         (answer,) = broker.receive()
@@ -579,9 +563,7 @@ def test_a_worker_whose_broker_is_gone_claims_nothing_more() -> None:
 def test_a_drain_revokes_unclaimed_requests() -> None:
     with channel_pair() as (broker, worker):
         broker.send(1, whole(b""), 0)
-        broker.send(2, whole(b""), 0)
-        broker.ring()
-        worker.claim()
+        start(broker, worker, seq=2)
         assert broker.start_drain() == [2]
         assert worker.claim() is None
         assert broker.revoke() == []
@@ -636,9 +618,7 @@ def test_several_threads_share_the_requests() -> None:
 def test_a_hook_waited_no_longer_than_it_ran(time: int, handler_ns: int, waited_ns: int | None) -> None:
     with channel_pair() as (broker, worker):
         for seq, size in ((1, 10), (2, SMALL.max_record)):
-            broker.send(seq, whole(b""), 0)
-            broker.ring()
-            worker.claim()
+            start(broker, worker, seq=seq)
             worker.answer(0, seq, whole(bytes(size)), False, time)
             assert broker.receive() == [Answer(seq, False, whole(bytes(size)), handler_ns, waited_ns)]
 
@@ -656,9 +636,7 @@ def test_how_a_request_is_to_be_run_goes_with_it() -> None:
 
 def test_an_unannounced_answer_is_found_after_death() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, whole(b""), 0)
-        broker.ring()
-        worker.claim()
+        start(broker, worker)
         worker._push(2, 1, 0, b"published")
         assert broker.receive() == []
         assert broker.drain() == [Answer(1, False, whole(b"published"), 0)]
@@ -667,9 +645,7 @@ def test_an_unannounced_answer_is_found_after_death() -> None:
 
 def test_an_announced_answer_is_found_once() -> None:
     with channel_pair() as (broker, worker):
-        broker.send(1, whole(b""), 0)
-        broker.ring()
-        worker.claim()
+        start(broker, worker)
         worker.answer(0, 1, whole(b"x"), False, 0)
         assert broker.drain() == [Answer(1, False, whole(b"x"), 0)]
 
