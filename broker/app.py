@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tykpy.broker")
 
 ACCEPT_TIME: Final = 0.05
-"""Seconds until connections that were being accepted when we stopped accepting are there, and can be told to go."""
+"""Seconds for connections that were being accepted when we stopped accepting: then they too can be told to go."""
 GOODBYE_TIME: Final = 2.0
 """Seconds that peers have to read that they are to go before their calls are refused."""
 
@@ -132,7 +132,7 @@ class Broker:
         self._renewal: asyncio.Task[None] | None = None
         self._all_ready = asyncio.Event()
         self._announced = 0
-        """The number of ready workers in the log; 0 from when one is missing until all are ready again."""
+        """The number of ready workers that was logged last; 0 while one is missing."""
 
     async def open(self) -> None:
         """Accept connections, then start the workers: calls that arrive meanwhile wait in the queue.

@@ -38,8 +38,8 @@ class Connections(Generic[_C]):
         self.open: set[_C] = set()
         """Connections that `closed` waits for."""
         self.draining = False
-        """Set by the front end. Later connections are accepted, since their peers would come back at once, for ever;
-        nobody waits for them to close."""
+        """Set by the front end. Later connections are still accepted, since refused peers would come back at once, for
+        ever; nobody waits for them to close."""
         self._late: set[_C] = set()
         self.refused: set[_C] = set()
         """Connections above the limit that are being told so."""

@@ -62,16 +62,16 @@ class Rejection(StrEnum):
 
     BREAKER_OPEN = "breaker_open"
     BYTES = "bytes"
-    """--queue-bytes."""
+    """Limited by --queue-bytes."""
     DRAINING = "draining"
     INVALID = "invalid"
-    """It does not decode."""
+    """The message does not decode."""
     NO_WORKERS = "no_workers"
     QUARANTINED = "quarantined"
     QUEUE_FULL = "queue_full"
-    """--queue-size."""
+    """Limited by --queue-size."""
     SHED = "shed"
-    """--queue-wait."""
+    """Limited by --queue-wait."""
 
 
 class DispatchError(BrokerError):

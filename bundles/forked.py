@@ -1,4 +1,4 @@
-"""Ends children that plugin code forks when they return from it: a copy of a worker must not become a second worker.
+"""End children that plugin code forks when they return from it: a copy of a worker must not become a second worker.
 
 Within the code that forked it, a child may do what it likes; children of `multiprocessing` and `subprocess` never
 return.

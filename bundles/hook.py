@@ -98,7 +98,7 @@ def make_hook(
 ) -> Hook:
     """Look at a decorated function once, so that no dispatch has to.
 
-    Raises BundleError where its arguments fit no shape, or its options cannot work.
+    Raises BundleError if its arguments fit no shape, or its options cannot work.
     """
     name = name or definition.name
     file, line = source_of(function)

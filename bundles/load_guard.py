@@ -1,4 +1,4 @@
-"""Guards the process while a bundle is loaded: undoes what it changed for the whole process, or ends the process.
+"""Guard the process while a bundle is loaded: undo what it changed for the whole process, or end the process.
 
 A bundle cannot be kept from changing the process that it is loaded into. Changes that would hurt the bundles after it,
 and are of no use to itself once it is loaded, are undone. A process that is no longer a worker, or has lost its
@@ -131,7 +131,7 @@ def _identity_of_process() -> tuple[Any, ...]:
 
 
 def _restore_limits(before: list[tuple[int, int]]) -> None:
-    """Undo lower limits; end the process where that is not allowed."""
+    """Undo lower limits; end the process if that is not allowed."""
     for kind, (soft, hard) in zip(_LIMITS, before, strict=True):
         if _getrlimit(kind) != (soft, hard):
             try:
@@ -149,7 +149,7 @@ def _stop_timers() -> None:
 
 
 def _refuses() -> bool:
-    """Tell whether an audit hook refuses what every worker does; hooks cannot be removed."""
+    """Return whether an audit hook refuses what every worker does; hooks cannot be removed."""
     try:
         for event in _AUDITED:
             _audit(*event)

@@ -1,4 +1,4 @@
-"""Loads the code of one part of a bundle: manifest, verification, import, hooks. A failure is a BundleError."""
+"""Load the code of one part of a bundle: manifest, verification, import, hooks. A failure is a BundleError."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Describes exceptions of plugin code, whatever the exception's own code does."""
+"""Describe exceptions of plugin code, whatever the exception's own code does."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""`tykpy broker`: serves a gateway."""
+"""`tykpy broker`: serve a gateway."""
 
 import sys
 from typing import Any

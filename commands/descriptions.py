@@ -1,4 +1,4 @@
-"""Descriptions of bundles, from a running broker or straight from a folder, and what to tell from them."""
+"""Descriptions of bundles, from a running broker or straight from a folder, and what follows from them."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ Descriptions = list[dict[str, Any]]
 
 
 def of_broker(runtime_dir: Path) -> Descriptions:
-    """Return what the workers of the running broker have loaded. Raises CommandError where no broker answers."""
+    """Return what the workers of the running broker have loaded. Raises CommandError if no broker answers."""
     described = ask_broker(runtime_dir, "hooks")
     if not isinstance(described, list):
         raise CommandError(f"the broker in {runtime_dir} answers something else than hooks; is it of another version?")
@@ -36,7 +36,7 @@ def of_folder(
 
     Without `load` nothing is imported: manifests, files, signatures and syntax are checked, and no hooks are found.
     `apis` is the folder of API definitions. What a worker would log about problems is in the descriptions.
-    Raises CommandError where the folder or the public key cannot be used.
+    Raises CommandError if the folder or the public key cannot be used.
     """
     try:
         key = PublicKey.read(public_key) if public_key is not None else None

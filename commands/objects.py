@@ -87,7 +87,7 @@ class Outcome:
 def connect(address: str, tls: ClientTls) -> GrpcClient:
     """Return a client of the broker at an address.
 
-    Raises CommandError where nobody listens, BrokerError for options that cannot be used and where TLS fails.
+    Raises CommandError if nobody listens, BrokerError for options that cannot be used and where TLS fails.
     """
     try:
         return GrpcClient(address, tls=tls)
@@ -151,7 +151,7 @@ def bundle_hash(name: str) -> str:
 def build_object(call: CallDescription) -> Object:
     """Build the `Object` that a gateway would send for this call (Tyk: gateway/coprocess.go).
 
-    Raises CommandError where the description does not fit the messages.
+    Raises CommandError if the description does not fit the messages.
     """
     obj = Object(hook_type=_hook_type(call.hook_type), hook_name=call.hook)
     _fill_request(obj, call)

@@ -24,7 +24,7 @@ _timeout_option = click.option(
 def ask_broker(runtime_dir: Path, method: str, *params: Any, timeout: float = _ANSWER_TIMEOUT) -> Any:
     """Call a method of the running broker on its admin socket.
 
-    Raises CommandError where it refuses, with every problem on a line of its own, or does not answer.
+    Raises CommandError if it refuses, with every problem on a line of its own, or does not answer.
     """
     from tykpy.broker.errors import RpcError
     from tykpy.client.rpc import RpcClient

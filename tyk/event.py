@@ -64,7 +64,7 @@ class TykEvent(AttributeDict):
     def from_json(cls, payload: str | bytes) -> "TykEvent":
         """Read an event's payload.
 
-        Raises EventPayloadError where it is not JSON, or not the object that the gateway sends.
+        Raises EventPayloadError if it is not JSON, or not the object that the gateway sends.
         """
         event = cls(_parse(payload))
         if not isinstance(event.get("handler_name"), str):

@@ -118,7 +118,7 @@ class LazyRequest(TykCoProcessRequest):
 
     @property
     def object(self) -> MiniRequestObject:
-        """The complete message. Raises LookupError where the body is not there any more."""
+        """The complete message. Raises LookupError if the body is not there any more."""
         if not self.is_loaded:
             self._load()
         return self._message

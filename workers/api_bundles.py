@@ -21,7 +21,7 @@ class ApiBundles:
         self._hashes: dict[str, str] = {}
         self._awaited: set[str] = set()
         self._waiting: list[SimpleQueue[None]] = []
-        """One for each event that waits."""
+        """One entry for each event that waits."""
 
     def learn(self, bundle_hashes: Mapping[str, str]) -> None:
         """Remember which bundles APIs use, as the broker saw."""

@@ -51,9 +51,9 @@ class OutgoingEvent(NamedTuple):
     name: str
     payload: str
     time_ns: int
-    """Since 1970."""
+    """When it was triggered, in ns since 1970."""
     bundle: str
-    """The bundle of the hook that triggered it; empty where no hook did."""
+    """The bundle of the hook that triggered it; empty if no hook did."""
     spec: dict[str, str]
     depth: int
     """Number of handlers of triggered events that led to it."""
@@ -90,13 +90,13 @@ class SentEvents:
         """Send over `control`."""
         self._control = control
         self._queue: SimpleQueue[OutgoingEvent | None] = SimpleQueue()
-        """Events to send, and None, which only wakes the thread."""
+        """Events to send; None only wakes the thread."""
         self._waiting = 0
         """Characters in the queue. Racing callers may make it wrong; it is reset when the queue is empty."""
         self._lost = 0
         self._finishing = False
         self._starting = Lock()
-        """Locked once the thread is started."""
+        """Locked for good by whoever starts the thread."""
         self._ended: SimpleQueue[None] = SimpleQueue()
 
     def trigger(self, name: str, payload: str) -> None:

@@ -32,7 +32,7 @@ class HookThreads:
         self._parked: list[int] = []
         """Slots of parked threads. The last one is used first: its stack is in the CPU's cache."""
         self._is_vacant = False
-        """No thread leads: all of them run hooks."""
+        """Whether no thread leads: all of them run hooks."""
         self._is_over = False
         self._started = 1
         self._ended: SimpleQueue[None] = SimpleQueue()

@@ -26,7 +26,7 @@ from tykpy.workers.process.guard import guarded, start_thread
 from tykpy.workers.process.rlimits import CpuBudget
 
 EXIT_BROKER_GONE: Final = 0
-"""Exit code of a worker that outlives its broker: nobody reads it, and nothing went wrong in the worker."""
+"""Exit code of a worker whose broker is gone: nobody reads it, and nothing went wrong in the worker."""
 
 
 class WorkerLoop:

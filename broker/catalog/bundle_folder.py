@@ -79,7 +79,7 @@ class BundleFolder:
         return dict(self._found)
 
     def is_whole(self, name: str) -> bool:
-        """Tell whether an entry can be loaded: a gateway makes a folder first, and fills it afterwards."""
+        """Return whether an entry can be loaded: a gateway makes a folder first, and fills it afterwards."""
         path = self._folder / name
         try:
             if not os.path.isdir(path) or (path / MANIFEST_NAME).exists():

@@ -54,13 +54,13 @@ class Discovery:
         self._reloader = reloader
         self._router = router
         self._loaded: Entries = {}
-        """What the newest workers found."""
+        """The bundles that the newest workers found."""
         self._last: Entries = {}
-        """What the last check found."""
+        """The bundles that the last check found."""
         self._last_periodic: Entries = {}
-        """What the last check found that no call or generation caused."""
+        """The bundles that the last periodic check found, one that no call or generation caused."""
         self._starting: Entries = {}
-        """What workers that are starting find; they may still be refused."""
+        """The bundles that starting workers find; they may still be refused."""
         self._self_written: set[str] = set()
         """Entries that changed while they were last loaded."""
         self._reported: dict[str, Stamp | None] = {}

@@ -86,7 +86,7 @@ class BundleLoads:
             self._broken.pop(path, None)
 
     def is_barred(self, path: str) -> bool:
-        """Tell whether workers do not import this bundle, as it has ended or hung one."""
+        """Return whether workers do not import this bundle, as it has ended or hung one."""
         return path in self._broken
 
     def _not_ready(self, worker: Worker) -> None:

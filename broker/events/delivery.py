@@ -47,9 +47,9 @@ class DeliveryTarget(Protocol):
     """A destination of events, used by one thread only."""
 
     name: str
-    """Its name in `tykpy status`."""
+    """The target's name in `tykpy status`."""
     display: str
-    """Its name in the log."""
+    """The target's name in the log."""
     batch: int
     """Most events in one `deliver`."""
 

@@ -25,7 +25,7 @@ class Sink(Protocol):
     """A destination of every event."""
 
     name: str
-    """What `tykpy status` calls it."""
+    """The name in `tykpy status`."""
 
     def offer(self, event: ReceivedEvent) -> None:
         """Take the event, or count it as dropped; never waits."""

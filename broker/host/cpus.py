@@ -18,7 +18,7 @@ class Cpus(NamedTuple):
 
     number: int
     limit: str
-    """What limits it, in words."""
+    """What sets this number, in words."""
 
 
 def usable_cpus(root: Path = ROOT) -> Cpus:

@@ -173,7 +173,7 @@ class _Successor:
     def __init__(self, listening: Sequence[ListeningSocket], baseline: Description) -> None:
         self.timer: asyncio.TimerHandle | None = None
         self.late = False
-        """Its time ran out."""
+        """Whether the new program's time ran out."""
         sockets = [[one.address, one.socket.fileno(), one.file] for one in listening]
         document = json.dumps({"sockets": sockets, "baseline": [_outline(bundle) for bundle in baseline]})
         with contextlib.ExitStack() as inherited, contextlib.ExitStack() as undo:

@@ -38,7 +38,7 @@ _METADATA_TEXT: Final = (
 class _Options(NamedTuple):
     timeout_ns: int | None = None
     metadata: bytes | None = None
-    """As a header block."""
+    """The caller's metadata, as a header block."""
 
 
 _NO_OPTIONS: Final = _Options()

@@ -47,17 +47,17 @@ class RpcLimits:
     max_in_flight: int = 1000
     """Calls of one connection without an answer; further ones are not read until some are answered."""
     max_in_flight_bytes: int = 64 * 1024 * 1024
-    """Bytes of calls without an answer, likewise."""
+    """Bytes of calls without an answer, with the same effect."""
     write_buffer: int = 1024 * 1024
     """Output waiting for the peer above which nothing more is read from it."""
     request_timeout: float = 60.0
-    """For the rest of a message, or for `request_progress` of it if it is longer than that."""
+    """Seconds for the rest of a message, or for `request_progress` of it if it is longer than that."""
     request_progress: int = 64 * 1024
     """Bytes of an unfinished message that restart its timeout (see `broker/http2/limits.py`)."""
     write_timeout: float = 30.0
-    """For which a peer may read nothing of the output that waits for it."""
+    """Seconds for which a peer may read nothing of the output that waits for it."""
     linger: float = 2.0
-    """For which the bytes of a refused peer are still read, so that it can finish sending and see the error."""
+    """Seconds for which the bytes of a refused peer are still read, so that it can finish sending and see the error."""
 
 
 class Reply:

@@ -37,7 +37,7 @@ class Peer(NamedTuple):
     pid: int
     uid: int
     gids: frozenset[int]
-    """Its primary and supplementary groups."""
+    """The peer's primary and supplementary groups."""
 
 
 class CredentialCheck:

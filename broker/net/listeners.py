@@ -52,7 +52,7 @@ class Listeners:
     def __init__(self, config: BrokerConfig, handover: Handover | None) -> None:
         self._config = config
         self.handover = handover
-        """From the program that this one is to replace, until that one is told to go."""
+        """The connection to the program that this one replaces, until that one is told to go."""
         self.handed_over = False
         """This program has been replaced: the sockets' files are its successor's."""
         self.sockets: list[ListeningSocket] = []
@@ -64,7 +64,7 @@ class Listeners:
         self._front_ends: list[_FrontEnd] = []
         """One for each socket, in the same order."""
         self._borrowed: list[ListeningSocket] = []
-        """The old program's sockets, while they are its own."""
+        """The old program's sockets, as long as it owns them."""
 
     @classmethod
     def open(cls, config: BrokerConfig) -> "Listeners":

@@ -29,7 +29,7 @@ _PROBE_TIMEOUT: Final = 1.0
 LOCK_PATIENCE: Final = 3.0
 """Longest wait for the lock on a folder, in seconds; brokers hold it for milliseconds, or `_PROBE_TIMEOUT`."""
 _LOCK_RETRY: Final = 0.02
-"""Seconds."""
+"""Seconds between two tries to take the lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class SocketOptions:
 
     mode: int = 0o600
     group: str | None = None
-    """Name or number."""
+    """The file's group, a name or number."""
     owner: int | None = None
-    """User number; None: our own."""
+    """The file's owner, a user number; None: our own user."""
 
 
 class FileId(NamedTuple):

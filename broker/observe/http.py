@@ -22,9 +22,9 @@ MAX_REQUEST: Final = 16 * 1024
 MAX_BODY: Final = 16 * 1024
 """Bytes of a request's body, which is read and ignored."""
 REQUEST_SECONDS: Final = 10.0
-"""From the first byte of a request to its last one, and again from the first byte of the response to its last one."""
+"""Seconds from the first byte of a request to its last one, and as many for the response."""
 IDLE_SECONDS: Final = 120.0
-"""Between two requests of a connection: longer than Prometheus waits between two scrapes."""
+"""Seconds between two requests of a connection: longer than Prometheus waits between two scrapes."""
 _READ: Final = 16 * 1024
 _METHODS: Final = (b"GET", b"HEAD")
 
@@ -46,7 +46,7 @@ class HttpResponse:
     content_type: str = "text/plain; charset=utf-8"
     status: HTTPStatus = HTTPStatus.OK
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Further headers."""
+    """Headers in addition to those of every response."""
 
 
 Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]

@@ -29,7 +29,7 @@ class PackedSnapshot(NamedTuple):
 
     data: bytes
     time_ns: int
-    """When it was taken, CLOCK_MONOTONIC."""
+    """When the snapshot was taken (CLOCK_MONOTONIC)."""
 
 
 class SnapshotSource:

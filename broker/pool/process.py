@@ -57,9 +57,9 @@ class Ending(NamedTuple):
     words: str
     """How it ended, as it follows `worker 1 (process 7)`."""
     by_itself: bool | None
-    """Because of what it did, not because it was sent a signal or asked to leave; None: not known."""
+    """Whether it ended because of what it did, not because of a signal or an order to leave; None: not known."""
     out_of_memory: bool = False
-    """The kernel killed it for lack of memory."""
+    """Whether the kernel killed it for lack of memory."""
 
 
 class WorkerProcess:
@@ -71,7 +71,7 @@ class WorkerProcess:
     def __init__(self, pid: int, wait: Callable[[], int | None]) -> None:
         """`wait`: waits until it ends and returns the exit code (negative for a signal), or None if unknown."""
         self._oom_kills = (oom_kills(),) * 2
-        """The last two counts."""
+        """The last two counts of out-of-memory kills on the machine."""
         self._wait = wait
         self.pid = pid
         try:

@@ -22,7 +22,7 @@ from tykpy.broker.pool.worker import Worker, WorkerPhase
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 KIB: Final = 1024
 _RSS_FIELD: Final = 1
-"""In `statm`: pages."""
+"""Index in `statm` of the resident memory, in pages."""
 
 
 def memory_of(pid: int, limit: int) -> int:

@@ -105,9 +105,9 @@ class Reloader:
         self.results: dict[str, int] = {"ok": 0, "refused": 0}
         """Reloads by result."""
         self.on_generation: Callable[[bool], object] = lambda _pinned: None
-        """Called before new workers load bundles; `pinned` as for `request`."""
+        """Called before new workers load bundles, with `pinned` as for `request`."""
         self.on_generation_end: Callable[[bool, bool], object] = lambda _pinned, _taken_over: None
-        """Called when they have replaced all others, or were refused."""
+        """Called when new workers have replaced all others, or were refused."""
         self.on_start: Callable[[], object] = lambda: None
         self.on_end: Callable[[], object] = lambda: None
         self._loop = loop
@@ -118,7 +118,7 @@ class Reloader:
         self._listeners: list[ReloadListener] = []
         self._next: list[ReloadListener] = []
         self._next_is_pinned = True
-        """All requests for the next generation are pinned."""
+        """Whether all requests for the next generation are pinned."""
         self._started = 0.0
 
     @property

@@ -19,11 +19,11 @@ class RestartReason(StrEnum):
     """The kernel killed it for lack of memory."""
     RECYCLE = "recycle"
     RELOAD = "reload"
-    """Also to load bundles that are new, or that no worker had any more."""
+    """A reload, or new workers to load bundles that are new or that no worker had any more."""
 
 
 MOST: Final = 2**53
-"""Most records that are counted: a worker may write any number."""
+"""Most records that are counted, because a worker may write any number."""
 FAILURES: Final = (RestartReason.CRASH, RestartReason.HANG, RestartReason.OOM)
 
 

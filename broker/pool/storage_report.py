@@ -9,7 +9,7 @@ from tykpy.ipc.ring.layout import STORAGE_TIMES_EACH, StorageOperation, StorageS
 from tykpy.redisclient.address import redact
 
 MOST: Final = 2**53
-"""Most errors and nanoseconds that are counted: a worker may write any number."""
+"""Most errors and nanoseconds that are counted, because a worker may write any number."""
 _WORDS: Final = {StorageState.UNUSED: "unused", StorageState.WORKS: "works", StorageState.FAILS: "fails"}
 
 

@@ -48,7 +48,7 @@ written at the end of the loop's turn. Measured: they arrive 6 ms earlier."""
 MEMORY_INTERVAL: Final = 1.0
 """Seconds between two reads of how many processes the machine has killed for lack of memory."""
 LAST_MESSAGES: Final = frozenset({"event", "events_lost", "failed", "loading", "bundle"})
-"""What is read of a worker that has died."""
+"""What is read from a worker's socket after its death."""
 LAST_READS: Final = 16
 """Reads from a dead worker's socket: more than it can hold."""
 

@@ -18,11 +18,11 @@ class WorkerPhase(Enum):
 
     STARTING = "starting"
     STANDBY = "standby"
-    """It is ready, and waits to be admitted."""
+    """Ready, and waiting to be admitted."""
     READY = "ready"
-    """It gets dispatches."""
+    """Receives dispatches."""
     LEAVING = "leaving"
-    """It gets no more dispatches, and exits when those it has are done."""
+    """Receives no more dispatches, and exits when those it has are done."""
     ENDED = "ended"
 
 
@@ -32,7 +32,7 @@ class BundleVersion(NamedTuple):
     path: str
     name: str
     version: str
-    """Hash of its files."""
+    """Hash of the bundle's files."""
 
 
 class BrokenBundle(NamedTuple):
@@ -41,7 +41,7 @@ class BrokenBundle(NamedTuple):
     source: BundleVersion
     reason: str
     versions: int
-    """How many versions of it did so."""
+    """How many versions of the bundle did so."""
 
 
 class WorkerOwner(Protocol):
@@ -72,13 +72,13 @@ class Worker:
         self.ready_at = 0.0
         """When it was admitted (monotonic seconds)."""
         self.described = DescriptionBuilder()
-        """What it has said about its bundles so far."""
+        """The parts of its description that have arrived so far."""
         self.description: Description = []
         """The bundles and hooks that it has loaded."""
         self.signature = signature_of([])
         """Equal for workers that have loaded the same."""
         self.loading: BundleVersion | None = None
-        """The bundle whose code it runs in order to load it."""
+        """The bundle that it is loading."""
         self.broken: BrokenBundle | None = None
         """The bundle that ended or hung it."""
         self.unsound: Description = []
@@ -94,13 +94,13 @@ class Worker:
         self.failure: str | None = None
         """Why it does not start or is ended, in words."""
         self.idle = False
-        """It is being replaced because it starts none of the dispatches that it is given."""
+        """Whether it is being replaced because it starts none of the dispatches that it is given."""
         self.suspects: dict[BundleVersion, str] = {}
         """Bundles that may make it idle, and why."""
         self.stopped = False
-        """It was stopped (SIGSTOP) when it was past a deadline."""
+        """Whether it was stopped (SIGSTOP) when it was past a deadline."""
         self.blamed = False
-        """The broker ends it for what its hooks do, so they are to blame for its death."""
+        """Whether the broker ends it for what its hooks do, so that they are to blame for its death."""
 
     @property
     def handled(self) -> int:

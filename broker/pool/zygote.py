@@ -35,7 +35,7 @@ class Zygote:
         self._orders = OrderSender(ours)
         self.pid = self._process.pid
         self.ever_ready = self.is_ready = False
-        """Whether it could ever take orders, and whether it can now."""
+        """Whether it was ever ready for orders, and whether it is now."""
 
     def fileno(self) -> int:
         """Return the descriptor for `loop.add_reader`, which calls `hear`."""

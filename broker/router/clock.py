@@ -28,7 +28,7 @@ log = logging.getLogger("tykpy.router")
 STALL_NS: Final = 10_000_000
 """A worker that has not answered for this long gives back what it has not started."""
 SILENCE_NS: Final = 200_000_000
-"""A worker that has started nothing of what it was given for this long is asked whether it lives."""
+"""A worker that has started none of its dispatches for this long is pinged."""
 STANDING_NS: Final = 500_000_000
 """A queue that has not been empty for this long is no burst."""
 HOOK_TIMES: Final = 4

@@ -10,9 +10,9 @@ _SLEEPING: Final = (b"S", b"D", b"I")
 """States of threads that wait. A starved thread is runnable; one that was stopped from outside does not count."""
 
 IDLE_CPUS: Final = 0.1
-"""A process that uses less of a CPU may be waiting. It may also be starved, for a while."""
+"""A process that uses less of a CPU than this may be waiting, or starved for a while."""
 IDLE_LOOKS: Final = 2
-"""Looks in a row that find a process idle before it is said to wait."""
+"""Looks in a row that must find a process idle before it counts as waiting."""
 
 
 class CpuUse:

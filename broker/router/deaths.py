@@ -33,7 +33,7 @@ from tykpy.ipc.description import MAX_NAME
 from tykpy.ipc.frame import EVENT_KINDS, Kind, Status
 
 MAX_ATTEMPTS: Final = 3
-"""Workers that may die of themselves with a dispatch still unstarted before its caller gets an error."""
+"""Workers that may crash before they start a dispatch, until its caller gets an error."""
 FRAME_KILLS: Final = 2
 """Workers that a frame may kill."""
 FRAME_MEMORY: Final = 300.0
@@ -43,15 +43,15 @@ MAX_FRAMES: Final = 4096
 HOOK_KILLS: Final = 3
 """Workers that a hook may kill within HOOK_WINDOW."""
 HOOK_WINDOW: Final = 30.0
-"""Seconds."""
+"""Seconds within which HOOK_KILLS count."""
 LONGEST_COOLDOWN: Final = 300.0
 """Seconds; each failed trial doubles the cool-down up to this."""
 MAX_HOOKS: Final = 1000
 """Hooks whose kills are remembered."""
 EPSILON: Final = 1e-9
-"""Shares of the blame are fractions: a third three times is one."""
+"""Tolerance for sums of shares of the blame: three thirds must count as one."""
 UNKNOWN_SHARE: Final = 1 / 6
-"""Share of the blame where it cannot be told whether the hook had anything to do with its worker's end."""
+"""Share of the blame if it is not known whether the hook had anything to do with its worker's end."""
 DIGEST_SIZE: Final = 16
 SHOWN_DIGITS: Final = 12
 
@@ -60,27 +60,27 @@ class Cause(Enum):
     """Why a worker died, as far as it concerns the hooks that it ran."""
 
     CRASH = "killed"
-    """What it ran killed it."""
+    """The hooks that it ran killed it."""
     HANG = "hung"
     """It was ended because one of its hooks did not end."""
     UNKNOWN = "unknown"
-    """By a signal that somebody sent or it sent itself, or after one that stopped it: only many make a pattern."""
+    """A signal ended it that somebody or it itself sent, or that followed a stop: only many of these are evidence."""
     OUTSIDE = "outside"
-    """Somebody sent it a signal: nothing that it ran is to blame."""
+    """A signal from outside ended it: nothing that it ran is to blame."""
 
 
 class Death(NamedTuple):
     """What is known about a worker that died."""
 
     why: str
-    """In words: `worker 1 (process 7) was ended by SIGKILL`."""
+    """The reason in words: `worker 1 (process 7) was ended by SIGKILL`."""
     cause: Cause = Cause.OUTSIDE
     answers: Sequence[Answer] = ()
-    """What it had published."""
+    """The answers that it had published."""
     executing: frozenset[int] = frozenset()
-    """What it was running, by its own account."""
+    """The dispatches that it was running, by its own account."""
     trusted: bool = True
-    """False where it wrote something impossible: it may have run whatever it was given."""
+    """False if it wrote something impossible: it may have run any of its dispatches."""
 
 
 def final_error(dispatch: Dispatch, seq: int, death: Death) -> DispatchError | None:
@@ -147,7 +147,7 @@ class _Breaker:
 
     def __init__(self, cooldown: float) -> None:
         self.kills: deque[tuple[float, float]] = deque()
-        """When, and which share of the blame."""
+        """The time of each kill, and its share of the blame."""
         self.cooldown = cooldown
         self.until: float | None = None
         """When the hook may be tried again; None: it runs."""
@@ -187,7 +187,7 @@ class Quarantine:
     def __init__(self, cooldown: float, clock: Callable[[], float] = time.monotonic) -> None:
         """`cooldown`: seconds for which a hook is not run before it is tried again."""
         self.active = False
-        """Something is refused: only then `check` has anything to do."""
+        """Whether anything is refused: otherwise `check` has nothing to do."""
         self._cooldown = cooldown
         self._clock = clock
         self._frames: OrderedDict[bytes, _Frame] = OrderedDict()

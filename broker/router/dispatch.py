@@ -92,7 +92,7 @@ class Dispatch(ABC):
         self.share = 0
         """How much of that worker it takes; see `HookTimes.share`."""
         self.attempts = 0
-        """Workers that it was given to and that died of themselves before they started it."""
+        """Workers that crashed before they started it."""
         self.retried = False
         """Whether its hook, an idempotent one, has been run again."""
         self.worker: int | None = None
@@ -100,7 +100,7 @@ class Dispatch(ABC):
         self.completed = False
         """Answered, failed or cancelled: nothing more may happen to it."""
         self.trace: DispatchTrace | None = None
-        """None if it is not traced."""
+        """The trace that it belongs to; None if it is not traced."""
 
     @property
     def urgent(self) -> bool:

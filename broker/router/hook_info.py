@@ -50,13 +50,13 @@ class HookTimes:
 
     def __init__(self) -> None:
         self.expected_ns = FIRST_GUESS_NS
-        """Running time of a call."""
+        """Expected running time of a call."""
         self.shortest_ns = FIRST_GUESS_NS
         self.is_short = False
         """Whether it computes a little and waits for nothing. Judged by its shortest times: if more workers run than
         there are CPUs, most times include those of other processes."""
         self.waiting_ns = 0
-        """How much of a call's running time it waits."""
+        """How much of a call's running time is waiting."""
         self.measured = 0
         """Calls whose waiting was measured, up to FEW; a call that waits for long before it returns counts as FEW."""
         self.outlier = 0

@@ -55,7 +55,7 @@ class HookTable:
         self.groups: list[frozenset[Link]] = []
         """Sets of workers that have loaded what others have not; the first one is group 1 of the queue."""
         self.ask: Callable[[bool], bool] = lambda _is_broken: False
-        """Called where no worker has a dispatch's bundle, with whether the bundle is known and broken; returns whether
+        """Called if no worker has a dispatch's bundle, with whether the bundle is known and broken; returns whether
         it is worth waiting for."""
         self.note_api: Callable[[str, str], object] = lambda _api_id, _bundle_hash: None
         """Called with an API's id and its bundle's hash when they are seen together for the first time."""

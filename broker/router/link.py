@@ -120,13 +120,13 @@ class Link:
         """Whether it leaves dispatches unstarted although a thread should be free; it gets no more until it answers."""
         self._neglected = (0, 0)
         self.silent = False
-        """Whether it started nothing of what it was given, and has not shown since that it lives."""
+        """Whether it has started none of its dispatches, and has not answered a ping since."""
         self.distrusted = False
         """Whether it wrote something impossible, and is being ended."""
         self.overdue: set[int] = set()
         """Sequence numbers that run past their deadline."""
         self.missed = 0
-        """How often it started nothing of what it was given, since it last started or answered anything."""
+        """How often it has started none of its dispatches, since it last started or answered anything."""
         self._missed_since = 0
         self._missed_mark: tuple[int, frozenset[int]] | None = None
         self.progress_ns = 0

@@ -20,10 +20,10 @@ class LinkPool:
         self._levels: list[dict[Link, None]] = [{}]
         """Links by number of dispatches in flight."""
         self._lowest = 0
-        """No link is at a lower level."""
+        """The lowest level that may have links."""
         self._level_of: dict[Link, int] = {}
         self.is_shared = False
-        """Whether any link was ever given dispatches that leave some of their worker to others."""
+        """Whether any link was ever given a dispatch that takes only a part of its worker."""
 
     def __len__(self) -> int:
         return len(self._level_of)

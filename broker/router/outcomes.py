@@ -38,10 +38,10 @@ class Counters:
     expired: int = 0
     refused: int = 0
     shed: int = 0
-    """The failed ones that waited too long in a queue that does not empty."""
+    """Failed dispatches that waited too long in a queue that does not empty."""
     redispatched: int = 0
     late: int = 0
-    """Answers that nobody waited for any more."""
+    """Answers whose callers no longer waited."""
 
     def as_dict(self) -> dict[str, int]:
         """Return the counters by name."""
@@ -67,7 +67,7 @@ class Outcomes:
         self.under_way = 0
         """Dispatches taken and not yet completed."""
         self.held = 0
-        """Bytes of the dispatches that wait or are at a worker, also where nobody waits for the answer any more."""
+        """Bytes of the dispatches that wait or are at a worker, even if nobody waits for the answer any more."""
         self._loop = loop
         self._pending = pending
         self._deadlines = deadlines

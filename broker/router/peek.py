@@ -46,7 +46,7 @@ _remembered_maps: Final[dict[tuple[int | str | None, str | None, bytes], "Peek"]
 
 _Key = TypeVar("_Key")
 Encoded = bytes | memoryview
-"""An encoded object; bytes() copies nothing where it is `bytes` already."""
+"""An encoded object; bytes() copies nothing if it is `bytes` already."""
 
 
 class PeekError(ProtobufError):

@@ -44,20 +44,20 @@ class RouterOptions:
     timeout_ns: int
     queue_size: int
     queue_wait_ns: int = 0
-    """How long a dispatch may wait while more come than the workers can do; 0: as long as its deadline."""
+    """How long a dispatch may wait in an overload, in ns; 0: until its deadline."""
     breaker_cooldown: float = 10.0
-    """Seconds for which a hook that kills workers is left alone."""
+    """Seconds for which a hook that kills workers is not run."""
     queue_bytes: int = HELD_BYTES
     """Bytes of dispatches that may wait or run."""
     access: AccessLog | None = None
-    """Logs dispatches that have ended; None: nothing does."""
+    """The log of ended dispatches; None: there is none."""
 
 
 class Router:
     """Takes dispatches from the front ends, gives them to workers, and brings back the answers."""
 
     watcher: LinkWatcher
-    """Hears of workers in trouble; set by the supervisor before any worker joins."""
+    """Told about workers in trouble; set by the supervisor before any worker joins."""
 
     def __init__(
         self,

@@ -187,7 +187,7 @@ def _write_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) 
 
 
 def _is_complete(folder: Path, opened: zipfile.ZipFile) -> bool:
-    """Tell whether a folder has every entry of an archive, unchanged."""
+    """Return whether a folder has every entry of an archive, unchanged."""
     return all(_has_entry(folder / entry.filename, entry) for entry in opened.infolist())
 
 
@@ -209,7 +209,7 @@ def _has_entry(place: Path, entry: zipfile.ZipInfo) -> bool:
 
 @contextmanager
 def _locked(folder: Path, how: int) -> Iterator[int | None]:
-    """Open and lock a folder; None where it does not exist, or is in use and `how` does not wait."""
+    """Open and lock a folder; None if it does not exist, or is in use and `how` does not wait."""
     try:
         descriptor = os.open(folder, _FOLDER)
     except OSError:

@@ -1,4 +1,4 @@
-"""Finds what may be a bundle in a folder, the hashes by which a gateway asks for it, and the order of its parts.
+"""Find what may be a bundle in a folder, the hashes by which a gateway asks for it, and the order of its parts.
 
 | in the folder | is asked for by |
 |---|---|
@@ -80,7 +80,7 @@ def name_hash(name: str) -> str:
 def candidates(source: Path) -> Iterator[Candidate]:
     """Yield what may be a bundle in the folder `source`, ordered by name; or `source` itself if it is a bundle.
 
-    Raises OSError where the folder cannot be read.
+    Raises OSError if the folder cannot be read.
     """
     if source.is_file() or (source / MANIFEST_NAME).is_file():
         yield from _candidate(source)
@@ -112,10 +112,10 @@ def part_folders(folder: Path) -> tuple[list[Path], bool]:
 
 
 def is_other_file(file: Path, source: bytes) -> bool:
-    """Tell from its source whether a `.py` file beside bundles is none: a test, a `conftest.py`, other functions.
+    """Return whether the source of a `.py` file beside bundles is no bundle: a test, a `conftest.py`, other functions.
 
     Such a file is not imported. Where the source does not tell, the file is imported, and is a bundle if it has hooks
-    or cannot be imported. Raises what `compile` raises where it is not Python.
+    or cannot be imported. Raises what `compile` raises if it is not Python.
     """
     if _IMPORTS_DECORATORS.search(source):
         return False
@@ -154,7 +154,7 @@ def _is_ignored(name: str) -> bool:
 
 
 def _only_defines(body: list[ast.stmt]) -> bool:
-    """Tell whether a module defines functions or classes, and does nothing else at import."""
+    """Return whether a module defines functions or classes, and does nothing else at import."""
     inert = all(isinstance(node, _INERT) or _is_docstring(node) for node in body)
     return inert and any(isinstance(node, _DEFINITIONS) for node in body)
 

@@ -65,7 +65,7 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest at `path`.
 
-    Raises ManifestError, with the line where it is not JSON, with the field's path where a value is impossible.
+    Raises ManifestError, with the line if it is not JSON, with the field's path if a value is impossible.
     """
     try:
         size = path.stat().st_size

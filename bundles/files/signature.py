@@ -29,14 +29,14 @@ class PublicKey:
     def read(cls, path: Path) -> "PublicKey":
         """Read a PEM file, PKCS#1 or PKIX.
 
-        Raises KeyFileError where it holds no RSA public key, or `cryptography` is missing.
+        Raises KeyFileError if it holds no RSA public key, or `cryptography` is missing.
         """
         return cls(_read_key(path, "public", "PKCS#1 or PKIX"))
 
     def check(self, digest: bytes, signature: str) -> None:
         """Check a base64 signature of a SHA-256 digest.
 
-        Raises SignatureError where it was made with another key, or for other content.
+        Raises SignatureError if it was made with another key, or for other content.
         """
         try:
             self._key.verify(_decoded(signature), digest, *_scheme())
@@ -54,7 +54,7 @@ class PrivateKey:
     def read(cls, path: Path) -> "PrivateKey":
         """Read a PEM file, PKCS#1 or PKCS#8, without a passphrase.
 
-        Raises KeyFileError where it holds no RSA private key, or `cryptography` is missing.
+        Raises KeyFileError if it holds no RSA private key, or `cryptography` is missing.
         """
         return cls(_read_key(path, "private", "PKCS#1 or PKCS#8", password=None))
 
@@ -78,7 +78,7 @@ def _read_key(path: Path, kind: str, forms: str, **options: Any) -> Any:
 
 
 def _read_file(path: Path) -> bytes:
-    """Read a key's file. Raises KeyFileError where it cannot be read, or is too large for a key."""
+    """Read a key's file. Raises KeyFileError if it cannot be read, or is too large for a key."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_KEY_SIZE + 1)
@@ -104,7 +104,7 @@ def _scheme() -> tuple[Any, Any]:
 
 
 def _crypto(module: str) -> Any:
-    """Import a part of `cryptography`. Raises KeyFileError where it is missing."""
+    """Import a part of `cryptography`. Raises KeyFileError if it is missing."""
     try:
         return importlib.import_module(f"cryptography.{module}")
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Checks that a bundle's files are those that its manifest was made for, and who signed it.
+"""Check that a bundle's files are those that its manifest was made for, and who signed it.
 
 The gateway's checksum and signature cover the contents of the listed files, one after the other, but neither their
 names nor where one ends and the next begins. `tykpy bundle build --key` therefore adds a file index as the last listed
@@ -81,7 +81,7 @@ def file_index(sizes: Mapping[str, int]) -> bytes:
 
 
 def digests_of(root: Path, file_list: tuple[str, ...]) -> Digests:
-    """Read the listed files. Raises VerificationError where one cannot be read."""
+    """Read the listed files. Raises VerificationError if one cannot be read."""
     checksum, signed = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     files: dict[str, bytes] = {}
     sizes: dict[str, int] = {}
@@ -101,14 +101,14 @@ def digests_of(root: Path, file_list: tuple[str, ...]) -> Digests:
 
 
 def check_checksum(root: Path, manifest: Manifest, digests: Digests) -> None:
-    """Raise VerificationError where the manifest has a checksum, and it is not that of the files."""
+    """Raise VerificationError if the manifest has a checksum, and it is not that of the files."""
     if manifest.checksum and manifest.checksum != digests.checksum:
         message = f"the checksum is {manifest.checksum}, but the files of file_list have {digests.checksum}"
         raise VerificationError(message, str(root / MANIFEST_NAME))
 
 
 def check_signature(root: Path, manifest: Manifest, digests: Digests, public_key: PublicKey) -> None:
-    """Raise SignatureError where the files are not signed by this key."""
+    """Raise SignatureError if the files are not signed by this key."""
     if not manifest.signature:
         raise SignatureError(
             "the bundle is not signed; sign it: tykpy bundle build --key PRIVATE.pem", str(root / MANIFEST_NAME)
@@ -120,7 +120,7 @@ def check_signature(root: Path, manifest: Manifest, digests: Digests, public_key
 
 
 def check_boundaries(root: Path, digests: Digests) -> None:
-    """Raise SignatureError where the listed files are not those that were signed, as far as that can be told.
+    """Raise SignatureError if the listed files are not those that were signed, as far as that can be told.
 
     With a file index, names and sizes must match. Without one (signed by a gateway's own tools), refuse what an
     attacker can make of signed bytes by changing `file_list` alone, where it shows: empty modules, and modules that
@@ -150,7 +150,7 @@ def _unindexed_problem(digests: Digests) -> str:
 
 
 def check_unlisted(root: Path, manifest: Manifest) -> None:
-    """Raise SignatureError where the bundle has files that the signature does not cover."""
+    """Raise SignatureError if the bundle has files that the signature does not cover."""
     others = unlisted(root, manifest.file_list)
     if others:
         named = ", ".join(others[:_MAX_NAMED]) + (" and others" if len(others) > _MAX_NAMED else "")

@@ -47,7 +47,7 @@ def version_of(path: Path) -> str:
 
 
 class VersionCopy(NamedTuple):
-    """A copy of the version that is served, where the bundle's files have changed since."""
+    """A copy of the version that is served, if the bundle's files have changed since."""
 
     place: Path
     """The copy: a folder or file of the bundle's own name."""
@@ -87,7 +87,7 @@ class VersionCopies:
         return self._copy(path, served)
 
     def serves(self, path: str) -> bool:
-        """Tell whether a version of this bundle is to be loaded, whatever its files look like."""
+        """Return whether a version of this bundle is to be loaded, whatever its files look like."""
         return path in self._served
 
     def missing(self, present: Container[str]) -> Iterator[tuple[str, Path]]:
@@ -122,7 +122,7 @@ class VersionCopies:
 
 
 def same_code(one: Path, other: Path) -> bool:
-    """Tell whether two versions have the same code; their data may differ."""
+    """Return whether two versions have the same code; their data may differ."""
     try:
         return _code(one) == _code(other)
     except OSError:
@@ -155,7 +155,7 @@ def _copy_aside(source: Path, target: Path, is_same: Callable[[], bool]) -> bool
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a bundle's files. Raises ValueError where they are too many or too large."""
+    """Copy a bundle's files. Raises ValueError if they are too many or too large."""
     size = 0
     if source.is_dir():
         target.mkdir()

@@ -1,4 +1,4 @@
-"""Gives every bundle imports of its own: two bundles, and tykpy, may have modules of the same names.
+"""Give every bundle imports of its own: two bundles, and tykpy, may have modules of the same names.
 
 A bundle's modules live in `sys.modules` below a private package (`tykpy_<name>_<hash>`). Their globals carry a copy
 of `builtins` whose `__import__` looks into the bundle's files first: the interpreter takes `__import__` from there for
@@ -91,7 +91,7 @@ class ImportSpace:
         self._is_loading = True
 
     def open(self) -> None:
-        """Make the bundle's modules importable. Raises ValueError where the prefix is in use."""
+        """Make the bundle's modules importable. Raises ValueError if the prefix is in use."""
         if self.prefix in _finder.spaces:
             raise ValueError(f"the import prefix {self.prefix} is in use")
         _finder.add(self)
@@ -129,7 +129,7 @@ class ImportSpace:
         return list(dict.fromkeys((*now, *self._added)))
 
     def has_file(self, file: str) -> bool:
-        """Tell whether a file is the bundle's."""
+        """Return whether a file is the bundle's."""
         return self.own(file) is not None and self._allows(os.path.dirname(file), PurePosixPath(file).stem)
 
     def carried(self) -> frozenset[str]:
@@ -244,7 +244,7 @@ class ImportSpace:
             self._publish(fullname)
 
     def check(self, path: str, content: bytes) -> None:
-        """Raise ImportError where a file of a signed bundle is not as it was signed."""
+        """Raise ImportError if a file of a signed bundle is not as it was signed."""
         if self._sealed is None:
             return
         name = PurePosixPath(path).relative_to(self.root).as_posix()
@@ -291,7 +291,7 @@ class ImportSpace:
         return None
 
     def _is_compiled(self, top: str, folder: str) -> bool:
-        """Tell whether a third-party package has compiled parts; the first bundle that imports it owns it.
+        """Return whether a third-party package has compiled parts; the first bundle that imports it owns it.
 
         Such modules are loaded once, under their own names: their C code may look for itself in `sys.modules` (numpy),
         and a second copy may break the first (lxml).
@@ -341,7 +341,7 @@ class ImportSpace:
             return None
 
     def _allows(self, folder: str, fullname: str) -> bool:
-        """Tell whether the bundle owns a module in a folder: a single file owns its folder only once in `sys.path`."""
+        """Return whether the bundle owns modules in a folder: a single file owns its folder only once in `sys.path`."""
         return not self._is_among_others(folder) or fullname.rpartition(".")[2] in (self._only or ())
 
     def _is_among_others(self, folder: str) -> bool:
@@ -413,7 +413,7 @@ class ImportSpace:
         return self._views.get(name if fromlist else name.partition(".")[0], module)
 
     def _is_shared(self, package: str) -> bool:
-        """Tell whether parts of a package may be installed: it is a namespace, or an alias of an installed package."""
+        """Return whether parts of a package may be installed: it is a namespace, or alias of an installed package."""
         spec = getattr(sys.modules.get(package), "__spec__", None)
         loader = getattr(spec, "loader", None)
         return not isinstance(loader, BundleLoader) or isinstance(loader, FolderLoader)
@@ -461,7 +461,7 @@ class _BundleFinder(MetaPathFinder):
             yield from self._by_root.get(folder, ())
 
     def is_installed(self, path: str, root: str) -> bool:
-        """Tell whether a path below a bundle's folder was in `sys.path` before: a project's virtual environment."""
+        """Return whether a path below a bundle's folder was in `sys.path` before: a project's virtual environment."""
         return any(
             path == entry or (len(entry) > len(root) and path.startswith(entry + os.sep)) for entry in self._first_path
         )
@@ -566,7 +566,7 @@ def _has_compiled_parts(folder: str, top: str) -> bool:
 
 
 def _is_installed(name: str) -> bool:
-    """Tell whether there is a module of that name outside of bundles."""
+    """Return whether there is a module of that name outside of bundles."""
     return _is_on_path(name, tuple(sys.path))
 
 

@@ -1,4 +1,4 @@
-"""Loads and finds single modules of a bundle; `importer.py` decides which module a name stands for."""
+"""Load and find single modules of a bundle; `importer.py` decides which module a name stands for."""
 
 import importlib
 import sys
@@ -19,7 +19,7 @@ class Owner(Protocol):
     """The builtins that its modules run with: its own `__import__` is among them."""
 
     def check(self, path: str, content: bytes) -> None:
-        """Raise ImportError where a file of a signed bundle is not as it was signed."""
+        """Raise ImportError if a file of a signed bundle is not as it was signed."""
 
     def started(self, fullname: str) -> None:
         """Note a module that is about to run."""
@@ -73,7 +73,7 @@ class CompiledLoader(ExtensionFileLoader):
         self._space = space
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Load the file. Raises ImportError where it is not as it was signed."""
+        """Load the file. Raises ImportError if it is not as it was signed."""
         self._space.check(self.path, self.get_data(self.path))
         try:
             return super().create_module(spec)
@@ -106,7 +106,7 @@ class ZipLoader(_OwnBuiltins, zipimporter):
         self.space = space
 
     def get_code(self, fullname: str) -> CodeType:
-        """Compile the source. Raises ImportError where the ZIP is not as it was signed."""
+        """Compile the source. Raises ImportError if the ZIP is not as it was signed."""
         self.space.check(self.archive, Path(self.archive).read_bytes())
         return super().get_code(fullname)
 
@@ -152,7 +152,7 @@ class OwnZip(_HiddenFromImports, zipimporter):
 
 
 def is_namespace(spec: ModuleSpec) -> bool:
-    """Tell whether a package declares that it has parts elsewhere, as namespace packages did before PEP 420."""
+    """Return whether a package declares that it has parts elsewhere, as namespace packages did before PEP 420."""
     if not spec.submodule_search_locations or not isinstance(spec.loader, BundleLoader):
         return False
     source = spec.loader.get_data(spec.loader.path)

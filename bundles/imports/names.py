@@ -75,7 +75,7 @@ def install(resolve: Resolve) -> None:
 
 
 def is_free(top: str) -> bool:
-    """Tell whether no installed module of that name is loaded."""
+    """Return whether no installed module of that name is loaded."""
     return type(sys.modules.get(top)) in (OwnModule, type(None))
 
 

@@ -53,7 +53,7 @@ def chain_hooks(fields: Mapping[str, Any], sources: Sources, shown: str) -> Chai
 
 
 def _is_several(entries: Any) -> bool:
-    """Tell whether the gateway makes several calls for these entries."""
+    """Return whether the gateway makes several calls for these entries."""
     return sum(not entry.get("disabled") for entry in entries or ()) > 1
 
 

@@ -44,7 +44,7 @@ def build(folder: Path, output: Path | None, key: Path | None, compress: bool, c
 @click.argument("bundle_path", metavar="BUNDLE", type=_path)
 @_public_key
 def verify(bundle_path: Path, public_key: Path | None) -> None:
-    """Check BUNDLE, a ZIP or a folder: entries, files, checksum and signature. Ends with 1 where something is wrong."""
+    """Check BUNDLE, a ZIP or a folder: entries, files, checksum and signature. Ends with 1 if something is wrong."""
     from tykpy.commands.bundle.verify import verify as run
 
     with no_traceback():

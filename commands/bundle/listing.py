@@ -20,7 +20,7 @@ class Listing(NamedTuple):
 
 
 def list_bundle(bundle: Path) -> Listing:
-    """Read a bundle without verifying it. Raises CommandError where there is none."""
+    """Read a bundle without verifying it. Raises CommandError if there is none."""
     with opened(bundle) as root:
         manifest = manifest_of(root, bundle)
         return Listing(list(_facts(manifest)), list(_files(root, manifest)), list(map(_hook, manifest.hooks)))

@@ -1,4 +1,4 @@
-"""Reads a bundle from wherever it lies, folder or ZIP, as a folder."""
+"""Read a bundle, a folder or ZIP, as a folder."""
 
 import contextlib
 import tempfile
@@ -24,7 +24,7 @@ def opened(bundle: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def unpacked(bundle: Path) -> Iterator[Path]:
-    """Give the folder of a bundle, as `opened`; raises ArchiveError where a ZIP holds what no bundle may hold."""
+    """Give the folder of a bundle, as `opened`; raises ArchiveError if a ZIP holds what no bundle may hold."""
     if bundle.is_dir():
         yield bundle
     elif bundle.is_file():

@@ -23,7 +23,7 @@ from tykpy.commands.errors import CommandError
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check; `passed` is None where it could not be checked, or does not matter."""
+    """The result of one check; `passed` is None if it could not be checked, or does not matter."""
 
     passed: bool | None
     text: str
@@ -34,7 +34,7 @@ class Check:
 
 
 def verify(bundle: Path, key_file: Path | None = None) -> Iterator[Check]:
-    """Yield the results of checks, as far as they can be made. Raises CommandError where there is no bundle."""
+    """Yield the results of checks, as far as they can be made. Raises CommandError if there is no bundle."""
     try:
         key = PublicKey.read(key_file) if key_file is not None else None
         with unpacked(bundle) as root:

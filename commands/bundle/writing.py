@@ -1,4 +1,4 @@
-"""Writes a bundle: its manifest, with file list, checksum and signature, and its ZIP or folder.
+"""Write a bundle: its manifest, with file list, checksum and signature, and its ZIP or folder.
 
 The same files give the same bytes, whenever and wherever they are built.
 """
@@ -102,7 +102,7 @@ def write_zip(output: Path, manifest: bytes, contents: Mapping[str, bytes], *, c
     """Write a ZIP in place of `output`, by one rename.
 
     Entries are stored uncompressed unless `compress`: compressed bytes depend on the version of zlib.
-    Raises CommandError where workers would refuse the ZIP.
+    Raises CommandError if workers would refuse the ZIP.
     """
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     with _aside(output) as aside:

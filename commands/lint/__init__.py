@@ -1,1 +1,1 @@
-"""`tykpy lint`: finds what the gateway will ignore in a bundle's code, without running it."""
+"""`tykpy lint`: find what the gateway will ignore in a bundle's code, without running it."""

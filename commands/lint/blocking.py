@@ -1,4 +1,4 @@
-"""Finds calls in `async def` functions that block the event loop, and with it all other async hooks of the worker."""
+"""Find calls in `async def` functions that block the event loop, and with it all other async hooks of the worker."""
 
 import ast
 from collections.abc import Iterator, Mapping

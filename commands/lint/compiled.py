@@ -1,4 +1,4 @@
-"""Finds compiled files of a bundle that no supported Python can load, by their names.
+"""Find compiled files of a bundle that no supported Python can load, by their names.
 
 Names of extension modules are those of PEP 3149: `NAME.cpython-312-x86_64-linux-gnu.so`, `NAME.abi3.so`, `NAME.so`.
 """
@@ -17,7 +17,7 @@ _OTHER_INTERPRETER: Final = re.compile(r"(pypy|graalpy|cp|pp)\d")
 
 
 def unloadable(path: Path, shown: str) -> Iterator[Finding]:
-    """Yield why no supported Python can load a compiled file; nothing where one may."""
+    """Yield why no supported Python can load a compiled file; nothing if one may."""
     reason = _reason(path)
     if reason:
         message = f"{reason}; no Python that tykpy runs on ({SUPPORTED[0]} to {SUPPORTED[-1]}) can load it"

@@ -1,4 +1,4 @@
-"""Finds what an embedded-Python bundle will do differently in tykpy's workers; the facts are in docs/bundles.md.
+"""Find what an embedded-Python bundle will do differently in tykpy's workers; the facts are in docs/bundles.md.
 
 The embedded driver runs everything in one process, on one interpreter, under one lock; tykpy runs it in several
 processes, on the Python that it was installed for.

@@ -1,4 +1,4 @@
-"""Finds out which parts of its arguments a function changes, from its syntax tree.
+"""Find out which parts of its arguments a function changes, from its syntax tree.
 
 A *place* is a path from an argument, such as `("request", "object", "headers")`. Names assigned to places are followed,
 and so are calls to functions of the same file; nothing is guessed.

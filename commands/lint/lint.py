@@ -1,4 +1,4 @@
-"""Lints one bundle, or each bundle of a folder."""
+"""Lint one bundle, or each bundle of a folder."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tykpy.commands.lint.sources import read_sources
 def lint_all(path: Path) -> list[LintReport]:
     """Lint a bundle, or each bundle of a folder that has many, such as a gateway's.
 
-    Other files in such a folder are skipped; a bundle that cannot be read is a finding. Raises CommandError where there
+    Other files in such a folder are skipped; a bundle that cannot be read is a finding. Raises CommandError if there
     is no bundle.
     """
     if not path.is_dir() or (path / MANIFEST_NAME).is_file():
@@ -64,7 +64,7 @@ def _lint_one_of_many(bundle: Path) -> LintReport:
 
 
 def lint(bundle: Path) -> LintReport:
-    """Lint a folder, a ZIP, or a single `.py` file. Raises CommandError where there is no bundle."""
+    """Lint a folder, a ZIP, or a single `.py` file. Raises CommandError if there is no bundle."""
     if bundle.suffix == ".py" and bundle.is_file():
         return _report(bundle, Manifest(file_list=(bundle.name,)), bundle)
     with opened(bundle) as root:

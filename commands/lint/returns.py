@@ -1,4 +1,4 @@
-"""Finds hooks that return nothing, too few values, values in the wrong order, or values that are ignored.
+"""Find hooks that return nothing, too few values, values in the wrong order, or values that are ignored.
 
 Source: tyk/middleware.py in Tyk's embedded driver, which unpacks two or three values and ignores what a hook of five
 arguments returns.
@@ -80,7 +80,7 @@ def _problem(value: ast.expr | None, expected: list[str], parameters: list[str])
 
 
 def _falls_through(body: list[ast.stmt]) -> bool:
-    """Tell whether the end of these statements can be reached; in doubt it can."""
+    """Return whether the end of these statements can be reached; in doubt it can."""
     return all(map(_passes, body))
 
 

@@ -201,7 +201,7 @@ def _header_key(effect: Effect) -> str | None:
 
 
 def _may_leave_a_token(reading: FunctionReading) -> bool:
-    """Tell whether "token" appears anywhere, or the session goes to, or comes from, unknown code."""
+    """Return whether "token" appears anywhere, or the session goes to, or comes from, unknown code."""
     whole = {("session",), METADATA}
     if any(isinstance(node, ast.Constant) and node.value == "token" for node in reading.nodes):
         return True
@@ -212,7 +212,7 @@ def _may_leave_a_token(reading: FunctionReading) -> bool:
 
 
 def _returns_something_new(reading: FunctionReading) -> bool:
-    """Tell whether another session or metadata than the hook's arguments may be returned."""
+    """Return whether another session or metadata than the hook's arguments may be returned."""
     assigned = {node.id for node in reading.nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     for node in reading.nodes:
         if not isinstance(node, ast.Return) or node.value is None:

@@ -1,4 +1,4 @@
-"""Finds what keeps several bundles of one API from working together.
+"""Find what keeps several bundles of one API from working together.
 
 Source: `mergeBundleManifest` in Tyk's gateway/coprocess_bundle.go, from v5.15 on.
 """

@@ -1,4 +1,4 @@
-"""Finds state that outlives a call: each worker process has its own, and threads of one worker share it without a lock.
+"""Find state that outlives a call: each worker process has its own, and threads of one worker share it without a lock.
 
 That is: module-level objects that functions change, objects of the bundle's own classes that their methods change,
 attributes of classes, functions and modules, closures, caches, and default arguments. Only the bundle's syntax is read;
@@ -213,7 +213,7 @@ class _Reader(ast.NodeVisitor):
         return owner.name in self._shared_classes and scope.name not in _SETS_UP
 
     def _outlives_its_call(self, outer: _Scope, inner: _Scope) -> bool:
-        """Tell whether an inner function is returned, and so keeps the variables of the call; hooks return to tykpy."""
+        """Return whether an inner function is returned, and so keeps the call's variables; hooks return to tykpy."""
         if outer.name in self._module.hooks or outer.owner is not None:
             return False
         returned = (node.value for node in ast.walk(outer.function) if isinstance(node, ast.Return))

@@ -1,4 +1,4 @@
-"""Questions to Python syntax trees that several rules ask."""
+"""Queries of Python syntax trees that several rules share."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Run the fuzzers: `python -m tests.fuzz [--seconds N] [TARGET...]`, N seconds for each target.
+"""Run the fuzzers: `python -m tests.fuzz [--seconds N] [TARGET...]`, for N seconds each.
 
 What crashes, hangs or takes too much memory is written into the corpus, where `make test` replays it. Everything else
 that is new is kept in `.tools/fuzz`, where the next run goes on from.

@@ -1,4 +1,4 @@
-"""Big messages as scripts: what one process does to its memory, its sockets and its ring before the other reads them.
+"""Scripts of what one process does to shared memory, sockets and ring before the other reads a big message.
 
 A script is any bytes, read as steps: what to do (1 byte), a number (8 bytes), the length of what follows (2 bytes).
 """
@@ -27,7 +27,7 @@ NOTE_SIZE: Final = 16
 
 
 class Do(IntEnum):
-    """What a step does; the number is where, for whom, or how much."""
+    """What a step does; its number is an offset, a recipient or a size."""
 
     WRITE = 0
     """Into shared memory."""
@@ -53,12 +53,12 @@ class Step(NamedTuple):
 
 
 def script(steps: Iterable[Step]) -> bytes:
-    """Write a script."""
+    """Encode a script."""
     return b"".join(_STEP.pack(do, number, len(data)) + data for do, number, data in steps)
 
 
 def read_script(data: bytes) -> Iterator[Step]:
-    """The steps of a script; the last may be cut off."""
+    """Decode a script; the last step may be cut off."""
     at = 0
     while at + _STEP.size <= len(data):
         do, number, length = _STEP.unpack_from(data, at)
@@ -68,7 +68,7 @@ def read_script(data: bytes) -> Iterator[Step]:
 
 
 class _Performer:
-    """The process that does it."""
+    """The process that performs a script."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class _Performer:
         self.records = 0
 
     def perform(self, data: bytes) -> None:
-        """Do what can be done of a script."""
+        """Perform a script, without the steps that are impossible."""
         try:
             for step in read_script(data):
                 with contextlib.suppress(IpcError, BlockingIOError):
@@ -123,7 +123,7 @@ class _Performer:
 
 
 def bulk(data: bytes) -> None:
-    """What a worker does to bulk memory and its socket before the broker reads its answers."""
+    """Fuzz what a worker does to bulk memory and its socket before the broker reads its answers."""
     with channel_pair() as (broker, worker):
         for seq in range(1, SMALL.credits + 1):
             broker.send(seq, whole(b""), 0)
@@ -137,7 +137,7 @@ def bulk(data: bytes) -> None:
 
 
 def bodies(data: bytes) -> None:
-    """What a broker does to its store and its socket before a worker reads its requests."""
+    """Fuzz what a broker does to its store and its socket before a worker reads its requests."""
     with channel_pair() as (broker, worker):
         parts = broker._parts
         kinds = (RecordType.SPILL_REQ, RecordType.REQ)

@@ -1,4 +1,4 @@
-"""One fuzzer, for as long as libFuzzer's options say: `python -m tests.fuzz.child TARGET OPTION...`."""
+"""Run one fuzzer with libFuzzer's options: `python -m tests.fuzz.child TARGET OPTION...`."""
 
 import sys
 from typing import Final
@@ -9,7 +9,7 @@ INSTRUMENTED: Final = ["broker", "ipc", "workers"]
 
 
 def main() -> None:
-    """Does not return."""
+    """Run the fuzzer; never return."""
     name = sys.argv.pop(1)
     with atheris.instrument_imports(include=INSTRUMENTED):
         from tests.fuzz.targets import TARGETS

@@ -79,7 +79,7 @@ class Recorder:
 
 @contextlib.contextmanager
 def recording(broker: RunningBroker, name: str) -> Iterator[Path]:
-    """The socket to call; what was sent becomes a seed."""
+    """Give a socket to call; what is sent to it becomes a seed."""
     recorder = Recorder(broker.runtime / f"{name}.sock", broker.socket)
     try:
         yield recorder.path
@@ -90,7 +90,7 @@ def recording(broker: RunningBroker, name: str) -> Iterator[Path]:
 
 
 def record_grpcio(broker: RunningBroker) -> None:
-    """Three calls, one of them with a deadline and metadata."""
+    """Record three calls of grpcio, one of them with a deadline and metadata."""
     body = _object().SerializeToString()
     with recording(broker, "grpcio") as path, grpc.insecure_channel(f"unix:{path}") as channel:
         method = channel.unary_unary("/coprocess.Dispatcher/Dispatch")
@@ -100,7 +100,7 @@ def record_grpcio(broker: RunningBroker) -> None:
 
 
 def record_h2load(broker: RunningBroker, folder: Path) -> None:
-    """A few calls of four streams."""
+    """Record a few calls of h2load on four streams."""
     body = folder / "body"
     body.write_bytes(message(_object().SerializeToString()))
     with recording(broker, "h2load") as path:
@@ -111,7 +111,7 @@ def record_h2load(broker: RunningBroker, folder: Path) -> None:
 
 
 def record_grpc_go(broker: RunningBroker, folder: Path) -> None:
-    """The gateway in Go, with one hook."""
+    """Record the gateway in Go with one hook."""
     with recording(broker, "grpc-go") as path, running_redis(folder) as keys:
         place = folder / "gateway"
         place.mkdir()
@@ -124,7 +124,7 @@ def record_grpc_go(broker: RunningBroker, folder: Path) -> None:
 
 
 def make_others(folder: Path) -> None:
-    """What has no foreign peer, or whose peers are libraries."""
+    """Make seeds for protocols without a foreign peer, or whose peers are libraries."""
     obj = _object()
     encoded = obj.SerializeToString()
     mapped = msgpack.packb(to_map(obj))
@@ -151,7 +151,7 @@ def make_others(folder: Path) -> None:
 
 
 def record_big_messages() -> None:
-    """What broker and worker write for big messages: in the memory that they share, and in memory of its own."""
+    """Record what broker and worker write for big messages, in bulk memory and in memory of their own."""
     encoded = _object().SerializeToString()
     head = msgpack.packb([Kind.OBJECT, None, None])
     big = (head, encoded)
@@ -174,7 +174,7 @@ def record_big_messages() -> None:
 
 
 def _records(pop: Callable[[], tuple[int, int, int, bytes]], spills: socket.socket, count: int) -> Iterator[Step]:
-    """The steps that lead to these records."""
+    """Return the steps that lead to these records."""
     for _ in range(count):
         kind, seq, _, payload = pop()
         size, offset = SPILL_PLACE.unpack_from(payload)
@@ -186,7 +186,7 @@ def _records(pop: Callable[[], tuple[int, int, int, bytes]], spills: socket.sock
 
 
 def make_bundles(folder: Path) -> None:
-    """The manifest of the example bundle, and ZIPs of it."""
+    """Make seeds of the example bundle: its manifest, and ZIPs."""
     bundle = ROOT / "examples" / "bundles" / "example"
     manifest = (bundle / "manifest.json").read_bytes()
     _write("manifest", "example", manifest)
@@ -233,7 +233,7 @@ def _write(target: str, name: str, content: bytes) -> None:
 
 
 def main() -> None:
-    """Record all of them."""
+    """Record all seeds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with running_broker(folder, files={"hooks.py": SOURCE}) as broker:

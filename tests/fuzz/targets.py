@@ -1,4 +1,4 @@
-"""What the fuzzers feed: one function per kind of input, which takes any bytes and must neither raise nor hang.
+"""The targets of the fuzzers: each function takes any bytes as one kind of input, and must neither raise nor hang.
 
 An error that the code promises for wrong input is swallowed here; everything else is a finding.
 """
@@ -52,7 +52,7 @@ LIMITS: Final = Limits(
 MOST_ARRIVING: Final = 128 * KIB
 """Bytes of unfinished requests."""
 MESSAGE: Final = 64 * KIB
-"""Bytes of the largest message where a target has a limit of its own."""
+"""Bytes of the largest message, for targets with a limit of their own."""
 
 
 class Target(NamedTuple):
@@ -138,7 +138,7 @@ def protobuf(data: bytes) -> None:
 
 
 def lent(data: bytes) -> None:
-    """An object in the store, decoded without its request's body and then with it, as all of it is at once."""
+    """An object in the store: decoded without its body and then with it, it equals the object decoded at once."""
     try:
         expected = Object.FromString(data)
     except DecodeError:

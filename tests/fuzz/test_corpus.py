@@ -1,4 +1,4 @@
-"""Replays the fuzzers' corpus, so that fixed findings stay fixed, within bounds of memory."""
+"""Replay the fuzzers' corpus within a memory limit, so that fixed findings stay fixed."""
 
 import tracemalloc
 from pathlib import Path

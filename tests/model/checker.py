@@ -1,4 +1,4 @@
-"""An explicit-state checker: breadth first through every state of a model, so the trace that it finds is a shortest."""
+"""An explicit-state model checker. It searches breadth first, so the trace to a violation is a shortest one."""
 
 import gc
 from collections import deque
@@ -24,16 +24,16 @@ class Step(NamedTuple, Generic[S]):
 
 
 class Model(Protocol[S]):
-    """What is checked."""
+    """A model that `check` explores."""
 
     def start(self) -> S:
-        """The state in which all begins."""
+        """Return the first state."""
 
     def steps(self, state: S) -> Iterable[Step[S]]:
-        """Everything that can happen next."""
+        """Yield everything that can happen next."""
 
     def check_end(self, state: S) -> None:
-        """Raise Violation where nothing more has to happen in this state, and something should have."""
+        """Raise Violation if the model may stop in this state, but something is still missing."""
 
 
 class Found(NamedTuple):
@@ -48,7 +48,7 @@ class Found(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a search came to."""
+    """The result of a search."""
 
     states: int
     ends: int
@@ -57,11 +57,11 @@ class Outcome(NamedTuple):
 
 
 class TooManyStatesError(Exception):
-    """The model is larger than the caller wants to wait for."""
+    """The model has more states than the caller allows."""
 
 
 def check(model: Model[S], most: int) -> Outcome:
-    """Go through all states, or up to the first violation.
+    """Visit all states, or stop at the first violation.
 
     Raises TooManyStatesError above `most` states: a search that is cut short proves nothing.
     """

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 
 class Record(NamedTuple):
-    """What one half of a record's bytes says."""
+    """What one half of a record's bytes contains."""
 
     position: int
     seq: int
@@ -42,22 +42,22 @@ class Memory(NamedTuple):
     buffers: tuple[tuple[Store, ...], ...]
 
     def store(self, process: int, *stores: Store) -> "Memory":
-        """A process stores something."""
+        """Let a process store something."""
         return self._with_buffer(process, self.buffers[process] + stores, self.cells)
 
     def fence(self, process: int) -> "Memory":
-        """All that a process has stored is visible from now on."""
+        """Make visible everything that a process has stored."""
         buffer = self.buffers[process]
         return self._with_buffer(process, (), _applied(self.cells, buffer)) if buffer else self
 
     def number(self, address: int) -> int:
-        """What a counter says."""
+        """Return the value of a counter."""
         value = self.cells[address]
         assert isinstance(value, int)
         return value
 
     def views(self, writer: int, addresses: Sequence[int], ordering: Ordering) -> Iterator["Memory"]:
-        """Every memory that somebody else may find when it reads these addresses, which only `writer` writes."""
+        """Yield every memory that another process may see at these addresses, which only `writer` writes."""
         buffer = self.buffers[writer]
         if not any(address in addresses for address, _ in buffer):
             yield self
@@ -69,16 +69,16 @@ class Memory(NamedTuple):
             yield self._with_buffer(writer, rest, _applied(self.cells, shown))
 
     def forget(self, writer: int, addresses: Sequence[int]) -> "Memory":
-        """Empty cells that have been read for good, so that what was there does not keep states apart.
+        """Empty cells that are not needed any more, so that states that differ only in them are the same.
 
-        Whoever reads them again before they are written anew finds no record, as it would find a stale one otherwise.
+        A process that reads them before they are written again finds no record, instead of a stale one.
         """
         if any(address in addresses for address, _ in self.buffers[writer]):
             return self
         return Memory(_applied(self.cells, [(address, NO_RECORD) for address in addresses]), self.buffers)
 
     def reset(self, first: int, cells: tuple[Value, ...]) -> "Memory":
-        """New memory from `first` on; what is still on its way to the old one gets lost with it."""
+        """Replace the memory from `first` on; stores to the old one that are not visible yet are lost."""
         end = first + len(cells)
         buffers = tuple(tuple(store for store in buffer if not first <= store[0] < end) for buffer in self.buffers)
         return Memory(self.cells[:first] + cells + self.cells[end:], buffers)

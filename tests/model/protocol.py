@@ -1,4 +1,4 @@
-"""The model of ring, doorbells and crash rules: what broker and workers may do, and what must never come of it.
+"""The model of ring, doorbells and crash rules: what broker and workers may do, and what must never result.
 
 One step is what a process does without anybody noticing anything in between: a store into its own buffer, a read, a
 system call. A worker can be killed between any two of its steps. Mirrors `ipc/channel/broker_end.py`,
@@ -42,7 +42,7 @@ class RingProtocol:
     """A model for `checker.check`."""
 
     def __init__(self, scope: Scope, rules: Rules, *, shortcuts: bool = True) -> None:
-        """`shortcuts`: what goes unnoticed is not looked at in every order; see `_goes_unnoticed`."""
+        """`shortcuts`: do not try unnoticed moves in every order; see `_goes_unnoticed`."""
         self._scope = scope
         self._shortcuts = shortcuts
         self._rules = rules
@@ -62,7 +62,7 @@ class RingProtocol:
         }
 
     def start(self) -> State:
-        """All messages wait in the broker's queue."""
+        """Return the first state: all messages wait in the broker's queue."""
         scope = self._scope
         nothing = (0,) * scope.messages
         return State(
@@ -78,7 +78,7 @@ class RingProtocol:
         )
 
     def steps(self, state: State) -> Iterator[Step[State]]:
-        """Everything that can happen next."""
+        """Yield everything that can happen next."""
         for index, worker in enumerate(state.workers):
             if self._goes_unnoticed(worker, state.links[index]):
                 yield from self._worker_steps(state, index, worker)
@@ -94,7 +94,7 @@ class RingProtocol:
         yield from self._cancel_steps(state)
 
     def check_end(self, state: State) -> None:
-        """Raise Violation where a message is lost."""
+        """Raise Violation if a message is lost."""
         for body, told in enumerate(state.told):
             if told is Told.NOTHING:
                 raise Violation(f"message {body} is lost: nothing more happens, and its caller has heard nothing")
@@ -109,7 +109,7 @@ class RingProtocol:
         return self._refusal if worker.refuses else self._rules.program
 
     def _goes_unnoticed(self, worker: Worker, link: Link) -> bool:
-        """Whether the worker's next move changes nothing for anybody else, whatever they do until then.
+        """Return whether the worker's next move changes nothing for anybody else, whatever they do until then.
 
         What others may do before such a move they may as well do after it, with the same result: then it is enough to
         look at the latter. The worker's own death is another step of it, and is looked at before and after. (A trace
@@ -135,7 +135,7 @@ class RingProtocol:
             yield Step(f"{name}: finds message {worker.call.body} expired", refusing._replace(left=left), optional=True)
 
     def _next(self, state: State, index: int, memory: Memory, worker: Worker | None = None) -> State:
-        """The worker goes on in its program, with what it knows now."""
+        """Advance the worker's program, with what it knows now."""
         worker = worker or state.workers[index]
         if worker.at + 1 == len(self._program(worker)):
             after = worker._replace(at=0, refuses=False, call=Call(-1, -1))
@@ -242,7 +242,7 @@ class RingProtocol:
             yield state.with_link(index, after)._replace(memory=stored, queue=state.queue[1:], sends=sends)
 
     def _with_room(self, memory: Memory, reader: int, head: int, produced: int) -> Iterator[Memory]:
-        """A ring that is full is a fault: credits keep it from that."""
+        """Raise Violation if the ring is full: credits should prevent that."""
         if produced < self._scope.capacity:
             yield memory
             return

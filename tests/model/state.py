@@ -1,4 +1,4 @@
-"""What the model of the ring protocol consists of: memory, pipes, a broker, workers, and what callers were told."""
+"""The state of the ring protocol's model: memory, pipes, a broker, workers, and what callers were told."""
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
@@ -32,12 +32,12 @@ PROGRAM: Final = (
 )  # fmt: skip
 """The order of `WorkerChannel.claim` and `answer`."""
 REFUSAL: Final = (Move.WRITE, Move.PUBLISH, Move.RING, Move.COMMIT)
-"""What follows POP where the deadline has passed."""
+"""What follows POP if the deadline has passed."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The protocol; each rule can be taken away."""
+    """The rules of the protocol, each of which can be switched off."""
 
     program: tuple[Move, ...] = PROGRAM
     revoke_takes_tokens: bool = True
@@ -50,7 +50,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Scope:
-    """How much is looked at."""
+    """The size of the model."""
 
     ordering: Ordering
     messages: int = 3
@@ -85,7 +85,7 @@ class Call(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """What a worker knows by itself, and how far it is."""
+    """A worker's own memory, and its place in its program."""
 
     alive: bool = True
     at: int = 0
@@ -97,7 +97,7 @@ class Worker(NamedTuple):
 
 
 class Link(NamedTuple):
-    """What the broker knows of a worker, and the two doorbells between them."""
+    """What the broker knows about a worker, and the two doorbells between them."""
 
     published: tuple[Call, ...] = ()
     unrung: int = 0
@@ -108,7 +108,7 @@ class Link(NamedTuple):
 
 
 class Left(NamedTuple):
-    """How often each thing that need not happen still may."""
+    """How often each optional event may still happen."""
 
     kills: int
     revokes: int
@@ -117,7 +117,7 @@ class Left(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything."""
+    """One state of the whole model."""
 
     memory: Memory
     workers: tuple[Worker, ...]
@@ -132,16 +132,16 @@ class State(NamedTuple):
     left: Left
 
     def with_worker(self, index: int, worker: Worker) -> "State":
-        """One worker is changed."""
+        """Return a state in which one worker is changed."""
         return self._replace(workers=self.workers[:index] + (worker,) + self.workers[index + 1 :])
 
     def with_link(self, index: int, link: Link) -> "State":
-        """One link is changed."""
+        """Return a state in which one link is changed."""
         return self._replace(links=self.links[:index] + (link,) + self.links[index + 1 :])
 
 
 class Layout:
-    """Where things are in memory."""
+    """The addresses of the model's memory."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -151,12 +151,12 @@ class Layout:
         self.fresh: tuple[Value, ...] = (NO_RECORD,) * (2 * self._records) + (0,) * 5
 
     def request(self, worker: int, position: int) -> tuple[int, int]:
-        """The two halves of a record in ring A."""
+        """Return the addresses of the two halves of a record in ring A."""
         first = worker * self.size + HALVES * (position % self._capacity)
         return first, first + 1
 
     def answer(self, worker: int, position: int) -> tuple[int, int]:
-        """The two halves of a record in ring B."""
+        """Return the addresses of the two halves of a record in ring B."""
         first, second = self.request(worker, position)
         return first + self._records, second + self._records
 
@@ -165,7 +165,7 @@ class Layout:
         return (worker + 1) * self.size - 5
 
     def request_head(self, worker: int) -> int:
-        """How much the worker has taken from ring A."""
+        """Head of ring A: how much the worker has taken."""
         return (worker + 1) * self.size - 4
 
     def answer_tail(self, worker: int) -> int:
@@ -173,9 +173,9 @@ class Layout:
         return (worker + 1) * self.size - 3
 
     def answer_head(self, worker: int) -> int:
-        """How much the broker has taken from ring B."""
+        """Head of ring B: how much the broker has taken."""
         return (worker + 1) * self.size - 2
 
     def active(self, worker: int) -> int:
-        """active_seq: 0, or the seq."""
+        """Address of active_seq, which is 0 or a sequence number."""
         return (worker + 1) * self.size - 1

@@ -1,4 +1,4 @@
-"""The checker finds what can be found, by the shortest way; the memory shows what processors show, and nothing else."""
+"""The checker finds every violation, by a shortest trace; the memory shows what processors show, and nothing else."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,14 +14,14 @@ WRITER = 0
 
 
 class Jugs(NamedTuple):
-    """Three and five litres."""
+    """The water in two jugs of three and five litres."""
 
     small: int
     large: int
 
 
 class Pouring:
-    """Measure so many litres: a riddle whose shortest answer is known."""
+    """Measure some litres with two jugs: a puzzle whose shortest solution is known."""
 
     def __init__(self, wanted: int) -> None:
         self._wanted = wanted
@@ -48,7 +48,7 @@ class Pouring:
 
 
 class Counting:
-    """Counts to three; may stop at any time, and at one must not."""
+    """A counter to three that may stop at any number but one."""
 
     def __init__(self, *, optional_from: int) -> None:
         self._optional_from = optional_from

@@ -29,7 +29,7 @@ def sure_violation(scope: Scope, rules: Rules) -> str:
 
 
 def before(first: Move, second: Move) -> tuple[Move, ...]:
-    """The worker's program with one move done earlier than it should be."""
+    """Return the worker's program with one move done too early."""
     rest = [move for move in PROGRAM if move is not first]
     at = rest.index(second)
     return (*rest[:at], first, *rest[at:])

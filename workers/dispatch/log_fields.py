@@ -21,7 +21,7 @@ MAX_FIELD: Final = 256
 """Longest value that comes from a client, in characters."""
 REQUEST_ID: Final = "X-Request-Id"
 TRACE_PARENT: Final = "Traceparent"
-"""Headers, as a gateway writes their names."""
+"""Names of headers, as a gateway writes them."""
 _TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
 """https://www.w3.org/TR/trace-context/#traceparent-header"""
 _EVENT: Final = "Event"

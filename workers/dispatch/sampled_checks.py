@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FIRST_CALLS: Final = 32
 """The first calls of a hook, which are all checked."""
 LATER_CALLS: Final = 256
-"""Of this many later calls one is checked. A check costs about two short dispatches: less than one percent."""
+"""One in this many later calls is checked. A check costs as much as two short dispatches: less than one percent."""
 REPEAT_AFTER_S: Final = 600.0
 
 _RESPONSE: Final = int(HookType.Response)

@@ -127,9 +127,9 @@ class RequestEffects:
             request.return_overrides.CopyFrom(_NO_OVERRIDES)
         self._url = request.url
         self._is_rewritten = request.url[:1] not in ("", "/")
-        """The API rewrites the URL: the gateway uses a hook's URL whole and ignores its parameters."""
+        """Whether the API rewrites the URL: the gateway then uses a hook's URL whole and ignores its parameters."""
         self._is_good = False
-        """The gateway is known to accept the state's URL."""
+        """Whether the gateway is known to accept the state's URL."""
         self._done: list[Changes] = []
         """The changes of each hook."""
         self._applied = 0
@@ -258,7 +258,7 @@ class ResponseEffects:
     def __init__(self, first: Object) -> None:
         self._state = first
         self._is_written = False
-        """The headers are as the gateway sends them: each name once, with its first value and with all values."""
+        """Whether headers are as the gateway sends them: each name once, with its first value and with all values."""
         self._raw_body_only: bool | None = None
         """Whether the request's `body` was left out; None: it is as it arrived."""
 

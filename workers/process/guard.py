@@ -18,7 +18,7 @@ from tykpy.telemetry.log import Log, close_log
 log: Final = Log("tykpy.worker")
 
 _start_new_thread: Final = _thread.start_new_thread
-"""Bound before plugins are imported: a library may replace it (gevent.monkey), and threads would be none any more."""
+"""Bound before plugins are imported: a library may replace it (gevent.monkey), and threads would not be threads."""
 
 
 def start_thread(name: str, loop: Callable[..., None], *arguments: Any) -> None:

@@ -20,13 +20,13 @@ MIB: Final = 1024 * 1024
 SPARE_MEMORY: Final = 32 * MIB
 """Address space that a worker needs for its own, beyond what it has before bundles are loaded and threads' stacks."""
 OWN_THREADS: Final = 2
-"""Besides those that run hooks: the control thread and the event loop of `async def` hooks."""
+"""Threads besides those that run hooks: the control thread and the event loop of `async def` hooks."""
 DEFAULT_STACK: Final = 8 * MIB
-"""Bytes of address space per thread, where the stack's own limit does not say."""
+"""Bytes of address space per thread, if the stack's own limit is infinite."""
 SPARE_FILES: Final = 16
 """Descriptors that a worker needs for its own: files that it imports, its storage, messages too big for a ring."""
 RENEW_NS: Final = 500_000_000
-"""A budget younger than this is as good as new; renewing it costs two system calls."""
+"""A budget younger than this is not renewed, which costs two system calls."""
 OOM_STEP: Final = 500
 """Added to a worker's oom_score_adj, in thousandths of the memory: a broker may hold 2 GiB of messages."""
 OOM_MOST: Final = 1000

@@ -24,7 +24,7 @@ _MASK_BYTES: Final = 128
 
 _note: Callable[[], object] | None = None
 _owner = 0
-"""The process that `_note` is about, and no child of it."""
+"""The process that `_note` describes; not one of its children."""
 
 
 def watch() -> None:

@@ -16,7 +16,7 @@ from tykpy.telemetry.output import STDERR
 from tykpy.workers.process import signal_origin
 
 GROUP_SIGNALS: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
-"""SIGUSR1 is there for whoever signals every process of the name when the log was rotated."""
+"""SIGUSR1 is one of them because log rotation may signal every process of that name."""
 
 
 def watch_signals() -> None:

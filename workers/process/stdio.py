@@ -19,7 +19,7 @@ from tykpy.telemetry.output import STDERR, STDOUT
 from tykpy.telemetry.renderers import PLUGIN_LOGGER
 
 MAX_LINE: Final = 8_192
-"""Characters; a longer line is logged in pieces."""
+"""Longest line, in characters; a longer one is logged in pieces."""
 
 STDIN: Final = 0
 
@@ -44,7 +44,7 @@ class LogStream(io.TextIOBase):
     def __init__(self, level: int, descriptor: int) -> None:
         """Log at `level`; `descriptor` is what a child process gets when a plugin passes the stream to it."""
         self.replacements: dict[str, Any] = {}
-        """What bundles have put in place of this stream, by their prefixes."""
+        """The replacements of this stream by bundles, by the bundles' prefixes."""
         self._level = level
         self._descriptor = descriptor
         self._log = Log(PLUGIN_LOGGER)

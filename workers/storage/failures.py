@@ -11,7 +11,7 @@ from tykpy.ipc.ring.layout import StorageState
 from tykpy.telemetry.log import Log
 
 LOG_EVERY_S: Final = 10.0
-"""Failures come as often as dispatches do; one line in so many seconds tells as much."""
+"""Seconds between two lines in the log: failures may be as frequent as dispatches."""
 
 _logger: Final = Log("tykpy.storage")
 
@@ -100,7 +100,7 @@ class Breaker:
         self._longest_s = longest_s
         self._clock = clock
         self._probe = threading.Lock()
-        """Held by the caller who finds out. Nobody waits for it."""
+        """Held by the caller that tries the storage again. Nobody waits for it."""
         self._is_open = False
         self._backoff_s = first_s
         self._retry_at_s = 0.0

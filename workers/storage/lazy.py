@@ -16,7 +16,7 @@ class LazyStorage:
         """Remember how to open the storage."""
         self._opener = opener
         self._opened: dict[str, SharedStorage] = {}
-        """At most one. Not behind a lock: a finalizer that runs while this is opened may use it, in the same thread."""
+        """At most one store. No lock: a finalizer may use the store in the thread that is opening it."""
 
     def store(self, key: str, value: bytes, ttl: float) -> None:
         """Keep `value` for `ttl` seconds, or for ever if `ttl` is 0 or less."""

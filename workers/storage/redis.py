@@ -17,10 +17,10 @@ from tykpy.workers.storage.failures import Breaker, FailureLog, Health
 from tykpy.workers.storage.timelimit import TimeLimitedCalls
 
 ANSWER_S: Final = 0.75
-"""A call has its answer, or goes without one, after this; below 1 s with time to spare for a loaded machine."""
+"""Seconds after which a call ends, with or without an answer; below 1 s, with time to spare for a loaded machine."""
 
 SOCKET_S: Final = 0.6
-"""Each step of a call: below `ANSWER_S`, so that the error that is logged is mostly the step's own."""
+"""Timeout of each step of a call: below `ANSWER_S`, so that the logged error is mostly the step's own."""
 
 _KEY: Final = "redis"
 
@@ -57,7 +57,7 @@ class RedisStorage:
         self._refusals = FailureLog(clock)
         self._calls = TimeLimitedCalls("tykpy-redis")
         self._connected: dict[str, Connected] = {}
-        """At most one."""
+        """The client, once connected: at most one entry."""
 
     def store(self, key: str, value: bytes, ttl: float) -> None:
         """Keep `value` for `ttl` seconds, or for ever if `ttl` is 0 or less."""

@@ -31,21 +31,21 @@ OPEN_RETRY_S: Final = 0.005
 """SQLite's own waiting does not cover every lock taken while a file is opened for the first time."""
 
 PURGE_EVERY_STORES: Final = 256
-"""Expired rows are deleted with the first store of a worker, and with one in so many after it: no worker is too
-short-lived for that, and no clock that is set can put it off."""
+"""Expired rows are deleted with the first store of a worker and with every so many later ones, so that neither
+short-lived workers nor changes of the clock can prevent it."""
 PURGE_ROWS: Final = 1_000
-"""At most so many expired rows are deleted at a time, so that no store waits long for it."""
+"""Most expired rows that are deleted at a time, so that no store waits long for it."""
 
 WAL_LIMIT_BYTES: Final = 16 * 1024 * 1024
-"""Size of the WAL from which on a store has it begun anew, and to which the file shrinks back.
+"""Size of the WAL above which a store restarts it, and to which the file shrinks back.
 
-SQLite's own checkpoints let others write meanwhile. Where four processes do so all the time they never catch up, and
+SQLite's own checkpoints let others write meanwhile. If four processes write all the time they never catch up, and
 the WAL grows without end: to 659 MiB in 5 s. Ours keep writers out for as long as it takes to copy this much.
 """
 CHECKPOINT_BUSY_S: Final = 0.02
-"""How long that waits for readers, while nobody can write; one that is stopped would hold it up for ever."""
+"""How long a checkpoint waits for readers, while nobody can write: a stopped reader would block it for ever."""
 CHECKPOINT_RETRY_S: Final = 0.1
-"""After an attempt that found the WAL in use."""
+"""Seconds until the next attempt after one that found the WAL in use."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS data (key BLOB PRIMARY KEY, value BLOB NOT NULL, expires_ms INTEGER);
@@ -77,7 +77,7 @@ class SQLiteStorage:
         self._next_purge = 0
         """The number of the store that purges."""
         self._next_checkpoint_s = 0.0
-        """On the monotonic clock."""
+        """When the next checkpoint is due (monotonic clock)."""
 
     def store(self, key: str, value: bytes, ttl: float) -> None:
         """Keep `value` for `ttl` seconds, or for ever if `ttl` is 0 or less."""

@@ -14,10 +14,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 MAX_THREADS: Final = 128
-"""More threads than callers there can be; a call that finds them all stuck fails at once."""
+"""More threads than there can be callers; a call that finds them all stuck fails at once."""
 
 JOIN_S: Final = 1.0
-"""How long `close` waits for calls that were given up; their threads do not keep the process from ending."""
+"""Seconds that `close` waits for abandoned calls; their threads do not keep the process from ending."""
 
 _ResultT = TypeVar("_ResultT")
 

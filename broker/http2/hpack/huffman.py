@@ -54,7 +54,7 @@ class _State(list[tuple["_State", bytes] | None]):
 
 _START: Final = _State(0, True)
 _states: Final[dict[tuple[int, bool], _State]] = {(0, True): _START}
-"""At most 512, of 4 KiB each; a few dozen in practice."""
+"""Decoder states: at most 512, of 4 KiB each; a few dozen in practice."""
 
 
 def decode_huffman(data: bytes) -> bytes:
