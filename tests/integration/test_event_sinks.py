@@ -138,7 +138,7 @@ def stream_at(url: str) -> RedisStream:
     return RedisStream(parse_redis_url(url), "events", 100)
 
 
-def test_a_stream_is_kept_at_about_its_length(server: RedisServer) -> None:
+def test_a_stream_is_trimmed_to_about_its_length(server: RedisServer) -> None:
     stream = stream_at(server.url)
     for _ in range(20):
         stream.deliver([event("a")] * 50)

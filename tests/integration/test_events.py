@@ -211,9 +211,7 @@ def test_a_webhook_that_fails_first_gets_each_event_in_the_end(tmp_path: Path, m
         assert first.headers["Idempotency-Key"] == first.document["triggered"]["id"]
 
 
-def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_events_beyond_the_queue_are_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running_receiver() as receiver:
         gate = Gate(tmp_path)
 

@@ -75,7 +75,7 @@ def test_the_way_that_is_found_is_a_shortest_one() -> None:
     assert str(found).splitlines()[-1] == "  => measured"
 
 
-def test_all_states_are_looked_at_where_there_is_nothing_to_find() -> None:
+def test_all_states_are_visited_if_there_is_no_violation() -> None:
     assert check(Pouring(6), 100) == (16, 0, None)
 
 
@@ -84,7 +84,7 @@ def test_a_search_that_is_cut_short_is_no_proof() -> None:
         check(Pouring(6), 15)
 
 
-def test_a_state_that_may_stay_as_it_is_is_an_end() -> None:
+def test_the_model_may_only_stop_where_nothing_is_missing() -> None:
     assert check(Counting(optional_from=2), 100) == (4, 2, None)
     found = check(Counting(optional_from=1), 100).found
     assert found is not None

@@ -64,7 +64,7 @@ def test_a_refused_message_does_not_run_whoever_is_killed(ordering: Ordering) ->
 
 
 @EVERY_ORDERING
-def test_an_idempotent_hook_runs_twice_at_most_whoever_is_killed(ordering: Ordering) -> None:
+def test_an_idempotent_hook_runs_at_most_twice(ordering: Ordering) -> None:
     assert violation(Scope(ordering, messages=2, kills=2, revokes=0, idempotent=frozenset({0}))) is None
 
 

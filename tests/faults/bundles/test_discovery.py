@@ -32,7 +32,7 @@ def version(broker: RunningBroker, name: str, bundle: str | None = None) -> str:
     return broker.call(name, bundle=name if bundle is None else bundle, timeout=60).request.set_headers["Version"]
 
 
-def test_nobody_waits_for_an_import_of_another_bundle(tmp_path: Path) -> None:
+def test_no_call_waits_for_an_import_of_another_bundle(tmp_path: Path) -> None:
     entered, flag = tmp_path / "entered", tmp_path / "flag"
     slow = WAITS_FOR.format(entered=str(entered), flag=str(flag)) + HOOK.format(name="slow", version=1)
     with (
@@ -193,7 +193,7 @@ def test_calls_for_unknown_bundles_do_not_make_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="needs another user")
-def test_an_unreadable_folder_is_a_problem_of_its_own(tmp_path: Path) -> None:
+def test_an_unreadable_bundle_does_not_affect_others(tmp_path: Path) -> None:
     prefix = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--"] if os.geteuid() == 0 else []
     broker = RunningBroker(tmp_path)
     broker.prefix = prefix

@@ -84,7 +84,7 @@ def signal_in_a_hook(broker: RunningBroker, folder: Path, name: str) -> str:
         return str(call.exception())
 
 
-def test_signals_that_were_sent_are_no_fault_of_what_ran(tmp_path: Path) -> None:
+def test_hooks_are_not_blamed_for_sent_signals(tmp_path: Path) -> None:
     with running_broker(tmp_path, "--limit-cpu", "3600", "--threads", "2", files=FILES) as broker:
         for name in SENT:
             said = signal_in_a_hook(broker, tmp_path, name)

@@ -217,7 +217,7 @@ def test_running_out_of_descriptors_delays_new_connections_only(tmp_path: Path, 
         assert broker.status()["restarts"] == 0
 
 
-def test_big_messages_pass_where_no_new_shared_memory_can_be_had(tmp_path: Path) -> None:
+def test_big_messages_pass_without_new_shared_memory(tmp_path: Path) -> None:
     # For memory that was made at the start and cannot be filled see tests/unit/broker/test_big_bodies.py.
     with broker_of_two(tmp_path) as broker, lack_of(MEMORY, broker.pid, limit):
         for size in (2 * SMALLER_THAN_A_RING, 3 * SMALLER_THAN_A_RING):

@@ -138,7 +138,7 @@ ATTACKS: dict[str, tuple[Attack, ErrorCode]] = {
 
 
 @pytest.mark.parametrize(("attack", "code"), ATTACKS.values(), ids=ATTACKS.keys())
-def test_the_attacker_is_sent_away_and_nobody_else_notices(
+def test_an_attacker_is_disconnected_and_others_are_served(
     broker: RunningBroker, attack: Attack, code: ErrorCode
 ) -> None:
     before = Footprint(broker)

@@ -221,7 +221,7 @@ def call_raw(broker: RunningBroker, hook: str, body: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize("hook", REASONS)
-def test_memory_that_lies_costs_its_worker(broker: RunningBroker, hook: str) -> None:
+def test_impossible_places_of_bodies_cost_their_worker(broker: RunningBroker, hook: str) -> None:
     before = check_costs_itself(broker, lambda: call_raw(broker, hook), REASONS[hook])
     assert before.peak_grown() <= MOST_TAKEN
 

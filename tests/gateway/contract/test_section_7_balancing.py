@@ -61,7 +61,7 @@ def balanced(tmp_path: Path) -> Iterator[Api]:
         yield api
 
 
-def test_a_dns_target_is_one(tmp_path: Path) -> None:
+def test_a_dns_target_with_one_address_works(tmp_path: Path) -> None:
     port = free_port()
     with broker_at(tmp_path / "broker", "localhost", port), api_at(f"dns:///localhost:{port}", tmp_path) as api:
         assert api.send().status == 200

@@ -176,7 +176,7 @@ def test_a_running_broker_is_asked_through_its_admin_socket(tmp_path: Path) -> N
             assert ConnectedBroker(f"unix://{moved}", runtime=another.runtime).waiting() is None, "of another broker"
 
 
-def test_nobody_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_broker_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no broker answers"):
         ConnectedBroker(f"unix://{tmp_path}/none.sock")
     order = Order(f"unix://{tmp_path}/none.sock", [b""], 1, 0.0, 0.0, 0.1, 0.0, 1.0)

@@ -123,7 +123,7 @@ def test_the_admin_socket_refuses_other_users(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flag", "said"), [("--allow-user", "no user 'nobody-is-so'"), ("--allow-group", "no group 'nobody-is-so'")]
 )
-def test_a_name_that_nobody_has_is_a_wrong_option(tmp_path: Path, flag: str, said: str) -> None:
+def test_an_unknown_user_or_group_is_a_wrong_option(tmp_path: Path, flag: str, said: str) -> None:
     for command in ("broker", "check-config"):
         done = subprocess.run(
             [TYKPY, command, "--runtime-dir", str(tmp_path / "run"), flag, "nobody-is-so"],

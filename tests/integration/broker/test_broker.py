@@ -104,7 +104,7 @@ def test_an_unknown_bundle_is_named_with_what_there_is(broker: RunningBroker) ->
 
 
 @pytest.mark.parametrize("body", [b"\x0a\xff", b"\x1a\x02\x0a\x7f", b"\xff" * 40])
-def test_what_is_no_object_is_an_invalid_argument(broker: RunningBroker, body: bytes) -> None:
+def test_an_undecodable_object_is_an_invalid_argument(broker: RunningBroker, body: bytes) -> None:
     with GrpcClient(broker.address) as client:
         error = code_of(lambda: client.call("/coprocess.Dispatcher/Dispatch", body, timeout=30))
     assert error.startswith("INVALID_ARGUMENT")
@@ -131,7 +131,7 @@ def test_sys_exit_in_a_hook_costs_that_call_only(broker: RunningBroker) -> None:
     assert {worker["pid"] for worker in broker.status()["workers"]} == before
 
 
-def test_a_wrong_return_value_is_said(broker: RunningBroker) -> None:
+def test_a_wrong_return_value_is_reported(broker: RunningBroker) -> None:
     error = code_of(lambda: broker.call("wrong_return", bundle="hooks"))
     assert error.startswith("INTERNAL")
     assert "wrong_return" in error

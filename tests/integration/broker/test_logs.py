@@ -150,7 +150,7 @@ def call(broker: RunningBroker, hook: str, metadata: dict[str, str] | None = Non
 
 
 @pytest.mark.parametrize("hook", ["says", "says_async"])
-def test_what_a_hook_says_carries_its_dispatch(broker: RunningBroker, hook: str) -> None:
+def test_records_of_a_hook_carry_its_dispatch(broker: RunningBroker, hook: str) -> None:
     call(broker, hook, {"traceparent": TRACE_PARENT}, Tag=hook, X_Request_Id="r1")
     expected = {
         "process": "worker", "worker": 0, "bundle": "mine.py", "hook": hook, "type": "Pre", "api_id": "a1",
@@ -172,7 +172,7 @@ def test_the_trace_may_come_with_the_request(broker: RunningBroker) -> None:
     assert "request_id" not in said
 
 
-def test_what_clients_send_is_bounded(broker: RunningBroker) -> None:
+def test_values_from_clients_are_bounded_in_the_log(broker: RunningBroker) -> None:
     call(broker, "says", Tag="hostile", Traceparent=f'{TRACE_PARENT}"', X_Request_Id="r\n" * 10_000)
     said = wait_for(broker, "printed hostile")
     assert len(said["request_id"]) < 300

@@ -80,7 +80,7 @@ def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningBr
         yield running
 
 
-def test_a_secret_is_nowhere_to_be_seen(broker: RunningBroker) -> None:
+def test_secrets_are_shown_nowhere(broker: RunningBroker) -> None:
     answer = broker.call("uses_all", bundle="hooks").request.set_headers["Environment"]
     assert MARKER not in answer
     assert "TYKPY_" not in answer

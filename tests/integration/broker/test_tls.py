@@ -149,7 +149,7 @@ def test_no_session_outlives_the_certificates(tmp_path: Path, tls: Tls, version:
 
 
 @LOOPS
-def test_who_begins_no_handshake_is_cut_off(tmp_path: Path, tls: Tls, loop: str) -> None:
+def test_a_peer_that_starts_no_handshake_is_cut_off(tmp_path: Path, tls: Tls, loop: str) -> None:
     with broker_with(tmp_path, *tls.flags, "--event-loop", loop):
         with socket.create_connection(("127.0.0.1", tls.port), PATIENCE) as silent:
             assert silent.recv(100) == b""

@@ -111,7 +111,7 @@ def test_a_call_with_a_large_body(place: Place, tmp_path: Path) -> None:
 
 
 @COMMANDS
-def test_a_server_whom_nobody_vouches_for(place: Place, command: tuple[str, ...]) -> None:
+def test_an_untrusted_server_is_refused(place: Place, command: tuple[str, ...]) -> None:
     said = refused(*command, *place.to_open())
     assert "of no CA that this system trusts; --tls-ca" in said
     said = refused(*command, *place.to_open(), "--tls-ca", str(place.files.clients.path))

@@ -403,7 +403,7 @@ def test_the_docs_name_every_attribute(collector: Collector) -> None:
     assert [name for name in sorted(named) if f"`{name}`" not in PAGE] == []
 
 
-def test_what_is_left_is_exported_at_the_end(tmp_path: Path, collector: Collector) -> None:
+def test_remaining_spans_are_exported_at_the_end(tmp_path: Path, collector: Collector) -> None:
     parent, skipped = new_parent(), new_parent("00")
     env = {
         **collector.env,

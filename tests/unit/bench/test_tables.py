@@ -16,7 +16,7 @@ def test_a_wide_terminal_has_all_columns() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 150])
-def test_a_narrow_one_goes_without_some_and_folds_none(width: int) -> None:
+def test_a_narrow_terminal_has_fewer_columns_and_wraps_none(width: int) -> None:
     shown = fitting(ROWS, width)
     assert [*shown] == [column for column in COLUMNS if column in shown], "in their order"
     assert {"case", "dispatches/s", "p99", "limit"} <= set(shown)

@@ -158,7 +158,7 @@ def test_every_option_reaches_the_sentinels() -> None:
         ("", "(a URL without ://)"),
     ],
 )
-def test_what_is_shown_of_a_url_even_a_malformed_one(url: str, shown: str) -> None:
+def test_a_redacted_url_has_no_secrets_even_if_malformed(url: str, shown: str) -> None:
     assert redact(url) == shown
 
 

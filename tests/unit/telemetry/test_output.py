@@ -81,7 +81,7 @@ def terminal() -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("kind", [pipe, stream, terminal])
-def test_a_stalled_reader_stops_no_author(kind: Callable[[], tuple[int, int]]) -> None:
+def test_a_stalled_reader_blocks_no_thread_that_logs(kind: Callable[[], tuple[int, int]]) -> None:
     """All records are read afterwards, or counted in one that says so."""
     reader, writer = kind()
     body = """
@@ -140,7 +140,7 @@ def test_the_end_waits_only_a_while_for_the_reader() -> None:
     os.close(reader)
 
 
-def test_a_reader_that_is_gone_ends_nobody() -> None:
+def test_a_closed_log_pipe_ends_no_process() -> None:
     reader, writer = os.pipe()
     body = """
         own.error("before")

@@ -28,7 +28,7 @@ def quiet(clock: Clock, caplog: pytest.LogCaptureFixture) -> QuietLog:
     return QuietLog(logging.getLogger("quiet"), clock)
 
 
-def test_a_thing_is_said_once_a_minute_with_what_was_left_out(
+def test_repetitions_are_logged_once_a_minute_with_their_count(
     quiet: QuietLog, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
@@ -50,7 +50,7 @@ def test_a_thing_is_said_once_a_minute_with_what_was_left_out(
     ]
 
 
-def test_what_was_forgotten_is_said_again(quiet: QuietLog, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_forgotten_record_is_logged_again(quiet: QuietLog, caplog: pytest.LogCaptureFixture) -> None:
     assert not quiet.forget("a")
     quiet.log(logging.INFO, "a", "it happened")
     assert quiet.forget("a")

@@ -35,7 +35,7 @@ def test_option_and_environment_decide(mode: str, environ: dict[str, str], expec
         ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, "protocol is 'grpc'; tykpy has http/protobuf"),
     ],
 )
-def test_what_is_not_possible_is_an_error(environ: dict[str, str], text: str) -> None:
+def test_unsupported_settings_are_errors(environ: dict[str, str], text: str) -> None:
     with pytest.raises(TracingError, match=text):
         is_on("on", environ)
 

@@ -98,7 +98,7 @@ def test_a_tcp_socket(address: str) -> None:
     "address", ["", "127.0.0.1:80", "http://x:80", "tcp://x", "tcp://x:99999", "unix:", "unix://", "tcp://x:80:90",
      "tcp://a..b:80", "tcp://[x]:80", "tcp://x:\N{SUPERSCRIPT TWO}", "unix:///a\0b"],
 )  # fmt: skip
-def test_what_is_not_an_address(address: str) -> None:
+def test_an_invalid_address_is_refused(address: str) -> None:
     with pytest.raises(AddressError):
         listen(address)
 

@@ -353,7 +353,7 @@ def test_completed_dispatches_are_not_shed() -> None:
     assert aging.look(STANDING_NS) == []
 
 
-def test_no_limit_is_no_limit() -> None:
+def test_without_a_limit_nothing_is_shed() -> None:
     aging = AgingQueue(wait_ns=0)
     aging.take(0)
     assert aging.look(100 * STANDING_NS) == []

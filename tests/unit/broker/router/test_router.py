@@ -364,7 +364,7 @@ def test_a_single_short_hook_goes_to_an_idle_worker(pool: LinkPool, links: list[
     assert first is not second
 
 
-def test_nobody_is_chosen_where_all_are_full(pool: LinkPool, links: list[Link]) -> None:
+def test_no_link_is_chosen_if_all_are_full(pool: LinkPool, links: list[Link]) -> None:
     while give(pool, is_short=False) is not None:
         pass
     assert [len(link.in_flight) for link in links] == [1 + PREFETCH] * 4

@@ -142,7 +142,7 @@ def test_a_worker_that_was_not_asked_changes_nothing(learned: Bench, worker: Loc
     assert worker.link.is_full
 
 
-def test_a_hanging_worker_gets_no_more_whatever_it_says(learned: Bench, worker: LocalWorker) -> None:
+def test_a_hanging_worker_gets_no_more_dispatches(learned: Bench, worker: LocalWorker) -> None:
     """The signal that makes it write its stacks may let its other threads run for a moment."""
     send(learned, "edits")
     worker.claim()

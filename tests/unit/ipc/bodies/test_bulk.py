@@ -94,7 +94,7 @@ def test_without_memory_there_is_no_room(ends: Ends, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("offset", "size"), [(CAPACITY, 1), (CAPACITY - 1, 2), (2**63, 1), (2**64 - 2, 8)])
-def test_what_lies_outside_is_corruption(ends: Ends, offset: int, size: int) -> None:
+def test_a_place_outside_the_memory_is_corruption(ends: Ends, offset: int, size: int) -> None:
     with pytest.raises(RingCorruptError, match="outside"):
         ends[1].read(offset, size)
 

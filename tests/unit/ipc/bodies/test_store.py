@@ -74,7 +74,7 @@ def test_a_full_store_has_no_room_until_a_place_is_free(store: BodyStore) -> Non
     assert store.put(bytes(MIB)) is not None
 
 
-def test_who_only_announces_a_body_takes_no_memory(store: BodyStore) -> None:
+def test_an_announced_body_takes_no_memory(store: BodyStore) -> None:
     announced = [store.begin(MIB) for _ in range(3)]
     assert announced[2] is not None
     assert announced[2].reserve(20_000)
@@ -124,7 +124,7 @@ def test_a_worker_cannot_write_what_it_reads(store: BodyStore) -> None:
 @pytest.mark.parametrize(
     ("offset", "size"), [(CAPACITY, 1), (CAPACITY - 1, 2), (2**63, 1), (2**63 - 5, 10), (2**64 - 2, 8)]
 )
-def test_what_lies_outside_is_corruption(store: BodyStore, offset: int, size: int) -> None:
+def test_a_place_outside_the_memory_is_corruption(store: BodyStore, offset: int, size: int) -> None:
     reader = BodyReader(os.dup(store.readable))
     with pytest.raises(RingCorruptError, match="outside"):
         reader.read(offset, size)
@@ -133,7 +133,7 @@ def test_what_lies_outside_is_corruption(store: BodyStore, offset: int, size: in
     reader.close()
 
 
-def test_what_was_lent_is_not_read_after_it_was_given_back(store: BodyStore) -> None:
+def test_a_borrowed_body_is_not_read_after_its_return(store: BodyStore) -> None:
     body = stored(store, b"one" * 10_000)
     reader = BodyReader(os.dup(store.readable))
     lent = reader.borrow(body.offset, body.size, CAPACITY)

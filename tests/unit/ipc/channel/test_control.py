@@ -178,7 +178,7 @@ def test_a_body_that_makes_no_sense_is_found_when_it_is_read(
         _ = received.body
 
 
-def test_a_body_is_read_as_what_it_is_asked_to_be(pair: Pair) -> None:
+def test_a_body_decodes_only_as_the_expected_type(pair: Pair) -> None:
     broker, worker = pair
     worker.send("numbers", [1, 2])
     (received,) = broker.receive()

@@ -731,7 +731,7 @@ def test_no_child_of_a_worker_inherits_the_channel() -> None:
 
 
 @pytest.mark.parametrize("argument", ["", "eventfd", "1,2", "1,2,3,4,5,6,7", "a,b,c,d,e,f,g,h"])
-def test_an_argument_that_is_none_is_refused(argument: str) -> None:
+def test_an_invalid_argument_is_refused(argument: str) -> None:
     with pytest.raises(SegmentError, match=r"argument|descriptors"):
         WorkerChannel.attach(argument)
 

@@ -86,7 +86,7 @@ def test_many_threads_use_the_same_one() -> None:
     assert all(one.closed == 1 for one in opened)
 
 
-def test_closing_what_was_never_used_opens_nothing() -> None:
+def test_closing_an_unused_storage_does_not_open_it() -> None:
     def opener() -> Closable:
         raise AssertionError("opened")
 

@@ -72,6 +72,6 @@ def test_a_cluster_without_slots_is_an_outage(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", FAULTS[:3], ids=lambda error: type(error).__name__)
-def test_a_fault_in_a_cluster_with_slots_is_none(error: Exception) -> None:
+def test_an_error_of_a_cluster_with_slots_is_no_outage(error: Exception) -> None:
     with pytest.raises(type(error)):
         _Cluster(Broken(error, SLOTS)).get(b"key")
