@@ -14,6 +14,7 @@ from tykpy.commands.health import health
 from tykpy.commands.hooks import hooks
 from tykpy.commands.lint.command import lint
 from tykpy.commands.pool import log_level, reload_bundles, scale, status
+from tykpy.commands.stacks import stacks
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -33,6 +34,7 @@ for _command in (
     reload_bundles,
     scale,
     log_level,
+    stacks,
     bundle,
     lint,
     bench,

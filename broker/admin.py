@@ -1,6 +1,8 @@
 """The methods of the admin socket (MessagePack-RPC), for `tykpy status`, `tykpy reload` and monitoring."""
 
+import asyncio
 import os
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tykpy.broker.catalog.bundle_names import BundleNames, hashes_of
@@ -12,10 +14,14 @@ from tykpy.broker.pool.reload import ReloadOutcome
 from tykpy.broker.router.deaths import Quarantine
 from tykpy.ipc.frame import Status
 from tykpy.telemetry.names import annotated
+from tykpy.telemetry.stacks import stacks_of_process
 
 
-def admin_methods(parts: Parts) -> dict[str, RpcMethod]:
-    """Return the table of methods: `ping`, `hooks`, `status`, `reload`, `scale`, `log_level`."""
+def admin_methods(parts: Parts, tasks: Callable[[], Iterable[asyncio.Task[Any]]]) -> dict[str, RpcMethod]:
+    """Return the table of methods: `ping`, `hooks`, `status`, `reload`, `scale`, `log_level`, `stacks`.
+
+    `tasks`: those of the broker's event loops.
+    """
     supervisor = parts.supervisor
     names = supervisor.names
 
@@ -60,6 +66,14 @@ def admin_methods(parts: Parts) -> dict[str, RpcMethod]:
             raise DispatchError(Status.INVALID, str(error)) from error
         reply.answer(parts.log_level.describe())
 
+    def stacks(params: list[Any], reply: Reply) -> None:
+        if len(params) > 1 or any(type(param) is not int for param in params):
+            raise DispatchError(Status.INVALID, "takes the number of a worker, or nothing")
+        if params and not any(worker.slot == params[0] for worker in supervisor.workers):
+            raise DispatchError(Status.INVALID, f"there is no worker {params[0]}")
+        broker = [] if params else [{"pid": os.getpid(), "stacks": stacks_of_process(tasks())}]
+        supervisor.ask_for_stacks(lambda workers: reply.answer({"broker": broker, "workers": workers}), *params)
+
     methods = {
         "ping": ping,
         "hooks": hooks,
@@ -67,6 +81,7 @@ def admin_methods(parts: Parts) -> dict[str, RpcMethod]:
         "reload": reload,
         "scale": scale,
         "log_level": log_level,
+        "stacks": stacks,
     }
     return {name: decoded(method) for name, method in methods.items()}
 

@@ -125,7 +125,7 @@ class Broker:
         self.snapshots = SnapshotSource(parts, Readiness(config.require_bundles), self._on_snapshot)
         self._live_report = LiveReport(loop, config.runtime_dir, self.snapshots)
         self._http = self._http_listener()
-        self.admin = MsgpackRpcServer(admin_methods(parts), loop=loop, admission=admin_admission())
+        self.admin = MsgpackRpcServer(admin_methods(parts, self._tasks), loop=loop, admission=admin_admission())
         self._front_ends = (self.grpc, self.rpc, self.admin)
         self._notifier = ServiceNotifier.from_environment()
         self.reloader.on_start, self.reloader.on_end = self._on_reload, self._on_reloaded
@@ -237,6 +237,10 @@ class Broker:
             "/readyz": ReadyProbe(snapshots),
         }
         return HttpListener(self._listeners.metrics, routes)
+
+    def _tasks(self) -> list[asyncio.Task[Any]]:
+        """Return the tasks of the broker's event loops."""
+        return [*asyncio.all_tasks(self._loop), *(self._http.tasks() if self._http is not None else ())]
 
     def _start_http(self, http: "HttpListener") -> None:
         self.snapshots.renew()

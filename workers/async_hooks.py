@@ -8,7 +8,7 @@ import asyncio
 from queue import SimpleQueue
 from time import monotonic, monotonic_ns
 from types import TracebackType
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from tykpy.bundles import forked
 from tykpy.bundles.current_hook import ASYNC_CALL, AsyncCall
@@ -24,6 +24,8 @@ from tykpy.workers.process.guard import give_up, start_thread
 _log: Final = Log("tykpy.worker")
 
 _NS_PER_S: Final = 1_000_000_000
+_all_tasks: Final = asyncio.all_tasks
+"""Bound before plugins are imported, which may replace it."""
 
 
 class _SharedLoop(asyncio.SelectorEventLoop):
@@ -92,6 +94,10 @@ class AsyncCalls:
     def tasks(self) -> list[asyncio.Task[None]]:
         """Return the tasks of the running calls, for another thread to look at."""
         return [call.task for call in list(self._calls.values()) if call.task is not None]
+
+    def all_tasks(self) -> list[asyncio.Task[Any]]:
+        """Return the tasks of the running calls, and those that their hooks have started."""
+        return [*self.tasks(), *_all_tasks(self._loop)]
 
     def finish(self) -> None:
         """Wait for the running calls, then end the loop."""

@@ -16,6 +16,7 @@ from tykpy.ipc.errors import ControlClosedError
 from tykpy.ipc.frame import Packed
 from tykpy.ipc.ring.layout import EXECUTION_SLOTS, FLAG_MEASURE, FLAG_SHARES
 from tykpy.telemetry.log import close_log, explain_in_log, reopen_log, set_level
+from tykpy.telemetry.stacks import stacks_of_process
 from tykpy.workers.async_hooks import AsyncCalls
 from tykpy.workers.dispatch.failure import error_frame
 from tykpy.workers.dispatch.prepare import HookDispatcher
@@ -105,6 +106,12 @@ class WorkerLoop:
                 return
         threads.end()
 
+    def _stacks(self) -> str:
+        try:
+            return stacks_of_process(self._async_calls.all_tasks())
+        except Exception as error:  # noqa: BLE001 (what plugins have made of threads and tasks must not end the worker)
+            return f"they cannot be read: {type(error).__name__}\n"
+
     def _listen_when_begun(self) -> None:
         self._begin.get()
         control = self._channel.control
@@ -126,6 +133,8 @@ class WorkerLoop:
                         set_level(message.body)
                     elif message.name == "names":
                         explain_in_log(message.body)
+                    elif message.name == "stacks":
+                        control.send("stacks", {"text": self._stacks()})
         except ControlClosedError:
             # The broker is gone, so nobody waits for an answer. A running hook must not keep the process alive.
             close_log()

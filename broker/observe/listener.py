@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from signal import SIG_BLOCK, pthread_sigmask, valid_signals
-from typing import Final
+from typing import Any, Final
 
 from tykpy.broker.net.listeners import LEAVE_FILE
 from tykpy.broker.net.sockets import BACKLOG, ListeningSocket
@@ -86,6 +86,10 @@ class HttpListener:
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._thread.start()
         log.info("metrics on %s/metrics", self._listening.address.replace("tcp://", "http://"))
+
+    def tasks(self) -> set[asyncio.Task[Any]]:
+        """Return the tasks of its event loop."""
+        return asyncio.all_tasks(self._loop)
 
     def stop(self) -> None:
         """Accept nothing more and close all connections soon; the socket's file stays."""

@@ -24,6 +24,7 @@ from tykpy.broker.host.descriptors import DescriptorReserve
 from tykpy.broker.pool.backoff import BackOff
 from tykpy.broker.pool.process import Ending, oom_kills
 from tykpy.broker.pool.slots import FAILURES, RestartReason, SlotTotals
+from tykpy.broker.pool.stacks import StackListener, StackRequests
 from tykpy.broker.pool.starting import WorkerStarter
 from tykpy.broker.pool.stopping import WorkerStopper, cause_of, ending_of
 from tykpy.broker.pool.storage_report import StorageReport
@@ -97,6 +98,7 @@ class Supervisor:
         router.hooks.note_api = self._note_api
         self._starter = WorkerStarter(config, self._zygotes, bodies, self.loads.messages, lambda: self.names.texts)
         self._apis = ApiTable()
+        self._stacks = StackRequests(loop)
         self._storage = StorageReport(config.redis, config.runtime_dir)
         self._served = Served()
         self._idle_workers = IdleWorkers(self.loads)
@@ -150,6 +152,11 @@ class Supervisor:
     def set_log_level(self, level: str) -> None:
         """Have every worker log from this level on."""
         self._tell_all("log_level", level)
+
+    def ask_for_stacks(self, listener: StackListener, slot: int | None = None) -> None:
+        """Tell the listener the stacks of all workers, or of those of one slot."""
+        chosen = [worker for worker in self._workers.values() if slot in (None, worker.slot)]
+        self._stacks.ask(sorted(chosen, key=lambda one: one.slot), listener)
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the workers, for `tykpy status`."""
@@ -448,6 +455,8 @@ class Supervisor:
         elif name == "leads":
             if worker.link is not None:
                 self._router.relieved(worker.link)
+        elif name == "stacks":
+            self._stacks.answered(worker, body["text"])
         elif name == "failed":
             worker.failure = body["message"]
         else:

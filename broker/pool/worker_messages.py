@@ -20,6 +20,7 @@ from tykpy.ipc.description import (
     MAX_TIMEOUT,
     PIECE_HOOKS,
 )
+from tykpy.telemetry.stacks import MAX_TEXT
 
 _MAX_HASHES: Final = 8
 """Most hashes of one bundle, which has two. The router has an entry for each hook with each of them."""
@@ -93,6 +94,10 @@ class _Failure(TypedDict):
     message: _Message
 
 
+class _Stacks(TypedDict):
+    text: Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+
+
 class _Event(TypedDict):
     name: str
     id: str
@@ -113,6 +118,7 @@ _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "pong": msgspec.msgpack.Decoder(None),
     "leads": msgspec.msgpack.Decoder(None),
     "failed": msgspec.msgpack.Decoder(_Failure),
+    "stacks": msgspec.msgpack.Decoder(_Stacks),
     "event": msgspec.msgpack.Decoder(_Event),
     "events_lost": msgspec.msgpack.Decoder(_LostEvents),
 }

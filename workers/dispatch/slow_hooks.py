@@ -11,11 +11,11 @@ import traceback
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from time import monotonic_ns
-from types import FrameType
 from typing import Final
 
 from tykpy.bundles.hook import Hook
 from tykpy.telemetry.log import Log
+from tykpy.telemetry.stacks import Stack, stack_of_task, stack_of_thread
 from tykpy.workers.dispatch.invocation import run_hook
 from tykpy.workers.dispatch.log_fields import hook_fields
 from tykpy.workers.process.guard import start_thread
@@ -27,15 +27,11 @@ LOOKS: Final = 4
 SHORTEST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0
 """Seconds between two looks."""
-MAX_FRAMES: Final = 10_000
 _RUN_HOOK: Final = run_hook.__code__
 _SLOW: Final = "slow"
 _NS_PER_S: Final = 1_000_000_000
 
 _log: Final = Log("tykpy.worker")
-
-Stack = list[tuple[FrameType, int]]
-"""Frames and their lines, outermost first."""
 
 
 class SlowHooks:
@@ -62,9 +58,9 @@ class SlowHooks:
 
     def _look(self) -> None:
         for frame in sys._current_frames().values():
-            self._check(_stack_of_thread(frame))
+            self._check(stack_of_thread(frame, outermost=_RUN_HOOK))
         for task in self._tasks():
-            self._check(_stack_of_task(task))
+            self._check(stack_of_task(task))
 
     def _check(self, stack: Stack) -> None:
         for index, (frame, _) in enumerate(stack):
@@ -87,26 +83,3 @@ class SlowHooks:
             f"hook {hook.name} of bundle {hook.bundle} has been running for {seconds:.1f} s (--slow-hook); its stack:"
         )
         _log.log(logging.WARNING, "%s", text, fields=fields, stack=lines)
-
-
-def _stack_of_thread(frame: FrameType | None) -> Stack:
-    found: Stack = []
-    while frame is not None and len(found) < MAX_FRAMES:
-        found.append((frame, frame.f_lineno))
-        if frame.f_code is _RUN_HOOK:
-            break
-        frame = frame.f_back
-    found.reverse()
-    return found
-
-
-def _stack_of_task(task: asyncio.Task[None]) -> Stack:
-    """Return the frames of a task that waits; `Task.get_stack` has only the outermost one of these."""
-    found: Stack = []
-    awaited: object = task.get_coro()
-    while (frame := getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)) is not None:
-        found.append((frame, frame.f_lineno))
-        if len(found) == MAX_FRAMES:
-            break
-        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
-    return found

@@ -1,0 +1,42 @@
+"""`tykpy stacks`: what the threads and asyncio tasks of the broker and its workers do at this moment."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tykpy.commands.connecting import runtime_dir_option
+from tykpy.commands.pool import ask_broker
+from tykpy.commands.terminal import harmless, no_traceback
+
+
+@click.command()
+@click.argument("worker", type=int, required=False)
+@runtime_dir_option
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+def stacks(worker: int | None, runtime_dir: Path, as_json: bool) -> None:
+    """Show the stacks of all threads and asyncio tasks, of the broker and its workers or of one WORKER.
+
+    Places in the code are shown, and no values. A worker that does not answer within a second, because it hangs or a
+    hook keeps the interpreter lock, writes the stacks of its threads to the broker's log.
+    """
+    with no_traceback():
+        answer = ask_broker(runtime_dir, "stacks", *([] if worker is None else [worker]))
+        if as_json:
+            click.echo(json.dumps(answer, indent=2))
+            return
+        for broker in answer["broker"]:
+            _show(f"broker (process {broker['pid']})", broker)
+        for row in answer["workers"]:
+            _show(f"worker {row['slot']} (process {row['pid']}), {row['state']}", row)
+
+
+def _show(title: str, row: dict[str, Any]) -> None:
+    if row["stacks"] is None:
+        click.echo(f"{title}: {row['why']}\n")
+        return
+    click.echo(title)
+    for line in row["stacks"].splitlines():
+        click.echo(f"  {harmless(line)}")
+    click.echo()

@@ -1,0 +1,127 @@
+"""`tykpy stacks`: all threads and tasks of the broker and its workers, also of a worker that does not answer."""
+
+import concurrent.futures
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.broker import PATIENCE, TYKPY, RunningBroker, running_broker, stop_process, wait_until
+from tests.support.hooks import SOURCE, Gate
+
+HOOKS: Final = (
+    SOURCE
+    + '''
+import ctypes
+
+@Pre
+def keeps_the_interpreter(request, session, spec):
+    """Run a shell without releasing the interpreter lock, until the test opens the gate."""
+    entered, gate = request.get_header("Entered"), request.get_header("Gate")
+    script = f"echo {os.getpid()} 0 - >> {entered}; until [ -e {gate} ]; do sleep 0.01; done"
+    ctypes.PyDLL(None).system(script.encode())
+    return request, session
+'''
+)
+SECRET: Final = "a-token-of-a-client"
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
+    flags = ("--metrics", "tcp://127.0.0.1:0", "--threads", "2", "--timeout", "60s")
+    with running_broker(tmp_path_factory.mktemp("broker"), *flags, workers=2, files={"hooks.py": HOOKS}) as running:
+        yield running
+
+
+@pytest.fixture
+def calls() -> Iterator[concurrent.futures.ThreadPoolExecutor]:
+    with concurrent.futures.ThreadPoolExecutor() as executor:
+        yield executor
+
+
+def stacks(broker: RunningBroker, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [TYKPY, "stacks", *arguments, "--runtime-dir", str(broker.runtime)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+
+
+def slot_of(broker: RunningBroker, pid: int) -> int:
+    (slot,) = [worker["slot"] for worker in broker.status()["workers"] if worker["pid"] == pid]
+    assert isinstance(slot, int)
+    return slot
+
+
+def test_threads_and_tasks_of_all_processes_are_shown(
+    broker: RunningBroker, calls: concurrent.futures.ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path)
+    headers = [*gate.headers(SECRET), ("Authorization", SECRET)]
+    try:
+        running = [calls.submit(broker.call, hook, headers=headers) for hook in ("gated", "gated_async")]
+        gate.wait_entered(2)
+        done = stacks(broker)
+    finally:
+        gate.open()
+    for call in running:
+        call.result(PATIENCE)
+    assert done.returncode == 0, done.stderr
+    first, *workers = done.stdout.split("\nworker ")
+    assert first.startswith(f"broker (process {broker.pid})\n  thread MainThread\n")
+    assert "  thread http\n" in first
+    for coroutine in ("Broker.serve", "HttpListener._serve"):
+        assert f", in {coroutine}\n" in first.partition("  task ")[2]
+    assert [text.partition(" ")[0] for text in workers] == ["0", "1"]
+    everything = "".join(workers)
+    assert ", in WorkerLoop._listen_when_begun\n" in everything
+    assert ", in enter_gate\n" in everything
+    assert ", in gated_async\n" in everything.partition("  task ")[2]
+    assert SECRET not in done.stdout
+
+
+def test_one_worker_is_shown_alone(broker: RunningBroker) -> None:
+    done = stacks(broker, "1")
+    assert done.stdout.startswith("worker 1 (process ")
+    assert "broker" not in done.stdout.partition("\n")[0]
+    assert "worker 0" not in done.stdout
+    answer = json.loads(stacks(broker, "1", "--json").stdout)
+    assert answer["broker"] == []
+    assert [row["slot"] for row in answer["workers"]] == [1]
+
+
+def test_a_number_without_a_worker_is_refused(broker: RunningBroker) -> None:
+    done = stacks(broker, "7")
+    assert done.returncode == 1
+    assert "there is no worker 7" in done.stderr
+
+
+def test_a_held_interpreter_lock_is_told_and_dumped(
+    broker: RunningBroker, calls: concurrent.futures.ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path)
+    try:
+        call = calls.submit(broker.call, "keeps_the_interpreter", headers=gate.headers())
+        pid = gate.wait_entered()[0][0]
+        slot = slot_of(broker, pid)
+        done = stacks(broker)
+        assert f"worker {slot} (process {pid}), ready: does not answer: it hangs, or a hook keeps" in done.stdout
+        assert f"worker {1 - slot} (process" in done.stdout
+        wait_until(lambda: "in keeps_the_interpreter" in broker.log, lambda: broker.log)
+    finally:
+        gate.open()
+    call.result(PATIENCE)
+    assert "thread MainThread" in stacks(broker, str(slot)).stdout
+
+
+def test_a_stopped_worker_is_told(broker: RunningBroker) -> None:
+    worker = broker.status()["workers"][0]
+    stop_process(worker["pid"])
+    try:
+        done = stacks(broker, str(worker["slot"]))
+    finally:
+        os.kill(worker["pid"], signal.SIGCONT)
+    assert done.returncode == 0, done.stderr
+    assert "does not answer: somebody has stopped it (SIGSTOP)" in done.stdout
