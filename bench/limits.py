@@ -119,7 +119,7 @@ def failures_text(result: CaseResult) -> str:
 
 
 def disturbance(results: Iterable[CaseResult]) -> str:
-    """Say what makes all figures doubtful; empty on a quiet machine, or if others cannot be told from the broker."""
+    """Say what makes all figures doubtful; empty on a quiet machine, or if the broker cannot be told from others."""
     usages = [sample.usage for result in results for sample in result.samples if sample.usage.broker is not None]
     worst = max(usages, key=lambda usage: usage.others, default=None)
     if worst is None or worst.others <= NOISY * worst.cpus:

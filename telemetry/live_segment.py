@@ -107,7 +107,7 @@ class LastSeen(NamedTuple):
 
 
 def read_live_snapshot(runtime_dir: Path) -> LastSeen | None:
-    """Read the last snapshot of the broker of this folder; None if there is none that makes sense.
+    """Read the last snapshot of the broker of this folder; None if there is no valid one.
 
     The segment must belong to the folder's owner or to root, and be closed to others; the content is checked.
     """

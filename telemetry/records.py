@@ -19,7 +19,7 @@ BROKER: Final = "broker"
 
 ExceptionInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 Fields: TypeAlias = Mapping[str, object]
-"""What a record says besides its message: texts and numbers, which whoever makes the record has bounded."""
+"""Fields of a record besides its message: texts and numbers, bounded by the code that makes the record."""
 NO_FIELDS: Final[Fields] = MappingProxyType({})
 
 UNSAFE: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

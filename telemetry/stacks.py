@@ -24,7 +24,7 @@ MAX_NAMES: Final = 10
 MAX_FRAMES: Final = 10_000
 _MAX_NAME: Final = 100
 _MAX_FILE: Final = 200
-"""Characters; what is left out of a longer name is its beginning."""
+"""Longest name, in characters; a longer one loses its beginning."""
 _ROOM_FOR_NOTE: Final = 100
 """For the number of characters that were left out."""
 

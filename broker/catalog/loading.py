@@ -68,7 +68,7 @@ class BundleLoads:
     # -- what is known of the bundles ---
 
     def messages(self) -> list[dict[str, str]]:
-        """Return which bundles a new worker is not to import, as it is told."""
+        """Return the bundles that a new worker must not import, in the form of its message."""
         return [_message(broken) for broken in self._broken.values()]
 
     def forget(self) -> None:

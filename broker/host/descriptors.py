@@ -122,7 +122,7 @@ OWN: Final = 256
 PER_WORKER: Final = 32
 """Descriptors per worker: channel, process and what starting one takes, twice, because a reload doubles the workers."""
 FEWEST: Final = 16
-"""Connections that are always allowed: a broker without any serves nobody. `DescriptorReserve` is held all the same."""
+"""Connections that are always allowed: a broker needs some. `DescriptorReserve` is held nevertheless."""
 
 
 def connections_allowed(wanted: int, workers: int) -> int:

@@ -188,7 +188,7 @@ class WorkerStopper:
             worker.process.kill()
 
 
-# -- who is to blame; nobody where that is not known ---
+# -- blame: only if the cause is known ---
 
 
 def ending_of(worker: Worker, limit_cpu: int) -> Ending:

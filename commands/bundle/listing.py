@@ -14,7 +14,7 @@ class Listing(NamedTuple):
 
     facts: list[tuple[str, str]]
     files: list[tuple[str, str]]
-    """Name, and size in bytes or why there is none."""
+    """A file's name, and its size in bytes or the reason why it has none."""
     hooks: list[tuple[str, str, str]]
     """Hook type, name, and remarks."""
 

@@ -170,7 +170,7 @@ def _exposed_secrets(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def unknown_variables(environment: Iterable[str]) -> Iterator[str]:
-    """Yield a warning for each variable that looks like an option and is none."""
+    """Yield a warning for each variable that looks like an option but is not one."""
     from tykpy.broker.host.upgrade import VARIABLE
 
     known = {variable_of(option.name) for option in options()} | {CONFIG_VARIABLE}

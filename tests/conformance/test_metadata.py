@@ -102,7 +102,7 @@ def expected(metadata: Metadata) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("hook", "hook_type"), [("plain", "Pre"), ("waits", "Post")])
-def test_each_hook_is_told_of_its_own_call(client: Client, hook: str, hook_type: str) -> None:
+def test_each_hook_gets_the_metadata_of_its_own_call(client: Client, hook: str, hook_type: str) -> None:
     """Repeat calls, since the first ones of a connection are decoded in another way."""
     for number in range(5):
         given = {**MIXED, "number": str(number)}
@@ -115,13 +115,13 @@ def test_a_call_that_does_not_ask_leaves_nothing_behind(client: Client) -> None:
     assert json.loads(call(client, "plain", "Pre", None)["Told"]) == {}
 
 
-def test_every_hook_of_a_chain_is_told(client: Client) -> None:
+def test_every_hook_of_a_chain_gets_the_metadata(client: Client) -> None:
     told = call(client, "*", "PostKeyAuth", MIXED)
     assert json.loads(told["First"]) == json.loads(told["Second"]) == expected(MIXED)
 
 
 @pytest.mark.parametrize("size", [20_000, 300_000], ids=["copied", "lent"])
-def test_calls_with_big_bodies_have_it_too(client: Client, size: int) -> None:
+def test_calls_with_big_bodies_have_metadata(client: Client, size: int) -> None:
     assert json.loads(call(client, "plain", "Pre", MIXED, b"\xff" * size)["Told"]) == expected(MIXED)
 
 
@@ -135,7 +135,7 @@ def test_a_plugin_s_own_thread_has_none(client: Client) -> None:
     assert json.loads(call(client, "in_a_thread", "Pre", MIXED)["Told"]) == {}
 
 
-def test_event_handlers_are_told(client: Client, tmp_path: Path) -> None:
+def test_event_handlers_get_the_metadata(client: Client, tmp_path: Path) -> None:
     event = build_event("handler", {"Meta": {"File": str(tmp_path / "told")}}, {"APIID": "a"})
     assert client.dispatch_event(event, metadata=TRACE)
     assert json.loads((tmp_path / "told").read_text()) == TRACE

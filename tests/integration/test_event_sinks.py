@@ -172,7 +172,7 @@ def test_redis_that_does_not_answer_is_away_too(server: RedisServer, monkeypatch
     stream.close()
 
 
-def test_a_password_is_not_told(server: RedisServer) -> None:
+def test_errors_show_no_password(server: RedisServer) -> None:
     with server.client() as client:
         client.config_set("requirepass", "geheim")
     stream = stream_at(server.url.replace("unix://", "unix://:wrong-geheim@"))

@@ -341,7 +341,7 @@ def test_an_impossible_user_is_a_wrong_option(tmp_path: Path, flags: list[str], 
         assert "Traceback" not in done.stderr
 
 
-def test_running_plugins_as_root_is_warned_of(tmp_path: Path) -> None:
+def test_running_plugins_as_root_causes_a_warning(tmp_path: Path) -> None:
     needs_root()
     with RunningBroker(tmp_path) as broker:
         assert "plugins run as root" in broker.log

@@ -200,7 +200,7 @@ def test_answers_to_a_peer_that_does_not_read_are_bounded(broker: RunningBroker)
     before.check_back(96 * MIB)
 
 
-def test_more_connections_than_allowed_are_told_so(tmp_path: Path) -> None:
+def test_surplus_connections_are_told_the_reason(tmp_path: Path) -> None:
     with running_broker(tmp_path, "--max-connections", "20", files={"hooks.py": SOURCE}) as broker:
         before = Footprint(broker)
         with Neighbour(broker) as neighbour:

@@ -210,7 +210,7 @@ def test_full(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
         assert storage.fetch("new") == b"value"
 
 
-def test_a_wrong_password_is_told_without_the_password(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_password_is_reported_but_not_shown(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     server.start()
     with server.client() as client:
         client.config_set("requirepass", "right-secret")

@@ -162,7 +162,7 @@ def test_many_writers_of_new_keys_do_not_make_the_wal_grow(tmp_path: Path) -> No
     _assert_sound(tmp_path)
 
 
-def test_a_full_disk_is_told_and_passes(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_until_there_is_room(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], check=False, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stderr.count("store_data is lost") == 1, run.stderr

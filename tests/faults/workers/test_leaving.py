@@ -85,7 +85,7 @@ def refuses(path: Path) -> bool:
         return peer.connect_ex(str(path)) != 0
 
 
-def test_new_tcp_connections_are_refused_and_unix_told(tmp_path: Path) -> None:
+def test_new_tcp_connections_are_refused_unix_ones_get_goaway(tmp_path: Path) -> None:
     """A refused proxy calls another broker; a refused gateway would wait up to 120 s before it dials again."""
     gate, files = Gate(tmp_path), TlsFiles(tmp_path)
     tcp = free_port()

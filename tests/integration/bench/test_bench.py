@@ -328,7 +328,7 @@ def on_terminal(columns: int, *arguments: str) -> tuple[int, str]:
     return ended, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode())
 
 
-def test_an_own_hook_of_an_own_bundle(tmp_path: Path, temporary: Path) -> None:
+def test_a_hook_of_a_users_bundle_is_measured(tmp_path: Path, temporary: Path) -> None:
     (tmp_path / "mine.py").write_text(HOOKS)
     done = bench(*SHORT, "--workers", "1", "--bundle", str(tmp_path / "mine.py"), "--hook", "mark", "--rate", "50")
     assert done.returncode == 0, done.stderr

@@ -168,7 +168,7 @@ def test_compressed_messages_have_the_limit_when_decompressed(broker: RunningBro
         assert caught.value.details().endswith(ALLOWED)
 
 
-def test_an_answer_that_the_gateway_does_not_take_is_told_of(broker: RunningBroker) -> None:
+def test_an_answer_that_the_gateway_refuses_is_logged(broker: RunningBroker) -> None:
     """A gateway without `grpc_recv_max_size` drops the answer, and logs nothing for response hooks."""
     size = GATEWAY_DEFAULT + 1
     before = broker.status()["too_large"]["unread"]

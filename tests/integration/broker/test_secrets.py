@@ -110,7 +110,7 @@ def test_a_secret_stays_unseen_after_an_upgrade_and_a_reload(broker: RunningBrok
 
 
 @pytest.mark.parametrize("by", ["flag", "variable"])
-def test_a_secret_on_the_command_line_is_warned_about(tmp_path: Path, by: str) -> None:
+def test_a_secret_on_the_command_line_causes_a_warning(tmp_path: Path, by: str) -> None:
     """Neither the warning nor the log shows the secret."""
     urls = {"--redis": REDIS, "--event-webhook": WEBHOOK}
     flags = [word for pair in urls.items() for word in pair] if by == "flag" else []

@@ -297,7 +297,7 @@ def test_tls_needs_a_certificate(tmp_path: Path) -> None:
     assert (done.returncode, "needs --tls-cert" in done.stderr) == (2, True)
 
 
-def test_an_address_that_is_open_to_the_world_is_warned_of(tmp_path: Path, tls: Tls) -> None:
+def test_an_address_open_to_everybody_causes_a_warning(tmp_path: Path, tls: Tls) -> None:
     here, anywhere, secured = free_port(), free_port(), free_port()
     flags = [*tls.flags, "--listen", f"tcp://127.0.0.1:{here}", "--listen", f"tcp://0.0.0.0:{anywhere}"]
     with broker_with(tmp_path, *flags, "--listen", f"tls://0.0.0.0:{secured}") as broker:

@@ -137,7 +137,7 @@ def test_a_server_that_does_not_take_us(place: Place, command: tuple[str, ...]) 
 
 
 @COMMANDS
-def test_addresses_of_something_else(place: Place, command: tuple[str, ...]) -> None:
+def test_addresses_of_other_services_are_explained(place: Place, command: tuple[str, ...]) -> None:
     plain = f"127.0.0.1:{place.plain_port}"
     assert "does not speak TLS; is it tcp://?" in refused(*command, "--connect", f"tls://{plain}", *place.trust)
     said = refused(*command, "--connect", f"tls://127.0.0.1:{place.rpc_port}", *place.trust)

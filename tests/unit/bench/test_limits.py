@@ -74,7 +74,7 @@ def test_a_busy_neighbour_is_named_beside_what_limits() -> None:
     assert limit.reason.endswith("with 0.70 CPUs, while other processes used 1.80 of 8")
 
 
-def test_failures_are_told_the_most_frequent_first() -> None:
+def test_failures_are_listed_most_frequent_first() -> None:
     assert failures_text(result()) == ""
     text = failures_text(result(sample(failures={"NOT_FOUND: x": 2, "INTERNAL: y": 1500}, unanswered=1)))
     assert text == "1,503 calls failed (1,500 x INTERNAL: y; 2 x NOT_FOUND: x)"

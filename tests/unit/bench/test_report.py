@@ -39,7 +39,7 @@ def test_the_page_is_well_formed_with_a_section_per_scenario() -> None:
     assert not list(root.iter("script"))
 
 
-def test_it_needs_nothing_from_elsewhere() -> None:
+def test_the_page_loads_nothing_else() -> None:
     text = html(report(*sweep()))
     assert not re.search(r"https?:|//|@import|url\(|src=|href=", text.removeprefix("<!DOCTYPE html>"))
     tags = {element.tag for element in page(report(*sweep())).iter()}
@@ -144,7 +144,7 @@ def test_figures_of_the_plots_are_the_medians_of_the_table() -> None:
     assert titles[1] == "2 workers, ring: 8"
 
 
-def test_lines_that_are_left_out_are_owned_up_to() -> None:
+def test_a_plot_says_how_many_cases_it_shows() -> None:
     cases = [result(workers=count, streams=streams) for streams in range(5) for count in (1, 2)]
     texts = [element.text for element in ET.fromstring(latency(cases)).iter("text")]
     assert "percentile (5 of 10 cases)" in texts

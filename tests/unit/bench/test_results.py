@@ -38,7 +38,7 @@ def test_latencies_and_failures_of_all_repetitions_count() -> None:
     assert both.failed == 7
 
 
-def test_a_case_says_what_it_is() -> None:
+def test_the_title_of_a_case_has_its_settings() -> None:
     assert Case("cpu", 1, 1, 32).title == "cpu, 1 worker, 1 thread, 32 streams"
     assert Case("wait", 8, 16, 0, 6400.0, 1024).title == "wait, 8 workers, 16 threads, 6,400/s, 1 KiB body"
     assert Case("own", 0, 0, 8).title == "own, 8 streams"

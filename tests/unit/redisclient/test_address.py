@@ -77,7 +77,7 @@ def test_forms(url: str, fields: dict[str, Any]) -> None:
         ("redis://:s@cret@host", "special characters of a password are percent-encoded"),
     ],
 )
-def test_mistakes_are_told(url: str, said: str) -> None:
+def test_mistakes_in_urls_are_explained(url: str, said: str) -> None:
     with pytest.raises(RedisURLError) as caught:
         parse_redis_url(url)
     assert said in str(caught.value)

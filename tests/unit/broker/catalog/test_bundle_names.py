@@ -57,7 +57,7 @@ def test_a_missing_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptu
     assert "No such file or directory" in caplog.text
 
 
-def test_changes_are_told_once(tmp_path: Path) -> None:
+def test_changes_are_reported_once(tmp_path: Path) -> None:
     told: list[Mapping[str, str]] = []
     names = BundleNames(tmp_path, tell=told.append)
     define(tmp_path, "a.json", api_id="a", name="A", custom_middleware_bundle="hello.zip")

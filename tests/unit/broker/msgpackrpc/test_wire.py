@@ -171,7 +171,7 @@ def test_split_pair_cuts_between_values() -> None:
     assert (msgpack.unpackb(first), msgpack.unpackb(rest)) == ({"a": [1, 2]}, {"timeout": 1})
 
 
-def test_one_value_is_told_from_anything_else() -> None:
+def test_only_one_complete_value_is_one_value() -> None:
     good = msgpack.packb({"a": b"b"})
     assert is_one_value(good)
     assert is_one_value(b"\x81\xa1a\xa2\xff\xfe")  # strings are not checked

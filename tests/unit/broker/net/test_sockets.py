@@ -74,7 +74,7 @@ def test_permissions_are_not_set_on_a_replaced_file(tmp_path: Path, monkeypatch:
     assert stat.S_IMODE(precious.stat().st_mode) == 0o600
 
 
-def test_the_group(tmp_path: Path) -> None:
+def test_a_socket_has_its_group(tmp_path: Path) -> None:
     listening = listen(f"unix://{tmp_path}/s", SocketOptions(group=str(os.getgid())))
     assert (tmp_path / "s").stat().st_gid == os.getgid()
     listening.close()

@@ -59,7 +59,7 @@ def wait_for_end(process: WorkerProcess) -> None:
         (-63, "was ended by signal 63", False),
     ],
 )
-def test_an_end_in_words(code: int, words: str, by_itself: bool) -> None:
+def test_ends_of_processes_are_described(code: int, words: str, by_itself: bool) -> None:
     assert describe_end(code)[:2] == (words, by_itself)
 
 

@@ -71,7 +71,7 @@ def test_last_messages_are_events_and_the_failure(workers: list[NamedWorker]) ->
     loop.close()
 
 
-def test_a_new_api_is_told_to_the_workers_once(workers: list[NamedWorker]) -> None:
+def test_workers_are_notified_of_a_new_api_once(workers: list[NamedWorker]) -> None:
     first, second, later = workers
     table = ApiTable()
     table.introduce(first.worker)

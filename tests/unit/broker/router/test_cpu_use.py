@@ -48,7 +48,7 @@ def test_a_process_that_computes_does_not_wait(program: str) -> None:
         assert not any(looks(use) for _ in range(100))
 
 
-def test_nothing_is_known_at_the_first_looks() -> None:
+def test_the_first_looks_find_no_process_idle() -> None:
     with child(WAITS) as pid:
         use = CpuUse(pid)
         wait_until(use.sleeps, lambda: "it sleeps")

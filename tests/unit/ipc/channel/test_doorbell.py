@@ -63,7 +63,7 @@ def test_tokens_that_nobody_has_rung_are_corruption(
         broker.take_back(1)
 
 
-def test_the_end_claims_nothing_and_stays(bells: tuple[RequestDoorbell, ClaimDoorbell]) -> None:
+def test_the_end_marker_claims_nothing_and_stays(bells: tuple[RequestDoorbell, ClaimDoorbell]) -> None:
     broker, worker = bells
     broker.ring(2)
     broker.end()

@@ -623,7 +623,7 @@ def test_a_hook_waited_no_longer_than_it_ran(time: int, handler_ns: int, waited_
             assert broker.receive() == [Answer(seq, False, whole(bytes(size)), handler_ns, waited_ns)]
 
 
-def test_how_a_request_is_to_be_run_goes_with_it() -> None:
+def test_flags_of_a_request_arrive_with_it() -> None:
     """Also where it is too big for a record."""
     with channel_pair() as (broker, worker):
         for seq, size in ((1, 10), (2, SMALL.max_record)):
@@ -707,7 +707,7 @@ def test_a_worker_cannot_claim_to_execute_what_it_was_not_sent() -> None:
         assert broker.executing() == {1}
 
 
-def test_the_worker_speaks_of_itself_in_its_header() -> None:
+def test_the_broker_reads_a_workers_state_in_its_header() -> None:
     with channel_pair() as (broker, worker):
         worker.show_storage(StorageState.FAILS, 7)
         worker.show_threads(5)

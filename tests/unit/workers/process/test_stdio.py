@@ -47,7 +47,7 @@ def test_everything_printed_goes_to_the_log() -> None:
     ]  # fmt: skip
 
 
-def test_there_is_nothing_to_read() -> None:
+def test_standard_input_is_empty() -> None:
     assert run("os.write(2, repr((sys.stdin.read(), os.read(0, 5))).encode())").stderr == "('', b'')"
 
 

@@ -194,7 +194,7 @@ def test_a_folder_that_does_not_exist(tmp_path: Path, caplog: pytest.LogCaptureF
     storage.close()
 
 
-def test_a_writer_that_does_not_let_go(
+def test_calls_give_up_waiting_for_a_stuck_writer(
     storage: SQLiteStorage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage.store("key", b"old", 0)

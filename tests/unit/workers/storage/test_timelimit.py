@@ -58,7 +58,7 @@ def test_threads_are_limited(monkeypatch: pytest.MonkeyPatch, calls: TimeLimited
     go_on.set()
 
 
-def test_closed_is_closed(calls: TimeLimitedCalls) -> None:
+def test_calls_after_close_are_refused(calls: TimeLimitedCalls) -> None:
     calls.call(lambda: 1, AMPLE_S)
     calls.close()
     assert "limited" not in {thread.name for thread in threading.enumerate()}
