@@ -13,8 +13,9 @@ from tykpy.commands.config.command import check_config, config
 from tykpy.commands.health import health
 from tykpy.commands.hooks import hooks
 from tykpy.commands.lint.command import lint
-from tykpy.commands.pool import log_level, reload_bundles, scale, status
+from tykpy.commands.pool import log_level, reload_bundles, scale
 from tykpy.commands.stacks import stacks
+from tykpy.commands.status import status
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

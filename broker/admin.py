@@ -9,6 +9,7 @@ from tykpy.broker.catalog.bundle_names import BundleNames, hashes_of
 from tykpy.broker.catalog.description import Description, bundle_problems
 from tykpy.broker.errors import ConfigError, DispatchError, ReloadError
 from tykpy.broker.msgpackrpc.server import Reply, RpcMethod, decoded
+from tykpy.broker.observe.source import SnapshotSource
 from tykpy.broker.parts import Parts
 from tykpy.broker.pool.reload import ReloadOutcome
 from tykpy.broker.router.deaths import Quarantine
@@ -17,8 +18,10 @@ from tykpy.telemetry.names import annotated
 from tykpy.telemetry.stacks import stacks_of_process
 
 
-def admin_methods(parts: Parts, tasks: Callable[[], Iterable[asyncio.Task[Any]]]) -> dict[str, RpcMethod]:
-    """Return the table of methods: `ping`, `hooks`, `status`, `reload`, `scale`, `log_level`, `stacks`.
+def admin_methods(
+    parts: Parts, snapshots: SnapshotSource, tasks: Callable[[], Iterable[asyncio.Task[Any]]]
+) -> dict[str, RpcMethod]:
+    """Return the methods: `ping`, `hooks`, `status`, `snapshot`, `reload`, `scale`, `log_level`, `stacks`.
 
     `tasks`: those of the broker's event loops.
     """
@@ -37,6 +40,9 @@ def admin_methods(parts: Parts, tasks: Callable[[], Iterable[asyncio.Task[Any]]]
 
     def status(_params: list[Any], reply: Reply) -> None:
         reply.answer(describe(parts))
+
+    def snapshot(_params: list[Any], reply: Reply) -> None:
+        reply.answer(snapshots.renew().data)
 
     def reload(_params: list[Any], reply: Reply) -> None:
         def done(outcome: ReloadOutcome) -> None:
@@ -78,6 +84,7 @@ def admin_methods(parts: Parts, tasks: Callable[[], Iterable[asyncio.Task[Any]]]
         "ping": ping,
         "hooks": hooks,
         "status": status,
+        "snapshot": snapshot,
         "reload": reload,
         "scale": scale,
         "log_level": log_level,

@@ -125,7 +125,9 @@ class Broker:
         self.snapshots = SnapshotSource(parts, Readiness(config.require_bundles), self._on_snapshot)
         self._live_report = LiveReport(loop, config.runtime_dir, self.snapshots)
         self._http = self._http_listener()
-        self.admin = MsgpackRpcServer(admin_methods(parts, self._tasks), loop=loop, admission=admin_admission())
+        self.admin = MsgpackRpcServer(
+            admin_methods(parts, self.snapshots, self._tasks), loop=loop, admission=admin_admission()
+        )
         self._front_ends = (self.grpc, self.rpc, self.admin)
         self._notifier = ServiceNotifier.from_environment()
         self.reloader.on_start, self.reloader.on_end = self._on_reload, self._on_reloaded

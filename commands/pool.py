@@ -1,6 +1,5 @@
-"""`tykpy status`, `reload`, `scale` and `log-level`: requests to a running broker, on its admin socket."""
+"""Requests to a running broker, on its admin socket; `tykpy reload`, `scale` and `log-level`."""
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ _timeout_option = click.option(
 )  # fmt: skip
 
 
-def ask_broker(runtime_dir: Path, method: str, *params: Any, timeout: float = _ANSWER_TIMEOUT) -> Any:
+def ask_broker(runtime_dir: Path, method: str, *params: Any, timeout: float | None = None) -> Any:
     """Call a method of the running broker on its admin socket.
 
     Raises CommandError if it refuses, with every problem on a line of its own, or does not answer.
@@ -31,7 +30,7 @@ def ask_broker(runtime_dir: Path, method: str, *params: Any, timeout: float = _A
 
     path = runtime_dir / "admin.sock"
     try:
-        with RpcClient(str(path), timeout) as client:
+        with RpcClient(str(path), timeout or _ANSWER_TIMEOUT) as client:
             return client.call(method, *params)
     except RpcError as error:
         if error.code in _UNREACHED:
@@ -50,14 +49,6 @@ def _why_unreached(runtime_dir: Path, path: Path, message: str) -> str:
     if seen.is_running:
         return f"the broker does not answer; {last_seen}"
     return f"no broker answers at {path} ({message}); the last one was killed; {last_seen}"
-
-
-@click.command()
-@runtime_dir_option
-def status(runtime_dir: Path) -> None:
-    """Show the state of a running broker as JSON: its workers, running and waiting calls, outcomes of dispatches."""
-    with no_traceback():
-        click.echo(json.dumps(ask_broker(runtime_dir, "status", timeout=_ANSWER_TIMEOUT), indent=2))
 
 
 @click.command("reload")

@@ -16,6 +16,9 @@ from tykpy.telemetry.records import printable
 EXIT_ERROR: Final = 1
 _MAX_LINE: Final = 10_000
 """Longest line that is shown, in characters."""
+_LONG_UNITS: Final = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
+_EXACT_BELOW: Final = 10
+"""Seconds that are shown with a decimal."""
 _GAP: Final = "  "
 """Between two columns."""
 _NARROWEST: Final = 7
@@ -48,6 +51,14 @@ def table(
     for row in lines:
         cells = (shortened(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo(_GAP.join(cells).rstrip())
+
+
+def long_time(seconds: float) -> str:
+    """Return a time in its two greatest units, such as `3 h 12 min`."""
+    for size, unit, smaller, smaller_unit in _LONG_UNITS:
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit} {seconds % size // smaller:.0f} {smaller_unit}"
+    return f"{seconds:.0f} s" if seconds >= _EXACT_BELOW else f"{seconds:.1f} s"
 
 
 def shortened(text: str, width: int) -> str:

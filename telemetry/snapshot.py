@@ -13,6 +13,8 @@ from tykpy.telemetry.buckets import BUCKETS
 
 STUCK_SECONDS: Final = 2.0
 """Age from which a snapshot shows that the event loop is stuck; one that works takes a snapshot twice a second."""
+LOADED: Final = "loaded"
+"""State of a bundle."""
 OTHER: Final = "other"
 """Bundle and hook of what is counted together because there are too many series."""
 
@@ -119,6 +121,15 @@ class BundleState(msgspec.Struct, gc=False):
     """Workers that serve."""
     loaded_in: int
     """Those of them that have loaded it."""
+
+    @property
+    def flaw(self) -> str:
+        """What keeps it from being loaded completely, by all workers; empty if it is."""
+        if self.state != LOADED:
+            return self.state
+        if self.faulty:
+            return f"loaded without {self.faulty} of its hooks"
+        return "" if self.loaded_in == self.workers else f"loaded by {self.loaded_in} of {self.workers} workers"
 
 
 class BreakerState(msgspec.Struct, gc=False):

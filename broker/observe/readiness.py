@@ -8,7 +8,7 @@ from typing import Final
 
 from tykpy.broker.catalog.bundle_names import hashes_of
 from tykpy.broker.codes import ServingStatus
-from tykpy.telemetry.snapshot import BundleState, NotReady, Snapshot
+from tykpy.telemetry.snapshot import LOADED, BundleState, NotReady, Snapshot
 
 ANY: Final = "any"
 ALL: Final = "all"
@@ -16,7 +16,6 @@ MAX_SHOWN: Final = 5
 """Bundles that one reason names."""
 BUNDLE_SERVICE: Final = "bundle/"
 """Prefix of the services of gRPC health that stand for one bundle."""
-_LOADED: Final = "loaded"
 
 
 class Readiness:
@@ -49,14 +48,14 @@ class Readiness:
                 return []
             return ["no bundle is loaded"]
         if self._required == ALL:
-            return [*(f"{one.name} is {_flaw(one)}" for one in bundles if not _is_whole(one)), *_reasons(unloaded)]
+            return [*(f"{one.name} is {one.flaw}" for one in bundles if one.flaw), *_reasons(unloaded)]
         usable = {one.name for one in bundles if is_usable(one)}
         return [f"{name} is not loaded" for name in self._names if usable.isdisjoint((name, *hashes_of(name)))]
 
 
 def is_usable(bundle: BundleState) -> bool:
     """Return whether some worker has loaded a bundle."""
-    return bundle.state == _LOADED and bundle.loaded_in > 0
+    return bundle.state == LOADED and bundle.loaded_in > 0
 
 
 def serving_statuses(snapshot: Snapshot, services: Iterable[str]) -> dict[str, ServingStatus]:
@@ -73,18 +72,6 @@ def serving_statuses(snapshot: Snapshot, services: Iterable[str]) -> dict[str, S
 
 def _status(serves: bool) -> ServingStatus:
     return ServingStatus.SERVING if serves else ServingStatus.NOT_SERVING
-
-
-def _is_whole(bundle: BundleState) -> bool:
-    return bundle.state == _LOADED and not bundle.faulty and bundle.loaded_in == bundle.workers
-
-
-def _flaw(bundle: BundleState) -> str:
-    if bundle.state != _LOADED:
-        return bundle.state
-    if bundle.faulty:
-        return f"loaded without {bundle.faulty} of its hooks"
-    return f"loaded by {bundle.loaded_in} of {bundle.workers} workers"
 
 
 def _reasons(unloaded: Mapping[str, str]) -> list[str]:

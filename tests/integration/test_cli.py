@@ -135,10 +135,29 @@ def test_hooks_without_a_broker_names_the_socket(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_status_is_json(broker: RunningBroker) -> None:
-    status = json.loads(run("status", "--runtime-dir", str(broker.runtime)).stdout)
+def test_status_for_scripts_is_json(broker: RunningBroker) -> None:
+    status = json.loads(run("status", "--json", "--runtime-dir", str(broker.runtime)).stdout)
     assert status["pid"] == broker.pid
     assert [worker["state"] for worker in status["workers"]] == ["ready"]
+
+
+def test_status_for_people_fits_80_columns(broker: RunningBroker) -> None:
+    broken = "a_bundle_with_a_rather_long_name_that_cannot_be_loaded_as_it_is_broken.py"
+    (broker.bundles / broken).write_text("import no_such_module\n")
+    try:
+        assert run("reload", "--runtime-dir", str(broker.runtime)).returncode == 0
+        done = run("status", "--runtime-dir", str(broker.runtime))
+    finally:
+        (broker.bundles / broken).unlink()
+        run("reload", "--runtime-dir", str(broker.runtime))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith(f"tykpy         {version('tykpy')}, process {broker.pid}, up ")
+    assert lines[1:3] == ["state         ready", "workers       1 of 1 ready; replaced for: 1 reload"]
+    assert any(line.startswith("last reload   ok, in ") for line in lines)
+    assert "No module named 'no_such_module'" in " ".join(done.stdout.split())
+    assert lines[-2].split() == ["WORKER", "PID", "STATE", "UP", "BUSY", "HANDLED", "IN", "FLIGHT", "THREADS"]
 
 
 @pytest.mark.parametrize("arguments", [("reload",), ("scale", "2")])

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from tests.support.broker import RunningBroker, running_broker, stop_process, wait_until
 from tykpy.commands import pool
-from tykpy.telemetry import live_segment
+from tykpy.commands.status import status
+from tykpy.telemetry import live_segment, snapshot
 from tykpy.telemetry.live_segment import read_live_snapshot
 
 HOOK: Final = """
@@ -26,12 +27,12 @@ def hook(request, session, spec):
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_ANSWER_TIMEOUT", 0.2)
-    monkeypatch.setattr(pool, "_STUCK_AFTER", 1.0)
+    monkeypatch.setattr(snapshot, "STUCK_SECONDS", 1.0)
 
 
 def status_of(broker: RunningBroker) -> tuple[int, str]:
     """Exit code and output of `tykpy status`."""
-    result = CliRunner().invoke(pool.status, ["--runtime-dir", str(broker.runtime)])
+    result = CliRunner().invoke(status, ["--runtime-dir", str(broker.runtime)])
     return result.exit_code, result.output
 
 
@@ -57,7 +58,9 @@ def test_status_of_a_stopped_broker_tells_when_it_was_seen(tmp_path: Path) -> No
         wait_for_counters(broker, answered=3)
         stop_process(broker.pid)
         try:
-            wait_until(lambda: "last seen" in status_of(broker)[1], lambda: status_of(broker)[1])
+            wait_until(
+                lambda: "the broker does not answer; last seen" in status_of(broker)[1], lambda: status_of(broker)[1]
+            )
             code, text = status_of(broker)
         finally:
             os.kill(broker.pid, signal.SIGCONT)
@@ -67,6 +70,8 @@ def test_status_of_a_stopped_broker_tells_when_it_was_seen(tmp_path: Path) -> No
             r"0 dispatches waiting, 0 under way; 3 taken, 3 answered, 0 failed; 0 workers restarted",
             text,
         ), text
+        assert re.search(r"^state +does not answer; last seen ", text, re.MULTILINE), text
+        assert re.search(r"^dispatches +3 taken, 3 answered$", text, re.MULTILINE), text
         wait_until(lambda: status_of(broker)[0] == 0, lambda: status_of(broker)[1])
 
 
@@ -98,6 +103,6 @@ def test_the_next_broker_replaces_the_segment_of_a_killed_one(tmp_path: Path) ->
 
 
 def test_a_folder_without_a_broker_has_no_counters(tmp_path: Path) -> None:
-    result = CliRunner().invoke(pool.status, ["--runtime-dir", str(tmp_path)])
+    result = CliRunner().invoke(status, ["--runtime-dir", str(tmp_path)])
     assert result.exit_code == 1
     assert "is --runtime-dir the broker's own?" in result.output

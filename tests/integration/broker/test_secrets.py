@@ -53,8 +53,8 @@ def everything_shown(broker: RunningBroker) -> str:
     pid = broker.status()["pid"]
     workers = psutil.Process(pid).children(recursive=True)
     assert workers
-    said = [command(name, "--runtime-dir", str(broker.runtime)) for name in ("status", "hooks")]
-    said.append(command("hooks", "--json", "--runtime-dir", str(broker.runtime)))
+    said = [command(name, "--runtime-dir", str(broker.runtime)) for name in ("status", "hooks", "stacks")]
+    said += [command(name, "--json", "--runtime-dir", str(broker.runtime)) for name in ("status", "hooks")]
     return "\n".join(
         [
             *command_lines(),

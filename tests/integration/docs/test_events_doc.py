@@ -66,7 +66,14 @@ def broker_of(command: str, folder: Path, *replaced: tuple[str, str]) -> Iterato
 
 
 def test_every_command_is_executed_below() -> None:
-    executed = ("--event-log", "--event-stream", "--event-webhook", "call watch_quota", "tykpy status", "--type Event")
+    executed = (
+        "--event-log",
+        "--event-stream",
+        "--event-webhook",
+        "call watch_quota",
+        "tykpy status --json",
+        "--type Event",
+    )
     assert [sum(part in command for part in executed) for command in COMMANDS] == [1] * len(executed)
 
 
@@ -75,7 +82,7 @@ def test_the_first_example(tmp_path: Path) -> None:
         run(broker, command_with("call watch_quota"))
         broker.wait_for_log("ada of API 1 has 3 left")
         broker.wait_for_log('"Type": "QuotaLow"')
-        events = json.loads(run(broker, command_with("tykpy status")))["events"]
+        events = json.loads(run(broker, command_with("tykpy status --json")))["events"]
         assert (events["triggered"], events["log"]) == (1, {"delivered": 1})
         run(broker, command_with("--type Event"))
         broker.wait_for_log("AuthFailure at /a of API 1")
