@@ -1,6 +1,7 @@
 """`tykpy stacks`: what the threads and asyncio tasks of the broker and its workers do at this moment."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,22 @@ def stacks(worker: int | None, runtime_dir: Path, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(answer, indent=2))
             return
-        for broker in answer["broker"]:
-            _show(f"broker (process {broker['pid']})", broker)
-        for row in answer["workers"]:
-            _show(f"worker {row['slot']} (process {row['pid']}), {row['state']}", row)
+        for line in lines_of(answer):
+            click.echo(harmless(line))
 
 
-def _show(title: str, row: dict[str, Any]) -> None:
+def lines_of(answer: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the broker's answer as lines for people; control characters in them are not escaped."""
+    for broker in answer["broker"]:
+        yield from _lines(f"broker (process {broker['pid']})", broker)
+    for row in answer["workers"]:
+        yield from _lines(f"worker {row['slot']} (process {row['pid']}), {row['state']}", row)
+
+
+def _lines(title: str, row: Mapping[str, Any]) -> Iterator[str]:
     if row["stacks"] is None:
-        click.echo(f"{title}: {row['why']}\n")
-        return
-    click.echo(title)
-    for line in row["stacks"].splitlines():
-        click.echo(f"  {harmless(line)}")
-    click.echo()
+        yield f"{title}: {row['why']}"
+    else:
+        yield title
+        yield from (f"  {line}" for line in row["stacks"].splitlines())
+    yield ""
