@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 if TYPE_CHECKING:
     from tykpy.broker.observe.listener import HttpListener
+    from tykpy.broker.observe.statsd import StatsdReporter
 
 log = logging.getLogger("tykpy.broker")
 
@@ -125,6 +126,7 @@ class Broker:
         self.snapshots = SnapshotSource(parts, Readiness(config.require_bundles), self._on_snapshot)
         self._live_report = LiveReport(loop, config.runtime_dir, self.snapshots)
         self._http = self._http_listener()
+        self._statsd = self._statsd_reporter()
         self.admin = MsgpackRpcServer(
             admin_methods(parts, self.snapshots, self._tasks), loop=loop, admission=admin_admission()
         )
@@ -165,6 +167,8 @@ class Broker:
             if self._http is not None and not self._stop.is_set():
                 self._start_http(self._http)
         self._live_report.start()
+        if self._statsd is not None:
+            self._statsd.start()
         await self._stop.wait()
         if self._start_fault is not None:
             raise self._start_fault
@@ -176,6 +180,8 @@ class Broker:
     async def close(self) -> None:
         """End the workers and clean up; works after any part of `open`."""
         self._live_report.close()
+        if self._statsd is not None:
+            self._statsd.close()
         if self._http is not None:
             self._http.close()
         self.upgrade.close()
@@ -239,6 +245,13 @@ class Broker:
             "/readyz": ReadyProbe(snapshots),
         }
         return HttpListener(self._listeners.metrics, routes)
+
+    def _statsd_reporter(self) -> "StatsdReporter | None":
+        if self._config.statsd_host is None:
+            return None
+        from tykpy.broker.observe.statsd import StatsdReporter
+
+        return StatsdReporter(self.snapshots, self._config.statsd_host, self._config.statsd_prefix)
 
     def _tasks(self) -> list[asyncio.Task[Any]]:
         """Return the tasks of the broker's event loops."""

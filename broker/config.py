@@ -5,15 +5,16 @@ Command-line flags, `TYKPY_*` environment variables and the TOML file of `--conf
 """
 
 import os
+import re
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from tykpy.broker.arriving import HELD_BYTES
-from tykpy.broker.errors import ConfigError
+from tykpy.broker.errors import AddressError, ConfigError
 from tykpy.broker.host.cpus import usable_cpus
-from tykpy.broker.net.addresses import check_listen
+from tykpy.broker.net.addresses import check_listen, parse_tcp
 from tykpy.broker.refused_sizes import BESIDES_BODIES, MAX_BODY, message_limit
 from tykpy.broker.units import parse_time, show_size, show_time
 from tykpy.redisclient.address import parse_redis_url
@@ -27,6 +28,7 @@ MAX_THREADS: Final = 48
 AUTO: Final = "auto"
 SLOW: Final = "slow:"
 """Prefix of the time in --access-log."""
+_STATSD_PREFIX: Final = re.compile(r"[A-Za-z0-9_.-]{0,100}", re.ASCII)
 CONFIG_VARIABLE: Final = "TYKPY_CONFIG"
 """Environment variable with the path of the TOML file."""
 
@@ -95,6 +97,10 @@ class BrokerConfig:
     metrics: str | None = option(
         None, "Address to serve metrics on, by HTTP: tcp://host:port or unix:///path.", shown_default="none"
     )
+    statsd_host: str | None = option(
+        None, "Send metrics to a StatsD server, by UDP: host:port.", shown_default="none"
+    )  # fmt: skip
+    statsd_prefix: str = option("", "Prefix of the names of StatsD metrics.", shown_default="none")
     socket_mode: int = option(0o600, "Permissions of Unix sockets, in octal.", octal=True, bounds=(0, 0o777))
     socket_group: str | None = option(None, "Group that owns Unix sockets, by name or number.")
     allow_user: tuple[str, ...] = option(
@@ -307,6 +313,7 @@ class BrokerConfig:
         _ = self.access_rule
         if self.metrics is not None and not self.metrics.startswith(("tcp://", "unix:")):
             raise ConfigError(f"--metrics {self.metrics}: is served without TLS; write tcp://host:port or unix:///path")
+        self._check_statsd()
         if self.queue_bytes < self.message_limit:
             text = f"less than one message may have: {show_size(self.message_limit)} ({self.message_option})"
             raise ConfigError(f"--queue-bytes {show_size(self.queue_bytes)}: {text}")
@@ -314,6 +321,19 @@ class BrokerConfig:
             raise ConfigError("--listen tls://...: needs --tls-cert")
         if self.group is not None and self.user is None:
             raise ConfigError(f"--group {self.group}: needs --user")
+
+    def _check_statsd(self) -> None:
+        if self.statsd_host is not None:
+            try:
+                host, _ = parse_tcp(f"tcp://{self.statsd_host}")
+            except AddressError:
+                host = ""
+            if not host:
+                raise ConfigError(f"--statsd-host {self.statsd_host}: write host:port, for example 127.0.0.1:8125")
+        if not _STATSD_PREFIX.fullmatch(self.statsd_prefix):
+            raise ConfigError(
+                f"--statsd-prefix {self.statsd_prefix!r}: write up to 100 letters, digits, '.', '_' and '-'"
+            )
 
     def _check_paths(self) -> None:
         for name, folder in (("bundles", self.bundles), ("apis", self.apis)):
