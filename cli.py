@@ -16,6 +16,7 @@ from tykpy.commands.lint.command import lint
 from tykpy.commands.pool import log_level, reload_bundles, scale
 from tykpy.commands.stacks import stacks
 from tykpy.commands.status import status
+from tykpy.commands.top.command import top
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -32,6 +33,7 @@ for _command in (
     hooks,
     health,
     status,
+    top,
     reload_bundles,
     scale,
     log_level,

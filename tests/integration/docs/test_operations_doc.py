@@ -49,7 +49,7 @@ def test_every_option_exists() -> None:
     known |= {"--help", "--load", "--json"}  # of `tykpy check-config` and `tykpy config show`
     known |= {"--connect", "--tls-ca", "--tls-name"}  # of `tykpy call` and `tykpy bench`
     known |= {"--ready", "--service"}  # of `tykpy health`
-    known.add("--for")  # of `tykpy log-level`
+    known |= {"--for", "--once"}  # of `tykpy log-level` and `tykpy top`
     assert not set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - known
 
 

@@ -1,0 +1,1 @@
+"""`tykpy top`: a live view of a running broker in the terminal."""

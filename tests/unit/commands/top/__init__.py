@@ -1,0 +1,1 @@
+"""Tests of `tykpy top` without a broker."""
