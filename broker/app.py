@@ -244,7 +244,12 @@ class Broker:
             "/livez": LiveProbe(snapshots),
             "/readyz": ReadyProbe(snapshots),
         }
-        return HttpListener(self._listeners.metrics, routes)
+        if not self._config.admin_page:
+            return HttpListener(self._listeners.metrics, routes, None)
+        from tykpy.broker.observe.admin_page import AdminPage
+
+        page = AdminPage(snapshots)
+        return HttpListener(self._listeners.metrics, routes | page.routes, page.keep_history)
 
     def _statsd_reporter(self) -> "StatsdReporter | None":
         if self._config.statsd_host is None:

@@ -101,6 +101,9 @@ class BrokerConfig:
         None, "Send metrics to a StatsD server, by UDP: host:port.", shown_default="none"
     )  # fmt: skip
     statsd_prefix: str = option("", "Prefix of the names of StatsD metrics.", shown_default="none")
+    admin_page: bool = option(
+        False, "Serve a read-only page at / of --metrics: what tykpy top shows, and plots of the last 15 minutes."
+    )
     socket_mode: int = option(0o600, "Permissions of Unix sockets, in octal.", octal=True, bounds=(0, 0o777))
     socket_group: str | None = option(None, "Group that owns Unix sockets, by name or number.")
     allow_user: tuple[str, ...] = option(
@@ -314,6 +317,8 @@ class BrokerConfig:
         if self.metrics is not None and not self.metrics.startswith(("tcp://", "unix:")):
             raise ConfigError(f"--metrics {self.metrics}: is served without TLS; write tcp://host:port or unix:///path")
         self._check_statsd()
+        if self.admin_page and self.metrics is None:
+            raise ConfigError("--admin-page needs --metrics, the address to serve it on")
         if self.queue_bytes < self.message_limit:
             text = f"less than one message may have: {show_size(self.message_limit)} ({self.message_option})"
             raise ConfigError(f"--queue-bytes {show_size(self.queue_bytes)}: {text}")

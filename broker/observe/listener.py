@@ -8,7 +8,7 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from signal import SIG_BLOCK, pthread_sigmask, valid_signals
 from typing import Any, Final
 
@@ -74,9 +74,13 @@ class Snapshots:
 class HttpListener:
     """The thread, for the broker's event loop."""
 
-    def __init__(self, listening: ListeningSocket, routes: Routes) -> None:
+    def __init__(
+        self, listening: ListeningSocket, routes: Routes, background: Callable[[], Coroutine[None, None, None]] | None
+    ) -> None:
+        """`background` runs in the thread's event loop as long as it serves."""
         self._listening = listening
         self._routes = routes
+        self._background = background
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
@@ -117,7 +121,10 @@ class HttpListener:
             server = await asyncio.start_unix_server(http.serve, sock=sock, backlog=BACKLOG, **LEAVE_FILE)
         else:
             server = await asyncio.start_server(http.serve, sock=sock, backlog=BACKLOG)
+        background = None if self._background is None else asyncio.create_task(self._background())
         await self._stop.wait()
+        if background is not None:
+            background.cancel()
         server.close()
         http.abort()
 

@@ -20,6 +20,8 @@ _BARS: Final = "▁▂▃▄▅▆▇█"
 _MINUTE: Final = 60
 _HOUR: Final = 3_600
 _DAY: Final = 86_400
+_NOTICEABLE: Final = 0.05
+"""Least rate that is not shown as 0.0."""
 _HIGH_ERRORS: Final = 1.0
 """Percentage from which errors are shown in red."""
 
@@ -167,7 +169,7 @@ def _header(view: View) -> Iterable[Text]:
         ("rate", f"{_number(view.rate)}/s", "bold"),
         ("p99", duration(view.p99), "bold"),
         ("errors", f"{_percentage(view.errors)} %", "bold red" if view.errors >= _HIGH_ERRORS else ""),
-        *([("rejected", f"{_number(view.rejected)}/s", "bold red")] if view.rejected else []),
+        *([("rejected", f"{_number(view.rejected)}/s", "bold red")] if view.rejected >= _NOTICEABLE else []),
         ("queue", f"{view.waiting:,}", "bold yellow" if view.waiting else ""),
         ("under way", f"{view.under_way:,}", ""),
     )
@@ -183,7 +185,7 @@ def _line(*parts: tuple[str, str, str]) -> Text:
     line = Text(no_wrap=True, overflow="ellipsis")
     for label, value, style in parts:
         if line:
-            line.append("   ")
+            line.append("  ")
         if label:
             line.append(f"{label} ", style="dim")
         line.append(harmless(value), style=style)

@@ -58,7 +58,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "/readyz": ReadyProbe(snapshots),
         "/fails": fails,
     }
-    thread = HttpListener(listening, routes)
+    thread = HttpListener(listening, routes, None)
     thread.start()
     yield path
     thread.close()
