@@ -16,7 +16,6 @@ EVENT: Final = 2**31
 """Stands for the hook type of an event: no number that an Object's hook type can have (an int32)."""
 _TYPE_NAMES: Final = {**dict(enumerate(HOOK_TYPES)), EVENT: "Event"}
 _CODE_BITS: Final = 5
-_FIRST_BOUND_NS: Final = BOUNDS_NS[0]
 
 HookId = tuple[str, str]
 """Names of a bundle and a hook, as the workers describe them."""
@@ -49,8 +48,7 @@ class HookStats:
                 hook_ns = dispatch_ns
             wait_ns -= hook_ns
             series.hook_ns += hook_ns
-            # Most hooks are that short, and the search takes 0.1 us.
-            series.hook_counts[0 if hook_ns <= _FIRST_BOUND_NS else bisect_left(BOUNDS_NS, hook_ns)] += 1
+            series.hook_counts[bisect_left(BOUNDS_NS, hook_ns)] += 1
         series.dispatch_ns += dispatch_ns
         series.dispatch_counts[bisect_left(BOUNDS_NS, dispatch_ns)] += 1
         series.wait_counts[bisect_left(BOUNDS_NS, wait_ns)] += 1
