@@ -198,5 +198,5 @@ def worker_that_answers(broker: RunningBroker) -> int:
 
 def connections_to(path: Path) -> int:
     """Count the connections to a socket, served or not."""
-    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    rows = [line.split() for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()]
     return sum(row[-1] == os.fspath(path) and row[3] == "00000000" for row in rows)
