@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -65,8 +66,10 @@ class _BadRequestError(Exception):
 class HttpServer:
     """Serves routes on connections of any number of sockets; belongs to the event loop that calls it."""
 
-    def __init__(self, routes: Routes) -> None:
+    def __init__(self, routes: Routes, *, is_local: bool = False) -> None:
+        """`is_local`: it listens on the loopback interface, and is called by this machine's own names only."""
         self._routes = routes
+        self._is_local = is_local
         self._quiet: dict[_Connection, None] = {}
         """Open connections; the one that was quiet for the longest time is first."""
 
@@ -114,6 +117,8 @@ class HttpServer:
             paths = ", ".join(sorted(self._routes))
             return HttpResponse(f"not found; there are {paths}\n".encode(), status=HTTPStatus.NOT_FOUND)
         headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
+        if self._is_local and not _is_local_name(headers.get("host", "")):
+            return _plain(HTTPStatus.MISDIRECTED_REQUEST)
         try:
             return await handler(HttpRequest(url.path, url.query, headers))
         except Exception:
@@ -186,6 +191,20 @@ class _Connection:
     def abort(self) -> None:
         """Close at once."""
         self._writer.transport.abort()
+
+
+def _is_local_name(host: str) -> bool:
+    """Return whether a Host header is an address or localhost.
+
+    A website whose name leads to 127.0.0.1 for a moment (DNS rebinding) has its visitors' browsers send that name.
+    """
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if name != "localhost":
+            ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _plain(status: HTTPStatus) -> HttpResponse:

@@ -9,6 +9,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from ipaddress import ip_address
 from signal import SIG_BLOCK, pthread_sigmask, valid_signals
 from typing import Any, Final
 
@@ -114,9 +115,10 @@ class HttpListener:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        http = HttpServer(self._routes)
         # A duplicate: the event loop closes it, and the socket is the broker's.
         sock = self._listening.socket.dup()
+        is_local = not self._listening.is_unix and ip_address(sock.getsockname()[0]).is_loopback
+        http = HttpServer(self._routes, is_local=is_local)
         if self._listening.is_unix:
             server = await asyncio.start_unix_server(http.serve, sock=sock, backlog=BACKLOG, **LEAVE_FILE)
         else:

@@ -1,6 +1,7 @@
 """The HTTP thread: bounded in every way, and answering while the broker's event loop is stuck."""
 
 import asyncio
+import http.client as http_client
 import json
 import select
 import socket
@@ -38,6 +39,10 @@ class StuckSource:
 
     def renew(self) -> None:
         raise AssertionError("the event loop does not turn")
+
+
+async def ok(_request: HttpRequest) -> HttpResponse:
+    return HttpResponse(b"ok")
 
 
 async def fails(_request: HttpRequest) -> HttpResponse:
@@ -180,3 +185,31 @@ def test_a_stuck_event_loop_fails_both_probes(client: UnixHttp) -> None:
     response = client.get("/readyz")
     assert response.status == 503
     assert [one["reason"] for one in json.loads(response.read())["reasons"]] == ["event_loop"]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:9464", 200),
+        ("127.0.0.1:9464", 200),
+        ("[::1]:9464", 200),
+        ("evil.example:9464", 421),
+        ("localhost.evil.example", 421),
+        ("[", 421),
+        ("", 421),
+    ],
+)
+def test_websites_cannot_read_the_loopback_interface(host: str, status: int) -> None:
+    listening = listen("tcp://127.0.0.1:0")
+    thread = HttpListener(listening, {"/": ok}, None)
+    thread.start()
+    host_address, port = listening.socket.getsockname()
+    connection = http_client.HTTPConnection(host_address, port, timeout=30)
+    try:
+        connection.request("GET", "/", headers={"Host": host})
+        assert connection.getresponse().status == status
+    finally:
+        connection.close()
+        thread.close()
+        listening.close()
