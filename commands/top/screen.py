@@ -7,7 +7,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from tykpy.commands.terminal import harmless
+from tykpy.commands.terminal import harmless, long_time
 from tykpy.telemetry.view import SAMPLES, HookView, View
 
 KEYS: Final = "< > sort   s stacks   r reload   q quit"
@@ -17,9 +17,6 @@ _MAX_NAME_WIDTH: Final = 60
 _HEADER_LINES: Final = 7
 """Lines around the rows of hooks: above, headings, and below."""
 _BARS: Final = "▁▂▃▄▅▆▇█"
-_MINUTE: Final = 60
-_HOUR: Final = 3_600
-_DAY: Final = 86_400
 _NOTICEABLE: Final = 0.05
 """Least rate that is not shown as 0.0."""
 _HIGH_ERRORS: Final = 1.0
@@ -142,17 +139,6 @@ def duration(seconds: float | None) -> str:
         if value >= 1:
             return f"{value:.3g} {unit}" if value < 1_000 else f"{value:.0f} {unit}"
     return f"{seconds * 1e6:.1f} us"
-
-
-def long_time(seconds: float) -> str:
-    """Return a time in its two greatest units, such as `3 h 12 min`."""
-    if seconds < _MINUTE:
-        return f"{seconds:.0f} s"
-    if seconds < _HOUR:
-        return f"{seconds // _MINUTE:.0f} min {seconds % _MINUTE:.0f} s"
-    if seconds < _DAY:
-        return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
-    return f"{seconds // _DAY:.0f} d {seconds % _DAY // _HOUR:.0f} h"
 
 
 def _header(view: View) -> Iterable[Text]:

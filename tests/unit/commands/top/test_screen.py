@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from tests.support.snapshots import a_snapshot
-from tykpy.commands.top.screen import COLUMNS, Screen, columns_for, duration, long_time, sorted_hooks, sparkline
+from tykpy.commands.top.screen import COLUMNS, Screen, columns_for, duration, sorted_hooks, sparkline
 from tykpy.telemetry.view import HookView, View, Viewer
 
 
@@ -75,10 +75,6 @@ def test_what_is_wrong_is_said_first() -> None:
 )
 def test_durations_are_short(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
-
-
-def test_long_times_have_two_units() -> None:
-    assert [long_time(one) for one in (5, 65, 3_700, 90_000)] == ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]
 
 
 def test_sparklines_show_the_course() -> None:
