@@ -39,7 +39,7 @@ class Reading(NamedTuple):
         return self.broker_us + self.workers_us
 
 
-class Point(NamedTuple):
+class PlotPoint(NamedTuple):
     """Medians of one case over all rounds; None where a benchmark has no such figure."""
 
     label: str
@@ -91,9 +91,9 @@ class Readings:
         """Return the ratio of two cases' medians."""
         return self.median(name, figure) / self.median(to, figure)
 
-    def point(self, name: str) -> Point:
+    def point(self, name: str) -> PlotPoint:
         """Return the medians of a case."""
-        return Point(name, *(statistics.median(column) for column in zip(*self._readings[name], strict=True)))
+        return PlotPoint(name, *(statistics.median(column) for column in zip(*self._readings[name], strict=True)))
 
 
 def interleave(cases: Sequence[Measurable[Reading]], rounds: int) -> Readings:

@@ -68,7 +68,16 @@ def running_broker() -> Iterator[tuple[str, Path]]:
     """Start the broker as a user would, wait until it says that its workers are ready, and stop it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="tykpy-demo-"))
     log = folder / "broker.log"
-    flags = ["--runtime-dir", str(folder), "--workers", str(WORKERS), "--bundles", str(BUNDLES)]
+    flags = [
+        "--runtime-dir",
+        str(folder),
+        "--workers",
+        str(WORKERS),
+        "--bundles",
+        str(BUNDLES),
+        "--log-format",
+        "console",
+    ]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, log.open("wb") as output:
         ready.bind(str(folder / "notify"))
         ready.settimeout(START_LIMIT)

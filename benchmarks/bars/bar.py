@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from benchmarks.reports import Findings, Table
-from benchmarks.rounds import Pace, Point
+from benchmarks.rounds import Pace, PlotPoint
 
 COLUMNS: Final = ("bar", "", "promised", "measured (rounds)", "met", "figures")
 
@@ -37,7 +37,7 @@ class BarOutcome:
     """The ratio of each round."""
     detail: str
     """The absolute figures, and the limit."""
-    points: tuple[Point, ...] = ()
+    points: tuple[PlotPoint, ...] = ()
 
     @property
     def median(self) -> float:

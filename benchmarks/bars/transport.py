@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.bars.bar import Bar, BarOutcome
-from benchmarks.rounds import Pace, Point, ratios
+from benchmarks.rounds import Pace, PlotPoint, ratios
 from tykpy.bench.errors import BenchError
 
 RING: Final = Bar("ring", "ring round trip, 900 bytes, 64 in flight, against the fastest other transport", 1.0, False)
@@ -38,5 +38,5 @@ def _outcome(report: dict[str, Any]) -> BarOutcome:
     best = min(others, key=lambda result: float(result["median_us"]))
     told = ", ".join(f"{result['name']} {result['median_us']:.2f} us" for result in report["results"])
     missing = "".join(f"; not measured: {text}" for text in report["missing"])
-    points = tuple(Point(result["name"], p50_us=result["median_us"]) for result in report["results"])
+    points = tuple(PlotPoint(result["name"], p50_us=result["median_us"]) for result in report["results"])
     return BarOutcome(RING, ratios(ours["rounds_us"], best["rounds_us"]), told + missing, points)

@@ -11,7 +11,7 @@ HOOKS: Final = Path(__file__).parent / "hooks"
 FIVE: Final = tuple(f"header_{number}" for number in range(1, 6))
 
 
-class Column(NamedTuple):
+class HookColumn(NamedTuple):
     """One API, with a bundle of its own."""
 
     key: str
@@ -33,15 +33,15 @@ class Column(NamedTuple):
 
 
 COLUMNS: Final = (
-    Column("header", "header edit", "headers", ("header_1",), 1, costs=False),
-    Column("five", "five hooks, five calls", "headers", FIVE, 5, costs=False),
-    Column("chain", "five hooks, one `*` call", "headers", ("*",), 5, costs=False),
-    Column("wait", "20 ms waiting", "slow", ("wait_20ms",), 1, costs=True),
-    Column("cpu", "2 ms CPU", "slow", ("cpu_2ms",), 1, costs=True),
+    HookColumn("header", "header edit", "headers", ("header_1",), 1, costs=False),
+    HookColumn("five", "five hooks, five calls", "headers", FIVE, 5, costs=False),
+    HookColumn("chain", "five hooks, one `*` call", "headers", ("*",), 5, costs=False),
+    HookColumn("wait", "20 ms waiting", "slow", ("wait_20ms",), 1, costs=True),
+    HookColumn("cpu", "2 ms CPU", "slow", ("cpu_2ms",), 1, costs=True),
 )
 
 
-def write_bundles(folder: Path, columns: Sequence[Column], driver: str) -> None:
+def write_bundles(folder: Path, columns: Sequence[HookColumn], driver: str) -> None:
     """Write each column's bundle into `folder`, unpacked where a gateway unpacks it."""
     for column in columns:
         target = folder / hashlib.md5(column.bundle.encode(), usedforsecurity=False).hexdigest()

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from benchmarks.gateway.columns import Column
+from benchmarks.gateway.columns import HookColumn
 from benchmarks.gateway.programs import go_program
 from tests.support.gateway.gateway import RunningGateway
 from tests.support.peers.redis_server import free_port, redis_binary, running_redis
@@ -27,7 +27,7 @@ class Setup(NamedTuple):
     address: str
     """The plugin server's."""
     upstream: str
-    columns: Sequence[Column]
+    columns: Sequence[HookColumn]
     """An API for each."""
     bundles: bool
     """The APIs have bundles."""
@@ -126,7 +126,7 @@ def _tyk_config(home: Path, setup: Setup, port: int, redis_socket: Path) -> dict
     }
 
 
-def _tyk_api(setup: Setup, column: Column) -> dict[str, Any]:
+def _tyk_api(setup: Setup, column: HookColumn) -> dict[str, Any]:
     return {
         "name": column.key,
         "slug": column.key,

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from benchmarks.gateway import load
-from benchmarks.gateway.columns import Column, write_bundles
+from benchmarks.gateway.columns import HookColumn, write_bundles
 from benchmarks.gateway.fronts import Front, Gateway, Setup
 from benchmarks.gateway.load import HttpLoad
 from benchmarks.gateway.plugins import SOCKET, Plugin
@@ -36,7 +36,7 @@ class GatewayPlan:
     """What to measure."""
 
     plugins: tuple[Plugin, ...]
-    columns: tuple[Column, ...]
+    columns: tuple[HookColumn, ...]
     clients: tuple[int, ...] = CLIENTS
     pace: Pace = USUAL
 
@@ -50,7 +50,7 @@ class Cell(NamedTuple):
     """One figure of the tables."""
 
     plugin: Plugin
-    column: Column
+    column: HookColumn
     clients: int
 
     @property
@@ -132,7 +132,7 @@ def start(
     return Contender(front, server)
 
 
-def check(front: Front, column: Column, marks: int) -> None:
+def check(front: Front, column: HookColumn, marks: int) -> None:
     """Wait until an API answers, and its upstream saw so many headers; raises ServerError where it never does."""
     deadline = time.monotonic() + READY_SECONDS
     while True:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from benchmarks.gateway.columns import COLUMNS, EMBEDDED_DRIVER, Column
+from benchmarks.gateway.columns import COLUMNS, EMBEDDED_DRIVER, HookColumn
 from benchmarks.gateway.programs import go_program
 from tykpy.bench.errors import ServerError
 from tykpy.bench.serving import Program
@@ -21,7 +21,7 @@ class Plugin(NamedTuple):
     """What manifests say; no bundles where it is empty."""
     command: Callable[[Path, Path], list[str]] | None
     """Makes the server's command line of its socket and the folder of bundles; None: the gateway needs no server."""
-    columns: tuple[Column, ...]
+    columns: tuple[HookColumn, ...]
     runs_hooks: bool = True
     only_tyk: bool = False
     """It is part of the Tyk Gateway."""

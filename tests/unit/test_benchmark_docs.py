@@ -7,18 +7,18 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.bars.bar import Bar, BarOutcome, findings
-from benchmarks.rounds import Pace, Point
+from benchmarks.rounds import Pace, PlotPoint
 from scripts.benchmark_docs import BEGIN, DOCS, END, PAGE, write
 
 PAGE_TEXT = f"# Benchmarks\n\nbefore\n{BEGIN}\nold\n{END}\nafter\n"
 
 
 def report() -> dict[str, Any]:
-    points = (Point("grpcio", 7e3, 9e3, 190.0, 0.0, 9.0), Point("tykpy", 5e4, 1e3, 13.0, 12.0, 9.0))
+    points = (PlotPoint("grpcio", 7e3, 9e3, 190.0, 0.0, 9.0), PlotPoint("tykpy", 5e4, 1e3, 13.0, 12.0, 9.0))
     outcomes = (
         BarOutcome(Bar("throughput", "requests/s", 8.0, True), (8.5,), "fast", points),
         BarOutcome(Bar("bundles", "CPU", 1.1, False), (1.2,), "grows", points),
-        BarOutcome(Bar("ring", "round trip", 1.0, False), (0.9,), "", (Point("channel", p50_us=1.8),)),
+        BarOutcome(Bar("ring", "round trip", 1.0, False), (0.9,), "", (PlotPoint("channel", p50_us=1.8),)),
     )
     return findings(Pace(), outcomes, {}).as_dict({"python": "3.11"}, "python -m benchmarks.bars")
 

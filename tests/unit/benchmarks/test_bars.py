@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.bars import groups
 from benchmarks.bars.bar import Bar, BarOutcome, findings
 from benchmarks.bars.many import bundles, hooks
-from benchmarks.rounds import Pace, Point, Reading, interleave, ratios
+from benchmarks.rounds import Pace, PlotPoint, Reading, interleave, ratios
 
 AT_LEAST = Bar("fast", "requests/s", 8.0, True)
 AT_MOST = Bar("small", "memory", 15.0, False, "MiB")
@@ -49,13 +49,13 @@ def test_every_case_is_measured_in_every_round() -> None:
     assert ratios(found.each("a", "rate"), found.each("b", "rate")) == (5.0, 5.0, 5.0)
     assert found.median("a", "rate") == 20
     assert found.median("a", "cpu_us") == 5
-    assert found.point("b") == Point("b", rate=4, p50_us=1, broker_us=2, workers_us=3, load_us=4, p99_us=5)
+    assert found.point("b") == PlotPoint("b", rate=4, p50_us=1, broker_us=2, workers_us=3, load_us=4, p99_us=5)
 
 
 def test_the_report_has_a_row_per_bar_and_names_failures() -> None:
     outcomes = (
         BarOutcome(AT_LEAST, (7.0,), "70/s against 10/s"),
-        BarOutcome(AT_MOST, (14.0,), "", (Point("x", rate=3.0),)),
+        BarOutcome(AT_MOST, (14.0,), "", (PlotPoint("x", rate=3.0),)),
     )
     made = findings(Pace(), outcomes, {"ring": "no iceoryx2"})
     text = made.markdown(MACHINE, "python -m benchmarks.bars")
