@@ -314,6 +314,9 @@ class BrokerConfig:
 
     def _check_combinations(self) -> None:
         _ = self.access_rule
+        if not any(map(str.strip, self.require_bundles.split(","))):
+            text = "must be any, all, or names separated by commas"
+            raise ConfigError(f"--require-bundles {self.require_bundles!r}: {text}")
         if self.metrics is not None and not self.metrics.startswith(("tcp://", "unix:")):
             raise ConfigError(f"--metrics {self.metrics}: is served without TLS; write tcp://host:port or unix:///path")
         self._check_statsd()

@@ -5,6 +5,7 @@ are since the start of the broker, times in ns.
 """
 
 import time
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -277,8 +278,23 @@ def encode_snapshot(snapshot: Snapshot, limit: int) -> bytes:
 
 
 def decode_snapshot(packed: bytes) -> Snapshot:
-    """Decode a snapshot. Raises ValueError if it is not one of this version of tykpy."""
-    return _decode(packed)
+    """Decode a snapshot, with one series for each set of names.
+
+    A bundle and hook may be called `other`, as are series that were merged. Raises ValueError if it is not one of this
+    version of tykpy.
+    """
+    snapshot = _decode(packed)
+    snapshot.series = _merged(snapshot.series)
+    return snapshot
+
+
+def _merged(series: Iterable[HookSeries]) -> list[HookSeries]:
+    found: dict[tuple[str, ...], HookSeries] = {}
+    for one in series:
+        known = found.setdefault((one.bundle, one.hook, one.hook_type, one.code), one)
+        if known is not one:
+            known.merge(one)
+    return list(found.values())
 
 
 def _halved(series: list[HookSeries]) -> list[HookSeries]:

@@ -5,6 +5,7 @@ and again; its policy (Content-Security-Policy) allows these and nothing else.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ import msgspec
 from tykpy.broker.observe.http import Handler, HttpRequest, HttpResponse, Routes
 from tykpy.broker.observe.listener import Snapshots
 from tykpy.telemetry.view import View, Viewer
+
+log = logging.getLogger("tykpy.http")
 
 PERIOD: Final = 5.0
 """Seconds between two samples."""
@@ -81,7 +84,11 @@ class AdminPage:
     async def keep_history(self) -> None:
         """Take a sample now and then, until cancelled."""
         while True:
-            self.sample()
+            try:
+                self.sample()
+            except Exception:
+                # The catch-all of this task: nobody awaits it, and without it the plots would stand still.
+                log.exception("a fault of tykpy itself while it took a sample for the page")
             await asyncio.sleep(PERIOD)
 
     def sample(self) -> View:

@@ -54,7 +54,7 @@ class _SnapshotCollector:
     def collect(self) -> Iterator[Metric]:
         """Yield every metric but those of the process."""
         one = self._snapshot
-        yield from _of_hooks(_merged(one.series))
+        yield from _of_hooks(one.series)
         yield from _of_load(one)
         yield from _of_workers(one)
         yield from _of_connections(one)
@@ -204,16 +204,6 @@ def _of_telemetry(one: Snapshot) -> Iterator[Metric]:
     yield _gauge(_SAMPLE_AGE, "Age of these numbers: large if the broker's event loop does not turn.", one.age)
     build = {"version": one.version, "python": platform.python_version()}
     yield InfoMetricFamily("tykpy_build", "The running program.", build)
-
-
-def _merged(series: Sequence[HookSeries]) -> list[HookSeries]:
-    """Return one series for each set of labels: a hook may be called `other`, and a snapshot may have merged some."""
-    found: dict[tuple[str, ...], HookSeries] = {}
-    for one in series:
-        key = one.bundle, one.hook, one.hook_type, one.code
-        known = found.setdefault(key, HookSeries(*key))
-        known.merge(one)
-    return list(found.values())
 
 
 def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:

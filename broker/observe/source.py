@@ -109,7 +109,7 @@ class SnapshotSource:
             streams=parts.grpc.streams,
             http2_errors={code.name: parts.grpc.errors[code] for code in ErrorCode if code},
             reloads=parts.reloader.results,
-            bundles=self._bundles,
+            bundles=self._bundles[:MAX_BUNDLES],
             unloaded=unloaded,
             breakers=self._breakers(),
             store=supervisor.store_state(),
@@ -135,7 +135,7 @@ class SnapshotSource:
                 workers=bundle["workers"],
                 loaded_in=bundle["loaded_in"],
             )
-            for bundle in description[:MAX_BUNDLES]
+            for bundle in description
         ]
 
     def _unloaded_now(self, now: float) -> dict[str, str]:

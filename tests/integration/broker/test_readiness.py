@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.broker import PATIENCE, TYKPY, stop_process, wait_until
 from tests.support.metrics import MeteredBroker, UnixHttp
+from tykpy.broker.observe.source import MAX_BUNDLES
 
 GOOD = "from tyk.decorators import Pre\n\n\n@Pre\ndef fine(request, session, spec):\n    return request, session\n"
 BROKEN = "raise ValueError('not today')\n"
@@ -123,3 +124,10 @@ def test_health_asks_a_broker_at_an_address(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "no broker runs" in done.stderr
     assert broker.health("--connect", broker.address).returncode == 1
+
+
+def test_a_required_bundle_may_be_one_of_many(tmp_path: Path) -> None:
+    """A snapshot shows fewer bundles than there are here; all of them are judged."""
+    files = {f"bundle{number:04}.py": GOOD for number in range(MAX_BUNDLES + 1)}
+    with probed(tmp_path, files, "--require-bundles", max(files)) as broker:
+        assert broker.reasons() == []

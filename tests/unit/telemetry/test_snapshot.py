@@ -39,3 +39,11 @@ def test_bundles_that_do_not_fit_are_left_out() -> None:
     packed = encode_snapshot(snapshot, 10_000)
     assert len(packed) <= 10_000
     assert decode_snapshot(packed).unloaded == {}
+
+
+def test_series_of_the_same_names_are_added_up() -> None:
+    series = [HookSeries("other", "other", "Pre", "OK"), HookSeries("other", "other", "Pre", "OK")]
+    for one in series:
+        one.dispatch_counts[3] = 5
+    (decoded,) = decode_snapshot(encode_snapshot(a_snapshot(series=series), 100_000)).series
+    assert decoded.dispatch_counts[3] == 10

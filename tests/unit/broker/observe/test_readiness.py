@@ -4,6 +4,8 @@ import pytest
 
 from tests.support.snapshots import a_snapshot
 from tykpy.broker.codes import ServingStatus
+from tykpy.broker.config import BrokerConfig
+from tykpy.broker.errors import ConfigError
 from tykpy.broker.grpc.health import BROKER_SERVICES
 from tykpy.broker.observe.readiness import MAX_SHOWN, Readiness, serving_statuses
 from tykpy.telemetry.snapshot import BundleState, NotReady
@@ -77,3 +79,9 @@ def test_each_bundle_has_a_status_of_its_own() -> None:
         "bundle/broken": ServingStatus.NOT_SERVING,
         "bundle/new": ServingStatus.NOT_SERVING,
     }
+
+
+@pytest.mark.parametrize("required", ["", " ", ",", " , "])
+def test_required_names_cannot_be_empty(required: str) -> None:
+    with pytest.raises(ConfigError, match="--require-bundles"):
+        BrokerConfig(require_bundles=required)
