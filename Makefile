@@ -19,7 +19,7 @@ $(TYKPY): setup.cfg pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(STAMP): setup.cfg pyproject.toml | $(BIN)/python
-	$(PIP_INSTALL) --editable '.[dev,benchmarks]'
+	$(PIP_INSTALL) --editable '.[contributing,benchmarks]'
 	@touch $(TYKPY) $@
 
 run: $(TYKPY)  ## start a broker with the example bundle and show what its hooks do
