@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.bench.errors import BenchError
 from tykpy.commands.objects import CallDescription, build_object, bundle_hash, read_object
@@ -43,14 +42,11 @@ class Scenario:
     """One hook call. `streams` and `body_sizes` are measured unless the user says otherwise."""
 
     name: str
-    summary: str
-    bundle: str
-    """Name of the bundle, as the gateway knows it."""
     build: Callable[[int | None], Object]
     """Builds the object with a body of so many bytes, or with the scenario's own body."""
     is_right: Callable[[Object], bool]
     """Returns whether this is the right answer."""
-    files: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = (BUNDLES / "bench_hooks.py",)
     """Folders or files of the bundle, which are copied into the broker's folder of bundles."""
     streams: int = 64
     body_sizes: tuple[int | None, ...] = (None,)
@@ -68,11 +64,12 @@ def _binary_body(size: int | None) -> bytes:
 
 
 def _object(
-    hook: str, bundle: str, body: bytes, hook_type: str = "Post", headers: tuple[tuple[str, str], ...] = _HEADERS
-) -> Object:
+    hook: str, body: bytes, hook_type: str = "Post", *, headers: tuple[tuple[str, str], ...] = (),
+    bundle: str = "bench_hooks",
+) -> Object:  # fmt: skip
     description = CallDescription(
         hook, hook_type, bundle, method="POST", url="http://api.example.com/orders/v2/customers/47110?currency=EUR",
-        headers=(*headers, ("Content-Length", str(len(body)))), body=body,
+        headers=(*_HEADERS, *headers, ("Content-Length", str(len(body)))), body=body,
         spec={"APIID": "9b3f4f1c2d0e4a7c8a5d6e7f80912a3b", "OrgID": "5e9d9544a1dcd60001d0ed20"},
     )  # fmt: skip
     return build_object(description)
@@ -82,27 +79,20 @@ def _has_header(name: str, value: str) -> Callable[[Object], bool]:
     return lambda answer: answer.request.set_headers.get(name) == value
 
 
-def _built_in(
-    name: str, summary: str, bundle: str, build: Callable[[int | None], Object],
-    is_right: Callable[[Object], bool], **settings: Any,
-) -> Scenario:  # fmt: skip
-    return Scenario(name, summary, bundle, build, is_right, (BUNDLES / f"{bundle}.py",), **settings)
-
-
-def _plain(hook: str, bundle: str) -> Callable[[int | None], Object]:
-    return lambda size: _object(hook, bundle, _json_body(size))
+def _calls(hook: str, **settings: Any) -> Callable[[int | None], Object]:
+    return lambda size: _object(hook, _json_body(size), **settings)
 
 
 def _jwt_object(size: int | None) -> Object:
     parts = ({"alg": "HS256", "typ": "JWT"}, {"sub": "customer-4711", "exp": _JWT_EXPIRY, "scope": "orders:write"})
     signed = b".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in parts)
     signature = base64.urlsafe_b64encode(hmac.new(_JWT_SECRET, signed, hashlib.sha256).digest()).rstrip(b"=")
-    headers = (*_HEADERS, ("Authorization", f"Bearer {signed.decode()}.{signature.decode()}"))
-    return _object("bench_jwt", "bench_jwt", _json_body(size), "CustomKeyCheck", headers)
+    token = f"Bearer {signed.decode()}.{signature.decode()}"
+    return _object("bench_jwt", _json_body(size), "CustomKeyCheck", headers=(("Authorization", token),))
 
 
 def _session_object(size: int | None) -> Object:
-    obj = _object("bench_session", "bench_session", _json_body(size), "PostKeyAuth")
+    obj = _object("bench_session", _json_body(size), "PostKeyAuth")
     session = obj.session
     session.alias, session.rate, session.per, session.org_id = "customer-4711", 1000.0, 1.0, "5e9d9544a1dcd60001d0ed20"
     for number in range(_MEMBERS):
@@ -123,25 +113,21 @@ def _chain_is_right(answer: Object) -> bool:
 _IS_MARKED: Final = _has_header("X-Bench", "1")
 _SIZES: Final = (KIB, 16 * KIB, 128 * KIB, MIB, 4 * MIB)
 _LIST: Final = (
-    _built_in("header", "adds one header", "bench_header", _plain("bench_header", "bench_header"), _IS_MARKED),
-    _built_in("jwt", "checks a JWT (HS256) in pure Python", "bench_jwt", _jwt_object,
-              lambda answer: answer.session.alias == "customer-4711"),
-    _built_in("json", "reads, changes and writes a JSON body", "bench_json", _plain("bench_json", "bench_json"),
-              lambda answer: json.loads(answer.request.raw_body)["total"] == 2),
-    _built_in("cpu", "needs 2 ms of CPU", "bench_cpu", _plain("bench_cpu", "bench_cpu"), _IS_MARKED, streams=32),
-    _built_in("wait", "waits 20 ms in a thread", "bench_wait", _plain("bench_wait", "bench_wait"), _IS_MARKED,
-              streams=256),
-    _built_in("wait-async", "waits 20 ms in a coroutine", "bench_wait", _plain("bench_wait_async", "bench_wait"),
-              _IS_MARKED, streams=256),
-    _built_in("chain", "five hooks in one dispatch", "bench_chain", _plain("*", "bench_chain"), _chain_is_right),
-    _built_in("body", "bodies of 1 KiB to 4 MiB pass through", "bench_header",
-              lambda size: _object("bench_header", "bench_header", _binary_body(size)), _IS_MARKED,
-              streams=8, body_sizes=_SIZES),
-    _built_in("session", "a session with 100 access rights", "bench_session", _session_object,
-              _has_header("X-Bench", str(_MEMBERS))),
-)  # fmt: skip
+    Scenario("header", _calls("bench_header"), _IS_MARKED),
+    Scenario("jwt", _jwt_object, lambda answer: answer.session.alias == "customer-4711"),
+    Scenario("json", _calls("bench_json"), lambda answer: json.loads(answer.request.raw_body)["total"] == 2),
+    Scenario("cpu", _calls("bench_cpu"), _IS_MARKED, streams=32),
+    Scenario("wait", _calls("bench_wait"), _IS_MARKED, streams=256),
+    Scenario("wait-async", _calls("bench_wait_async"), _IS_MARKED, streams=256),
+    Scenario("chain", _calls("*", bundle="bench_chain"), _chain_is_right, (BUNDLES / "bench_chain.py",)),
+    Scenario(
+        "body", lambda size: _object("bench_header", _binary_body(size)), _IS_MARKED, streams=8, body_sizes=_SIZES
+    ),
+    Scenario("session", _session_object, _has_header("X-Bench", str(_MEMBERS))),
+)
 
 BUILT_IN: Final[dict[str, Scenario]] = {scenario.name: scenario for scenario in _LIST}
+"""What each does is said in docs/bench.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +158,7 @@ def own_scenario(own: OwnHook, *, needs_files: bool) -> Scenario:
         made.request.raw_body, made.request.body = body, body.decode()
         return made
 
-    summary = f"{HookType.Name(obj.hook_type)} hook of {name}"
-    return Scenario(obj.hook_name, summary, name, build, lambda _: True, (own.bundle,) if needs_files else ())
+    return Scenario(obj.hook_name, build, lambda _: True, (own.bundle,) if needs_files else ())
 
 
 def _own_object(own: OwnHook) -> Object:

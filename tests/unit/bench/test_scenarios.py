@@ -9,7 +9,18 @@ from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.bench.command import SCENARIOS
 from tykpy.bench.scenarios import ALL, BUILT_IN, KIB, MIB
 
-PURE = {"base64", "hashlib", "hmac", "json", "time", "typing", "tyk.decorators", "tyk.request", "tyk.session"}
+PURE = {
+    "asyncio",
+    "base64",
+    "hashlib",
+    "hmac",
+    "json",
+    "time",
+    "typing",
+    "tyk.decorators",
+    "tyk.request",
+    "tyk.session",
+}
 
 
 def test_the_command_knows_all_of_them() -> None:
