@@ -204,7 +204,7 @@ def describe_end(
         number = signal.Signals(-code)
     except ValueError:
         return Ending(f"was ended by signal {-code}", by_itself=False)
-    why = " (the machine was out of memory)" if out_of_memory else ""
+    why = " (out of memory: the machine or its container)" if out_of_memory else ""
     if number == signal.SIGXCPU:
         why = " (its CPU time was used up: --limit-cpu)"
     return Ending(f"was ended by {number.name}{why}", out_of_memory or number in OWN_FAULTS, out_of_memory)

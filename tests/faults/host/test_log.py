@@ -14,6 +14,7 @@ import pytest
 
 from tests.faults.host.test_zygotes import zygote_of
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, running_broker, wait_until
+from tests.support.metrics import MeteredBroker
 from tykpy.broker.pool.process import signals_blocked
 from tykpy.client.grpc import GrpcCallError, GrpcClient
 from tykpy.commands.objects import CallDescription, build_object
@@ -121,10 +122,10 @@ class StalledReader:
 
 
 @pytest.fixture
-def stalled(tmp_path: Path) -> Iterator[tuple[RunningBroker, StalledReader]]:
+def stalled(tmp_path: Path) -> Iterator[tuple[MeteredBroker, StalledReader]]:
     """Yield a broker whose log is not read and already full."""
     pipe = StalledReader()
-    broker = RunningBroker(tmp_path)
+    broker = MeteredBroker(tmp_path)
     broker.add_file("mine.py", HOOKS)
     broker.inherits = (pipe.writer,)
     redirected(broker, f">&{pipe.writer} 2>&{pipe.writer}")
@@ -135,9 +136,11 @@ def stalled(tmp_path: Path) -> Iterator[tuple[RunningBroker, StalledReader]]:
     pipe.close()
 
 
-def test_a_stalled_reader_stops_nothing(stalled: tuple[RunningBroker, StalledReader]) -> None:
-    """Calls, health, reload, replacement and signals work; when reading resumes, the log says what is missing."""
+def test_a_stalled_reader_stops_nothing(stalled: tuple[MeteredBroker, StalledReader]) -> None:
+    """Calls, health, reload, replacement and signals work; lost records are counted, and reported once it reads."""
     broker, pipe = stalled
+    broker.wait_for("tykpy_log_dropped_total", 0)
+    lost = broker.scrape()("tykpy_log_dropped_total")
     call(broker, "speaks", Tag="stalled")
     with pytest.raises(GrpcCallError, match="no such tenant"):
         call(broker, "fails_alike", Tag="x")
@@ -146,6 +149,7 @@ def test_a_stalled_reader_stops_nothing(stalled: tuple[RunningBroker, StalledRea
     os.kill(call(broker, "quiet"), signal.SIGUSR2)
     os.kill(call(broker, "quiet"), signal.SIGKILL)
     wait_until(lambda: broker.status()["restarts"] == 1, str)
+    assert broker.scrape()("tykpy_log_dropped_total") >= lost, "forgotten with the worker that lost them"
     os.kill(broker.pid, signal.SIGHUP)
     wait_until(lambda: (broker.status()["reload"] or {}).get("ok") is True, str)
     call(broker, "loud")
@@ -156,7 +160,7 @@ def test_a_stalled_reader_stops_nothing(stalled: tuple[RunningBroker, StalledRea
     wait_until(lambda: "printed again" in pipe.read(), lambda: pipe.read()[-9000:])
 
 
-def test_a_stalled_reader_does_not_keep_the_broker(stalled: tuple[RunningBroker, StalledReader]) -> None:
+def test_a_stalled_reader_does_not_keep_the_broker(stalled: tuple[MeteredBroker, StalledReader]) -> None:
     broker, _ = stalled
     assert broker.stop() == 0
 

@@ -18,6 +18,7 @@ import pytest
 from tests.support.accounts import OTHER_USER, needs_root, reachable
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, wait_until
 from tests.support.bundles import write_bundle
+from tests.support.metrics import Metrics, UnixHttp
 from tests.support.root import ROOT
 
 BECOMES_ANOTHER = """
@@ -205,6 +206,24 @@ def test_an_upgrade_without_roots_help(folder: Path, loop: str) -> None:
         broker.forget_status()
         broker.start().wait_ready()
         assert (rooted / "tyk.sock").stat().st_uid == OTHER_USER
+
+
+def test_metrics_are_served_as_the_target_user(folder: Path) -> None:
+    broker = broker_as_other(folder)
+    http_socket = broker.runtime / "metrics.sock"
+    broker.add_flags("--metrics", f"unix://{http_socket}", "--admin-page")
+    with broker:
+        worker = int(broker.call("who", bundle="hooks").request.set_headers["Worker"])
+        assert_is_other(broker.pid)
+        assert (http_socket.stat().st_uid, http_socket.stat().st_mode & 0o077) == (OTHER_USER, 0)
+        with contextlib.closing(UnixHttp(http_socket)) as connection:
+            metrics = Metrics(connection.get("/metrics").read().decode())
+            assert connection.get("/").read().startswith(b"<!doctype html>")
+        # Of processes whose files in /proc belong to root, as they cannot be dumped.
+        assert metrics("tykpy_worker_resident_memory_bytes", worker="0") > psutil.Process(worker).memory_info().rss / 2
+        assert metrics("tykpy_worker_cpu_seconds_total", worker="0") > 0
+        assert metrics("process_resident_memory_bytes") > 0
+    assert not http_socket.exists()
 
 
 def test_a_new_runtime_folder_belongs_to_the_target_user(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Limits of workers: memory, CPU time and descriptors, each used up by a hook."""
+"""Limits of workers: memory, CPU time and descriptors, each used up by a hook; and the memory of a cgroup."""
 
 import os
 import re
@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import RunningBroker, running_broker, wait_until
+from tests.support.cgroups import memory_cgroup
 from tests.support.hooks import WELL
+from tests.support.metrics import MeteredBroker
 from tykpy.client.grpc import GrpcCallError
 
 MIB = 1024 * 1024
@@ -163,6 +165,19 @@ def test_a_bundle_that_needs_more_memory_to_load_says_so(tmp_path: Path) -> None
     with running_broker(tmp_path, "--limit-memory", str(MEMORY), files=files) as broker:
         assert f"MemoryError: more than the {MEMORY} bytes of --limit-memory" in broker.log
         assert worker_of(broker)
+
+
+def test_a_worker_that_the_kernel_killed_is_counted_as_oom(tmp_path: Path) -> None:
+    broker = MeteredBroker(tmp_path)
+    broker.add_file("hooks.py", HOOKS)
+    with broker, memory_cgroup(64 * MIB) as cgroup:
+        worker = worker_of(broker)
+        cgroup.add(int(worker))
+        said = error_of(broker, "takes_bit_by_bit")
+        assert "was ended by SIGKILL (out of memory: the machine or its container)" in said
+        assert worker_of(broker) != worker
+        broker.wait_for("tykpy_worker_restarts_total", 0, reason="oom")
+        assert broker.scrape()("tykpy_worker_restarts_total") == 1
 
 
 def test_plugins_cannot_gain_privileges(tmp_path: Path) -> None:

@@ -44,6 +44,20 @@ def crashes(request, session, spec):
 def stores(request, session, spec):
     tyk.store_data("key", "value", 10)
     return request, session
+
+@Event
+def noted(event, spec):
+    pass
+
+@Event
+def noted_badly(event, spec):
+    raise ValueError("no")
+
+@Pre
+def triggers(request, session, spec):
+    for name in ("noted", "noted_badly", "nobodys"):
+        tyk.trigger_event(name, "")
+    return request, session
 """
 CALLED: Final = "hooks.py"
 
@@ -51,9 +65,11 @@ CALLED: Final = "hooks.py"
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeteredBroker]:
     folder = tmp_path_factory.mktemp("metrics")
-    one = MeteredBroker(
-        folder, "--redis", f"unix://{folder}/nobody.sock", "--hang-grace", "0.1", "--max-requests", "60", workers=2
-    )
+    flags = (
+        "--redis", f"unix://{folder}/nobody.sock", "--hang-grace", "0.1", "--max-requests", "60",
+        "--event-log", "--event-webhook", "http://127.0.0.1:1/", "--event-grace", "0",
+    )  # fmt: skip
+    one = MeteredBroker(folder, *flags, workers=2)
     one.add_file(CALLED, HOOKS)
     with one:
         yield one
@@ -157,6 +173,22 @@ def test_a_store_that_is_down_shows(broker: MeteredBroker) -> None:
     assert after("tykpy_store_operation_seconds_count", operation="store") >= 1
     assert after("tykpy_store_operation_seconds_sum", operation="store") > 0
     assert after("tykpy_store_operation_seconds_count", operation="fetch") == 0
+
+
+def test_events_are_counted_by_sink_and_result(broker: MeteredBroker) -> None:
+    broker.call("triggers", bundle=CALLED)
+    for sink, result, count in (
+        ("workers", "triggered", 3),
+        ("handlers", "handled", 1),
+        ("handlers", "failed", 1),
+        ("handlers", "without_handler", 1),
+        ("log", "delivered", 3),
+        ("webhook", "retries", 1),
+    ):
+        broker.wait_for("tykpy_events_total", count - 1, sink=sink, result=result)
+    after = broker.scrape()
+    assert after("tykpy_events_total", sink="webhook", result="delivered") == 0
+    assert after("tykpy_events_waiting", sink="webhook") == 3
 
 
 def test_connections_streams_and_faults_are_counted(broker: MeteredBroker) -> None:

@@ -101,7 +101,7 @@ def test_a_broker_without_bundles_is_ready(tmp_path: Path) -> None:
 
 
 def test_a_stuck_event_loop_is_neither_alive_nor_ready(tmp_path: Path) -> None:
-    """A process that is stopped shows it through shared memory; a loop that is stuck, through the listener."""
+    """A process that is stopped shows it through shared memory; see test_admin_page.py for a loop that is stuck."""
     with probed(tmp_path, {"good.py": GOOD}) as broker:
         stop_process(broker.pid)
         try:

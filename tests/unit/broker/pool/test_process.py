@@ -89,7 +89,7 @@ def test_the_ending_is_known_before_reaping() -> None:
 
 def test_an_out_of_memory_kill_is_blamed_on_hooks() -> None:
     ending = describe_end(-signal.SIGKILL, out_of_memory=True)
-    assert ending == ("was ended by SIGKILL (the machine was out of memory)", True, True)
+    assert ending == ("was ended by SIGKILL (out of memory: the machine or its container)", True, True)
 
 
 def test_the_kernels_count_of_oom_kills_is_read() -> None:
@@ -157,8 +157,8 @@ def test_signals_never_reach_a_recycled_pid(bystander: subprocess.Popen[bytes]) 
     ("ended_since", "looks", "words"),
     [
         (0, 0, "was ended by SIGKILL"),
-        (1, 0, "was ended by SIGKILL (the machine was out of memory)"),
-        (1, 1, "was ended by SIGKILL (the machine was out of memory)"),
+        (1, 0, "was ended by SIGKILL (out of memory: the machine or its container)"),
+        (1, 1, "was ended by SIGKILL (out of memory: the machine or its container)"),
         (1, 2, "was ended by SIGKILL"),
     ],
 )
