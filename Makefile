@@ -8,7 +8,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TYKPY = $(VENV)/.tykpy
 STAMP = $(VENV)/.installed
 
-.PHONY: run test test-gateway check soak fuzz bench bench-gateway bench-docs flamegraph proto docs clean
+.PHONY: run test test-gateway check soak fuzz bench bench-gateway bench-docs flamegraph proto docs site clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tykpy needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -33,11 +33,12 @@ test-gateway: $(STAMP)  ## docs/compatibility.md through a real gateway, classic
 	@if [ -z "$(TYK)" ]; then echo "skipped: no gateway binary; make test-gateway TYK=/path/to/tyk"; \
 	else TYK="$(TYK)" $(BIN)/python -m pytest -q -rs tests/gateway; fi
 
-check: $(STAMP)  ## formatting, lint, types, who imports whom
+check: $(STAMP)  ## formatting, lint, types, who imports whom, and whether the documentation site builds
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zensical build --strict
 
 soak: $(STAMP)  ## the long forms of the tests, and what they measured: about half an hour; then the fuzzers
 	$(BIN)/python -m pytest -s -q -m soak --timeout 3600
@@ -73,6 +74,9 @@ proto:  ## regenerate tyk/proto from its .proto files, with the oldest protobuf 
 	$(PYTHON) -m venv .tools/proto
 	.tools/proto/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.75.1
 	.tools/proto/bin/python scripts/generate_protos.py
+
+site: $(STAMP)  ## show the documentation site, and build it again when a page changes
+	$(BIN)/zensical serve
 
 docs: $(STAMP)  ## regenerate the generated parts of the docs
 	$(BIN)/python -m scripts.generate_docs
