@@ -111,12 +111,12 @@ def describe(parts: Parts) -> dict[str, Any]:
         "under_way": router.under_way,
         "held_bytes": router.held,
         "arriving": {"bytes": parts.arriving.bytes, "refused": parts.arriving.refused},
-        "too_large": {"requests": oversize.requests, "answers": oversize.answers, "unread": oversize.abandoned},
+        "too_large": {"requests": oversize.requests, "answers": oversize.answers, "abandoned": oversize.abandoned},
         "draining": router.draining,
         "dispatches": router.counters.as_dict(),
         "events": parts.events.describe(),
         "storage": supervisor.describe_storage(),
-        "poison": router.quarantine.describe(),
+        "quarantine": router.quarantine.describe(),
     }
 
 
@@ -130,7 +130,7 @@ def describe_hooks(description: Description, quarantine: Quarantine) -> list[dic
 def _outline(bundle: dict[str, Any], names: BundleNames) -> dict[str, Any]:
     """Return a bundle for `tykpy status`: who uses it, how many workers have loaded it, and why others have not."""
     problems = bundle.get("elsewhere") or list(bundle_problems(bundle))
-    facts = {key: bundle[key] for key in ("name", "version", "loaded_in", "workers", "kept")}
+    facts = {key: bundle[key] for key in ("name", "version", "loaded_in", "workers", "saved_copy")}
     return {**facts, **names.describe(bundle["hashes"]), "problems": problems}
 
 

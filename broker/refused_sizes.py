@@ -62,7 +62,7 @@ class SizeRefusals:
             self.abandoned += 1
             what = f"the gateway did not take an answer of {size} bytes"
             hint = "is its grpc_recv_max_size smaller? Without that it takes 4 MiB"
-            self._log.log(logging.WARNING, f"unread {hook}", f"{_subject(kind, hook)}: {what}: {hint}")
+            self._log.log(logging.WARNING, f"abandoned {hook}", f"{_subject(kind, hook)}: {what}: {hint}")
 
     def _explain(self, direction: str, kind: int, hook: str, what: str) -> str:
         message = f"{_subject(kind, hook)}: {what}, and may have {self._allowed}"

@@ -29,7 +29,7 @@ class _Entry:
     """Why a saved version was loaded, and not the files that are there; empty: it was not."""
 
     def describe(self, bundle: Bundle) -> dict[str, Any]:
-        return {**bundle.describe(), "version": self.version, "kept": self.saved}
+        return {**bundle.describe(), "version": self.version, "saved_copy": self.saved}
 
 
 class BundleStore:

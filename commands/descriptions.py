@@ -74,8 +74,8 @@ def problems_of(described: Descriptions) -> Iterator[str]:
 def notes_of(described: Descriptions) -> Iterator[str]:
     """Yield the bundles that are served in another version than their files have."""
     for bundle in described:
-        if bundle.get("kept"):
-            yield bundle_names.explain(f"bundle {bundle['name']} {bundle['kept']}", [bundle])
+        if bundle.get("saved_copy"):
+            yield bundle_names.explain(f"bundle {bundle['name']} {bundle['saved_copy']}", [bundle])
 
 
 def refusals_of(described: Descriptions) -> Iterator[str]:

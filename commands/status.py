@@ -165,8 +165,8 @@ def _problems(snapshot: Snapshot, details: Mapping[str, Any] | None) -> Iterator
     else:
         for bundle in details["bundles"]:
             yield from bundle["problems"]
-            if bundle["kept"]:
-                yield f"{bundle['name']} {bundle['kept']}"
+            if bundle["saved_copy"]:
+                yield f"{bundle['name']} {bundle['saved_copy']}"
     yield from (f"{name}: not loaded: {why}" for name, why in snapshot.unloaded.items())
 
 

@@ -173,7 +173,7 @@ def _prepare(
     forked.watch(abandon)
     sources = [_path(config["bundles"])] if config["bundles"] else []
     public_key = PublicKey.read(_path(config["public_key"])) if config["public_key"] else None
-    saved = VersionCopies.read(_path(config["kept"]) if config["kept"] else None, pinned=config["pinned"])
+    saved = VersionCopies.read(_path(config["saved"]) if config["saved"] else None, pinned=config["pinned"])
     store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key, observer=loads, saved=saved)
     atexit.register(store.close)
     store.load_all()

@@ -89,7 +89,7 @@ class Served:
 
 log = logging.getLogger("tykpy.supervisor")
 
-FOLDER: Final = "kept"
+FOLDER: Final = "saved"
 """In the runtime folder: has a folder for each broker, as there are two during an upgrade."""
 
 
@@ -107,7 +107,7 @@ class SavedFolder:
         try:
             self._open(self._runtime_dir / FOLDER)
         except OSError as error:
-            log.warning("no versions of bundles are kept: %s", error)
+            log.warning("no versions of bundles are saved: %s", error)
 
     def update(self, served: Mapping[str, str], used: Iterable[tuple[str, str]], *, is_quiet: bool) -> None:
         """Tell new workers what is served, and remove other copies if no worker is starting (`is_quiet`).
@@ -123,7 +123,7 @@ class SavedFolder:
                 names = {copy_name(path, version) for path, version in (*served.items(), *used)}
                 self._remove_others(self.path, names)
         except OSError as error:
-            log.warning("the versions that are kept in %s cannot be looked after: %s", self.path, error)
+            log.warning("the versions saved in %s cannot be maintained: %s", self.path, error)
 
     def close(self) -> None:
         """Remove the folder; works at any time, and again."""

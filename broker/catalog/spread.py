@@ -169,10 +169,10 @@ class Publisher:
     def report_saved(self, worker: Worker) -> None:
         """Log once for each bundle that another version is served than is in the folder."""
         for bundle in worker.description if worker.saved else ():
-            name = ("kept", bundle["path"], bundle["version"])
-            if bundle["kept"] and name not in self._reported:
+            name = ("saved copy", bundle["path"], bundle["version"])
+            if bundle["saved_copy"] and name not in self._reported:
                 self._reported.add(name)
-                log.warning("bundle %s %s", bundle["name"], bundle["kept"])
+                log.warning("bundle %s %s", bundle["name"], bundle["saved_copy"])
 
     def start_afresh(self) -> None:
         """Log everything again: there is new code."""

@@ -23,10 +23,10 @@ log = logging.getLogger("tykpy.sockets")
 FOLDER_MODE: Final = 0o700
 """Private, but for a socket that others may connect to."""
 OUR_NAMES: Final = frozenset(
-    {"admin.sock", "tyk.sock", "unpacked", "kept", "storage.sqlite3", "storage.sqlite3-wal", "storage.sqlite3-shm"}
+    {"admin.sock", "tyk.sock", "unpacked", "saved", "storage.sqlite3", "storage.sqlite3-wal", "storage.sqlite3-shm"}
 )
 """Files and folders that the broker and its workers create there."""
-OUR_FOLDERS: Final = ("kept", "unpacked")
+OUR_FOLDERS: Final = ("saved", "unpacked")
 """Those that contain code that workers run."""
 PARENT_MODE: Final = 0o755
 ROOT: Final = 0

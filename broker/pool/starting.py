@@ -122,7 +122,7 @@ class WorkerStarter:
             "bundles": os.fsencode(config.bundles) if config.bundles else None,
             "public_key": os.fsencode(config.public_key) if config.public_key else None,
             "runtime_dir": os.fsencode(config.runtime_dir),
-            "kept": os.fsencode(self.saved.path) if self.saved.path else None,
+            "saved": os.fsencode(self.saved.path) if self.saved.path else None,
             "pinned": pinned,
             "redis": config.redis,
             "check_storage": self._generation == FIRST and config.redis is not None,

@@ -131,7 +131,7 @@ class Worker:
         self.description = self.described.bundles
         self.signature = signature_of(self.description)
         self.unsound = [bundle for bundle in self.description if not is_sound(bundle)]
-        self.saved = {bundle["path"]: bundle["version"] for bundle in self.description if bundle["kept"]}
+        self.saved = {bundle["path"]: bundle["version"] for bundle in self.description if bundle["saved_copy"]}
 
     def wait(self, patience: asyncio.TimerHandle) -> None:
         """Replace the timer of the current start-up step with that of the next one."""
@@ -163,7 +163,7 @@ class Worker:
             "handled": self.handled,
             "threads": self.threads,
             "age_s": round(self.age, 3),
-            "content": version_of(self.description),
+            "bundles_version": version_of(self.description),
         }
 
     def __str__(self) -> str:

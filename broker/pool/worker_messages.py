@@ -68,7 +68,7 @@ class _Bundle(TypedDict):
     hashes: Annotated[list[str], msgspec.Meta(max_length=_MAX_HASHES)]
     path: _Path
     version: _Version
-    kept: _Message
+    saved_copy: _Message
     state: _Name
     error: _Fault | None
     hooks: Annotated[list[_Hook], msgspec.Meta(max_length=PIECE_HOOKS)]

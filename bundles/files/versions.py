@@ -103,11 +103,11 @@ class VersionCopies:
         source, target = candidate.path, self._folder / copy_name(candidate.key, version)
         try:
             if not target.is_dir() and not _copy_aside(source, target, is_same):
-                _log.info("bundle %s has changed since it was loaded: that version is not kept", source.name)
+                _log.info("bundle %s has changed since it was loaded: that version is not saved", source.name)
         except ValueError as error:
             _log.warning("bundle %s: %s; while its files are broken no worker can be replaced", source.name, error)
         except Exception as error:  # noqa: BLE001 (a bundle may have patched the modules that this uses)
-            _log.warning("bundle %s: its files cannot be kept: %s", source.name, error)
+            _log.warning("bundle %s: its files cannot be saved: %s", source.name, error)
 
     def _copy(self, path: str, version: str) -> VersionCopy | None:
         assert self._folder is not None
@@ -168,7 +168,7 @@ def _copy(source: Path, target: Path) -> None:
         elif stat.S_ISREG(status.st_mode):
             size += status.st_size
             if size > MAX_SIZE or count > MAX_FILES:
-                raise ValueError(f"more than {MAX_SIZE >> 20} MiB or {MAX_FILES} files are not kept")
+                raise ValueError(f"more than {MAX_SIZE >> 20} MiB or {MAX_FILES} files are not saved")
             shutil.copyfile(file, copy)
 
 

@@ -82,7 +82,7 @@ class Seen:
         "peek's spec",
         "map",
         "map's spec",
-        "poison",
+        "quarantine",
         "handlers",
         "APIs",
         "headers",

@@ -165,7 +165,7 @@ def test_replaced_workers_serve_the_version_that_was_served(tmp_path: Path) -> N
             replace(broker, pids(broker))
             assert versions(broker) == {"1"}, damage
             (mine,) = broker.status()["bundles"]
-            assert "serves the version of" in mine["kept"], damage
+            assert "serves the version of" in mine["saved_copy"], damage
             assert (mine["loaded_in"], mine["problems"]) == (2, []), damage
             write_bundle(broker.bundles / "mine", "2")
         assert broker.log.count("serves the version of") == 1
@@ -173,10 +173,10 @@ def test_replaced_workers_serve_the_version_that_was_served(tmp_path: Path) -> N
         shown = subprocess.run(
             [TYKPY, "hooks", "--runtime-dir", str(broker.runtime)], capture_output=True, text=True, check=True
         )
-        assert f"note: bundle mine {mine['kept']}" in shown.stderr
+        assert f"note: bundle mine {mine['saved_copy']}" in shown.stderr
         reload(broker)
         assert versions(broker) == {"2"}
-        assert [one["kept"] for one in broker.status()["bundles"]] == [""]
+        assert [one["saved_copy"] for one in broker.status()["bundles"]] == [""]
         wait_until(lambda: len(copies(broker)) == 1, lambda: str(copies(broker)))
         assert all(path.stat().st_mode & 0o077 == 0 for path in copies(broker))
     assert not broker.runtime.exists()
@@ -268,17 +268,17 @@ def test_a_folder_left_by_a_killed_broker_is_removed(tmp_path: Path) -> None:
     broker = RunningBroker(tmp_path)
     write_bundle(broker.bundles / "mine", "1")
     with broker:
-        (left,) = (broker.runtime / "kept").iterdir()
+        (left,) = (broker.runtime / "saved").iterdir()
         assert broker.process is not None
         broker.process.kill()
         broker.process.wait()
         broker.forget_status()
         broker.start().wait_ready()
-        (now,) = (broker.runtime / "kept").iterdir()
+        (now,) = (broker.runtime / "saved").iterdir()
         assert now != left
         assert broker.stop() == 0
-        assert list((broker.runtime / "kept").iterdir()) == []
+        assert list((broker.runtime / "saved").iterdir()) == []
 
 
 def copies(broker: RunningBroker) -> list[Path]:
-    return [path for path in broker.runtime.glob("kept/*/*") if path.is_dir()]
+    return [path for path in broker.runtime.glob("saved/*/*") if path.is_dir()]

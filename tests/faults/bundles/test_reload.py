@@ -194,19 +194,19 @@ def replace(path: Path, text: str) -> None:
     new.rename(path)
 
 
-def served_content(broker: RunningBroker) -> str:
-    (content,) = {row["content"] for row in broker.status()["workers"] if row["state"] == "ready"}
-    return str(content)
+def served_version(broker: RunningBroker) -> str:
+    (version,) = {row["bundles_version"] for row in broker.status()["workers"] if row["state"] == "ready"}
+    return str(version)
 
 
 def test_a_file_of_the_same_size_and_time_is_a_change(tmp_path: Path) -> None:
     with running_broker(tmp_path, files={"mine.py": source("0")}) as broker:
         replace(broker.bundles / "mine.py", source("1"))
         reload(broker)
-        before = served_content(broker)
+        before = served_version(broker)
         replace(broker.bundles / "mine.py", source("2"))
         assert [one["change"] for one in reload(broker)["bundles"]] == ["changed"]  # type: ignore[attr-defined]
-        assert served_content(broker) != before
+        assert served_version(broker) != before
         (broker.bundles / "mine.py").touch()
         assert [one["change"] for one in reload(broker)["bundles"]] == ["same"]  # type: ignore[attr-defined]
         assert version_of(broker) == "2"

@@ -89,7 +89,7 @@ def test_hooks_are_not_blamed_for_sent_signals(tmp_path: Path) -> None:
         for name in SENT:
             said = signal_in_a_hook(broker, tmp_path, name)
             assert f"was ended by {name}, which it was sent while it ran this hook" in said
-        assert broker.status()["poison"] == {"frames": [], "hooks": []}
+        assert broker.status()["quarantine"] == {"frames": [], "hooks": []}
 
 
 def test_faults_are_blamed_on_what_ran(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_faults_are_blamed_on_what_ran(tmp_path: Path) -> None:
             assert f"in {hook}" in broker.log
         for _ in range(3):
             assert "was ended by SIGSEGV, which it was sent" in error_of(broker, "signals_itself")
-        assert "signals_itself" not in str(broker.status()["poison"])
+        assert "signals_itself" not in str(broker.status()["quarantine"])
 
 
 def test_a_cpu_signal_without_a_limit_was_sent(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_hooks_whose_worker_was_stopped_are_not_blamed(tmp_path: Path) -> None:
             stopped = stop_in_a_hook(broker, callers, tmp_path, number)
             wait_until(lambda pid=stopped: not psutil.pid_exists(pid), lambda: broker.log)  # type: ignore[misc]
         assert broker.log.count("somebody has stopped it (SIGSTOP)") >= 3
-        assert broker.status()["poison"] == {"frames": [], "hooks": []}
+        assert broker.status()["quarantine"] == {"frames": [], "hooks": []}
 
 
 def stop_in_a_hook(

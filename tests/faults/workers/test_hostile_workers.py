@@ -106,7 +106,7 @@ def hooks_that_are_none(request, session, spec):
 @Pre
 def hook_with_an_endless_timeout(request, session, spec):
     hook = {"name": "a", "timeout": float("inf")}
-    bundle = {"name": "b", "path": "/b", "version": "", "kept": "", "hashes": [], "error": None, "faulty": []}
+    bundle = {"name": "b", "path": "/b", "version": "", "saved_copy": "", "hashes": [], "error": None, "faulty": []}
     bundle["hooks"] = [hook]
     find()[0].control.send("bundle", {**bundle, "state": "loaded", "more": False})
     wait_for_the_end()

@@ -48,7 +48,7 @@ def test_a_dispatch_that_killed_two_workers_kills_no_third(tmp_path: Path) -> No
         for _ in range(3):
             assert error_of(broker, "dies").startswith("INTERNAL: quarantined")
         assert broker.status()["restarts"] == 2
-        (frame,) = broker.status()["poison"]["frames"]
+        (frame,) = broker.status()["quarantine"]["frames"]
         assert frame["hook"] == "dies"
         assert is_well(broker)
         shown = command(broker, "hooks")
@@ -69,7 +69,7 @@ def test_a_hook_that_killed_three_workers_waits_for_new_code(tmp_path: Path) -> 
         assert "tykpy reload" in refused
         assert broker.status()["restarts"] == 3
         assert is_well(broker)
-        assert [one["hook"] for one in broker.status()["poison"]["hooks"]] == ["dies"]
+        assert [one["hook"] for one in broker.status()["quarantine"]["hooks"]] == ["dies"]
         shown = command(broker, "hooks")
         assert "hook dies is not run: it killed 3 workers" in shown.stderr
         assert shown.returncode == 1
@@ -87,7 +87,7 @@ def test_a_hook_that_keeps_hanging_is_left_alone(tmp_path: Path) -> None:
             lambda: str(broker.status()),
         )
         assert broker.log.count("hangs; killing it") == 3
-        assert broker.status()["poison"]["frames"] == []
+        assert broker.status()["quarantine"]["frames"] == []
 
 
 def test_a_hook_that_recovers_is_run_again_after_one_trial(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_hook_that_recovers_is_run_again_after_one_trial(tmp_path: Path) -> No
         trouble.unlink()
         wait_until(lambda: outcome(5) == "OK", lambda: broker.log)
         assert [outcome(number) for number in range(6, 9)] == ["OK"] * 3
-        assert broker.status()["poison"]["hooks"] == []
+        assert broker.status()["quarantine"]["hooks"] == []
         assert "ended by SIGABRT" in broker.log
 
 
@@ -144,4 +144,4 @@ def test_kills_from_outside_are_not_blamed_on_hooks(tmp_path: Path) -> None:
             ((pid, _, _),) = gate.wait_entered()
             os.kill(pid, signal.SIGKILL)
             assert "ended by SIGKILL" in str(call.exception())
-        assert broker.status()["poison"] == {"frames": [], "hooks": []}
+        assert broker.status()["quarantine"] == {"frames": [], "hooks": []}

@@ -206,7 +206,7 @@ def test_text_of_the_default_limit_goes_both_ways(tmp_path: Path, keys: RedisSer
             api = add(gateway, {"driver": "grpc", "post": [{"name": "same_body"}]})
             body = b"x" * largest
             assert api.send("POST", body=body).upstream.body == body
-        assert broker.status()["too_large"] == {"requests": 0, "answers": 0, "unread": 0}
+        assert broker.status()["too_large"] == {"requests": 0, "answers": 0, "abandoned": 0}
 
 
 def test_a_request_above_the_brokers_own_limit_is_error_500(tmp_path: Path, keys: RedisServer) -> None:

@@ -171,11 +171,11 @@ def test_compressed_messages_have_the_limit_when_decompressed(broker: RunningBro
 def test_an_answer_that_the_gateway_refuses_is_logged(broker: RunningBroker) -> None:
     """A gateway without `grpc_recv_max_size` drops the answer, and logs nothing for response hooks."""
     size = GATEWAY_DEFAULT + 1
-    before = broker.status()["too_large"]["unread"]
+    before = broker.status()["too_large"]["abandoned"]
     with grpc.insecure_channel(f"unix://{broker.socket}") as channel:
         with pytest.raises(grpc.RpcError, match="larger than max"):
             channel.unary_unary(DISPATCH)(an_object("grow", size=size).SerializeToString(), PATIENCE)
-        wait_until(lambda: broker.status()["too_large"]["unread"] == before + 1, lambda: str(broker.status()))
+        wait_until(lambda: broker.status()["too_large"]["abandoned"] == before + 1, lambda: str(broker.status()))
     assert re.search(r"hook grow: the gateway did not take an answer of \d+ bytes", broker.log)
     broker.check_accounts()
 

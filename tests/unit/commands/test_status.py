@@ -82,7 +82,7 @@ def test_without_an_answer_the_snapshot_is_enough() -> None:
 
 def test_long_and_hostile_names_fit_the_width() -> None:
     name = "x" * 300 + "\n\x1b[2Jstate        ready"
-    bundles = [{"name": name, "problems": [name], "kept": ""}]
+    bundles = [{"name": name, "problems": [name], "saved_copy": ""}]
     snapshot = changed(unloaded={name: name}, events={name: {"delivered": 1}}, not_ready=[NotReady("bundles", name)])
     for width in (40, 80, 120):
         text = "\n".join(lines_of(snapshot, details(bundles=bundles), width))

@@ -37,28 +37,28 @@ def test_unused_copies_are_removed(tmp_path: Path) -> None:
     assert {path.name for path in kept.path.iterdir()} == {INDEX, *names[:2]}
     kept.close()
     kept.close()
-    assert list((tmp_path / "kept").iterdir()) == []
+    assert list((tmp_path / "saved").iterdir()) == []
 
 
 def test_folders_of_running_brokers_are_left_alone(tmp_path: Path) -> None:
     first = opened(tmp_path)
     second = opened(tmp_path)
-    (tmp_path / "kept" / "left").mkdir()
+    (tmp_path / "saved" / "left").mkdir()
     third = opened(tmp_path)
-    assert set((tmp_path / "kept").iterdir()) == {first.path, second.path, third.path}
+    assert set((tmp_path / "saved").iterdir()) == {first.path, second.path, third.path}
     for kept in (first, second, third):
         kept.close()
 
 
 def test_a_folder_of_other_users_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "kept").symlink_to("elsewhere")
+    (tmp_path / "saved").symlink_to("elsewhere")
     kept = SavedFolder(tmp_path)
     kept.open()
     assert kept.path is None
-    (tmp_path / "kept").unlink()
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept").chmod(0o777)
+    (tmp_path / "saved").unlink()
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved").chmod(0o777)
     kept.open()
     assert kept.path is None
     kept.update({"/b": "1"}, [], is_quiet=True)

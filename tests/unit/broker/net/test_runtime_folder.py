@@ -143,7 +143,7 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["unpacked", "unpacked/bundle-0123", "kept", "kept/1", "storage.sqlite3", "storage.sqlite3-wal", "tyk.sock"],
+    ["unpacked", "unpacked/bundle-0123", "saved", "saved/1", "storage.sqlite3", "storage.sqlite3-wal", "tyk.sock"],
 )
 @pytest.mark.parametrize("kind", ["another user's", "a link of another user", "everybody's"])
 def test_planted_contents_are_refused(tmp_path: Path, name: str, kind: str) -> None:

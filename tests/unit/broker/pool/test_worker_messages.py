@@ -119,7 +119,7 @@ BUNDLE: Final[dict[str, Any]] = {
     "hashes": ["1", "2"],
     "path": "/b",
     "version": "1",
-    "kept": "",
+    "saved_copy": "",
     "state": "loaded",
     "error": None,
     "hooks": [HOOK],
