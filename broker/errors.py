@@ -87,9 +87,9 @@ class DispatchError(BrokerError):
 
 
 class WireError(BrokerError):
-    """A peer sent something other than MessagePack-RPC; its connection ends. `id`: the call's as encoded, or empty."""
+    """A peer sent something other than MessagePack-RPC; its connection ends. `id`: the call's, if known."""
 
-    def __init__(self, status: Status, message: str, call_id: bytes = b"") -> None:
+    def __init__(self, status: Status, message: str, call_id: int | None = None) -> None:
         message = bounded(message, MAX_MESSAGE)
         super().__init__(message)
         self.status = status

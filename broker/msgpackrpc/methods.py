@@ -18,10 +18,8 @@ from tykpy.broker.msgpackrpc.server import Reply, RpcMethod, decoded
 from tykpy.broker.msgpackrpc.wire import (
     EMPTY_MAP,
     EVENT_METHOD,
-    Message,
     is_map,
     is_one_value,
-    split_pair,
     unpack_values,
 )
 from tykpy.broker.router.dispatch import Dispatch, Dispatcher
@@ -79,28 +77,25 @@ def dispatch_methods(dispatcher: Dispatcher, hooks: Callable[[], object]) -> dic
     }
 
 
-def _entry(dispatcher: Dispatcher, kind: Kind, what: str) -> Callable[[Message, Reply], None]:
+def _entry(dispatcher: Dispatcher, kind: Kind, what: str) -> RpcMethod:
     expected = f"takes one map, the {what}, and optionally a map of options"
 
-    def call(message: Message, reply: Reply) -> None:
-        body, options = message.params, _NO_OPTIONS
-        if message.arity == 2:
-            body, packed = split_pair(message.params)
-            options = _read_options(packed)
-        elif message.arity != 1:
-            raise DispatchError(Status.INVALID, f"{expected}; this call has {message.arity} params")
+    def call(params: list[bytes], reply: Reply) -> None:
+        if not 1 <= len(params) <= 2:
+            raise DispatchError(Status.INVALID, f"{expected}; this call has {len(params)} params")
+        body, *packed = params
         if not is_map(body):
             raise DispatchError(Status.INVALID, f"{expected}; the {what} is not a map")
-        dispatch = RpcDispatch(kind, body, options, reply)
+        dispatch = RpcDispatch(kind, body, _read_options(packed), reply)
         reply.on_hang_up = partial(dispatcher.cancel, dispatch)
         dispatcher.dispatch(dispatch)
 
     return call
 
 
-def _read_options(packed: bytes) -> _Options:
+def _read_options(packed: list[bytes]) -> _Options:
     try:
-        (options,) = unpack_values(packed, 1)
+        (options,) = unpack_values(packed) or [None]
     except ValueError as error:
         raise DispatchError(Status.INVALID, f"the options cannot be decoded: {error}") from error
     if options is None:

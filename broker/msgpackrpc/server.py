@@ -68,7 +68,7 @@ class Reply:
 
     __slots__ = ("_connection", "_id", "on_hang_up", "size")
 
-    def __init__(self, connection: "_Connection", call_id: bytes, size: int) -> None:
+    def __init__(self, connection: "_Connection", call_id: int | None, size: int) -> None:
         self._connection: _Connection | None = connection
         self._id = call_id
         self.size = size
@@ -87,13 +87,13 @@ class Reply:
 
     def answer_packed(self, packed: bytes) -> None:
         """Answer with one value that is encoded already; it is not checked."""
-        self._complete(pack_result(self._id, packed) if self._id else b"")
+        self._complete(b"" if self._id is None else pack_result(self._id, packed))
 
     def fail(self, status: Status, message: str) -> None:
         """Answer with an error."""
-        if not self._id:
+        if self._id is None:
             log.debug("a notification failed: %s: %s", status.name, message)
-        self._complete(pack_error(self._id, status, message) if self._id else b"")
+        self._complete(b"" if self._id is None else pack_error(self._id, status, message))
 
     def _complete(self, data: bytes) -> None:
         connection, self._connection = self._connection, None
@@ -103,19 +103,19 @@ class Reply:
         connection.complete(self, data)
 
 
-RpcMethod = Callable[[Message, Reply], None]
+RpcMethod = Callable[[list[bytes], Reply], None]
 """Takes a call with encoded params and answers it, or raises DispatchError."""
 
 
 def decoded(function: Callable[[list[Any], Reply], None]) -> RpcMethod:
     """Make a method of a function that takes decoded params."""
 
-    def method(message: Message, reply: Reply) -> None:
+    def method(params: list[bytes], reply: Reply) -> None:
         try:
-            params = unpack_values(message.params, message.arity)
+            values = unpack_values(params)
         except ValueError as error:
             raise DispatchError(Status.INVALID, f"the params cannot be decoded: {error}") from error
-        function(params, reply)
+        function(values, reply)
 
     return method
 
@@ -143,8 +143,7 @@ class MsgpackRpcServer:
         self.oversize = oversize or SizeRefusals(self.limits.max_message)
         self.connections: Connections[_Connection] = Connections(self.loop, self.limits.max_connections)
         self.notices = QuietLog(log)
-        self._methods = {name.encode(): method for name, method in methods.items()}
-        self._names = ", ".join(sorted(methods))
+        self._methods = methods
 
     def protocol_factory(self) -> asyncio.Protocol:
         """Return a protocol for a new connection, for `loop.create_server`."""
@@ -160,13 +159,13 @@ class MsgpackRpcServer:
         """Run one call."""
         method = self._methods.get(message.method)
         if method is None:
-            name = message.method[:100].decode("utf-8", "replace")
-            reply.fail(Status.UNIMPLEMENTED, f"no method {name!r}; there are: {self._names}")
+            names = ", ".join(sorted(self._methods))
+            reply.fail(Status.UNIMPLEMENTED, f"no method {message.method[:100]!r}; there are: {names}")
         elif self.connections.draining:
             reply.fail(Status.UNAVAILABLE, "the broker is shutting down")
         else:
             try:
-                method(message, reply)
+                method(message.params, reply)
             except DispatchError as error:
                 reply.fail(error.status, error.message)
 
@@ -312,7 +311,7 @@ class _Connection(asyncio.Protocol):
                 return
             if message is None:
                 return
-            reply = Reply(self, message.id, len(message.params))
+            reply = Reply(self, message.id, sum(map(len, message.params)))
             in_flight.add(reply)
             self._in_flight_bytes += reply.size
             self._server.call(message, reply)

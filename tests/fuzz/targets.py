@@ -167,7 +167,7 @@ def msgpack_rpc(data: bytes) -> None:
             reader.feed(piece)
             while (message := reader.next()) is not None:
                 with contextlib.suppress(ValueError):
-                    unpack_values(message.params, message.arity)
+                    unpack_values(message.params)
 
 
 def msgpack_object(data: bytes) -> None:

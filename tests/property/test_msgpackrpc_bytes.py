@@ -1,5 +1,6 @@
 """Any bytes, cut anywhere, are read or refused, and every valid call is read."""
 
+import contextlib
 from typing import Any
 
 import msgpack
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tykpy.broker.errors import WireError
-from tykpy.broker.msgpackrpc.wire import Message, RpcMessageReader, is_one_value, pack_result, parse, unpack_values
+from tykpy.broker.msgpackrpc.wire import Message, RpcMessageReader, is_one_value, parse, unpack_values
 from tykpy.broker.router.peek import PeekError, peek_map
 
 LIMIT = 4096
@@ -64,9 +65,9 @@ def test_calls_are_read_however_they_are_cut(sent: list[Any], sizes: list[int]) 
     assert error is None
     assert len(found) == len(sent)
     for message, original in zip(found, sent, strict=True):
-        assert message.method.decode() == original[-2]
-        assert typed(unpack_values(message.params, message.arity)) == typed(original[-1])
-        assert bool(message.id) == (original[0] == 0)
+        assert message.method == original[-2]
+        assert typed(unpack_values(message.params)) == typed(original[-1])
+        assert (message.id is not None) == (original[0] == 0)
 
 
 heads = st.sampled_from([b"\x94\x00", b"\xdc\x00\x04\x00", b"\x93\x02", b"\x94\x01"])
@@ -97,7 +98,7 @@ def test_any_bytes_end_in_messages_or_one_wire_error(data: bytes, sizes: list[in
     assert (error is None) == (whole_error is None)
     for message in found:
         try:
-            unpack_values(message.params, message.arity)
+            unpack_values(message.params)
         except ValueError:
             continue
 
@@ -112,14 +113,10 @@ def test_a_damaged_call_is_read_or_refused(call: Any, data: st.DataObject) -> No
 
 @given(values)
 def test_parse_takes_any_value(value: Any) -> None:
-    try:
+    with contextlib.suppress(WireError):
         message = parse(msgpack.packb(value))
-    except WireError as error:
-        answer = msgpack.unpackb(pack_result(error.id or b"\xc0", b"\xc0"))
-        assert len(answer) == 4
-    else:
         assert value[0] in (0, 2)
-        assert message.method.decode() == value[-2]
+        assert message.method == value[-2]
 
 
 @given(st.binary(max_size=200) | values.map(msgpack.packb))
