@@ -4,55 +4,77 @@ Plots are inline SVG; their colours are the CSS classes c0 to c7.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from tykpy.bench.limits import disturbance
 from tykpy.bench.results import BenchReport, CaseResult, group, labels
-from tykpy.bench.tables import COLUMNS, COMPARED, NOT_MEASURED, SHOWN, Comparison, Difference, duration, remark, row
+from tykpy.bench.tables import (
+    COLUMNS,
+    COMPARED,
+    NOT_MEASURED,
+    SHOWN,
+    Comparison,
+    Difference,
+    duration,
+    megabytes,
+    remark,
+    row,
+)
 
 STYLE: Final = Path(__file__).parent / "page.css"
 MAX_LINES: Final = 8
-"""Most lines that can be distinguished in one plot."""
-MOST_ON_A_LINE: Final = 8
+"""Most lines that can be distinguished in one plot: as many as there are colours."""
+MOST_WORKERS_ON_A_LINE: Final = 8
 """Highest ratio of worker counts on a linear axis: beyond it, small counts would overlap."""
+MOST_RATES_ON_A_LINE: Final = 30
 _CURVE_POINTS: Final = 140
 _TEXT_COLUMNS: Final = ("case", "limit")
 _BROKER, _WORKERS, _RING = ("broker", 0), ("workers", 1), ("ring", 2)
 _PERCENTILES: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 WIDTH: Final = 460
-HEIGHT: Final = 300
-LEFT, RIGHT, TOP, BOTTOM = 70, 16, 14, 46
-COLOURS: Final = 8
+HEIGHT: Final = 280
+LEFT, RIGHT, TOP, BOTTOM, SIDE = 62, 8, 28, 46, 20
+"""Pixels around a plot; SIDE is left free between its left end and the lowest value, and at the other end."""
 _TICKS: Final = 5
 _LEGEND_LINE: Final = 18
 _LETTER: Final = 6.3
 """About the width of a letter in the legend, in pixels."""
-_BAR: Final = 20
-_BAR_GAP: Final = 12
-_GROUP_GAP: Final = 14
-_HEADING: Final = 26
-_LEAST_APART: Final = 0.06
-"""Share of an axis that a number of three digits needs."""
-_ROOM_FOR_SUM: Final = 40
-"""Pixels for the number behind the longest bar."""
+_APART: Final = 24
+"""Pixels that a number of three digits needs."""
+_BAR: Final = 14
 
 Point = tuple[float, float]
 Row = tuple[str, Sequence[float]]
 """A bar's name and its parts."""
+Text = Callable[[float], str]
+"""Formats a value."""
 
 
-class Series(NamedTuple):
-    """One line. `colour` is a number; `ideal` draws it dashed, without marks."""
+class Line(NamedTuple):
+    """A line of a plot. One without a name is dashed, and not in the legend."""
 
     name: str
     points: Sequence[Point]
     colour: int
-    ideal: bool = False
     marks: bool = True
+
+
+class Axis(NamedTuple):
+    """An axis from the first of its ticks (value, text) to the last."""
+
+    title: str
+    ticks: Sequence[tuple[float, str]]
+    log: bool = False
+
+    def share(self, value: float) -> float:
+        """Return where a value lies, from 0 at the low end to 1 at the high end."""
+        low, high = self.ticks[0][0], self.ticks[-1][0]
+        if self.log:
+            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, low))
+        return (value - low) / (high - low) if high > low else 0.5
 
 
 def short(value: float) -> str:
@@ -63,182 +85,84 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """From low to high; `ticks` are (value, text)."""
-
-    title: str
-    low: float
-    high: float
-    ticks: tuple[tuple[float, str], ...]
-    log: bool = False
-    text: Callable[[float], str] = short
-    """Formats a value."""
-
-    def share(self, value: float) -> float:
-        """Return where a value lies, from 0 at the low end to 1 at the high end."""
-        if self.log:
-            return math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+def axis_of(title: str, values: Iterable[float], text: Text = short, *, linear_up_to: float) -> Axis:
+    """Return an axis from 0 to a round number; or between powers of ten, if the values differ by a higher ratio."""
+    known = [value for value in values if value > 0] or [1.0]
+    low, high = min(known), max(known)
+    if high / low > linear_up_to:
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high) - 1e-9)
+        places = [10.0**power for power in range(first, max(last, first + 1) + 1)]
+        return Axis(title, [(place, text(place)) for place in places], log=True)
+    unit = 10.0 ** math.floor(math.log10(high / _TICKS))
+    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor * _TICKS >= high * 0.999)
+    return Axis(title, [(step * number, text(step * number)) for number in range(math.ceil(high / step * 0.999) + 1)])
 
 
-def linear_axis(title: str, highest: float, text: Callable[[float], str] = short) -> Axis:
-    """Return an axis from 0 to a round number that is not below `highest`."""
-    highest = highest or 1.0
-    unit = 10.0 ** math.floor(math.log10(highest / _TICKS))
-    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor * _TICKS >= highest * 0.999)
-    count = math.ceil(highest / step * 0.999)
-    ticks = tuple((step * number, text(step * number)) for number in range(count + 1))
-    return Axis(title, 0.0, count * step, ticks, text=text)
-
-
-def log_axis(title: str, lowest: float, highest: float, text: Callable[[float], str] = short) -> Axis:
-    """Return an axis between whole powers of ten around the values."""
-    low = math.floor(math.log10(max(lowest, 1e-9)))
-    high = max(low + 1, math.ceil(math.log10(max(highest, 1e-9)) - 1e-9))
-    return Axis(
-        title, 10.0**low, 10.0**high, tuple((10.0**at, text(10.0**at)) for at in range(low, high + 1)), log=True
-    )
-
-
-def spaced(axis: Axis) -> Axis:
-    """Return the axis without ticks whose texts would overlap the one before."""
-    shown: list[tuple[float, str]] = []
-    for tick in axis.ticks:
-        if not shown or axis.share(tick[0]) - axis.share(shown[-1][0]) >= _LEAST_APART:
-            shown.append(tick)
-    return replace(axis, ticks=tuple(shown))
-
-
-def line_chart(label: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
+def line_chart(label: str, lines: Sequence[Line], x: Axis, y: Axis) -> str:
     """Return a plot with its legend below; `label` is its text alternative."""
-    legend, extra = _legend([(one.name, one.colour) for one in series if not one.ideal], HEIGHT)
-    parts = [_grid(x, y)]
-    parts += [_line(one, x, y) for one in sorted(series, key=lambda one: not one.ideal)]
-    return _svg(label, HEIGHT + extra, [*parts, legend])
+    base, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    parts = [_text(4, 12, y.title, "start", "title"), _text((LEFT + right) / 2, base + 36, x.title, "middle", "title")]
+    for value, text in y.ticks:
+        at = _y(y, value)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(_text(LEFT - 8, at + 4, text, "end"))
+    before = 0.0
+    for value, text in x.ticks:
+        if (at := _x(x, value)) - before >= _APART:
+            parts.append(f'<line class="tick" x1="{at:.1f}" x2="{at:.1f}" y1="{base}" y2="{base + 4}"/>')
+            parts.append(_text(at, base + 17, text, "middle"))
+            before = at
+    for line in sorted(lines, key=lambda line: bool(line.name)):
+        places = [(_x(x, a), _y(y, b)) for a, b in line.points]
+        path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
+        parts.append(f'<path class="{"line" if line.name else "ideal"} c{line.colour}" d="{path}"/>')
+        for (a, b), (value, height) in zip(places, line.points, strict=True) if line.marks and line.name else ():
+            title = escape(f"{line.name}: {short(height)} at {short(value)}")
+            mark = f'<circle class="mark c{line.colour}" cx="{a:.1f}" cy="{b:.1f}" r="4">'
+            parts.append(f"{mark}<title>{title}</title></circle>")
+    return _svg(label, parts, HEIGHT, [(line.name, line.colour) for line in lines if line.name])
 
 
 def stacked_bars(
-    label: str, groups: Sequence[Sequence[Row]], parts: Sequence[tuple[str, int]], axis: Axis, *, heading: bool = False
+    label: str, groups: Sequence[Sequence[Row]], parts: Sequence[tuple[str, int]], text: Text, *, heading: bool = False
 ) -> str:
     """Return one bar for each row, made of the parts (name, colour). Groups stand apart; `heading` shows the label."""
-    names = [name for rows in groups for name, _ in rows]
-    place = _Place(min(190.0, max(map(len, names), default=0) * _LETTER + 14), _HEADING if heading else TOP)
-    bottom = place.top + len(names) * (_BAR + _BAR_GAP) + max(0, len(groups) - 1) * _GROUP_GAP
-    drawn = [_bar_grid(axis, place, bottom)]
-    if heading:
-        drawn.append(_text(14, 17, label, "start", "heading"))
-    at = place.top + _BAR_GAP / 2
+    highest = max(sum(values) for rows in groups for _, values in rows) or 1.0
+    drawn, top = ([_text(4, 14, label, "start", "heading")], 26) if heading else ([], 0)
     for rows in groups:
         for name, values in rows:
-            drawn.append(_bar(name, list(zip(values, parts, strict=True)), at, place.left, axis))
-            at += _BAR + _BAR_GAP
-        at += _GROUP_GAP
-    legend, extra = _legend(parts, bottom + BOTTOM, place.left) if len(parts) > 1 else ("", 0.0)
-    return _svg(label, bottom + BOTTOM + extra, [*drawn, legend])
+            drawn.append(_text(4, top + 12, f"{name}: {text(sum(values))}", "start"))
+            at = 4.0
+            for value, (part, colour) in zip(values, parts, strict=True):
+                place = f'x="{at:.1f}" y="{top + 17}" width="{value / highest * (WIDTH - 8):.1f}" height="{_BAR}"'
+                title = f"<title>{escape(name)}, {escape(part)}: {text(value)}</title>"
+                drawn.append(f'<rect class="bar c{colour}" {place}>{title}</rect>')
+                at += value / highest * (WIDTH - 8)
+            top += _BAR + 24
+        top += _BAR
+    return _svg(label, drawn, top, parts if len(parts) > 1 else ())
 
 
-class _Place(NamedTuple):
-    """The corner where the bars begin."""
-
-    left: float
-    top: float
-
-
-def _svg(label: str, height: float, parts: Sequence[str]) -> str:
-    head = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label, quote=True)}">'
-    return "\n".join([head, *parts, "</svg>"])
+def _svg(label: str, parts: Sequence[str], height: int, legend: Sequence[tuple[str, int]]) -> str:
+    """Return the picture with its legend below."""
+    drawn, left, top = [*parts], 4.0, height + 4
+    for name, colour in legend:
+        width = 30 + len(name) * _LETTER
+        if left + width > WIDTH and left > 4:
+            left, top = 4.0, top + _LEGEND_LINE
+        drawn.append(f'<rect class="bar c{colour}" x="{left:.0f}" y="{top}" width="11" height="11" rx="2"/>')
+        drawn.append(_text(left + 16, top + 10, name, "start"))
+        left += width
+    view = f'viewBox="0 0 {WIDTH} {top + (_LEGEND_LINE if legend else 0)}"'
+    return "\n".join([f'<svg {view} role="img" aria-label="{escape(label, quote=True)}">', *drawn, "</svg>"])
 
 
 def _x(axis: Axis, value: float) -> float:
-    return LEFT + axis.share(value) * (WIDTH - LEFT - RIGHT)
+    return LEFT + SIDE + axis.share(value) * (WIDTH - LEFT - RIGHT - 2 * SIDE)
 
 
 def _y(axis: Axis, value: float) -> float:
     return HEIGHT - BOTTOM - axis.share(value) * (HEIGHT - TOP - BOTTOM)
-
-
-def _grid(x: Axis, y: Axis) -> str:
-    base = HEIGHT - BOTTOM
-    parts = []
-    for value, text in y.ticks:
-        at = _y(y, value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(_text(LEFT - 8, at + 4, text, "end"))
-    for value, text in x.ticks:
-        at = _x(x, value)
-        parts.append(f'<line class="tick" x1="{at:.1f}" x2="{at:.1f}" y1="{base}" y2="{base + 4}"/>')
-        parts.append(_text(at, base + 17, text, "middle"))
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, base + 35, x.title, "middle", "title"))
-    middle = (TOP + base) / 2
-    parts.append(
-        f'<text class="title" x="14" y="{middle:.0f}" text-anchor="middle" '
-        f'transform="rotate(-90 14 {middle:.0f})">{escape(y.title)}</text>'
-    )
-    return "\n".join(parts)
-
-
-def _line(one: Series, x: Axis, y: Axis) -> str:
-    places = [(_x(x, a), _y(y, b)) for a, b in one.points]
-    path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
-    style = "ideal" if one.ideal else "line"
-    parts = [f'<path class="{style} c{one.colour % COLOURS}" d="{path}"/>']
-    if one.marks and not one.ideal:
-        for (a, b), (value, height) in zip(places, one.points, strict=True):
-            title = escape(f"{one.name}: {short(height)} at {short(value)}")
-            mark = f'<circle class="mark c{one.colour % COLOURS}" cx="{a:.1f}" cy="{b:.1f}" r="4">'
-            parts.append(f"{mark}<title>{title}</title></circle>")
-    return "\n".join(parts)
-
-
-def _bar_grid(axis: Axis, place: _Place, base: float) -> str:
-    parts = []
-    for value, text in axis.ticks:
-        at = place.left + axis.share(value) * _bar_room(place.left)
-        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{place.top}" y2="{base:.1f}"/>')
-        parts.append(_text(at, base + 16, text, "middle"))
-    parts.append(_text(place.left + _bar_room(place.left) / 2, base + 35, axis.title, "middle", "title"))
-    return "\n".join(parts)
-
-
-def _bar(
-    name: str, values: Sequence[tuple[float, tuple[str, int]]], top: float, left: float, axis: Axis
-) -> str:  # fmt: skip
-    at = left
-    parts = [_text(left - 8, top + 14, name, "end")]
-    for value, (part, colour) in values:
-        width = axis.share(value) * _bar_room(left)
-        title = f"<title>{escape(name)}, {escape(part)}: {_exact(value)}</title>"
-        place = f'x="{at:.1f}" y="{top:.1f}" width="{width:.1f}" height="{_BAR}"'
-        parts.append(f'<rect class="bar c{colour % COLOURS}" {place}>{title}</rect>')
-        at += width
-    parts.append(_text(at + 6, top + 14, axis.text(sum(value for value, _ in values)), "start", "sum"))
-    return "\n".join(parts)
-
-
-def _exact(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _bar_room(left: float) -> float:
-    return WIDTH - left - RIGHT - _ROOM_FOR_SUM
-
-
-def _legend(entries: Sequence[tuple[str, int]], top: float, begin: float = LEFT) -> tuple[str, float]:
-    """Return the legend and its height."""
-    parts, left, line = [], begin, 0
-    for name, colour in entries:
-        width = 22 + len(name) * _LETTER
-        if left + width > WIDTH - RIGHT and left > begin:
-            left, line = begin, line + 1
-        y = top + line * _LEGEND_LINE + 4
-        parts.append(
-            f'<rect class="bar c{colour % COLOURS}" x="{left:.0f}" y="{y:.0f}" width="11" height="11" rx="2"/>'
-        )
-        parts.append(_text(left + 16, y + 10, name, "start"))
-        left += width + 8
-    return "\n".join(parts), (line + 1) * _LEGEND_LINE + 8
 
 
 def _text(x: float, y: float, text: str, anchor: str, style: str = "label") -> str:
@@ -329,19 +253,25 @@ def _labelled(results: Sequence[CaseResult]) -> list[tuple[str, CaseResult]]:
 
 def throughput(results: list[CaseResult]) -> str:
     """Plot dispatches per second against workers, with the ideal rate of n workers."""
-    series: list[Series] = []
     variants = list(group(results, lambda case: case.variant).values())
     names = labels([members[0].case for members in variants], with_workers=False)
     shown = list(zip(names, variants, strict=True))[:: math.ceil(len(variants) / MAX_LINES)]
+    lines: list[Line] = []
     for colour, (name, members) in enumerate(shown):
         points = [(float(member.case.workers), member.median("rate") or 0.0) for member in members]
-        series.append(Series(name, points, colour))
+        lines.append(Line(name, points, colour))
         if len(points) > 1 and not members[0].case.rate:
-            series.append(Series("ideal", _ideal(points), colour, ideal=True))
-    title = "workers (dashed: ideal)" if any(one.ideal for one in series) else "workers"
-    counts = sorted({float(member.case.workers) for _, members in shown for member in members})
-    axis = _workers_axis(title + _of_all(len(shown), len(variants)), counts)
-    return line_chart("throughput by workers", series, axis, _rate_axis(series))
+            lines.append(Line("", _ideal(points), colour))
+    title = "workers" if all(line.name for line in lines) else "workers (dashed: ideal)"
+    counts = sorted({count for line in lines for count, _ in line.points if line.name})
+    x = Axis(
+        title + _of_all(len(shown), len(variants)),
+        [(count, f"{count:.0f}" if count else "unknown") for count in counts],
+        log=counts[-1] > MOST_WORKERS_ON_A_LINE * counts[0] > 0,
+    )
+    rates = [rate for line in lines for _, rate in line.points]
+    y = axis_of("dispatches/s", rates, linear_up_to=MOST_RATES_ON_A_LINE)
+    return line_chart("throughput by workers", lines, x, y)
 
 
 def _ideal(points: Sequence[Point]) -> list[Point]:
@@ -351,36 +281,19 @@ def _ideal(points: Sequence[Point]) -> list[Point]:
     return [(count, rate * count / first) for count in counts]
 
 
-def _workers_axis(title: str, counts: Sequence[float]) -> Axis:
-    low, high = counts[0], counts[-1]
-    ticks = tuple((count, f"{count:.0f}" if count else "unknown") for count in counts)
-    if low and high / low > MOST_ON_A_LINE:
-        return spaced(Axis(title, low / 1.1, high * 1.1, ticks, log=True))
-    return spaced(Axis(title, low - 0.25, high + 0.25, ticks))
-
-
 def _of_all(shown: int, everything: int) -> str:
     return f" ({shown} of {everything} cases)" if shown < everything else ""
 
 
-def _rate_axis(series: Sequence[Series]) -> Axis:
-    values = [point[1] for one in series for point in one.points if point[1] > 0] or [1.0]
-    if max(values) / min(values) > 30:
-        return log_axis("dispatches/s", min(values), max(values))
-    return linear_axis("dispatches/s", max(values))
-
-
 def latency(results: list[CaseResult]) -> str:
     """Plot latency against percentile, both logarithmic."""
-    series = []
     shown = _labelled(results)[:: math.ceil(len(results) / MAX_LINES)]
-    for colour, (label, result) in enumerate(shown):
-        series.append(Series(label, _curve(result), colour, marks=False))
-    most = max((math.log10(max(10, result.latencies.total)) for _, result in shown), default=1.0)
-    ticks = tuple((_nines(percent), f"{percent:g}%") for percent in _PERCENTILES if _nines(percent) <= most)
-    x = Axis("percentile" + _of_all(len(shown), len(results)), 0.0, most, ticks)
-    values = [point[1] for one in series for point in one.points if point[1] > 0] or [1.0]
-    return line_chart("latency by percentile", series, x, log_axis("latency", min(values), max(values), duration))
+    lines = [Line(label, _curve(result), colour, marks=False) for colour, (label, result) in enumerate(shown)]
+    most = max(line.points[-1][0] for line in lines)
+    ticks = [(_nines(percent), f"{percent:g}%") for percent in _PERCENTILES if _nines(percent) < most + 1]
+    x = Axis("percentile" + _of_all(len(shown), len(results)), ticks)
+    y = axis_of("latency", [us for line in lines for _, us in line.points], duration, linear_up_to=0)
+    return line_chart("latency by percentile", lines, x, y)
 
 
 def _nines(percent: float) -> float:
@@ -398,8 +311,7 @@ def _curve(result: CaseResult) -> list[tuple[float, float]]:
 def cpu(results: list[CaseResult]) -> str:
     """Plot CPU microseconds per dispatch by process, with the ring's share taken out of both."""
     rows = [(label, _cpu_parts(result)) for label, result in _labelled(results)]
-    axis = linear_axis("CPU time per dispatch", max(sum(values) for _, values in rows), duration)
-    return stacked_bars("CPU per dispatch", [rows], (_BROKER, _RING, _WORKERS), axis)
+    return stacked_bars("CPU per dispatch", [rows], (_BROKER, _RING, _WORKERS), duration)
 
 
 def _cpu_parts(result: CaseResult) -> tuple[float, float, float]:
@@ -412,8 +324,6 @@ def _cpu_parts(result: CaseResult) -> tuple[float, float, float]:
 
 def memory(results: list[CaseResult]) -> str:
     """Plot the PSS of the broker and of all its workers after the load."""
-    rows = []
-    for label, result in _labelled(results):
-        rows.append((label, (result.median("broker_mib") or 0.0, result.median("workers_mib") or 0.0)))
-    axis = linear_axis("MiB (PSS)", max(sum(values) for _, values in rows))
-    return stacked_bars("memory", [rows], (_BROKER, _WORKERS), axis)
+    parts = ("broker_mib", "workers_mib")
+    rows = [(label, [result.median(name) or 0.0 for name in parts]) for label, result in _labelled(results)]
+    return stacked_bars("memory", [rows], (_BROKER, _WORKERS), megabytes)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tykpy.bench.report import STYLE, Row, linear_axis, stacked_bars
+from tykpy.bench.report import STYLE, Row, short, stacked_bars
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 PAGE: Final = "benchmarks.md"
@@ -17,27 +17,25 @@ BEGIN: Final = "<!-- bars: begin -->"
 END: Final = "<!-- bars: end -->"
 _CPU: Final = ("broker_us", "workers_us")
 _PARTS: Final = (("broker, or the server", 0), ("workers", 1))
-_CPU_AXIS: Final = "CPU microseconds per dispatch"
 
 
 class Wanted(NamedTuple):
     """A plot of some figures of some bars."""
 
     what: str
-    axis: str
     figures: tuple[str, ...]
     bars: tuple[str, ...]
 
 
 PLOTS: Final = {
-    "throughput": Wanted("requests/s, header edit, 64 streams", "requests/s", ("rate",), ("throughput",)),
-    "latency": Wanted("median latency, header edit, 1 stream", "microseconds", ("p50_us",), ("latency",)),
-    "servers": Wanted("CPU per dispatch, header edit, 64 streams", _CPU_AXIS, _CPU, ("throughput",)),
+    "throughput": Wanted("requests/s, header edit, 64 streams", ("rate",), ("throughput",)),
+    "latency": Wanted("median latency in us, header edit, 1 stream", ("p50_us",), ("latency",)),
+    "servers": Wanted("CPU time per dispatch in us, header edit, 64 streams", _CPU, ("throughput",)),
     "growth": Wanted(
-        "CPU per dispatch as things become many", _CPU_AXIS, _CPU,
+        "CPU time per dispatch in us, as things become many", _CPU,
         ("bundles", "hooks", "connections", "idle-connections", "in-flight", "workers"),
     ),
-    "transports": Wanted("round trip of 900 bytes, 64 in flight", "microseconds", ("p50_us",), ("ring",)),
+    "transports": Wanted("round trip of 900 bytes in us, 64 in flight", ("p50_us",), ("ring",)),
 }  # fmt: skip
 
 
@@ -98,9 +96,8 @@ def _rows(points: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> list[R
 
 
 def _bars(wanted: Wanted, groups: list[list[Row]]) -> str:
-    highest = max(sum(values) for rows in groups for _, values in rows)
-    parts = _PARTS if wanted.figures == _CPU else ((wanted.axis, 0),)
-    chart = stacked_bars(wanted.what, groups, parts, linear_axis(wanted.axis, highest), heading=True)
+    parts = _PARTS if wanted.figures == _CPU else ((wanted.what, 0),)
+    chart = stacked_bars(wanted.what, groups, parts, short, heading=True)
     head, _, rest = chart.partition(">")
     head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ')
     return (

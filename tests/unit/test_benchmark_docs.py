@@ -35,7 +35,7 @@ def test_only_the_marked_table_is_replaced(tmp_path: Path) -> None:
     assert [path.name for path in written[1:]] == [
         "benchmarks-throughput.svg", "benchmarks-servers.svg", "benchmarks-growth.svg", "benchmarks-transports.svg",
     ]  # fmt: skip
-    assert "![CPU per dispatch as things become many](benchmarks-growth.svg)" in text
+    assert "![CPU time per dispatch in us, as things become many](benchmarks-growth.svg)" in text
     for path in written[1:]:
         root = ElementTree.fromstring(path.read_text())
         assert root.tag == "{http://www.w3.org/2000/svg}svg"

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from tests.unit.bench.samples import MS, report, result, sample
-from tykpy.bench.report import cpu, html, latency, linear_axis, log_axis, memory, stacked_bars, throughput
+from tykpy.bench.report import axis_of, cpu, html, latency, memory, short, stacked_bars, throughput
 from tykpy.bench.results import BenchReport, CaseResult
 from tykpy.bench.tables import compare
 
@@ -115,33 +115,34 @@ def test_a_latency_curve_never_falls() -> None:
 
 @pytest.mark.parametrize("highest", [0.0, 0.003, 1.0, 7.3, 99.0, 100.0, 36_804.0, 2e9])
 def test_linear_axes_begin_at_nothing_and_hold_all(highest: float) -> None:
-    axis = linear_axis("x", highest)
-    assert axis.low == 0
-    assert axis.high >= highest * 0.999
+    axis = axis_of("x", [highest], linear_up_to=30)
+    assert axis.ticks[0][0] == 0
+    assert axis.ticks[-1][0] >= highest * 0.999
     assert 2 <= len(axis.ticks) <= 7
-    assert axis.share(axis.high) == 1
+    assert axis.share(axis.ticks[-1][0]) == 1
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (0.5, 3e6), (1000.0, 1000.0), (9.0, 11.0)])
 def test_logarithmic_axes_hold_all(low: float, high: float) -> None:
-    axis = log_axis("x", low, high)
-    assert 0 <= axis.share(low) <= axis.share(high) <= 1
+    axis = axis_of("x", [0.0, low, high], linear_up_to=0)
+    assert axis.log
+    assert 0 == axis.share(0.0) <= axis.share(low) <= axis.share(high) <= 1
     assert len(axis.ticks) >= 2
 
 
 def test_the_ring_is_taken_out_of_broker_and_workers() -> None:
     plain = result(sample(10_000, broker=0.5, workers=(0.2, 0.3), ring_us=(4.0, 6.0)))
     titles = [element.text for element in ET.fromstring(cpu([plain])).iter("title")]
-    assert titles == ["2 workers, broker: 46", "2 workers, ring: 10", "2 workers, workers: 44"]
+    assert titles == ["2 workers, broker: 46 us", "2 workers, ring: 10 us", "2 workers, workers: 44 us"]
 
 
 def test_figures_of_the_plots_are_the_medians_of_the_table() -> None:
     parts = [(10.0, (20.0, 20.0), (4.0, 6.0)), (30.0, (40.0, 40.0), (2.0, 2.0)), (20.0, (35.0, 5.0), (3.0, 5.0))]
     one = result(*(sample(1000, broker_mib=a, worker_mib=b, ring_us=c) for a, b, c in parts))
     titles = [element.text for element in ET.fromstring(memory([one])).iter("title")]
-    assert titles == ["2 workers, broker: 20", "2 workers, workers: 40"]
+    assert titles == ["2 workers, broker: 20 MiB", "2 workers, workers: 40 MiB"]
     titles = [element.text for element in ET.fromstring(cpu([one])).iter("title")]
-    assert titles[1] == "2 workers, ring: 8"
+    assert titles[1] == "2 workers, ring: 8 us"
 
 
 def test_a_plot_says_how_many_cases_it_shows() -> None:
@@ -154,7 +155,7 @@ def test_a_plot_says_how_many_cases_it_shows() -> None:
 
 def test_groups_of_bars_stand_apart() -> None:
     rows = [("a", [1.0]), ("b", [2.0])]
-    root = ET.fromstring(stacked_bars("x", [rows, rows], (("all", 0),), linear_axis("x", 2.0)))
+    root = ET.fromstring(stacked_bars("x", [rows, rows], (("all", 0),), short))
     bars = [float(bar.attrib["y"]) for bar in root.iter("rect")]
     within, between, again = (below - above for above, below in pairwise(bars))
     assert within == again < between
