@@ -1,14 +1,15 @@
 """Server reflection (`grpc.reflection.v1` and `v1alpha`), so that tools such as `grpcurl` need no .proto file.
 
-The descriptors are constants (`descriptors.py`), each with the names it defines, so that the broker imports neither
-protobuf nor the messages that it never decodes.
+The descriptors are a FileDescriptorSet beside this file, `services.binpb`, which is read here: the broker imports
+neither protobuf nor the messages that it never decodes.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
 
 from tykpy.broker.codes import GrpcCode
-from tykpy.broker.grpc.descriptors import FILES, SERVICES, DescriptorFile
 from tykpy.broker.grpc.head import Method
 from tykpy.broker.grpc.local_call import LocalCall
 from tykpy.broker.grpc.wire import GrpcCallError
@@ -27,8 +28,61 @@ _EXTENSION_NUMBERS: Final = 5
 _SERVICES: Final = 6
 _ERROR: Final = 7
 
-_by_name: Final = {file.name: file for file in FILES}
-_by_symbol: Final = {symbol: file for file in FILES for symbol in file.symbols}
+# FileDescriptorProto and what it contains: fields that define names, with the fields within them that do
+_NAME: Final = 1
+_PACKAGE: Final = 2
+_DEPENDENCY: Final = 3
+_ENUM: Final[dict[int, Any]] = {}
+_MESSAGE: Final[dict[int, Any]] = {4: _ENUM}
+_MESSAGE[3] = _MESSAGE
+_SERVICE: Final = 6
+_METHOD: Final[dict[int, Any]] = {}
+_DEFINITIONS: Final[dict[int, Any]] = {4: _MESSAGE, 5: _ENUM, _SERVICE: {2: _METHOD}}
+
+
+class _File(NamedTuple):
+    """One .proto file."""
+
+    packed: bytes
+    """Its FileDescriptorProto."""
+    imports: list[str]
+
+
+class _Descriptors(NamedTuple):
+    """What the broker offers."""
+
+    files: dict[str, _File]
+    """By name."""
+    symbols: dict[str, _File]
+    """By the full names of messages, enums, services and methods."""
+    services: list[str]
+
+
+@cache
+def descriptors() -> _Descriptors:
+    """Read the descriptors of all services."""
+    found = _Descriptors({}, {}, [])
+    for _, packed in bytes_fields((files(__package__) / "services.binpb").read_bytes()):
+        fields = list(bytes_fields(packed))
+        texts = {number: value.decode() for number, value in fields if number in (_NAME, _PACKAGE)}
+        file = _File(packed, [value.decode() for number, value in fields if number == _DEPENDENCY])
+        found.files[texts[_NAME]] = file
+        for number, value in fields:
+            if number in _DEFINITIONS:
+                names = list(_names(value, f"{texts[_PACKAGE]}.", _DEFINITIONS[number]))
+                found.symbols.update(dict.fromkeys(names, file))
+                found.services.extend(names[:1] if number == _SERVICE else ())
+    return found
+
+
+def _names(packed: bytes, prefix: str, inner: dict[int, Any]) -> Iterator[str]:
+    """Yield the full names that a descriptor defines, its own first."""
+    fields = list(bytes_fields(packed))
+    name = prefix + dict(fields)[_NAME].decode()
+    yield name
+    for number, value in fields:
+        if number in inner:
+            yield from _names(value, f"{name}.", inner[number])
 
 
 def reflection_methods() -> dict[bytes, Method]:
@@ -64,30 +118,31 @@ def _answer(payload: bytes) -> bytes:
             question = number
             argument = "" if number == _FILE_CONTAINING_EXTENSION else value.decode()
     if question == _FILE_BY_FILENAME:
-        return _pack_file(_by_name.get(argument), f"file {argument!r}")
+        return _pack_file(descriptors().files.get(argument), f"file {argument!r}")
     if question == _FILE_CONTAINING_SYMBOL:
-        return _pack_file(_by_symbol.get(argument), f"symbol {argument!r}")
+        return _pack_file(descriptors().symbols.get(argument), f"symbol {argument!r}")
     if question == _LIST_SERVICES:
-        return _pack_services(SERVICES)
-    if question == _ALL_EXTENSIONS_OF_TYPE and argument in _by_symbol:
+        return _pack_services()
+    if question == _ALL_EXTENSIONS_OF_TYPE and argument in descriptors().symbols:
         return pack_bytes(_EXTENSION_NUMBERS, pack_bytes(1, argument.encode()))
     if question in (_FILE_CONTAINING_EXTENSION, _ALL_EXTENSIONS_OF_TYPE):
         return _pack_error(GrpcCode.NOT_FOUND, "no such extension")
     return _pack_error(GrpcCode.INVALID_ARGUMENT, "no question in the request")
 
 
-def _pack_file(file: DescriptorFile | None, what: str) -> bytes:
+def _pack_file(file: _File | None, what: str) -> bytes:
     """Encode a file and all its imports, itself first."""
     if file is None:
         return _pack_error(GrpcCode.NOT_FOUND, f"no {what}")
-    files = [file]
-    for known in files:
-        files += [_by_name[name] for name in known.imports if _by_name[name] not in files]
-    return pack_bytes(_FILE_DESCRIPTORS, b"".join(pack_bytes(1, known.serialized) for known in files))
+    by_name, needed = descriptors().files, [file]
+    for known in needed:
+        needed += [by_name[name] for name in known.imports if by_name[name] not in needed]
+    return pack_bytes(_FILE_DESCRIPTORS, b"".join(pack_bytes(1, known.packed) for known in needed))
 
 
-def _pack_services(services: Sequence[str]) -> bytes:
-    return pack_bytes(_SERVICES, b"".join(pack_bytes(1, pack_bytes(1, name.encode())) for name in services))
+def _pack_services() -> bytes:
+    names = sorted(descriptors().services)
+    return pack_bytes(_SERVICES, b"".join(pack_bytes(1, pack_bytes(1, name.encode())) for name in names))
 
 
 def _pack_error(code: GrpcCode, message: str) -> bytes:

@@ -1,10 +1,8 @@
-"""Writes broker/grpc/descriptors.py: `python -m tests.support.peers.write_descriptors`, when a .proto file changed."""
+"""Write broker/grpc/services.binpb: `python -m tests.support.peers.write_descriptors`, when a .proto file changed."""
 
-import base64
-import zlib
 from typing import Final
 
-from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -18,32 +16,7 @@ from tyk.proto import (
     coprocess_session_state_pb2,
 )
 
-TARGET: Final = ROOT / "broker" / "grpc" / "descriptors.py"
-_LINE: Final = 100
-_HEAD: Final = '''"""Descriptors of the services that the broker offers, for server reflection.
-
-Written by `python -m tests.support.peers.write_descriptors`: do not edit. A test compares it with the messages in use.
-"""
-
-import base64
-import zlib
-from typing import Final, NamedTuple
-
-
-class DescriptorFile(NamedTuple):
-    """One .proto file: its imports, the full names that it defines, and its FileDescriptorProto."""
-
-    name: str
-    imports: tuple[str, ...]
-    symbols: tuple[str, ...]
-    packed: str
-
-    @property
-    def serialized(self) -> bytes:
-        """The FileDescriptorProto."""
-        return zlib.decompress(base64.b85decode(self.packed))
-
-'''
+TARGET: Final = ROOT / "broker" / "grpc" / "services.binpb"
 
 
 def tyk_files() -> list[bytes]:
@@ -74,56 +47,11 @@ def _reflection_v1() -> bytes:
     return file.SerializeToString()
 
 
-def all_files() -> list[FileDescriptorProto]:
-    """Every file that reflection knows."""
+def all_files() -> FileDescriptorSet:
+    """Return every file that reflection knows."""
     others = [health_pb2.DESCRIPTOR.serialized_pb, reflection_pb2.DESCRIPTOR.serialized_pb, _reflection_v1()]
-    return [FileDescriptorProto.FromString(data) for data in tyk_files() + others]
-
-
-def symbols(file: FileDescriptorProto) -> list[str]:
-    """Full names of a file's messages (fields and nested messages too), enums and services (methods too)."""
-    prefix = f"{file.package}." if file.package else ""
-    names: list[str] = []
-    for message in file.message_type:
-        names += _message_symbols(prefix, message)
-    names += [prefix + enum.name for enum in file.enum_type]
-    for service in file.service:
-        names.append(prefix + service.name)
-        names += [f"{prefix}{service.name}.{method.name}" for method in service.method]
-    return names
-
-
-def _message_symbols(prefix: str, message: DescriptorProto) -> list[str]:
-    name = prefix + message.name
-    names = [name]
-    for nested in message.nested_type:
-        names += _message_symbols(name + ".", nested)
-    return names + [f"{name}.{enum.name}" for enum in message.enum_type]
-
-
-def _literal(text: str, indent: str) -> str:
-    lines = [text[at : at + _LINE] for at in range(0, len(text), _LINE)]
-    return "".join(f'{indent}"{line}"\n' for line in lines)
-
-
-def _tuple(names: list[str], indent: str) -> str:
-    return "(\n" + "".join(f'{indent}    "{name}",\n' for name in names) + f"{indent})" if names else "()"
-
-
-def render() -> str:
-    """The module's text."""
-    files = all_files()
-    parts = [_HEAD, "\n# fmt: off\nFILES: Final = (\n"]
-    for file in files:
-        packed = base64.b85encode(zlib.compress(file.SerializeToString(deterministic=True), 9)).decode()
-        parts.append(f'    DescriptorFile(\n        "{file.name}",\n')
-        parts.append(f"        {_tuple(list(file.dependency), '        ')},\n")
-        parts.append(f"        {_tuple(symbols(file), '        ')},\n")
-        parts.append(f"{_literal(packed, '        ')}    ),\n")
-    services = sorted(f"{file.package}.{service.name}" for file in files for service in file.service)
-    parts.append(f")\n\nSERVICES: Final = {_tuple(services, '')}\n")
-    return "".join(parts)
+    return FileDescriptorSet(file=[FileDescriptorProto.FromString(data) for data in tyk_files() + others])
 
 
 if __name__ == "__main__":
-    TARGET.write_text(render())
+    TARGET.write_bytes(all_files().SerializeToString(deterministic=True))
