@@ -46,9 +46,8 @@ from tykpy.workers.process.lifeline import end_with_broker
 from tykpy.workers.process.plugin_signals import confine_handlers
 from tykpy.workers.process.signals import dump_stacks_to, release_children, watch_signals
 from tykpy.workers.serve import WorkerLoop
-from tykpy.workers.storage import SharedStorage, open_storage
+from tykpy.workers.storage import open_storage
 from tykpy.workers.storage.failures import Health
-from tykpy.workers.storage.timed import TimedStorage
 from tykpy.workers.zygote import fork_loop
 
 if TYPE_CHECKING:
@@ -158,8 +157,7 @@ def _prepare(
     confine_handlers()
     runtime_dir = _path(config["runtime_dir"])
     health = Health(channel.show_storage)
-    opened = open_storage(config["redis"], runtime_dir, health)
-    storage: SharedStorage = TimedStorage(opened, channel.count_storage)
+    storage = open_storage(config["redis"], runtime_dir, health, channel.count_storage)
     if spans is not None:
         storage = spans.trace_storage(storage, "redis" if config["redis"] else "sqlite", health)
     gateway.install(storage=storage, trigger=events.trigger, log=stdio.PluginLog().log)

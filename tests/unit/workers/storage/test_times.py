@@ -7,7 +7,6 @@ from tykpy.broker.pool.storage_report import MOST, StorageReport
 from tykpy.ipc.ring import layout
 from tykpy.telemetry.buckets import BUCKETS
 from tykpy.workers.storage import open_storage
-from tykpy.workers.storage.timed import TimedStorage
 
 
 def test_a_workers_times_have_the_buckets_of_all_histograms() -> None:
@@ -18,7 +17,7 @@ def test_times_are_added_up_over_workers_also_those_that_ended(tmp_path: Path) -
     report = StorageReport(None, tmp_path)
     for _ in range(2):
         with local_worker() as worker:
-            storage = TimedStorage(open_storage(None, tmp_path), worker.channel.count_storage)
+            storage = open_storage(None, tmp_path, count=worker.channel.count_storage)
             storage.store("key", b"value", 10)
             assert storage.fetch("key") == b"value"
             assert storage.fetch("other") == b""
