@@ -7,19 +7,19 @@ from time import time_ns
 from typing import Final, Self
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, ParentBased, TraceIdRatioBased
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tykpy.broker.codes import GrpcCode
 from tykpy.broker.faults import report
 from tykpy.broker.router.dispatch import Dispatch
 from tykpy.broker.router.hook_info import HookInfo
-from tykpy.broker.router.peek import HOOK_TYPES, Peek, peek, peek_map
-from tykpy.broker.tracing.incoming import PARENT, Carrier, incoming_trace
-from tykpy.ipc.frame import EVENT_KINDS, Kind
+from tykpy.broker.router.peek import HOOK_TYPES
+from tykpy.broker.tracing.incoming import PARENT, STATE, Carrier, incoming_trace
+from tykpy.ipc.frame import EVENT_KINDS
 from tykpy.ipc.text import bounded
-from tykpy.telemetry.spans import MAX_VALUE, SpanExport
+from tykpy.telemetry.spans import UNSET, SpanExport
 
 SERVICE: Final = "coprocess.Dispatcher"
 FLUSH_S: Final = 2.0
@@ -27,9 +27,13 @@ FLUSH_S: Final = 2.0
 STATUS_CODE: Final = "rpc.grpc.status_code"
 """Also for dispatches over other protocols: what the outcome would be in gRPC, as in metrics."""
 _NO_ERROR: Final = frozenset({GrpcCode.OK, GrpcCode.CANCELLED})
-_ROOT: Final = Context()
+_NO_PARENT: Final = Context()
 _UNSAMPLED: Final = ("0", "2", "4", "6", "8", "a", "c", "e")
 """Last digit of a `traceparent` whose flags do not include "sampled"."""
+_RANDOM: Final = 0x02
+"""Flag of a `traceparent` whose trace id is random (W3C Trace Context, level 2)."""
+_HALF_BITS: Final = 64
+"""Half of a trace id, and the whole id of a span, in bits."""
 _propagator: Final = TraceContextTextMapPropagator()
 
 
@@ -38,12 +42,14 @@ class DispatchSpans:
 
     def __init__(self, export: SpanExport) -> None:
         self._export = export
-        sampler = export.sampler
+        self._sampler = sampler = export.sampler
+        self._random_bits = export.ids.random_bits
         self._follows = isinstance(sampler, ParentBased)
         """Whether a dispatch is never sampled if its caller says that it is not."""
         root = getattr(sampler, "_root", sampler)
-        self._bound = root.bound if isinstance(root, TraceIdRatioBased) else 0 if root is ALWAYS_OFF else None
-        """Traces that begin here are sampled if the lower half of their id is below it; None: the sampler decides."""
+        everything = 1 << _HALF_BITS
+        self._bound = root.bound if isinstance(root, TraceIdRatioBased) else 0 if root is ALWAYS_OFF else everything
+        """A trace that begins here may be sampled if the lower half of its id is below it."""
 
     @classmethod
     def open(cls) -> Self:
@@ -53,11 +59,15 @@ class DispatchSpans:
     def begin(self, dispatch: Dispatch, hook: HookInfo) -> None:
         """Set the trace of a dispatch for this hook, if it is sampled."""
         try:
-            carrier = incoming_trace(dispatch)
-            if carrier is None:
-                self._begin_root(dispatch, hook)
-            elif not self._follows or not carrier[PARENT].endswith(_UNSAMPLED):
-                self._begin(dispatch, hook, _propagator.extract(carrier, _ROOT))
+            incoming = incoming_trace(dispatch)
+            if incoming is None:
+                # Decided by half of the id, before there is anything else: nearly all dispatches end here.
+                lower = self._random_bits(_HALF_BITS)
+                if lower < self._bound:
+                    self._begin(dispatch, hook, lower, _NO_PARENT)
+            elif not self._follows or not incoming.parent.endswith(_UNSAMPLED):
+                lower = self._random_bits(_HALF_BITS)
+                self._begin(dispatch, hook, lower, _propagator.extract(incoming.carrier, _NO_PARENT))
         except Exception as fault:  # noqa: BLE001 (it costs this trace)
             report(fault)
 
@@ -65,49 +75,59 @@ class DispatchSpans:
         """Export what is left."""
         self._export.shutdown(FLUSH_S)
 
-    def _begin_root(self, dispatch: Dispatch, hook: HookInfo) -> None:
-        # Decided here if possible: a span that is not sampled costs a tenth of a dispatch.
-        ids = self._export.ids
-        trace_id = ids.generate_trace_id()
-        if self._bound is None or trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound:
-            ids.next_trace_id = trace_id
-            self._begin(dispatch, hook, _ROOT)
-
-    def _begin(self, dispatch: Dispatch, hook: HookInfo, parent: Context) -> None:
-        started = time_ns()
+    def _begin(self, dispatch: Dispatch, hook: HookInfo, lower: int, continued: Context) -> None:
+        """Ask the sampler; `lower` is the lower half of the trace's id if there is no valid trace to be continued."""
+        parent: SpanContext | None = get_current_span(continued).get_span_context() if continued else None
+        if parent is not None and parent.is_valid:
+            trace_id, flags = parent.trace_id, TraceFlags.SAMPLED | parent.trace_flags & _RANDOM
+        else:
+            parent = None
+            trace_id, flags = self._random_bits(_HALF_BITS) << _HALF_BITS | lower or 1, TraceFlags.SAMPLED | _RANDOM
         method = "DispatchEvent" if dispatch.kind in EVENT_KINDS else "Dispatch"
-        span = self._export.tracer.start_span(
-            f"{SERVICE}/{method}",
-            parent,
-            SpanKind.SERVER if dispatch.protocol else SpanKind.INTERNAL,
-            _attributes(dispatch, hook, method),
-            start_time=started,
-        )
-        if span.get_span_context().trace_flags.sampled:
-            dispatch.trace = SampledDispatch(self._export.tracer, span, started)
+        name = f"{SERVICE}/{method}"
+        kind = SpanKind.SERVER if dispatch.protocol else SpanKind.INTERNAL
+        attributes = _attributes(dispatch, hook, method, self._export.max_text)
+        result = self._sampler.should_sample(continued, trace_id, name, kind, attributes)
+        if result.decision is Decision.RECORD_AND_SAMPLE:
+            attributes |= result.attributes
+            own = self._export.new_context(trace_id, TraceFlags(flags), result.trace_state)
+            dispatch.trace = SampledDispatch(self._export, own, name, kind, parent, attributes)
 
 
 class SampledDispatch:
-    """The trace of one dispatch. Its spans are finished at the end, when the caller has its answer."""
+    """The trace of one dispatch. Its spans are made at the end, when the caller has its answer."""
 
-    __slots__ = ("_attempts", "_context", "_sent_ns", "_span", "_started_ns", "_tracer", "_worker", "carrier")
+    __slots__ = (
+        "_attempts", "_attributes", "_context", "_export", "_kind", "_name", "_parent", "_sent_ns", "_started_ns",
+        "_worker", "carrier", "trace_id",
+    )  # fmt: skip
 
-    def __init__(self, tracer: Tracer, span: Span, started_ns: int) -> None:
-        self._tracer = tracer
-        self._span = span
-        self._context = set_span_in_context(span, _ROOT)
-        self._started_ns = started_ns
+    def __init__(
+        self,
+        export: SpanExport,
+        context: SpanContext,
+        name: str,
+        kind: SpanKind,
+        parent: SpanContext | None,
+        attributes: dict[str, str | int],
+    ) -> None:
+        """`context` is that of the dispatch's span, for which the other arguments are."""
+        self._export = export
+        self._context = context
+        self._name = name
+        self._kind = kind
+        self._parent = parent
+        self._attributes = attributes
+        self._started_ns = time_ns()
         self._sent_ns = 0
         self._worker = 0
         self._attempts = 0
-        self.carrier: Carrier = {}
-        """The dispatch's span, for the worker that makes children of it."""
-        _propagator.inject(self.carrier, self._context)
-
-    @property
-    def trace_id(self) -> str:
+        self.trace_id = f"{context.trace_id:032x}"
         """The id in hexadecimal."""
-        return f"{self._span.get_span_context().trace_id:032x}"
+        self.carrier: Carrier = {PARENT: f"00-{self.trace_id}-{context.span_id:016x}-{context.trace_flags:02x}"}
+        """The dispatch's span, for the worker that makes children of it."""
+        if context.trace_state:
+            self.carrier[STATE] = context.trace_state.to_header()
 
     def sent(self, worker: int) -> None:
         """Note that the dispatch was given to a worker."""
@@ -118,40 +138,34 @@ class SampledDispatch:
     def end(self, code: int, message: str = "") -> None:
         """Export the spans of a dispatch that has ended; `code` is a `GrpcCode`, `message` says what failed."""
         try:
-            self._end(GrpcCode(code), message)
+            self._end(code, message)
         except Exception as fault:  # noqa: BLE001 (it costs this trace)
             report(fault)
 
-    def _end(self, code: GrpcCode, message: str) -> None:
-        now, span = time_ns(), self._span
-        self._tracer.start_span("queue", self._context, start_time=self._started_ns).end(self._sent_ns or now)
-        span.set_attribute(STATUS_CODE, int(code))
+    def _end(self, code: int, message: str) -> None:
+        now, started, context, export = time_ns(), self._started_ns, self._context, self._export
+        queue = export.new_context(context.trace_id, context.trace_flags, context.trace_state)
+        export.add(queue, "queue", context, (started, self._sent_ns or now))
+        attributes, status = self._attributes, UNSET
+        attributes[STATUS_CODE] = int(code)
         if self._attempts:
-            span.set_attributes({"tykpy.worker": self._worker, "tykpy.attempts": self._attempts})
+            attributes["tykpy.worker"] = self._worker
+            attributes["tykpy.attempts"] = self._attempts
         if code not in _NO_ERROR:
-            span.set_attribute("error.type", code.name)
-            span.set_status(StatusCode.ERROR, bounded(message or code.name, MAX_VALUE))
-        span.end(now)
+            attributes["error.type"] = name = GrpcCode(code).name
+            status = Status(StatusCode.ERROR, bounded(message or name, export.max_text))
+        export.add(context, self._name, self._parent, (started, now), self._kind, attributes, status)
 
 
-def _attributes(dispatch: Dispatch, hook: HookInfo, method: str) -> dict[str, str]:
-    attributes = {"tykpy.hook": bounded(dispatch.name, MAX_VALUE)}
+def _attributes(dispatch: Dispatch, hook: HookInfo, method: str, max_text: int) -> dict[str, str | int]:
+    attributes: dict[str, str | int] = {"tykpy.hook": bounded(dispatch.name, max_text)}
     if dispatch.protocol:
         attributes |= {"rpc.system": dispatch.protocol, "rpc.service": SERVICE, "rpc.method": method}
     bundle, _ = hook.stats.id
     if bundle:
-        attributes["tykpy.bundle"] = bundle
+        attributes["tykpy.bundle"] = bounded(bundle, max_text)
     if dispatch.kind not in EVENT_KINDS:
-        seen = _peek(dispatch)
-        attributes["tykpy.api_id"] = bounded(seen.api_id, MAX_VALUE)
-        if 0 <= seen.hook_type < len(HOOK_TYPES):
-            attributes["tykpy.hook_type"] = HOOK_TYPES[seen.hook_type]
+        attributes["tykpy.api_id"] = bounded(dispatch.api_id, max_text)
+        if 0 <= dispatch.hook_type < len(HOOK_TYPES):
+            attributes["tykpy.hook_type"] = HOOK_TYPES[dispatch.hook_type]
     return attributes
-
-
-def _peek(dispatch: Dispatch) -> Peek:
-    """Look into the object again; what was seen is remembered."""
-    body = dispatch.body
-    if dispatch.kind == Kind.OBJECT_MAP:
-        return peek_map(dispatch.encoded)
-    return peek(body) if isinstance(body, bytes) else peek(body.view())

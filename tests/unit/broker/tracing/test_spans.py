@@ -4,13 +4,22 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_ON,
+    Decision,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import TraceState
 
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tykpy.broker.codes import GrpcCode
 from tykpy.broker.router.hook_table import HookTable
 from tykpy.broker.tracing.spans import DispatchSpans
-from tykpy.telemetry.spans import SpanExport, TraceIds
+from tykpy.telemetry.spans import MAX_VALUE, SpanExport, TraceIds, max_text, span_limits
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
 
@@ -22,13 +31,14 @@ class KeptSpans(SpanExport):
         self.ids = TraceIds()
         self.kept = InMemorySpanExporter()
         self._provider = TracerProvider(sampler, id_generator=self.ids, shutdown_on_exit=False)
-        self._provider.add_span_processor(SimpleSpanProcessor(self.kept))
-        self.tracer = self._provider.get_tracer("test")
+        self._processor = SimpleSpanProcessor(self.kept)  # type: ignore[assignment]
+        self._scope = InstrumentationScope("test")
+        self.max_text = max_text(span_limits())
 
 
-def begin(spans: DispatchSpans, traceparent: str = "") -> RecordedDispatch:
+def begin(spans: DispatchSpans, traceparent: str = "", name: str = "hook") -> RecordedDispatch:
     headers = b"\n\x46\n\x0bTraceparent\x12\x37" + traceparent.encode() if traceparent else b""
-    dispatch = RecordedDispatch(object_bytes("hook") + b"\x1a" + bytes([len(headers)]) + headers)
+    dispatch = RecordedDispatch(object_bytes(name) + b"\x1a" + bytes([len(headers)]) + headers)
     spans.begin(dispatch, HookTable().identify(dispatch))
     return dispatch
 
@@ -54,6 +64,47 @@ def test_a_ratio_of_new_traces_is_sampled(wrap: type[ParentBased]) -> None:
 )
 def test_the_caller_decides_if_the_sampler_says_so(sampler: Sampler, flags: str, sampled: bool) -> None:
     assert (begin(DispatchSpans(KeptSpans(sampler)), PARENT + flags).trace is not None) is sampled
+
+
+class AddingSampler(Sampler):
+    """Samples everything, and adds to it, as a sampler of another package may."""
+
+    def should_sample(self, *_: object, **__: object) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_AND_SAMPLE, {"sampled.by": "rule"}, TraceState([("rule", "1")]))
+
+    def get_description(self) -> str:
+        return "adding"
+
+
+def test_a_sampler_of_another_package_is_asked() -> None:
+    export = KeptSpans(AddingSampler())
+    trace = begin(DispatchSpans(export)).trace
+    assert trace is not None
+    assert trace.carrier["tracestate"] == "rule=1"
+    trace.end(GrpcCode.OK)
+    _, dispatch = export.kept.get_finished_spans()
+    assert dispatch.attributes is not None
+    assert (dispatch.attributes["sampled.by"], dispatch.attributes["tykpy.hook"]) == ("rule", "hook")
+
+
+@pytest.mark.parametrize(("traceparent", "flags"), [("", "03"), (PARENT + "01", "01"), (PARENT + "03", "03")])
+def test_the_flag_of_random_ids_is_kept(traceparent: str, flags: str) -> None:
+    trace = begin(DispatchSpans(KeptSpans(ALWAYS_ON)), traceparent).trace
+    assert trace is not None
+    assert trace.carrier["traceparent"].endswith("-" + flags)
+
+
+@pytest.mark.parametrize(("variable", "longest"), [("", MAX_VALUE), ("5", 5)])
+def test_texts_are_cut_as_configured(monkeypatch: pytest.MonkeyPatch, variable: str, longest: int) -> None:
+    if variable:
+        monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", variable)
+    export = KeptSpans(ALWAYS_ON)
+    trace = begin(DispatchSpans(export), name="x" * 2000).trace
+    assert trace is not None
+    trace.end(GrpcCode.INTERNAL, "y" * 2000)
+    _, dispatch = export.kept.get_finished_spans()
+    assert dispatch.attributes is not None
+    assert len(str(dispatch.attributes["tykpy.hook"])) == len(dispatch.status.description or "") == longest
 
 
 def test_a_cancelled_dispatch_is_no_error() -> None:
