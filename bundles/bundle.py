@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Final, NamedTuple
 
 from tykpy.bundles.errors import BundleError
@@ -62,6 +63,14 @@ class BundlePart:
     space: ImportSpace | None = None
     copy: UnpackedCopy | None = None
     """Where it is unpacked, if it is a ZIP."""
+    on_start: tuple[FunctionType, ...] = ()
+    on_stop: tuple[FunctionType, ...] = ()
+    """What to call as a worker starts and stops, in this order."""
+
+    def close(self) -> None:
+        """Forget the part's modules."""
+        if self.space is not None:
+            self.space.close()
 
     def chain(self, hook_type: str) -> Chain:
         """Return the part's chain: the hooks that the manifest lists inside `*`, and no others.
@@ -122,7 +131,8 @@ class Bundle:
     @property
     def is_other_file(self) -> bool:
         """Whether it is no bundle, but a `.py` file without hooks among bundles."""
-        return self.path.suffix == ".py" and self.error is None and not self.hooks and not self.faulty
+        has_code = self.hooks or self.faulty or any(part.on_start or part.on_stop for part in self.parts)
+        return self.path.suffix == ".py" and self.error is None and not has_code
 
     @property
     def count(self) -> int:
@@ -155,8 +165,7 @@ class Bundle:
     def close(self) -> None:
         """Forget the bundle's modules, and release what is unpacked."""
         for part in self.parts:
-            if part.space is not None:
-                part.space.close()
+            part.close()
         self.release()
 
     def release(self) -> None:

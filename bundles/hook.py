@@ -9,7 +9,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Final
 
-from tyk.decorators import HOOK_ATTRIBUTE, HookDefinition
+from tyk.decorators import HOOK_ATTRIBUTE, LIFESPAN_ATTRIBUTE, HookDefinition, LifespanDefinition
 from tykpy.bundles.errors import BundleError
 from tykpy.bundles.files.manifest import HOOK_TYPES, ListedHook
 from tykpy.bundles.shapes import SHAPES, Shape
@@ -80,6 +80,12 @@ def definition_of(value: object) -> HookDefinition | None:
     else:
         definition = inspect.getattr_static(target, HOOK_ATTRIBUTE, None)
     return definition if type(definition) is HookDefinition and type(definition.name) is str else None
+
+
+def lifespan_of(value: object) -> LifespanDefinition | None:
+    """Return the definition that `@on_start` or `@on_stop` has put on `value`."""
+    definition = value.__dict__.get(LIFESPAN_ATTRIBUTE) if type(value) is FunctionType else None
+    return definition if type(definition) is LifespanDefinition else None
 
 
 def known_type(definition: HookDefinition) -> str | None:

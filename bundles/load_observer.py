@@ -1,9 +1,10 @@
 """What a registry reports about each bundle that it loads, and which bundles it must not import."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from tykpy.bundles.bundle import BundlePart
 from tykpy.bundles.load_guard import LoadGuard
 
 
@@ -34,10 +35,12 @@ class LoadReport:
 
 @dataclass(slots=True)
 class LoadObserver:
-    """Observes a registry's loads: reports each bundle, names those that must not be imported, guards the process."""
+    """Observes a registry's loads: reports and starts bundles, guards the process, names what must not be imported."""
 
     report: LoadReport = field(default_factory=LoadReport)
     guard: LoadGuard = field(default_factory=LoadGuard)
+    start: Callable[[BundlePart], object] = lambda _part: None
+    """Runs the `on_start` functions of a part that was loaded; raises BundleError."""
     _blocked: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Version ("": any) and reason by path, of bundles that ended or hung a worker. One thread writes, others read."""
 

@@ -6,10 +6,10 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Final
 
-from tyk.decorators import HookDefinition
+from tyk.decorators import HookDefinition, LifespanDefinition
 from tykpy.bundles import forked
 from tykpy.bundles.bundle import BundlePart, FaultyHook
 from tykpy.bundles.errors import BundleError, SignatureError
@@ -17,7 +17,7 @@ from tykpy.bundles.files.discovery import is_other_file
 from tykpy.bundles.files.manifest import MANIFEST_NAME, ListedHook, Manifest, read_manifest
 from tykpy.bundles.files.signature import PublicKey
 from tykpy.bundles.files.verification import verify
-from tykpy.bundles.hook import definition_of, known_type, make_hook, source_of
+from tykpy.bundles.hook import definition_of, known_type, lifespan_of, make_hook, source_of
 from tykpy.bundles.imports.importer import ImportSpace
 from tykpy.bundles.plugin_errors import bundle_failed
 from tykpy.ipc.description import MAX_HOOKS, MAX_NAME
@@ -162,6 +162,7 @@ def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: 
     others = [module for module in space.modules() if module not in loaded]
     wanted = {entry.name for entry in part.listed}
     found: dict[str, tuple[Callable[..., Any], HookDefinition]] = {}
+    lifespan: dict[FunctionType, LifespanDefinition] = {}
     for module in loaded + others:
         for attribute, value in vars(module).copy().items():
             definition = definition_of(value)
@@ -169,8 +170,13 @@ def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: 
                 found.setdefault(definition.name, (value, definition))
                 if type(attribute) is str and attribute in wanted:
                     found.setdefault(attribute, (value, definition))
+            elif (moment := lifespan_of(value)) is not None:
+                lifespan[value] = moment
     if len(found) > MAX_HOOKS:
         raise too_many_hooks(space.root.joinpath(*manifest.file_list[:1]))
+    in_order = sorted(lifespan, key=lambda function: lifespan[function].order)
+    part.on_start = tuple(function for function in in_order if lifespan[function].at_start)
+    part.on_stop = tuple(function for function in reversed(in_order) if not lifespan[function].at_start)
     _make_hooks(part, found)
     _add_missing(part, loaded + others)
     return part

@@ -156,7 +156,7 @@ class BundleStore:
         place, name, path = candidate.place, candidate.name, candidate.path
         is_complete = True
         if place.suffix == ".py" and place.is_file():
-            parts = [load_file(name, place, str(path), self._public_key, self._runs_code)]
+            parts = [self._start(load_file(name, place, str(path), self._public_key, self._runs_code))]
         elif place.is_file():
             parts = [self._load_archive(candidate)]
         elif place.is_dir() and not (place / MANIFEST_NAME).is_file():
@@ -180,7 +180,16 @@ class BundleStore:
         return parts, is_complete
 
     def _load_folder(self, name: str, root: Path, path: Path) -> BundlePart:
-        return load_folder(name, root, str(path), self._public_key, self._runs_code)
+        return self._start(load_folder(name, root, str(path), self._public_key, self._runs_code))
+
+    def _start(self, part: BundlePart) -> BundlePart:
+        """Run the part's `on_start` functions; return a part with an error if one fails."""
+        try:
+            self._observer.start(part)
+        except BundleError as error:
+            part.close()
+            return BundlePart(part.name, part.root, error=error)
+        return part
 
     def _load_archive(self, candidate: Candidate) -> BundlePart:
         try:

@@ -1,6 +1,10 @@
 """Exit codes of a worker, which tell the broker why it ended."""
 
 from enum import IntEnum
+from typing import Final
+
+ON_STOP_S: Final = 5.0
+"""Seconds that a worker gives to the `on_stop` functions of its bundles, and the broker to the worker for them."""
 
 
 class WorkerExit(IntEnum):

@@ -1,10 +1,12 @@
-"""The decorators that turn a function of a bundle into a hook.
+"""The decorators that turn a function of a bundle into a hook, or have it run as a worker starts and stops.
 
 `@Pre` and `@Pre(timeout=0.5, idempotent=True)` both work and give back the function itself, marked with a
 `HookDefinition` in `__tyk_hook__`. Its arguments, and whether it is `async`, are checked when its bundle is loaded.
 The function also gets the attributes `f` and `name` of Tyk's own hook objects.
 """
 
+import inspect
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ __all__ = ["CustomKeyCheck", "Event", "Hook", "Post", "PostKeyAuth", "Pre"]
 
 HOOK_ATTRIBUTE: Final = "__tyk_hook__"
 """The attribute of a decorated function that holds its `HookDefinition`."""
+LIFESPAN_ATTRIBUTE: Final = "__tyk_lifespan__"
+"""The attribute of a function that holds its `LifespanDefinition`."""
 
 OnError: TypeAlias = Literal["fail", "continue"]
 
@@ -35,6 +39,7 @@ EventFunction: TypeAlias = Callable[[Any, Any], object]
 _HookT = TypeVar("_HookT", bound=HookFunction)
 _EventT = TypeVar("_EventT", bound=EventFunction)
 _AnyT = TypeVar("_AnyT", bound=Callable[..., object])
+_LifespanT = TypeVar("_LifespanT", bound=Callable[[], object])
 
 _ON_ERROR: Final = ("fail", "continue")
 _MUST_FAIL: Final = "CustomKeyCheck"
@@ -160,6 +165,8 @@ def _hook_name(decorator: str, function: object) -> str:
             decorator,
             f"is on {name}, which is a hook already: a function takes one decorator, define another function",
         )
+    if isinstance(function, FunctionType) and LIFESPAN_ATTRIBUTE in vars(function):
+        raise NotAHookError(decorator, f"is on {name}, which has another decorator: define another function")
     # A subclass of str could run plugin code wherever the name is compared.
     return str.__str__(name)
 
@@ -184,3 +191,51 @@ Response: Final[HookDecorator] = _Decorator("Response", "Response")
 
 Event: Final[EventDecorator] = _Decorator("Event", "Event")
 """Handles an event of the gateway: `(event, spec)`, returns nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class LifespanDefinition:
+    """When a function runs that is no hook."""
+
+    at_start: bool
+    """As its worker starts; otherwise as it stops."""
+    order: int
+    """Grows with each decorated function."""
+
+
+_orders: Final = itertools.count()
+
+
+def on_start(function: _LifespanT, /) -> _LifespanT:
+    """Run a function, `def` or `async def`, in each worker before the worker takes calls.
+
+    The functions of a bundle run in the order of their definition, `async def` ones on the event loop of its hooks. If
+    one raises, the bundle is not served. Raises NotAHookError for anything but a function without arguments.
+    """
+    return _mark_lifespan("on_start", function)
+
+
+def on_stop(function: _LifespanT, /) -> _LifespanT:
+    """Run a function, `def` or `async def`, in each worker that ends, when its last call has been answered.
+
+    The functions of a bundle run in the reverse order of their definition, in a thread of their own or on the event
+    loop of its hooks, and have 5 seconds together. They do not run when a worker crashes or is killed. Raises
+    NotAHookError for anything but a function without arguments.
+    """
+    return _mark_lifespan("on_stop", function)
+
+
+def _mark_lifespan(decorator: str, function: _LifespanT) -> _LifespanT:
+    if not isinstance(function, FunctionType):
+        raise NotAHookError(decorator, f"decorates a function, which {function!r} is not")
+    name, attributes = function.__name__, vars(function)
+    if HOOK_ATTRIBUTE in attributes or LIFESPAN_ATTRIBUTE in attributes:
+        raise NotAHookError(decorator, f"is on {name}, which has another decorator: define another function")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise NotAHookError(decorator, f"is on {name}, which yields: split it into @on_start and @on_stop")
+    code = function.__code__
+    needed = code.co_argcount - len(function.__defaults__ or ())
+    if needed or code.co_kwonlyargcount > len(function.__kwdefaults__ or ()):
+        raise NotAHookError(decorator, f"is on {name}, which takes arguments: it is called without any")
+    attributes[LIFESPAN_ATTRIBUTE] = LifespanDefinition(decorator == "on_start", next(_orders))
+    return function

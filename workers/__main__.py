@@ -40,6 +40,7 @@ from tykpy.telemetry.tracing import TracingError
 from tykpy.workers.dispatch.log_fields import running_fields
 from tykpy.workers.dispatch.prepare import HookDispatcher
 from tykpy.workers.events import SentEvents
+from tykpy.workers.lifespan import Lifespan
 from tykpy.workers.load_report import ControlReport
 from tykpy.workers.process import rlimits, signal_origin, stdio
 from tykpy.workers.process.lifeline import end_with_broker
@@ -89,7 +90,7 @@ def _run(argument: str, life: int) -> int:
     try:
         events = SentEvents(channel.control)
         loads = LoadObserver(ControlReport(channel.control), guard=LoadGuard((*channel.descriptors, watch)))
-        worker, dispatcher, spans = _prepare(channel, _configuration(channel, loads), events, loads)
+        worker, dispatcher, lifespan, spans = _prepare(channel, _configuration(channel, loads), events, loads)
     except ControlClosedError:
         return WorkerExit.DONE
     except BaseException as error:
@@ -98,7 +99,7 @@ def _run(argument: str, life: int) -> int:
             log.exception("cannot start")
         channel.control.send("failed", {"message": described(error)})
         return WorkerExit.CANNOT_START
-    worker.run(dispatcher)
+    worker.run(dispatcher, lifespan)
     events.finish()
     if spans is not None:
         spans.close()
@@ -139,8 +140,8 @@ def _path(name: bytes) -> Path:
 
 def _prepare(
     channel: WorkerChannel, config: dict[str, Any], events: SentEvents, loads: LoadObserver
-) -> tuple[WorkerLoop, HookDispatcher, "WorkerSpans | None"]:
-    """Load everything, then report that the worker is ready."""
+) -> tuple[WorkerLoop, HookDispatcher, Lifespan, "WorkerSpans | None"]:
+    """Load and start all bundles, then report that the worker is ready."""
     path = _path(config["log_file"]) if config["log_file"] else None
     configure_log(config["log_level"], config["log_format"], path)
     explain_in_log(config["names"])
@@ -174,6 +175,8 @@ def _prepare(
     saved = VersionCopies.read(_path(config["saved"]) if config["saved"] else None, pinned=config["pinned"])
     store = BundleStore(sources, runtime_dir / UNPACKED_FOLDER, public_key, observer=loads, saved=saved)
     atexit.register(store.close)
+    lifespan = Lifespan(worker.run_async)
+    loads.start = lifespan.start
     store.load_all()
     store.sweep()
     dispatcher = HookDispatcher(store, spans)
@@ -182,7 +185,7 @@ def _prepare(
     if config["check_storage"]:
         # Report an unreachable storage now, and not when the first hook needs it.
         threading.Thread(target=storage.check, name="storage-check", daemon=True).start()
-    return worker, dispatcher, spans
+    return worker, dispatcher, lifespan, spans
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ replaces `threading` or `select` (gevent.monkey) would leave it without a thread
 """
 
 import asyncio
+from collections.abc import Coroutine
 from queue import SimpleQueue
 from time import monotonic, monotonic_ns
 from types import TracebackType
@@ -99,10 +100,30 @@ class AsyncCalls:
         """Return the tasks of the running calls, and those that their hooks have started."""
         return [*self.tasks(), *_all_tasks(self._loop)]
 
-    def finish(self) -> None:
-        """Wait for the running calls, then end the loop."""
+    def run_coroutine(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Run a coroutine on the loop, and wait for its end; raises whatever it raises."""
+        ended: SimpleQueue[BaseException | None] = SimpleQueue()
+
+        async def run() -> None:
+            error = None
+            try:
+                await coroutine
+            except BaseException as raised:  # noqa: BLE001 (handed to the caller)
+                error = raised
+            ended.put(error)
+
+        tasks: list[asyncio.Task[None]] = []
+        self._loop.call_soon_threadsafe(lambda: tasks.append(asyncio.Task(run(), loop=self._loop)))
+        if (error := ended.get()) is not None:
+            raise error
+
+    def drain(self) -> None:
+        """Wait for the running calls; no more may be started."""
         for _ in range(self._free):
             self._slots.get()
+
+    def finish(self) -> None:
+        """End the loop."""
         self._loop.call_soon_threadsafe(self._loop.end)
         self._ended.get()
 

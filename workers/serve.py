@@ -7,9 +7,10 @@ A control thread reads the broker's messages.
 
 import gc
 import os
+from collections.abc import Coroutine
 from queue import SimpleQueue
 from time import monotonic_ns
-from typing import Final
+from typing import Any, Final
 
 from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.errors import ControlClosedError
@@ -22,6 +23,7 @@ from tykpy.workers.dispatch.failure import error_frame
 from tykpy.workers.dispatch.prepare import HookDispatcher
 from tykpy.workers.dispatch.slow_hooks import SlowHooks
 from tykpy.workers.hook_threads import FIRST, HookThreads
+from tykpy.workers.lifespan import Lifespan
 from tykpy.workers.metering import Meter
 from tykpy.workers.process.guard import guarded, start_thread
 from tykpy.workers.process.rlimits import CpuBudget
@@ -54,8 +56,8 @@ class WorkerLoop:
         if slow_hook:
             SlowHooks(slow_hook, self._async_calls.tasks).start()
 
-    def run(self, dispatcher: HookDispatcher) -> None:
-        """Serve until the worker is drained. Every claimed request is answered before this returns."""
+    def run(self, dispatcher: HookDispatcher, lifespan: Lifespan) -> None:
+        """Serve until the worker is drained. Every claimed request is answered before bundles are stopped."""
         # Everything loaded so far stays loaded: exempt it from garbage collection.
         gc.collect()
         gc.freeze()
@@ -63,9 +65,17 @@ class WorkerLoop:
         self._begin.put(None)
         guarded(self._serve, FIRST)
         self._threads.join()
+        self._async_calls.drain()
+        if lifespan.has_stops:
+            self._channel.control.send("stopping")
+            lifespan.stop()
         self._async_calls.finish()
         for meter in self._meters:
             meter.close()
+
+    def run_async(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Run a coroutine on the event loop of the hooks; raises whatever it raises."""
+        self._async_calls.run_coroutine(coroutine)
 
     def abandon(self) -> None:
         """Release everything that belongs to the worker, in a child that plugin code has forked."""

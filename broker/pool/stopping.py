@@ -17,6 +17,7 @@ from tykpy.broker.router.deaths import Cause
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.router import Router
 from tykpy.ipc.errors import IpcError
+from tykpy.ipc.exits import ON_STOP_S
 from tykpy.telemetry.log import Log
 from tykpy.telemetry.records import NO_FIELDS, Fields
 
@@ -161,24 +162,31 @@ class WorkerStopper:
         """Kill a worker that has nothing left to do; its dispatches' deadlines limit how long that takes."""
         if worker.generation not in self._workers:
             return
-        if worker.link is not None and worker.link.in_flight:
+        if (worker.link is not None and worker.link.in_flight) or self._is_stopping(worker):
             self._loop.call_later(STOP_GRACE, self._kill_when_done, worker)
         else:
             log.warning("%s did not end by itself; killing it", worker)
             worker.process.kill()
 
+    def stopping(self, worker: Worker) -> None:
+        """Give a worker that has nothing left to do the time to stop its bundles, once."""
+        if worker.phase is WorkerPhase.LEAVING and worker.stopping_until is None:
+            worker.stopping_until = self._loop.time() + ON_STOP_S + STOP_GRACE
+
+    def _is_stopping(self, worker: Worker) -> bool:
+        return worker.stopping_until is not None and self._loop.time() < worker.stopping_until
+
     async def end_all(self, all_gone: asyncio.Future[None]) -> None:
-        """End every worker, by force after STOP_GRACE; whoever reaps them sets `all_gone`."""
+        """End every worker, by force after STOP_GRACE and the time to stop bundles; `all_gone` is set by the reaper."""
         for worker in tuple(self._workers.values()):
             worker.end_patience()
             self.ask_to_leave(worker)
-        try:
-            await asyncio.wait_for(asyncio.shield(all_gone), STOP_GRACE)
-        except TimeoutError:
+        while not all_gone.done():
+            await asyncio.wait((all_gone,), timeout=STOP_GRACE)
             for worker in self._workers.values():
-                log.warning("%s did not end by itself; killing it", worker)
-                worker.process.kill()
-            await all_gone
+                if not self._is_stopping(worker):
+                    log.warning("%s did not end by itself; killing it", worker)
+                    worker.process.kill()
 
     def _tell(self, worker: Worker, send: Callable[[], object]) -> None:
         try:

@@ -452,6 +452,8 @@ class Supervisor:
             self.loads.loaded(worker)
         elif name == "pong":
             self._stopper.awake(worker)
+        elif name == "stopping":
+            self._stopper.stopping(worker)
         elif name == "leads":
             if worker.link is not None:
                 self._router.relieved(worker.link)

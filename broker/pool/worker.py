@@ -93,6 +93,8 @@ class Worker:
         """Runs out at the end of a hung worker's grace period."""
         self.failure: str | None = None
         """Why it does not start or is ended, in words."""
+        self.stopping_until: float | None = None
+        """When its bundles must have stopped (monotonic seconds); None: they have not begun to."""
         self.idle = False
         """Whether it is being replaced because it starts none of the dispatches that it is given."""
         self.suspects: dict[BundleVersion, str] = {}

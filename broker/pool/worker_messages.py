@@ -117,6 +117,7 @@ _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "ready": msgspec.msgpack.Decoder(None),
     "pong": msgspec.msgpack.Decoder(None),
     "leads": msgspec.msgpack.Decoder(None),
+    "stopping": msgspec.msgpack.Decoder(None),
     "failed": msgspec.msgpack.Decoder(_Failure),
     "stacks": msgspec.msgpack.Decoder(_Stacks),
     "event": msgspec.msgpack.Decoder(_Event),

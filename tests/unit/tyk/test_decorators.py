@@ -14,10 +14,13 @@ from tyk.decorators import (
     Event,
     Hook,
     HookDefinition,
+    LifespanDefinition,
     Post,
     PostKeyAuth,
     Pre,
     Response,
+    on_start,
+    on_stop,
 )
 from tyk.errors import HookOptionError, NotAHookError, TykError
 
@@ -170,3 +173,53 @@ def test_a_wrapper_of_a_hook_is_the_hook() -> None:
 def test_errors_have_builtin_bases() -> None:
     assert HookOptionError.__mro__[1:3] == (TykError, ValueError)
     assert NotAHookError.__mro__[1:3] == (TykError, TypeError)
+
+
+@pytest.mark.parametrize("decorator", [on_start, on_stop])
+def test_lifespan_decorators_return_the_function(decorator: Any) -> None:
+    def connect(url: str = "", *, timeout: float = 1) -> None: ...
+
+    assert decorator(connect) is connect
+    definition = vars(connect)["__tyk_lifespan__"]
+    assert (type(definition), definition.at_start) == (LifespanDefinition, decorator is on_start)
+
+
+def test_lifespan_functions_are_numbered_in_order() -> None:
+    first, second = on_start(lambda: None), on_stop(lambda: None)
+    assert vars(first)["__tyk_lifespan__"].order < vars(second)["__tyk_lifespan__"].order
+
+
+def _takes_one(argument: object) -> None: ...
+
+
+def _takes_one_by_name(*, argument: object) -> None: ...
+
+
+def _yields() -> Any:
+    yield
+
+
+async def _yields_async() -> Any:
+    yield
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (_takes_one, "takes arguments"),
+        (_takes_one_by_name, "takes arguments"),
+        (_yields, "yields: split it"),
+        (_yields_async, "yields: split it"),
+        (print, "decorates a function"),
+        (Pre(make_function()), "another decorator"),
+        (on_stop(lambda: None), "another decorator"),
+    ],
+)
+def test_lifespan_decorators_refuse_other_things(function: Any, message: str) -> None:
+    with pytest.raises(NotAHookError, match=f"@on_start.* {message}"):
+        on_start(function)
+
+
+def test_a_lifespan_function_is_no_hook() -> None:
+    with pytest.raises(NotAHookError, match="another decorator"):
+        Pre(on_start(lambda *_: None))
