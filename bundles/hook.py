@@ -45,7 +45,7 @@ class Hook:
     has_left_token: bool = False
     """An authentication hook left a token in one of the checked calls."""
     silent_until: dict[str, float] = field(default_factory=dict)
-    """By kind of warning: when it may be logged again (monotonic seconds)."""
+    """By rule: when its warning may be logged again (monotonic seconds)."""
 
     def __post_init__(self) -> None:
         self.continues = self.definition.on_error == "continue" and not self.shape.is_event

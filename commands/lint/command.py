@@ -18,7 +18,7 @@ def lint(bundles: tuple[Path, ...]) -> None:
     """Find what the gateway will ignore in the code of each BUNDLE, without running it.
 
     BUNDLE is a folder, ZIP or .py file, or a folder with many of them, as the gateway has: middleware/bundles.
-    `# tykpy: ignore[KIND]` on a line allows it. Ends with 1 where something was found.
+    `# tykpy: ignore[RULE]` on a line allows it. Ends with 1 where something was found.
     """
     from tykpy.commands.lint.lint import lint_all
 

@@ -34,8 +34,8 @@ def return_findings(hook: SourceHook, file: SourceFile) -> Iterator[Finding]:
     for node in returns:
         problem = _problem(node.value, expected, parameters)
         if problem:
-            kind = "missing-return" if node.value is None else "return-value"
-            yield at(file.name, node, kind, f"{hook.function.name} {problem}; {wanted}")
+            rule = "missing-return" if node.value is None else "return-value"
+            yield at(file.name, node, rule, f"{hook.function.name} {problem}; {wanted}")
     if _falls_through(hook.function.body):
         how = "on some paths only" if returns else "nothing"
         yield at(file.name, hook.function, "missing-return", f"{hook.function.name} returns {how}; {wanted}")

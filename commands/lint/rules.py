@@ -63,7 +63,7 @@ def in_any_bundle(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[
     for hook in file.hooks:
         yield from return_findings(hook, file)
         if hook.types == {_AUTH} and not _may_leave_a_token(read_function(hook.function, file)):
-            yield at(file.name, hook.function, ignored_changes.NO_TOKEN.kind, ignored_changes.NO_TOKEN)
+            yield at(file.name, hook.function, ignored_changes.NO_TOKEN.rule, ignored_changes.NO_TOKEN)
     yield from shared_state(file, shared_classes)
     yield from blocking_calls(file)
 
@@ -118,10 +118,10 @@ def _ignored_in(file: SourceFile) -> Iterator[Finding]:
         for effect in reading.effects:
             found = _ignored(effect, hook, changed) or _ignored_response(effect, hook, reading)
             if found is not None:
-                yield at(file.name, effect.node, found.kind, found)
+                yield at(file.name, effect.node, found.rule, found)
         for call in _new_responses_without_status(hook, reading):
             found = ignored_changes.RESPONSE_STATUS
-            yield at(file.name, call, found.kind, found)
+            yield at(file.name, call, found.rule, found)
 
 
 def _ignored(effect: Effect, hook: SourceHook, changed: dict[Place, Effect]) -> Ignored | None:

@@ -11,7 +11,7 @@ from tykpy.bundles.bundle import AUTH_TYPE
 from tykpy.bundles.files.manifest import MANIFEST_NAME, Manifest
 from tykpy.commands.lint.findings import Finding
 
-_KIND: Final = "several"
+_RULE: Final = "several"
 
 
 class Part(NamedTuple):
@@ -26,7 +26,7 @@ def together(parts: list[Part]) -> Iterator[Finding]:
     for index, part in enumerate(parts):
         for earlier in parts[:index]:
             for problem in _conflicts(part.manifest, earlier.manifest, earlier.path.name):
-                yield Finding(f"{part.path}/{MANIFEST_NAME}", 0, 0, _KIND, problem)
+                yield Finding(f"{part.path}/{MANIFEST_NAME}", 0, 0, _RULE, problem)
 
 
 def _conflicts(mine: Manifest, earlier: Manifest, name: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from tykpy.commands.lint.findings import Finding, at
 from tykpy.commands.lint.sources import SourceFile
 from tykpy.commands.lint.syntax import Function, last_name, positional, top_statements
 
-_KIND: Final = "shared-state"
+_RULE: Final = "shared-state"
 _MUTABLE: Final = (ast.Dict, ast.List, ast.Set, ast.DictComp, ast.ListComp, ast.SetComp)
 _MUTABLE_CALLS: Final = frozenset(
     {"dict", "list", "set", "defaultdict", "deque", "Counter", "OrderedDict", "bytearray"}
@@ -41,7 +41,7 @@ def shared_state(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[F
             f"every worker process has a {name} of its own, and threads of one share it without the embedded "
             "driver's lock; keep it in TykGateway.store_data/get_data"
         )
-        yield at(file.name, node, _KIND, message)
+        yield at(file.name, node, _RULE, message)
 
 
 def classes_with_shared_objects(files: Iterable[SourceFile]) -> frozenset[str]:

@@ -15,8 +15,8 @@ MAX_CODE: Final = 999
 class Ignored:
     """A kind of change that the gateway ignores."""
 
-    kind: str
-    """Short name, as in `# tykpy: ignore[request-body]`."""
+    rule: str
+    """The rule that finds it, as in `# tykpy: ignore[request-body]`."""
     what: str
     instead: str
 

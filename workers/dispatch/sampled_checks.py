@@ -48,9 +48,9 @@ def end(hook: "Hook", before: Object, after: Object, clock: Callable[[], float] 
     """Warn about changes that the gateway will ignore, unless that kind has been reported recently."""
     for found in chain(changes_ignored(before, after), _token_never_left(hook, after)):
         now = clock()
-        if now < hook.silent_until.get(found.kind, now):
+        if now < hook.silent_until.get(found.rule, now):
             continue
-        hook.silent_until[found.kind] = now + REPEAT_AFTER_S
+        hook.silent_until[found.rule] = now + REPEAT_AFTER_S
         _log.warning("hook %s of bundle %s (%s:%d): %s", hook.name, hook.bundle, hook.file, hook.line, found)
 
 

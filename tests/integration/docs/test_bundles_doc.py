@@ -105,9 +105,9 @@ def test_the_entry_of_a_chain_is_the_one_on_the_page(shell: Shell) -> None:
     assert json.loads(f"{{{shown}}}")["pre"] == manifest["custom_middleware"]["pre"]
 
 
-def test_every_kind_of_finding_is_in_the_table() -> None:
-    kinds = {value.kind for value in vars(ignored_changes).values() if isinstance(value, Ignored)}
-    assert {kind for kind in kinds if f"| `{kind}` |" not in PAGE.read_text()} == set()
+def test_every_rule_is_in_the_table() -> None:
+    rules = {value.rule for value in vars(ignored_changes).values() if isinstance(value, Ignored)}
+    assert {rule for rule in rules if f"| `{rule}` |" not in PAGE.read_text()} == set()
 
 
 def test_numbers_of_checked_calls_are_those_of_the_code() -> None:

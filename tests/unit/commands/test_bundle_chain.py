@@ -128,12 +128,12 @@ def test_convert_chains_hooks_of_embedded_python(tmp_path: Path) -> None:
         "pre": [{"name": "*", "raw_body_only": True, "chain": named("b", "a")}],
     }
     assert after["signature"] == before["signature"]
-    assert {finding.kind for finding in found} == {"chain"}
+    assert {finding.rule for finding in found} == {"chain"}
     assert "which runs b, a in this order" in found[0].message
 
 
 def test_convert_reports_changes_without_output(tmp_path: Path) -> None:
     folder = source(tmp_path, "a", "b", driver="python", pre=named("a", "b"))
-    assert {finding.kind for finding in convert(folder, chain=True).findings} == {"chain"}
+    assert {finding.rule for finding in convert(folder, chain=True).findings} == {"chain"}
     assert convert(folder).findings == []
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -26,9 +26,9 @@ def driver_of(folder: Path) -> str:
     return str(json.loads((folder / "manifest.json").read_text())["custom_middleware"]["driver"])
 
 
-def kinds(tmp_path: Path, text: str) -> list[tuple[str, int]]:
+def rules(tmp_path: Path, text: str) -> list[tuple[str, int]]:
     found = convert(embedded(tmp_path, HOOK + dedent(text))).findings
-    return [(finding.kind, finding.line - 1 - HOOK.count("\n")) for finding in found]
+    return [(finding.rule, finding.line - 1 - HOOK.count("\n")) for finding in found]
 
 
 def test_convert_into_a_folder(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kind"),
+    ("text", "rule"),
     [
         ("import imp\n", "removed-module"),
         ("from distutils.version import LooseVersion\n", "removed-module"),
@@ -80,10 +80,10 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         ("def hook(:\n", "syntax"),
     ],
 )
-def test_differences_are_reported(tmp_path: Path, text: str, kind: str) -> None:
-    found = kinds(tmp_path, text)
-    assert [name for name, _ in found] == [kind]
-    assert found[0][1] >= 1 or kind == "syntax"
+def test_differences_are_reported(tmp_path: Path, text: str, rule: str) -> None:
+    found = rules(tmp_path, text)
+    assert [name for name, _ in found] == [rule]
+    assert found[0][1] >= 1 or rule == "syntax"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_differences_are_reported(tmp_path: Path, text: str, kind: str) -> None:
     ],
 )
 def test_unchanged_behaviour_is_not_reported(tmp_path: Path, text: str) -> None:
-    assert kinds(tmp_path, text) == []
+    assert rules(tmp_path, text) == []
 
 
 def test_unchecked_parts_are_reported(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_unchecked_parts_are_reported(tmp_path: Path) -> None:
     (source / "vendor" / "fast.cpython-37m-x86_64-linux-gnu.so").write_bytes(b"")
     (source / "broken.py").write_text("print 'Python 2'\n")
     report = convert(source)
-    assert [(Path(one.file).name, one.kind) for one in report.findings] == [
+    assert [(Path(one.file).name, one.rule) for one in report.findings] == [
         ("broken.py", "syntax"),
         ("fast.cpython-37m-x86_64-linux-gnu.so", "cannot-load"),
         ("theirs.py", "removed-module"),
@@ -122,11 +122,11 @@ def test_unchecked_parts_are_reported(tmp_path: Path) -> None:
 
 def test_undefined_listed_hook_is_reported(tmp_path: Path) -> None:
     (finding,) = convert(embedded(tmp_path, hook="gone")).findings
-    assert (finding.kind, finding.file) == ("hook-missing", f"{tmp_path}/old/manifest.json")
+    assert (finding.rule, finding.file) == ("hook-missing", f"{tmp_path}/old/manifest.json")
 
 
 def test_undecorated_listed_function_is_reported(tmp_path: Path) -> None:
     source = embedded(tmp_path, "def plain(request, session, spec):\n    return request, session\n", hook="plain")
     (finding,) = convert(source).findings
-    assert (finding.kind, finding.line) == ("hook-undecorated", 2)
+    assert (finding.rule, finding.line) == ("hook-undecorated", 2)
     assert "write @Pre (or @Hook) above it" in finding.message

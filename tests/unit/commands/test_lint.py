@@ -21,8 +21,8 @@ def lint_text(tmp_path: Path, text: str) -> list[Finding]:
     return lint(path).findings
 
 
-def kinds(tmp_path: Path, text: str) -> list[str]:
-    return [finding.kind for finding in lint_text(tmp_path, text)]
+def rules(tmp_path: Path, text: str) -> list[str]:
+    return [finding.rule for finding in lint_text(tmp_path, text)]
 
 
 def in_hook(decorator: str, arguments: str, *lines: str) -> str:
@@ -77,9 +77,9 @@ FOUND = [
 ]
 
 
-@pytest.mark.parametrize(("decorator", "arguments", "lines", "kind"), FOUND, ids=["; ".join(row[2]) for row in FOUND])
-def test_ignored_changes_are_found(tmp_path: Path, decorator: str, arguments: str, lines: list[str], kind: str) -> None:
-    assert kinds(tmp_path, in_hook(decorator, arguments, *lines)) == [kind]
+@pytest.mark.parametrize(("decorator", "arguments", "lines", "rule"), FOUND, ids=["; ".join(row[2]) for row in FOUND])
+def test_ignored_changes_are_found(tmp_path: Path, decorator: str, arguments: str, lines: list[str], rule: str) -> None:
+    assert rules(tmp_path, in_hook(decorator, arguments, *lines)) == [rule]
 
 
 TAKEN = [
@@ -110,12 +110,12 @@ TAKEN = [
 
 @pytest.mark.parametrize(("decorator", "arguments", "lines"), TAKEN, ids=["; ".join(row[2]) for row in TAKEN])
 def test_effective_changes_are_left_alone(tmp_path: Path, decorator: str, arguments: str, lines: list[str]) -> None:
-    assert kinds(tmp_path, in_hook(decorator, arguments, *lines)) == []
+    assert rules(tmp_path, in_hook(decorator, arguments, *lines)) == []
 
 
 def test_header_only_in_lists_is_found_if_the_map_changes(tmp_path: Path) -> None:
     lines = 'response.headers["A"] = "1"', 'response.multivalue_headers.append(Header(key="B", values=["1"]))'
-    assert kinds(tmp_path, in_hook("@Response", RESPONSE, *lines)) == ["response-headers"]
+    assert rules(tmp_path, in_hook("@Response", RESPONSE, *lines)) == ["response-headers"]
 
 
 def test_finding_has_place_and_advice(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_functions_of_the_same_file_are_followed(tmp_path: Path) -> None:
             change(req, note)
             note.rate = 1.0
     """
-    assert kinds(tmp_path, text) == ["request-headers", "session"]
+    assert rules(tmp_path, text) == ["request-headers", "session"]
 
 
 def test_decorators_under_other_names(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_decorators_under_other_names(tmp_path: Path) -> None:
             session.rate = 1.0
             return request, session
     """
-    assert kinds(tmp_path, text) == ["session", "session"]
+    assert rules(tmp_path, text) == ["session", "session"]
 
 
 def test_comment_allows_a_line(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_comment_allows_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kind"),
+    ("text", "rule"),
     [
         ("@Pre\ndef hook(request): pass\n", "hook-arguments"),
         ("@Event\ndef hook(request, session, spec): pass\n", "hook-arguments"),
@@ -179,8 +179,8 @@ def test_comment_allows_a_line(tmp_path: Path) -> None:
         ("@Pre\ndef hook(request, session, spec):\n    return " + "+".join(["x"] * 900) + "\n", "nesting"),
     ],
 )
-def test_hooks_that_cannot_run_are_found(tmp_path: Path, text: str, kind: str) -> None:
-    assert kinds(tmp_path, text) == [kind]
+def test_hooks_that_cannot_run_are_found(tmp_path: Path, text: str, rule: str) -> None:
+    assert rules(tmp_path, text) == [rule]
 
 
 STATE = [
@@ -212,7 +212,7 @@ STATE = [
 @pytest.mark.parametrize(("text", "name"), STATE)
 def test_state_that_outlives_a_call_is_found(tmp_path: Path, text: str, name: str) -> None:
     (finding,) = lint_text(tmp_path, text)
-    assert finding.kind == "shared-state"
+    assert finding.rule == "shared-state"
     assert f"has a {name} of its own" in finding.message
 
 
@@ -233,7 +233,7 @@ NO_STATE = [
 
 @pytest.mark.parametrize("text", NO_STATE)
 def test_state_of_one_call_is_left_alone(tmp_path: Path, text: str) -> None:
-    assert kinds(tmp_path, text) == []
+    assert rules(tmp_path, text) == []
 
 
 def test_classes_of_another_file_count_as_well(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_classes_of_another_file_count_as_well(tmp_path: Path) -> None:
         "lib/pairs.py": "class Pairs:\n    def begin(self, x):\n        self.x = x\n",
     }
     (finding,) = lint(write_bundle(tmp_path / "mine", files)).findings
-    assert (Path(finding.file).name, finding.kind) == ("pairs.py", "shared-state")
+    assert (Path(finding.file).name, finding.rule) == ("pairs.py", "shared-state")
 
 
 RETURNS = [
@@ -263,12 +263,12 @@ RETURNS = [
 ]
 
 
-@pytest.mark.parametrize(("decorator", "arguments", "line", "kind", "said"), RETURNS, ids=[row[2] for row in RETURNS])
+@pytest.mark.parametrize(("decorator", "arguments", "line", "rule", "said"), RETURNS, ids=[row[2] for row in RETURNS])
 def test_wrong_return_values_are_found(
-    tmp_path: Path, decorator: str, arguments: str, line: str, kind: str, said: str
+    tmp_path: Path, decorator: str, arguments: str, line: str, rule: str, said: str
 ) -> None:
     (finding,) = lint_text(tmp_path, f"{decorator}\ndef hook({arguments}):\n    {line}\n")
-    assert finding.kind == kind
+    assert finding.rule == rule
     assert said in finding.message
 
 
@@ -289,7 +289,7 @@ RETURNS_WELL = [
 
 @pytest.mark.parametrize("body", RETURNS_WELL)
 def test_correct_return_values_are_left_alone(tmp_path: Path, body: str) -> None:
-    assert kinds(tmp_path, f"@Pre\ndef hook(request, session, spec):\n    {body}\n") == []
+    assert rules(tmp_path, f"@Pre\ndef hook(request, session, spec):\n    {body}\n") == []
 
 
 BLOCKING = [
@@ -311,7 +311,7 @@ BLOCKING = [
 def test_blocking_calls_in_async_hooks_are_found(tmp_path: Path, imports: str, line: str, instead: str) -> None:
     text = f"{imports}\n@Pre\nasync def hook(request, session, spec):\n    {line}\n    return request, session\n"
     (finding,) = lint_text(tmp_path, text)
-    assert finding.kind == "blocking-call"
+    assert finding.rule == "blocking-call"
     assert instead in finding.message
 
 
@@ -328,11 +328,11 @@ NOT_BLOCKING = [
 @pytest.mark.parametrize(("imports", "line"), NOT_BLOCKING, ids=[row[1] for row in NOT_BLOCKING])
 def test_calls_that_do_not_block_are_left_alone(tmp_path: Path, imports: str, line: str) -> None:
     text = f"{imports}\n@Pre\nasync def hook(request, session, spec):\n    {line}\n    return request, session\n"
-    assert kinds(tmp_path, text) == []
+    assert rules(tmp_path, text) == []
 
 
 def test_a_plain_function_may_block(tmp_path: Path) -> None:
-    assert kinds(tmp_path, "import time\n" + in_hook("@Pre", REQUEST, "time.sleep(1)")) == []
+    assert rules(tmp_path, "import time\n" + in_hook("@Pre", REQUEST, "time.sleep(1)")) == []
 
 
 COMPILED = {
@@ -354,7 +354,7 @@ def test_unloadable_compiled_files_are_found(tmp_path: Path) -> None:
     for name in [*COMPILED, *LOADABLE]:
         (bundle / "lib" / name).write_bytes(b"")
     report = lint(bundle)
-    assert {Path(one.file).name: one.kind for one in report.findings} == dict.fromkeys(COMPILED, "cannot-load")
+    assert {Path(one.file).name: one.rule for one in report.findings} == dict.fromkeys(COMPILED, "cannot-load")
     for finding in report.findings:
         assert COMPILED[Path(finding.file).name] in finding.message
     assert f"{len(COMPILED) + len(LOADABLE) + 1} compiled files" in report.unchecked
@@ -363,15 +363,15 @@ def test_unloadable_compiled_files_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "bundles").rglob("*.py")), ids=lambda path: path.name)
 def test_our_own_bundles_have_no_false_findings(path: Path) -> None:
     found = lint(path).findings
-    assert [str(one) for one in found if one.kind in ("return-value", "missing-return", "blocking-call")] == []
+    assert [str(one) for one in found if one.rule in ("return-value", "missing-return", "blocking-call")] == []
 
 
 def test_compiler_warnings_are_ignored(tmp_path: Path) -> None:
-    assert kinds(tmp_path, "pattern = '\\d'\n") == []
+    assert rules(tmp_path, "pattern = '\\d'\n") == []
 
 
 def test_defaults_may_fill_up_a_shape(tmp_path: Path) -> None:
-    assert kinds(tmp_path, "@Pre\ndef hook(request, session, spec, a=1, b=2, c=3): pass\n") == []
+    assert rules(tmp_path, "@Pre\ndef hook(request, session, spec, a=1, b=2, c=3): pass\n") == []
 
 
 def test_manifest_determines_hook_types(tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ def test_manifest_determines_hook_types(tmp_path: Path) -> None:
     )
     hooks = {"pre": [{"name": "one"}, {"name": "two"}], "post": [{"name": "gone"}]}
     bundle = write_bundle(tmp_path / "mine", {"middleware.py": text}, **hooks)
-    assert [str(finding).partition(": ")[0] + " " + finding.kind for finding in lint(bundle).findings] == [
+    assert [str(finding).partition(": ")[0] + " " + finding.rule for finding in lint(bundle).findings] == [
         f"{bundle}/manifest.json hook-missing",
         f"{bundle}/middleware.py:4:5 session",
         f"{bundle}/middleware.py:7:1 hook-undecorated",
@@ -390,11 +390,11 @@ def test_manifest_determines_hook_types(tmp_path: Path) -> None:
 
 def test_zip_is_linted(tmp_path: Path) -> None:
     bundle = write_zip(tmp_path / "a.zip", {"lib/x.py": in_hook("@Pre", REQUEST, 'request.object.url = ""')})
-    assert [(finding.file, finding.kind) for finding in lint(bundle).findings] == [(f"{bundle}/lib/x.py", "url-empty")]
+    assert [(finding.file, finding.rule) for finding in lint(bundle).findings] == [(f"{bundle}/lib/x.py", "url-empty")]
 
 
 def test_code_is_not_executed(tmp_path: Path) -> None:
-    assert kinds(tmp_path, f"open({str(tmp_path / 'ran')!r}, 'w').close()\n") == []
+    assert rules(tmp_path, f"open({str(tmp_path / 'ran')!r}, 'w').close()\n") == []
     assert not (tmp_path / "ran").exists()
 
 
@@ -427,7 +427,7 @@ def test_every_bundle_of_a_folder_is_linted(tmp_path: Path) -> None:
     (tmp_path / "bad" / "manifest.json").write_text("{")
     (tmp_path / "broken.py").write_text("def (")
     found = [finding for report in lint_all(tmp_path) for finding in report.findings]
-    bodies = {str(Path(finding.file).relative_to(tmp_path)) for finding in found if finding.kind == "request-body"}
+    bodies = {str(Path(finding.file).relative_to(tmp_path)) for finding in found if finding.rule == "request-body"}
     assert bodies == {
         f"{'0' * 32}/middleware.py",
         f"{'1' * 32}/first/middleware.py",
@@ -435,7 +435,7 @@ def test_every_bundle_of_a_folder_is_linted(tmp_path: Path) -> None:
         "packed.zip/middleware.py",
         "single.py",
     }
-    (bad,) = [finding for finding in found if finding.kind == "bundle"]
+    (bad,) = [finding for finding in found if finding.rule == "bundle"]
     assert "manifest.json" in bad.message
     assert any(finding.file.endswith("broken.py") for finding in found)
 
@@ -454,7 +454,7 @@ def test_conflicts_of_several_bundles_are_found(tmp_path: Path, hooks: dict[str,
     code = {"middleware.py": in_hook("@Hook", REQUEST)}
     write_bundle(shared / "first", code, **{**hooks, "driver": "grpc"})
     write_bundle(shared / "second", code, **hooks)
-    (finding,) = [finding for report in lint_all(tmp_path) for finding in report.findings if finding.kind == "several"]
+    (finding,) = [finding for report in lint_all(tmp_path) for finding in report.findings if finding.rule == "several"]
     assert finding.message.startswith(problem)
     assert finding.file == f"{shared}/second/manifest.json"
 
