@@ -31,11 +31,25 @@ from tykpy.commands.terminal import harmless
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FILE: Final = "tykpy.config-file"
-"""Key in a context's `meta`: the path of the TOML file."""
+"""Key in a context's `meta`: the ConfigFile of `--config`."""
+_FLAG: Final = re.compile(r"--[a-z-]+")
 _SERVICE_LINK: Final = re.compile(
     r"TYKPY_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
 )
 """What Kubernetes sets in every container for a Service named `tykpy` or `tykpy-...`."""
+
+
+class ConfigFile(NamedTuple):
+    """The TOML file of `--config`."""
+
+    path: Path
+    text: str
+
+    def place_of(self, name: str) -> str:
+        """Return the path, and the line that sets an option if it is found: tomllib does not tell."""
+        key = re.escape(name).replace("_", "[-_]")
+        found = re.search(rf"""^[ \t]*(\[[ \t]*)?["']?{key}["']?[ \t]*[].=]""", self.text, re.MULTILINE)
+        return f"{self.path}, line {self.text.count(chr(10), 0, found.start()) + 1}" if found else str(self.path)
 
 
 class BrokerOption(click.Option):
@@ -51,6 +65,16 @@ class BrokerOption(click.Option):
         if self._shown_default:
             extra["default"] = self._shown_default
         return extra
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """Parse a value. Raises BadParameter, which names the file if the value is from there."""
+        try:
+            return super().process_value(ctx, value)
+        except click.BadParameter as error:
+            if self.name is not None and ctx.get_parameter_source(self.name) is ParameterSource.DEFAULT_MAP:
+                text = f"{ctx.meta[_FILE].place_of(self.name)}: {error.message}"
+                raise click.BadParameter(text, ctx=ctx, param=self) from error
+            raise
 
 
 class BrokerCommand(click.Command):
@@ -118,26 +142,28 @@ def _load_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -
     import tomllib
 
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise click.BadParameter(f"{path}: {error}") from error
-    ctx.default_map = {**(ctx.default_map or {}), **_options_in(values, path)}
-    ctx.meta[_FILE] = path
+    file = ConfigFile(path, text)
+    ctx.default_map = {**(ctx.default_map or {}), **_options_in(values, file)}
+    ctx.meta[_FILE] = file
     return path
 
 
-def _options_in(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _options_in(values: Mapping[str, Any], file: ConfigFile) -> dict[str, Any]:
     known, found = {option.name: option for option in options()}, {}
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known:
             nearest = _did_you_mean(name, known).replace("_", "-")
-            raise click.BadParameter(f"{path}: unknown option {key!r}{nearest}")
+            raise click.BadParameter(f"{file.place_of(key)}: unknown option {key!r}{nearest}")
         if name in found:
-            raise click.BadParameter(f"{path}: {key!r} is given twice, with - and with _")
+            raise click.BadParameter(f"{file.path}: {key!r} is given twice, with - and with _")
         if not is_of_type(known[name], value):
             wanted = " or ".join(types_of(known[name]))
-            raise click.BadParameter(f"{path}: {key!r} must be of type {wanted}")
+            raise click.BadParameter(f"{file.place_of(key)}: {key!r} must be of type {wanted}")
         found[name] = _as_argument(value) if name == "listen" or _is_path(known[name]) else value
     return found
 
@@ -154,10 +180,19 @@ def checked(values: Mapping[str, Any]) -> BrokerConfig:
     try:
         config = BrokerConfig(**values)
     except ConfigError as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(f"{error}{_places_of(str(error))}") from error
     for warning in (*_exposed_secrets(values), *unknown_variables(os.environ)):
         click.echo(f"tykpy: warning: {warning}", err=True)
     return config
+
+
+def _places_of(message: str) -> str:
+    """Return where the file sets the options that an error names."""
+    names = {flag_of(option.name): option.name for option in options()}
+    named = [names[flag] for flag in dict.fromkeys(_FLAG.findall(message)) if flag in names]
+    meta = click.get_current_context().meta
+    found = [f"{flag_of(name)}: {meta[_FILE].place_of(name)}" for name in named if source_of(name).kind == "file"]
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def _exposed_secrets(values: Mapping[str, Any]) -> Iterator[str]:
@@ -205,7 +240,7 @@ def source_of(name: str) -> ValueSource:
         case ParameterSource.ENVIRONMENT:
             return ValueSource("environment", variable_of(name))
         case ParameterSource.DEFAULT_MAP:
-            return ValueSource("file", str(Path(context.meta[_FILE]).absolute()))
+            return ValueSource("file", str(context.meta[_FILE].path.absolute()))
     return ValueSource("default")
 
 

@@ -97,6 +97,34 @@ def test_a_wrong_file_is_explained_without_its_values(tmp_path: Path) -> None:
     assert "hidden" not in wrong
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("# mine\n\ntimeout = '5x'", "line 3: '5x' is not a time: give seconds"),
+        ("workers = 2\n'queue-bytes' = '5K'", "line 2: '5K' is not a size: give bytes"),
+        ("socket_mode = 'rw'", "line 1: 'rw' is not a mode"),
+        ("threads = 2\nlog-level = 'loud'", "line 2: 'loud' is not one of"),
+        ("threads = 2\n\nworkres = 3", "line 3: unknown option 'workres'"),
+        ("threads = 2\n[workers]\nnumber = 3", "line 2: 'workers' must be of type"),
+        ("threads = 2\ntimeout = true", "line 2: 'timeout' must be of type"),
+        ("threads = 2\nworkers = 0", "(--workers: FILE, line 2)"),
+        ('"w\\u006frkers" = 0', "(--workers: FILE)"),
+    ],
+)
+def test_a_wrong_value_is_found_by_file_and_line(tmp_path: Path, text: str, said: str) -> None:
+    output = show(tmp_path, text).output.replace(str(tmp_path / "tykpy.toml"), "FILE")
+    assert said in output
+    assert "FILE" in output
+
+
+def test_a_wrong_flag_is_not_said_to_be_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "tykpy.toml").write_text("timeout = '5s'\nworkers = 3\n")
+    for flag in ("--timeout=5x", "--workers=0"):
+        done = CliRunner().invoke(main, ["config", "show", "--config", str(tmp_path / "tykpy.toml"), flag])
+        assert done.exit_code == 2
+        assert "tykpy.toml" not in done.output
+
+
 def test_unknown_variables_are_named_with_the_nearest() -> None:
     (warning,) = unknown_variables(["TYKPY_WORKRES", "TYKPY_WORKERS", "PATH"])
     assert warning == "the environment variable TYKPY_WORKRES is unknown, and ignored; did you mean TYKPY_WORKERS?"
