@@ -19,8 +19,8 @@ from tykpy.commands.terminal import harmless, no_traceback
 def stacks(worker: int | None, runtime_dir: Path, as_json: bool) -> None:
     """Show the stacks of all threads and asyncio tasks, of the broker and its workers or of one WORKER.
 
-    Places in the code are shown, and no values. A worker that does not answer within a second, because it hangs or a
-    hook keeps the interpreter lock, writes the stacks of its threads to the broker's log.
+    Places in the code are shown, and no values. Of a worker that does not answer within a second, because it hangs or
+    a hook keeps the interpreter lock, only the threads are shown, innermost frame first.
     """
     with no_traceback():
         answer = ask_broker(runtime_dir, "stacks", *([] if worker is None else [worker]))
@@ -40,9 +40,6 @@ def lines_of(answer: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _lines(title: str, row: Mapping[str, Any]) -> Iterator[str]:
-    if row["stacks"] is None:
-        yield f"{title}: {row['why']}"
-    else:
-        yield title
-        yield from (f"  {line}" for line in row["stacks"].splitlines())
+    yield f"{title}: {row['why']}" if row.get("why") else title
+    yield from (f"  {line}" for line in (row["stacks"] or "").splitlines())
     yield ""

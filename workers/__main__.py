@@ -45,7 +45,7 @@ from tykpy.workers.load_report import ControlReport
 from tykpy.workers.process import rlimits, signal_origin, stdio
 from tykpy.workers.process.lifeline import end_with_broker
 from tykpy.workers.process.plugin_signals import confine_handlers
-from tykpy.workers.process.signals import dump_stacks_to, release_children, watch_signals
+from tykpy.workers.process.signals import answer_stacks_to, dump_stacks_to, release_children, watch_signals
 from tykpy.workers.serve import WorkerLoop
 from tykpy.workers.storage import open_storage
 from tykpy.workers.storage.failures import Health
@@ -79,6 +79,7 @@ def _run(argument: str, life: int) -> int:
     watch = end_with_broker(life)
     os.close(life)
     channel = WorkerChannel.attach(argument)
+    answer_stacks_to(channel.stacks_fd)
     signal_origin.note_with(channel.note_signal)
     set_title(worker_title(channel.identity.slot))
     release_children()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from tykpy.broker.host.exits import ExitCode
+from tykpy.ipc.channel.stacks import STACKS_SIGNAL
 from tykpy.ipc.exits import WorkerExit
 
 UNWANTED_ENVIRONMENT: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET")
@@ -18,6 +19,8 @@ UNWANTED_ENVIRONMENT: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NO
 HANDLED_SIGNALS: Final = frozenset(
     {
         signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU,
+        STACKS_SIGNAL,
+        STACKS_SIGNAL,
     }
 )  # fmt: skip
 """Signals that our programs handle, so that they may be sent to all of them at once."""
@@ -103,6 +106,10 @@ class WorkerProcess:
     def dump(self) -> None:
         """Have the worker write the stacks of its threads to the log, even if it holds the interpreter lock."""
         self.signal(signal.SIGUSR2)
+
+    def ask_for_stacks(self) -> None:
+        """Have the worker write the stacks of its threads into its channel, even if it holds the interpreter lock."""
+        self.signal(STACKS_SIGNAL)
 
     def note_oom_kills(self, count: int) -> None:
         """Remember how many processes the machine has killed for lack of memory: only later kills explain an end."""

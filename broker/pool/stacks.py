@@ -1,23 +1,26 @@
-"""Ask workers for the stacks of their threads and tasks; those that do not answer write them to the log instead."""
+"""Ask workers for the stacks of their threads and tasks; those that do not answer write them when they get a signal."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tykpy.broker.pool.worker import Worker, WorkerPhase
+from tykpy.ipc.channel.stacks import MAX_STACKS
 from tykpy.ipc.errors import IpcError
 
 log = logging.getLogger("tykpy.supervisor")
 
 ANSWER_SECONDS: Final = 1.0
-"""Time that a worker has to answer."""
+"""Time that a worker has to answer, and to write its stacks after that."""
+LOOK_SECONDS: Final = 0.1
+"""A worker that has written its stacks, and no more for this time, is done."""
 MAX_TOTAL: Final = 4 * 1024 * 1024
 """Most characters in one answer to `tykpy stacks`."""
 
 StackListener = Callable[[list[dict[str, Any]]], object]
-"""Is given the rows of all workers: slot, pid, state, `stacks`, and why they are missing."""
+"""Is given the rows of all workers: slot, pid, state, `stacks`, and why they are missing or come without tasks."""
 
 
 @dataclass(eq=False)
@@ -26,7 +29,15 @@ class _Request:
     listener: StackListener
     timer: asyncio.TimerHandle | None = None
     texts: dict[int, str] = field(default_factory=dict)
-    """By generation."""
+    """Answers by generation."""
+    written: dict[int, bytes] = field(default_factory=dict)
+    """What workers have written after the signal, by generation."""
+
+    def silent(self) -> Iterator[Worker]:
+        """Yield the workers that can still write their stacks."""
+        for worker in self.workers:
+            if worker.generation not in self.texts and worker.phase is not WorkerPhase.ENDED:
+                yield worker
 
 
 class StackRequests:
@@ -40,7 +51,7 @@ class StackRequests:
         """Ask workers, and call the listener as soon as all have answered or the time is up."""
         request = _Request(workers, listener)
         self._requests.append(request)
-        request.timer = self._loop.call_later(ANSWER_SECONDS if workers else 0, self._finish, request)
+        request.timer = self._loop.call_later(ANSWER_SECONDS if workers else 0, self._signal_silent, request)
         for worker in workers:
             try:
                 worker.channel.control.send("stacks")
@@ -54,14 +65,39 @@ class StackRequests:
             if len(request.texts) == len(request.workers):
                 self._finish(request)
 
+    def _signal_silent(self, request: _Request) -> None:
+        """Have the workers that have not answered write their stacks, as they can without the interpreter lock."""
+        for worker in request.silent():
+            # What came after the end of an earlier request.
+            worker.channel.written_stacks()
+            worker.process.ask_for_stacks()
+        self._look(request, int(ANSWER_SECONDS / LOOK_SECONDS))
+
+    def _look(self, request: _Request, times: int) -> None:
+        """Read what has been written, until no more comes."""
+        done = True
+        for worker in request.silent():
+            written = worker.channel.written_stacks()
+            done = done and not written and (worker.generation in request.written or worker.process.is_stopped)
+            for one in self._requests:
+                # Others may have asked at the same time.
+                if written and worker in one.workers:
+                    one.written[worker.generation] = one.written.get(worker.generation, b"") + written
+        if done or not times:
+            self._finish(request)
+        else:
+            request.timer = self._loop.call_later(LOOK_SECONDS, self._look, request, times - 1)
+
     def _finish(self, request: _Request) -> None:
         assert request.timer is not None
         request.timer.cancel()
         self._requests.remove(request)
         rows, left = [], MAX_TOTAL
         for worker in request.workers:
-            text = request.texts.get(worker.generation)
-            why = _why_silent(worker) if text is None else ""
+            text, why = request.texts.get(worker.generation), ""
+            if text is None:
+                written = request.written.get(worker.generation, b"")[:MAX_STACKS]
+                text, why = written.decode("ascii", "backslashreplace") or None, _why_silent(worker)
             if text is not None and len(text) > left:
                 text, why = None, f"left out, as there is too much of all together: tykpy stacks {worker.slot}"
             left -= len(text or "")
@@ -78,15 +114,10 @@ class StackRequests:
 
 
 def _why_silent(worker: Worker) -> str:
-    """Say why a worker has not answered; have it write its stacks if it can, even without the interpreter lock."""
     if worker.phase is WorkerPhase.ENDED:
         return "it has ended"
     if worker.process.is_stopped:
         return "does not answer: somebody has stopped it (SIGSTOP)"
-    worker.process.dump()
-    cause = (
-        "it is loading bundles, or hangs"
-        if worker.phase is WorkerPhase.STARTING
-        else "it hangs, or a hook keeps the interpreter lock"
-    )
-    return f"does not answer: {cause}; the stacks of its threads are in the broker's log"
+    if worker.phase is WorkerPhase.STARTING:
+        return "does not answer: it is loading bundles, or hangs"
+    return "does not answer: it hangs, or a hook keeps the interpreter lock"

@@ -25,10 +25,10 @@ log = logging.getLogger("tykpy.supervisor")
 
 RING_CAPACITY: Final = 2 * 1024 * 1024
 """Bytes per ring. Pages that no record has touched cost nothing."""
-STARTING_FILES: Final = 24
-"""Descriptors that starting a worker takes (16), and some for whatever else happens at that moment."""
+STARTING_FILES: Final = 26
+"""Descriptors that starting a worker takes (18), and some for whatever else happens at that moment."""
 LASTING_FILES: Final = 12
-"""Descriptors that a worker keeps (9): those of one that ended are reserved until it is replaced."""
+"""Descriptors that a worker keeps (10): those of one that ended are reserved until it is replaced."""
 FIRST: Final = 1
 """The first generation checks whether Redis can be reached; the others find out when they use it."""
 RECORD_ROUNDING: Final = 64

@@ -15,6 +15,7 @@ from tykpy.ipc.bodies.store import BodyStore, StoredBody
 from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.channel.doorbell import AnswerDoorbell, RequestDoorbell
 from tykpy.ipc.channel.messages import Answer, ChannelOptions
+from tykpy.ipc.channel.stacks import StacksPipe
 from tykpy.ipc.errors import CreditError, MessageTooLargeError, RingCorruptError, SegmentError, SpillError
 from tykpy.ipc.frame import Packed, Status, pack_error
 from tykpy.ipc.ring.layout import (
@@ -66,6 +67,7 @@ class _Parts(NamedTuple):
     spills: SpillSocket
     bodies: BodyStore
     bulk_in: BulkReader
+    stacks: StacksPipe
 
 
 class BrokerChannel:
@@ -304,6 +306,10 @@ class BrokerChannel:
         start = STORAGE_TIMES + operation * STORAGE_TIMES_EACH
         return self._parts.inbound.words[start : start + STORAGE_TIMES_EACH].tolist()
 
+    def written_stacks(self) -> bytes:
+        """What the worker has written on `STACKS_SIGNAL` since the last call; not checked."""
+        return self._parts.stacks.read()
+
     def log_lost(self) -> int:
         """Records of the worker's log that were lost; not checked."""
         return int(self._parts.inbound.words[LOG_LOST])
@@ -374,8 +380,10 @@ def _create_parts(
         own.callback(bodies.close)
     bulk_in, bulk_in_fd = _create_bulk_in(options.bulk_capacity, own, worker)
     bulk_fds = (bodies.readable, bulk_in_fd)
-    inherited = (outbound_fd, inbound_fd, *bulk_fds, requests.worker_fd, answers.worker_fd, control_fd, spill_fd)
-    return _Parts(outbound, inbound, requests, answers, control, spills, bodies, bulk_in), inherited
+    stacks = StacksPipe(own, worker)
+    bells = (requests.worker_fd, answers.worker_fd)
+    inherited = (outbound_fd, inbound_fd, *bulk_fds, *bells, stacks.worker_fd, control_fd, spill_fd)
+    return _Parts(outbound, inbound, requests, answers, control, spills, bodies, bulk_in, stacks), inherited
 
 
 def _create_bulk_in(capacity: int, own: ExitStack, worker: ExitStack) -> tuple[BulkReader, int]:

@@ -54,7 +54,7 @@ _SPILL_REQ: Final = int(RecordType.SPILL_REQ)
 _SPILL_RESP: Final = int(RecordType.SPILL_RESP)
 _RESP: Final = int(RecordType.RESP)
 _ERR: Final = int(RecordType.ERR)
-_DESCRIPTORS: Final = 8
+_DESCRIPTORS: Final = 9
 """Two segments, bulk memory both ways, two doorbells, two sockets."""
 _NewRequest = Callable[[type[Request], tuple[int, Packed, int, BorrowedBody | None, int]], Request]
 _new_request: Final[_NewRequest] = tuple.__new__
@@ -77,7 +77,7 @@ class _Parts(NamedTuple):
 class WorkerChannel:
     """Claim requests from one thread at a time, and answer them from any number."""
 
-    def __init__(self, parts: _Parts) -> None:
+    def __init__(self, parts: _Parts, stacks_fd: int) -> None:
         inbound, outbound = parts.inbound, parts.outbound
         self.control = parts.control
         self._parts = parts
@@ -97,6 +97,8 @@ class WorkerChannel:
         self._answer_lock = Lock()
         self._big_lately = False
         """Whether a request was too big for a record since the last `trim`."""
+        self.stacks_fd = stacks_fd
+        """Where the broker reads the stacks that it asks for with `STACKS_SIGNAL`."""
         self.descriptors: tuple[int, ...] = ()
         """Descriptors that must stay open as long as the channel is used."""
 
@@ -128,7 +130,8 @@ class WorkerChannel:
                 RingBell(descriptors[5]),
                 ControlSocket(control, blocking=True),
                 SpillSocket(spills, outbound.device),
-            )
+            ),
+            stacks_fd=descriptors[6],
         )
         # The first two were for the segments, which are mapped by now.
         channel.descriptors = tuple(descriptors[2:])
@@ -275,6 +278,7 @@ class WorkerChannel:
         """Close everything; no thread may use the channel any more."""
         for part in reversed(self._parts):
             part.close()
+        os.close(self.stacks_fd)
 
 
 def _parse(argument: str) -> list[int]:

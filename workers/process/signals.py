@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Final
 
+from tykpy.ipc.channel.stacks import STACKS_SIGNAL
 from tykpy.telemetry.output import STDERR
 from tykpy.workers.process import signal_origin
 
@@ -27,6 +28,8 @@ def watch_signals() -> None:
         signal.siginterrupt(number, False)
     signal_origin.watch()
     dump_stacks_to(STDERR)
+    # Until the worker has its channel: by default this signal would end it.
+    answer_stacks_to(STDERR)
     # They were blocked when the program started, since nothing handled them yet.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
@@ -38,6 +41,11 @@ def dump_stacks_to(descriptor: int) -> None:
     faulthandler.register(signal.SIGUSR2, descriptor, all_threads=True)
     # Show where the CPU time went; then the signal takes its effect.
     faulthandler.register(signal.SIGXCPU, descriptor, all_threads=True, chain=True)
+
+
+def answer_stacks_to(descriptor: int) -> None:
+    """Write the stacks of all threads to this descriptor when the broker asks for them."""
+    faulthandler.register(STACKS_SIGNAL, descriptor, all_threads=True)
 
 
 def release_children() -> None:

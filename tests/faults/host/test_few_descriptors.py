@@ -17,7 +17,7 @@ from tykpy.client.rpc import RpcClient
 
 WORKERS: Final = 2
 FILES: Final = 80
-"""What a broker of two workers holds (65), and fewer than it takes connections: those it refuses stay for a second."""
+"""What a broker of two workers holds (67), and fewer than it takes connections: those it refuses stay for a second."""
 CROWD: Final = 60
 STAY: Final = 1.0
 """Seconds for which one of the crowd keeps its connection, whatever the broker says."""

@@ -15,6 +15,7 @@ from tykpy.ipc.bodies.bulk import BulkWriter
 from tykpy.ipc.bodies.store import BORROW_FROM, BodyStore
 from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.channel.messages import Answer, ChannelOptions, Request
+from tykpy.ipc.channel.stacks import MAX_STACKS
 from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.errors import (
     CreditError,
@@ -718,6 +719,18 @@ def test_the_broker_reads_a_workers_state_in_its_header() -> None:
         assert worker.identity == Identity(Role.B, 77, 3, 9, 4096, 512, 65536)
 
 
+def test_the_broker_reads_stacks_and_waits_for_none() -> None:
+    with channel_pair() as (broker, worker):
+        assert broker.written_stacks() == b""
+        os.write(worker.stacks_fd, b"Thread 1")
+        assert broker.written_stacks() == b"Thread 1"
+        assert os.write(worker.stacks_fd, b"\xff" * MAX_STACKS) == MAX_STACKS
+        with pytest.raises(BlockingIOError):
+            os.write(worker.stacks_fd, b"x")
+        assert broker.written_stacks() == b"\xff" * MAX_STACKS
+        assert broker.written_stacks() == b""
+
+
 def test_no_child_of_a_worker_inherits_the_channel() -> None:
     broker = BrokerChannel.create(1, 1, 1, SMALL)
     argument = worker_argument_of_copies(broker)
@@ -730,7 +743,7 @@ def test_no_child_of_a_worker_inherits_the_channel() -> None:
     broker.close()
 
 
-@pytest.mark.parametrize("argument", ["", "eventfd", "1,2", "1,2,3,4,5,6,7", "a,b,c,d,e,f,g,h"])
+@pytest.mark.parametrize("argument", ["", "eventfd", "1,2", "1,2,3,4,5,6,7,8", "a,b,c,d,e,f,g,h,i"])
 def test_an_invalid_argument_is_refused(argument: str) -> None:
     with pytest.raises(SegmentError, match=r"argument|descriptors"):
         WorkerChannel.attach(argument)
@@ -738,7 +751,7 @@ def test_an_invalid_argument_is_refused(argument: str) -> None:
 
 def test_descriptors_that_are_not_there_are_refused() -> None:
     with pytest.raises(SegmentError, match="not there"):
-        WorkerChannel.attach("901,902,903,904,905,906,907,908")
+        WorkerChannel.attach("901,902,903,904,905,906,907,908,909")
 
 
 def test_segments_of_two_generations_are_refused() -> None:
