@@ -244,7 +244,7 @@ class LoadDriver:
             "answered": self._window.answered,
             "failures": dict(self._failures),
             "unanswered": len(self._started) + self._schedule.late(self._stop),
-            "histogram": self._histogram.as_dict(),
+            "histogram": self._histogram,
             "cpu_ns": end - begin,
         }
 

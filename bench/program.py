@@ -110,7 +110,7 @@ class PlainView(Observer):
     def finished(self, result: CaseResult) -> None:
         """Print the line."""
         sample = result.samples[-1]
-        p50, p99 = (duration(sample.latencies.percentile(percent) / NS_PER_US) for percent in (50, 99))
+        p50, p99 = (duration(sample.latencies_ns.percentile(percent) / NS_PER_US) for percent in (50, 99))
         failed = f", {sample.failed:,} failed" if sample.failed else ""
         done = f"{len(result.samples)}/{self._repeat} {result.case.title}"
         line = f"{done}: {sample.rate:,.0f}/s, p50 {p50}, p99 {p99}{failed}"
@@ -224,7 +224,7 @@ def show(report: BenchReport, comparison: Comparison | None) -> None:
     if comparison is not None:
         for line in lines:
             console.print(line, highlight=False, markup=False, soft_wrap=wrap)
-        console.print(rich_table(COMPARED, comparison.rows()))
+        console.print(rich_table(("case", *COMPARED.values()), comparison.rows()))
         lines = comparison.remarks
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=wrap)

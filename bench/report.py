@@ -11,18 +11,7 @@ from typing import Final, NamedTuple
 
 from tykpy.bench.limits import disturbance
 from tykpy.bench.results import BenchReport, CaseResult, group, labels
-from tykpy.bench.tables import (
-    COLUMNS,
-    COMPARED,
-    NOT_MEASURED,
-    SHOWN,
-    Comparison,
-    Difference,
-    duration,
-    megabytes,
-    remark,
-    row,
-)
+from tykpy.bench.tables import COLUMNS, COMPARED, NOT_MEASURED, Comparison, Difference, duration, megabytes, remark, row
 
 STYLE: Final = Path(__file__).parent / "page.css"
 MAX_LINES: Final = 8
@@ -201,10 +190,12 @@ def _changes(comparison: Comparison) -> str:
     explained = "Since the run that was given to --compare. A change within the repetitions' own spread is noise."
     rows = []
     for case, found in comparison.cases.items():
-        cells = "".join(_change(found[name]) if name in found else _cell("", NOT_MEASURED) for name in SHOWN)
+        cells = "".join(_change(found[name]) if name in found else _cell("", NOT_MEASURED) for name in COMPARED)
         rows.append(f"<tr>{_cell('case', case.title)}{cells}</tr>")
     remarks = "".join(f"<li>{escape(remark)}</li>" for remark in comparison.remarks)
-    return _table("What changed", COMPARED, rows, explained) + (f"\n<ul>{remarks}</ul>" if remarks else "")
+    return _table("What changed", ("case", *COMPARED.values()), rows, explained) + (
+        f"\n<ul>{remarks}</ul>" if remarks else ""
+    )
 
 
 def _change(difference: Difference) -> str:
@@ -302,8 +293,8 @@ def _nines(percent: float) -> float:
 
 
 def _curve(result: CaseResult) -> list[tuple[float, float]]:
-    histogram = result.latencies
-    most = math.log10(max(10, histogram.total))
+    histogram = result.latencies_ns
+    most = math.log10(max(10, histogram.total()))
     places = [most * number / _CURVE_POINTS for number in range(_CURVE_POINTS + 1)]
     return [(place, histogram.percentile(100 * (1 - 10**-place)) / 1000) for place in places]
 

@@ -4,12 +4,12 @@ import json
 import platform
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -17,104 +17,34 @@ from tykpy.bench.errors import BenchError
 from tykpy.bench.measure import NS_PER_US, usable_cpus
 
 US_PER_SECOND: Final = 1e6
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the JSON file; others are refused."""
+_BITS: Final = 8
+RELATIVE_ERROR: Final = 2.0**-_BITS
+"""Relative error of a percentile."""
 
 
-_BITS: Final = 7
-"""Each power of two is divided by 2**7: a bucket is at most 1/128 of its values wide."""
-RELATIVE_ERROR: Final = 2.0 ** -(_BITS + 1)
-"""Relative error of a percentile: half a bucket."""
-
-
-def bucket_of(value: int) -> int:
-    """Return the bucket of a value; negative ones count as 0."""
-    shift = value.bit_length() - _BITS - 1
-    if shift <= 0 or value < 0:
-        return max(0, value)
-    return (shift << _BITS) + (value >> shift)
-
-
-def bounds_of(bucket: int) -> tuple[int, int]:
-    """Return the lowest and the highest value of a bucket."""
-    shift = max(0, (bucket >> _BITS) - 1)
-    low = (bucket - (shift << _BITS)) << shift
-    return low, low + (1 << shift) - 1
-
-
-class Histogram:
-    """A log-linear histogram of durations in ns, like HdrHistogram: mergeable, with buckets that are 0.8 % wide.
-
-    ```
-    value        bucket                 width
-    0..255       value                  1
-    256..511     256 + (value-256)/2    2
-    512..1023    384 + (value-512)/4    4     ... 128 buckets for each further power of two
-    ```
-    """
-
-    __slots__ = ("_counts", "highest", "lowest", "total")
-
-    def __init__(self, values: Iterable[int] = ()) -> None:
-        self._counts: dict[int, int] = {}
-        self.total = 0
-        self.lowest = 0
-        self.highest = 0
-        self.record(values)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Histogram) and self.as_dict() == other.as_dict()
-
-    __hash__ = None  # type: ignore[assignment]
+class Histogram(Counter[int]):
+    """Durations in ns, rounded to 8 significant bits, and how many there were of each."""
 
     def record(self, values: Iterable[int]) -> None:
         """Count more values."""
-        counts = self._counts
-        more = list(values)
-        for value in more:
-            bucket = bucket_of(value)
-            counts[bucket] = counts.get(bucket, 0) + 1
-        if more:
-            self._widen(min(more), max(more), len(more))
-
-    def merge(self, other: "Histogram") -> None:
-        """Add the counts of another histogram."""
-        for bucket, count in other._counts.items():
-            self._counts[bucket] = self._counts.get(bucket, 0) + count
-        if other.total:
-            self._widen(other.lowest, other.highest, other.total)
-
-    def _widen(self, low: int, high: int, count: int) -> None:
-        self.lowest = min(low, self.lowest) if self.total else low
-        self.highest = max(high, self.highest) if self.total else high
-        self.total += count
+        self.update(map(_rounded, values))
 
     def percentile(self, percent: float) -> int:
         """Return the value that `percent` of all values do not exceed, in ns; 0 if nothing was counted."""
-        wanted = max(1, ceil(self.total * percent / 100))
-        seen = 0
-        for bucket, count in sorted(self._counts.items()):
-            seen += count
-            if seen >= wanted:
-                return self._within(bucket)
+        left = max(1, ceil(self.total() * percent / 100))
+        for value, count in sorted(self.items()):
+            left -= count
+            if left <= 0:
+                return value
         return 0
 
-    def _within(self, bucket: int) -> int:
-        low, high = bounds_of(bucket)
-        return min(max((low + high) // 2, self.lowest), self.highest)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return what was counted, for JSON and msgpack."""
-        return {"lowest": self.lowest, "highest": self.highest, "counts": sorted(map(list, self._counts.items()))}
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """Return the histogram that `as_dict` described; raises KeyError, TypeError or ValueError."""
-        histogram = cls()
-        histogram._counts = {int(bucket): int(count) for bucket, count in stored["counts"]}
-        histogram.total = sum(histogram._counts.values())
-        histogram.lowest, histogram.highest = int(stored["lowest"]), int(stored["highest"])
-        return histogram
+def _rounded(value: int) -> int:
+    """Return the middle of the values that have the same first bits."""
+    shift = value.bit_length() - _BITS
+    return value if shift <= 0 else (value >> shift << shift) + (1 << shift >> 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +156,8 @@ class Sample:
     seconds: float
     answered: int
     """Calls that ended with OK within the measured window."""
-    latencies: Histogram
-    """In ns, of the calls that were due within the measured window."""
+    latencies_ns: Histogram
+    """Of the calls that were due within the measured window."""
     usage: Usage
     failures: dict[str, int] = field(default_factory=dict)
     """Calls that ended with an error, by its text."""
@@ -255,19 +185,8 @@ def _sum(parts: Iterable[float | None] | None) -> float | None:
     return None if parts is None or None in known else sum(part for part in known if part is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One figure of a sample."""
-
-    name: str
-    title: str
-    unit: str
-    more_is_better: bool
-    of: Callable[[Sample], float | None]
-
-
 def _percentile(percent: float) -> Callable[[Sample], float]:
-    return lambda sample: sample.latencies.percentile(percent) / NS_PER_US
+    return lambda sample: sample.latencies_ns.percentile(percent) / NS_PER_US
 
 
 def _ring(side: int) -> Callable[[Sample], float | None]:
@@ -278,26 +197,24 @@ def _workers_us(sample: Sample) -> float | None:
     return sample.cpu_us(_sum(sample.usage.workers))
 
 
-METRICS: Final = (
-    Metric("rate", "dispatches/s", "/s", True, lambda sample: sample.rate),
-    Metric("p50_us", "p50", "us", False, _percentile(50)),
-    Metric("p90_us", "p90", "us", False, _percentile(90)),
-    Metric("p99_us", "p99", "us", False, _percentile(99)),
-    Metric("p999_us", "p99.9", "us", False, _percentile(99.9)),
-    Metric("broker_us", "broker CPU", "us", False, lambda sample: sample.cpu_us(sample.usage.broker)),
-    Metric("workers_us", "workers CPU", "us", False, _workers_us),
-    Metric("ring_us", "ring CPU", "us", False, lambda sample: _sum(sample.usage.ring_us)),
-    Metric("ring_broker_us", "ring CPU in the broker", "us", False, _ring(0)),
-    Metric("ring_workers_us", "ring CPU in the workers", "us", False, _ring(1)),
-    Metric("total_us", "CPU per dispatch", "us", False,
-           lambda sample: _sum((sample.cpu_us(sample.usage.broker), _workers_us(sample)))),
-    Metric("load_us", "load generator CPU", "us", False, lambda sample: sample.cpu_us(sample.usage.load)),
-    Metric("broker_mib", "broker's memory", "MiB", False, lambda sample: sample.usage.broker_mib),
-    Metric("workers_mib", "workers' memory", "MiB", False, lambda sample: _sum(sample.usage.worker_mib)),
-    Metric("memory_mib", "memory", "MiB", False,
-           lambda sample: _sum((sample.usage.broker_mib, _sum(sample.usage.worker_mib)))),
-)  # fmt: skip
-METRIC: Final = {metric.name: metric for metric in METRICS}
+METRICS: Final[dict[str, Callable[[Sample], float | None]]] = {
+    "rate": lambda sample: sample.rate,
+    "p50_us": _percentile(50),
+    "p90_us": _percentile(90),
+    "p99_us": _percentile(99),
+    "p999_us": _percentile(99.9),
+    "broker_us": lambda sample: sample.cpu_us(sample.usage.broker),
+    "workers_us": _workers_us,
+    "ring_us": lambda sample: _sum(sample.usage.ring_us),
+    "ring_broker_us": _ring(0),
+    "ring_workers_us": _ring(1),
+    "total_us": lambda sample: _sum((sample.cpu_us(sample.usage.broker), _workers_us(sample))),
+    "load_us": lambda sample: sample.cpu_us(sample.usage.load),
+    "broker_mib": lambda sample: sample.usage.broker_mib,
+    "workers_mib": lambda sample: _sum(sample.usage.worker_mib),
+    "memory_mib": lambda sample: _sum((sample.usage.broker_mib, _sum(sample.usage.worker_mib))),
+}
+"""Figures of a sample by name, None if not measured; all but `rate` are better if they are lower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +241,7 @@ class CaseResult:
 
     def figure(self, name: str) -> Figure | None:
         """Return a metric's median and range; None if it was not measured."""
-        values = [value for sample in self.samples if (value := METRIC[name].of(sample)) is not None]
+        values = [value for sample in self.samples if (value := METRICS[name](sample)) is not None]
         return Figure(statistics.median(values), min(values), max(values), len(values)) if values else None
 
     def median(self, name: str) -> float | None:
@@ -333,11 +250,11 @@ class CaseResult:
         return None if figure is None else figure.median
 
     @property
-    def latencies(self) -> Histogram:
+    def latencies_ns(self) -> Histogram:
         """Latencies of all repetitions together."""
         merged = Histogram()
         for sample in self.samples:
-            merged.merge(sample.latencies)
+            merged.update(sample.latencies_ns)
         return merged
 
     @property
@@ -348,10 +265,7 @@ class CaseResult:
     @property
     def failures(self) -> dict[str, int]:
         """Errors by text, of all repetitions."""
-        counts: Counter[str] = Counter()
-        for sample in self.samples:
-            counts.update(sample.failures)
-        return dict(counts)
+        return sum((Counter(sample.failures) for sample in self.samples), Counter[str]())
 
     @property
     def usage(self) -> Usage:
@@ -367,6 +281,7 @@ class BenchReport:
     command: str
     machine: dict[str, str]
     results: tuple[CaseResult, ...]
+    tykpy_bench: Literal[2] = FORMAT
 
 
 def machine() -> dict[str, str]:
@@ -398,27 +313,12 @@ def _cpu_model() -> str:
     return names[0] if names else platform.machine()
 
 
-def as_dict(report: BenchReport) -> dict[str, Any]:
-    """Return the report as JSON has it. The medians are for scripts, and are not read back."""
-    results = [
-        {
-            "case": asdict(result.case),
-            "medians": {metric.name: result.median(metric.name) for metric in METRICS},
-            "samples": [_sample_dict(sample) for sample in result.samples],
-        }
-        for result in report.results
-    ]
-    return {"tykpy_bench": FORMAT, "command": report.command, "machine": report.machine, "results": results}
-
-
-def _sample_dict(sample: Sample) -> dict[str, Any]:
-    stored: dict[str, Any] = msgspec.to_builtins(sample, enc_hook=Histogram.as_dict)
-    return {**stored, "latencies_ns": stored.pop("latencies")}
-
-
 def write_json(report: BenchReport, path: Path) -> None:
-    """Write the report; raises BenchError."""
-    write_text(path, json.dumps(as_dict(report), indent=1) + "\n")
+    """Write the report with its medians, which are for scripts and not read back; raises BenchError."""
+    stored = msgspec.to_builtins(report)
+    for result, case in zip(report.results, stored["results"], strict=True):
+        case["medians"] = {name: result.median(name) for name in METRICS}
+    write_text(path, json.dumps(stored, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -431,15 +331,13 @@ def write_text(path: Path, text: str) -> None:
 
 def read_json(path: Path) -> BenchReport:
     """Read what `write_json` wrote; raises BenchError."""
+
+    def histogram(_: type, stored: dict[str, int]) -> Histogram:
+        return Histogram({int(value): count for value, count in stored.items()})
+
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BenchError(f"cannot read {path}: {error}") from error
-    if not isinstance(stored, dict) or stored.get("tykpy_bench") != FORMAT:
-        raise BenchError(f"{path} is not a JSON file of this version of tykpy bench")
-    try:
-        for sample in (sample for result in stored["results"] for sample in result["samples"]):
-            sample["latencies"] = sample.pop("latencies_ns")
-        return msgspec.convert(stored, BenchReport, dec_hook=lambda kind, value: kind.from_dict(value))
-    except (AttributeError, KeyError, TypeError, msgspec.ValidationError) as error:
-        raise BenchError(f"{path} is damaged: {type(error).__name__} {error}") from error
+        return msgspec.json.decode(path.read_bytes(), type=BenchReport, dec_hook=histogram)
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror}") from error
+    except (msgspec.MsgspecError, AttributeError, TypeError, ValueError) as error:
+        raise BenchError(f"{path} is not a JSON file of this version of tykpy bench: {error}") from error

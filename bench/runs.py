@@ -197,7 +197,7 @@ class _Run:
         latencies = Histogram()
         failures: Counter[str] = Counter()
         for result in results:
-            latencies.merge(Histogram.from_dict(result["histogram"]))
+            latencies.update(result["histogram"])
             failures.update(result["failures"])
         load = sum(result["cpu_ns"] for result in results) / (self._order.seconds * NS_PER_SECOND)
         usage = _usage(before, after, load, memory, waiting)

@@ -5,15 +5,16 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from tykpy.bench.limits import Bottleneck, disturbance, failures_text, limit_of
-from tykpy.bench.results import METRIC, BenchReport, Case, CaseResult, Figure, Metric
+from tykpy.bench.results import BenchReport, Case, CaseResult, Figure
 
-SHOWN: Final = ("rate", "p50_us", "p99_us", "total_us", "memory_mib")
-"""Metrics that are compared."""
+COMPARED: Final = {
+    "rate": "dispatches/s", "p50_us": "p50", "p99_us": "p99", "total_us": "CPU per dispatch", "memory_mib": "memory",
+}  # fmt: skip
+"""Titles of the metrics that are compared."""
 COLUMNS: Final = (
     "case", "dispatches/s", "spread", "p50", "p99", "p99.9", "CPU broker", "CPU workers", "of it ring", "CPU load",
     "memory", "limit",
 )  # fmt: skip
-COMPARED: Final = ("case", *(METRIC[name].title for name in SHOWN))
 LEFT_OUT_FIRST: Final = ("of it ring", "CPU load", "p99.9", "spread", "memory", "CPU workers", "CPU broker", "p50")
 """Columns that a narrow terminal leaves out, in this order; files have all of them."""
 NOT_MEASURED: Final = "-"
@@ -34,7 +35,7 @@ class Trend(StrEnum):
 class Difference(NamedTuple):
     """One figure of one case, then and now."""
 
-    metric: Metric
+    metric: str
     before: Figure
     after: Figure
 
@@ -55,7 +56,7 @@ class Difference(NamedTuple):
             return Trend.UNKNOWN
         if abs(self.change) <= self.spread:
             return Trend.NOISE
-        return Trend.BETTER if (self.change > 0) == self.metric.more_is_better else Trend.WORSE
+        return Trend.BETTER if (self.change > 0) == (self.metric == "rate") else Trend.WORSE
 
     @property
     def now_text(self) -> str:
@@ -75,9 +76,9 @@ class Comparison(NamedTuple):
     remarks: list[str]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the cells of each case under `COMPARED`."""
+        """Return the cells of each case under the titles."""
         return [
-            (case.title, *(found[name].now_text if name in found else NOT_MEASURED for name in SHOWN))
+            (case.title, *(found[name].now_text if name in found else NOT_MEASURED for name in COMPARED))
             for case, found in self.cases.items()
         ]
 
@@ -87,10 +88,10 @@ def compare(before: BenchReport, after: BenchReport) -> Comparison:
     known = {result.case: result for result in before.results}
     cases: dict[Case, dict[str, Difference]] = {}
     for result in after.results:
-        for name in SHOWN if result.case in known else ():
+        for name in COMPARED if result.case in known else ():
             then, now = known[result.case].figure(name), result.figure(name)
             if then is not None and now is not None:
-                cases.setdefault(result.case, {})[name] = Difference(METRIC[name], then, now)
+                cases.setdefault(result.case, {})[name] = Difference(name, then, now)
     return Comparison(cases, list(_remarks(before, after)))
 
 
@@ -138,11 +139,11 @@ def hidden_columns(results: Sequence[CaseResult], width: int) -> list[str]:
     return [column for column in COLUMNS if column not in shown]
 
 
-def figure_text(metric: Metric, figure: Figure) -> str:
+def figure_text(metric: str, figure: Figure) -> str:
     """Return a figure's median in its unit."""
-    if metric.unit == "us":
-        return duration(figure.median)
-    return megabytes(figure.median) if metric.unit == "MiB" else f"{figure.median:,.0f}{metric.unit}"
+    if metric == "rate":
+        return f"{figure.median:,.0f}/s"
+    return (duration if metric.endswith("_us") else megabytes)(figure.median)
 
 
 def remarks(results: Sequence[CaseResult]) -> list[str]:

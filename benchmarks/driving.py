@@ -132,7 +132,7 @@ class OwnLoadCase:
         self.samples.append(sample)
         usage = sample.usage
         broker, workers = sample.cpu_us(usage.broker), sample.cpu_us(sum(usage.workers or ()))
-        p50, p99 = (sample.latencies.percentile(percent) / NS_PER_US for percent in (50, 99))
+        p50, p99 = (sample.latencies_ns.percentile(percent) / NS_PER_US for percent in (50, 99))
         return Reading(sample.rate, p50, broker or 0.0, workers or 0.0, sample.cpu_us(usage.load) or 0.0, p99)
 
     def _drive(self, seconds: float) -> Sample:

@@ -98,7 +98,7 @@ def test_large_bodies_on_several_connections(place: Place, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     for result in json.loads((tmp_path / "json").read_text())["results"]:
         (sample,) = result["samples"]
-        assert sum(count for _, count in sample["latencies_ns"]["counts"]) >= 4
+        assert sum(sample["latencies_ns"].values()) >= 4
         assert (sample["failures"], sample["unanswered"]) == ({}, 0)
 
 

@@ -1,6 +1,6 @@
 """Results as tests need them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tykpy.bench.results import BenchReport, Case, CaseResult, Histogram, Sample, Usage
@@ -18,10 +18,17 @@ def usage(**values: Any) -> Usage:
     return Usage(**(quiet | values))
 
 
+def histogram_of(values: Iterable[int]) -> Histogram:
+    """A histogram of these values."""
+    histogram = Histogram()
+    histogram.record(values)
+    return histogram
+
+
 def sample(answered: int = 1000, latencies: Sequence[int] = (MS, 2 * MS, 3 * MS), **values: Any) -> Sample:
     """A repetition of one second."""
     extra = {name: values.pop(name) for name in ("failures", "unanswered") if name in values}
-    return Sample(1.0, answered, Histogram(latencies), usage(**values), **extra)
+    return Sample(1.0, answered, histogram_of(latencies), usage(**values), **extra)
 
 
 def result(*samples: Sample, **values: Any) -> CaseResult:

@@ -35,7 +35,7 @@ def test_a_pipe_gets_one_line_for_each_repetition() -> None:
     lines = played(terminal=False).splitlines()
     assert lines == [
         "about 8 s of load",
-        "1/2 header, 2 workers, 64 streams: 12,345/s, p50 2 ms, p99 3 ms, 3 failed",
+        "1/2 header, 2 workers, 64 streams: 12,345/s, p50 2 ms, p99 3.01 ms, 3 failed",
     ]
 
 
