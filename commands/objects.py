@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -19,6 +19,7 @@ from tykpy.broker.errors import DialError
 from tykpy.client.dialing import ClientTls
 from tykpy.client.grpc import GrpcCallError, GrpcClient
 from tykpy.commands.errors import CommandError
+from tykpy.workers.objects.changes import Change, changes_of
 
 DISPATCH: Final = "/coprocess.Dispatcher/Dispatch"
 DISPATCH_EVENT: Final = "/coprocess.Dispatcher/DispatchEvent"
@@ -49,26 +50,6 @@ class CallDescription:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A field that a hook changed; `before` or `after` is None where it is absent."""
-
-    path: str
-    before: str | None
-    after: str | None
-
-    @property
-    def sign(self) -> str:
-        """`+` added, `-` removed, `~` changed."""
-        if self.before is None:
-            return "+"
-        return "-" if self.after is None else "~"
-
-    def __str__(self) -> str:
-        values = " -> ".join(value for value in (self.before, self.after) if value is not None)
-        return f"{self.sign} {self.path}: {values}"
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """A hook's answer, and how long it took in seconds, as the caller saw it."""
 
@@ -78,10 +59,8 @@ class Outcome:
 
     @property
     def changes(self) -> list[Change]:
-        """Every field that differs, by its path, e.g. `request.set_headers['X-Id']`."""
-        old, new = dict(_leaves(self.sent)), dict(_leaves(self.received))
-        paths = [*old, *(path for path in new if path not in old)]
-        return [Change(path, old.get(path), new.get(path)) for path in paths if old.get(path) != new.get(path)]
+        """What the hook changed."""
+        return changes_of(self.sent, self.received)
 
 
 def connect(address: str, tls: ClientTls) -> GrpcClient:
@@ -229,21 +208,3 @@ def _parse(value: Any, message: M, what: str) -> M:
         return json_format.ParseDict(value, message)
     except json_format.ParseError as error:
         raise CommandError(f"{what}: {error}") from error
-
-
-def _leaves(message: Message, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield path and text of every value in a message that is not itself a message."""
-    for descriptor, value in message.ListFields():
-        for path, item in _items(prefix + descriptor.name, descriptor, value):
-            if isinstance(item, Message):
-                yield from _leaves(item, f"{path}.")
-            else:
-                yield path, repr(item)
-
-
-def _items(path: str, descriptor: Any, value: Any) -> Iterator[tuple[str, Any]]:
-    if descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
-        return ((f"{path}[{key!r}]", value[key]) for key in sorted(value))
-    if descriptor.is_repeated:
-        return ((f"{path}[{index}]", item) for index, item in enumerate(value))
-    return iter([(path, value)])
