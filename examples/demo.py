@@ -18,7 +18,8 @@ import click
 
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.client.grpc import GrpcClient
-from tykpy.commands.objects import CallDescription, Change, build_event, build_object, call_hook, send_event
+from tykpy.commands.objects import CallDescription, build_event, build_object, call_hook, send_event
+from tykpy.workers.objects.changes import Change
 
 BUNDLES: Final = Path(__file__).parent / "bundles"
 TYKPY: Final = Path(sys.executable).parent / "tykpy"

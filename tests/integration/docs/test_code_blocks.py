@@ -1,4 +1,7 @@
-"""Every code block of the documentation is right: Python has the types that it says, data parses, commands exist."""
+"""Every code block of the documentation is right: Python has the types that it says, data parses, commands exist.
+
+A block with a title is a file. If some of a page's files are tests, they run.
+"""
 
 import json
 import re
@@ -10,12 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+import pytest
 import yaml
 
 from tests.support.pages import PAGES, Block, blocks
 from tests.support.root import ROOT
 from tykpy.cli import main as tykpy
 
+SELF_TESTED = [page for page in PAGES if any(Path(block.title).match("test_*.py") for block in blocks(page))]
 PARSERS: dict[str, Callable[[str], object]] = {
     "json": json.loads,
     "toml": tomllib.loads,
@@ -95,3 +100,16 @@ def test_commands_and_options_exist() -> None:
     for block in all_blocks():
         for line in commands(block):
             assert not unknown_words(line), f"{name(block.page)}:{block.line}: {line}"
+
+
+@pytest.mark.parametrize("page", SELF_TESTED, ids=name)
+def test_a_pages_own_tests_pass(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page):
+        if block.title:
+            (tmp_path / block.title).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / block.title).write_text(block.text)
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout

@@ -1,0 +1,1 @@
+"""pytest fixtures for bundles: `plugin` is what pytest loads, everything else is imported when a test asks for it."""

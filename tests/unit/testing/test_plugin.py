@@ -1,0 +1,192 @@
+"""The pytest plugin, in runs of pytest of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MIDDLEWARE = """
+from tyk.decorators import CustomKeyCheck, Event, Hook, Post, Pre, Response
+from gateway import TykGateway as tyk
+import tyk as tykpy_api
+
+
+@Pre
+def tag(request, session, spec):
+    request.add_header("x-tag", request.get_header("X-From") or "nobody")
+    request.delete_header("Cookie")
+    request.add_param("page", "2")
+    return request, session
+
+
+@CustomKeyCheck
+def check(request, session, metadata, spec):
+    if request.get_header("Authorization") != "secret":
+        request.object.return_overrides.response_code = 401
+        request.object.return_overrides.response_error = "wrong key"
+        return request, session, metadata
+    session.rate = 5
+    metadata["token"] = "secret"
+    return request, session, metadata
+
+
+@Post
+async def wait(request, session, spec):
+    import asyncio
+    await asyncio.sleep(0)
+    request.object.raw_body = request.object.raw_body.upper()
+    request.object.headers["X-Ignored"] = "1"
+    request.add_header("X-Trace", tykpy_api.current().metadata["traceparent"])
+    return request, session
+
+
+@Response
+def sign(request, response, session, metadata, spec):
+    response.headers["X-Length"] = str(len(response.raw_body))
+    response.status_code = 201
+    return response
+
+
+@Hook
+def count(request, session, spec):
+    before = int(tyk.get_data("n") or 0)
+    tyk.store_data("n", before + 1, 60)
+    tyk.trigger_event("Counted", {"n": before + 1})
+    request.add_header("X-Count", str(before + 1))
+    return request, session
+
+
+@Pre
+def forget(request, session, spec):
+    request.add_header("A", "b")
+
+
+@Pre
+def fail(request, session, spec):
+    raise LookupError("not here")
+
+
+SEEN = []
+
+
+@Event
+def seen(event, spec):
+    SEEN.append((event.message.Type, spec.APIID))
+
+
+def helper(request, session, spec):
+    return request, session
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "middleware.py").write_text(MIDDLEWARE)
+    return tmp_path
+
+
+def run(folder: Path, tests: str, *, passed: bool = True) -> str:
+    (folder / "test_hooks.py").write_text("import pytest\nfrom middleware import *\n" + tests)
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no", "test_hooks.py"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ran.returncode == 0) is passed, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_results_show_what_goes_on(folder: Path) -> None:
+    run(folder, """
+def test_request(tyk_call):
+    result = tyk_call(tag, url="/a?page=1&q=x", headers={"X-From": "me", "cookie": "c"})
+    assert result.headers["x-tag"] == result.headers["X-Tag"] == result.headers.get("X-TAG") == "me"
+    assert "Cookie" not in result.headers and "X-FROM" in result.headers
+    assert result.params == {"page": "2", "q": "x"}
+    assert (result.method, result.url, result.overrides) == ("GET", "/a?page=2&q=x", None)
+
+def test_auth(tyk_call):
+    refused = tyk_call(check, headers={"Authorization": "guess"})
+    assert (refused.overrides.response_code, refused.overrides.response_error) == (401, "wrong key")
+    allowed = tyk_call(check, headers={"Authorization": "secret"}, session={"rate": 1.0, "per": 2.0})
+    assert allowed.overrides is None
+    assert (allowed.session.rate, allowed.session.per, allowed.metadata) == (5, 2, {"token": "secret"})
+
+def test_async(tyk_call):
+    result = tyk_call(wait, method="POST", body="abc", grpc_metadata={"traceparent": "00-1"})
+    assert (result.body, result.headers["X-Trace"]) == (b"ABC", "00-1")
+    assert [found.kind for found in result.ignored] == ["request-headers"]
+    assert tyk_call(wait, json={"a": 1}, grpc_metadata={"traceparent": ""}).body == b'{"A": 1}'
+
+def test_async_within_a_loop(tyk_call):
+    async def main():
+        return tyk_call(wait, body="abc", grpc_metadata={"traceparent": ""}).body
+    import asyncio
+    assert asyncio.run(main()) == b"ABC"
+
+def test_response(tyk_call):
+    result = tyk_call(sign, response_body="four", response_headers={"Server": "x"})
+    assert result.response.status_code == 201
+    assert result.response.headers == {"X-Length": "4", "Server": "x"}
+
+def test_event(tyk_call):
+    tyk_call.event(seen, {"Type": "AuthFailure"}, spec={"APIID": "7"})
+    assert SEEN == [("AuthFailure", "7")]
+""")  # fmt: skip
+
+
+def test_every_test_has_its_own_store_and_events(folder: Path) -> None:
+    run(folder, """
+@pytest.mark.parametrize("turn", range(2))
+def test_count(turn, tyk_call, tyk_store, tyk_events, tyk_clock):
+    assert tyk_call(count).headers["X-Count"] == "1"
+    assert tyk_store.fetch("n") == b"1"
+    assert [(event.name, event.payload) for event in tyk_events] == [("Counted", '{"n": 1}')]
+    assert tyk_call(count).headers["X-Count"] == "2"
+    tyk_clock.advance(61)
+    assert tyk_call(count).headers["X-Count"] == "1"
+""")  # fmt: skip
+
+
+def test_errors_are_the_hooks_own(folder: Path) -> None:
+    run(folder, """
+from tykpy.bundles.errors import WorkerError
+
+def test_errors(tyk_call):
+    with pytest.raises(LookupError, match="not here"):
+        tyk_call(fail)
+    with pytest.raises(WorkerError, match="hook forget .* returned nothing .*return request, session.*middleware.py"):
+        tyk_call(forget)
+    with pytest.raises(TypeError, match="helper is not a hook"):
+        tyk_call(helper)
+    with pytest.raises(TypeError, match="use tyk_call.event"):
+        tyk_call(seen)
+    with pytest.raises(TypeError, match="is not an event handler"):
+        tyk_call.event(tag)
+""")  # fmt: skip
+
+
+def test_a_failure_shows_what_hooks_changed(folder: Path) -> None:
+    shown = run(folder, """
+def test_wrong(tyk_call):
+    tyk_call(wait, grpc_metadata={"traceparent": "t"})
+    assert tyk_call(tag).headers["X-Tag"] == "somebody"
+""", passed=False)  # fmt: skip
+    assert "tag (Pre) changed" in shown
+    assert "+ request.set_headers['x-tag']: 'nobody'" in shown
+    assert "! the gateway ignores changes in request.object.headers; write request.add_header" in shown
+    shown = run(folder, "def test_other():\n    assert 0\n", passed=False)
+    assert "hook call" not in shown
+
+
+def test_nothing_is_imported_without_a_fixture(folder: Path) -> None:
+    (folder / "test_plain.py").write_text(
+        "import sys\n\ndef test_plain():\n"
+        "    loaded = {name for name in sys.modules if name.partition('.')[0] in ('tyk', 'tykpy', 'google')}\n"
+        "    assert loaded <= {'tykpy', 'tykpy.testing', 'tykpy.testing.plugin'}, loaded\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_plain.py"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout
