@@ -1,8 +1,8 @@
 """Child processes that end with the process that started them, even if it is killed and cannot clean up."""
 
 import ctypes
+import importlib
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -12,19 +12,19 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def spawn(module: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-    """Start `python -m MODULE ARGUMENTS...`, which gets SIGTERM when the calling thread ends."""
+    """Start Python with `main()` of a module, which gets SIGTERM when the calling thread ends."""
     bound = [sys.executable, "-P", "-m", "tykpy.bench.bound", str(os.getpid())]
     return subprocess.Popen([*bound, module, *arguments], **options)
 
 
 def main() -> None:
-    """Ask the kernel for SIGTERM on the parent's death, then run the module in this process."""
+    """Ask the kernel for SIGTERM on the parent's death, then run `main()` of the module."""
     _, parent, module, *arguments = sys.argv
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
     if os.getppid() != int(parent):
         return  # the parent died before the call above
     sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    importlib.import_module(module).main()
 
 
 if __name__ == "__main__":

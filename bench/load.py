@@ -1,7 +1,7 @@
 """The load generator, a process of its own: one connection as a gateway has it, calls on a schedule, latencies counted.
 
-It reads an `Order` from standard input and answers on standard output, as msgpack arrays `[name, body]`: `ready`; once
-it is told when to start, `progress` while it works and `result` at the end; or `failed`.
+It reads an `Order` from a pipe and answers with `RunProgress`, first when it is connected; once it is told when to
+start, with more of them while it works, and with a `LoadResult` at the end; or with a BenchError.
 
 A closed loop makes the next call when one has ended: a server that stalls is asked less, and most callers who would
 have come meanwhile are never seen ("coordinated omission"). An open loop makes calls when they are due, whatever the
@@ -18,11 +18,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Final
+from multiprocessing.connection import Connection
+from typing import Any, Final, NamedTuple
 
-import msgpack
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 
 from tykpy.bench.errors import BenchError
@@ -40,8 +40,6 @@ MAX_FAILURE_TEXTS: Final = 8
 OTHER_FAILURES: Final = "other errors"
 _NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What non-blocking sockets raise if they would have to wait; TLS has an error for each direction."""
-
-Emit = Callable[[str, Any], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +61,26 @@ class Order:
     """Send a new `traceparent` with every call."""
     tls: ClientTls | None = None
     """For an address that begins with `tls://`."""
+
+
+class RunProgress(NamedTuple):
+    """Progress in the measured window; latencies in ns."""
+
+    seconds: float = 0.0
+    answered: int = 0
+    failed: int = 0
+    p50: int = 0
+    p99: int = 0
+
+
+class LoadResult(NamedTuple):
+    """What a load generator saw in the measured window."""
+
+    answered: int
+    failures: dict[str, int]
+    unanswered: int
+    latencies_ns: Histogram
+    cpu_ns: int
 
 
 class Schedule:
@@ -116,11 +134,14 @@ class Window:
 class LoadDriver:
     """Drives one connection through warm-up, measured window, tail and drain; `start` is CLOCK_MONOTONIC ns."""
 
-    def __init__(self, order: Order, sock: socket.socket, connection: LoadConnection, emit: Emit, start: int) -> None:
+    def __init__(
+        self, order: Order, sock: socket.socket, connection: LoadConnection, report: Callable[[RunProgress], None],
+        start: int,
+    ) -> None:  # fmt: skip
         self._order = order
         self._socket = sock
         self._connection = connection
-        self._emit = emit
+        self._report = report
         begin = start + int(order.warm_up * NS_PER_SECOND)
         self._start = start
         self._window = Window(begin, begin + int(order.seconds * NS_PER_SECOND))
@@ -135,7 +156,7 @@ class LoadDriver:
         self._cpu_begin: int | None = None
         self._cpu_end: int | None = None
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> LoadResult:
         """Drive the load and return the result."""
         now = time.monotonic_ns()
         while now < self._give_up and (now < self._stop or self._started or self._due() is not None):
@@ -220,33 +241,22 @@ class LoadDriver:
             self._cpu_end = time.process_time_ns()
         if self._next_progress <= now < self._window.end:
             self._next_progress = now + PROGRESS_NS
-            self._emit("progress", self._progress())
-
-    def _progress(self) -> dict[str, Any]:
-        self._count()
-        return {
-            "answered": self._window.answered,
-            "failed": self._failures.total(),
-            "p50": self._histogram.percentile(50),
-            "p99": self._histogram.percentile(99),
-        }
+            self._count()
+            percentiles = map(self._histogram.percentile, (50, 99))
+            seconds = (now - self._window.begin) / NS_PER_SECOND
+            self._report(RunProgress(seconds, self._window.answered, self._failures.total(), *percentiles))
 
     def _count(self) -> None:
         self._histogram.record(self._window.latencies)
         self._window.latencies.clear()
 
-    def _result(self) -> dict[str, Any]:
+    def _result(self) -> LoadResult:
         self._count()
         now = time.process_time_ns()
         end = now if self._cpu_end is None else self._cpu_end
         begin = end if self._cpu_begin is None else self._cpu_begin
-        return {
-            "answered": self._window.answered,
-            "failures": dict(self._failures),
-            "unanswered": len(self._started) + self._schedule.late(self._stop),
-            "histogram": self._histogram,
-            "cpu_ns": end - begin,
-        }
+        unanswered = len(self._started) + self._schedule.late(self._stop)
+        return LoadResult(self._window.answered, dict(self._failures), unanswered, self._histogram, end - begin)
 
 
 TRACEPARENT_RATE: Final = 60_000
@@ -320,8 +330,8 @@ def shake_hands(dialled: Dialled, connection: LoadConnection) -> None:
     sock.setblocking(False)
 
 
-def work(order: Order, emit: Emit, wait_for_start: Callable[[], int]) -> dict[str, Any]:
-    """Connect, report `ready`, wait for the time to start, drive the load, and return the result; raises BenchError."""
+def work(order: Order, pipe: "Connection[Any, Any]") -> LoadResult:
+    """Connect, report it, wait for the time to start, and drive the load; raises BenchError."""
     dialled = connect(order.address, order.tls)
     with dialled.socket as sock:
         seconds = order.warm_up + order.seconds
@@ -331,35 +341,20 @@ def work(order: Order, emit: Emit, wait_for_start: Callable[[], int]) -> dict[st
         )
         try:
             shake_hands(dialled, connection)
-            emit("ready", {"max_streams": connection.max_streams})
-            return LoadDriver(order, sock, connection, emit, wait_for_start()).run()
+            pipe.send(RunProgress())
+            return LoadDriver(order, sock, connection, pipe.send, pipe.recv()).run()
         except OSError as error:
             raise BenchError(f"the connection to {order.address} broke: {error.strerror or error}") from error
 
 
-def pack_order(order: Order) -> bytes:
-    """Return the order as `main` reads it."""
-    packed: bytes = msgpack.packb(asdict(order), default=os.fspath)
-    return packed
-
-
 def main() -> None:
-    """Run the process as the module's docstring describes."""
+    """Run the process as the module's docstring describes; its argument is the descriptor of the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of us; the parent decides
-    unpacker = msgpack.Unpacker(os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False), max_buffer_size=0)
-    packed = next(unpacker)
-    order = Order(**packed | {"tls": ClientTls.of(packed["tls"] or {})})
-
-    def emit(name: str, body: Any) -> None:
-        os.write(sys.stdout.fileno(), msgpack.packb([name, body]))
-
+    pipe = Connection(int(sys.argv[1]))
+    order = pipe.recv()
     gc.collect()
     gc.disable()
     try:
-        emit("result", work(order, emit, lambda: int(next(unpacker))))
+        pipe.send(work(order, pipe))
     except BenchError as error:
-        emit("failed", str(error))
-
-
-if __name__ == "__main__":
-    main()
+        pipe.send(error)

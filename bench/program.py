@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from tykpy.bench.errors import BenchError
+from tykpy.bench.load import RunProgress
 from tykpy.bench.measure import NS_PER_US, usable_cpus
 from tykpy.bench.report import html
 from tykpy.bench.results import BenchReport, Case, CaseResult, read_json, write_json, write_text
-from tykpy.bench.runs import Observer, OnProgress, Plan, RunProgress, sweep
+from tykpy.bench.runs import Observer, OnProgress, Plan, sweep
 from tykpy.bench.scenarios import ALL, BUILT_IN, DEFAULT, OwnHook, Scenario, own_scenario
 from tykpy.bench.tables import COLUMNS, COMPARED, Comparison, compare, duration, fitting, hidden_columns, remarks, row
 from tykpy.client.dialing import ClientTls

@@ -90,13 +90,9 @@ def _round_trips(channel: BrokerChannel, pid: int, payload: bytes) -> RingCost:
     return RingCost(ours / done / NS_PER_US, theirs / done / NS_PER_US)
 
 
-def echo(argument: str) -> None:
+def main() -> None:
     """Claim and answer each request as workers do, until the broker's end is closed."""
-    channel = WorkerChannel.attach(argument)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of us; the parent decides
+    channel = WorkerChannel.attach(sys.argv[1])
     while (request := channel.claim()) is not None:
         channel.answer(0, request.seq, request.payload, False, 1)
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    echo(sys.argv[1])

@@ -4,27 +4,25 @@ A disturbance in one round affects one of several repetitions of all cases, and 
 the spread. In each repetition load generators are started, and all clocks are read around the measured window.
 """
 
-import contextlib
-import os
-import selectors
 import statistics
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Self
 
-import msgpack
 from google.protobuf.message import DecodeError
 
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.bench.bound import spawn
 from tykpy.bench.errors import BenchError, ProcessGoneError
-from tykpy.bench.load import Order, pack_order
+from tykpy.bench.load import LoadResult, Order, RunProgress
 from tykpy.bench.measure import NS_PER_SECOND, cpu_ns, machine_time, memory_mib, usable_cpus
 from tykpy.bench.results import BenchReport, Case, CaseResult, Histogram, Sample, Usage, machine
 from tykpy.bench.ringcost import RingCost, measure_ring
@@ -47,72 +45,39 @@ LEAD_NS: Final = 20_000_000
 """Time between telling load generators when to start and that moment."""
 LOOKS: Final = (0.25, 0.5, 0.75)
 """Shares of the window after which the broker is asked how many dispatches wait."""
-READ_SIZE: Final = 64 * 1024
-
-
-@dataclass(slots=True)
-class RunProgress:
-    """Progress of a repetition; latencies, in ns, are the highest of all load generators."""
-
-    seconds: float = 0.0
-    answered: int = 0
-    failed: int = 0
-    p50: int = 0
-    p99: int = 0
-
 
 OnProgress = Callable[[RunProgress], None]
 
 
 class LoadProcess:
-    """A load generator: a child process that takes one order."""
+    """A load generator: a child process that takes one order, and is killed on leaving."""
 
     def __init__(self, order: Order) -> None:
-        self._process = spawn("tykpy.bench.load", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._unpacker = msgpack.Unpacker(max_buffer_size=0, strict_map_key=False)
-        self.latest: dict[str, Any] = {}
-        self.result: dict[str, Any] | None = None
-        self.ready = False
-        self._write(pack_order(order))
+        self.pipe, theirs = Pipe()
+        with theirs:
+            self._process = spawn("tykpy.bench.load", str(theirs.fileno()), pass_fds=[theirs.fileno()])
+        self.progress: RunProgress | None = None
+        """None: not connected yet."""
+        self.result: LoadResult | None = None
+        self.pipe.send(order)
 
-    def fileno(self) -> int:
-        """Return its output, which is readable when it reports something."""
-        assert self._process.stdout is not None
-        return self._process.stdout.fileno()
+    def __enter__(self) -> Self:
+        return self
 
-    def start_at(self, moment_ns: int) -> None:
-        """Tell it when to start."""
-        self._write(msgpack.packb(moment_ns))
-
-    def take(self) -> bool:
-        """Read what it reports; return False at the end. Raises BenchError if it reports why it cannot go on."""
-        data = os.read(self.fileno(), READ_SIZE)
-        if not data and self.result is None:
-            raise BenchError("a load generator has ended early; it said why on standard error")
-        self._unpacker.feed(data)
-        for name, body in self._unpacker:
-            if name == "failed":
-                raise BenchError(body)
-            self.ready = True
-            if name == "result":
-                self.result = body
-            elif name == "progress":
-                self.latest = body
-        return bool(data)
-
-    def close(self) -> None:
-        """Kill it."""
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
-        with contextlib.suppress(BrokenPipeError):
-            self._process.communicate()
+        self._process.wait()
+        self.pipe.close()
 
-    def _write(self, data: bytes) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(data)
-            self._process.stdin.flush()
-        except BrokenPipeError as error:
-            raise BenchError("a load generator has ended early; it said why on standard error") from error
+    def receive(self) -> None:
+        """Receive one report. Raises BenchError if it says why it cannot go on, and EOFError if it has ended."""
+        report = self.pipe.recv()
+        if isinstance(report, BenchError):
+            raise report
+        if isinstance(report, LoadResult):
+            self.result = report
+        else:
+            self.progress = report
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,74 +106,62 @@ def split(order: Order, processes: int) -> list[Order]:
 
 def measure(order: Order, processes: int, server: MeasuredBroker, on_progress: OnProgress) -> Sample:
     """Drive the server with `processes` load generators, which share the order; raises BenchError."""
-    with _load(split(order, processes)) as (loads, selector):
-        _wait(loads, selector, time.monotonic() + START_PATIENCE, lambda load: load.ready)
-        start = time.monotonic_ns() + LEAD_NS
-        for load in loads:
-            load.start_at(start)
-        return _Run(order, server, loads, selector, on_progress, start).run()
+    try:
+        with ExitStack() as stack:
+            loads = [stack.enter_context(LoadProcess(share)) for share in split(order, processes)]
+            _wait(loads, START_PATIENCE, lambda load: load.progress is not None)
+            return _run(order, loads, server, on_progress)
+    except (EOFError, ConnectionError) as error:
+        raise BenchError("a load generator has ended early; it said why on standard error") from error
 
 
-class _Run:
-    def __init__(
-        self, order: Order, server: MeasuredBroker, loads: list[LoadProcess], selector: selectors.BaseSelector,
-        on_progress: OnProgress, start: int,
-    ) -> None:  # fmt: skip
-        self._order = order
-        self._server = server
-        self._loads = loads
-        self._selector = selector
-        self._on_progress = on_progress
-        self._begin = start + int(order.warm_up * NS_PER_SECOND)
+def _run(order: Order, loads: list[LoadProcess], server: MeasuredBroker, on_progress: OnProgress) -> Sample:
+    start = time.monotonic_ns() + LEAD_NS
+    for load in loads:
+        load.pipe.send(start)
 
-    def run(self) -> Sample:
-        self._listen_until(0.0)
-        pids = self._server.pids()
-        before = Clocks.take(pids)
-        waiting = []
-        for share in LOOKS:
-            self._listen_until(share)
-            waiting.append(self._server.waiting())
-        self._listen_until(1.0)
-        after = Clocks.take(pids)
-        memory = _memory(pids)
-        patience = self._order.tail + self._order.drain + END_PATIENCE
-        _wait(self._loads, self._selector, time.monotonic() + patience, lambda load: load.result is not None)
-        return self._sample(before, after, memory, waiting)
-
-    def _listen_until(self, share: float) -> None:
+    def listen_until(share: float) -> None:
         """Listen until this share of the measured window has passed."""
-        moment = self._begin + int(share * self._order.seconds * NS_PER_SECOND)
+        moment = start + int((order.warm_up + share * order.seconds) * NS_PER_SECOND)
         while (left := moment - time.monotonic_ns()) > 0:
-            if _listen(self._selector, left / NS_PER_SECOND):
-                self._on_progress(self._progress())
+            if _listen(loads, left / NS_PER_SECOND):
+                on_progress(_progress(loads))
 
-    def _progress(self) -> RunProgress:
-        latest = [load.latest for load in self._loads if load.latest]
-        progress = RunProgress(seconds=max(0.0, (time.monotonic_ns() - self._begin) / NS_PER_SECOND))
-        for body in latest:
-            progress.answered += body["answered"]
-            progress.failed += body["failed"]
-            progress.p50, progress.p99 = max(progress.p50, body["p50"]), max(progress.p99, body["p99"])
-        return progress
+    listen_until(0.0)
+    pids = server.pids()
+    before = Clocks.take(pids)
+    waiting = []
+    for share in LOOKS:
+        listen_until(share)
+        waiting.append(server.waiting())
+    listen_until(1.0)
+    after = Clocks.take(pids)
+    memory = _memory(pids)
+    _wait(loads, order.tail + order.drain + END_PATIENCE, lambda load: load.result is not None)
+    results = [load.result for load in loads if load.result is not None]
+    used = sum(result.cpu_ns for result in results) / (order.seconds * NS_PER_SECOND)
+    usage = _usage(before, after, used, memory, waiting)
+    return _sample(order.seconds, results, replace(usage, load_processes=len(loads)))
 
-    def _sample(self, before: Clocks, after: Clocks, memory: list[float] | None, waiting: list[int | None]) -> Sample:
-        results = [load.result for load in self._loads if load.result is not None]
-        latencies = Histogram()
-        failures: Counter[str] = Counter()
-        for result in results:
-            latencies.update(result["histogram"])
-            failures.update(result["failures"])
-        load = sum(result["cpu_ns"] for result in results) / (self._order.seconds * NS_PER_SECOND)
-        usage = _usage(before, after, load, memory, waiting)
-        return Sample(
-            self._order.seconds,
-            sum(result["answered"] for result in results),
-            latencies,
-            replace(usage, load_processes=len(results)),
-            dict(failures),
-            sum(result["unanswered"] for result in results),
-        )
+
+def _progress(loads: Sequence[LoadProcess]) -> RunProgress:
+    known = [load.progress for load in loads if load.progress is not None]
+    return RunProgress(
+        seconds=max(one.seconds for one in known),
+        answered=sum(one.answered for one in known),
+        failed=sum(one.failed for one in known),
+        p50=max(one.p50 for one in known),
+        p99=max(one.p99 for one in known),
+    )
+
+
+def _sample(seconds: float, results: Sequence[LoadResult], usage: Usage) -> Sample:
+    latencies, failures = Histogram(), Counter[str]()
+    for result in results:
+        latencies.update(result.latencies_ns)
+        failures.update(result.failures)
+    answered, unanswered = sum(result.answered for result in results), sum(result.unanswered for result in results)
+    return Sample(seconds, answered, latencies, usage, dict(failures), unanswered)
 
 
 def _usage(before: Clocks, after: Clocks, load: float, memory: list[float] | None, waiting: list[int | None]) -> Usage:
@@ -234,37 +187,19 @@ def _memory(pids: list[int] | None) -> list[float] | None:
         return None
 
 
-@contextmanager
-def _load(orders: list[Order]) -> Iterator[tuple[list[LoadProcess], selectors.BaseSelector]]:
-    with ExitStack() as stack:
-        selector = stack.enter_context(selectors.DefaultSelector())
-        loads = []
-        for order in orders:
-            load = LoadProcess(order)
-            stack.callback(load.close)
-            selector.register(load, selectors.EVENT_READ)
-            loads.append(load)
-        yield loads, selector
-
-
-def _wait(
-    loads: list[LoadProcess], selector: selectors.BaseSelector, deadline: float, done: Callable[[LoadProcess], bool]
-) -> None:
+def _wait(loads: Sequence[LoadProcess], seconds: float, done: Callable[[LoadProcess], bool]) -> None:
+    deadline = time.monotonic() + seconds
     while not all(map(done, loads)):
-        left = deadline - time.monotonic()
-        if left <= 0:
+        if not _listen(loads, max(0.0, deadline - time.monotonic())):
             raise BenchError("a load generator does not come to its end: is the machine overloaded?")
-        _listen(selector, left)
 
 
-def _listen(selector: selectors.BaseSelector, seconds: float) -> bool:
-    """Read what load generators report within this time; return False if it is nothing."""
-    heard = selector.select(seconds)
-    for key, _ in heard:
-        load = key.fileobj
-        assert isinstance(load, LoadProcess)
-        if not load.take():
-            selector.unregister(load)
+def _listen(loads: Sequence[LoadProcess], seconds: float) -> bool:
+    """Receive what load generators report within this time; return False if it is nothing."""
+    working = {load.pipe: load for load in loads if load.result is None}
+    heard = wait(working, seconds)
+    for load in [load for pipe, load in working.items() if pipe in heard]:
+        load.receive()
     return bool(heard)
 
 
@@ -294,23 +229,26 @@ class Plan:
     @property
     def run_seconds(self) -> float:
         """About how long all load takes."""
-        runs = sum(len(cases) for cases in self.groups().values()) * self.repeat
-        return runs * (self.warm_up + self.seconds)
+        return len(list(self._cases())) * self.repeat * (self.warm_up + self.seconds)
 
     def groups(self) -> dict[tuple[int, int], list[tuple[Scenario, Case]]]:
         """Return the cases by (workers, threads) of their broker."""
         groups: dict[tuple[int, int], list[tuple[Scenario, Case]]] = {}
-        for scenario in self.scenarios:
-            for workers in self.workers:
-                for threads in self.threads or (0,):
-                    groups.setdefault((workers, threads), []).extend(self._cases(scenario, workers, threads))
+        for scenario, case in self._cases():
+            groups.setdefault((case.workers, case.threads), []).append((scenario, case))
         return groups
 
-    def _cases(self, scenario: Scenario, workers: int, threads: int) -> Iterator[tuple[Scenario, Case]]:
-        for size in self.body_sizes or scenario.body_sizes:
-            for streams in self.streams or (scenario.streams,):
-                for rate in self.rates or (0.0,):
-                    yield scenario, Case(scenario.name, workers, threads, streams, rate, size, self.tracing)
+    def place(self, case: Case) -> tuple[int, int, int]:
+        """Return what to sort by: the order in which the user gave settings, and workers ascending."""
+        scenarios, variants = zip(*((one.scenario, one.variant) for _, one in self._cases()), strict=True)
+        return scenarios.index(case.scenario), variants.index(case.variant), case.workers
+
+    def _cases(self) -> Iterator[tuple[Scenario, Case]]:
+        for scenario in self.scenarios:
+            sizes, streams = self.body_sizes or scenario.body_sizes, self.streams or (scenario.streams,)
+            settings = product(self.workers, self.threads or (0,), sizes, streams, self.rates or (0.0,))
+            for workers, threads, size, at_once, rate in settings:
+                yield scenario, Case(scenario.name, workers, threads, at_once, rate, size, self.tracing)
 
 
 class Observer:
@@ -339,24 +277,13 @@ def sweep(plan: Plan, command: str, observer: Observer) -> BenchReport:
         for (workers, threads), cases in plan.groups().items():
             observer.starting(workers, threads)
             with _server(plan, workers, threads, cases) as server:
-                _measure_all(_Round(plan, number, observer, ring_cost, found), server, cases)
-    results = tuple(CaseResult(case, tuple(samples)) for case, samples in sorted(found.items(), key=_place(plan)))
+                for scenario, planned in cases:
+                    case = replace(planned, workers=server.workers, threads=server.threads)
+                    sample = _measure(plan, server, scenario, case, ring_cost, observer.running(case, number))
+                    found.setdefault(case, []).append(sample)
+                    observer.finished(CaseResult(case, tuple(found[case])))
+    results = tuple(CaseResult(case, tuple(found[case])) for case in sorted(found, key=plan.place))
     return BenchReport(command, machine(), results)
-
-
-def _place(plan: Plan) -> Callable[[tuple[Case, Any]], tuple[int, str, int]]:
-    # In the order that the user gave, and workers ascending among cases that are otherwise equal.
-    names = [scenario.name for scenario in plan.scenarios]
-    variants: list[str] = []
-    for cases in plan.groups().values():
-        variants += [case.variant for _, case in cases if case.variant not in variants]
-
-    def place(item: tuple[Case, Any]) -> tuple[int, str, int]:
-        case = item[0]
-        variant = variants.index(case.variant) if case.variant in variants else 0
-        return names.index(case.scenario), f"{variant:04}", case.workers
-
-    return place
 
 
 def _server(
@@ -368,41 +295,21 @@ def _server(
     return OwnBroker(sorted(files), workers, threads, max(case.streams for _, case in cases))
 
 
-@dataclass(frozen=True, slots=True)
-class _Round:
-    """What the cases of one round share."""
-
-    plan: Plan
-    number: int
-    observer: Observer
-    ring_cost: Callable[[int], RingCost]
-    found: dict[Case, list[Sample]]
-
-
-def _measure_all(this: _Round, server: MeasuredBroker, cases: list[tuple[Scenario, Case]]) -> None:
-    for scenario, planned in cases:
-        case = replace(planned, workers=server.workers, threads=server.threads)
-        message = scenario.build(case.body_size).SerializeToString(deterministic=True)
-        check(server, scenario, message)
-        sample = _measure(this, server, case, message)
-        if not sample.answered and sample.failed:
-            _refuse(case, sample)
-        this.found.setdefault(case, []).append(sample)
-        this.observer.finished(CaseResult(case, tuple(this.found[case])))
-
-
-def _measure(this: _Round, server: MeasuredBroker, case: Case, message: bytes) -> Sample:
-    ring_us = this.ring_cost(len(message))
-    on_progress = this.observer.running(case, this.number)
-    sample = measure(_order(this.plan, server, case, message), this.plan.connections, server, on_progress)
-    return replace(sample, usage=replace(sample.usage, ring_us=(ring_us.broker, ring_us.worker)))
-
-
-def _order(plan: Plan, server: MeasuredBroker, case: Case, message: bytes) -> Order:
-    return Order(
+def _measure(
+    plan: Plan, server: MeasuredBroker, scenario: Scenario, case: Case, ring_cost: Callable[[int], RingCost],
+    on_progress: OnProgress,
+) -> Sample:  # fmt: skip
+    message = scenario.build(case.body_size).SerializeToString(deterministic=True)
+    check(server, scenario, message)
+    order = Order(
         server.address, [message], case.streams, case.rate, plan.warm_up, plan.seconds,
         tail=TAIL_SECONDS, drain=DRAIN_SECONDS, tracing=case.tracing, tls=server.tls,
     )  # fmt: skip
+    sample = measure(order, plan.connections, server, on_progress)
+    if not sample.answered and sample.failed:
+        told = "; ".join(sample.failures) or f"{sample.unanswered} calls without an answer"
+        raise BenchError(f"{case.title}: not one good answer: {told}")
+    return replace(sample, usage=replace(sample.usage, ring_us=ring_cost(len(message))))
 
 
 def check(server: MeasuredBroker, scenario: Scenario, message: bytes) -> None:
@@ -416,8 +323,3 @@ def check(server: MeasuredBroker, scenario: Scenario, message: bytes) -> None:
         raise BenchError(f"scenario {scenario.name}: {error}") from error
     if not scenario.is_right(answer):
         raise BenchError(f"scenario {scenario.name}: the hook's answer is not the expected one:\n{answer}")
-
-
-def _refuse(case: Case, sample: Sample) -> None:
-    told = "; ".join(sample.failures) or f"{sample.unanswered} calls without an answer"
-    raise BenchError(f"{case.title}: not one good answer: {told}")

@@ -188,7 +188,7 @@ class OwnBroker(Program):
 
     def _spawn(self, **options: Any) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify")}
-        return spawn("tykpy", *self._command, env=environment, **options)
+        return spawn("tykpy.cli", *self._command, env=environment, **options)
 
     def _family(self) -> list[int]:
         return broker_and_workers(self._process.pid)

@@ -25,11 +25,11 @@ from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_unti
 from tests.support.bundles import write_bundle, write_files, write_zip
 from tests.support.peers.redis_server import free_port
 from tykpy.bench.errors import BenchError
-from tykpy.bench.load import Order
+from tykpy.bench.load import Order, RunProgress
 from tykpy.bench.measure import NS_PER_SECOND, cpu_ns
 from tykpy.bench.results import Sample
 from tykpy.bench.ringcost import measure_ring
-from tykpy.bench.runs import RunProgress, check, measure
+from tykpy.bench.runs import check, measure
 from tykpy.bench.scenarios import BUILT_IN, OwnHook, own_scenario
 from tykpy.bench.serving import ConnectedBroker, OwnBroker
 

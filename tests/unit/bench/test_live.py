@@ -5,8 +5,9 @@ import io
 from rich.console import Console
 
 from tests.unit.bench.samples import MS, result, sample
+from tykpy.bench.load import RunProgress
 from tykpy.bench.program import LiveView, view
-from tykpy.bench.runs import Plan, RunProgress
+from tykpy.bench.runs import Plan
 from tykpy.bench.scenarios import BUILT_IN
 
 PLAN = Plan((BUILT_IN["header"],), (2,), repeat=2, seconds=3, warm_up=1)
