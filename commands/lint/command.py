@@ -14,27 +14,37 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-def lint(bundles: tuple[Path, ...]) -> None:
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["console", "github", "sarif"]),
+    default="console",
+    show_default=True,
+    help="Lines for people, annotations for GitHub Actions, or SARIF 2.1.0 for code scanning and editors.",
+)
+def lint(bundles: tuple[Path, ...], output_format: str) -> None:
     """Find what the gateway will ignore in the code of each BUNDLE, without running it.
 
     BUNDLE is a folder, ZIP or .py file, or a folder with many of them, as the gateway has: middleware/bundles.
-    `# tykpy: ignore[RULE]` on a line allows it. Ends with 1 where something was found.
+    `# tykpy: ignore[RULE]` on a line allows it; docs/lint has a page for each rule. Ends with 1 where something was
+    found.
     """
     from tykpy.commands.lint.lint import lint_all
 
     with no_traceback():
         reports = [report for path in bundles for report in lint_all(path)]
-    if print_reports(reports, "found"):
+    if print_reports(reports, "found", output_format):
         raise click.exceptions.Exit(EXIT_ERROR)
 
 
-def print_reports(reports: "Sequence[LintReport]", what: str) -> int:
+def print_reports(reports: "Sequence[LintReport]", what: str, output_format: str = "console") -> int:
     """Print what was found, how much was looked at, and what was not; return the number of findings."""
-    count = 0
-    for report in reports:
-        for finding in report.findings:
-            click.echo(str(finding))
-        count += len(report.findings)
+    from tykpy.commands.lint.formats import FORMATS
+
+    findings = [finding for report in reports for finding in report.findings]
+    for text in FORMATS[output_format](findings):
+        click.echo(text)
+    count = len(findings)
     files = sum(report.files for report in reports)
     unchecked = dict.fromkeys(part for report in reports for part in report.unchecked)
     click.echo(f"{count or 'nothing'} {what} in {files} Python file{'s' * (files != 1)}", err=True)

@@ -1,12 +1,23 @@
-"""Findings of lint and convert, each with its place."""
+"""Findings of lint and convert, each with its place, and the comments that allow them.
+
+`# tykpy: ignore` allows all findings on its line, `# tykpy: ignore[rule, rule]` those of these rules.
+"""
 
 import ast
+import difflib
+import io
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tokenize
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-_ALLOWED: Final = re.compile(r"#\s*tykpy:\s*ignore(?:\[([\w\-, ]+)\])?")
+from tykpy.commands.lint.catalogue import RULES, UNKNOWN_RULE, UNUSED_IGNORE
+from tykpy.ipc.text import bounded
+
+_COMMENT: Final = re.compile(r"#\s*tykpy:\s*ignore(?:\[([^\]]*)\])?")
+_MAX_NAME: Final = 40
+"""Most characters of an unknown rule's name that are shown."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -41,14 +52,67 @@ def at(file: str, node: ast.AST, rule: str, message: object) -> Finding:
     return Finding(file, line, column + 1, rule, str(message))
 
 
-def without_allowed(findings: Iterator[Finding], file: str, source: str) -> Iterator[Finding]:
-    """Leave out findings allowed by a comment on their line: `# tykpy: ignore`, or `# tykpy: ignore[rule, rule]`."""
-    lines = source.splitlines()
+def in_characters(finding: Finding, lines: list[str]) -> Finding:
+    """Count the finding's column in characters: syntax trees count the bytes of UTF-8."""
+    line = lines[finding.line - 1] if 0 < finding.line <= len(lines) else ""
+    if line.isascii():
+        return finding
+    before = line.encode(errors="surrogatepass")[: finding.column - 1]
+    return replace(finding, column=len(before.decode(errors="ignore")) + 1)
+
+
+@dataclass(slots=True)
+class Ignore:
+    """A comment that allows findings on its line."""
+
+    line: int
+    column: int
+    rules: tuple[str, ...]
+    """The rules it names; none: it allows everything."""
+    used: set[str] = field(default_factory=set)
+    """The rules that found something on its line."""
+
+    def allows(self, finding: Finding) -> bool:
+        """Return whether the finding is allowed, and remember that it was there."""
+        if self.rules and finding.rule not in self.rules:
+            return False
+        self.used.add(finding.rule)
+        return True
+
+    def mistakes(self, file: str) -> Iterator[Finding]:
+        """Yield the rules that do not exist, and those that found nothing."""
+        for name in self.rules:
+            if name not in RULES:
+                yield Finding(file, self.line, self.column, UNKNOWN_RULE.name, _unknown(name))
+            elif name not in self.used and RULES[name].found_by != "convert":
+                message = f"{name} finds nothing on this line; remove it from the comment"
+                yield Finding(file, self.line, self.column, UNUSED_IGNORE.name, message)
+        if not self.rules and not self.used:
+            message = "nothing is found on this line; remove the comment"
+            yield Finding(file, self.line, self.column, UNUSED_IGNORE.name, message)
+
+
+def read_ignores(text: str) -> dict[int, Ignore]:
+    """Return the comments of a Python file by line. A file that cannot be split into tokens has none."""
     try:
-        for finding in findings:
-            line = lines[finding.line - 1] if 0 < finding.line <= len(lines) else ""
-            allowed = _ALLOWED.search(line)
-            if allowed is None or (allowed[1] and finding.rule not in re.split(r"[,\s]+", allowed[1])):
-                yield finding
-    except RecursionError:
-        yield Finding(file, 0, 0, "nesting", "is nested too deeply to be looked at")
+        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    except (tokenize.TokenError, SyntaxError):
+        return {}
+    comments = ((token.start, _COMMENT.search(token.string)) for token in tokens if token.type == tokenize.COMMENT)
+    return {
+        line: Ignore(line, column + found.start() + 1, tuple(re.findall(r"[^\s,]+", found[1] or "")))
+        for (line, column), found in comments
+        if found is not None
+    }
+
+
+def is_allowed(finding: Finding, ignores: Mapping[int, Ignore]) -> bool:
+    """Return whether a comment on its line allows a finding."""
+    ignore = ignores.get(finding.line)
+    return ignore is not None and ignore.allows(finding)
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, RULES, 1)
+    advice = f"; did you mean {near[0]}?" if near else "; docs/lint lists all"
+    return f"there is no rule {bounded(name, _MAX_NAME)}{advice}"

@@ -7,7 +7,7 @@ from typing import Final
 from tykpy.bundles.files.manifest import MANIFEST_NAME
 from tykpy.commands.lint.blocking import blocking_calls
 from tykpy.commands.lint.effects import METADATA, ROLES, Effect, FunctionReading, Place, read_function
-from tykpy.commands.lint.findings import Finding, at, without_allowed
+from tykpy.commands.lint.findings import Finding, at, in_characters, is_allowed, read_ignores
 from tykpy.commands.lint.returns import return_findings
 from tykpy.commands.lint.sources import SourceFile, SourceHook, Sources
 from tykpy.commands.lint.state import classes_with_shared_objects, shared_state
@@ -46,8 +46,22 @@ def findings_of(sources: Sources, shown: str, rules: FileRules) -> list[Finding]
     found = [*sources.unreadable, *sources.unloadable, *missing_hooks(sources, shown)]
     shared = classes_with_shared_objects(sources.files)
     for file in sources.files:
-        found += without_allowed(rules(file, shared), file.name, file.text)
+        found += _findings_in(file, rules, shared)
     return sorted(set(found))
+
+
+def _findings_in(file: SourceFile, rules: FileRules, shared_classes: frozenset[str]) -> Iterator[Finding]:
+    lines, ignores = file.text.split("\n"), read_ignores(file.text)
+    try:
+        for finding in rules(file, shared_classes):
+            if not is_allowed(finding, ignores):
+                yield in_characters(finding, lines)
+    except RecursionError:
+        yield Finding(file.name, 0, 0, "nesting", "is nested too deeply to be looked at")
+    else:
+        if rules is lint_rules and not file.is_vendored:
+            for ignore in ignores.values():
+                yield from ignore.mistakes(file.name)
 
 
 def lint_rules(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[Finding]:

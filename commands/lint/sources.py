@@ -4,6 +4,7 @@ import ast
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import decode_source
 from pathlib import Path
 from typing import Final
 
@@ -101,7 +102,7 @@ def read_sources(root: Path, manifest: Manifest, shown: str) -> Sources:
             text = path.read_bytes()
             tree = _parsed(text, name)
             vendored = not _VENDORS.isdisjoint(path.relative_to(root).parent.parts)
-            sources.files.append(SourceFile(name, text.decode("utf-8", "replace"), tree, is_vendored=vendored))
+            sources.files.append(SourceFile(name, decode_source(text), tree, is_vendored=vendored))
         except SyntaxError as error:
             sources.unreadable.append(
                 Finding(name, error.lineno or 0, error.offset or 1, "syntax", f"cannot be imported: {error.msg}")

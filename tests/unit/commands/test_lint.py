@@ -1,15 +1,22 @@
 """`tykpy lint`: every rule finds its case, at its place, and has no false findings."""
 
+import ast
+import json
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import jsonschema
 import pytest
+from click.testing import CliRunner
 
 from tests.support.bundles import md5, write_bundle, write_zip
 from tests.support.root import ROOT
 from tykpy.commands.errors import CommandError
+from tykpy.commands.lint.catalogue import RULES
+from tykpy.commands.lint.command import lint as lint_command
 from tykpy.commands.lint.findings import Finding
+from tykpy.commands.lint.formats import as_console, as_github, as_sarif
 from tykpy.commands.lint.lint import lint, lint_all
 
 EXAMPLE = ROOT / "examples" / "bundles" / "example"
@@ -163,9 +170,38 @@ def test_comment_allows_a_line(tmp_path: Path) -> None:
     lines = (
         "session.rate = 1.0  # tykpy: ignore",
         "session.per = 1.0  # tykpy: ignore[session]",
-        "session.alias = 'a'  # tykpy: ignore[request-body]",
+        "session.tags.append('x'); request.object.body = 'x'  # tykpy: ignore[session, request-body]",
+        "note = '# tykpy: ignore'; session.alias = 'a'",
     )
-    assert [finding.line for finding in lint_text(tmp_path, in_hook("@Pre", REQUEST, *lines))] == [6]
+    found = lint_text(tmp_path, in_hook("@Pre", REQUEST, *lines))
+    assert [(finding.line, finding.rule) for finding in found] == [(7, "session")]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (
+            "session.rate = 1.0  # tykpy: ignore[sesion]",
+            ["session", "unknown-rule: there is no rule sesion; did you mean session?"],
+        ),
+        ("pass  # tykpy: ignore[x]", ["unknown-rule: there is no rule x; docs/lint lists all"]),
+        ("pass  # noqa  # tykpy: ignore", ["unused-ignore: nothing is found on this line; remove the comment"]),
+        ("pass  # tykpy: ignore[lock]", []),
+        (
+            "session.rate = 1.0  # tykpy: ignore[session, request-body]",
+            ["unused-ignore: request-body finds nothing on this line; remove it from the comment"],
+        ),
+    ],
+)
+def test_mistakes_in_ignore_comments_are_found(tmp_path: Path, line: str, found: list[str]) -> None:
+    """`lock` is a rule of `tykpy bundle convert`, which alone knows whether it is needed."""
+    said = [str(finding).partition(": ")[2] for finding in lint_text(tmp_path, in_hook("@Pre", REQUEST, line))]
+    assert [text if text in found else text.partition(":")[0] for text in said] == found
+
+
+def test_columns_count_characters(tmp_path: Path) -> None:
+    (finding,) = lint_text(tmp_path, in_hook("@Pre", REQUEST, "x = 'äöü'; session.rate = 1.0"))
+    assert (finding.line, finding.column) == (4, 16)
 
 
 @pytest.mark.parametrize(
@@ -470,3 +506,128 @@ def test_a_folder_without_bundles_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     with pytest.raises(CommandError, match=r"no manifest\.json in it, and no bundle"):
         lint_all(tmp_path)
+
+
+PERCENT = "100%: a, b\n\x1b[31m"
+SHOWN = [
+    Finding("a b/ü.py", 3, 5, "session", PERCENT),
+    Finding("mine/manifest.json", 0, 0, "hook-missing", "gone"),
+]
+
+
+def test_console_output_is_harmless() -> None:
+    (first, second) = as_console(SHOWN)
+    assert first.startswith("a b/ü.py:3:5: session: 100%: a, b\n")
+    assert "\x1b" not in first
+    assert second == "mine/manifest.json: hook-missing: gone"
+
+
+def test_github_annotations_are_escaped() -> None:
+    assert list(as_github(SHOWN)) == [
+        "::warning file=a b/ü.py,line=3,col=5,title=session::100%25: a, b%0A\x1b[31m",
+        "::error file=mine/manifest.json,title=hook-missing::gone",
+    ]
+    (line,) = as_github([Finding("a,b:c.py", 1, 1, "syntax", "x")])
+    assert "file=a%2Cb%3Ac.py," in line
+
+
+def test_sarif_has_what_its_schema_requires() -> None:
+    """The objects that tykpy writes, as in the schema of SARIF 2.1.0: required and allowed members, and their types."""
+    (text,) = as_sarif([*SHOWN, Finding("/abs/x.py", 1, 1, "syntax", "x")])
+    log = json.loads(text)
+    jsonschema.validate(log, SARIF)
+    (run,) = log["runs"]
+    rules = run["tool"]["driver"]["rules"]
+    assert [rules[one["ruleIndex"]]["id"] for one in run["results"]] == [one["ruleId"] for one in run["results"]]
+    places = [one["locations"][0]["physicalLocation"] for one in run["results"]]
+    assert places[0]["artifactLocation"]["uri"] == "a%20b/%C3%BC.py"
+    assert places[0]["region"] == {"startLine": 3, "startColumn": 5}
+    assert "region" not in places[1]
+    assert places[2]["artifactLocation"]["uri"] == "file:///abs/x.py"
+
+
+def strict(required: str, **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": required.split(), "properties": properties, "additionalProperties": False}
+
+
+MESSAGE = strict("text", text={"type": "string"})
+LEVEL = {"enum": ["none", "note", "warning", "error"]}
+COUNT = {"type": "integer", "minimum": 1}
+SARIF = strict(
+    "version runs",
+    **{"$schema": {"type": "string", "format": "uri"}},
+    version={"const": "2.1.0"},
+    runs={
+        "type": "array",
+        "items": strict(
+            "tool",
+            tool=strict(
+                "driver",
+                driver=strict(
+                    "name",
+                    name={"type": "string"},
+                    version={"type": "string"},
+                    rules={
+                        "type": "array",
+                        "uniqueItems": True,
+                        "items": strict(
+                            "id",
+                            id={"type": "string"},
+                            shortDescription=MESSAGE,
+                            fullDescription=MESSAGE,
+                            help=MESSAGE,
+                            defaultConfiguration=strict("", level=LEVEL),
+                        ),
+                    },
+                ),
+            ),
+            columnKind={"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
+            results={
+                "type": "array",
+                "items": strict(
+                    "message",
+                    ruleId={"type": "string"},
+                    ruleIndex={"type": "integer", "minimum": -1},
+                    level=LEVEL,
+                    message=MESSAGE,
+                    locations={
+                        "type": "array",
+                        "items": strict(
+                            "",
+                            physicalLocation=strict(
+                                "",
+                                artifactLocation=strict("", uri={"type": "string", "format": "uri-reference"}),
+                                region=strict("", startLine=COUNT, startColumn=COUNT),
+                            ),
+                        ),
+                    },
+                ),
+            },
+        ),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("output_format", "start"), [("console", "{}:"), ("github", "::warning file={},"), ("sarif", "{{")]
+)
+def test_command_prints_the_chosen_format(tmp_path: Path, output_format: str, start: str) -> None:
+    path = tmp_path / "hooks.py"
+    path.write_text("from tyk.decorators import *\n" + in_hook("@Pre", REQUEST, 'request.object.body = "x"'))
+    done = CliRunner().invoke(lint_command, [str(path), "--format", output_format])
+    assert done.exit_code == 1
+    assert done.stdout.startswith(start.format(path))
+    assert "1 found in 1 Python file" in done.stderr
+
+
+def test_findings_name_rules_of_the_catalogue() -> None:
+    place = {"at": 2, "Finding": 3}
+    named = {
+        argument.value
+        for path in (ROOT / "commands").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in place
+        for argument in call.args[place[call.func.id] : place[call.func.id] + 1]
+        if isinstance(argument, ast.Constant)
+    }
+    assert {"hook-missing", "lock", "chain"} <= named <= set(RULES)
