@@ -6,10 +6,12 @@ the `chain` of an entry `*`, a list of the hooks that it stands for.
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import msgspec
 
 from tykpy.bundles.errors import ManifestError
 from tykpy.ipc.text import why_unread
@@ -29,8 +31,6 @@ HOOK_TYPES: Final = {
 
 CHAIN_NAME: Final = "*"
 """The hook name that stands for a bundle's whole chain of the hook type."""
-
-_KINDS: Final[dict[type, str]] = {str: "a string", list: "a list", dict: "an object"}
 
 PYTHON_DRIVERS: Final = ("", "grpc", "python")
 """Drivers whose bundles hold Python; a gateway's folder may also hold others (otto, lua, goplugin)."""
@@ -62,6 +62,36 @@ class Manifest:
     signature: str = ""
 
 
+# The JSON, as gateways write it: null is the same as nothing.
+
+
+class _Hook(msgspec.Struct):
+    name: str | None = None
+    disabled: bool | None = None
+    raw_body_only: bool | None = None
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)] | None = None
+
+
+class _Entry(_Hook):
+    chain: list[_Hook] | None = None
+
+
+class _Middleware(msgspec.Struct):
+    driver: str | None = None
+    pre: list[_Entry] | None = None
+    auth_check: _Entry | None = None
+    post_key_auth: list[_Entry] | None = None
+    post: list[_Entry] | None = None
+    response: list[_Entry] | None = None
+
+
+class _Document(msgspec.Struct):
+    file_list: list[str] | None = None
+    custom_middleware: _Middleware | None = None
+    checksum: str | None = None
+    signature: str | None = None
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest at `path`.
 
@@ -79,26 +109,19 @@ def read_manifest(path: Path) -> Manifest:
 
 def parse_manifest(content: bytes, file: str = MANIFEST_NAME) -> Manifest:
     """Read a manifest's bytes; `file` is named in errors. Raises ManifestError."""
-    fields = _Fields(_decode(content, file), "", file)
-    middleware = fields.sub("custom_middleware")
-    driver = middleware.text("driver").lower()
-    if driver not in PYTHON_DRIVERS:
-        raise middleware.wrong("driver", f'"{driver}" is not Python; a bundle for tykpy has "grpc" or "python"')
-    hooks = tuple(_hooks(middleware))
-    return Manifest(
-        file_list=tuple(_files(fields)),
-        driver=driver,
-        # A listed `*` makes the gateway ask for the whole chain; it is not a hook that a file must define.
-        hooks=tuple(hook for hook in hooks if hook.name != CHAIN_NAME),
-        chained=frozenset(hook.hook_type for hook in hooks if hook.name == CHAIN_NAME and not hook.disabled),
-        checksum=fields.text("checksum").lower(),
-        signature=fields.text("signature"),
-    )
-
-
-def _decode(content: bytes, file: str) -> dict[str, Any]:
+    decoded = _decode(content, file)
     try:
-        decoded = json.loads(content.decode("utf-8-sig"))
+        return _manifest(msgspec.convert(decoded, _Document))
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).replace(" | null", "").partition(" - at `$")
+        raise ManifestError(f"{place.strip('.`') or 'the manifest'}: {what}", file) from error
+    except (ValueError, OverflowError) as error:
+        raise ManifestError(str(error), file) from error
+
+
+def _decode(content: bytes, file: str) -> Any:
+    try:
+        return json.loads(content.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         message = f"not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
         raise ManifestError(message, file, error.lineno) from error
@@ -106,103 +129,60 @@ def _decode(content: bytes, file: str) -> dict[str, Any]:
         raise ManifestError(f"not UTF-8: {error.reason} at byte {error.start}", file) from error
     except (RecursionError, ValueError) as error:
         raise ManifestError(f"not JSON that can be read: {error}", file) from error
-    if not isinstance(decoded, dict):
-        raise ManifestError(f"a manifest is a JSON object, not {_kind(decoded)}", file)
-    return decoded
 
 
-def _files(fields: "_Fields") -> Iterator[str]:
-    for index, name in enumerate(fields.items("file_list")):
-        place = f"file_list[{index}]"
-        if not isinstance(name, str):
-            raise fields.wrong(place, f"expected a file name, got {_kind(name)}")
+def _manifest(document: _Document) -> Manifest:
+    """Return the manifest. Raises ValueError, with the field's path, for a value that makes no sense."""
+    middleware = document.custom_middleware or _Middleware()
+    driver = (middleware.driver or "").lower()
+    if driver not in PYTHON_DRIVERS:
+        needed = 'a bundle for tykpy has "grpc" or "python"'
+        raise ValueError(f'custom_middleware.driver: "{driver}" is not Python; {needed}')
+    hooks = tuple(_hooks(middleware))
+    return Manifest(
+        file_list=tuple(_files(document.file_list or ())),
+        driver=driver,
+        # A listed `*` makes the gateway ask for the whole chain; it is not a hook that a file must define.
+        hooks=tuple(hook for hook in hooks if hook.name != CHAIN_NAME),
+        chained=frozenset(hook.hook_type for hook in hooks if hook.name == CHAIN_NAME and not hook.disabled),
+        checksum=(document.checksum or "").lower(),
+        signature=document.signature or "",
+    )
+
+
+def _files(names: Iterable[str]) -> Iterator[str]:
+    for index, name in enumerate(names):
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\0" in name:
-            raise fields.wrong(place, f"{name!r} is not a file inside the bundle")
+            raise ValueError(f"file_list[{index}]: {name!r} is not a file inside the bundle")
         yield str(PurePosixPath(name))
 
 
-def _hooks(middleware: "_Fields") -> Iterator[ListedHook]:
+def _hooks(middleware: _Middleware) -> Iterator[ListedHook]:
     for key, hook_type in HOOK_TYPES.items():
-        if key == "auth_check":
-            entry = middleware.sub(key)
-            entries = [entry] if entry.text("name") else []
-        else:
-            entries = middleware.subs(key)
-        for entry in entries:
-            hook = _hook(entry, hook_type)
+        found = getattr(middleware, key) or []
+        entries = {f"{key}[{index}]": entry for index, entry in enumerate(found)} if isinstance(found, list) else {}
+        if isinstance(found, _Entry) and found.name:
+            entries = {key: found}
+        for name, entry in entries.items():
+            place = f"custom_middleware.{name}"
+            hook = _hook(entry, hook_type, place)
             yield hook
-            yield from _chain(entry, hook)
+            yield from _chain(entry, hook, place)
 
 
-def _hook(entry: "_Fields", hook_type: str) -> ListedHook:
-    name = entry.text("name")
-    if not name:
-        raise entry.wrong("name", "the hook's function name is missing")
-    return ListedHook(name, hook_type, entry.flag("disabled"), entry.flag("raw_body_only"), entry.seconds("timeout"))
+def _hook(entry: _Hook, hook_type: str, place: str) -> ListedHook:
+    if not entry.name:
+        raise ValueError(f"{place}.name: the hook's function name is missing")
+    return ListedHook(entry.name, hook_type, bool(entry.disabled), bool(entry.raw_body_only), entry.timeout)
 
 
-def _chain(entry: "_Fields", whole: ListedHook) -> Iterator[ListedHook]:
+def _chain(entry: _Entry, whole: ListedHook, place: str) -> Iterator[ListedHook]:
     """Yield the hooks that an entry `*` lists; they are disabled if it is."""
-    entries = entry.subs("chain")
-    if entries and whole.name != CHAIN_NAME:
-        raise entry.wrong("chain", f'only an entry "{CHAIN_NAME}" has one')
-    for inner in entries:
-        hook = _hook(inner, whole.hook_type)
+    if entry.chain and whole.name != CHAIN_NAME:
+        raise ValueError(f'{place}.chain: only an entry "{CHAIN_NAME}" has one')
+    for index, inner in enumerate(entry.chain or ()):
+        hook = _hook(inner, whole.hook_type, f"{place}.chain[{index}]")
         if hook.name == CHAIN_NAME:
-            raise inner.wrong("name", f'a chain lists hooks, and "{CHAIN_NAME}" is none')
+            raise ValueError(f'{place}.chain[{index}].name: a chain lists hooks, and "{CHAIN_NAME}" is none')
         yield replace(hook, in_chain=True, disabled=hook.disabled or whole.disabled)
-
-
-class _Fields:
-    """One JSON object of the manifest, and its path, so that an error can name the field."""
-
-    def __init__(self, values: dict[str, Any], place: str, file: str) -> None:
-        self._values = values
-        self._place = place
-        self._file = file
-
-    def text(self, name: str) -> str:
-        return str(self._typed(name, str, "a string", ""))
-
-    def flag(self, name: str) -> bool:
-        return bool(self._typed(name, bool, "true or false", False))
-
-    def items(self, name: str) -> list[Any]:
-        return list(self._typed(name, list, "a list", []))
-
-    def sub(self, name: str) -> "_Fields":
-        return self.inner(name, self._typed(name, dict, "an object", {}))
-
-    def subs(self, name: str) -> list["_Fields"]:
-        return [self.inner(f"{name}[{index}]", value) for index, value in enumerate(self.items(name))]
-
-    def inner(self, name: str, value: Any) -> "_Fields":
-        if not isinstance(value, dict):
-            raise self.wrong(name, f"expected an object, got {_kind(value)}")
-        return _Fields(value, f"{self._place}{name}.", self._file)
-
-    def seconds(self, name: str) -> float | None:
-        value = self._values.get(name)
-        if value is None:
-            return None
-        if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
-            raise self.wrong(name, f"expected seconds above 0, got {value!r}")
-        return float(value)
-
-    def wrong(self, name: str, message: str) -> ManifestError:
-        return ManifestError(f"{self._place}{name}: {message}", self._file)
-
-    def _typed(self, name: str, wanted: type, described: str, default: Any) -> Any:
-        value = self._values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, wanted):
-            raise self.wrong(name, f"expected {described}, got {_kind(value)}")
-        return value
-
-
-def _kind(value: object) -> str:
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return _KINDS.get(type(value), "a number")

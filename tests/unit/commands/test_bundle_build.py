@@ -169,7 +169,7 @@ def test_all_missing_fields_are_reported_at_once(source: Path) -> None:
         ({"custom_middleware": {"driver": "otto"}}, '"otto" is not Python'),
         ({"custom_middleware": {"driver": "grpc", "pre": [{}]}}, "pre[0].name: the hook's function name is missing"),
         ({"custom_middleware": {"driver": "grpc", "id_extractor": 1}}, "id_extractor is not an object"),
-        ({"custom_middleware": {"driver": "grpc", "auth_check": "A"}}, "auth_check: expected an object"),
+        ({"custom_middleware": {"driver": "grpc", "auth_check": "A"}}, "auth_check: Expected `object`"),
         (
             {"file_list": ["middleware.py", "gone.py", "lib"]},
             "gone.py is in file_list and cannot be read: No such file",

@@ -53,17 +53,17 @@ def test_a_byte_order_mark_is_skipped() -> None:
     ("content", "message"),
     [
         (b'{"file_list": [\n  "a.py",,]}', "line 2, column 10"),
-        (b"[]", "a manifest is a JSON object, not a list"),
+        (b"[]", "the manifest: Expected `object`, got `array`"),
         (b"\xff", "not UTF-8"),
         (b"[" * 100_000, "not JSON"),
-        (b'{"file_list": "a.py"}', "file_list: expected a list, got a string"),
-        (b'{"file_list": [5]}', r"file_list\[0\]: expected a file name, got a number"),
+        (b'{"file_list": "a.py"}', "file_list: Expected `array`, got `str`"),
+        (b'{"file_list": [5]}', r"file_list\[0\]: Expected `str`, got `int`"),
         (b'{"file_list": ["../a.py"]}', "is not a file inside the bundle"),
         (b'{"file_list": ["/etc/passwd"]}', "is not a file inside the bundle"),
         (b'{"custom_middleware": {"driver": "otto"}}', 'custom_middleware.driver: "otto" is not Python'),
         (b'{"custom_middleware": {"pre": [{}]}}', r"custom_middleware.pre\[0\].name: .* is missing"),
-        (b'{"custom_middleware": {"pre": ["A"]}}', r"custom_middleware.pre\[0\]: expected an object, got a string"),
-        (b'{"custom_middleware": {"pre": [{"name": "A", "disabled": 1}]}}', r"pre\[0\].disabled: expected true"),
+        (b'{"custom_middleware": {"pre": ["A"]}}', r"custom_middleware.pre\[0\]: Expected `object`, got `str`"),
+        (b'{"custom_middleware": {"pre": [{"name": "A", "disabled": 1}]}}', r"pre\[0\].disabled: Expected `bool`"),
         (
             b'{"custom_middleware": {"pre": [{"name": "A", "chain": [{"name": "B"}]}]}}',
             r"pre\[0\].chain: only an entry",
@@ -73,7 +73,7 @@ def test_a_byte_order_mark_is_skipped() -> None:
             b'{"custom_middleware": {"pre": [{"name": "*", "chain": [{"name": "*"}]}]}}',
             r"chain\[0\].name: a chain lists",
         ),
-        (b'{"custom_middleware": {"pre": [{"name": "A", "timeout": 0}]}}', r"pre\[0\].timeout: expected seconds"),
+        (b'{"custom_middleware": {"pre": [{"name": "A", "timeout": 0}]}}', r"pre\[0\].timeout: Expected `float` > 0"),
     ],
 )
 def test_errors_name_the_field(content: bytes, message: str) -> None:
