@@ -15,6 +15,7 @@ from tykpy.broker.errors import BrokerError
 from tykpy.broker.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, pack_head
 from tykpy.broker.http2.sender import Sender
 from tykpy.broker.http2.stream import Stream
+from tykpy.broker.protowire import pack_varint
 
 
 class GrpcCallError(BrokerError):
@@ -137,13 +138,8 @@ def pack_integer(value: int, prefix_bits: int, first: int) -> bytes:
     mask = (1 << prefix_bits) - 1
     if value < mask:
         return bytes((first | value,))
-    encoded = bytearray((first | mask,))
-    value -= mask
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    # The rest is encoded as protobuf's integers are.
+    return bytes((first | mask,)) + pack_varint(value - mask)
 
 
 def pack_field(name: bytes, value: bytes) -> bytes:
