@@ -1,11 +1,16 @@
-"""What a registry reports about each bundle that it loads, and which bundles it must not import."""
+"""Tell the broker which bundle is being loaded, and with what result; know which bundles must not be imported."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import msgpack
 
 from tykpy.bundles.bundle import BundlePart
 from tykpy.bundles.load_guard import LoadGuard
+from tykpy.ipc.description import MAX_DESCRIBED, MAX_REPLACED, pieces_of
+from tykpy.telemetry.log import Log
+
+_log: Final = Log("tykpy.worker")
 
 
 class BundleSource(NamedTuple):
@@ -17,32 +22,47 @@ class BundleSource(NamedTuple):
     """Names the content of its files."""
 
 
-class LoadReport:
-    """Receives what happens while bundles are loaded; this one ignores it."""
-
-    def loading(self, source: BundleSource) -> None:
-        """Note that a bundle's code runs from now on; it is to blame if the process ends or hangs."""
-
-    def loaded(self, description: dict[str, Any]) -> None:
-        """Note that the bundle is loaded, or broken."""
-
-    def replaced(self, source: BundleSource, names: list[str]) -> None:
-        """Note which functions of the standard library the bundle replaced while it was loaded."""
-
-    def gone(self, path: str) -> None:
-        """Note that there is no bundle at this path: a file without hooks."""
-
-
-@dataclass(slots=True)
 class LoadObserver:
     """Observes a registry's loads: reports and starts bundles, guards the process, names what must not be imported."""
 
-    report: LoadReport = field(default_factory=LoadReport)
-    guard: LoadGuard = field(default_factory=LoadGuard)
-    start: Callable[[BundlePart], object] = lambda _part: None
-    """Runs the `on_start` functions of a part that was loaded; raises BundleError."""
-    _blocked: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Version ("": any) and reason by path, of bundles that ended or hung a worker. One thread writes, others read."""
+    def __init__(
+        self, send: Callable[[str, Any], object] = lambda _name, _body: None, guard: LoadGuard | None = None
+    ) -> None:
+        """`send`: sends a message to the broker; methods that report raise what it raises."""
+        self.guard = guard or LoadGuard()
+        self.start: Callable[[BundlePart], object] = lambda _part: None
+        """Runs the `on_start` functions of a part that was loaded; raises BundleError."""
+        self._send = send
+        self._total = 0
+        """Bytes of all descriptions so far."""
+        self._blocked: dict[str, tuple[str, str]] = {}
+        """Version ("": any) and reason by path, of bundles that ended or hung a worker. One thread writes, others
+        read."""
+
+    def loading(self, source: BundleSource) -> None:
+        """Report that a bundle's code runs from now on; it is to blame if the process ends or hangs."""
+        self._send("loading", source._asdict())
+
+    def loaded(self, description: dict[str, Any]) -> None:
+        """Report a bundle that is loaded, or broken, in pieces; without hooks if all bundles together have too many."""
+        pieces = list(pieces_of(description))
+        size = sum(len(msgpack.packb(piece)) for piece in pieces)
+        if self._total + size > MAX_DESCRIBED:
+            _log.warning("bundle %s: all bundles have more hooks than the broker can know", description["name"])
+            pieces = list(pieces_of({**description, "hooks": [], "faulty": []}))
+            size = 0
+        self._total += size
+        for piece in pieces:
+            self._send("bundle", piece)
+
+    def gone(self, path: str) -> None:
+        """Report that there is no bundle at this path: a file without hooks."""
+        self._send("gone", {"path": path})
+
+    def report_replaced(self, source: BundleSource) -> None:
+        """Report the first few functions of the standard library that a bundle has replaced while it was loaded."""
+        if names := self.guard.replaced():
+            self._send("replaced", {**source._asdict(), "names": names[:MAX_REPLACED]})
 
     def block(self, told: Mapping[str, str]) -> None:
         """Take over from the broker which bundle must not be imported: path, version and reason."""
@@ -52,8 +72,3 @@ class LoadObserver:
         """Return why this must not be imported, or None."""
         version, reason = self._blocked.get(source.path, (None, None))
         return reason if version in ("", source.version) else None
-
-    def report_replaced(self, source: BundleSource) -> None:
-        """Report what a bundle has replaced in the standard library."""
-        if names := self.guard.replaced():
-            self.report.replaced(source, names)

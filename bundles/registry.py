@@ -117,9 +117,9 @@ class BundleStore:
         if bundle.is_sound and not entry.saved:
             self._saved.save(candidate, entry.version, lambda: version_of(candidate.path) == entry.version)
         if bundle.is_other_file:
-            self._observer.report.gone(bundle.key)
+            self._observer.gone(bundle.key)
         else:
-            self._observer.report.loaded(entry.describe(bundle))
+            self._observer.loaded(entry.describe(bundle))
 
     def _load_served(self, entry: _Entry, version: str) -> Bundle:
         """Load the version that is served; the files that are there if they are it, or differ from it only in data."""
@@ -142,7 +142,7 @@ class BundleStore:
         why = observer.why_blocked(source)
         if why is not None:
             return _broken_bundle(candidate, BundleError(why, source.path))
-        observer.report.loading(source)
+        observer.loading(source)
         try:
             with observer.guard.around():
                 return self._load_candidate(candidate)

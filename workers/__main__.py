@@ -41,7 +41,6 @@ from tykpy.workers.dispatch.log_fields import running_fields
 from tykpy.workers.dispatch.prepare import HookDispatcher
 from tykpy.workers.events import SentEvents
 from tykpy.workers.lifespan import Lifespan
-from tykpy.workers.load_report import ControlReport
 from tykpy.workers.process import rlimits, signal_origin, stdio
 from tykpy.workers.process.lifeline import end_with_broker
 from tykpy.workers.process.plugin_signals import confine_handlers
@@ -90,7 +89,7 @@ def _run(argument: str, life: int) -> int:
     open_log(Source("worker", channel.identity.slot))
     try:
         events = SentEvents(channel.control)
-        loads = LoadObserver(ControlReport(channel.control), guard=LoadGuard((*channel.descriptors, watch)))
+        loads = LoadObserver(channel.control.send, LoadGuard((*channel.descriptors, watch)))
         worker, dispatcher, lifespan, spans = _prepare(channel, _configuration(channel, loads), events, loads)
     except ControlClosedError:
         return WorkerExit.DONE

@@ -115,7 +115,9 @@ def parse_manifest(content: bytes, file: str = MANIFEST_NAME) -> Manifest:
     except msgspec.ValidationError as error:
         what, _, place = str(error).replace(" | null", "").partition(" - at `$")
         raise ManifestError(f"{place.strip('.`') or 'the manifest'}: {what}", file) from error
-    except (ValueError, OverflowError) as error:
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"{error.object!r} is not valid Unicode", file) from error
+    except ValueError as error:
         raise ManifestError(str(error), file) from error
 
 

@@ -34,7 +34,6 @@ from tykpy.commands.objects import CallDescription, build_object
 from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.frame import Kind, Status, pack_error, pack_frame
 from tykpy.ipc.ring.layout import FLAG_ERROR, HEADER_SIZE, OWN_MEMORY, SPILL_PLACE, TAIL, RecordType
-from tykpy.workers.load_report import ControlReport
 from tykpy.workers.objects.msgpack_codec import to_map
 
 CORPUS: Final = Path(__file__).parent / "corpus"
@@ -213,7 +212,7 @@ def _control(folder: Path) -> bytes:
     here, there = socket.socketpair()
     worker = ControlSocket(here, blocking=False)
     bundles = ROOT / "examples" / "bundles"
-    BundleStore([bundles], folder / "unpacked", observer=LoadObserver(ControlReport(worker))).load_all()
+    BundleStore([bundles], folder / "unpacked", observer=LoadObserver(worker.send)).load_all()
     worker.send("ready")
     worker.send("event", {"name": "e", "id": "1", "depth": 0, "document": "{}"})
     with there:
