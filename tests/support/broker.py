@@ -16,9 +16,9 @@ from typing import Any, Self
 
 import psutil
 
+from tests.support.peers.rpc_client import PipelinedRpcClient
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.client.grpc import GrpcClient
-from tykpy.client.rpc import RpcClient
 from tykpy.commands.objects import CallDescription, build_object
 from tykpy.telemetry.live_segment import LiveSegment
 
@@ -135,9 +135,9 @@ class RunningBroker:
             self.process.send_signal(signal.SIGTERM)
         return self.wait()
 
-    def admin(self) -> RpcClient:
+    def admin(self) -> PipelinedRpcClient:
         """A client of the admin socket, which lies beside the gateway's."""
-        return RpcClient(str(self.socket.parent / "admin.sock"))
+        return PipelinedRpcClient(str(self.socket.parent / "admin.sock"))
 
     def status(self) -> dict[str, Any]:
         """Return what `tykpy status` shows."""

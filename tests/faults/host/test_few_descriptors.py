@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.broker import RunningBroker, wait_until
 from tests.support.hooks import SOURCE
-from tykpy.client.rpc import RpcClient
+from tests.support.peers.rpc_client import PipelinedRpcClient
 
 WORKERS: Final = 2
 FILES: Final = 80
@@ -59,13 +59,13 @@ def broker_of_few_files(folder: Path, event_loop: str) -> Iterator[RunningBroker
         yield broker
 
 
-def kill_one(broker: RunningBroker, admin: RpcClient, before: int) -> None:
+def kill_one(broker: RunningBroker, admin: PipelinedRpcClient, before: int) -> None:
     """Kill a worker after `before` others, and wait for the next one."""
     os.kill(admin.call("status")["workers"][0]["pid"], signal.SIGKILL)
     wait_until(lambda: is_replaced(admin, before + 1), lambda: broker.log)
 
 
-def is_replaced(admin: RpcClient, restarts: int) -> bool:
+def is_replaced(admin: PipelinedRpcClient, restarts: int) -> bool:
     """Say whether this many workers were replaced and all are ready."""
     status = admin.call("status")
     return (status["restarts"], [row["state"] for row in status["workers"]]) == (restarts, ["ready"] * WORKERS)

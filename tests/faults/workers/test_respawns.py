@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.broker import RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
-from tykpy.client.rpc import RpcClient
+from tests.support.peers.rpc_client import PipelinedRpcClient
 
 WORKERS: Final = 2
 WARM_UP: Final = 50
@@ -29,7 +29,7 @@ class Holdings(NamedTuple):
     """Its own (USS), in bytes."""
 
 
-def holdings(broker: RunningBroker, client: RpcClient) -> Holdings:
+def holdings(broker: RunningBroker, client: PipelinedRpcClient) -> Holdings:
     # What is answered here came after the ends of all other connections, and the second time they are closed.
     for _ in range(2):
         client.call("status")

@@ -11,6 +11,7 @@ import msgpack
 import pytest
 import uvloop
 
+from tests.support.peers.rpc_client import PipelinedRpcClient
 from tykpy.broker.errors import DispatchError, RpcError
 from tykpy.broker.msgpackrpc.methods import dispatch_methods
 from tykpy.broker.msgpackrpc.server import MsgpackRpcServer, RpcLimits, RpcMethod, decoded
@@ -117,7 +118,7 @@ def test_a_call_comes_back_with_every_type(serve: Serve) -> None:
 def test_pipelined_calls_are_answered_in_the_caller_s_order(serve: Serve) -> None:
     server = serve(max_in_flight=16)
     calls = [("dispatch", [{"hook_name": "Fail" if n % 10 == 9 else f"hook {n}"}]) for n in range(500)]
-    with RpcClient(server.path) as client:
+    with PipelinedRpcClient(server.path) as client:
         results = client.pipeline(calls)
     for n, result in enumerate(results):
         if n % 10 == 9:
@@ -136,8 +137,10 @@ def test_an_error_is_raised_with_its_code(serve: Serve) -> None:
 
 def test_large_messages_both_ways(serve: Serve) -> None:
     big = {"request": {"raw_body": bytes(range(256)) * (16 * MIB // 256 - 1)}}
-    with RpcClient(serve().path) as client:
+    server = serve()
+    with RpcClient(server.path) as client:
         assert client.call("dispatch", big) == big
+    with PipelinedRpcClient(server.path) as client:
         assert client.pipeline([("dispatch", [big])] * 3) == [big] * 3
 
 
@@ -168,7 +171,7 @@ def test_garbage_gets_an_error_and_costs_its_own_connection_only(serve: Serve) -
 
 def test_hanging_up_cancels(serve: Serve) -> None:
     server = serve()
-    with RpcClient(server.path) as client:
+    with PipelinedRpcClient(server.path) as client:
         client.notify("dispatch", {"hook_name": "Hold"})
         assert client.call("ping") == "pong"
         assert len(server.router.held) == 1
@@ -176,10 +179,23 @@ def test_hanging_up_cancels(serve: Serve) -> None:
     assert server.router.held == []
 
 
+def test_a_client_ends_with_its_first_call_that_is_late(serve: Serve) -> None:
+    """A late answer cannot be taken for the next one."""
+    server = serve()
+    with RpcClient(server.path) as client:
+        with pytest.raises(RpcError) as caught:
+            client.call("dispatch", {"hook_name": "Hold"}, timeout=0.01)
+        assert caught.value.code == "EXPIRED"
+        with pytest.raises(RpcError) as caught:
+            client.call("ping")
+        assert caught.value.code == "UNAVAILABLE"
+    assert server.router.cancelled.wait(30)
+
+
 def test_a_late_answer_is_not_taken_for_the_next_one(serve: Serve) -> None:
     """A call fails as EXPIRED at its timeout, and its late answer is dropped."""
     server = serve()
-    with RpcClient(server.path) as client:
+    with PipelinedRpcClient(server.path) as client:
         with pytest.raises(RpcError) as caught:
             client.call("dispatch", {"hook_name": "Hold"}, timeout=0.01)
         assert caught.value.code == "EXPIRED"
@@ -202,7 +218,7 @@ def test_output_for_a_peer_that_does_not_read_is_bounded(serve: Serve, monkeypat
 
 def test_drain_lets_a_call_finish_and_hangs_up(serve: Serve) -> None:
     server = serve()
-    with RpcClient(server.path) as client:
+    with PipelinedRpcClient(server.path) as client:
         client.notify("dispatch", {"hook_name": "Hold"})
         client.call("ping")
         server.run(server.server.drain)

@@ -10,10 +10,10 @@ from typing import Any, Self
 import grpc
 
 from tests.support.broker import PATIENCE, RunningBroker
+from tests.support.peers.rpc_client import PipelinedRpcClient
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.broker.codes import CODE_OF_STATUS
 from tykpy.broker.errors import RpcError
-from tykpy.client.rpc import RpcClient
 from tykpy.ipc.frame import Status
 from tykpy.workers.objects.msgpack_codec import to_map
 
@@ -204,7 +204,7 @@ def _rpc_result(call: Callable[[], Any]) -> Any:
         raise CallError(error.code, error.message) from error
 
 
-class _Interruptible(RpcClient):
+class _Interruptible(PipelinedRpcClient):
     def interrupt(self) -> None:
         """End the connection under a call that another thread waits for."""
         if self._socket.fileno() >= 0:
