@@ -49,14 +49,11 @@ class EventDistributor:
         self._notices = QuietLog(log)
 
     def receive(self, message: str, body: Any) -> None:
-        """Take a worker's message, `event` or `events_lost`.
-
-        Raises KeyError, TypeError or ValueError if it is malformed.
-        """
+        """Take a worker's message, `event` or `events_lost`; `pool.worker_messages` has checked it."""
         if message == "event":
-            self._distribute(ReceivedEvent.from_message(body))
+            self._distribute(ReceivedEvent(**body))
         else:
-            count = int(body["count"])
+            count = body["count"]
             self._lost_in_workers += count
             self._notices.log(logging.WARNING, "lost", f"{count} events were triggered faster than a worker could send")
 
