@@ -4,11 +4,10 @@ import os
 import re
 import socket
 from pathlib import Path
-from struct import Struct
 from typing import Final
 
-_CREDENTIALS: Final = Struct("3i")
-"""struct ucred: pid, uid, gid."""
+from tykpy.broker.net.access import peer_of
+
 _LISTEN_STATE: Final = "0A"
 MAX_COMMAND: Final = 200
 """Longest command in a message, in characters."""
@@ -23,8 +22,7 @@ def unix_owner(connected: socket.socket) -> str:
 
 def unix_listener(connected: socket.socket) -> int:
     """Return the pid of the process that listens at the other end; 0 if it is in another namespace."""
-    pid, _, _ = _CREDENTIALS.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return int(pid)
+    return peer_of(connected).pid
 
 
 def tcp_owner(port: int) -> str:
