@@ -92,18 +92,12 @@ class _Reader(ast.NodeVisitor):
         for target in node.targets:
             self._assign(target, node.value)
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+    def visit_AnnAssign(self, node: ast.AnnAssign | ast.AugAssign | ast.NamedExpr) -> None:
         if node.value is not None:
             self.visit(node.value)
             self._assign(node.target, node.value)
 
-    def visit_AugAssign(self, node: ast.AugAssign) -> None:
-        self.visit(node.value)
-        self._assign(node.target, node.value)
-
-    def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
-        self.visit(node.value)
-        self._assign(node.target, node.value)
+    visit_AugAssign = visit_NamedExpr = visit_AnnAssign  # noqa: N815 (the names that ast looks for)
 
     def visit_Delete(self, node: ast.Delete) -> None:
         for target in node.targets:
@@ -153,13 +147,10 @@ class _Reader(ast.NodeVisitor):
     def _place(self, node: ast.expr) -> Place | None:
         if isinstance(node, ast.Name):
             return self._places.get(node.id)
-        if isinstance(node, ast.Attribute):
-            base = self._place(node.value)
-            return None if base is None else (*base, node.attr)
-        if isinstance(node, ast.Subscript):
-            base = self._place(node.value)
-            return None if base is None else (*base, "[]")
-        return None
+        if not isinstance(node, ast.Attribute | ast.Subscript):
+            return None
+        base = self._place(node.value)
+        return None if base is None else (*base, node.attr if isinstance(node, ast.Attribute) else "[]")
 
     def _known(self, value: ast.expr) -> ast.expr:
         """Replace a name by the value that it was assigned last."""
