@@ -1,7 +1,7 @@
 """What an operator sees of a broker: rates and percentiles, for `tykpy top` and the admin page."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -102,10 +102,11 @@ class Viewer:
     def _compare(self, last: Snapshot | None, now: Snapshot) -> View:
         uptime = max(now.taken_at - now.started, 0.0)
         seconds = max(uptime if last is None else (now.time_ns - last.time_ns) / _NS_PER_S, 0.001)
-        hooks = _by_hook(_differences(last.series if last else (), now.series))
         everything = _Sum()
-        for one in hooks.values():
+        hooks: dict[tuple[str, str], _Sum] = {}
+        for one in _differences(last.series if last else (), now.series):
             everything.add(one)
+            hooks.setdefault((one.bundle, one.hook), _Sum()).add(one)
         rejected = sum(now.rejected.values()) - (sum(last.rejected.values()) if last else 0)
         return View(
             version=now.version,
@@ -188,35 +189,25 @@ class _Sum:
     def error_percentage(self) -> float:
         return 100 * self.failed / self.count if self.failed else 0.0
 
-    def add(self, other: "_Sum") -> None:
-        self.counts = list(map(sum, zip(self.counts, other.counts, strict=True)))
-        self.failed += other.failed
-        self.dispatch_ns += other.dispatch_ns
-        self.hook_ns += other.hook_ns
+    def add(self, series: HookSeries) -> None:
+        self.counts = list(map(sum, zip(self.counts, series.dispatch_counts, strict=True)))
+        self.failed += 0 if series.code == _OK else series.count
+        self.dispatch_ns += series.dispatch_ns
+        self.hook_ns += series.hook_ns
 
 
-def _differences(before: Sequence[HookSeries], now: Sequence[HookSeries]) -> "list[tuple[tuple[str, str], _Sum]]":
-    """Return what was added to each series. One that has become smaller was begun anew."""
+def _differences(before: Sequence[HookSeries], now: Sequence[HookSeries]) -> Iterator[HookSeries]:
+    """Yield what was added to each series. One that has become smaller was begun anew."""
     known = {(one.bundle, one.hook, one.hook_type, one.code): one for one in before}
-    found = []
     for one in now:
-        last = known.get((one.bundle, one.hook, one.hook_type, one.code))
+        names = one.bundle, one.hook, one.hook_type, one.code
+        last = known.get(names)
         if last is None or any(map(int.__lt__, one.dispatch_counts, last.dispatch_counts)):
-            last = HookSeries("", "", "", "")
-        change = _Sum()
-        change.counts = [new - old for new, old in zip(one.dispatch_counts, last.dispatch_counts, strict=True)]
-        change.failed = 0 if one.code == _OK else change.count
-        change.dispatch_ns = one.dispatch_ns - last.dispatch_ns
+            last = HookSeries(*names)
+        counts = [new - old for new, old in zip(one.dispatch_counts, last.dispatch_counts, strict=True)]
+        change = HookSeries(*names, counts, one.dispatch_ns - last.dispatch_ns)
         change.hook_ns = one.hook_ns - last.hook_ns
-        found.append(((one.bundle, one.hook), change))
-    return found
-
-
-def _by_hook(changes: "list[tuple[tuple[str, str], _Sum]]") -> "dict[tuple[str, str], _Sum]":
-    sums: dict[tuple[str, str], _Sum] = {}
-    for key, change in changes:
-        sums.setdefault(key, _Sum()).add(change)
-    return sums
+        yield change
 
 
 def _events(now: Snapshot) -> dict[str, int]:
