@@ -1,14 +1,13 @@
 """Child processes that end with the process that started them, even if it is killed and cannot clean up."""
 
-import ctypes
 import importlib
 import os
 import signal
 import subprocess
 import sys
-from typing import Any, Final
+from typing import Any
 
-_PR_SET_PDEATHSIG: Final = 1
+from tykpy.ipc.prctl import Option, prctl
 
 
 def spawn(module: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
@@ -20,7 +19,7 @@ def spawn(module: str, *arguments: str, **options: Any) -> subprocess.Popen[byte
 def main() -> None:
     """Ask the kernel for SIGTERM on the parent's death, then run `main()` of the module."""
     _, parent, module, *arguments = sys.argv
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    prctl(Option.PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):
         return  # the parent died before the call above
     sys.argv = [module, *arguments]

@@ -27,30 +27,23 @@ MAX_RATE: Final = 1_000_000.0
 MAX_SECONDS: Final = 3600.0
 
 
-class _List(click.ParamType[tuple[float, ...]]):
-    """Numbers with commas between them, all within bounds."""
+def _list(
+    number: Callable[[str], float], low: float, high: float, forms: str = "a number"
+) -> Callable[[str | tuple[float, ...]], tuple[float, ...]]:
+    """Return the type of numbers with commas between them, all within bounds."""
 
-    name = "list"
-
-    def __init__(self, number: Callable[[str], float], low: float, high: float, forms: str = "a number") -> None:
-        self._number = number
-        self._forms = forms
-        self._low = low
-        self._high = high
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if not isinstance(value, str):
-            return tuple(value)
-        return tuple(dict.fromkeys(self._one(part.strip(), param, ctx) for part in value.split(",")))
-
-    def _one(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def parse(value: str | tuple[float, ...]) -> tuple[float, ...]:
+        if isinstance(value, tuple):  # a default
+            return value
         try:
-            number = self._number(text)
+            found = dict.fromkeys(number(part.strip()) for part in value.split(","))
         except ValueError:
-            self.fail(f"{text!r}: give {self._forms}; several with commas between them", param, ctx)
-        if not self._low <= number <= self._high:
-            self.fail(f"{text}: must be between {self._low:g} and {self._high:g}", param, ctx)
-        return number
+            raise click.BadParameter(f"{value!r}: give {forms}; several with commas between them") from None
+        if wrong := [one for one in found if not low <= one <= high]:
+            raise click.BadParameter(f"{wrong[0]:g}: must be between {low:g} and {high:g}")
+        return tuple(found)
+
+    return parse
 
 
 def _threads(text: str) -> int:
@@ -59,7 +52,7 @@ def _threads(text: str) -> int:
 
 
 def _counts(name: str, high: int, text: str) -> Callable[[F], F]:
-    return click.option(name, type=_List(int, 1, high), metavar="N,N,...", default=(), help=text)
+    return click.option(name, type=_list(int, 1, high), metavar="N,N,...", default=(), help=text)
 
 
 _file = click.Path(path_type=Path, dir_okay=False)
@@ -74,12 +67,12 @@ _file = click.Path(path_type=Path, dir_okay=False)
               type=click.Choice(["Pre", "CustomKeyCheck", "PostKeyAuth", "Post", "Response"]))  # fmt: skip
 @click.option("--object", "object_file", type=_file, help="JSON file with the whole Object to send.")
 @_counts("--workers", MAX_WORKERS, "Worker counts.  [default: 1, 2, 4, ... up to the CPUs]")
-@click.option("--threads", type=_List(_threads, 0, MAX_THREADS), metavar="N,N,...", default=(),
+@click.option("--threads", type=_list(_threads, 0, MAX_THREADS), metavar="N,N,...", default=(),
               help="Threads per worker, or auto.  [default: auto]")  # fmt: skip
 @_counts("--streams", MAX_STREAMS, "Calls at once.  [default: the scenario's: 8 to 256]")
-@click.option("--rate", "rates", type=_List(float, 0.1, MAX_RATE), metavar="R,R,...", default=(),
+@click.option("--rate", "rates", type=_list(float, 0.1, MAX_RATE), metavar="R,R,...", default=(),
               help="Calls per second, when they are due whatever the broker does; instead of --streams.")  # fmt: skip
-@click.option("--body-size", "body_sizes", type=_List(parse_size, 1, MAX_BODY, SIZE_FORMS), metavar="SIZE,...",
+@click.option("--body-size", "body_sizes", type=_list(parse_size, 1, MAX_BODY, SIZE_FORMS), metavar="SIZE,...",
               default=(), help="Size of the request's body, e.g. 1KiB,1MiB.  [default: the scenario's]")  # fmt: skip
 @click.option("--seconds", type=parameters.time_between(0.1, MAX_SECONDS), metavar=parameters.TIME,
               default="2s", show_default=True, help="Measured part of one repetition.")  # fmt: skip

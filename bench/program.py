@@ -2,9 +2,7 @@
 
 import shlex
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console, Group
@@ -20,7 +18,7 @@ from tykpy.bench.report import html
 from tykpy.bench.results import BenchReport, Case, CaseResult, read_json, write_json, write_text
 from tykpy.bench.runs import Observer, OnProgress, Plan, sweep
 from tykpy.bench.scenarios import ALL, BUILT_IN, DEFAULT, OwnHook, Scenario, own_scenario
-from tykpy.bench.tables import COLUMNS, COMPARED, Comparison, compare, duration, fitting, hidden_columns, remarks, row
+from tykpy.bench.tables import COLUMNS, COMPARED, Comparison, compare, duration, fitting, remarks, row
 from tykpy.client.dialing import ClientTls
 
 PLAIN_WIDTH: Final = 200
@@ -45,8 +43,9 @@ def run(options: Mapping[str, Any]) -> None:
         path = options[name]
         if path is not None and not path.resolve().parent.is_dir():  # fail before minutes of load, not after
             raise BenchError(f"cannot write {path}: no such folder")
-    with view(Console(stderr=True)) as observer:
-        report = sweep(plan, shlex.join(["tykpy", *sys.argv[1:]]), observer)
+    view = ProgressView(Console(stderr=True), plan)
+    with view.live:
+        report = sweep(plan, shlex.join(["tykpy", *sys.argv[1:]]), view)
     comparison = compare(before, report) if before else None
     show(report, comparison)
     if options["json_file"]:
@@ -96,42 +95,16 @@ def _default_workers() -> tuple[int, ...]:
     return (*(1 << power for power in range(cpus.bit_length()) if 1 << power < cpus), cpus)
 
 
-class PlainView(Observer):
-    """One line for each repetition, for logs and pipes."""
+class ProgressView(Observer):
+    """A line for each repetition and, on a terminal, what runs, how fast it is, and a bar of the whole progress."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, plan: Plan) -> None:
         self._console = console
-        self._repeat = 1
-
-    def begins(self, plan: Plan) -> None:
-        """Say how long it takes."""
-        self._repeat = plan.repeat
-        self._console.print(f"about {plan.run_seconds:.2g} s of load", highlight=False)
-
-    def finished(self, result: CaseResult) -> None:
-        """Print the line."""
-        sample = result.samples[-1]
-        p50, p99 = (duration(sample.latencies_ns.percentile(percent) / NS_PER_US) for percent in (50, 99))
-        failed = f", {sample.failed:,} failed" if sample.failed else ""
-        done = f"{len(result.samples)}/{self._repeat} {result.case.title}"
-        line = f"{done}: {sample.rate:,.0f}/s, p50 {p50}, p99 {p99}{failed}"
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-class LiveView(Observer):
-    """A table that fills, the repetition that runs, and a bar of the whole progress."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._results: dict[Case, CaseResult] = {}
-        self._now = Text("")
-        self._total = self._run_seconds = 1.0
-        self._done = self._began = 0.0
+        self._plan = plan
+        self._now = Text()
+        self._done = self._running = 0.0
         self.live = Live(console=console, refresh_per_second=REFRESHES, transient=True, get_renderable=self._render)
-
-    def begins(self, plan: Plan) -> None:
-        """Learn how long it takes."""
-        self._total, self._run_seconds = plan.run_seconds, plan.warm_up + plan.seconds
+        console.print(f"about {plan.run_seconds:.2g} s of load", highlight=False)
 
     def starting(self, workers: int, threads: int) -> None:
         """Say that a broker starts."""
@@ -140,7 +113,6 @@ class LiveView(Observer):
 
     def running(self, case: Case, number: int) -> OnProgress:
         """Show what runs, and how fast it is from moment to moment."""
-        self._began = time.monotonic()
         rates: list[float] = []
         last = RunProgress()
 
@@ -149,23 +121,24 @@ class LiveView(Observer):
             if progress.seconds > last.seconds:
                 rates.append((progress.answered - last.answered) / (progress.seconds - last.seconds))
             last = progress
+            self._running = progress.seconds
             self._now = _now(case, number, progress, rates)
 
-        on_progress(RunProgress())
+        on_progress(last)
         return on_progress
 
     def finished(self, result: CaseResult) -> None:
-        """Renew the case's row."""
-        self._results[result.case] = result
-        self._done += self._run_seconds
-        self._began = 0.0
+        """Print the repetition's line."""
+        self._done += self._plan.warm_up + self._plan.seconds
+        self._running = 0.0
+        sample = result.samples[-1]
+        p50, p99 = (duration(sample.latencies_ns.percentile(percent) / NS_PER_US) for percent in (50, 99))
+        failed = f", {sample.failed:,} failed" if sample.failed else ""
+        done = f"{len(result.samples)}/{self._plan.repeat} {result.case.title}"
+        _print(self._console, f"{done}: {sample.rate:,.0f}/s, p50 {p50}, p99 {p99}{failed}")
 
     def _render(self) -> Group:
-        running = min(self._run_seconds, time.monotonic() - self._began) if self._began else 0.0
-        bar = ProgressBar(self._total, min(self._done + running, self._total), width=_BAR_WIDTH)
-        # rich cuts what does not fit on the screen; the newest rows matter while it runs.
-        newest = list(self._results.values())[-max(1, self._console.height - 8) :]
-        return Group(*([table_of(newest, self._console.width)] if newest else []), self._now, bar)
+        return Group(self._now, ProgressBar(self._plan.run_seconds, self._done + self._running, width=_BAR_WIDTH))
 
 
 def _now(case: Case, number: int, progress: RunProgress, rates: list[float]) -> Text:
@@ -183,25 +156,23 @@ def _now(case: Case, number: int, progress: RunProgress, rates: list[float]) -> 
     return text.append(f"\n{sparks}", style="green")
 
 
-@contextmanager
-def view(console: Console) -> Iterator[Observer]:
-    """Return the view that fits the output: a live one on a terminal, lines elsewhere."""
-    if not console.is_terminal or console.is_dumb_terminal:
-        yield PlainView(console)
-        return
-    live = LiveView(console)
-    with live.live:
-        yield live
+def show(report: BenchReport, comparison: Comparison | None) -> None:
+    """Print the tables: of the figures, without the columns for which a terminal has no room, and of what changed."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
+    rows = [row(result) for result in report.results]
+    shown = fitting(rows, console.width)
+    console.print(_table(shown, ([cells[COLUMNS.index(column)] for column in shown] for cells in rows)))
+    if hidden := [column for column in COLUMNS if column not in shown]:
+        _print(console, f"no room for: {', '.join(hidden)}; --html and --json have them", style="dim")
+    _print(console, *remarks(report.results))
+    if comparison is not None:
+        console.print(_table(("case", *COMPARED.values()), comparison.rows()))
+        _print(console, *comparison.remarks)
 
 
-def table_of(results: Sequence[CaseResult], width: int) -> Table:
-    """Return the figures as a table, without the columns for which such a terminal has no room."""
-    rows = [row(result) for result in results]
-    columns = fitting(rows, width)
-    return rich_table(columns, [tuple(cells[COLUMNS.index(column)] for column in columns) for cells in rows])
-
-
-def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Return rows under columns: the first one and the limit to the left, figures to the right."""
     table = Table()
     for number, column in enumerate(columns):
@@ -212,20 +183,6 @@ def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def show(report: BenchReport, comparison: Comparison | None) -> None:
-    """Print the tables."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
-    wrap = not console.is_terminal
-    console.print(table_of(report.results, console.width))
-    if hidden := hidden_columns(report.results, console.width):
-        console.print(f"no room for: {', '.join(hidden)}; --html and --json have them", style="dim", soft_wrap=wrap)
-    lines = remarks(report.results)
-    if comparison is not None:
-        for line in lines:
-            console.print(line, highlight=False, markup=False, soft_wrap=wrap)
-        console.print(rich_table(("case", *COMPARED.values()), comparison.rows()))
-        lines = comparison.remarks
+def _print(console: Console, *lines: str, style: str | None = None) -> None:
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=wrap)
+        console.print(line, style=style, highlight=False, markup=False, soft_wrap=not console.is_terminal)

@@ -254,9 +254,6 @@ class Plan:
 class Observer:
     """Observes a sweep; this one does nothing."""
 
-    def begins(self, plan: Plan) -> None:
-        """Take note of the plan before anything is started."""
-
     def starting(self, workers: int, threads: int) -> None:
         """Take note that a broker starts."""
 
@@ -270,7 +267,6 @@ class Observer:
 
 def sweep(plan: Plan, command: str, observer: Observer) -> BenchReport:
     """Measure everything; raises BenchError."""
-    observer.begins(plan)
     found: dict[Case, list[Sample]] = {}
     for number in range(1, plan.repeat + 1):
         ring_cost = cache(measure_ring)  # in every round: a machine is not equally fast at all times

@@ -19,12 +19,13 @@ from tykpy.bench.bound import spawn
 from tykpy.bench.errors import BenchError, ProcessGoneError, ServerError
 from tykpy.bench.measure import broker_and_workers, family
 from tykpy.broker.config import AUTO
-from tykpy.broker.errors import BrokerError, RpcError
+from tykpy.broker.errors import BrokerError
 from tykpy.broker.net.addresses import parse_unix
 from tykpy.broker.net.port_owner import tcp_listener, unix_listener
 from tykpy.client.dialing import ClientTls, dial
-from tykpy.client.rpc import RpcClient
+from tykpy.commands.errors import CommandError
 from tykpy.commands.objects import reason
+from tykpy.commands.pool import ask_broker
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
@@ -35,8 +36,6 @@ STATUS_SECONDS: Final = 1.0
 LOG_TAIL: Final = 2000
 """Bytes of a program's output that an error shows."""
 MIN_MAX_STREAMS: Final = 1000
-ADMIN_SOCKET: Final = "admin.sock"
-"""Name of the admin socket in a broker's runtime folder."""
 
 
 class Server(Protocol):
@@ -166,8 +165,7 @@ class OwnBroker(Program):
 
     def waiting(self) -> int | None:
         """Return how many dispatches wait for a worker; None if the broker is too busy to say."""
-        status = status_of(self.folder)
-        return None if status is None else int(status["waiting"])
+        return _waiting(self.folder, self._process.pid)
 
     def _arguments(self) -> list[str]:
         return [
@@ -234,21 +232,17 @@ class ConnectedBroker:
 
     def waiting(self) -> int | None:
         """Return how many dispatches wait for a worker; None if no admin socket of this very broker is found."""
-        for runtime in self._runtimes:
-            status = status_of(runtime)
-            if status is not None and status["pid"] == self._pid:
-                return int(status["waiting"])
-        return None
+        found = (_waiting(runtime, self._pid) for runtime in self._runtimes)
+        return next((waiting for waiting in found if waiting is not None), None)
 
 
-def status_of(runtime: Path) -> dict[str, Any] | None:
-    """Return what `tykpy status` shows of the broker with this runtime folder; None if it is missing or too busy."""
+def _waiting(runtime: Path, pid: int) -> int | None:
+    """Return how many dispatches wait in this broker; None if it is not there, or too busy to say."""
     try:
-        with RpcClient(runtime / ADMIN_SOCKET, STATUS_SECONDS) as client:
-            status: dict[str, Any] = client.call("status")
-    except RpcError:
+        status = ask_broker(runtime, "status", timeout=STATUS_SECONDS)
+    except CommandError:
         return None
-    return status
+    return int(status["waiting"]) if status["pid"] == pid else None
 
 
 def _listener(address: str, tls: ClientTls | None) -> int:

@@ -133,12 +133,6 @@ def fitting(rows: Sequence[Sequence[str]], width: int) -> tuple[str, ...]:
     return tuple(needed)
 
 
-def hidden_columns(results: Sequence[CaseResult], width: int) -> list[str]:
-    """Return the columns that are left out."""
-    shown = fitting([row(result) for result in results], width)
-    return [column for column in COLUMNS if column not in shown]
-
-
 def figure_text(metric: str, figure: Figure) -> str:
     """Return a figure's median in its unit."""
     if metric == "rate":

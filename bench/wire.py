@@ -4,8 +4,8 @@ The frames of a call are prepared once; each call inserts its stream id. Answers
 header table has size 0, so equal trailers are equal bytes, and only unknown ones are decoded.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import cycle, repeat
 from struct import Struct
 from typing import Final, NamedTuple
@@ -61,16 +61,13 @@ class Answers(NamedTuple):
     failures: list[Failure]
 
 
+@dataclass(slots=True)
 class _Upload:
     """A call whose body waits for windows."""
 
-    __slots__ = ("body", "sent", "stream_id", "window")
-
-    def __init__(self, stream_id: int, window: int, body: bytes) -> None:
-        self.stream_id = stream_id
-        self.window = window
-        self.body = memoryview(body)
-        self.sent = 0
+    window: int
+    body: memoryview
+    """What is still to send."""
 
 
 class LoadConnection:
@@ -116,7 +113,6 @@ class LoadConnection:
         self._window = MIN_WINDOW
         self._stream_window = MIN_WINDOW
         self._uploads: dict[int, _Upload] = {}
-        self._turns: deque[int] = deque()
         self._rest = b""
         self._topped_up = 0
         self._verdicts: dict[bytes, str] = {}
@@ -201,37 +197,26 @@ class LoadConnection:
     def _start_uploads(self, ids: range) -> None:
         for stream_id, (head, middle), body in zip(ids, self._heads, self._bodies, strict=False):
             self._out += (head, U32.pack(stream_id), middle[:-_DATA_HEAD_SIZE])
-            self._uploads[stream_id] = _Upload(stream_id, self._stream_window, body)
-            self._turns.append(stream_id)
+            self._uploads[stream_id] = _Upload(self._stream_window, memoryview(body))
         self._pump()
 
     def _pump(self) -> None:
         """Send what the windows allow, one frame of each upload in turn."""
-        blocked = 0
-        while self._turns and self._window > 0 and blocked < len(self._turns):
-            upload = self._uploads.get(self._turns.popleft())
-            if upload is None:
-                continue
-            if upload.window <= 0:
-                self._turns.append(upload.stream_id)
-                blocked += 1
-                continue
-            blocked = 0
-            self._send_frame(upload)
-
-    def _send_frame(self, upload: _Upload) -> None:
-        left = self._size - upload.sent
-        size = min(left, MAX_FRAME_SIZE, self._window, upload.window)
-        last = size == left
-        self._out.append(_head_of(size, DATA, END_STREAM if last else 0) + U32.pack(upload.stream_id))
-        self._out.append(upload.body[upload.sent : upload.sent + size])
-        upload.sent += size
-        upload.window -= size
-        self._window -= size
-        if last:
-            del self._uploads[upload.stream_id]
-        else:
-            self._turns.append(upload.stream_id)
+        blocked = False
+        while not blocked:
+            blocked = True
+            for stream_id, upload in list(self._uploads.items()):
+                size = min(len(upload.body), MAX_FRAME_SIZE, self._window, upload.window)
+                if size > 0:
+                    blocked = False
+                    last = size == len(upload.body)
+                    self._out.append(_head_of(size, DATA, END_STREAM if last else 0) + U32.pack(stream_id))
+                    self._out.append(upload.body[:size])
+                    self._window -= size
+                    upload.window -= size
+                    upload.body = upload.body[size:]
+                    if last:
+                        del self._uploads[stream_id]
 
     # Rare frames
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from tykpy.broker.arriving import HELD_BYTES
 from tykpy.broker.errors import AddressError, ConfigError
 from tykpy.broker.host.cpus import usable_cpus
-from tykpy.broker.net.addresses import check_listen, parse_tcp
+from tykpy.broker.net.addresses import ADMIN_SOCKET, check_listen, parse_tcp
 from tykpy.broker.refused_sizes import BESIDES_BODIES, MAX_BODY, message_limit
 from tykpy.broker.units import parse_time, show_size, show_time
 from tykpy.redisclient.address import parse_redis_url
@@ -408,7 +408,7 @@ class BrokerConfig:
     @property
     def admin_address(self) -> str:
         """Address of the admin socket, for commands such as `tykpy hooks`."""
-        return f"unix://{self.runtime_dir}/admin.sock"
+        return f"unix://{self.runtime_dir}/{ADMIN_SOCKET}"
 
 
 def flag_of(name: str) -> str:

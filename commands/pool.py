@@ -26,9 +26,10 @@ def ask_broker(runtime_dir: Path, method: str, *params: Any, timeout: float | No
     Raises CommandError if it refuses, with every problem on a line of its own, or does not answer.
     """
     from tykpy.broker.errors import RpcError
+    from tykpy.broker.net.addresses import ADMIN_SOCKET
     from tykpy.client.rpc import RpcClient
 
-    path = runtime_dir / "admin.sock"
+    path = runtime_dir / ADMIN_SOCKET
     try:
         with RpcClient(str(path), timeout or _ANSWER_TIMEOUT) as client:
             return client.call(method, *params)

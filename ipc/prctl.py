@@ -7,6 +7,8 @@ from enum import IntEnum
 class Option(IntEnum):
     """Numbers from linux/prctl.h."""
 
+    PDEATHSIG = 1
+    """PR_SET_PDEATHSIG: the signal that this process gets when the thread that started it ends."""
     DUMPABLE = 4
     """PR_SET_DUMPABLE: 0, and no process of the same user can trace this one, or read its memory and environment.
     Children inherit it; an exec sets it to 1."""

@@ -11,6 +11,8 @@ from tykpy.broker.errors import AddressError
 
 MSGPACK_PREFIX: Final = "msgpack+"
 """Start of addresses that speak MessagePack-RPC (`msgpack+unix:///path`); without it they speak gRPC."""
+ADMIN_SOCKET: Final = "admin.sock"
+"""Name of the admin socket in the runtime folder."""
 MAX_UNIX_PATH: Final = 107
 """Longest path of a Unix socket, in bytes (Linux's sun_path without its zero)."""
 _TCP: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:]*)):(?P<port>\d{1,5})", re.ASCII)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tykpy.broker.errors import ListenError
+from tykpy.broker.net.addresses import ADMIN_SOCKET
 from tykpy.broker.net.sockets import SocketOptions, group_of
 
 log = logging.getLogger("tykpy.sockets")
@@ -23,7 +24,7 @@ log = logging.getLogger("tykpy.sockets")
 FOLDER_MODE: Final = 0o700
 """Private, but for a socket that others may connect to."""
 OUR_NAMES: Final = frozenset(
-    {"admin.sock", "tyk.sock", "unpacked", "saved", "storage.sqlite3", "storage.sqlite3-wal", "storage.sqlite3-shm"}
+    {ADMIN_SOCKET, "tyk.sock", "unpacked", "saved", "storage.sqlite3", "storage.sqlite3-wal", "storage.sqlite3-shm"}
 )
 """Files and folders that the broker and its workers create there."""
 OUR_FOLDERS: Final = ("saved", "unpacked")

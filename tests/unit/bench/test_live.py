@@ -6,7 +6,7 @@ from rich.console import Console
 
 from tests.unit.bench.samples import MS, result, sample
 from tykpy.bench.load import RunProgress
-from tykpy.bench.program import LiveView, view
+from tykpy.bench.program import ProgressView
 from tykpy.bench.runs import Plan
 from tykpy.bench.scenarios import BUILT_IN
 
@@ -19,15 +19,14 @@ def played(*, terminal: bool, kind: str = "xterm") -> str:
         file=io.StringIO(), force_terminal=terminal, width=160, height=30, legacy_windows=False, _environ={"TERM": kind}
     )
     done = result(sample(12_345, failures={"INTERNAL: x": 3}))
-    with view(console) as observer:
-        observer.begins(PLAN)
-        observer.starting(2, 1)
-        on_progress = observer.running(done.case, 1)
+    view = ProgressView(console, PLAN)
+    with view.live:
+        view.starting(2, 1)
+        on_progress = view.running(done.case, 1)
         on_progress(RunProgress(0.2, 2000, 0, MS, 7 * MS))
         on_progress(RunProgress(0.4, 6000, 3, MS, 9 * MS))
-        if isinstance(observer, LiveView):
-            observer.live.refresh()
-        observer.finished(done)
+        view.live.refresh()
+        view.finished(done)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -41,7 +40,8 @@ def test_a_pipe_gets_one_line_for_each_repetition() -> None:
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines() -> None:
-    assert played(terminal=True, kind="dumb") == played(terminal=False)
+    assert "\x1b[?25l" not in played(terminal=True, kind="dumb")
+    assert played(terminal=True, kind="dumb").splitlines() == played(terminal=False).splitlines()
 
 
 def test_a_terminal_sees_what_runs_and_what_is_done() -> None:
