@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from tykpy.broker.admin import admin_methods
@@ -48,7 +48,7 @@ from tykpy.broker.router.router import Router, RouterOptions
 from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.errors import SegmentError
 from tykpy.telemetry.log import reopen_log
-from tykpy.telemetry.snapshot import Snapshot
+from tykpy.telemetry.snapshot import BundleState, Snapshot
 from tykpy.telemetry.tracing import TracingError, shown_endpoint, shown_sampler
 
 if TYPE_CHECKING:
@@ -385,8 +385,8 @@ class Broker:
         self.router.draining = True
         self._notifier.send("STOPPING=1")
 
-    def _on_snapshot(self, snapshot: Snapshot) -> None:
-        self.grpc.health.set(serving_statuses(snapshot, BROKER_SERVICES))
+    def _on_snapshot(self, snapshot: Snapshot, bundles: Sequence[BundleState], unloaded: Mapping[str, str]) -> None:
+        self.grpc.health.set(serving_statuses(snapshot, bundles, unloaded, BROKER_SERVICES))
 
     def _on_ready_count(self, ready: int) -> None:
         wanted = self.supervisor.wanted

@@ -258,15 +258,22 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Snapshot).decode
 
 
-def encode_snapshot(snapshot: Snapshot, limit: int) -> bytes:
-    """Encode a snapshot in at most `limit` bytes.
+def encode_snapshot(snapshot: Snapshot) -> bytes:
+    """Encode a snapshot."""
+    return _encode(snapshot)
+
+
+def shrink_snapshot(packed: bytes, limit: int) -> bytes:
+    """Return an encoded snapshot in at most `limit` bytes, to be shown: its counters may fall from one to the next.
 
     If need be omit the traces, then merge the series with the fewest dispatches, then omit bundles.
     """
+    if len(packed) <= limit:
+        return packed
+    snapshot = _decode(packed)
+    for one in snapshot.series:
+        one.traces = {}
     packed = _encode(snapshot)
-    if len(packed) > limit:
-        snapshot.series = [msgspec.structs.replace(one, traces={}) for one in snapshot.series]
-        packed = _encode(snapshot)
     while len(packed) > limit and snapshot.series:
         snapshot.series = _halved(snapshot.series)
         packed = _encode(snapshot)

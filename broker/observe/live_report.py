@@ -7,7 +7,8 @@ from typing import Final
 
 from tykpy.broker.faults import Periodic
 from tykpy.broker.observe.source import SnapshotSource
-from tykpy.telemetry.live_segment import LiveSegment
+from tykpy.telemetry.live_segment import MAX_SNAPSHOT, LiveSegment
+from tykpy.telemetry.snapshot import shrink_snapshot
 
 log = logging.getLogger("tykpy.broker")
 
@@ -44,4 +45,4 @@ class LiveReport:
         """Take a snapshot now, and write it if there is a segment."""
         packed = self._source.renew()
         if self._segment is not None:
-            self._segment.write(packed.data, packed.time_ns)
+            self._segment.write(shrink_snapshot(packed.data, MAX_SNAPSHOT), packed.time_ns)

@@ -58,13 +58,15 @@ def is_usable(bundle: BundleState) -> bool:
     return bundle.state == LOADED and bundle.loaded_in > 0
 
 
-def serving_statuses(snapshot: Snapshot, services: Iterable[str]) -> dict[str, ServingStatus]:
+def serving_statuses(
+    snapshot: Snapshot, bundles: Iterable[BundleState], unloaded: Iterable[str], services: Iterable[str]
+) -> dict[str, ServingStatus]:
     """Return the gRPC health of these services, which are the whole broker, and of every bundle."""
     broker = _status(not snapshot.not_ready)
     found = dict.fromkeys(services, broker)
-    for name in snapshot.unloaded:
+    for name in unloaded:
         found[BUNDLE_SERVICE + name] = ServingStatus.NOT_SERVING
-    for bundle in snapshot.bundles:
+    for bundle in bundles:
         serves = is_usable(bundle) and snapshot.ready > 0 and not snapshot.draining
         found[BUNDLE_SERVICE + bundle.name] = _status(serves)
     return found

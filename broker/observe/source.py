@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from tykpy.broker.catalog.description import Description
@@ -12,12 +13,11 @@ from tykpy.broker.http2.errors import ErrorCode
 from tykpy.broker.observe.readiness import Readiness
 from tykpy.broker.parts import Parts
 from tykpy.ipc.text import bounded
-from tykpy.telemetry.live_segment import MAX_SNAPSHOT
 from tykpy.telemetry.log import lost_records
 from tykpy.telemetry.snapshot import BreakerState, BundleState, Snapshot, WorkerState, encode_snapshot
 
 MAX_BUNDLES: Final = 1_000
-"""Bundles in a snapshot, and as many that are not loaded."""
+"""Bundles in a snapshot, and as many that are not loaded: it is taken twice a second, and each is a metric."""
 MAX_TEXT: Final = 200
 """Longest text about a bundle, in characters."""
 UNLOADED_SECONDS: Final = 2.0
@@ -32,11 +32,14 @@ class PackedSnapshot(NamedTuple):
     """When the snapshot was taken (CLOCK_MONOTONIC)."""
 
 
+Watch = Callable[[Snapshot, Sequence[BundleState], Mapping[str, str]], object]
+
+
 class SnapshotSource:
     """Takes the snapshots of one broker."""
 
-    def __init__(self, parts: Parts, readiness: Readiness, watch: Callable[[Snapshot], object]) -> None:
-        """`watch` is called with every new snapshot."""
+    def __init__(self, parts: Parts, readiness: Readiness, watch: Watch) -> None:
+        """`watch` is called with every new snapshot, all bundles, and all that are not loaded."""
         self.draining = False
         """Set as soon as the broker is told to stop."""
         self.last: PackedSnapshot | None = None
@@ -56,8 +59,8 @@ class SnapshotSource:
     def renew(self) -> PackedSnapshot:
         """Take a snapshot, and keep it as the newest. Call this in the event loop."""
         snapshot = self._take()
-        self._watch(snapshot)
-        self.last = PackedSnapshot(encode_snapshot(snapshot, MAX_SNAPSHOT), snapshot.time_ns)
+        self._watch(snapshot, self._bundles, self._unloaded)
+        self.last = PackedSnapshot(encode_snapshot(snapshot), snapshot.time_ns)
         return self.last
 
     def _take(self) -> Snapshot:
@@ -110,7 +113,7 @@ class SnapshotSource:
             http2_errors={code.name: parts.grpc.errors[code] for code in ErrorCode if code},
             reloads=parts.reloader.results,
             bundles=self._bundles[:MAX_BUNDLES],
-            unloaded=unloaded,
+            unloaded=dict(islice(unloaded.items(), MAX_BUNDLES)),
             breakers=self._breakers(),
             store=supervisor.store_state(),
             events=_flat(parts.events.describe()),
@@ -142,7 +145,7 @@ class SnapshotSource:
         discovery = self._parts.discovery
         if discovery is not None and now >= self._unloaded_until:
             self._unloaded_until = now + UNLOADED_SECONDS
-            found = list(discovery.unloaded().items())[:MAX_BUNDLES]
+            found = discovery.unloaded().items()
             self._unloaded = {bounded(name, MAX_TEXT): bounded(why, MAX_TEXT) for name, why in found}
         return self._unloaded
 

@@ -17,6 +17,8 @@ from tykpy.broker.errors import RpcError
 from tykpy.broker.grpc.wire import GrpcCallError
 from tykpy.broker.host.exits import ExitCode
 from tykpy.client.grpc import GrpcClient
+from tykpy.telemetry.live_segment import read_live_snapshot
+from tykpy.telemetry.snapshot import OTHER, decode_snapshot
 
 DOC: Final = Path(__file__).parents[3] / "docs" / "metrics.md"
 HOOKS: Final = """
@@ -60,6 +62,15 @@ def triggers(request, session, spec):
     return request, session
 """
 CALLED: Final = "hooks.py"
+MANY_HOOKS: Final = """
+from tyk.decorators import Pre
+
+for number in range(700):
+    def hook(request, session, spec):
+        return request, session
+    hook.__name__ = f"{number:03}{'語' * 250}"
+    globals()[f"hook{number}"] = Pre(hook)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +233,34 @@ def test_the_documented_metrics_are_those_that_exist(broker: MeteredBroker) -> N
         for family in broker.scrape().families.values()
     }
     assert documented == exposed
+
+
+def test_counters_of_many_hooks_never_fall(tmp_path: Path) -> None:
+    """Also if the live segment has no room for all of them, and shows some of them together."""
+    names = [f"{number:03}{'語' * 250}" for number in range(700)]
+    with MeteredBroker(tmp_path) as broker:
+        broker.add_file("many.py", MANY_HOOKS)
+        with broker.admin() as admin:
+            admin.call("reload")
+        with GrpcClient(broker.address) as client:
+
+            def call(name: str) -> None:
+                request = broker.object_for(name, bundle="many.py").SerializeToString()
+                client.call("/coprocess.Dispatcher/Dispatch", request)
+
+            for name in names:
+                call(name)
+            call(names[0])
+        with broker.admin() as admin:
+            # What /metrics is made of; a page of so many long names would take seconds.
+            seen = decode_snapshot(admin.call("snapshot"))
+        assert {one.hook: one.count for one in seen.series} == dict.fromkeys(names, 1) | {names[0]: 2}
+
+        def shown_together() -> bool:
+            last = read_live_snapshot(broker.runtime)
+            return last is not None and OTHER in {one.hook for one in last.snapshot.series}
+
+        wait_until(shown_together, lambda: str(read_live_snapshot(broker.runtime)))
 
 
 def test_an_upgrade_hands_the_socket_over(tmp_path: Path) -> None:

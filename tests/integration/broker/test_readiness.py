@@ -131,3 +131,4 @@ def test_a_required_bundle_may_be_one_of_many(tmp_path: Path) -> None:
     files = {f"bundle{number:04}.py": GOOD for number in range(MAX_BUNDLES + 1)}
     with probed(tmp_path, files, "--require-bundles", max(files)) as broker:
         assert broker.reasons() == []
+        assert {broker.serves(f"bundle/{name}") for name in (min(files), max(files))} == {SERVING}

@@ -17,7 +17,7 @@ from tykpy.telemetry.snapshot import Snapshot, encode_snapshot
 def write(segment: LiveSegment, taken: int = 10, time_ns: int | None = None) -> Snapshot:
     """Write a snapshot that differs from others in `taken`."""
     snapshot = a_snapshot(taken=taken, time_ns=time.monotonic_ns() if time_ns is None else time_ns)
-    segment.write(encode_snapshot(snapshot, live_segment.MAX_SNAPSHOT), snapshot.time_ns)
+    segment.write(encode_snapshot(snapshot), snapshot.time_ns)
     return snapshot
 
 

@@ -35,7 +35,7 @@ class StuckSource:
         for one in series:
             one.dispatch_counts[3] = one.wait_counts[1] = one.hook_counts[2] = 5
         time_ns = time.monotonic_ns() - 3_600 * 10**9
-        self.last = PackedSnapshot(encode_snapshot(a_snapshot(time_ns=time_ns, series=series), 100_000), time_ns)
+        self.last = PackedSnapshot(encode_snapshot(a_snapshot(time_ns=time_ns, series=series)), time_ns)
 
     def renew(self) -> None:
         raise AssertionError("the event loop does not turn")

@@ -70,9 +70,8 @@ def test_a_reason_names_a_few_bundles() -> None:
 
 def test_each_bundle_has_a_status_of_its_own() -> None:
     snapshot = a_snapshot()
-    snapshot.bundles, snapshot.unloaded = [GOOD, BROKEN], {"new": "not loaded yet"}
     snapshot.not_ready = [NotReady("bundles", "broken is failed")]
-    assert serving_statuses(snapshot, BROKER_SERVICES) == {
+    assert serving_statuses(snapshot, [GOOD, BROKEN], ["new"], BROKER_SERVICES) == {
         "": ServingStatus.NOT_SERVING,
         "coprocess.Dispatcher": ServingStatus.NOT_SERVING,
         "bundle/good": ServingStatus.SERVING,
