@@ -23,5 +23,16 @@ class NotAHookError(TykError, TypeError):
         self.decorator = decorator
 
 
+class NoCallError(TykError, RuntimeError):
+    """`tyk.current()` was called where no hook runs."""
+
+    def __init__(self) -> None:
+        """Say what to do instead."""
+        super().__init__(
+            "no hook runs here: call tyk.current() in a hook. A thread that a hook starts finds the call if it runs in"
+            " a copy of the hook's context (asyncio.to_thread, contextvars.copy_context().run)"
+        )
+
+
 class EventPayloadError(TykError, ValueError):
     """An event's payload is not the JSON object that the gateway sends."""

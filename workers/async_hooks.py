@@ -6,13 +6,14 @@ replaces `threading` or `select` (gevent.monkey) would leave it without a thread
 
 import asyncio
 from collections.abc import Coroutine
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from time import monotonic, monotonic_ns
 from types import TracebackType
 from typing import Any, Final, NoReturn
 
 from tykpy.bundles import forked
-from tykpy.bundles.current_hook import ASYNC_CALL, AsyncCall
+from tykpy.bundles.async_call import ASYNC_CALL, AsyncCall
 from tykpy.bundles.errors import WorkerError
 from tykpy.ipc.channel.messages import Request
 from tykpy.ipc.channel.worker_end import WorkerChannel
@@ -81,12 +82,12 @@ class AsyncCalls:
         self._ended: SimpleQueue[None] = SimpleQueue()
         start_thread("async-hooks", self._run)
 
-    def start(self, request: Request, invocation: Invocation, claimed: int) -> None:
-        """Run the invocation on the loop, and free the thread that claimed it for the next request."""
+    def start(self, request: Request, invocation: Invocation, claimed: int, context: Context) -> None:
+        """Run the invocation on the loop, in `context`, and free the thread that claimed it for the next request."""
         slot = self._slots.get()
         self._channel.move(request.seq, claimed, slot)
         try:
-            self._loop.call_soon_threadsafe(self._begin, request, invocation, slot)
+            self._loop.call_soon_threadsafe(self._begin, request, invocation, slot, context, context=context)
         except BaseException:
             self._channel.move(request.seq, slot, claimed)
             self._slots.put(slot)
@@ -113,7 +114,8 @@ class AsyncCalls:
             ended.put(error)
 
         tasks: list[asyncio.Task[None]] = []
-        self._loop.call_soon_threadsafe(lambda: tasks.append(asyncio.Task(run(), loop=self._loop)))
+        context = copy_context()
+        self._loop.call_soon_threadsafe(lambda: tasks.append(asyncio.Task(run(), loop=self._loop, context=context)))
         if (error := ended.get()) is not None:
             raise error
 
@@ -153,11 +155,12 @@ class AsyncCalls:
         if call is not None:
             call.fail(error)
 
-    def _begin(self, request: Request, invocation: Invocation, slot: int) -> None:
+    def _begin(self, request: Request, invocation: Invocation, slot: int, context: Context) -> None:
         try:
             call = self._calls[slot] = AsyncCall()
             # `create_task` might use a plugin's task factory.
-            call.task = asyncio.Task(self._complete(call, request, invocation, slot), loop=self._loop)
+            running = self._complete(call, request, invocation, slot)
+            call.task = asyncio.Task(running, loop=self._loop, context=context)
             # Keep hooks from cancelling other calls that they find in `asyncio.all_tasks`.
             asyncio._unregister_task(call.task)
         except BaseException as error:  # noqa: BLE001 (the loop would only log it and lose the call)

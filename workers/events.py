@@ -15,8 +15,8 @@ from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Any, Final, NamedTuple, NoReturn
 
+from tyk.call import RUNNING
 from tyk.event import TRIGGERED_KEY
-from tykpy.bundles.current_hook import RUNNING
 from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.errors import ControlClosedError
 from tykpy.telemetry.log import Log
@@ -64,7 +64,7 @@ class OutgoingEvent(NamedTuple):
         running = RUNNING.get()
         if running is None:
             return cls(name, payload, time.time_ns(), "", {}, 0)
-        hook, subject, _ = running
+        hook, subject = running[:2]
         spec = {key: str(subject.spec[key])[:MAX_SPEC_CHARACTERS] for key in CARRIED_SPEC if key in subject.spec}
         return cls(name, payload, time.time_ns(), hook.bundle, spec, _depth_below(subject))
 

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from contextvars import Context
 from queue import Empty, SimpleQueue
 from time import monotonic
 from types import FunctionType
@@ -76,10 +77,11 @@ class Lifespan:
         ended.put(part)
 
     def _call(self, function: FunctionType) -> None:
+        context = Context()
         try:
-            result = function()
+            result = context.run(function)
             if inspect.iscoroutine(result):
-                self._run_async(result)
+                context.run(self._run_async, result)
         except BaseException as error:
             if forked.is_child:
                 forked.end(error)

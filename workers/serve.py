@@ -8,6 +8,7 @@ A control thread reads the broker's messages.
 import gc
 import os
 from collections.abc import Coroutine
+from contextvars import Context
 from queue import SimpleQueue
 from time import monotonic_ns
 from typing import Any, Final
@@ -15,7 +16,7 @@ from typing import Any, Final
 from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.errors import ControlClosedError
 from tykpy.ipc.frame import Packed
-from tykpy.ipc.ring.layout import EXECUTION_SLOTS, FLAG_MEASURE, FLAG_SHARES
+from tykpy.ipc.ring.layout import EXECUTION_SLOTS, FLAG_MEASURE, FLAG_RETRY, FLAG_SHARES
 from tykpy.telemetry.log import close_log, explain_in_log, reopen_log, set_level
 from tykpy.telemetry.stacks import stacks_of_process
 from tykpy.workers.async_hooks import AsyncCalls
@@ -95,15 +96,20 @@ class WorkerLoop:
             try:
                 if budget is not None:
                     budget.renew(started)
-                invocation = self._dispatcher.prepare(request.payload, request.borrowed)
+                # Nothing that a hook leaves in its context reaches another call.
+                context = Context()
+                attempt = 2 if flags & FLAG_RETRY else 1
+                invocation = context.run(
+                    self._dispatcher.prepare, request.payload, request.borrowed, request.deadline_ns, attempt
+                )
                 if invocation.is_async:
-                    self._async_calls.start(request, invocation, slot)
+                    self._async_calls.start(request, invocation, slot, context)
                     if leading.pop(seq, False) or threads.rejoin(slot):
                         continue
                     return
                 if flags & FLAG_SHARES and leading.pop(seq, False):
                     threads.hand_over()
-                payload, is_error = invocation.run(), False
+                payload, is_error = context.run(invocation.run), False
             except BaseException as error:  # noqa: BLE001 (any exception fails this call only)
                 payload, is_error = error_frame(error), True
             if request.borrowed is not None:

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler, S
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, TraceState, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from tykpy.bundles.current_hook import RUNNING
+from tyk.call import RUNNING
 from tykpy.bundles.hook import Hook
 from tykpy.bundles.plugin_errors import class_name, described, from_plugin
 from tykpy.ipc.text import bounded

@@ -24,7 +24,7 @@ from types import FrameType, ModuleType
 from typing import Any, Final
 from zipimport import ZipImportError
 
-from tykpy.bundles.current_hook import RUNNING
+from tyk.call import RUNNING
 from tykpy.bundles.imports import names
 from tykpy.bundles.imports.loaders import (
     AliasLoader,

@@ -135,7 +135,7 @@ class BrokerChannel:
         """Publish a request; the next `ring` announces it to the worker.
 
         A stored body stays where it is, and must stay until the request is answered; any other that is too big for a
-        record is copied into memory of its own. `flags`: FLAG_MEASURE and FLAG_SHARES of `ipc.ring.layout`.
+        record is copied into memory of its own. `flags`: REQUEST_FLAGS of `ipc.ring.layout`.
 
         Raises MessageTooLargeError, SpillError (no memory for a big one), SpillClosedError (the worker is gone),
         CreditError and RingFullError (a fault of the caller), RingCorruptError (a fault of the worker). Nothing was

@@ -30,7 +30,7 @@ class Request(NamedTuple):
     borrowed: BorrowedBody | None = None
     """The frame's body, where that is still where the broker has it: `payload` is the frame without it then."""
     flags: int = 0
-    """`FLAG_MEASURE` and `FLAG_SHARES` of `ipc.ring.layout`."""
+    """`REQUEST_FLAGS` of `ipc.ring.layout`."""
 
 
 class Answer(NamedTuple):

@@ -26,7 +26,6 @@ from tykpy.ipc.ring.layout import (
     ACTIVE_START,
     FLAG_ERROR,
     FLAG_MEASURE,
-    FLAG_SHARES,
     LOG_LOST,
     OWN_MEMORY,
     REQUEST_FLAGS,
@@ -48,7 +47,7 @@ from tykpy.ipc.ring.segment import Segment, keep_from_children
 _REQUESTS: Final = frozenset(
     kind | flags
     for kind in (RecordType.REQ, RecordType.SPILL_REQ)
-    for flags in (0, FLAG_MEASURE, FLAG_SHARES, REQUEST_FLAGS)
+    for flags in range(0, REQUEST_FLAGS + 1, FLAG_MEASURE)
 )
 _SPILL_REQ: Final = int(RecordType.SPILL_REQ)
 _SPILL_RESP: Final = int(RecordType.SPILL_RESP)

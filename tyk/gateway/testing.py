@@ -1,14 +1,19 @@
 """Stand-ins for a plugin's own tests: a gateway in memory, for the time of a `with` block."""
 
 import logging
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-from tyk.call import METADATA, Metadata
+from tyk.call import API_KEY, ORG_KEY, REQUEST_ID, RUNNING, Metadata
+from tyk.event import TykEvent
 from tyk.gateway.backend import MemoryStorage, install, restore
+from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
+from tyk.proto.coprocess_object_pb2 import Object
 
 
 class TriggeredEvent(NamedTuple):
@@ -71,11 +76,39 @@ def fake_gateway() -> Iterator[FakeGateway]:
         restore(previous)
 
 
+class FakeHook(NamedTuple):
+    """The hook of a `fake_call`."""
+
+    name: str
+    bundle: str
+    file: str = ""
+
+
 @contextmanager
-def fake_call(metadata: Metadata) -> Iterator[None]:
-    """Make `tyk.current()` return a call with this metadata."""
-    before = METADATA.set(MappingProxyType(dict(metadata)))
+def fake_call(
+    metadata: Metadata = MappingProxyType({}),
+    *,
+    api_id: str = "",
+    org_id: str = "",
+    request_id: str = "",
+    bundle: str = "bundle",
+    hook: str = "hook",
+    hook_type: str = "Pre",
+    time_left: float = math.inf,
+    attempt: int = 1,
+) -> Iterator[None]:
+    """Make `tyk.current()` return a call with these properties, for the time of a `with` block."""
+    spec = {API_KEY: api_id, ORG_KEY: org_id}
+    headers = {REQUEST_ID: request_id}
+    subject: Object | TykEvent
+    if hook_type == "Event":
+        subject = TykEvent(spec=spec)
+    else:
+        subject = Object(hook_type=hook_type, spec=spec, request=MiniRequestObject(headers=headers))
+    deadline_ns = 0 if math.isinf(time_left) else time.monotonic_ns() + int(time_left * 1e9)
+    origin = MappingProxyType(dict(metadata)), deadline_ns, attempt, None
+    before = RUNNING.set((FakeHook(hook, bundle), subject, time.monotonic_ns(), origin))
     try:
         yield
     finally:
-        METADATA.reset(before)
+        RUNNING.reset(before)

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from time import monotonic_ns
 from typing import Any, Final
 
+from tyk.call import NO_ORIGIN, RUNNING, Origin
 from tyk.event import TykEvent
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import TykCoProcessRequest
 from tykpy.bundles import forked
+from tykpy.bundles.async_call import ASYNC_CALL
 from tykpy.bundles.bundle import Chain
-from tykpy.bundles.current_hook import ASYNC_CALL, RUNNING
 from tykpy.bundles.errors import WorkerError
 from tykpy.bundles.hook import Hook
 from tykpy.bundles.shapes import IgnoredReturnError, complete_reply
@@ -54,23 +56,24 @@ class Invocation:
         return self._answer(await self._work())
 
 
-def hook_invocation(hook: Hook, subject: Subject) -> Invocation:
+def hook_invocation(hook: Hook, subject: Subject, origin: Origin) -> Invocation:
     """Run one hook on one object."""
-    return Invocation(hook.is_async, lambda: run_hook(hook, subject.message, subject.request()), subject.answer)
+    return Invocation(hook.is_async, lambda: run_hook(hook, subject.message, subject.request(), origin), subject.answer)
 
 
-def chain_invocation(chain: Chain, subject: Subject) -> Invocation:
+def chain_invocation(chain: Chain, subject: Subject, origin: Origin) -> Invocation:
     """Run all hooks of one type on one object, with what the gateway does between two of them."""
-    return Invocation(chain.is_async, lambda: _run_chain(chain, subject), subject.answer)
+    return Invocation(chain.is_async, lambda: _run_chain(chain, subject, origin), subject.answer)
 
 
-def event_invocation(hooks: Sequence[Hook], event: TykEvent, payload: str, kind: Kind) -> Invocation:
+def event_invocation(hooks: Sequence[Hook], event: TykEvent, payload: str, kind: Kind, origin: Origin) -> Invocation:
     """Run event handlers: the first on `event`, the others on copies. One that fails does not stop the others."""
     is_async = any(hook.is_async for hook in hooks)
-    return Invocation(is_async, lambda: _run_handlers(hooks, event, payload), lambda _: pack_frame(kind, None, b""))
+    work = partial(_run_handlers, hooks, event, payload, origin)
+    return Invocation(is_async, work, lambda _: pack_frame(kind, None, b""))
 
 
-async def _run_chain(chain: Chain, subject: Subject) -> Object:
+async def _run_chain(chain: Chain, subject: Subject, origin: Origin) -> Object:
     """Run the hooks until one answers the request, or all ran."""
     first = subject.message
     _ = subject.request().object
@@ -78,7 +81,7 @@ async def _run_chain(chain: Chain, subject: Subject) -> Object:
     effects: ChainEffects = ResponseEffects(first) if is_response else RequestEffects(first, len(chain.links))
     for hook, raw_body_only in chain.links:
         view, request = effects.next_call(raw_body_only)
-        answer: Object = await run_hook(hook, view, request)
+        answer: Object = await run_hook(hook, view, request, origin)
         del request  # the effects check whether the plugin has kept it
         if not effects.apply(answer):
             break
@@ -86,18 +89,20 @@ async def _run_chain(chain: Chain, subject: Subject) -> Object:
     return answer
 
 
-async def _run_handlers(hooks: Sequence[Hook], event: TykEvent, payload: str) -> None:
+async def _run_handlers(hooks: Sequence[Hook], event: TykEvent, payload: str, origin: Origin) -> None:
     errors: list[WorkerError] = []
     for index, hook in enumerate(hooks):
         try:
-            await run_hook(hook, TykEvent.from_json(payload) if index else event)
+            await run_hook(hook, TykEvent.from_json(payload) if index else event, None, origin)
         except WorkerError as error:
             errors.append(error)
     if errors:
         raise errors[0]
 
 
-async def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None = None) -> Any:
+async def run_hook(
+    hook: Hook, subject: Any, request: TykCoProcessRequest | None = None, origin: Origin = NO_ORIGIN
+) -> Any:
     """Call a hook and return its object or event, changed by it.
 
     A hook with `on_error="continue"` that fails gets the object as it was returned. Raises WorkerError whatever a hook
@@ -114,7 +119,7 @@ async def run_hook(hook: Hook, subject: Any, request: TykCoProcessRequest | None
     if unwatched_calls <= 0 and request is not None:
         _ = request.object
         before = sampled_checks.begin(hook, subject)
-    running = hook, subject, monotonic_ns()  # slow_hooks.py finds it here
+    running = hook, subject, monotonic_ns(), origin  # slow_hooks.py finds it here
     RUNNING.set(running)
     spans = HOOK_SPANS.get()
     span = None if spans is None else spans.begin(hook)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
-from tyk.call import METADATA
+from tyk.call import API_KEY, Origin
 from tyk.errors import EventPayloadError
 from tyk.event import TRIGGERED_KEY, TykEvent
 from tyk.proto.coprocess_common_pb2 import HookType
@@ -25,8 +25,7 @@ from tykpy.workers.objects.msgpack_codec import decode
 from tykpy.workers.objects.subject import Subject, WholeSubject
 
 HASH_KEY: Final = "bundle_hash"
-API_KEY: Final = "APIID"
-"""Keys of `spec`: the hash of the bundle's name, and the API's id."""
+"""Key of `spec`: the hash of the bundle's name."""
 _CHAINING: Final = {int(HookType.Value(name)): name for name in HOOK_TYPES.values()}
 """Names of the hook types that chain, by number."""
 _OBJECT: Final = int(Kind.OBJECT)
@@ -45,7 +44,9 @@ class HookDispatcher:
         self._apis = ApiBundles()
         self._has_events = self._lookup.has_events
 
-    def prepare(self, payload: Packed, borrowed: BorrowedBody | None = None) -> Invocation:
+    def prepare(
+        self, payload: Packed, borrowed: BorrowedBody | None = None, deadline_ns: int = 0, attempt: int = 1
+    ) -> Invocation:
         """Decode a request frame and find its hook; `borrowed` is the body of a frame that has none.
 
         Raises WorkerError: INVALID if the frame cannot be decoded, NOT_FOUND for an unknown bundle or hook, HOOK_FAILED
@@ -55,31 +56,30 @@ class HookDispatcher:
             kind, metadata, body, trace = unpack_frame(payload)
         except ValueError as error:
             raise WorkerError(Status.INVALID, str(error)) from error
-        if metadata is not None or METADATA.get() is not None:
-            METADATA.set(metadata)
+        origin = metadata, deadline_ns, attempt, trace
         if self._spans is not None:
             self._spans.enter(trace)
         if kind in _OBJECTS:
-            return self._object(_subject(kind, body, borrowed))
+            return self._object(_subject(kind, body, borrowed), origin)
         if borrowed is not None:
             body = borrowed.whole()
         if kind in EVENT_KINDS:
-            return self._event(_event(kind, body).payload, Kind(kind))
+            return self._event(_event(kind, body).payload, Kind(kind), origin)
         raise WorkerError(Status.INVALID, f"a frame of kind {kind!r} cannot be run")
 
     def learn(self, bundle_hashes: Mapping[str, str]) -> None:
         """Remember which bundles APIs use, as the broker has seen."""
         self._apis.learn(bundle_hashes)
 
-    def _object(self, subject: Subject) -> Invocation:
+    def _object(self, subject: Subject, origin: Origin) -> Invocation:
         message = subject.message
         spec = message.spec
         key = spec.get(HASH_KEY, ""), message.hook_name
         hook = self._hooks.get(key) or self._look_up(key)
         if hook is not None:
-            invocation = hook_invocation(hook, subject)
+            invocation = hook_invocation(hook, subject, origin)
         else:
-            invocation = chain_invocation(self._lookup.chain(key[0], _chained_type(message)), subject)
+            invocation = chain_invocation(self._lookup.chain(key[0], _chained_type(message)), subject, origin)
         if self._has_events:
             self._apis.remember(spec.get(API_KEY, ""), key[0])
         return invocation
@@ -92,18 +92,18 @@ class HookDispatcher:
         hook = self._hooks[key] = self._lookup.hook(bundle_hash, name)
         return hook
 
-    def _event(self, payload: str, kind: Kind) -> Invocation:
+    def _event(self, payload: str, kind: Kind, origin: Origin) -> Invocation:
         try:
             event = TykEvent.from_json(payload)
         except EventPayloadError as error:
             raise WorkerError(Status.INVALID, str(error)) from error
-        origin = event.get(TRIGGERED_KEY)
-        if isinstance(origin, dict):
-            handlers = self._lookup.triggered_handlers(event.handler_name, str(origin.get("bundle")))
+        triggered = event.get(TRIGGERED_KEY)
+        if isinstance(triggered, dict):
+            handlers = self._lookup.triggered_handlers(event.handler_name, str(triggered.get("bundle")))
         else:
             bundle_hash = self._apis.find(str(event.spec.get(API_KEY, "")))
             handlers = [self._lookup.event_handler(event.handler_name, bundle_hash)]
-        return event_invocation(handlers, event, payload, kind)
+        return event_invocation(handlers, event, payload, kind, origin)
 
 
 def _subject(kind: int, body: Any, borrowed: BorrowedBody | None) -> Subject:

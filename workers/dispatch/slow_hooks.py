@@ -11,8 +11,9 @@ import traceback
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from time import monotonic_ns
-from typing import Final
+from typing import Any, Final
 
+from tyk.call import Call, Origin
 from tykpy.bundles.hook import Hook
 from tykpy.telemetry.log import Log
 from tykpy.telemetry.stacks import Stack, stack_of_task, stack_of_thread
@@ -67,18 +68,18 @@ class SlowHooks:
             if frame.f_code is _RUN_HOOK:
                 running = frame.f_locals.get("running")
                 if running is not None:
-                    hook, subject, started = running
-                    self._judge(hook, subject, started, stack[index + 1 :])
+                    self._judge(running, stack[index + 1 :])
                 return
 
-    def _judge(self, hook: Hook, subject: object, started: int, stack: Stack) -> None:
+    def _judge(self, running: tuple[Hook, Any, int, Origin], stack: Stack) -> None:
+        hook, _, started, _ = running
         now = monotonic_ns()
         seconds = (now - started) / _NS_PER_S
         if seconds < self._limit or now / _NS_PER_S < hook.silent_until.get(_SLOW, 0.0):
             return
         hook.silent_until[_SLOW] = now / _NS_PER_S + REPEAT_SECONDS
         lines = "".join(traceback.StackSummary.extract(iter(stack)).format()).rstrip("\n").split("\n")
-        fields = hook_fields(hook, subject, started, {})  # type: ignore[arg-type]
+        fields = hook_fields(Call(running), started)
         text = (
             f"hook {hook.name} of bundle {hook.bundle} has been running for {seconds:.1f} s (--slow-hook); its stack:"
         )

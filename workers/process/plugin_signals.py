@@ -10,8 +10,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
+from tyk.call import RUNNING
 from tykpy.bundles import forked
-from tykpy.bundles.current_hook import RUNNING
 from tykpy.bundles.imports.importer import space_of
 from tykpy.telemetry.log import Log
 

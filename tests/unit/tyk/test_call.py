@@ -1,19 +1,25 @@
-"""`tyk.current()` and the metadata of a call."""
+"""`tyk.current()`: the running call and its metadata."""
+
+import asyncio
+import contextvars
+import threading
 
 import pytest
 
-from tyk import Call, current
-from tyk.call import METADATA
-from tyk.gateway.testing import fake_call
+from tyk import current
+from tyk.call import NO_ORIGIN, RUNNING, Call
+from tyk.errors import NoCallError
+from tyk.event import TykEvent
+from tyk.gateway.testing import FakeHook, fake_call
+from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.grpc.wire import pack_fields
+
+TRACE, SPAN, OTHER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "c8be7c8270314442"
+HOOK = FakeHook("hook", "bundle")
 
 
 def told(*fields: tuple[bytes, bytes]) -> dict[str, str | bytes]:
-    before = METADATA.set(pack_fields(*fields))
-    try:
-        return dict(current().metadata)
-    finally:
-        METADATA.reset(before)
+    return dict(Call((HOOK, Object(), 0, (pack_fields(*fields), 0, 1, None))).metadata)
 
 
 def test_values_of_one_name_are_joined() -> None:
@@ -46,15 +52,89 @@ def test_fields_of_grpc_itself_are_not_metadata() -> None:
     assert told((b"first", b"1"), *own, (b"last", b"2")) == {"first": "1", "last": "2"}
 
 
-def test_metadata_is_empty_without_a_call() -> None:
-    assert dict(current().metadata) == {}
-
-
 def test_metadata_is_read_only() -> None:
     with fake_call({"a": "1"}), pytest.raises(TypeError):
         current().metadata["a"] = "2"  # type: ignore[index]
-    assert dict(current().metadata) == {}
 
 
-def test_repr_shows_metadata() -> None:
-    assert repr(Call({"a": "1"})) == "Call(metadata={'a': '1'})"
+def test_a_call_without_metadata_has_an_empty_mapping() -> None:
+    assert dict(Call((HOOK, Object(), 0, NO_ORIGIN)).metadata) == {}
+
+
+def test_metadata_is_decoded_once_per_hook() -> None:
+    running = HOOK, Object(), 0, (pack_fields((b"a", b"1")), 0, 1, None)
+    context = contextvars.Context()
+    context.run(RUNNING.set, running)
+    assert context.run(lambda: current().metadata is current().metadata)
+
+
+def test_a_call_tells_whose_it_is() -> None:
+    with fake_call(
+        api_id="api", org_id="org", request_id="r", bundle="b", hook="h", hook_type="Post", time_left=60.0, attempt=2
+    ):
+        call = current()
+    assert (call.api_id, call.org_id, call.request_id) == ("api", "org", "r")
+    assert (call.bundle, call.hook, call.hook_type, call.attempt) == ("b", "h", "Post", 2)
+    assert 0 < call.time_left <= 60
+    assert repr(call) == "Call(hook='h', bundle='b', api_id='api', attempt=2)"
+
+
+def test_time_left_ends_at_zero_and_may_be_infinite() -> None:
+    with fake_call(time_left=-1):
+        assert current().time_left == 0
+    with fake_call():
+        assert current().time_left == float("inf")
+
+
+def test_an_event_has_a_call() -> None:
+    with fake_call({"x-request-id": "r"}, hook_type="Event", api_id="api"):
+        call = current()
+    assert (call.hook_type, call.api_id, call.request_id, call.org_id) == ("Event", "api", "r", "")
+
+
+def test_an_unknown_hook_type_is_its_number() -> None:
+    assert Call((HOOK, Object(hook_type=99), 0, NO_ORIGIN)).hook_type == "99"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("subject", [Object(), TykEvent(spec={})])
+def test_a_call_may_lack_everything(subject: object) -> None:
+    call = Call((HOOK, subject, 0, NO_ORIGIN))
+    assert (call.api_id, call.org_id, call.request_id, call.trace_id, call.span_id) == ("", "", "", "", "")
+
+
+def test_the_trace_is_the_dispatch_s_or_the_caller_s() -> None:
+    def ids(origin: str | None, metadata: str | None, header: str | None) -> tuple[str, str]:
+        values = [None if span is None else f"00-{TRACE}-{span}-01" for span in (origin, metadata, header)]
+        subject = Object(request={"headers": {"Traceparent": values[2]} if values[2] else {}})
+        carrier = {"traceparent": values[0]} if values[0] else None
+        fields = pack_fields((b"traceparent", values[1].encode())) if values[1] else None
+        call = Call((HOOK, subject, 0, (fields, 0, 1, carrier)))
+        return call.trace_id, call.span_id
+
+    assert ids(SPAN, OTHER, OTHER) == (TRACE, SPAN)
+    assert ids(None, SPAN, OTHER) == (TRACE, SPAN)
+    assert ids(None, None, SPAN) == (TRACE, SPAN)
+    assert ids(None, "not-hex", SPAN) == ("", "")
+
+
+def test_outside_of_hooks_there_is_no_call() -> None:
+    with pytest.raises(NoCallError, match="no hook runs here"):
+        current()
+
+
+def test_threads_have_the_call_if_they_copy_the_context() -> None:
+    found: list[str] = []
+
+    def look() -> None:
+        try:
+            found.append(current().hook)
+        except NoCallError:
+            found.append("none")
+
+    with fake_call(hook="mine"):
+        threads = [threading.Thread(target=look), threading.Thread(target=contextvars.copy_context().run, args=[look])]
+        for thread in threads:
+            thread.start()
+            thread.join()
+        asyncio.run(asyncio.to_thread(look))
+    assert found == ["none", "mine", "mine"]

@@ -3,15 +3,15 @@
 import json
 import socket
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.support.broker import wait_until
+from tyk.call import NO_ORIGIN, RUNNING
 from tyk.event import TykEvent
+from tyk.gateway.testing import FakeHook
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.bundles.current_hook import RUNNING
 from tykpy.ipc.channel.control import ControlSocket
 from tykpy.workers.events import (
     MAX_DEPTH,
@@ -77,7 +77,7 @@ def test_meta_is_the_payload_or_its_decoded_json(payload: str, meta: Any) -> Non
 
 def test_an_event_names_the_hook_that_triggered_it() -> None:
     spec = {"APIID": "a" * 5_000, "OrgID": "o", "bundle_hash": "h", "config_data": "{}"}
-    RUNNING.set((SimpleNamespace(bundle="mine"), Object(spec=spec), 0))  # type: ignore[arg-type]
+    RUNNING.set((FakeHook("hook", "mine"), Object(spec=spec), 0, NO_ORIGIN))
     try:
         event = OutgoingEvent.here("name", "")
     finally:
@@ -100,7 +100,7 @@ def test_an_event_names_the_hook_that_triggered_it() -> None:
 )
 def test_an_event_of_a_handler_is_one_level_deeper(triggered: Any, depth: int) -> None:
     payload = json.dumps({"handler_name": "h", "triggered": triggered})
-    RUNNING.set((SimpleNamespace(bundle="mine"), TykEvent.from_json(payload), 0))  # type: ignore[arg-type]
+    RUNNING.set((FakeHook("hook", "mine"), TykEvent.from_json(payload), 0, NO_ORIGIN))
     try:
         assert OutgoingEvent.here("name", "").depth == depth
     finally:

@@ -1,17 +1,8 @@
-"""Context variables of the running hook, for calls of `TykGateway` in plugin code.
-
-Threads, `async def` hooks and the tasks that these start each see their own values.
-"""
+"""A call of `async def` hooks, on the event loop of a worker."""
 
 import asyncio
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from tykpy.bundles.hook import Hook
-
-RUNNING: Final[ContextVar[tuple["Hook", Any, int] | None]] = ContextVar("RUNNING", default=None)
-"""The running hook, its object or event, and when it was called (monotonic ns); None outside of hooks."""
+from typing import Final
 
 
 class AsyncCall:
