@@ -1,4 +1,4 @@
-"""Generates what in docs/ follows from the code: the options and their schema, and the command line."""
+"""Generates what in docs/ follows from the code: options and their schema, the command line, the index of rules."""
 
 import json
 import sys
@@ -13,10 +13,12 @@ from tykpy.broker.config import flag_of, groups, show_value, variable_of
 from tykpy.cli import main as tykpy
 from tykpy.commands.config.options import BrokerCommand, BrokerOption
 from tykpy.commands.config.schema import schema
+from tykpy.commands.lint.catalogue import RULES
 
 DOCS = Path(__file__).parents[1] / "docs"
 OPTIONS = DOCS / "options.md"
 COMMANDS = DOCS / "cli.md"
+RULE_INDEX = DOCS / "lint" / "README.md"
 SCHEMA = DOCS / "tykpy.schema.json"
 HEADING = """# Options of `tykpy broker`
 
@@ -36,6 +38,17 @@ TABLE = """
 | flag | environment | default | |
 | --- | --- | --- | --- |
 """
+RULES_HEADING = """# Rules of `tykpy lint`
+
+`tykpy lint` finds them in the code of [bundles](../bundles.md#lint), without running it. `# tykpy: ignore[RULE]` on a
+line allows what a rule finds there. An `error` makes a hook, its bundle or the request fail; a `warning` is about what
+has no effect, or a surprising one. This page is generated from `commands/lint/catalogue.py` by `make docs`.
+"""
+RULE_TABLES = {
+    "lint": "",
+    "worker": "\n## Found by a worker\n\nOnly when the hook runs; the worker logs a warning.\n",
+    "convert": "\n## Found by `tykpy bundle convert`\n\nIn bundles for embedded Python.\n",
+}
 COMMANDS_HEADING = """# The command line
 
 What `tykpy COMMAND --help` shows. `tykpy broker`, `tykpy check-config` and `tykpy config show` also take all
@@ -94,9 +107,24 @@ def _contexts(command: click.Command, parent: click.Context | None) -> Iterator[
             yield from _contexts(found, context)
 
 
+def render_rules() -> str:
+    """Return docs/lint/README.md."""
+    page = RULES_HEADING
+    for finder, heading in RULE_TABLES.items():
+        rows = (rule for rule in RULES.values() if rule.found_by == finder)
+        page += heading + "\n| rule | finds | |\n| --- | --- | --- |\n"
+        page += "".join(f"| [`{rule.name}`]({rule.name}.md) | {rule.summary} | {rule.level} |\n" for rule in rows)
+    return page
+
+
 def generated() -> dict[Path, str]:
     """Return what each generated file should contain."""
-    return {OPTIONS: render_options(), COMMANDS: render_commands(), SCHEMA: json.dumps(schema(), indent=2) + "\n"}
+    return {
+        OPTIONS: render_options(),
+        COMMANDS: render_commands(),
+        RULE_INDEX: render_rules(),
+        SCHEMA: json.dumps(schema(), indent=2) + "\n",
+    }
 
 
 def main() -> int:

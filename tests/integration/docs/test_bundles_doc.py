@@ -13,8 +13,7 @@ import pytest
 
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, running_broker
 from tests.support.root import ROOT
-from tykpy.workers.dispatch import ignored_changes, sampled_checks
-from tykpy.workers.dispatch.ignored_changes import Ignored
+from tykpy.workers.dispatch import sampled_checks
 
 PAGE = ROOT / "docs" / "bundles.md"
 FILES = [
@@ -103,11 +102,6 @@ def test_the_entry_of_a_chain_is_the_one_on_the_page(shell: Shell) -> None:
     with zipfile.ZipFile(shell.folder / "shop.zip") as opened:
         manifest = json.loads(opened.read("manifest.json"))
     assert json.loads(f"{{{shown}}}")["pre"] == manifest["custom_middleware"]["pre"]
-
-
-def test_every_rule_is_in_the_table() -> None:
-    rules = {value.rule for value in vars(ignored_changes).values() if isinstance(value, Ignored)}
-    assert {rule for rule in rules if f"| `{rule}` |" not in PAGE.read_text()} == set()
 
 
 def test_numbers_of_checked_calls_are_those_of_the_code() -> None:
