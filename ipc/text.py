@@ -34,3 +34,9 @@ def access_needed(error: OSError) -> str:
 def why_unread(error: OSError) -> str:
     """Return why a file cannot be read, and which user needs access to it if that is the reason."""
     return f"{error.strerror}{access_needed(error)}"
+
+
+def wrong_field(error: Exception, whole: str) -> str:
+    """Return what msgspec says is wrong, after the path of the field, or `whole` if it is about everything."""
+    what, _, place = str(error).replace(" | null", "").partition(" - at ")
+    return f"{place.replace('`', '').replace('$.', '').removeprefix('$') or whole}: {what}"

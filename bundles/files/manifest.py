@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from tykpy.bundles.errors import ManifestError
-from tykpy.ipc.text import why_unread
+from tykpy.ipc.text import why_unread, wrong_field
 
 MANIFEST_NAME: Final = "manifest.json"
 MAX_MANIFEST_SIZE: Final = 1 << 20
@@ -113,8 +113,7 @@ def parse_manifest(content: bytes, file: str = MANIFEST_NAME) -> Manifest:
     try:
         return _manifest(msgspec.convert(decoded, _Document))
     except msgspec.ValidationError as error:
-        what, _, place = str(error).replace(" | null", "").partition(" - at `$")
-        raise ManifestError(f"{place.strip('.`') or 'the manifest'}: {what}", file) from error
+        raise ManifestError(wrong_field(error, "the manifest"), file) from error
     except UnicodeEncodeError as error:
         raise ManifestError(f"{error.object!r} is not valid Unicode", file) from error
     except ValueError as error:

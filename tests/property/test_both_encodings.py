@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from tests.property.test_maps import OBJECTS, messages
 from tests.support.bundles import Served, md5, write_bundle
+from tests.support.maps import from_map
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.proto.coprocess_session_state_pb2 import SessionState
 from tykpy.bundles.errors import WorkerError
 from tykpy.ipc.frame import Kind
-from tykpy.workers.objects.msgpack_codec import from_map
 
 HOOKS = """
 import copy

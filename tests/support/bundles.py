@@ -11,12 +11,13 @@ from typing import Any
 
 import msgpack
 
+from tests.support.maps import from_map
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.bundles.files.signature import PublicKey
 from tykpy.bundles.registry import BundleStore
 from tykpy.ipc.frame import Kind, Packed, pack_frame, unpack_frame
 from tykpy.workers.dispatch.prepare import HookDispatcher
-from tykpy.workers.objects.msgpack_codec import from_map, to_map
+from tykpy.workers.objects.msgpack_codec import to_map
 
 IMPORTS = "from tyk.decorators import *; from tyk.decorators import Response\n"
 

@@ -3,72 +3,48 @@
 Strings and binary stay distinct, integers and doubles keep their type, and absent fields, or None, stay absent.
 """
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable
 from functools import cache
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import EncodeError, Message
+from google.protobuf.message import Message
+
+from tykpy.ipc.text import wrong_field
 
 _MessageT = TypeVar("_MessageT", bound=Message)
-_Check = Callable[[Any], None]
 
 # Descriptors are Any below: there are two implementations of them (upb and pure Python), without a common type.
 
-_STRINGS: Final = frozenset({str})
-_INT32: Final = range(-(1 << 31), 1 << 31)
-_INT64: Final = range(-(1 << 63), 1 << 63)
-_unpack: Final = msgspec.msgpack.Decoder().decode
+_SCALARS: Final[dict[int, Any]] = {
+    FieldDescriptor.TYPE_STRING: str,
+    FieldDescriptor.TYPE_BYTES: bytes,
+    FieldDescriptor.TYPE_BOOL: bool,
+    FieldDescriptor.TYPE_DOUBLE: float,
+    FieldDescriptor.TYPE_INT32: Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)],
+    FieldDescriptor.TYPE_INT64: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)],
+}
+"""The scalar types of the gateway's messages."""
 _pack: Final = msgspec.msgpack.Encoder().encode
-
-
-class FieldError(ValueError):
-    """A map that does not describe a message."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.path = ""
-        """The path of the wrong field. It grows from the inside out, so that correct maps pay nothing for it."""
-
-    def __str__(self) -> str:
-        return f"{self.path or 'the message'}: {self.args[0]}"
-
-    def below(self, name: str) -> "FieldError":
-        """Put a field's name, or an index in brackets, in front of the path."""
-        self.path = f"{name}.{self.path}" if self.path and self.path[0] != "[" else name + self.path
-        return self
 
 
 def decode(message_type: type[_MessageT], packed: bytes) -> _MessageT:
     """Convert a MessagePack map to a message.
 
-    Raises FieldError like `from_map`, and ValueError if the bytes are not MessagePack.
+    Raises ValueError if the bytes are not MessagePack, and for an unknown field or a value of a wrong type, with the
+    field's path.
     """
     try:
-        values = _unpack(packed)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ValueError(str(error)) from error
-    return from_map(message_type, values)
+        values = _decoder(message_type.DESCRIPTOR).decode(packed)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(wrong_field(error, "the message")) from error
+    return message_type(**msgspec.to_builtins(values, builtin_types=(bytes,)))
 
 
 def encode(message: Message) -> bytes:
     """Encode a message as a MessagePack map."""
     return _pack(to_map(message))
-
-
-def from_map(message_type: type[_MessageT], values: object) -> _MessageT:
-    """Convert a map to a message.
-
-    Raises FieldError, which names the path of the field, for an unknown name or a value of a wrong type.
-    """
-    try:
-        _message_check(message_type.DESCRIPTOR)(values)
-        return message_type(**values)  # type: ignore[arg-type]  # checked
-    except FieldError:
-        raise
-    except (TypeError, ValueError, OverflowError, EncodeError) as error:
-        raise FieldError(str(error)) from error
 
 
 def to_map(message: Message) -> dict[str, Any]:
@@ -115,101 +91,27 @@ def _is_map(field: Any) -> bool:
 
 
 @cache
-def _message_check(descriptor: Any) -> _Check:
-    """Return the check of a message's map. No message of the gateway contains itself."""
-    checks = {field.name: _field_check(field) for field in descriptor.fields}
-
-    def check(values: Any) -> None:
-        if type(values) is not dict:
-            raise _wrong("a map", values)
-        for name, value in values.items():
-            known = checks.get(name)
-            if known is None:
-                raise FieldError(f"{descriptor.name} has no such field").below(str(name))
-            right_type, check_value = known
-            if type(value) is not right_type and value is not None:
-                try:
-                    check_value(value)
-                except FieldError as error:
-                    raise error.below(name) from None
-
-    return check
+def _decoder(descriptor: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(_struct_of(descriptor))
 
 
-def _field_check(field: Any) -> tuple[type | None, _Check]:
-    """Return the type whose values are all valid, if there is one, and the check for any other value."""
+@cache
+def _struct_of(descriptor: Any) -> type[msgspec.Struct]:
+    """Return a class with the message's fields and their types. No message of the gateway contains itself."""
+    fields = [(field.name, _type_of(field) | None, msgspec.field(default=None)) for field in descriptor.fields]
+    return msgspec.defstruct(descriptor.name, fields, forbid_unknown_fields=True, omit_defaults=True, gc=False)
+
+
+def _type_of(field: Any) -> Any:
     if _is_map(field):
-        return None, _map_check(*_single_check(field.message_type.fields_by_name["value"]))
-    right_type, check = _single_check(field)
-    return (None, _list_check(check)) if field.is_repeated else (right_type, check)
+        return dict[str, _single_type(field.message_type.fields_by_name["value"])]  # type: ignore[misc]
+    single = _single_type(field)
+    return list[single] if field.is_repeated else single  # type: ignore[valid-type]
 
 
-def _single_check(field: Any) -> tuple[type | None, _Check]:
+def _single_type(field: Any) -> Any:
     if field.message_type is not None:
-        return None, _message_check(field.message_type)
+        return _struct_of(field.message_type)
     if field.enum_type is not None:
-        return None, _enum_check(field.enum_type.values_by_name)
+        return _SCALARS[FieldDescriptor.TYPE_INT32] | Literal[tuple(field.enum_type.values_by_name)]
     return _SCALARS[field.type]
-
-
-def _map_check(right_type: type | None, check_value: _Check) -> _Check:
-    def check(values: Any) -> None:
-        if type(values) is not dict:
-            raise _wrong("a map", values)
-        if right_type is str and set(map(type, values)) | set(map(type, values.values())) <= _STRINGS:
-            return  # nearly every map
-        for key in values:
-            if type(key) is not str:
-                raise _wrong("a map with string keys", key)
-        _check_all(check_value, values.items())
-
-    return check
-
-
-def _list_check(check_value: _Check) -> _Check:
-    def check(values: Any) -> None:
-        if not isinstance(values, list | tuple):
-            raise _wrong("an array", values)
-        _check_all(check_value, enumerate(values))
-
-    return check
-
-
-def _check_all(check_value: _Check, values: Iterable[tuple[object, Any]]) -> None:
-    for key, value in values:
-        try:
-            check_value(value)
-        except FieldError as error:
-            raise error.below(f"[{key!r}]") from None
-
-
-def _value_check(wanted: str, types: tuple[type, ...], limits: Container[Any] | None = None) -> _Check:
-    def check(value: Any) -> None:
-        if type(value) not in types or (limits is not None and value not in limits):
-            raise _wrong(wanted, value)
-
-    return check
-
-
-def _enum_check(names: Any) -> _Check:
-    def check(value: Any) -> None:
-        if type(value) not in (int, str) or value not in (_INT32 if type(value) is int else names):
-            raise _wrong(f"one of {', '.join(names)}, or its number", value)
-
-    return check
-
-
-_SCALARS: Final[dict[int, tuple[type | None, _Check]]] = {
-    FieldDescriptor.TYPE_STRING: (str, _value_check("a string", (str,))),
-    FieldDescriptor.TYPE_BYTES: (bytes, _value_check("binary", (bytes,))),
-    FieldDescriptor.TYPE_BOOL: (bool, _value_check("true or false", (bool,))),
-    FieldDescriptor.TYPE_DOUBLE: (float, _value_check("a number", (float, int))),
-    FieldDescriptor.TYPE_INT32: (None, _value_check("an integer of 32 bits", (int,), _INT32)),
-    FieldDescriptor.TYPE_INT64: (None, _value_check("an integer of 64 bits", (int,), _INT64)),
-}
-"""The scalar types of the gateway's messages: the type whose values need no check, and the check of others."""
-
-
-def _wrong(wanted: str, value: object) -> FieldError:
-    shown = repr(value) if isinstance(value, bool | int | float) else type(value).__name__
-    return FieldError(f"expected {wanted}, got {shown}")
