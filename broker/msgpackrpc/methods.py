@@ -6,40 +6,35 @@ unchanged, and so do its answers to the caller: the body of a `Dispatch` of kind
 both ways.
 """
 
-import re
 from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final
+
+import msgspec
 
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.grpc.wire import pack_fields
 from tykpy.broker.msgpackrpc.server import Reply, RpcMethod, decoded
-from tykpy.broker.msgpackrpc.wire import (
-    EMPTY_MAP,
-    EVENT_METHOD,
-    is_map,
-    is_one_value,
-    unpack_values,
-)
+from tykpy.broker.msgpackrpc.wire import EMPTY_MAP, EVENT_METHOD, MAX_DECODED, is_map, is_one_value
 from tykpy.broker.router.dispatch import Dispatch, Dispatcher
 from tykpy.ipc.frame import MAX_METADATA, Kind, Status
+from tykpy.ipc.text import wrong_field
 
 NS_PER_SECOND: Final = 1_000_000_000
 MAX_TIMEOUT_SECONDS: Final = 86_400
-_METADATA_NAME: Final = re.compile("[0-9a-z_.-]+")
-_METADATA_TEXT: Final = (
-    "metadata is a map: names of 0-9 a-z _ . -, values are strings, or binary where the name ends in -bin"
+_EXPECTED: Final = (
+    f'options are a map of "timeout", a number of seconds up to {MAX_TIMEOUT_SECONDS}, and "metadata", a map: names of'
+    " 0-9 a-z _ . -, values are strings, or binary where the name ends in -bin"
 )
 
 
-class _Options(NamedTuple):
-    timeout_ns: int | None = None
-    metadata: bytes | None = None
-    """The caller's metadata, as a header block."""
+class _Options(msgspec.Struct, forbid_unknown_fields=True):
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT_SECONDS)] | None = None
+    metadata: dict[Annotated[str, msgspec.Meta(pattern=r"^[0-9a-z_.-]+\Z")], Any] | None = None
 
 
-_NO_OPTIONS: Final = _Options()
+_decode_options: Final = msgspec.msgpack.Decoder(_Options | None).decode
 
 
 class RpcDispatch(Dispatch):
@@ -50,7 +45,8 @@ class RpcDispatch(Dispatch):
     __slots__ = ("_reply",)
 
     def __init__(self, kind: int, body: bytes, options: _Options, reply: Reply) -> None:
-        super().__init__(kind, body, options.timeout_ns, options.metadata)
+        timeout_ns = max(1, int(options.timeout * NS_PER_SECOND)) if options.timeout is not None else None
+        super().__init__(kind, body, timeout_ns, _pack_metadata(options.metadata or {}))
         self._reply = reply
 
     def answer(self, kind: int, body: Any) -> None:
@@ -86,49 +82,31 @@ def _entry(dispatcher: Dispatcher, kind: Kind, what: str) -> RpcMethod:
         body, *packed = params
         if not is_map(body):
             raise DispatchError(Status.INVALID, f"{expected}; the {what} is not a map")
-        dispatch = RpcDispatch(kind, body, _read_options(packed), reply)
+        dispatch = RpcDispatch(kind, body, _read_options(*packed), reply)
         reply.on_hang_up = partial(dispatcher.cancel, dispatch)
         dispatcher.dispatch(dispatch)
 
     return call
 
 
-def _read_options(packed: list[bytes]) -> _Options:
+def _read_options(packed: bytes = b"\xc0") -> _Options:
+    if len(packed) > MAX_DECODED:
+        raise DispatchError(Status.INVALID, f"options of {len(packed)} bytes, the limit is {MAX_DECODED} bytes")
     try:
-        (options,) = unpack_values(packed) or [None]
-    except ValueError as error:
-        raise DispatchError(Status.INVALID, f"the options cannot be decoded: {error}") from error
-    if options is None:
-        return _NO_OPTIONS
-    if not isinstance(options, dict) or options.keys() - {"timeout", "metadata"}:
-        raise DispatchError(Status.INVALID, 'options are a map of "timeout" and "metadata"')
-    return _Options(_timeout_ns(options.get("timeout")), _pack_metadata(options.get("metadata")))
+        return _decode_options(packed) or _Options()
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise DispatchError(Status.INVALID, f"{_EXPECTED}; {wrong_field(error, 'these')}") from error
 
 
-def _timeout_ns(seconds: Any) -> int | None:
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_TIMEOUT_SECONDS:
-        raise DispatchError(Status.INVALID, f"timeout is a number of seconds up to {MAX_TIMEOUT_SECONDS}")
-    return max(1, int(seconds * NS_PER_SECOND))
-
-
-def _pack_metadata(metadata: Any) -> bytes | None:
-    if metadata is None:
-        return None
-    if not isinstance(metadata, dict) or not all(_is_metadata(name, value) for name, value in metadata.items()):
-        raise DispatchError(Status.INVALID, _METADATA_TEXT)
-    fields = ((name.encode(), _wire_value(value)) for name, value in metadata.items())
-    packed = pack_fields(*fields)
+def _pack_metadata(metadata: dict[str, Any]) -> bytes | None:
+    """Encode the caller's metadata as a header block."""
+    if not all(isinstance(value, bytes if name.endswith("-bin") else str) for name, value in metadata.items()):
+        raise DispatchError(Status.INVALID, _EXPECTED)
+    packed = pack_fields(*((name.encode(), _wire_value(value)) for name, value in metadata.items()))
     if len(packed) > MAX_METADATA:
         text = f"metadata of {len(packed)} bytes is larger than the limit of {MAX_METADATA} bytes"
         raise DispatchError(Status.TOO_LARGE, text)
     return packed or None
-
-
-def _is_metadata(name: Any, value: Any) -> bool:
-    is_name = isinstance(name, str) and _METADATA_NAME.fullmatch(name) is not None
-    return is_name and isinstance(value, bytes if name.endswith("-bin") else str)
 
 
 def _wire_value(value: str | bytes) -> bytes:
