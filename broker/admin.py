@@ -1,8 +1,9 @@
 """The methods of the admin socket (MessagePack-RPC), for `tykpy status`, `tykpy reload` and monitoring."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tykpy.broker.catalog.bundle_names import BundleNames, hashes_of
@@ -18,79 +19,92 @@ from tykpy.telemetry.names import annotated
 from tykpy.telemetry.stacks import stacks_of_process
 
 
-def admin_methods(
-    parts: Parts, snapshots: SnapshotSource, tasks: Callable[[], Iterable[asyncio.Task[Any]]]
-) -> dict[str, RpcMethod]:
-    """Return the methods: `ping`, `hooks`, `status`, `snapshot`, `reload`, `scale`, `log_level`, `stacks`.
+class AdminMethods:
+    """The methods: each takes decoded params and a reply, or raises DispatchError."""
 
-    `tasks`: those of the broker's event loops.
-    """
-    supervisor = parts.supervisor
-    names = supervisor.names
+    def __init__(
+        self, parts: Parts, snapshots: SnapshotSource, tasks: Callable[[], Iterable[asyncio.Task[Any]]]
+    ) -> None:
+        """`tasks`: those of the broker's event loops."""
+        self._parts = parts
+        self._supervisor = parts.supervisor
+        self._names = parts.supervisor.names
+        self._snapshots = snapshots
+        self._tasks = tasks
 
-    def ping(_params: list[Any], reply: Reply) -> None:
+    def table(self) -> dict[str, RpcMethod]:
+        """Return the methods by name, for a server."""
+        methods = (
+            self.ping, self.hooks, self.status, self.snapshot, self.reload, self.scale, self.log_level, self.stacks,
+        )  # fmt: skip
+        return {method.__name__: decoded(method) for method in methods}
+
+    def ping(self, _params: list[Any], reply: Reply) -> None:
+        """Answer "pong"."""
         reply.answer("pong")
 
-    def hooks(_params: list[Any], reply: Reply) -> None:
-        names.refresh()
-        loaded = describe_hooks(supervisor.served, parts.router.quarantine)
-        unloaded = {} if parts.discovery is None else parts.discovery.unloaded()
-        found = [*loaded, *(_unloaded(name, why) for name, why in unloaded.items())]
-        reply.answer([{**bundle, **names.describe(bundle["hashes"])} for bundle in found])
+    def hooks(self, _params: list[Any], reply: Reply) -> None:
+        """Answer all bundles in the folder, with their hooks."""
+        self._names.refresh()
+        loaded = describe_hooks(self._supervisor.served, self._parts.router.quarantine)
+        unloaded = {} if self._parts.discovery is None else self._parts.discovery.unloaded()
+        reply.answer(self._named([*loaded, *(_unloaded(name, why) for name, why in unloaded.items())]))
 
-    def status(_params: list[Any], reply: Reply) -> None:
-        reply.answer(describe(parts))
+    def status(self, _params: list[Any], reply: Reply) -> None:
+        """Answer the broker's state."""
+        reply.answer(describe(self._parts))
 
-    def snapshot(_params: list[Any], reply: Reply) -> None:
-        reply.answer(snapshots.renew().data)
+    def snapshot(self, _params: list[Any], reply: Reply) -> None:
+        """Answer an encoded snapshot of this moment."""
+        reply.answer(self._snapshots.renew().data)
 
-    def reload(_params: list[Any], reply: Reply) -> None:
+    def reload(self, _params: list[Any], reply: Reply) -> None:
+        """Reload, and answer what was loaded."""
+
         def done(outcome: ReloadOutcome) -> None:
             if isinstance(outcome, ReloadError):
-                reply.fail(Status.HOOK_FAILED, annotated(str(outcome), names.texts))
+                reply.fail(Status.HOOK_FAILED, annotated(str(outcome), self._names.texts))
             else:
-                bundles = [{**bundle, **names.describe(bundle["hashes"])} for bundle in outcome["bundles"]]
-                reply.answer({**outcome, "bundles": bundles})
+                reply.answer({**outcome, "bundles": self._named(outcome["bundles"])})
 
-        parts.reloader.request(done)
+        self._parts.reloader.request(done)
 
-    def scale(params: list[Any], reply: Reply) -> None:
+    def scale(self, params: list[Any], reply: Reply) -> None:
+        """Change the number of workers."""
         if len(params) != 1 or type(params[0]) is not int:
             raise DispatchError(Status.INVALID, "takes one number, of workers")
-        try:
-            supervisor.scale(params[0])
-        except ConfigError as error:
-            raise DispatchError(Status.INVALID, str(error)) from error
-        reply.answer({"workers": supervisor.wanted})
+        with _refused():
+            self._supervisor.scale(params[0])
+        reply.answer({"workers": self._supervisor.wanted})
 
-    def log_level(params: list[Any], reply: Reply) -> None:
+    def log_level(self, params: list[Any], reply: Reply) -> None:
+        """Change the log level for some seconds."""
         if len(params) != 2 or type(params[0]) is not str or type(params[1]) not in (int, float):
             raise DispatchError(Status.INVALID, "takes a level and a number of seconds")
-        try:
-            parts.log_level.change(*params)
-        except ConfigError as error:
-            raise DispatchError(Status.INVALID, str(error)) from error
-        reply.answer(parts.log_level.describe())
+        with _refused():
+            self._parts.log_level.change(*params)
+        reply.answer(self._parts.log_level.describe())
 
-    def stacks(params: list[Any], reply: Reply) -> None:
+    def stacks(self, params: list[Any], reply: Reply) -> None:
+        """Answer the stacks of broker and workers, or of one worker."""
         if len(params) > 1 or any(type(param) is not int for param in params):
             raise DispatchError(Status.INVALID, "takes the number of a worker, or nothing")
-        if params and not any(worker.slot == params[0] for worker in supervisor.workers):
+        if params and not any(worker.slot == params[0] for worker in self._supervisor.workers):
             raise DispatchError(Status.INVALID, f"there is no worker {params[0]}")
-        broker = [] if params else [{"pid": os.getpid(), "stacks": stacks_of_process(tasks())}]
-        supervisor.ask_for_stacks(lambda workers: reply.answer({"broker": broker, "workers": workers}), *params)
+        broker = [] if params else [{"pid": os.getpid(), "stacks": stacks_of_process(self._tasks())}]
+        self._supervisor.ask_for_stacks(lambda workers: reply.answer({"broker": broker, "workers": workers}), *params)
 
-    methods = {
-        "ping": ping,
-        "hooks": hooks,
-        "status": status,
-        "snapshot": snapshot,
-        "reload": reload,
-        "scale": scale,
-        "log_level": log_level,
-        "stacks": stacks,
-    }
-    return {name: decoded(method) for name, method in methods.items()}
+    def _named(self, bundles: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Add the names of bundles and APIs that people know."""
+        return [{**bundle, **self._names.describe(bundle["hashes"])} for bundle in bundles]
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise DispatchError(Status.INVALID, str(error)) from error
 
 
 def describe(parts: Parts) -> dict[str, Any]:

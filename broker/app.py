@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from tykpy.broker.admin import admin_methods
+from tykpy.broker.admin import AdminMethods
 from tykpy.broker.arriving import Arriving
 from tykpy.broker.catalog.description import Description
 from tykpy.broker.catalog.discovery import Discovery
@@ -36,7 +36,6 @@ from tykpy.broker.observe.access_log import AccessLog
 from tykpy.broker.observe.live_report import LiveReport
 from tykpy.broker.observe.readiness import Readiness, serving_statuses
 from tykpy.broker.observe.source import SnapshotSource
-from tykpy.broker.parts import Parts
 from tykpy.broker.pool.recycling import Recycler
 from tykpy.broker.pool.reload import Reloader
 from tykpy.broker.pool.starting import channel_options
@@ -95,40 +94,20 @@ class Broker:
         self.bodies = _open_bodies(config)
         self.arriving = Arriving(config.queue_bytes)
         self.events = EventDistributor(self.router, open_sinks(config))
-        self.supervisor = Supervisor(
-            loop,
-            config,
-            self.router,
-            PoolEvents(self._on_ready_count, self._stop.set, self.events.receive),
-            self.bodies,
-            zygotes,
-        )
+        pool_events = PoolEvents(self._on_ready_count, self._stop.set, self.events.receive)
+        self.supervisor = Supervisor(loop, config, self.router, pool_events, self.bodies, zygotes)
         self.recycler = Recycler(loop, config, self.supervisor)
         self.reloader = Reloader(loop, config, self.supervisor, self.router)
         self.grpc, self.rpc = self._gateway_front_ends(end_of_turn)
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)
         self.discovery = self._discovery()
         self.log_level = LogLevel(loop, config.log_level, self.supervisor.set_log_level)
-        parts = Parts(
-            self.router,
-            self.arriving,
-            self.oversize,
-            self.supervisor,
-            self.events,
-            self.reloader,
-            self.recycler,
-            self.upgrade,
-            self.discovery,
-            self.grpc,
-            self.rpc,
-            self.log_level,
-        )
-        self.snapshots = SnapshotSource(parts, Readiness(config.require_bundles), self._on_snapshot)
+        self.snapshots = SnapshotSource(self, Readiness(config.require_bundles), self._on_snapshot)
         self._live_report = LiveReport(loop, config.runtime_dir, self.snapshots)
         self._http = self._http_listener()
         self._statsd = self._statsd_reporter()
         self.admin = MsgpackRpcServer(
-            admin_methods(parts, self.snapshots, self._tasks), loop=loop, admission=admin_admission()
+            AdminMethods(self, self.snapshots, self._tasks).table(), loop=loop, admission=admin_admission()
         )
         self._front_ends = (self.grpc, self.rpc, self.admin)
         self._notifier = ServiceNotifier.from_environment()

@@ -1,6 +1,6 @@
 """The parts of a running broker, for those who look at it from outside."""
 
-from typing import NamedTuple
+from typing import Protocol
 
 from tykpy.broker.arriving import Arriving
 from tykpy.broker.catalog.discovery import Discovery
@@ -16,8 +16,8 @@ from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.router import Router
 
 
-class Parts(NamedTuple):
-    """What the admin socket describes and controls, and snapshots count."""
+class Parts(Protocol):
+    """What the admin socket describes and controls, and snapshots count: the broker itself has these attributes."""
 
     router: Router
     arriving: Arriving
