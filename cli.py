@@ -17,6 +17,7 @@ from tykpy.commands.pool import log_level, reload_bundles, scale
 from tykpy.commands.stacks import stacks
 from tykpy.commands.status import status
 from tykpy.commands.top.command import top
+from tykpy.devserver.command import dev
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -40,6 +41,7 @@ for _command in (
     stacks,
     bundle,
     lint,
+    dev,
     bench,
 ):
     main.add_command(_command)

@@ -117,7 +117,7 @@ class HttpServer:
             paths = ", ".join(sorted(self._routes))
             return HttpResponse(f"not found; there are {paths}\n".encode(), status=HTTPStatus.NOT_FOUND)
         headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
-        if self._is_local and not _is_local_name(headers.get("host", "")):
+        if self._is_local and not is_local_name(headers.get("host", "")):
             return _plain(HTTPStatus.MISDIRECTED_REQUEST)
         try:
             return await handler(HttpRequest(url.path, url.query, headers))
@@ -193,7 +193,7 @@ class _Connection:
         self._writer.transport.abort()
 
 
-def _is_local_name(host: str) -> bool:
+def is_local_name(host: str) -> bool:
     """Return whether a Host header is an address or localhost.
 
     A website whose name leads to 127.0.0.1 for a moment (DNS rebinding) has its visitors' browsers send that name.

@@ -13,7 +13,8 @@ import pytest
 from tests.support.root import ROOT
 
 ROOMS: Final = (
-    "bench", "broker", "bundles", "client", "commands", "ipc", "redisclient", "telemetry", "testing", "tyk", "workers",
+    "bench", "broker", "bundles", "client", "commands", "devserver", "ipc", "redisclient", "telemetry", "testing",
+    "tyk", "workers",
 )  # fmt: skip
 GENERATED: Final = ROOT / "tyk" / "proto"
 MAX_FILES: Final = 16

@@ -1,0 +1,31 @@
+"""Mask what looks secret in texts that are shown on screens: values of variables, headers, messages."""
+
+import re
+from typing import Final
+
+MASK: Final = "•••"
+_NAMES: Final = (
+    r"[\w.-]*(?:passw(?:or)?d|passwd|secret|token|authori[sz]ation|cookie|api[_-]?key|credential|private[_-]?key|"
+    r"session[_-]?id)[\w.-]*"
+)
+_SECRET_NAME: Final = re.compile(_NAMES, re.IGNORECASE)
+_IN_MAPPING: Final = re.compile(rf"""(['"]{_NAMES}['"]\s*:\s*b?)(['"])(?:\\.|(?!\2).)*(\2|$)""", re.IGNORECASE)
+"""`'Authorization': 'Bearer ...'` in the text of a mapping; the text may be cut."""
+_IN_PAIR: Final = re.compile(rf"""(key:\s*"{_NAMES}"\s*value:\s*)"(?:\\.|[^"\\])*("|$)""", re.IGNORECASE)
+"""An entry of a map in the text of a protobuf message."""
+_IN_FIELD: Final = re.compile(rf"""(\b{_NAMES}:\s*)"(?:\\.|[^"\\])*("|$)""", re.IGNORECASE)
+"""A field in the text of a protobuf message."""
+_BEARER: Final = re.compile(r"\b((?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable, header or field of this name probably holds a secret."""
+    return _SECRET_NAME.fullmatch(name) is not None
+
+
+def masked(text: str) -> str:
+    """Replace the values of names that look secret."""
+    text = _IN_MAPPING.sub(rf"\1\2{MASK}\3", text)
+    text = _IN_PAIR.sub(rf'\1"{MASK}\2', text)
+    text = _IN_FIELD.sub(rf'\1"{MASK}\2', text)
+    return _BEARER.sub(rf"\1{MASK}", text)

@@ -1,0 +1,89 @@
+"""`tykpy dev` from its options to its end."""
+
+import asyncio
+import contextlib
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from tykpy.commands.errors import CommandError
+from tykpy.devserver.gateway import DevFiles, DevGateway
+from tykpy.devserver.hooks.process import HookProcess
+from tykpy.devserver.hooks.wire import Setup
+from tykpy.devserver.server import INSPECTOR, DevServer
+from tykpy.devserver.upstream import HttpUpstream
+from tykpy.devserver.views.terminal import TerminalView
+from tykpy.devserver.watch import saves
+
+
+@dataclass(frozen=True, slots=True)
+class DevOptions:
+    """The options of the command."""
+
+    sources: DevFiles
+    port: int
+    upstream: str
+    timeout: float
+    redis: str = ""
+    debugpy: int = 0
+    names: tuple[str, ...] = ()
+    """Host names that requests may have besides those of this machine."""
+
+
+def run(options: DevOptions) -> None:
+    """Serve until Ctrl-C. Raises CommandError if that is not possible."""
+    with tempfile.TemporaryDirectory(prefix="tykpy-dev-") as folder:
+        asyncio.run(_serve(options, Path(folder)))
+
+
+async def _serve(options: DevOptions, folder: Path) -> None:
+    view = TerminalView(Console())
+    hooks = _hooks(options, folder)
+    hooks.on_pause.append(view.pause)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    # While a debugger has the terminal, Ctrl-C is for it.
+    loop.add_signal_handler(signal.SIGINT, lambda: None if hooks.is_paused else stop.set())
+    async with _gateway(options, hooks) as gateway:
+        gateway.observers.append(view.show)
+        async with _listening(DevServer(gateway, options.names), options.port) as port:
+            address = f"http://localhost:{port}"
+            loading = await gateway.load()
+            view.tell(f"tykpy dev on {address} (inspector: {address}{INSPECTOR}), upstream: {options.upstream}", "bold")
+            view.show_loading(loading)
+            gateway.on_load.append(view.show_loading)
+            async for _ in saves(options.sources.paths, stop):
+                view.tell("saved: loading again", "dim")
+                await gateway.load()
+
+
+def _hooks(options: DevOptions, folder: Path) -> HookProcess:
+    bundle = options.sources.bundle
+    sources = [] if bundle is None else [str(bundle.absolute())]
+    return HookProcess(Setup(sources, str(folder), options.redis, options.debugpy), options.timeout)
+
+
+@contextlib.asynccontextmanager
+async def _gateway(options: DevOptions, hooks: HookProcess) -> AsyncIterator[DevGateway]:
+    upstream = HttpUpstream(options.upstream)
+    gateway = DevGateway(options.sources, hooks, upstream)
+    try:
+        yield gateway
+    finally:
+        await gateway.close()
+        await upstream.close()
+
+
+@contextlib.asynccontextmanager
+async def _listening(server: DevServer, port: int) -> AsyncIterator[int]:
+    async with contextlib.AsyncExitStack() as running:
+        try:
+            listening = await running.enter_async_context(server.listening(port))
+        except OSError as error:
+            raise CommandError(f"port {port} cannot be used ({error.strerror}); --port gives another one") from error
+        yield listening

@@ -1,0 +1,168 @@
+"""The HTTP server of `tykpy dev`, on aiohttp: the gateway on all paths except those below `/__tykpy`.
+
+It answers this machine only, and only by names of this machine.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiohttp import web
+from aiohttp.hdrs import SERVER
+from aiohttp.typedefs import Handler
+from multidict import CIMultiDict
+
+from tykpy.broker.observe.http import is_local_name
+from tykpy.devserver.gateway import DevGateway
+from tykpy.devserver.messages import GatewayRequest, GatewayResponse, values_of
+from tykpy.devserver.trace import Trace
+from tykpy.devserver.upstream import HOP_BY_HOP
+from tykpy.devserver.views.error_page import error_page
+
+INSPECTOR: Final = "/__tykpy"
+"""Paths below are the gateway's own."""
+LOOPBACK: Final = "127.0.0.1"
+MAX_BODY: Final = 256 * 1024 * 1024
+"""Bytes of a request's body."""
+MAX_LINE: Final = 64 * 1024
+"""Bytes of a request line, or of a header."""
+CLOSE_SECONDS: Final = 1.0
+"""How long running requests may take when the gateway ends."""
+_NO_BODY: Final = frozenset({204, 304})
+_NEVER_COMPRESSED: Final = "identity"
+
+
+class DevServer:
+    """Serves a gateway."""
+
+    def __init__(self, gateway: DevGateway, names: Iterable[str] = ()) -> None:
+        """`names`: host names that requests may have besides those of this machine."""
+        self.gateway = gateway
+        self._names = frozenset(name.lower() for name in names)
+        self.app = web.Application(middlewares=[self._answer], client_max_size=MAX_BODY)
+        """Routes below `/__tykpy` may be added until the server listens."""
+        self.app.on_response_prepare.append(_without_server)
+
+    @asynccontextmanager
+    async def listening(self, port: int) -> AsyncIterator[int]:
+        """Listen on a port of the loopback interface (0: any) for the time of an `async with`. Raises OSError."""
+        runner = web.AppRunner(
+            self.app,
+            handle_signals=False,
+            access_log=None,
+            auto_decompress=False,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_LINE,
+            shutdown_timeout=CLOSE_SECONDS,
+        )
+        await runner.setup()
+        listener = _listener(port)
+        try:
+            await web.SockSite(runner, listener).start()
+            yield listener.getsockname()[1]
+        finally:
+            await runner.cleanup()
+
+    @web.middleware
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """HookAnswer every request, also those whose path no route has."""
+        if not self._is_ours(request.headers.get("Host", "")):
+            text = f"tykpy dev answers to localhost, 127.0.0.1 and [::1]; --allow-host {request.host} adds this name\n"
+            return web.Response(status=421, text=text)
+        if request.raw_path == INSPECTOR or request.raw_path.startswith((f"{INSPECTOR}/", f"{INSPECTOR}?")):
+            return await handler(request)
+        trace = await self.gateway.handle(await _read(request))
+        return _response(request, self._shown(request, trace))
+
+    def _is_ours(self, host: str) -> bool:
+        name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+        return is_local_name(host) or name.lower() in self._names or name.lower().endswith(".localhost")
+
+    def _shown(self, request: web.Request, trace: Trace) -> GatewayResponse | None:
+        """Return the answer: a page where a browser would be shown an error of the plugin's."""
+        answer = trace.response
+        problems = [problem for problem in (*self.gateway.loading.problems, trace.problem) if problem is not None]
+        if (
+            answer is None
+            or answer.status < 500
+            or not problems
+            or "text/html" not in request.headers.get("Accept", "")
+        ):
+            return answer
+        page = error_page(trace, problems)
+        return GatewayResponse(answer.status, {"Content-Type": ["text/html; charset=utf-8"], **_PAGE_HEADERS}, page)
+
+
+_PAGE_HEADERS: Final = {
+    "Content-Security-Policy": ["default-src 'none'; style-src 'unsafe-inline'"],
+    "X-Content-Type-Options": ["nosniff"],
+    "Cache-Control": ["no-store"],
+}
+
+
+async def _read(request: web.Request) -> GatewayRequest:
+    pairs = ((_text(name), _text(value)) for name, value in request.raw_headers)
+    headers = values_of(pairs)
+    host = headers.pop("Host", [""])[0]
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    return GatewayRequest(
+        method=request.method,
+        url=request.raw_path,
+        headers={name: values for name, values in headers.items() if name != "Transfer-Encoding"},
+        host=host,
+        body=await request.read(),
+        scheme=request.scheme,
+        client=f"{peer[0]}:{peer[1]}" if peer else "",
+    )
+
+
+def _response(request: web.Request, answer: GatewayResponse | None) -> web.StreamResponse:
+    """Return what aiohttp writes. Without an answer, drop the connection."""
+    if answer is None:
+        if request.transport is not None:
+            request.transport.abort()
+        raise asyncio.CancelledError
+    headers = CIMultiDict(
+        (name, value) for name, values in answer.headers.items() if name not in HOP_BY_HOP for value in values
+    )
+    # Go's server writes an informational status, and then 200.
+    status = answer.status if answer.status >= 200 else 200
+    if status in _NO_BODY:
+        return web.Response(status=status, headers=headers)
+    headers.setdefault("Content-Type", _content_type(answer.body))
+    if request.method == "HEAD" and "Content-Length" in answer.headers:
+        headers["Content-Length"] = answer.headers["Content-Length"][0]
+    return web.Response(status=status, headers=headers, body=answer.body)
+
+
+def _content_type(body: bytes) -> str:
+    """Return the type that Go's server would find out, roughly."""
+    try:
+        body[:512].decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(body[:512]) - 3:
+            return "application/octet-stream"
+    return "text/html; charset=utf-8" if body.lstrip()[:1] == b"<" else "text/plain; charset=utf-8"
+
+
+async def _without_server(_request: web.Request, response: web.StreamResponse) -> None:
+    """Leave out the header that names aiohttp: Go's server sends none."""
+    if response.headers.get(SERVER, "").startswith("Python/"):
+        del response.headers[SERVER]
+
+
+def _listener(port: int) -> socket.socket:
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((LOOPBACK, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="surrogateescape")

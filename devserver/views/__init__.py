@@ -1,0 +1,1 @@
+"""What people see of a trace: lines in the terminal, pages in a browser."""

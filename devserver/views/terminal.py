@@ -1,0 +1,198 @@
+"""What `tykpy dev` shows in its terminal: one line per request, and below it what each hook did."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+from tykpy.devserver.gateway import Loading
+from tykpy.devserver.hooks.contract import HookAnswer, Printed, Problem, SourceFrame
+from tykpy.devserver.hooks.masking import MASK, is_secret, masked
+from tykpy.devserver.trace import HandlerCall, HookCall, Note, Trace
+from tykpy.telemetry.records import printable
+from tykpy.workers.objects.changes import Change
+
+MAX_TEXT: Final = 4_000
+"""Longest line that is shown, in characters."""
+MAX_VALUE: Final = 200
+"""Longest value of a change that is shown, in characters."""
+MAX_PRINTED: Final = 100
+"""Lines of one hook's output that are shown."""
+_SIGNS: Final = {"+": "green", "-": "red", "~": "yellow"}
+_SLOW_S: Final = 0.1
+_MS: Final = 1_000
+
+
+class TerminalView:
+    """Writes to a console. While a debugger has the terminal, what there is to show waits."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._waiting: list[Text] = []
+        self._events: dict[int, int] = {}
+        """How many events of the last traces have been shown, by the traces' numbers."""
+        self._is_paused = False
+
+    def pause(self, is_paused: bool) -> None:
+        """Leave the terminal to a debugger, or take it back."""
+        self._is_paused = is_paused
+        if not is_paused:
+            waiting, self._waiting = self._waiting, []
+            for text in waiting:
+                self._print(text)
+
+    def show(self, trace: Trace) -> None:
+        """Show a request; or, if that has been done, the event handlers that have ended since."""
+        is_known = trace.number in self._events
+        lines = list(_new_events(trace, self._events.get(trace.number, 0)) if is_known else _trace_lines(trace))
+        self._events[trace.number] = len(trace.events)
+        while len(self._events) > MAX_PRINTED:
+            del self._events[next(iter(self._events))]
+        for line in lines:
+            self._print(line)
+
+    def show_loading(self, loading: Loading) -> None:
+        """Show what is served, or what is wrong."""
+        for printed in loading.loaded.printed:
+            self._print(_printed(printed, "  "))
+        for problem in loading.problems:
+            for line in _problem_lines(problem, "  "):
+                self._print(line)
+        for warning in loading.warnings:
+            self._print(_line("  ! ", "yellow", warning))
+        if loading.is_usable and not loading.problems:
+            for api in loading.apis:
+                count = f"{api.middleware.count} hook{'s' * (api.middleware.count != 1)}"
+                self._print(_line("  ", "", f"{api.listen_path}  {api.title}, {count}"))
+
+    def tell(self, text: str, style: str = "") -> None:
+        """Show a line of our own."""
+        self._print(_line("", style, text))
+
+    def _print(self, text: Text) -> None:
+        if self._is_paused:
+            self._waiting.append(text)
+        else:
+            self._console.print(text, soft_wrap=True, highlight=False)
+
+
+def _trace_lines(trace: Trace) -> Iterator[Text]:
+    yield _request_line(trace)
+    for step in trace.steps:
+        yield from _note_lines(step) if isinstance(step, Note) else _hook_lines(step)
+    if trace.error:
+        yield _line("  ✗ ", "red", trace.error)
+    for event in trace.events:
+        yield from _event_lines(event)
+
+
+def _new_events(trace: Trace, shown: int) -> Iterator[Text]:
+    for event in trace.events[shown:]:
+        yield from _event_lines(event)
+
+
+def _request_line(trace: Trace) -> Text:
+    status = 0 if trace.response is None else trace.response.status
+    style = "green" if 200 <= status < 400 else "yellow" if 400 <= status < 500 else "red"
+    when = time.strftime("%H:%M:%S", time.localtime(trace.started))
+    text = Text(f"{when} ", style="dim")
+    text.append(f"{_clean(trace.request.method)} {_clean(trace.request.url)} ", style="bold")
+    text.append(str(status) if status else "connection dropped", style=f"bold {style}")
+    return text.append(_time(trace.seconds), style="dim")
+
+
+def _note_lines(note: Note) -> Iterator[Text]:
+    text = _line(f"  {note.stage}: ", "dim", note.text, "dim")
+    yield text.append(_time(note.seconds), style="dim") if note.seconds else text
+
+
+def _hook_lines(call: HookCall) -> Iterator[Text]:
+    text = Text(f"  {call.hook_type} ", style="cyan")
+    text.append(_clean(call.name), style="bold")
+    yield text.append(_time(call.answer.seconds), style="yellow" if call.answer.seconds > _SLOW_S else "dim")
+    yield from map(_change, call.changes)
+    yield from _answer_lines(call.answer)
+    for ignored in call.ignored:
+        yield _line("    ! ", "yellow", str(ignored), "yellow")
+
+
+def _event_lines(event: HandlerCall) -> Iterator[Text]:
+    yield _line("  event ", "cyan", f"{event.event} -> {event.handler}").append(
+        _time(event.answer.seconds), style="dim"
+    )
+    yield from _answer_lines(event.answer)
+
+
+def _answer_lines(answer: HookAnswer) -> Iterator[Text]:
+    for printed in answer.printed[:MAX_PRINTED]:
+        yield _printed(printed, "    ")
+    if len(answer.printed) > MAX_PRINTED:
+        yield _line("    ", "dim", f"{len(answer.printed) - MAX_PRINTED} more lines")
+    for event in answer.triggered:
+        yield _line("    event ", "cyan", f"{event.name} {event.payload}")
+    if answer.problem is not None:
+        yield from _problem_lines(answer.problem, "    ")
+
+
+def _change(change: Change) -> Text:
+    text = Text(f"    {change.sign} ", style=_SIGNS[change.sign])
+    text.append(f"{_clean(change.path)}: ", style=_SIGNS[change.sign])
+    before, after = (_value(change.path, value) for value in (change.before, change.after))
+    if before is not None:
+        text.append(before, style="red" if after is not None else "")
+    if before is not None and after is not None:
+        text.append(" -> ", style="dim")
+    return text if after is None else text.append(after, style="green" if before is not None else "")
+
+
+def _value(path: str, value: str | None) -> str | None:
+    """Return a value as it is shown: shortened, and masked if its name looks secret."""
+    if value is None:
+        return None
+    key = path.rpartition("['")[2].removesuffix("']") if path.endswith("]") else path.rpartition(".")[2]
+    if is_secret(key):
+        return MASK
+    text = masked(_clean(value))
+    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}… ({len(text)} characters)"
+
+
+def _printed(printed: Printed, indent: str) -> Text:
+    style = "" if printed.source in ("stdout", "info", "debug") else "yellow"
+    return _line(f"{indent}| ", "dim", printed.text, style)
+
+
+def _problem_lines(problem: Problem, indent: str) -> Iterator[Text]:
+    yield _line(f"{indent}✗ ", "red", problem.message, "red")
+    own = [frame for frame in problem.frames if frame.is_plugin] or list(problem.frames[-1:])
+    for frame in own:
+        yield from _frame_lines(frame, indent)
+
+
+def _frame_lines(frame: SourceFrame, indent: str) -> Iterator[Text]:
+    function = f" in {frame.function}" if frame.function else ""
+    yield _line(f"{indent}  ", "", f"{frame.file}:{frame.line}{function}", "dim")
+    for number, source in frame.source:
+        is_here = number == frame.line
+        mark = ">" if is_here else " "
+        yield _line(f"{indent}  {mark} {number:>4} ", "red" if is_here else "dim", source, "bold" if is_here else "dim")
+
+
+def _line(prefix: str, prefix_style: str, text: str, style: str = "") -> Text:
+    return Text(prefix, style=prefix_style).append(_clean(text), style=style)
+
+
+def _clean(text: str) -> str:
+    """Escape what controls a terminal: texts come from plugins and clients."""
+    return printable(text.encode(errors="backslashreplace").decode(), MAX_TEXT)
+
+
+def _time(seconds: float) -> str:
+    return f"  {seconds * _MS:.1f} ms" if seconds < 1 else f"  {seconds:.2f} s"
+
+
+def as_json_line(trace: Trace) -> str:
+    """Return a trace as one line of JSON, for `--json`."""
+    return json.dumps(trace.describe())
