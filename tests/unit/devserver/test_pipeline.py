@@ -115,8 +115,8 @@ def test_a_trace_has_changes_prints_and_what_is_ignored(tmp_path: Path) -> None:
             "+ request.body: 'ignored'",
         ]
         assert [line.text for line in first.answer.printed] == ["at /a/path"]
-        assert [one.kind for one in first.ignored] == ["request-body"]
-        assert [one.kind for one in trace.hook("last").ignored] == ["url-query"]
+        assert [one.rule for one in first.ignored] == ["request-body"]
+        assert [one.rule for one in trace.hook("last").ignored] == ["url-query"]
         assert {"hook", "note"} == {step["kind"] for step in trace.describe()["steps"]}
 
     run(test, tmp_path, **HOOKS)
