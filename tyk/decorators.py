@@ -14,6 +14,7 @@ from types import FunctionType
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, cast, overload
 
 from tyk.errors import HookOptionError, NotAHookError
+from tyk.shapes import EventHandler, MetadataHook, RequestHook, ResponseHook
 
 __all__ = ["CustomKeyCheck", "Event", "Hook", "Post", "PostKeyAuth", "Pre"]
 """What `import *` brings in Tyk, too: `Response` would hide the one of Flask, requests and others in ported bundles."""
@@ -25,19 +26,9 @@ LIFESPAN_ATTRIBUTE: Final = "__tyk_lifespan__"
 
 OnError: TypeAlias = Literal["fail", "continue"]
 
-HookFunction: TypeAlias = (
-    Callable[[Any, Any, Any], object]
-    | Callable[[Any, Any, Any, Any], object]
-    | Callable[[Any, Any, Any, Any, Any], object]
-)
-"""`(request, session, spec)`, `(request, session, metadata, spec)` or
-`(request, response, session, metadata, spec)`."""
-
-EventFunction: TypeAlias = Callable[[Any, Any], object]
-"""`(event, spec)`."""
-
-_HookT = TypeVar("_HookT", bound=HookFunction)
-_EventT = TypeVar("_EventT", bound=EventFunction)
+_HookT = TypeVar("_HookT", bound=RequestHook | MetadataHook | ResponseHook)
+_ResponseHookT = TypeVar("_ResponseHookT", bound=ResponseHook)
+_EventT = TypeVar("_EventT", bound=EventHandler)
 _AnyT = TypeVar("_AnyT", bound=Callable[..., object])
 _LifespanT = TypeVar("_LifespanT", bound=Callable[[], object])
 
@@ -63,7 +54,7 @@ class HookDefinition:
 
 
 class HookDecorator(Protocol):
-    """A decorator for hooks that see a request, on its way in or out."""
+    """A decorator for hooks; the number of arguments says what they return."""
 
     @overload
     def __call__(self, function: _HookT, /) -> _HookT: ...
@@ -72,6 +63,18 @@ class HookDecorator(Protocol):
     def __call__(
         self, /, *, timeout: float | None = None, on_error: OnError = "fail", idempotent: bool = False
     ) -> Callable[[_HookT], _HookT]: ...
+
+
+class ResponseDecorator(Protocol):
+    """The decorator for hooks that change the upstream's response."""
+
+    @overload
+    def __call__(self, function: _ResponseHookT, /) -> _ResponseHookT: ...
+
+    @overload
+    def __call__(
+        self, /, *, timeout: float | None = None, on_error: OnError = "fail", idempotent: bool = False
+    ) -> Callable[[_ResponseHookT], _ResponseHookT]: ...
 
 
 class EventDecorator(Protocol):
@@ -186,7 +189,7 @@ PostKeyAuth: Final[HookDecorator] = _Decorator("PostKeyAuth", "PostKeyAuth")
 Post: Final[HookDecorator] = _Decorator("Post", "Post")
 """Runs last before the upstream is called."""
 
-Response: Final[HookDecorator] = _Decorator("Response", "Response")
+Response: Final[ResponseDecorator] = _Decorator("Response", "Response")
 """Runs on the upstream's answer: `(request, response, session, metadata, spec)`, returns the response."""
 
 Event: Final[EventDecorator] = _Decorator("Event", "Event")

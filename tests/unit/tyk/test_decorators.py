@@ -93,7 +93,7 @@ def test_the_star_import_brings_the_decorators_only() -> None:
 
 def test_functions_have_the_attributes_of_tyks_hooks() -> None:
     @Hook
-    def my_hook(request: str, session: str, spec: str) -> str:
+    def my_hook(request: str, session: str, spec: str) -> Any:
         return request + session + spec
 
     hook: Any = my_hook
@@ -104,11 +104,11 @@ def test_static_methods_are_marked_inside_and_outside() -> None:
     class Checks:
         @Hook
         @staticmethod
-        def outer(request: object, session: object, spec: object) -> None: ...
+        def outer(request: object, session: object, spec: object) -> Any: ...
 
         @staticmethod
         @Hook
-        def inner(request: object, session: object, spec: object) -> None: ...
+        def inner(request: object, session: object, spec: object) -> Any: ...
 
     assert [definition_of(function).name for function in (Checks.outer, Checks.inner)] == ["outer", "inner"]
 
@@ -221,5 +221,6 @@ def test_lifespan_decorators_refuse_other_things(function: Any, message: str) ->
 
 
 def test_a_lifespan_function_is_no_hook() -> None:
+    function: Any = on_start(lambda *_: None)
     with pytest.raises(NotAHookError, match="another decorator"):
-        Pre(on_start(lambda *_: None))
+        Pre(function)

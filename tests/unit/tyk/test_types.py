@@ -1,5 +1,6 @@
-"""Type hints: mypy finds each mistake of a sample plugin, and nothing else."""
+"""Type hints: mypy and pyright find each mistake of a sample plugin, and nothing else."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,20 +12,35 @@ import pytest
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[2]
 SAMPLE = HERE / "sample_plugin.py.txt"
+MISTAKES = {number for number, line in enumerate(SAMPLE.read_text().splitlines(), 1) if "# mistake" in line}
 
 
-def test_mypy_finds_the_mistakes(tmp_path: Path) -> None:
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    """Return the sample as a Python file."""
+    return Path(shutil.copy(SAMPLE, tmp_path / "sample_plugin.py"))
+
+
+def run(*command: str | Path) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False
+    ).stdout
+
+
+def test_mypy_finds_the_mistakes(plugin: Path) -> None:
     pytest.importorskip("mypy")
-    plugin = tmp_path / "sample_plugin.py"
-    shutil.copy(SAMPLE, plugin)
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]
-    checked = subprocess.run(
-        [*command, "--cache-dir", str(REPOSITORY / ".mypy_cache" / "plugins"), str(plugin)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
+    cache = REPOSITORY / ".mypy_cache" / "plugins"
+    printed = run("mypy", "--strict", "--config-file=", "--no-error-summary", "--cache-dir", cache, plugin)
+    found = re.findall(r"sample_plugin\.py:(\d+): error: ", printed)
+    assert {int(line) for line in found} == MISTAKES, printed
+    assert printed.count(": error:") == len(found), printed
+
+
+def test_pyright_finds_the_mistakes(plugin: Path) -> None:
+    pytest.importorskip("pyright")
+    (plugin.parent / "pyrightconfig.json").write_text(
+        json.dumps({"typeCheckingMode": "strict", "extraPaths": [str(REPOSITORY)]})
     )
-    mistakes = {number for number, line in enumerate(SAMPLE.read_text().splitlines(), 1) if "# mistake" in line}
-    found = re.findall(r"sample_plugin\.py:(\d+): error: ", checked.stdout)
-    assert {int(line) for line in found} == mistakes, checked.stdout + checked.stderr
-    assert checked.stdout.count(": error:") == len(found), checked.stdout
+    report = json.loads(run("pyright", "--project", plugin.parent, "--outputjson"))
+    found = [one for one in report["generalDiagnostics"] if one["severity"] == "error"]
+    assert {one["range"]["start"]["line"] + 1 for one in found} == MISTAKES, report
