@@ -8,18 +8,18 @@ import _thread
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -32,7 +32,6 @@ from tykpy.telemetry.tracing import TracingError
 MAX_VALUE: Final = 1024
 """Longest text of an attribute, in characters, unless OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT is set."""
 UNSET: Final = Status()
-NO_ATTRIBUTES: Final[Mapping[str, str | int]] = {}
 _LENGTH_LIMIT: Final = "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"
 _DEFAULT_NAME: Final = "tykpy"
 _UNNAMED: Final = "unknown_service"
@@ -47,6 +46,38 @@ def _unchanged(sampler: Sampler) -> Sampler:
     return sampler
 
 
+class SampledCall(Protocol):
+    """A call that has ended. Its spans are made by the thread that exports them, many at a time."""
+
+    @property
+    def context(self) -> SpanContext:
+        """The context of its own span."""
+
+    def spans(self) -> Iterable[ReadableSpan]:
+        """Make its spans."""
+
+
+class CallExporter(SpanExporter):
+    """Exports spans, and those of calls."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+
+    def export(self, spans: Sequence[ReadableSpan | SampledCall]) -> SpanExportResult:
+        """Export the spans of a batch."""
+        return self._exporter.export(
+            [span for one in spans for span in ((one,) if isinstance(one, ReadableSpan) else one.spans())]
+        )
+
+    def shutdown(self) -> None:
+        """Give up what is being exported."""
+        self._exporter.shutdown()
+
+
+class _RunningSpan(Span):
+    """A span that is made without a tracer: its context and its sampling are decided."""
+
+
 class SpanExport:
     """The tracer of this process, and the export of what it makes.
 
@@ -58,16 +89,16 @@ class SpanExport:
         _quieten_sdk()
         self.ids = TraceIds()
         try:
-            limits = span_limits()
+            self._limits = span_limits()
             self._provider = TracerProvider(
-                resource=_resource(process), shutdown_on_exit=False, id_generator=self.ids, span_limits=limits
+                resource=_resource(process), shutdown_on_exit=False, id_generator=self.ids, span_limits=self._limits
             )
             self._provider.sampler = sampler(self._provider.sampler)
-            self._processor = BatchSpanProcessor(OTLPSpanExporter())
+            self._processor = BatchSpanProcessor(CallExporter(OTLPSpanExporter()))
             self._provider.add_span_processor(self._processor)
         except Exception as error:
             raise TracingError(f"OpenTelemetry cannot be set up, see the OTEL_* variables: {error}") from error
-        self.max_text = max_text(limits)
+        self.max_text = max_text(self._limits)
         """Longest text of an attribute, in characters."""
         self.tracer = self._provider.get_tracer(_DEFAULT_NAME, version(_DEFAULT_NAME))
         self._scope = InstrumentationScope(_DEFAULT_NAME, version(_DEFAULT_NAME))
@@ -77,30 +108,56 @@ class SpanExport:
         """The sampler that decides about spans."""
         return self._provider.sampler
 
-    def new_context(self, trace_id: int, flags: TraceFlags, state: TraceState | None) -> SpanContext:
-        """Return the context of a new span."""
-        return SpanContext(trace_id, self.ids.generate_span_id(), is_remote=False, trace_flags=flags, trace_state=state)
+    def new_context(self, parent: SpanContext, *, sampled: bool = False) -> SpanContext:
+        """Return the context of a new span of the parent's trace; `sampled`: even if the parent is not."""
+        flags = TraceFlags(parent.trace_flags | TraceFlags.SAMPLED) if sampled else parent.trace_flags
+        return SpanContext(parent.trace_id, self.ids.generate_span_id(), False, flags, parent.trace_state)
 
-    def add(
+    def add(self, call: SampledCall) -> None:
+        """Export a call that has ended."""
+        self._processor.on_end(call)  # type: ignore[arg-type]  # of which it reads the context; _Exporter has the rest
+
+    def ended_span(
         self,
         context: SpanContext,
         name: str,
         parent: SpanContext | None,
         times: tuple[int, int],
+        attributes: Mapping[str, str | int] | None = None,
         kind: SpanKind = SpanKind.INTERNAL,
-        attributes: Mapping[str, str | int] = NO_ATTRIBUTES,
-        status: Status = UNSET,
-    ) -> None:
-        """Export a span that has ended. The caller has sampled it, and cut its texts to `max_text` characters.
-
-        It costs a tenth of a span of the tracer, which may be changed by any thread until it ends.
-        """
+        status: Status | None = None,
+    ) -> ReadableSpan:
+        """Make a span that has ended; `times`: its start and end. Texts have at most `max_text` characters."""
         start, end = times
-        span = ReadableSpan(
-            name, context, parent, self._provider.resource, attributes, kind=kind, status=status,
-            start_time=start, end_time=end, instrumentation_scope=self._scope,
-        )  # fmt: skip
-        self._processor.on_end(span)
+        return ReadableSpan(
+            name,
+            context,
+            parent,
+            self._provider.resource,
+            attributes,
+            kind=kind,
+            status=status or UNSET,
+            start_time=start,
+            end_time=end,
+            instrumentation_scope=self._scope,
+        )
+
+    def running_span(
+        self, context: SpanContext, name: str, parent: SpanContext, start: int, attributes: Mapping[str, str | int]
+    ) -> Span:
+        """Make a span of the SDK that runs, and is exported when it ends."""
+        span = _RunningSpan(
+            name,
+            context,
+            parent,
+            resource=self._provider.resource,
+            attributes=attributes,
+            span_processor=self._processor,
+            limits=self._limits,
+            instrumentation_scope=self._scope,
+        )
+        span.start(start)
+        return span
 
     def use_for_all(self) -> None:
         """Export what libraries and plugins trace as well: the provider becomes the process's own."""
@@ -169,6 +226,20 @@ def _resource(process: str) -> Resource:
 def span_limits() -> SpanLimits:
     """Return the limits of spans, given the environment."""
     return SpanLimits() if _LENGTH_LIMIT in os.environ else SpanLimits(max_attribute_length=MAX_VALUE)
+
+
+def parse_parent(parent: str, state: str = "") -> SpanContext:
+    """Return the context of a span from its `traceparent`, which has the form of one, and its `tracestate`.
+
+    It is not valid if an id is zero.
+    """
+    return SpanContext(
+        int(parent[3:35], 16),
+        int(parent[36:52], 16),
+        is_remote=True,
+        trace_flags=TraceFlags(int(parent[53:55], 16)),
+        trace_state=TraceState.from_header([state]) if state else None,
+    )
 
 
 def max_text(limits: SpanLimits) -> int:

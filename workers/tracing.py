@@ -5,21 +5,33 @@ in a dispatch without a trace nothing is, whatever a plugin's libraries trace.
 """
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import Token
+from functools import cached_property
+from time import time_ns
 from typing import Any, Final
 
 from opentelemetry.context import Context, attach, detach
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler, SamplingResult
-from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, TraceState, set_span_in_context
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.trace import (
+    Link,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceState,
+    set_span_in_context,
+)
+from opentelemetry.util.types import Attributes, AttributeValue
 
 from tyk.call import RUNNING
 from tykpy.bundles.hook import Hook
 from tykpy.bundles.plugin_errors import class_name, described, from_plugin
 from tykpy.ipc.text import bounded
-from tykpy.telemetry.spans import MAX_VALUE, SpanExport
+from tykpy.telemetry.spans import MAX_VALUE, SpanExport, parse_parent
 from tykpy.workers.dispatch.trace import HOOK_SPANS
 from tykpy.workers.storage.contract import SharedStorage
 from tykpy.workers.storage.failures import Health
@@ -30,7 +42,6 @@ FLUSH_S: Final = 1.0
 MAX_FRAMES: Final = 20
 """Innermost frames of a plugin's traceback that a span has."""
 _ROOT: Final = Context()
-_propagator: Final = TraceContextTextMapPropagator()
 
 
 class _RootsOutsideHooks(Sampler):
@@ -66,12 +77,11 @@ class WorkerSpans:
         """
         self._export = SpanExport(f"worker {worker}", lambda configured: ParentBased(_RootsOutsideHooks(configured)))
         self._export.use_for_all()
-        self._tracer = self._export.tracer
         self._worker = worker
 
     def trace_storage(self, storage: SharedStorage, system: str, health: Health) -> SharedStorage:
         """Return the storage with spans for its operations; see `TracedStorage`."""
-        return TracedStorage(storage, system, health, self._tracer)
+        return TracedStorage(storage, system, health, self._export.tracer)
 
     def close(self) -> None:
         """Export what is left."""
@@ -80,7 +90,8 @@ class WorkerSpans:
     def enter(self, trace: dict[str, str] | None) -> None:
         """Begin a dispatch with the trace of its frame, or without one."""
         if trace is not None:
-            HOOK_SPANS.set(_SampledCall(self._tracer, self._worker, _propagator.extract(trace, _ROOT)))
+            parent = parse_parent(trace["traceparent"], trace.get("tracestate", ""))
+            HOOK_SPANS.set(_SampledCall(self._export, self._worker, parent))
         elif HOOK_SPANS.get() is not None:
             HOOK_SPANS.set(None)
 
@@ -88,25 +99,100 @@ class WorkerSpans:
 class _SampledCall:
     """Makes the spans of the hooks of one dispatch."""
 
-    __slots__ = ("_parent", "_tracer", "_worker")
+    __slots__ = ("_export", "_parent", "_worker")
 
-    def __init__(self, tracer: Tracer, worker: int, parent: Context) -> None:
-        self._tracer = tracer
+    def __init__(self, export: SpanExport, worker: int, parent: SpanContext) -> None:
+        self._export = export
         self._worker = worker
         self._parent = parent
 
     def begin(self, hook: Hook) -> "_RunningHook | None":
         """Begin the span of a hook, and make it the current one."""
         with suppress(Exception):  # a plugin may have patched what the SDK uses
-            attributes: dict[str, str | int] = {
-                "tykpy.bundle": hook.bundle,
-                "tykpy.hook": hook.name,
-                "tykpy.hook_type": hook.definition.hook_type or "Hook",
-                "tykpy.worker": self._worker,
-            }
-            span = self._tracer.start_span(f"hook {hook.name}", self._parent, SpanKind.INTERNAL, attributes)
-            return _RunningHook(span, hook, attach(set_span_in_context(span, self._parent)))
+            span = LazyHookSpan(self._export, hook, self._worker, self._parent)
+            return _RunningHook(span, hook, attach(set_span_in_context(span, _ROOT)))
         return None
+
+
+class LazyHookSpan(Span):
+    """The span of a hook. It becomes one of the SDK, at ten times the cost, as soon as anything is added to it."""
+
+    def __init__(self, export: SpanExport, hook: Hook, worker: int, parent: SpanContext) -> None:
+        self.context = export.new_context(parent)
+        self._export = export
+        self._hook = hook
+        self._worker = worker
+        self._parent = parent
+        self._started_ns = time_ns()
+        self._ended_ns = 0
+
+    def get_span_context(self) -> SpanContext:
+        return self.context
+
+    def is_recording(self) -> bool:
+        return not self._ended_ns
+
+    def end(self, end_time: int | None = None) -> None:
+        """Export it, once."""
+        if not self._ended_ns:
+            self._ended_ns = end_time or time_ns()
+            if "_changed" in self.__dict__:
+                self._changed.end(self._ended_ns)
+            else:
+                self._export.add(self)
+
+    def spans(self) -> tuple[ReadableSpan]:
+        """Make a span of a hook that ended."""
+        name, attributes = self._description()
+        times = self._started_ns, self._ended_ns
+        return (self._export.ended_span(self.context, name, self._parent, times, attributes),)
+
+    def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
+        self._changed.set_attributes(attributes)
+
+    def set_attribute(self, key: str, value: AttributeValue) -> None:
+        self._changed.set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
+        self._changed.add_event(name, attributes, timestamp)
+
+    def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
+        self._changed.add_link(context, attributes)
+
+    def update_name(self, name: str) -> None:
+        self._changed.update_name(name)
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        self._changed.set_status(status, description)
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Attributes = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        self._changed.record_exception(exception, attributes, timestamp, escaped)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else a span of the SDK has, such as its attributes."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._changed, name)
+
+    @cached_property
+    def _changed(self) -> Span:
+        name, attributes = self._description()
+        return self._export.running_span(self.context, name, self._parent, self._started_ns, attributes)
+
+    def _description(self) -> tuple[str, dict[str, str | int]]:
+        hook, max_text = self._hook, self._export.max_text
+        return f"hook {hook.name}", {
+            "tykpy.bundle": bounded(hook.bundle, max_text),
+            "tykpy.hook": bounded(hook.name, max_text),
+            "tykpy.hook_type": hook.definition.hook_type or "Hook",
+            "tykpy.worker": self._worker,
+        }
 
 
 class _RunningHook:

@@ -21,7 +21,7 @@ MAX_STATE: Final = 512
 """Longest `tracestate` that is continued, in characters: the specification's own limit for what has to be."""
 SEARCHED: Final = 16 * 1024
 """Bytes of an object in which its headers are looked for; they come before the body."""
-_is_valid: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+_is_valid: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 _huffman: Final = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
 _HUFFMAN: Final = 0x80
 _FIXSTR: Final = 0xA0
@@ -41,12 +41,10 @@ class IncomingTrace(NamedTuple):
     """Finds its `tracestate`, which only a sampled dispatch needs."""
 
     @property
-    def carrier(self) -> Carrier:
-        """Both of them; a `tracestate` that is too long is dropped."""
+    def state(self) -> str:
+        """Its `tracestate`; one that is too long is dropped."""
         state = self.find_state()
-        if not 0 < len(state) <= MAX_STATE or not state.isascii():
-            return {PARENT: self.parent}
-        return {PARENT: self.parent, STATE: state.decode()}
+        return state.decode() if len(state) <= MAX_STATE and state.isascii() else ""
 
 
 def incoming_trace(dispatch: Dispatch) -> IncomingTrace | None:

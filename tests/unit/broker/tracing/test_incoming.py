@@ -25,7 +25,9 @@ def dispatch_of(obj: Object, metadata: bytes | None = None) -> RecordedDispatch:
 
 def carrier_of(dispatch: RecordedDispatch) -> dict[str, str] | None:
     found = incoming_trace(dispatch)
-    return None if found is None else found.carrier
+    if found is None:
+        return None
+    return {"traceparent": found.parent} | ({"tracestate": found.state} if found.state else {})
 
 
 def object_with(headers: dict[str, str], body: str = "") -> Object:

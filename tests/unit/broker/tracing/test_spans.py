@@ -1,9 +1,6 @@
 """Which dispatches are sampled, and what the sampled ones carry to their workers."""
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_ON,
     Decision,
@@ -12,28 +9,16 @@ from opentelemetry.sdk.trace.sampling import (
     SamplingResult,
     TraceIdRatioBased,
 )
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import TraceState
 
+from tests.support.kept_spans import KeptSpans
 from tests.support.peers.dispatches import RecordedDispatch, object_bytes
 from tykpy.broker.codes import GrpcCode
 from tykpy.broker.router.hook_table import HookTable
 from tykpy.broker.tracing.spans import DispatchSpans
-from tykpy.telemetry.spans import MAX_VALUE, SpanExport, TraceIds, max_text, span_limits
+from tykpy.telemetry.spans import MAX_VALUE
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
-
-
-class KeptSpans(SpanExport):
-    """Keeps spans in memory."""
-
-    def __init__(self, sampler: Sampler) -> None:
-        self.ids = TraceIds()
-        self.kept = InMemorySpanExporter()
-        self._provider = TracerProvider(sampler, id_generator=self.ids, shutdown_on_exit=False)
-        self._processor = SimpleSpanProcessor(self.kept)  # type: ignore[assignment]
-        self._scope = InstrumentationScope("test")
-        self.max_text = max_text(span_limits())
 
 
 def begin(spans: DispatchSpans, traceparent: str = "", name: str = "hook") -> RecordedDispatch:
