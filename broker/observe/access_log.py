@@ -8,6 +8,8 @@ from tykpy.broker.config import AccessRule
 from tykpy.broker.router.deaths import MAX_ATTEMPTS
 from tykpy.broker.router.dispatch import Dispatch
 from tykpy.broker.router.hook_stats import HookStats, type_name
+from tykpy.broker.tracing.headers import Header, head_of
+from tykpy.broker.tracing.incoming import PARENT, incoming_trace
 from tykpy.telemetry.log import Log
 from tykpy.telemetry.records import shorten
 
@@ -16,6 +18,7 @@ MAX_NAME: Final = 256
 _NS_PER_S: Final = 1_000_000_000
 _NS_PER_US: Final = 1_000
 _US_PER_MS: Final = 1_000
+_request_id: Final = Header("x-request-id")
 _log: Final = Log("tykpy.dispatch")
 
 
@@ -64,9 +67,28 @@ def dispatch_fields(dispatch: Dispatch, stats: HookStats) -> dict[str, object]:
         "type": type_name(dispatch.hook_type),
         "api_id": shorten(dispatch.api_id, MAX_NAME),
     }
+    fields |= _ids(dispatch)
     if dispatch.worker is not None:
         fields["worker"] = dispatch.worker
     return fields
+
+
+def _ids(dispatch: Dispatch) -> dict[str, object]:
+    """Return the id of the request, and of the dispatch's span or, if it is not sampled, of its caller's."""
+    ids: dict[str, object] = {}
+    request_id = _request_id.in_request(dispatch.kind, head_of(dispatch))
+    if not request_id and dispatch.metadata is not None:
+        request_id = _request_id.in_metadata(dispatch.metadata)
+    if request_id:
+        ids["request_id"] = shorten(request_id.decode(errors="replace"), MAX_NAME)
+    if dispatch.trace is not None:
+        parent = dispatch.trace.carrier[PARENT]
+    elif incoming := incoming_trace(dispatch):
+        parent = incoming.parent
+    else:
+        return ids
+    _, ids["trace_id"], ids["span_id"], _ = parent.split("-")
+    return ids
 
 
 def _ms(ns: int) -> float:

@@ -81,6 +81,32 @@ def test_other_modes_have_some_or_none(tmp_path: Path, mode: str, hooks: list[st
     assert all(one["duration_ms"] >= 250 for one in found if mode.startswith("slow"))
 
 
+def test_ids_of_request_and_trace_are_logged(tmp_path: Path) -> None:
+    """Of the request's headers and of the call's metadata, with tracing off."""
+    first, second = f"00-{'a' * 32}-{'b' * 16}-00", f"00-{'c' * 32}-{'d' * 16}-01"
+    broker = RunningBroker(tmp_path, "--access-log", "all", env={"TYKPY_LOG_FORMAT": "json"})
+    broker.add_file("mine.py", SOURCE)
+    with broker, GrpcClient(broker.address) as client:
+
+        def call(headers: list[tuple[str, str]], metadata: dict[str, str]) -> None:
+            item = build_object(CallDescription("quick", headers=headers))
+            client.call("/coprocess.Dispatcher/Dispatch", item.SerializeToString(), metadata=metadata)
+
+        call([("X-Request-Id", "r1"), ("Traceparent", first)], {})
+        call([("x-request-id", "r" * 5000)], {"x-request-id": "r2", "traceparent": second})
+        call([], {"x-request-id": "r3"})
+        call([], {})
+        broker.stop()
+        records = [json.loads(line) for line in broker.log.splitlines() if '"tykpy.dispatch"' in line]
+    found = [tuple(one.get(name) for name in ("request_id", "trace_id", "span_id")) for one in records]
+    assert found == [
+        ("r1", "a" * 32, "b" * 16),
+        ("r" * 256 + "... (4,744 more characters)", "c" * 32, "d" * 16),
+        ("r3", None, None),
+        (None, None, None),
+    ]
+
+
 def test_a_dispatch_that_is_refused_is_logged(tmp_path: Path) -> None:
     broker = RunningBroker(tmp_path, "--access-log", "errors", env={"TYKPY_LOG_FORMAT": "json"})
     broker.add_file("mine.py", SOURCE)

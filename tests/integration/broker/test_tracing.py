@@ -155,6 +155,8 @@ def broker(
         broker.address,
         "--listen",
         f"msgpack+unix://{broker.runtime}/rpc.sock",
+        "--access-log",
+        "errors",
     )
     broker.add_file("hooks.py", HOOKS.replace("@REDIS@", str(redis.socket)))
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -323,6 +325,13 @@ def test_a_failed_hook_is_an_error_of_both_spans(broker: RunningBroker, collecto
     assert hook.attributes["error.type"] == hook.events["exception"]["exception.type"] == "ValueError"
     assert 'in fails\n    raise ValueError("no "' in hook.events["exception"]["exception.stacktrace"]
     assert max(len(span.error or "") for span in spans.values()) <= 1024
+
+
+def test_the_access_log_names_the_span(broker: RunningBroker, collector: Collector) -> None:
+    parent = new_parent()
+    failed(broker, "fails", parent)
+    span = collector.trace(parent.trace_id, DISPATCH)[DISPATCH]
+    broker.wait_for_log(f"trace_id={parent.trace_id} span_id={span.span_id}")
 
 
 def test_an_unknown_hook_is_an_error_without_a_hook(broker: RunningBroker, collector: Collector) -> None:
