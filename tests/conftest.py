@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tykpy.ipc.title import BROKER
+
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
@@ -74,18 +76,15 @@ def _descendants(pid: int) -> Iterator[str]:
         except OSError:
             continue
         for child in map(int, children):
-            yield from _living(child)
-            yield from _descendants(child)
-
-
-def _living(pid: int) -> Iterator[str]:
-    try:
-        name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition(" (")[2].rpartition(") ")
-    except OSError:
-        return
-    if not rest.startswith("Z"):
-        # A broker of a wider scope may replace its workers at any time.
-        yield name if name.startswith("tykpy: worker") else f"{pid} {name}"
+            try:
+                name, _, rest = Path(f"/proc/{child}/stat").read_text().partition(" (")[2].rpartition(") ")
+            except OSError:
+                continue
+            if not rest.startswith("Z"):
+                yield f"{child} {name}"
+            # A broker of a wider scope may replace its workers at any time; without a broker, they are ours.
+            if name != BROKER:
+                yield from _descendants(child)
 
 
 def _numbers(folder: str) -> list[int]:
