@@ -48,12 +48,13 @@ fuzz: $(STAMP)  ## run the fuzzers, FUZZ_SECONDS for each target in tests/fuzz/t
 	$(PIP_INSTALL) --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
-bench: $(STAMP)  ## side by side with grpcio, big bodies, the rings alone, every promise of speed, capacity, and recovery
+bench: $(STAMP)  ## side by side with grpcio, big bodies, the rings alone, every promise of speed, the cost of metrics and traces, capacity, and recovery
 	-$(PIP_INSTALL) --only-binary :all: iceoryx2
 	$(BIN)/python -m benchmarks.compare --install
 	$(BIN)/python -m benchmarks.bodies
 	$(BIN)/python -m benchmarks.ring
 	$(BIN)/python -m benchmarks.bars
+	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.capacity
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.gateway

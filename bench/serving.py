@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
@@ -138,14 +138,22 @@ class OwnBroker(Program):
     """`tykpy broker` with a runtime folder of its own, which is removed on leaving. `threads` 0 means auto."""
 
     def __init__(
-        self, bundles: Iterable[Path], workers: int, threads: int, streams: int, options: Sequence[str] = ()
+        self,
+        bundles: Iterable[Path],
+        workers: int,
+        threads: int,
+        streams: int,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """`environment`: variables besides those of this process."""
         self.workers = workers
         self.threads = threads
         self.tls: ClientTls | None = None
         self.address = ""
         self._bundles = list(bundles)
         self._options = options
+        self._environment = environment or {}
         self._streams = max(streams, MIN_MAX_STREAMS)
 
     def __enter__(self) -> Self:
@@ -185,7 +193,7 @@ class OwnBroker(Program):
                 shutil.copy(source, target)
 
     def _spawn(self, **options: Any) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify")}
+        environment = {**os.environ, **self._environment, "NOTIFY_SOCKET": str(self.folder / "notify")}
         return spawn("tykpy.cli", *self._command, env=environment, **options)
 
     def _family(self) -> list[int]:

@@ -68,6 +68,24 @@ def test_bodies_are_measured_and_their_answers_checked(tmp_path: Path) -> None:
 
 
 @needs_h2load
+def test_what_operations_cost_is_measured(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "benchmarks.overhead", "--streams", "2", "--rounds", "1", "--seconds", "0.01",
+        "--json", str(tmp_path / "json"),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "outlived" not in done.stderr
+    rows = json.loads((tmp_path / "json").read_text())["rows"]
+    settings = ["off", "metrics, access log", "and 1 % traced", "and all traced"]
+    assert [(row["load"], row["setting"]) for row in rows] == [
+        (load, setting) for load in ("header", "chain") for setting in settings
+    ]
+    assert all(min(row["rate"], row["broker_us"], row["workers_us"]) > 0 for row in rows)
+    assert [row["cpu_ratio"] for row in rows if row["setting"] == "off"] == [1, 1]
+
+
+@needs_h2load
 @needs_go
 def test_a_gateway_is_measured_with_and_without_plugins(tmp_path: Path) -> None:
     command = [
@@ -87,7 +105,7 @@ def test_a_gateway_is_measured_with_and_without_plugins(tmp_path: Path) -> None:
     assert "| 2 clients, requests/s | header edit |" in (tmp_path / "markdown").read_text()
 
 
-@pytest.mark.parametrize("benchmark", [["compare", "--quick"], ["bodies"], ["gateway"]], ids=" ".join)
+@pytest.mark.parametrize("benchmark", [["compare", "--quick"], ["bodies"], ["gateway"], ["overhead"]], ids=" ".join)
 def test_a_missing_h2load_is_one_clear_line(tmp_path: Path, benchmark: list[str]) -> None:
     module, *flags = benchmark
     done = subprocess.run(
