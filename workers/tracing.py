@@ -115,7 +115,7 @@ class _SampledCall:
 
 
 class LazyHookSpan(Span):
-    """The span of a hook. It becomes one of the SDK, at ten times the cost, as soon as anything is added to it."""
+    """The span of a hook. It becomes one of the SDK, at four times the cost, as soon as anything is added to it."""
 
     def __init__(self, export: SpanExport, hook: Hook, worker: int, parent: SpanContext) -> None:
         self.context = export.new_context(parent)
