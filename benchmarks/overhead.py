@@ -27,6 +27,8 @@ WORKERS: Final = 2
 SCENARIOS: Final = ("header", "chain")
 """Of `tykpy bench`: a hook that adds a header, and a chain of five."""
 OFF: Final = "off"
+PATIENT: Final = ("--queue-wait", "0")
+"""No call is refused, however busy the machine is."""
 SCRAPE_SECONDS: Final = 2.0
 COLUMNS: Final = (
     "load", "streams", "setting", "requests/s", "broker CPU us", "workers CPU us", "CPU us", "CPU : off", "req/s : off",
@@ -44,9 +46,9 @@ class Setting(NamedTuple):
     def options(self, metrics: Path) -> list[str]:
         """Return the options of the broker, which shows metrics on this socket."""
         if self.is_off:
-            return ["--slow-hook", "0", "--tracing", "off"]
+            return [*PATIENT, "--slow-hook", "0", "--tracing", "off"]
         tracing = "on" if self.sampled else "off"
-        return ["--metrics", f"unix://{metrics}", "--access-log", "errors", "--tracing", tracing]
+        return [*PATIENT, "--metrics", f"unix://{metrics}", "--access-log", "errors", "--tracing", tracing]
 
     def environment(self, collector: str) -> dict[str, str]:
         """Return the variables of the broker, which exports spans to this address."""
