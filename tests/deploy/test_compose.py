@@ -57,6 +57,13 @@ def test_the_broker_can_write_to_volumes_only_and_has_time(compose: str) -> None
     assert set(broker["environment"]) <= {f"TYKPY_{option.name.upper()}" for option in options()}
 
 
+def test_metrics_are_served_to_this_machine_only(compose: str) -> None:
+    broker = services(compose)["tykpy"]
+    (port,) = broker["ports"]
+    assert port["host_ip"] == "127.0.0.1"
+    assert broker["environment"]["TYKPY_METRICS"] == f"tcp://0.0.0.0:{port['target']}"
+
+
 def test_the_sample_bundle_is_the_one_that_the_api_names(tmp_path: Path) -> None:
     (definition,) = (json.loads(path.read_text()) for path in (SAMPLE / "apps").glob("*.json"))
     name = definition["custom_middleware_bundle"]

@@ -181,6 +181,43 @@ def test_the_sidecar_shares_socket_and_bundles_with_the_gateway() -> None:
     assert settings["TYK_GW_COPROCESSOPTIONS_COPROCESSGRPCSERVER"] == "unix:///run/tykpy/tyk.sock"
 
 
+def test_the_values_for_tyks_chart_make_a_valid_pod() -> None:
+    """Put together as the chart tyk-gateway 5.3 does; its volume `tyk-scratch` holds the gateway's files."""
+    values = yaml.safe_load((HERE / "tyk-gateway-values.yaml").read_text())["tyk-gateway"]["gateway"]
+    scratch = {"name": "tyk-scratch", "mountPath": "/mnt/tyk-gateway"}
+    gateway = {
+        "name": "gateway",
+        "image": "tyk-gateway",
+        "env": values["extraEnvs"],
+        "volumeMounts": [scratch, *values["extraVolumeMounts"]],
+    }
+    spec = {
+        "terminationGracePeriodSeconds": values["terminationGracePeriodSeconds"],
+        "containers": [gateway, *values["extraContainers"]],
+        "volumes": [{"name": "tyk-scratch", "emptyDir": {}}, *values["extraVolumes"]],
+    }
+    validate([{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}])
+
+    (broker,) = values["extraContainers"]
+    ours, theirs = ({one["name"]: one["value"] for one in item["env"]} for item in (broker, gateway))
+    assert set(ours) <= {f"TYKPY_{option.name.upper()}" for option in options()}
+    assert theirs["TYK_GW_COPROCESSOPTIONS_COPROCESSGRPCSERVER"] == ours["TYKPY_LISTEN"]
+    mounts = {mount["mountPath"]: mount for mount in broker["volumeMounts"]}
+    assert {mount["name"] for mount in mounts.values()} == {volume["name"] for volume in spec["volumes"]}
+    socket_folder = str(Path(ours["TYKPY_LISTEN"].removeprefix("unix://")).parent)
+    assert mounts[socket_folder] in values["extraVolumeMounts"]
+    assert mounts[scratch["mountPath"]] == {**scratch, "readOnly": True}
+    assert ours["TYKPY_BUNDLES"] == f"{scratch['mountPath']}/middleware/bundles"
+    time = broker["lifecycle"]["preStop"]["sleep"]["seconds"] + int(ours["TYKPY_GRACE"])
+    assert spec["terminationGracePeriodSeconds"] > time + int(ours["TYKPY_EVENT_GRACE"])
+    assert broker["lifecycle"]["preStop"]["sleep"]["seconds"] >= int(theirs["TYK_GW_GRACEFULSHUTDOWNTIMEOUTDURATION"])
+
+    usual = broker_of("sidecar")
+    for same in ("image", "ports", "resources", "startupProbe", "livenessProbe", "readinessProbe"):
+        assert broker[same] == usual[same]
+    assert f"USER {broker['securityContext']['runAsUser']}:" in (ROOT / "deploy/docker/Dockerfile").read_text()
+
+
 def test_every_selector_of_the_service_finds_the_pods() -> None:
     found = plain("service")
     labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
