@@ -50,6 +50,7 @@ def test_every_option_exists() -> None:
     known |= {"--connect", "--tls-ca", "--tls-name"}  # of `tykpy call` and `tykpy bench`
     known |= {"--ready", "--service"}  # of `tykpy health`
     known |= {"--for", "--once"}  # of `tykpy log-level` and `tykpy top`
+    known |= {"--install", "--values"}  # of Helm
     assert not set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - known
 
 
