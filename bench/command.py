@@ -1,5 +1,6 @@
 """The click command `tykpy bench`: parses, and calls one function. Everything else is imported when it runs."""
 
+import importlib.util
 import signal
 import sys
 from collections.abc import Callable
@@ -14,10 +15,9 @@ from tykpy.broker.units import SIZE_FORMS, parse_size
 from tykpy.commands import parameters
 from tykpy.commands.connecting import runtime_dir_option, tls_options
 from tykpy.commands.errors import CommandError
+from tykpy.commands.terminal import no_traceback
 
 F = TypeVar("F", bound=Callable[..., Any])
-EXIT_ERROR: Final = 1
-EXIT_USAGE: Final = 2
 EXTRA: Final = ("psutil", "rich")
 """Packages of the extra `tykpy[bench]`."""
 SCENARIOS: Final = ("header", "jwt", "json", "cpu", "wait", "wait-async", "chain", "body", "session", "all")
@@ -94,21 +94,15 @@ def bench(**options: Any) -> None:
     Without options: the least that a hook can do, by number of workers. Your own hook:
     tykpy bench --bundle my-bundle --hook MyHook --type Post
     """
-    try:
-        from tykpy.bench.program import run
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in EXTRA:
-            raise
-        click.echo(f"tykpy: tykpy bench needs the {package} package: pip install 'tykpy[bench]'", err=True)
-        sys.exit(EXIT_USAGE)
 
     def stop(_number: int, _frame: object) -> None:
         sys.exit(128 + signal.SIGTERM)  # runs every `finally`, so brokers and load generators are ended
 
-    signal.signal(signal.SIGTERM, stop)
-    try:
+    with no_traceback():
+        for package in EXTRA:
+            if importlib.util.find_spec(package) is None:
+                raise CommandError(f"tykpy bench needs the {package} package: pip install 'tykpy[bench]'")
+        from tykpy.bench.program import run
+
+        signal.signal(signal.SIGTERM, stop)
         run(options)
-    except (CommandError, OSError) as error:
-        click.echo(f"tykpy: {error}", err=True)
-        sys.exit(EXIT_ERROR)

@@ -31,6 +31,7 @@ from tykpy.bench.results import Histogram
 from tykpy.bench.wire import LoadConnection
 from tykpy.broker.errors import BrokerError
 from tykpy.client.dialing import ClientTls, Dialled, dial
+from tykpy.commands.objects import reason
 
 READ_SIZE: Final = 256 * 1024
 HANDSHAKE_SECONDS: Final = 10.0
@@ -80,7 +81,6 @@ class LoadResult(NamedTuple):
     failures: dict[str, int]
     unanswered: int
     latencies_ns: Histogram
-    cpu_ns: int
 
 
 class Schedule:
@@ -121,14 +121,14 @@ class Window:
         self.begin = begin
         self.end = end
         self.answered = 0
-        self.latencies: list[int] = []
-        """In ns, of calls that were due within the window; the owner empties it."""
+        self.latencies_ns = Histogram()
+        """Of calls that were due within the window."""
 
     def ended(self, started: list[int], now: int) -> None:
         """Count calls that have ended with OK, by the times from which they count."""
         if self.begin <= now < self.end:
             self.answered += len(started)
-        self.latencies += [now - at for at in started if self.begin <= at < self.end]
+        self.latencies_ns.record(now - at for at in started if self.begin <= at < self.end)
 
 
 class LoadDriver:
@@ -150,11 +150,8 @@ class LoadDriver:
         self._schedule = Schedule(order.rate, start)
         self._started: dict[int, int] = {}
         self._failures: Counter[str] = Counter()
-        self._histogram = Histogram()
         self._unsent = memoryview(b"")
         self._next_progress = begin + PROGRESS_NS
-        self._cpu_begin: int | None = None
-        self._cpu_end: int | None = None
 
     def run(self) -> LoadResult:
         """Drive the load and return the result."""
@@ -164,8 +161,9 @@ class LoadDriver:
                 self._call(now)
             self._exchange(now)
             now = time.monotonic_ns()
-            self._look_at_clock(now)
-        return self._result()
+            self._tell(now)
+        unanswered = len(self._started) + self._schedule.late(self._stop)
+        return LoadResult(self._window.answered, dict(self._failures), unanswered, self._window.latencies_ns)
 
     def _due(self) -> int | None:
         """Return when the next call is due, if that is before the end: such a call is made even if it is late."""
@@ -204,10 +202,8 @@ class LoadDriver:
                 return True
 
     def _patience(self, now: int) -> float:
-        until = self._next_progress if now < self._window.end else self._give_up
-        for moment in (self._start, self._window.begin, self._window.end, self._stop):
-            if moment > now:
-                until = min(until, moment)
+        moments = [self._start, self._next_progress, self._stop, self._give_up]
+        until = min((moment for moment in moments if moment > now), default=now)
         due = self._due()
         if due is not None and self._room() > 0:
             until = min(until, due)
@@ -234,29 +230,14 @@ class LoadDriver:
         known = text in self._failures or len(self._failures) < MAX_FAILURE_TEXTS
         self._failures[text if known else OTHER_FAILURES] += 1
 
-    def _look_at_clock(self, now: int) -> None:
-        if self._cpu_begin is None and now >= self._window.begin:
-            self._cpu_begin = time.process_time_ns()
-        if self._cpu_end is None and now >= self._window.end:
-            self._cpu_end = time.process_time_ns()
-        if self._next_progress <= now < self._window.end:
+    def _tell(self, now: int) -> None:
+        """Report progress if it is time."""
+        window = self._window
+        if self._next_progress <= now < window.end:
             self._next_progress = now + PROGRESS_NS
-            self._count()
-            percentiles = map(self._histogram.percentile, (50, 99))
-            seconds = (now - self._window.begin) / NS_PER_SECOND
-            self._report(RunProgress(seconds, self._window.answered, self._failures.total(), *percentiles))
-
-    def _count(self) -> None:
-        self._histogram.record(self._window.latencies)
-        self._window.latencies.clear()
-
-    def _result(self) -> LoadResult:
-        self._count()
-        now = time.process_time_ns()
-        end = now if self._cpu_end is None else self._cpu_end
-        begin = end if self._cpu_begin is None else self._cpu_begin
-        unanswered = len(self._started) + self._schedule.late(self._stop)
-        return LoadResult(self._window.answered, dict(self._failures), unanswered, self._histogram, end - begin)
+            p50, p99 = map(window.latencies_ns.percentile, (50, 99))
+            seconds = (now - window.begin) / NS_PER_SECOND
+            self._report(RunProgress(seconds, window.answered, self._failures.total(), p50, p99))
 
 
 TRACEPARENT_RATE: Final = 60_000
@@ -309,7 +290,7 @@ def connect(address: str, tls: ClientTls | None = None) -> Dialled:
     except BrokerError as error:
         raise BenchError(str(error)) from error
     except OSError as error:
-        raise BenchError(f"cannot connect to {address}: {error.strerror or error}") from error
+        raise BenchError(f"no broker answers at {address}: {reason(error)}") from error
 
 
 def shake_hands(dialled: Dialled, connection: LoadConnection) -> None:

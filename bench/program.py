@@ -20,6 +20,7 @@ from tykpy.bench.runs import Observer, OnProgress, Plan, sweep
 from tykpy.bench.scenarios import ALL, BUILT_IN, DEFAULT, OwnHook, Scenario, own_scenario
 from tykpy.bench.tables import COLUMNS, COMPARED, Comparison, compare, duration, fitting, remarks, row
 from tykpy.client.dialing import ClientTls
+from tykpy.commands.terminal import harmless
 
 PLAIN_WIDTH: Final = 200
 """Width of a table that goes into a file or a pipe."""
@@ -185,4 +186,4 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
 def _print(console: Console, *lines: str, style: str | None = None) -> None:
     for line in lines:
-        console.print(line, style=style, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+        console.print(harmless(line), style=style, highlight=False, markup=False, soft_wrap=not console.is_terminal)

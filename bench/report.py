@@ -182,47 +182,45 @@ def _heading(report: BenchReport) -> str:
     return f"<h1>tykpy bench</h1>\n<p class='soft'><code>{escape(report.command)}</code></p>\n<dl>{facts}</dl>"
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
-
-
 def _changes(comparison: Comparison) -> str:
     explained = "Since the run that was given to --compare. A change within the repetitions' own spread is noise."
-    rows = []
-    for case, found in comparison.cases.items():
-        cells = "".join(_change(found[name]) if name in found else _cell("", NOT_MEASURED) for name in COMPARED)
-        rows.append(f"<tr>{_cell('case', case.title)}{cells}</tr>")
+    rows = [
+        [
+            _cell("case", case.title),
+            *(_change(found[name]) if name in found else _cell("", NOT_MEASURED) for name in COMPARED),
+        ]
+        for case, found in comparison.cases.items()
+    ]
     remarks = "".join(f"<li>{escape(remark)}</li>" for remark in comparison.remarks)
-    return _table("What changed", ("case", *COMPARED.values()), rows, explained) + (
-        f"\n<ul>{remarks}</ul>" if remarks else ""
-    )
+    return _table("What changed", explained, ("case", *COMPARED.values()), rows) + f"\n<ul>{remarks}</ul>"
 
 
-def _change(difference: Difference) -> str:
+def _change(difference: Difference | None) -> str:
+    if difference is None:
+        return _cell("", NOT_MEASURED)
     style = difference.trend.name.lower()
     return f"<td class='{style}'>{escape(difference.now_text)}<small>{escape(difference.then_text)}</small></td>"
 
 
 def _figures(report: BenchReport) -> str:
-    rows = []
-    for result in report.results:
-        cells = "".join(_cell(name, text) for name, text in zip(COLUMNS, row(result), strict=True))
-        rows.append(f"<tr>{cells}</tr>")
-    explained = f"Medians; CPU is per dispatch. {_sentence(disturbance(report.results))}"
-    return _table("All cases", COLUMNS, rows, explained)
+    rows = [map(_cell, COLUMNS, row(result)) for result in report.results]
+    doubtful = disturbance(report.results)
+    explained = "Medians; CPU is per dispatch." + (f" Doubtful: {doubtful}." if doubtful else "")
+    return _table("All cases", explained, COLUMNS, rows)
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[str], explained: str) -> str:
-    head = "".join(_cell(column, column).replace("td", "th") for column in columns)
-    body = "\n".join(rows)
+def _table(title: str, explained: str, columns: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    head = "".join(_cell(column, column, "th") for column in columns)
+    body = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
     return (
         f"<h2>{escape(title)}</h2>\n<p class='soft'>{escape(explained)}</p>\n"
         f"<div class='scroll'><table>\n<tr>{head}</tr>\n{body}\n</table></div>"
     )
 
 
-def _cell(column: str, text: str) -> str:
-    return f"<td class='text'>{escape(text)}</td>" if column in _TEXT_COLUMNS else f"<td>{escape(text)}</td>"
+def _cell(column: str, text: str, kind: str = "td") -> str:
+    style = " class='text'" if column in _TEXT_COLUMNS else ""
+    return f"<{kind}{style}>{escape(text)}</{kind}>"
 
 
 def _scenario(name: str, results: list[CaseResult]) -> str:

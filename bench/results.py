@@ -15,6 +15,7 @@ import msgspec
 
 from tykpy.bench.errors import BenchError
 from tykpy.bench.measure import NS_PER_US, usable_cpus
+from tykpy.broker.units import show_size
 
 US_PER_SECOND: Final = 1e6
 FORMAT: Final = 2
@@ -63,52 +64,40 @@ class Case:
     tracing: bool = False
 
     @property
-    def load(self) -> str:
-        """How calls are made, in words."""
-        return f"{self.rate:,.0f}/s" if self.rate else f"{self.streams} streams"
-
-    @property
     def pieces(self) -> tuple[str, ...]:
-        """Workers, threads, load, body and tracing in words; empty for what is not set."""
+        """Workers, threads, load, body and tracing in words."""
         return (
-            f"{self.workers} worker{'s' * (self.workers != 1)}" if self.workers else "",
-            f"{self.threads} thread{'s' * (self.threads != 1)}" if self.threads else "",
-            self.load,
-            "" if self.body_size is None else f"{size_text(self.body_size)} body",
-            "traceparents" if self.tracing else "",
+            f"{self.workers} worker{'s' * (self.workers != 1)}" if self.workers else "workers unknown",
+            f"{self.threads} thread{'s' * (self.threads != 1)}" if self.threads else "threads: auto",
+            f"{self.rate:,.0f}/s" if self.rate else f"{self.streams} streams",
+            "body as it is" if self.body_size is None else f"{show_size(self.body_size)} body",
+            "traceparents" if self.tracing else "no traceparents",
         )
 
     @property
     def variant(self) -> str:
         """All but scenario and workers, in words."""
-        return ", ".join(filter(None, self.pieces[1:]))
+        return _joined(self.pieces[1:])
 
     @property
     def title(self) -> str:
         """All of it in words."""
-        return ", ".join(filter(None, (self.scenario, *self.pieces)))
+        return _joined((self.scenario, *self.pieces))
 
 
-USUAL: Final = ("workers unknown", "threads: auto", "", "body as it is", "no traceparents")
-"""Words for the pieces that are empty in `Case.pieces`."""
+_USUAL: Final = ("workers unknown", "threads: auto", "body as it is", "no traceparents")
+
+
+def _joined(pieces: Iterable[str]) -> str:
+    return ", ".join(piece for piece in pieces if piece not in _USUAL)
 
 
 def labels(cases: Sequence[Case], *, with_workers: bool = True) -> list[str]:
     """Return a short name for each case of one scenario, without what all have in common if anything else is left."""
-    first = 0 if with_workers else 1
-    columns = [(number, [case.pieces[number] for case in cases]) for number in range(first, len(USUAL))]
-    # Defaults are named only if they differ between cases.
-    varied = [[piece or USUAL[number] for piece in column] for number, column in columns if len(set(column)) > 1]
-    shown = varied or [column for _, column in columns][: 1 if with_workers else None]
-    return [", ".join(filter(None, row)) for row in zip(*shown, strict=True)]
-
-
-def size_text(size: int) -> str:
-    """Return 1048576 as `1 MiB`."""
-    for unit, name in ((1024 * 1024, "MiB"), (1024, "KiB")):
-        if size >= unit and size % unit == 0:
-            return f"{size // unit} {name}"
-    return f"{size} B"
+    columns = list(zip(*(case.pieces for case in cases), strict=True))[0 if with_workers else 1 :]
+    if varied := [column for column in columns if len(set(column)) > 1]:
+        return [", ".join(row) for row in zip(*varied, strict=True)]
+    return [case.pieces[0] if with_workers else case.variant for case in cases]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from itertools import product
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -47,6 +47,7 @@ LOOKS: Final = (0.25, 0.5, 0.75)
 """Shares of the window after which the broker is asked how many dispatches wait."""
 
 OnProgress = Callable[[RunProgress], None]
+Seen = TypeVar("Seen")
 
 
 class LoadProcess:
@@ -56,6 +57,7 @@ class LoadProcess:
         self.pipe, theirs = Pipe()
         with theirs:
             self._process = spawn("tykpy.bench.load", str(theirs.fileno()), pass_fds=[theirs.fileno()])
+        self.pid = self._process.pid
         self.progress: RunProgress | None = None
         """None: not connected yet."""
         self.result: LoadResult | None = None
@@ -80,22 +82,27 @@ class LoadProcess:
             self.progress = report
 
 
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """Readings of all clocks at one moment, in ns."""
+class Clocks(NamedTuple):
+    """Readings of all clocks at one moment, in ns; those of the broker by process, empty if it cannot be looked at."""
 
     at: int
     machine: int
-    processes: dict[int, int]
+    loads: int
+    broker: dict[int, int]
 
     @classmethod
-    def take(cls, pids: list[int] | None) -> "Clocks":
-        """Read the clocks; processes that may not be looked at are left out."""
-        try:
-            processes = cpu_ns(pids or ())
-        except ProcessGoneError:
-            processes = {}
-        return cls(time.monotonic_ns(), machine_time().busy, processes)
+    def take(cls, loads: Sequence[LoadProcess], broker: list[int] | None) -> "Clocks":
+        """Read the clocks."""
+        used = sum(cpu_ns(load.pid for load in loads).values())
+        return cls(time.monotonic_ns(), machine_time().busy, used, _seen(cpu_ns, broker) or {})
+
+
+def _seen(look: Callable[[list[int]], Seen], pids: list[int] | None) -> Seen | None:
+    """Return what a look at the broker's processes shows; None if they cannot be looked at."""
+    try:
+        return look(pids) if pids else None
+    except ProcessGoneError:
+        return None
 
 
 def split(order: Order, processes: int) -> list[Order]:
@@ -129,19 +136,17 @@ def _run(order: Order, loads: list[LoadProcess], server: MeasuredBroker, on_prog
 
     listen_until(0.0)
     pids = server.pids()
-    before = Clocks.take(pids)
+    before = Clocks.take(loads, pids)
     waiting = []
     for share in LOOKS:
         listen_until(share)
         waiting.append(server.waiting())
     listen_until(1.0)
-    after = Clocks.take(pids)
-    memory = _memory(pids)
+    after = Clocks.take(loads, pids)
+    memory = _seen(memory_mib, pids)
     _wait(loads, order.tail + order.drain + END_PATIENCE, lambda load: load.result is not None)
     results = [load.result for load in loads if load.result is not None]
-    used = sum(result.cpu_ns for result in results) / (order.seconds * NS_PER_SECOND)
-    usage = _usage(before, after, used, memory, waiting)
-    return _sample(order.seconds, results, replace(usage, load_processes=len(loads)))
+    return _sample(order.seconds, results, _usage(before, after, len(loads), memory, waiting))
 
 
 def _progress(loads: Sequence[LoadProcess]) -> RunProgress:
@@ -164,27 +169,21 @@ def _sample(seconds: float, results: Sequence[LoadResult], usage: Usage) -> Samp
     return Sample(seconds, answered, latencies, usage, dict(failures), unanswered)
 
 
-def _usage(before: Clocks, after: Clocks, load: float, memory: list[float] | None, waiting: list[int | None]) -> Usage:
+def _usage(before: Clocks, after: Clocks, loads: int, memory: list[float] | None, waiting: list[int | None]) -> Usage:
     passed = after.at - before.at
     looks = [look for look in waiting if look is not None]
-    used = [(after.processes[pid] - at) / passed for pid, at in before.processes.items() if pid in after.processes]
+    used = [(after.broker[pid] - at) / passed for pid, at in before.broker.items() if pid in after.broker]
     return Usage(
         cpus=usable_cpus(),
         machine=(after.machine - before.machine) / passed,
-        load=load,
+        load=(after.loads - before.loads) / passed,
+        load_processes=loads,
         broker=used[0] if used else None,
         workers=tuple(used[1:]) if used else None,
         broker_mib=memory[0] if memory else None,
         worker_mib=tuple(memory[1:]) if memory else None,
         waiting=statistics.median(looks) if looks else None,
     )
-
-
-def _memory(pids: list[int] | None) -> list[float] | None:
-    try:
-        return memory_mib(pids) if pids else None
-    except ProcessGoneError:
-        return None
 
 
 def _wait(loads: Sequence[LoadProcess], seconds: float, done: Callable[[LoadProcess], bool]) -> None:

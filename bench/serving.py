@@ -11,53 +11,29 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 import psutil
 
 from tykpy.bench.bound import spawn
-from tykpy.bench.errors import BenchError, ProcessGoneError, ServerError
+from tykpy.bench.errors import ProcessGoneError, ServerError
+from tykpy.bench.load import connect
 from tykpy.bench.measure import broker_and_workers, family
 from tykpy.broker.config import AUTO
-from tykpy.broker.errors import BrokerError
 from tykpy.broker.net.addresses import parse_unix
 from tykpy.broker.net.port_owner import tcp_listener, unix_listener
-from tykpy.client.dialing import ClientTls, dial
+from tykpy.client.dialing import ClientTls
 from tykpy.commands.errors import CommandError
-from tykpy.commands.objects import reason
 from tykpy.commands.pool import ask_broker
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
 """Longer than the broker's own --grace."""
 RETRY_SECONDS: Final = 0.01
-CONNECT_SECONDS: Final = 10.0
 STATUS_SECONDS: Final = 1.0
 LOG_TAIL: Final = 2000
 """Bytes of a program's output that an error shows."""
 MIN_MAX_STREAMS: Final = 1000
-
-
-class Server(Protocol):
-    """Anything that takes dispatches."""
-
-    @property
-    def address(self) -> str:
-        """Where it listens for gRPC."""
-
-    def pids(self) -> list[int] | None:
-        """Return its processes, the listening one first; None if they cannot be seen from here."""
-
-
-class MeasuredBroker(Server, Protocol):
-    """A broker that takes dispatches. `threads` is 0 for auto, and unknown for a broker that others have started."""
-
-    workers: int
-    threads: int
-    tls: ClientTls | None
-
-    def waiting(self) -> int | None:
-        """Return how many dispatches wait for a worker; None if the broker cannot be asked."""
 
 
 class Program:
@@ -244,6 +220,9 @@ class ConnectedBroker:
         return next((waiting for waiting in found if waiting is not None), None)
 
 
+MeasuredBroker = OwnBroker | ConnectedBroker
+
+
 def _waiting(runtime: Path, pid: int) -> int | None:
     """Return how many dispatches wait in this broker; None if it is not there, or too busy to say."""
     try:
@@ -254,14 +233,9 @@ def _waiting(runtime: Path, pid: int) -> int | None:
 
 
 def _listener(address: str, tls: ClientTls | None) -> int:
-    """Return the process that accepts our connections; 0 if it cannot be seen from here."""
-    try:
-        with dial(address, CONNECT_SECONDS, tls).socket as sock:
-            if sock.family == socket.AF_UNIX:
-                return unix_listener(sock)
-            here, there = sock.getsockname(), sock.getpeername()
-            return tcp_listener(there[1]) if here[0] == there[0] else 0
-    except BrokerError as error:
-        raise BenchError(str(error)) from error
-    except OSError as error:
-        raise BenchError(f"no broker answers at {address}: {reason(error)}") from error
+    """Return the process that accepts our connections, 0 if it cannot be seen from here; raises BenchError."""
+    with connect(address, tls).socket as sock:
+        if sock.family == socket.AF_UNIX:
+            return unix_listener(sock)
+        here, there = sock.getsockname(), sock.getpeername()
+        return tcp_listener(there[1]) if here[0] == there[0] else 0

@@ -4,7 +4,8 @@ The frames of a call are prepared once; each call inserts its stream id. Answers
 header table has size 0, so equal trailers are equal bytes, and only unknown ones are decoded.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, repeat
 from struct import Struct
@@ -32,14 +33,13 @@ from tykpy.broker.http2.frames import (
     pack_window_update,
 )
 from tykpy.broker.http2.limits import MAX_WINDOW, MIN_WINDOW
-from tykpy.broker.http2.settings import SettingId
+from tykpy.broker.http2.settings import SettingId, pack_settings, parse_settings
 
 DISPATCH_PATH: Final = b"/coprocess.Dispatcher/Dispatch"
 
 _HEAD_SIZE: Final = FRAME_HEAD.size
 _DATA_HEAD_SIZE: Final = _HEAD_SIZE - 4
 """Bytes of a frame's head before its stream id."""
-_SETTING: Final = Struct(">HI")
 _MESSAGE_PREFIX: Final = Struct(">?I")
 _TOP_UP: Final = 2**28
 """Bytes received after which the connection's window is widened again."""
@@ -198,25 +198,27 @@ class LoadConnection:
         for stream_id, (head, middle), body in zip(ids, self._heads, self._bodies, strict=False):
             self._out += (head, U32.pack(stream_id), middle[:-_DATA_HEAD_SIZE])
             self._uploads[stream_id] = _Upload(self._stream_window, memoryview(body))
-        self._pump()
+        self._pump(ids)
 
-    def _pump(self) -> None:
-        """Send what the windows allow, one frame of each upload in turn."""
-        blocked = False
-        while not blocked:
-            blocked = True
-            for stream_id, upload in list(self._uploads.items()):
-                size = min(len(upload.body), MAX_FRAME_SIZE, self._window, upload.window)
-                if size > 0:
-                    blocked = False
-                    last = size == len(upload.body)
-                    self._out.append(_head_of(size, DATA, END_STREAM if last else 0) + U32.pack(stream_id))
-                    self._out.append(upload.body[:size])
-                    self._window -= size
-                    upload.window -= size
-                    upload.body = upload.body[size:]
-                    if last:
-                        del self._uploads[stream_id]
+    def _pump(self, ids: Iterable[int]) -> None:
+        """Send what the windows allow of these uploads, one frame of each in turn."""
+        turns = deque(ids)
+        while turns and self._window > 0:
+            stream_id = turns.popleft()
+            upload = self._uploads[stream_id]
+            size = min(len(upload.body), MAX_FRAME_SIZE, self._window, upload.window)
+            if size <= 0:
+                continue
+            last = size == len(upload.body)
+            self._out.append(_head_of(size, DATA, END_STREAM if last else 0) + U32.pack(stream_id))
+            self._out.append(upload.body[:size])
+            self._window -= size
+            upload.window -= size
+            upload.body = upload.body[size:]
+            if last:
+                del self._uploads[stream_id]
+            else:
+                turns.append(stream_id)
 
     # Rare frames
 
@@ -236,7 +238,7 @@ class LoadConnection:
             raise ProtocolError("the server's headers are padded, or longer than a frame: not expected of a broker")
 
     def _take_settings(self, payload: bytes) -> None:
-        for name, value in _SETTING.iter_unpack(payload):
+        for name, value in parse_settings(payload):
             if name == SettingId.MAX_CONCURRENT_STREAMS:
                 self.max_streams = value
             elif name == SettingId.INITIAL_WINDOW_SIZE:
@@ -245,14 +247,15 @@ class LoadConnection:
                 self._stream_window = value
         self.ready = True
         self._out.append(pack_frame(FrameType.SETTINGS, ACK, 0))
-        self._pump()
+        self._pump(self._uploads)
 
     def _widen(self, stream_id: int, increment: int) -> None:
         if not stream_id:
             self._window += increment
+            self._pump(self._uploads)
         elif stream_id in self._uploads:
             self._uploads[stream_id].window += increment
-        self._pump()
+            self._pump([stream_id])
 
 
 def _head_of(length: int, kind: int, flags: int) -> bytes:
@@ -266,13 +269,12 @@ def _call_head(block: bytes, data_head: bytes) -> tuple[bytes, bytes]:
 
 
 def _our_settings() -> bytes:
-    values = (
+    settings = pack_settings(
         (SettingId.HEADER_TABLE_SIZE, 0),
         (SettingId.ENABLE_PUSH, 0),
         (SettingId.INITIAL_WINDOW_SIZE, MAX_WINDOW),
         (SettingId.MAX_FRAME_SIZE, MAX_FRAME_SIZE),
     )
-    settings = pack_frame(FrameType.SETTINGS, 0, 0, b"".join(_SETTING.pack(*value) for value in values))
     return settings + pack_window_update(0, MAX_WINDOW - MIN_WINDOW)
 
 

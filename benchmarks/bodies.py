@@ -20,7 +20,7 @@ from benchmarks.objects import answers, upload
 from benchmarks.reports import FIGURES, Findings, Table, figures, figures_dict, numbers, pace_of, parser, present
 from benchmarks.rounds import Pace, Readings, interleave
 from tykpy.bench.measure import MIB
-from tykpy.bench.results import size_text
+from tykpy.broker.units import show_size
 
 KIB: Final = 1024
 USUAL: Final = Pace(rounds=3, seconds=1.0)
@@ -68,7 +68,7 @@ def _cells(found: Readings, size: int, server: str) -> tuple[str, ...]:
     name, sync = _name(size, server), _name(size, SYNC)
     rate, cpu_us, load_us = (found.median(name, figure) for figure in ("rate", "cpu_us", "load_us"))
     return (
-        size_text(size),
+        show_size(size),
         server,
         f"{rate * size / MIB:,.0f}",
         *figures(found, name),

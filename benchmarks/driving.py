@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from benchmarks import h2load
 from benchmarks.objects import DISPATCH_PATH, framed
@@ -20,7 +20,7 @@ from tykpy.bench.errors import ServerError
 from tykpy.bench.load import Order, connect, shake_hands
 from tykpy.bench.measure import MIB, NS_PER_US, cpu_ns, pss_bytes
 from tykpy.bench.results import Sample
-from tykpy.bench.serving import OwnBroker, Server
+from tykpy.bench.serving import OwnBroker
 from tykpy.bench.wire import LoadConnection
 from tykpy.client.grpc import GrpcCallError, GrpcClient
 from tykpy.workers.dispatch.sampled_checks import FIRST_CALLS
@@ -37,6 +37,17 @@ WATCHED_CALLS: Final = 2 * FIRST_CALLS * 5 // 4
 DRAIN_SECONDS: Final = 15.0
 
 IsRight = Callable[[Object], bool]
+
+
+class Server(Protocol):
+    """Anything that takes dispatches."""
+
+    @property
+    def address(self) -> str:
+        """Where it listens for gRPC."""
+
+    def pids(self) -> list[int] | None:
+        """Return its processes, the listening one first; None if they cannot be seen from here."""
 
 
 def ask(address: str, item: Object, is_right: IsRight) -> int:

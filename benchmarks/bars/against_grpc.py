@@ -7,11 +7,10 @@ from typing import Final
 
 from benchmarks.bars.bar import Bar, BarOutcome
 from benchmarks.contenders import SYNC, broker_name, sync_and_broker
-from benchmarks.driving import LoadCase, h2load_case
+from benchmarks.driving import LoadCase, Server, h2load_case
 from benchmarks.objects import answers, typical_post, upload
 from benchmarks.rounds import Pace, Readings, interleave, ratios
 from tykpy.bench.measure import MIB
-from tykpy.bench.serving import Server
 
 WORKERS: Final = 2
 OURS: Final = broker_name(WORKERS)

@@ -11,9 +11,9 @@ from benchmarks.driving import LoadCase, OwnLoadCase, h2load_case, idle_connecti
 from benchmarks.objects import has_header
 from benchmarks.rounds import Pace, Readings, interleave, ratios
 from tykpy.bench.measure import MIB
-from tykpy.bench.results import size_text
 from tykpy.bench.scenarios import BUILT_IN
 from tykpy.bench.serving import OwnBroker
+from tykpy.broker.units import show_size
 
 FLAT: Final = 1.1
 """Most that the largest setting may cost of the smallest: figures of one run differ by a tenth without a reason."""
@@ -126,7 +126,7 @@ def measure_body_growth(pace: Pace, folder: Path) -> list[BarOutcome]:
     with _header_broker() as broker:
         cases = [
             h2load_case(
-                size_text(size), broker, scenario.build(size), scenario.is_right, folder, BODY_STREAMS, pace.seconds,
+                show_size(size), broker, scenario.build(size), scenario.is_right, folder, BODY_STREAMS, pace.seconds,
                 warm_up_calls=BODY_WARM_UP_CALLS,
             )
             for size in BODIES

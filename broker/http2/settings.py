@@ -26,21 +26,25 @@ class SettingId(IntEnum):
     MAX_HEADER_LIST_SIZE = 6
 
 
+def pack_settings(*entries: tuple[SettingId, int]) -> bytes:
+    """Encode a SETTINGS frame."""
+    return pack_frame(FrameType.SETTINGS, 0, 0, b"".join(_ENTRY.pack(*entry) for entry in entries))
+
+
 def pack_our_settings(limits: Limits) -> bytes:
     """Encode the first frames of a server: SETTINGS, and the WINDOW_UPDATE that widens the connection's window."""
-    entries = (
+    frame = pack_settings(
         (SettingId.MAX_CONCURRENT_STREAMS, limits.max_concurrent_streams),
         (SettingId.INITIAL_WINDOW_SIZE, limits.stream_window),
         (SettingId.MAX_FRAME_SIZE, MAX_FRAME_SIZE),
         (SettingId.MAX_HEADER_LIST_SIZE, limits.max_header_list),
     )
-    frame = pack_frame(FrameType.SETTINGS, 0, 0, b"".join(_ENTRY.pack(*entry) for entry in entries))
     if limits.connection_window > MIN_WINDOW:
         frame += pack_window_update(0, limits.connection_window - MIN_WINDOW)
     return frame
 
 
-FORBID_TABLE: Final = pack_frame(FrameType.SETTINGS, 0, 0, _ENTRY.pack(SettingId.HEADER_TABLE_SIZE, 0))
+FORBID_TABLE: Final = pack_settings((SettingId.HEADER_TABLE_SIZE, 0))
 """SETTINGS that forbid the peer to use an HPACK table."""
 
 

@@ -185,7 +185,7 @@ def test_a_missing_broker_is_an_error(tmp_path: Path) -> None:
         def __init__(self) -> None:
             self.address, self.threads, self.workers, self._pid = order.address, 0, 0, 0
 
-    with pytest.raises(BenchError, match="cannot connect"):
+    with pytest.raises(BenchError, match="no broker answers"):
         measure(order, 1, Nowhere(), lambda _: None)
 
 
@@ -228,7 +228,7 @@ def test_a_sweep_varies_workers_threads_and_bodies(tmp_path: Path, temporary: Pa
     shapes = sorted((len(workers), *{len(threads) for threads in workers.values()}) for workers in brokers.values())
     assert shapes == [(1, 1), (1, 3), (2, 1), (2, 3)]
     assert all(found == {"1024", "4096"} for found in sizes.values())
-    assert "spy, 2 workers, 3 threads, 24 streams, 4 KiB body: limited by" in done.stdout
+    assert "spy, 2 workers, 3 threads, 24 streams, 4KiB body: limited by" in done.stdout
 
 
 # Scenarios
@@ -402,7 +402,7 @@ def test_a_broker_that_cannot_start_shows_its_log(tmp_path: Path, temporary: Pat
 def test_a_missing_extra_is_named(package: str) -> None:
     without = f"import sys; sys.modules[{package!r}] = None; from tykpy.cli import main; main(['bench'])"
     done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert done.stderr == f"tykpy: tykpy bench needs the {package} package: pip install 'tykpy[bench]'\n"
 
 

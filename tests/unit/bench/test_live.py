@@ -2,11 +2,12 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
-from tests.unit.bench.samples import MS, result, sample
+from tests.unit.bench.samples import MS, report, result, sample
 from tykpy.bench.load import RunProgress
-from tykpy.bench.program import ProgressView
+from tykpy.bench.program import ProgressView, show
 from tykpy.bench.runs import Plan
 from tykpy.bench.scenarios import BUILT_IN
 
@@ -48,3 +49,10 @@ def test_a_terminal_sees_what_runs_and_what_is_done() -> None:
     text = played(terminal=True)
     for part in ("header, 2 workers, 64 streams, repetition 1", "20,000/s", "p99 9 ms", "3 failed", "▄█", "12,345"):
         assert part in text
+
+
+def test_control_characters_of_hooks_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    show(report(result(sample(failures={"INTERNAL: \x1b[2Jgone": 1}))), None)
+    out = capsys.readouterr().out
+    assert "\\x1b[2Jgone" in out
+    assert "\x1b" not in out
