@@ -46,7 +46,7 @@ def test_an_open_loop_sees_a_stall_that_a_closed_loop_hides() -> None:
     stall = {"service_ns": MS // 2, "stall_at": 5 * SECOND, "stall_ns": SECOND}
     opened = drive(Schedule(1000, 0), OneByOne(**stall), streams=10, end=10 * SECOND)
     closed = drive(Schedule(0, 0), OneByOne(**stall), streams=1, end=10 * SECOND)
-    corrected, hidden = opened.latencies_ns, closed.latencies_ns
+    corrected, hidden = opened.latencies_ns(), closed.latencies_ns()
     assert hidden.percentile(99) < MS, "one call of 18,000 was slow: the 99th percentile knows nothing of it"
     assert max(hidden) >= SECOND
     # About 1,000 callers came during the second, and as many while the rest was worked off.
@@ -88,4 +88,4 @@ def test_throughput_counts_ends_and_latency_counts_starts() -> None:
     window.ended([190], 250)  # due in it, ended after it
     window.ended([210], 260)
     assert window.answered == 3
-    assert window.latencies_ns == {50: 1, 60: 2}
+    assert window.latencies_ns() == {50: 1, 60: 2}
