@@ -24,6 +24,8 @@ _REQUEST_HEAD: Final = b"\x94\x00\xce"
 _REQUEST_TAIL: Final = b"\xa8dispatch\x91"
 _ANSWER_HEAD: Final = b"\x94\x01\xce"
 _ID: Final = struct.Struct(">I")
+_FIRST_ID: Final = 1 << 16
+"""The first that takes four bytes in the answer too: the broker encodes numbers as short as they can be."""
 _ID_END: Final = len(_ANSWER_HEAD) + _ID.size
 _NO_ERROR: Final = b"\xc0"
 
@@ -69,7 +71,7 @@ class _Client:
         count = min(count, self._requests - self._sent)
         now = time.perf_counter_ns()
         calls: list[bytes] = []
-        for call_id in range(self._sent, self._sent + count):
+        for call_id in range(_FIRST_ID + self._sent, _FIRST_ID + self._sent + count):
             self._started[call_id] = now
             calls += (_REQUEST_HEAD, _ID.pack(call_id), _REQUEST_TAIL, self._object)
         self._sent += count
