@@ -11,9 +11,5 @@ class ServerError(BenchError):
     """A server did not start, ended, or answered wrongly."""
 
 
-class ProtocolError(BenchError):
-    """The server does not speak HTTP/2, or uses parts of it that the load generator does not read."""
-
-
 class ProcessGoneError(BenchError):
     """A process that was to be measured has ended, or may not be looked at."""

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Final
 
 from rich.console import Console, Group
@@ -17,7 +18,7 @@ from tykpy.bench.measure import NS_PER_US, usable_cpus
 from tykpy.bench.report import html
 from tykpy.bench.results import BenchReport, Case, CaseResult, read_json, write_json, write_text
 from tykpy.bench.runs import Observer, OnProgress, Plan, sweep
-from tykpy.bench.scenarios import ALL, BUILT_IN, DEFAULT, OwnHook, Scenario, own_scenario
+from tykpy.bench.scenarios import ALL, BUILT_IN, DEFAULT, Scenario, own_scenario
 from tykpy.bench.tables import COLUMNS, COMPARED, Comparison, compare, duration, fitting, remarks, row
 from tykpy.client.dialing import ClientTls
 from tykpy.commands.terminal import harmless
@@ -29,11 +30,6 @@ REFRESHES: Final = 5
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _SPARK_COUNT: Final = 40
 _BAR_WIDTH: Final = 40
-_SAME: Final = (
-    "streams", "rates", "body_sizes", "seconds", "warm_up", "repeat", "connections", "connect", "tracing",
-    "runtime_dir",
-)  # fmt: skip
-"""Options that are passed on as they are."""
 
 
 def run(options: Mapping[str, Any]) -> None:
@@ -67,13 +63,12 @@ def plan_of(options: Mapping[str, Any]) -> Plan:
         raise BenchError("--connections: more than --streams")
     if tls.given and not options["connect"]:
         raise BenchError(f"{', '.join(tls.given)}: for a running broker; give its address with --connect")
-    return Plan(
-        scenarios,
-        workers=(0,) if options["connect"] else options["workers"] or _default_workers(),
-        threads=(0,) if options["connect"] else options["threads"],
-        tls=tls,
-        **{name: options[name] for name in _SAME},
-    )
+    given = {field.name: options[field.name] for field in fields(Plan) if field.name in options}
+    if options["connect"]:
+        given |= {"workers": (0,), "threads": (0,)}
+    elif not options["workers"]:
+        given["workers"] = _default_workers()
+    return Plan(scenarios, tls=tls, **given)
 
 
 def _scenarios(options: Mapping[str, Any]) -> tuple[Scenario, ...]:
@@ -81,8 +76,8 @@ def _scenarios(options: Mapping[str, Any]) -> tuple[Scenario, ...]:
     if bundle is not None:
         if names:
             raise BenchError("--bundle and --scenario: give one of them")
-        own = OwnHook(bundle, options["hook"], options["hook_type"], options["object_file"])
-        return (own_scenario(own, needs_files=options["connect"] is None),)
+        own = (options[name] for name in ("bundle", "hook", "hook_type", "object_file"))
+        return (own_scenario(*own, needs_files=options["connect"] is None),)
     if options["hook"] or options["object_file"]:
         raise BenchError("--hook and --object need --bundle: where is the hook?")
     if options["connect"]:

@@ -250,7 +250,8 @@ def throughput(results: list[CaseResult]) -> str:
         points = [(float(member.case.workers), member.median("rate") or 0.0) for member in members]
         lines.append(Line(name, points, colour))
         if len(points) > 1 and not members[0].case.rate:
-            lines.append(Line("", _ideal(points), colour))
+            (first, rate), *_ = points
+            lines.append(Line("", [(count, rate * count / first) for count, _ in points], colour))
     title = "workers" if all(line.name for line in lines) else "workers (dashed: ideal)"
     counts = sorted({count for line in lines for count, _ in line.points if line.name})
     x = Axis(
@@ -261,13 +262,6 @@ def throughput(results: list[CaseResult]) -> str:
     rates = [rate for line in lines for _, rate in line.points]
     y = axis_of("dispatches/s", rates, linear_up_to=MOST_RATES_ON_A_LINE)
     return line_chart("throughput by workers", lines, x, y)
-
-
-def _ideal(points: Sequence[Point]) -> list[Point]:
-    """Return the ideal line from the first point; it has many points because a logarithmic axis bends it."""
-    (first, rate), last = points[0], points[-1][0]
-    counts = [first + (last - first) * number / _CURVE_POINTS for number in range(_CURVE_POINTS + 1)]
-    return [(count, rate * count / first) for count in counts]
 
 
 def _of_all(shown: int, everything: int) -> str:

@@ -130,24 +130,17 @@ BUILT_IN: Final[dict[str, Scenario]] = {scenario.name: scenario for scenario in 
 """What each does is said in docs/bench.md."""
 
 
-@dataclass(frozen=True, slots=True)
-class OwnHook:
-    """The user's own hook, as the options describe it."""
+def own_scenario(
+    bundle: Path, hook: str | None, hook_type: str = "Pre", object_file: Path | None = None, *, needs_files: bool
+) -> Scenario:
+    """Return the user's hook as a scenario; raises BenchError or CommandError if something is missing.
 
-    bundle: Path
-    """A folder with a manifest, a ZIP or a .py file; for a running broker only its name counts."""
-    hook: str | None = None
-    hook_type: str = "Pre"
-    object_file: Path | None = None
-
-
-def own_scenario(own: OwnHook, *, needs_files: bool) -> Scenario:
-    """Return the user's hook as a scenario; raises BenchError or CommandError if something is missing."""
-    if needs_files and not own.bundle.exists():
-        raise BenchError(f"--bundle {own.bundle}: no such folder or file")
-    obj = _own_object(own)
-    name = own.bundle.resolve().name if needs_files else own.bundle.name
-    obj.spec["bundle_hash"] = bundle_hash(name)
+    `bundle` is a folder with a manifest, a ZIP or a .py file; for a running broker only its name counts.
+    """
+    if needs_files and not bundle.exists():
+        raise BenchError(f"--bundle {bundle}: no such folder or file")
+    obj = _own_object(hook, hook_type, object_file)
+    obj.spec["bundle_hash"] = bundle_hash(bundle.resolve().name if needs_files else bundle.name)
 
     def build(size: int | None) -> Object:
         if size is None:
@@ -158,17 +151,17 @@ def own_scenario(own: OwnHook, *, needs_files: bool) -> Scenario:
         made.request.raw_body, made.request.body = body, body.decode()
         return made
 
-    return Scenario(obj.hook_name, build, lambda _: True, (own.bundle,) if needs_files else ())
+    return Scenario(obj.hook_name, build, lambda _: True, (bundle,) if needs_files else ())
 
 
-def _own_object(own: OwnHook) -> Object:
-    if own.object_file is None:
-        if own.hook is None:
+def _own_object(hook: str | None, hook_type: str, object_file: Path | None) -> Object:
+    if object_file is None:
+        if hook is None:
             raise BenchError("--bundle needs --hook NAME, or --object FILE with a whole object")
-        return build_object(CallDescription(own.hook, own.hook_type, method="POST", body=_json_body(None)))
-    obj = read_object(own.object_file)
-    if own.hook is not None:
-        obj.hook_name = own.hook
+        return build_object(CallDescription(hook, hook_type, method="POST", body=_json_body(None)))
+    obj = read_object(object_file)
+    if hook is not None:
+        obj.hook_name = hook
     if not obj.hook_name:
-        raise BenchError(f"{own.object_file} has no hook_name: give it, or --hook NAME")
+        raise BenchError(f"{object_file} has no hook_name: give it, or --hook NAME")
     return obj

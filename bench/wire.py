@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from hpack import Decoder, HPACKError
 
-from tykpy.bench.errors import ProtocolError
+from tykpy.bench.errors import BenchError
 from tykpy.broker.codes import GrpcCode
 from tykpy.broker.grpc.wire import pack_fields, percent_decode
 from tykpy.broker.http2.frames import (
@@ -71,7 +71,7 @@ class _Upload:
 
 
 class LoadConnection:
-    """Pass `receive` what the server sent, and write what `take_output` returns; raises ProtocolError.
+    """Pass `receive` what the server sent, and write what `take_output` returns; raises BenchError.
 
     `messages` are sent in turn and have one length; each of `fields`, of which there must be enough, ends the header
     block of one call.
@@ -182,7 +182,7 @@ class LoadConnection:
             # A new decoder each time has no table, and does not need the server to announce that it uses none.
             fields = dict(Decoder().decode(block, raw=True))
         except HPACKError as error:
-            raise ProtocolError(f"the server's trailers do not decode: {error}") from error
+            raise BenchError(f"the server's trailers do not decode: {error}") from error
         status = fields.get(b"grpc-status")
         verdict = ""
         if status is None:
@@ -233,9 +233,9 @@ class LoadConnection:
             failures.append(Failure(stream_id, f"the server reset the call, HTTP/2 code {U32.unpack(payload)[0]}"))
         elif kind == FrameType.GOAWAY:
             reason = payload[8:].decode("utf-8", "replace") or "GOAWAY"
-            raise ProtocolError(f"the server ended the connection: {reason}")
+            raise BenchError(f"the server ended the connection: {reason}")
         elif kind in (HEADERS, FrameType.CONTINUATION):
-            raise ProtocolError("the server's headers are padded, or longer than a frame: not expected of a broker")
+            raise BenchError("the server's headers are padded, or longer than a frame: not expected of a broker")
 
     def _take_settings(self, payload: bytes) -> None:
         for name, value in parse_settings(payload):

@@ -30,7 +30,7 @@ from tykpy.bench.measure import NS_PER_SECOND, cpu_ns
 from tykpy.bench.results import Sample
 from tykpy.bench.ringcost import measure_ring
 from tykpy.bench.runs import check, measure
-from tykpy.bench.scenarios import BUILT_IN, OwnHook, own_scenario
+from tykpy.bench.scenarios import BUILT_IN, own_scenario
 from tykpy.bench.serving import ConnectedBroker, OwnBroker
 
 HOOKS = """
@@ -77,7 +77,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def drive(broker: RunningBroker, hook: str, processes: int = 1, **values: Any) -> Sample:
-    message = own_scenario(OwnHook(Path("mine"), hook), needs_files=False).build(None).SerializeToString()
+    message = own_scenario(Path("mine"), hook, needs_files=False).build(None).SerializeToString()
     order: dict[str, Any] = {
         "streams": 4, "rate": 0.0, "warm_up": 0.0, "seconds": 0.1, "tail": 0.0, "drain": 30.0,
     }  # fmt: skip
@@ -131,7 +131,7 @@ def test_failing_calls_are_counted_and_named(broker: RunningBroker) -> None:
 
 
 def test_large_bodies_go_through_the_windows(broker: RunningBroker) -> None:
-    obj = own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False).build(3 << 20)
+    obj = own_scenario(Path("mine"), "mark", needs_files=False).build(3 << 20)
     order = Order(broker.address, [obj.SerializeToString()], 4, 0.0, 0.0, 0.1, 0.0, 30.0)
     sample = measure(order, 1, ConnectedBroker(broker.address), lambda _: None)
     assert sample.latencies_ns.total() >= 4
@@ -153,9 +153,9 @@ def test_over_tcp_processes_of_this_machine_are_known(
     if not seen:
         monkeypatch.setattr("tykpy.bench.serving.tcp_listener", lambda port: 0)
     with running_broker(tmp_path, "--listen", address, files={"mine.py": HOOKS}) as broker:
-        message = own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False).build(None).SerializeToString()
+        message = own_scenario(Path("mine"), "mark", needs_files=False).build(None).SerializeToString()
         server = ConnectedBroker(address, runtime=broker.runtime)
-        check(server, own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False), message)
+        check(server, own_scenario(Path("mine"), "mark", needs_files=False), message)
         sample = measure(Order(address, [message], 4, 0.0, 0.0, 0.5, 0.0, 30.0), 1, server, lambda _: None)
     assert sample.answered > 0
     usage = sample.usage
@@ -256,7 +256,7 @@ def test_scenarios_need_what_they_say() -> None:
 
 def test_a_wrong_answer_is_not_measured(broker: RunningBroker) -> None:
     header = BUILT_IN["header"]
-    message = own_scenario(OwnHook(Path("mine"), "mark"), needs_files=False).build(None).SerializeToString()
+    message = own_scenario(Path("mine"), "mark", needs_files=False).build(None).SerializeToString()
     with pytest.raises(BenchError, match="not the expected one"):
         check(ConnectedBroker(broker.address), header, message)
 

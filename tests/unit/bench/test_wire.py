@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hpack import Decoder
 
-from tykpy.bench.errors import ProtocolError
+from tykpy.bench.errors import BenchError
 from tykpy.bench.load import traceparents
 from tykpy.bench.wire import LoadConnection
 from tykpy.broker.codes import GrpcCode
@@ -193,10 +193,10 @@ def test_pings_are_answered() -> None:
 
 
 def test_a_server_that_goes_away_ends_the_run() -> None:
-    with pytest.raises(ProtocolError, match="too many of them"):
+    with pytest.raises(BenchError, match="too many of them"):
         connected().receive(pack_goaway(0, ErrorCode.ENHANCE_YOUR_CALM, "too many of them"))
 
 
 def test_trailers_that_do_not_decode_end_the_run() -> None:
-    with pytest.raises(ProtocolError, match="do not decode"):
+    with pytest.raises(BenchError, match="do not decode"):
         connected().receive(pack_frame(FrameType.HEADERS, LAST, 1, b"\xff\xff\xff\xff\xff\xff"))
