@@ -39,8 +39,11 @@ class Pipeline(Protocol):
     def xadd(self, name: str, fields: dict[str, str], *, maxlen: int, approximate: bool) -> object:
         """XADD, with MAXLEN."""
 
-    def execute(self) -> object:
-        """Send the commands; raise the first error, if any."""
+    def execute_command(self, *line: Any) -> object:
+        """Add a command, as its words."""
+
+    def execute(self) -> list[Any]:
+        """Send the commands and return their answers; raise the first error, if any."""
 
 
 class Client(Closable, Protocol):
@@ -51,6 +54,9 @@ class Client(Closable, Protocol):
 
     def set(self, name: bytes, value: bytes, *, px: int | None = None) -> object:
         """SET, with PX if a time to live in milliseconds is given."""
+
+    def execute_command(self, *line: Any) -> Any:
+        """Send a command, as its words."""
 
     def pipeline(self, transaction: bool) -> Pipeline:
         """Commands to send together."""
@@ -143,6 +149,11 @@ class _Cluster:
         with _told_as_outage([self._client]):
             return self._client.set(name, value, px=px)
 
+    def execute_command(self, *line: Any) -> Any:
+        """Send a command."""
+        with _told_as_outage([self._client]):
+            return self._client.execute_command(*line)
+
     def pipeline(self, transaction: bool) -> Pipeline:
         """Commands to send together."""
         return _ClusterPipeline(self._client, self._client.pipeline(transaction=transaction))
@@ -161,7 +172,11 @@ class _ClusterPipeline:
         """XADD, with MAXLEN."""
         return self._pipeline.xadd(name, fields, maxlen=maxlen, approximate=approximate)
 
-    def execute(self) -> object:
+    def execute_command(self, *line: Any) -> object:
+        """Add a command."""
+        return self._pipeline.execute_command(*line)
+
+    def execute(self) -> list[Any]:
         """Send the commands."""
         with _told_as_outage([self._client]):
             return self._pipeline.execute()

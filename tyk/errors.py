@@ -34,5 +34,13 @@ class NoCallError(TykError, RuntimeError):
         )
 
 
+class StoreUnavailableError(TykError):
+    """The store does not work: it is down, slow or full. The worker's log says more."""
+
+
+class StoreValueError(TykError, ValueError):
+    """A stored value is not what was asked for: no integer, or no JSON."""
+
+
 class EventPayloadError(TykError, ValueError):
     """An event's payload is not the JSON object that the gateway sends."""

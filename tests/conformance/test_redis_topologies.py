@@ -17,6 +17,8 @@ from tests.support.peers.redis_server import (
     take_all_slots,
     wait_until,
 )
+from tyk.errors import StoreValueError
+from tyk.gateway.commands import Delete, Expire, Get, Increment, Set, SetIfAbsent
 from tykpy.broker.events.delivery import DeliveryError, DeliveryVerdict
 from tykpy.broker.events.event import ReceivedEvent
 from tykpy.broker.events.stream import RedisStream
@@ -89,6 +91,21 @@ def test_a_cluster(tmp_path: Path) -> None:
             _assert_recovers(storage)
             storage.store("key", b"value", 60)
             assert storage.fetch("key") == b"value"
+            _assert_executes_all(storage)
+
+
+def _assert_executes_all(storage: RedisStorage) -> None:
+    """The keys of a batch are in several slots."""
+    many = {str(number): b"%d" % number for number in range(50)}
+    storage.execute(Set(many, 60))
+    assert storage.execute(Get((*many, "missing"))) == [*many.values(), None]
+    assert storage.execute(Increment("7", 1)) == 8
+    assert storage.execute(Increment("n", 5, 60)) == 5
+    with pytest.raises(StoreValueError):
+        storage.execute(Increment("key", 1, 60))
+    assert storage.execute(SetIfAbsent("7", b"", 60)) is False
+    assert storage.execute(Expire("7", 60)) is True
+    assert storage.execute(Delete((*many, "missing"))) == 50
 
 
 def test_a_cluster_that_restarts(tmp_path: Path) -> None:

@@ -1,14 +1,19 @@
 """One contract for all storages: a real Redis, the SQLite file, and the memory of tests."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.support.peers.redis_server import RedisServer, running_redis, wait_until
+from tyk import store
+from tyk.errors import StoreValueError
 from tyk.gateway import Storage, TykGateway, install, restore
 from tyk.gateway.backend import MemoryStorage
+from tyk.storage import MAX_BATCH
 from tykpy.redisclient.address import parse_redis_url
 from tykpy.workers.storage.redis import RedisLimits, RedisStorage
 from tykpy.workers.storage.sqlite import SQLiteStorage
@@ -174,3 +179,105 @@ def test_values_are_encoded_as_redis_py_encodes_them(
         client.set("theirs", value)
         assert client.get("coprocess-data:ours") == client.get("theirs")
     storage.close()
+
+
+def test_get_tells_nothing_from_empty(storage: Storage) -> None:
+    store.set("empty", "")
+    assert (store.get("empty"), store.get("missing"), store.get("missing", 7)) == (b"", None, 7)
+    TykGateway.store_data("old", "value", 0)
+    assert store.get("old") == b"value"
+    store.set("new", 1.5, 60)
+    assert TykGateway.get_data("new") == b"1.5"
+
+
+def test_delete_tells_whether_there_was_a_value(storage: Storage) -> None:
+    store.set("key", b"\x00")
+    assert (store.delete("key"), store.delete("key"), store.get("key")) == (True, False, None)
+
+
+def test_a_counter_counts(storage: Storage) -> None:
+    assert [store.incr("n"), store.incr("n", 41), store.incr("n", -50)] == [1, 42, -8]
+    assert store.get("n") == b"-8"
+    store.set("n", "007")
+    with pytest.raises(StoreValueError, match="no integer of 64 bits"):
+        store.incr("n")
+    store.set("n", 2**63 - 1)
+    assert store.incr("n", 0) == 2**63 - 1
+    for amount in (1, 2**63 - 1):
+        with pytest.raises(StoreValueError):
+            store.incr("n", amount)
+    with pytest.raises(StoreValueError):
+        store.incr("n", ttl=60)
+    assert store.get("n") == b"9223372036854775807"
+
+
+def test_a_new_counter_has_a_time_to_live(storage: Storage) -> None:
+    """It counts from the first increment, and an expired counter begins anew."""
+    assert store.incr("goes", 5, ttl=SHORT_TTL_S) == 5
+    assert store.incr("stays", 5) == 5
+    assert store.incr("stays", 1, ttl=SHORT_TTL_S) == 6
+    wait_until(lambda: store.get("goes") is None, "the counter expires")
+    assert (store.incr("goes", 2, ttl=60), store.incr("goes", 1), store.get("stays")) == (2, 3, b"6")
+
+
+def test_only_the_first_of_many_keeps_its_value(storage: Storage) -> None:
+    assert store.set_if_absent("lock", "a", SHORT_TTL_S)
+    wait_until(lambda: store.get("lock") is None, "the value expires")
+    with ThreadPoolExecutor(8) as callers:
+        kept = list(callers.map(lambda number: store.set_if_absent("lock", str(number), 60), range(40)))
+    assert kept.count(True) == 1
+    assert store.get("lock") == str(kept.index(True)).encode()
+
+
+def test_concurrent_increments_all_count(opener: Opener, storage: Storage) -> None:
+    with ThreadPoolExecutor(8) as callers:
+        sums = list(callers.map(lambda _: store.incr("n", 1, 60), range(200)))
+    assert sorted(sums) == list(range(1, 201))
+
+
+def test_expire_gives_a_value_a_time_to_live(storage: Storage) -> None:
+    store.set_many({"a": 1, "b": 1})
+    assert (store.expire("a", SHORT_TTL_S), store.expire("b", 60), store.expire("c", 60)) == (True, True, False)
+    wait_until(lambda: store.get("a") is None, "the value expires")
+    assert (store.expire("a", 60), store.get("b")) == (False, b"1")
+
+
+def test_batches(storage: Storage) -> None:
+    many = {f"key {number}": str(number) for number in range(MAX_BATCH)}
+    store.set_many(many, 60)
+    assert store.get_many(["key 7", "missing", "key 9", "key 7"]) == {"key 7": b"7", "key 9": b"9"}
+    assert len(store.get_many(many)) == MAX_BATCH
+    assert store.delete_many(["key 7", "missing", "key 9"]) == 2
+    assert store.delete_many(many) == MAX_BATCH - 2
+    store.set_many({})
+    assert (store.get_many([]), store.delete_many([])) == ({}, 0)
+
+
+def test_json_comes_back(storage: Storage) -> None:
+    value = {"a": [1, 2.5, None, True, "ü"], "b": {}}
+    store.set_json("json", value, 60)
+    assert store.get_json("json") == value
+    assert (store.get_json("missing"), store.get_json("missing", 7)) == (None, 7)
+    store.set("json", "{")
+    with pytest.raises(StoreValueError, match="is no JSON"):
+        store.get_json("json")
+
+
+def test_everything_can_be_awaited(storage: Storage) -> None:
+    async def use() -> list[object]:
+        await store.aset("a", "1")
+        await store.aset_many({"b": 2, "c": 3}, 60)
+        await store.aset_json("j", [1], 60)
+        return [
+            await store.aget("a"),
+            await store.aget("missing", 7),
+            await store.aincr("a", 2),
+            await store.aset_if_absent("a", "x"),
+            await store.aexpire("a", 60),
+            await store.aget_many(["b", "c"]),
+            await store.adelete("b"),
+            await store.adelete_many(["b", "c"]),
+            await store.aget_json("j"),
+        ]
+
+    assert asyncio.run(use()) == [b"1", 7, 3, False, True, {"b": b"2", "c": b"3"}, True, 1, [1]]

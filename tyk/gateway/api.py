@@ -29,12 +29,12 @@ class TykGateway:
 
         A store that fails is logged, not raised. Raises TypeError for a key, value or ttl of a wrong type.
         """
-        backend.current().storage.store(_check_key(key), _encode_value(value), check_ttl(ttl))
+        backend.current().storage.store(check_key(key), encode_value(value), check_ttl(ttl))
 
     @staticmethod
     def get_data(key: str) -> bytes:
         """Return what was stored under `key`; empty where there is nothing, or the store does not answer."""
-        return backend.current().storage.fetch(_check_key(key))
+        return backend.current().storage.fetch(check_key(key))
 
     @staticmethod
     def trigger_event(name: str, payload: EventPayload) -> None:
@@ -61,14 +61,15 @@ def check_ttl(ttl: float) -> float:
     return min(max(ttl, 0), MAX_TTL_S)
 
 
-def _check_key(key: str) -> str:
+def check_key(key: str) -> str:
+    """Return `key`; raises TypeError if it is no str."""
     if isinstance(key, str):
         return key
     raise TypeError(f"a key is a str, not {type(key).__name__}")
 
 
-def _encode_value(value: StoredValue) -> bytes:
-    """Return the bytes that redis-py would send: text as UTF-8, numbers as Python writes them."""
+def encode_value(value: StoredValue) -> bytes:
+    """Return the bytes that redis-py would send: text as UTF-8, numbers as Python writes them. Raises TypeError."""
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, bytes | bytearray | memoryview):

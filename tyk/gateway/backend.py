@@ -1,13 +1,19 @@
 """What `TykGateway` calls: storage, events and log, installed by a worker; stand-ins elsewhere."""
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from threading import RLock
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+
+from tyk.errors import StoreValueError
+from tyk.gateway.commands import Command, Delete, Expire, Get, Increment, Set, SetIfAbsent
 
 PLUGIN_LOGGER: Final = "tykpy.plugin"
 """The logger that `TykGateway.log` writes to outside a worker."""
+_INTEGER: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 PURGE_EVERY_STORES: Final = 1_000
 """Expired values are purged once in so many stores."""
 
@@ -18,13 +24,16 @@ WriteLog: TypeAlias = Callable[[str, int], None]
 
 
 class Storage(Protocol):
-    """Keeps values under keys. It logs its failures: neither call raises because of one."""
+    """Keeps values under keys, and logs its failures. `store` and `fetch` never raise because of one."""
 
     def store(self, key: str, value: bytes, ttl: float) -> None:
         """Keep `value` for `ttl` seconds; 0 and below: for ever."""
 
     def fetch(self, key: str) -> bytes:
         """Return what was stored; empty where there is nothing."""
+
+    def execute(self, command: Command) -> Any:
+        """Carry out a command of `tyk.store` and return its answer. Raises StoreUnavailableError, StoreValueError."""
 
 
 class _Value(NamedTuple):
@@ -33,13 +42,14 @@ class _Value(NamedTuple):
 
 
 class MemoryStorage:
-    """Keeps values with their time to live; usable from several threads and finalizers, so it takes no lock."""
+    """Keeps values with their time to live; usable from several threads and finalizers."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start empty; `clock` gives seconds, and may be a test's own."""
         self._clock = clock
         self._values: dict[str, _Value] = {}
         self._stores = 0
+        self._commands = RLock()
 
     def store(self, key: str, value: bytes, ttl: float) -> None:
         """Keep `value` for `ttl` seconds; 0 and below: for ever."""
@@ -54,6 +64,47 @@ class MemoryStorage:
         value = self._values.get(key)
         return b"" if value is None or _expired(value, self._clock()) else value.data
 
+    def execute(self, command: Command) -> Any:
+        """Carry out a command of `tyk.store`, one at a time."""
+        with self._commands:
+            return self._carry_out(command)
+
+    def _carry_out(self, command: Command) -> Any:
+        match command:
+            case Get(keys):
+                return [self._find(key) for key in keys]
+            case Set(values, ttl):
+                for key, value in values.items():
+                    self.store(key, value, ttl)
+                return None
+            case SetIfAbsent(key, value, ttl):
+                is_new = self._find(key) is None
+                if is_new:
+                    self.store(key, value, ttl)
+                return is_new
+            case Delete(keys):
+                return sum([self._find(key) is not None and self._values.pop(key, None) is not None for key in keys])
+            case Increment(key, amount, ttl):
+                return self._increment(key, amount, ttl)
+            case Expire(key, ttl):
+                found = self._find(key)
+                if found is not None:
+                    self.store(key, found, ttl)
+                return found is not None
+
+    def _find(self, key: str) -> bytes | None:
+        value = self._values.get(key)
+        return None if value is None or _expired(value, self._clock()) else value.data
+
+    def _increment(self, key: str, amount: int, ttl: float) -> int:
+        found = self._find(key)
+        if found is None:
+            self.store(key, b"%d" % amount, ttl)
+            return amount
+        total = added(key, found, amount)
+        self._values[key] = self._values[key]._replace(data=b"%d" % total)
+        return total
+
     def _purge(self, now: float) -> None:
         for key, value in self._values.copy().items():
             if _expired(value, now):
@@ -63,6 +114,18 @@ class MemoryStorage:
         value = self._values.pop(key, None)
         if value is not None and not _expired(value, now):
             self._values.setdefault(key, value)  # another thread has just stored it
+
+
+def added(key: str, value: bytes, amount: int) -> int:
+    """Return the sum; raises StoreValueError if `value` is no integer in decimal, or the sum has more than 64 bits."""
+    if _INTEGER.fullmatch(value) and -(2**63) <= (total := int(value) + amount) < 2**63:
+        return total
+    raise no_counter(key)
+
+
+def no_counter(key: str) -> StoreValueError:
+    """Return the error for a value that cannot be incremented."""
+    return StoreValueError(f"the value of {key!r:.100} is no integer of 64 bits, or would not be one any more")
 
 
 def _expired(value: _Value, now: float) -> bool:

@@ -6,8 +6,10 @@ Its operations are timed, opening included, for the broker's metrics.
 from bisect import bisect_left
 from collections.abc import Callable
 from time import monotonic_ns
-from typing import Final
+from typing import Any, Final, NoReturn
 
+from tyk.errors import StoreUnavailableError
+from tyk.gateway.commands import Command, Get
 from tykpy.ipc.ring.layout import StorageOperation
 from tykpy.telemetry.buckets import BOUNDS_NS
 from tykpy.workers.storage.contract import SharedStorage
@@ -41,6 +43,15 @@ class LazyStorage:
         value = (self._opened.get(_KEY) or self._open()).fetch(key)
         self._note(StorageOperation.FETCH, monotonic_ns() - start)
         return value
+
+    def execute(self, command: Command) -> Any:
+        """Carry out a command of `tyk.store`. Raises StoreUnavailableError, StoreValueError."""
+        start = monotonic_ns()
+        try:
+            return (self._opened.get(_KEY) or self._open()).execute(command)
+        finally:
+            operation = StorageOperation.FETCH if type(command) is Get else StorageOperation.STORE
+            self._note(operation, monotonic_ns() - start)
 
     def check(self) -> None:
         """Open the storage and try it."""
@@ -76,6 +87,11 @@ class _ClosedStorage:
     def fetch(self, key: str) -> bytes:
         self._log.failed("storage is closed: the worker ends; get_data answers empty")
         return b""
+
+    def execute(self, command: Command) -> NoReturn:
+        text = "storage is closed: the worker ends"
+        self._log.failed(f"{text}; tyk.store does not work")
+        raise StoreUnavailableError(text)
 
     def check(self) -> None:
         """Do nothing: nobody needs the storage any more."""

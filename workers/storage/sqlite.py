@@ -12,8 +12,11 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from tyk.errors import StoreUnavailableError
+from tyk.gateway.backend import no_counter
+from tyk.gateway.commands import Command, Delete, Expire, Get, Increment, Set, SetIfAbsent
 from tykpy.workers.storage.contract import storage_key
 from tykpy.workers.storage.failures import FailureLog, Health
 
@@ -56,6 +59,21 @@ _STORE: Final = (
     "ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires_ms = excluded.expires_ms"
 )
 _FETCH: Final = "SELECT value FROM data WHERE key = ? AND (expires_ms IS NULL OR expires_ms > ?)"
+_STORE_IF_ABSENT: Final = f"{_STORE} WHERE data.expires_ms <= ?"
+_DELETE: Final = "DELETE FROM data WHERE key = ? AND (expires_ms IS NULL OR expires_ms > ?)"
+_EXPIRE: Final = "UPDATE data SET expires_ms = ? WHERE key = ? AND (expires_ms IS NULL OR expires_ms > ?)"
+_INCREMENT: Final = """
+INSERT INTO data (key, value, expires_ms) VALUES (:key, CAST(CAST(:amount AS TEXT) AS BLOB), :expires)
+ON CONFLICT (key) DO UPDATE SET
+    value = CASE WHEN data.expires_ms <= :now THEN excluded.value
+        ELSE CAST(CAST(CAST(CAST(data.value AS TEXT) AS INTEGER) + :amount AS TEXT) AS BLOB) END,
+    expires_ms = CASE WHEN data.expires_ms <= :now THEN excluded.expires_ms ELSE data.expires_ms END
+WHERE data.expires_ms <= :now OR (
+    CAST(CAST(CAST(data.value AS TEXT) AS INTEGER) AS TEXT) = CAST(data.value AS TEXT)
+    AND typeof(CAST(CAST(data.value AS TEXT) AS INTEGER) + :amount) = 'integer')
+RETURNING CAST(value AS TEXT)
+"""
+"""Returns no row if the value is no integer, or the sum has more than 64 bits (SQLite makes it a float then)."""
 _PURGE: Final = "DELETE FROM data WHERE rowid IN (SELECT rowid FROM data WHERE expires_ms <= ? LIMIT ?)"
 
 
@@ -82,15 +100,10 @@ class SQLiteStorage:
     def store(self, key: str, value: bytes, ttl: float) -> None:
         """Keep `value` for `ttl` seconds, or for ever if `ttl` is 0 or less."""
         now = self._clock()
-        expires_ms = int((now + ttl) * 1000) if ttl > 0 else None
         try:
             connection = self._connections.get()
-            connection.execute(_STORE, (storage_key(key), value, expires_ms))
-            if self._stores >= self._next_purge:
-                self._purge(connection, now)
-            self._stores += 1
-            if self._wal_is_large():
-                self._restart_wal(connection)
+            connection.execute(_STORE, (storage_key(key), value, _expiry_ms(now, ttl)))
+            self._tidy(connection, now)
             self._health.works()
         except (sqlite3.Error, OSError) as error:
             self._failed(error, "store_data is lost")
@@ -106,6 +119,45 @@ class SQLiteStorage:
             return b""
         return bytes(row[0]) if row else b""
 
+    def execute(self, command: Command) -> Any:
+        """Carry out a command of `tyk.store`, each part of it in a statement of its own.
+
+        Raises StoreUnavailableError, StoreValueError.
+        """
+        try:
+            answer = self._carry_out(self._connections.get(), command, self._clock())
+            self._health.works()
+        except (sqlite3.Error, OSError) as error:
+            self._failed(error, f"tyk.store.{command.name} fails")
+            raise StoreUnavailableError(f"storage file {self._path}: {type(error).__name__}: {error}") from error
+        return answer
+
+    def _carry_out(self, connection: sqlite3.Connection, command: Command, now: float) -> Any:
+        now_ms = int(now * 1000)
+        if type(command) is not Get:
+            self._tidy(connection, now)
+        match command:
+            case Get(keys):
+                rows = [connection.execute(_FETCH, (storage_key(key), now_ms)).fetchone() for key in keys]
+                return [bytes(row[0]) if row else None for row in rows]
+            case Set(values, ttl):
+                expires_ms = _expiry_ms(now, ttl)
+                connection.executemany(_STORE, [(storage_key(key), values[key], expires_ms) for key in values])
+                return None
+            case SetIfAbsent(key, value, ttl):
+                parameters = storage_key(key), value, _expiry_ms(now, ttl), now_ms
+                return connection.execute(_STORE_IF_ABSENT, parameters).rowcount > 0
+            case Delete(keys):
+                return sum(connection.execute(_DELETE, (storage_key(key), now_ms)).rowcount for key in keys)
+            case Increment(key, amount, ttl):
+                named = {"key": storage_key(key), "amount": amount, "now": now_ms, "expires": _expiry_ms(now, ttl)}
+                rows = connection.execute(_INCREMENT, named).fetchall()
+                if not rows:
+                    raise no_counter(key)
+                return int(rows[0][0])
+            case Expire(key, ttl):
+                return connection.execute(_EXPIRE, (_expiry_ms(now, ttl), storage_key(key), now_ms)).rowcount > 0
+
     def check(self) -> None:
         """Open the file."""
         self.fetch("")
@@ -113,6 +165,13 @@ class SQLiteStorage:
     def close(self) -> None:
         """Close the connections of all threads."""
         self._connections.close_all()
+
+    def _tidy(self, connection: sqlite3.Connection, now: float) -> None:
+        if self._stores >= self._next_purge:
+            self._purge(connection, now)
+        self._stores += 1
+        if self._wal_is_large():
+            self._restart_wal(connection)
 
     def _purge(self, connection: sqlite3.Connection, now: float) -> None:
         purged = connection.execute(_PURGE, (int(now * 1000), PURGE_ROWS)).rowcount
@@ -141,6 +200,10 @@ class SQLiteStorage:
         self._connections.drop()
         self._health.fails()
         self._log.failed(f"storage file {self._path}: {type(error).__name__}: {error}; {consequence}")
+
+
+def _expiry_ms(now: float, ttl: float) -> int | None:
+    return int((now + ttl) * 1000) if ttl > 0 else None
 
 
 class _Connections:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -14,6 +14,7 @@ from opentelemetry.trace import (
     use_span,
 )
 
+from tyk.gateway.commands import Command
 from tykpy.workers.storage.contract import SharedStorage
 from tykpy.workers.storage.failures import Health
 
@@ -39,6 +40,11 @@ class TracedStorage:
         """Return what was stored; empty where there is nothing."""
         with self._span("get_data"):
             return self._storage.fetch(key)
+
+    def execute(self, command: Command) -> Any:
+        """Carry out a command of `tyk.store`."""
+        with self._span(f"store {command.name}"):
+            return self._storage.execute(command)
 
     def check(self) -> None:
         """Use it, so that a storage that cannot be used is known before a plugin needs it."""

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.peers.redis_server import RedisServer, free_port, wait_until
+from tyk.errors import StoreUnavailableError
+from tyk.gateway.commands import Get, Increment, Set
 from tykpy.redisclient.address import parse_redis_url
 from tykpy.workers.storage.redis import ANSWER_S, FIRST_BACKOFF_S, SOCKET_S, RedisLimits, RedisStorage
 
@@ -57,6 +59,30 @@ def test_a_call_is_limited_to_less_than_a_second() -> None:
     assert SOCKET_S < ANSWER_S < 1.0
     assert RedisLimits().answer_s == ANSWER_S
     assert RedisLimits().first_backoff_s == FIRST_BACKOFF_S > 0
+
+
+def test_commands_of_the_store_raise_while_redis_is_down(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """The failure is logged once; the breaker makes the others fail at once."""
+    with storage_at(server.url) as storage:
+        for _ in range(5):
+            with pytest.raises(StoreUnavailableError, match=f"Redis at {server.url} does not answer"):
+                storage.execute(Increment("key", 1))
+        assert len(errors(caplog)) == 1
+        server.start()
+        assert_recovers(storage)
+        assert storage.execute(Increment("key", 1)) == 1
+
+
+def test_a_refused_command_of_the_store_is_no_outage(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    server.start()
+    with storage_at(server.url, PATIENT) as storage, server.client() as client:
+        client.lpush("coprocess-data:list", "x")
+        for command in (Get(("list",)), Get(("list", "other"))):
+            with pytest.raises(StoreUnavailableError, match=r"refused a command: .*WRONGTYPE"):
+                storage.execute(command)
+        assert len(errors(caplog)) == 1
+        assert storage.execute(Set({"key": b"value"})) is None
+        assert storage.fetch("key") == b"value"
 
 
 def test_down_at_start(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:

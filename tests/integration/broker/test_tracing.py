@@ -31,6 +31,7 @@ import asyncio, os, time
 from opentelemetry import trace
 from opentelemetry.instrumentation.redis import RedisInstrumentor
 import redis
+from tyk import store
 from tyk.decorators import Event, Post, Pre
 from gateway import TykGateway as tyk
 
@@ -64,6 +65,11 @@ async def nested():
 def stores(request, session, spec):
     tyk.store_data("key", "value")
     tyk.get_data("key")
+    return request, session
+
+@Pre
+def counts(request, session, spec):
+    store.incr("number")
     return request, session
 
 @Pre
@@ -191,6 +197,13 @@ def test_spans_of_a_dispatch_nest(broker: RunningBroker, collector: Collector) -
     assert spans["store_data"].parent_id == spans["get_data"].parent_id == hook.span_id
     assert dispatch.start_ns == queue.start_ns <= queue.end_ns <= hook.start_ns < hook.end_ns <= dispatch.end_ns
     assert {span.error for span in spans.values()} == {None}
+
+
+def test_operations_of_the_store_have_spans(broker: RunningBroker, collector: Collector) -> None:
+    parent = new_parent()
+    call(broker, "counts", headers=parent.headers)
+    spans = collector.trace(parent.trace_id, "hook counts", "store incr")
+    assert spans["store incr"].parent_id == spans["hook counts"].span_id
 
 
 def test_spans_say_what_was_called(broker: RunningBroker, collector: Collector) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tyk.errors import StoreUnavailableError
 from tyk.gateway.backend import MemoryStorage
+from tyk.gateway.commands import Get
 from tykpy.redisclient.errors import RedisURLError
 from tykpy.workers.storage import open_storage
 from tykpy.workers.storage.lazy import LazyStorage
@@ -99,5 +101,7 @@ def test_after_its_end_calls_are_logged_and_answered_empty(caplog: pytest.LogCap
     storage.close()
     storage.store("key", b"value", 0)
     assert storage.fetch("key") == b""
+    with pytest.raises(StoreUnavailableError, match="the worker ends"):
+        storage.execute(Get(("key",)))
     assert caplog.messages == ["storage is closed: the worker ends; store_data is lost"]
     storage.close()

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from tests.support.peers.redis_server import wait_until
+from tyk.errors import StoreUnavailableError
+from tyk.gateway.commands import Get, Increment, Set
 from tyk.gateway.testing import ManualClock
 from tykpy.workers.storage import sqlite
 from tykpy.workers.storage.sqlite import FILE_NAME, PURGE_EVERY_STORES, PURGE_ROWS, WAL_LIMIT_BYTES, SQLiteStorage
@@ -251,3 +253,24 @@ def test_many_threads_open_the_new_file_at_once(tmp_path: Path, caplog: pytest.L
     assert caplog.messages == []
     assert [storage.fetch(f"t{index}") for index in range(16)] == [b"t%d" % index for index in range(16)]
     storage.close()
+
+
+def test_a_file_that_fails_is_an_error_of_the_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / FILE_NAME).mkdir()
+    storage = SQLiteStorage(tmp_path)
+    for command in (Get(("key",)), Increment("key", 1)):
+        with pytest.raises(StoreUnavailableError, match=r"storage file .* unable to open"):
+            storage.execute(command)
+    assert len(caplog.messages) == 1
+    assert "tyk.store.get fails" in caplog.messages[0]
+    (tmp_path / FILE_NAME).rmdir()
+    assert storage.execute(Increment("key", 1)) == 1
+    storage.close()
+
+
+def test_commands_of_the_store_purge_too(storage: SQLiteStorage, clock: ManualClock, tmp_path: Path) -> None:
+    storage.execute(Set({str(number): b"" for number in range(100)}, ttl=1))
+    clock.advance(2)
+    for _ in range(PURGE_EVERY_STORES + 1):
+        storage.execute(Increment("n", 1))
+    assert rows(tmp_path) == 1

@@ -1,0 +1,67 @@
+"""`tyk.store` in the workers of a real broker, which share it."""
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.support.broker import RunningBroker, running_broker, wait_until
+
+SOURCE = """
+import os
+from tyk import store
+from tyk.decorators import Pre
+from tyk.errors import StoreUnavailableError
+from gateway import TykGateway
+
+@Pre
+def counts(request, session, spec):
+    request.add_header("Count", str(store.incr("count", ttl=3600)))
+    request.add_header("Worker", str(os.getpid()))
+    return request, session
+
+@Pre
+async def counts_async(request, session, spec):
+    request.add_header("Count", str(await store.aincr("count", ttl=3600)))
+    request.add_header("Worker", str(os.getpid()))
+    return request, session
+
+@Pre
+def writes(request, session, spec):
+    store.set_many({"a": "1", "b": "2"}, 3600)
+    request.add_header("Old", TykGateway.get_data("a").decode())
+    return request, session
+"""
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
+    with running_broker(tmp_path_factory.mktemp("store"), workers=2, files={"mine.py": SOURCE}) as broker:
+        yield broker
+
+
+def test_workers_count_together(broker: RunningBroker) -> None:
+    """`def` and `async def` hooks, and a worker that takes the place of a killed one."""
+
+    def count(number: int) -> tuple[int, str]:
+        told = broker.call("counts_async" if number % 2 else "counts", bundle="mine").request.set_headers
+        return int(told["Count"]), told["Worker"]
+
+    first = {worker["pid"] for worker in broker.status()["workers"]}
+    with ThreadPoolExecutor(8) as callers:
+        counted = list(callers.map(count, range(40)))
+    assert sorted(number for number, _ in counted) == list(range(1, 41))
+    for pid in first:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(
+        lambda: first.isdisjoint(one["pid"] for one in broker.status()["workers"] if one["state"] == "ready"),
+        lambda: str(broker.status()),
+    )
+    assert count(0)[0] == 41
+
+
+def test_the_old_functions_see_the_same_values(broker: RunningBroker) -> None:
+    assert broker.call("writes", bundle="mine").request.set_headers["Old"] == "1"
+    assert broker.status()["storage"]["state"] == "works"
