@@ -27,7 +27,7 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 
 from tykpy.bench.errors import BenchError
 from tykpy.bench.measure import NS_PER_SECOND
-from tykpy.bench.results import Histogram
+from tykpy.bench.results import LatencyHistogram
 from tykpy.bench.wire import LoadConnection
 from tykpy.broker.errors import BrokerError
 from tykpy.client.dialing import ClientTls, Dialled, dial
@@ -80,7 +80,7 @@ class LoadResult(NamedTuple):
     answered: int
     failures: dict[str, int]
     unanswered: int
-    latencies_ns: Histogram
+    latencies_ns: LatencyHistogram
 
 
 class Schedule:
@@ -121,7 +121,7 @@ class Window:
         self.begin = begin
         self.end = end
         self.answered = 0
-        self._histogram = Histogram()
+        self._histogram = LatencyHistogram()
         self._latest: list[int] = []
 
     def ended(self, started: list[int], now: int) -> None:
@@ -130,7 +130,7 @@ class Window:
             self.answered += len(started)
         self._latest += [now - at for at in started if self.begin <= at < self.end]
 
-    def latencies_ns(self) -> Histogram:
+    def latencies_ns(self) -> LatencyHistogram:
         """Return the latencies so far of calls that were due within the window; counting them at once costs less."""
         self._histogram.record(self._latest)
         self._latest.clear()

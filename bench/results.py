@@ -25,7 +25,7 @@ RELATIVE_ERROR: Final = 2.0**-_BITS
 """Relative error of a percentile."""
 
 
-class Histogram(Counter[int]):
+class LatencyHistogram(Counter[int]):
     """Durations in ns, rounded to 8 significant bits, and how many there were of each."""
 
     def record(self, values: Iterable[int]) -> None:
@@ -145,7 +145,7 @@ class Sample:
     seconds: float
     answered: int
     """Calls that ended with OK within the measured window."""
-    latencies_ns: Histogram
+    latencies_ns: LatencyHistogram
     """Of the calls that were due within the measured window."""
     usage: Usage
     failures: dict[str, int] = field(default_factory=dict)
@@ -239,9 +239,9 @@ class CaseResult:
         return None if figure is None else figure.median
 
     @property
-    def latencies_ns(self) -> Histogram:
+    def latencies_ns(self) -> LatencyHistogram:
         """Latencies of all repetitions together."""
-        merged = Histogram()
+        merged = LatencyHistogram()
         for sample in self.samples:
             merged.update(sample.latencies_ns)
         return merged
@@ -321,8 +321,8 @@ def write_text(path: Path, text: str) -> None:
 def read_json(path: Path) -> BenchReport:
     """Read what `write_json` wrote; raises BenchError."""
 
-    def histogram(_: type, stored: dict[str, int]) -> Histogram:
-        return Histogram({int(value): count for value, count in stored.items()})
+    def histogram(_: type, stored: dict[str, int]) -> LatencyHistogram:
+        return LatencyHistogram({int(value): count for value, count in stored.items()})
 
     try:
         return msgspec.json.decode(path.read_bytes(), type=BenchReport, dec_hook=histogram)

@@ -24,7 +24,7 @@ from tykpy.bench.bound import spawn
 from tykpy.bench.errors import BenchError, ProcessGoneError
 from tykpy.bench.load import LoadResult, Order, RunProgress
 from tykpy.bench.measure import NS_PER_SECOND, cpu_ns, machine_time, memory_mib, usable_cpus
-from tykpy.bench.results import BenchReport, Case, CaseResult, Histogram, Sample, Usage, machine
+from tykpy.bench.results import BenchReport, Case, CaseResult, LatencyHistogram, Sample, Usage, machine
 from tykpy.bench.ringcost import RingCost, measure_ring
 from tykpy.bench.scenarios import Scenario
 from tykpy.bench.serving import ConnectedBroker, MeasuredBroker, OwnBroker
@@ -161,7 +161,7 @@ def _progress(loads: Sequence[LoadProcess]) -> RunProgress:
 
 
 def _sample(seconds: float, results: Sequence[LoadResult], usage: Usage) -> Sample:
-    latencies, failures = Histogram(), Counter[str]()
+    latencies, failures = LatencyHistogram(), Counter[str]()
     for result in results:
         latencies.update(result.latencies_ns)
         failures.update(result.failures)

@@ -219,7 +219,7 @@ class Broker:
 
         snapshots = Snapshots(self.snapshots, self._loop)
         routes: Routes = {
-            "/metrics": MetricsPage(snapshots),
+            "/metrics": MetricsPage(snapshots, self.supervisor.plugin_metrics),
             "/livez": LiveProbe(snapshots),
             "/readyz": ReadyProbe(snapshots),
         }

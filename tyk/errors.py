@@ -44,3 +44,7 @@ class StoreValueError(TykError, ValueError):
 
 class EventPayloadError(TykError, ValueError):
     """An event's payload is not the JSON object that the gateway sends."""
+
+
+class MetricError(TykError, ValueError):
+    """A metric has a name, labels or buckets that it cannot have, or is used without its labels."""

@@ -41,6 +41,7 @@ from tykpy.workers.dispatch.log_fields import running_fields
 from tykpy.workers.dispatch.prepare import HookDispatcher
 from tykpy.workers.events import SentEvents
 from tykpy.workers.lifespan import Lifespan
+from tykpy.workers.plugin_metrics import SentMetrics
 from tykpy.workers.process import rlimits, signal_origin, stdio
 from tykpy.workers.process.lifeline import end_with_broker
 from tykpy.workers.process.plugin_signals import confine_handlers
@@ -88,9 +89,11 @@ def _run(argument: str, life: int) -> int:
     stdio.take_over()
     open_log(Source("worker", channel.identity.slot))
     try:
-        events = SentEvents(channel.control)
+        events, metrics = SentEvents(channel.control), SentMetrics(channel.control)
         loads = LoadObserver(channel.control.send, LoadGuard((*channel.descriptors, watch)))
-        worker, dispatcher, lifespan, spans = _prepare(channel, _configuration(channel, loads), events, loads)
+        config = _configuration(channel, loads)
+        metrics.open(send=config["metrics"])
+        worker, dispatcher, lifespan, spans = _prepare(channel, config, events, loads)
     except ControlClosedError:
         return WorkerExit.DONE
     except BaseException as error:
@@ -101,6 +104,7 @@ def _run(argument: str, life: int) -> int:
         return WorkerExit.CANNOT_START
     worker.run(dispatcher, lifespan)
     events.finish()
+    metrics.finish()
     if spans is not None:
         spans.close()
     return WorkerExit.DONE

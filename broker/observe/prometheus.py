@@ -17,6 +17,8 @@ from prometheus_client.samples import Exemplar
 
 from tykpy.broker.observe.http import HttpRequest, HttpResponse
 from tykpy.broker.observe.listener import Snapshots
+from tykpy.broker.observe.plugin_families import plugin_families
+from tykpy.broker.pool.plugin_metrics import PluginMetrics
 from tykpy.telemetry.buckets import BOUNDS_NS
 from tykpy.telemetry.processes import usage_of
 from tykpy.telemetry.snapshot import ExampleTrace, HookSeries, Snapshot
@@ -33,14 +35,16 @@ Samples = Iterable[tuple[Sequence[str], float]]
 class MetricsPage:
     """The handler of `/metrics`."""
 
-    def __init__(self, snapshots: Snapshots) -> None:
+    def __init__(self, snapshots: Snapshots, plugins: PluginMetrics) -> None:
         self._snapshots = snapshots
+        self._plugins = plugins
 
     async def __call__(self, request: HttpRequest) -> HttpResponse:
         """Return all metrics, in OpenMetrics if the request accepts it."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_SnapshotCollector(await self._snapshots.fresh()))
         ProcessCollector(registry=registry)
+        registry.register(_PluginCollector(self._plugins))
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return HttpResponse(encode(registry), content_type)
 
@@ -60,6 +64,23 @@ class _SnapshotCollector:
         yield from _of_connections(one)
         yield from _of_bundles(one)
         yield from _of_telemetry(one)
+
+
+class _PluginCollector:
+    """Offers the metrics of plugins to prometheus_client's registry, as they are now."""
+
+    def __init__(self, plugins: PluginMetrics) -> None:
+        self._plugins = plugins
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of all bundles, and what was dropped of them."""
+        yield _counter(
+            "tykpy_plugin_metrics_dropped",
+            "Updates of plugins' metrics that were dropped, by bundle and reason.",
+            ["bundle", "reason"],
+            list(self._plugins.dropped.items()),
+        )
+        yield from plugin_families(self._plugins.families)
 
 
 def _of_hooks(series: Sequence[HookSeries]) -> Iterator[Metric]:

@@ -131,6 +131,7 @@ class WorkerStarter:
             "limits": {"memory": config.limit_memory, "cpu": config.limit_cpu, "files": config.limit_files},
             "names": self._names(),
             "tracing": config.tracing == "on",
+            "metrics": config.metrics is not None,
             "log_level": level_name(),
             "log_format": config.log_format,
             "slow_hook": config.slow_hook,

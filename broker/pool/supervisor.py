@@ -22,6 +22,7 @@ from tykpy.broker.errors import ConfigError, NoWorkerError, WorkerStartError
 from tykpy.broker.faults import Periodic, attempt, each
 from tykpy.broker.host.descriptors import DescriptorReserve
 from tykpy.broker.pool.backoff import BackOff
+from tykpy.broker.pool.plugin_metrics import PluginMetrics
 from tykpy.broker.pool.process import Ending, oom_kills
 from tykpy.broker.pool.slots import FAILURES, RestartReason, SlotTotals
 from tykpy.broker.pool.stacks import StackListener, StackRequests
@@ -48,7 +49,7 @@ REPLACE_DELAY: Final = 0.001
 written at the end of the loop's turn. Measured: they arrive 6 ms earlier."""
 MEMORY_INTERVAL: Final = 1.0
 """Seconds between two reads of how many processes the machine has killed for lack of memory."""
-LAST_MESSAGES: Final = frozenset({"event", "events_lost", "failed", "loading", "bundle"})
+LAST_MESSAGES: Final = frozenset({"event", "events_lost", "metric", "metrics_dropped", "failed", "loading", "bundle"})
 """What is read from a worker's socket after its death."""
 LAST_READS: Final = 16
 """Reads from a dead worker's socket: more than it can hold."""
@@ -82,6 +83,7 @@ class Supervisor:
         """How many workers there should be."""
         self.ever_ready = False
         self.totals = SlotTotals()
+        self.plugin_metrics = PluginMetrics()
         self.hopeless: NoWorkerError | None = None
         """Why no worker can ever start, once that is known."""
         self.request_limit: Callable[[], int] | None = None
@@ -459,6 +461,10 @@ class Supervisor:
                 self._router.relieved(worker.link)
         elif name == "stacks":
             self._stacks.answered(worker, body["text"])
+        elif name == "metric":
+            self.plugin_metrics.receive(worker.generation, body)
+        elif name == "metrics_dropped":
+            self.plugin_metrics.drop(**body)
         elif name == "failed":
             worker.failure = body["message"]
         else:
@@ -472,7 +478,7 @@ class Supervisor:
         attempt(self._on_message, worker, message.name, body)
 
     def _hear_last_messages(self, worker: Worker) -> None:
-        """Read what a dead worker had sent about its events, and about why it ended: its own words, or a bundle."""
+        """Read what a dead worker had sent: events, metrics, and why it ended, in its own words or as a bundle."""
         try:
             for _ in range(LAST_READS):
                 for message in worker.channel.control.receive():
@@ -553,6 +559,7 @@ class Supervisor:
             self.learn()
             self._restorer.changed()
             self._events.ready(len(self._router.pool))
+        self.plugin_metrics.note_end(worker.generation, {bundle["name"] for bundle in self.served})
 
     def _keep_room(self) -> None:
         if not self._stopping:

@@ -20,6 +20,15 @@ from tykpy.ipc.description import (
     MAX_TIMEOUT,
     PIECE_HOOKS,
 )
+from tykpy.ipc.plugin_metrics import (
+    MAX_BUCKETS,
+    MAX_HELP,
+    MAX_LABELS,
+    MAX_NUMBERS,
+    MAX_VALUE,
+    PIECE_SERIES,
+)
+from tykpy.ipc.plugin_metrics import MAX_NAME as MAX_METRIC_NAME
 from tykpy.telemetry.stacks import MAX_TEXT
 
 _MAX_HASHES: Final = 8
@@ -36,6 +45,8 @@ _Path = Annotated[str, msgspec.Meta(max_length=MAX_PATH)]
 _File = Annotated[str, msgspec.Meta(max_length=MAX_FILE)]
 _Version = Annotated[str, msgspec.Meta(max_length=_MAX_VERSION)]
 _Message = Annotated[str, msgspec.Meta(max_length=MAX_MESSAGE)]
+_MetricName = Annotated[str, msgspec.Meta(max_length=MAX_METRIC_NAME)]
+_LabelValue = Annotated[str, msgspec.Meta(max_length=MAX_VALUE)]
 
 
 class _Fault(TypedDict):
@@ -109,6 +120,31 @@ class _LostEvents(TypedDict):
     count: Annotated[int, msgspec.Meta(ge=0)]
 
 
+class _Metric(TypedDict):
+    bundle: _BundleName
+    kind: _MetricName
+    name: _MetricName
+    help: Annotated[str, msgspec.Meta(max_length=MAX_HELP)]
+    labels: Annotated[tuple[_MetricName, ...], msgspec.Meta(max_length=MAX_LABELS)]
+    buckets: Annotated[tuple[float, ...], msgspec.Meta(max_length=MAX_BUCKETS)]
+    aggregate: _MetricName
+    series: Annotated[
+        list[
+            tuple[
+                Annotated[tuple[_LabelValue, ...], msgspec.Meta(max_length=MAX_LABELS)],
+                Annotated[tuple[float, ...], msgspec.Meta(max_length=MAX_NUMBERS)],
+            ]
+        ],
+        msgspec.Meta(max_length=PIECE_SERIES),
+    ]
+
+
+class _DroppedMetrics(TypedDict):
+    bundle: _BundleName
+    reason: _MetricName
+    count: Annotated[int, msgspec.Meta(ge=0)]
+
+
 _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "loading": msgspec.msgpack.Decoder(_Loading),
     "bundle": msgspec.msgpack.Decoder(_Bundle),
@@ -122,6 +158,8 @@ _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "stacks": msgspec.msgpack.Decoder(_Stacks),
     "event": msgspec.msgpack.Decoder(_Event),
     "events_lost": msgspec.msgpack.Decoder(_LostEvents),
+    "metric": msgspec.msgpack.Decoder(_Metric),
+    "metrics_dropped": msgspec.msgpack.Decoder(_DroppedMetrics),
 }
 
 

@@ -2,13 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.support.root import ROOT
-from tyk import decorators, session
+from tyk import decorators, metrics, session
 from tyk.decorators import HookDefinition
 from tyk.gateway import TykGateway
 from tyk.gateway.testing import fake_gateway
@@ -20,14 +20,15 @@ PAGE = ROOT / "docs" / "plugin-api.md"
 
 
 @pytest.fixture(scope="module")
-def page() -> dict[str, Any]:
+def page() -> Iterator[dict[str, Any]]:
     """Execute the page's Python blocks in order and return the names that they define."""
     text = PAGE.read_text()
     names: dict[str, Any] = {"__name__": "plugin"}
     for block in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         line = text[: block.start(1)].count("\n")
         exec(compile("\n" * line + block[1], str(PAGE), "exec"), names)
-    return names
+    yield names
+    metrics.registry.bundles.clear()
 
 
 def hooks(page: dict[str, Any]) -> dict[str, HookDefinition]:
@@ -36,7 +37,7 @@ def hooks(page: dict[str, Any]) -> dict[str, HookDefinition]:
 
 def test_the_pages_tests_pass(page: dict[str, Any]) -> None:
     tests: dict[str, Callable[[], None]] = {n: v for n, v in page.items() if n.startswith("test_")}
-    assert len(tests) == 4
+    assert len(tests) == 5
     for test in tests.values():
         test()
 
@@ -61,6 +62,10 @@ def test_every_name_is_on_the_page() -> None:
     assert not [name for name in methods if f"request.{name}(" not in text]
     assert not [name for name in services if f"| `{name}(" not in text]
     assert not [name for name in session.__all__ if name not in text]
+    kinds = (metrics.Counter, metrics.Gauge, metrics.Histogram)
+    updates = {name for kind in (*kinds, kinds[0].__base__) for name in vars(kind) if not name.startswith("_")}
+    assert not [name for name in updates - {"definition"} if f"`.{name}(" not in text]
+    assert not [name for name in metrics.__all__ if name.islower() and f"| `{name}(" not in text]
 
 
 def test_add_greeting(page: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tykpy.bench.results import BenchReport, Case, CaseResult, Histogram, Sample, Usage
+from tykpy.bench.results import BenchReport, Case, CaseResult, LatencyHistogram, Sample, Usage
 
 MS = 1_000_000
 MACHINE = {"CPUs": "8", "CPU": "a <fast> one", "kernel": "6", "python": "3.11", "tykpy": "1", "protobuf": "7"}
@@ -18,9 +18,9 @@ def usage(**values: Any) -> Usage:
     return Usage(**(quiet | values))
 
 
-def histogram_of(values: Iterable[int]) -> Histogram:
+def histogram_of(values: Iterable[int]) -> LatencyHistogram:
     """A histogram of these values."""
-    histogram = Histogram()
+    histogram = LatencyHistogram()
     histogram.record(values)
     return histogram
 

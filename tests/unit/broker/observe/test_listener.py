@@ -22,6 +22,7 @@ from tykpy.broker.observe.listener import HttpListener, Snapshots
 from tykpy.broker.observe.probes import LiveProbe, ReadyProbe
 from tykpy.broker.observe.prometheus import MetricsPage
 from tykpy.broker.observe.source import PackedSnapshot, SnapshotSource
+from tykpy.broker.pool.plugin_metrics import PluginMetrics
 from tykpy.telemetry.snapshot import HookSeries, encode_snapshot
 
 HOSTILE = 'a"b\\c\nd{e="f"} # é'
@@ -58,7 +59,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     stuck = asyncio.new_event_loop()
     snapshots = Snapshots(cast(SnapshotSource, StuckSource()), stuck)
     routes: Routes = {
-        "/metrics": MetricsPage(snapshots),
+        "/metrics": MetricsPage(snapshots, PluginMetrics()),
         "/livez": LiveProbe(snapshots),
         "/readyz": ReadyProbe(snapshots),
         "/fails": fails,

@@ -21,6 +21,8 @@ from tykpy.broker.router.router import Router, RouterOptions
 from tykpy.ipc.channel.control import MAX_CONTROL_BYTES, ControlMessage, ControlSocket
 from tykpy.ipc.description import MAX_NAME, MAX_PATH, PIECE_HOOKS
 from tykpy.ipc.errors import ControlCorruptError
+from tykpy.ipc.plugin_metrics import MAX_LABELS, MAX_NUMBERS, MAX_VALUE, PIECE_SERIES
+from tykpy.ipc.plugin_metrics import MAX_NAME as MAX_METRIC_NAME
 
 
 class NamedWorker:
@@ -51,7 +53,7 @@ def workers() -> Iterator[list[NamedWorker]]:
         one.close()
 
 
-def test_last_messages_are_events_and_the_failure(workers: list[NamedWorker]) -> None:
+def test_last_messages_are_events_metrics_and_the_failure(workers: list[NamedWorker]) -> None:
     heard: list[tuple[str, Any]] = []
     loop = asyncio.new_event_loop()
     events = PoolEvents(lambda ready: None, lambda: None, lambda name, body: heard.append((name, body)))
@@ -62,11 +64,13 @@ def test_last_messages_are_events_and_the_failure(workers: list[NamedWorker]) ->
     dead.there.send("event", event)
     dead.there.send("failed", {"message": "of no use"})
     dead.there.send("events_lost", {"count": 2})
+    dead.there.send("metric", METRIC)
     dead.there.close()
     for _ in range(2):
         supervisor._hear_last_messages(dead.worker)
     assert heard == [("event", event), ("events_lost", {"count": 2})]
     assert dead.worker.failure == "of no use"
+    assert [one.series for one in supervisor.plugin_metrics.families] == [[(("ok",), (1.0,))]]
     loop.run_until_complete(supervisor.stop())
     loop.close()
 
@@ -126,6 +130,16 @@ BUNDLE: Final[dict[str, Any]] = {
     "faulty": [{"name": "c", "hook_type": "Pre", **FAULT}],
     "more": False,
 }
+METRIC: Final[dict[str, Any]] = {
+    "bundle": "b",
+    "kind": "counter",
+    "name": "logins",
+    "help": "Logins.",
+    "labels": ("result",),
+    "buckets": (),
+    "aggregate": "",
+    "series": [(("ok",), (1.0,))],
+}
 
 
 def news(name: str, body: Any) -> Any:
@@ -146,6 +160,8 @@ def news(name: str, body: Any) -> Any:
         ("failed", {"message": "of no use"}),
         ("event", {"name": "e", "id": "1", "depth": 3, "document": "{}"}),
         ("events_lost", {"count": 2}),
+        ("metric", METRIC),
+        ("metrics_dropped", {"bundle": "b", "reason": "series", "count": 2}),
     ],
 )
 def test_messages_are_decoded_completely(name: str, body: Any) -> None:
@@ -179,6 +195,14 @@ def test_messages_are_decoded_completely(name: str, body: Any) -> None:
         ("event", {"name": "e", "id": "1", "depth": -1, "document": "{}"}),
         ("events_lost", {"count": "many"}),
         ("events_lost", {"count": "2"}),
+        ("metric", {}),
+        ("metric", {**METRIC, "name": "x" * (MAX_METRIC_NAME + 1)}),
+        ("metric", {**METRIC, "labels": ["x"] * (MAX_LABELS + 1)}),
+        ("metric", {**METRIC, "series": [[["ok"], ["1"]]]}),
+        ("metric", {**METRIC, "series": [[["x" * (MAX_VALUE + 1)], [1]]]}),
+        ("metric", {**METRIC, "series": [[["ok"], [1] * (MAX_NUMBERS + 1)]]}),
+        ("metric", {**METRIC, "series": METRIC["series"] * (PIECE_SERIES + 1)}),
+        ("metrics_dropped", {"bundle": "b", "reason": "series", "count": -1}),
     ],
 )
 def test_malformed_messages_are_refused(name: str, body: Any) -> None:

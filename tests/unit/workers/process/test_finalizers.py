@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import PATIENCE
+from tyk import metrics
 from tyk.gateway.backend import MemoryStorage, Storage
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.request import Changes, LazyRequest
@@ -233,6 +234,24 @@ def test_an_event_is_triggered_while_one_is_triggered() -> None:
     reader.join()
     broker.close()
     assert sorted(map(int, found)) == list(range(int(next(names))))
+
+
+def test_metrics_are_used_while_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "registry", metrics.Registry())
+    calls = count()
+
+    def use_all() -> None:
+        next(calls)
+        metrics.counter("calls").inc()
+        metrics.counter("clients", labels=["name"]).labels(next(calls)).inc()
+        metrics.gauge("level").inc()
+        metrics.histogram("times", buckets=[1]).observe(2)
+        metrics.collect()
+        list(metrics.registry.current().changes())
+
+    interrupted(use_all, use_all)
+    values = {one.name: one.value for one in metrics.collect()}
+    assert values["calls_total"] == values["level"] == values["times_count"] == next(calls) // 2
 
 
 def test_an_api_is_learnt_while_one_is_learnt() -> None:
