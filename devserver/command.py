@@ -13,6 +13,7 @@ from tykpy.commands.terminal import no_traceback
 
 EXTRA: Final = ("aiohttp", "rich", "watchfiles")
 """Packages of the extra `tykpy[dev]`."""
+_path: Final = click.Path(path_type=Path, exists=True)
 _file: Final = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
@@ -24,7 +25,7 @@ def _upstream(value: str) -> str:
 
 
 @click.command()
-@click.argument("bundle", metavar="[BUNDLE]", default=".", type=click.Path(path_type=Path, exists=True))
+@click.argument("bundle", metavar="[BUNDLE]", default=".", type=_path)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -35,10 +36,10 @@ def _upstream(value: str) -> str:
 @click.option(
     "--api",
     "apis",
-    type=_file,
+    type=_path,
     multiple=True,
     metavar="FILE",
-    help="A Tyk API definition, classic or OAS; repeatable.  [default: the bundle's hooks at /]",
+    help="A Tyk API definition, classic or OAS, or a folder of them; repeatable.  [default: the bundle's hooks at /]",
 )
 @click.option(
     "--upstream",
@@ -60,6 +61,12 @@ def _upstream(value: str) -> str:
     help="Time limit of a hook; none while a debugger has stopped it.",
 )
 @click.option(
+    "--broker",
+    metavar="ADDRESS",
+    default="",
+    help="Call the hooks of a running broker (unix:///run/tykpy/tyk.sock); those of BUNDLE only name them.",
+)
+@click.option(
     "--debugpy",
     type=click.IntRange(1, 65535),
     metavar="PORT",
@@ -78,6 +85,7 @@ def dev(
     policies: Path | None,
     redis: str,
     timeout: float,
+    broker: str,
     debugpy: int | None,
     names: tuple[str, ...],
 ) -> None:
@@ -96,4 +104,4 @@ def dev(
         from tykpy.devserver.run import DevOptions, run
 
         sources = DevFiles(bundle, apis, keys, policies)
-        run(DevOptions(sources, port, upstream, timeout, redis, debugpy or 0, names))
+        run(DevOptions(sources, port, upstream, timeout, redis, broker, debugpy or 0, names))

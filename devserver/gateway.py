@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from tykpy.devserver.definitions.api import Api
-from tykpy.devserver.definitions.apis import check_apis, read_api, with_bundle
+from tykpy.devserver.definitions.api import Api, find_api
+from tykpy.devserver.definitions.apis import check_unique, definition_files, read_api, with_bundle
 from tykpy.devserver.definitions.bundles import BundleFiles, default_api, middleware_of_hooks
 from tykpy.devserver.endings import MIDDLEWARE_ERROR, ErrorTemplates, Refused
 from tykpy.devserver.errors import DefinitionError, DevError
@@ -29,7 +29,7 @@ class DevFiles:
     bundle: Path | None = None
     """A bundle, or a folder of bundles."""
     apis: tuple[Path, ...] = ()
-    """API definitions; none: the bundle is served at `/`."""
+    """API definitions, and folders of them; none: the bundle is served at `/`."""
     keys: Path | None = None
     """Sessions by their keys, as JSON."""
     policies: Path | None = None
@@ -55,9 +55,7 @@ class Loading:
     apis: tuple[Api, ...] = ()
     loaded: LoadedBundles = LoadedBundles()
     problems: tuple[Problem, ...] = ()
-    """Of the bundles, and of other files; with the latter, no API is served."""
-    is_usable: bool = True
-    """Whether requests are served. A bundle that cannot be loaded fails in its hooks, as in a gateway."""
+    """Of the bundles, and of other files. An API whose files cannot be read is not served."""
     warnings: tuple[str, ...] = ()
 
 
@@ -87,7 +85,7 @@ class DevGateway:
         try:
             loading = await self._load()
         except DevError as error:
-            loading = Loading(problems=(_problem_of_file(error),), is_usable=False)
+            loading = Loading(problems=(_problem_of_file(error),))
         finally:
             self._usable.set()
         self.loading = loading
@@ -99,11 +97,11 @@ class DevGateway:
     async def handle(self, request: GatewayRequest) -> Trace:
         """HookAnswer a request."""
         await self._usable.wait()
-        if self.loading.is_usable:
+        problems = self.loading.problems
+        if not problems or find_api(self.pipeline.apis, request.path) is not None:
             return await self.pipeline.run(request)
-        error = self.loading.problems[0].message
         response = ErrorTemplates().response(Refused(500, MIDDLEWARE_ERROR), request)
-        trace = Trace(self.pipeline.next_number(), request.copy(), response=response, error=error)
+        trace = Trace(self.pipeline.next_number(), request.copy(), response=response, error=problems[0].message)
         self.pipeline.report(trace)
         return trace
 
@@ -118,17 +116,17 @@ class DevGateway:
 
     async def _load(self) -> Loading:
         sources = self._sources
-        files = BundleFiles(sources.bundle) if sources.bundle is not None else None
-        apis = tuple(with_bundle(read_api(path), files) for path in sources.apis)
-        check_apis(apis)
+        problems: list[Problem] = []
         if self._given_keys is None:
             self._read_keys()
-        name, only = files.only() if files is not None and not apis else ("", None)
+        files = BundleFiles(sources.bundle) if sources.bundle is not None else None
+        apis = tuple(_read_apis(sources.apis, files, problems))
+        name, only = files.only() if files is not None and not sources.apis else ("", None)
         loaded = await self._hooks.reload()
-        if not apis:
+        if not sources.apis:
             hooks = [hook for bundle in loaded.bundles for hook in bundle["hooks"]]
             apis = (default_api(name, only or middleware_of_hooks(hooks)),)
-        return Loading(apis, loaded, loaded.problems, warnings=tuple(_warnings(apis)))
+        return Loading(apis, loaded, (*problems, *loaded.problems), tuple(_warnings(apis)))
 
     def _read_keys(self) -> None:
         """Read keys and policies; sessions that auth hooks have stored stay."""
@@ -141,6 +139,18 @@ class DevGateway:
     def _remember(self, trace: Trace) -> None:
         if self.trace(trace.number) is None:
             self.traces.append(trace)
+
+
+def _read_apis(paths: tuple[Path, ...], files: BundleFiles | None, problems: list[Problem]) -> Iterator[Api]:
+    """Yield the APIs that can be read; add to `problems` what is wrong with the others."""
+    seen: dict[str, Api] = {}
+    for path in definition_files(paths):
+        try:
+            api = with_bundle(read_api(path), files)
+            check_unique(api, seen)
+            yield api
+        except DevError as error:
+            problems.append(_problem_of_file(error))
 
 
 def _warnings(apis: tuple[Api, ...]) -> list[str]:

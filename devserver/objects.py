@@ -34,8 +34,10 @@ def build_object(
         built.session.CopyFrom(session)
         built.metadata.update(session.metadata)
     if response is not None:
-        built.session.SetInParent()  # response hooks always have one
         _fill_response(built.response, hook, response)
+    if response is not None or built.HasField("session"):  # response hooks always have a session
+        for part in (built.session.basic_auth_data, built.session.jwt_data, built.session.monitor):
+            part.SetInParent()
     return built
 
 

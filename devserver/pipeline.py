@@ -143,7 +143,7 @@ class GatewayPipeline:
             response = self.templates.response(refused, passage.request)
         if is_writable(response):
             return response
-        passage.trace.note("answer", f"a gateway cannot write status {response.status}: it drops the connection")
+        passage.trace.note("answer", f"invalid WriteHeader code {response.status}: a gateway drops the connection")
         return None
 
     def _start(self, trace: Trace, event: Triggered, handler: str) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 
 from tykpy.commands.errors import CommandError
-from tykpy.devserver.gateway import DevFiles, DevGateway
+from tykpy.devserver.gateway import DevFiles, DevGateway, LoadingHooks
+from tykpy.devserver.hooks.broker import BrokerHooks
 from tykpy.devserver.hooks.process import HookProcess
 from tykpy.devserver.hooks.wire import Setup
 from tykpy.devserver.server import INSPECTOR, DevServer
@@ -24,11 +25,13 @@ from tykpy.devserver.watch import saves
 class DevOptions:
     """The options of the command."""
 
-    sources: DevFiles
+    files: DevFiles
     port: int
     upstream: str
     timeout: float
     redis: str = ""
+    broker: str = ""
+    """Address of a broker that runs the hooks; empty: a process of our own."""
     debugpy: int = 0
     names: tuple[str, ...] = ()
     """Host names that requests may have besides those of this machine."""
@@ -42,13 +45,14 @@ def run(options: DevOptions) -> None:
 
 async def _serve(options: DevOptions, folder: Path) -> None:
     view = TerminalView(Console())
-    hooks = _hooks(options, folder)
-    hooks.on_pause.append(view.pause)
     stop = asyncio.Event()
+    hooks = _hooks(options, folder)
+    if isinstance(hooks, HookProcess):
+        hooks.on_pause.append(view.pause)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     # While a debugger has the terminal, Ctrl-C is for it.
-    loop.add_signal_handler(signal.SIGINT, lambda: None if hooks.is_paused else stop.set())
+    loop.add_signal_handler(signal.SIGINT, lambda: None if view.is_paused else stop.set())
     async with _gateway(options, hooks) as gateway:
         gateway.observers.append(view.show)
         async with _listening(DevServer(gateway, options.names), options.port) as port:
@@ -57,21 +61,23 @@ async def _serve(options: DevOptions, folder: Path) -> None:
             view.tell(f"tykpy dev on {address} (inspector: {address}{INSPECTOR}), upstream: {options.upstream}", "bold")
             view.show_loading(loading)
             gateway.on_load.append(view.show_loading)
-            async for _ in saves(options.sources.paths, stop):
+            async for _ in saves(options.files.paths, stop):
                 view.tell("saved: loading again", "dim")
                 await gateway.load()
 
 
-def _hooks(options: DevOptions, folder: Path) -> HookProcess:
-    bundle = options.sources.bundle
+def _hooks(options: DevOptions, folder: Path) -> LoadingHooks:
+    if options.broker:
+        return BrokerHooks(options.broker, options.timeout)
+    bundle = options.files.bundle
     sources = [] if bundle is None else [str(bundle.absolute())]
     return HookProcess(Setup(sources, str(folder), options.redis, options.debugpy), options.timeout)
 
 
 @contextlib.asynccontextmanager
-async def _gateway(options: DevOptions, hooks: HookProcess) -> AsyncIterator[DevGateway]:
+async def _gateway(options: DevOptions, hooks: LoadingHooks) -> AsyncIterator[DevGateway]:
     upstream = HttpUpstream(options.upstream)
-    gateway = DevGateway(options.sources, hooks, upstream)
+    gateway = DevGateway(options.files, hooks, upstream)
     try:
         yield gateway
     finally:

@@ -15,6 +15,7 @@ from aiohttp.typedefs import Handler
 from multidict import CIMultiDict
 
 from tykpy.broker.observe.http import is_local_name
+from tykpy.devserver.admin import AdminRoutes
 from tykpy.devserver.gateway import DevGateway
 from tykpy.devserver.messages import GatewayRequest, GatewayResponse, values_of
 from tykpy.devserver.trace import Trace
@@ -43,6 +44,7 @@ class DevServer:
         self._names = frozenset(name.lower() for name in names)
         self.app = web.Application(middlewares=[self._answer], client_max_size=MAX_BODY)
         """Routes below `/__tykpy` may be added until the server listens."""
+        self.app.add_routes(AdminRoutes(gateway).routes(INSPECTOR))
         self.app.on_response_prepare.append(_without_server)
 
     @asynccontextmanager

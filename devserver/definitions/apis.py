@@ -1,6 +1,6 @@
 """Read the APIs that the gateway serves: definition files, with the hooks of their bundles."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,12 @@ from tykpy.devserver.definitions.classic import read_classic
 from tykpy.devserver.definitions.oas import EXTENSION, read_oas
 from tykpy.devserver.definitions.reading import JsonFile
 from tykpy.devserver.errors import DefinitionError
+
+
+def definition_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield the files among paths, and those of their folders: all `.json` files, as in the gateway's `app_path`."""
+    for path in paths:
+        yield from sorted(path.glob("*.json")) if path.is_dir() else [path]
 
 
 def read_api(path: Path) -> Api:
@@ -31,11 +37,8 @@ def with_bundle(api: Api, files: BundleFiles | None) -> Api:
     return api if middleware is None else replace(api, middleware=middleware)
 
 
-def check_apis(apis: Iterable[Api]) -> None:
-    """Raise DefinitionError if two APIs have one ID or listen path."""
-    seen: dict[str, Api] = {}
-    for api in apis:
-        for what in (f"the api_id {api.api_id}", f"the listen path {api.listen_path}"):
-            if (other := seen.get(what)) is not None:
-                raise DefinitionError(f"{what} is that of {other.file} as well", api.file)
-            seen[what] = api
+def check_unique(api: Api, seen: dict[str, Api]) -> None:
+    """Add an API to those that were `seen`. Raises DefinitionError if one of them has its ID or listen path."""
+    for what in (f"the api_id {api.api_id}", f"the listen path {api.listen_path}"):
+        if (other := seen.setdefault(what, api)) is not api:
+            raise DefinitionError(f"{what} is that of {other.file} as well", api.file)

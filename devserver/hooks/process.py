@@ -51,11 +51,6 @@ class HookProcess:
         self.on_pause: list[Callable[[bool], None]] = []
         """Called with True when a debugger takes the terminal, with False when its call has ended."""
 
-    @property
-    def is_paused(self) -> bool:
-        """Whether a debugger has stopped a call."""
-        return self._child is not None and self._child.is_paused
-
     async def reload(self) -> LoadedBundles:
         """Load the bundles as they are now. Calls wait until they are loaded. Raises HooksError."""
         async with self._starting:

@@ -34,11 +34,12 @@ class TerminalView:
         self._waiting: list[Text] = []
         self._events: dict[int, int] = {}
         """How many events of the last traces have been shown, by the traces' numbers."""
-        self._is_paused = False
+        self.is_paused = False
+        """Whether a debugger has the terminal."""
 
     def pause(self, is_paused: bool) -> None:
         """Leave the terminal to a debugger, or take it back."""
-        self._is_paused = is_paused
+        self.is_paused = is_paused
         if not is_paused:
             waiting, self._waiting = self._waiting, []
             for text in waiting:
@@ -63,7 +64,7 @@ class TerminalView:
                 self._print(line)
         for warning in loading.warnings:
             self._print(_line("  ! ", "yellow", warning))
-        if loading.is_usable and not loading.problems:
+        if not loading.problems:
             for api in loading.apis:
                 count = f"{api.middleware.count} hook{'s' * (api.middleware.count != 1)}"
                 self._print(_line("  ", "", f"{api.listen_path}  {api.title}, {count}"))
@@ -73,7 +74,7 @@ class TerminalView:
         self._print(_line("", style, text))
 
     def _print(self, text: Text) -> None:
-        if self._is_paused:
+        if self.is_paused:
             self._waiting.append(text)
         else:
             self._console.print(text, soft_wrap=True, highlight=False)

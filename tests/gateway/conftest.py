@@ -5,10 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.gateway.dev import NAME as DEV
 from tests.support.gateway.go_gateway import go_program, grpcurl
 from tests.support.gateway.table import Table, running_table
 from tests.support.gateway.tyk import BINARY, STYLES
 
+GO = "go"
+GO_ONLY = (
+    "test_section_7_balancing",
+    "test_section_7_connection",
+    "test_section_7_grpcurl",
+    "test_section_7_reply",
+    "test_metadata",
+    "test_tls",
+)
+"""Modules about the connection of gateway and broker, which `tykpy dev` has only for these tests."""
 PROGRAMS = ("gateway", "msgpackclient", "bundlecrypto", "tlsclient")
 
 
@@ -25,16 +36,23 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests that need the test gateway if a real one is used."""
-    for item in items if BINARY else []:
-        if marker := item.get_closest_marker("harness"):
+    """Skip tests that need the test gateway if a real one is used, and those that are not for `tykpy dev`."""
+    for item in items:
+        marker = item.get_closest_marker("harness") if BINARY else None
+        if f"[{DEV}" in item.name:
+            marker = item.get_closest_marker("not_dev")
+        if marker is not None:
             item.add_marker(pytest.mark.skip(reason=marker.args[0]))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test twice through a real gateway: with classic API definitions, and with OAS ones."""
-    if BINARY and "table" in metafunc.fixturenames:
+    """Run each test twice: through the gateway in Go and `tykpy dev`; or, with classic and OAS APIs, through Tyk."""
+    if "table" not in metafunc.fixturenames:
+        return
+    if BINARY:
         metafunc.parametrize("table", STYLES, indirect=True, scope="package")
+    elif not metafunc.module.__name__.rpartition(".")[2].startswith(GO_ONLY):
+        metafunc.parametrize("table", (GO, DEV), indirect=True, scope="package")
 
 
 @pytest.fixture(scope="package")

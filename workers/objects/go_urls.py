@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import quote_plus, unquote_to_bytes
+from urllib.parse import quote_plus, unquote_to_bytes, urlsplit
 
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -16,7 +16,18 @@ def is_request_uri(url: str) -> bool:
     if url == "*" or (url[:1] == "/" and "%" not in url and url.isprintable()):
         return True  # nearly every URL
     path = url.partition("?")[0]
-    return _REQUEST_URI.match(url) is not None and not _CONTROL.search(url) and not _BAD_ESCAPE.search(path)
+    if _REQUEST_URI.match(url) is None or _CONTROL.search(url) or _BAD_ESCAPE.search(path):
+        return False
+    return url[:1] == "/" or _has_host(url)
+
+
+def _has_host(url: str) -> bool:
+    """Whether the host of an absolute URL can be parsed: brackets are for IPv6 addresses."""
+    try:
+        urlsplit(url)
+    except ValueError:
+        return False
+    return True
 
 
 def split_query(url: str) -> tuple[str, str]:

@@ -27,6 +27,7 @@ def report_of(table: Table, path: str = "/echo", headers: Headers | None = None,
     return table.api("reports", pre=["report_pre"]).send("POST", path, headers, body).json
 
 
+@pytest.mark.not_dev("it has no TLS")
 def test_the_scheme_is_https_for_clients_that_use_tls(table: Table, tmp_path: Path) -> None:
     assert report_of(table)["request"]["scheme"] == "http"
     certificate = Authority(tmp_path, "of-clients").issue("gateway")

@@ -8,7 +8,6 @@ import pytest
 
 from tests.support.gateway.fixed_reply import FixedServer
 from tests.support.gateway.table import OF_POLICY, ORG, Table
-from tests.support.gateway.tyk import any_gateway
 from tyk.proto.coprocess_object_pb2 import Object
 
 ALL_TYPES = {
@@ -156,16 +155,15 @@ def test_metadata_of_the_object_wins_over_that_of_the_session(table: Table, tmp_
     reply = Object(request={"url": "/a/", "method": "GET", "return_overrides": {}})
     reply.session.metadata.update({"token": "of-the-session", "only": "here"})
     reply.metadata["token"] = "of-the-object"
-    config = {"redis_socket": table.gateway.config["redis_socket"]}
     middleware = {"driver": "grpc", "auth_check": {"name": "any"}}
     with (
         FixedServer(reply.SerializeToString()) as server,
-        any_gateway(tmp_path, server.address, **config) as gateway,
+        table.gateway.another(tmp_path, server.address) as gateway,
     ):
         api = gateway.add_api({"api_id": "a", "listen_path": "/a/", "custom_middleware": middleware})
         assert api.send().status == 200
-    assert table.session("of-the-object")["meta_data"] == {"token": "of-the-object", "only": "here"}
-    assert table.session("of-the-session") is None
+        assert gateway.session("of-the-object")["meta_data"] == {"token": "of-the-object", "only": "here"}
+        assert gateway.session("of-the-session") is None
 
 
 def test_certificate_and_max_query_depth_are_never_filled(table: Table) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import redis
+
 from tests.support.broker import PATIENCE, wait_until
 from tests.support.gateway.go_gateway import go_program
 
@@ -173,6 +175,21 @@ class RunningGateway:
         self.ask(self.upstream, "/_received")  # what came before belongs to others
         return Api(self, definition)
 
+    def session(self, key: str) -> Any:
+        """Return what is stored for a key."""
+        with self._redis() as client:
+            text = client.get(f"apikey-{key}")
+        return None if text is None else json.loads(text)
+
+    def store_session(self, key: str, session: dict[str, Any]) -> None:
+        """Store a session, as Tyk's API for keys would."""
+        with self._redis() as client:
+            client.set(f"apikey-{key}", json.dumps(session))
+
+    def another(self, folder: Path, address: str) -> Self:
+        """Return a gateway of the same kind that dials another address."""
+        return type(self)(folder, address, redis_socket=self.config["redis_socket"])
+
     def send(self, method: str, path: str, headers: Headers | None = None, body: bytes | None = None) -> Answer:
         """Send one request on a connection of its own."""
         connection = self.connect()
@@ -223,6 +240,9 @@ class RunningGateway:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=PATIENCE)
         return process.returncode
+
+    def _redis(self) -> "redis.Redis":
+        return redis.Redis(unix_socket_path=self.config["redis_socket"])
 
     def __enter__(self) -> Self:
         return self.start()

@@ -74,14 +74,11 @@ class Table:
 
     def session(self, key: str) -> Any:
         """Return what is stored for a key."""
-        with self.redis() as client:
-            text = client.get(f"apikey-{key}")
-        return None if text is None else json.loads(text)
+        return self.gateway.session(key)
 
     def store_session(self, key: str, session: dict[str, Any]) -> None:
         """Store a session, as Tyk's API for keys would."""
-        with self.redis() as client:
-            client.set(f"apikey-{key}", json.dumps(session))
+        self.gateway.store_session(key, session)
 
 
 def source_files(name: str) -> dict[str, bytes]:

@@ -14,6 +14,8 @@ from typing import Any, Final, Self
 import pytest
 
 from tests.support.broker import PATIENCE, wait_until
+from tests.support.gateway.dev import NAME as DEV
+from tests.support.gateway.dev import DevTableGateway
 from tests.support.gateway.gateway import Api, RunningGateway, with_access
 from tests.support.gateway.tyk_definitions import classic, oas
 from tests.support.peers.redis_server import free_port
@@ -35,7 +37,9 @@ _TEMPLATES: Final = {
 
 
 def any_gateway(folder: Path, address: str, *, style: str = "classic", **config: Any) -> RunningGateway:
-    """Return the user's gateway if there is one, else that of tests/gateway."""
+    """Return the user's gateway if there is one, else that of tests/gateway; with the style "dev", `tykpy dev`."""
+    if style == DEV:
+        return DevTableGateway(folder, address, **config)
     if BINARY:
         return TykGateway(folder, address, style=style, **config)
     return RunningGateway(folder, address, **config)

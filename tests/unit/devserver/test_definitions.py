@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.gateway.tyk_definitions import classic, oas
 from tykpy.devserver.definitions.api import Api, PathRule, find_api
-from tykpy.devserver.definitions.apis import check_apis, parse_api
+from tykpy.devserver.definitions.apis import check_unique, parse_api
 from tykpy.devserver.definitions.reading import JsonFile
 from tykpy.devserver.errors import DefinitionError
 
@@ -88,4 +88,4 @@ def test_the_longest_listen_path_wins() -> None:
 
 def test_two_apis_cannot_have_one_listen_path() -> None:
     with pytest.raises(DefinitionError, match=r"b.json: the listen path / is that of a.json as well"):
-        check_apis([Api(api_id="a", file="a.json"), Api(api_id="b", file="b.json")])
+        check_unique(Api(api_id="b", file="b.json"), {"the listen path /": Api(api_id="a", file="a.json")})
