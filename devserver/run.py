@@ -61,7 +61,7 @@ async def _serve(options: DevOptions, folder: Path) -> None:
             view.tell(f"tykpy dev on {address} (inspector: {address}{INSPECTOR}), upstream: {options.upstream}", "bold")
             view.show_loading(loading)
             gateway.on_load.append(view.show_loading)
-            async for _ in saves(options.files.paths, stop):
+            async for _ in saves(options.files, stop):
                 view.tell("saved: loading again", "dim")
                 await gateway.load()
 

@@ -73,6 +73,15 @@ def middleware_of_hooks(hooks: Iterable[Mapping[str, Any]]) -> Middleware:
     return Middleware(auth_check=next(iter(by_key["auth_check"]), None), **chains)  # type: ignore[arg-type]
 
 
+def listed_files(path: Path) -> set[Path]:
+    """Return the files that the manifest of a bundle lists; none if it cannot be read, or is in a ZIP."""
+    try:
+        listed = JsonFile.read(path / MANIFEST_NAME).convert(ManifestFile).file_list
+    except DevError:
+        return set()
+    return {path / name for name in listed}
+
+
 def _has_manifest(folder: Path) -> bool:
     return (folder / MANIFEST_NAME).is_file() or bool(part_folders(folder)[0])
 

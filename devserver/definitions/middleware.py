@@ -79,6 +79,7 @@ class ManifestFile(msgspec.Struct):
     """What the gateway takes from a manifest."""
 
     custom_middleware: MiddlewareEntry = msgspec.field(default_factory=MiddlewareEntry)
+    file_list: list[str] = []
 
 
 def joined(parts: Iterable[tuple[str, Middleware]]) -> Middleware:

@@ -4,7 +4,7 @@ Hooks run one at a time in the main thread, where a debugger works best; `async 
 thread of its own.
 """
 
-import asyncio
+import contextlib
 import faulthandler
 import os
 import pdb
@@ -44,7 +44,6 @@ class Child:
         folder = Path(setup.folder)
         self._capture = Capture()
         self._runner = HookRunner(map(Path, setup.sources), folder, open_storage(setup.redis or None, folder))
-        self._loop = asyncio.new_event_loop()
         self._has_debugger = bool(setup.debugpy)
         self._is_debugging = False
         if setup.debugpy:
@@ -52,7 +51,6 @@ class Child:
 
     def run(self) -> None:
         """Run hooks until `tykpy dev` closes the channel."""
-        threading.Thread(target=self._loop.run_forever, name="async-hooks", daemon=True).start()
         sys.breakpointhook = self._break
         self._capture.start()
         self._load()
@@ -61,6 +59,8 @@ class Child:
                 self._call(message)
             elif isinstance(message, wire.Reload):
                 self._load()
+        self._capture.stop()
+        self._runner.close()
 
     def _load(self) -> None:
         self._send(wire.Ready(self._runner.load()))
@@ -68,15 +68,7 @@ class Child:
     def _call(self, message: wire.RunHook) -> None:
         call = RunningCall(message.kind, message.body)
         call.context.run(_NUMBER.set, message.call)
-        answer = self._runner.run(call)
-        if answer is None:
-            asyncio.run_coroutine_threadsafe(self._start(call, message.call), self._loop)
-        else:
-            self._done(message.call, answer)
-
-    async def _start(self, call: RunningCall, number: int) -> None:
-        task = asyncio.get_running_loop().create_task(self._runner.run_async(call), context=call.context)
-        self._done(number, await task)
+        self._runner.start(call).add_done_callback(lambda done: self._done(message.call, done.result()))
 
     def _done(self, number: int, answer: HookAnswer) -> None:
         self._take_terminal()
@@ -119,7 +111,7 @@ class Child:
             _ignore_interrupts()
 
     def _send(self, message: wire.FromHooks) -> None:
-        with self._sending:
+        with self._sending, contextlib.suppress(BrokenPipeError):  # nobody waits any more
             self._channel.sendall(wire.framed(message))
 
     def _receive(self) -> wire.ToHooks | None:

@@ -26,7 +26,7 @@ class LocalHooks:
     async def reload(self) -> LoadedBundles:
         """Load the bundles as they are now."""
         with self._captured():
-            return self._runner.load()
+            return await asyncio.to_thread(self._runner.load)
 
     async def call(self, sent: Object) -> HookAnswer:
         """Run the hook that the object names."""
@@ -38,17 +38,12 @@ class LocalHooks:
 
     async def close(self) -> None:
         """Forget the bundles."""
-        self._runner.close()
+        await asyncio.to_thread(self._runner.close)
         self._folder.cleanup()
 
     async def _run(self, kind: Kind, body: bytes) -> HookAnswer:
-        call = RunningCall(kind, body)
         with self._captured():
-            answer = self._runner.run(call)
-            if answer is None:
-                task = asyncio.get_running_loop().create_task(self._runner.run_async(call), context=call.context)
-                answer = await task
-        return answer
+            return await asyncio.wrap_future(self._runner.start(RunningCall(kind, body)))
 
     @contextlib.contextmanager
     def _captured(self) -> Iterator[None]:

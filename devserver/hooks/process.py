@@ -15,13 +15,14 @@ from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.devserver.errors import HooksError
 from tykpy.devserver.hooks import wire
 from tykpy.devserver.hooks.contract import HookAnswer, LoadedBundles, Printed, Problem
+from tykpy.ipc.exits import ON_STOP_S
 from tykpy.ipc.frame import Kind
 
 START_SECONDS: Final = 60.0
 """How long bundles may take to load."""
 EXPIRED: Final = "EXPIRED"
 """Status of a call that took too long."""
-CLOSE_SECONDS: Final = 2.0
+CLOSE_SECONDS: Final = ON_STOP_S + 1
 """How long the process may take to end by itself; then it is killed."""
 
 
@@ -47,6 +48,7 @@ class HookProcess:
         self._numbers = itertools.count(1)
         self._child: _Child | None = None
         self._starting = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
         self.loaded = LoadedBundles()
         self.on_pause: list[Callable[[bool], None]] = []
         """Called with True when a debugger takes the terminal, with False when its call has ended."""
@@ -71,14 +73,23 @@ class HookProcess:
 
     async def close(self) -> None:
         """End the process."""
-        if self._child is not None:
-            await self._child.close()
-            self._child = None
+        self._retire()
+        if self._retiring:
+            await asyncio.wait(self._retiring)
 
     async def _restart(self) -> None:
-        await self.close()
-        self._child = await _Child.start(self._setup, self._notify)
-        self.loaded = self._child.loaded
+        started = await _Child.start(self._setup, self._notify)
+        self._retire()
+        self._child = started
+        self.loaded = started.loaded
+
+    def _retire(self) -> None:
+        """End the process in the background: its `on_stop` functions take their time."""
+        if self._child is not None:
+            task = asyncio.create_task(self._child.close())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+            self._child = None
 
     async def _run(self, kind: Kind, body: bytes) -> HookAnswer:
         async with self._starting:

@@ -1,12 +1,15 @@
 """Load bundles and run their hooks in this process, by the same code as a worker."""
 
+import asyncio
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from concurrent.futures import Future
 from contextvars import ContextVar, copy_context
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tyk import gateway
 from tyk.gateway.backend import Storage
@@ -21,6 +24,7 @@ from tykpy.ipc.frame import Kind, Packed, pack_frame, unpack_frame
 from tykpy.workers.dispatch.invocation import Invocation
 from tykpy.workers.dispatch.prepare import HookDispatcher
 from tykpy.workers.events import OutgoingEvent
+from tykpy.workers.lifespan import Lifespan
 
 _UNPACKED: Final = "unpacked"
 
@@ -60,7 +64,7 @@ class RunningCall:
 
 
 class HookRunner:
-    """The bundles of some folders, and calls of their hooks."""
+    """The bundles of some folders, calls of their hooks, and the event loop of those that are `async def`."""
 
     def __init__(self, sources: Iterable[Path], folder: Path, storage: Storage | None = None) -> None:
         """Look for bundles in `sources`; a source may be a bundle itself. `folder` is for what is unpacked."""
@@ -68,11 +72,18 @@ class HookRunner:
         self._folder = folder
         self._previous = gateway.install(storage=storage, trigger=_trigger)
         self._store: _DevBundles | None = None
+        self._lifespan = Lifespan(self._run_coroutine)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="async-hooks", daemon=True)
+        self._thread.start()
 
     def load(self) -> LoadedBundles:
-        """Load the bundles as they are now."""
+        """Load the bundles as they are now, and run their `on_start` functions."""
         self._forget()
-        self._store = store = _DevBundles(self._sources, self._folder / _UNPACKED, observer=LoadObserver())
+        self._lifespan = Lifespan(self._run_coroutine)
+        observer = LoadObserver()
+        observer.start = self._lifespan.start
+        self._store = store = _DevBundles(self._sources, self._folder / _UNPACKED, observer=observer)
         output = Output()
         token = CURRENT.set(output)
         try:
@@ -85,21 +96,21 @@ class HookRunner:
         self._dispatcher = HookDispatcher(store)
         return LoadedBundles(tuple(store.describe()), tuple(load_problems(store.loaded())), output.finish())
 
-    def run(self, call: RunningCall) -> HookAnswer | None:
-        """Run a call that is not async; return None for one that is: `run_async` runs it."""
-        return call.context.run(self._run, call)
-
-    async def run_async(self, call: RunningCall) -> HookAnswer:
-        """Run an async call, in a task whose context is the call's."""
-        assert call.invocation is not None
-        try:
-            return call.answered(await call.invocation.run_async())
-        except BaseException as error:  # noqa: BLE001 (any exception fails this call only)
-            return call.failed(error, self._roots())
+    def start(self, call: RunningCall) -> "Future[HookAnswer]":
+        """Run a call: here, or on the event loop if it is async. The future never fails."""
+        answer = call.context.run(self._run, call)
+        if answer is None:
+            return asyncio.run_coroutine_threadsafe(self._start_async(call), self._loop)
+        done: Future[HookAnswer] = Future()
+        done.set_result(answer)
+        return done
 
     def close(self) -> None:
-        """Forget the bundles."""
+        """Run the `on_stop` functions of the bundles, forget them, and end the event loop."""
         self._forget()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
         gateway.restore(self._previous)
 
     def _run(self, call: RunningCall) -> HookAnswer | None:
@@ -109,12 +120,27 @@ class HookRunner:
         except BaseException as error:  # noqa: BLE001 (any exception fails this call only)
             return call.failed(error, self._roots())
 
+    async def _start_async(self, call: RunningCall) -> HookAnswer:
+        return await self._loop.create_task(self._run_async(call), context=call.context)
+
+    async def _run_async(self, call: RunningCall) -> HookAnswer:
+        assert call.invocation is not None
+        try:
+            return call.answered(await call.invocation.run_async())
+        except BaseException as error:  # noqa: BLE001 (any exception fails this call only)
+            return call.failed(error, self._roots())
+
+    def _run_coroutine(self, coroutine: Coroutine[Any, Any, object]) -> object:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
     def _roots(self) -> list[str]:
         assert self._store is not None
         return [str(part.root) for bundle in self._store.loaded() for part in bundle.parts]
 
     def _forget(self) -> None:
         if self._store is not None:
+            if self._lifespan.has_stops:
+                self._lifespan.stop()
             for bundle in self._store.loaded():
                 bundle.close()
             self._store.close()

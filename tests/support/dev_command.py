@@ -47,6 +47,10 @@ class DevCommand:
         finally:
             connection.close()
 
+    def admin(self, method: str, path: str, body: bytes | None = None) -> DevAnswer:
+        """Send a request to a path below `/__tykpy`."""
+        return self.get(f"/__tykpy/{path}", method, body, X_Tykpy="1")
+
     def wait_for(self, text: str, after: str = "") -> None:
         """Wait until the terminal shows a text, after what it had shown before."""
 

@@ -1,10 +1,12 @@
 """`tykpy dev`: a process, requests to it, and saves of its files."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.broker import wait_until
 from tests.support.bundles import write_bundle
 from tests.support.dev_command import DevCommand
 
@@ -104,3 +106,61 @@ def test_a_save_serves_new_code_and_a_broken_one_its_error(tmp_path: Path) -> No
 def test_a_used_port_is_told(dev: DevCommand, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=rf"port {dev.port} cannot be used"):
         DevCommand(tmp_path, tmp_path / "log", "--port", str(dev.port)).__enter__()
+
+
+LIFESPAN = """
+from pathlib import Path
+from tyk.decorators import on_start, on_stop
+
+MARK = Path(__file__).parent / "marks"
+
+@on_start
+async def begin():
+    print("begun")
+
+@on_stop
+def end():
+    with MARK.open("a") as file:
+        file.write("ended\\n")
+"""
+
+
+def test_a_reload_stops_the_old_bundle_and_starts_the_new(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "bundle", HOOKS + LIFESPAN)
+    with DevCommand(bundle, tmp_path / "log") as dev:
+        dev.wait_for("begun")
+        shown = dev.output
+        assert dev.admin("POST", "reload").json["problems"] == []
+        dev.wait_for("begun", after=shown)
+        wait_until(lambda: (bundle / "marks").exists(), lambda: "on_stop ran")
+    assert (bundle / "marks").read_text() == "ended\n" * 2
+
+
+DEFINITION = {
+    "api_id": "orders",
+    "custom_middleware_bundle": "any.zip",
+    "use_standard_auth": True,
+    "proxy": {"listen_path": "/orders/", "strip_listen_path": True},
+}
+
+
+def test_a_folder_of_definitions_and_keys_are_served(tmp_path: Path) -> None:
+    (tmp_path / "apps").mkdir()
+    (tmp_path / "apps" / "orders.json").write_text(json.dumps(DEFINITION))
+    (tmp_path / "keys.json").write_text('{"known": {"alias": "somebody"}}')
+    options = ("--api", str(tmp_path / "apps"), "--keys", str(tmp_path / "keys.json"))
+    with DevCommand(write(tmp_path / "bundle"), tmp_path / "log", *options) as dev:
+        assert dev.get("/orders/1").status == 401
+        assert dev.get("/orders/1", Authorization="unknown").status == 403
+        assert dev.get("/orders/1", Authorization="known").json["url"] == "/1"
+        assert dev.admin("PUT", "keys/new", b'{"quota_max": 1, "quota_renewal_rate": 60}').status == 204
+        assert [dev.get("/orders/1", Authorization="new").status for _ in range(2)] == [200, 403]
+        assert dev.admin("GET", "keys/new").json["quota_remaining"] == 0
+        assert dev.admin("PUT", "keys/new", b'{"rate": "many"}').body.startswith(b"not a session: rate")
+        assert dev.get("/__tykpy/reload", "POST").status == 403
+        (tmp_path / "apps" / "broken.json").write_text('{"api_id": 7}')
+        state = dev.admin("POST", "reload").json
+        assert [api["listen_path"] for api in state["apis"]] == ["/orders/"]
+        assert "broken.json:1: api_id: Expected `str`, got `int`" in state["problems"][0]
+        assert dev.get("/orders/1", Authorization="known").status == 200
+        assert dev.get("/elsewhere").status == 500
