@@ -17,8 +17,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Final, NamedTuple, Self, TypeVar
 
-from google.protobuf.message import DecodeError
-
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.bench.bound import spawn
 from tykpy.bench.errors import BenchError, ProcessGoneError
@@ -30,9 +28,9 @@ from tykpy.bench.scenarios import Scenario
 from tykpy.bench.serving import ConnectedBroker, MeasuredBroker, OwnBroker
 from tykpy.broker.errors import BrokerError
 from tykpy.client.dialing import ClientTls
-from tykpy.client.grpc import GrpcCallError, GrpcClient
+from tykpy.commands.errors import CommandError
+from tykpy.commands.objects import call_hook, connect
 
-DISPATCH: Final = "/coprocess.Dispatcher/Dispatch"
 CHECK_SECONDS: Final = 20.0
 DRAIN_SECONDS: Final = 12.0
 """Most seconds to wait for the last answers: longer than the broker's own --timeout."""
@@ -294,8 +292,9 @@ def _measure(
     plan: Plan, server: MeasuredBroker, scenario: Scenario, case: Case, ring_cost: Callable[[int], RingCost],
     on_progress: OnProgress,
 ) -> Sample:  # fmt: skip
-    message = scenario.build(case.body_size).SerializeToString(deterministic=True)
-    check(server, scenario, message)
+    obj = scenario.build(case.body_size)
+    check(server, scenario, obj)
+    message = obj.SerializeToString(deterministic=True)
     order = Order(
         server.address, [message], case.streams, case.rate, plan.warm_up, plan.seconds,
         tail=TAIL_SECONDS, drain=DRAIN_SECONDS, tracing=case.tracing, tls=server.tls,
@@ -307,14 +306,12 @@ def _measure(
     return replace(sample, usage=replace(sample.usage, ring_us=ring_cost(len(message))))
 
 
-def check(server: MeasuredBroker, scenario: Scenario, message: bytes) -> None:
+def check(server: MeasuredBroker, scenario: Scenario, obj: Object) -> None:
     """Make one call and check the whole answer; raises BenchError unless it is the right one."""
     try:
-        with GrpcClient(server.address, tls=server.tls) as client:
-            answer = Object.FromString(client.call(DISPATCH, message, timeout=CHECK_SECONDS))
-    except GrpcCallError as error:
-        raise BenchError(f"scenario {scenario.name}: the broker answers {error}") from error
-    except (BrokerError, OSError, ValueError, DecodeError) as error:
+        with connect(server.address, server.tls or ClientTls()) as client:
+            answer = call_hook(client, obj, CHECK_SECONDS).received
+    except (CommandError, BrokerError) as error:
         raise BenchError(f"scenario {scenario.name}: {error}") from error
     if not scenario.is_right(answer):
         raise BenchError(f"scenario {scenario.name}: the hook's answer is not the expected one:\n{answer}")

@@ -153,9 +153,10 @@ def test_over_tcp_processes_of_this_machine_are_known(
     if not seen:
         monkeypatch.setattr("tykpy.bench.serving.tcp_listener", lambda port: 0)
     with running_broker(tmp_path, "--listen", address, files={"mine.py": HOOKS}) as broker:
-        message = own_scenario(Path("mine"), "mark", needs_files=False).build(None).SerializeToString()
+        scenario = own_scenario(Path("mine"), "mark", needs_files=False)
         server = ConnectedBroker(address, runtime=broker.runtime)
-        check(server, own_scenario(Path("mine"), "mark", needs_files=False), message)
+        check(server, scenario, scenario.build(None))
+        message = scenario.build(None).SerializeToString()
         sample = measure(Order(address, [message], 4, 0.0, 0.0, 0.5, 0.0, 30.0), 1, server, lambda _: None)
     assert sample.answered > 0
     usage = sample.usage
@@ -239,7 +240,7 @@ def test_every_built_in_scenario_is_answered_rightly() -> None:
     with OwnBroker(files, workers=1, threads=1, streams=1) as server:
         for scenario in BUILT_IN.values():
             for size in (*scenario.body_sizes, 2000):
-                check(server, scenario, scenario.build(size).SerializeToString())
+                check(server, scenario, scenario.build(size))
 
 
 def test_scenarios_need_what_they_say() -> None:
@@ -249,16 +250,16 @@ def test_scenarios_need_what_they_say() -> None:
         for name, waits, works in (("wait", 0.02, 0.0), ("wait-async", 0.02, 0.0), ("cpu", 0.0, 0.002)):
             scenario = BUILT_IN[name]
             began, used = time.monotonic(), cpu_ns(worker)[worker[0]]
-            check(server, scenario, scenario.build(None).SerializeToString())
+            check(server, scenario, scenario.build(None))
             assert time.monotonic() - began >= waits
             assert cpu_ns(worker)[worker[0]] - used >= works * NS_PER_SECOND
 
 
 def test_a_wrong_answer_is_not_measured(broker: RunningBroker) -> None:
     header = BUILT_IN["header"]
-    message = own_scenario(Path("mine"), "mark", needs_files=False).build(None).SerializeToString()
+    obj = own_scenario(Path("mine"), "mark", needs_files=False).build(None)
     with pytest.raises(BenchError, match="not the expected one"):
-        check(ConnectedBroker(broker.address), header, message)
+        check(ConnectedBroker(broker.address), header, obj)
 
 
 # The command
