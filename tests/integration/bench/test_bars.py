@@ -11,7 +11,7 @@ import pytest
 from tests.support.root import ROOT
 
 TIMEOUT_SECONDS = 110
-KINDS = ["throughput", "waiting-async", "traceparent", "chain", "ring", "idle-connections", "start-up"]
+KINDS = ["throughput", "traceparent", "chain", "ring", "idle-connections", "start-up"]
 
 needs_h2load = pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load is not on PATH (nghttp2-client)")
 

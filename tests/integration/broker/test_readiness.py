@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +57,23 @@ def probed(folder: Path, files: dict[str, str], *flags: str) -> ProbedBroker:
     return broker
 
 
-def test_a_broker_is_ready_until_it_is_told_to_stop(tmp_path: Path) -> None:
-    with probed(tmp_path, {"good.py": GOOD, "broken.py": BROKEN}) as broker:
-        assert broker.get("/livez") == (200, "ok\n")
-        assert broker.reasons() == []
-        assert broker.serves("") == broker.serves("coprocess.Dispatcher") == broker.serves("bundle/good.py") == SERVING
-        assert broker.serves("bundle/broken.py") == NOT_SERVING
-        with pytest.raises(grpc.RpcError) as error:
-            broker.serves("bundle/nobody")
-        assert error.value.code() == grpc.StatusCode.NOT_FOUND
-        done = broker.health("--ready")
-        assert (done.returncode, done.stdout) == (0, "ready: 1 of 1 workers\n")
-    assert broker.process is not None
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbedBroker]:
+    """A broker with a good bundle and a broken one."""
+    with probed(tmp_path_factory.mktemp("readiness"), {"good.py": GOOD, "broken.py": BROKEN}) as one:
+        yield one
+
+
+def test_a_broker_with_a_loaded_bundle_is_ready(broker: ProbedBroker) -> None:
+    assert broker.get("/livez") == (200, "ok\n")
+    assert broker.reasons() == []
+    assert broker.serves("") == broker.serves("coprocess.Dispatcher") == broker.serves("bundle/good.py") == SERVING
+    assert broker.serves("bundle/broken.py") == NOT_SERVING
+    with pytest.raises(grpc.RpcError) as error:
+        broker.serves("bundle/nobody")
+    assert error.value.code() == grpc.StatusCode.NOT_FOUND
+    done = broker.health("--ready")
+    assert (done.returncode, done.stdout) == (0, "ready: 1 of 1 workers\n")
 
 
 def test_only_broken_bundles_are_not_ready_at_first(tmp_path: Path) -> None:
@@ -100,30 +106,33 @@ def test_a_broker_without_bundles_is_ready(tmp_path: Path) -> None:
         assert broker.reasons() == []
 
 
-def test_a_stuck_event_loop_is_neither_alive_nor_ready(tmp_path: Path) -> None:
+def test_a_stuck_event_loop_is_neither_alive_nor_ready(broker: ProbedBroker) -> None:
     """A process that is stopped shows it through shared memory; see test_admin_page.py for a loop that is stuck."""
-    with probed(tmp_path, {"good.py": GOOD}) as broker:
-        stop_process(broker.pid)
-        try:
-            wait_until(lambda: broker.health().returncode == 1, lambda: broker.health().stdout)
-            assert "has not turned for" in broker.health("--ready").stderr
-        finally:
-            os.kill(broker.pid, signal.SIGCONT)
-        wait_until(lambda: broker.health("--ready").returncode == 0, lambda: broker.health("--ready").stderr)
+    stop_process(broker.pid)
+    try:
+        wait_until(lambda: broker.health().returncode == 1, lambda: broker.health().stdout)
+        assert "has not turned for" in broker.health("--ready").stderr
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
+    wait_until(lambda: broker.health("--ready").returncode == 0, lambda: broker.health("--ready").stderr)
 
 
-def test_health_asks_a_broker_at_an_address(tmp_path: Path) -> None:
-    with probed(tmp_path, {"good.py": GOOD, "broken.py": BROKEN}) as broker:
-        done = broker.health("--ready", "--connect", broker.address)
-        assert (done.returncode, done.stdout) == (0, f"the broker at {broker.address} is SERVING\n")
-        done = broker.health("--ready", "--connect", broker.address, "--service", "bundle/broken.py")
-        assert done.returncode == 1
-        assert "bundle/broken.py" in done.stderr
-        assert broker.health("--service", "bundle/good.py").returncode == 2
-    done = broker.health()
+def test_health_asks_a_broker_at_an_address(broker: ProbedBroker) -> None:
+    done = broker.health("--ready", "--connect", broker.address)
+    assert (done.returncode, done.stdout) == (0, f"the broker at {broker.address} is SERVING\n")
+    done = broker.health("--ready", "--connect", broker.address, "--service", "bundle/broken.py")
     assert done.returncode == 1
-    assert "no broker runs" in done.stderr
-    assert broker.health("--connect", broker.address).returncode == 1
+    assert "bundle/broken.py" in done.stderr
+    assert broker.health("--service", "bundle/good.py").returncode == 2
+
+
+def test_health_without_a_broker_fails(tmp_path: Path) -> None:
+    with probed(tmp_path, {}).unready() as broker:
+        broker.stop()
+        done = broker.health()
+        assert done.returncode == 1
+        assert "no broker runs" in done.stderr
+        assert broker.health("--connect", broker.address).returncode == 1
 
 
 def test_a_required_bundle_may_be_one_of_many(tmp_path: Path) -> None:

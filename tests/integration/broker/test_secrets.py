@@ -8,8 +8,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, wait_until
+from tykpy.cli import main
 
 MARKER = "Tr0ub4dor"
 HOOKS = """
@@ -40,6 +42,11 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
+def command_here(*arguments: str, **environment: str) -> str:
+    """Run a command in this process, which is much faster; return all that it prints."""
+    return CliRunner(env=environment).invoke(main, arguments).output
+
+
 def command_lines() -> Iterator[str]:
     for process in psutil.process_iter():
         try:
@@ -53,13 +60,14 @@ def everything_shown(broker: RunningBroker) -> str:
     pid = broker.status()["pid"]
     workers = psutil.Process(pid).children(recursive=True)
     assert workers
-    said = [command(name, "--runtime-dir", str(broker.runtime)) for name in ("status", "hooks", "stacks")]
-    said += [command(name, "--json", "--runtime-dir", str(broker.runtime)) for name in ("status", "hooks")]
+    commands = [["status"], ["hooks"], ["stacks"], ["status", "--json"], ["hooks", "--json"]]
+    said = [command_here(*one, "--runtime-dir", str(broker.runtime)) for one in commands]
+    assert all(said)
     return "\n".join(
         [
             *command_lines(),
             *(str(worker.environ()) for worker in workers),
-            *(done.stdout + done.stderr for done in said),
+            *said,
             broker.log,
         ]
     )
@@ -148,10 +156,10 @@ def test_a_url_without_a_secret_may_stand_anywhere(tmp_path: Path) -> None:
 )
 def test_a_url_that_is_wrong_is_not_repeated(tmp_path: Path, url: str, stream: list[str]) -> None:
     flags = ["--runtime-dir", str(tmp_path / "run"), *stream]
-    for name in ("check-config", "broker"):
-        done = command(name, *flags, "--ready-timeout", "20", TYKPY_REDIS=url)
-        assert MARKER not in done.stdout + done.stderr
-        assert "redis" in done.stdout + done.stderr
+    done = command("broker", *flags, "--ready-timeout", "20", TYKPY_REDIS=url)
+    for said in (command_here("check-config", *flags, TYKPY_REDIS=url), done.stdout + done.stderr):
+        assert MARKER not in said
+        assert "redis" in said
     assert done.returncode in (2, 3), done.stderr
 
 
