@@ -115,7 +115,7 @@ class SpanExport:
 
     def add(self, call: SampledCall) -> None:
         """Export a call that has ended."""
-        self._processor.on_end(call)  # type: ignore[arg-type]  # of which it reads the context; _Exporter has the rest
+        self._processor.on_end(call)  # type: ignore[arg-type]  # it reads the context; CallExporter has the rest
 
     def ended_span(
         self,

@@ -187,9 +187,10 @@ class LazyHookSpan(Span):
 
     def _description(self) -> tuple[str, dict[str, str | int]]:
         hook, max_text = self._hook, self._export.max_text
-        return f"hook {hook.name}", {
+        name = bounded(hook.name, max_text)
+        return f"hook {name}", {
             "tykpy.bundle": bounded(hook.bundle, max_text),
-            "tykpy.hook": bounded(hook.name, max_text),
+            "tykpy.hook": name,
             "tykpy.hook_type": hook.definition.hook_type or "Hook",
             "tykpy.worker": self._worker,
         }

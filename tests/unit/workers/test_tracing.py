@@ -69,6 +69,15 @@ def test_libraries_may_read_what_spans_of_the_sdk_have(export: KeptSpans) -> Non
     assert ended(export).attributes == OWN
 
 
+def test_a_hook_of_any_name_can_be_exported(export: KeptSpans) -> None:
+    """A name that cannot be encoded would cost all spans of a batch."""
+    hook: Any = SimpleNamespace(**vars(HOOK) | {"name": "\ud800" + "x" * 2000})
+    LazyHookSpan(export, hook, 3, PARENT).end()
+    made = ended(export)
+    assert made.name.encode().startswith(b"hook \\ud800x")
+    assert len(str((made.attributes or {})["tykpy.hook"])) == 1024
+
+
 def test_spans_made_in_a_hook_nest_below_it(export: KeptSpans) -> None:
     span = LazyHookSpan(export, HOOK, 3, PARENT)
     with trace.use_span(span), export.tracer.start_as_current_span("inner"):
