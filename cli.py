@@ -14,6 +14,8 @@ from tykpy.commands.health import health
 from tykpy.commands.hooks import hooks
 from tykpy.commands.lint.command import lint
 from tykpy.commands.pool import log_level, reload_bundles, scale
+from tykpy.commands.record import record
+from tykpy.commands.replay import replay
 from tykpy.commands.stacks import stacks
 from tykpy.commands.status import status
 from tykpy.commands.top.command import top
@@ -39,6 +41,8 @@ for _command in (
     scale,
     log_level,
     stacks,
+    record,
+    replay,
     bundle,
     lint,
     dev,

@@ -10,6 +10,7 @@ from tykpy.broker.catalog.bundle_names import BundleNames, hashes_of
 from tykpy.broker.catalog.description import Description, bundle_problems
 from tykpy.broker.errors import ConfigError, DispatchError, ReloadError
 from tykpy.broker.msgpackrpc.server import Reply, RpcMethod, decoded
+from tykpy.broker.observe.recorder import record_methods
 from tykpy.broker.observe.source import SnapshotSource
 from tykpy.broker.parts import Parts
 from tykpy.broker.pool.reload import ReloadOutcome
@@ -37,7 +38,8 @@ class AdminMethods:
         methods = (
             self.ping, self.hooks, self.status, self.snapshot, self.reload, self.scale, self.log_level, self.stacks,
         )  # fmt: skip
-        return {method.__name__: decoded(method) for method in methods}
+        own = {method.__name__: decoded(method) for method in methods}
+        return own | record_methods(self._parts.recorder)
 
     def ping(self, _params: list[Any], reply: Reply) -> None:
         """Answer "pong"."""

@@ -35,6 +35,7 @@ from tykpy.broker.net.listeners import Listeners
 from tykpy.broker.observe.access_log import AccessLog
 from tykpy.broker.observe.live_report import LiveReport
 from tykpy.broker.observe.readiness import Readiness, serving_statuses
+from tykpy.broker.observe.recorder import Recorder
 from tykpy.broker.observe.source import SnapshotSource
 from tykpy.broker.pool.recycling import Recycler
 from tykpy.broker.pool.reload import Reloader
@@ -102,6 +103,7 @@ class Broker:
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)
         self.discovery = self._discovery()
         self.log_level = LogLevel(loop, config.log_level, self.supervisor.set_log_level)
+        self.recorder = Recorder(loop, self.router.observe)
         self.snapshots = SnapshotSource(self, Readiness(config.require_bundles), self._on_snapshot)
         self._live_report = LiveReport(loop, config.runtime_dir, self.snapshots)
         self._http = self._http_listener()

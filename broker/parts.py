@@ -9,6 +9,7 @@ from tykpy.broker.grpc.server import GrpcServer
 from tykpy.broker.host.upgrade import Upgrade
 from tykpy.broker.log_level import LogLevel
 from tykpy.broker.msgpackrpc.server import MsgpackRpcServer
+from tykpy.broker.observe.recorder import Recorder
 from tykpy.broker.pool.recycling import Recycler
 from tykpy.broker.pool.reload import Reloader
 from tykpy.broker.pool.supervisor import Supervisor
@@ -31,3 +32,4 @@ class Parts(Protocol):
     grpc: GrpcServer
     rpc: MsgpackRpcServer
     log_level: LogLevel
+    recorder: Recorder

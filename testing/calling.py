@@ -9,6 +9,8 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
+from google.protobuf import json_format
+
 from tyk.event import TykEvent
 from tyk.gateway.testing import fake_call
 from tyk.proto.coprocess_object_pb2 import Object
@@ -84,11 +86,21 @@ class HookCaller:
         )
         if isinstance(session, TykSession):
             obj.session.MergeFrom(session)
+        return self._call(found, obj, grpc_metadata or {})
+
+    def object(self, hook: Callable[..., Any], obj: Mapping[str, Any]) -> dict[str, Any]:
+        """Call a hook with a whole object, as `tykpy record show --json` prints it, and return the answer likewise."""
+        parsed = json_format.ParseDict(dict(obj), Object())
+        received = self._call(_hook_of(hook), parsed, {}).received
+        answer: dict[str, Any] = json_format.MessageToDict(received, preserving_proto_field_name=True)
+        return answer
+
+    def _call(self, hook: Hook, obj: Object, metadata: Mapping[str, str | bytes]) -> HookResult:
         sent = Object()
         sent.CopyFrom(obj)
-        with fake_call(grpc_metadata or {}):
-            received = _run(found, run_hook(found, obj, TykCoProcessRequest(obj.request)))
-        result = HookResult(found.name, sent, received)
+        with fake_call(metadata):
+            received = _run(hook, run_hook(hook, obj, TykCoProcessRequest(obj.request)))
+        result = HookResult(hook.name, sent, received)
         self.results.append(result)
         return result
 

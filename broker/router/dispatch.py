@@ -5,7 +5,7 @@ from typing import ClassVar, Protocol
 
 from tykpy.broker.errors import DispatchError
 from tykpy.broker.router.hook_info import HookInfo
-from tykpy.broker.router.hook_stats import EVENT
+from tykpy.broker.router.hook_stats import EVENT, HookStats
 from tykpy.broker.router.peek import CUSTOM_KEY_CHECK
 from tykpy.ipc.bodies.store import Body, body_bytes
 
@@ -129,6 +129,22 @@ class Dispatcher(Protocol):
 
     def cancel(self, dispatch: Dispatch) -> None:
         """Forget the dispatch: drop it if it has not started, discard its answer if it has."""
+
+
+class DispatchObserver(Protocol):
+    """Is told about every dispatch that has ended."""
+
+    def note(
+        self,
+        dispatch: Dispatch,
+        stats: HookStats,
+        code: int,
+        dispatch_ns: int,
+        hook_ns: int | None,
+        answer: bytes = b"",
+        message: str = "",
+    ) -> None:
+        """Look at a dispatch. `hook_ns`: how long its hook ran, None: it was not run; `message`: why it failed."""
 
 
 class DispatchTracer(Protocol):

@@ -14,7 +14,7 @@ from tykpy.broker.observe.access_log import AccessLog
 from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.answers import body_of, was_run
 from tykpy.broker.router.deadlines import DeadlineWheel
-from tykpy.broker.router.dispatch import Dispatch
+from tykpy.broker.router.dispatch import Dispatch, DispatchObserver
 from tykpy.broker.router.hook_stats import HookStats
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.queue import PendingQueue
@@ -60,6 +60,8 @@ class Outcomes:
         access: AccessLog | None = None,
     ) -> None:
         self._access = access
+        self.observer: DispatchObserver | None = None
+        """Told about every dispatch that has ended."""
         self._oversize = oversize
         self.counters = Counters()
         self.rejected: Counter[Rejection] = Counter()
@@ -117,6 +119,8 @@ class Outcomes:
             _end_trace(dispatch, hook.stats, _OK, dispatch_ns)
         if self._access is not None:
             self._access.note(dispatch, hook.stats, _OK, dispatch_ns, hook_ns, len(body))
+        if self.observer is not None:
+            attempt(self.observer.note, dispatch, hook.stats, _OK, dispatch_ns, hook_ns, body)
 
     def fail(self, dispatch: Dispatch, error: DispatchError, hook_ns: int | None = None) -> None:
         """Complete a dispatch with an error; `hook_ns`: how long its hook ran, None: it was not run."""
@@ -149,6 +153,8 @@ class Outcomes:
         _end_trace(dispatch, dispatch.hook.stats, code, dispatch_ns)
         if self._access is not None:
             attempt(self._access.note, dispatch, dispatch.hook.stats, code, dispatch_ns, hook_ns)
+        if self.observer is not None:
+            attempt(self.observer.note, dispatch, dispatch.hook.stats, code, dispatch_ns, hook_ns)
         self.complete(dispatch)
 
     def complete(self, dispatch: Dispatch) -> None:
@@ -181,6 +187,8 @@ class Outcomes:
         _end_trace(dispatch, stats, code, dispatch_ns, error.message)
         if self._access is not None:
             attempt(self._access.note, dispatch, stats, code, dispatch_ns, hook_ns)
+        if self.observer is not None:
+            attempt(self.observer.note, dispatch, stats, code, dispatch_ns, hook_ns, b"", error.message)
 
     async def idle(self) -> None:
         """Wait until nothing is under way. One caller at a time."""

@@ -22,7 +22,7 @@ from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.clock import Clock
 from tykpy.broker.router.deadlines import DeadlineWheel
 from tykpy.broker.router.deaths import Death, Quarantine, final_error
-from tykpy.broker.router.dispatch import Dispatch, DispatchTracer
+from tykpy.broker.router.dispatch import Dispatch, DispatchObserver, DispatchTracer
 from tykpy.broker.router.hook_info import ASYNC, BLOCKING, LANES, WHOLE
 from tykpy.broker.router.hook_table import UNRESTRICTED, HookTable, Restrictions
 from tykpy.broker.router.link import Link, LinkWatcher
@@ -87,6 +87,10 @@ class Router:
         self._seq = 0
         self._to_ring: dict[Link, None] = {}
         """Links that were sent dispatches in this turn."""
+
+    def observe(self, observer: DispatchObserver | None) -> None:
+        """Tell `observer`, and nobody else, about every dispatch that has ended; None: nobody."""
+        self._outcomes.observer = observer
 
     # -- for the front ends ---
 

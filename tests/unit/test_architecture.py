@@ -14,7 +14,7 @@ from tests.support.root import ROOT
 
 ROOMS: Final = (
     "bench", "broker", "bundles", "client", "commands", "devserver", "ipc", "redisclient", "telemetry", "testing",
-    "tyk", "workers",
+    "traffic", "tyk", "workers",
 )  # fmt: skip
 GENERATED: Final = ROOT / "tyk" / "proto"
 MAX_FILES: Final = 16

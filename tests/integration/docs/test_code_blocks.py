@@ -61,6 +61,8 @@ def unknown_words(line: str) -> list[str]:
     for word in shlex.split(line)[1:]:
         if isinstance(command, click.Group) and not word.startswith("-"):
             if word not in command.commands:
+                if command.invoke_without_command:  # the value of an option
+                    continue
                 return [word]
             command = command.commands[word]
             known |= {option for param in command.params for option in (*param.opts, *param.secondary_opts)}

@@ -1,0 +1,214 @@
+"""Hand copies of dispatches that have ended to `tykpy record`, for as long as it asks for them.
+
+What it cannot take in time is dropped and counted; no dispatch ever waits for it. The calls are as they arrived and
+were answered, with their secrets: they go to the admin socket alone, and `tykpy record` redacts before it writes.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from random import random
+from time import time_ns
+from typing import Any, Final
+
+import msgspec
+
+from tykpy.broker.errors import DispatchError
+from tykpy.broker.msgpackrpc.server import Reply, RpcMethod, decoded
+from tykpy.broker.router.dispatch import Dispatch, DispatchObserver
+from tykpy.broker.router.hook_stats import HookStats
+from tykpy.ipc.frame import Status
+
+MAX_WAITING: Final = 32 * 1024 * 1024
+"""Bytes of calls that wait for `tykpy record`."""
+MAX_BATCH: Final = 4 * 1024 * 1024
+"""Bytes after which a batch takes no more calls; well below what the admin socket sends at once."""
+MAX_CALL: Final = 8 * 1024 * 1024
+"""Largest call that is recorded, request and answer together, in bytes."""
+LONGEST_WAIT: Final = 1.0
+"""Seconds until a batch is answered although nothing happened."""
+LEASE: Final = 10.0
+"""Seconds without a request for a batch after which nobody is taken to listen any more."""
+_CALL: Final = 128
+"""Bytes that a call takes besides its texts, about."""
+
+
+class RecordOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `tykpy record` asks for."""
+
+    sample: float = 1.0
+    """The share of dispatches, between 0 and 1."""
+    hooks: tuple[str, ...] = ()
+    """Names of hooks, or `BUNDLE/HOOK`; none: all."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sample <= 1:
+            raise ValueError("sample: a share above 0 and at most 1")
+
+
+class RecordedCall(msgspec.Struct, frozen=True, array_like=True):
+    """A dispatch that has ended, with all its secrets."""
+
+    time_ns: int
+    """When it ended, since the epoch."""
+    kind: int
+    """An `ipc.frame.Kind`: what `request` and `answer` are."""
+    bundle: str
+    hook: str
+    request: bytes
+    answer: bytes
+    """Empty if it failed."""
+    code: int
+    """A `GrpcCode`."""
+    message: str
+    """Why it failed."""
+    dispatch_ns: int
+    hook_ns: int | None
+    """None: the hook was not run."""
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What ended since the last batch."""
+
+    calls: Sequence[RecordedCall]
+    dropped: int
+    """Calls that there was no room for."""
+
+
+class Recorder:
+    """One recording at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, observe: Callable[[DispatchObserver | None], None]) -> None:
+        """`observe` says who is told about dispatches that have ended."""
+        self._loop = loop
+        self._observe = observe
+        self._runs = False
+        self._options = RecordOptions()
+        self._hooks: frozenset[str] = frozenset()
+        self._calls: deque[tuple[RecordedCall, int]] = deque()
+        """Calls and their sizes in bytes."""
+        self._waiting = 0
+        """Bytes of all of them."""
+        self._dropped = 0
+        """Calls that there was no room for, since the last batch."""
+        self._listener: Callable[[Batch | None], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, options: RecordOptions) -> None:
+        """Begin a recording. Raises DispatchError if there is one."""
+        if self._runs:
+            raise DispatchError(Status.INVALID, "another tykpy record runs for this broker; end that first")
+        self._options, self._hooks, self._runs = options, frozenset(options.hooks), True
+        self._observe(self)
+        self._lease()
+
+    def stop(self) -> None:
+        """End the recording, if there is one."""
+        self._runs = False
+        self._observe(None)
+        self._calls.clear()
+        self._waiting = self._dropped = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener(None)
+
+    def read(self, listener: Callable[[Batch | None], None]) -> None:
+        """Call `listener` with the next batch, after a second at most; with None if there is no recording."""
+        if not self._runs or self._listener is not None:
+            listener(None)
+            return
+        self._listener = listener
+        if self._calls or self._dropped:
+            self._deliver()
+        else:
+            self._set_timer(LONGEST_WAIT, self._deliver)
+
+    def hang_up(self) -> None:
+        """Note that who waits for a batch has gone."""
+        self._listener = None
+        self.stop()
+
+    def note(
+        self,
+        dispatch: Dispatch,
+        stats: HookStats,
+        code: int,
+        dispatch_ns: int,
+        hook_ns: int | None,
+        answer: bytes = b"",
+        message: str = "",
+    ) -> None:
+        """Keep a copy of a dispatch that has ended, if it is chosen and there is room."""
+        options = self._options
+        if options.sample < 1 and random() >= options.sample:
+            return
+        bundle, hook = stats.id
+        if self._hooks and hook not in self._hooks and f"{bundle}/{hook}" not in self._hooks:
+            return
+        size = len(dispatch.body) + len(answer) + _CALL
+        if size > MAX_CALL or self._waiting + size > MAX_WAITING:
+            self._dropped += 1
+            return
+        call = RecordedCall(
+            time_ns(),
+            dispatch.kind,
+            bundle,
+            dispatch.name,
+            dispatch.encoded,
+            answer,
+            code,
+            message,
+            dispatch_ns,
+            hook_ns,
+        )
+        self._calls.append((call, size))
+        self._waiting += size
+        if self._waiting > MAX_BATCH and self._listener is not None:
+            self._loop.call_soon(self._deliver)
+
+    def _deliver(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        calls, taken = [], 0
+        while self._calls and taken < MAX_BATCH:
+            call, size = self._calls.popleft()
+            calls.append(call)
+            taken += size
+        self._waiting -= taken
+        dropped, self._dropped = self._dropped, 0
+        self._lease()
+        listener(Batch(calls, dropped))
+
+    def _lease(self) -> None:
+        self._set_timer(LEASE, self.stop)
+
+    def _set_timer(self, seconds: float, callback: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, callback)
+
+
+def record_methods(recorder: Recorder) -> dict[str, RpcMethod]:
+    """Return the methods of the admin socket for `tykpy record`: `record_start`, `record_read` and `record_stop`."""
+
+    def start(params: list[Any], reply: Reply) -> None:
+        try:
+            (options,) = params
+            recorder.start(msgspec.convert(options, RecordOptions))
+        except ValueError as error:
+            raise DispatchError(Status.INVALID, f"takes a map of options: {error}") from error
+        reply.answer(None)
+
+    def read(_params: list[Any], reply: Reply) -> None:
+        reply.on_hang_up = recorder.hang_up
+        recorder.read(lambda batch: reply.answer_packed(msgspec.msgpack.encode(batch)))
+
+    def stop(_params: list[Any], reply: Reply) -> None:
+        recorder.stop()
+        reply.answer(None)
+
+    return {f"record_{method.__name__}": decoded(method) for method in (start, read, stop)}

@@ -1,0 +1,1 @@
+"""Recordings of a broker's dispatches: the file, redaction, and replay."""
