@@ -11,9 +11,9 @@ import time
 from itertools import count, islice
 from typing import Final, NamedTuple
 
-from tykpy.bench.bound import spawn
 from tykpy.bench.errors import BenchError
 from tykpy.bench.measure import NS_PER_US, cpu_ns
+from tykpy.commands.bound import spawn
 from tykpy.ipc.bodies.store import StoredBody
 from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.channel.messages import ChannelOptions

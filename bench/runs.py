@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self, TypeVar
 
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.bench.bound import spawn
 from tykpy.bench.errors import BenchError, ProcessGoneError
 from tykpy.bench.load import LoadResult, Order, RunProgress
 from tykpy.bench.measure import NS_PER_SECOND, cpu_ns, machine_time, memory_mib, usable_cpus
@@ -28,6 +27,7 @@ from tykpy.bench.scenarios import Scenario
 from tykpy.bench.serving import ConnectedBroker, MeasuredBroker, OwnBroker
 from tykpy.broker.errors import BrokerError
 from tykpy.client.dialing import ClientTls
+from tykpy.commands.bound import spawn
 from tykpy.commands.errors import CommandError
 from tykpy.commands.objects import call_hook, connect
 

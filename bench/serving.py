@@ -15,7 +15,6 @@ from typing import Any, Final, Self
 
 import psutil
 
-from tykpy.bench.bound import spawn
 from tykpy.bench.errors import ProcessGoneError, ServerError
 from tykpy.bench.load import connect
 from tykpy.bench.measure import broker_and_workers, family
@@ -23,6 +22,7 @@ from tykpy.broker.config import AUTO
 from tykpy.broker.net.addresses import parse_unix
 from tykpy.broker.net.port_owner import tcp_listener, unix_listener
 from tykpy.client.dialing import ClientTls
+from tykpy.commands.bound import spawn
 from tykpy.commands.errors import CommandError
 from tykpy.commands.pool import ask_broker
 

@@ -66,13 +66,13 @@ def record(
         return
     if output is None:
         raise click.UsageError("name the file to write: -o FILE")
-    from tykpy.traffic.recording import VERSION, Header, RecordingWriter, create
+    from tykpy.traffic.recording import VERSION, RecordingHeader, RecordingWriter, create
     from tykpy.traffic.redaction import Redactor
     from tykpy.traffic.tap import started, take
 
     with no_traceback():
         redactor = Redactor(redact)
-        header = Header(VERSION, version("tykpy"), time.time(), sample, tuple(hooks), redactor.rules)
+        header = RecordingHeader(VERSION, version("tykpy"), time.time(), sample, tuple(hooks), redactor.rules)
         with started(runtime_dir, sample, hooks) as client, create(output) as file:
             writer = RecordingWriter(file, header)
             writer.flush()

@@ -7,12 +7,13 @@ from contextvars import copy_context
 from inspect import getfile
 from json import dumps
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf import json_format
 
+from tyk.call import Origin
 from tyk.event import TykEvent
-from tyk.gateway.testing import fake_call
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import TykCoProcessRequest
 from tyk.session import TykSession
@@ -98,8 +99,8 @@ class HookCaller:
     def _call(self, hook: Hook, obj: Object, metadata: Mapping[str, str | bytes]) -> HookResult:
         sent = Object()
         sent.CopyFrom(obj)
-        with fake_call(metadata):
-            received = _run(hook, run_hook(hook, obj, TykCoProcessRequest(obj.request)))
+        origin: Origin = MappingProxyType(dict(metadata)), 0, 1, None
+        received = _run(hook, run_hook(hook, obj, TykCoProcessRequest(obj.request), origin))
         result = HookResult(hook.name, sent, received)
         self.results.append(result)
         return result

@@ -13,3 +13,7 @@ class RecordingError(TrafficError):
 
 class RedactionError(TrafficError):
     """A `--redact` that cannot be understood."""
+
+
+class ReplayError(TrafficError):
+    """A recording cannot be replayed with this bundle."""

@@ -21,7 +21,7 @@ MAX_RECORD: Final = 64 * 1024 * 1024
 _LENGTH: Final = struct.Struct(">I")
 
 
-class Header(msgspec.Struct, frozen=True, tag_field="type", tag="header"):
+class RecordingHeader(msgspec.Struct, frozen=True, tag_field="type", tag="header"):
     """The first record."""
 
     version: int
@@ -75,7 +75,7 @@ class End(msgspec.Struct, frozen=True, tag_field="type", tag="end"):
     reason: str
 
 
-Record = Header | CallRecord | Dropped | End
+Record = RecordingHeader | CallRecord | Dropped | End
 _decode: Final = msgspec.msgpack.Decoder(Record)
 _encode: Final = msgspec.msgpack.Encoder()
 
@@ -83,7 +83,7 @@ _encode: Final = msgspec.msgpack.Encoder()
 class RecordingWriter:
     """Writes a recording. Raises OSError where the disk refuses."""
 
-    def __init__(self, file: BinaryIO, header: Header) -> None:
+    def __init__(self, file: BinaryIO, header: RecordingHeader) -> None:
         self._file = file
         self.size = file.write(MAGIC)
         """Bytes written so far."""
@@ -135,12 +135,12 @@ class Recording:
         self.dropped = 0
         """Calls that are missing, as far as read."""
 
-    def _read_header(self) -> Header:
+    def _read_header(self) -> RecordingHeader:
         path = self.path
         if self._file.read(len(MAGIC)) != MAGIC:
             raise RecordingError(f"{path}: not a recording of tykpy record (it does not begin with {MAGIC!r})")
         header = self._next()
-        if not isinstance(header, Header):
+        if not isinstance(header, RecordingHeader):
             raise RecordingError(f"{path}: the header is missing or cut off")
         if header.version > VERSION:
             raise RecordingError(

@@ -16,7 +16,7 @@ from tykpy.ipc.frame import EVENT_KINDS, Kind
 from tykpy.traffic.errors import TrafficError
 from tykpy.traffic.recording import CallRecord, RecordingWriter
 from tykpy.traffic.redaction import Redactor
-from tykpy.workers.objects.msgpack_codec import FieldError, decode
+from tykpy.workers.objects.msgpack_codec import decode
 
 _READ_TIMEOUT: Final = 10.0
 """Seconds; the broker answers after one, even if nothing has happened."""
@@ -86,7 +86,7 @@ def redacted(call: list[Any], redactor: Redactor) -> CallRecord:
     event = kind in EVENT_KINDS
     try:
         request, answer, message = _redact(kind, request, answer, message, redactor)
-    except (DecodeError, FieldError, ValueError):
+    except (DecodeError, ValueError):
         request, answer, message = b"", b"", "tykpy record could not decode the call"
     return CallRecord(
         time=time_ns / _NS_PER_S,

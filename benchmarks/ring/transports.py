@@ -16,7 +16,7 @@ from typing import Any, Final
 import faster_fifo
 import zmq
 
-from tykpy.bench.bound import spawn
+from tykpy.commands.bound import spawn
 from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.channel.messages import ChannelOptions
 

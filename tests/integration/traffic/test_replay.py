@@ -12,7 +12,7 @@ from tests.integration.traffic.test_record import record_until, recording
 from tests.support.broker import PATIENCE, TYKPY, running_broker
 from tykpy.broker.grpc.wire import GrpcCallError
 
-HOOKS = '''
+HOOKS = """
 from tyk.decorators import *
 
 @Pre
@@ -35,7 +35,7 @@ def raises(request, session, spec):
 @Event
 def seen(event, spec):
     pass
-'''
+"""
 EVENT = {"Type": "AuthFailure", "Meta": {"Path": "/a"}}
 
 
@@ -43,6 +43,7 @@ EVENT = {"Type": "AuthFailure", "Meta": {"Path": "/a"}}
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recording of seven calls."""
     folder = tmp_path_factory.mktemp("replay")
+    (folder / "broker").mkdir()
     file = folder / "traffic.tykpy"
     with running_broker(folder / "broker", files={"mine.py": HOOKS}) as broker, recording(broker, file):
         for name in ("ann", "bob", "cleo"):

@@ -115,7 +115,7 @@ def test_auth(tyk_call):
 def test_async(tyk_call):
     result = tyk_call(wait, method="POST", body="abc", grpc_metadata={"traceparent": "00-1"})
     assert (result.body, result.headers["X-Trace"]) == (b"ABC", "00-1")
-    assert [found.kind for found in result.ignored] == ["request-headers"]
+    assert [found.rule for found in result.ignored] == ["request-headers"]
     assert tyk_call(wait, json={"a": 1}, grpc_metadata={"traceparent": ""}).body == b'{"A": 1}'
 
 def test_async_within_a_loop(tyk_call):

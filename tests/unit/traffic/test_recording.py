@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tykpy.traffic.errors import RecordingError
-from tykpy.traffic.recording import MAGIC, VERSION, CallRecord, Header, Recording, RecordingWriter, create
+from tykpy.traffic.recording import MAGIC, VERSION, CallRecord, Recording, RecordingHeader, RecordingWriter, create
 
-HEADER = Header(VERSION, "1.0", 1.5, 0.25, ("a/b",), ("cookie",))
+HEADER = RecordingHeader(VERSION, "1.0", 1.5, 0.25, ("a/b",), ("cookie",))
 
 
 def call(hook: str) -> CallRecord:
@@ -76,7 +76,7 @@ def test_damage_is_told_with_its_place(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     file = io.BytesIO()
-    RecordingWriter(file, Header(VERSION + 1, "9.0", 0, 1, (), ()))
+    RecordingWriter(file, RecordingHeader(VERSION + 1, "9.0", 0, 1, (), ()))
     with pytest.raises(RecordingError, match=r"format 2 of tykpy 9\.0"):
         opened(tmp_path, file.getvalue())
 

@@ -12,7 +12,7 @@ from tykpy.ipc.prctl import Option, prctl
 
 def spawn(module: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     """Start Python with `main()` of a module, which gets SIGTERM when the calling thread ends."""
-    bound = [sys.executable, "-P", "-m", "tykpy.bench.bound", str(os.getpid())]
+    bound = [sys.executable, "-P", "-m", "tykpy.commands.bound", str(os.getpid())]
     return subprocess.Popen([*bound, module, *arguments], **options)
 
 
