@@ -13,6 +13,7 @@ from tykpy.commands.config.command import check_config, config
 from tykpy.commands.health import health
 from tykpy.commands.hooks import hooks
 from tykpy.commands.lint.command import lint
+from tykpy.commands.new.command import new
 from tykpy.commands.pool import log_level, reload_bundles, scale
 from tykpy.commands.record import record
 from tykpy.commands.replay import replay
@@ -29,6 +30,7 @@ def main() -> None:
 
 
 for _command in (
+    new,
     broker,
     check_config,
     config,

@@ -1,0 +1,1 @@
+"""`tykpy new`: a bundle to begin with."""
