@@ -130,6 +130,8 @@ class Child:
 
 
 def _listen(port: int) -> None:
+    # Python's own modules are frozen, and nobody sets breakpoints in them: no warning about that.
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     import debugpy
 
     debugpy.listen(("127.0.0.1", port))

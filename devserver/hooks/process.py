@@ -44,7 +44,8 @@ class HookProcess:
     def __init__(self, setup: wire.Setup, timeout: float) -> None:
         """A call may take `timeout` seconds, unless a debugger stops it."""
         self._setup = setup
-        self._timeout = timeout
+        self._timeout = None if setup.debugpy else timeout
+        """None: an editor may stop any call, and nobody says so."""
         self._numbers = itertools.count(1)
         self._child: _Child | None = None
         self._starting = asyncio.Lock()
@@ -169,7 +170,7 @@ class _Child:
         self._send(wire.Reload())
         return await self._wait_until_ready()
 
-    async def run(self, number: int, kind: Kind, body: bytes, timeout: float) -> HookAnswer:
+    async def run(self, number: int, kind: Kind, body: bytes, timeout: float | None) -> HookAnswer:
         """Run one call; it has no time limit once a debugger has stopped it."""
         try:
             async with asyncio.timeout(timeout) as limit:
@@ -177,7 +178,7 @@ class _Child:
                 self._send(wire.RunHook(number, kind, body))
                 return await pending.answer
         except TimeoutError:
-            return _late(timeout)
+            return _late(timeout or 0.0)
         finally:
             self._pending.pop(number, None)
 

@@ -63,13 +63,16 @@ class DevCommand:
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._find_port()
+        return self
+
+    def _find_port(self) -> None:
         try:
             self.wait_for("tykpy dev on http://localhost:")
             self.port = int(self.output.partition("http://localhost:")[2].partition(" ")[0])
         except BaseException:
             self.__exit__(None, None, None)
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -22,6 +22,10 @@ MAX_LINE: Final = 8_192
 """Longest line, in characters; a longer one is logged in pieces."""
 
 STDIN: Final = 0
+NO_DEBUGGER: Final = (
+    "breakpoint() has no terminal in a broker's worker; debug hooks with `tykpy dev` (docs/dev.md), "
+    "or set PYTHONBREAKPOINT=0 to pass over it"
+)
 
 
 def take_over() -> None:
@@ -33,6 +37,7 @@ def take_over() -> None:
     sys.stderr = LogStream(logging.WARNING, STDERR)
     vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
     sys.__class__ = _Sys
+    sys.breakpointhook = _refuse_breakpoint
 
 
 class LogStream(io.TextIOBase):
@@ -162,6 +167,15 @@ class _Sys(ModuleType):
 def _prefix_of_caller() -> str:
     space = space_of(sys._getframe(1))
     return "" if space is None else space.prefix
+
+
+def _refuse_breakpoint(*_args: object, **_options: object) -> None:
+    """Replace `breakpoint()`: a debugger would read from nowhere, and keep the calls of a gateway waiting.
+
+    `PYTHONBREAKPOINT=0` turns it into nothing, as everywhere.
+    """
+    if os.environ.get("PYTHONBREAKPOINT") != "0":
+        raise RuntimeError(NO_DEBUGGER)
 
 
 def _redirect(path: str, flags: int, target: int) -> None:
