@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.gateway.dev import NAME as DEV
 from tests.support.gateway.go_gateway import go_program, grpcurl
-from tests.support.gateway.table import Table, running_table
+from tests.support.gateway.table import Backend, Table, running_backend, running_table
 from tests.support.gateway.tyk import BINARY, STYLES
 
 GO = "go"
@@ -15,7 +15,6 @@ GO_ONLY = (
     "test_section_7_balancing",
     "test_section_7_connection",
     "test_section_7_grpcurl",
-    "test_section_7_reply",
     "test_metadata",
     "test_tls",
 )
@@ -51,13 +50,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if BINARY:
         metafunc.parametrize("table", STYLES, indirect=True, scope="package")
-    elif not metafunc.module.__name__.rpartition(".")[2].startswith(GO_ONLY):
-        metafunc.parametrize("table", (GO, DEV), indirect=True, scope="package")
+    else:
+        is_for_dev = metafunc.module.__name__.rpartition(".")[2] not in GO_ONLY
+        metafunc.parametrize("table", (GO, DEV) if is_for_dev else (GO,), indirect=True, scope="package")
 
 
 @pytest.fixture(scope="package")
-def table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
-    """Run the programs that all tests share."""
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """Run the programs that all gateways share."""
     go_program("gateway")
-    with running_table(tmp_path_factory.mktemp("table"), getattr(request, "param", "classic")) as running:
+    with running_backend(tmp_path_factory.mktemp("table")) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def table(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Table]:
+    """Run a gateway before them."""
+    with running_table(backend, getattr(request, "param", GO)) as running:
         yield running

@@ -18,6 +18,7 @@ from tests.support.gateway.tyk import any_gateway
 from tests.support.keys import private_pem, public_pem
 
 FROM_5_15 = "several bundles exist from v5.15, and a gateway built from source says another version"
+NO_FETCH = "it does not fetch bundles"
 SAYS_ITS_NAME = """
     import json
     from tyk.decorators import *
@@ -120,6 +121,7 @@ def test_the_checksum_is_that_of_the_files_in_their_order(table: Table) -> None:
     assert table.api(None, bundle="summed.zip").send().upstream.headers["X-Order"] == ["1"]
 
 
+@pytest.mark.not_dev(NO_FETCH)
 def test_an_altered_bundle_accepted_by_the_gateway_does_not_run(table: Table) -> None:
     api = table.api({"middleware.py": adds_header("altered", "1")}, pre=["altered"])
     folder = table.broker.bundles / md5(api.definition["custom_middleware_bundle"])
@@ -200,6 +202,7 @@ def test_the_folder_of_a_bundle_is_for_the_gateways_user_alone(table: Table) -> 
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.not_dev(NO_FETCH)
 def test_a_sub_folder_needs_its_own_entry_in_the_zip(table: Table) -> None:
     path = write_bundle(table.folder / "no-folder.zip", {"middleware.py": adds_header("nested", "1")}, pre=["nested"])
     with zipfile.ZipFile(path, "a") as archive:

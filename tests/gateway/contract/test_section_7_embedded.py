@@ -65,7 +65,7 @@ def test_an_unknown_hook_is_an_error_and_never_an_echo(table: Table) -> None:
 
 @pytest.mark.not_dev("it reads the API again when its bundle is gone, and does not serve it")
 def test_an_unknown_bundle_is_an_error_and_never_an_echo(table: Table) -> None:
-    api = table.api("changes", pre=["pass_through"])
+    api = table.api("changes", bundle="soon-unknown.zip", pre=["pass_through"])
     folder = table.broker.bundles / md5(api.definition["custom_middleware_bundle"])
     folder.rename(table.folder / f"away-{folder.name}")
     assert (api.send().status, api.received()) == (500, [])

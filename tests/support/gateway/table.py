@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from textwrap import dedent
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import redis
 
 from tests.support.broker import RunningBroker
+from tests.support.bundles import md5
 from tests.support.gateway.gateway import Api, Canned, RunningGateway, with_access
 from tests.support.gateway.tyk import any_gateway
 from tests.support.peers.redis_server import RedisServer, running_redis
@@ -22,6 +23,7 @@ SOURCES: Final = Path(__file__).parents[2] / "bundles"
 LARGE: Final = 100 * 1024 * 1024
 """The raised limit on messages, in bytes."""
 ORG: Final = "an-org"
+_NUMBERS: Final = itertools.count(1)
 
 Files: TypeAlias = Mapping[str, str | bytes]
 HookList: TypeAlias = list[str | dict[str, Any]]
@@ -35,7 +37,6 @@ class Table:
         self.broker = broker
         self.gateway = gateway
         self._keys = keys
-        self._numbers = itertools.count(1)
 
     def api(
         self,
@@ -52,15 +53,13 @@ class Table:
         Without files the API uses `bundle`, which is there, or none. `hooks` and `middleware` are the
         manifest's, with hooks by their names; `definition` is more of the API's definition.
         """
-        number = next(self._numbers)
+        number = next(_NUMBERS)
         if files is not None:
-            bundle = bundle or f"bundle-{number}.zip"
-            write_bundle(
-                self.folder / bundle,
-                source_files(files) if isinstance(files, str) else files,
-                **(hooks or {}),
-                **middleware,
-            )
+            sources = source_files(files) if isinstance(files, str) else files
+            listed = {**(hooks or {}), **middleware}
+            # A broker that knows the content already does not load it again.
+            bundle = bundle or f"bundle-{md5(repr((sources, listed)))}.zip"
+            write_bundle(self.folder / bundle, sources, **listed)
         path = f"/api-{number}/"
         own = {"api_id": f"api-{number}", "org_id": ORG, "listen_path": path, "custom_middleware_bundle": bundle}
         described = with_access({**own, **(definition or {})}, {**(hooks or {}), **middleware})
@@ -124,16 +123,33 @@ def gateway_settings(keys: RedisServer) -> dict[str, Any]:
     }
 
 
+class Backend(NamedTuple):
+    """What the gateways of the table share."""
+
+    folder: Path
+    broker: RunningBroker
+    keys: RedisServer
+
+
 @contextmanager
-def running_table(folder: Path, style: str = "classic") -> Iterator[Table]:
-    """Run all three for the time of a `with` block; `style` is that of the API definitions of a real gateway."""
+def running_backend(folder: Path) -> Iterator[Backend]:
+    """Run a broker and a Redis for the time of a `with` block."""
     redis_folder = folder / "redis"
     redis_folder.mkdir()
     with ExitStack() as running:
         keys = running.enter_context(running_redis(redis_folder))
         flags = ("--redis", f"unix://{keys.socket}", "--log-level", "debug")
-        broker = running.enter_context(RunningBroker(folder, *flags, workers=2))
-        gateway = running.enter_context(any_gateway(folder, broker.address, style=style, **gateway_settings(keys)))
+        yield Backend(folder, running.enter_context(RunningBroker(folder, *flags, workers=2)), keys)
+
+
+@contextmanager
+def running_table(backend: Backend, style: str = "classic") -> Iterator[Table]:
+    """Run a gateway for the time of a `with` block; `style` is that of the API definitions of a real one."""
+    folder, broker, keys = backend
+    own = folder / style
+    own.mkdir(exist_ok=True)
+    shared = {"middleware_path": str(folder), "bundle_source": str(folder)}
+    with any_gateway(own, broker.address, style=style, **shared, **gateway_settings(keys)) as gateway:
         yield Table(folder, broker, gateway, keys)
 
 
