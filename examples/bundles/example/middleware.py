@@ -6,9 +6,11 @@ import json
 from lib import keys
 
 from gateway import TykGateway as tyk
+from tyk import metrics
 from tyk.decorators import CustomKeyCheck, Event, Post, PostKeyAuth, Pre, Response
 
 OLDEST_CLIENT = 2
+REFUSED = metrics.counter("refused_keys_total", "Keys that were refused, by API.", ["api"])
 
 
 @Pre
@@ -90,7 +92,8 @@ def HideServer(request, response, session, metadata, spec):
 
 @Event
 def OnAuthFailure(event, spec):
-    """Count refused keys per API; the log line is in the broker's log."""
+    """Count refused keys per API, for Prometheus and for the log line, which is in the broker's log."""
+    REFUSED.labels(spec["APIID"]).inc()
     key = f"refused:{spec['APIID']}"
     count = int(tyk.get_data(key) or 0) + 1
     tyk.store_data(key, str(count), 3600)

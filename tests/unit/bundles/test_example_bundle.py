@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.bundles import Served, subject
 from tests.support.root import ROOT
+from tyk import metrics
 from tyk.gateway import TykGateway, install, restore
 from tyk.gateway.backend import MemoryStorage
 from tyk.proto.coprocess_object_pb2 import Event
@@ -82,5 +83,6 @@ def test_refused_keys_are_counted(served: Served) -> None:
         served.frame(frame)
         served.frame(frame)
         assert TykGateway.get_data("refused:a") == b"2"
+        assert ("refused_keys_total", {"api": "a"}, 2.0) in metrics.collect()
     finally:
         restore(previous)
