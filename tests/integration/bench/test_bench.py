@@ -145,6 +145,19 @@ def test_calls_that_never_get_through_are_counted(broker: RunningBroker) -> None
     assert sample.unanswered > 0
 
 
+def test_a_load_generator_that_dies_is_named(broker: RunningBroker) -> None:
+    message = own_scenario(Path("mine"), "mark", needs_files=False).build(None).SerializeToString()
+
+    def kill(progress: RunProgress) -> None:
+        for child in psutil.Process().children():
+            if "tykpy.bench.load" in child.cmdline():
+                child.kill()
+
+    order = Order(broker.address, [message], 4, 0.0, 0.0, 60.0, 0.0, 30.0)
+    with pytest.raises(BenchError, match="a load generator has ended early"):
+        measure(order, 1, ConnectedBroker(broker.address), kill)
+
+
 @pytest.mark.parametrize("seen", [True, False])
 def test_over_tcp_processes_of_this_machine_are_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, seen: bool
