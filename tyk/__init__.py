@@ -1,6 +1,7 @@
-"""What plugin authors import: decorators, the request, sessions, events, the running call, the store."""
+"""What plugin authors import: decorators, the request, sessions, events, the running call, the store, caches."""
 
+from tyk.caching import CacheInfo, cache
 from tyk.call import Call, current
 from tyk.storage import Store, store
 
-__all__ = ["Call", "Store", "current", "store"]
+__all__ = ["CacheInfo", "Call", "Store", "cache", "current", "store"]

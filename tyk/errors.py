@@ -42,6 +42,14 @@ class StoreValueError(TykError, ValueError):
     """A stored value is not what was asked for: no integer, or no JSON."""
 
 
+class CacheValueError(TykError, TypeError):
+    """A function with `@cache(shared=True)` got or returned what JSON cannot carry."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        """Say why `what` cannot be shared."""
+        super().__init__(f"{what} cannot be shared with other workers (@cache(shared=True)): {reason}")
+
+
 class EventPayloadError(TykError, ValueError):
     """An event's payload is not the JSON object that the gateway sends."""
 

@@ -147,6 +147,8 @@ class Backend:
     storage: Storage = field(default_factory=MemoryStorage)
     trigger: Trigger = _ignore
     log: WriteLog = _log
+    clock: Callable[[], float] = time.monotonic
+    """Seconds, for the results that `tyk.cache` keeps in this process."""
 
 
 _current = Backend()
@@ -157,11 +159,16 @@ def current() -> Backend:
     return _current
 
 
-def install(storage: Storage | None = None, trigger: Trigger | None = None, log: WriteLog | None = None) -> Backend:
+def install(
+    storage: Storage | None = None,
+    trigger: Trigger | None = None,
+    log: WriteLog | None = None,
+    clock: Callable[[], float] | None = None,
+) -> Backend:
     """Put other parts in place of those in use, and return the previous backend; None leaves a part as it is."""
     previous = current()
     new_storage = previous.storage if storage is None else storage
-    restore(Backend(new_storage, trigger or previous.trigger, log or previous.log))
+    restore(Backend(new_storage, trigger or previous.trigger, log or previous.log, clock or previous.clock))
     return previous
 
 

@@ -69,7 +69,7 @@ def fake_gateway() -> Iterator[FakeGateway]:
     """Give `TykGateway` an empty store, events and log; restore the previous ones at the end."""
     clock = ManualClock()
     fake = FakeGateway(clock, MemoryStorage(clock))
-    previous = install(fake.storage, fake._trigger, fake._log)
+    previous = install(fake.storage, fake._trigger, fake._log, clock)
     try:
         yield fake
     finally:

@@ -1,4 +1,4 @@
-"""`tyk.store` in the workers of a real broker, which share it."""
+"""`tyk.store` and `tyk.cache` in the workers of a real broker, which share them."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from tests.support.broker import RunningBroker, running_broker, wait_until
 
 SOURCE = """
 import os
-from tyk import store
+from tyk import cache, store
 from tyk.decorators import Pre
 from tyk.errors import StoreUnavailableError
 from gateway import TykGateway
@@ -32,6 +32,22 @@ async def counts_async(request, session, spec):
 def writes(request, session, spec):
     store.set_many({"a": "1", "b": "2"}, 3600)
     request.add_header("Old", TykGateway.get_data("a").decode())
+    return request, session
+
+@cache(ttl=3600, shared=True)
+async def shared(name):
+    return {"made by": os.getpid(), "for": name}
+
+@cache(ttl=3600)
+def own(name):
+    return os.getpid()
+
+@Pre
+async def uses_caches(request, session, spec):
+    name = request.get_header("Name")
+    request.add_header("Shared", str((await shared(name))["made by"]))
+    request.add_header("Own", str(own(name)))
+    request.add_header("Worker", str(os.getpid()))
     return request, session
 """
 
@@ -65,3 +81,22 @@ def test_workers_count_together(broker: RunningBroker) -> None:
 def test_the_old_functions_see_the_same_values(broker: RunningBroker) -> None:
     assert broker.call("writes", bundle="mine").request.set_headers["Old"] == "1"
     assert broker.status()["storage"]["state"] == "works"
+
+
+def test_caches_are_a_worker_s_own_or_shared(broker: RunningBroker) -> None:
+    """Call until both workers have answered: one of them made the shared result, each its own."""
+
+    def call() -> tuple[str, str, str]:
+        told = broker.call("uses_caches", bundle="mine", headers=[("Name", "a")]).request.set_headers
+        return told["Worker"], told["Own"], told["Shared"]
+
+    told = {call()}
+
+    def both_answered() -> bool:
+        with ThreadPoolExecutor(8) as callers:
+            told.update(callers.map(lambda _: call(), range(16)))
+        return len({worker for worker, _, _ in told}) == 2
+
+    wait_until(both_answered, lambda: str(told))
+    assert all(own == worker for worker, own, _ in told)
+    assert len({shared for _, _, shared in told}) == 1
