@@ -139,7 +139,7 @@ def _entry(index: int, table: DynamicTable | None) -> tuple[bytes, bytes]:
         raise ValueError("index 0")
     if table is None:
         raise ValueError(f"index {index} of a table whose size is 0")
-    return table.entries[index - _STATIC_COUNT - 1]
+    return table.dynamic_entries[index - _STATIC_COUNT - 1]
 
 
 def _read_string(block: bytes, at: int) -> tuple[bytes, int]:
