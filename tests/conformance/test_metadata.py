@@ -126,7 +126,7 @@ def test_every_hook_of_a_chain_gets_the_metadata(client: Client) -> None:
     assert json.loads(told["First"]) == json.loads(told["Second"]) == expected(MIXED)
 
 
-@pytest.mark.parametrize("size", [20_000, 300_000], ids=["copied", "lent"])
+@pytest.mark.parametrize("size", [20_000, 300_000], ids=["copied", "borrowed"])
 def test_calls_with_big_bodies_have_metadata(client: Client, size: int) -> None:
     assert json.loads(call(client, "plain", "Pre", MIXED, b"\xff" * size)["Told"]) == expected(MIXED)
 

@@ -129,7 +129,7 @@ def make_others(folder: Path) -> None:
     mapped = msgpack.packb(to_map(obj))
     _write("protobuf", "object", encoded)
     obj.request.raw_body, obj.request.body = b"raw body", "the body"
-    _write("lent", "object", obj.SerializeToString())
+    _write("borrowed", "object", obj.SerializeToString())
     _write("msgpack_object", "object", mapped)
     _write("msgpack_object", "event", msgpack.packb({"payload": "{}"}))
     calls = msgpack.packb([0, 1, "dispatch", [to_map(obj), {"timeout": 1.0}]]) + msgpack.packb([2, "ping", []])

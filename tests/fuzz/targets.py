@@ -137,7 +137,7 @@ def protobuf(data: bytes) -> None:
         assert seen.bundle_hash == expected.spec.get("bundle_hash", "")
 
 
-def lent(data: bytes) -> None:
+def borrowed(data: bytes) -> None:
     """An object in the store: decoded without its body and then with it, it equals the object decoded at once."""
     try:
         expected = Object.FromString(data)
@@ -240,7 +240,7 @@ TARGETS: Final[dict[str, Target]] = {
     "hpack": Target(hpack, 2 * MIB),
     "grpc_messages": Target(grpc_messages, MIB),
     "protobuf": Target(protobuf, MIB),
-    "lent": Target(lent, MIB),
+    "borrowed": Target(borrowed, MIB),
     "msgpack_rpc": Target(msgpack_rpc, 4 * MIB),
     "msgpack_object": Target(msgpack_object, 4 * MIB),
     "ring": Target(ring, MIB),

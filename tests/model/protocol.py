@@ -280,8 +280,8 @@ class RingProtocol:
         if not refused and not state.runs[call.body]:
             raise Violation(f"message {call.body} is answered, and was not run")
         without = tuple(one for one in link.published if one is not call)
-        settled = state.with_link(index, link._replace(published=without))
-        return _tell(settled, call.body, Told.EXPIRED if refused else Told.ANSWER)
+        answered = state.with_link(index, link._replace(published=without))
+        return _tell(answered, call.body, Told.EXPIRED if refused else Told.ANSWER)
 
     def _revoke(self, state: State, index: int) -> States:
         link = state.links[index]

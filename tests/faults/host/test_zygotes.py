@@ -146,12 +146,12 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
         yield runner.get_loop()
 
 
-def settle(keeper: ZygoteKeeper, loop: asyncio.AbstractEventLoop, patience: float = PATIENCE) -> None:
+def start_and_wait(keeper: ZygoteKeeper, loop: asyncio.AbstractEventLoop, patience: float = PATIENCE) -> None:
     """Start a zygote and wait until it is ready or has failed."""
-    settled = asyncio.Event()
+    decided = asyncio.Event()
     keeper.open()
-    keeper.watch(loop, patience, settled.set)
-    loop.run_until_complete(asyncio.wait_for(settled.wait(), PATIENCE))
+    keeper.watch(loop, patience, decided.set)
+    loop.run_until_complete(asyncio.wait_for(decided.wait(), PATIENCE))
 
 
 def test_a_zygote_that_is_never_ready_is_not_needed(
@@ -159,14 +159,14 @@ def test_a_zygote_that_is_never_ready_is_not_needed(
 ) -> None:
     with closing(ZygoteKeeper()) as keeper, socket.socket() as no_pipe:
         os.dup2(no_pipe.fileno(), keeper.life.reader)  # cannot be opened anew
-        settle(keeper, loop)
+        start_and_wait(keeper, loop)
         assert "the process that forks workers has ended" in caplog.text
         assert keeper.fork("pipe:", ()) is None
 
 
 def test_a_zygote_that_is_late_is_not_needed(loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture) -> None:
     with closing(ZygoteKeeper()) as keeper:
-        settle(keeper, loop, patience=0)
+        start_and_wait(keeper, loop, patience=0)
         assert "the process that forks workers has ended" in caplog.text
 
 
@@ -175,7 +175,7 @@ def test_a_zygote_that_cannot_start_is_not_needed(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere")
     with closing(ZygoteKeeper()) as keeper:
-        settle(keeper, loop)
+        start_and_wait(keeper, loop)
         assert "cannot be started: [Errno 2] No such file or directory: '/nowhere'" in caplog.text
         assert keeper.fork("pipe:", ()) is None
 
@@ -183,4 +183,4 @@ def test_a_zygote_that_cannot_start_is_not_needed(
 def test_a_keeper_can_be_closed_while_its_zygote_starts(loop: asyncio.AbstractEventLoop) -> None:
     with closing(ZygoteKeeper()) as keeper:
         keeper.open()
-        keeper.watch(loop, PATIENCE, lambda: pytest.fail("settled"))
+        keeper.watch(loop, PATIENCE, lambda: pytest.fail("decided"))

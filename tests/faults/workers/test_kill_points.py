@@ -59,7 +59,7 @@ def idempotent(request, session, spec):
 """
 CALLS: Final = 3
 SIZES: Final = (100, 70_000, BORROW_FROM)
-"""Bytes of a body that fits a record, of one that does not, and of one that the worker is lent."""
+"""Bytes of a body that fits a record, of one that does not, and of one that the worker borrows."""
 ENTERED: Final = ("running", *RAN, "record half written", "before tail")
 """Where the hook has run, of the places at which its request executes."""
 RUNNING: Final = (*EXECUTING, *UNDECODED, *RAN)

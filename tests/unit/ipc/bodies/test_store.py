@@ -136,9 +136,9 @@ def test_a_place_outside_the_memory_is_corruption(store: BodyStore, offset: int,
 def test_a_borrowed_body_is_not_read_after_its_return(store: BodyStore) -> None:
     body = stored(store, b"one" * 10_000)
     reader = BodyReader(os.dup(store.readable))
-    lent = reader.borrow(body.offset, body.size, CAPACITY)
-    assert lent.read(3, 6) == b"one"
-    lent.give_back()
+    borrowed = reader.borrow(body.offset, body.size, CAPACITY)
+    assert borrowed.read(3, 6) == b"one"
+    borrowed.give_back()
     with pytest.raises(LookupError, match="its body was not used before"):
-        lent.read(3, 6)
+        borrowed.read(3, 6)
     reader.close()
