@@ -97,7 +97,8 @@ class RpcMessageReader:
         self._scanner = _new_scanner()
         self._scanned = 0
         """Bytes that the scanner had consumed where `_data` begins."""
-        self._data = bytearray()
+        self._data: bytes | bytearray = b""
+        """As it came, as long as that is one piece: nearly always it is one whole message."""
 
     @property
     def pending(self) -> int:
@@ -112,7 +113,10 @@ class RpcMessageReader:
     def feed(self, data: bytes) -> None:
         """Take bytes as they come from the peer."""
         self._scanner.feed(data)
-        self._data += data
+        if self._data:
+            self._own_data().extend(data)
+        else:
+            self._data = data
 
     def next(self) -> Message | None:
         """Return the next complete message, or None until more is fed.
@@ -134,12 +138,26 @@ class RpcMessageReader:
         size = end - self._scanned
         if size > self._limit:
             raise self._too_large(f"{size}")
-        message = parse(self._data[:size])
-        del self._data[:size]
         self._scanned = end
+        message = parse(self._take(size))
         if size > _BIG_MESSAGE and not self._data:
             self._scanner, self._scanned = _new_scanner(), 0
         return message
+
+    def _take(self, size: int) -> bytes | bytearray:
+        if size == len(self._data):
+            taken, self._data = self._data, b""
+            return taken
+        data = self._own_data()
+        taken = data[:size]
+        del data[:size]
+        return taken
+
+    def _own_data(self) -> bytearray:
+        """Make the data a bytearray, to which bytes are added, and from whose start they are removed, at no cost."""
+        if not isinstance(self._data, bytearray):
+            self._data = bytearray(self._data)
+        return self._data
 
     def _too_large(self, size: str) -> WireError:
         return RpcTooLargeError(f"the request has {size} bytes", _id_of(self._data), bytes(self._data[:_HEAD_SIZE]))
