@@ -129,57 +129,28 @@ def _cluster(address: RedisAddress, options: dict[str, Any]) -> Client:
     client: list[Any] = []
     with _told_as_outage(client):
         client.append(RedisCluster(startup_nodes=nodes, retry=_retry(), **options))
-    return _Cluster(client[0])
+    return cast(Client, _Cluster(client[0]))
 
 
 class _Cluster:
-    """A cluster's client that raises clear errors while no server has any slots."""
+    """A cluster's client, or a pipeline of it, that raises clear errors while no server has any slots."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, pipeline: Any = None) -> None:
         self._client = client
+        self._target = client if pipeline is None else pipeline
 
-    def get(self, name: bytes) -> bytes | None:
-        """GET."""
-        with _told_as_outage([self._client]):
-            found: bytes | None = self._client.get(name)
-        return found
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._target, name)
 
-    def set(self, name: bytes, value: bytes, *, px: int | None = None) -> object:
-        """SET."""
-        with _told_as_outage([self._client]):
-            return self._client.set(name, value, px=px)
+        def call(*arguments: Any, **options: Any) -> Any:
+            with _told_as_outage([self._client]):
+                return method(*arguments, **options)
 
-    def execute_command(self, *line: Any) -> Any:
-        """Send a command."""
-        with _told_as_outage([self._client]):
-            return self._client.execute_command(*line)
+        return call
 
     def pipeline(self, transaction: bool) -> Pipeline:
         """Commands to send together."""
-        return _ClusterPipeline(self._client, self._client.pipeline(transaction=transaction))
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-
-
-class _ClusterPipeline:
-    def __init__(self, client: Any, pipeline: Pipeline) -> None:
-        self._client = client
-        self._pipeline = pipeline
-
-    def xadd(self, name: str, fields: dict[str, str], *, maxlen: int, approximate: bool) -> object:
-        """XADD, with MAXLEN."""
-        return self._pipeline.xadd(name, fields, maxlen=maxlen, approximate=approximate)
-
-    def execute_command(self, *line: Any) -> object:
-        """Add a command."""
-        return self._pipeline.execute_command(*line)
-
-    def execute(self) -> list[Any]:
-        """Send the commands."""
-        with _told_as_outage([self._client]):
-            return self._pipeline.execute()
+        return cast(Pipeline, _Cluster(self._client, self._client.pipeline(transaction=transaction)))
 
 
 @contextmanager
