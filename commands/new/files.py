@@ -125,7 +125,9 @@ Write a function with a decorator of `tyk.decorators` into `middleware.py`, and 
 ## Ship it
 
 ```console
-$ tykpy bundle build . -o @BUNDLE@.zip     # for the gateway, which downloads it
-$ tykpy broker --bundles .                 # or serve the folder itself
+$ tykpy bundle build . -o @BUNDLE@.zip
+$ tykpy broker --bundles .
 ```
+
+The first command packs the bundle for the gateway, which downloads it; the second serves this folder to the gateway.
 """

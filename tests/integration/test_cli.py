@@ -284,7 +284,7 @@ def test_sizes_and_times_may_have_units(tmp_path: Path, by: str) -> None:
         (("call", "h", "--timeout", "5x"), "'--timeout': '5x' is not a time"),
         (("reload", "--timeout", "5x"), "'--timeout': '5x' is not a time"),
         (("bench", "--seconds", "2h"), "'--seconds': 2h: must be between 100ms and 1h"),
-        (("bench", "--body-size", "1MiB,5K"), "'5K': give bytes, or a number with KiB"),
+        (("bench", "--body-size", "1MiB,5K"), "'1MiB,5K': give bytes, or a number with KiB"),
     ],
 )
 def test_an_impossible_size_or_time_is_explained(arguments: tuple[str, ...], said: str) -> None:
