@@ -15,12 +15,12 @@ from tykpy.commands.hooks import hooks
 from tykpy.commands.lint.command import lint
 from tykpy.commands.new.command import new
 from tykpy.commands.pool import log_level, reload_bundles, scale
-from tykpy.commands.record import record
-from tykpy.commands.replay import replay
 from tykpy.commands.stacks import stacks
 from tykpy.commands.status import status
 from tykpy.commands.top.command import top
 from tykpy.devserver.command import dev
+from tykpy.traffic.record_command import record
+from tykpy.traffic.replay_command import replay
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

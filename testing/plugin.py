@@ -1,6 +1,7 @@
 """The pytest plugin, loaded in every run of pytest where tykpy is installed: it imports nothing until it is used."""
 
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from tyk.gateway.backend import MemoryStorage
     from tyk.gateway.testing import FakeGateway, ManualClock, TriggeredEvent
     from tykpy.testing.calling import HookCaller
+    from tykpy.testing.gateway import GatewayClient
 
 _CALLER: pytest.StashKey["HookCaller"] = pytest.StashKey()
 
@@ -47,6 +49,43 @@ def tyk_call(request: pytest.FixtureRequest, _tyk_fake: "FakeGateway") -> "HookC
     caller = HookCaller()
     request.node.stash[_CALLER] = caller
     return caller
+
+
+@pytest.fixture
+def tyk_gateway(request: pytest.FixtureRequest, _tyk_fake: "FakeGateway") -> Iterator["GatewayClient"]:
+    """Return a client of a gateway that serves a bundle in this process; needs the extra `tykpy[dev]`.
+
+    The mark `tyk_gateway` says what it serves: `bundle` (default: the folder with a manifest.json that has the test, or
+    contains its folder), `apis` (files with API definitions), `upstream` ("echo", a URL, or a function from a request
+    to status, headers and body), `keys` (sessions by key), `workers` (a real pool with so many; default: hooks run in
+    the test's process). Paths are relative to the test's file.
+    """
+    try:
+        from tykpy.testing.gateway import GatewayClient
+    except ModuleNotFoundError as error:
+        raise pytest.UsageError(f"tyk_gateway needs the extra: pip install 'tykpy[dev]' ({error})") from error
+    mark = request.node.get_closest_marker("tyk_gateway")
+    options = dict(mark.kwargs) if mark is not None else {}
+    folder = request.path.parent
+    bundle = folder / options.pop("bundle") if "bundle" in options else _bundle_of(folder)
+    apis = [folder / api for api in options.pop("apis", ())]
+    client = GatewayClient(_tyk_fake, bundle, apis=apis, **options)
+    yield client
+    client.close()
+
+
+def _bundle_of(folder: Path) -> Path:
+    for candidate in (folder, *folder.parents):
+        if (candidate / "manifest.json").exists():
+            return candidate
+    raise pytest.UsageError(
+        f"no manifest.json in {folder} and above; name the bundle: @pytest.mark.tyk_gateway(bundle=...)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the mark known."""
+    config.addinivalue_line("markers", "tyk_gateway(bundle, apis, upstream, keys, workers): what tyk_gateway serves")
 
 
 @pytest.hookimpl(wrapper=True)

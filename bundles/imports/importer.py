@@ -125,7 +125,7 @@ class ImportSpace:
 
     def folders(self) -> list[str]:
         """Return the folders of the bundle that it added to `sys.path`, in that order."""
-        now = [folder for entry in sys.path if (folder := self.own(entry)) is not None]
+        now = [folder for entry in self._entries() if (folder := self.own(entry)) is not None]
         return list(dict.fromkeys((*now, *self._added)))
 
     def has_file(self, file: str) -> bool:
@@ -406,8 +406,12 @@ class ImportSpace:
         return published
 
     def _clear_path(self) -> None:
-        for entry in [entry for entry in sys.path if self.own(entry) is not None]:
+        for entry in self._entries():
             sys.path.remove(entry)
+
+    def _entries(self) -> list[str]:
+        """Return the entries of `sys.path` that the bundle has added."""
+        return [entry for entry in sys.path if not _finder.was_on_path(entry) and self.own(entry) is not None]
 
     def _view(self, module: ModuleType, name: str, fromlist: Sequence[str] | None) -> ModuleType:
         return self._views.get(name if fromlist else name.partition(".")[0], module)
@@ -461,10 +465,17 @@ class _BundleFinder(MetaPathFinder):
             yield from self._by_root.get(folder, ())
 
     def is_installed(self, path: str, root: str) -> bool:
-        """Return whether a path below a bundle's folder was in `sys.path` before: a project's virtual environment."""
+        """Return whether a path below a bundle's folder was in `sys.path` before: a project's virtual environment.
+
+        The folder itself may be there, too, as in a test of the bundle: its files are the bundle's all the same.
+        """
         return any(
-            path == entry or (len(entry) > len(root) and path.startswith(entry + os.sep)) for entry in self._first_path
+            len(entry) > len(root) and (path == entry or path.startswith(entry + os.sep)) for entry in self._first_path
         )
+
+    def was_on_path(self, entry: object) -> bool:
+        """Return whether an entry of `sys.path` was there before the first bundle."""
+        return isinstance(entry, str) and _absolute(entry) in self._first_path
 
     def find_spec(
         self,

@@ -1,5 +1,6 @@
 """The pytest plugin, in runs of pytest of its own."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,61 @@ def test_wrong(tyk_call):
     assert "! the gateway ignores changes in request.object.headers; write request.add_header" in shown
     shown = run(folder, "def test_other():\n    assert 0\n", passed=False)
     assert "hook call" not in shown
+
+
+MANIFEST = {
+    "file_list": ["middleware.py"],
+    "custom_middleware": {
+        "driver": "grpc",
+        "auth_check": {"name": "check"},
+        "post": [{"name": "count"}],
+        "response": [{"name": "sign"}],
+    },
+}
+TOKEN = '{"Authorization": "secret"}'
+
+
+@pytest.fixture
+def bundle(folder: Path) -> Path:
+    (folder / "manifest.json").write_text(json.dumps(MANIFEST))
+    return folder
+
+
+def test_a_gateway_serves_the_bundle_of_the_test(bundle: Path) -> None:
+    run(bundle, f"""
+def test_request(tyk_gateway, tyk_store, tyk_events, tyk_clock):
+    assert tyk_gateway.get("/orders").status_code == 401
+    reply = tyk_gateway.post("/orders?a=1", headers={TOKEN}, json={{"b": 2}})
+    assert (reply.status_code, reply.headers["x-length"]) == (201, str(len(reply.content)))
+    assert reply.json()["headers"]["X-Count"] == "1"
+    assert [hook.name for hook in reply.trace.hooks] == ["check", "count", "sign"]
+    assert tyk_store.fetch("n") == b"1"
+    assert [event.name for event in tyk_events] == ["Counted"]
+    tyk_clock.advance(61)
+    assert tyk_gateway.get("/", headers={TOKEN}).json()["headers"]["X-Count"] == "1"
+
+@pytest.mark.tyk_gateway(upstream=lambda request: (503, {{"Server": "x"}}, request.body), keys={{"k": {{"rate": 1}}}})
+def test_upstream(tyk_gateway):
+    reply = tyk_gateway.put("/a", headers={TOKEN}, data="four")
+    assert (reply.status_code, reply.headers["Server"]) == (201, "x")
+    assert reply.trace.received.status == 503
+""")  # fmt: skip
+
+
+def test_a_gateway_may_have_a_real_pool(bundle: Path) -> None:
+    run(bundle, f"""
+@pytest.mark.tyk_gateway(bundle=".", workers=1)
+def test_pool(tyk_gateway):
+    assert tyk_gateway.get("/", headers={TOKEN}).json()["headers"]["X-Count"] == "1"
+    assert tyk_gateway.delete("/").status_code == 401
+""")  # fmt: skip
+
+
+def test_a_gateway_without_a_bundle_says_what_to_do(folder: Path) -> None:
+    shown = run(folder, "def test_request(tyk_gateway):\n    pass\n", passed=False)
+    assert "no manifest.json in" in shown
+    (folder / "manifest.json").write_text("{")
+    assert "manifest.json" in run(folder, "def test_request(tyk_gateway):\n    pass\n", passed=False)
 
 
 def test_nothing_is_imported_without_a_fixture(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """Every bundle imports its own files first, from anywhere, and never sees tykpy's."""
 
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -282,3 +284,24 @@ def test_imports_survive_a_lost_working_directory(
         there.chdir(lost)
         lost.rmdir()
         assert header(serve(), "H") == "foo"
+
+
+ON_THE_PATH = """
+import sys
+from pathlib import Path
+import util  # as a test of the bundle does
+from tykpy.bundles.loading import load_folder
+
+before = list(sys.path)
+part = load_folder("foo", Path(sys.argv[1]), "foo")
+assert part.error is None, part.error
+assert list(part.hooks) == ["H"]
+assert sys.path == before and sys.modules["util"] is util
+"""
+
+
+def test_a_bundles_folder_may_be_on_the_path_before(folder: Path) -> None:
+    files = {"middleware.py": "import util\n" + hook_returning("    result = util.X"), "util.py": "X = 1"}
+    root = write_bundle(folder / "foo", files)
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", ON_THE_PATH, str(root)], env=environment, check=True)
