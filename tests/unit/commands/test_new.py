@@ -168,3 +168,9 @@ def test_text_of_a_document_cannot_become_code(tmp_path: Path) -> None:
         'GET /a"),};importos#': ("GET", '/a"),};importos#'),
         "GET /b\\": ("GET", "/b\\"),
     }
+
+
+def test_without_pyyaml_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(CommandError, match=r"--from-openapi needs PyYAML: pip install 'tykpy\[dev\]'"):
+        read_document(document(tmp_path, "openapi: 3\npaths: {}\n"))
