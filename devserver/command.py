@@ -51,6 +51,12 @@ def _upstream(value: str) -> str:
 )
 @click.option("--keys", type=_file, metavar="FILE", help="JSON file with sessions by their keys.")
 @click.option("--policies", type=_file, metavar="FILE", help="Tyk's policies.json.")
+@click.option(
+    "--templates",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="FOLDER",
+    help="Error templates: Tyk's template_path.",
+)
 @click.option("--redis", metavar="URL", default="", help="Storage of the hooks.  [default: a file of this run]")
 @click.option(
     "--timeout",
@@ -83,6 +89,7 @@ def dev(
     upstream: str,
     keys: Path | None,
     policies: Path | None,
+    templates: Path | None,
     redis: str,
     timeout: float,
     broker: str,
@@ -103,5 +110,5 @@ def dev(
         from tykpy.devserver.gateway import DevFiles
         from tykpy.devserver.run import DevOptions, run
 
-        sources = DevFiles(bundle, apis, keys, policies)
+        sources = DevFiles(bundle, apis, keys, policies, templates)
         run(DevOptions(sources, port, upstream, timeout, redis, broker, debugpy or 0, names))

@@ -20,6 +20,8 @@ from tykpy.devserver.pipeline import GatewayPipeline, Observer, Upstream
 from tykpy.devserver.trace import Trace
 
 KEPT_TRACES: Final = 200
+KEPT_BYTES: Final = 128 * 1024 * 1024
+"""Bytes of bodies and objects in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,15 @@ class DevFiles:
     """Sessions by their keys, as JSON."""
     policies: Path | None = None
     """Tyk's policies.json."""
+    templates: Path | None = None
+    """A folder of error templates, Tyk's `template_path`."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """All of them."""
-        return tuple(path for path in (self.bundle, *self.apis, self.keys, self.policies) if path is not None)
+        return tuple(
+            path for path in (self.bundle, *self.apis, self.keys, self.policies, self.templates) if path is not None
+        )
 
 
 class LoadingHooks(Hooks, Protocol):
@@ -100,7 +106,7 @@ class DevGateway:
         problems = self.loading.problems
         if not problems or find_api(self.pipeline.apis, request.path) is not None:
             return await self.pipeline.run(request)
-        response = ErrorTemplates().response(Refused(500, MIDDLEWARE_ERROR), request)
+        response = self.pipeline.templates.response(Refused(500, MIDDLEWARE_ERROR), request)
         trace = Trace(self.pipeline.next_number(), request.copy(), response=response, error=problems[0].message)
         self.pipeline.report(trace)
         return trace
@@ -119,6 +125,7 @@ class DevGateway:
         problems: list[Problem] = []
         if self._given_keys is None:
             self._read_keys()
+        self.pipeline.templates = ErrorTemplates.read(sources.templates) if sources.templates else ErrorTemplates()
         files = BundleFiles(sources.bundle) if sources.bundle is not None else None
         apis = tuple(_read_apis(sources.apis, files, problems))
         name, only = files.only() if files is not None and not sources.apis else ("", None)
@@ -139,6 +146,10 @@ class DevGateway:
     def _remember(self, trace: Trace) -> None:
         if self.trace(trace.number) is None:
             self.traces.append(trace)
+            sizes = [trace.size for trace in self.traces]
+            while sum(sizes) > KEPT_BYTES and len(sizes) > 1:
+                self.traces.popleft()
+                del sizes[0]
 
 
 def _read_apis(paths: tuple[Path, ...], files: BundleFiles | None, problems: list[Problem]) -> Iterator[Api]:

@@ -51,6 +51,8 @@ DRIVER: Final = "grpc"
 MAX_EVENT_DEPTH: Final = 5
 """Number of handlers in a chain of triggered events after which no further handler runs, as in the broker."""
 
+MAX_CACHED: Final = 1_000
+"""Responses in the cache; one more empties it."""
 _NS_PER_S: Final = 1_000_000_000
 
 Observer = Callable[[Trace], None]
@@ -131,6 +133,8 @@ class GatewayPipeline:
 
     def keep(self, key: str, response: GatewayResponse, seconds: float) -> None:
         """Remember a response."""
+        if len(self._cache) >= MAX_CACHED:
+            self._cache.clear()
         self._cache[key] = self.keys.clock() + seconds, response.copy()
 
     async def _answer(self, passage: "_Passage") -> GatewayResponse | None:

@@ -19,6 +19,7 @@ from tykpy.devserver.server import INSPECTOR, DevServer
 from tykpy.devserver.upstream import HttpUpstream
 from tykpy.devserver.views.terminal import TerminalView
 from tykpy.devserver.watch import saves
+from tykpy.ipc.title import DEV, set_title
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class DevOptions:
 
 def run(options: DevOptions) -> None:
     """Serve until Ctrl-C. Raises CommandError if that is not possible."""
+    set_title(DEV)
     with tempfile.TemporaryDirectory(prefix="tykpy-dev-") as folder:
         asyncio.run(_serve(options, Path(folder)))
 

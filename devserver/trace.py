@@ -124,6 +124,13 @@ class Trace:
         """Why the last hook failed; None if it did not."""
         return self.hooks[-1].answer.problem if self.hooks else None
 
+    @property
+    def size(self) -> int:
+        """The bytes of its bodies and objects."""
+        bodies = (self.request, self.sent, self.received, self.response)
+        objects = [part for call in self.hooks for part in (call.sent, call.answer.object) if part is not None]
+        return sum(len(one.body) for one in bodies if one is not None) + sum(one.ByteSize() for one in objects)
+
     def hook(self, name: str) -> HookCall:
         """Return the first call of a hook. Raises KeyError, naming those that were called."""
         for call in self.hooks:

@@ -13,7 +13,7 @@ from tykpy.devserver.gateway import DevFiles
 DEBOUNCE_MS: Final = 100
 """Saves that come together, as those of an editor that writes a copy first, are one."""
 STEP_MS: Final = 30
-_SUFFIXES: Final = frozenset({".py", ".json", ".zip"})
+_SUFFIXES: Final = frozenset({".py", ".json", ".xml", ".zip"})
 
 
 async def saves(files: DevFiles, stop: asyncio.Event) -> AsyncIterator[None]:

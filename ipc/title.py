@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 BROKER: Final = "tykpy: broker"
+DEV: Final = "tykpy: dev"
 ZYGOTE: Final = "tykpy: zygote"
 _MAX_NAME: Final = 15
 """Bytes of a process's name (TASK_COMM_LEN without its zero)."""

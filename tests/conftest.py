@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tykpy.ipc.title import BROKER
+from tykpy.ipc.title import BROKER, DEV
 
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
@@ -82,8 +82,8 @@ def _descendants(pid: int) -> Iterator[str]:
                 continue
             if not rest.startswith("Z"):
                 yield f"{child} {name}"
-            # A broker of a wider scope may replace its workers at any time; without a broker, they are ours.
-            if name != BROKER:
+            # These, of a wider scope, may replace their workers at any time; without them, workers are ours.
+            if name not in (BROKER, DEV):
                 yield from _descendants(child)
 
 

@@ -24,6 +24,18 @@ _decode: Final = json.JSONDecoder().raw_decode
 T = TypeVar("T")
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file. Raises DefinitionError."""
+    try:
+        if (size := path.stat().st_size) > MAX_FILE:
+            raise DefinitionError(f"{size} bytes are too many (limit {MAX_FILE})", str(path))
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DefinitionError(f"cannot be read: {why_unread(error)}", str(path)) from error
+    except UnicodeDecodeError as error:
+        raise DefinitionError(f"not UTF-8: {error.reason} at byte {error.start}", str(path)) from error
+
+
 class JsonFile:
     """A JSON file that has been read: its value, and the lines of its parts."""
 
@@ -43,14 +55,7 @@ class JsonFile:
     @classmethod
     def read(cls, path: Path) -> "JsonFile":
         """Read a file. Raises DefinitionError."""
-        try:
-            if (size := path.stat().st_size) > MAX_FILE:
-                raise DefinitionError(f"{size} bytes are too many (limit {MAX_FILE})", str(path))
-            return cls(path.read_bytes().decode("utf-8-sig"), str(path))
-        except OSError as error:
-            raise DefinitionError(f"cannot be read: {why_unread(error)}", str(path)) from error
-        except UnicodeDecodeError as error:
-            raise DefinitionError(f"not UTF-8: {error.reason} at byte {error.start}", str(path)) from error
+        return cls(read_text(path), str(path))
 
     def convert(self, kind: type[T], place: tuple[str | int, ...] = ()) -> T:
         """Return the part at `place` as `kind`. Raises DefinitionError with the line of what does not fit."""

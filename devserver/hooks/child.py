@@ -66,7 +66,7 @@ class Child:
         self._send(wire.Ready(self._runner.load()))
 
     def _call(self, message: wire.RunHook) -> None:
-        call = RunningCall(message.kind, message.body)
+        call = RunningCall(message.kind, message.body, message.seconds)
         call.context.run(_NUMBER.set, message.call)
         self._runner.start(call).add_done_callback(lambda done: self._done(message.call, done.result()))
 

@@ -175,7 +175,7 @@ class _Child:
         try:
             async with asyncio.timeout(timeout) as limit:
                 pending = self._pending[number] = _Pending(asyncio.get_running_loop().create_future(), limit)
-                self._send(wire.RunHook(number, kind, body))
+                self._send(wire.RunHook(number, kind, body, timeout or 0.0))
                 return await pending.answer
         except TimeoutError:
             return _late(timeout or 0.0)

@@ -27,12 +27,15 @@ from tykpy.workers.events import OutgoingEvent
 from tykpy.workers.lifespan import Lifespan
 
 _UNPACKED: Final = "unpacked"
+_NS_PER_S: Final = 1_000_000_000
 
 
 class RunningCall:
     """One call: a message for a hook, and what the hook prints and triggers."""
 
-    def __init__(self, kind: Kind, body: bytes) -> None:
+    def __init__(self, kind: Kind, body: bytes, seconds: float = 0.0) -> None:
+        """`seconds` is the time limit, for `tyk.current().time_left`; 0: none."""
+        self._deadline_ns = time.monotonic_ns() + int(seconds * _NS_PER_S) if seconds else 0
         self._kind = kind
         self._body = body
         self._started = time.perf_counter()
@@ -45,7 +48,7 @@ class RunningCall:
         """Decode the message and find its hook. Raises WorkerError."""
         CURRENT.set(self.output)
         _TRIGGERED.set(self.triggered)
-        self.invocation = dispatcher.prepare(pack_frame(self._kind, None, self._body))
+        self.invocation = dispatcher.prepare(pack_frame(self._kind, None, self._body), deadline_ns=self._deadline_ns)
         return self.invocation
 
     def answered(self, packed: Packed) -> HookAnswer:

@@ -28,6 +28,8 @@ class RunHook(msgspec.Struct, tag=True, frozen=True):
     call: int
     kind: Kind
     body: bytes
+    seconds: float = 0.0
+    """Time limit; 0: none."""
 
 
 class Reload(msgspec.Struct, tag=True, frozen=True):

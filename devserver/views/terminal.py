@@ -1,6 +1,5 @@
 """What `tykpy dev` shows in its terminal: one line per request, and below it what each hook did."""
 
-import json
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -192,8 +191,3 @@ def _clean(text: str) -> str:
 
 def _time(seconds: float) -> str:
     return f"  {seconds * _MS:.1f} ms" if seconds < 1 else f"  {seconds:.2f} s"
-
-
-def as_json_line(trace: Trace) -> str:
-    """Return a trace as one line of JSON, for `--json`."""
-    return json.dumps(trace.describe())

@@ -12,10 +12,12 @@ from tests.support.dev_command import DevCommand
 
 HOOKS = """
 import os
+import tyk
 
 @Pre
 def note(request, session, spec):
     print("hello")
+    assert 0 < tyk.current().time_left <= 30
     request.add_header("X-Note", "first")
     return request, session
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.dev_gateway import BODY, Served, serving
 from tykpy.devserver.definitions.api import Api
+from tykpy.devserver.endings import ErrorTemplates, Refused
+from tykpy.devserver.errors import DefinitionError
 from tykpy.devserver.identity.keys import Keys
 from tykpy.devserver.messages import GatewayRequest
 from tykpy.devserver.trace import Note, Trace
@@ -133,6 +135,31 @@ def test_an_override_answers_with_the_error_template(tmp_path: Path) -> None:
         assert served.upstream.received == []
 
     run(test, tmp_path, **HOOKS)
+
+
+def test_error_templates_are_those_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "error.json").write_text("{{.StatusCode}} {{ .Message }}")
+    (tmp_path / "error_401.xml").write_text("<own>{{.Message}}</own>")
+    templates = ErrorTemplates.read(tmp_path)
+    bodies = [
+        templates.response(Refused(401, "it's"), GatewayRequest(headers={"Content-Type": [kind]})).body
+        for kind in ("application/json", "text/xml")
+    ]
+    assert bodies == [b"401 it\\'s", b"<own>it\\'s</own>"]
+    (tmp_path / "error.xml").write_text("\n{{if .Message}}")
+    with pytest.raises(DefinitionError, match=r"error.xml:2: tykpy dev knows"):
+        ErrorTemplates.read(tmp_path)
+
+
+def test_large_bodies_push_out_old_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tykpy.devserver.gateway.KEPT_BYTES", 10_000)
+
+    async def test(served: Served) -> None:
+        for _ in range(3):
+            await served.get(method="POST", body=b"x" * 2_000)
+        assert [trace.number for trace in served.gateway.traces] == [3]
+
+    run(test, tmp_path, pre=["first"])
 
 
 def test_a_quota_is_kept_and_refuses(tmp_path: Path) -> None:
