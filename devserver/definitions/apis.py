@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from tykpy.devserver.definitions.api import Api
 from tykpy.devserver.definitions.bundles import BundleFiles
@@ -11,11 +12,22 @@ from tykpy.devserver.definitions.oas import EXTENSION, read_oas
 from tykpy.devserver.definitions.reading import JsonFile
 from tykpy.devserver.errors import DefinitionError
 
+_OAS: Final = "-oas"
+"""Ends the names of OAS documents in a gateway's folder."""
+
 
 def definition_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files among paths, and those of their folders: all `.json` files, as in the gateway's `app_path`."""
+    """Yield the files among paths, and those of their folders: all `.json` files, as in the gateway's `app_path`.
+
+    A gateway writes an OAS API twice, as `NAME-oas.json` and in part as `NAME.json`: the first counts.
+    """
     for path in paths:
-        yield from sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(path.glob("*.json"))
+        documents = {one.name for one in found if one.stem.endswith(_OAS)}
+        yield from (one for one in found if f"{one.stem}{_OAS}.json" not in documents)
 
 
 def read_api(path: Path) -> Api:

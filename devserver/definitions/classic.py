@@ -14,6 +14,8 @@ from tykpy.devserver.definitions.reading import JsonFile
 DYNAMIC_HANDLER: Final = "cp_dynamic_handler"
 """The kind of event handler that is a hook."""
 _REPLY: Final = "reply"
+_EXPORTED: Final = "api_definition"
+"""Where the definition is in an export of a dashboard."""
 _LEFT_OUT: Final = {
     "use_basic_auth": "basic authentication",
     "use_oauth2": "OAuth 2",
@@ -137,13 +139,14 @@ class _Classic(msgspec.Struct):
 
 
 def read_classic(file: JsonFile) -> Api:
-    """Read a definition. Raises DefinitionError."""
-    classic = file.convert(_Classic)
+    """Read a definition, as it is or as a dashboard exports it. Raises DefinitionError."""
+    root = (_EXPORTED,) if _EXPORTED in file.value else ()
+    classic = file.convert(_Classic, root)
     if not classic.api_id:
-        raise file.wrong((), 'no "api_id"; every API has one')
+        raise file.wrong(root, 'no "api_id"; every API has one')
     version = _version(classic.version_data)
     paths = version.extended_paths if version.use_extended_paths else _Paths()
-    place = ("version_data", "versions")
+    place = (*root, "version_data", "versions")
     header = classic.auth.auth_header_name or classic.auth_configs.get("coprocess", _Auth()).auth_header_name
     return Api(
         api_id=classic.api_id,

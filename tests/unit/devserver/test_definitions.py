@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.gateway.tyk_definitions import classic, oas
 from tykpy.devserver.definitions.api import Api, PathRule, find_api
-from tykpy.devserver.definitions.apis import check_unique, parse_api
+from tykpy.devserver.definitions.apis import check_unique, definition_files, parse_api
 from tykpy.devserver.definitions.reading import JsonFile
 from tykpy.devserver.errors import DefinitionError
 
@@ -89,3 +90,16 @@ def test_the_longest_listen_path_wins() -> None:
 def test_two_apis_cannot_have_one_listen_path() -> None:
     with pytest.raises(DefinitionError, match=r"b.json: the listen path / is that of a.json as well"):
         check_unique(Api(api_id="b", file="b.json"), {"the listen path /": Api(api_id="a", file="a.json")})
+
+
+def test_an_export_of_a_dashboard_is_read() -> None:
+    text = '{"api_model": {},\n "api_definition": {"api_id": "x", "proxy": {"listen_path": "/x/"}}}'
+    assert parse_api(JsonFile(text, "api.json")).listen_path == "/x/"
+    with pytest.raises(DefinitionError, match=r"api.json:2: api_definition.api_id: Expected `str`"):
+        parse_api(JsonFile('{"api_model": {},\n "api_definition": {"api_id": 7}}', "api.json"))
+
+
+def test_of_two_files_of_an_api_the_document_counts(tmp_path: Path) -> None:
+    for name in ("a.json", "a-oas.json", "b.json", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in definition_files([tmp_path])] == ["a-oas.json", "b.json"]
