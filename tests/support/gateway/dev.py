@@ -5,6 +5,7 @@ it: calls pass through that one's relay.
 """
 
 import http.client
+import itertools
 import json
 import subprocess
 from pathlib import Path
@@ -21,11 +22,12 @@ LEFT_OUT: Final = {"virtual": "virtual endpoints are JavaScript"}
 """Fields of definitions that `tykpy dev` does not know, and why."""
 KEPT: Final = 20
 """APIs that are served at a time: each is read again whenever one is added."""
-ONLY_OAS: Final = {"mock_response"}
+ONE_FORM: Final = {"mock_response": oas, "event_handlers": classic, "reply": classic}
+"""Fields of definitions that only one form has."""
 
 
 class DevTableGateway(RunningGateway):
-    """The command, with API definitions in a folder of its own."""
+    """The command, with API definitions in a folder of its own, classic and OAS by turns."""
 
     def __init__(self, folder: Path, address: str, **config: Any) -> None:
         """As for RunningGateway."""
@@ -33,6 +35,7 @@ class DevTableGateway(RunningGateway):
         self._dev: subprocess.Popen[bytes] | None = None
         self._dev_log = folder / "dev.log"
         self._definitions = folder / "apps"
+        self._forms = itertools.cycle((classic, oas))
 
     @property
     def log(self) -> str:
@@ -71,9 +74,9 @@ class DevTableGateway(RunningGateway):
         api = super().add_api(definition)
         definition = with_access(definition)
         target = definition.get("target_url") or f"http://{self.upstream}"
-        style = oas if ONLY_OAS & definition.keys() else classic
+        form = next((ONE_FORM[field] for field in ONE_FORM if field in definition), next(self._forms))
         path = self._definitions / f"{definition['api_id']}.json"
-        path.write_text(json.dumps(style(definition, target)))
+        path.write_text(json.dumps(form(definition, target)))
         for old in sorted(self._definitions.iterdir(), key=lambda one: one.stat().st_mtime_ns)[:-KEPT]:
             old.unlink()
         state = self._administer("POST", "reload")
