@@ -8,7 +8,8 @@ from typing import Final, TypeAlias
 
 from benchmarks.driving import ask
 from benchmarks.objects import answers, typical_post
-from tykpy.bench.serving import OwnBroker, Program
+from benchmarks.programs import Program
+from tykpy.bench.serving import OwnBroker
 
 SYNC: Final = "grpcio sync"
 AIO: Final = "grpc.aio"

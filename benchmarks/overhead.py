@@ -16,11 +16,12 @@ from typing import Final, NamedTuple
 
 from benchmarks import h2load
 from benchmarks.driving import LoadCase, h2load_case
+from benchmarks.programs import Program
 from benchmarks.reports import Findings, Table, figures_dict, numbers, pace_of, parser, present, say
 from benchmarks.rounds import Pace, Readings, interleave, ratios
 from tykpy.bench.errors import ServerError
 from tykpy.bench.scenarios import BUILT_IN, Scenario
-from tykpy.bench.serving import OwnBroker, Program
+from tykpy.bench.serving import OwnBroker
 
 USUAL: Final = Pace(rounds=6, seconds=1.5)
 WORKERS: Final = 2

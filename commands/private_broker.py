@@ -6,10 +6,12 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Final, Self
 
+from tykpy.bundles.files.manifest import MANIFEST_NAME
 from tykpy.commands.bound import spawn
 from tykpy.commands.errors import CommandError
 
@@ -21,14 +23,25 @@ STOP_SECONDS: Final = 20.0
 class PrivateBroker:
     """`tykpy broker` with copies of bundles. It takes calls from `start` to `stop`, or within a `with` block."""
 
-    def __init__(self, bundle: Path, *options: str, workers: int) -> None:
-        """`bundle` is a bundle or a folder of bundles. Raises CommandError if it is not there."""
-        if not bundle.exists():
-            raise CommandError(f"{bundle}: no such bundle; name a folder, a ZIP or a .py file")
-        self._bundle = bundle.resolve()
+    def __init__(
+        self,
+        bundles: Iterable[Path],
+        workers: int,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`bundles`: each a bundle or a folder of bundles; `environment`: variables besides those of this process.
+
+        Raises CommandError if one is not there.
+        """
+        self.workers = workers
+        self._bundles = [path.resolve() for path in bundles]
         self._options = options
-        self._workers = workers
+        self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
+        for path in self._bundles:
+            if not path.exists():
+                raise CommandError(f"{path}: no such bundle; name a folder, a ZIP or a .py file")
 
     @property
     def address(self) -> str:
@@ -39,6 +52,17 @@ class PrivateBroker:
     def bundles(self) -> Path:
         """The folder with its copies of the bundles."""
         return self.folder / "bundles"
+
+    @property
+    def output(self) -> str:
+        """What it has logged."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         """Start it, and wait until all workers are ready. Raises CommandError with its log."""
@@ -73,33 +97,33 @@ class PrivateBroker:
         self.stop()
 
     def _copy(self) -> None:
-        source = self._bundle
-        is_bundle = source.is_file() or (source / "manifest.json").exists()
-        target = self.bundles / source.name if is_bundle else self.bundles
-        if source.is_dir():
-            shutil.copytree(source, target, symlinks=True)
-        else:
-            self.bundles.mkdir()
-            shutil.copy(source, target)
+        self.bundles.mkdir()
+        for source in self._bundles:
+            is_bundle = source.is_file() or (source / MANIFEST_NAME).exists()
+            target = self.bundles / source.name if is_bundle else self.bundles
+            if source.is_dir():
+                shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+            else:
+                shutil.copy(source, target)
 
     def _spawn(self) -> None:
-        environment = {**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify")}
+        environment = {**os.environ, **self._environment, "NOTIFY_SOCKET": str(self.folder / "notify")}
         with (self.folder / "log").open("wb") as log:
             self._process = spawn(
-                "tykpy.cli", "broker", "--workers", str(self._workers), "--bundles", str(self.bundles),
-                "--runtime-dir", str(self.folder), *self._options,
+                "tykpy.cli", "broker", "--workers", str(self.workers), "--bundles", str(self.bundles),
+                "--runtime-dir", str(self.folder), "--listen", self.address, *self._options,
                 env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
     def _wait_until_ready(self, notify: socket.socket) -> None:
         assert self._process is not None
+        wanted = f"{self.workers} of {self.workers} workers ready"
         deadline = monotonic() + START_SECONDS
         notify.settimeout(0.1)
         while self._process.poll() is None and monotonic() < deadline:
             try:
-                if b"READY=1" in notify.recv(4096):
+                if wanted in notify.recv(4096).decode(errors="replace"):
                     return
             except TimeoutError:
                 continue
-        log = (self.folder / "log").read_text(errors="replace")
-        raise CommandError(f"no broker starts for {self._bundle}; its log:\n{log}")
+        raise CommandError(f"the broker did not start: no {wanted}; its log:\n{self.output}")

@@ -88,7 +88,7 @@ class GatewayClient:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tyk_gateway", daemon=True)
         self._thread.start()
-        self._broker = PrivateBroker(bundle, workers=workers) if workers else None
+        self._broker = PrivateBroker([bundle], workers) if workers else None
         try:
             if self._broker is not None:
                 self._broker.start()

@@ -35,7 +35,7 @@ class BundleRun:
 
     def __init__(self, bundle: Path) -> None:
         """Raises CommandError if there is no such bundle."""
-        self._broker = PrivateBroker(bundle, "--threads", "1", "--timeout", f"{CALL_SECONDS:.0f}s", workers=1)
+        self._broker = PrivateBroker([bundle], 1, ("--threads", "1", "--timeout", f"{CALL_SECONDS:.0f}s"))
         self.bundle = bundle.resolve()
         self.name = self.bundle.name
         self.hook_us: list[int | None] = []

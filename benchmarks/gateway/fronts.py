@@ -9,10 +9,10 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from benchmarks.gateway.columns import HookColumn
 from benchmarks.gateway.programs import go_program
+from benchmarks.programs import Program
 from tests.support.gateway.gateway import RunningGateway
 from tests.support.peers.redis_server import free_port, redis_binary, running_redis
 from tykpy.bench.errors import ServerError
-from tykpy.bench.serving import Program
 
 ORG: Final = "bench"
 MESSAGE_BYTES: Final = 104_857_600

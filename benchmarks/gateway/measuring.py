@@ -15,12 +15,12 @@ from benchmarks.gateway.fronts import Front, Gateway, Setup
 from benchmarks.gateway.load import HttpLoad
 from benchmarks.gateway.plugins import SOCKET, Plugin
 from benchmarks.gateway.programs import go_program
+from benchmarks.programs import RETRY_SECONDS, Program
 from benchmarks.reports import say
 from benchmarks.rounds import Pace, in_rounds
 from tests.support.peers.redis_server import free_port
 from tykpy.bench.errors import BenchError, ServerError
 from tykpy.bench.measure import NS_PER_US, cpu_ns
-from tykpy.bench.serving import RETRY_SECONDS, Program
 
 CLIENTS: Final = (1, 16, 64)
 USUAL: Final = Pace(rounds=3, seconds=2.0)

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 from benchmarks.gateway.columns import COLUMNS, EMBEDDED_DRIVER, HookColumn
 from benchmarks.gateway.programs import go_program
+from benchmarks.programs import Program
 from tykpy.bench.errors import ServerError
-from tykpy.bench.serving import Program
 
 
 class Plugin(NamedTuple):
