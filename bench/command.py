@@ -66,6 +66,10 @@ _file = click.Path(path_type=Path, dir_okay=False)
 @click.option("--type", "hook_type", default="Pre", show_default=True, help="What the gateway calls your hook as.",
               type=click.Choice(["Pre", "CustomKeyCheck", "PostKeyAuth", "Post", "Response"]))  # fmt: skip
 @click.option("--object", "object_file", type=_file, help="JSON file with the whole Object to send.")
+@click.option("--replay", type=_file, metavar="FILE",
+              help="Send --bundle the calls of this recording of tykpy record: those of --hook, or all.")  # fmt: skip
+@click.option("--recorded", metavar="NAME",
+              help="The recorded bundle to replace.  [default: the one of the same name, or the only one]")  # fmt: skip
 @_counts("--workers", MAX_WORKERS, "Worker counts.  [default: 1, 2, 4, ... up to the CPUs]")
 @click.option("--threads", type=_list(_threads, 0, MAX_THREADS), metavar="N,N,...", default=(),
               help="Threads per worker, or auto.  [default: auto]")  # fmt: skip

@@ -49,7 +49,7 @@ class Order:
 
     address: str
     messages: Sequence[bytes]
-    """Called in turn; all of one length."""
+    """Called in turn."""
     streams: int
     rate: float
     warm_up: float

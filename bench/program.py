@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console, Group
@@ -15,6 +16,7 @@ from rich.text import Text
 from tykpy.bench.errors import BenchError
 from tykpy.bench.load import RunProgress
 from tykpy.bench.measure import NS_PER_US, usable_cpus
+from tykpy.bench.replay import replay_scenario
 from tykpy.bench.report import html
 from tykpy.bench.results import BenchReport, Case, CaseResult, read_json, write_json, write_text
 from tykpy.bench.runs import Observer, OnProgress, Plan, sweep
@@ -73,17 +75,31 @@ def plan_of(options: Mapping[str, Any]) -> Plan:
 
 def _scenarios(options: Mapping[str, Any]) -> tuple[Scenario, ...]:
     names, bundle = options["names"], options["bundle"]
+    if options["recorded"] and options["replay"] is None:
+        raise BenchError("--recorded names a bundle of a recording; give it with --replay FILE")
     if bundle is not None:
         if names:
             raise BenchError("--bundle and --scenario: give one of them")
+        if options["replay"] is not None:
+            return (_replayed(options, bundle),)
         own = (options[name] for name in ("bundle", "hook", "hook_type", "object_file"))
         return (own_scenario(*own, needs_files=options["connect"] is None),)
+    if options["replay"] is not None:
+        raise BenchError("--replay needs --bundle: which bundle gets the recorded calls?")
     if options["hook"] or options["object_file"]:
         raise BenchError("--hook and --object need --bundle: where is the hook?")
     if options["connect"]:
         raise BenchError("--connect needs --bundle and --hook: that broker does not have the built-in scenarios")
     chosen = list(BUILT_IN) if ALL in names else list(dict.fromkeys(names)) or [DEFAULT]
     return tuple(BUILT_IN[name] for name in chosen)
+
+
+def _replayed(options: Mapping[str, Any], bundle: Path) -> Scenario:
+    if options["object_file"] or options["body_sizes"]:
+        raise BenchError("--replay sends recorded objects as they are; leave --object and --body-size out")
+    return replay_scenario(
+        options["replay"], bundle, options["hook"], options["recorded"], needs_files=options["connect"] is None
+    )
 
 
 def _default_workers() -> tuple[int, ...]:
@@ -100,6 +116,7 @@ class ProgressView(Observer):
         self._now = Text()
         self._done = self._running = 0.0
         self.live = Live(console=console, refresh_per_second=REFRESHES, transient=True, get_renderable=self._render)
+        _print(console, *(scenario.note for scenario in plan.scenarios if scenario.note))
         console.print(f"about {plan.run_seconds:.2g} s of load", highlight=False)
 
     def starting(self, workers: int, threads: int) -> None:

@@ -292,18 +292,22 @@ def _measure(
     plan: Plan, server: MeasuredBroker, scenario: Scenario, case: Case, ring_cost: Callable[[int], RingCost],
     on_progress: OnProgress,
 ) -> Sample:  # fmt: skip
-    obj = scenario.build(case.body_size)
-    check(server, scenario, obj)
-    message = obj.SerializeToString(deterministic=True)
+    messages = scenario.messages or [_checked(server, scenario, case.body_size)]
     order = Order(
-        server.address, [message], case.streams, case.rate, plan.warm_up, plan.seconds,
+        server.address, messages, case.streams, case.rate, plan.warm_up, plan.seconds,
         tail=TAIL_SECONDS, drain=DRAIN_SECONDS, tracing=case.tracing, tls=server.tls,
     )  # fmt: skip
     sample = measure(order, plan.connections, server, on_progress)
     if not sample.answered and sample.failed:
         told = "; ".join(sample.failures) or f"{sample.unanswered} calls without an answer"
         raise BenchError(f"{case.title}: not one good answer: {told}")
-    return replace(sample, usage=replace(sample.usage, ring_us=ring_cost(len(message))))
+    return replace(sample, usage=replace(sample.usage, ring_us=ring_cost(round(statistics.fmean(map(len, messages))))))
+
+
+def _checked(server: MeasuredBroker, scenario: Scenario, body_size: int | None) -> bytes:
+    obj = scenario.build(body_size)
+    check(server, scenario, obj)
+    return obj.SerializeToString(deterministic=True)
 
 
 def check(server: MeasuredBroker, scenario: Scenario, obj: Object) -> None:

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +50,10 @@ class Scenario:
     """Folders or files of the bundle, which are copied into the broker's folder of bundles."""
     streams: int = 64
     body_sizes: tuple[int | None, ...] = (None,)
+    messages: Sequence[bytes] = ()
+    """Serialized objects to send in turn, whatever is answered, instead of the one that is built."""
+    note: str = ""
+    """What the user should know before the measurement."""
 
 
 def _json_body(size: int | None) -> bytes:

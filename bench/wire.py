@@ -7,7 +7,7 @@ header table has size 0, so equal trailers are equal bytes, and only unknown one
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, repeat
+from itertools import cycle
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -73,8 +73,7 @@ class _Upload:
 class LoadConnection:
     """Pass `receive` what the server sent, and write what `take_output` returns; raises BenchError.
 
-    `messages` are sent in turn and have one length; each of `fields`, of which there must be enough, ends the header
-    block of one call.
+    `messages` are sent in turn; each of `fields`, of which there must be enough, ends the header block of one call.
     """
 
     def __init__(
@@ -91,17 +90,11 @@ class LoadConnection:
             (b"te", b"trailers"),
         )
         bodies = [_MESSAGE_PREFIX.pack(False, len(message)) + message for message in messages]
-        self._size = len(bodies[0])
-        if any(len(body) != self._size for body in bodies):
-            raise ValueError("messages of different lengths cannot be called in turn")
-        data_head = _head_of(self._size, DATA, END_STREAM)
-        # Per call: the header frame's head, its block with the head of the data frame behind it, and the body.
-        self._heads = (
-            repeat(_call_head(block, data_head))
+        self._calls = (
+            cycle([_prepared(block, body) for body in bodies])
             if fields is None
-            else (_call_head(block + field, data_head) for field in fields)
+            else (_prepared(block + field, body) for field, body in zip(fields, cycle(bodies), strict=False))
         )
-        self._bodies = cycle(bodies)
         self.max_streams = 100
         """Calls at once that the server allows; replaced by its settings."""
         self.ready = False
@@ -119,17 +112,23 @@ class LoadConnection:
 
     def start_calls(self, count: int) -> range:
         """Make so many calls; return their stream ids."""
-        first, size = self._next_id, self._size
+        first = self._next_id
         ids = range(first, first + 2 * count, 2)
         self._next_id = ids.stop
-        if size > MAX_FRAME_SIZE or size > self._stream_window or size * count > self._window or self._uploads:
-            self._start_uploads(ids)
-            return ids
-        self._window -= size * count
-        pack = U32.pack
-        for stream_id, (head, middle), body in zip(ids, self._heads, self._bodies, strict=False):
+        # Bodies up to this size can be sent at once, whatever the others are.
+        at_once = 0 if self._uploads else min(MAX_FRAME_SIZE, self._stream_window, self._window // count)
+        sent, pack, uploads = 0, U32.pack, []
+        for stream_id, (head, middle, body) in zip(ids, self._calls, strict=False):
             packed = pack(stream_id)
-            self._out += (head, packed, middle, packed, body)
+            if len(body) <= at_once:
+                self._out += (head, packed, middle, packed, body)
+                sent += len(body)
+            else:
+                self._out += (head, packed, middle[:-_DATA_HEAD_SIZE])
+                uploads.append((stream_id, body))
+        self._window -= sent
+        if uploads:
+            self._start_uploads(uploads)
         return ids
 
     def take_output(self) -> bytes:
@@ -194,11 +193,10 @@ class LoadConnection:
 
     # Bodies that do not fit into one frame or into the windows
 
-    def _start_uploads(self, ids: range) -> None:
-        for stream_id, (head, middle), body in zip(ids, self._heads, self._bodies, strict=False):
-            self._out += (head, U32.pack(stream_id), middle[:-_DATA_HEAD_SIZE])
-            self._uploads[stream_id] = _Upload(self._stream_window, memoryview(body))
-        self._pump(ids)
+    def _start_uploads(self, uploads: Iterable[tuple[int, bytes]]) -> None:
+        begun = {stream_id: _Upload(self._stream_window, memoryview(body)) for stream_id, body in uploads}
+        self._uploads |= begun
+        self._pump(begun)
 
     def _pump(self, ids: Iterable[int]) -> None:
         """Send what the windows allow of these uploads, one frame of each in turn."""
@@ -263,9 +261,12 @@ def _head_of(length: int, kind: int, flags: int) -> bytes:
     return pack_head(length, kind, flags, 0)[:-4]
 
 
-def _call_head(block: bytes, data_head: bytes) -> tuple[bytes, bytes]:
-    """Return what precedes and what follows the stream id of a call's header frame."""
-    return _head_of(len(block), HEADERS, END_HEADERS), block + data_head
+def _prepared(block: bytes, body: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return a call without its stream ids: what precedes the first, what is between them, and the body.
+
+    The first is that of the header frame, whose block is followed by the head of a frame with the whole body.
+    """
+    return _head_of(len(block), HEADERS, END_HEADERS), block + _head_of(len(body), DATA, END_STREAM), body
 
 
 def _our_settings() -> bytes:

@@ -66,23 +66,23 @@ def replay(
     return done
 
 
-def recorded_bundle(calls: Iterable[CallRecord], new: BundleRun, wanted: str | None) -> str:
-    """Return the name of the recorded bundle that `new` replaces: the one asked for, of the same name, or the only one.
+def recorded_bundle(calls: Iterable[CallRecord], new: str, wanted: str | None) -> str:
+    """Return the name of the recorded bundle that bundle `new` replaces.
+
+    That is the one asked for, the one of the same name, or the only one.
 
     Raises ReplayError if that is unclear.
     """
     counts = Counter(call.bundle for call in calls if call.bundle)
     listed = ", ".join(f"{name} ({count} calls)" for name, count in counts.most_common()) or "no bundle at all"
-    same = [name for name in counts if _stem(name) == _stem(wanted or new.name)]
+    same = [name for name in counts if _stem(name) == _stem(wanted or new)]
     if same:
         return same[0]
     if wanted is not None:
         raise ReplayError(f"the recording has no calls of bundle {wanted}; it has {listed}")
     if len(counts) == 1:
         return next(iter(counts))
-    raise ReplayError(
-        f"which recorded bundle does {new.name} replace? Name it with --recorded; the recording has {listed}"
-    )
+    raise ReplayError(f"which recorded bundle does {new} replace? Name it with --recorded; the recording has {listed}")
 
 
 def percentile(times: list[int], share: int) -> float:

@@ -50,7 +50,7 @@ def replay(
     with no_traceback():
         run_new, run_old = BundleRun(new), None if old is None else BundleRun(old)
         with closing(Recording(file)) as recording:
-            bundle = recorded_bundle(recording.calls(), run_new, recorded)
+            bundle = recorded_bundle(recording.calls(), run_new.name, recorded)
         tests = None if as_tests is None else TestWriter(as_tests, run_new)
         with closing(Recording(file)) as recording:
             done = run(recording, run_new, run_old, Differences(ignore), bundle, *([tests.keep] if tests else ()))

@@ -36,6 +36,20 @@ def raises(request, session, spec):
 def seen(event, spec):
     pass
 """
+NOTING = """
+from pathlib import Path
+from tyk.decorators import *
+
+@Pre
+def greet(request, session, spec):
+    Path({folder!r}, "saw-" + request.get_header("X-Name")).touch()
+    return request, session
+
+@CustomKeyCheck
+def check(request, session, metadata, spec):
+    Path({folder!r}, f"saw-{{request.get_header('Authorization') is not None:d}}").touch()
+    return request, session, metadata
+"""
 EVENT = {"Type": "AuthFailure", "Meta": {"Path": "/a"}}
 
 
@@ -137,3 +151,19 @@ def test_errors_say_what_to_do(recorded: Path, folder: Path) -> None:
         assert text in shown
     status, shown = replay(folder / "mine.py", "--bundle", folder / "mine.py")
     assert (status, "not a recording" in shown) == (1, True)
+
+
+def test_bench_sends_recorded_calls(recorded: Path, tmp_path: Path) -> None:
+    """The bundle notes what it gets: each of the five calls that had succeeded, and nothing else."""
+    (tmp_path / "mine.py").write_text(NOTING.format(folder=str(tmp_path)))
+    arguments = ["--replay", str(recorded), "--bundle", str(tmp_path / "mine.py"), "--workers", "1", "--streams", "2"]
+    short = ["--seconds", "0.3", "--warm-up", "0.05", "--repeat", "1"]
+    done = subprocess.run(
+        [TYKPY, "bench", *arguments, *short], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        "sending 5 recorded calls of mine.py in turn; 1 failed when they were recorded and are left out" in done.stderr
+    )
+    assert "failed" not in done.stdout
+    assert {path.name for path in tmp_path.glob("saw-*")} == {"saw-ann", "saw-bob", "saw-cleo", "saw-0", "saw-1"}

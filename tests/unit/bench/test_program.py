@@ -66,6 +66,9 @@ def test_scenarios_bring_their_own_streams_and_sizes() -> None:
         (["--bundle", ".", "--scenario", "cpu"], "give one of them"),
         (["--bundle", "."], "needs --hook"),
         (["--hook", "h"], "need --bundle"),
+        (["--replay", "r"], "needs --bundle"),
+        (["--bundle", ".", "--hook", "h", "--recorded", "b"], "give it with --replay"),
+        (["--bundle", ".", "--replay", "r", "--body-size", "1KiB"], "leave --object and --body-size out"),
         (["--streams", "2", "--connections", "3"], "more than --streams"),
     ],
 )

@@ -106,16 +106,24 @@ def test_answers_are_counted_however_the_bytes_are_cut(size: int) -> None:
 
 
 def test_messages_are_called_in_turn() -> None:
-    connection = LoadConnection([b"one", b"two"])
+    connection = LoadConnection([b"one", b"three"])
     connection.start_calls(1)
     connection.start_calls(2)
     sent = [frame[3] for frame in frames_of(connection.take_output()[len(PREFACE) :]) if frame[0] == FrameType.DATA]
-    assert [message[5:] for message in sent] == [b"one", b"two", b"one"]
+    assert sent == [b"\0\0\0\0\x03one", b"\0\0\0\0\x05three", b"\0\0\0\0\x03one"]
 
 
-def test_messages_of_different_lengths_are_refused() -> None:
-    with pytest.raises(ValueError, match="different lengths"):
-        LoadConnection([b"one", b"three"])
+def test_small_messages_do_not_wait_for_large_ones() -> None:
+    connection = LoadConnection([b"x" * 20 * KIB, b"small"])
+    connection.take_output()
+    connection.receive(settings(INITIAL_WINDOW_SIZE=1 * KIB))
+    connection.take_output()
+    connection.start_calls(4)
+    sent = [frame for frame in frames_of(connection.take_output()) if frame[0] == FrameType.DATA]
+    assert [frame[2] for frame in sent if frame[1] & END_STREAM] == [3, 7]
+    assert [(frame[2], len(frame[3])) for frame in sent if not frame[1]] == [(1, KIB), (5, KIB)]
+    connection.receive(pack_window_update(5, 20 * KIB) + pack_window_update(1, 20 * KIB))
+    assert {frame[2] for frame in frames_of(connection.take_output()) if frame[1] & END_STREAM} == {1, 5}
 
 
 @pytest.mark.parametrize("body", [b"small", b"x" * 20 * KIB])
