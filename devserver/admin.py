@@ -32,7 +32,7 @@ class AdminRoutes:
         return web.json_response(_described(self._gateway.loading))
 
     async def _reload(self, request: web.Request) -> web.Response:
-        _check(request)
+        check_sender(request)
         return web.json_response(_described(await self._gateway.load()))
 
     async def _key(self, request: web.Request) -> web.Response:
@@ -42,7 +42,7 @@ class AdminRoutes:
         return web.json_response(stored_session(session))
 
     async def _put_key(self, request: web.Request) -> web.Response:
-        _check(request)
+        check_sender(request)
         key = request.match_info["key"]
         try:
             session = session_of(await request.json(), key)
@@ -52,9 +52,13 @@ class AdminRoutes:
         return web.Response(status=204)
 
 
-def _check(request: web.Request) -> None:
+def check_sender(request: web.Request) -> None:
+    """Refuse what a website sends: it cannot set this header, and browsers name its origin. Raises HTTPForbidden."""
     if GUARD not in request.headers:
         raise web.HTTPForbidden(text=f"send the header {GUARD}: 1\n")
+    origin = request.headers.get("Origin")
+    if origin not in (None, f"{request.scheme}://{request.host}"):
+        raise web.HTTPForbidden(text="websites may not change tykpy dev\n")
 
 
 def _described(loading: Loading) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from multidict import CIMultiDict
 from tykpy.broker.observe.http import is_local_name
 from tykpy.devserver.admin import AdminRoutes
 from tykpy.devserver.gateway import DevGateway
+from tykpy.devserver.inspector.routes import InspectorRoutes
 from tykpy.devserver.messages import GatewayRequest, GatewayResponse, values_of
 from tykpy.devserver.trace import Trace
 from tykpy.devserver.upstream import HOP_BY_HOP
@@ -45,6 +46,7 @@ class DevServer:
         self.app = web.Application(middlewares=[self._answer], client_max_size=MAX_BODY)
         """Routes below `/__tykpy` may be added until the server listens."""
         self.app.add_routes(AdminRoutes(gateway).routes(INSPECTOR))
+        InspectorRoutes(gateway).register(self.app, INSPECTOR)
         self.app.on_response_prepare.append(_without_server)
 
     @asynccontextmanager

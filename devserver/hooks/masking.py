@@ -15,12 +15,19 @@ _IN_PAIR: Final = re.compile(rf"""(key:\s*"{_NAMES}"\s*value:\s*)"(?:\\.|[^"\\])
 """An entry of a map in the text of a protobuf message."""
 _IN_FIELD: Final = re.compile(rf"""(\b{_NAMES}:\s*)"(?:\\.|[^"\\])*("|$)""", re.IGNORECASE)
 """A field in the text of a protobuf message."""
+_LAST_KEY: Final = re.compile(r"""\[(['"])((?:(?!\1).)*)\1\]$""")
 _BEARER: Final = re.compile(r"\b((?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
 
 
 def is_secret(name: str) -> bool:
     """Whether a variable, header or field of this name probably holds a secret."""
     return _SECRET_NAME.fullmatch(name) is not None
+
+
+def is_secret_path(path: str) -> bool:
+    """Whether the path of a change ends in such a name: `session.hmac_secret`, `request.headers['Cookie']`."""
+    key = _LAST_KEY.search(path)
+    return is_secret(path.rpartition(".")[2] if key is None else key[2])
 
 
 def masked(text: str) -> str:

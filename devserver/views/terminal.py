@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tykpy.devserver.gateway import Loading
 from tykpy.devserver.hooks.contract import HookAnswer, Printed, Problem, SourceFrame
-from tykpy.devserver.hooks.masking import MASK, is_secret, masked
+from tykpy.devserver.hooks.masking import MASK, is_secret_path, masked
 from tykpy.devserver.trace import HandlerCall, HookCall, Note, Trace
 from tykpy.telemetry.records import printable
 from tykpy.workers.objects.changes import Change
@@ -152,8 +152,7 @@ def _value(path: str, value: str | None) -> str | None:
     """Return a value as it is shown: shortened, and masked if its name looks secret."""
     if value is None:
         return None
-    key = path.rpartition("['")[2].removesuffix("']") if path.endswith("]") else path.rpartition(".")[2]
-    if is_secret(key):
+    if is_secret_path(path):
         return MASK
     text = masked(_clean(value))
     return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}… ({len(text)} characters)"
