@@ -33,7 +33,6 @@ MAX_LINE: Final = 64 * 1024
 CLOSE_SECONDS: Final = 1.0
 """How long running requests may take when the gateway ends."""
 _NO_BODY: Final = frozenset({204, 304})
-_NEVER_COMPRESSED: Final = "identity"
 
 
 class DevServer:

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from google.protobuf import json_format
 
-from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.devserver.hooks.contract import HookAnswer, Problem
 from tykpy.devserver.messages import GatewayRequest, GatewayResponse
@@ -157,11 +156,6 @@ class Trace:
             "response": None if self.response is None else _describe_response(self.response),
             "error": self.error,
         }
-
-
-def type_name(message: Object) -> str:
-    """Return the name of an object's hook type."""
-    return HookType.Name(message.hook_type)
 
 
 def readable(body: bytes) -> str:

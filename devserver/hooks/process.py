@@ -50,12 +50,15 @@ class HookProcess:
         self._child: _Child | None = None
         self._starting = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
         self.loaded = LoadedBundles()
         self.on_pause: list[Callable[[bool], None]] = []
         """Called with True when a debugger takes the terminal, with False when its call has ended."""
 
     async def reload(self) -> LoadedBundles:
-        """Load the bundles as they are now. Calls wait until they are loaded. Raises HooksError."""
+        """Load the bundles as they are now, once no debugger stops a call; calls wait meanwhile. Raises HooksError."""
+        await self._unpaused.wait()
         async with self._starting:
             if self._child is not None and self._child.is_alive and self._setup.debugpy:
                 # In the same process, to which the debugger is connected.
@@ -107,6 +110,10 @@ class HookProcess:
         return answer
 
     def _notify(self, is_paused: bool) -> None:
+        if is_paused:
+            self._unpaused.clear()
+        else:
+            self._unpaused.set()
         for notify in self.on_pause:
             notify(is_paused)
 
@@ -148,7 +155,11 @@ class _Child:
         child = cls(process, reader, writer, notify)
         try:
             child._send(setup)
-            await child._wait_until_ready()
+            async with asyncio.timeout(START_SECONDS):
+                child.loaded = await child._ready
+        except TimeoutError:
+            await child.close()
+            raise HooksError(f"the bundles were not loaded within {START_SECONDS:.0f} s") from None
         except BaseException:
             await child.close()
             raise
@@ -165,10 +176,11 @@ class _Child:
         return any(pending.is_paused for pending in self._pending.values())
 
     async def reload(self) -> LoadedBundles:
-        """Load the bundles again in the same process. Raises HooksError."""
+        """Load the bundles again in the same process. Without a time limit: an editor may stop it at any line."""
         self._ready = asyncio.get_running_loop().create_future()
         self._send(wire.Reload())
-        return await self._wait_until_ready()
+        self.loaded = await self._ready
+        return self.loaded
 
     async def run(self, number: int, kind: Kind, body: bytes, timeout: float | None) -> HookAnswer:
         """Run one call; it has no time limit once a debugger has stopped it."""
@@ -199,14 +211,6 @@ class _Child:
         self._receiving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._receiving
-
-    async def _wait_until_ready(self) -> LoadedBundles:
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                self.loaded = await self._ready
-        except TimeoutError:
-            raise HooksError(f"the bundles were not loaded within {START_SECONDS:.0f} s") from None
-        return self.loaded
 
     async def _receive(self) -> None:
         try:

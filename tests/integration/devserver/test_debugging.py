@@ -102,9 +102,14 @@ def test_breakpoint_gives_the_terminal_to_pdb(tmp_path: Path, hook: str, answer:
         shown = dev.output
         dev.interrupt()
         dev.wait_for("(Pdb) ", after=shown)
+        reloading = pool.submit(dev.admin, "POST", "reload")  # waits
+        dev.type("p -len(str(answer))")
+        dev.wait_for("\n-2\n", after=shown)
+        assert not reloading.done()
         dev.type("continue")
         assert running.result().json["headers"]["X-Answer"] == answer
         dev.wait_for("GET /debugged 200")
+        assert reloading.result().json["problems"] == []
         # The next call is debugged again, and the terminal is ours in between.
         shown = dev.output
         again = pool.submit(dev.get, "/again")
