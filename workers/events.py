@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from tyk.call import RUNNING
 from tyk.event import TRIGGERED_KEY
+from tykpy.bundles import forked
 from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.errors import ControlClosedError
 from tykpy.telemetry.log import Log
@@ -100,7 +101,10 @@ class SentEvents:
         self._ended: SimpleQueue[None] = SimpleQueue()
 
     def trigger(self, name: str, payload: str) -> None:
-        """Queue an event, or count it as lost if there is no room. Raises TypeError if the name is not a str."""
+        """Queue an event, or count it as lost if there is no room. Raises TypeError if the name is not a str.
+
+        A forked child sends nothing: its descriptors are closed, and their numbers may be other files'.
+        """
         if not isinstance(name, str):
             raise TypeError(f"an event's name is a str, not {type(name).__name__}")
         # Half of a surrogate pair cannot be encoded as UTF-8.
@@ -131,7 +135,7 @@ class SentEvents:
         return fits and size <= MAX_EVENT_CHARACTERS and not self._finishing
 
     def _start(self) -> None:
-        if not self._finishing and self._starting.acquire(blocking=False):
+        if not (self._finishing or forked.is_child) and self._starting.acquire(blocking=False):
             try:
                 start_new_thread(guarded, (self._run,))
             except RuntimeError:  # out of threads: the next event tries again

@@ -12,6 +12,7 @@ from tyk.call import NO_ORIGIN, RUNNING
 from tyk.event import TykEvent
 from tyk.gateway.testing import FakeHook
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.bundles import forked
 from tykpy.ipc.channel.control import ControlSocket
 from tykpy.workers.events import (
     MAX_DEPTH,
@@ -169,3 +170,11 @@ def test_a_name_is_a_string(ends: tuple[SentEvents, Read]) -> None:
     events.trigger("half \ud800", "")
     ((_, body),) = read_until(read, 1)
     assert body["name"] == "half ?"
+
+
+def test_a_forked_child_sends_nothing(ends: tuple[SentEvents, Read], monkeypatch: pytest.MonkeyPatch) -> None:
+    events, read = ends
+    monkeypatch.setattr(forked, "is_child", True)
+    events.trigger("Child", "{}")
+    events.finish()
+    assert read() == []
