@@ -84,7 +84,9 @@ function change(one) {
   const values = element("div", "values");
   if (one.before !== null) values.append(element("del", "", ...marked(one.before, one.after)));
   if (one.after !== null) values.append(element("ins", "", ...marked(one.after, one.before)));
-  return element("div", `change ${{ "+": "added", "−": "removed", "~": "changed" }[sign]}`,
+  const length = [one.path, one.before, one.after].reduce((sum, text) => sum + (text || "").length, 0);
+  const kind = { "+": "added", "−": "removed", "~": "changed" }[sign];
+  return element("div", `change ${kind}${length < LONG_VALUE ? " short" : ""}`,
     element("span", "sign", sign), element("code", "", one.path), values);
 }
 
@@ -128,8 +130,8 @@ function hook(one) {
     one.changes.length || one.problem ? null : element("p", "quiet", "changed nothing"),
     ...each(one.ignored, (ignored) => element("p", "warn", `${ignored.what}; ${ignored.instead}`)),
     ...outcome(one),
-    object("Object before the hook", one.before),
-    object("Object after the hook", one.after));
+    object("object before", one.before),
+    object("object after", one.after));
 }
 
 function step(one) {
