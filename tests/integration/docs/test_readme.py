@@ -1,6 +1,7 @@
 """The README: every command and every file that it shows is executed."""
 
 import contextlib
+import html
 import io
 import json
 import os
@@ -19,6 +20,7 @@ import pytest
 from scripts.generate_docs import generated
 from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.bundles import md5
+from tests.support.dev_command import DevCommand
 from tests.support.peers.redis_server import free_port
 from tests.support.readme import README, blocks, first_middleware, json_block
 from tests.support.root import ROOT
@@ -75,6 +77,20 @@ def version(tmp_path: Path) -> None:
     assert "tykpy, version" in shell("tykpy --version", tmp_path)
 
 
+def first_hook(tmp_path: Path) -> None:
+    """The picture shows the same: scripts/dev_pictures.py makes it."""
+    source = tmp_path / command_starting("tykpy dev").split()[-1]
+    source.parent.mkdir()
+    source.write_text(first_middleware())
+    picture = html.unescape((ROOT / "docs" / "dev.svg").read_text()).replace("\xa0", " ")
+    with DevCommand(source, tmp_path / "log") as dev:
+        echoed = json.loads(shell(command_starting("curl localhost").replace("8080", str(dev.port)), tmp_path))
+        assert echoed["headers"]["X-Hello"] == "from Python"
+        for line in ("request.set_headers['X-Hello']: 'from Python'", "hello.py, 1 hook", "GET /orders"):
+            dev.wait_for(line)
+            assert line in re.sub("<[^>]+>", "", picture)
+
+
 def first_call(tmp_path: Path) -> None:
     flags = shlex.split(command_starting("tykpy broker --workers 2"))[2:]
     assert flags == ["--workers", "2", "--bundles", "bundles"]
@@ -110,7 +126,7 @@ def behind_a_gateway(tmp_path: Path) -> None:
         assert broker.call("add_hello", bundle="hello.zip").request.set_headers["X-Hello"] == "from Python"
         shown = shell("tykpy hooks", tmp_path, TYKPY_RUNTIME_DIR=str(broker.runtime))
     assert re.search(rf"{md5('hello.zip')} +hello.zip +Hello +1 +loaded", shown)
-    assert command_starting("curl") == f"curl http://127.0.0.1:8080{definition['proxy']['listen_path']}"
+    assert command_starting("curl http") == f"curl http://127.0.0.1:8080{definition['proxy']['listen_path']}"
 
 
 def write_bundle(folder: Path) -> None:
@@ -154,7 +170,9 @@ EXECUTED: dict[str, Callable[[Path], None]] = {
     "tykpy bundle build": behind_a_gateway,
     "python3 -m http.server": behind_a_gateway,
     "tykpy broker --bundles": behind_a_gateway,
-    "curl": behind_a_gateway,
+    "curl http": behind_a_gateway,
+    "tykpy dev": first_hook,
+    "curl localhost": first_hook,
 }
 
 
