@@ -4,6 +4,8 @@ It answers this machine only, and only by names of this machine.
 """
 
 import asyncio
+import logging
+import re
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -11,6 +13,7 @@ from typing import Final
 
 from aiohttp import web
 from aiohttp.hdrs import SERVER
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 from multidict import CIMultiDict
 
@@ -32,6 +35,7 @@ MAX_LINE: Final = 64 * 1024
 """Bytes of a request line, or of a header."""
 CLOSE_SECONDS: Final = 1.0
 """How long running requests may take when the gateway ends."""
+_ABSOLUTE: Final = re.compile(r"https?://[^/?]*", re.IGNORECASE)
 _NO_BODY: Final = frozenset({204, 304})
 
 
@@ -46,6 +50,7 @@ class DevServer:
         """Routes below `/__tykpy` may be added until the server listens."""
         self.app.add_routes(AdminRoutes(gateway).routes(INSPECTOR))
         InspectorRoutes(gateway).register(self.app, INSPECTOR)
+        logging.getLogger("aiohttp.server").addFilter(_is_fault)
         self.app.on_response_prepare.append(_without_server)
 
     @asynccontextmanager
@@ -72,7 +77,8 @@ class DevServer:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """HookAnswer every request, also those whose path no route has."""
         if not self._is_ours(request.headers.get("Host", "")):
-            text = f"tykpy dev answers to localhost, 127.0.0.1 and [::1]; --allow-host {request.host} adds this name\n"
+            name = request.headers.get("Host", "").rpartition(":")[0] or request.headers.get("Host") or "NAME"
+            text = f"tykpy dev answers to localhost, 127.0.0.1 and [::1]; --allow-host {name} adds another name\n"
             return web.Response(status=421, text=text)
         if request.raw_path == INSPECTOR or request.raw_path.startswith((f"{INSPECTOR}/", f"{INSPECTOR}?")):
             return await handler(request)
@@ -112,13 +118,19 @@ async def _read(request: web.Request) -> GatewayRequest:
     peer = request.transport.get_extra_info("peername") if request.transport is not None else None
     return GatewayRequest(
         method=request.method,
-        url=request.raw_path,
+        url=_path_of(request.raw_path),
         headers={name: values for name, values in headers.items() if name != "Transfer-Encoding"},
         host=host,
         body=await request.read(),
         scheme=request.scheme,
         client=f"{peer[0]}:{peer[1]}" if peer else "",
     )
+
+
+def _path_of(target: str) -> str:
+    """Return the path and query of a request's target, which clients of proxies write with scheme and host."""
+    found = _ABSOLUTE.match(target)
+    return target if found is None else f"/{target[found.end() :].removeprefix('/')}"
 
 
 def _response(request: web.Request, answer: GatewayResponse | None) -> web.StreamResponse:
@@ -148,6 +160,11 @@ def _content_type(body: bytes) -> str:
         if error.start < len(body[:512]) - 3:
             return "application/octet-stream"
     return "text/html; charset=utf-8" if body.lstrip()[:1] == b"<" else "text/plain; charset=utf-8"
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    """Whether a record is about a fault of ours, and not about a client's malformed request."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
 async def _without_server(_request: web.Request, response: web.StreamResponse) -> None:

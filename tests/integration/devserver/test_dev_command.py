@@ -78,6 +78,16 @@ def test_a_hook_that_hangs_fails_one_request(dev: DevCommand) -> None:
     dev.wait_for("no answer within 2 s")
 
 
+def test_a_target_with_scheme_and_host_is_its_path(dev: DevCommand) -> None:
+    assert dev.get("http://localhost/a/path?q=1").json["url"] == "/a/path?q=1"
+
+
+@pytest.mark.parametrize("headers", [{"Transfer_Encoding": "chunked", "Content_Length": "1"}, {"Content_Length": "x"}])
+def test_a_malformed_request_is_refused_quietly(dev: DevCommand, headers: dict[str, str]) -> None:
+    assert dev.get("/", "POST", None, **headers).status == 400
+    assert "Traceback" not in dev.output
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", ""])
 def test_names_of_others_are_refused(dev: DevCommand, host: str) -> None:
     answer = dev.get(Host=host)
