@@ -15,6 +15,7 @@ _IN_PAIR: Final = re.compile(rf"""(key:\s*"{_NAMES}"\s*value:\s*)"(?:\\.|[^"\\])
 """An entry of a map in the text of a protobuf message."""
 _IN_FIELD: Final = re.compile(rf"""(\b{_NAMES}:\s*)"(?:\\.|[^"\\])*("|$)""", re.IGNORECASE)
 """A field in the text of a protobuf message."""
+_IN_QUERY: Final = re.compile(rf"([?&]{_NAMES}=)[^&#\s'\"]+", re.IGNORECASE)
 _LAST_KEY: Final = re.compile(r"""\[(['"])((?:(?!\1).)*)\1\]$""")
 _BEARER: Final = re.compile(r"\b((?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
 
@@ -35,4 +36,5 @@ def masked(text: str) -> str:
     text = _IN_MAPPING.sub(rf"\1\2{MASK}\3", text)
     text = _IN_PAIR.sub(rf'\1"{MASK}\2', text)
     text = _IN_FIELD.sub(rf'\1"{MASK}\2', text)
+    text = _IN_QUERY.sub(rf"\1{MASK}", text)
     return _BEARER.sub(rf"\1{MASK}", text)

@@ -1,11 +1,10 @@
 """What the page shows of a request, as JSON: bounded, and with secrets masked unless they are asked for."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
-from tykpy.devserver.definitions.api import Api
 from tykpy.devserver.hooks.masking import MASK, is_secret, is_secret_path, masked
 from tykpy.devserver.messages import GatewayRequest, GatewayResponse
 from tykpy.devserver.trace import HookCall, Note, Trace, readable
@@ -14,16 +13,15 @@ MAX_TEXT: Final = 16 * 1024
 """Longest text on the page, in characters. It has a link to whole bodies, and to everything."""
 MAX_ITEMS: Final = 200
 """Items of a list or mapping on the page."""
-MIN_SECRET: Final = 4
+MIN_SECRET: Final = 8
 """Length of the shortest header whose value is masked wherever it occurs, in characters."""
 
 Document: TypeAlias = dict[str, Any]
 Message: TypeAlias = GatewayRequest | GatewayResponse
 
 
-def summary(trace: Trace, apis: Iterable[Api]) -> Document:
-    """Return a request's entry in the list."""
-    titles = {api.api_id: api.title for api in apis}
+def summary(trace: Trace, titles: Mapping[str, str]) -> Document:
+    """Return a request's entry in the list; `titles` are those of APIs, by id."""
     found = {
         "number": trace.number,
         "method": trace.request.method,
@@ -34,7 +32,7 @@ def summary(trace: Trace, apis: Iterable[Api]) -> Document:
         "seconds": trace.seconds,
         "events": len(trace.events),
     }
-    return dict(Cutter().cut(found))
+    return dict(MaskingCutter(()).cut(found))
 
 
 def details(trace: Trace, *, with_secrets: bool = False) -> Document:

@@ -75,19 +75,19 @@ class InspectorRoutes:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WAIT_SECONDS):
                     await self._changed.wait()
-        loading = self._gateway.loading
+        loading, titles = self._gateway.loading, self._titles()
         return _json(
             {
                 "revision": self._revision,
                 "problems": [problem.message[:MAX_PROBLEM] for problem in loading.problems[:MAX_PROBLEMS]],
-                "requests": [summary(trace, loading.apis) for trace in reversed(self._gateway.traces)],
+                "requests": [summary(trace, titles) for trace in reversed(self._gateway.traces)],
             }
         )
 
     async def _details(self, request: web.Request) -> web.Response:
         trace = self._find(request)
         found = details(trace, with_secrets=request.query.get("secrets") == "1")
-        return _json(summary(trace, self._gateway.loading.apis) | found)
+        return _json(summary(trace, self._titles()) | found)
 
     async def _trace(self, request: web.Request) -> web.Response:
         """Answer with everything, uncut."""
@@ -115,6 +115,9 @@ class InspectorRoutes:
         check_sender(request)
         again = await self._gateway.handle(self._find(request).request.copy())
         return _json({"number": again.number})
+
+    def _titles(self) -> dict[str, str]:
+        return {api.api_id: api.title for api in self._gateway.loading.apis}
 
     def _find(self, request: web.Request) -> Trace:
         number = int(request.match_info["number"])

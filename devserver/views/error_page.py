@@ -19,7 +19,7 @@ def error_page(trace: Trace, problems: Iterable[Problem]) -> bytes:
     shown = list(problems)
     return template.substitute(
         title=escape(shown[0].exception or shown[0].message),
-        request=escape(f"{trace.request.method} {trace.request.url}"),
+        request=escape(f"{trace.request.method} {masked(trace.request.url)}"),
         problems="".join(_problem(problem) for problem in shown),
         headers="".join(_headers(trace)),
         printed=_printed(trace),

@@ -99,7 +99,7 @@ def _request_line(trace: Trace) -> Text:
     style = "green" if 200 <= status < 400 else "yellow" if 400 <= status < 500 else "red"
     when = time.strftime("%H:%M:%S", time.localtime(trace.started))
     text = Text().append(f"{when} ", style="dim")
-    text.append(f"{_clean(trace.request.method)} {_clean(trace.request.url)} ", style="bold")
+    text.append(f"{_clean(trace.request.method)} {masked(_clean(trace.request.url))} ", style="bold")
     text.append(str(status) if status else "connection dropped", style=f"bold {style}")
     return text.append(_time(trace.seconds), style="dim")
 

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.broker import PATIENCE, TYKPY, RunningBroker, wait_until
+from tests.support.browser import CHROMIUM, NEEDS_CHROMIUM
 from tests.support.held_thread import event_loop_held
 from tests.support.metrics import MeteredBroker, Metrics, UnixHttp
 from tests.support.peers.redis_server import free_port
@@ -32,7 +32,6 @@ def hostile(request, session, spec):
 hostile.__name__ = {HOSTILE!r}
 Pre(hostile)
 """
-CHROMIUM = shutil.which("chromium")
 
 
 class PagedBroker(RunningBroker):
@@ -116,9 +115,6 @@ def browse(url: str, folder: Path) -> tuple[str, list[str]]:
         capture_output=True, text=True, check=True, timeout=90,
     )  # fmt: skip
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
-NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (scripts/install-proxies)")
 
 
 @NEEDS_CHROMIUM

@@ -20,6 +20,7 @@ from tests.support.bundles import write_bundle
 from tests.support.dev_command import DevCommand
 
 HOSTILE = "<img src=x onerror=console.error('run')><script>console.error('run')</script>"
+SECRET = "a-secret-value"
 HOOKS = f"""
 from gateway import TykGateway as tyk
 
@@ -207,7 +208,13 @@ def test_a_browser_inspects_sends_again_and_copies(dev: Inspected, tmp_path: Pat
 
 
 async def _inspect(dev: Inspected, folder: Path) -> None:
-    dev.get(f"/{quote(HOSTILE, safe='<>=()')}?{HOSTILE.replace(' ', '+')}", "POST", HOSTILE.encode(), X_Fail=HOSTILE)
+    dev.get(
+        f"/{quote(HOSTILE, safe='<>=()')}?{HOSTILE.replace(' ', '+')}",
+        "POST",
+        HOSTILE.encode(),
+        X_Fail=HOSTILE,
+        X_Token=SECRET,
+    )
     number = dev.newest
     origin = f"http://localhost:{dev.port}"
     async with browsing(folder, clipboard_of=origin) as page:
@@ -218,6 +225,9 @@ async def _inspect(dev: Inspected, folder: Path) -> None:
         text = await page.evaluate("document.body.innerText")
         assert text.count(HOSTILE) >= 3
         assert "hunter2" not in text.replace('password, mark = "hunter2"', "")
+        assert SECRET not in text
+        await page.evaluate("document.getElementById('secrets').click()")
+        await page.wait_for(f"document.getElementById('details').textContent.includes('{SECRET}')")
         assert await page.evaluate("document.querySelectorAll('main img, main script').length") == 0
         await _press(page, "Send again")
         await page.wait_for(f"location.hash === '#{number + 1}'")
@@ -229,6 +239,10 @@ async def _inspect(dev: Inspected, folder: Path) -> None:
             copied = await page.wait_for("navigator.clipboard.readText()")
             expected = await page.evaluate(f"fetch('/__tykpy/requests/{number + 1}/{path}').then((one) => one.text())")
             assert copied == expected
+        await page.evaluate("navigator.clipboard.writeText = () => Promise.reject()")
+        await _press(page, "Copy as test")
+        assert await page.wait_for("document.querySelector('dialog[open] textarea')?.value") == expected
+        await page.evaluate("document.querySelector('dialog button').click()")
         await asyncio.to_thread(dev.get, "/live")
         await page.wait_for("document.querySelector('#list .path').textContent === '/live'")
         assert page.complaints == []
