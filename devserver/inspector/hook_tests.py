@@ -114,13 +114,15 @@ def _arguments(sent: Object) -> Iterator[tuple[str, Any]]:
     request = sent.request
     headers = {name: value for name, value in request.headers.items() if name != "Host"}
     host = request.headers.get("Host", "localhost")
-    spec = {name: value for name, value in sent.spec.items() if name not in ("bundle_hash", "config_data")}
+    needs_host = request.url.startswith("/") and not is_local_name(host)
+    spec = {name: value for name, value in sent.spec.items() if value and name not in ("bundle_hash", "config_data")}
     session = json_format.MessageToDict(sent.session, preserving_proto_field_name=True)
+    session = {name: value for name, value in session.items() if value != {}}
     metadata = {**session.pop("metadata", {}), **sent.metadata}
     found: Iterable[tuple[str, Any]] = (
         ("hook_type", HookType.Name(sent.hook_type)),
         ("method", request.method),
-        ("url", request.url if is_local_name(host) else f"{request.scheme or 'http'}://{host}{request.url}"),
+        ("url", f"{request.scheme or 'http'}://{host}{request.url}" if needs_host else request.url),
         ("headers", headers),
         ("body", _body(request.raw_body)),
         ("session", session),

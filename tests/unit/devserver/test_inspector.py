@@ -97,3 +97,17 @@ def test_a_hook_that_gave_no_answer_becomes_a_comment() -> None:
     code = pytest_code(called("hook", Object(), answer), {})
     assert r"# hook is not called: the process ended\nwith exit code 7" in code
     compile(code, "test", "exec")
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "expected"),
+    [
+        ("localhost:8080", "/a", "/a"),
+        ("api.test", "/a", "http://api.test/a"),
+        ("api.test", "http://upstream/a", "http://upstream/a"),
+    ],
+)
+def test_a_test_names_hosts_that_matter(host: str, url: str, expected: str) -> None:
+    sent = Object()
+    sent.request.url, sent.request.headers["Host"] = url, host
+    assert f'url="{expected}"' in pytest_code(called("hook", sent, HookAnswer(Object())), {})
