@@ -60,6 +60,7 @@ class Page:
     async def go(self, url: str) -> None:
         """Load a page."""
         await self.command("Page.navigate", url=url)
+        await self.wait_for("document.readyState === 'complete'")
 
     async def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression, awaited if it is a promise."""

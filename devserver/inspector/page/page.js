@@ -62,7 +62,8 @@ function showList() {
   const focused = byId("list").contains(document.activeElement) ? document.activeElement.hash : "";
   byId("list").replaceChildren(...requests.map(row));
   if (focused) byId("list").querySelector(`a[href="${focused}"]`)?.focus({ preventScroll: true });
-  byId("count").textContent = requests.length ? `${requests.length} of the last 200 requests` : "";
+  byId("count").textContent = requests.length ? `${requests.length} of the last 200 requests`
+    : `No requests yet. Send one to ${location.origin}/`;
 }
 
 // The details.
@@ -91,7 +92,6 @@ function change(one) {
 }
 
 function frame(one) {
-  if (one.more) return element("p", "quiet", `${one.more} more`);
   const lines = element("ol", "source");
   for (const [number, text] of one.source) {
     const line = element("li", number === one.line ? "here" : "", element("code", "", text || " "));
@@ -105,8 +105,8 @@ function frame(one) {
 }
 
 function problem(one) {
-  return element("div", "problem", element("p", "", one.exception || one.status),
-    one.exception === one.message ? null : element("p", "quiet", one.message), ...each(one.frames, frame));
+  return element("div", "problem", element("p", "", one.exception || one.message),
+    one.exception ? element("p", "quiet", one.message) : null, ...each(one.frames, frame));
 }
 
 // What a hook and an event handler have in common.
@@ -207,7 +207,7 @@ async function refreshDetails() {
   if (wanted && wanted === shown) return;
   if (!entry) {
     shown = "";
-    const text = number ? `Request ${number} is not one of the last 200.` : requests.length ? "Select a request." : "No requests yet.";
+    const text = number ? `Request ${number} is not one of the last 200.` : requests.length ? "Select a request." : "";
     byId("details").replaceChildren(element("p", "quiet", text));
     return;
   }

@@ -203,6 +203,23 @@ def run_pytest(folder: Path) -> str:
 
 
 @NEEDS_CHROMIUM
+def test_a_browser_shows_a_broken_save(tmp_path: Path) -> None:
+    asyncio.run(_break(tmp_path))
+
+
+async def _break(folder: Path) -> None:
+    source = folder / "hooks.py"
+    source.write_text(HOOKS.replace("from gateway", "from tyk.decorators import Event, Pre, Response\nfrom gateway"))
+    with Inspected(source, folder / "log") as dev:
+        async with browsing(folder) as page:
+            await page.go(f"http://localhost:{dev.port}/__tykpy")
+            await page.wait_for("document.body.innerText.includes('No requests yet')")
+            source.write_text("def broken(:\n")
+            await page.wait_for("document.getElementById('notices').innerText.includes('hooks.py:1: SyntaxError')")
+            assert page.complaints == []
+
+
+@NEEDS_CHROMIUM
 def test_a_browser_inspects_sends_again_and_copies(dev: Inspected, tmp_path: Path) -> None:
     asyncio.run(_inspect(dev, tmp_path))
 
