@@ -1,6 +1,8 @@
 """The inspector of `tykpy dev`: what its page fetches, what it copies, and the page itself in a browser."""
 
 import asyncio
+import contextlib
+import http.client
 import json
 import re
 import shutil
@@ -136,12 +138,13 @@ def test_a_page_is_told_of_news(dev: Inspected) -> None:
 
 
 def test_a_waiting_page_is_answered_at_the_end(bundle: Path, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(1) as thread:
-        with Inspected(bundle, tmp_path / "log") as dev:
-            waiting = thread.submit(dev.json, f"?since={dev.json('')['revision']}")
-            # The first request has a connection by the time that a later one is answered.
-            dev.json("")
-        assert waiting.result(PATIENCE)["requests"] == []
+    with Inspected(bundle, tmp_path / "log") as dev:
+        page = http.client.HTTPConnection("127.0.0.1", dev.port, timeout=PATIENCE)
+        page.request("GET", f"/__tykpy/requests?since={dev.json('')['revision']}")
+        # The page's request was sent before this one, so it has been read when this one is answered.
+        dev.json("")
+    with contextlib.closing(page):
+        assert json.loads(page.getresponse().read())["requests"] == []
 
 
 @pytest.mark.parametrize("path", ["999999999", "999999999/curl", "1/bodies/none", "abc", "-1", "9" * 40])
