@@ -1,7 +1,8 @@
-"""`python -m benchmarks.overhead`: what metrics, the access log and tracing cost per dispatch.
+"""`python -m benchmarks.overhead`: what metrics, the access log, tracing and `tykpy record` cost.
 
 Brokers that differ only in these options run at the same time and are measured in every round; the table shows medians,
-and CPU against the broker in which all of it is off. Spans go to a collector that keeps nothing.
+and CPU against the broker in which all of it is off. Spans go to a collector that keeps nothing. `tykpy record` records
+the broker in which all of it is off, and runs only while that is measured with it.
 """
 
 import socket
@@ -11,6 +12,8 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,7 +21,7 @@ from benchmarks import h2load
 from benchmarks.driving import LoadCase, h2load_case
 from benchmarks.programs import Program
 from benchmarks.reports import Findings, Table, figures_dict, numbers, pace_of, parser, present, say
-from benchmarks.rounds import Pace, Readings, interleave, ratios
+from benchmarks.rounds import Measurable, Pace, Reading, Readings, interleave, ratios
 from tykpy.bench.errors import ServerError
 from tykpy.bench.scenarios import BUILT_IN, Scenario
 from tykpy.bench.serving import OwnBroker
@@ -66,6 +69,8 @@ SETTINGS: Final = (
     Setting("and 1 % traced", sampled="0.01"),
     Setting("and all traced", sampled="1"),
 )
+RECORDED: Final = {"1 % recorded": "1%", "all recorded": "100%"}
+"""Names of settings, and their `tykpy record --sample`."""
 
 
 class Collector(Program):
@@ -83,28 +88,71 @@ class Collector(Program):
         self.address = self.output.strip()
 
 
+class Recorder(Program):
+    """`tykpy record` for the broker with this runtime folder."""
+
+    def __init__(self, runtime: Path, sample: str) -> None:
+        self._file = runtime / "recording"
+        options = ["-o", str(self._file), "--sample", sample, "--runtime-dir", str(runtime)]
+        command = [sys.executable, "-m", "tykpy.cli", "record", *options]
+        super().__init__("tykpy record", command, runtime / "recorder.log", self._check_started)
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._file.unlink(missing_ok=True)
+
+    def _check_started(self) -> None:
+        if not self.output:
+            raise ServerError("tykpy record does not record yet")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCase:
+    """A case that is measured while `tykpy record` runs for its broker."""
+
+    case: LoadCase
+    runtime: Path
+    sample: str
+
+    @property
+    def name(self) -> str:
+        """The name of the case."""
+        return self.case.name
+
+    def warm_up(self) -> None:
+        """Warm up without a recording."""
+        self.case.warm_up()
+
+    def measure(self) -> Reading:
+        """Measure one round."""
+        with Recorder(self.runtime, self.sample):
+            return self.case.measure()
+
+
 def compare(pace: Pace, streams: Sequence[int]) -> Findings:
     """Start a broker for each setting, and measure all of them."""
     h2load.find()
-    with tempfile.TemporaryDirectory(prefix="tykpy-bench-") as name, ExitStack() as stack:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="tykpy-bench-") as temporary, ExitStack() as stack:
+        folder = Path(temporary)
         collector = stack.enter_context(Collector(folder))
         scenarios = [BUILT_IN[scenario] for scenario in SCENARIOS]
         files = sorted({file for scenario in scenarios for file in scenario.files})
         sockets = [folder / f"metrics{number}.sock" for number in range(len(SETTINGS))]
-        brokers = {}
+        brokers: dict[str, OwnBroker] = {}
         for setting, metrics in zip(SETTINGS, sockets, strict=True):
             say(f"starting a broker: {setting.name}")
             environment = setting.environment(collector.address)
             broker = OwnBroker(files, WORKERS, 0, max(streams), setting.options(metrics), environment)
             brokers[setting.name] = stack.enter_context(broker)
         stack.enter_context(_scraped(sockets))
-        cases = [
-            _case(scenario, count, setting, broker, folder, pace.seconds)
-            for scenario in scenarios
-            for count in streams
-            for setting, broker in brokers.items()
-        ]
+        cases: list[Measurable[Reading]] = []
+        for scenario, count in product(scenarios, streams):
+            for name, broker in brokers.items():
+                cases.append(_case(scenario, count, name, broker, folder, pace.seconds))
+            for recorded, sample in RECORDED.items():
+                broker = brokers[OFF]
+                case = _case(scenario, count, recorded, broker, folder, pace.seconds)
+                cases.append(RecordedCase(case, broker.folder, sample))
         return findings(interleave(cases, pace.rounds), [case.name for case in cases])
 
 

@@ -20,6 +20,8 @@ from tykpy.workers.objects.msgpack_codec import decode
 
 _READ_TIMEOUT: Final = 10.0
 """Seconds; the broker answers after one, even if nothing has happened."""
+_COLLECT: Final = 0.1
+"""Seconds for which the broker collects calls before it answers: each answer costs it as much as some dispatches."""
 _NS_PER_S: Final = 1e9
 _NS_PER_US: Final = 1_000
 
@@ -70,7 +72,7 @@ def started(runtime_dir: Path, sample: float, hooks: Sequence[str]) -> Iterator[
         ) from error
     with client:
         try:
-            client.call("record_start", {"sample": sample, "hooks": hooks})
+            client.call("record_start", {"sample": sample, "hooks": hooks, "collect": _COLLECT})
         except RpcError as error:
             raise TrafficError(error.message) from error
         try:

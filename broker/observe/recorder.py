@@ -40,8 +40,12 @@ class RecordOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The share of dispatches, between 0 and 1."""
     hooks: tuple[str, ...] = ()
     """Names of hooks, or `BUNDLE/HOOK`; none: all."""
+    collect: float = 0.0
+    """Seconds to collect calls for a batch, unless it is full before: a batch costs as much as some dispatches."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.collect <= LONGEST_WAIT:
+            raise ValueError(f"collect: seconds, at most {LONGEST_WAIT:g}")
         if not 0 < self.sample <= 1:
             raise ValueError("sample: a share above 0 and at most 1")
 
@@ -121,10 +125,11 @@ class Recorder:
             listener(None)
             return
         self._listener = listener
-        if self._calls or self._dropped:
+        if self._waiting > MAX_BATCH:
             self._deliver()
         else:
-            self._set_timer(LONGEST_WAIT, self._deliver)
+            there_are_some = self._calls or self._dropped
+            self._set_timer(self._options.collect if there_are_some else LONGEST_WAIT, self._deliver)
 
     def hang_up(self) -> None:
         """Note that who waits for a batch has gone."""

@@ -1,0 +1,52 @@
+"""Calls for `tykpy record` are handed over in batches."""
+
+import asyncio
+
+import pytest
+
+from tykpy.broker.observe.recorder import MAX_BATCH, Batch, Recorder, RecordOptions
+from tykpy.broker.router.dispatch import Dispatch
+from tykpy.broker.router.hook_stats import AllHookStats, HookStats
+from tykpy.ipc.frame import Kind
+
+
+class Ended(Dispatch):
+    """A dispatch that has ended."""
+
+    def answer(self, kind: int, body: bytes) -> None:
+        raise NotImplementedError
+
+    def fail(self, error: Exception) -> None:
+        raise NotImplementedError
+
+
+async def batches(collect: float, body: bytes) -> list[Batch | None]:
+    """Return what is handed over at once of a call with this body."""
+    found: list[Batch | None] = []
+    recorder = Recorder(asyncio.get_running_loop(), lambda observer: None)
+    recorder.start(RecordOptions(collect=collect))
+    recorder.note(Ended(Kind.OBJECT, body), HookStats(AllHookStats(), ("mine", "greet")), 0, 1, 1, b"")
+    recorder.read(found.append)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    at_once = list(found)
+    recorder.stop()
+    return at_once
+
+
+def test_calls_are_collected_for_a_while() -> None:
+    assert asyncio.run(batches(1.0, b"body")) == []
+    (batch,) = asyncio.run(batches(0.0, b"body"))
+    assert batch is not None
+    assert [call.request for call in batch.calls] == [b"body"]
+
+
+def test_a_full_batch_is_not_held_back() -> None:
+    (batch,) = asyncio.run(batches(1.0, bytes(MAX_BATCH + 1)))
+    assert batch is not None
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 60.0, float("nan")])
+def test_nobody_can_ask_for_a_long_wait(seconds: float) -> None:
+    with pytest.raises(ValueError, match="collect"):
+        RecordOptions(collect=seconds)
