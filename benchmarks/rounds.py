@@ -1,5 +1,6 @@
 """Interleaved rounds: each case is measured once per round, so that a disturbance affects all cases alike."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,5 +103,5 @@ def interleave(cases: Sequence[Measurable[Reading]], rounds: int) -> Readings:
 
 
 def ratios(over: Sequence[float], under: Sequence[float], factor: float = 1.0) -> tuple[float, ...]:
-    """Divide two figures round by round."""
-    return tuple(a / b * factor for a, b in zip(over, under, strict=True))
+    """Divide two figures round by round; infinite where a round was too short to measure the second one."""
+    return tuple(a / b * factor if b else math.inf for a, b in zip(over, under, strict=True))

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from docker.utils import exclude_paths
 
 from tests.support.root import ROOT
 
@@ -70,6 +71,12 @@ def test_the_sdist_has_the_whole_tree(built: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {str(path) for path in program_files()} <= names
+
+
+def test_the_builder_of_the_image_gets_every_package() -> None:
+    names = exclude_paths(str(ROOT), (ROOT / ".dockerignore").read_text().splitlines())
+    missing = {str(path) for path in program_files()} - set(names)
+    assert not missing
 
 
 def test_the_demo_runs_beside_packages_of_everyday_names(built: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def quiet(request, session, spec):
 
 @Hook
 def loud(request, session, spec):
-    for _ in range(2_000):
+    for _ in range(4_000):
         print("loud" * 250)
     return answer(request, session)
 
