@@ -5,7 +5,7 @@ as many different objects and a new header in every call; and MessagePack-RPC.
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -73,6 +73,8 @@ class LoadCase:
     at_once: int
     seconds: float
     warm_up_calls: int = WARM_UP_CALLS
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+    """What goes on while it is measured, and not while it is warmed up."""
     _calls: int = 0
 
     def warm_up(self) -> None:
@@ -82,10 +84,11 @@ class LoadCase:
 
     def measure(self) -> Reading:
         """Measure one round."""
-        pids = self.pids() or []
-        before = cpu_ns(pids)
-        load = self.run(self._calls)
-        after = cpu_ns(pids)
+        with self.around():
+            pids = self.pids() or []
+            before = cpu_ns(pids)
+            load = self.run(self._calls)
+            after = cpu_ns(pids)
         front, *others = ((after[pid] - before[pid]) / load.requests / NS_PER_US for pid in pids)
         return Reading(load.rate, load.p50_us, front, sum(others), load.cpu_us, load.p99_us)
 

@@ -6,45 +6,23 @@ One connection with 64 streams, driven by h2load, beside none and beside N idle 
 import resource
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from benchmarks import h2load
 from benchmarks.contenders import HookBroker
-from benchmarks.driving import LoadCase, h2load_case, idle_connections
+from benchmarks.driving import h2load_case, idle_connections
 from benchmarks.objects import answers, typical_post
 from benchmarks.reports import FIGURES, Findings, Table, figures, figures_dict, pace_of, parser, present
-from benchmarks.rounds import Pace, Reading, interleave
+from benchmarks.rounds import Pace, interleave
 
 USUAL: Final = Pace(rounds=5, seconds=2.0)
 STREAMS: Final = 64
 WORKERS: Final = 2
 OWN_FILES: Final = 200
 """Descriptors that are needed besides the connections."""
-
-
-@dataclass(frozen=True, slots=True)
-class BesideIdle:
-    """A case that is measured while there are idle connections to the same broker."""
-
-    case: LoadCase
-    address: str
-    count: int
-
-    @property
-    def name(self) -> str:
-        """The case's name."""
-        return self.case.name
-
-    def warm_up(self) -> None:
-        """Warm the case up."""
-        self.case.warm_up()
-
-    def measure(self) -> Reading:
-        """Measure one round."""
-        with idle_connections(self.address, self.count):
-            return self.case.measure()
 
 
 def measure(pace: Pace, count: int) -> Findings:
@@ -55,10 +33,9 @@ def measure(pace: Pace, count: int) -> Findings:
     item = typical_post()
     with tempfile.TemporaryDirectory() as name, HookBroker(Path(name), WORKERS) as broker:
         cases = [
-            BesideIdle(
+            replace(
                 h2load_case(f"{idle:,}", broker, item, answers(item), Path(name), STREAMS, pace.seconds),
-                broker.address,
-                idle,
+                around=partial(idle_connections, broker.address, idle),
             )
             for idle in (0, count)
         ]

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -88,7 +88,7 @@ class Collector(Program):
         self.address = self.output.strip()
 
 
-class Recorder(Program):
+class RecordingProgram(Program):
     """`tykpy record` for the broker with this runtime folder."""
 
     def __init__(self, runtime: Path, sample: str) -> None:
@@ -104,29 +104,6 @@ class Recorder(Program):
     def _check_started(self) -> None:
         if not self.output:
             raise ServerError("tykpy record does not record yet")
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedCase:
-    """A case that is measured while `tykpy record` runs for its broker."""
-
-    case: LoadCase
-    runtime: Path
-    sample: str
-
-    @property
-    def name(self) -> str:
-        """The name of the case."""
-        return self.case.name
-
-    def warm_up(self) -> None:
-        """Warm up without a recording."""
-        self.case.warm_up()
-
-    def measure(self) -> Reading:
-        """Measure one round."""
-        with Recorder(self.runtime, self.sample):
-            return self.case.measure()
 
 
 def compare(pace: Pace, streams: Sequence[int]) -> Findings:
@@ -152,7 +129,8 @@ def compare(pace: Pace, streams: Sequence[int]) -> Findings:
             for recorded, sample in RECORDED.items():
                 broker = brokers[OFF]
                 case = _case(scenario, count, recorded, broker, folder, pace.seconds)
-                cases.append(RecordedCase(case, broker.folder, sample))
+                case.around = partial(RecordingProgram, broker.folder, sample)
+                cases.append(case)
         return findings(interleave(cases, pace.rounds), [case.name for case in cases])
 
 
