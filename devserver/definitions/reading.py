@@ -19,6 +19,8 @@ MAX_FILE: Final = 16 * 1024 * 1024
 _PLACE: Final = re.compile(r"(.*) - at `(?:key in )?\$(.*)`", re.DOTALL)
 _STEP: Final = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _SPACE: Final = re.compile(r"\s*")
+_VERBATIM: Final = frozenset({"config_data", "value"})
+"""Where a classic and an OAS definition have the data for hooks."""
 _decode: Final = json.JSONDecoder().raw_decode
 
 T = TypeVar("T")
@@ -82,8 +84,13 @@ class JsonFile:
 
 
 def _without_nulls(value: Any) -> Any:
+    """Leave out members that are null, which Go reads as absent; but not from what hooks get as it is written."""
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+        return {
+            key: item if key in _VERBATIM and isinstance(item, dict) else _without_nulls(item)
+            for key, item in value.items()
+            if item is not None
+        }
     if isinstance(value, list):
         return [_without_nulls(item) for item in value if item is not None]
     return value

@@ -38,6 +38,13 @@ def test_both_forms_of_a_definition_are_one_api(definition: dict[str, Any]) -> N
     assert dataclasses.replace(one, cache_seconds=other.cache_seconds) == other
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_hooks_get_the_nulls_of_their_data(style: str) -> None:
+    data = {"list": [1, None, 2], "none": None, "deep": {"none": None}}
+    api = parsed({"use_keyless": True, "custom_middleware": {"driver": "grpc"}, "config_data": data}, style)
+    assert api.config_data == data
+
+
 @pytest.mark.parametrize(
     ("rule", "definition"),
     [
