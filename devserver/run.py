@@ -14,7 +14,7 @@ from tykpy.commands.errors import CommandError
 from tykpy.devserver.gateway import DevFiles, DevGateway, LoadingHooks
 from tykpy.devserver.hooks.broker import BrokerHooks
 from tykpy.devserver.hooks.process import HookProcess
-from tykpy.devserver.hooks.wire import Setup
+from tykpy.devserver.hooks.wire import HookSetup
 from tykpy.devserver.server import INSPECTOR, DevServer
 from tykpy.devserver.upstream import HttpUpstream
 from tykpy.devserver.views.terminal import TerminalView
@@ -73,7 +73,7 @@ def _hooks(options: DevOptions, folder: Path) -> LoadingHooks:
         return BrokerHooks(options.broker, options.timeout)
     bundle = options.files.bundle
     sources = [] if bundle is None else [str(bundle.absolute())]
-    return HookProcess(Setup(sources, str(folder), options.redis, options.debugpy), options.timeout)
+    return HookProcess(HookSetup(sources, str(folder), options.redis, options.debugpy), options.timeout)
 
 
 @contextlib.asynccontextmanager

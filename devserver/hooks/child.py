@@ -40,7 +40,7 @@ class Child:
         self._channel = channel
         self._sending = threading.Lock()
         setup = self._receive()
-        assert isinstance(setup, wire.Setup)
+        assert isinstance(setup, wire.HookSetup)
         folder = Path(setup.folder)
         self._capture = Capture()
         self._runner = HookRunner(map(Path, setup.sources), folder, open_storage(setup.redis or None, folder))

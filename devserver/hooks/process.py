@@ -41,7 +41,7 @@ class _Pending:
 class HookProcess:
     """Starts the process with the first call or `reload`, and again after it has ended."""
 
-    def __init__(self, setup: wire.Setup, timeout: float) -> None:
+    def __init__(self, setup: wire.HookSetup, timeout: float) -> None:
         """A call may take `timeout` seconds, unless a debugger stops it."""
         self._setup = setup
         self._timeout = None if setup.debugpy else timeout
@@ -139,7 +139,7 @@ class _Child:
         self.loaded = LoadedBundles()
 
     @classmethod
-    async def start(cls, setup: wire.Setup, notify: Callable[[bool], None]) -> "_Child":
+    async def start(cls, setup: wire.HookSetup, notify: Callable[[bool], None]) -> "_Child":
         """Start a process and wait until its bundles are loaded. Raises HooksError."""
         ours, theirs = socket.socketpair()
         with theirs:

@@ -11,7 +11,7 @@ from tykpy.ipc.frame import Kind
 LENGTH: Final = struct.Struct("!I")
 
 
-class Setup(msgspec.Struct, tag=True, frozen=True):
+class HookSetup(msgspec.Struct, tag=True, frozen=True):
     """The first message: what the process needs to know."""
 
     sources: list[str]
@@ -56,7 +56,7 @@ class Done(msgspec.Struct, tag=True, frozen=True):
     body: bytes | None = None
 
 
-ToHooks: TypeAlias = Setup | RunHook | Reload
+ToHooks: TypeAlias = HookSetup | RunHook | Reload
 FromHooks: TypeAlias = Ready | Paused | Done
 
 encode: Final = msgspec.msgpack.Encoder().encode
