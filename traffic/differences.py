@@ -24,7 +24,7 @@ class DifferenceShape(NamedTuple):
 
 
 @dataclass(slots=True)
-class Group:
+class DifferenceGroup:
     """The differences of one shape."""
 
     calls: int
@@ -40,7 +40,7 @@ class Differences:
     def __init__(self, ignore: Iterable[str] = ()) -> None:
         """`ignore`: paths of fields, or their beginnings, in which differences do not count."""
         self._ignore = tuple(ignore)
-        self.groups: dict[DifferenceShape, Group] = {}
+        self.groups: dict[DifferenceShape, DifferenceGroup] = {}
         self.differing = 0
         """Calls with a difference that counts."""
         self.ignored = 0
@@ -54,7 +54,7 @@ class Differences:
         self.ignored += bool(changes) and not counting
         for change in counting:
             shape = DifferenceShape(hook, change.sign, change.path)
-            group = self.groups.setdefault(shape, Group(0, number, change))
+            group = self.groups.setdefault(shape, DifferenceGroup(0, number, change))
             group.calls += 1
 
     def _is_ignored(self, path: str) -> bool:

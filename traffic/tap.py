@@ -36,33 +36,48 @@ def take(
 ) -> str:
     """Write calls until a limit is reached, `ended` says so, or the broker ends; return why.
 
-    `max_size`: of the file in bytes; `seconds`: 0 is without a limit.
+    `max_size`: of the file in bytes; `seconds`: 0 is without a limit. Calls that are not written any more are counted.
 
-    The recording has been started. Raises OSError where the disk refuses.
+    The recording has been started, and is ended. Raises OSError where the disk refuses.
     """
-    started = monotonic()
-    while not seconds or monotonic() - started < seconds:
-        if ended():
-            return "it was ended by hand"
-        try:
+    began = monotonic()
+    try:
+        while True:
+            if ended():
+                reason = "it was ended by hand"
+                break
+            if seconds and monotonic() - began >= seconds:
+                reason = "the time of --for has passed"
+                break
             batch = client.call("record_read", timeout=_READ_TIMEOUT)
-        except RpcError:
-            return "the broker ended"
-        if batch is None:
-            return "the broker ended the recording, because it was not read for too long"
-        if batch["dropped"]:
-            writer.drop(batch["dropped"])
-        for call in batch["calls"]:
+            if batch is None:
+                return "the broker ended the recording, because it was not read for too long"
+            left = batch["dropped"] + _write(batch["calls"], writer, redactor, max_size)
+            if left:
+                writer.drop(left)
             if writer.size >= max_size:
-                return "it has the size of --max"
-            writer.call(redacted(call, redactor))
-        writer.flush()
-    return "the time of --for has passed"
+                reason = "it has the size of --max"
+                break
+            writer.flush()
+        if left := client.call("record_stop"):
+            writer.drop(left)
+    except RpcError:
+        return "the broker ended"
+    return reason
+
+
+def _write(calls: list[list[Any]], writer: RecordingWriter, redactor: Redactor, max_size: int) -> int:
+    """Write calls while there is room; return how many are left."""
+    for number, call in enumerate(calls):
+        if writer.size >= max_size:
+            return len(calls) - number
+        writer.call(redacted(call, redactor))
+    return 0
 
 
 @contextmanager
 def started(runtime_dir: Path, sample: float, hooks: Sequence[str]) -> Iterator[RpcClient]:
-    """Start a recording of the broker, and end it at the end. Raises TrafficError."""
+    """Start a recording of the broker, for `take` to end; it also ends where the block raises. Raises TrafficError."""
     path = runtime_dir / "admin.sock"
     try:
         client = RpcClient(path)
@@ -77,9 +92,10 @@ def started(runtime_dir: Path, sample: float, hooks: Sequence[str]) -> Iterator[
             raise TrafficError(error.message) from error
         try:
             yield client
-        finally:
+        except BaseException:
             with suppress(RpcError):
                 client.call("record_stop")
+            raise
 
 
 def redacted(call: list[Any], redactor: Redactor) -> CallRecord:

@@ -106,8 +106,9 @@ class Recorder:
         self._observe(self)
         self._lease()
 
-    def stop(self) -> None:
-        """End the recording, if there is one."""
+    def stop(self) -> int:
+        """End the recording, if there is one; return how many calls were not fetched."""
+        left = len(self._calls) + self._dropped
         self._runs = False
         self._observe(None)
         self._calls.clear()
@@ -118,6 +119,7 @@ class Recorder:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener(None)
+        return left
 
     def read(self, listener: Callable[[Batch | None], None]) -> None:
         """Call `listener` with the next batch, after a second at most; with None if there is no recording."""
@@ -191,7 +193,7 @@ class Recorder:
     def _lease(self) -> None:
         self._set_timer(LEASE, self.stop)
 
-    def _set_timer(self, seconds: float, callback: Callable[[], None]) -> None:
+    def _set_timer(self, seconds: float, callback: Callable[[], object]) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(seconds, callback)
@@ -213,7 +215,6 @@ def record_methods(recorder: Recorder) -> dict[str, RpcMethod]:
         recorder.read(lambda batch: reply.answer_packed(msgspec.msgpack.encode(batch)))
 
     def stop(_params: list[Any], reply: Reply) -> None:
-        recorder.stop()
-        reply.answer(None)
+        reply.answer(recorder.stop())
 
     return {f"record_{method.__name__}": decoded(method) for method in (start, read, stop)}

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tykpy.broker.observe.recorder import MAX_BATCH, Batch, Recorder, RecordOptions
+from tykpy.broker.observe.recorder import MAX_BATCH, MAX_CALL, Batch, Recorder, RecordOptions
 from tykpy.broker.router.dispatch import Dispatch
 from tykpy.broker.router.hook_stats import AllHookStats, HookStats
 from tykpy.ipc.frame import Kind
@@ -32,6 +32,18 @@ async def batches(collect: float, body: bytes) -> list[Batch | None]:
     at_once = list(found)
     recorder.stop()
     return at_once
+
+
+def test_calls_that_nobody_fetched_are_counted_at_the_end() -> None:
+    async def left() -> int:
+        recorder = Recorder(asyncio.get_running_loop(), lambda observer: None)
+        recorder.start(RecordOptions())
+        for size in (1, 2, MAX_CALL):
+            ended = Ended(Kind.OBJECT, bytes(size))
+            recorder.note(ended, HookStats(AllHookStats(), ("mine", "greet")), 0, 1, 1, b"")
+        return recorder.stop()
+
+    assert asyncio.run(left()) == 3
 
 
 def test_calls_are_collected_for_a_while() -> None:
