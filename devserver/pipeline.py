@@ -159,7 +159,7 @@ class GatewayPipeline:
         answer = await self.hooks.send_event(Event(payload=event.document))
         if answer.problem is not None and answer.problem.status == "NOT_FOUND" and event.depth:
             return  # triggered events need no handler
-        trace.events.append(HandlerCall(event.name, handler, answer))
+        trace.events.append(HandlerCall(event.name, handler, event.document, answer))
         self.start_triggered(trace, answer.triggered)
         self.report(trace)
 

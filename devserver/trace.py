@@ -75,6 +75,8 @@ class HandlerCall:
 
     event: str
     handler: str
+    payload: str
+    """The event as the handler got it, as JSON."""
     answer: HookAnswer
 
     def describe(self) -> dict[str, Any]:
@@ -83,6 +85,7 @@ class HandlerCall:
         return {
             "event": self.event,
             "handler": self.handler,
+            "payload": self.payload,
             "seconds": self.answer.seconds,
             "printed": [asdict(line) for line in self.answer.printed],
             "problem": None if problem is None else asdict(problem),
@@ -125,10 +128,11 @@ class Trace:
 
     @property
     def size(self) -> int:
-        """The bytes of its bodies and objects."""
+        """The bytes of its bodies, objects and events."""
         bodies = (self.request, self.sent, self.received, self.response)
         objects = [part for call in self.hooks for part in (call.sent, call.answer.object) if part is not None]
-        return sum(len(one.body) for one in bodies if one is not None) + sum(one.ByteSize() for one in objects)
+        payloads = sum(len(event.payload) for event in self.events)
+        return payloads + sum(len(one.body) for one in bodies if one is not None) + sum(map(Object.ByteSize, objects))
 
     def hook(self, name: str) -> HookCall:
         """Return the first call of a hook. Raises KeyError, naming those that were called."""

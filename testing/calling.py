@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from tyk.call import Origin
-from tyk.event import TykEvent
+from tyk.event import TRIGGERED_KEY, TykEvent
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import TykCoProcessRequest
 from tyk.session import TykSession
@@ -110,12 +110,18 @@ class HookCaller:
         handler: Callable[..., Any],
         message: Mapping[str, Any] | None = None,
         spec: Mapping[str, str] | None = None,
+        triggered: Mapping[str, Any] | None = None,
     ) -> None:
-        """Call an `@Event` handler with an event of the gateway. Raises what the handler raises."""
+        """Call an `@Event` handler with an event of the gateway, or one `triggered` by a plugin.
+
+        Raises what the handler raises.
+        """
         found = _hook_of(handler)
         if not found.shape.is_event:
             raise TypeError(f"{found.name} is not an event handler: use tyk_call({found.name}, ...)")
         payload = {"message": message or {}, "handler_name": found.name, "spec": spec or {"APIID": "", "OrgID": ""}}
+        if triggered is not None:
+            payload[TRIGGERED_KEY] = triggered
         _run(found, run_hook(found, TykEvent.from_json(_dumped(payload))))
 
 

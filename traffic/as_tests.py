@@ -27,13 +27,14 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from tykpy.testing import HookCaller
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str((HERE / {bundle!r}).resolve()))
 
 
 @pytest.mark.parametrize("case", sorted((HERE / "recorded").glob("*.json")), ids=lambda case: case.stem)
-def test_recorded_call(tyk_call, case):
+def test_recorded_call(tyk_call: HookCaller, case: Path) -> None:
     call = json.loads(case.read_text())
     hook = getattr(import_module(call["module"]), call["hook"])
     assert tyk_call.object(hook, call["request"]) == call["answer"]

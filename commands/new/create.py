@@ -106,7 +106,7 @@ def _files(name: str, templates: Sequence[HookTemplate], key: str, document: Api
         "tests/test_middleware.py": _filled(
             TEST,
             IMPORTS=_imports(
-                {"from typing import Any", *(f"from middleware import {hook}" for hook in hooks)}
+                {"from tykpy.testing import HookCaller", *(f"from middleware import {hook}" for hook in hooks)}
                 | {line for template in templates for line in template.test_imports}
             ),
             TESTS=_joined(template.test for template in templates),

@@ -19,7 +19,7 @@ class HookTemplate:
     test: str
     imports: frozenset[str]
     test_imports: frozenset[str] = frozenset()
-    """Besides the hook itself, and Any."""
+    """Besides the hook itself, and HookCaller."""
     constants: str = ""
 
 
@@ -39,11 +39,11 @@ def add_request_id(request: TykRequest, session: TykSession, spec: Mapping[str, 
     return request, session
 ''',
     """
-def test_a_request_gets_an_id(tyk_call: Any) -> None:
+def test_a_request_gets_an_id(tyk_call: HookCaller) -> None:
     assert len(tyk_call(add_request_id).headers["X-Request-Id"]) == 32
 
 
-def test_the_id_of_a_client_is_kept(tyk_call: Any) -> None:
+def test_the_id_of_a_client_is_kept(tyk_call: HookCaller) -> None:
     assert tyk_call(add_request_id, headers={"X-Request-Id": "mine"}).headers["X-Request-Id"] == "mine"
 """,
     _REQUEST | {"import uuid", _MAPPING, "from tyk.decorators import Pre"},
@@ -63,13 +63,13 @@ def name_operation(request: TykRequest, session: TykSession, spec: Mapping[str, 
 ''',
     """
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_every_operation_is_found(tyk_call: Any, name: str) -> None:
+def test_every_operation_is_found(tyk_call: HookCaller, name: str) -> None:
     method, path = OPERATIONS[name]
     url = LISTEN_PATH.rstrip("/") + re.sub(r"{[^{}/]+}", "some-value", path)
     assert tyk_call(name_operation, method=method, url=f"{url}?page=1").headers["X-Operation"] == name
 
 
-def test_another_request_is_not_named(tyk_call: Any) -> None:
+def test_another_request_is_not_named(tyk_call: HookCaller) -> None:
     assert "X-Operation" not in tyk_call(name_operation, method="CONNECT").headers
 """,
     _REQUEST | {_MAPPING, "from operations import operation_of", "from tyk.decorators import Pre"},
@@ -96,15 +96,17 @@ def check_key(
     return request, session, metadata
 ''',
     """
-def test_a_known_key_has_a_session(tyk_call: Any) -> None:
+def test_a_known_key_has_a_session(tyk_call: HookCaller) -> None:
     key, user = next(iter(KEYS.items()))
     result = tyk_call(check_key, headers={"Authorization": key})
     assert (result.overrides, result.session.rate) == (None, 100)
     assert result.metadata == {"token": key, "user": user}
 
 
-def test_an_unknown_key_is_refused(tyk_call: Any) -> None:
-    assert tyk_call(check_key, headers={"Authorization": "guess"}).overrides.response_code == 401
+def test_an_unknown_key_is_refused(tyk_call: HookCaller) -> None:
+    overrides = tyk_call(check_key, headers={"Authorization": "guess"}).overrides
+    assert overrides is not None
+    assert overrides.response_code == 401
 """,
     _REQUEST | {_MAPPINGS, "from tyk.decorators import CustomKeyCheck"},
     frozenset({"from middleware import KEYS"}),
@@ -128,7 +130,7 @@ def name_user(
     return request, session, metadata
 ''',
     """
-def test_the_upstream_gets_the_user_and_no_key(tyk_call: Any) -> None:
+def test_the_upstream_gets_the_user_and_no_key(tyk_call: HookCaller) -> None:
     headers = tyk_call(name_user, headers={"Authorization": "key"}, metadata={"user": "demo"}).headers
     assert headers["X-User"] == "demo"
     assert "Authorization" not in headers
@@ -147,7 +149,7 @@ def name_bundle(request: TykRequest, session: TykSession, spec: Mapping[str, str
     return request, session
 ''',
     """
-def test_the_upstream_gets_the_bundle(tyk_call: Any) -> None:
+def test_the_upstream_gets_the_bundle(tyk_call: HookCaller) -> None:
     assert tyk_call(name_bundle).headers["X-Handled-By"] == "@BUNDLE@"
 """,
     _REQUEST | {_MAPPING, "from tyk.decorators import Post"},
@@ -170,7 +172,7 @@ def hide_server(
     return response
 ''',
     """
-def test_the_server_is_hidden(tyk_call: Any) -> None:
+def test_the_server_is_hidden(tyk_call: HookCaller) -> None:
     result = tyk_call(hide_server, response_headers={"Server": "secret", "X-Other": "kept"})
     assert dict(result.response.headers) == {"X-Other": "kept"}
 """,
@@ -187,7 +189,7 @@ def log_event(event: TykEvent, spec: Mapping[str, str]) -> None:
     tyk.log(f"{event.message.Type} in API {spec['APIID']}", "warning")
 ''',
     """
-def test_an_event_is_handled(tyk_call: Any) -> None:
+def test_an_event_is_handled(tyk_call: HookCaller) -> None:
     tyk_call.event(log_event, {"Type": "AuthFailure"}, spec={"APIID": "1"})
 """,
     frozenset(

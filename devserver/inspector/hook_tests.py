@@ -1,4 +1,4 @@
-"""A request as a pytest test that calls the same hooks: "copy as test"."""
+"""A request as a pytest test that calls the same hooks and event handlers: "copy as test"."""
 
 import builtins
 import json
@@ -7,16 +7,18 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Final
 
 from google.protobuf import json_format
 
+from tyk.event import TRIGGERED_KEY
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.broker.observe.http import is_local_name
-from tykpy.devserver.hooks.contract import LoadedBundles, Problem
-from tykpy.devserver.trace import HookCall, Trace
+from tykpy.devserver.hooks.contract import HookAnswer, LoadedBundles, Problem
+from tykpy.devserver.trace import HandlerCall, HookCall, Trace
 from tykpy.telemetry.records import printable
 from tykpy.workers.objects.changes import Change
 
@@ -39,22 +41,68 @@ def modules_of(loaded: LoadedBundles) -> dict[str, str]:
 
 def pytest_code(trace: Trace, modules: Mapping[str, str]) -> str:
     """Return a module with one test. Values are those of the request, secrets too."""
-    body = [line for call in trace.hooks for line in _call_lines(call)]
-    if all(line.startswith("#") for line in body):
+    calls = [*map(_hook_call, trace.hooks), *map(_handler_call, trace.events)]
+    tested = [call for call in calls if not call.reason_to_skip]
+    triggered = [event.name for call in tested for event in call.answer.triggered]
+    body = [line for call in calls for line in _call_lines(call)]
+    if triggered:
+        body.append(f"assert [event.name for event in tyk_events] == {_literal(triggered)}")
+    if not tested:
         body.append("pass  # no hook was called")
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(trace.started))
     first_line = printable(f"{trace.request.method} {_escaped(trace.request.url)}", MAX_COMMENT)
+    types = ["HookCaller", *(["TriggeredEvent"] if triggered else [])]
+    fixtures = ["tyk_call: HookCaller", *(["tyk_events: list[TriggeredEvent]"] if triggered else [])]
     lines = [
         *(["import re", ""] if any("re.escape" in line for line in body) else []),
-        *(["import pytest", ""] if any("pytest.raises" in line for line in body) else []),
-        *_imports(trace, modules),
+        *(["import pytest"] if any("pytest.raises" in line for line in body) else []),
+        f"from tykpy.testing import {', '.join(types)}",
+        "",
+        *_imports(tested, modules),
         "",
         "",
-        f"def {_test_name(trace)}(tyk_call):",
+        f"def {_test_name(trace)}({', '.join(fixtures)}) -> None:",
         f"    # {first_line}, {when}. Check values that differ from call to call: ids, times.",
         *(f"    {line}" for line in body),
     ]
-    return "\n".join(lines).lstrip("\n") + "\n"
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _TestCall:
+    """A call of a hook or event handler, as a test repeats it."""
+
+    name: str
+    answer: HookAnswer
+    size: int
+    """Bytes of the longest value among the arguments."""
+    function: str
+    """What the test calls."""
+    arguments: tuple[tuple[str, Any], ...]
+    assertions: tuple[str, ...] = ()
+    """About `result`; none: the call returns nothing."""
+
+    @property
+    def reason_to_skip(self) -> str:
+        """Why a test cannot make the call; empty if it can."""
+        if not _is_name(self.name):
+            return "its name cannot be imported"
+        if self.size > MAX_LITERAL:
+            return "its body is too long"
+        problem = self.answer.problem
+        return problem.message if problem is not None and not problem.exception else ""
+
+
+def _hook_call(call: HookCall) -> _TestCall:
+    size = max(len(call.sent.request.raw_body), len(call.sent.response.raw_body))
+    assertions = [_assertion(change) for change in call.changes] or ["assert result.changes == []"]
+    return _TestCall(call.name, call.answer, size, "tyk_call", tuple(_arguments(call.sent)), tuple(assertions))
+
+
+def _handler_call(call: HandlerCall) -> _TestCall:
+    event = json.loads(call.payload)
+    arguments = [(name, event[name]) for name in ("message", "spec", TRIGGERED_KEY) if event.get(name)]
+    return _TestCall(call.handler, call.answer, len(call.payload), "tyk_call.event", tuple(arguments))
 
 
 def _module(file: str, bundle: str) -> str:
@@ -68,11 +116,10 @@ def _is_name(text: str) -> bool:
     return text.isidentifier() and not keyword.iskeyword(text)
 
 
-def _imports(trace: Trace, modules: Mapping[str, str]) -> Iterator[str]:
+def _imports(calls: Iterable[_TestCall], modules: Mapping[str, str]) -> Iterator[str]:
     names: dict[str, set[str]] = {}
-    for call in trace.hooks:
-        if not _reason_to_skip(call):
-            names.setdefault(modules.get(call.name, MODULE), set()).add(call.name)
+    for call in calls:
+        names.setdefault(modules.get(call.name, MODULE), set()).add(call.name)
     for module in sorted(names):
         yield f"from {module} import {', '.join(sorted(names[module]))}"
 
@@ -82,31 +129,19 @@ def _test_name(trace: Trace) -> str:
     return f"test_{words[:MAX_NAME].strip('_')}"
 
 
-def _reason_to_skip(call: HookCall) -> str:
-    """Return why a test cannot call the hook; empty if it can."""
-    if not _is_name(call.name):
-        return "its name cannot be imported"
-    if len(call.sent.request.raw_body) > MAX_LITERAL or len(call.sent.response.raw_body) > MAX_LITERAL:
-        return "its body is too long"
-    problem = call.answer.problem
-    return problem.message if problem is not None and not problem.exception else ""
-
-
-def _call_lines(call: HookCall) -> Iterator[str]:
-    if reason := _reason_to_skip(call):
-        yield printable(f"# {_escaped(call.name)} is not called: {_escaped(reason)}", MAX_COMMENT * 2)
+def _call_lines(call: _TestCall) -> Iterator[str]:
+    if call.reason_to_skip:
+        yield printable(f"# {_escaped(call.name)} is not called: {_escaped(call.reason_to_skip)}", MAX_COMMENT * 2)
         return
-    arguments = [call.name, *(f"{name}={_literal(value)}" for name, value in _arguments(call.sent))]
+    arguments = [call.name, *(f"{name}={_literal(value)}" for name, value in call.arguments)]
     if call.answer.problem is not None:
         yield f"with pytest.raises({_expected(call.answer.problem)}):"
-        yield f"    tyk_call({', '.join(arguments)})"
+        yield f"    {call.function}({', '.join(arguments)})"
         return
-    yield "result = tyk_call("
+    yield f"{'result = ' if call.assertions else ''}{call.function}("
     yield from (f"    {argument}," for argument in arguments)
     yield ")"
-    yield from map(_assertion, call.changes)
-    if not call.changes:
-        yield "assert result.changes == []"
+    yield from call.assertions
 
 
 def _arguments(sent: Object) -> Iterator[tuple[str, Any]]:

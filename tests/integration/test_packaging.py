@@ -16,7 +16,7 @@ from docker.utils import exclude_paths
 from tests.support.root import ROOT
 
 NOT_INSTALLED = {"benchmarks", "deploy", "docs", "examples", "scripts", "tests", "typings", ".ci"}
-MODULES = {"cli.py", "__main__.py"}
+FILES_OF_TYKPY = {"cli.py", "__main__.py", "py.typed"}
 EVERYDAY_NAMES = ("broker", "commands", "ipc", "workers")
 OF_EXTRAS = ("cryptography", "psutil", "rich")
 BREAKS = "raise SystemExit('this module is somebody else\\'s')\n"
@@ -39,7 +39,7 @@ def checked_in() -> list[Path]:
 def program_files() -> set[Path]:
     """Return the files that the wheel must install."""
     inside = {path for path in checked_in() if path.parts[0] not in NOT_INSTALLED and len(path.parts) > 1}
-    return inside | {Path(name) for name in MODULES}
+    return inside | {Path(name) for name in FILES_OF_TYKPY}
 
 
 def installed_as(path: Path) -> set[str]:

@@ -16,10 +16,11 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.broker import PATIENCE
+from tests.support.broker import PATIENCE, wait_until
 from tests.support.browser import NEEDS_CHROMIUM, Page, browsing
 from tests.support.bundles import write_bundle
 from tests.support.dev_command import DevCommand
+from tests.support.installed import check_types, installed
 
 HOSTILE = "<img src=x onerror=console.error('run')><script>console.error('run')</script>"
 SECRET = "a-secret-value"
@@ -63,6 +64,12 @@ class Inspected(DevCommand):
     def text(self, path: str) -> str:
         """Return a text below `requests`."""
         return self.get(f"/__tykpy/requests{path}").body.decode()
+
+    def copied_test(self) -> str:
+        """Return the newest request as a test, when its event handler has ended."""
+        path = f"/{self.newest}"
+        wait_until(lambda: bool(self.json(path)["events"]), lambda: f"the handler has ended: {self.output}")
+        return self.text(f"{path}/test")
 
     @property
     def newest(self) -> int:
@@ -189,14 +196,21 @@ def test_copy_as_curl_sends_the_same(dev: Inspected, method: str, url: str, body
 
 def test_a_copied_test_passes_where_the_hooks_are(dev: Inspected, bundle: Path, tmp_path: Path) -> None:
     dev.get("/orders?debug=1", "POST", b'{"a": "\'"}', Authorization="Bearer abcdef")
-    (tmp_path / "test_passes.py").write_text(dev.text(f"/{dev.newest}/test"))
+    (tmp_path / "test_passes.py").write_text(dev.copied_test())
     dev.get('/"""/fails', X_Fail="yes")
-    (tmp_path / "test_fails.py").write_text(dev.text(f"/{dev.newest}/test"))
+    (tmp_path / "test_fails.py").write_text(dev.copied_test())
     source = (bundle / "middleware.py").read_text()
     (tmp_path / "middleware.py").write_text(source)
     assert "2 passed" in run_pytest(tmp_path)
-    (tmp_path / "middleware.py").write_text(source.replace("it's", "its"))
-    assert "2 failed" in run_pytest(tmp_path)
+    for before, after in (
+        ("it's", "its"),
+        ('trigger_event("seen"', 'trigger_event("other"'),
+        ('print("seen")', "event.message.missing"),
+    ):
+        (tmp_path / "middleware.py").write_text(source.replace(before, after))
+        assert "2 failed" in run_pytest(tmp_path)
+    (tmp_path / "middleware.pyi").write_text("from typing import Any\n\ndef __getattr__(name: str) -> Any: ...\n")
+    check_types(tmp_path, installed(tmp_path / ".venv"), "test_passes.py", "test_fails.py")
 
 
 def run_pytest(folder: Path) -> str:

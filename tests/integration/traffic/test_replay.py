@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.traffic.test_record import record_until, recording
 from tests.support.broker import PATIENCE, TYKPY, running_broker
+from tests.support.installed import check_types, installed
 from tykpy.broker.grpc.wire import GrpcCallError
 
 HOOKS = """
@@ -135,6 +136,7 @@ def test_recorded_calls_become_tests(recorded: Path, folder: Path) -> None:
     (folder / "mine.py").write_text(HOOKS.replace("hello", "good day"))
     failed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert "3 failed, 2 passed" in failed.stdout
+    check_types(folder / "tests", installed(folder / "installed"))
     status, shown = replay(recorded, "--bundle", folder / "mine.py", "--as-tests", folder / "tests")
     assert (status, "exists; remove it" in shown) == (1, True)
 

@@ -10,7 +10,7 @@ from tykpy.devserver.inspector.curl import curl_command
 from tykpy.devserver.inspector.details import MAX_ITEMS, MAX_TEXT, details
 from tykpy.devserver.inspector.hook_tests import pytest_code
 from tykpy.devserver.messages import GatewayRequest
-from tykpy.devserver.trace import HookCall, Trace
+from tykpy.devserver.trace import HandlerCall, HookCall, Trace
 
 SECRET = "s3cret-value"
 
@@ -77,7 +77,7 @@ def test_a_test_expects_what_was_removed() -> None:
     returned.response.headers["Date"] = "y"
     returned.session.tags.append("a")
     code = pytest_code(called("hook", sent, HookAnswer(returned)), {"hook": "lib.hooks"})
-    assert code.startswith("from lib.hooks import hook\n")
+    assert code.startswith("from tykpy.testing import HookCaller\n\nfrom lib.hooks import hook\n")
     assert 'assert "Server" not in result.received.response.headers' in code
     assert "assert not result.received.response.body\n" in code
     assert "assert len(result.received.session.tags) <= 1" in code
@@ -87,7 +87,7 @@ def test_a_test_expects_what_was_removed() -> None:
 @pytest.mark.parametrize("name", ["x; print()", "a\nb", "é\udcff", "", "class"])
 def test_hooks_that_no_test_can_call_become_comments(name: str) -> None:
     code = pytest_code(called(name, Object(), HookAnswer(Object())), {})
-    assert "import " not in code
+    assert code.count("import ") == 1
     assert "is not called: its name cannot be imported" in code
     compile(code, "test", "exec")
 
@@ -96,6 +96,15 @@ def test_a_hook_that_gave_no_answer_becomes_a_comment() -> None:
     answer = HookAnswer(problem=Problem("UNAVAILABLE", "the process ended\nwith exit code 7"))
     code = pytest_code(called("hook", Object(), answer), {})
     assert r"# hook is not called: the process ended\nwith exit code 7" in code
+    compile(code, "test", "exec")
+
+
+def test_a_handler_that_cannot_be_called_is_a_comment() -> None:
+    missing = HookAnswer(problem=Problem("NOT_FOUND", "no handler log"))
+    trace = Trace(1, GatewayRequest(), events=[HandlerCall("AuthFailure", "log", '{"message": {}}', missing)])
+    code = pytest_code(trace, {})
+    assert "# log is not called: no handler log\n    pass" in code
+    assert "TriggeredEvent" not in code
     compile(code, "test", "exec")
 
 
