@@ -14,7 +14,7 @@ from tykpy.broker.admin import AdminMethods
 from tykpy.broker.arriving import Arriving
 from tykpy.broker.catalog.description import Description
 from tykpy.broker.catalog.discovery import Discovery
-from tykpy.broker.config import BrokerConfig
+from tykpy.broker.config import AccessRule, BrokerConfig
 from tykpy.broker.end_of_turn import EndOfTurn
 from tykpy.broker.errors import BrokerError, ConfigError, UpgradeError
 from tykpy.broker.events.distributor import EventDistributor, open_sinks
@@ -92,6 +92,7 @@ class Broker:
         self.oversize = SizeRefusals(config.message_limit, config.message_option)
         self._spans = _open_spans() if config.tracing == "on" else None
         self.router = Router(loop, _router_options(config), end_of_turn, self.oversize, self._spans)
+        _log_ended(self.router, config.access_rule)
         self.bodies = _open_bodies(config)
         self.arriving = Arriving(config.queue_bytes)
         self.events = EventDistributor(self.router, open_sinks(config))
@@ -103,7 +104,7 @@ class Broker:
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)
         self.discovery = self._discovery()
         self.log_level = LogLevel(loop, config.log_level, self.supervisor.set_log_level)
-        self.recorder = Recorder(loop, self.router.observe)
+        self.recorder = Recorder(loop, self.router.observers)
         self.snapshots = SnapshotSource(self, Readiness(config.require_bundles), self._on_snapshot)
         self._live_report = LiveReport(loop, config.runtime_dir, self.snapshots)
         self._http = self._http_listener()
@@ -398,8 +399,13 @@ def _router_options(config: BrokerConfig) -> RouterOptions:
         queue_wait_ns=int(config.queue_wait * 1e9),
         breaker_cooldown=config.breaker_cooldown,
         queue_bytes=config.queue_bytes,
-        access=None if config.access_rule is None else AccessLog(config.access_rule),
     )
+
+
+def _log_ended(router: Router, rule: AccessRule | None) -> None:
+    """Log dispatches that have ended by a rule; None: log none."""
+    if rule is not None:
+        (router.failure_observers if rule.errors_only else router.observers).append(AccessLog(rule.slow))
 
 
 def _open_spans() -> "DispatchSpans":

@@ -4,7 +4,6 @@ import logging
 from typing import Final
 
 from tykpy.broker.codes import GrpcCode
-from tykpy.broker.config import AccessRule
 from tykpy.broker.router.deaths import MAX_ATTEMPTS
 from tykpy.broker.router.dispatch import Dispatch
 from tykpy.broker.router.hook_stats import HookStats, type_name
@@ -23,13 +22,13 @@ _log: Final = Log("tykpy.dispatch")
 
 
 class AccessLog:
-    """Logs dispatches that have ended, by a rule."""
+    """Logs the ended dispatches that it is told about."""
 
-    __slots__ = ("_errors_only", "_slow_ns")
+    __slots__ = ("_slow_ns",)
 
-    def __init__(self, rule: AccessRule) -> None:
-        self._errors_only = rule.errors_only
-        self._slow_ns = int(rule.slow * _NS_PER_S)
+    def __init__(self, slow: float) -> None:
+        """`slow`: seconds that a dispatch takes at least if it is logged."""
+        self._slow_ns = int(slow * _NS_PER_S)
 
     def note(
         self,
@@ -38,10 +37,11 @@ class AccessLog:
         code: int,
         dispatch_ns: int,
         hook_ns: int | None,
-        answer_bytes: int = 0,
+        answer: bytes = b"",
+        message: str = "",
     ) -> None:
         """Log a dispatch, if it is to be. `hook_ns`: how long its hook ran, None: it was not run."""
-        if (self._errors_only and code == GrpcCode.OK) or dispatch_ns < self._slow_ns:
+        if dispatch_ns < self._slow_ns:
             return
         wait_ns = max(0, dispatch_ns - (hook_ns or 0))
         fields = dispatch_fields(dispatch, stats) | {
@@ -50,7 +50,7 @@ class AccessLog:
             "queue_ms": _ms(wait_ns),
             "hook_ms": _ms(hook_ns or 0),
             "request_bytes": len(dispatch.body),
-            "answer_bytes": answer_bytes,
+            "answer_bytes": len(answer),
             "attempts": 0,
         }
         if dispatch.worker is not None:

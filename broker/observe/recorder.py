@@ -82,10 +82,10 @@ class Batch(msgspec.Struct, frozen=True):
 class Recorder:
     """One recording at a time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, observe: Callable[[DispatchObserver | None], None]) -> None:
-        """`observe` says who is told about dispatches that have ended."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, observers: list[DispatchObserver]) -> None:
+        """`observers` are told about dispatches that have ended; a recording is one of them while it runs."""
         self._loop = loop
-        self._observe = observe
+        self._observers = observers
         self._runs = False
         self._options = RecordOptions()
         self._hooks: frozenset[str] = frozenset()
@@ -103,14 +103,15 @@ class Recorder:
         if self._runs:
             raise DispatchError(Status.INVALID, "another tykpy record runs for this broker; end that first")
         self._options, self._hooks, self._runs = options, frozenset(options.hooks), True
-        self._observe(self)
+        self._observers.append(self)
         self._lease()
 
     def stop(self) -> int:
         """End the recording, if there is one; return how many calls were not fetched."""
         left = len(self._calls) + self._dropped
+        if self._runs:
+            self._observers.remove(self)
         self._runs = False
-        self._observe(None)
         self._calls.clear()
         self._waiting = self._dropped = 0
         if self._timer is not None:

@@ -10,7 +10,6 @@ from typing import Final
 from tykpy.broker.codes import CODE_OF_STATUS, GrpcCode
 from tykpy.broker.errors import DispatchError, Rejection
 from tykpy.broker.faults import attempt, report
-from tykpy.broker.observe.access_log import AccessLog
 from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.answers import body_of, was_run
 from tykpy.broker.router.deadlines import DeadlineWheel
@@ -57,11 +56,11 @@ class Outcomes:
         pending: PendingQueue,
         deadlines: DeadlineWheel,
         oversize: SizeRefusals,
-        access: AccessLog | None = None,
     ) -> None:
-        self._access = access
-        self.observer: DispatchObserver | None = None
+        self.observers: list[DispatchObserver] = []
         """Told about every dispatch that has ended."""
+        self.failure_observers: list[DispatchObserver] = []
+        """Told about those that have not succeeded."""
         self._oversize = oversize
         self.counters = Counters()
         self.rejected: Counter[Rejection] = Counter()
@@ -117,10 +116,8 @@ class Outcomes:
         dispatch.answer(dispatch.kind, body)
         if dispatch.trace is not None:
             _end_trace(dispatch, hook.stats, _OK, dispatch_ns)
-        if self._access is not None:
-            self._access.note(dispatch, hook.stats, _OK, dispatch_ns, hook_ns, len(body))
-        if self.observer is not None:
-            attempt(self.observer.note, dispatch, hook.stats, _OK, dispatch_ns, hook_ns, body)
+        for observer in self.observers:
+            attempt(observer.note, dispatch, hook.stats, _OK, dispatch_ns, hook_ns, body)
 
     def fail(self, dispatch: Dispatch, error: DispatchError, hook_ns: int | None = None) -> None:
         """Complete a dispatch with an error; `hook_ns`: how long its hook ran, None: it was not run."""
@@ -148,13 +145,7 @@ class Outcomes:
         started = link.channel.execution_started_ns(dispatch.seq) if isinstance(link, Link) else 0
         assert dispatch.hook is not None
         hook_ns = max(0, now - started) if started else None
-        dispatch_ns = now - dispatch.taken_ns
-        dispatch.hook.stats.count(dispatch.hook_type, code, dispatch_ns, hook_ns)
-        _end_trace(dispatch, dispatch.hook.stats, code, dispatch_ns)
-        if self._access is not None:
-            attempt(self._access.note, dispatch, dispatch.hook.stats, code, dispatch_ns, hook_ns)
-        if self.observer is not None:
-            attempt(self.observer.note, dispatch, dispatch.hook.stats, code, dispatch_ns, hook_ns)
+        self._count(dispatch, dispatch.hook.stats, code, now - dispatch.taken_ns, hook_ns)
         self.complete(dispatch)
 
     def complete(self, dispatch: Dispatch) -> None:
@@ -182,13 +173,22 @@ class Outcomes:
             self.rejected[error.rejection] += 1
         # A dispatch that was refused has not been taken: it took no time.
         dispatch_ns = monotonic_ns() - dispatch.taken_ns if dispatch.taken_ns else 0
-        code = CODE_OF_STATUS[error.status]
+        self._count(dispatch, stats, CODE_OF_STATUS[error.status], dispatch_ns, hook_ns, error.message)
+
+    def _count(
+        self,
+        dispatch: Dispatch,
+        stats: HookStats,
+        code: int,
+        dispatch_ns: int,
+        hook_ns: int | None,
+        message: str = "",
+    ) -> None:
+        """Count a dispatch that has not succeeded, and tell the observers."""
         stats.count(dispatch.hook_type, code, dispatch_ns, hook_ns)
-        _end_trace(dispatch, stats, code, dispatch_ns, error.message)
-        if self._access is not None:
-            attempt(self._access.note, dispatch, stats, code, dispatch_ns, hook_ns)
-        if self.observer is not None:
-            attempt(self.observer.note, dispatch, stats, code, dispatch_ns, hook_ns, b"", error.message)
+        _end_trace(dispatch, stats, code, dispatch_ns, message)
+        for observer in (*self.observers, *self.failure_observers):
+            attempt(observer.note, dispatch, stats, code, dispatch_ns, hook_ns, b"", message)
 
     async def idle(self) -> None:
         """Wait until nothing is under way. One caller at a time."""

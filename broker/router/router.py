@@ -17,7 +17,6 @@ from tykpy.broker.codes import GrpcCode
 from tykpy.broker.end_of_turn import EndOfTurn
 from tykpy.broker.errors import DispatchError, Rejection
 from tykpy.broker.faults import attempt, each, report
-from tykpy.broker.observe.access_log import AccessLog
 from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.broker.router.clock import Clock
 from tykpy.broker.router.deadlines import DeadlineWheel
@@ -49,8 +48,6 @@ class RouterOptions:
     """Seconds for which a hook that kills workers is not run."""
     queue_bytes: int = HELD_BYTES
     """Bytes of dispatches that may wait or run."""
-    access: AccessLog | None = None
-    """The log of ended dispatches; None: there is none."""
 
 
 class Router:
@@ -81,16 +78,16 @@ class Router:
         self._end_of_turn = end_of_turn or EndOfTurn(loop)
         self._pending = PendingQueue()
         self._deadlines = DeadlineWheel()
-        self._outcomes = Outcomes(loop, self._pending, self._deadlines, oversize or SizeRefusals(), options.access)
+        self._outcomes = Outcomes(loop, self._pending, self._deadlines, oversize or SizeRefusals())
         self._clock = Clock(loop, options.queue_wait_ns, self._pending, self._deadlines, self._outcomes, self)
         self.counters: Counters = self._outcomes.counters
+        self.observers: list[DispatchObserver] = self._outcomes.observers
+        """Told about every dispatch that has ended."""
+        self.failure_observers: list[DispatchObserver] = self._outcomes.failure_observers
+        """Told about those that have not succeeded."""
         self._seq = 0
         self._to_ring: dict[Link, None] = {}
         """Links that were sent dispatches in this turn."""
-
-    def observe(self, observer: DispatchObserver | None) -> None:
-        """Tell `observer`, and nobody else, about every dispatch that has ended; None: nobody."""
-        self._outcomes.observer = observer
 
     # -- for the front ends ---
 

@@ -23,7 +23,7 @@ class Ended(Dispatch):
 async def batches(collect: float, body: bytes) -> list[Batch | None]:
     """Return what is handed over at once of a call with this body."""
     found: list[Batch | None] = []
-    recorder = Recorder(asyncio.get_running_loop(), lambda observer: None)
+    recorder = Recorder(asyncio.get_running_loop(), [])
     recorder.start(RecordOptions(collect=collect))
     recorder.note(Ended(Kind.OBJECT, body), HookStats(AllHookStats(), ("mine", "greet")), 0, 1, 1, b"")
     recorder.read(found.append)
@@ -36,7 +36,7 @@ async def batches(collect: float, body: bytes) -> list[Batch | None]:
 
 def test_calls_that_nobody_fetched_are_counted_at_the_end() -> None:
     async def left() -> int:
-        recorder = Recorder(asyncio.get_running_loop(), lambda observer: None)
+        recorder = Recorder(asyncio.get_running_loop(), [])
         recorder.start(RecordOptions())
         for size in (1, 2, MAX_CALL):
             ended = Ended(Kind.OBJECT, bytes(size))
