@@ -82,6 +82,9 @@ def _upstream(value: str) -> str:
 @click.option(
     "--allow-host", "names", multiple=True, metavar="NAME", help="Another host name that requests may have; repeatable."
 )
+@click.option(
+    "--show-secrets", is_flag=True, help="Show tokens, passwords and cookies in the terminal instead of masking them."
+)
 def dev(
     bundle: Path,
     port: int,
@@ -95,6 +98,7 @@ def dev(
     broker: str,
     debugpy: int | None,
     names: tuple[str, ...],
+    show_secrets: bool,
 ) -> None:
     """Run a gateway for development on http://localhost:8080, with the hooks of BUNDLE.
 
@@ -111,4 +115,4 @@ def dev(
         from tykpy.devserver.run import DevOptions, run
 
         sources = DevFiles(bundle, apis, keys, policies, templates)
-        run(DevOptions(sources, port, upstream, timeout, redis, broker, debugpy or 0, names))
+        run(DevOptions(sources, port, upstream, timeout, redis, broker, debugpy or 0, names, show_secrets))

@@ -36,6 +36,8 @@ class DevOptions:
     debugpy: int = 0
     names: tuple[str, ...] = ()
     """Host names that requests may have besides those of this machine."""
+    show_secrets: bool = False
+    """Whether the terminal shows secrets."""
 
 
 def run(options: DevOptions) -> None:
@@ -46,7 +48,7 @@ def run(options: DevOptions) -> None:
 
 
 async def _serve(options: DevOptions, folder: Path) -> None:
-    view = TerminalView(Console())
+    view = TerminalView(Console(), show_secrets=options.show_secrets)
     stop = asyncio.Event()
     hooks = _hooks(options, folder)
     if isinstance(hooks, HookProcess):

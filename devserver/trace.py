@@ -4,15 +4,19 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
 from google.protobuf import json_format
 
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.devserver.hooks.contract import HookAnswer, Problem
+from tykpy.devserver.hooks.masking import is_secret
 from tykpy.devserver.messages import GatewayRequest, GatewayResponse
 from tykpy.workers.dispatch.ignored_changes import Ignored
 from tykpy.workers.objects.changes import Change, changes_of
 
+MIN_SECRET: Final = 8
+"""Length of the shortest secret that is masked wherever it occurs, in characters."""
 _METADATA: Final = "metadata["
 _SESSION_METADATA: Final = "session.metadata["
 
@@ -133,6 +137,16 @@ class Trace:
         objects = [part for call in self.hooks for part in (call.sent, call.answer.object) if part is not None]
         payloads = sum(len(event.payload) for event in self.events)
         return payloads + sum(len(one.body) for one in bodies if one is not None) + sum(map(Object.ByteSize, objects))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The values of headers and query parameters that look secret, and without their scheme (`Bearer`)."""
+        messages = (self.request, self.sent, self.received, self.response)
+        named = [pair for one in messages if one is not None for pair in one.headers.items()]
+        query = parse_qs(urlsplit(self.request.url).query)
+        values = [value for name, values in (*named, *query.items()) if is_secret(name) for value in values]
+        found = {part for value in values for part in (value, value.partition(" ")[2]) if len(part) >= MIN_SECRET}
+        return tuple(sorted(found, key=len, reverse=True))
 
     def hook(self, name: str) -> HookCall:
         """Return the first call of a hook. Raises KeyError, naming those that were called."""

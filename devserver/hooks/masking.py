@@ -1,12 +1,13 @@
 """Mask what looks secret in texts that are shown on screens: values of variables, headers, messages."""
 
 import re
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
 MASK: Final = "•••"
 _NAMES: Final = (
     r"[\w.-]*(?:passw(?:or)?d|passwd|secret|token|authori[sz]ation|cookie|api[_-]?key|credential|private[_-]?key|"
-    r"session[_-]?id)[\w.-]*"
+    r"client[_-]?cert|session[_-]?id)[\w.-]*"
 )
 _SECRET_NAME: Final = re.compile(_NAMES, re.IGNORECASE)
 _IN_MAPPING: Final = re.compile(rf"""(['"]{_NAMES}['"]\s*:\s*b?)(['"])(?:\\.|(?!\2).)*(\2|$)""", re.IGNORECASE)
@@ -38,3 +39,34 @@ def masked(text: str) -> str:
     text = _IN_FIELD.sub(rf'\1"{MASK}\2', text)
     text = _IN_QUERY.sub(rf"\1{MASK}", text)
     return _BEARER.sub(rf"\1{MASK}", text)
+
+
+@dataclass(frozen=True, slots=True)
+class Masker:
+    """Masks what one request must not show."""
+
+    secrets: tuple[str, ...] = ()
+    """Texts that are masked wherever they occur; of two with one beginning, the longer one first."""
+    by_name: bool = True
+    """Whether values of names that look secret are masked, too."""
+
+    def text(self, text: str) -> str:
+        """Return a text without secrets."""
+        for secret in self.secrets:
+            text = text.replace(secret, MASK)
+        return masked(text) if self.by_name else text
+
+    def value(self, name: str, text: str) -> str:
+        """Return the value of a header or variable without secrets."""
+        return MASK if self.by_name and text and is_secret(name) else self.text(text)
+
+    def value_at(self, path: str, text: str) -> str:
+        """Return the value at the path of a change without secrets."""
+        return MASK if self.by_name and text and is_secret_path(path) else self.text(text)
+
+    def for_prints(self) -> Self:
+        """Return what masks lines that plugin code prints: secrets of the request, and nothing by guess."""
+        return replace(self, by_name=False)
+
+
+NOTHING_MASKED: Final = Masker(by_name=False)

@@ -1,11 +1,11 @@
 """What the page shows of a request, as JSON: bounded, and with secrets masked unless they are asked for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
-from tykpy.devserver.hooks.masking import MASK, is_secret, is_secret_path, masked
+from tykpy.devserver.hooks.masking import NOTHING_MASKED, Masker
 from tykpy.devserver.messages import GatewayRequest, GatewayResponse
 from tykpy.devserver.trace import HookCall, Note, Trace, readable
 
@@ -13,8 +13,6 @@ MAX_TEXT: Final = 16 * 1024
 """Longest text on the page, in characters. It has a link to whole bodies, and to everything."""
 MAX_ITEMS: Final = 200
 """Items of a list or mapping on the page."""
-MIN_SECRET: Final = 8
-"""Length of the shortest header whose value is masked wherever it occurs, in characters."""
 
 Document: TypeAlias = dict[str, Any]
 Message: TypeAlias = GatewayRequest | GatewayResponse
@@ -32,18 +30,19 @@ def summary(trace: Trace, titles: Mapping[str, str]) -> Document:
         "seconds": trace.seconds,
         "events": len(trace.events),
     }
-    return dict(MaskingCutter(()).cut(found))
+    return dict(Cutter(Masker()).cut(found))
 
 
 def details(trace: Trace, *, with_secrets: bool = False) -> Document:
     """Return everything about a request. Variables in tracebacks are masked in any case."""
+    masker = NOTHING_MASKED if with_secrets else Masker(trace.secrets)
     found = {
         "error": trace.error,
-        "steps": [_step(step, with_secrets) for step in trace.steps],
+        "steps": [_step(step, masker) for step in trace.steps],
         "events": [event.describe() for event in trace.events],
-        "messages": [_message(*named, with_secrets) for named in messages(trace).items()],
+        "messages": [_message(*named, masker) for named in messages(trace).items()],
     }
-    return dict((Cutter() if with_secrets else MaskingCutter(tuple(_secrets(trace)))).cut(found))
+    return dict(Cutter(masker).cut(found))
 
 
 def messages(trace: Trace) -> Mapping[str, Message]:
@@ -52,66 +51,41 @@ def messages(trace: Trace) -> Mapping[str, Message]:
     return {name: message for name, message in found.items() if message is not None}
 
 
+@dataclass(frozen=True, slots=True)
 class Cutter:
-    """Cuts long texts, lists and mappings, and says so in their place."""
+    """Cuts long texts, lists and mappings, and says so in their place; secrets in texts are masked."""
+
+    masker: Masker
 
     def cut(self, value: Any) -> Any:
         """Return the value with everything in it cut."""
         if isinstance(value, str):
-            text = self.text(value[:MAX_TEXT].encode(errors="backslashreplace").decode())
+            text = self.masker.text(value[:MAX_TEXT].encode(errors="backslashreplace").decode())
             return f"{text}… ({len(value):,} characters)" if len(value) > MAX_TEXT else text
         if isinstance(value, Mapping):
-            shown = {self.cut(name): self.entry(name, item) for name, item in islice(value.items(), MAX_ITEMS)}
+            shown = {self.cut(name): self._entry(name, item) for name, item in islice(value.items(), MAX_ITEMS)}
             return shown | ({"…": f"{len(value) - MAX_ITEMS:,} more"} if len(value) > MAX_ITEMS else {})
         if isinstance(value, list | tuple):
             more = [{"more": len(value) - MAX_ITEMS}] if len(value) > MAX_ITEMS else []
             return [self.cut(item) for item in value[:MAX_ITEMS]] + more
         return value
 
-    def text(self, text: str) -> str:
-        """Return a text as it is shown."""
-        return text
-
-    def entry(self, _name: str, value: Any) -> Any:
-        """Return a value of a mapping as it is shown."""
-        return self.cut(value)
+    def _entry(self, name: str, value: Any) -> Any:
+        if name == "printed":
+            return Cutter(self.masker.for_prints()).cut(value)
+        return self.cut(self.masker.value(name, value) if isinstance(value, str) else value)
 
 
-@dataclass(frozen=True, slots=True)
-class MaskingCutter(Cutter):
-    """Also masks what has a secret name, and some secrets wherever they occur."""
-
-    secrets: tuple[str, ...]
-
-    def text(self, text: str) -> str:
-        """Mask secrets."""
-        for secret in self.secrets:
-            text = text.replace(secret, MASK)
-        return masked(text)
-
-    def entry(self, name: str, value: Any) -> Any:
-        """Mask the value of a secret name."""
-        return MASK if isinstance(value, str) and value and is_secret(name) else self.cut(value)
-
-
-def _secrets(trace: Trace) -> Iterator[str]:
-    """Yield the values of headers that look secret."""
-    for message in messages(trace).values():
-        for name, values in message.headers.items():
-            if is_secret(name):
-                yield from (value for value in values if len(value) >= MIN_SECRET)
-
-
-def _step(step: HookCall | Note, with_secrets: bool) -> Document:
+def _step(step: HookCall | Note, masker: Masker) -> Document:
     described = step.describe()
-    if isinstance(step, HookCall) and not with_secrets:
-        for change in described["changes"]:
-            if is_secret_path(change["path"]):
-                change.update({side: MASK for side in ("before", "after") if change[side] is not None})
+    for change in described.get("changes", ()):
+        for side in ("before", "after"):
+            if change[side] is not None:
+                change[side] = masker.value_at(change["path"], change[side])
     return described
 
 
-def _message(name: str, message: Message, with_secrets: bool) -> Document:
+def _message(name: str, message: Message, masker: Masker) -> Document:
     pairs = [(header, value) for header, values in message.headers.items() for value in values]
     if isinstance(message, GatewayRequest):
         first_line = f"{message.method} {message.url}"
@@ -121,10 +95,7 @@ def _message(name: str, message: Message, with_secrets: bool) -> Document:
     return {
         "name": name,
         "first_line": first_line,
-        "headers": [
-            {"name": header, "value": MASK if is_secret(header) and not with_secrets else value}
-            for header, value in pairs
-        ],
+        "headers": [{"name": header, "value": masker.value(header, value)} for header, value in pairs],
         "body": readable(message.body[:MAX_TEXT])[:MAX_TEXT],
         "size": len(message.body),
         "is_cut": len(message.body) > MAX_TEXT,
