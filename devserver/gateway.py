@@ -101,7 +101,7 @@ class DevGateway:
         return loading
 
     async def handle(self, request: GatewayRequest) -> Trace:
-        """HookAnswer a request."""
+        """Answer a request."""
         await self._usable.wait()
         problems = self.loading.problems
         if not problems or find_api(self.pipeline.apis, request.path) is not None:

@@ -75,7 +75,7 @@ class DevServer:
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """HookAnswer every request, also those whose path no route has."""
+        """Answer every request, also those whose path no route has."""
         if not self._is_ours(request.headers.get("Host", "")):
             name = request.headers.get("Host", "").rpartition(":")[0] or request.headers.get("Host") or "NAME"
             text = f"tykpy dev answers to localhost, 127.0.0.1 and [::1]; --allow-host {name} adds another name\n"
@@ -90,15 +90,15 @@ class DevServer:
         return is_local_name(host) or name.lower() in self._names or name.lower().endswith(".localhost")
 
     def _shown(self, request: web.Request, trace: Trace) -> GatewayResponse | None:
-        """Return the answer: a page where a browser would be shown an error of the plugin's."""
+        """Return the answer, or a page in its place if a browser would be shown an error of the plugin's."""
         answer = trace.response
-        problems = [problem for problem in (*self.gateway.loading.problems, trace.problem) if problem is not None]
-        if (
-            answer is None
-            or answer.status < 500
-            or not problems
-            or "text/html" not in request.headers.get("Accept", "")
-        ):
+        if answer is None or answer.status < 400 or "text/html" not in request.headers.get("Accept", ""):
+            return answer
+        # An auth hook that raises is error 403, as in Tyk.
+        problems = [] if trace.problem is None else [trace.problem]
+        if answer.status >= 500:
+            problems = [*self.gateway.loading.problems, *problems]
+        if not problems:
             return answer
         page = error_page(trace, problems)
         return GatewayResponse(answer.status, {"Content-Type": ["text/html; charset=utf-8"], **_PAGE_HEADERS}, page)

@@ -101,7 +101,7 @@ def _variables(frame: FrameType) -> Iterator[tuple[str, str]]:
 
 def _shown(value: object) -> str:
     try:
-        text = repr(value)
+        text = repr(value) or f"<empty {type(value).__qualname__}>"
     except BaseException as error:  # noqa: BLE001 (the value's own code)
         return f"<its __repr__ raised {class_name(error)}>"
     text = masked(text)

@@ -66,6 +66,19 @@ def test_an_error_is_json_for_clients_and_a_page_for_browsers(dev: DevCommand) -
     dev.wait_for("raise ValueError")
 
 
+def test_a_failing_auth_hook_has_a_page_too(tmp_path: Path) -> None:
+    """The gateway answers 403 then, as to a wrong key."""
+    source = "@CustomKeyCheck\ndef check(request, session, metadata, spec):\n    raise ValueError('no keys')\n"
+    bundle = write_bundle(tmp_path / "bundle", {"middleware.py": source}, auth_check={"name": "check"})
+    with DevCommand(bundle, tmp_path / "log") as dev:
+        assert dev.get().json == {"error": "Key not authorised"}
+        answer = dev.get(Accept="text/html")
+        page = answer.body.decode()
+    assert answer.status == 403
+    assert "ValueError: no keys" in page
+    assert "&lt;empty SessionState&gt;" in page
+
+
 def test_a_hook_that_ends_its_process_fails_one_request(dev: DevCommand) -> None:
     assert dev.get(X_Crash="yes").status == 500
     assert dev.get().status == 200
