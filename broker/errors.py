@@ -24,7 +24,14 @@ class AddressError(ConfigError):
 
 
 class ListenError(BrokerError):
-    """A listening socket could not be opened."""
+    """A listening socket could not be opened.
+
+    `owner`: pid of the process that uses the address; 0 if that is not the reason, or if it may not be seen.
+    """
+
+    def __init__(self, message: str, owner: int = 0) -> None:
+        super().__init__(message)
+        self.owner = owner
 
 
 class DialError(BrokerError, OSError):

@@ -36,7 +36,7 @@ def ask_broker(runtime_dir: Path, method: str, *params: Any, timeout: float | No
     except RpcError as error:
         if error.code in _UNREACHED:
             raise CommandError(_why_unreached(runtime_dir, path, error.message)) from error
-        raise CommandError(f"{method} refused: {error.message}") from error
+        raise CommandError(f"{method.replace('_', '-')} refused: {error.message}") from error
 
 
 def _why_unreached(runtime_dir: Path, path: Path, message: str) -> str:
@@ -83,7 +83,7 @@ def scale(workers: int, runtime_dir: Path, timeout: float) -> None:
 
 
 @click.command("log-level")
-@click.argument("level")
+@click.argument("level", type=click.Choice(("debug", "info", "warning", "error")), metavar="LEVEL")
 @click.option(
     "--for", "seconds", type=parameters.time, metavar=parameters.TIME, default="1m", show_default=True,
     help="Time after which the level of --log-level counts again.",

@@ -101,6 +101,8 @@ def no_traceback() -> Iterator[None]:
     """End the command with a message where its work raises an expected error."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # `tykpy status | head -1`: click ends without a message
     except (CommandError, BrokerError, OSError) as error:
         _fail(error)
 

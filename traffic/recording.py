@@ -138,7 +138,9 @@ class Recording:
     def _read_header(self) -> RecordingHeader:
         path = self.path
         if self._file.read(len(MAGIC)) != MAGIC:
-            raise RecordingError(f"{path}: not a recording of tykpy record (it does not begin with {MAGIC!r})")
+            raise RecordingError(
+                f"{path}: not a recording of tykpy record (it does not begin with {MAGIC.decode().rstrip()!r})"
+            )
         header = self._next()
         if not isinstance(header, RecordingHeader):
             raise RecordingError(f"{path}: the header is missing or cut off")

@@ -15,19 +15,9 @@ _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://\S*")
 _UNKNOWN: Final = "another process"
 
 
-def unix_owner(connected: socket.socket) -> str:
-    """Name the process that listens at the other end of a connected Unix socket, by pid and command."""
-    return _describe(unix_listener(connected))
-
-
 def unix_listener(connected: socket.socket) -> int:
-    """Return the pid of the process that listens at the other end; 0 if it is in another namespace."""
+    """Return the pid of the process at the other end of a connected Unix socket; 0 if it is in another namespace."""
     return peer_of(connected).pid
-
-
-def tcp_owner(port: int) -> str:
-    """Name the process that listens on a TCP port, by pid and command, if it may be seen."""
-    return _describe(tcp_listener(port))
 
 
 def tcp_listener(port: int) -> int:
@@ -45,7 +35,7 @@ def lock_owner(descriptor: int) -> str:
     place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     # A process that waits for a lock has "->" in the second column.
-    return _describe(next((int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == place), 0))
+    return describe(next((int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == place), 0))
 
 
 def _listening_inodes(table: Path, port: int) -> list[str]:
@@ -73,7 +63,8 @@ def without_urls(command: str) -> str:
     return _URL.sub(r"\1://...", command)
 
 
-def _describe(pid: int) -> str:
+def describe(pid: int) -> str:
+    """Name a process by pid and command, as far as they may be seen."""
     if pid <= 0:
         return _UNKNOWN
     try:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, Self
 from tykpy.broker.errors import ListenError
 from tykpy.broker.net.access import group_id
 from tykpy.broker.net.addresses import name_of, parse_tcp, parse_unix, scheme_of
-from tykpy.broker.net.port_owner import lock_owner, tcp_owner, unix_owner
+from tykpy.broker.net.port_owner import describe, lock_owner, tcp_listener, unix_listener
 
 log = logging.getLogger("tykpy.sockets")
 
@@ -235,7 +235,8 @@ def _remove_stale(address: str, path: Path) -> None:
             return
         except (TimeoutError, BlockingIOError):
             raise ListenError(f"{address} is in use by a process that does not accept connections") from None
-        raise ListenError(f"{address} is in use by {unix_owner(probe)}")
+        owner = unix_listener(probe)
+        raise ListenError(f"{address} is in use by {describe(owner)}", owner)
 
 
 def _set_permissions(file: SocketFile, options: SocketOptions, gid: int | None) -> None:
@@ -278,7 +279,8 @@ def _listen_tcp(address: str, host: str, port: int) -> ListeningSocket:
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise ListenError(f"{address} is in use by {tcp_owner(port)}") from error
+            owner = tcp_listener(port)
+            raise ListenError(f"{address} is in use by {describe(owner)}", owner) from error
         raise ListenError(f"{address}: {error.strerror}") from error
     sock.setblocking(False)
     shown = f"[{host}]" if ":" in host else host

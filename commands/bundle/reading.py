@@ -31,7 +31,7 @@ def unpacked(bundle: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="tykpy-bundle-") as folder:
             yield unpack(bundle, Path(folder))
     else:
-        raise CommandError(f"{bundle}: no such folder or ZIP")
+        raise CommandError(f"{bundle}: no such file or folder")
 
 
 def manifest_of(root: Path, bundle: Path) -> Manifest:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from tykpy.broker.config import BrokerConfig, flag_of, options
-from tykpy.broker.errors import BrokerError
+from tykpy.broker.errors import BrokerError, ListenError
 from tykpy.broker.host import privileges
 from tykpy.broker.host.cpus import usable_cpus
 from tykpy.broker.net import sockets, tls
@@ -17,6 +17,7 @@ from tykpy.commands.config.options import shown
 from tykpy.commands.errors import CommandError
 from tykpy.commands.terminal import harmless
 from tykpy.ipc.text import why_unread
+from tykpy.telemetry.live_segment import read_live_snapshot
 
 Echo = Callable[[str], object]
 
@@ -26,11 +27,14 @@ def check(config: BrokerConfig, echo: Echo, *, load: bool) -> bool:
 
     `load`: import the bundles, which runs their code.
     """
-    problems = list(dict.fromkeys(_problems(config, load)))
+    running = _running_broker(config)
+    problems = list(dict.fromkeys(_problems(config, load, running)))
     for problem in problems:
         echo(f"problem: {harmless(problem)}")
     for option in options():
         echo(f"{flag_of(option.name):<25} {shown(option, getattr(config, option.name))}")
+    if running:
+        echo(f"process {running} is the running broker of this --runtime-dir; its addresses count as free")
     echo("CPUs that may be used: {} ({})".format(*usable_cpus()))
     if config.bundles is not None and not os.path.lexists(config.bundles):
         echo(f"--bundles {config.bundles}: there is no such folder yet; the broker waits for it")
@@ -40,8 +44,14 @@ def check(config: BrokerConfig, echo: Echo, *, load: bool) -> bool:
     return not problems
 
 
-def _problems(config: BrokerConfig, load: bool) -> Iterator[str]:
-    yield from _listening_problems(config)
+def _running_broker(config: BrokerConfig) -> int:
+    """Return the pid of the broker that runs with these options' runtime folder, or 0."""
+    seen = read_live_snapshot(config.runtime_dir)
+    return seen.snapshot.pid if seen is not None and seen.is_running else 0
+
+
+def _problems(config: BrokerConfig, load: bool, running: int) -> Iterator[str]:
+    yield from _listening_problems(config, running)
     try:
         # As the broker does, for the rest of the process: everything below is checked with that user's rights.
         if config.user is not None:
@@ -53,7 +63,7 @@ def _problems(config: BrokerConfig, load: bool) -> Iterator[str]:
     yield from _api_problems(config)
 
 
-def _listening_problems(config: BrokerConfig) -> Iterator[str]:
+def _listening_problems(config: BrokerConfig, running: int) -> Iterator[str]:
     try:
         gateway_admission(config)
         options = socket_options(config)
@@ -66,9 +76,12 @@ def _listening_problems(config: BrokerConfig) -> Iterator[str]:
             tls.server_options(config, tls.HTTP2)
         except BrokerError as error:
             yield str(error)
-    for address in config.addresses:
+    for address in (*config.addresses, *config.metrics_addresses):
         try:
             sockets.listen(address.removeprefix(MSGPACK_PREFIX), options).close()
+        except ListenError as error:
+            if not error.owner or error.owner != running:
+                yield str(error)
         except BrokerError as error:
             yield str(error)
 

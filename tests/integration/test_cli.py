@@ -198,6 +198,22 @@ def test_check_config_reports_what_would_fail_in_the_broker(broker: RunningBroke
     assert "bad.py:1" in done.stdout
 
 
+def test_a_running_broker_is_no_problem_for_its_own_options(broker: RunningBroker) -> None:
+    flags = ("--runtime-dir", str(broker.runtime), "--bundles", str(broker.bundles))
+    done = run("check-config", *flags)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "ok"), done.stdout
+    assert f"process {broker.pid} is the running broker" in done.stdout
+
+
+def test_a_closed_pipe_is_no_error_message(broker: RunningBroker) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [TYKPY, "status", "--runtime-dir", str(broker.runtime)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    os.close(writer)
+    assert done.stderr == ""
+
+
 def test_flags_override_environment_which_overrides_file(tmp_path: Path) -> None:
     (tmp_path / "tykpy.toml").write_text('workers = 5\nthreads = 6\ntimeout = 7.5\nsocket-mode = "0660"\n')
     flags = ("--config", str(tmp_path / "tykpy.toml"), "--runtime-dir", str(tmp_path), "--bundles", str(tmp_path))

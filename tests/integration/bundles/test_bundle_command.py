@@ -74,7 +74,7 @@ def test_lint_ends_with_1_where_something_was_found(source: Path, tmp_path: Path
     (tmp_path / "typo.py").write_text("from tyk.decorators import *\n@Pre\ndef hook(request): pass\n")
     printed = tykpy("lint", source, tmp_path / "typo.py", code=1)
     assert printed.startswith(f"{tmp_path}/typo.py:3:1: hook-arguments: ")
-    assert "no such folder or ZIP" in tykpy("lint", tmp_path / "none", code=1)
+    assert "no such file or folder" in tykpy("lint", tmp_path / "none", code=1)
 
 
 def test_convert_says_that_nothing_is_written(source: Path) -> None:

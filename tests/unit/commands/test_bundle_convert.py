@@ -56,7 +56,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     source = embedded(tmp_path)
     with pytest.raises(CommandError, match="is there already"):
         convert(source, source)
-    with pytest.raises(CommandError, match="no such folder or ZIP"):
+    with pytest.raises(CommandError, match="no such file or folder"):
         convert(tmp_path / "none", tmp_path / "new")
 
 

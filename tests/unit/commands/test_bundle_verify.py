@@ -215,7 +215,7 @@ def test_a_zip_that_a_gateway_cannot_unpack_is_noted(tmp_path: Path) -> None:
 
 
 def test_path_without_a_bundle_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="no such folder or ZIP"):
+    with pytest.raises(CommandError, match="no such file or folder"):
         said(tmp_path / "none")
     with pytest.raises(CommandError, match="No such file"):
         said(tmp_path, tmp_path / "none.pem")

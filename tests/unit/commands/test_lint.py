@@ -439,7 +439,7 @@ def test_our_own_example_is_clean() -> None:
 
 
 def test_path_without_a_bundle_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="no such folder or ZIP"):
+    with pytest.raises(CommandError, match="no such file or folder"):
         lint(tmp_path / "none")
     with pytest.raises(CommandError, match=r"there is no manifest\.json"):
         lint(tmp_path)
