@@ -9,6 +9,9 @@ const HEIGHT = 100;
 // Positions in a point of `points`.
 const [TIME, RATE, P50, P99, ERRORS, WAITING, UNDER_WAY] = [0, 1, 2, 3, 4, 5, 6];
 
+// Numbers that are words, and need room.
+const TEXTS = new Set(["Store", "Events"]);
+
 const byId = (id) => document.getElementById(id);
 const number = (value) => value.toLocaleString("en", { maximumFractionDigits: value >= 100 ? 0 : 1 });
 
@@ -110,7 +113,7 @@ function showNumbers(view) {
     ...lost,
   ];
   byId("numbers").replaceChildren(...numbers.map(([name, value, bad]) => {
-    const made = element("div");
+    const made = element("div", undefined, TEXTS.has(name) ? "text" : "");
     made.append(element("dt", name), element("dd", value, bad ? "bad" : ""));
     return made;
   }));
