@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from tests.support.browser import browsing
@@ -48,14 +48,14 @@ def terminal(folder: Path) -> str:
         dev.get("/orders")
         dev.wait_for("Middleware error")
         output = dev.output.replace(str(dev.port), "8080").replace(f"{folder}/", "")
-    return as_svg(f"$ tykpy dev hello.py\n{output}")
+    return as_svg(Text.from_ansi(f"$ tykpy dev hello.py\n{output}".rstrip()), "tykpy dev", WIDTH)
 
 
-def as_svg(output: str) -> str:
+def as_svg(output: RenderableType, title: str, width: int) -> str:
     """Return what a terminal shows, as SVG that needs no other file."""
-    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    console.print(Text.from_ansi(output.rstrip()), highlight=False)
-    return _FONT.sub("", console.export_svg(title="tykpy dev", unique_id="tykpy-dev"))
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(output, highlight=False)
+    return _FONT.sub("", console.export_svg(title=title, unique_id=title.replace(" ", "-")))
 
 
 async def inspector(folder: Path, path: Path) -> None:
