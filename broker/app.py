@@ -104,7 +104,7 @@ class Broker:
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)
         self.discovery = self._discovery()
         self.log_level = LogLevel(loop, config.log_level, self.supervisor.set_log_level)
-        self.recorder = Recorder(loop, self.router.observers)
+        self.recorder = Recorder(loop, self.router.on_taken, self.router.observers)
         self.snapshots = SnapshotSource(self, Readiness(config.require_bundles), self._on_snapshot)
         self._live_report = LiveReport(loop, config.runtime_dir, self.snapshots)
         self._http = self._http_listener()

@@ -10,10 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 from google.protobuf import json_format
 
 from tyk.call import Origin
 from tyk.event import TRIGGERED_KEY, TykEvent
+from tyk.gateway.backend import READS
 from tyk.proto.coprocess_object_pb2 import Object
 from tyk.request import TykCoProcessRequest
 from tyk.session import TykSession
@@ -21,8 +23,10 @@ from tykpy.bundles.errors import WorkerError, WrongReturnError
 from tykpy.bundles.hook import Hook, definition_of, make_hook
 from tykpy.bundles.shapes import ResponseShape
 from tykpy.commands.objects import CallDescription, build_object
+from tykpy.ipc.reads import CallReads
 from tykpy.testing.result import HookResult
 from tykpy.workers.dispatch.invocation import Invocation, run_hook
+from tykpy.workers.dispatch.reads import ReplayedReads
 
 _BUNDLE = "test"
 
@@ -89,10 +93,19 @@ class HookCaller:
             obj.session.MergeFrom(session)
         return self._call(found, obj, grpc_metadata or {})
 
-    def object(self, hook: Callable[..., Any], obj: Mapping[str, Any]) -> dict[str, Any]:
-        """Call a hook with a whole object, as `tykpy record show --json` prints it, and return the answer likewise."""
+    def object(
+        self, hook: Callable[..., Any], obj: Mapping[str, Any], reads: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Call a hook with a whole object, as `tykpy record show --json` prints it, and return the answer likewise.
+
+        `reads`: what the hook is to read through `tyk`, as it is printed there, too.
+        """
         parsed = json_format.ParseDict(dict(obj), Object())
-        received = self._call(_hook_of(hook), parsed, {}).received
+        before = READS.set(None if reads is None else ReplayedReads(msgspec.convert(dict(reads), CallReads)))
+        try:
+            received = self._call(_hook_of(hook), parsed, {}).received
+        finally:
+            READS.reset(before)
         answer: dict[str, Any] = json_format.MessageToDict(received, preserving_proto_field_name=True)
         return answer
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
@@ -161,8 +160,7 @@ class GatewayClient:
         else:
             hooks = LocalHooks([bundle], self._fake.storage)
         target: Upstream = HttpUpstream(upstream) if isinstance(upstream, str) else FunctionUpstream(upstream)
-        begun = time.time()
-        known = Keys(clock=lambda: begun + self._fake.clock())
+        known = Keys(clock=self._fake.clock.time)
         for key, session in keys.items():
             known.store(key, session_of(session, key))
         gateway = DevGateway(DevFiles(bundle, tuple(apis)), hooks, target, known)

@@ -31,7 +31,7 @@ def tyk_store(_tyk_fake: "FakeGateway") -> "MemoryStorage":
 
 @pytest.fixture
 def tyk_clock(_tyk_fake: "FakeGateway") -> "ManualClock":
-    """Return the clock of the store: values expire when `advance(seconds)` has passed their time to live."""
+    """Return the clock of `tyk.time()` and the store: both move only by `advance(seconds)`."""
     return _tyk_fake.clock
 
 

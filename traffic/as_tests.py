@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from google.protobuf import json_format
 
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.traffic.bundle_run import BundleRun, CallResult
+from tykpy.traffic.bundle_run import BundleRun, CallResult, reads_of
 from tykpy.traffic.errors import ReplayError
 from tykpy.traffic.recording import CallRecord
 
@@ -37,7 +38,7 @@ sys.path.insert(0, str((HERE / {bundle!r}).resolve()))
 def test_recorded_call(tyk_call: HookCaller, case: Path) -> None:
     call = json.loads(case.read_text())
     hook = getattr(import_module(call["module"]), call["hook"])
-    assert tyk_call.object(hook, call["request"]) == call["answer"]
+    assert tyk_call.object(hook, call["request"], call["reads"]) == call["answer"]
 '''
 
 
@@ -69,6 +70,7 @@ class TestWriter:
         kept[likeness] = {
             "module": self._module(call.hook),
             "hook": call.hook,
+            "reads": msgspec.to_builtins(reads_of(call)),
             "request": _as_map(obj),
             "answer": _as_map(result.answer),
         }

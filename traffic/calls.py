@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 from google.protobuf import json_format
 
 from tyk.event import TykEvent
@@ -36,6 +37,8 @@ def as_map(call: CallRecord) -> dict[str, Any]:
         "answer": json_format.MessageToDict(Object.FromString(call.answer), preserving_proto_field_name=True)
         if call.answer
         else None,
+        "metadata": call.metadata,
+        "reads": msgspec.to_builtins(call.reads),
     }
 
 

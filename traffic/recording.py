@@ -12,6 +12,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
+from tykpy.ipc.reads import CallReads
 from tykpy.traffic.errors import RecordingError
 
 MAGIC: Final = b"tykpy recording\n"
@@ -38,7 +39,7 @@ class RecordingHeader(msgspec.Struct, frozen=True, tag_field="type", tag="header
     """Names of headers and JSON paths whose values were replaced."""
 
 
-class CallRecord(msgspec.Struct, frozen=True, tag_field="type", tag="call"):
+class CallRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="call"):
     """A dispatch that has ended."""
 
     time: float
@@ -59,6 +60,10 @@ class CallRecord(msgspec.Struct, frozen=True, tag_field="type", tag="call"):
     """Microseconds from taking the dispatch to its end."""
     hook_us: int | None
     """Microseconds that the hook ran; None: it was not run."""
+    metadata: dict[str, str] = {}
+    """gRPC metadata by name in lower case; base64 where the name ends in `-bin`."""
+    reads: CallReads = msgspec.field(default_factory=CallReads)
+    """What the hook read through `tyk`."""
 
 
 class Dropped(msgspec.Struct, frozen=True, tag_field="type", tag="dropped"):

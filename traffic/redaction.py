@@ -11,12 +11,14 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, quote_plus
 
 from google.protobuf.message import Message
 
 from tyk.proto.coprocess_object_pb2 import Event, Object
+from tykpy.ipc.reads import CallReads, StoreRead
 from tykpy.traffic.errors import RedactionError
 
 DEFAULT: Final = (
@@ -33,6 +35,7 @@ _JSON: Final = re.compile(rb"\s*[\[{\"]")
 
 _SCHEMES: Final = frozenset({"apikey", "basic", "bearer", "digest", "token"})
 
+_ValueT = TypeVar("_ValueT", bytes, bytes | bool | None)
 Step = str | int | None
 """A name, an index, or None for all members."""
 
@@ -51,8 +54,10 @@ class Redactor:
         self._paths = [_parse_path(path) for path in given if path.startswith("$")]
         self._key = secrets.token_bytes(32)
 
-    def objects(self, *objects: Object) -> Callable[[str], str]:
-        """Redact the objects of one call, request and answer, in place.
+    def objects(
+        self, *objects: Object, metadata: dict[str, str] | None = None, reads: CallReads | None = None
+    ) -> Callable[[str], str]:
+        """Redact one call in place: its objects (request and answer), its gRPC metadata, and what its hook read.
 
         Returns a function that replaces the same secrets in other texts of the call.
         """
@@ -61,25 +66,46 @@ class Redactor:
             self._maps(obj, found)
             self._session(obj, found)
             self._bodies(obj, found)
-        replace = _replacer({secret: name for secret, name in found.items() if len(secret) >= MIN_REPEATED})
+        replace = self._surroundings(metadata or {}, reads or CallReads(), found)
         for obj in objects:
             _rewrite(obj, replace)
         return replace
 
-    def event(self, event: Event) -> None:
-        """Redact an event in place: the request in it, and what is named in its payload."""
+    def event(self, event: Event, metadata: dict[str, str] | None = None, reads: CallReads | None = None) -> None:
+        """Redact an event in place: the request in it, what is named in its payload, and what its handler read."""
+        found: dict[str, str] = {}
         try:
             payload = json.loads(event.payload)
         except ValueError:
             event.payload = PREFIX + "event"
-            return
-        meta = payload.get("message", {}).get("Meta") if isinstance(payload, dict) else None
-        if isinstance(meta, dict):
-            for name in ("OriginatingRequest", "Key"):
-                if meta.get(name):
-                    meta[name] = self._pseudonym(str(meta[name]))
-        self._named(payload, {})
-        event.payload = json.dumps(payload)
+        else:
+            meta = payload.get("message", {}).get("Meta") if isinstance(payload, dict) else None
+            if isinstance(meta, dict):
+                for name in ("OriginatingRequest", "Key"):
+                    if meta.get(name):
+                        meta[name] = self._secret(str(meta[name]), found)
+            self._named(payload, found)
+            event.payload = json.dumps(payload)
+        self._surroundings(metadata or {}, reads or CallReads(), found)
+
+    def _surroundings(self, metadata: dict[str, str], reads: CallReads, found: dict[str, str]) -> Callable[[str], str]:
+        """Redact values by their names, and whatever is in `found`; return a function that replaces all of that."""
+        for name in metadata:
+            if name in self._names:
+                metadata[name] = self._secret(metadata[name], found)
+        named = [StoreRead(read.key, read.uses, self._stored(read.key, read.value, found)) for read in reads.store]
+        replace = _replacer({secret: name for secret, name in found.items() if len(secret) >= MIN_REPEATED})
+        for name, value in metadata.items():
+            metadata[name] = replace(value)
+        reads.store = [StoreRead(replace(read.key), read.uses, _replaced(read.value, replace)) for read in named]
+        return replace
+
+    def _stored(self, key: str, value: bytes | bool | None, found: dict[str, str]) -> bytes | bool | None:
+        if not isinstance(value, bytes):
+            return value
+        return (
+            self._secret(_text(value), found).encode() if key.lower() in self._names else self._body(value, "", found)
+        )
 
     # Each notes what it replaced in `found`, by the secret's text.
 
@@ -155,14 +181,17 @@ class Redactor:
             value = json.loads(body)
         except (ValueError, RecursionError):
             return PREFIX.encode() + b"body" if claims_json and self._paths else body
-        changed = self._named(value, found)
+        replaced = self._named(value, found)
         for path in self._paths:
-            changed |= self._path(value, path, found)
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() if changed else body
+            replaced += self._path(value, path, found)
+        return _rewritten(body, replaced, value) if replaced else body
 
-    def _named(self, value: Any, found: dict[str, str]) -> bool:
+    # What changes a JSON value returns each member that it replaced, and by what.
+
+    def _named(self, value: Any, found: dict[str, str]) -> list[tuple[Any, str]]:
         """Replace texts under the names that are always redacted, wherever they are in a JSON value."""
-        changed, waiting = False, [value]
+        replaced: list[tuple[Any, str]] = []
+        waiting = [value]
         while waiting:
             members = waiting.pop()
             pairs: Iterable[tuple[Any, Any]] = ()
@@ -175,17 +204,17 @@ class Redactor:
                     waiting.append(member)
                 elif isinstance(name, str) and name.lower() in self._names and member not in (None, "", True, False):
                     members[name] = self._secret(str(member), found)
-                    changed = True
-        return changed
+                    replaced.append((member, members[name]))
+        return replaced
 
-    def _path(self, value: Any, path: Sequence[Step], found: dict[str, str]) -> bool:
-        changed = False
+    def _path(self, value: Any, path: Sequence[Step], found: dict[str, str]) -> list[tuple[Any, str]]:
+        replaced: list[tuple[Any, str]] = []
         for members, name in _places(value, path):
-            if members[name] not in (None, ""):
-                text = members[name] if isinstance(members[name], str) else json.dumps(members[name])
-                members[name] = self._secret(text, found)
-                changed = True
-        return changed
+            member = members[name]
+            if member not in (None, ""):
+                members[name] = self._secret(member if isinstance(member, str) else json.dumps(member), found)
+                replaced.append((member, members[name]))
+        return replaced
 
     def _secret(self, secret: str, found: dict[str, str]) -> str:
         """Return the pseudonym, and note it for the whole text and for its words, as in `id=1; key=2`.
@@ -238,6 +267,29 @@ def _places(value: Any, path: Sequence[Step]) -> Iterator[tuple[Any, Any]]:
             yield from _places(value[key], rest)
 
 
+def _rewritten(body: bytes, replaced: Iterable[tuple[Any, str]], value: Any) -> bytes:
+    """Return JSON with the members replaced, which is `value` then: with its own spaces, since hooks may copy it.
+
+    Where it writes them in another way than usual, or has a name twice, it is written anew.
+    """
+    text = body.decode(errors="replace")
+    for member, name in sorted(replaced, key=lambda pair: -len(str(pair[0]))):
+        for literal in {json.dumps(member), json.dumps(member, ensure_ascii=False)}:
+            whole = rf"(?<![\w.+-]){re.escape(literal)}(?![\w.])"
+            text = re.sub(whole, json.dumps(name).replace("\\", r"\\"), text)
+    with suppress(ValueError):
+        if json.loads(text, object_pairs_hook=_unique) == value:
+            return text.encode()
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a name is there twice")
+    return members
+
+
 def _replacer(found: dict[str, str]) -> Callable[[str], str]:
     """Return a function that replaces all secrets in a text, longer ones first."""
     if not found:
@@ -265,6 +317,13 @@ def _rewrite(message: Message, replace: Callable[[str], str]) -> None:
         elif field.type == field.TYPE_STRING:
             value[:] = [replace(member) for member in value]
         elif field.type == field.TYPE_BYTES and not field.is_repeated:
-            setattr(
-                message, field.name, replace(value.decode(errors="surrogateescape")).encode(errors="surrogateescape")
-            )
+            setattr(message, field.name, _replaced(value, replace))
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="surrogateescape")
+
+
+def _replaced(value: _ValueT, replace: Callable[[str], str]) -> _ValueT:
+    """Apply a function to bytes as if they were a text; return anything else as it is."""
+    return replace(_text(value)).encode(errors="surrogateescape") if isinstance(value, bytes) else value

@@ -1,18 +1,24 @@
 """Take calls from a running broker, redact them, and write them to a recording."""
 
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
+import msgspec
 from google.protobuf.message import DecodeError
+from hpack import HPACKError
 
+from tyk.call import Metadata, read_metadata
 from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.broker.codes import GrpcCode
 from tykpy.broker.errors import RpcError
+from tykpy.broker.observe.recorder import Batch, RecordedCall
 from tykpy.client.rpc import RpcClient
 from tykpy.ipc.frame import EVENT_KINDS, Kind
+from tykpy.ipc.reads import CallReads, unpack_reads
 from tykpy.traffic.errors import TrafficError
 from tykpy.traffic.recording import CallRecord, RecordingWriter
 from tykpy.traffic.redaction import Redactor
@@ -49,10 +55,10 @@ def take(
             if seconds and monotonic() - began >= seconds:
                 reason = "the time of --for has passed"
                 break
-            batch = client.call("record_read", timeout=_READ_TIMEOUT)
+            batch = read_batch(client)
             if batch is None:
                 return "the broker ended the recording, because it was not read for too long"
-            left = batch["dropped"] + _write(batch["calls"], writer, redactor, max_size)
+            left = batch.dropped + _write(batch.calls, writer, redactor, max_size)
             if left:
                 writer.drop(left)
             if writer.size >= max_size:
@@ -66,7 +72,13 @@ def take(
     return reason
 
 
-def _write(calls: list[list[Any]], writer: RecordingWriter, redactor: Redactor, max_size: int) -> int:
+def read_batch(client: RpcClient) -> Batch | None:
+    """Return what has ended since the last batch; None if the recording has ended. Raises RpcError."""
+    batch = client.call("record_read", timeout=_READ_TIMEOUT)
+    return None if batch is None else msgspec.convert(batch, Batch)
+
+
+def _write(calls: Sequence[RecordedCall], writer: RecordingWriter, redactor: Redactor, max_size: int) -> int:
     """Write calls while there is room; return how many are left."""
     for number, call in enumerate(calls):
         if writer.size >= max_size:
@@ -98,36 +110,47 @@ def started(runtime_dir: Path, sample: float, hooks: Sequence[str]) -> Iterator[
             raise
 
 
-def redacted(call: list[Any], redactor: Redactor) -> CallRecord:
+def redacted(call: RecordedCall, redactor: Redactor) -> CallRecord:
     """Return a call as it may be written. What does not decode cannot be searched for secrets, and is left out."""
-    time_ns, kind, bundle, hook, request, answer, code, message, dispatch_ns, hook_ns = call
-    event = kind in EVENT_KINDS
-    try:
-        request, answer, message = _redact(kind, request, answer, message, redactor)
-    except (DecodeError, ValueError):
-        request, answer, message = b"", b"", "tykpy record could not decode the call"
+    request, answer, message = b"", b"", "tykpy record could not decode the call"
+    metadata: dict[str, str] = {}
+    reads = CallReads()
+    with suppress(DecodeError, HPACKError, ValueError):
+        metadata = _texts(read_metadata(call.metadata)) if call.metadata else {}
+        reads = unpack_reads(call.reads) if call.reads else CallReads()
+        request, answer, message = _redact(call, metadata, reads, redactor)
     return CallRecord(
-        time=time_ns / _NS_PER_S,
-        bundle=bundle,
-        hook=hook,
-        event=event,
+        time=call.time_ns / _NS_PER_S,
+        bundle=call.bundle,
+        hook=call.hook,
+        event=call.kind in EVENT_KINDS,
         request=request,
         answer=answer,
-        code=GrpcCode(code).name,
+        code=GrpcCode(call.code).name,
         message=message,
-        dispatch_us=dispatch_ns // _NS_PER_US,
-        hook_us=None if hook_ns is None else hook_ns // _NS_PER_US,
+        dispatch_us=call.dispatch_ns // _NS_PER_US,
+        hook_us=None if call.hook_ns is None else call.hook_ns // _NS_PER_US,
+        metadata=metadata if request else {},
+        reads=reads if request else CallReads(),
     )
 
 
-def _redact(kind: int, request: bytes, answer: bytes, message: str, redactor: Redactor) -> tuple[bytes, bytes, str]:
-    if kind in EVENT_KINDS:
-        event = Event.FromString(request) if kind == Kind.EVENT else decode(Event, request)
-        redactor.event(event)
-        return event.SerializeToString(), b"", message
-    sent, answered = _object(kind, request), _object(kind, answer)
-    replace = redactor.objects(sent, answered)
-    return sent.SerializeToString(), answered.SerializeToString() if answer else b"", replace(message)
+def _redact(
+    call: RecordedCall, metadata: dict[str, str], reads: CallReads, redactor: Redactor
+) -> tuple[bytes, bytes, str]:
+    """Redact `metadata` and `reads` in place, and return request, answer and message redacted."""
+    if call.kind in EVENT_KINDS:
+        event = Event.FromString(call.request) if call.kind == Kind.EVENT else decode(Event, call.request)
+        redactor.event(event, metadata=metadata, reads=reads)
+        return event.SerializeToString(), b"", call.message
+    sent, answered = _object(call.kind, call.request), _object(call.kind, call.answer)
+    replace = redactor.objects(sent, answered, metadata=metadata, reads=reads)
+    return sent.SerializeToString(), answered.SerializeToString() if call.answer else b"", replace(call.message)
+
+
+def _texts(metadata: Metadata) -> dict[str, str]:
+    """Return metadata as it was sent."""
+    return {name: value if isinstance(value, str) else b64encode(value).decode() for name, value in metadata.items()}
 
 
 def _object(kind: int, packed: bytes) -> Object:

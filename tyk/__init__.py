@@ -2,6 +2,7 @@
 
 from tyk.caching import CacheInfo, cache
 from tyk.call import Call, current
+from tyk.repeatable import now, random, time, uuid4
 from tyk.storage import Store, store
 
-__all__ = ["CacheInfo", "Call", "Store", "cache", "current", "store"]
+__all__ = ["CacheInfo", "Call", "Store", "cache", "current", "now", "random", "store", "time", "uuid4"]

@@ -4,7 +4,7 @@ import binascii
 import math
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from time import monotonic_ns
@@ -15,6 +15,7 @@ from hpack import Decoder
 
 from tyk.errors import NoCallError
 from tyk.event import TykEvent
+from tyk.gateway.backend import READS
 from tyk.proto.coprocess_common_pb2 import HookType
 
 __all__ = ["Call", "Metadata", "current"]
@@ -60,8 +61,11 @@ TRACE_PARENT: Final = "Traceparent"
 _TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
 """https://www.w3.org/TR/trace-context/#traceparent-header"""
 _EVENT: Final = "Event"
-_GRPC: Final = frozenset(
+REPLAYED: Final = "tykpy-replayed"
+"""Names a call in its metadata: `tykpy replay` has recorded what it reads."""
+_HIDDEN: Final = frozenset(
     {
+        REPLAYED,
         "accept-encoding",
         "content-length",
         "content-type",
@@ -72,7 +76,7 @@ _GRPC: Final = frozenset(
         "user-agent",
     }
 )
-"""Fields of gRPC itself. Whether they are in the block depends on their order; nearly always they are not."""
+"""Also fields of gRPC itself. Whether they are in the block depends on their order; nearly always they are not."""
 _MAX_LIST: Final = 1024 * 1024
 """In bytes: far above what the broker lets through."""
 _NS_PER_S: Final = 1_000_000_000
@@ -127,7 +131,9 @@ class Call:
     def time_left(self) -> float:
         """Seconds until the call's deadline, 0 if it has passed; infinite outside a broker."""
         deadline_ns = self._running[3][1]
-        return max(0.0, (deadline_ns - monotonic_ns()) / _NS_PER_S) if deadline_ns else math.inf
+        left = max(0.0, (deadline_ns - monotonic_ns()) / _NS_PER_S) if deadline_ns else math.inf
+        reads = READS.get()
+        return left if reads is None else reads.time_left(left)
 
     @property
     def attempt(self) -> int:
@@ -202,13 +208,16 @@ def current() -> Call:
     return call
 
 
-def read_metadata(block: bytes) -> Metadata:
-    """Decode a header block that uses no table; binary values that are not base64 are left out."""
+def read_metadata(block: bytes, hidden: Container[str] = _HIDDEN) -> Metadata:
+    """Decode a header block that uses no table, without the names in `hidden`.
+
+    Binary values that are not base64 are left out.
+    """
     texts: dict[str, str] = {}
     binaries: dict[str, bytes] = {}
     for raw_name, raw_value in Decoder(max_header_list_size=_MAX_LIST).decode(block, raw=True):
         name, value = raw_name.decode("ascii", "replace"), raw_value.decode("utf-8", "replace")
-        if name in _GRPC:
+        if name in hidden:
             continue
         if name.endswith(BINARY):
             _add_binary(binaries, name, value)

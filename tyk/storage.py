@@ -155,7 +155,7 @@ class Store:
 
 
 def _execute(command: Get | Set | SetIfAbsent | Delete | Increment | Expire) -> Any:
-    return backend.current().storage.execute(command)
+    return backend.storage().execute(command)
 
 
 def _batch(keys: Iterable[str]) -> tuple[str, ...]:

@@ -18,9 +18,11 @@ from tykpy.bundles.errors import WorkerError
 from tykpy.ipc.channel.messages import Request
 from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.frame import Packed, Status
+from tykpy.ipc.ring.layout import FLAG_RECORD
 from tykpy.telemetry.log import Log
 from tykpy.workers.dispatch.failure import error_frame
 from tykpy.workers.dispatch.invocation import Invocation
+from tykpy.workers.dispatch.reads import with_reads
 from tykpy.workers.process.guard import give_up, start_thread
 
 _log: Final = Log("tykpy.worker")
@@ -176,7 +178,10 @@ class AsyncCalls:
         try:
             if request.borrowed is not None:
                 request.borrowed.give_back()
-            self._channel.answer(slot, request.seq, payload, is_error, monotonic_ns() - started)
+            time = monotonic_ns() - started
+            if request.flags & FLAG_RECORD:
+                payload = with_reads(payload, self._channel.max_message)
+            self._channel.answer(slot, request.seq, payload, is_error, time)
             del self._calls[slot]
             self._slots.put(slot)
         except BaseException as error:  # noqa: BLE001 (nobody reads the result of this task)

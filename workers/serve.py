@@ -13,21 +13,24 @@ from queue import SimpleQueue
 from time import monotonic_ns
 from typing import Any, Final
 
+from tyk.gateway.backend import READS
 from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.errors import ControlClosedError
 from tykpy.ipc.frame import Packed
-from tykpy.ipc.ring.layout import EXECUTION_SLOTS, FLAG_MEASURE, FLAG_RETRY, FLAG_SHARES
+from tykpy.ipc.ring.layout import EXECUTION_SLOTS, FLAG_MEASURE, FLAG_RECORD, FLAG_RETRY, FLAG_SHARES
 from tykpy.telemetry.log import close_log, explain_in_log, reopen_log, set_level
 from tykpy.telemetry.stacks import stacks_of_process
 from tykpy.workers.async_hooks import AsyncCalls
 from tykpy.workers.dispatch.failure import error_frame
 from tykpy.workers.dispatch.prepare import HookDispatcher
+from tykpy.workers.dispatch.reads import RecordedReads, with_reads
 from tykpy.workers.dispatch.slow_hooks import SlowHooks
 from tykpy.workers.hook_threads import FIRST, HookThreads
 from tykpy.workers.lifespan import Lifespan
 from tykpy.workers.metering import Meter
 from tykpy.workers.process.guard import guarded, start_thread
 from tykpy.workers.process.rlimits import CpuBudget
+from tykpy.workers.replays import Replays
 
 EXIT_BROKER_GONE: Final = 0
 """Exit code of a worker whose broker is gone: nobody reads it, and nothing went wrong in the worker."""
@@ -52,6 +55,7 @@ class WorkerLoop:
         self._begin: SimpleQueue[None] = SimpleQueue()
         self._async_calls = AsyncCalls(channel, range(threads, EXECUTION_SLOTS))
         self._threads = HookThreads(threads, self._serve, channel.show_threads)
+        self._replays = Replays.open()
         self._meters = [Meter() for _ in range(threads)]
         start_thread("control", self._listen_when_begun)
         if slow_hook:
@@ -85,19 +89,24 @@ class WorkerLoop:
 
     def _serve(self, slot: int) -> None:
         channel, threads, budget = self._channel, self._threads, self._budget
-        leading, meter = threads.leading, self._meters[slot]
+        leading, meter, replays = threads.leading, self._meters[slot], self._replays
         while (request := channel.claim(slot)) is not None:
             started = monotonic_ns()
             seq, flags = request.seq, request.flags
             leading[seq] = True
             payload: Packed
+            # Nothing that a hook leaves in its context reaches another call.
+            context = Context()
+            if flags & FLAG_RECORD:
+                context.run(READS.set, RecordedReads())
             if flags & FLAG_MEASURE:
                 meter.begin()
             try:
                 if budget is not None:
                     budget.renew(started)
-                # Nothing that a hook leaves in its context reaches another call.
-                context = Context()
+                if replays is not None and (replayed := replays.find(request.payload)) is not None:
+                    context.run(READS.set, replayed)
+                    started = monotonic_ns()
                 attempt = 2 if flags & FLAG_RETRY else 1
                 invocation = context.run(
                     self._dispatcher.prepare, request.payload, request.borrowed, request.deadline_ns, attempt
@@ -117,6 +126,8 @@ class WorkerLoop:
             time = monotonic_ns() - started
             if flags & FLAG_MEASURE:
                 time = meter.end(time, threads.busy)
+            if flags & FLAG_RECORD:
+                payload = context.run(with_reads, payload, channel.max_message)
             channel.answer(slot, seq, payload, is_error, time)
             if not (leading.pop(seq, False) or threads.rejoin(slot)):
                 return

@@ -69,6 +69,10 @@ class RecordedCall(msgspec.Struct, frozen=True, array_like=True):
     dispatch_ns: int
     hook_ns: int | None
     """None: the hook was not run."""
+    metadata: bytes | None
+    """gRPC metadata, see `ipc.frame`."""
+    reads: bytes
+    """What the hook read, see `ipc.reads`; a worker has packed it. Empty if the dispatch failed before that."""
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -82,9 +86,15 @@ class Batch(msgspec.Struct, frozen=True):
 class Recorder:
     """One recording at a time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, observers: list[DispatchObserver]) -> None:
-        """`observers` are told about dispatches that have ended; a recording is one of them while it runs."""
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_taken: list[Callable[[Dispatch, HookStats], None]],
+        observers: list[DispatchObserver],
+    ) -> None:
+        """What is called with dispatches that are taken, and told about their end: a recording is while it runs."""
         self._loop = loop
+        self._on_taken = on_taken
         self._observers = observers
         self._runs = False
         self._options = RecordOptions()
@@ -103,6 +113,7 @@ class Recorder:
         if self._runs:
             raise DispatchError(Status.INVALID, "another tykpy record runs for this broker; end that first")
         self._options, self._hooks, self._runs = options, frozenset(options.hooks), True
+        self._on_taken.append(self.choose)
         self._observers.append(self)
         self._lease()
 
@@ -110,6 +121,7 @@ class Recorder:
         """End the recording, if there is one; return how many calls were not fetched."""
         left = len(self._calls) + self._dropped
         if self._runs:
+            self._on_taken.remove(self.choose)
             self._observers.remove(self)
         self._runs = False
         self._calls.clear()
@@ -139,6 +151,11 @@ class Recorder:
         self._listener = None
         self.stop()
 
+    def choose(self, dispatch: Dispatch, stats: HookStats) -> None:
+        """Decide whether a dispatch is recorded, before a worker gets it."""
+        options = self._options
+        dispatch.recorded = (options.sample >= 1 or random() < options.sample) and self._is_wanted(dispatch, stats)
+
     def note(
         self,
         dispatch: Dispatch,
@@ -150,20 +167,18 @@ class Recorder:
         message: str = "",
     ) -> None:
         """Keep a copy of a dispatch that has ended, if it is chosen and there is room."""
-        options = self._options
-        if options.sample < 1 and random() >= options.sample:
+        if dispatch.recorded is None:  # it was taken before the recording began
+            self.choose(dispatch, stats)
+        if not dispatch.recorded:
             return
-        bundle, hook = stats.id
-        if self._hooks and hook not in self._hooks and f"{bundle}/{hook}" not in self._hooks:
-            return
-        size = len(dispatch.body) + len(answer) + _CALL
+        size = len(dispatch.body) + len(answer) + len(dispatch.reads) + _CALL
         if size > MAX_CALL or self._waiting + size > MAX_WAITING:
             self._dropped += 1
             return
         call = RecordedCall(
             time_ns(),
             dispatch.kind,
-            bundle,
+            stats.id[0],
             dispatch.name,
             dispatch.encoded,
             answer,
@@ -171,11 +186,19 @@ class Recorder:
             message,
             dispatch_ns,
             hook_ns,
+            dispatch.metadata,
+            dispatch.reads,
         )
         self._calls.append((call, size))
         self._waiting += size
         if self._waiting > MAX_BATCH and self._listener is not None:
             self._loop.call_soon(self._deliver)
+
+    def _is_wanted(self, dispatch: Dispatch, stats: HookStats) -> bool:
+        if not self._hooks:
+            return True
+        bundle, hook = stats.id
+        return hook in self._hooks or f"{bundle}/{hook}" in self._hooks
 
     def _deliver(self) -> None:
         listener, self._listener = self._listener, None

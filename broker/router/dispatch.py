@@ -51,6 +51,8 @@ class Dispatch(ABC):
         "link",
         "metadata",
         "name",
+        "reads",
+        "recorded",
         "retried",
         "seq",
         "share",
@@ -101,6 +103,10 @@ class Dispatch(ABC):
         """Answered, failed or cancelled: nothing more may happen to it."""
         self.trace: DispatchTrace | None = None
         """The trace that it belongs to; None if it is not traced."""
+        self.recorded: bool | None = None
+        """Whether it is in a recording; None: that is not decided, because none ran when it was taken."""
+        self.reads = b""
+        """What its hook read, packed, if it is recorded and has been answered; see `ipc.reads`."""
 
     @property
     def urgent(self) -> bool:
@@ -132,7 +138,7 @@ class Dispatcher(Protocol):
 
 
 class DispatchObserver(Protocol):
-    """Is told about every dispatch that has ended."""
+    """Is told about dispatches that have ended."""
 
     def note(
         self,

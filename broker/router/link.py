@@ -10,7 +10,7 @@ from tykpy.ipc.channel.broker_end import BrokerChannel
 from tykpy.ipc.channel.messages import Answer
 from tykpy.ipc.errors import IpcError
 from tykpy.ipc.frame import SPLIT_ABOVE, pack_frame
-from tykpy.ipc.ring.layout import FLAG_RETRY, FLAG_SHARES
+from tykpy.ipc.ring.layout import FLAG_RECORD, FLAG_RETRY, FLAG_SHARES
 
 PREFETCH: Final = 24
 """Most dispatches that may wait in a worker's ring behind the ones its threads run.
@@ -176,6 +176,8 @@ class Link:
             dispatch.body = body = self.channel.bodies.put(body) or body
         if dispatch.retried:
             flags |= FLAG_RETRY
+        if dispatch.recorded:
+            flags |= FLAG_RECORD
         trace = dispatch.trace
         carrier = None if trace is None else trace.carrier
         self.channel.send(seq, pack_frame(dispatch.kind, dispatch.metadata, body, carrier), dispatch.deadline_ns, flags)

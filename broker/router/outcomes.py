@@ -19,6 +19,7 @@ from tykpy.broker.router.link import Link
 from tykpy.broker.router.queue import PendingQueue
 from tykpy.ipc.channel.messages import Answer
 from tykpy.ipc.frame import EVENT_KINDS, Status
+from tykpy.ipc.reads import split_reads
 from tykpy.telemetry.rate_limited_log import QuietLog
 
 log = logging.getLogger("tykpy.router")
@@ -86,6 +87,9 @@ class Outcomes:
         """Hand a worker's answer to its caller, if the caller still waits. `link.progress_ns` is now."""
         dispatch = link.finish(answer.seq)
         link.overdue.discard(answer.seq)
+        if dispatch is not None and dispatch.recorded:
+            payload, dispatch.reads = split_reads(answer.payload)
+            answer = answer._replace(payload=payload)
         if dispatch is None or dispatch.completed:
             if dispatch is not None:
                 _note_run(dispatch, answer)

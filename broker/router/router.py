@@ -7,7 +7,7 @@ exactly one outcome. Dispatches in flight are keyed by worker and sequence numbe
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -23,6 +23,7 @@ from tykpy.broker.router.deadlines import DeadlineWheel
 from tykpy.broker.router.deaths import Death, Quarantine, final_error
 from tykpy.broker.router.dispatch import Dispatch, DispatchObserver, DispatchTracer
 from tykpy.broker.router.hook_info import ASYNC, BLOCKING, LANES, WHOLE
+from tykpy.broker.router.hook_stats import HookStats
 from tykpy.broker.router.hook_table import UNRESTRICTED, HookTable, Restrictions
 from tykpy.broker.router.link import Link, LinkWatcher
 from tykpy.broker.router.link_pool import LinkPool
@@ -81,6 +82,8 @@ class Router:
         self._outcomes = Outcomes(loop, self._pending, self._deadlines, oversize or SizeRefusals())
         self._clock = Clock(loop, options.queue_wait_ns, self._pending, self._deadlines, self._outcomes, self)
         self.counters: Counters = self._outcomes.counters
+        self.on_taken: list[Callable[[Dispatch, HookStats], None]] = []
+        """Called with every dispatch before it goes to a worker; must not raise."""
         self.observers: list[DispatchObserver] = self._outcomes.observers
         """Told about every dispatch that has ended."""
         self.failure_observers: list[DispatchObserver] = self._outcomes.failure_observers
@@ -99,6 +102,8 @@ class Router:
             hook = self.hooks.identify(dispatch)
             if self._tracer is not None:
                 self._tracer.begin(dispatch, hook)
+            for choose in self.on_taken:
+                choose(dispatch, hook.stats)
             held = self._outcomes.held + len(dispatch.body)
             if (
                 self.draining

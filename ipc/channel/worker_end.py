@@ -91,8 +91,9 @@ class WorkerChannel:
         self._oversize_out = OversizeWriter(producer, parts.bulk_out, parts.spills)
         self._oversize_in = OversizeReader(parts.bodies, parts.spills, outbound.identity.max_message, skip_revoked=True)
         self._fetch = self._copy
-        self._max_message = outbound.identity.max_message
-        self._max_payload = min(outbound.identity.max_payload, self._max_message)
+        self.max_message = outbound.identity.max_message
+        """Largest answer in bytes."""
+        self._max_payload = min(outbound.identity.max_payload, self.max_message)
         self._answer_lock = Lock()
         self._big_lately = False
         """Whether a request was too big for a record since the last `trim`."""
@@ -144,10 +145,10 @@ class WorkerChannel:
         return self._oversize_in.fetch(seq, payload), None
 
     def _borrow(self, seq: int, payload: bytes) -> tuple[Packed, BorrowedBody | None]:
-        size, offset, head = read_announcement(payload, self._max_message)
+        size, offset, head = read_announcement(payload, self.max_message)
         if size < BORROW_FROM or offset == OWN_MEMORY or not head:
             return self._copy(seq, payload)
-        return (head, None), self._parts.bodies.borrow(offset, size, self._max_message)
+        return (head, None), self._parts.bodies.borrow(offset, size, self.max_message)
 
     @property
     def identity(self) -> Identity:
@@ -234,7 +235,7 @@ class WorkerChannel:
             head, body = b"", head
         assert isinstance(body, bytes)
         size = len(body)
-        if size > self._max_message:
+        if size > self.max_message:
             # The broker adds the limit, and the option that sets it.
             self._push_error(seq, Status.TOO_LARGE, f"the answer has {size} bytes", time)
             return

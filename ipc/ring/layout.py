@@ -40,7 +40,7 @@ All numbers are native little-endian u64 unless said otherwise. Counters are rea
 #   aux: REQ, SPILL_REQ: absolute deadline (CLOCK_MONOTONIC, ns, 0: none); RESP, ERR, SPILL_RESP: handler time in ns in
 #        the lower 48 bits (78 hours), in the upper 16 the share of it that the hook waited (1: none of it, 65535: all
 #        of it, 0: not measured).
-#   flags: FLAG_ERROR; on REQ and SPILL_REQ FLAG_MEASURE, FLAG_SHARES and FLAG_RETRY.
+#   flags: FLAG_ERROR; on REQ and SPILL_REQ FLAG_MEASURE, FLAG_SHARES, FLAG_RETRY and FLAG_RECORD.
 #   CRC: over (position / 32, payload, bytes 0-27): no stale lap, torn or misplaced record validates. The header comes
 #        last so that a reader runs over its 32 bytes as they are and compares with a constant.
 #   PAD: fills the ring up to its end when the next record does not fit there; its payload is not written.
@@ -127,7 +127,9 @@ FLAG_SHARES: Final = 1 << 10
 """On a request: another thread of the worker claims the next request while this one runs."""
 FLAG_RETRY: Final = 1 << 11
 """On a request: a worker died while it ran this one before."""
-REQUEST_FLAGS: Final = FLAG_MEASURE | FLAG_SHARES | FLAG_RETRY
+FLAG_RECORD: Final = 1 << 12
+"""On a request: add to the answer what the call read, see `ipc.reads`."""
+REQUEST_FLAGS: Final = FLAG_MEASURE | FLAG_SHARES | FLAG_RETRY | FLAG_RECORD
 
 WAITING_SHIFT: Final = 48
 """Where the waiting share begins in an answer's aux."""

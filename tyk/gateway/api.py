@@ -29,12 +29,12 @@ class TykGateway:
 
         A store that fails is logged, not raised. Raises TypeError for a key, value or ttl of a wrong type.
         """
-        backend.current().storage.store(check_key(key), encode_value(value), check_ttl(ttl))
+        backend.storage().store(check_key(key), encode_value(value), check_ttl(ttl))
 
     @staticmethod
     def get_data(key: str) -> bytes:
         """Return what was stored under `key`; empty where there is nothing, or the store does not answer."""
-        return backend.current().storage.fetch(check_key(key))
+        return backend.storage().fetch(check_key(key))
 
     @staticmethod
     def trigger_event(name: str, payload: EventPayload) -> None:

@@ -1,10 +1,12 @@
-"""What `TykGateway` calls: storage, events and log, installed by a worker; stand-ins elsewhere."""
+"""What plugins use through `tyk`: storage, events, log and clocks, installed by a worker; stand-ins elsewhere."""
 
 import logging
 import re
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from random import Random
 from threading import RLock
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
@@ -140,15 +142,37 @@ def _log(message: str, level: int) -> None:
     logging.getLogger(PLUGIN_LOGGER).log(level, "%s", message)
 
 
+class Reads(Protocol):
+    """Stands between a recorded or replayed call and what it reads besides its arguments."""
+
+    def time(self, now: Callable[[], float]) -> float:
+        """Return the time since the epoch, in seconds; `now` says what it is."""
+
+    def time_left(self, seconds: float) -> float:
+        """Return the time that the call has left, in seconds, which is `seconds` now."""
+
+    def random(self) -> Random:
+        """Return the call's own random numbers."""
+
+    def storage(self, storage: Storage) -> Storage:
+        """Return a storage that shows the call the values that it read, or is to read."""
+
+
+READS: Final[ContextVar[Reads | None]] = ContextVar("READS", default=None)
+"""Set for a call that is recorded or replayed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What `TykGateway` works with."""
+    """What `tyk` works with."""
 
     storage: Storage = field(default_factory=MemoryStorage)
     trigger: Trigger = _ignore
     log: WriteLog = _log
     clock: Callable[[], float] = time.monotonic
     """Seconds, for the results that `tyk.cache` keeps in this process."""
+    wall_clock: Callable[[], float] = time.time
+    """Seconds since the epoch, for `tyk.time`."""
 
 
 _current = Backend()
@@ -159,16 +183,30 @@ def current() -> Backend:
     return _current
 
 
+def storage() -> Storage:
+    """Return the storage as the running call is to see it."""
+    reads = READS.get()
+    return _current.storage if reads is None else reads.storage(_current.storage)
+
+
 def install(
     storage: Storage | None = None,
     trigger: Trigger | None = None,
     log: WriteLog | None = None,
     clock: Callable[[], float] | None = None,
+    wall_clock: Callable[[], float] | None = None,
 ) -> Backend:
     """Put other parts in place of those in use, and return the previous backend; None leaves a part as it is."""
     previous = current()
-    new_storage = previous.storage if storage is None else storage
-    restore(Backend(new_storage, trigger or previous.trigger, log or previous.log, clock or previous.clock))
+    restore(
+        Backend(
+            previous.storage if storage is None else storage,
+            trigger or previous.trigger,
+            log or previous.log,
+            clock or previous.clock,
+            wall_clock or previous.wall_clock,
+        )
+    )
     return previous
 
 

@@ -34,12 +34,17 @@ class ManualClock:
     """A clock that moves only when it is advanced."""
 
     def __init__(self) -> None:
-        """Start at zero."""
+        """Start at zero, which is now."""
+        self._began_s = time.time()
         self._now_s = 0.0
 
     def __call__(self) -> float:
         """Return the time in seconds."""
         return self._now_s
+
+    def time(self) -> float:
+        """Return the time in seconds since the epoch, for `tyk.time`."""
+        return self._began_s + self._now_s
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass."""
@@ -69,7 +74,7 @@ def fake_gateway() -> Iterator[FakeGateway]:
     """Give `TykGateway` an empty store, events and log; restore the previous ones at the end."""
     clock = ManualClock()
     fake = FakeGateway(clock, MemoryStorage(clock))
-    previous = install(fake.storage, fake._trigger, fake._log, clock)
+    previous = install(fake.storage, fake._trigger, fake._log, clock, clock.time)
     try:
         yield fake
     finally:

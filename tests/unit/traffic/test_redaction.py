@@ -1,10 +1,12 @@
 """Secrets are gone from recorded calls, wherever they are."""
 
 import json
+import re
 
 import pytest
 
 from tyk.proto.coprocess_object_pb2 import Event, Object
+from tykpy.ipc.reads import CallReads, StoreRead
 from tykpy.traffic.errors import RedactionError
 from tykpy.traffic.redaction import DEFAULT, Redactor
 
@@ -139,11 +141,56 @@ def test_forms_are_searched() -> None:
     assert obj.request.raw_body.startswith(b"user=ann&password=redacted-")
 
 
+@pytest.mark.parametrize(
+    ("body", "after"),
+    [
+        ('{ "pin" : "s3cret9",\n "n": 1.50 }', '{ "pin" : NAME,\n "n": 1.50 }'),
+        ('{"pin": 1234, "other": 12345}', '{"pin": NAME, "other": 12345}'),
+        ('[{"pin": "a\u00e9", "x":"\\u00e9"}]', '[{"pin": NAME, "x":"\\u00e9"}]'),
+        ('{"pin": "\\u0073ecret", "n": 1}', '{"pin":NAME,"n":1}'),
+        ('{"pin": "s3cret", "pin": "other"}', '{"pin":NAME}'),
+        ('{"pin": "ann", "name": "ann"}', '{"pin":NAME,"name":"ann"}'),
+    ],
+)
+def test_json_keeps_its_form_where_it_can(body: str, after: str) -> None:
+    obj = Object()
+    obj.request.raw_body = body.encode()
+    found = redacted(obj, "pin").request.raw_body.decode()
+    assert re.sub(r'"redacted-\w{12}"', "NAME", found) == after
+
+
 def test_json_that_does_not_parse_is_left_out() -> None:
     obj = Object()
     obj.request.headers["Content-Type"] = "application/json"
     obj.request.raw_body = b'{"pin": "1234", '
     assert redacted(obj, "$.pin").request.raw_body == b"redacted-body"
+
+
+def test_what_a_hook_read_is_redacted() -> None:
+    sent = Object()
+    sent.request.headers["Authorization"] = f"Bearer {SECRET}"
+    values = {f"user:{SECRET}": b"ann", "Api-Key": b"stored", "json": b'{"token": "in-json"}', "raw": SECRET.encode()}
+    reads = CallReads(store=[StoreRead(key, 0, value) for key, value in values.items()])
+    reads.store.append(StoreRead(f"gone:{SECRET}", 1, None))
+    metadata = {"cookie": "biscuit", "x-copy": SECRET, "x-trace": "t"}
+    Redactor().objects(sent, metadata=metadata, reads=reads)
+    name = sent.request.headers["Authorization"].split()[1]
+    keys, found = [read.key for read in reads.store], [read.value for read in reads.store]
+    assert keys == [f"user:{name}", "Api-Key", "json", "raw", f"gone:{name}"]
+    assert (found[0], found[3], found[4]) == (b"ann", name.encode(), None)
+    assert isinstance(found[1], bytes)
+    assert found[1].startswith(b"redacted-")
+    assert isinstance(found[2], bytes)
+    assert found[2].startswith(b'{"token": "redacted-')
+    assert metadata["cookie"].startswith("redacted-")
+    assert (metadata["x-copy"], metadata["x-trace"]) == (name, "t")
+
+
+def test_what_an_event_handler_read_is_redacted() -> None:
+    event = Event(payload=json.dumps({"message": {"Meta": {"Key": SECRET}}, "handler_name": "h"}))
+    reads = CallReads(store=[StoreRead(f"count:{SECRET}", 0, b"1")])
+    Redactor().event(event, metadata={}, reads=reads)
+    assert SECRET not in reads.store[0].key
 
 
 def test_events_lose_the_request_and_the_key() -> None:

@@ -1,6 +1,7 @@
 """Calls for `tykpy record` are handed over in batches."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -23,7 +24,7 @@ class Ended(Dispatch):
 async def batches(collect: float, body: bytes) -> list[Batch | None]:
     """Return what is handed over at once of a call with this body."""
     found: list[Batch | None] = []
-    recorder = Recorder(asyncio.get_running_loop(), [])
+    recorder = Recorder(asyncio.get_running_loop(), [], [])
     recorder.start(RecordOptions(collect=collect))
     recorder.note(Ended(Kind.OBJECT, body), HookStats(AllHookStats(), ("mine", "greet")), 0, 1, 1, b"")
     recorder.read(found.append)
@@ -36,7 +37,7 @@ async def batches(collect: float, body: bytes) -> list[Batch | None]:
 
 def test_calls_that_nobody_fetched_are_counted_at_the_end() -> None:
     async def left() -> int:
-        recorder = Recorder(asyncio.get_running_loop(), [])
+        recorder = Recorder(asyncio.get_running_loop(), [], [])
         recorder.start(RecordOptions())
         for size in (1, 2, MAX_CALL):
             ended = Ended(Kind.OBJECT, bytes(size))
@@ -56,6 +57,24 @@ def test_calls_are_collected_for_a_while() -> None:
 def test_a_full_batch_is_not_held_back() -> None:
     (batch,) = asyncio.run(batches(1.0, bytes(MAX_BATCH + 1)))
     assert batch is not None
+
+
+def test_a_recording_chooses_while_it_runs() -> None:
+    async def chosen() -> list[bool | None]:
+        on_taken: list[Callable[[Dispatch, HookStats], None]] = []
+        recorder = Recorder(asyncio.get_running_loop(), on_taken, [])
+        recorder.start(RecordOptions(hooks=("mine/greet",)))
+        found = []
+        for hook in ("greet", "other"):
+            dispatch = Ended(Kind.OBJECT, b"")
+            for choose in on_taken:
+                choose(dispatch, HookStats(AllHookStats(), ("mine", hook)))
+            found.append(dispatch.recorded)
+        recorder.stop()
+        assert not on_taken
+        return found
+
+    assert asyncio.run(chosen()) == [True, False]
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 60.0, float("nan")])
