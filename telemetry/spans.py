@@ -1,4 +1,4 @@
-"""Makes the spans of one process and exports them over OTLP/HTTP, configured by the `OTEL_*` variables.
+"""Exports the spans of one process over OTLP/HTTP, configured by the `OTEL_*` variables.
 
 Import it only where tracing is on: it needs the extra `tykpy[otel]`, and starts a thread, so never before a fork.
 A thread of the OpenTelemetry SDK sends spans in batches. A collector that is slow or down costs spans and nothing else.
@@ -8,22 +8,26 @@ import _thread
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
 from random import Random
-from typing import Final, Protocol
+from typing import Any, ClassVar, Final, NamedTuple
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.otlp.proto.http import trace_exporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, SpanFlags
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, TraceFlags, TraceState
+from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 from tykpy.telemetry.log import Log
 from tykpy.telemetry.rate_limited_log import QuietLog
@@ -31,11 +35,17 @@ from tykpy.telemetry.tracing import TracingError
 
 MAX_VALUE: Final = 1024
 """Longest text of an attribute, in characters, unless OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT is set."""
-UNSET: Final = Status()
 _LENGTH_LIMIT: Final = "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"
 _DEFAULT_NAME: Final = "tykpy"
 _UNNAMED: Final = "unknown_service"
 """Start of the SDK's name for a service without one."""
+_NO_TRACE: Final = "0" * 32
+_NO_SPAN: Final = "0" * 16
+_LOCAL_PARENT: Final = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
+_REMOTE_PARENT: Final = _LOCAL_PARENT | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
+_exporter: Final[Any] = trace_exporter
+_encode_spans: Final[Callable[[Sequence[ReadableSpan]], ExportTraceServiceRequest]] = _exporter.encode_spans
+_log: Final = QuietLog(Log("tykpy.tracing"))
 
 _start_new_thread: Final = _thread.start_new_thread
 _Queue: Final = SimpleQueue
@@ -46,28 +56,148 @@ def _unchanged(sampler: Sampler) -> Sampler:
     return sampler
 
 
-class SampledCall(Protocol):
-    """A call that has ended. Its spans are made by the thread that exports them, many at a time."""
+class SpanIds(NamedTuple):
+    """The ids of a span, as a `traceparent` has them: in hexadecimal."""
+
+    trace_id: str
+    span_id: str
+    flags: int
+    state: str = ""
+    """Its `tracestate`."""
 
     @property
-    def context(self) -> SpanContext:
-        """The context of its own span."""
+    def is_valid(self) -> bool:
+        """Whether no id is zero."""
+        return self.trace_id != _NO_TRACE and self.span_id != _NO_SPAN
 
-    def spans(self) -> Iterable[ReadableSpan]:
-        """Make its spans."""
+    @property
+    def header(self) -> str:
+        """The `traceparent` of its children."""
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
+
+    def context(self, *, is_remote: bool) -> SpanContext:
+        """Return them as the SDK has them; `is_remote`: the span is of another process."""
+        state = TraceState.from_header([self.state]) if self.state else None
+        return SpanContext(int(self.trace_id, 16), int(self.span_id, 16), is_remote, TraceFlags(self.flags), state)
 
 
-class CallExporter(SpanExporter):
-    """Exports spans, and those of calls."""
+def parse_parent(header: str, state: str = "") -> SpanIds:
+    """Return the ids of a `traceparent`, which has the form of one, with its `tracestate`, which may have none."""
+    valid_state = TraceState.from_header([state]).to_header() if state else ""
+    return SpanIds(header[3:35], header[36:52], int(header[53:55], 16), valid_state)
 
-    def __init__(self, exporter: SpanExporter) -> None:
+
+WriteSpans = Callable[[ScopeSpans], object]
+"""Adds the spans of a call, with `add_span`."""
+
+
+class EndedCall:
+    """A call that has ended. The thread that exports its spans makes them, many at a time."""
+
+    __slots__ = ("write",)
+    context: ClassVar = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    """What the SDK's batch processor reads of it: that it is sampled."""
+
+    def __init__(self, write: WriteSpans) -> None:
+        self.write = write
+
+
+def add_span(
+    spans: ScopeSpans,
+    ids: SpanIds,
+    parent_id: str,
+    name: str,
+    times: tuple[int, int],
+    attributes: Mapping[str, Any],
+    *,
+    is_server: bool = False,
+    is_remote: bool = False,
+) -> OtlpSpan:
+    """Add a span that has ended; `times`: its start and end. Texts have at most `max_text` characters.
+
+    `is_remote`: its parent is of another process.
+    """
+    start, end = times
+    span = spans.spans.add(
+        trace_id=bytes.fromhex(ids.trace_id),
+        span_id=bytes.fromhex(ids.span_id),
+        trace_state=ids.state,
+        parent_span_id=bytes.fromhex(parent_id),
+        name=name,
+        kind=OtlpSpan.SPAN_KIND_SERVER if is_server else OtlpSpan.SPAN_KIND_INTERNAL,
+        start_time_unix_nano=start,
+        end_time_unix_nano=end,
+        flags=_REMOTE_PARENT if is_remote else _LOCAL_PARENT,
+    )
+    add = span.attributes.add
+    for key, value in attributes.items():
+        _set_value(add(key=key).value, value)
+    return span
+
+
+def _set_value(field: AnyValue, value: object) -> None:
+    if isinstance(value, str):
+        field.string_value = value
+    elif isinstance(value, bool):
+        field.bool_value = value
+    elif isinstance(value, int):
+        field.int_value = value
+    elif isinstance(value, float):
+        field.double_value = value
+    elif isinstance(value, bytes):
+        field.bytes_value = value
+    elif isinstance(value, Sequence):
+        field.array_value.SetInParent()
+        for one in value:
+            _set_value(field.array_value.values.add(), one)
+    else:
+        raise TypeError(f"an attribute of type {type(value).__name__}")
+
+
+class SpanBatch(list[ReadableSpan | EndedCall]):
+    """Spans of the SDK, and calls, that are exported together."""
+
+    def __init__(self, spans: Sequence[ReadableSpan | EndedCall], origin: ResourceSpans) -> None:
+        """`origin`: the resource and the scope of the calls' spans."""
+        super().__init__(spans)
+        self._origin = origin
+
+    def encode(self) -> ExportTraceServiceRequest:
+        """Return the request that exports them. A call whose spans cannot be made costs no others."""
+        request = _encode_spans([one for one in self if isinstance(one, ReadableSpan)])
+        calls = [one for one in self if isinstance(one, EndedCall)]
+        if calls:
+            group = request.resource_spans.add()
+            group.CopyFrom(self._origin)
+            (spans,) = group.scope_spans
+            for call in calls:
+                count = len(spans.spans)
+                try:
+                    call.write(spans)
+                except Exception as fault:  # noqa: BLE001 (it costs this call's spans)
+                    del spans.spans[count:]
+                    _log.log(logging.WARNING, "spans", f"the spans of a call are lost: {fault}")
+        return request
+
+
+def _encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
+    return spans.encode() if isinstance(spans, SpanBatch) else _encode_spans(spans)
+
+
+# The exporter takes spans of the SDK only. To make and encode those takes six times as long.
+_exporter.encode_spans = _encode
+
+
+class BatchExporter(SpanExporter):
+    """Exports what the batch processor has collected."""
+
+    def __init__(self, exporter: SpanExporter, origin: ResourceSpans) -> None:
         self._exporter = exporter
+        self._origin = origin
 
-    def export(self, spans: Sequence[ReadableSpan | SampledCall]) -> SpanExportResult:
-        """Export the spans of a batch."""
-        return self._exporter.export(
-            [span for one in spans for span in ((one,) if isinstance(one, ReadableSpan) else one.spans())]
-        )
+    def export(self, spans: Sequence[ReadableSpan | EndedCall]) -> SpanExportResult:
+        """Export a batch."""
+        return self._exporter.export(SpanBatch(spans, self._origin))  # type: ignore[arg-type]  # it is encoded by `_encode`
 
     def shutdown(self) -> None:
         """Give up what is being exported."""
@@ -88,59 +218,35 @@ class SpanExport:
         """`process`: its role, for the resource. `sampler` returns the sampler to use, given the configured one."""
         _quieten_sdk()
         self.ids = TraceIds()
+        self._scope = InstrumentationScope(_DEFAULT_NAME, version(_DEFAULT_NAME))
         try:
             self._limits = span_limits()
+            resource = _resource(process)
             self._provider = TracerProvider(
-                resource=_resource(process), shutdown_on_exit=False, id_generator=self.ids, span_limits=self._limits
+                resource=resource, shutdown_on_exit=False, id_generator=self.ids, span_limits=self._limits
             )
             self._provider.sampler = sampler(self._provider.sampler)
-            self._processor = BatchSpanProcessor(CallExporter(OTLPSpanExporter()))
+            exporter = BatchExporter(trace_exporter.OTLPSpanExporter(), origin_of(resource, self._scope))
+            self._processor = BatchSpanProcessor(exporter)
             self._provider.add_span_processor(self._processor)
         except Exception as error:
             raise TracingError(f"OpenTelemetry cannot be set up, see the OTEL_* variables: {error}") from error
         self.max_text = max_text(self._limits)
         """Longest text of an attribute, in characters."""
         self.tracer = self._provider.get_tracer(_DEFAULT_NAME, version(_DEFAULT_NAME))
-        self._scope = InstrumentationScope(_DEFAULT_NAME, version(_DEFAULT_NAME))
 
     @property
     def sampler(self) -> Sampler:
         """The sampler that decides about spans."""
         return self._provider.sampler
 
-    def new_context(self, parent: SpanContext, *, sampled: bool = False) -> SpanContext:
-        """Return the context of a new span of the parent's trace; `sampled`: even if the parent is not."""
-        flags = TraceFlags(parent.trace_flags | TraceFlags.SAMPLED) if sampled else parent.trace_flags
-        return SpanContext(parent.trace_id, self.ids.generate_span_id(), False, flags, parent.trace_state)
+    def child_of(self, parent: SpanIds) -> SpanIds:
+        """Return the ids of a new span of the parent's trace."""
+        return SpanIds(parent.trace_id, self.ids.new_span_id(), parent.flags, parent.state)
 
-    def add(self, call: SampledCall) -> None:
-        """Export a call that has ended."""
-        self._processor.on_end(call)  # type: ignore[arg-type]  # it reads the context; CallExporter has the rest
-
-    def ended_span(
-        self,
-        context: SpanContext,
-        name: str,
-        parent: SpanContext | None,
-        times: tuple[int, int],
-        attributes: Mapping[str, str | int] | None = None,
-        kind: SpanKind = SpanKind.INTERNAL,
-        status: Status | None = None,
-    ) -> ReadableSpan:
-        """Make a span that has ended; `times`: its start and end. Texts have at most `max_text` characters."""
-        start, end = times
-        return ReadableSpan(
-            name,
-            context,
-            parent,
-            self._provider.resource,
-            attributes,
-            kind=kind,
-            status=status or UNSET,
-            start_time=start,
-            end_time=end,
-            instrumentation_scope=self._scope,
-        )
+    def add(self, write: WriteSpans) -> None:
+        """Export the spans of a call that has ended."""
+        self._processor.on_end(EndedCall(write))  # type: ignore[arg-type]  # it reads the context only
 
     def running_span(
         self, context: SpanContext, name: str, parent: SpanContext, start: int, attributes: Mapping[str, str | int]
@@ -183,6 +289,10 @@ class TraceIds(IdGenerator):
     def __init__(self) -> None:
         self.random_bits = Random().getrandbits
 
+    def new_span_id(self) -> str:
+        """Return a random id in hexadecimal."""
+        return f"{self.generate_span_id():016x}"
+
     def generate_span_id(self) -> int:
         """Return a random id."""
         return self.random_bits(64) or 1
@@ -199,12 +309,8 @@ class TraceIds(IdGenerator):
 class _QuietHandler(logging.Handler):
     """Logs what the SDK reports once a minute: every process goes on trying to reach a collector that is down."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._log = QuietLog(Log("tykpy.tracing"))
-
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.log(record.levelno, f"{record.name} {record.msg}", record.getMessage())
+        _log.log(record.levelno, f"{record.name} {record.msg}", record.getMessage())
 
 
 def _quieten_sdk() -> None:
@@ -223,23 +329,17 @@ def _resource(process: str) -> Resource:
     return resource
 
 
+def origin_of(resource: Resource, scope: InstrumentationScope) -> ResourceSpans:
+    """Return a resource and a scope as OTLP has them, without spans."""
+    span = ReadableSpan("", EndedCall.context, resource=resource, instrumentation_scope=scope)
+    (origin,) = _encode_spans([span]).resource_spans
+    del origin.scope_spans[0].spans[:]
+    return origin
+
+
 def span_limits() -> SpanLimits:
     """Return the limits of spans, given the environment."""
     return SpanLimits() if _LENGTH_LIMIT in os.environ else SpanLimits(max_attribute_length=MAX_VALUE)
-
-
-def parse_parent(parent: str, state: str = "") -> SpanContext:
-    """Return the context of a span from its `traceparent`, which has the form of one, and its `tracestate`.
-
-    It is not valid if an id is zero.
-    """
-    return SpanContext(
-        int(parent[3:35], 16),
-        int(parent[36:52], 16),
-        is_remote=True,
-        trace_flags=TraceFlags(int(parent[53:55], 16)),
-        trace_state=TraceState.from_header([state]) if state else None,
-    )
 
 
 def max_text(limits: SpanLimits) -> int:

@@ -13,7 +13,7 @@ from time import time_ns
 from typing import Any, Final
 
 from opentelemetry.context import Context, attach, detach
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler, SamplingResult
 from opentelemetry.trace import (
     Link,
@@ -31,7 +31,7 @@ from tyk.call import RUNNING
 from tykpy.bundles.hook import Hook
 from tykpy.bundles.plugin_errors import class_name, described, from_plugin
 from tykpy.ipc.text import bounded
-from tykpy.telemetry.spans import MAX_VALUE, SpanExport, parse_parent
+from tykpy.telemetry.spans import MAX_VALUE, SpanExport, SpanIds, add_span, parse_parent
 from tykpy.workers.dispatch.trace import HOOK_SPANS
 from tykpy.workers.storage.contract import SharedStorage
 from tykpy.workers.storage.failures import Health
@@ -87,13 +87,10 @@ class WorkerSpans:
         """Export what is left."""
         self._export.shutdown(FLUSH_S)
 
-    def enter(self, trace: dict[str, str] | None) -> None:
-        """Begin a dispatch with the trace of its frame, or without one."""
-        if trace is not None:
-            parent = parse_parent(trace["traceparent"], trace.get("tracestate", ""))
-            HOOK_SPANS.set(_SampledCall(self._export, self._worker, parent))
-        elif HOOK_SPANS.get() is not None:
-            HOOK_SPANS.set(None)
+    def enter(self, trace: dict[str, str]) -> None:
+        """Begin a dispatch with the trace of its frame."""
+        parent = parse_parent(trace["traceparent"], trace.get("tracestate", ""))
+        HOOK_SPANS.set(_SampledCall(self._export, self._worker, parent))
 
 
 class _SampledCall:
@@ -101,7 +98,7 @@ class _SampledCall:
 
     __slots__ = ("_export", "_parent", "_worker")
 
-    def __init__(self, export: SpanExport, worker: int, parent: SpanContext) -> None:
+    def __init__(self, export: SpanExport, worker: int, parent: SpanIds) -> None:
         self._export = export
         self._worker = worker
         self._parent = parent
@@ -117,14 +114,18 @@ class _SampledCall:
 class LazyHookSpan(Span):
     """The span of a hook. It becomes one of the SDK, at four times the cost, as soon as anything is added to it."""
 
-    def __init__(self, export: SpanExport, hook: Hook, worker: int, parent: SpanContext) -> None:
-        self.context = export.new_context(parent)
+    def __init__(self, export: SpanExport, hook: Hook, worker: int, parent: SpanIds) -> None:
+        self._ids = export.child_of(parent)
         self._export = export
         self._hook = hook
         self._worker = worker
         self._parent = parent
         self._started_ns = time_ns()
         self._ended_ns = 0
+
+    @cached_property
+    def context(self) -> SpanContext:
+        return self._ids.context(is_remote=False)
 
     def get_span_context(self) -> SpanContext:
         return self.context
@@ -139,13 +140,12 @@ class LazyHookSpan(Span):
             if "_changed" in self.__dict__:
                 self._changed.end(self._ended_ns)
             else:
-                self._export.add(self)
+                self._export.add(self._write)
 
-    def spans(self) -> tuple[ReadableSpan]:
-        """Make a span of a hook that ended."""
+    def _write(self, spans: ScopeSpans) -> None:
         name, attributes = self._description()
         times = self._started_ns, self._ended_ns
-        return (self._export.ended_span(self.context, name, self._parent, times, attributes),)
+        add_span(spans, self._ids, self._parent.span_id, name, times, attributes, is_remote=True)
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         self._changed.set_attributes(attributes)
@@ -183,7 +183,8 @@ class LazyHookSpan(Span):
     @cached_property
     def _changed(self) -> Span:
         name, attributes = self._description()
-        return self._export.running_span(self.context, name, self._parent, self._started_ns, attributes)
+        parent = self._parent.context(is_remote=True)
+        return self._export.running_span(self.context, name, parent, self._started_ns, attributes)
 
     def _description(self) -> tuple[str, dict[str, str | int]]:
         hook, max_text = self._hook, self._export.max_text

@@ -7,24 +7,19 @@ from time import time_ns
 from typing import Any, Final, NamedTuple, Self
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
+from opentelemetry.proto.trace.v1.trace_pb2 import Status as OtlpStatus
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     Decision,
     ParentBased,
     ParentBasedTraceIdRatio,
+    Sampler,
+    SamplingResult,
     StaticSampler,
     TraceIdRatioBased,
 )
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-    set_span_in_context,
-)
+from opentelemetry.trace import NonRecordingSpan, SpanKind, TraceFlags, TraceState, set_span_in_context
 from opentelemetry.util.types import Attributes
 
 from tykpy.broker.codes import GrpcCode
@@ -35,7 +30,7 @@ from tykpy.broker.router.peek import HOOK_TYPES
 from tykpy.broker.tracing.incoming import PARENT, STATE, Carrier, IncomingTrace, incoming_trace
 from tykpy.ipc.frame import EVENT_KINDS
 from tykpy.ipc.text import bounded
-from tykpy.telemetry.spans import SpanExport, parse_parent
+from tykpy.telemetry.spans import SpanExport, SpanIds, add_span, parse_parent
 
 SERVICE: Final = "coprocess.Dispatcher"
 FLUSH_S: Final = 2.0
@@ -45,7 +40,7 @@ STATUS_CODE: Final = "rpc.grpc.status_code"
 _NO_ERROR: Final = frozenset({GrpcCode.OK, GrpcCode.CANCELLED})
 _UNSAMPLED: Final = ("0", "2", "4", "6", "8", "a", "c", "e")
 """Last digit of a `traceparent` whose flags do not include "sampled"."""
-_SAMPLED_RANDOM: Final = TraceFlags(TraceFlags.SAMPLED | 0x02)
+_SAMPLED_RANDOM: Final = TraceFlags.SAMPLED | 0x02
 """Flags of a trace that begins here: sampled, and its id is random (W3C Trace Context, level 2)."""
 _HALF_BITS: Final = 64
 """Half of a trace id, in bits."""
@@ -65,7 +60,7 @@ class DispatchSpans:
         """Whether a dispatch is never sampled if its caller says that it is not."""
         root = getattr(sampler, "_root", sampler)
         self._bound = root.bound if isinstance(root, TraceIdRatioBased) else 0 if root is ALWAYS_OFF else _EVERYTHING
-        """A trace is not sampled, unless its caller decides, if the lower half of its id is not below it."""
+        """A trace is sampled, unless its caller decides, if the lower half of its id is below it."""
         self._asked = None if type(sampler) in _DECIDED_HERE and type(root) in _DECIDED_HERE else sampler
         """The sampler of another package."""
 
@@ -79,7 +74,10 @@ class DispatchSpans:
         try:
             incoming = incoming_trace(dispatch)
             if incoming is None:
-                self._begin_root(dispatch, hook)
+                # Half of the id decides, before there is anything else: nearly all dispatches end here.
+                lower = self._random_bits(_HALF_BITS)
+                if lower < self._bound:
+                    self._begin_root(dispatch, hook, lower)
             elif not self._follows or not incoming.parent.endswith(_UNSAMPLED):
                 self._continue(dispatch, hook, incoming)
         except Exception as fault:  # noqa: BLE001 (it costs this trace)
@@ -89,37 +87,46 @@ class DispatchSpans:
         """Export what is left."""
         self._export.shutdown(FLUSH_S)
 
-    def _begin_root(self, dispatch: Dispatch, hook: HookInfo) -> None:
-        # Half of the id decides, before there is anything else: nearly all dispatches end here.
-        lower = self._random_bits(_HALF_BITS)
-        if lower < self._bound:
-            trace_id = self._random_bits(_HALF_BITS) << _HALF_BITS | lower or 1
-            span_id = self._export.ids.generate_span_id()
-            context = SpanContext(trace_id, span_id, is_remote=False, trace_flags=_SAMPLED_RANDOM)
-            self._begin(dispatch, hook, context, None)
+    def _begin_root(self, dispatch: Dispatch, hook: HookInfo, lower: int) -> None:
+        trace_id = self._random_bits(_HALF_BITS) << _HALF_BITS | lower or 1
+        ids = SpanIds(f"{trace_id:032x}", self._export.ids.new_span_id(), _SAMPLED_RANDOM)
+        self._begin(dispatch, hook, ids, None)
 
     def _continue(self, dispatch: Dispatch, hook: HookInfo, incoming: IncomingTrace) -> None:
         parent = parse_parent(incoming.parent, incoming.state)
         if not parent.is_valid:
-            self._begin_root(dispatch, hook)
-        elif self._follows or parent.trace_id % _EVERYTHING < self._bound:
-            context = self._export.new_context(parent, sampled=True)
-            self._begin(dispatch, hook, context, parent)
+            lower = self._random_bits(_HALF_BITS)
+            if lower < self._bound:
+                self._begin_root(dispatch, hook, lower)
+        elif self._follows or int(parent.trace_id[_HALF_BITS // 4 :], 16) < self._bound:
+            ids = self._export.child_of(parent)
+            self._begin(dispatch, hook, ids._replace(flags=parent.flags | TraceFlags.SAMPLED), parent)
 
-    def _begin(self, dispatch: Dispatch, hook: HookInfo, context: SpanContext, parent: SpanContext | None) -> None:
+    def _begin(self, dispatch: Dispatch, hook: HookInfo, ids: SpanIds, parent: SpanIds | None) -> None:
         max_text = self._export.max_text
-        texts = (bounded(text, max_text) for text in (dispatch.name, dispatch.api_id, hook.stats.id[0]))
-        called = _Called(dispatch.kind, dispatch.protocol, dispatch.hook_type, *texts)
+        called = _Called(
+            dispatch.kind,
+            dispatch.protocol,
+            dispatch.hook_type,
+            bounded(dispatch.name, max_text),
+            bounded(dispatch.api_id, max_text),
+            bounded(hook.stats.id[0], max_text),
+        )
         added: Attributes = None
         if self._asked is not None:
-            continued = Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
-            asked = self._asked.should_sample(
-                continued, context.trace_id, called.span_name, called.span_kind, called.attributes()
-            )
+            asked = _ask(self._asked, called, ids, parent)
             if asked.decision is not Decision.RECORD_AND_SAMPLE:
                 return
-            context, added = SpanContext(*context[:4], asked.trace_state), asked.attributes
-        dispatch.trace = SampledDispatch(self._export, called, context, parent, added)
+            ids, added = ids._replace(state=(asked.trace_state or TraceState()).to_header()), asked.attributes
+        dispatch.trace = SampledDispatch(self._export, called, ids, parent, added)
+
+
+def _ask(sampler: Sampler, called: "_Called", ids: SpanIds, parent: SpanIds | None) -> SamplingResult:
+    context = Context()
+    if parent is not None:
+        context = set_span_in_context(NonRecordingSpan(parent.context(is_remote=True)), context)
+    kind = SpanKind.SERVER if called.protocol else SpanKind.INTERNAL
+    return sampler.should_sample(context, int(ids.trace_id, 16), called.span_name, kind, called.attributes())
 
 
 class _Called(NamedTuple):
@@ -139,10 +146,6 @@ class _Called(NamedTuple):
     @property
     def span_name(self) -> str:
         return f"{SERVICE}/{self.method}"
-
-    @property
-    def span_kind(self) -> SpanKind:
-        return SpanKind.SERVER if self.protocol else SpanKind.INTERNAL
 
     def attributes(self) -> dict[str, Any]:
         attributes: dict[str, Any] = {"tykpy.hook": self.name}
@@ -167,34 +170,34 @@ class SampledDispatch:
         "_code",
         "_ended_ns",
         "_export",
+        "_ids",
         "_message",
         "_parent",
         "_sent_ns",
         "_started_ns",
         "_worker",
         "carrier",
-        "context",
         "trace_id",
     )
 
     def __init__(
-        self, export: SpanExport, called: _Called, context: SpanContext, parent: SpanContext | None, added: Attributes
+        self, export: SpanExport, called: _Called, ids: SpanIds, parent: SpanIds | None, added: Attributes
     ) -> None:
-        """`context` is that of the dispatch's span, `added` what a sampler adds to its attributes."""
+        """`ids` are those of the dispatch's span, `added` what a sampler adds to its attributes."""
         self._started_ns = time_ns()
         self._sent_ns = self._ended_ns = self._code = self._worker = self._attempts = 0
         self._message = ""
         self._export = export
         self._called = called
+        self._ids = ids
         self._parent = parent
         self._added = added
-        self.context = context
-        self.trace_id = trace_id = f"{context.trace_id:032x}"
+        self.trace_id = ids.trace_id
         """The id in hexadecimal."""
-        self.carrier: Carrier = {PARENT: f"00-{trace_id}-{context.span_id:016x}-{context.trace_flags:02x}"}
+        self.carrier: Carrier = {PARENT: ids.header}
         """The dispatch's span, for the worker that makes children of it."""
-        if context.trace_state:
-            self.carrier[STATE] = context.trace_state.to_header()
+        if ids.state:
+            self.carrier[STATE] = ids.state
 
     def sent(self, worker: int) -> None:
         """Note that the dispatch was given to a worker."""
@@ -209,22 +212,25 @@ class SampledDispatch:
             self._code = code
             if message:
                 self._message = bounded(message, self._export.max_text)
-            self._export.add(self)
+            self._export.add(self._write)
         except Exception as fault:  # noqa: BLE001 (it costs this trace)
             report(fault)
 
-    def spans(self) -> tuple[ReadableSpan, ReadableSpan]:
-        """Make the span of the wait for a worker, and that of the dispatch."""
-        export, context, called = self._export, self.context, self._called
+    def _write(self, spans: ScopeSpans) -> None:
+        """Add the span of the wait for a worker, and that of the dispatch."""
+        ids, called, parent = self._ids, self._called, self._parent
         attributes = called.attributes() | {STATUS_CODE: int(self._code), **(self._added or {})}
-        status = None
         if self._attempts:
             attributes |= {"tykpy.worker": self._worker, "tykpy.attempts": self._attempts}
-        if self._code not in _NO_ERROR:
-            attributes["error.type"] = name = GrpcCode(self._code).name
-            status = Status(StatusCode.ERROR, self._message or name)
         waited, lasted = (self._started_ns, self._sent_ns or self._ended_ns), (self._started_ns, self._ended_ns)
-        return (
-            export.ended_span(export.new_context(context), "queue", context, waited),
-            export.ended_span(context, called.span_name, self._parent, lasted, attributes, called.span_kind, status),
-        )
+        add_span(spans, self._export.child_of(ids), ids.span_id, "queue", waited, {})
+        parent_id = "" if parent is None else parent.span_id
+        span = add_span(
+            spans, ids, parent_id, called.span_name, lasted, attributes,
+            is_server=bool(called.protocol), is_remote=parent is not None,
+        )  # fmt: skip
+        if self._code not in _NO_ERROR:
+            name = GrpcCode(self._code).name
+            span.attributes.add(key="error.type").value.string_value = name
+            span.status.code = OtlpStatus.STATUS_CODE_ERROR
+            span.status.message = self._message or name

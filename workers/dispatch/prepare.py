@@ -57,7 +57,7 @@ class HookDispatcher:
         except ValueError as error:
             raise WorkerError(Status.INVALID, str(error)) from error
         origin = metadata, deadline_ns, attempt, trace
-        if self._spans is not None:
+        if trace is not None and self._spans is not None:
             self._spans.enter(trace)
         if kind in _OBJECTS:
             return self._object(_subject(kind, body, borrowed), origin)

@@ -27,10 +27,10 @@ class HookSpans(Protocol):
 
 
 class CallSpans(Protocol):
-    """Sets `HOOK_SPANS` for each dispatch."""
+    """Sets `HOOK_SPANS` for each dispatch that is traced."""
 
-    def enter(self, trace: dict[str, str] | None) -> None:
-        """Begin a dispatch with the trace of its frame, or without one."""
+    def enter(self, trace: dict[str, str]) -> None:
+        """Begin a dispatch with the trace of its frame, in a context that no other dispatch has."""
 
 
 HOOK_SPANS: Final[ContextVar[HookSpans | None]] = ContextVar("HOOK_SPANS", default=None)

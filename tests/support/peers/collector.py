@@ -28,6 +28,8 @@ class ReceivedSpan(NamedTuple):
     events: dict[str, dict[str, Any]]
     state: str
     resource: dict[str, Any]
+    links: list[str]
+    """Ids of the spans that it links."""
 
 
 class Collector:
@@ -78,6 +80,7 @@ def _span(span: Any, resource: dict[str, Any]) -> ReceivedSpan:
         {event.name: _values(event.attributes) for event in span.events},
         span.trace_state,
         resource,
+        [link.span_id.hex() for link in span.links],
     )
 
 
