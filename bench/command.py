@@ -58,12 +58,12 @@ def _counts(name: str, high: int, text: str) -> Callable[[F], F]:
 _file = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
+@click.command(short_help="Load-test a broker with real dispatches.")
 @click.option("--scenario", "names", type=click.Choice(SCENARIOS), multiple=True,
               help="A built-in scenario; repeatable.  [default: header]")  # fmt: skip
 @click.option("--bundle", type=click.Path(path_type=Path), help="Your own bundle: a folder, a ZIP or a .py file.")
 @click.option("--hook", metavar="NAME", help="Your own hook, in --bundle.")
-@click.option("--type", "hook_type", default="Pre", show_default=True, help="What the gateway calls your hook as.",
+@click.option("--type", "hook_type", default="Pre", show_default=True, help="The type of your hook.",
               type=click.Choice(["Pre", "CustomKeyCheck", "PostKeyAuth", "Post", "Response"]))  # fmt: skip
 @click.option("--object", "object_file", type=_file, help="JSON file with the whole Object to send.")
 @click.option("--replay", type=_file, metavar="FILE",
@@ -75,7 +75,7 @@ _file = click.Path(path_type=Path, dir_okay=False)
               help="Threads per worker, or auto.  [default: auto]")  # fmt: skip
 @_counts("--streams", MAX_STREAMS, "Calls at once.  [default: the scenario's: 8 to 256]")
 @click.option("--rate", "rates", type=_list(float, 0.1, MAX_RATE), metavar="R,R,...", default=(),
-              help="Calls per second, when they are due whatever the broker does; instead of --streams.")  # fmt: skip
+              help="Calls per second, sent on time even if the broker is slow; instead of --streams.")  # fmt: skip
 @click.option("--body-size", "body_sizes", type=_list(parse_size, 1, MAX_BODY, SIZE_FORMS), metavar="SIZE,...",
               default=(), help="Size of the request's body, e.g. 1KiB,1MiB.  [default: the scenario's]")  # fmt: skip
 @click.option("--seconds", type=parameters.time_between(0.1, MAX_SECONDS), metavar=parameters.TIME,
@@ -95,7 +95,7 @@ _file = click.Path(path_type=Path, dir_okay=False)
 def bench(**options: Any) -> None:
     """Load-test a broker with real dispatches: throughput, latency, CPU and memory by number of workers.
 
-    Without options: the least that a hook can do, by number of workers. Your own hook:
+    Without options: a hook that adds a header, by number of workers. Your own hook:
     tykpy bench --bundle my-bundle --hook MyHook --type Post
     """
 

@@ -47,7 +47,7 @@ def _body(_ctx: click.Context, _param: click.Parameter, text: str) -> bytes:
         raise click.BadParameter(f"{text[1:]}: {error.strerror}") from error
 
 
-@click.command()
+@click.command(short_help="Call a hook of a running broker, and show what it changed.")
 @click.argument("hook", required=False)
 @click.option("--connect", metavar="ADDRESS", help="The broker's address.  [default: unix://RUNTIME_DIR/tyk.sock]")
 @tls_options

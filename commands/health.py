@@ -23,7 +23,7 @@ ANSWER_SECONDS: Final = 10.0
 @click.option("--service", default="", help="With --connect: the service to ask about, for example bundle/NAME.")
 @tls_options
 def health(ready: bool, runtime_dir: Path, connect: str | None, service: str, **tls: Any) -> None:
-    """Say whether the broker works; end with 1 if it does not.
+    """Check whether the broker works; exit with 1 if it does not.
 
     Reads the snapshot that the broker writes into shared memory twice a second, as long as its event loop turns.
     """

@@ -10,7 +10,7 @@ from tykpy.commands.connecting import runtime_dir_option
 from tykpy.commands.terminal import EXIT_ERROR, no_traceback, print_problems, table, terminal_width
 
 
-@click.command()
+@click.command(short_help="Show every bundle and its hooks.")
 @runtime_dir_option
 @click.option("--bundles", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="Look into this folder instead of asking a broker; imports the plugins.")  # fmt: skip
@@ -23,7 +23,7 @@ def hooks(runtime_dir: Path, bundles: Path | None, apis: Path | None, whole: boo
 
     Lines fit the terminal: shapes are left out and long names are cut in the middle if need be. A file or pipe gets
     everything.
-    Ends with 1 where something could not be loaded.
+    Exits with 1 if something could not be loaded.
     """
     from tykpy.commands import descriptions
 

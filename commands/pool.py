@@ -8,7 +8,7 @@ import click
 from tykpy.commands import parameters
 from tykpy.commands.connecting import runtime_dir_option
 from tykpy.commands.errors import CommandError
-from tykpy.commands.terminal import no_traceback, print_problems, table
+from tykpy.commands.terminal import counted, no_traceback, print_problems, table
 
 _UNREACHED: Final = ("UNAVAILABLE", "EXPIRED")
 """Codes of a broker that could not be reached; any other is its answer."""
@@ -52,13 +52,13 @@ def _why_unreached(runtime_dir: Path, path: Path, message: str) -> str:
     return f"no broker answers at {path} ({message}); the last one was killed; {last_seen}"
 
 
-@click.command("reload")
+@click.command("reload", short_help="Load the bundles again; no call fails meanwhile.")
 @runtime_dir_option
 @_timeout_option
 def reload_bundles(runtime_dir: Path, timeout: float) -> None:
     """Load the bundles as they are now: new workers load them and take over, and no call fails meanwhile.
 
-    Refuses, and ends with 1, where something that works now would stop working.
+    Refuses, and exits with 1, if something that works now would stop working.
     """
     from tykpy.broker.catalog import bundle_names
 
@@ -68,10 +68,10 @@ def reload_bundles(runtime_dir: Path, timeout: float) -> None:
     rows = ((*bundle_names.columns_of(bundle), bundle["change"], str(bundle["hooks"])) for bundle in bundles)
     table(("BUNDLE", "NAME", "APIS", "NOW", "HOOKS"), rows)
     print_problems(bundle_names.explain(problem, [bundle]) for bundle in bundles for problem in bundle["problems"])
-    click.echo(f"reloaded by {answer['workers']} workers in {answer['seconds']:.2f} s")
+    click.echo(f"reloaded by {counted(answer['workers'], 'worker')} in {answer['seconds']:.2f} s")
 
 
-@click.command()
+@click.command(short_help="Set the number of workers.")
 @click.argument("workers", type=int)
 @runtime_dir_option
 @_timeout_option
@@ -79,10 +79,10 @@ def scale(workers: int, runtime_dir: Path, timeout: float) -> None:
     """Set the number of WORKERS until the broker ends; surplus workers finish what they run."""
     with no_traceback():
         answer = ask_broker(runtime_dir, "scale", workers, timeout=timeout)
-        click.echo(f"{int(answer['workers'])} workers from now on")
+        click.echo(f"{counted(answer['workers'], 'worker')} from now on")
 
 
-@click.command("log-level")
+@click.command("log-level", short_help="Change the log level for a while.")
 @click.argument("level", type=click.Choice(("debug", "info", "warning", "error")), metavar="LEVEL")
 @click.option(
     "--for", "seconds", type=parameters.time, metavar=parameters.TIME, default="1m", show_default=True,

@@ -12,7 +12,7 @@ from tykpy.commands.pool import ask_broker
 from tykpy.commands.terminal import harmless, no_traceback
 
 
-@click.command()
+@click.command(short_help="Show the stacks of all threads and tasks.")
 @click.argument("worker", type=int, required=False)
 @runtime_dir_option
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")

@@ -24,13 +24,13 @@ _LONGEST: Final = 500
 """Characters that are shown of one problem."""
 
 
-@click.command()
+@click.command(short_help="Show the state of a running broker.")
 @runtime_dir_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything that is known, as JSON, for scripts.")
 def status(runtime_dir: Path, as_json: bool) -> None:
     """Show how a running broker is: whether it is ready, its workers, queue, storage, events and what is wrong.
 
-    If it does not answer, show how it was when its event loop last turned, and end with 1.
+    If it does not answer, show how it was when its event loop last turned, and exit with 1.
     """
     with no_traceback():
         if as_json:

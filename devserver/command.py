@@ -24,7 +24,7 @@ def _upstream(value: str) -> str:
     return value
 
 
-@click.command()
+@click.command(short_help="Run a gateway for development with the hooks of a bundle.")
 @click.argument("bundle", metavar="[BUNDLE]", default=".", type=_path)
 @click.option(
     "--port",

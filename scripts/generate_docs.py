@@ -98,7 +98,8 @@ def _contexts(command: click.Command, parent: click.Context | None) -> Iterator[
     if isinstance(command, BrokerCommand):
         own = [param for param in command.params if not isinstance(param, BrokerOption)]
         command = click.Command(command.name, params=own, help=command.help)
-    context = click.Context(command, parent, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
+    settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = click.Context(command, parent, info_name=name, **settings)
     yield context
     if isinstance(command, click.Group):
         for member in command.list_commands(context):

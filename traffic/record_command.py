@@ -12,7 +12,7 @@ import click
 
 from tykpy.commands import parameters
 from tykpy.commands.connecting import runtime_dir_option
-from tykpy.commands.terminal import harmless, no_traceback
+from tykpy.commands.terminal import counted, harmless, no_traceback
 
 if TYPE_CHECKING:
     from tykpy.traffic.recording import CallRecord, Recording
@@ -36,7 +36,7 @@ def _names(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
     return [name.strip() for value in values for name in value.split(",") if name.strip()]
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, short_help="Record the dispatches of a running broker.")
 @click.pass_context
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="The file to write; it must not exist."
@@ -80,7 +80,7 @@ def record(
             ending = _Ending()
             reason = take(client, writer, redactor, max_size, seconds, ending)
             writer.end(reason)
-        click.echo(f"{writer.calls} calls, {writer.dropped} dropped, {writer.size / MIB:.1f} MiB: {reason}")
+        click.echo(f"{counted(writer.calls, 'call')}, {writer.dropped} dropped, {writer.size / MIB:.1f} MiB: {reason}")
 
 
 class _Ending:
@@ -113,7 +113,7 @@ def show(file: Path, whole: bool) -> None:
         if recording.end is None:
             click.echo("tykpy: the recording was cut off: its last calls may be missing", err=True)
         elif not whole:
-            click.echo(f"{recording.end.calls} calls, {recording.dropped} dropped: {recording.end.reason}")
+            click.echo(f"{counted(recording.end.calls, 'call')}, {recording.dropped} dropped: {recording.end.reason}")
 
 
 def _show_header(recording: "Recording") -> None:
@@ -121,7 +121,7 @@ def _show_header(recording: "Recording") -> None:
     hooks = ", ".join(header.hooks) or "all hooks"
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(header.started))
     click.echo(
-        f"{recording.path}: {header.sample:.4g} of {harmless(hooks)}, since {started}, by tykpy {header.program}"
+        f"{recording.path}: {header.sample * 100:.4g}% of {harmless(hooks)}, since {started}, by tykpy {header.program}"
     )
     click.echo(f"redacted: {harmless(', '.join(header.redacted))}")
 

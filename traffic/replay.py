@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Final
 
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.commands.terminal import counted
 from tykpy.traffic.bundle_run import BundleRun, CallResult
 from tykpy.traffic.differences import Differences
 from tykpy.traffic.errors import ReplayError
@@ -28,6 +29,8 @@ class Replay:
     """Calls whose recorded outcome says nothing about the hook, so that there is nothing to compare with."""
     missing: int = 0
     """Calls that the recording lacks: they were dropped while it was made."""
+    cut_off: bool = False
+    """Whether the end of the recording is missing."""
     times: dict[str, list[int]] = field(default_factory=dict)
     """How long hooks ran, in us, by whose they are: `recorded` or a bundle's path."""
 
@@ -63,6 +66,7 @@ def replay(
                 run.fetch_times()
                 done.times[str(run.bundle)] = [time for time in run.hook_us if time is not None]
     done.missing = recording.dropped
+    done.cut_off = recording.end is None
     return done
 
 
@@ -74,7 +78,9 @@ def recorded_bundle(calls: Iterable[CallRecord], new: str, wanted: str | None) -
     Raises ReplayError if that is unclear.
     """
     counts = Counter(call.bundle for call in calls if call.bundle)
-    listed = ", ".join(f"{name} ({count} calls)" for name, count in counts.most_common()) or "no bundle at all"
+    listed = (
+        ", ".join(f"{name} ({counted(count, 'call')})" for name, count in counts.most_common()) or "no bundle at all"
+    )
     same = [name for name in counts if _stem(name) == _stem(wanted or new)]
     if same:
         return same[0]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from tykpy.commands.terminal import harmless, no_traceback, shortened, table
+from tykpy.commands.terminal import counted, harmless, no_traceback, shortened, table
 
 if TYPE_CHECKING:
     from tykpy.traffic.differences import Differences
@@ -18,7 +18,7 @@ _MAX_VALUE: Final = 60
 _path = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(short_help="Replay a recording with another version of a bundle.")
 @click.argument("file", type=_path)
 @click.option("--bundle", "new", type=_path, required=True, metavar="PATH",
               help="The bundle to run: a folder, a ZIP or a .py file.")  # fmt: skip
@@ -36,7 +36,7 @@ def replay(
     file: Path, new: Path, old: Path | None, recorded: str | None, diff: bool, ignore: tuple[str, ...],
     as_tests: Path | None,
 ) -> None:  # fmt: skip
-    """Replay the calls of a recording with a bundle, and end with 1 if it answers differently.
+    """Replay the calls of a recording with a bundle, and exit with 1 if it answers differently.
 
     Each bundle runs in a broker of its own with one worker, and gets the calls one by one, in their recorded order.
     """
@@ -56,20 +56,20 @@ def replay(
             done = run(recording, run_new, run_old, Differences(ignore), bundle, *([tests.keep] if tests else ()))
         _show(done, bundle, diff)
         if tests is not None:
-            click.echo(f"{tests.write()} cases in {as_tests}")
+            click.echo(f"{counted(tests.write(), 'case')} in {as_tests}")
     if done.differences.differing:
         raise SystemExit(EXIT_DIFFERENT)
 
 
 def _show(done: "Replay", bundle: str, diff: bool) -> None:
     differences = done.differences
-    click.echo(harmless(f"{done.replayed} calls of {bundle} replayed" + _left_out(done)))
+    click.echo(harmless(f"{counted(done.replayed, 'call')} of {bundle} replayed" + _left_out(done)))
     if differences.ignored:
         click.echo(f"{differences.ignored} differ only where --ignore says so")
     if not differences.groups:
         click.echo("no differences")
     else:
-        click.echo(f"{differences.differing} differ, in {len(differences.groups)} ways:")
+        click.echo(f"{differences.differing} differ, in {counted(len(differences.groups), 'way')}:")
         _show_groups(differences, diff)
     _show_times(done)
 
@@ -80,6 +80,8 @@ def _left_out(done: "Replay") -> str:
         notes.append(f"{done.skipped} not, because their recorded outcome was not the hook's")
     if done.missing:
         notes.append(f"{done.missing} are missing in the recording")
+    if done.cut_off:
+        notes.append("the recording was cut off, its last calls may be missing")
     return "".join(f"; {note}" for note in notes)
 
 
@@ -89,7 +91,9 @@ def _show_groups(differences: "Differences", diff: bool) -> None:
         table(("CALLS", "HOOK", "", "FIELD"), ((str(group.calls), *shape) for shape, group in groups))
         return
     for shape, group in groups:
-        heading = f"{group.calls} calls of {shape.hook}: {shape.sign} {shape.path}, as in call {group.number}"
+        heading = (
+            f"{counted(group.calls, 'call')} of {shape.hook}: {shape.sign} {shape.path}, as in call {group.number}"
+        )
         click.echo("\n" + harmless(heading))
         for sign, value in (("-", group.example.before), ("+", group.example.after)):
             if value is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from tykpy.commands.lint.command import print_reports
-from tykpy.commands.terminal import EXIT_ERROR, no_traceback, table
+from tykpy.commands.terminal import EXIT_ERROR, counted, no_traceback, table
 
 _path = click.Path(path_type=Path)
 _public_key = click.option(
@@ -19,7 +19,7 @@ def bundle() -> None:
     """Build, sign, verify, list and convert bundles."""
 
 
-@bundle.command()
+@bundle.command(short_help="Pack a folder into a ZIP, and sign it.")
 @click.argument("folder", type=_path)
 @click.option("-o", "--output", type=_path, help="The ZIP to write.  [default: FOLDER.zip, here]")
 @click.option("-k", "--key", type=_path, help="PEM file (PKCS#1 or PKCS#8) with the RSA private key to sign with.")
@@ -36,15 +36,15 @@ def build(folder: Path, output: Path | None, key: Path | None, compress: bool, c
     for remark in built.remarks:
         click.echo(f"note: {remark}", err=True)
     signed = "signed" if built.signed else "not signed"
-    files = f"{len(built.files)} file{'s' * (len(built.files) != 1)}"
+    files = counted(len(built.files), "file")
     click.echo(f"{built.output}: {files}, checksum {built.checksum}, {signed}")
 
 
-@bundle.command()
+@bundle.command(short_help="Check files, checksum and signature of a bundle.")
 @click.argument("bundle_path", metavar="BUNDLE", type=_path)
 @_public_key
 def verify(bundle_path: Path, public_key: Path | None) -> None:
-    """Check BUNDLE, a ZIP or a folder: entries, files, checksum and signature. Ends with 1 if something is wrong."""
+    """Check BUNDLE, a ZIP or a folder: entries, files, checksum and signature. Exits with 1 if something is wrong."""
     from tykpy.commands.bundle.verify import verify as run
 
     with no_traceback():
@@ -55,7 +55,7 @@ def verify(bundle_path: Path, public_key: Path | None) -> None:
         raise click.exceptions.Exit(EXIT_ERROR)
 
 
-@bundle.command("list")
+@bundle.command("list", short_help="Show what is in a bundle.")
 @click.argument("bundle_path", metavar="BUNDLE", type=_path)
 def list_(bundle_path: Path) -> None:
     """Show what is in BUNDLE, a ZIP or a folder: driver, seal, files and hooks."""
@@ -70,7 +70,7 @@ def list_(bundle_path: Path) -> None:
         table(heading, rows)
 
 
-@bundle.command()
+@bundle.command(short_help="Convert a bundle for embedded Python.")
 @click.argument("source", type=_path)
 @click.argument("output", type=_path, required=False)
 @_chain

@@ -15,7 +15,7 @@ from tykpy.broker.net.runtime_folder import make_runtime_dir
 from tykpy.commands import descriptions
 from tykpy.commands.config.options import shown
 from tykpy.commands.errors import CommandError
-from tykpy.commands.terminal import harmless
+from tykpy.commands.terminal import counted, harmless
 from tykpy.ipc.text import why_unread
 from tykpy.telemetry.live_segment import read_live_snapshot
 
@@ -40,7 +40,7 @@ def check(config: BrokerConfig, echo: Echo, *, load: bool) -> bool:
         echo(f"--bundles {config.bundles}: there is no such folder yet; the broker waits for it")
     elif config.bundles is not None and not load:
         echo("the bundles were checked without importing them; --load does that too")
-    echo(f"{len(problems)} problem{'s' * (len(problems) != 1)} found" if problems else "ok")
+    echo(f"{counted(len(problems), 'problem')} found" if problems else "ok")
     return not problems
 
 

@@ -19,7 +19,7 @@ def check_config(load: bool, **values: Any) -> None:
     """Check whether `tykpy broker` would start with these options.
 
     Prints the problems, then all values. Of the bundles it checks manifests, checksums, signatures and syntax;
-    --load also imports them, as a worker does. Ends with 1 where there is a problem.
+    --load also imports them, as a worker does. Exits with 1 if there is a problem.
     """
     from tykpy.commands.config.checking import check
 

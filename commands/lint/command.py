@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tykpy.commands.terminal import EXIT_ERROR, no_traceback
+from tykpy.commands.terminal import EXIT_ERROR, counted, no_traceback
 
 if TYPE_CHECKING:
     from tykpy.commands.lint.findings import LintReport
 
 
-@click.command()
+@click.command(short_help="Find code that the gateway will ignore, or that fails.")
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--format",
@@ -26,7 +26,7 @@ def lint(bundles: tuple[Path, ...], output_format: str) -> None:
     """Find what the gateway will ignore in the code of each BUNDLE, without running it.
 
     BUNDLE is a folder, ZIP or .py file, or a folder with many of them, as the gateway has: middleware/bundles.
-    `# tykpy: ignore[RULE]` on a line allows it; docs/lint has a page for each rule. Ends with 1 where something was
+    `# tykpy: ignore[RULE]` on a line allows it; docs/lint has a page for each rule. Exits with 1 if something was
     found.
     """
     from tykpy.commands.lint.lint import lint_all
@@ -47,6 +47,6 @@ def print_reports(reports: "Sequence[LintReport]", what: str, output_format: str
     count = len(findings)
     files = sum(report.files for report in reports)
     unchecked = dict.fromkeys(part for report in reports for part in report.unchecked)
-    click.echo(f"{count or 'nothing'} {what} in {files} Python file{'s' * (files != 1)}", err=True)
+    click.echo(f"{count or 'nothing'} {what} in {counted(files, 'Python file')}", err=True)
     click.echo(f"not checked: {'; '.join(unchecked)}", err=True)
     return count

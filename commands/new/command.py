@@ -19,7 +19,7 @@ def _chosen(_context: click.Context, _option: click.Parameter, value: str) -> tu
     return tuple(name for name in HOOKS if name in names)
 
 
-@click.command()
+@click.command(short_help="Create a bundle with hooks, a test and settings.")
 @click.argument("name", required=False, default="")
 @click.option(
     "--hooks",

@@ -12,7 +12,7 @@ from tykpy.commands.errors import CommandError
 from tykpy.commands.terminal import no_traceback
 
 
-@click.command()
+@click.command(short_help="Show live rates, times and errors of hooks.")
 @click.option("--once", is_flag=True, help="Print one frame, over one second, and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object per second; with --once only one.")
 @runtime_dir_option

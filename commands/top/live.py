@@ -12,7 +12,7 @@ from rich.text import Text
 from tykpy.commands.errors import CommandError
 from tykpy.commands.pool import ask_broker
 from tykpy.commands.stacks import lines_of
-from tykpy.commands.terminal import harmless
+from tykpy.commands.terminal import counted, harmless
 from tykpy.commands.top.keyboard import DOWN, LEFT, RIGHT, UP, Keyboard, single_keys
 from tykpy.commands.top.samples import SAMPLE_SECONDS, Samples
 from tykpy.commands.top.screen import KEYS, SORTS, Screen
@@ -124,7 +124,7 @@ class FullScreen:
         if self._request_name == "stacks":
             self._text, self._first_line, self._message = list(lines_of(answer)), 0, ""
         else:
-            self._message = f"reloaded by {answer['workers']} workers in {answer['seconds']:.2f} s"
+            self._message = f"reloaded by {counted(answer['workers'], 'worker')} in {answer['seconds']:.2f} s"
 
     def _draw(self, console: Console) -> RenderableType:
         if self._text is not None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.broker import TYKPY, RunningBroker, running_broker
 from tests.support.hooks import SOURCE
+from tykpy.cli import main
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -203,6 +204,13 @@ def test_a_running_broker_is_no_problem_for_its_own_options(broker: RunningBroke
     done = run("check-config", *flags)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "ok"), done.stdout
     assert f"process {broker.pid} is the running broker" in done.stdout
+
+
+def test_help_lists_every_command_on_a_line_of_its_own() -> None:
+    sections = run("--help", COLUMNS="80").stdout.partition("Write plugins:")[2]
+    listed = re.findall(r"^  (\S+)  +\S", sections, re.MULTILINE)
+    assert sorted(listed) == sorted(main.commands)
+    assert "..." not in sections, "a summary is cut off"
 
 
 def test_a_closed_pipe_is_no_error_message(broker: RunningBroker) -> None:

@@ -158,7 +158,7 @@ def by_admin_socket(broker: RunningBroker, workers: int) -> None:
 def by_command(broker: RunningBroker, workers: int) -> None:
     command = [TYKPY, "scale", str(workers), "--runtime-dir", str(broker.runtime)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == f"{workers} workers from now on\n"
+    assert done.stdout == f"{workers} worker{'s' * (workers != 1)} from now on\n"
 
 
 @pytest.mark.parametrize("scale", [by_signal, by_admin_socket, by_command])

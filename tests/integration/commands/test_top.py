@@ -140,7 +140,7 @@ def test_a_terminal_shows_the_broker_and_obeys_keys(broker: RunningBroker) -> No
         terminal.press("r")
         terminal.wait_for("reload the bundles?")
         terminal.press("y")
-        terminal.wait_for("reloaded by 1 workers")
+        terminal.wait_for("reloaded by 1 worker in")
         terminal.press("s")
         terminal.wait_for("broker (process", "other key: back")
         terminal.press("x")

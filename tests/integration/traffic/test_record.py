@@ -112,8 +112,9 @@ def test_show_prints_lines_and_json(broker: RunningBroker, tmp_path: Path) -> No
         broker.call("copies", url="/orders?token=abcdefgh", body=os.urandom(200_000).hex().encode())
         record_until(file, 1)
     shown = subprocess.run([TYKPY, "record", "show", str(file)], capture_output=True, text=True, check=True)
+    assert "100% of all hooks, since" in shown.stdout
     assert "hooks.py/copies Pre GET /orders?token=redacted-" in shown.stdout
-    assert "1 calls, 0 dropped: it was ended by hand" in shown.stdout
+    assert "1 call, 0 dropped: it was ended by hand" in shown.stdout
     whole = subprocess.run([TYKPY, "record", "show", "--json", str(file)], capture_output=True, text=True, check=True)
     (call,) = map(json.loads, whole.stdout.splitlines())
     assert call["request"]["request"]["method"] == "GET"

@@ -89,6 +89,7 @@ def replay(recorded: Path, *arguments: object) -> tuple[int, str]:
 def test_the_same_code_has_no_differences(recorded: Path, folder: Path) -> None:
     status, shown = replay(recorded, "--bundle", folder / "mine.py", "--diff")
     assert (status, "no differences" in shown) == (0, True), shown
+    assert "cut off" not in shown
     assert "6 calls of mine.py replayed" in shown
     assert re.search(r"^recorded +\d+\.\d+ ms", shown, re.MULTILINE)
 
@@ -101,12 +102,20 @@ def test_differences_are_grouped_by_shape(recorded: Path, folder: Path) -> None:
     assert "5 differ, in 3 ways" in shown
     assert "3 calls of greet: ~ request.set_headers['X-Greeting'], as in call 1" in shown
     assert "  - 'hello ann'\n  + 'good day ann'" in shown
-    assert "1 calls of check: ~ request.return_overrides.response_code" in shown
+    assert "1 call of check: ~ request.return_overrides.response_code" in shown
     assert "ValueError: something else" in shown
     ignored = ["--ignore", "request.set_headers", "--ignore", "failure", "--ignore", "request.return_overrides"]
     status, shown = replay(recorded, "--bundle", folder / "mine.py", *ignored)
     assert status == 0
     assert "5 differ only where --ignore says so" in shown
+
+
+def test_a_recording_that_was_cut_off_is_told(recorded: Path, folder: Path) -> None:
+    whole = recorded.read_bytes()
+    (folder / "cut").write_bytes(whole[: whole.rindex(b"Bearer")])
+    status, shown = replay(folder / "cut", "--bundle", folder / "mine.py")
+    assert (status, "4 calls of mine.py replayed" in shown) == (0, True), shown
+    assert "the recording was cut off" in shown
 
 
 def test_two_bundles_are_compared_with_each_other(recorded: Path, folder: Path) -> None:
@@ -115,7 +124,7 @@ def test_two_bundles_are_compared_with_each_other(recorded: Path, folder: Path) 
     (folder / "mine.py").write_text(HOOKS.replace("hello", "good day").replace("as ever", "no more"))
     status, shown = replay(recorded, "--bundle", folder / "mine.py", "--against", folder / "old" / "mine.py")
     assert status == 1
-    assert "1 differ, in 1 ways" in shown
+    assert "1 differ, in 1 way:" in shown
     assert re.search(r"1 +raises +~ +failure", shown)
     assert shown.count(" ms") == 9
 
