@@ -3,23 +3,22 @@
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Final
 
 from tyk.decorators import HOOK_ATTRIBUTE, LIFESPAN_ATTRIBUTE, HookDefinition, LifespanDefinition
+from tykpy.bundles.arguments import shape_for
 from tykpy.bundles.errors import BundleError
 from tykpy.bundles.files.manifest import HOOK_TYPES, ListedHook
-from tykpy.bundles.shapes import SHAPES, Shape
+from tykpy.bundles.shapes import Shape
 from tykpy.ipc.description import MAX_FILE, MAX_NAME, MAX_TIMEOUT
 from tykpy.ipc.text import bounded
 
 _EVENT: Final = "Event"
 _TYPES: Final = frozenset({_EVENT, *HOOK_TYPES.values()})
-_ALLOWED: Final = ", ".join(f"({shape.signature})" for shape in SHAPES.values() if not shape.is_event)
-_ALLOWED_EVENT: Final = "(event, spec)"
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +110,7 @@ def make_hook(
     try:
         _check_name(name)
         _check_options(definition, listed)
-        shape = _shape_of(function, _roles(definition, listed))
+        shape = shape_for(_parameters(function), _roles(definition, listed))
     except ValueError as error:
         raise BundleError(f"hook {bounded(name, MAX_NAME)} {error}", file, line) from error
     hook = Hook(name, bundle, function, definition, shape, _is_async(function), file, line, str(root), listed)
@@ -178,38 +177,8 @@ def _roles(definition: HookDefinition, listed: tuple[ListedHook, ...]) -> tuple[
     return (definition.hook_type == _EVENT,)
 
 
-def _shape_of(function: Callable[..., Any], roles: tuple[bool, ...]) -> Shape:
-    """Choose the shape as the gateway does: by the number of positional arguments, including those with a default.
-
-    If this number fits no shape, the number without defaults counts.
-    """
-    allowed = " or ".join(_ALLOWED_EVENT if is_event else _ALLOWED for is_event in roles)
-    fewest, most = _positional(function, allowed)
-    for count in (most, fewest):
-        shape = SHAPES.get(count)
-        if shape is not None and shape.is_event in roles:
-            return shape
-    raise ValueError(f"takes {_counted(most)}; allowed are {allowed}")
-
-
-def _positional(function: Callable[..., Any], allowed: str) -> tuple[int, int]:
-    """Count the positional arguments without a default, and all of them. Raises ValueError."""
+def _parameters(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
     try:
-        parameters = inspect.signature(function).parameters.values()
+        return inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as error:
         raise ValueError(f"has no signature to look at: {error}") from error
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    if required:
-        names = ", ".join(p.name for p in required)
-        raise ValueError(f"has arguments that must be given by name ({names}); hooks are called by position")
-    if not positional and any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        raise ValueError(
-            f"takes *args, which does not say what it wants: name its arguments ({allowed}), "
-            "or use functools.wraps in the decorator around it"
-        )
-    return sum(p.default is p.empty for p in positional), len(positional)
-
-
-def _counted(count: int) -> str:
-    return f"{count} argument" if count == 1 else f"{count} arguments"

@@ -6,7 +6,7 @@ from typing import Final
 
 from tykpy.commands.lint.findings import Finding, at
 from tykpy.commands.lint.sources import SourceFile
-from tykpy.commands.lint.syntax import own_nodes
+from tykpy.commands.lint.syntax import dotted_name, imported_names, own_nodes
 
 _BLOCKING: Final[Mapping[str, str]] = {
     "time.sleep": "await asyncio.sleep(...)",
@@ -49,7 +49,7 @@ _CLIENTS: Final[Mapping[str, str]] = {
 
 def blocking_calls(file: SourceFile) -> Iterator[Finding]:
     """Yield the calls in `async def` functions that are known to block."""
-    names = _imported(file.tree)
+    names = imported_names(file.tree)
     clients = dict(_clients(file.tree, names))
     for function in ast.walk(file.tree):
         if isinstance(function, ast.AsyncFunctionDef):
@@ -60,7 +60,7 @@ def blocking_calls(file: SourceFile) -> Iterator[Finding]:
 def _blocking(
     call: ast.Call, names: Mapping[str, str], clients: Mapping[str, str], file: SourceFile
 ) -> Iterator[Finding]:
-    name = _dotted(call.func, names)
+    name = dotted_name(call.func, names)
     instead = _BLOCKING.get(name) or _CLIENTS.get(name)
     if instead is None and isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
         instead = clients.get(call.func.value.id)
@@ -70,23 +70,10 @@ def _blocking(
         yield at(file.name, call, "blocking-call", message)
 
 
-def _imported(tree: ast.AST) -> dict[str, str]:
-    """Return the full names of imported objects, by the names that the file has for them."""
-    names: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                top = alias.name.partition(".")[0]
-                names[alias.asname or top] = alias.name if alias.asname else top
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
 def _clients(tree: ast.AST, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-            instead = _CLIENTS.get(_dotted(node.value.func, names))
+            instead = _CLIENTS.get(dotted_name(node.value.func, names))
             targets = (target.id for target in node.targets if isinstance(target, ast.Name))
             yield from ((name, instead) for name in targets if instead is not None)
 
@@ -96,14 +83,3 @@ def _own_calls(function: ast.AsyncFunctionDef) -> list[ast.Call]:
     nodes = list(own_nodes(function))
     awaited = {id(node.value) for node in nodes if isinstance(node, ast.Await)}
     return [node for node in nodes if isinstance(node, ast.Call) and id(node) not in awaited]
-
-
-def _dotted(node: ast.expr, names: Mapping[str, str]) -> str:
-    """Return the full name, such as `urllib.request.urlopen`, or "" for what is not imported."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.insert(0, node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name) or node.id not in names:
-        return ""
-    return ".".join([names[node.id], *parts])

@@ -4,14 +4,16 @@ import ast
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from tykpy.bundles.arguments import shape_for
 from tykpy.bundles.files.manifest import MANIFEST_NAME
+from tykpy.bundles.shapes import MetadataShape, RequestShape, ResponseShape, Shape
 from tykpy.commands.lint.blocking import blocking_calls
 from tykpy.commands.lint.effects import METADATA, ROLES, Effect, FunctionReading, Place, read_function
 from tykpy.commands.lint.findings import Finding, at, in_characters, is_allowed, read_ignores
 from tykpy.commands.lint.returns import return_findings
 from tykpy.commands.lint.sources import SourceFile, SourceHook, Sources
 from tykpy.commands.lint.state import classes_with_shared_objects, shared_state
-from tykpy.commands.lint.syntax import last_name
+from tykpy.commands.lint.syntax import last_name, parameters
 from tykpy.workers.dispatch import ignored_changes
 from tykpy.workers.dispatch.ignored_changes import MAX_CODE, MIN_CODE, Ignored
 
@@ -74,7 +76,10 @@ def lint_rules(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[Fin
 def in_any_bundle(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[Finding]:
     """Yield findings that apply to bundles for embedded Python and for tykpy alike."""
     yield from hooks_that_cannot_run(file)
+    for hook in file.inner_hooks:
+        yield from _refused_arguments(hook, file)
     for hook in file.hooks:
+        yield from _useless_arguments(hook, file)
         yield from return_findings(hook, file)
         if hook.types == {_AUTH} and not _may_leave_a_token(read_function(hook.function, file)):
             yield at(file.name, hook.function, ignored_changes.NO_TOKEN.rule, ignored_changes.NO_TOKEN)
@@ -89,8 +94,7 @@ def hooks_that_cannot_run(file: SourceFile) -> Iterator[Finding]:
             wanted = hook.listed[0].hook_type
             problem = f"is in the manifest, but has no decorator; write @{wanted} (or @Hook) above it"
             yield at(file.name, hook.function, "hook-undecorated", f"{hook.function.name} {problem}")
-        if problem := _wrong_arguments(hook):
-            yield at(file.name, hook.function, "hook-arguments", f"{hook.function.name} {problem}")
+        yield from _refused_arguments(hook, file)
 
 
 def missing_hooks(sources: Sources, shown: str) -> Iterator[Finding]:
@@ -112,16 +116,34 @@ def _top_names(file: SourceFile) -> Iterator[str]:
             yield node.id
 
 
-def _wrong_arguments(hook: SourceHook) -> str:
-    most = len(hook.parameters)
-    fewest = most - len(hook.function.args.defaults)
-    allowed = {2} if hook.types == {_EVENT} else {3, 4, 5, 2} if not hook.types else {3, 4, 5}
-    if allowed.isdisjoint({most, fewest}):
-        wanted = "(event, spec)" if hook.types == {_EVENT} else "(request, session, spec)"
-        return f"fits no hook with {most} argument{'s' * (most != 1)}; write {wanted}"
-    if hook.types == {_RESPONSE} and most in (3, 4):
-        return "gets no response; write (request, response, session, metadata, spec)"
-    return ""
+def _refused_arguments(hook: SourceHook, file: SourceFile) -> Iterator[Finding]:
+    """Yield why a worker refuses a hook for its arguments."""
+    try:
+        _shape_of(hook)
+    except ValueError as error:
+        yield at(file.name, hook.function, "hook-arguments", f"{hook.function.name} {error}")
+
+
+def _useless_arguments(hook: SourceHook, file: SourceFile) -> Iterator[Finding]:
+    """Yield where a hook runs, but without the arguments that it is written for."""
+    try:
+        takes_response = isinstance(_shape_of(hook), ResponseShape)
+    except ValueError:
+        return
+    problem = ""
+    if hook.types == {_RESPONSE} and not takes_response:
+        problem = f"gets no response; write ({ResponseShape.signature})"
+    elif takes_response and hook.types and _RESPONSE not in hook.types:
+        wanted = MetadataShape if hook.types == {_AUTH} else RequestShape
+        problem = f"gets an empty response, and nothing that it returns counts; write ({wanted.signature})"
+    if problem:
+        yield at(file.name, hook.function, "hook-arguments", f"{hook.function.name} {problem}")
+
+
+def _shape_of(hook: SourceHook) -> Shape:
+    """Return the shape that a worker gives a hook. Raises ValueError, as the worker does, where it refuses it."""
+    roles = (True,) if hook.types == {_EVENT} else (False,) if hook.types or hook.listed else (False, True)
+    return shape_for(list(parameters(hook.function))[hook.is_bound :], roles)
 
 
 def _ignored_in(file: SourceFile) -> Iterator[Finding]:

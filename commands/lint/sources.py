@@ -13,7 +13,7 @@ from tykpy.bundles.files.manifest import ListedHook, Manifest
 from tykpy.commands.bundle.reading import files_below
 from tykpy.commands.lint.compiled import COMPILED, unloadable
 from tykpy.commands.lint.findings import Finding, LintReport
-from tykpy.commands.lint.syntax import Function, positional, top_statements
+from tykpy.commands.lint.syntax import Function, last_name, positional, top_statements
 
 _DECORATORS: Final = frozenset({*decorators.__all__, "Response"})
 _ANY_TYPE: Final = "Hook"
@@ -31,6 +31,8 @@ class SourceHook:
     listed: tuple[ListedHook, ...]
     options: frozenset[str] = frozenset()
     """Names of the options given to its decorator."""
+    is_bound: bool = False
+    """Whether it is a method whose first argument is not the caller's."""
 
     @property
     def types(self) -> frozenset[str]:
@@ -54,6 +56,9 @@ class SourceFile:
     text: str
     tree: ast.Module
     hooks: list[SourceHook] = field(default_factory=list)
+    """Those at module level, which workers find by their names."""
+    inner_hooks: list[SourceHook] = field(default_factory=list)
+    """Decorated methods, and decorated functions inside functions, which a name at module level may stand for."""
     is_vendored: bool = False
     """Whether it is third-party code inside the bundle: only checked for whether it can be imported."""
 
@@ -111,7 +116,9 @@ def read_sources(root: Path, manifest: Manifest, shown: str) -> Sources:
             sources.unreadable.append(Finding(name, 0, 0, "syntax", f"cannot be read: {error}"))
     for file in sources.files:
         if not file.is_vendored:
-            file.hooks = list(_hooks(file, manifest.hooks))
+            aliases = _aliases(file.tree)
+            file.hooks = list(_hooks(file, manifest.hooks, aliases))
+            file.inner_hooks = list(_inner_hooks(file.tree, aliases))
     for path in [path for path in paths if path.suffix in COMPILED and path != root]:
         sources.compiled += 1
         sources.unloadable += unloadable(path, f"{shown}/{path.relative_to(root).as_posix()}")
@@ -128,14 +135,24 @@ def _parsed(text: bytes, name: str) -> ast.Module:
         return ast.parse(text, filename=name)
 
 
-def _hooks(file: SourceFile, listed: Iterable[ListedHook]) -> Iterator[SourceHook]:
-    aliases = _aliases(file.tree)
+def _hooks(file: SourceFile, listed: Iterable[ListedHook], aliases: Mapping[str, str]) -> Iterator[SourceHook]:
     for function in file.functions.values():
         entries = tuple(entry for entry in listed if entry.name == function.name)
         found = next((node for node in function.decorator_list if _decorator(node, aliases)), None)
         decorator = "" if found is None else _decorator(found, aliases)
         if decorator or entries:
             yield SourceHook(function, decorator, entries, _options(found))
+
+
+def _inner_hooks(tree: ast.Module, aliases: Mapping[str, str]) -> Iterator[SourceHook]:
+    nodes = list(ast.walk(tree))
+    outer = set(map(id, top_statements(tree)))
+    methods = {id(part) for node in nodes if isinstance(node, ast.ClassDef) for part in top_statements(node)}
+    for node in nodes:
+        if isinstance(node, Function) and id(node) not in outer:
+            decorators = {_decorator(one, aliases): one for one in node.decorator_list}
+            is_bound = id(node) in methods and all(last_name(one) != "staticmethod" for one in node.decorator_list)
+            yield from (SourceHook(node, name, (), _options(one), is_bound) for name, one in decorators.items() if name)
 
 
 def _aliases(tree: ast.Module) -> dict[str, str]:

@@ -6,13 +6,13 @@ state inside libraries is not seen.
 """
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from tykpy.commands.lint.findings import Finding, at
 from tykpy.commands.lint.sources import SourceFile
-from tykpy.commands.lint.syntax import Function, last_name, positional, top_statements
+from tykpy.commands.lint.syntax import Function, dotted_name, imported_names, last_name, positional, top_statements
 
 _RULE: Final = "shared-state"
 _MUTABLE: Final = (ast.Dict, ast.List, ast.Set, ast.DictComp, ast.ListComp, ast.SetComp)
@@ -24,6 +24,9 @@ _CHANGING: Final = frozenset(
      "remove", "setdefault", "update"}
 )  # fmt: skip
 _CACHES: Final = frozenset({"cache", "cached", "lru_cache"})
+_TYK_CACHES: Final = frozenset({"tyk.cache", "tyk.caching.cache"})
+"""tykpy's own, which takes a time to live, and the store if it is told to."""
+_CACHE_OF: Final = "cache of "
 _ITERATORS: Final = frozenset({"count", "cycle", "iter"})
 _SETS_UP: Final = frozenset({"__init__", "__new__", "__post_init__", "__set_name__"})
 """Methods that run while an object is created, which is at import for a module-level object."""
@@ -34,12 +37,13 @@ def shared_state(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[F
 
     `shared_classes`: the bundle's classes with module-level objects; see `classes_with_shared_objects`.
     """
-    reader = _Reader(_Module.of(file), shared_classes)
+    reader = _Reader(_Module.of(file), imported_names(file.tree), shared_classes)
     reader.visit(file.tree)
     for node, name in reader.found:
+        instead = "use tyk.cache(ttl=..., shared=True)" if name.startswith(_CACHE_OF) else "keep it in tyk.store"
         message = (
             f"every worker process has a {name} of its own, and threads of one share it without the embedded "
-            "driver's lock; keep it in TykGateway.store_data/get_data"
+            f"driver's lock; {instead}"
         )
         yield at(file.name, node, _RULE, message)
 
@@ -119,9 +123,10 @@ class _Scope:
 class _Reader(ast.NodeVisitor):
     """Walks one file and collects the changes that outlive a call."""
 
-    def __init__(self, module: _Module, shared_classes: frozenset[str]) -> None:
+    def __init__(self, module: _Module, names: Mapping[str, str], shared_classes: frozenset[str]) -> None:
         self.found: list[tuple[ast.AST, str]] = []
         self._module = module
+        self._names = names
         self._shared_classes = shared_classes
         self._scopes: list[_Scope] = []
         self._method_of: ast.ClassDef | None = None
@@ -134,8 +139,9 @@ class _Reader(ast.NodeVisitor):
     def visit_FunctionDef(self, node: Function) -> None:
         for decorator in node.decorator_list:
             function = decorator.func if isinstance(decorator, ast.Call) else decorator
-            if last_name(function) in _CACHES and not self._scopes:
-                self.found.append((decorator, f"cache of {node.name}"))
+            is_cache = last_name(function) in _CACHES and dotted_name(function, self._names) not in _TYK_CACHES
+            if is_cache and not self._scopes:
+                self.found.append((decorator, f"{_CACHE_OF}{node.name}"))
         self._enter(node)
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 (the name that ast looks for)

@@ -1,7 +1,8 @@
 """Queries of Python syntax trees that several rules share."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from inspect import Parameter
 from typing import TypeAlias
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
@@ -29,7 +30,19 @@ def own_nodes(function: Function) -> Iterator[ast.AST]:
             waiting.extend(ast.iter_child_nodes(node))
 
 
-def top_statements(tree: ast.Module) -> Iterator[ast.stmt]:
+def parameters(function: Function) -> Iterator[Parameter]:
+    """Yield a function's parameters as `inspect.signature` would, with None for any default."""
+    arguments = function.args
+    named = positional(function)
+    for index, argument in enumerate(named, len(arguments.defaults) - len(named)):
+        yield Parameter(argument.arg, Parameter.POSITIONAL_OR_KEYWORD, default=None if index >= 0 else Parameter.empty)
+    if arguments.vararg is not None:
+        yield Parameter(arguments.vararg.arg, Parameter.VAR_POSITIONAL)
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        yield Parameter(argument.arg, Parameter.KEYWORD_ONLY, default=Parameter.empty if default is None else None)
+
+
+def top_statements(tree: ast.Module | ast.ClassDef) -> Iterator[ast.stmt]:
     """Yield the statements that run at import, including those inside `if`, `try`, `with` and loops."""
     waiting: list[ast.stmt] = list(reversed(tree.body))
     while waiting:
@@ -44,3 +57,27 @@ def _inner(statement: ast.stmt) -> Iterator[ast.stmt]:
             yield from getattr(statement, name, [])
         for handler in getattr(statement, "handlers", []):
             yield from handler.body
+
+
+def imported_names(tree: ast.AST) -> dict[str, str]:
+    """Return the full names of imported objects, by the names that the file has for them."""
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name.partition(".")[0]
+                names[alias.asname or top] = alias.name if alias.asname else top
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def dotted_name(node: ast.expr, names: Mapping[str, str]) -> str:
+    """Return the full name, such as `urllib.request.urlopen`, or "" for what is not imported."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.insert(0, node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name) or node.id not in names:
+        return ""
+    return ".".join([names[node.id], *parts])

@@ -90,7 +90,7 @@ REFUSED = {
         "manifest.json: response: b is a Go plugin (b.so), which the gateway runs itself",
     ),
     "missing": ({"post": named("a", "none")}, "", "manifest.json: hook-missing: none (Post) is in the manifest"),
-    "arguments": ({"pre": named("a", "few")}, "", "hook-arguments: few fits no hook with 1 argument"),
+    "arguments": ({"pre": named("a", "few")}, "", "hook-arguments: few takes 1 argument; allowed are"),
     "plain": ({"pre": named("a", "plain")}, "", "hook-undecorated: plain is in the manifest, but has no decorator"),
 }
 

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 
 from tests.support.bundles import md5, write_bundle, write_zip
 from tests.support.root import ROOT
+from tykpy.bundles.bundle import BundlePart
+from tykpy.bundles.loading import load_file
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.catalogue import RULES
 from tykpy.commands.lint.command import lint as lint_command
@@ -26,6 +28,11 @@ def lint_text(tmp_path: Path, text: str) -> list[Finding]:
     path = tmp_path / "hooks.py"
     path.write_text("from tyk.decorators import *; from tyk.decorators import Response\n" + dedent(text))
     return lint(path).findings
+
+
+def load_text(tmp_path: Path) -> BundlePart:
+    """Load what `lint_text` has looked at, as a worker does."""
+    return load_file("mine", tmp_path / "hooks.py", str(tmp_path))
 
 
 def rules(tmp_path: Path, text: str) -> list[str]:
@@ -207,9 +214,6 @@ def test_columns_count_characters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("@Pre\ndef hook(request): pass\n", "hook-arguments"),
-        ("@Event\ndef hook(request, session, spec): pass\n", "hook-arguments"),
-        ("@Response\ndef hook(request, session, spec): pass\n", "hook-arguments"),
         ("def hook(:\n", "syntax"),
         ("x = '\0'\n", "syntax"),
         ("@Pre\ndef hook(request, session, spec):\n    return " + "+".join(["x"] * 900) + "\n", "nesting"),
@@ -217,6 +221,61 @@ def test_columns_count_characters(tmp_path: Path) -> None:
 )
 def test_hooks_that_cannot_run_are_found(tmp_path: Path, text: str, rule: str) -> None:
     assert rules(tmp_path, text) == [rule]
+
+
+REQUEST_SHAPES = (
+    "(request, session, spec), (request, session, metadata, spec), (request, response, session, metadata, spec)"
+)
+REFUSED = [
+    ("@Pre\ndef hook(request): pass\n", f"takes 1 argument; allowed are {REQUEST_SHAPES}"),
+    ("@Hook\ndef hook(): pass\n", f"takes 0 arguments; allowed are {REQUEST_SHAPES} or (event, spec)"),
+    ("@Event\ndef hook(request, session, spec): pass\n", "takes 3 arguments; allowed are (event, spec)"),
+    (f"@Post\ndef hook({RESPONSE}, more): pass\n", f"takes 6 arguments; allowed are {REQUEST_SHAPES}"),
+    ("@Post\ndef hook(a, /, b=1): pass\n", f"takes 2 arguments; allowed are {REQUEST_SHAPES}"),
+    ("@Pre\nasync def hook(*args): pass\n", "takes *args, which does not say what it wants: name its arguments"),
+    ("@Pre\ndef hook(a, *args): pass\n", f"takes 1 argument; allowed are {REQUEST_SHAPES}"),
+    ("@Pre\ndef hook(a, b, c, *, d): pass\n", "has arguments that must be given by name (d)"),
+    ("class A:\n    @Pre\n    def hook(self, a): pass\nhook = A().hook\n", "takes 1 argument"),
+    ("class A:\n    @Pre\n    @staticmethod\n    def hook(a, b): pass\nhook = A.hook\n", "takes 2 arguments"),
+    ("def make():\n    @Pre\n    def hook(a): pass\n    return hook\nhook = make()\n", "takes 1 argument"),
+]
+USELESS = [
+    ("@Response\ndef hook(a, b, c):\n    return a, b\n", f"gets no response; write ({RESPONSE})"),
+    (
+        f"@Pre\ndef hook({RESPONSE}):\n    return response\n",
+        "gets an empty response, and nothing that it returns counts",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED + USELESS)
+def test_wrong_arguments_are_found(tmp_path: Path, text: str, message: str) -> None:
+    (finding,) = [found for found in lint_text(tmp_path, text) if found.rule == "hook-arguments"]
+    assert message in finding.message
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED)
+def test_workers_refuse_the_same_with_the_same_words(tmp_path: Path, text: str, message: str) -> None:
+    (finding,) = [found for found in lint_text(tmp_path, text) if found.rule == "hook-arguments"]
+    bundle = load_text(tmp_path)
+    assert message in bundle.faulty["hook"].error.message
+    assert bundle.faulty["hook"].error.message == f"hook {finding.message}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@Pre\ndef hook(a, b, c, d=1, e=2, f=3):\n    return a, b\n",
+        "@Pre\ndef hook(a, b, c, *more, d=1):\n    return a, b\n",
+        "class A:\n    if 1:\n        @Pre\n        def hook(self, a, b, c, d): return a, b, c\nhook = A().hook\n",
+        "class A:\n    @Event\n    def hook(self, event, spec): pass\nhook = A().hook\n",
+        "@Hook\ndef hook(event, spec): pass\n",
+    ],
+)
+def test_arguments_that_fit_are_left_alone(tmp_path: Path, text: str) -> None:
+    assert rules(tmp_path, text) == []
+    bundle = load_text(tmp_path)
+    assert list(bundle.hooks) == ["hook"]
 
 
 STATE = [
@@ -253,6 +312,8 @@ def test_state_that_outlives_a_call_is_found(tmp_path: Path, text: str, name: st
 
 
 NO_STATE = [
+    "from tyk import cache\n@cache(ttl=60)\ndef f(x): return x\n",
+    "import tyk as t\n@t.cache\ndef f(x): return x\n",
     "table = {'a': 1}\ndef f(x):\n    return table.get(x)\n",
     "class P:\n    def __init__(self):\n        self.x = []\np = P()\n",
     "class P:\n    def keep(self, x):\n        self.x = x\ndef f():\n    P().keep(1)\n",
@@ -270,6 +331,13 @@ NO_STATE = [
 @pytest.mark.parametrize("text", NO_STATE)
 def test_state_of_one_call_is_left_alone(tmp_path: Path, text: str) -> None:
     assert rules(tmp_path, text) == []
+
+
+def test_the_advice_is_the_store_or_its_cache(tmp_path: Path) -> None:
+    (kept,) = lint_text(tmp_path, "seen = []\ndef f(x):\n    seen.append(x)\n")
+    assert kept.message.endswith("keep it in tyk.store")
+    (cached,) = lint_text(tmp_path, "import functools\n@functools.cache\ndef f(x): return x\n")
+    assert cached.message.endswith("use tyk.cache(ttl=..., shared=True)")
 
 
 def test_classes_of_another_file_count_as_well(tmp_path: Path) -> None:
