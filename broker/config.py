@@ -243,7 +243,7 @@ class BrokerConfig:
     )  # fmt: skip
     redis: str | None = option(
         None,
-        "Redis URL for store_data/get_data (redis, rediss, unix, redis+sentinel, redis+cluster).",
+        "Redis URL of the hooks' store (redis, rediss, unix, redis+sentinel, redis+cluster).",
         group="Storage",
         shown_default="embedded",
         secret="login",

@@ -6,7 +6,7 @@ import json
 from lib import keys
 
 from gateway import TykGateway as tyk
-from tyk import metrics
+from tyk import metrics, store
 from tyk.decorators import CustomKeyCheck, Event, Post, PostKeyAuth, Pre, Response
 
 OLDEST_CLIENT = 2
@@ -95,6 +95,5 @@ def OnAuthFailure(event, spec):
     """Count refused keys per API, for Prometheus and for the log line, which is in the broker's log."""
     REFUSED.labels(spec["APIID"]).inc()
     key = f"refused:{spec['APIID']}"
-    count = int(tyk.get_data(key) or 0) + 1
-    tyk.store_data(key, str(count), 3600)
+    count = store.incr(key, ttl=3600)
     tyk.log(f"{event.message.Type} at {event.message.Meta.get('Path', '?')}: {count} within the hour", "warning")
