@@ -5,8 +5,9 @@ import hashlib
 import inspect
 import json
 import math
+import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import RLock, get_ident
@@ -21,12 +22,18 @@ DEFAULT_SIZE: Final = 1024
 """Values of one function that a worker keeps."""
 MAX_SHARED: Final = 1024 * 1024
 """Largest value in the store, in bytes of JSON."""
+CLAIM_SECONDS: Final = 2.0
+"""How long a worker lets another one run a call before it runs it as well: that one may have been killed."""
+FIRST_PAUSE: Final = 0.002
+MAX_PAUSE: Final = 0.05
+"""Seconds between two looks at what the other worker does, which grow from one to the other."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _R_co = TypeVar("_R_co", covariant=True)
 _MISSING: Final[Any] = object()
 _FAILED: Final[Any] = object()
+_RUNNING: Final[Any] = object()
 
 
 class CacheInfo(NamedTuple):
@@ -84,7 +91,7 @@ def cache(
     they must not change it.
 
     `single_flight`: of several calls of the same arguments at the same time one runs, and the others wait for its
-    result; if it fails, each of them runs. It counts in one worker.
+    result; if it fails, each of them runs. With `shared=True` one runs in all workers, which wait 2 s for each other.
 
     `shared=True` keeps results in `tyk.store` for all workers, and needs a `ttl`. Arguments and results are what JSON
     can carry; for another result the call raises CacheValueError. A store that does not work is a miss.
@@ -147,6 +154,13 @@ class _Memory:
             self._misses += counts
             return _MISSING, self._epoch
 
+    def look(self, key: Any, epoch: Any) -> Any:
+        """Return the result if there is one by now, or _MISSING."""
+        return self.find(key, counts=False)[0]
+
+    def leave(self, key: Any) -> None:
+        """Do nothing: no other worker waits for a result."""
+
     def keep(self, key: Any, result: Any, epoch: Any) -> Any:
         """Keep a result, unless the cache was cleared since; return what callers get."""
         with self._lock:
@@ -181,6 +195,8 @@ class _Shared:
         self._ttl = ttl
         self._lock = RLock()
         self._hits = self._misses = self._errors = 0
+        self._claims: dict[Any, float] = {}
+        """When the claims of this worker expire (`time.monotonic`), by the keys of the calls that it runs."""
 
     def key(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Return the key of a call. Raises CacheValueError for arguments that JSON cannot carry."""
@@ -192,23 +208,49 @@ class _Shared:
 
     def find(self, key: Any, counts: bool = True) -> tuple[Any, Any]:
         """Return the result, or _MISSING, and the epoch to keep a new one with; None: the store does not work."""
-        if not counts:
-            return _MISSING, None
         try:
             found = store.get_many([self._epoch_key, key])
         except StoreUnavailableError:
             self._count("_errors")
-            self._count("_misses")
+            self._count("_misses", counts)
             return _MISSING, None
         epoch = found.get(self._epoch_key, b"0")
         of_epoch, _, encoded = found.get(key, b"").partition(b":")
         with suppress(ValueError):  # somebody else wrote there
             if of_epoch == epoch:
                 result = json.loads(encoded)
-                self._count("_hits")
+                self._count("_hits", counts)
                 return result, epoch
-        self._count("_misses")
+        self._count("_misses", counts)
         return _MISSING, epoch
+
+    def look(self, key: Any, epoch: Any) -> Any:
+        """Return the result if there is one by now, _RUNNING while another worker runs the call, or _MISSING if this
+        one is to run it, which others then wait for.
+        """
+        if epoch is None:
+            return _MISSING
+        expires = time.monotonic() + CLAIM_SECONDS
+        try:
+            is_claimed = store.set_if_absent(f"{key}:claim", b"", CLAIM_SECONDS)
+        except StoreUnavailableError:
+            self._count("_errors")
+            return _MISSING
+        if is_claimed:
+            self._claims[key] = expires
+        # The worker that had the claim has kept its result before it gave the claim up.
+        result, _ = self.find(key, counts=False)
+        if result is not _MISSING:
+            self.leave(key)
+            return result
+        return _MISSING if is_claimed else _RUNNING
+
+    def leave(self, key: Any) -> None:
+        """Give up the claim, unless it has expired and is perhaps another worker's."""
+        expires = self._claims.pop(key, 0.0)
+        if time.monotonic() < expires:
+            with suppress(StoreUnavailableError):
+                store.delete(f"{key}:claim")
 
     def keep(self, key: Any, result: Any, epoch: Any) -> Any:
         """Keep a result under the epoch of its call; return it as other callers get it. Raises CacheValueError."""
@@ -236,9 +278,9 @@ class _Shared:
     def info(self) -> CacheInfo:
         return CacheInfo(self._hits, self._misses, self._errors, None, None)
 
-    def _count(self, name: str) -> None:
+    def _count(self, name: str, by: int = 1) -> None:
         with self._lock:
-            setattr(self, name, getattr(self, name) + 1)
+            setattr(self, name, getattr(self, name) + by)
 
 
 class _Flight:
@@ -296,12 +338,11 @@ def _sync_wrapper(function: Callable[..., Any], place: _Memory | _Shared, flight
             return place.keep(key, function(*arguments, **options), epoch) if result is _FAILED else result
         result = _FAILED
         try:
-            result, _ = place.find(key, counts=False)
-            if result is _MISSING:
-                result = _FAILED
-                result = place.keep(key, function(*arguments, **options), epoch)
+            found = _look(place, key, epoch)
+            result = place.keep(key, function(*arguments, **options), epoch) if found is _MISSING else found
         finally:
             flights.end(key, result)
+            place.leave(key)
         return result
 
     return cached
@@ -314,6 +355,9 @@ def _async_wrapper(function: Callable[..., Awaitable[Any]], place: _Memory | _Sh
 
     async def find(key: Any) -> tuple[Any, Any]:
         return await asyncio.to_thread(place.find, key) if is_shared else place.find(key)
+
+    async def look(key: Any, epoch: Any) -> Any:
+        return await _alook(place, key, epoch) if isinstance(place, _Shared) else place.look(key, epoch)
 
     async def run(key: Any, epoch: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         result = await function(*arguments, **options)
@@ -337,15 +381,46 @@ def _async_wrapper(function: Callable[..., Awaitable[Any]], place: _Memory | _Sh
             return await run(key, epoch, arguments, options) if result is _FAILED else result
         result = _FAILED
         try:
-            result, _ = place.find(key, counts=False)
-            if result is _MISSING:
-                result = _FAILED
-                result = await run(key, epoch, arguments, options)
+            found = await look(key, epoch)
+            result = await run(key, epoch, arguments, options) if found is _MISSING else found
         finally:
             flights.end(key, result)
+            if is_shared:
+                await asyncio.to_thread(place.leave, key)
         return result
 
     return cached
+
+
+def _look(place: _Memory | _Shared, key: Any, epoch: Any) -> Any:
+    """Return the result, or _MISSING if this worker is to run the call; wait while another one runs it."""
+    for pause in _pauses():
+        found = place.look(key, epoch)
+        if found is not _RUNNING:
+            return found
+        time.sleep(pause)
+    return _MISSING
+
+
+async def _alook(place: _Shared, key: Any, epoch: Any) -> Any:
+    """Await what `_look` returns."""
+    import asyncio
+
+    for pause in _pauses():
+        found = await asyncio.to_thread(place.look, key, epoch)
+        if found is not _RUNNING:
+            return found
+        await asyncio.sleep(pause)
+    return _MISSING
+
+
+def _pauses() -> Iterator[float]:
+    """Yield growing pauses until another worker has had its time."""
+    end = time.monotonic() + CLAIM_SECONDS
+    pause = FIRST_PAUSE
+    while time.monotonic() < end:
+        yield pause
+        pause = min(pause * 2, MAX_PAUSE)
 
 
 def _wait(flight: _Flight) -> Any:

@@ -10,6 +10,7 @@ import pytest
 from tests.support.broker import RunningBroker, running_broker, wait_until
 
 SOURCE = """
+import asyncio
 import os
 from tyk import cache, store
 from tyk.decorators import Pre
@@ -48,6 +49,22 @@ async def uses_caches(request, session, spec):
     request.add_header("Shared", str((await shared(name))["made by"]))
     request.add_header("Own", str(own(name)))
     request.add_header("Worker", str(os.getpid()))
+    return request, session
+
+@cache(ttl=3600, shared=True)
+async def flight():
+    while await store.aincr("entering", 0) < 2:
+        await asyncio.sleep(0.001)
+    return await store.aincr("flights", ttl=3600)
+
+@Pre
+async def enters(request, session, spec):
+    await store.aset(f"there-{os.getpid()}", "", 3600)
+    workers = request.get_header("Workers").split()
+    while len(await store.aget_many([f"there-{pid}" for pid in workers])) < 2:
+        await asyncio.sleep(0.001)
+    await store.aincr("entering", ttl=3600)
+    request.add_header("Flight", str(await flight()))
     return request, session
 """
 
@@ -100,3 +117,14 @@ def test_caches_are_a_worker_s_own_or_shared(broker: RunningBroker) -> None:
     wait_until(both_answered, lambda: str(told))
     assert all(own == worker for worker, own, _ in told)
     assert len({shared for _, _, shared in told}) == 1
+
+
+def test_one_worker_runs_what_all_want(broker: RunningBroker) -> None:
+    """Calls in both workers ask for the same at the same time."""
+    workers = " ".join(str(worker["pid"]) for worker in broker.status()["workers"])
+
+    def call(_number: int) -> str:
+        return broker.call("enters", bundle="mine", headers=[("Workers", workers)]).request.set_headers["Flight"]
+
+    with ThreadPoolExecutor(8) as callers:
+        assert list(callers.map(call, range(8))) == ["1"] * 8

@@ -10,7 +10,7 @@ import pytest
 
 import tyk
 from tests.support.broker import wait_until
-from tyk import CacheInfo, store
+from tyk import CacheInfo, caching, store
 from tyk.caching import MAX_SHARED
 from tyk.errors import CacheValueError, HookOptionError, StoreUnavailableError
 from tyk.gateway import install
@@ -304,6 +304,51 @@ def test_shared_arguments_are_what_json_can_carry() -> None:
     with pytest.raises(CacheValueError, match="the arguments of shared_square cannot be shared"):
         shared_square(1j)  # type: ignore[arg-type]
     assert calls == []
+
+
+def held_square(number: int) -> int:
+    return held(number)
+
+
+held = Held()
+
+
+@pytest.fixture
+def workers() -> list[Any]:
+    """The same shared function, as two workers have it; it waits until `held` is released."""
+    global held
+    held = Held()
+    return [tyk.cache(ttl=60, shared=True)(held_square) for _ in range(2)]
+
+
+def test_a_worker_waits_for_another_one_s_run(workers: list[Any]) -> None:
+    one, other = workers
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(one, 2)
+        assert held.entered.acquire(timeout=30)
+        second = callers.submit(other, 2)
+        wait_until(lambda: other.cache_info().misses == 1, lambda: str(other.cache_info()))
+        held.released.set()
+        assert (first.result(), second.result()) == (4, 4)
+    assert calls == [2]
+
+
+def test_a_worker_runs_what_another_one_failed_at(workers: list[Any]) -> None:
+    held._error = ValueError("no")
+    held.released.set()
+    for function in workers:
+        with pytest.raises(ValueError, match="no"):
+            function(2)
+    assert calls == [2, 2]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_killed_worker_holds_others_up_for_a_while(monkeypatch: pytest.MonkeyPatch, is_async: bool) -> None:
+    """Its claim is still in the store."""
+    monkeypatch.setattr(caching, "CLAIM_SECONDS", 0.05)
+    monkeypatch.setattr(store, "set_if_absent", lambda *arguments: False)
+    result = asyncio.run(shared_square_async(2)) if is_async else shared_square(2)
+    assert (result, calls) == (4, [2])
 
 
 class Down(MemoryStorage):
