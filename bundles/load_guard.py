@@ -29,7 +29,9 @@ from typing import Any, Final
 
 from tykpy.bundles.loading import PRIVATE
 from tykpy.ipc.exits import WorkerExit
+from tykpy.telemetry.log import restore_streams
 
+_STDIN: Final = 0
 _LISTS: Final = ("path", "meta_path", "path_hooks")
 """Lists of `sys` without which other bundles cannot import anything."""
 _LIMITS: Final = tuple(
@@ -46,6 +48,8 @@ _AUDITED: Final[tuple[tuple[Any, ...], ...]] = (
     ("exec", compile("0", "<tykpy>", "eval")),
     ("import", "tykpy", None, None, None, None),
     ("open", os.devnull, "r", os.O_RDONLY),
+    ("object.__getattr__", None, "tb_frame"),
+    ("_thread.start_new_thread", print, (), {}),
     ("tykpy",),
 )
 """Events of `sys.audit` that every worker raises, and an unknown one: some hooks refuse all but a few."""
@@ -53,6 +57,7 @@ _WATCHED: Final[tuple[ModuleType, ...]] = (_thread, os, queue, select, selectors
 """The modules in which replaced functions are reported."""
 # Bound before any plugin could replace them.
 _exit, _fstat, _getcwd, _getpid, _stat = os._exit, os.fstat, os.getcwd, os.getpid, os.stat
+_open, _set_inheritable, _getframe = os.open, os.set_inheritable, sys._getframe
 _getresuid, _getresgid = os.getresuid, os.getresgid
 _getrlimit, _setrlimit = resource.getrlimit, resource.setrlimit
 _getitimer, _setitimer, _getsignal = signal.getitimer, signal.setitimer, signal.getsignal
@@ -87,6 +92,7 @@ class LoadGuard:
             sys.setrecursionlimit(max(limit, sys.getrecursionlimit()))
             _restore_limits(limits)
             self._end_if_useless()
+            _restore_streams()
             _stop_timers()
             vars(builtins).update(names)
             for name, entries in lists.items():
@@ -96,13 +102,19 @@ class LoadGuard:
             if folder is not None:
                 with suppress(OSError):
                     os.chdir(folder)
-            if not self._modules.keys() <= sys.modules.keys():
-                sys.modules.update({**self._modules, **sys.modules})
+            self._restore_modules()
 
     def replaced(self) -> list[str]:
         """Return the names of the watched functions that were replaced since the last look."""
         before, self._primitives = self._primitives, _primitives()
         return [name for name, value in before.items() if self._primitives.get(name) is not value]
+
+    def _restore_modules(self) -> None:
+        """Put removed and replaced modules back, and let those be imported that the bundle forbade (None)."""
+        forbidden = [name for name, module in list(sys.modules.items()) if module is None]
+        for name in forbidden:
+            del sys.modules[name]
+        sys.modules.update(self._modules)
 
     def _end_if_useless(self) -> None:
         if _getpid() != self._pid:
@@ -140,6 +152,13 @@ def _restore_limits(before: list[tuple[int, int]]) -> None:
                 _exit(WorkerExit.LIMITS)
 
 
+def _restore_streams() -> None:
+    """Open closed standard streams again: the next files would get their numbers, and child processes write there."""
+    if _identity(_STDIN) is None:
+        _set_inheritable(_open(os.devnull, os.O_RDONLY), True)  # which gets the lowest number
+    restore_streams()
+
+
 def _stop_timers() -> None:
     """Stop timers that would end the process later."""
     for timer, number in _TIMERS:
@@ -153,6 +172,7 @@ def _refuses() -> bool:
     try:
         for event in _AUDITED:
             _audit(*event)
+        _ = _getframe().f_code
     except BaseException:  # noqa: BLE001 (whatever it raises, others get it too)
         return True
     return False

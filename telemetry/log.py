@@ -198,6 +198,12 @@ def run_later(seconds: float, action: Action) -> None:
         _process.output.run_later(seconds, action)
 
 
+def restore_streams() -> None:
+    """Open standard output and standard error again if they were closed."""
+    if _process.output is not None:
+        _process.output.restore_streams()
+
+
 def dump_descriptor() -> int:
     """Return the descriptor for code that writes to the log directly."""
     return STDERR if _process.output is None else _process.output.dump_descriptor

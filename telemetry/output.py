@@ -38,6 +38,7 @@ Action: TypeAlias = Callable[[], None]
 # Plugins may patch these modules.
 _monotonic: Final = time.monotonic
 _write: Final = os.write
+_poll: Final = select.poll
 
 
 class LogOutput:
@@ -99,10 +100,17 @@ class LogOutput:
         with self._writing:
             for standard in (STDOUT, STDERR):
                 os.dup2(descriptor, standard, inheritable=True)
-            os.close(descriptor)
-            if self.dump_descriptor != STDERR:
-                os.close(self.dump_descriptor)
+            for old in {descriptor, self._descriptor, self.dump_descriptor}:
+                os.close(old)
             self._open()
+
+    def restore_streams(self) -> None:
+        """Open standard output and standard error again if plugin code has closed them."""
+        for standard in (STDOUT, STDERR):
+            try:
+                os.fstat(standard)
+            except OSError:
+                os.dup2(self._descriptor, standard, inheritable=True)
 
     def close(self, patience: float) -> None:
         """Write the queued records, for at most `patience` seconds."""
@@ -111,9 +119,11 @@ class LogOutput:
             self._thread.join(patience)
 
     def _open(self) -> None:
-        self.dump_descriptor = _reopen_nonblocking(STDERR)
+        # Plugin code may close descriptor 2, and the next file that is opened gets that number.
+        self._descriptor = os.dup(STDERR)
+        self.dump_descriptor = _reopen_nonblocking(self._descriptor)
         """Descriptor for code that writes without this object; non-blocking where the kernel allows it."""
-        self._try_write = _nonblocking_write(self.dump_descriptor)
+        self._try_write = _nonblocking_write(self.dump_descriptor, is_reopened=self.dump_descriptor != self._descriptor)
 
     def _write_now(self, record: bytes) -> None:
         written = 0
@@ -228,10 +238,10 @@ class LogOutput:
         size = len(data)
         while data:
             try:
-                data = data[_write(STDERR, data) :]
+                data = data[_write(self._descriptor, data) :]
             except BlockingIOError:
                 # Another process that shares this open file made it non-blocking.
-                select.select((), (STDERR,), ())
+                _wait_for_reader(self._descriptor)
             except OSError as error:
                 self._is_torn |= is_begun or len(data) < size
                 return error
@@ -241,8 +251,10 @@ class LogOutput:
     # -- a child that a plugin forked --
 
     def _after_fork(self) -> None:
-        # The child has no writer thread, and the parent writes the queued records.
+        # The child has no writer thread, and the parent writes the queued records. The standard streams are the
+        # child's own now: it may redirect them, and close all other descriptors.
         self._thread = None
+        self._descriptor, self._try_write = STDERR, _write_nothing
         self._queue, self._ahead = SimpleQueue(), []
         self._writing = threading.Lock()
         self._queued = self._done = self._lost = self._reported = 0
@@ -263,12 +275,22 @@ def _reopen_nonblocking(descriptor: int) -> int:
         return descriptor
 
 
-def _nonblocking_write(descriptor: int) -> Callable[[bytes], int]:
+def _nonblocking_write(descriptor: int, *, is_reopened: bool) -> Callable[[bytes], int]:
     """Return a function that writes as much as possible without blocking; nothing, if that amount is unknown."""
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISSOCK(mode):
         connection = socket.socket(fileno=os.dup(descriptor))
         return lambda data: connection.send(data, socket.MSG_DONTWAIT)
-    if stat.S_ISREG(mode) or descriptor != STDERR:
+    if stat.S_ISREG(mode) or is_reopened:
         return partial(_write, descriptor)
-    return lambda _data: 0
+    return _write_nothing
+
+
+def _wait_for_reader(descriptor: int) -> None:
+    poll = _poll()  # select() cannot wait for descriptors above 1,023
+    poll.register(descriptor, select.POLLOUT)
+    poll.poll()
+
+
+def _write_nothing(_data: bytes) -> int:
+    return 0

@@ -15,6 +15,8 @@ MAX_TRACE_LINE: Final = 500
 FIRST_LINES: Final = 10
 LAST_LINES: Final = 50
 """Lines logged from the start and the end of a traceback. The last ones say what happened and where."""
+MAX_FRAMES: Final = 1_000
+"""Innermost frames of a traceback that are looked at, whatever `sys.tracebacklimit` a plugin has set."""
 BROKER: Final = "broker"
 
 ExceptionInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -87,16 +89,29 @@ def class_name(kind: type[BaseException]) -> str:
 def error_text(error: BaseException) -> str:
     """Return the text of an exception, whose class may be a plugin's own."""
     try:
-        return shorten(str(error), MAX_TRACE_LINE)
+        # Not of a class that a plugin may have made.
+        return shorten(str.__getitem__(str(error), slice(None)), MAX_TRACE_LINE)
     except BaseException as failure:  # noqa: BLE001 (its class may do anything)
-        return f"(its text cannot be shown: {type(failure).__name__})"
+        return f"(its text cannot be shown: {class_name(type(failure))})"
 
 
 def _format(error: ExceptionInfo) -> list[str]:
     try:
-        return "".join(format_exception(*error)).rstrip("\n").split("\n")
-    except BaseException as failure:  # noqa: BLE001 (the exception is a plugin's own class, which may do anything)
-        return [f"{class_name(error[0])} (its traceback cannot be shown: {type(failure).__name__})"]
+        return "".join(format_exception(*error, limit=-MAX_FRAMES)).rstrip("\n").split("\n")
+    except BaseException as failure:  # noqa: BLE001 (the class is a plugin's own, or it has patched what we call)
+        kind, value, trace = error
+        why = f"(its source lines cannot be shown: {class_name(type(failure))})"
+        return [*_places(trace), f"{class_name(kind)}: {error_text(value)} {why}"]
+
+
+def _places(trace: TracebackType | None) -> list[str]:
+    """Return a line for each frame of a traceback, without its source."""
+    places = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f'  File "{code.co_filename}", line {trace.tb_lineno}, in {code.co_name}')
+        trace = trace.tb_next
+    return places
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -70,9 +70,10 @@ def fails_alike(request, session, spec):
     raise LookupError(f"no such tenant: {request.get_header('Tag')}")
 """
 OTHER: Final = """
-import io, logging, logging.config, os, sys, warnings
+import io, linecache, logging, logging.config, os, sys, traceback, warnings
 from tyk.decorators import Hook
 
+kept = []
 logging.config.dictConfig({
     "version": 1,
     "handlers": {"h": {"class": "logging.StreamHandler"}},
@@ -286,18 +287,26 @@ SILENCING: Final = {
     "devnull": "sys.stdout = open(os.devnull, 'w')",
     "closed": "vars(sys)['stdout'].close(); vars(sys)['stderr'].close()",
     "excepthook": "sys.excepthook = lambda *_: None",
+    "tracebacklimit": "sys.tracebacklimit = 0",
+    "linecache": "linecache.getline = linecache.checkcache = linecache.lazycache = None",
+    "traceback": "traceback.format_exception = traceback.TracebackException.format = traceback.walk_tb = None",
+    "descriptors replaced": "os.dup2(os.open('/dev/null', os.O_RDWR), 1); os.dup2(1, 2)",
+    "descriptors closed": "os.closerange(0, 3)",
+    "descriptors of others": "kept.extend(open('/dev/full', 'w') for _ in range(3))",
 }
 
 
 @pytest.mark.parametrize("way", SILENCING)
 def test_a_bundle_cannot_silence_others(shared: RunningBroker, way: str) -> None:
-    tag = re.sub(r"\W", "_", way)
+    tag, place = re.sub(r"\W", "_", way), ", in fails\n"
+    before = shared.log.count(place)
     call(shared, "executes", "other.py", Code=SILENCING[way])
     call(shared, "speaks", Tag=tag)
     with pytest.raises(GrpcCallError, match=f"failed {tag}"):
         call(shared, "fails", Tag=tag)
-    for text in (f"printed {tag}", f"warned {tag}", f"logged {tag}", f"{tag}: failed {tag}"):
-        shared.wait_for_log(text + "\n")
+    for text in (f"printed {tag}\n", f"warned {tag}\n", f"logged {tag}\n", f"{tag}: failed {tag}"):
+        shared.wait_for_log(text)
+    assert shared.log.count(place) == before + 1
 
 
 def test_nothing_forges_a_record(shared: RunningBroker) -> None:

@@ -5,6 +5,7 @@ import os
 import resource
 import select
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -49,9 +50,24 @@ DAMAGE: dict[str, tuple[str, Callable[[], object]]] = {
         "import sys\nclass Finder:\n    def find_spec(self, *_): raise SystemExit\nsys.meta_path.insert(0, Finder())",
         lambda: sys.meta_path[0],
     ),
+    "module replaced": ("import sys\nsys.modules['json'] = sys", lambda: sys.modules.get("json")),
+    "module forbidden": ("import sys\nsys.modules['no_such_module'] = None", lambda: "no_such_module" in sys.modules),
     "module removed": ("import sys\ndel sys.modules['tyk.decorators']", lambda: sys.modules.get("tyk.decorators")),
 }
 """The code of a bundle, and a function that shows its damage."""
+
+
+CLOSED = """
+import os
+from tykpy.telemetry.log import Source, open_log
+from tykpy.bundles.load_guard import LoadGuard
+
+open_log(Source("worker", 1))
+with LoadGuard().around():
+    os.closerange(0, 3)
+assert not os.read(0, 1)
+os.system("echo of a child")
+"""
 
 
 @pytest.fixture
@@ -136,3 +152,8 @@ def test_no_bundle_is_blamed_for_earlier_replacements(monkeypatch: pytest.Monkey
     load_nothing(guard)
     load_nothing(guard)
     assert guard.replaced() == []
+
+
+def test_closed_standard_streams_are_opened_again() -> None:
+    done = subprocess.run([sys.executable, "-P", "-c", CLOSED], stderr=subprocess.PIPE, check=True)
+    assert done.stderr == b"of a child\n"

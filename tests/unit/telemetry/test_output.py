@@ -262,6 +262,42 @@ def test_a_forked_child_writes_its_own_records_only() -> None:
     assert text.count(b"own: the end\n") == 1
 
 
+def test_no_record_gets_into_a_file_that_has_the_number_of_stderr(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    body = f"""
+        os.closerange(1, 3)
+        own.error("first")
+        files = [open({str(tmp_path / "file")!r}, "a") for _ in range(2)]
+        own.error("second")
+    """
+    with running(body, writer) as process:
+        os.close(writer)
+        text = read_all(reader)
+        assert process.wait(PATIENCE) == 0
+    os.close(reader)
+    assert re.findall(rb"own: (.*)\n", text) == [b"first", b"second"]
+    assert not (tmp_path / "file").read_bytes()
+
+
+def test_a_forked_child_may_close_all_and_redirect_its_streams(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    body = f"""
+        pid = os.fork()
+        if pid == 0:
+            os.closerange(1, 1_000)
+            files = [open({str(tmp_path)!r} + f"/{{number}}", "a") for number in range(1, 30)]
+            own.error("of the child")
+            os._exit(0)
+        os.waitpid(pid, 0)
+    """
+    with running(body, writer) as process:
+        os.close(writer)
+        assert b"of the child" not in read_all(reader)
+        assert process.wait(PATIENCE) == 0
+    os.close(reader)
+    assert [path.name for path in tmp_path.iterdir() if path.read_bytes()] == ["2"]
+
+
 def test_what_is_written_before_a_crash_is_kept() -> None:
     reader, writer = os.pipe()
     with running('own.error("the last words")\nos.kill(os.getpid(), 9)', writer) as process:

@@ -115,6 +115,36 @@ def test_an_exception_that_cannot_be_shown_is_named() -> None:
     assert "HostileError" in rendered("failed", (HostileError, HostileError(), None))
 
 
+@pytest.mark.parametrize(
+    ("target", "value"), [("sys.tracebacklimit", 0), ("linecache.getline", None), ("traceback.walk_tb", None)]
+)
+def test_a_patched_standard_library_hides_no_place(monkeypatch: pytest.MonkeyPatch, target: str, value: object) -> None:
+    error = raised(ValueError("the cause"))
+    monkeypatch.setattr(target, value, raising=False)
+    shown = rendered("failed", error)
+    monkeypatch.undo()
+    assert f'File "{__file__}", line ' in shown
+    assert "in raised\n" in shown
+    assert "ValueError: the cause" in shown
+
+
+def test_a_class_named_by_its_metaclass_is_no_obstacle() -> None:
+    class Odd(type):
+        @property
+        def __name__(cls) -> str:  # type: ignore[override]
+            raise KeyboardInterrupt
+
+    class OddError(BaseException, metaclass=Odd):
+        pass
+
+    class HostileError(Exception):
+        def __str__(self) -> str:
+            raise OddError
+
+    assert "HostileError" in rendered("failed", raised(HostileError()))
+    assert "OddError" in str(as_json(record("failed", raised(HostileError())))["error_message"])
+
+
 def test_json_has_the_same_as_fields() -> None:
     said = Record(NOW, "WARNING", "mine", "said", 7, WORKER, fields={"bundle": "b", "hook": "h"}, extra={"tenant": 5})
     assert as_json(said) == {
