@@ -12,6 +12,7 @@ suspect.
 import _thread
 import builtins
 import faulthandler
+import importlib
 import os
 import queue
 import resource
@@ -24,7 +25,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
 from tykpy.bundles.loading import PRIVATE
@@ -69,6 +70,7 @@ class LoadGuard:
 
     def __init__(self, descriptors: Iterable[int] = ()) -> None:
         """`descriptors`: those without which the process is of no use."""
+        _pin_import_locks()
         self._pid = _getpid()
         self._descriptors = {descriptor: _identity(descriptor) for descriptor in descriptors}
         self._identity = _identity_of_process()
@@ -126,6 +128,16 @@ class LoadGuard:
             _exit(WorkerExit.IDENTITY)
         if _refuses():
             _exit(WorkerExit.AUDIT)
+
+
+def _pin_import_locks() -> None:
+    """Have the import system tell threads apart as it does now: a bundle that is being imported holds its locks.
+
+    After gevent.monkey has replaced `get_ident` they could not be released.
+    """
+    bootstrap: Any = importlib._bootstrap
+    if bootstrap._thread is _thread:
+        bootstrap._thread = SimpleNamespace(**vars(_thread))
 
 
 def _identity(descriptor: int) -> tuple[int, int, int] | None:

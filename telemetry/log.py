@@ -33,7 +33,6 @@ _LEVELS: Final = {
 }
 _Record: Final = logging.LogRecord
 _getpid: Final = os.getpid
-_time: Final = time.time
 
 
 class Log:
@@ -64,7 +63,9 @@ class Log:
             text = message % args if args else message
             if fields is None:
                 fields = _process.running_fields()
-            _process.write(_record(_time(), _LEVELS.get(level, str(level)), self.name, text, exc_info, fields, stack))
+            _process.write(
+                _record(_process.time(), _LEVELS.get(level, str(level)), self.name, text, exc_info, fields, stack)
+            )
 
     def debug(self, message: str, *args: object) -> None:
         """Write a record at level debug."""
@@ -98,6 +99,8 @@ class _Process:
         self.source = Source()
         self.render: Renderer = renderer(AUTO, STDERR)
         self.running_fields: Callable[[], Fields] = lambda: NO_FIELDS
+        self.time = time.time
+        """No name of the module: libraries that freeze time replace those (freezegun)."""
         self.names: Mapping[str, str] = {}
         """Explanations by MD5 (see `telemetry.names`)."""
 
@@ -228,7 +231,7 @@ class LogHandler(logging.Handler):
         try:
             text, error = record.getMessage(), _complete(record.exc_info)
             fields, extra = _process.running_fields(), extra_of(record)
-            _process.write(_record(record.created, record.levelname, record.name, text, error, fields, extra=extra))
+            _process.write(_record(_process.time(), record.levelname, record.name, text, error, fields, extra=extra))
         except Exception:  # noqa: BLE001 (arguments that cannot be formatted, for example)
             self.handleError(record)
 
@@ -255,7 +258,7 @@ def _reopen() -> None:
 
 def _report_loss(lost: int, why: str) -> bytes:
     text = f"{lost:,} records of this log are lost: {why}"
-    return _process.render(_record(_time(), "WARNING", _log.name, text))
+    return _process.render(_record(_process.time(), "WARNING", _log.name, text))
 
 
 def _on_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -16,6 +16,7 @@ import socket
 import stat
 import threading
 import time
+from _thread import start_new_thread
 from collections.abc import Callable
 from functools import partial
 from itertools import count as numbers
@@ -36,7 +37,6 @@ REPORT_SECONDS: Final = 1.0
 Action: TypeAlias = Callable[[], None]
 
 # Plugins may patch these modules.
-_monotonic: Final = time.monotonic
 _write: Final = os.write
 _poll: Final = select.poll
 
@@ -47,6 +47,8 @@ class LogOutput:
     def __init__(self, report_loss: Callable[[int, str], bytes]) -> None:
         """Start the writer thread; `report_loss` makes the record of so many lost ones and the reason."""
         self._report_loss = report_loss
+        self._monotonic = time.monotonic
+        """No name of the module: libraries that freeze time replace those (freezegun)."""
         self._queue: SimpleQueue[bytes | Action | None] = SimpleQueue()
         self._ahead: list[bytes | Action | None] = []
         """Item that the thread took from the queue but could not add to a batch; it is handled next."""
@@ -67,8 +69,12 @@ class LogOutput:
         self._is_torn = False
         """Whether the last record was written in part and its remainder is lost."""
         self._open()
-        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
+        self._has_thread = True
+        self._running = threading.Lock()
+        """Held by the thread as long as it runs."""
+        self._running.acquire()
+        # `threading` may be another when the thread ends (gevent.monkey).
+        start_new_thread(self._run, ())
         os.register_at_fork(after_in_child=self._after_fork)
 
     def write(self, record: bytes) -> None:
@@ -92,7 +98,7 @@ class LogOutput:
 
     def run_later(self, seconds: float, action: Action) -> None:
         """Run `action` in the writer's thread after `seconds`, or when the log is closed."""
-        due = _monotonic() + seconds
+        due = self._monotonic() + seconds
         self._queue.put(lambda: heapq.heappush(self._timers, (due, next(self._numbers), action)))
 
     def redirect(self, descriptor: int) -> None:
@@ -115,8 +121,8 @@ class LogOutput:
     def close(self, patience: float) -> None:
         """Write the queued records, for at most `patience` seconds."""
         self._queue.put(None)
-        if self._thread is not None:
-            self._thread.join(patience)
+        if self._has_thread and self._running.acquire(timeout=patience):
+            self._running.release()
 
     def _open(self) -> None:
         # Plugin code may close descriptor 2, and the next file that is opened gets that number.
@@ -138,7 +144,7 @@ class LogOutput:
             self._put(b"")
 
     def _enqueue(self, record: bytes) -> None:
-        if self._thread is not None and self._has_no_room():
+        if self._has_thread and self._has_no_room():
             self._lose("nobody read them in time")
         else:
             self._put(record)
@@ -147,7 +153,7 @@ class LogOutput:
         return self._queue.qsize() >= MAX_RECORDS or self._queued - self._done >= MAX_BYTES
 
     def _put(self, record: bytes) -> None:
-        if self._thread is None:
+        if not self._has_thread:
             self._write_waiting([record])
             return
         self._queued += len(record)
@@ -163,6 +169,13 @@ class LogOutput:
     def _run(self) -> None:
         # Signals are for the main thread; one with its default action must not be delivered to this thread.
         pthread_sigmask(SIG_BLOCK, valid_signals())
+        threading.current_thread().name = "log"
+        try:
+            self._write_all_queued()
+        finally:
+            self._running.release()
+
+    def _write_all_queued(self) -> None:
         while (item := self._next()) is not None:
             self._handle(item)
         while self._timers:
@@ -180,7 +193,7 @@ class LogOutput:
         if self._ahead:
             return self._ahead.pop()
         try:
-            timeout = max(0.0, self._timers[0][0] - _monotonic()) if self._timers else None
+            timeout = max(0.0, self._timers[0][0] - self._monotonic()) if self._timers else None
             return self._queue.get(timeout=timeout)
         except Empty:
             return heapq.heappop(self._timers)[-1]
@@ -223,14 +236,14 @@ class LogOutput:
         failure = self._write_all(b"".join(records))
         if failure is not None:
             self._lose(str(failure), sum(map(bool, records)))
-        elif self._lost != self._reported and (self._is_empty() or _monotonic() >= self._next_report):
+        elif self._lost != self._reported and (self._is_empty() or self._monotonic() >= self._next_report):
             self._report()
 
     def _report(self) -> None:
         lost = self._lost - self._reported
         if self._write_all(self._report_loss(lost, self._why)) is None:
             self._reported += lost
-            self._next_report = _monotonic() + REPORT_SECONDS
+            self._next_report = self._monotonic() + REPORT_SECONDS
 
     def _write_all(self, record: bytes, *, is_begun: bool = False) -> OSError | None:
         """Write a record, or the rest of one (`is_begun`), waiting for the reader; return its error, if any."""
@@ -253,7 +266,7 @@ class LogOutput:
     def _after_fork(self) -> None:
         # The child has no writer thread, and the parent writes the queued records. The standard streams are the
         # child's own now: it may redirect them, and close all other descriptors.
-        self._thread = None
+        self._has_thread = False
         self._descriptor, self._try_write = STDERR, _write_nothing
         self._queue, self._ahead = SimpleQueue(), []
         self._writing = threading.Lock()

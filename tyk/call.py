@@ -88,6 +88,8 @@ class Call:
 
     __slots__ = ("_metadata", "_running")
 
+    _now_ns = staticmethod(monotonic_ns)  # libraries that freeze time replace it in the module (freezegun)
+
     def __init__(self, running: Running) -> None:
         """`tyk.current` makes these."""
         self._running = running
@@ -131,7 +133,7 @@ class Call:
     def time_left(self) -> float:
         """Seconds until the call's deadline, 0 if it has passed; infinite outside a broker."""
         deadline_ns = self._running[3][1]
-        left = max(0.0, (deadline_ns - monotonic_ns()) / _NS_PER_S) if deadline_ns else math.inf
+        left = max(0.0, (deadline_ns - self._now_ns()) / _NS_PER_S) if deadline_ns else math.inf
         reads = READS.get()
         return left if reads is None else reads.time_left(left)
 

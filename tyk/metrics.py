@@ -315,16 +315,18 @@ class _Timer:
 
     __slots__ = ("_histogram", "_started")
 
+    _now = staticmethod(perf_counter)  # libraries that freeze time replace it in the module (freezegun)
+
     def __init__(self, histogram: Histogram) -> None:
         self._histogram = histogram
 
     def __enter__(self) -> None:
-        self._started = perf_counter()
+        self._started = self._now()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._histogram.observe(perf_counter() - self._started)
+        self._histogram.observe(self._now() - self._started)
 
     def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
         histogram = self._histogram

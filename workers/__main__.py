@@ -8,7 +8,7 @@ import atexit
 import logging
 import os
 import sys
-import threading
+from _thread import start_new_thread  # by name: a bundle may have replaced it (gevent.monkey)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -188,7 +188,7 @@ def _prepare(
     channel.control.send("ready")
     if config["check_storage"]:
         # Report an unreachable storage now, and not when the first hook needs it.
-        threading.Thread(target=storage.check, name="storage-check", daemon=True).start()
+        start_new_thread(storage.check, ())
     return worker, dispatcher, lifespan, spans
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from time import monotonic
 from typing import Final
+
+from tykpy.ipc.clock import monotonic
 
 MAX_REMEMBERED_APIS: Final = 10_000
 """APIs whose bundle is remembered for their events; a gateway has hundreds."""

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Coroutine
 from contextvars import Context, copy_context
 from queue import SimpleQueue
-from time import monotonic, monotonic_ns
 from types import TracebackType
 from typing import Any, Final, NoReturn
 
@@ -17,6 +16,7 @@ from tykpy.bundles.async_call import ASYNC_CALL, AsyncCall
 from tykpy.bundles.errors import WorkerError
 from tykpy.ipc.channel.messages import Request
 from tykpy.ipc.channel.worker_end import WorkerChannel
+from tykpy.ipc.clock import monotonic, monotonic_ns
 from tykpy.ipc.frame import Packed, Status
 from tykpy.ipc.ring.layout import FLAG_RECORD
 from tykpy.telemetry.log import Log
@@ -28,8 +28,10 @@ from tykpy.workers.process.guard import give_up, start_thread
 _log: Final = Log("tykpy.worker")
 
 _NS_PER_S: Final = 1_000_000_000
+# Bound before plugins are imported, which may replace them.
+_Task: Final = asyncio.Task
 _all_tasks: Final = asyncio.all_tasks
-"""Bound before plugins are imported, which may replace it."""
+_unregister_task: Final = asyncio._unregister_task
 
 
 class _SharedLoop(asyncio.SelectorEventLoop):
@@ -117,7 +119,7 @@ class AsyncCalls:
 
         tasks: list[asyncio.Task[None]] = []
         context = copy_context()
-        self._loop.call_soon_threadsafe(lambda: tasks.append(asyncio.Task(run(), loop=self._loop, context=context)))
+        self._loop.call_soon_threadsafe(lambda: tasks.append(_Task(run(), loop=self._loop, context=context)))
         if (error := ended.get()) is not None:
             raise error
 
@@ -162,9 +164,9 @@ class AsyncCalls:
             call = self._calls[slot] = AsyncCall()
             # `create_task` might use a plugin's task factory.
             running = self._complete(call, request, invocation, slot)
-            call.task = asyncio.Task(running, loop=self._loop, context=context)
+            call.task = _Task(running, loop=self._loop, context=context)
             # Keep hooks from cancelling other calls that they find in `asyncio.all_tasks`.
-            asyncio._unregister_task(call.task)
+            _unregister_task(call.task)
         except BaseException as error:  # noqa: BLE001 (the loop would only log it and lose the call)
             give_up(error)
 

@@ -19,6 +19,7 @@ from tyk.call import RUNNING
 from tyk.event import TRIGGERED_KEY
 from tykpy.bundles import forked
 from tykpy.ipc.channel.control import ControlSocket
+from tykpy.ipc.clock import time_ns
 from tykpy.ipc.errors import ControlClosedError
 from tykpy.telemetry.log import Log
 from tykpy.telemetry.rate_limited_log import QuietLog
@@ -64,10 +65,10 @@ class OutgoingEvent(NamedTuple):
         """Make an event whose origin is the hook that runs here."""
         running = RUNNING.get()
         if running is None:
-            return cls(name, payload, time.time_ns(), "", {}, 0)
+            return cls(name, payload, time_ns(), "", {}, 0)
         hook, subject = running[:2]
         spec = {key: str(subject.spec[key])[:MAX_SPEC_CHARACTERS] for key in CARRIED_SPEC if key in subject.spec}
-        return cls(name, payload, time.time_ns(), hook.bundle, spec, _depth_below(subject))
+        return cls(name, payload, time_ns(), hook.bundle, spec, _depth_below(subject))
 
     def message(self) -> dict[str, Any]:
         """Return the control message: the document, and the parts of it that the broker reads without decoding it."""

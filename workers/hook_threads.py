@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Final
 
-from tykpy.workers.process.guard import start_late_thread
+from tykpy.workers.process.guard import start_thread
 
 FIRST: Final = 0
 """The slot of the main thread, the first leader."""
@@ -83,7 +83,7 @@ class HookThreads:
 
     def _start(self) -> bool:
         try:
-            start_late_thread(f"hooks-{self._started}", self._run, self._started)
+            start_thread(f"hooks-{self._started}", self._run, self._started)
         except (RuntimeError, MemoryError):  # out of memory or processes: go on with the threads that have been started
             return False
         self._started += 1

@@ -5,7 +5,6 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
 from queue import Empty, SimpleQueue
-from time import monotonic
 from types import FunctionType
 from typing import Any, Final
 
@@ -13,9 +12,10 @@ from tykpy.bundles import forked
 from tykpy.bundles.bundle import BundlePart
 from tykpy.bundles.errors import BundleError
 from tykpy.bundles.plugin_errors import bundle_failed, from_plugin
+from tykpy.ipc.clock import monotonic
 from tykpy.ipc.exits import ON_STOP_S
 from tykpy.telemetry.log import Log
-from tykpy.workers.process.guard import start_late_thread
+from tykpy.workers.process.guard import start_thread
 
 _log: Final = Log("tykpy.worker")
 
@@ -62,7 +62,7 @@ class Lifespan:
 
     def _begin(self, part: BundlePart, ended: "SimpleQueue[BundlePart]") -> bool:
         try:
-            start_late_thread("on-stop", self._stop, part, ended)
+            start_thread("on-stop", self._stop, part, ended)
         except (RuntimeError, MemoryError) as error:
             _log.error("bundle %s: @on_stop does not run: %s", part.name, error)
             return False

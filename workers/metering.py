@@ -18,6 +18,7 @@ SLICE_NS: Final = 1_000_000
 """A thread that computed for less (in ns) does not show by its own delay how long others waited for a CPU."""
 # Bound before plugins are imported; see `ipc/channel/doorbell.py`.
 _open: Final = os.open
+_close: Final = os.close
 _pread: Final = os.pread
 _thread_time_ns: Final = time.thread_time_ns
 _process_time_ns: Final = time.process_time_ns
@@ -59,8 +60,9 @@ class Meter:
 
     def close(self) -> None:
         """Close the descriptor."""
-        with suppress(OSError):  # it was never opened, or plugin code has closed it
-            os.close(self._descriptor)
+        if self._descriptor >= 0:
+            with suppress(OSError):  # plugin code has closed it
+                _close(self._descriptor)
 
     def _run_queue_ns(self) -> int:
         try:

@@ -10,11 +10,11 @@ import os
 from collections.abc import Coroutine
 from contextvars import Context
 from queue import SimpleQueue
-from time import monotonic_ns
 from typing import Any, Final
 
 from tyk.gateway.backend import READS
 from tykpy.ipc.channel.worker_end import WorkerChannel
+from tykpy.ipc.clock import monotonic_ns
 from tykpy.ipc.errors import ControlClosedError
 from tykpy.ipc.frame import Packed
 from tykpy.ipc.ring.layout import EXECUTION_SLOTS, FLAG_MEASURE, FLAG_RECORD, FLAG_RETRY, FLAG_SHARES

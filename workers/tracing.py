@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import Token
 from functools import cached_property
-from time import time_ns
 from typing import Any, Final
 
 from opentelemetry.context import Context, attach, detach
@@ -30,6 +29,7 @@ from opentelemetry.util.types import Attributes, AttributeValue
 from tyk.call import RUNNING
 from tykpy.bundles.hook import Hook
 from tykpy.bundles.plugin_errors import class_name, described, from_plugin
+from tykpy.ipc.clock import time_ns
 from tykpy.ipc.text import bounded
 from tykpy.telemetry.spans import MAX_VALUE, SpanExport, SpanIds, add_span, parse_parent
 from tykpy.workers.dispatch.trace import HOOK_SPANS

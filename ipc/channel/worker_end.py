@@ -8,7 +8,6 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
-from time import monotonic_ns
 from typing import Final, NamedTuple, Self
 
 from tykpy.ipc.bodies.announce import OversizeReader, OversizeWriter, read_announcement
@@ -19,6 +18,7 @@ from tykpy.ipc.bodies.store import BORROW_FROM, BodyReader, BorrowedBody
 from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.channel.doorbell import ClaimDoorbell, RingBell
 from tykpy.ipc.channel.messages import Request
+from tykpy.ipc.clock import monotonic_ns
 from tykpy.ipc.errors import SegmentError, SpillError
 from tykpy.ipc.frame import Packed, Status, pack_error
 from tykpy.ipc.ring.layout import (

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from time import monotonic_ns
 from typing import Any, Final
 
 from tyk.call import NO_ORIGIN, RUNNING, Origin
@@ -17,6 +16,7 @@ from tykpy.bundles.bundle import Chain
 from tykpy.bundles.errors import WorkerError
 from tykpy.bundles.hook import Hook
 from tykpy.bundles.shapes import IgnoredReturnError, complete_reply
+from tykpy.ipc.clock import monotonic_ns
 from tykpy.ipc.frame import Kind, Packed, pack_frame
 from tykpy.workers.dispatch import sampled_checks
 from tykpy.workers.dispatch.failure import hook_expired, hook_failed, hook_passed_over, return_ignored

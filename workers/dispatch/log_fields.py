@@ -1,11 +1,11 @@
 """What a log record says of the hook that runs where it is made. Nothing here is computed before there is a record."""
 
 import sys
-from time import monotonic_ns
 from typing import Any, Final
 
 from tyk.call import RUNNING, Call, find
 from tykpy.bundles.imports.importer import space_of
+from tykpy.ipc.clock import monotonic_ns
 from tykpy.telemetry.records import NO_FIELDS, Fields, shorten
 from tykpy.workers.dispatch.trace import HOOK_SPANS
 

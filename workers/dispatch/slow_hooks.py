@@ -10,11 +10,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
-from time import monotonic_ns
 from typing import Any, Final
 
 from tyk.call import Call, Origin
 from tykpy.bundles.hook import Hook
+from tykpy.ipc.clock import monotonic_ns
 from tykpy.telemetry.log import Log
 from tykpy.telemetry.stacks import Stack, stack_of_task, stack_of_thread
 from tykpy.workers.dispatch.invocation import run_hook

@@ -17,17 +17,17 @@ from tykpy.telemetry.log import Log, close_log
 
 log: Final = Log("tykpy.worker")
 
+# Bound before plugins are imported: a library may replace them (gevent.monkey), and threads would not be threads.
 _start_new_thread: Final = _thread.start_new_thread
-"""Bound before plugins are imported: a library may replace it (gevent.monkey), and threads would not be threads."""
+_get_ident: Final = _thread.get_ident
+_threads: Final[dict[int, threading.Thread]] = vars(threading)["_active"]
 
 
 def start_thread(name: str, loop: Callable[..., None], *arguments: Any) -> None:
-    """Run a loop of the worker in a thread of its own."""
-    threading.Thread(target=guarded, args=(loop, *arguments), name=name, daemon=True).start()
+    """Run a loop of the worker in a thread of its own. Raises RuntimeError or MemoryError if there is no room for one.
 
-
-def start_late_thread(name: str, loop: Callable[..., None], *arguments: Any) -> None:
-    """Start a thread even after a library has replaced `threading`. Raises RuntimeError, MemoryError."""
+    It begins and ends without `threading`, which a library may replace in between.
+    """
     _start_new_thread(_run_named, (name, loop, *arguments))
 
 
@@ -35,6 +35,8 @@ def _run_named(name: str, loop: Callable[..., None], *arguments: Any) -> None:
     with suppress(BaseException):  # whatever has become of `threading`
         threading.current_thread().name = name
     guarded(loop, *arguments)
+    # Before CPython 3.12 it stays in the list of `threading.enumerate`.
+    _threads.pop(_get_ident(), None)
 
 
 def guarded(loop: Callable[..., None], *arguments: Any) -> None:

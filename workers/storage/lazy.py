@@ -5,11 +5,11 @@ Its operations are timed, opening included, for the broker's metrics.
 
 from bisect import bisect_left
 from collections.abc import Callable
-from time import monotonic_ns
 from typing import Any, Final, NoReturn
 
 from tyk.errors import StoreUnavailableError
 from tyk.gateway.commands import Command, Get
+from tykpy.ipc.clock import monotonic_ns
 from tykpy.ipc.ring.layout import StorageOperation
 from tykpy.telemetry.buckets import BOUNDS_NS
 from tykpy.workers.storage.contract import SharedStorage

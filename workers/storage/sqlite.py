@@ -17,6 +17,7 @@ from typing import Any, Final
 from tyk.errors import StoreUnavailableError
 from tyk.gateway.backend import no_counter
 from tyk.gateway.commands import Command, Delete, Expire, Get, Increment, Set, SetIfAbsent
+from tykpy.ipc.clock import monotonic
 from tykpy.workers.storage.contract import storage_key
 from tykpy.workers.storage.failures import FailureLog, Health
 
@@ -184,7 +185,7 @@ class SQLiteStorage:
             return False
 
     def _restart_wal(self, connection: sqlite3.Connection) -> None:
-        if time.monotonic() < self._next_checkpoint_s:
+        if monotonic() < self._next_checkpoint_s:
             return
         _set_patience(connection, CHECKPOINT_BUSY_S)
         try:
@@ -193,7 +194,7 @@ class SQLiteStorage:
         finally:
             _set_patience(connection, BUSY_S)
         if in_use:
-            self._next_checkpoint_s = time.monotonic() + CHECKPOINT_RETRY_S
+            self._next_checkpoint_s = monotonic() + CHECKPOINT_RETRY_S
 
     def _failed(self, error: Exception, consequence: str) -> None:
         # A new connection may find the file sound again, or a new file.
@@ -261,14 +262,14 @@ def open_file(path: Path) -> sqlite3.Connection:
     Raises sqlite3.Error, OSError.
     """
     _create(path)
-    give_up_s = time.monotonic() + OPEN_S
+    give_up_s = monotonic() + OPEN_S
     while True:
         connection = sqlite3.connect(path, timeout=OPEN_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             _prepare(connection)
         except sqlite3.Error as error:
             _close(connection)
-            if not _is_busy(error) or time.monotonic() > give_up_s:
+            if not _is_busy(error) or monotonic() > give_up_s:
                 raise
             time.sleep(OPEN_RETRY_S)
         else:

@@ -4,14 +4,15 @@ Socket timeouts do not limit a whole call: a name lookup has none, a TLS or Sent
 peer that sends one byte now and then never exceeds one.
 """
 
-import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from tykpy.ipc.clock import monotonic
+from tykpy.workers.process.guard import start_thread
 
 MAX_THREADS: Final = 128
 """More threads than there can be callers; a call that finds them all stuck fails at once."""
@@ -63,9 +64,10 @@ class TimeLimitedCalls:
         runners = list(self._runners)
         for runner in runners:
             runner.inbox.put(None)
-        end_s = time.monotonic() + JOIN_S
+        end_s = monotonic() + JOIN_S
         for runner in runners:
-            runner.join(max(0.0, end_s - time.monotonic()))
+            with suppress(Empty):
+                runner.ended.get(timeout=max(0.0, end_s - monotonic()))
 
     def _claim(self) -> "_Runner":
         if self._closed:
@@ -74,27 +76,29 @@ class TimeLimitedCalls:
             return self._idle.pop()
         if len(self._runners) >= MAX_THREADS:
             raise TimeoutError(f"{MAX_THREADS} calls are still without an answer")
-        runner = _Runner(self._name, self._idle)
-        runner.start()
+        runner = _Runner(self._idle)
+        start_thread(self._name, runner.run)
         self._runners.append(runner)
         return runner
 
 
-class _Runner(threading.Thread):
-    """Runs one call after the other."""
+class _Runner:
+    """Runs one call after the other, in a thread."""
 
-    def __init__(self, name: str, idle: "list[_Runner]") -> None:
-        super().__init__(name=name, daemon=True)
+    def __init__(self, idle: "list[_Runner]") -> None:
         self.inbox: SimpleQueue[_Order | None] = SimpleQueue()
+        self.ended: SimpleQueue[None] = SimpleQueue()
         self._idle = idle
 
     def run(self) -> None:
+        """Run calls until there is None in the inbox."""
         while (order := self.inbox.get()) is not None:
             outcomes, function = order
             outcome = _outcome_of(function)
             # Become idle before the caller learns of the result, so that its next call finds this thread.
             self._idle.append(self)
             outcomes.put(outcome)
+        self.ended.put(None)
 
 
 def _outcome_of(function: Callable[[], Any]) -> _Outcome:

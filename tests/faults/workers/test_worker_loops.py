@@ -81,7 +81,7 @@ def enters(request, session, spec):
 """
 
 PATCHES = """
-import _thread, os, queue, select, selectors, socket, threading, time
+import _thread, asyncio, os, queue, select, selectors, socket, threading, time
 
 def broken(*arguments, **options):
     raise RuntimeError("replaced by a library")
@@ -106,8 +106,10 @@ for name in ("DefaultSelector", "EpollSelector", "SelectSelector", "PollSelector
     setattr(selectors, name, Broken)
 for name in ("socket", "socketpair", "create_connection"):
     setattr(socket, name, Broken)
-for name in ("read", "write", "pread", "eventfd_write", "fork", "waitpid"):
+for name in ("read", "write", "pread", "eventfd_write", "fork", "waitpid", "close"):
     setattr(os, name, broken)
+for module in (asyncio, asyncio.tasks):
+    module.Task = Broken
 for name in ("sleep", "monotonic", "monotonic_ns", "time", "process_time"):
     setattr(time, name, broken)
 
@@ -115,6 +117,29 @@ from tyk.decorators import Pre
 
 @Pre
 def patched(request, session, spec):
+    return request, session
+"""
+
+GEVENT = "import gevent.monkey; gevent.monkey.patch_all()"
+FREEZE = "import freezegun; frozen.append(freezegun.freeze_time('2012-01-14')); frozen[-1].start()"
+LIBRARY = """
+import asyncio, time
+from tyk.decorators import Pre
+
+frozen = []
+def apply():
+    CODE
+
+@Pre
+def applies(request, session, spec):
+    apply()
+    time.sleep(0.001)
+    return request, session
+
+@Pre
+async def applies_async(request, session, spec):
+    apply()
+    await asyncio.sleep(0.001)
     return request, session
 """
 
@@ -261,6 +286,30 @@ def test_a_library_that_replaces_threads_stops_nobody(tmp_path: Path, threads: s
         broker.send_event(Event(payload=json.dumps(payload)))
         assert (tmp_path / "seen").exists()
         assert broker.status()["restarts"] == 0
+
+
+@pytest.mark.parametrize("code", [GEVENT, FREEZE], ids=["gevent", "freezegun"])
+@pytest.mark.parametrize("moment", ["import", "hook"])
+def test_a_library_that_patches_all_modules_stops_nobody(tmp_path: Path, code: str, moment: str) -> None:
+    source = LIBRARY.replace("CODE", code) + ("apply()\n" if moment == "import" else "")
+    files = {"a_library.py": source, "neighbour.py": NEIGHBOUR}
+    with running_broker(tmp_path, "--threads", "2", "--timeout", "1000", files=files) as broker:
+        pid = worker_of(broker)
+        for hook in ("applies", "applies_async"):
+            broker.call(hook, bundle="a_library")
+            assert worker_of(broker) == worker_of(broker, "well_async") == pid
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(worker_of, [broker] * 8, ["well_async", "well"] * 4)) == {pid}
+        status = broker.status()
+        assert status["restarts"] == 0
+        assert [bundle["problems"] for bundle in status["bundles"]] == [[], []]
+        assert broker.stop() == 0
+    assert "2012-" not in broker_log(tmp_path)
+    assert "Traceback" not in broker_log(tmp_path)
+
+
+def broker_log(folder: Path) -> str:
+    return (folder / "broker.log").read_text()
 
 
 @pytest.mark.parametrize("thread", ["MainThread", "hooks-1", "control"])

@@ -167,7 +167,7 @@ def test_the_started_threads_go_on_if_no_thread_can_start(monkeypatch: pytest.Mo
     def fail(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(hook_threads, "start_late_thread", fail)
+    monkeypatch.setattr(hook_threads, "start_thread", fail)
     crew = Crew(3)
     orders = [crew.give(seq, shares=True) for seq in (1, 2)]
     crew.wait_claimed(1)
