@@ -8,18 +8,15 @@ ON_STOP_S: Final = 5.0
 
 
 class WorkerExit(IntEnum):
-    """Reason why a worker process ended by itself; any other code comes from a plugin (`os._exit`)."""
+    """Reason why a worker process ended by itself; any other code comes from a plugin (`os._exit`).
+
+    They are numbers that plugins hardly use, since the log explains them.
+    """
 
     DONE = 0
     """The broker asked the worker to exit, or is gone."""
-    FAULT = 1
-    """An uncaught exception ended the process; its traceback is in the log."""
-    USAGE = 2
+    USAGE = 64
     """The worker was not started by a broker."""
-    CANNOT_START = 3
-    """The storage or the bundles could not be set up; the reason was sent over the control socket."""
-    CHANNEL = 4
-    """The worker read impossible data from its ring: something wrote into memory that it does not own."""
     DESCRIPTORS = 79
     """A bundle closed or replaced descriptors that are not its own while it was loaded."""
     IDENTITY = 80
@@ -28,21 +25,27 @@ class WorkerExit(IntEnum):
     """A bundle lowered the process's limits for good while it was loaded."""
     AUDIT = 82
     """A bundle installed an audit hook that refuses what every worker does."""
+    CANNOT_START = 83
+    """The storage or the bundles could not be set up; the reason was sent over the control socket."""
+    CHANNEL = 84
+    """The worker read impossible data from its ring: something wrote into memory that it does not own."""
+    FAULT = 85
+    """An uncaught exception ended one of the worker's loops; its traceback is in the log."""
 
     @property
     def words(self) -> str:
-        """Text that follows `exited with code N` in messages."""
+        """Text that follows `exited with code N` in messages; empty for a code that plugins use as well."""
         return _WORDS[self]
 
 
 _WORDS = {
-    WorkerExit.DONE: "done",
-    WorkerExit.FAULT: "an exception that nobody caught; its traceback is above",
+    WorkerExit.DONE: "",
     WorkerExit.USAGE: "not started by a broker",
-    WorkerExit.CANNOT_START: "cannot start",
-    WorkerExit.CHANNEL: "its ring is damaged",
     WorkerExit.DESCRIPTORS: "its descriptors were closed",
     WorkerExit.IDENTITY: "its user, group or root folder was changed",
     WorkerExit.LIMITS: "its limits were lowered for good",
     WorkerExit.AUDIT: "an audit hook refuses to open files or to import modules",
+    WorkerExit.CANNOT_START: "cannot start",
+    WorkerExit.CHANNEL: "its ring is damaged",
+    WorkerExit.FAULT: "an exception that nobody caught; its traceback is above",
 }

@@ -15,6 +15,8 @@ MAX_TRACE_LINE: Final = 500
 FIRST_LINES: Final = 10
 LAST_LINES: Final = 50
 """Lines logged from the start and the end of a traceback. The last ones say what happened and where."""
+MAX_LINKED: Final = 100
+"""Exceptions that are shown in full: an error, its causes, and those of a group. More of them take long to format."""
 MAX_FRAMES: Final = 1_000
 """Innermost frames of a traceback that are looked at, whatever `sys.tracebacklimit` a plugin has set."""
 BROKER: Final = "broker"
@@ -96,12 +98,31 @@ def error_text(error: BaseException) -> str:
 
 
 def _format(error: ExceptionInfo) -> list[str]:
+    kind, value, trace = error
+    why = f"it has more than {MAX_LINKED} causes or members"
     try:
-        return "".join(format_exception(*error, limit=-MAX_FRAMES)).rstrip("\n").split("\n")
+        if not _links_many(value):
+            return "".join(format_exception(*error, limit=-MAX_FRAMES)).rstrip("\n").split("\n")
     except BaseException as failure:  # noqa: BLE001 (the class is a plugin's own, or it has patched what we call)
-        kind, value, trace = error
-        why = f"(its source lines cannot be shown: {class_name(type(failure))})"
-        return [*_places(trace), f"{class_name(kind)}: {error_text(value)} {why}"]
+        why = class_name(type(failure))
+    text = f"{class_name(kind)}: {error_text(value)} (its traceback cannot be shown in full: {why})"
+    return [*_places(trace), text]
+
+
+def _links_many(error: BaseException) -> bool:
+    """Return whether an exception has more than `MAX_LINKED` causes, contexts and members of groups."""
+    waiting, seen = [error], {id(error)}
+    while waiting and len(seen) <= MAX_LINKED:
+        one = waiting.pop()
+        linked = [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            if len(one.exceptions) > MAX_LINKED:
+                return True
+            linked += one.exceptions
+        new = [other for other in linked if other is not None and id(other) not in seen]
+        seen.update(map(id, new))
+        waiting += new
+    return len(seen) > MAX_LINKED
 
 
 def _places(trace: TracebackType | None) -> list[str]:

@@ -201,7 +201,7 @@ def environment_for_workers(environment: Mapping[str, str]) -> dict[str, str]:
 def describe_end(
     code: int, codes: type[WorkerExit] | type[ExitCode] = WorkerExit, *, out_of_memory: bool = False
 ) -> Ending:
-    """Put a `Popen.returncode` into words: `was ended by SIGKILL`, `exited with code 3 (cannot start)`.
+    """Put a `Popen.returncode` into words: `was ended by SIGKILL`, `exited with code 83 (cannot start)`.
 
     `codes`: the exit codes of the program that has ended.
     """
@@ -219,10 +219,10 @@ def describe_end(
 
 def _describe_exit(code: int, codes: type[WorkerExit] | type[ExitCode]) -> Ending:
     try:
-        reason = codes(code)
+        words = codes(code).words
     except ValueError:
-        return Ending(f"exited with code {code}", by_itself=True)
-    return Ending(f"exited with code {code} ({reason.words})", by_itself=True)
+        words = ""
+    return Ending(f"exited with code {code}{words and f' ({words})'}", by_itself=True)
 
 
 def shown_exit_code(pid: int) -> int | None:

@@ -161,7 +161,7 @@ def test_calls_of_a_damaged_ring_run_elsewhere(tmp_path: Path) -> None:
     with running_broker(tmp_path, files={"hooks.py": SOURCE, "damage.py": DAMAGES_ITS_RING}) as broker:
         before = broker.call("damages", bundle="damage").request.set_headers["X-Worker"]
         assert broker.call("add_header", bundle="hooks").request.set_headers["X-Worker"] != before
-        assert f"(process {before}) exited with code 4 (its ring is damaged)" in broker.log
+        assert f"(process {before}) exited with code 84 (its ring is damaged)" in broker.log
         wait_until(lambda: not psutil.pid_exists(int(before)), lambda: f"the end of {before}")
 
 

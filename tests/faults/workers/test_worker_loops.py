@@ -330,14 +330,14 @@ def test_a_worker_without_one_of_its_threads_is_replaced(tmp_path: Path, thread:
 
         wait_until(is_replaced, lambda: broker.log)
         assert "a loop of the worker itself has failed" in broker.log
-        assert "exited with code 1" in broker.log
+        assert "exited with code 85" in broker.log
 
 
 def test_a_worker_whose_event_loop_fails_is_replaced(tmp_path: Path) -> None:
     files = {"loops.py": LOOPS, "neighbour.py": NEIGHBOUR}
     with running_broker(tmp_path, "--timeout", "1000", files=files) as broker:
         pid = worker_of(broker)
-        assert "exited with code 1" in error_of(broker, "ends_the_selector", "loops")
+        assert "exited with code 85" in error_of(broker, "ends_the_selector", "loops")
         assert worker_of(broker, "well_async") != pid
 
 

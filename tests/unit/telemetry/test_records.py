@@ -128,6 +128,37 @@ def test_a_patched_standard_library_hides_no_place(monkeypatch: pytest.MonkeyPat
     assert "ValueError: the cause" in shown
 
 
+def chained(count: int) -> ValueError:
+    error = ValueError("first")
+    for number in range(count):
+        later = ValueError(str(number))
+        later.__cause__ = error
+        error = later
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (chained(100_000), "ValueError: 99999 ("),
+        (ExceptionGroup("many", [ValueError()] * 100_000), "ExceptionGroup: many (100000 sub-exceptions) ("),
+        (ExceptionGroup("many", [ValueError(str(number)) for number in range(200)]), "ExceptionGroup: many (200 sub"),
+    ],
+)
+def test_an_exception_of_many_costs_little(error: BaseException, text: str) -> None:
+    shown = rendered("failed", raised(error))
+    assert text in shown
+    assert "(its traceback cannot be shown in full: it has more than 100 causes or members)" in shown
+    assert f'File "{__file__}", line ' in shown
+    assert len(shown) < 1_000
+
+
+def test_causes_and_groups_of_usual_size_are_shown() -> None:
+    group = ExceptionGroup("several", [ValueError("one"), chained(20)])
+    shown = render_json(record("failed", raised(group))).decode()
+    assert all(f"ValueError: {text}" in shown for text in ("one", "first", "19"))
+
+
 def test_a_class_named_by_its_metaclass_is_no_obstacle() -> None:
     class Odd(type):
         @property
