@@ -52,11 +52,12 @@ def give_up(error: BaseException) -> NoReturn:
     if forked.is_child:
         forked.end(error)
     code = WorkerExit.CHANNEL if isinstance(error, IpcError) else WorkerExit.FAULT
-    with suppress(BaseException):  # without a message if there is no memory, for example
+    try:
         if code is WorkerExit.CHANNEL:
             log.error("the channel to the broker is of no more use: %s", error)
         else:
             log.error("a loop of the worker itself has failed", exc_info=(type(error), error, error.__traceback__))
-    close_log()
-    # Do not wait for other threads, which may never end.
-    os._exit(code)
+        close_log()
+    finally:
+        # Whatever fails above (there may be no memory for a message), and without waiting for other threads.
+        os._exit(code)

@@ -19,6 +19,7 @@ from tests.support.peers.load import METHOD
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.client.grpc import GrpcCallError, GrpcClient
 from tykpy.commands.objects import CallDescription, build_object
+from tykpy.ipc.exits import WorkerExit
 
 AFTER_LOADING = """
 import os, sys, time
@@ -153,7 +154,7 @@ def test_a_fault_of_the_start_ends_the_broker(tmp_path: Path, event_loop: str) -
 def test_a_worker_started_by_hand_explains_itself(arguments: list[str]) -> None:
     command = [sys.executable, "-P", "-m", "tykpy.workers", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 2
+    assert done.returncode == WorkerExit.USAGE
     assert done.stderr == "tykpy's workers are started by `tykpy broker`\n"
 
 
