@@ -36,6 +36,8 @@ class CallReads(msgspec.Struct, omit_defaults=True):
     """Whether it is all; not if there was too much."""
 
 
+_WITH_READS: Final = b"\x94"
+"""Begins an array of four."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(CallReads).decode
 _decode_answer: Final = msgspec.msgpack.Decoder(tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw, bytes]).decode
@@ -60,6 +62,8 @@ def add_reads(answer: Packed, reads: CallReads, max_size: int) -> Packed:
 def split_reads(answer: Packed) -> tuple[Packed, bytes]:
     """Return an answer or error frame without what the call read, and that, packed; nothing if there is none."""
     head, body = answer
+    if head[:1] != _WITH_READS:
+        return answer, b""
     try:
         kind, meta, result, reads = _decode_answer(head)
     except ValueError:

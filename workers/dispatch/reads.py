@@ -19,6 +19,7 @@ from tykpy.ipc.reads import MAX_READS, CallReads, StoreRead, add_reads
 
 _MAX_TIMES: Final = 10_000
 """Most readings of a clock in one call."""
+_NOTHING: Final = CallReads()
 _SEED: Final = 16
 """Bytes."""
 _READ: Final = 64
@@ -32,10 +33,12 @@ _NO_INTEGER: Final = b""
 class RecordedReads:
     """Notes what a call reads; usable from several threads."""
 
+    __slots__ = ("_known", "_random", "_size", "_uses", "reads")
+
     def __init__(self) -> None:
         self.reads = CallReads()
         self._random: Random | None = None
-        self._uses: Counter[str] = Counter()
+        self._uses: dict[str, int] = {}
         self._known: dict[str, bytes | bool | None] = {}
         """What keys have, as far as the call can know."""
         self._size = 0
@@ -66,8 +69,8 @@ class RecordedReads:
 
     def use(self, key: str, before: Any, after: Any) -> None:
         """Note a use of a key: what it had before, if that is known, and what it has after it."""
-        uses, known = self._uses[key], self._known.get(key, _UNKNOWN)
-        self._uses[key] += 1
+        uses, known = self._uses.get(key, 0), self._known.get(key, _UNKNOWN)
+        self._uses[key] = uses + 1
         self._known[key] = known if after is True and isinstance(known, bytes) else after
         expected = before is known or before == known or (before is True and isinstance(known, bytes))
         if before is _UNKNOWN or (expected and known is not _UNKNOWN):
@@ -82,12 +85,14 @@ class RecordedReads:
 
 
 def with_reads(answer: Packed, max_size: int) -> Packed:
-    """Return the answer of the running call with what it read, if it is recorded and there is room; see `add_reads`."""
+    """Return the answer of the running call with what it read, if that is recorded; see `add_reads`."""
     recorded = READS.get()
     try:
-        return add_reads(answer, recorded.reads, max_size) if isinstance(recorded, RecordedReads) else answer
-    except (MemoryError, ValueError):  # the answer is what counts
-        return answer
+        if isinstance(recorded, RecordedReads) and recorded.reads != _NOTHING:
+            return add_reads(answer, recorded.reads, max_size)
+    except (MemoryError, ValueError):
+        pass  # the answer is what counts
+    return answer
 
 
 class _RecordedStorage:

@@ -17,7 +17,7 @@ from tyk.gateway.commands import Command
 from tyk.gateway.testing import fake_call, fake_gateway
 from tykpy.ipc.frame import Kind, Status, pack_error, pack_frame, unpack_answer, unpack_error
 from tykpy.ipc.reads import MAX_READS, CallReads, StoreRead, add_reads, split_reads, unpack_reads
-from tykpy.workers.dispatch.reads import RecordedReads, ReplayedReads
+from tykpy.workers.dispatch.reads import RecordedReads, ReplayedReads, with_reads
 
 
 class Down(MemoryStorage):
@@ -189,6 +189,14 @@ def test_an_answer_carries_what_was_read(size: int) -> None:
 def test_an_answer_that_would_be_too_large_goes_alone() -> None:
     answer = pack_frame(Kind.OBJECT, None, bytes(1000))
     assert add_reads(answer, CallReads(store=[StoreRead("key", 0, bytes(1000))]), 1500) is answer
+
+
+def test_a_call_that_read_nothing_adds_nothing() -> None:
+    answer, context = pack_frame(Kind.OBJECT, None, b"body"), Context()
+    context.run(READS.set, RecordedReads())
+    assert context.run(with_reads, answer, 1_000_000) is answer
+    context.run(tyk.time)
+    assert unpack_reads(split_reads(context.run(with_reads, answer, 1_000_000))[1]).times
 
 
 @pytest.mark.parametrize("head", [b"", b"\xc0", b"\x94\x01\xc0\xc4\x01a\x07", b"\xff" * 20])
