@@ -1,8 +1,10 @@
 """The forms in which findings are printed: for people, as annotations of GitHub Actions, as SARIF 2.1.0."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import PurePath
 from typing import Any, Final
 from urllib.parse import quote
@@ -12,6 +14,8 @@ from tykpy.commands.lint.findings import Finding
 from tykpy.commands.terminal import harmless
 
 _SARIF_VERSION: Final = "2.1.0"
+_LINK: Final = re.compile(r"\[([^\[\]]+)\]\([^()\s]+\.md(?:#[^()\s]*)?\)")
+"""A link of a page, which leads nowhere outside the documentation."""
 _SARIF_SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
@@ -61,9 +65,18 @@ def _descriptor(rule: Rule) -> dict[str, Any]:
         "id": rule.name,
         "shortDescription": {"text": rule.summary},
         "fullDescription": {"text": rule.summary},
-        "help": {"text": f"See docs/lint/{rule.name}.md of tykpy; `# tykpy: ignore[{rule.name}]` on a line allows it."},
+        "help": _help(rule),
         "defaultConfiguration": {"level": rule.level},
     }
+
+
+def _help(rule: Rule) -> dict[str, str]:
+    """Return the rule's page. There is no address to give: the site is where its operator puts it."""
+    page = files("tykpy.commands.lint").joinpath("pages", f"{rule.name}.md").read_text(encoding="utf-8")
+    body = _LINK.sub(r"\1", page.partition("\n\n")[2])
+    allowed = f"`# tykpy: ignore[{rule.name}]` on a line allows it."
+    text = " ".join(body.partition("\n## ")[0].split())
+    return {"text": f"{text} {allowed}", "markdown": f"{body.strip()}\n\n{allowed}\n"}
 
 
 def _result(finding: Finding) -> dict[str, Any]:

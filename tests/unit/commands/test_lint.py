@@ -614,11 +614,24 @@ def test_sarif_has_what_its_schema_requires() -> None:
     assert places[2]["artifactLocation"]["uri"] == "file:///abs/x.py"
 
 
+def test_sarif_explains_each_rule_by_its_page() -> None:
+    (text,) = as_sarif([])
+    (run,) = json.loads(text)["runs"]
+    helps = {rule["id"]: rule["help"] for rule in run["tool"]["driver"]["rules"]}
+    assert list(helps) == list(RULES)
+    session = (ROOT / "docs" / "lint" / "session.md").read_text().removeprefix("# `session`\n\n")
+    assert helps["session"]["markdown"].startswith(session)
+    assert helps["session"]["text"].startswith("The gateway stores the session")
+    assert "ignore[session]" in helps["session"]["text"]
+    assert ".md" not in text, "a link leads nowhere outside the documentation"
+
+
 def strict(required: str, **properties: Any) -> dict[str, Any]:
     return {"type": "object", "required": required.split(), "properties": properties, "additionalProperties": False}
 
 
 MESSAGE = strict("text", text={"type": "string"})
+HELP = strict("text", text={"type": "string"}, markdown={"type": "string"})
 LEVEL = {"enum": ["none", "note", "warning", "error"]}
 COUNT = {"type": "integer", "minimum": 1}
 SARIF = strict(
@@ -643,7 +656,7 @@ SARIF = strict(
                             id={"type": "string"},
                             shortDescription=MESSAGE,
                             fullDescription=MESSAGE,
-                            help=MESSAGE,
+                            help=HELP,
                             defaultConfiguration=strict("", level=LEVEL),
                         ),
                     },
