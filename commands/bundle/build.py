@@ -1,8 +1,10 @@
 """`tykpy bundle build`: a folder with a manifest becomes a ZIP that a gateway downloads."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tykpy.bundles.errors import KeyFileError
 from tykpy.bundles.files.manifest import MANIFEST_NAME, parse_manifest
@@ -13,6 +15,12 @@ from tykpy.commands.bundle.reading import manifest_of, packable
 from tykpy.commands.bundle.writing import as_bytes, read_fields, remarks_on, seal, write_zip
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.sources import read_sources
+
+_FOR_DEVELOPERS: Final = re.compile(
+    r"tests/.*|(?:.*/)?(?:test_[^/]*\.py|[^/]*_test\.py|conftest\.py)"
+    r"|(?:README|LICENSE|CHANGELOG)[^/]*|pyproject\.toml|setup\.cfg|requirements[^/]*\.txt|[^/]*\.lock"
+)
+"""Files beside the code that no hook needs: nobody is surprised that they are not packed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,5 +100,8 @@ def _with_index(contents: dict[str, bytes], *, signs: bool) -> dict[str, bytes]:
     return {**contents, INDEX_NAME: index} if signs or index == before else contents
 
 
-def _not_packed(there: Iterable[str], contents: Iterable[str]) -> Iterable[str]:
-    return (f"{name} is not in file_list, and not packed" for name in sorted(set(there) - set(contents)))
+def _not_packed(there: Iterable[str], contents: Iterable[str]) -> Iterator[str]:
+    """Yield the files that hooks may miss."""
+    for name in sorted(set(there) - set(contents)):
+        if not _FOR_DEVELOPERS.fullmatch(name):
+            yield f"{name} is not in file_list, and not packed"

@@ -42,7 +42,7 @@ def check(bundle: Path) -> None:
     run(bundle, *module, "ruff", "format", "--check", "--no-cache")
     assert "nothing found in" in run(bundle, TYKPY, "lint", ".")
     assert "\nok" in run(bundle, TYKPY, "check-config", "--bundles", ".", "--load")
-    run(bundle, TYKPY, "bundle", "build", ".", "-o", "../mine.zip")
+    assert "note" not in run(bundle, TYKPY, "bundle", "build", ".", "-o", "../mine.zip")
     assert "OK" in run(bundle, TYKPY, "bundle", "verify", "../mine.zip").upper()
     json.loads((bundle / ".vscode" / "launch.json").read_text())
 

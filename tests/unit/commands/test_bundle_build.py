@@ -232,6 +232,17 @@ def test_suspicious_manifests_get_remarks(source: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_files_for_developers_get_no_remark(source: Path, tmp_path: Path) -> None:
+    for name in ("README.md", "pyproject.toml", "requirements-dev.txt", "uv.lock", "conftest.py", "tests/cases/a.json"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("")
+    (source / "tests.json").write_text("")
+    (source / "lib" / "README.py").write_text("")
+    assert [remark.partition(" ")[0] for remark in build(source, tmp_path / "out.zip").remarks] == [
+        "lib/README.py", "tests.json",
+    ]  # fmt: skip
+
+
 def test_valid_signature_is_preserved(source: Path, tmp_path: Path) -> None:
     signed = unpack(build(source, tmp_path / "out.zip", private_pem(tmp_path)).output, tmp_path / "unpacked")
     again = build(signed, tmp_path / "again.zip")
