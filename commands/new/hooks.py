@@ -35,7 +35,7 @@ PRE: Final = HookTemplate(
 def add_request_id(request: TykRequest, session: TykSession, spec: Mapping[str, str]) -> tuple[TykRequest, TykSession]:
     """Give every request an id, unless the client brought one."""
     if request.get_header("X-Request-Id") is None:
-        request.add_header("X-Request-Id", uuid.uuid4().hex)
+        request.add_header("X-Request-Id", uuid4().hex)
     return request, session
 ''',
     """
@@ -46,7 +46,7 @@ def test_a_request_gets_an_id(tyk_call: HookCaller) -> None:
 def test_the_id_of_a_client_is_kept(tyk_call: HookCaller) -> None:
     assert tyk_call(add_request_id, headers={"X-Request-Id": "mine"}).headers["X-Request-Id"] == "mine"
 """,
-    _REQUEST | {"import uuid", _MAPPING, "from tyk.decorators import Pre"},
+    _REQUEST | {_MAPPING, "from tyk import uuid4", "from tyk.decorators import Pre"},
 )
 
 NAME_OPERATION: Final = HookTemplate(

@@ -107,7 +107,7 @@ def test_changed_code_reads_it_too(recorded: Path, bundle: Path) -> None:
     bundle.write_text(HOOKS.replace("STEP", "2"))
     status, shown = replay(recorded, "--bundle", bundle, "--diff")
     assert status == 1
-    assert "3 differ, in 1 ways" in shown
+    assert "3 differ, in 1 way:" in shown
     assert "- '42'\n  + '43'" in shown
 
 
