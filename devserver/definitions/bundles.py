@@ -32,7 +32,7 @@ class BundleFiles:
         if not named and len(found) != 1:
             names = ", ".join(one.name for one in found) or "none"
             raise DevError(f"{self._path}: no bundle {name!r}; there are: {names}")
-        return _middleware((named or found)[0])
+        return middleware_of_candidate((named or found)[0])
 
     def only(self) -> tuple[str, Middleware | None]:
         """Return name and hooks of the only bundle; no hooks if it has no manifest.
@@ -48,7 +48,7 @@ class BundleFiles:
                 else f"{self._path}: no bundle, which is a folder with {MANIFEST_NAME}, a ZIP or a .py file; "
                 "`tykpy new NAME` makes one"
             )
-        return found[0].path.name, _middleware(found[0])
+        return found[0].path.name, middleware_of_candidate(found[0])
 
     def _candidates(self) -> list[Candidate]:
         try:
@@ -73,6 +73,24 @@ def middleware_of_hooks(hooks: Iterable[Mapping[str, Any]]) -> Middleware:
     return Middleware(auth_check=next(iter(by_key["auth_check"]), None), **chains)  # type: ignore[arg-type]
 
 
+def middleware_of_candidate(candidate: Candidate) -> Middleware | None:
+    """Return the hooks of a bundle; None if it has no manifest. Raises DevError, also if it has just been removed."""
+    place = candidate.place
+    if place.suffix == ".py":
+        return None
+    if place.is_file():
+        return _of_manifest(_in_archive(place))
+    if (place / MANIFEST_NAME).is_file():
+        return _of_manifest(JsonFile.read(place / MANIFEST_NAME))
+    try:
+        folders, _ = part_folders(place)
+    except OSError as error:
+        raise DevError(f"{place}: cannot be read: {why_unread(error)}") from error
+    if not folders:
+        raise DevError(f"{place}: no {MANIFEST_NAME}")
+    return joined((folder.name, _of_manifest(JsonFile.read(folder / MANIFEST_NAME))) for folder in folders)
+
+
 def listed_files(path: Path) -> set[Path]:
     """Return the files that the manifest of a bundle lists; none if it cannot be read, or is in a ZIP."""
     try:
@@ -84,18 +102,6 @@ def listed_files(path: Path) -> set[Path]:
 
 def _has_manifest(folder: Path) -> bool:
     return (folder / MANIFEST_NAME).is_file() or bool(part_folders(folder)[0])
-
-
-def _middleware(candidate: Candidate) -> Middleware | None:
-    place = candidate.place
-    if place.suffix == ".py":
-        return None
-    if place.is_file():
-        return _of_manifest(_in_archive(place))
-    if (place / MANIFEST_NAME).is_file():
-        return _of_manifest(JsonFile.read(place / MANIFEST_NAME))
-    folders, _ = part_folders(place)
-    return joined((folder.name, _of_manifest(JsonFile.read(folder / MANIFEST_NAME))) for folder in folders)
 
 
 def _of_manifest(file: JsonFile) -> Middleware:

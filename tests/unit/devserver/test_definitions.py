@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from tests.support.bundles import write_bundle
 from tests.support.gateway.tyk_definitions import classic, oas
+from tykpy.bundles.files.discovery import candidate_at
 from tykpy.devserver.definitions.api import Api, PathRule, find_api
 from tykpy.devserver.definitions.apis import check_unique, definition_files, parse_api
+from tykpy.devserver.definitions.bundles import middleware_of_candidate
 from tykpy.devserver.definitions.reading import JsonFile
-from tykpy.devserver.errors import DefinitionError
+from tykpy.devserver.errors import DefinitionError, DevError
 
 OWN = {"api_id": "an-api", "org_id": "an-org", "listen_path": "/here/", "custom_middleware_bundle": "b.zip"}
 HOOKS = {"driver": "grpc", "pre": [{"name": "a", "raw_body_only": True}, {"name": "b", "disabled": True}]}
@@ -110,3 +113,17 @@ def test_of_two_files_of_an_api_the_document_counts(tmp_path: Path) -> None:
     for name in ("a.json", "a-oas.json", "b.json", "notes.txt"):
         (tmp_path / name).touch()
     assert [path.name for path in definition_files([tmp_path])] == ["a-oas.json", "b.json"]
+
+
+@pytest.mark.parametrize("is_folder_left", [True, False])
+def test_a_bundle_that_is_being_removed_is_an_error(tmp_path: Path, is_folder_left: bool) -> None:
+    """`tykpy dev` shows it, and goes on."""
+    folder = write_bundle(tmp_path / "mine", {"middleware.py": ""})
+    found = candidate_at(folder)
+    assert found is not None
+    for file in folder.iterdir():
+        file.unlink()
+    if not is_folder_left:
+        folder.rmdir()
+    with pytest.raises(DevError, match=str(folder)):
+        middleware_of_candidate(found)
