@@ -1,6 +1,7 @@
 """The click command `tykpy dev`: parses, and calls one function. Everything else is imported when it runs."""
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -114,5 +115,6 @@ def dev(
         from tykpy.devserver.gateway import DevFiles
         from tykpy.devserver.run import DevOptions, run
 
-        sources = DevFiles(bundle, apis, keys, policies, templates)
+        # Tracebacks show this path: without `..`.
+        sources = DevFiles(Path(os.path.abspath(bundle)), apis, keys, policies, templates)
         run(DevOptions(sources, port, upstream, timeout, redis, broker, debugpy or 0, names, show_secrets))

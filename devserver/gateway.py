@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from tykpy.devserver.definitions.api import Api, find_api
-from tykpy.devserver.definitions.apis import check_unique, definition_files, read_api, with_bundle
+from tykpy.devserver.definitions.apis import check_unique, definition_files, read_api, with_bundle, with_decorated_hooks
 from tykpy.devserver.definitions.bundles import BundleFiles, default_api, middleware_of_hooks
 from tykpy.devserver.endings import MIDDLEWARE_ERROR, ErrorTemplates, Refused
 from tykpy.devserver.errors import DefinitionError, DevError
@@ -133,6 +133,7 @@ class DevGateway:
         if not sources.apis:
             hooks = [hook for bundle in loaded.bundles for hook in bundle["hooks"]]
             apis = (default_api(name, only or middleware_of_hooks(hooks)),)
+        apis = tuple(with_decorated_hooks(api, loaded.bundles) for api in apis)
         return Loading(apis, loaded, (*problems, *loaded.problems), tuple(_warnings(apis)))
 
     def _read_keys(self) -> None:

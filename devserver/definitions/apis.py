@@ -1,12 +1,13 @@
 """Read the APIs that the gateway serves: definition files, with the hooks of their bundles."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from tykpy.bundles.files.discovery import name_hash
 from tykpy.devserver.definitions.api import Api
-from tykpy.devserver.definitions.bundles import BundleFiles
+from tykpy.devserver.definitions.bundles import BundleFiles, middleware_of_hooks
 from tykpy.devserver.definitions.classic import read_classic
 from tykpy.devserver.definitions.oas import EXTENSION, read_oas
 from tykpy.devserver.definitions.reading import JsonFile
@@ -47,6 +48,19 @@ def with_bundle(api: Api, files: BundleFiles | None) -> Api:
         return api
     middleware = files.middleware(api.bundle)
     return api if middleware is None else replace(api, middleware=middleware)
+
+
+def with_decorated_hooks(api: Api, bundles: Sequence[Mapping[str, Any]]) -> Api:
+    """Return an API whose bundle is a `.py` file, and thus lists no hooks, with those that are decorated in the file.
+
+    `bundles` are those that were loaded, as they describe themselves. A single one stands for any name.
+    """
+    if not api.bundle or not api.uses_bundle or api.middleware.count:
+        return api
+    named = [one for one in bundles if name_hash(api.bundle) in one["hashes"]] or bundles
+    if len(named) != 1 or not named[0]["name"].endswith(".py"):
+        return api
+    return replace(api, middleware=middleware_of_hooks(named[0]["hooks"]))
 
 
 def check_unique(api: Api, seen: dict[str, Api]) -> None:

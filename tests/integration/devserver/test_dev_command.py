@@ -189,3 +189,16 @@ def test_a_folder_of_definitions_and_keys_are_served(tmp_path: Path) -> None:
         assert "broken.json:1: api_id: Expected `str`, got `int`" in state["problems"][0]
         assert dev.get("/orders/1", Authorization="known").status == 200
         assert dev.get("/elsewhere").status == 500
+
+
+def test_a_file_stands_for_the_bundle_of_a_definition(tmp_path: Path) -> None:
+    """It has no manifest: its decorators say which hooks run."""
+    (tmp_path / "hooks.py").write_text("from tyk.decorators import *\n" + HOOKS)
+    (tmp_path / "api.json").write_text(json.dumps({**DEFINITION, "use_keyless": True}))
+    options = ("--api", str(tmp_path / "api.json"))
+    (tmp_path / "elsewhere").mkdir()
+    with DevCommand(tmp_path / "elsewhere" / ".." / "hooks.py", tmp_path / "log", *options) as dev:
+        assert dev.get("/orders/1").json["headers"]["X-Note"] == "first"
+        assert "no hook is configured" not in dev.output
+        dev.get("/orders/1", X_Fail="yes")
+        dev.wait_for(f"{tmp_path}/hooks.py:")
