@@ -7,11 +7,10 @@ in a dispatch without a trace nothing is, whatever a plugin's libraries trace.
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from contextvars import Token
 from functools import cached_property
 from typing import Any, Final
 
-from opentelemetry.context import Context, attach, detach
+from opentelemetry.context import Context, attach
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler, SamplingResult
 from opentelemetry.trace import (
@@ -103,11 +102,12 @@ class _SampledCall:
         self._worker = worker
         self._parent = parent
 
-    def begin(self, hook: Hook) -> "_RunningHook | None":
-        """Begin the span of a hook, and make it the current one."""
+    def begin(self, hook: Hook) -> "LazyHookSpan | None":
+        """Begin the span of a hook, and make it the current one, until the next hook of the dispatch."""
         with suppress(Exception):  # a plugin may have patched what the SDK uses
             span = LazyHookSpan(self._export, hook, self._worker, self._parent)
-            return _RunningHook(span, hook, attach(set_span_in_context(span, _ROOT)))
+            attach(set_span_in_context(span, _ROOT))
+            return span
         return None
 
 
@@ -137,10 +137,27 @@ class LazyHookSpan(Span):
         """Export it, once."""
         if not self._ended_ns:
             self._ended_ns = end_time or time_ns()
-            if "_changed" in self.__dict__:
-                self._changed.end(self._ended_ns)
-            else:
-                self._export.add(self._write)
+            with suppress(Exception):  # as above
+                if "_changed" in self.__dict__:
+                    self._changed.end(self._ended_ns)
+                else:
+                    self._export.add(self._write)
+
+    def fail(self, error: BaseException) -> None:
+        """Note what the hook raised, whatever the exception's own code does."""
+        with suppress(BaseException):
+            text = bounded(described(error), MAX_VALUE)
+            self.set_status(StatusCode.ERROR, text)
+            self.set_attribute("error.type", class_name(error))
+            frames = traceback.extract_tb(from_plugin(error.__traceback__, self._hook.root), limit=-MAX_FRAMES)
+            self.add_event(
+                "exception",
+                {
+                    "exception.type": class_name(error),
+                    "exception.message": text,
+                    "exception.stacktrace": "".join(traceback.format_list(frames)),
+                },
+            )
 
     def _write(self, spans: ScopeSpans) -> None:
         name, attributes = self._description()
@@ -195,34 +212,3 @@ class LazyHookSpan(Span):
             "tykpy.hook_type": hook.definition.hook_type or "Hook",
             "tykpy.worker": self._worker,
         }
-
-
-class _RunningHook:
-    __slots__ = ("_hook", "_span", "_token")
-
-    def __init__(self, span: Span, hook: Hook, token: Token[Context]) -> None:
-        self._span = span
-        self._hook = hook
-        self._token = token
-
-    def fail(self, error: BaseException) -> None:
-        """Note what the hook raised, whatever the exception's own code does."""
-        with suppress(BaseException):
-            text = bounded(described(error), MAX_VALUE)
-            self._span.set_status(StatusCode.ERROR, text)
-            self._span.set_attribute("error.type", class_name(error))
-            frames = traceback.extract_tb(from_plugin(error.__traceback__, self._hook.root), limit=-MAX_FRAMES)
-            self._span.add_event(
-                "exception",
-                {
-                    "exception.type": class_name(error),
-                    "exception.message": text,
-                    "exception.stacktrace": "".join(traceback.format_list(frames)),
-                },
-            )
-
-    def end(self) -> None:
-        """End the span."""
-        with suppress(Exception):  # as above
-            detach(self._token)
-            self._span.end()

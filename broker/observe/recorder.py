@@ -50,7 +50,7 @@ class RecordOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("sample: a share above 0 and at most 1")
 
 
-class RecordedCall(msgspec.Struct, frozen=True, array_like=True):
+class RecordedCall(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A dispatch that has ended, with all its secrets."""
 
     time_ns: int

@@ -121,7 +121,7 @@ class Outcomes:
         if dispatch.trace is not None:
             _end_trace(dispatch, hook.stats, _OK, dispatch_ns)
         for observer in self.observers:
-            attempt(observer.note, dispatch, hook.stats, _OK, dispatch_ns, hook_ns, body)
+            observer.note(dispatch, hook.stats, _OK, dispatch_ns, hook_ns, body)
 
     def fail(self, dispatch: Dispatch, error: DispatchError, hook_ns: int | None = None) -> None:
         """Complete a dispatch with an error; `hook_ns`: how long its hook ran, None: it was not run."""

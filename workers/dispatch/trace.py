@@ -16,7 +16,7 @@ class HookSpan(Protocol):
         """Note what the hook raised."""
 
     def end(self) -> None:
-        """End it; the span before it is the current one again."""
+        """End it. It stays the current one until the next hook begins, or the dispatch ends."""
 
 
 class HookSpans(Protocol):
