@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tykpy.devserver.messages import GatewayRequest
     from tykpy.testing.calling import HookCaller
     from tykpy.testing.gateway import GatewayClient, GatewayReply
+    from tykpy.testing.metrics import MetricValues
     from tykpy.testing.result import HookResult
 else:
     _MODULES = {
@@ -22,6 +23,7 @@ else:
         "HookResult": "tykpy.testing.result",
         "ManualClock": "tyk.gateway.testing",
         "MemoryStorage": "tyk.gateway.backend",
+        "MetricValues": "tykpy.testing.metrics",
         "TriggeredEvent": "tyk.gateway.testing",
     }
 
@@ -40,5 +42,6 @@ __all__ = [
     "HookResult",
     "ManualClock",
     "MemoryStorage",
+    "MetricValues",
     "TriggeredEvent",
 ]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tyk.gateway.testing import FakeGateway, ManualClock, TriggeredEvent
     from tykpy.testing.calling import HookCaller
     from tykpy.testing.gateway import GatewayClient
+    from tykpy.testing.metrics import MetricValues
 
 _CALLER: pytest.StashKey["HookCaller"] = pytest.StashKey()
 
@@ -39,6 +40,14 @@ def tyk_clock(_tyk_fake: "FakeGateway") -> "ManualClock":
 def tyk_events(_tyk_fake: "FakeGateway") -> "list[TriggeredEvent]":
     """Return the events that hooks have triggered so far, each with `name` and `payload`."""
     return _tyk_fake.events
+
+
+@pytest.fixture
+def tyk_metrics(_tyk_fake: "FakeGateway") -> "MetricValues":
+    """Return a function that gives the value of a plugin metric: `tyk_metrics("requests_total", api="7")`."""
+    from tykpy.testing.metrics import MetricValues
+
+    return MetricValues()
 
 
 @pytest.fixture

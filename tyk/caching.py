@@ -124,9 +124,10 @@ def _check_options(ttl: object, maxsize: object, single_flight: object, shared: 
 
 
 class _Memory:
-    """Results in this process."""
+    """Results in this process, as long as the clock is the same: another one begins with another test."""
 
     def __init__(self, ttl: float | None, maxsize: int) -> None:
+        self._clock = backend.current().clock
         self._ttl = math.inf if ttl is None else ttl
         self._maxsize = maxsize
         self._results: OrderedDict[Any, tuple[Any, float]] = OrderedDict()
@@ -144,9 +145,10 @@ class _Memory:
     def find(self, key: Any, counts: bool = True) -> tuple[Any, Any]:
         """Return the result, or _MISSING, and the epoch to keep a new one with."""
         with self._lock:
+            self._follow_clock()
             result, expires = self._results.get(key, (_MISSING, 0.0))
             if result is not _MISSING:
-                if backend.current().clock() < expires:
+                if self._clock() < expires:
                     self._results.move_to_end(key)
                     self._hits += counts
                     return result, self._epoch
@@ -165,7 +167,7 @@ class _Memory:
         """Keep a result, unless the cache was cleared since; return what callers get."""
         with self._lock:
             if epoch == self._epoch:
-                self._results[key] = result, backend.current().clock() + self._ttl
+                self._results[key] = result, self._clock() + self._ttl
                 self._results.move_to_end(key)
                 while len(self._results) > self._maxsize:
                     self._results.popitem(last=False)
@@ -178,7 +180,15 @@ class _Memory:
             self._hits = self._misses = 0
 
     def info(self) -> CacheInfo:
-        return CacheInfo(self._hits, self._misses, 0, self._maxsize, len(self._results))
+        with self._lock:
+            self._follow_clock()
+            return CacheInfo(self._hits, self._misses, 0, self._maxsize, len(self._results))
+
+    def _follow_clock(self) -> None:
+        clock = backend.current().clock
+        if clock is not self._clock:
+            self._clock = clock
+            self.clear()
 
 
 class _Shared:
@@ -194,6 +204,8 @@ class _Shared:
         self._epoch_key = f"{self._prefix}epoch"
         self._ttl = ttl
         self._lock = RLock()
+        self._clock = backend.current().clock
+        """What is counted belongs to it: another one begins with another test."""
         self._hits = self._misses = self._errors = 0
         self._claims: dict[Any, float] = {}
         """When the claims of this worker expire (`time.monotonic`), by the keys of the calls that it runs."""
@@ -276,11 +288,20 @@ class _Shared:
             self._hits = self._misses = self._errors = 0
 
     def info(self) -> CacheInfo:
-        return CacheInfo(self._hits, self._misses, self._errors, None, None)
+        with self._lock:
+            self._follow_clock()
+            return CacheInfo(self._hits, self._misses, self._errors, None, None)
 
     def _count(self, name: str, by: int = 1) -> None:
         with self._lock:
+            self._follow_clock()
             setattr(self, name, getattr(self, name) + by)
+
+    def _follow_clock(self) -> None:
+        clock = backend.current().clock
+        if clock is not self._clock:
+            self._clock = clock
+            self._hits = self._misses = self._errors = 0
 
 
 class _Flight:

@@ -179,6 +179,10 @@ class _Metric:
         for suffix, more, value in self._samples():
             yield MetricSample(self.definition.name + suffix, {**labels, **more}, value)
 
+    def _forget(self) -> None:
+        """Be as new."""
+        type(self).__init__(self, self.definition, self._family, self._values)
+
 
 class Counter(_Metric):
     """A number that only grows."""
@@ -352,6 +356,8 @@ class _Family:
         self.help = text
         self.series: dict[tuple[str, ...], _Metric] = {}
         """By label values. Threads may add series at any time."""
+        self._parked: dict[tuple[str, ...], _Metric] = {}
+        """Series of earlier tests, which plugin code may have kept: those are used again."""
         self._kind = kind
         self._bundle = bundle
         self._surplus = kind(definition, self, ())
@@ -366,7 +372,22 @@ class _Family:
             return found
         if not self._bundle.has_room():
             return self._surplus
-        return self.series.setdefault(values, self._kind(self.definition, self, values))
+        one = self._parked.pop(values, None) or self._kind(self.definition, self, values)
+        return self.series.setdefault(values, one)
+
+    def used(self) -> list[_Metric]:
+        """Return the series that are exposed."""
+        kept = [one for one in list(self._parked.values()) if any(sample.value for sample in one._collect())]
+        return [*list(self.series.values()), *kept]
+
+    def forget(self) -> None:
+        """Forget all values and series."""
+        self._parked |= self.series
+        for one in self._parked.values():
+            one._forget()
+        self.series.clear()
+        if not self.definition.labels:
+            self.open(())
 
 
 class MetricChange(NamedTuple):
@@ -428,8 +449,26 @@ class BundleMetrics:
     def collect(self) -> Iterator[MetricSample]:
         """Yield all samples."""
         for family in self._all():
-            for one in list(family.series.values()):
+            for one in family.used():
                 yield from one._collect()
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The names of labels by the names of samples."""
+        found: dict[str, tuple[str, ...]] = {}
+        for family in self._all():
+            for suffix in _SUFFIXES[family.definition.kind]:
+                if suffix != "_created":
+                    more = ("le",) if suffix == "_bucket" else ()
+                    found[family.definition.name + suffix] = family.definition.labels + more
+        return found
+
+    def forget(self) -> None:
+        """Forget all values and series, and what was dropped; the metrics stay, as plugin code has them."""
+        self.dropped.clear()
+        self._series = 0
+        for family in self._all():
+            family.forget()
 
     def _all(self) -> list[_Family]:
         # Other threads may add some meanwhile.
@@ -461,6 +500,11 @@ class Registry:
         metric = self.current().define(kind, definition, text)
         self.on_use()
         return metric
+
+    def forget(self) -> None:
+        """Forget the values of all metrics in this process, for the next test."""
+        for bundle in list(self.bundles.values()):
+            bundle.forget()
 
     def current(self) -> BundleMetrics:
         """Return the metrics of the bundle that acts."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from tyk.call import API_KEY, ORG_KEY, REQUEST_ID, RUNNING, Metadata
 from tyk.event import TykEvent
 from tyk.gateway.backend import MemoryStorage, install, restore
+from tyk.metrics import registry
 from tyk.proto.coprocess_mini_request_object_pb2 import MiniRequestObject
 from tyk.proto.coprocess_object_pb2 import Object
 
@@ -71,7 +72,11 @@ class FakeGateway:
 
 @contextmanager
 def fake_gateway() -> Iterator[FakeGateway]:
-    """Give `TykGateway` an empty store, events and log; restore the previous ones at the end."""
+    """Give `TykGateway` an empty store, events and log; restore the previous ones at the end.
+
+    Results of `tyk.cache` and values of `tyk.metrics` from before are forgotten.
+    """
+    registry.forget()
     clock = ManualClock()
     fake = FakeGateway(clock, MemoryStorage(clock))
     previous = install(fake.storage, fake._trigger, fake._log, clock, clock.time)

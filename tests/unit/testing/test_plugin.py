@@ -149,6 +149,66 @@ def test_count(turn, tyk_call, tyk_store, tyk_events, tyk_clock):
 """)  # fmt: skip
 
 
+COUNTING = """
+import tyk
+from tyk import metrics
+from tyk.decorators import Pre
+
+CALLS = metrics.counter("calls", "Calls.", ["path"])
+SLASHES = CALLS.labels("/")
+SIZES = metrics.histogram("sizes", buckets=[1, 10])
+LOOKUPS = []
+
+
+@tyk.cache(ttl=60)
+def look_up(path):
+    LOOKUPS.append(path)
+    return path.upper()
+
+
+@Pre
+def count(request, session, spec):
+    (SLASHES if request.object.url == "/" else CALLS.labels(request.object.url)).inc()
+    SIZES.observe(len(request.object.raw_body))
+    request.add_header("X-Path", look_up(request.object.url))
+    return request, session
+"""
+
+
+def test_every_test_counts_and_caches_for_itself(folder: Path) -> None:
+    (folder / "counting.py").write_text(COUNTING)
+    run(folder, """
+from counting import LOOKUPS, count, look_up
+from tyk import metrics
+
+@pytest.mark.parametrize("turn", range(3))
+def test_metrics(turn, tyk_call, tyk_metrics):
+    assert tyk_metrics("calls_total", path="/") == tyk_metrics("calls_total", path="/a") == 0
+    assert [sample.name for sample in metrics.collect() if sample.labels.keys() == {"path"}] == []
+    for url in ("/", "/a", "/", "/b"):
+        tyk_call(count, url=url, body="abc")
+    assert tyk_metrics("calls_total", path="/") == 2
+    assert tyk_metrics("calls_total", path="/a") == 1
+    assert tyk_metrics("sizes_sum") == 12
+    assert (tyk_metrics("sizes_bucket", le="1.0"), tyk_metrics("sizes_bucket", le="10.0")) == (0, 4)
+
+@pytest.mark.parametrize("turn", range(2))
+def test_cache(turn, tyk_call):
+    LOOKUPS.clear()
+    assert look_up.cache_info()[:2] == (0, 0)
+    tyk_call(count)
+    tyk_call(count)
+    assert LOOKUPS == ["/"]
+    assert look_up.cache_info()[:2] == (1, 1)
+
+def test_mistakes(tyk_metrics):
+    with pytest.raises(LookupError, match="no metric has the sample 'calls'; there are: calls_total, sizes_bucket"):
+        tyk_metrics("calls", path="/")
+    with pytest.raises(LookupError, match="calls_total has the labels .'path',., not .'url',."):
+        tyk_metrics("calls_total", url="/")
+""")  # fmt: skip
+
+
 def test_errors_are_the_hooks_own(folder: Path) -> None:
     run(folder, """
 from tykpy.bundles.errors import WorkerError

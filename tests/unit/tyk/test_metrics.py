@@ -264,3 +264,22 @@ def test_threads_lose_nothing() -> None:
 def test_the_broker_has_the_same_limits() -> None:
     for name in ("MAX_METRICS", "MAX_SERIES", "MAX_NAME", "MAX_HELP", "MAX_LABELS", "MAX_VALUE", "MAX_BUCKETS"):
         assert getattr(metrics, name) == getattr(limits, name)
+
+
+def test_a_forgotten_series_makes_room_and_works_on() -> None:
+    bundle = metrics.registry.current()
+    calls, level = metrics.counter("calls", labels=["client"]), metrics.gauge("level")
+    kept = calls.labels("kept")
+    for number in range(metrics.MAX_SERIES):
+        calls.labels(number).inc()
+    level.set(3)
+    assert bundle.dropped
+    metrics.registry.forget()
+    assert samples() == {("level", ()): 0}
+    assert not bundle.dropped
+    kept.inc()
+    assert samples() == {("level", ()): 0, ("calls_total", ("kept",)): 1}
+    assert calls.labels("kept") is kept
+    for number in range(metrics.MAX_SERIES - 2):
+        calls.labels(number).inc()
+    assert not bundle.dropped
