@@ -1,6 +1,8 @@
-"""One broker, one gateway and one Redis for all tests here; tests that stop one of them start their own."""
+"""One broker, one Redis and one gateway of each style for all tests here; tests that stop one of them start their own."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,10 +51,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "table" not in metafunc.fixturenames:
         return
     if BINARY:
-        metafunc.parametrize("table", STYLES, indirect=True, scope="package")
+        metafunc.parametrize("table", STYLES, indirect=True, scope="module")
     else:
         is_for_dev = metafunc.module.__name__.rpartition(".")[2] not in GO_ONLY
-        metafunc.parametrize("table", (GO, DEV) if is_for_dev else (GO,), indirect=True, scope="package")
+        metafunc.parametrize("table", (GO, DEV) if is_for_dev else (GO,), indirect=True, scope="module")
 
 
 @pytest.fixture(scope="package")
@@ -64,7 +66,13 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
 
 
 @pytest.fixture(scope="package")
-def table(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Table]:
-    """Run a gateway before them."""
-    with running_table(backend, getattr(request, "param", GO)) as running:
-        yield running
+def tables(backend: Backend) -> Iterator[Callable[[str], Table]]:
+    """Run a gateway of each style before them, from its first use on."""
+    with ExitStack() as running:
+        yield cache(lambda style: running.enter_context(running_table(backend, style)))
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest, tables: Callable[[str], Table]) -> Table:
+    """Return the table with the gateway of the test, or that in Go."""
+    return tables(getattr(request, "param", GO))

@@ -142,7 +142,7 @@ def test_a_limit_comes_from_manifest_decorator_or_broker(
         "custom_middleware": {"driver": "grpc", "pre": [{"name": "spins", **listed}]},
     }
     files = {"mine/middleware.py": SPINS.format(options=options), "mine/manifest.json": json.dumps(manifest)}
-    flags = ("--timeout", flag, "--grace", "0")
+    flags = ("--timeout", flag, "--grace", "0", *FLAGS)
     with (
         concurrent.futures.ThreadPoolExecutor(1) as callers,
         running_broker(tmp_path, *flags, files=files) as broker,

@@ -96,6 +96,7 @@ def test_ids_of_request_and_trace_are_logged(tmp_path: Path) -> None:
         call([("x-request-id", "r" * 5000)], {"x-request-id": "r2", "traceparent": second})
         call([], {"x-request-id": "r3"})
         call([], {})
+        client.close()
         broker.stop()
         records = [json.loads(line) for line in broker.log.splitlines() if '"tykpy.dispatch"' in line]
     found = [tuple(one.get(name) for name in ("request_id", "trace_id", "span_id")) for one in records]

@@ -14,6 +14,8 @@ from tykpy.client.grpc import GrpcCallError, GrpcClient
 from tykpy.commands.objects import CallDescription, build_object
 
 METHOD = "/coprocess.Dispatcher/Dispatch"
+PAUSE = 0.003
+"""Seconds between two calls of a caller: brokers and other tests share the machine."""
 
 
 class Client(Protocol):
@@ -93,7 +95,7 @@ class Load:
 
     def _call_until_the_end(self, client: Client, name: str) -> None:
         for number in itertools.count():
-            if self._stop.is_set():
+            if self._stop.wait(PAUSE):
                 return
             nonce = f"{name}.{number}"
             with self._lock:

@@ -7,6 +7,7 @@ from typing import Self
 import psutil
 
 from tests.support.broker import RunningBroker, wait_until
+from tests.support.peers.load import PAUSE
 from tykpy.client.grpc import GrpcClient
 from tykpy.commands.objects import CallDescription, build_object
 
@@ -31,7 +32,7 @@ class Neighbour:
     def _run(self) -> None:
         try:
             with GrpcClient(self._address) as client:
-                while not self._stop.is_set():
+                while not self._stop.wait(PAUSE):
                     client.call("/coprocess.Dispatcher/Dispatch", self._object, timeout=30)
                     self.answered += 1
         except Exception as error:  # noqa: BLE001 (of another thread: the test raises it)
