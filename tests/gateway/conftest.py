@@ -1,4 +1,4 @@
-"""One broker, one Redis and one gateway of each style for all tests here; tests that stop one of them start their own."""
+"""One broker, one Redis and one gateway of each style for all tests; those that stop one of them start their own."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
