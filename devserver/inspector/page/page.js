@@ -62,7 +62,7 @@ function showList() {
   const focused = byId("list").contains(document.activeElement) ? document.activeElement.hash : "";
   byId("list").replaceChildren(...requests.map(row));
   if (focused) byId("list").querySelector(`a[href="${focused}"]`)?.focus({ preventScroll: true });
-  byId("count").textContent = requests.length ? `${requests.length} of the last 200 requests`
+  byId("count").textContent = requests.length ? `${requests.length} request${requests.length === 1 ? "" : "s"}, the last 200 are kept`
     : `No requests yet. Send one to ${location.origin}/`;
 }
 
