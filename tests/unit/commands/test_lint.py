@@ -14,9 +14,9 @@ from tests.support.bundles import md5, write_bundle, write_zip
 from tests.support.root import ROOT
 from tykpy.bundles.bundle import BundlePart
 from tykpy.bundles.loading import load_file
+from tykpy.cli import main as tykpy
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.catalogue import RULES
-from tykpy.commands.lint.command import lint as lint_command
 from tykpy.commands.lint.findings import Finding
 from tykpy.commands.lint.formats import as_console, as_github, as_sarif
 from tykpy.commands.lint.lint import lint, lint_all
@@ -695,7 +695,7 @@ SARIF = strict(
 def test_command_prints_the_chosen_format(tmp_path: Path, output_format: str, start: str) -> None:
     path = tmp_path / "hooks.py"
     path.write_text("from tyk.decorators import *\n" + in_hook("@Pre", REQUEST, 'request.object.body = "x"'))
-    done = CliRunner().invoke(lint_command, [str(path), "--format", output_format])
+    done = CliRunner().invoke(tykpy, ["lint", str(path), "--format", output_format])
     assert done.exit_code == 1
     assert done.stdout.startswith(start.format(path))
     assert "1 found in 1 Python file" in done.stderr

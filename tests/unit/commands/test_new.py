@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tykpy.cli import main as tykpy
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.lint import lint
-from tykpy.commands.new.command import HOOKS, new
+from tykpy.commands.new.command import HOOKS
 from tykpy.commands.new.create import create
 from tykpy.commands.new.hooks import TEMPLATES
 from tykpy.commands.new.openapi import Operation, read_document
@@ -78,7 +79,7 @@ def test_wrong_arguments_say_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(new, arguments)
+    done = CliRunner().invoke(tykpy, ["new", *arguments])
     assert list(tmp_path.iterdir()) == []
     assert done.exit_code != 0
     assert said in done.stderr
