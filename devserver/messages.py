@@ -3,9 +3,12 @@
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 from tyk.request import canonical_header
+
+ECHO_URL: Final = "http://echo.invalid"
+"""Stands for the built-in echo in URLs that hooks see; no such host can exist."""
 
 Values: TypeAlias = dict[str, list[str]]
 """All values of each header, by its name in canonical case."""

@@ -31,7 +31,7 @@ from tykpy.devserver.hooks.contract import HookAnswer, Hooks, Triggered
 from tykpy.devserver.identity.id_extractor import extracted_key
 from tykpy.devserver.identity.keys import Keys, PolicyError
 from tykpy.devserver.identity.sessions import as_returned
-from tykpy.devserver.messages import GatewayRequest, GatewayResponse
+from tykpy.devserver.messages import ECHO_URL, GatewayRequest, GatewayResponse
 from tykpy.devserver.objects import (
     apply_headers,
     apply_response,
@@ -435,7 +435,8 @@ class _Passage:
         except (OSError, ValueError) as error:
             trace.note("upstream", f"{self.request.url} did not answer: {error}", time.perf_counter() - started)
             raise Refused(500, PROXY_ERROR) from error
-        trace.note("upstream", f"{response.status} from {self.request.url}", time.perf_counter() - started)
+        source = "the built-in echo" if self.request.url.startswith(ECHO_URL) else self.request.url
+        trace.note("upstream", f"{response.status} from {source}", time.perf_counter() - started)
         trace.received = response.copy()
         return response
 

@@ -12,15 +12,13 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from tykpy.devserver.definitions.api import Api
-from tykpy.devserver.messages import GatewayRequest, GatewayResponse, values_of
+from tykpy.devserver.messages import ECHO_URL, GatewayRequest, GatewayResponse, values_of
 from tykpy.devserver.trace import readable
 
 ECHO: Final = "echo"
 """The value of `--upstream` for the built-in echo."""
 TARGETS: Final = "api"
 """The value of `--upstream` for the targets of the API definitions."""
-ECHO_URL: Final = "http://echo.invalid"
-"""Stands for the echo in URLs that hooks see; no such host can exist."""
 SECONDS: Final = 120.0
 """How long the upstream may take."""
 HOP_BY_HOP: Final = frozenset(

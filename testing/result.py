@@ -26,6 +26,9 @@ class Headers(dict[str, str]):
         super().__init__((canonical_header(name), value) for name, value in headers.items())
 
     def __getitem__(self, name: str) -> str:
+        __tracebackhide__ = True  # pytest shows the line of the test
+        if name not in self:
+            raise KeyError(f"no header {name}; there are: {', '.join(self) or 'none'}")
         return super().__getitem__(canonical_header(name))
 
     def __contains__(self, name: object) -> bool:

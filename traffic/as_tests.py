@@ -31,7 +31,7 @@ import pytest
 from tykpy.testing import HookCaller
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str((HERE / {bundle!r}).resolve()))
+sys.path.insert(0, str((HERE / {bundle}).resolve()))
 
 
 @pytest.mark.parametrize("case", sorted((HERE / "recorded").glob("*.json")), ids=lambda case: case.stem)
@@ -80,7 +80,10 @@ class TestWriter:
         cases = self._folder / CASES
         cases.mkdir(parents=True, exist_ok=True)
         root = self._run.bundle if self._run.bundle.is_dir() else self._run.bundle.parent
-        (self._folder / FILE).write_text(_TEST.format(bundle=os.path.relpath(root, self._folder.resolve())))
+        path = os.path.relpath(root, self._folder.resolve())
+        # ruff wants double quotes.
+        literal = f'"{path}"' if path.isprintable() and not {'"', "\\"} & set(path) else repr(path)
+        (self._folder / FILE).write_text(_TEST.format(bundle=literal), encoding="utf-8")
         written = 0
         for hook, kept in self._cases.items():
             for number, case in enumerate(kept.values(), 1):

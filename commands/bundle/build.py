@@ -18,9 +18,9 @@ from tykpy.commands.lint.sources import read_sources
 
 _FOR_DEVELOPERS: Final = re.compile(
     r"tests/.*|(?:.*/)?(?:test_[^/]*\.py|[^/]*_test\.py|conftest\.py)"
-    r"|(?:README|LICENSE|CHANGELOG)[^/]*|pyproject\.toml|setup\.cfg|requirements[^/]*\.txt|[^/]*\.lock"
+    r"|(?:README|LICENSE|CHANGELOG)[^/]*|pyproject\.toml|setup\.cfg|requirements[^/]*\.txt|[^/]*\.(?:lock|tykpy|zip)"
 )
-"""Files beside the code that no hook needs: nobody is surprised that they are not packed."""
+"""Files beside the code that no hook needs, and what tykpy writes there: none of them is missed."""
 
 
 @dataclass(frozen=True, slots=True)

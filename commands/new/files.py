@@ -93,7 +93,7 @@ LAUNCH: Final = """{
 }
 """
 
-IGNORED: Final = "__pycache__/\n.*_cache/\n.venv/\n*.zip\n"
+IGNORED: Final = "__pycache__/\n.*_cache/\n.venv/\n*.tykpy\n*.zip\n"
 
 README: Final = """# @BUNDLE@
 

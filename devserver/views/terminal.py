@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tykpy.devserver.gateway import Loading
 from tykpy.devserver.hooks.contract import HookAnswer, Printed, Problem, SourceFrame
-from tykpy.devserver.hooks.masking import NOTHING_MASKED, Masker
+from tykpy.devserver.hooks.masking import MASK, NOTHING_MASKED, Masker
 from tykpy.devserver.trace import HandlerCall, HookCall, Note, Trace
 from tykpy.telemetry.records import printable
 from tykpy.workers.objects.changes import Change
@@ -31,6 +31,7 @@ class TerminalView:
     def __init__(self, console: Console, *, show_secrets: bool = False) -> None:
         self._console = console
         self._show_secrets = show_secrets
+        self._has_told_of_masks = show_secrets
         self._waiting: list[Text] = []
         self._events: dict[int, int] = {}
         """How many events of the last traces have been shown, by the traces' numbers."""
@@ -56,6 +57,9 @@ class TerminalView:
             del self._events[next(iter(self._events))]
         for line in lines:
             self._print(line)
+        if not self._has_told_of_masks and any(MASK in line.plain for line in lines):
+            self._has_told_of_masks = True
+            self._print(_line("  ", "", f"{MASK} is in place of secrets; --show-secrets shows them", "dim"))
 
     def show_loading(self, loading: Loading) -> None:
         """Show what is served, or what is wrong."""

@@ -146,6 +146,11 @@ def test_recorded_calls_become_tests(recorded: Path, folder: Path) -> None:
     failed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert "3 failed, 2 passed" in failed.stdout
     check_types(folder / "tests", installed(folder / "installed"))
+    written = folder / "tests" / "test_recorded.py"
+    subprocess.run(
+        [sys.executable, "-m", "ruff", "format", "--check", "--config", "line-length = 120", "--isolated", written],
+        check=True,
+    )
     status, shown = replay(recorded, "--bundle", folder / "mine.py", "--as-tests", folder / "tests")
     assert (status, "exists; remove it" in shown) == (1, True)
 

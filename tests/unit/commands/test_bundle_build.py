@@ -233,7 +233,15 @@ def test_suspicious_manifests_get_remarks(source: Path, tmp_path: Path) -> None:
 
 
 def test_files_for_developers_get_no_remark(source: Path, tmp_path: Path) -> None:
-    for name in ("README.md", "pyproject.toml", "requirements-dev.txt", "uv.lock", "conftest.py", "tests/cases/a.json"):
+    for name in (
+        "README.md",
+        "pyproject.toml",
+        "requirements-dev.txt",
+        "uv.lock",
+        "mine.tykpy",
+        "conftest.py",
+        "tests/cases/a.json",
+    ):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text("")
     (source / "tests.json").write_text("")

@@ -112,6 +112,16 @@ def test_every_view_masks_the_same(view: Callable[[Trace], str]) -> None:
     assert "is empty" in shown, "a line that was printed was masked by guess"
 
 
+def test_the_terminal_tells_once_of_the_option() -> None:
+    shown = io.StringIO()
+    view = TerminalView(Console(file=shown, width=500))
+    for number in (1, 2):
+        trace = trace_with_secrets()
+        trace.number = number
+        view.show(trace)
+    assert shown.getvalue().count("--show-secrets") == 1
+
+
 def test_the_terminal_shows_secrets_if_asked() -> None:
     shown = in_terminal(trace_with_secrets(), show_secrets=True)
     assert MASK not in shown

@@ -227,6 +227,12 @@ def test_errors(tyk_call):
 """)  # fmt: skip
 
 
+def test_a_missing_header_names_those_there_are(folder: Path) -> None:
+    shown = run(folder, "def test_wrong(tyk_call):\n    tyk_call(tag).headers['X-Tug']\n", passed=False)
+    assert "no header X-Tug; there are: Host, X-Tag" in shown
+    assert "result.py" not in shown
+
+
 def test_a_failure_shows_what_hooks_changed(folder: Path) -> None:
     shown = run(folder, """
 def test_wrong(tyk_call):
