@@ -7,16 +7,12 @@ from typing import Final, NamedTuple
 
 from tykpy.broker.router.dispatch import Dispatch
 from tykpy.broker.tracing.headers import SEARCHED, Header, head_of
-from tykpy.ipc.frame import Kind
 
 PARENT: Final = "traceparent"
 STATE: Final = "tracestate"
 MAX_STATE: Final = 512
 """Longest `tracestate` that is continued, in characters: the specification's own limit for what has to be."""
 _is_valid: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
-_MARKS: Final = {int(Kind.OBJECT): b"raceparent\x127", int(Kind.OBJECT_MAP): b"raceparent"}
-"""What an object with a `traceparent` contains, by kind: of a protobuf map's entry, with the tag and the length of the
-value. Nearly all objects are searched for it in vain, which is quicker if it ends with a rare byte."""
 _parent: Final = Header(PARENT)
 _state: Final = Header(STATE)
 
@@ -48,8 +44,8 @@ def incoming_trace(dispatch: Dispatch) -> IncomingTrace | None:
             return IncomingTrace(parent.decode(), partial(_state.in_metadata, metadata))
     body = dispatch.body
     head = body if type(body) is bytes else head_of(dispatch)
-    mark = _MARKS.get(dispatch.kind)
-    if mark is None or head.find(mark, 0, SEARCHED) < 0:
+    # Nearly all objects are searched in vain. `rfind` takes half of the time that `find` does (CPython 3.11 to 3.13).
+    if head.rfind(b"raceparent", 0, SEARCHED) < 0:
         return None
     parent = _parent.in_request(dispatch.kind, head)
     return (
