@@ -4,7 +4,8 @@ A request frame says what to run, an answer frame carries the result, an error f
 and binary stay distinct (msgpack `str` and `bin`), integers and doubles keep their type.
 
 The meta of a request is its gRPC metadata as an HPACK header block without table references, or nil: a worker decodes
-it only if its hook asks for it. A request that is traced has a fourth element, see `Frame.trace`.
+it only if its hook asks for it. A request that is traced has a fourth element, see `Frame.trace`; the answer to a call
+that is recorded has one, too, see `ipc.reads`.
 """
 
 from collections.abc import Mapping
