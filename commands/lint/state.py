@@ -27,6 +27,8 @@ _CACHES: Final = frozenset({"cache", "cached", "lru_cache"})
 _TYK_CACHES: Final = frozenset({"tyk.cache", "tyk.caching.cache"})
 """tykpy's own, which takes a time to live, and the store if it is told to."""
 _CACHE_OF: Final = "cache of "
+_LIFESPAN: Final = frozenset({"tyk.decorators.on_start", "tyk.decorators.on_stop"})
+"""Functions with these decorators set up what each worker is meant to have."""
 _ITERATORS: Final = frozenset({"count", "cycle", "iter"})
 _SETS_UP: Final = frozenset({"__init__", "__new__", "__post_init__", "__set_name__"})
 """Methods that run while an object is created, which is at import for a module-level object."""
@@ -139,6 +141,8 @@ class _Reader(ast.NodeVisitor):
     def visit_FunctionDef(self, node: Function) -> None:
         for decorator in node.decorator_list:
             function = decorator.func if isinstance(decorator, ast.Call) else decorator
+            if dotted_name(function, self._names) in _LIFESPAN:
+                return
             is_cache = last_name(function) in _CACHES and dotted_name(function, self._names) not in _TYK_CACHES
             if is_cache and not self._scopes:
                 self.found.append((decorator, f"{_CACHE_OF}{node.name}"))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pages import blocks
+from tests.support.pages import PAGES as ALL_PAGES
+from tests.support.pages import Block, blocks
 from tests.support.root import ROOT
 from tykpy.bundles.files.manifest import Manifest
 from tykpy.commands.lint.catalogue import RULES
@@ -26,6 +27,15 @@ def rules_found(tmp_path: Path, code: str, rule: str) -> list[str]:
         return [finding.rule for finding in lint(path).findings]
     sources = read_sources(path, Manifest(file_list=(path.name,)), path.name)
     return [finding.rule for finding in findings_of(sources, path.name, difference_rules)]
+
+
+MIDDLEWARE = [block for page in ALL_PAGES for block in blocks(page, "python") if block.title == "middleware.py"]
+
+
+@pytest.mark.parametrize("block", MIDDLEWARE, ids=lambda block: block.page.stem)
+def test_hooks_that_pages_recommend_pass(tmp_path: Path, block: Block) -> None:
+    (tmp_path / "middleware.py").write_text(block.text)
+    assert lint(tmp_path / "middleware.py").findings == []
 
 
 def test_every_rule_has_a_page() -> None:

@@ -312,6 +312,8 @@ def test_state_that_outlives_a_call_is_found(tmp_path: Path, text: str, name: st
 
 
 NO_STATE = [
+    "from tyk.decorators import on_start\n@on_start\ndef f():\n    global pool\n    pool = object()\n",
+    "from tyk import decorators\nstate = {}\n@decorators.on_stop\nasync def f():\n    state.clear()\n",
     "from tyk import cache\n@cache(ttl=60)\ndef f(x): return x\n",
     "import tyk as t\n@t.cache\ndef f(x): return x\n",
     "table = {'a': 1}\ndef f(x):\n    return table.get(x)\n",
