@@ -17,7 +17,7 @@ from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
-from itertools import pairwise
+from itertools import islice, pairwise
 from operator import add
 from time import perf_counter
 from types import TracebackType
@@ -551,7 +551,7 @@ def histogram(
 
     Raises MetricError as `counter` does, and for buckets that do not ascend or are too many.
     """
-    bounds = tuple(map(float, buckets))
+    bounds = tuple(map(float, islice(buckets, MAX_BUCKETS + 2)))
     bounds = bounds[:-1] if bounds[-1:] == (math.inf,) else bounds
     ascend = all(low < high for low, high in pairwise(bounds))
     if not (ascend and all(map(math.isfinite, bounds)) and 0 < len(bounds) <= MAX_BUCKETS):

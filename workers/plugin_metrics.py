@@ -77,14 +77,24 @@ class SentMetrics:
 
     def _report(self) -> None:
         for name, bundle in list(self._registry.bundles.items()):
-            text = bounded(name, MAX_BUNDLE_NAME)
-            for change in bundle.changes():
-                self._send(text, change)
-            for reason, count in bundle.dropped.copy().items():
-                new = count - self._dropped.get((name, reason), 0)
-                self._dropped[name, reason] = count
-                if new > 0:
-                    self._control.send("metrics_dropped", {"bundle": text, "reason": reason, "count": new})
+            try:
+                self._report_bundle(name, bundle)
+            except ControlClosedError:
+                raise
+            except Exception as error:  # noqa: BLE001 (the bundle has changed what is not its own)
+                self._registry.bundles.pop(name, None)
+                trace = error.__traceback__
+                log.error("metrics of bundle %s are given up", name, exc_info=(type(error), error, trace))
+
+    def _report_bundle(self, name: str, bundle: metrics.BundleMetrics) -> None:
+        text = bounded(name, MAX_BUNDLE_NAME)
+        for change in bundle.changes():
+            self._send(text, change)
+        for reason, count in bundle.dropped.copy().items():
+            new = count - self._dropped.get((name, reason), 0)
+            self._dropped[name, reason] = count
+            if new > 0:
+                self._control.send("metrics_dropped", {"bundle": text, "reason": reason, "count": new})
 
     def _send(self, bundle: str, change: metrics.MetricChange) -> None:
         for at in range(0, len(change.series), PIECE_SERIES):

@@ -1,6 +1,7 @@
 """Plugin metrics within one process: names, labels, limits, threads, and how long things took."""
 
 import asyncio
+import itertools
 import sys
 import threading
 from collections import deque
@@ -283,3 +284,8 @@ def test_a_forgotten_series_makes_room_and_works_on() -> None:
     for number in range(metrics.MAX_SERIES - 2):
         calls.labels(number).inc()
     assert not bundle.dropped
+
+
+def test_endless_buckets_are_refused() -> None:
+    with pytest.raises(MetricError, match="buckets are 1 to 50"):
+        metrics.histogram("endless", buckets=itertools.count())

@@ -110,3 +110,15 @@ def test_a_broker_that_is_gone_is_no_fault(ends: Ends) -> None:
     metrics.counter("logins").inc()
     ends.broker.close()
     ends.sent.finish()
+
+
+def test_a_bundle_that_damages_its_metrics_affects_no_other(ends: Ends) -> None:
+    ends.sent.open(send=True)
+    owner = metrics.registry.owner
+    metrics.registry.owner = lambda: "bad"
+    damaged: Any = metrics.counter("damaged")
+    damaged._updates.append("text")
+    metrics.registry.owner = owner
+    metrics.counter("sound").inc()
+    ends.sent.finish()
+    assert [body["name"] for _, body in ends.read()] == ["sound"]
