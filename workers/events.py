@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import time
-from _thread import start_new_thread  # by name: a plugin may replace it before the first event (gevent.monkey)
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Lock
@@ -23,7 +22,7 @@ from tykpy.ipc.clock import time_ns
 from tykpy.ipc.errors import ControlClosedError
 from tykpy.telemetry.log import Log
 from tykpy.telemetry.rate_limited_log import QuietLog
-from tykpy.workers.process.guard import guarded
+from tykpy.workers.process.guard import start_thread
 
 log = Log("tykpy.events")
 _notices: Final = QuietLog(log)
@@ -138,7 +137,7 @@ class SentEvents:
     def _start(self) -> None:
         if not (self._finishing or forked.is_child) and self._starting.acquire(blocking=False):
             try:
-                start_new_thread(guarded, (self._run,))
+                start_thread("events", self._run)
             except RuntimeError:  # out of threads: the next event tries again
                 self._starting.release()
 

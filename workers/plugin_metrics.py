@@ -5,7 +5,6 @@ counters and histograms have grown, and the values of gauges. What a worker that
 """
 
 import sys
-from _thread import start_new_thread  # by name: a plugin may replace it before its first metric (gevent.monkey)
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Lock
@@ -21,7 +20,7 @@ from tykpy.ipc.errors import ControlClosedError
 from tykpy.ipc.plugin_metrics import PIECE_SERIES
 from tykpy.ipc.text import bounded
 from tykpy.telemetry.log import Log
-from tykpy.workers.process.guard import guarded
+from tykpy.workers.process.guard import start_thread
 
 log: Final = Log("tykpy.metrics")
 
@@ -60,7 +59,7 @@ class SentMetrics:
     def _start(self) -> None:
         if not forked.is_child and self._starting.acquire(blocking=False):
             try:
-                start_new_thread(guarded, (self._run,))
+                start_thread("metrics", self._run)
             except RuntimeError:  # out of threads: the next metric tries again
                 self._starting.release()
 
@@ -81,7 +80,7 @@ class SentMetrics:
                 self._report_bundle(name, bundle)
             except ControlClosedError:
                 raise
-            except Exception as error:  # noqa: BLE001 (the bundle has changed what is not its own)
+            except Exception as error:  # the bundle has changed what is not its own
                 self._registry.bundles.pop(name, None)
                 trace = error.__traceback__
                 log.error("metrics of bundle %s are given up", name, exc_info=(type(error), error, trace))

@@ -112,6 +112,8 @@ def read_sources(root: Path, manifest: Manifest, shown: str) -> Sources:
             sources.unreadable.append(
                 Finding(name, error.lineno or 0, error.offset or 1, "syntax", f"cannot be imported: {error.msg}")
             )
+        except MemoryError:  # the parser's own limit
+            sources.unreadable.append(Finding(name, 0, 0, "syntax", "cannot be imported: it is nested too deeply"))
         except (OSError, ValueError, RecursionError) as error:
             sources.unreadable.append(Finding(name, 0, 0, "syntax", f"cannot be read: {error}"))
     for file in sources.files:

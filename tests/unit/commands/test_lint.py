@@ -217,6 +217,8 @@ def test_columns_count_characters(tmp_path: Path) -> None:
         ("def hook(:\n", "syntax"),
         ("x = '\0'\n", "syntax"),
         ("@Pre\ndef hook(request, session, spec):\n    return " + "+".join(["x"] * 900) + "\n", "nesting"),
+        ("@Pre\ndef hook(request, session, spec):\n    return " + "-" * 200_000 + "1\n", "syntax"),
+        ("@Pre\ndef hook(request, session, spec):\n    return " + "lambda:" * 5_000 + "1\n", "syntax"),
     ],
 )
 def test_hooks_that_cannot_run_are_found(tmp_path: Path, text: str, rule: str) -> None:
