@@ -6,8 +6,11 @@ While no entry is added or removed, a check costs one stat of the folder, plus a
 """
 
 import os
+import stat
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +21,8 @@ SUFFIXES: Final = (".py", ".json", ".zip", ".so")
 """Files that make up a bundle; others that a plugin writes beside them do not count."""
 BUNDLE_SUFFIXES: Final = (".py", ".zip")
 """Files that may each be a bundle."""
-MAX_FILES: Final = 20_000
-"""Most files of an entry that are watched: a check must not block the event loop."""
+MAX_LOOKED_AT: Final = 10_000
+"""Most files and folders below an entry that are looked at, of any kind: a check must not block the event loop."""
 CHECKED_AT_ONCE: Final = 20
 """Entries that one check looks at for changes: a few hundred files at most, a millisecond."""
 SETTLED_NS: Final = 2_000_000_000
@@ -30,23 +33,35 @@ Stamp = frozenset[_FileStamp]
 
 
 def stamp_of(folder: Path) -> Stamp:
-    """Return the identities of all files below a folder; files that vanish meanwhile are left out."""
+    """Return the identities of the files below a folder; files that vanish meanwhile are left out."""
     found: set[_FileStamp] = set()
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
-        for name in files:
-            if name.endswith(SUFFIXES) and not name.startswith("."):
-                found |= stamp_of_file(os.path.join(parent, name))
-        if len(found) >= MAX_FILES:
-            break
+    for entry in islice(_entries_below(folder), MAX_LOOKED_AT):
+        if entry.name.endswith(SUFFIXES) and not _is_hidden(entry.name):
+            found |= stamp_of_file(entry.path)
     return frozenset(found)
 
 
+def _entries_below(folder: Path) -> Iterator["os.DirEntry[str]"]:
+    folders = [str(folder)]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                yield entry
+                if entry.is_dir(follow_symlinks=False) and not _is_hidden(entry.name):
+                    folders.append(entry.path)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__pycache__"
+
+
 def stamp_of_file(path: str | Path) -> Stamp:
-    """Return the identity of one file, or nothing if it does not exist."""
+    """Return the identity of one file, or nothing if it does not exist or is a folder."""
     try:
         status = os.stat(path)
     except OSError:
+        return frozenset()
+    if stat.S_ISDIR(status.st_mode):
         return frozenset()
     return frozenset({(str(path), status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)})
 
@@ -84,7 +99,8 @@ class BundleFolder:
         try:
             if not os.path.isdir(path) or (path / MANIFEST_NAME).exists():
                 return True
-            return any(one.suffix == ".py" or (one / MANIFEST_NAME).is_file() for one in path.iterdir())
+            found = islice(path.iterdir(), MAX_LOOKED_AT)
+            return any(one.suffix == ".py" or (one / MANIFEST_NAME).is_file() for one in found)
         except OSError:
             return True  # loading it reports what is wrong
 
@@ -115,6 +131,7 @@ class BundleFolder:
 
 
 def _may_be_bundle(entry: "os.DirEntry[str]") -> bool:
-    if entry.name.startswith(".") or entry.name == "__pycache__":
+    if _is_hidden(entry.name):
         return False
-    return entry.name.endswith(BUNDLE_SUFFIXES) or entry.is_dir()
+    # Not `DirEntry.is_dir`, which raises for a link to itself.
+    return entry.name.endswith(BUNDLE_SUFFIXES) or os.path.isdir(entry.path)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bundles import write_bundle
+from tykpy.broker.catalog import bundle_folder
 from tykpy.broker.catalog.bundle_folder import CHECKED_AT_ONCE, BundleFolder, stamp_of
 
 
@@ -102,3 +103,31 @@ def test_a_file_of_the_same_size_and_time_is_another(tmp_path: Path, renamed: bo
 def test_a_dangling_link_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "a.py").symlink_to(tmp_path / "nowhere")
     assert stamp_of(tmp_path) == frozenset()
+
+
+def test_a_check_looks_at_so_many_entries_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they are: a link to a large tree must not keep the broker busy."""
+    monkeypatch.setattr(bundle_folder, "MAX_LOOKED_AT", 5)
+    (tmp_path / "real" / "1" / "2" / "3").mkdir(parents=True)
+    (tmp_path / "real" / "1" / "2" / "3" / "found.py").touch()
+    (tmp_path / "link").symlink_to("real")
+    assert len(stamp_of(tmp_path / "link")) == 1
+    (tmp_path / "real" / "1" / "2" / "3" / "4" / "5").mkdir(parents=True)
+    (tmp_path / "real" / "1" / "2" / "3" / "4" / "5" / "too-deep.py").touch()
+    assert len(stamp_of(tmp_path / "link")) == 1
+
+
+def test_links_within_an_entry_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "loop").symlink_to(".")
+    (tmp_path / "mine" / "others.py").symlink_to("..")
+    (tmp_path / "mine" / "itself.py").symlink_to("itself.py")
+    assert stamp_of(tmp_path / "mine") == frozenset()
+
+
+def test_a_link_to_itself_hides_no_other_entry(tmp_path: Path) -> None:
+    (tmp_path / "itself").symlink_to("itself")
+    (tmp_path / "mine.py").touch()
+    folder = BundleFolder(tmp_path)
+    assert list(folder.look()) == ["mine.py"]
+    assert folder.unreadable == ""
