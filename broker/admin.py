@@ -15,7 +15,9 @@ from tykpy.broker.observe.source import SnapshotSource
 from tykpy.broker.parts import Parts
 from tykpy.broker.pool.reload import ReloadOutcome
 from tykpy.broker.router.deaths import Quarantine
+from tykpy.ipc.description import MAX_BUNDLE_NAME
 from tykpy.ipc.frame import Status
+from tykpy.ipc.text import bounded
 from tykpy.telemetry.names import annotated
 from tykpy.telemetry.stacks import stacks_of_process
 
@@ -153,7 +155,7 @@ def _outline(bundle: dict[str, Any], names: BundleNames) -> dict[str, Any]:
 def _unloaded(name: str, why: str) -> dict[str, Any]:
     """Describe an entry of the folder that no worker has loaded like one that is loaded."""
     return {
-        "name": name,
+        "name": bounded(name, MAX_BUNDLE_NAME),
         "hashes": hashes_of(name),
         "state": "not loaded",
         "why": why,

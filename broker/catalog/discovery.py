@@ -311,7 +311,8 @@ class Discovery:
 
     def _warn_changed(self, complete: Entries) -> None:
         for name in self._unknown(complete):
-            if self._reported.get(name) != complete[name]:
+            # What was never loaded is a folder that somebody has begun to fill.
+            if name in self._loaded and self._reported.get(name) != complete[name]:
                 self._reported[name] = complete[name]
                 log.warning("bundle %s has changed on disk; `tykpy reload` serves it as it is now", name)
 

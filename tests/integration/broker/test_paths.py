@@ -2,12 +2,14 @@
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.broker import RunningBroker
-from tests.support.bundles import write_zip
+from tests.support.broker import TYKPY, RunningBroker
+from tests.support.bundles import IMPORTS, write_zip
+from tests.support.metrics import MeteredBroker
 
 STORES = """
 import gateway
@@ -49,6 +51,30 @@ def test_folders_of_any_name_serve(tmp_path: Path, name: bytes, env: dict[str, s
         assert {"unpacked", "storage.sqlite3"} <= {path.name for path in odd.iterdir()}
         assert "Traceback" not in broker.log
     assert not broker.socket.exists()
+
+
+def test_bundles_of_any_name_are_shown(tmp_path: Path) -> None:
+    """The last one is a folder that nothing is in yet."""
+    broker = MeteredBroker(tmp_path)
+    loaded, failed, empty = (os.fsdecode(name) for name in (b"caf\xe9.py", b"\xe9.py", b"emp\xe9"))
+    broker.add_file(loaded, IMPORTS + "@Pre\ndef hook(request, session, spec):\n    return request, session\n")
+    broker.add_file(failed, "raise ValueError")
+    (broker.bundles / empty).mkdir()
+    shown = {r"caf\udce9.py", r"\udce9.py", r"emp\udce9"}
+    with broker:
+        broker.call("hook")
+        with broker.admin() as client:
+            bundles = client.call("hooks")
+        assert isinstance(bundles, list)
+        assert {bundle["name"] for bundle in bundles} == shown
+        assert {labels["bundle"] for labels in broker.scrape().labels_of("tykpy_bundle_info")} < shown
+        for command in ("hooks", "status", "top --once", "reload"):
+            run = [TYKPY, *command.split(), "--runtime-dir", str(broker.runtime)]
+            done = subprocess.run(run, capture_output=True, text=True, check=False)
+            assert "Traceback" not in done.stderr + done.stdout
+            assert r"emp\udce9" in done.stdout or command in ("top --once", "reload")
+        assert "has changed on disk" not in broker.log
+        assert "Traceback" not in broker.log
 
 
 def test_relative_paths_outlive_a_plugins_chdir(tmp_path: Path) -> None:
