@@ -32,6 +32,13 @@ def version(broker: RunningBroker, name: str, bundle: str | None = None) -> str:
     return broker.call(name, bundle=name if bundle is None else bundle, timeout=60).request.set_headers["Version"]
 
 
+def is_served(broker: RunningBroker, name: str) -> bool:
+    try:
+        return version(broker, name) == "1"
+    except GrpcCallError:
+        return False
+
+
 def test_no_call_waits_for_an_import_of_another_bundle(tmp_path: Path) -> None:
     entered, flag = tmp_path / "entered", tmp_path / "flag"
     slow = WAITS_FOR.format(entered=str(entered), flag=str(flag)) + HOOK.format(name="slow", version=1)
@@ -80,8 +87,8 @@ def test_a_broken_bundle_that_writes_to_itself_is_left_alone(tmp_path: Path) -> 
             broker.wait_for_log(f"other{number}.py new")
         assert broker.log.count("new workers load mine") == 2
         broker.add_file("mine/middleware.py", HOOK.format(name="mine", version=1))
-        wait_until(lambda: broker.log.count("new workers load mine") == 3, lambda: broker.log)
-        assert version(broker, "mine") == "1"
+        # So soon after a load the change may be its own: then it is tried when it is called.
+        wait_until(lambda: is_served(broker, "mine"), lambda: broker.log)
 
 
 def test_a_bundle_is_loaded_before_anybody_calls_it(tmp_path: Path) -> None:
@@ -110,14 +117,7 @@ def test_a_broken_bundle_is_tried_again_when_it_is_called(tmp_path: Path) -> Non
         with pytest.raises(GrpcCallError, match="FileNotFoundError"):
             version(broker, "needs")
         flag.touch()
-
-        def mended() -> bool:
-            try:
-                return version(broker, "needs") == "1"
-            except GrpcCallError:
-                return False
-
-        wait_until(mended, lambda: broker.log)
+        wait_until(lambda: is_served(broker, "needs"), lambda: broker.log)
         assert "a new worker tries needs.py again" in broker.log
         assert broker.status()["restarts"] == 0
 
