@@ -34,7 +34,7 @@ def test_every_command_works(tmp_path: Path) -> None:
 
 def test_every_option_and_command_exists() -> None:
     known = {flag_of(option.name) for option in options()}
-    known |= {"--ready", "--once", "--load", "--for", "--pid"}  # of commands
+    known |= {"--config", "--ready", "--once", "--load", "--for", "--pid"}  # of commands
     assert not set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - known
     assert set(re.findall(r"`tykpy ([a-z-]+)", PAGE)) <= set(main.commands)
 

@@ -93,6 +93,13 @@ def test_a_replay_shows_what_an_edit_changes(hello: Path, tmp_path: Path) -> Non
 def test_the_page_has_these_steps() -> None:
     shown = "".join(block.text for block in blocks(PAGE, "console"))
     recorded = ("tykpy record -o", "tykpy replay traffic.tykpy --bundle . --diff")
-    commands = ("tykpy new hello", "tykpy dev", "curl http://localhost:8080", "pytest", "tykpy lint .", *recorded)
+    commands = (
+        "tykpy new hello",
+        "tykpy dev",
+        "curl 'http://localhost:8080/orders?id=1'",
+        "pytest",
+        "tykpy lint .",
+        *recorded,
+    )
     missing = [command for command in commands if f"$ {command}" not in shown]
     assert not missing
