@@ -28,6 +28,10 @@ MAX_LITERAL: Final = 64 * 1024
 """Longest body in a test, in bytes."""
 MAX_NAME: Final = 60
 MAX_COMMENT: Final = 100
+MAX_LINE: Final = 120
+"""Longest line that the settings of `tykpy new` allow, in characters."""
+MAX_ARGUMENT: Final = MAX_LINE - 12
+"""Longest argument in one line, without its indentation of two or three levels."""
 _LAST_KEY: Final = re.compile(r"^(.*)\[([^\[\]]+|'.*'|\".*\")\]$")
 _KEY: Final = re.compile(r"\[('[^']*')\]")
 
@@ -63,9 +67,13 @@ def pytest_code(trace: Trace, modules: Mapping[str, str]) -> str:
         "",
         f"def {_test_name(trace)}({', '.join(fixtures)}) -> None:",
         f"    # {first_line}, {when}. Check values that differ from call to call: ids, times.",
-        *(f"    {line}" for line in body),
+        *map(_in_function, body),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _in_function(line: str) -> str:
+    return f"    {line}" if len(line) <= MAX_LINE - 4 else f"    {line}  # noqa: E501"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +141,29 @@ def _call_lines(call: _TestCall) -> Iterator[str]:
     if call.reason_to_skip:
         yield printable(f"# {_escaped(call.name)} is not called: {_escaped(call.reason_to_skip)}", MAX_COMMENT * 2)
         return
-    arguments = [call.name, *(f"{name}={_literal(value)}" for name, value in call.arguments)]
+    fails = call.answer.problem is not None
+    lines = [
+        f"{'result = ' if call.assertions and not fails else ''}{call.function}(",
+        f"    {call.name},",
+        *(f"    {line}" for name, value in call.arguments for line in _argument_lines(name, value)),
+        ")",
+    ]
     if call.answer.problem is not None:
         yield f"with pytest.raises({_expected(call.answer.problem)}):"
-        yield f"    {call.function}({', '.join(arguments)})"
+        yield from (f"    {line}" for line in lines)
+    else:
+        yield from (*lines, *call.assertions)
+
+
+def _argument_lines(name: str, value: Any) -> Iterator[str]:
+    """Yield an argument as ruff formats it: a mapping that is too long for a line has one for each entry."""
+    line = f"{name}={_literal(value)},"
+    if len(line) <= MAX_ARGUMENT or not isinstance(value, dict):
+        yield line
         return
-    yield f"{'result = ' if call.assertions else ''}{call.function}("
-    yield from (f"    {argument}," for argument in arguments)
-    yield ")"
-    yield from call.assertions
+    yield f"{name}={{"
+    yield from (f"    {_literal(key)}: {_literal(item)}," for key, item in value.items())
+    yield "},"
 
 
 def _arguments(sent: Object) -> Iterator[tuple[str, Any]]:

@@ -195,7 +195,7 @@ def test_copy_as_curl_sends_the_same(dev: Inspected, method: str, url: str, body
 
 
 def test_a_copied_test_passes_where_the_hooks_are(dev: Inspected, bundle: Path, tmp_path: Path) -> None:
-    dev.get("/orders?debug=1", "POST", b'{"a": "\'"}', Authorization="Bearer abcdef")
+    dev.get("/orders?debug=1", "POST", b'{"a": "\'"}', Authorization="Bearer abcdef", X_Long="long " * 20, X_One="1")
     (tmp_path / "test_passes.py").write_text(dev.copied_test())
     dev.get('/"""/fails', X_Fail="yes")
     (tmp_path / "test_fails.py").write_text(dev.copied_test())
@@ -211,6 +211,10 @@ def test_a_copied_test_passes_where_the_hooks_are(dev: Inspected, bundle: Path, 
         assert "2 failed" in run_pytest(tmp_path)
     (tmp_path / "middleware.pyi").write_text("from typing import Any\n\ndef __getattr__(name: str) -> Any: ...\n")
     check_types(tmp_path, installed(tmp_path / ".venv"), "test_passes.py", "test_fails.py")
+    for command in (["check", "--select", "E,W,F,I,UP,B,ANN,SIM,RET"], ["format", "--check"]):
+        ruff = [sys.executable, "-m", "ruff", *command, "--isolated", "--config", "line-length = 120"]
+        done = subprocess.run([*ruff, "test_passes.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
 
 
 def run_pytest(folder: Path) -> str:
