@@ -56,8 +56,11 @@ def load_problems(bundles: Iterable[Bundle]) -> Iterator[Problem]:
 def _load_problem(error: BundleError, roots: tuple[str, ...]) -> Problem:
     cause = error.__cause__
     frames = () if cause is None or isinstance(cause, SyntaxError) else _frames(cause, roots)
-    if not any(frame.is_plugin for frame in frames) and error.file and error.line:
-        frames = (SourceFrame(error.file, error.line, "", _source(error.file, error.line), (), is_plugin=True),)
+    if not any(frame.is_plugin for frame in frames):
+        if error.file and error.line:
+            frames = (SourceFrame(error.file, error.line, "", _source(error.file, error.line), (), is_plugin=True),)
+        elif isinstance(cause, OSError):
+            frames = ()  # of the code that wanted to read the file
     exception = "" if cause is None else f"{class_name(cause)}: {error.message.removeprefix(f'{class_name(cause)}: ')}"
     return Problem(LOAD_FAILED, str(error), exception, frames, error.file, error.line)
 
