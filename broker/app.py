@@ -34,7 +34,7 @@ from tykpy.broker.net.addresses import MSGPACK_PREFIX
 from tykpy.broker.net.listeners import Listeners
 from tykpy.broker.observe.access_log import AccessLog
 from tykpy.broker.observe.live_report import LiveReport
-from tykpy.broker.observe.readiness import Readiness, serving_statuses
+from tykpy.broker.observe.readiness import Readiness, ReadinessLog, serving_statuses
 from tykpy.broker.observe.recorder import Recorder
 from tykpy.broker.observe.source import SnapshotSource
 from tykpy.broker.pool.recycling import Recycler
@@ -106,6 +106,7 @@ class Broker:
         self.log_level = LogLevel(loop, config.log_level, self.supervisor.set_log_level)
         self.recorder = Recorder(loop, self.router.on_taken, self.router.observers)
         self.snapshots = SnapshotSource(self, Readiness(config.require_bundles), self._on_snapshot)
+        self._readiness_log = ReadinessLog()
         self._live_report = LiveReport(loop, config.runtime_dir, self.snapshots)
         self._http = self._http_listener()
         self._statsd = self._statsd_reporter()
@@ -369,6 +370,7 @@ class Broker:
 
     def _on_snapshot(self, snapshot: Snapshot, bundles: Sequence[BundleState], unloaded: Mapping[str, str]) -> None:
         self.grpc.health.set(serving_statuses(snapshot, bundles, unloaded, BROKER_SERVICES))
+        self._readiness_log.see(snapshot.not_ready)
 
     def _on_ready_count(self, ready: int) -> None:
         wanted = self.supervisor.wanted

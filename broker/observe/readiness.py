@@ -3,6 +3,7 @@
 The gateway asks none of them: a broker that is not ready still answers what it is sent, as well as it can.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -10,10 +11,14 @@ from tykpy.broker.catalog.bundle_names import hashes_of
 from tykpy.broker.codes import ServingStatus
 from tykpy.telemetry.snapshot import LOADED, BundleState, NotReady, Snapshot
 
+log = logging.getLogger("tykpy.broker")
+
 ANY: Final = "any"
 ALL: Final = "all"
 MAX_SHOWN: Final = 5
 """Bundles that one reason names."""
+BUNDLES: Final = "bundles"
+"""The reason of which nothing else in the log tells."""
 BUNDLE_SERVICE: Final = "bundle/"
 """Prefix of the services of gRPC health that stand for one bundle."""
 
@@ -39,7 +44,7 @@ class Readiness:
             # What the bundles are like is not known yet.
             found.append(NotReady("no_workers", "no worker is ready"))
         elif missing := self._missing(bundles, unloaded):
-            found.append(NotReady("bundles", f"{_shortened(missing)} (--require-bundles {self._required})"))
+            found.append(NotReady(BUNDLES, f"{_shortened(missing)} (--require-bundles {self._required})"))
         return found
 
     def _missing(self, bundles: Sequence[BundleState], unloaded: Mapping[str, str]) -> list[str]:
@@ -51,6 +56,26 @@ class Readiness:
             return [*(f"{one.name} is {one.flaw}" for one in bundles if one.flaw), *_reasons(unloaded)]
         usable = {one.name for one in bundles if is_usable(one)}
         return [f"{name} is not loaded" for name in self._names if usable.isdisjoint((name, *hashes_of(name)))]
+
+
+class ReadinessLog:
+    """Logs when required bundles are missing, and when they are not any more."""
+
+    def __init__(self) -> None:
+        self._missing = ""
+
+    def see(self, reasons: Sequence[NotReady]) -> None:
+        """Log if the bundles are to blame for something else than before."""
+        if reasons and reasons[0].reason != BUNDLES:
+            return
+        missing = reasons[0].text if reasons else ""
+        if missing == self._missing:
+            return
+        self._missing = missing
+        if missing:
+            log.warning("not ready: %s", missing)
+        else:
+            log.info("ready: the required bundles are loaded")
 
 
 def is_usable(bundle: BundleState) -> bool:

@@ -27,6 +27,7 @@ from tykpy.broker.errors import ConfigError
 from tykpy.commands import parameters
 from tykpy.commands.config.schema import is_of_type, types_of
 from tykpy.commands.terminal import harmless
+from tykpy.ipc.text import why_unread
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -144,7 +145,9 @@ def _load_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -
     try:
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {why_unread(error)}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise click.BadParameter(f"{path}: {error}") from error
     file = ConfigFile(path, text)
     ctx.default_map = {**(ctx.default_map or {}), **_options_in(values, file)}

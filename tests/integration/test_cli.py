@@ -243,6 +243,12 @@ def test_error_names_a_bad_config_file(tmp_path: Path, text: str, said: str) -> 
     assert "Traceback" not in done.stderr
 
 
+def test_a_config_file_that_is_missing_is_told(tmp_path: Path) -> None:
+    done = run("broker", "--config", str(tmp_path / "none.toml"))
+    assert done.returncode == 2
+    assert done.stderr.endswith("none.toml: No such file or directory\n")
+
+
 def test_the_default_is_one_worker_per_usable_cpu(tmp_path: Path, broker: RunningBroker) -> None:
     cpu = min(os.sched_getaffinity(0))
     done = subprocess.run(

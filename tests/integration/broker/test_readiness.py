@@ -91,6 +91,8 @@ def test_only_broken_bundles_are_not_ready_at_first(tmp_path: Path) -> None:
             broker.add_file("good.py", GOOD)
             assert next(watch).status == SERVING
             watch.cancel()
+        assert "not ready: no bundle is loaded (--require-bundles any)" in broker.log
+        broker.wait_for_log("ready: the required bundles are loaded")
         wait_until(lambda: broker.reasons() == [], lambda: str(broker.reasons()))
 
 
@@ -99,6 +101,7 @@ def test_required_bundles_have_to_be_loaded(tmp_path: Path, required: str) -> No
     with probed(tmp_path, {"good.py": GOOD, "broken.py": BROKEN}, "--require-bundles", required) as broker:
         assert broker.reasons() == ["bundles"]
         assert "broken.py" in broker.health("--ready").stderr
+        assert broker.log.count("not ready: broken.py") == 1
 
 
 def test_a_broker_without_bundles_is_ready(tmp_path: Path) -> None:
