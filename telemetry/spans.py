@@ -184,7 +184,7 @@ def _encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
     return spans.encode() if isinstance(spans, SpanBatch) else _encode_spans(spans)
 
 
-# The exporter takes spans of the SDK only. To make and encode those takes six times as long.
+# The exporter takes spans of the SDK only. To make and encode those takes four times as long.
 _exporter.encode_spans = _encode
 
 
