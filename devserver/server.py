@@ -82,7 +82,12 @@ class DevServer:
             return web.Response(status=421, text=text)
         if request.raw_path == INSPECTOR or request.raw_path.startswith((f"{INSPECTOR}/", f"{INSPECTOR}?")):
             return await handler(request)
-        trace = await self.gateway.handle(await _read(request))
+        try:
+            received = await _read(request)
+        except (OSError, web.RequestPayloadError):
+            # Nobody waits for this answer: the client left before it had sent the whole request.
+            return web.Response(status=400)
+        trace = await self.gateway.handle(received)
         return _response(request, self._shown(request, trace))
 
     def _is_ours(self, host: str) -> bool:

@@ -20,6 +20,8 @@ from tykpy.broker.pool.reload import Reloader
 from tykpy.broker.pool.supervisor import Supervisor
 from tykpy.broker.pool.worker import Worker
 from tykpy.broker.router.router import Router
+from tykpy.ipc.description import MAX_PATH
+from tykpy.ipc.text import bounded
 
 log = logging.getLogger("tykpy.discovery")
 
@@ -93,7 +95,8 @@ class Discovery:
     def unloaded(self) -> dict[str, str]:
         """Return the entries that no worker has loaded or tried to load, and why not."""
         described = {_name(bundle["path"]) for bundle in self._supervisor.served}
-        return {name: self._why_unloaded(name) for name in self._last if name not in described and self._matters(name)}
+        missing = [name for name in self._last if _described(name) not in described and self._matters(name)]
+        return {name: self._why_unloaded(name) for name in missing}
 
     def ask(self, is_broken: bool) -> bool:
         """Handle a call for a bundle that no worker has, or that is broken; return whether the call is to wait.
@@ -216,7 +219,8 @@ class Discovery:
     def _broken(self) -> list[str]:
         """Return the names of the entries that the workers could not load, or not completely."""
         bundles = self._supervisor.served
-        return [_name(one["path"]) for one in bundles if not is_sound(one) or one["state"] == "incomplete"]
+        broken = {_name(one["path"]) for one in bundles if not is_sound(one) or one["state"] == "incomplete"}
+        return [name for name in {**self._loaded, **self._last} if _described(name) in broken]
 
     def _matters(self, name: str) -> bool:
         # A `.py` file that workers have looked into and do not describe has no hooks, and is no bundle.
@@ -319,3 +323,8 @@ class Discovery:
 
 def _name(path: str) -> str:
     return os.path.basename(path)
+
+
+def _described(name: str) -> str:
+    """Return an entry's name as in the paths of descriptions, which are text that any message can carry."""
+    return bounded(name, MAX_PATH)

@@ -1,6 +1,7 @@
 """`tykpy dev`: a process, requests to it, and saves of its files."""
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +99,16 @@ def test_a_target_with_scheme_and_host_is_its_path(dev: DevCommand) -> None:
 @pytest.mark.parametrize("headers", [{"Transfer_Encoding": "chunked", "Content_Length": "1"}, {"Content_Length": "x"}])
 def test_a_malformed_request_is_refused_quietly(dev: DevCommand, headers: dict[str, str]) -> None:
     assert dev.get("/", "POST", None, **headers).status == 400
+    assert "Traceback" not in dev.output
+
+
+def test_a_client_that_leaves_is_no_error(dev: DevCommand) -> None:
+    with socket.create_connection(("127.0.0.1", dev.port)) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
+    before = dev.output
+    assert dev.get("/next").status == 200
+    dev.wait_for("GET /next 200", after=before)
     assert "Traceback" not in dev.output
 
 

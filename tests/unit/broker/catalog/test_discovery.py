@@ -10,6 +10,8 @@ import pytest
 
 from tykpy.broker.catalog.discovery import Discovery
 from tykpy.broker.errors import ReloadError
+from tykpy.ipc.description import MAX_PATH
+from tykpy.ipc.text import bounded
 
 
 class FakePool:
@@ -40,7 +42,8 @@ class FakePool:
         self.under_way = False
         if taken_over:
             self.served = [
-                {"path": str(path), "error": None, "faulty": [], "state": "loaded"} for path in self.folder.iterdir()
+                {"path": bounded(str(path), MAX_PATH), "error": None, "faulty": [], "state": "loaded"}
+                for path in self.folder.iterdir()
             ]
         self.on_generation_end(self.generations[-1], taken_over)
         self.listener({} if taken_over else ReloadError("broken"))
@@ -143,3 +146,10 @@ def test_a_bundle_that_writes_to_itself_is_left_alone(bench: Bench, taken_over: 
     assert written == 2
     bench.write("mine.py", "edited again")
     assert bench.look() == [False]
+
+
+def test_a_loaded_bundle_of_any_name_is_not_missing(bench: Bench) -> None:
+    bench.write("caf\udce9.zip")
+    assert bench.look() == [True]
+    bench.pool.end()
+    assert bench.discovery.unloaded() == {}
