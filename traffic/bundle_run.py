@@ -11,6 +11,7 @@ import msgspec
 
 from tyk.call import REPLAYED
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.broker.catalog.description import bundle_problems
 from tykpy.broker.codes import GrpcCode
 from tykpy.client.grpc import GrpcCallError, GrpcClient
 from tykpy.client.rpc import RpcClient
@@ -114,7 +115,8 @@ class BundleRun:
     def _described(self) -> dict[str, dict[str, Any]]:
         """Return the hooks by name. Raises ReplayError if the bundle cannot be loaded."""
         found = self._admin.call("hooks")
-        problems = [bundle["error"] or bundle.get("why") for bundle in found if bundle["state"] != "loaded"]
+        broken = [bundle for bundle in found if bundle["state"] != "loaded"]
+        problems = [next(bundle_problems(bundle), bundle.get("why")) for bundle in broken]
         if problems or not found:
             raise ReplayError(f"{self.bundle} cannot be loaded: {problems[0] if problems else 'no hooks in it'}")
         return {hook["name"]: hook for bundle in found for hook in bundle["hooks"]}

@@ -33,7 +33,11 @@ def _share(value: str | float) -> float:
 
 
 def _names(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[str]:
-    return [name.strip() for value in values for name in value.split(",") if name.strip()]
+    names = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    for name in names:
+        if not name.isprintable():
+            raise click.BadParameter(f"{name!r} is no name")
+    return names
 
 
 @click.group(invoke_without_command=True, short_help="Record the dispatches of a running broker.")

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
+from google.protobuf.message import DecodeError
 
+from tyk.proto.coprocess_object_pb2 import Event, Object
 from tykpy.ipc.reads import CallReads
 from tykpy.traffic.errors import RecordingError
 
@@ -182,9 +184,21 @@ class Recording:
         if len(packed) < size:
             return None
         try:
-            return _decode.decode(packed)
-        except msgspec.MsgspecError as error:
+            record = _decode.decode(packed)
+            if isinstance(record, CallRecord):
+                _check(record)
+        except (msgspec.MsgspecError, DecodeError) as error:
             raise RecordingError(f"{self.path}: damaged at byte {at}: {error}") from error
+        return record
+
+
+def _check(call: CallRecord) -> None:
+    """Raise DecodeError if a call's messages cannot be read."""
+    if call.event:
+        Event.FromString(call.request)
+    else:
+        Object.FromString(call.request)
+        Object.FromString(call.answer)
 
 
 def create(path: Path) -> BinaryIO:

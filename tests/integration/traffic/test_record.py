@@ -210,6 +210,7 @@ def test_errors_say_what_to_do(broker: RunningBroker, tmp_path: Path) -> None:
         (["-o", str(tmp_path / "there")], "exists; choose another name"),
         (["-o", str(tmp_path / "t"), "--redact", "$..x"], "not a path"),
         (["-o", str(tmp_path / "t"), "--sample", "0"], "above 0 and at most 100%"),
+        (["-o", str(tmp_path / "t"), "--hook", "caf\udce9"], "'caf\\udce9' is no name"),
         ([], "name the file to write: -o FILE"),
     ):
         ran = ended("--runtime-dir", str(broker.runtime), *flags)

@@ -159,7 +159,7 @@ def test_errors_say_what_to_do(recorded: Path, folder: Path) -> None:
     (folder / "broken.py").write_text("import nothing_like_this\n")
     for arguments, text in (
         (["--bundle", folder / "no"], "no such bundle"),
-        (["--bundle", folder / "broken.py"], "nothing_like_this"),
+        (["--bundle", folder / "broken.py"], "broken.py:1: ModuleNotFoundError: No module named 'nothing_like_this'"),
         (["--bundle", folder / "mine.py", "--recorded", "other"], "it has mine.py (6 calls)"),
     ):
         status, shown = replay(recorded, *arguments)

@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.traffic.errors import RecordingError
 from tykpy.traffic.recording import MAGIC, VERSION, CallRecord, Recording, RecordingHeader, RecordingWriter, create
 
 HEADER = RecordingHeader(VERSION, "1.0", 1.5, 0.25, ("a/b",), ("cookie",))
 
 
-def call(hook: str) -> CallRecord:
-    return CallRecord(2.5, "mine", hook, False, b"request", b"answer", "OK", "", 30, 20)
+OBJECT = Object(hook_name="a").SerializeToString()
+
+
+def call(hook: str, *, event: bool = False, request: bytes = OBJECT, answer: bytes = OBJECT) -> CallRecord:
+    return CallRecord(2.5, "mine", hook, event, request, answer, "OK", "", 30, 20)
 
 
 def written(*calls: CallRecord, dropped: int = 0, end: bool = True) -> bytes:
@@ -72,6 +76,20 @@ def test_damage_is_told_with_its_place(tmp_path: Path) -> None:
             pytest.raises(RecordingError, match=str(len(begin))),
         ):
             list(recording.calls())
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [call("b", request=b"\xff"), call("b", answer=OBJECT[:-1] + b"\xff"), call("b", event=True, request=b"\xff")],
+    ids=["request", "answer", "event"],
+)
+def test_messages_that_cannot_be_read_are_told(tmp_path: Path, damaged: CallRecord) -> None:
+    place = len(written(call("a"), end=False))
+    with closing(opened(tmp_path, written(call("a"), damaged))) as recording:
+        calls = recording.calls()
+        assert next(calls) == call("a")
+        with pytest.raises(RecordingError, match=f"damaged at byte {place}: "):
+            next(calls)
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
