@@ -1,6 +1,7 @@
 """`tykpy call`: call one hook of a running broker as a gateway would."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ def _pair(separator: str) -> Callable[[click.Context, click.Parameter, tuple[str
         for name, found, value in pairs:
             if not found or not name:
                 raise click.BadParameter(f"{name + value!r} is not of the form NAME{separator}VALUE")
+            try:
+                (name + value).encode()
+            except UnicodeEncodeError:
+                raise click.BadParameter(f"{name + separator + value!r} is not UTF-8") from None
         return [(name.strip(), value.strip()) for name, _, value in pairs]
 
     return parse
@@ -31,7 +36,7 @@ def _json_map(_ctx: click.Context, _param: click.Parameter, text: str | None) ->
         return None
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"not JSON: {error}") from error
     if not isinstance(value, dict):
         raise click.BadParameter("not a JSON object")
@@ -40,7 +45,7 @@ def _json_map(_ctx: click.Context, _param: click.Parameter, text: str | None) ->
 
 def _body(_ctx: click.Context, _param: click.Parameter, text: str) -> bytes:
     if not text.startswith("@"):
-        return text.encode()
+        return os.fsencode(text)  # as it was written, also if that is no UTF-8
     try:
         return Path(text[1:]).read_bytes()
     except OSError as error:

@@ -124,7 +124,7 @@ def bundle_hash(name: str) -> str:
     """Return the `spec.bundle_hash` of a gateway: the MD5 of the bundle's name; a hash stays as it is."""
     if len(name) == HASH_LENGTH and all(digit in "0123456789abcdef" for digit in name):
         return name
-    return hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
+    return hashlib.md5(os.fsencode(name), usedforsecurity=False).hexdigest()
 
 
 def build_object(call: CallDescription) -> Object:
@@ -132,6 +132,14 @@ def build_object(call: CallDescription) -> Object:
 
     Raises CommandError if the description does not fit the messages.
     """
+    try:
+        return _build_object(call)
+    except (ValueError, RecursionError) as error:
+        # No UTF-8, no URL, or a number that is too large.
+        raise CommandError(f"this call cannot be made: {error}") from error
+
+
+def _build_object(call: CallDescription) -> Object:
     obj = Object(hook_type=_hook_type(call.hook_type), hook_name=call.hook)
     _fill_request(obj, call)
     obj.spec.update({"OrgID": "", "APIID": "", "bundle_hash": bundle_hash(call.bundle)} | call.spec)

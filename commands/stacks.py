@@ -13,7 +13,7 @@ from tykpy.commands.terminal import harmless, no_traceback
 
 
 @click.command(short_help="Show the stacks of all threads and tasks.")
-@click.argument("worker", type=int, required=False)
+@click.argument("worker", type=click.IntRange(0, 2**31 - 1), required=False)
 @runtime_dir_option
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def stacks(worker: int | None, runtime_dir: Path, as_json: bool) -> None:

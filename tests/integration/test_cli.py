@@ -92,6 +92,11 @@ def test_call_sends_a_response(broker: RunningBroker, tmp_path: Path) -> None:
         (("echo", "--session", "{"), "not JSON"),
         (("echo", "--session", '{"no_such_field": 1}'), "no_such_field"),
         (("echo", "--session", "[]"), "not a JSON object"),
+        (("echo", "--url", "/\udcff"), "this call cannot be made: 'utf-8' codec"),
+        (("echo", "--url", "http://[::1"), "this call cannot be made: Invalid IPv6 URL"),
+        (("echo", "--header", "a: \udcff"), "is not UTF-8"),
+        (("echo", "--session", "[" * 100_000), "not JSON: maximum recursion depth"),
+        (("echo", "--type", "Response", "--response-status", "9" * 20), "this call cannot be made: Value out of range"),
     ],
 )
 def test_call_reports_errors_without_a_traceback(broker: RunningBroker, arguments: tuple[str, ...], text: str) -> None:
