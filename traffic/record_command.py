@@ -72,7 +72,7 @@ def record(
         raise click.UsageError("name the file to write: -o FILE")
     from tykpy.traffic.recording import VERSION, RecordingHeader, RecordingWriter, create
     from tykpy.traffic.redaction import Redactor
-    from tykpy.traffic.tap import started, take
+    from tykpy.traffic.tap import started, take, unknown_hooks
 
     with no_traceback():
         redactor = Redactor(redact)
@@ -81,6 +81,8 @@ def record(
             writer = RecordingWriter(file, header)
             writer.flush()
             click.echo(f"recording into {output}; end it with Ctrl-C", err=True)
+            for name in unknown_hooks(client, hooks):
+                click.echo(f"note: no bundle has a hook {harmless(name)} now; see `tykpy hooks`", err=True)
             ending = _Ending()
             reason = take(client, writer, redactor, max_size, seconds, ending)
             writer.end(reason)

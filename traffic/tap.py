@@ -72,6 +72,15 @@ def take(
     return reason
 
 
+def unknown_hooks(client: RpcClient, names: Sequence[str]) -> list[str]:
+    """Return those names that no bundle has now, as `HOOK` or `BUNDLE/HOOK`; they may come. Raises RpcError."""
+    if not names:
+        return []
+    found = ((bundle["name"], hook["name"]) for bundle in client.call("hooks") for hook in bundle["hooks"])
+    known = {known for bundle, hook in found for known in (hook, f"{bundle}/{hook}")}
+    return [name for name in names if name not in known]
+
+
 def read_batch(client: RpcClient) -> Batch | None:
     """Return what has ended since the last batch; None if the recording has ended. Raises RpcError."""
     batch = client.call("record_read", timeout=_READ_TIMEOUT)

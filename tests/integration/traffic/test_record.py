@@ -135,6 +135,14 @@ def test_only_chosen_hooks_are_recorded(broker: RunningBroker, tmp_path: Path) -
         assert [call.hook for call in calls_in(file)] == ["copies"]
 
 
+def test_hooks_that_do_not_exist_are_told(broker: RunningBroker, tmp_path: Path) -> None:
+    hooks = ("--hook", "copies,seen,hooks.py/raises,missing")
+    with recording(broker, tmp_path / "t", "--for", "10ms", *hooks) as process:
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == "note: no bundle has a hook missing now; see `tykpy hooks`\n"
+
+
 def test_a_share_of_the_calls_is_recorded(broker: RunningBroker, tmp_path: Path) -> None:
     file = tmp_path / "t"
     with recording(broker, file, "--sample", "50%"):
