@@ -16,6 +16,7 @@ from random import Random
 from typing import Any, ClassVar, Final, NamedTuple
 
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.http import trace_exporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
@@ -39,12 +40,12 @@ _LENGTH_LIMIT: Final = "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"
 _DEFAULT_NAME: Final = "tykpy"
 _UNNAMED: Final = "unknown_service"
 """Start of the SDK's name for a service without one."""
+_PACKAGE: Final = "opentelemetry-exporter-otlp-proto-http"
+_ENCODER: Final = "encode_spans"
 _NO_TRACE: Final = "0" * 32
 _NO_SPAN: Final = "0" * 16
 _LOCAL_PARENT: Final = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _REMOTE_PARENT: Final = _LOCAL_PARENT | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
-_exporter: Final[Any] = trace_exporter
-_encode_spans: Final[Callable[[Sequence[ReadableSpan]], ExportTraceServiceRequest]] = _exporter.encode_spans
 _log: Final = QuietLog(Log("tykpy.tracing"))
 
 _start_new_thread: Final = _thread.start_new_thread
@@ -164,7 +165,7 @@ class SpanBatch(list[ReadableSpan | EndedCall]):
 
     def encode(self) -> ExportTraceServiceRequest:
         """Return the request that exports them. A call whose spans cannot be made costs no others."""
-        request = _encode_spans([one for one in self if isinstance(one, ReadableSpan)])
+        request = encode_spans([one for one in self if isinstance(one, ReadableSpan)])
         calls = [one for one in self if isinstance(one, EndedCall)]
         if calls:
             group = request.resource_spans.add()
@@ -181,11 +182,17 @@ class SpanBatch(list[ReadableSpan | EndedCall]):
 
 
 def _encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
-    return spans.encode() if isinstance(spans, SpanBatch) else _encode_spans(spans)
+    return spans.encode() if isinstance(spans, SpanBatch) else encode_spans(spans)
 
 
-# The exporter takes spans of the SDK only. To make and encode those takes four times as long.
-_exporter.encode_spans = _encode
+def _extend_exporter() -> None:
+    """Let the SDK's exporter encode calls, too: making spans of the SDK for them takes four times as long.
+
+    Raises TracingError for a version that does not encode with this function any more.
+    """
+    if not hasattr(trace_exporter, _ENCODER):
+        raise TracingError(f"{_PACKAGE} {version(_PACKAGE)} is too new: pip install '{_PACKAGE}<=1.45.2'")
+    setattr(trace_exporter, _ENCODER, _encode)
 
 
 class BatchExporter(SpanExporter):
@@ -217,6 +224,7 @@ class SpanExport:
     def __init__(self, process: str, sampler: Callable[[Sampler], Sampler] = _unchanged) -> None:
         """`process`: its role, for the resource. `sampler` returns the sampler to use, given the configured one."""
         _quieten_sdk()
+        _extend_exporter()
         self.ids = TraceIds()
         self._scope = InstrumentationScope(_DEFAULT_NAME, version(_DEFAULT_NAME))
         try:
@@ -332,7 +340,7 @@ def _resource(process: str) -> Resource:
 def origin_of(resource: Resource, scope: InstrumentationScope) -> ResourceSpans:
     """Return a resource and a scope as OTLP has them, without spans."""
     span = ReadableSpan("", EndedCall.context, resource=resource, instrumentation_scope=scope)
-    (origin,) = _encode_spans([span]).resource_spans
+    (origin,) = encode_spans([span]).resource_spans
     del origin.scope_spans[0].spans[:]
     return origin
 

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.exporter.otlp.proto.http import trace_exporter
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -12,7 +13,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind
 
 from tests.support.kept_spans import KeptSpans
-from tykpy.telemetry.spans import EndedCall, SpanBatch, SpanIds, add_span, origin_of, parse_parent
+from tykpy.telemetry.spans import EndedCall, SpanBatch, SpanExport, SpanIds, add_span, origin_of, parse_parent
+from tykpy.telemetry.tracing import TracingError
 
 PARENT: Final = parse_parent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03", "a=1,b=2")
 IDS: Final = SpanIds(PARENT.trace_id, "00f067aa0ba902b7", 1, PARENT.state)
@@ -63,3 +65,9 @@ def test_a_call_that_cannot_be_encoded_costs_no_others() -> None:
 def test_a_parent_of_zeros_is_not_valid(header: str) -> None:
     assert not parse_parent(header).is_valid
     assert PARENT.is_valid
+
+
+def test_an_exporter_that_encodes_otherwise_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(trace_exporter, "encode_spans")
+    with pytest.raises(TracingError, match="too new: pip install"):
+        SpanExport("broker")
