@@ -8,7 +8,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TYKPY = $(VENV)/.tykpy
 STAMP = $(VENV)/.installed
 
-.PHONY: run test test-gateway check soak fuzz bench bench-gateway bench-docs flamegraph proto docs site clean
+.PHONY: run test other-pythons test-gateway check soak fuzz bench bench-gateway bench-docs flamegraph proto docs site clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tykpy needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -25,9 +25,12 @@ $(STAMP): setup.cfg pyproject.toml | $(BIN)/python
 run: $(TYKPY)  ## start a broker with the example bundle and show what its hooks do
 	$(BIN)/python -m examples.demo
 
-test: $(STAMP) check  ## all checks and tests, on every supported Python found here
-	PYTHONS="$(PYTHONS)" scripts/test-other-pythons install
+test: $(STAMP)  ## all checks and tests, on every supported Python found here
+	$(MAKE) --jobs=2 --output-sync check other-pythons
 	PYTHON=$(BIN)/python PYTHONS="$(PYTHONS)" scripts/test-all
+
+other-pythons: $(STAMP)
+	PYTHONS="$(PYTHONS)" scripts/test-other-pythons install
 
 test-gateway: $(STAMP)  ## docs/compatibility.md through a real gateway, classic and OAS APIs: TYK=/path/to/tyk
 	@if [ -z "$(TYK)" ]; then echo "skipped: no gateway binary; make test-gateway TYK=/path/to/tyk"; \
