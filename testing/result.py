@@ -28,7 +28,7 @@ class Headers(dict[str, str]):
     def __getitem__(self, name: str) -> str:
         __tracebackhide__ = True  # pytest shows the line of the test
         if name not in self:
-            raise KeyError(f"no header {name}; there are: {', '.join(self) or 'none'}")
+            raise KeyError(f"no header {name}; there are: {', '.join(sorted(self)) or 'none'}")
         return super().__getitem__(canonical_header(name))
 
     def __contains__(self, name: object) -> bool:

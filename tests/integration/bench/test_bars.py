@@ -29,7 +29,8 @@ def test_bars_of_each_kind_are_measured(tmp_path: Path) -> None:
     assert [bar["name"] for bar in report["bars"]] == KINDS
     assert report["failures"] == {}
     for bar in report["bars"]:
-        assert bar["median"] > 0
+        # In so short a time a process may use no tick of CPU time.
+        assert bar["median"] >= 0
         assert len(bar["values"]) == 1
     (throughput,) = (bar for bar in report["bars"] if bar["name"] == "throughput")
     assert [point["label"] for point in throughput["points"]] == ["grpcio sync, 64", "tykpy, 2 workers, 64"]
