@@ -32,6 +32,7 @@ class _Request:
     """Answers by generation."""
     written: dict[int, bytes] = field(default_factory=dict)
     """What workers have written after the signal, by generation."""
+    is_signalled: bool = False
 
     def silent(self) -> Iterator[Worker]:
         """Yield the workers that can still write their stacks."""
@@ -68,25 +69,29 @@ class StackRequests:
     def _signal_silent(self, request: _Request) -> None:
         """Have the workers that have not answered write their stacks, as they can without the interpreter lock."""
         for worker in request.silent():
-            # What came after the end of an earlier request.
-            worker.channel.written_stacks()
+            self._collect(worker)
             worker.process.ask_for_stacks()
+        request.is_signalled = True
         self._look(request, int(ANSWER_SECONDS / LOOK_SECONDS))
 
     def _look(self, request: _Request, times: int) -> None:
         """Read what has been written, until no more comes."""
         done = True
         for worker in request.silent():
-            written = worker.channel.written_stacks()
-            done = done and not written and (worker.generation in request.written or worker.process.is_stopped)
-            for one in self._requests:
-                # Others may have asked at the same time.
-                if written and worker in one.workers:
-                    one.written[worker.generation] = one.written.get(worker.generation, b"") + written
+            is_more = self._collect(worker)
+            done = done and not is_more and (worker.generation in request.written or worker.process.is_stopped)
         if done or not times:
             self._finish(request)
         else:
             request.timer = self._loop.call_later(LOOK_SECONDS, self._look, request, times - 1)
+
+    def _collect(self, worker: Worker) -> bool:
+        """Read what a worker has written for all requests that wait for it; drop what came after the end of others."""
+        written = worker.channel.written_stacks()
+        for one in self._requests:
+            if written and one.is_signalled and worker in one.workers:
+                one.written[worker.generation] = one.written.get(worker.generation, b"") + written
+        return bool(written)
 
     def _finish(self, request: _Request) -> None:
         assert request.timer is not None
