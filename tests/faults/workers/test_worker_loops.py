@@ -68,6 +68,35 @@ def interrupts(request, session, spec):
         time.sleep(0.01)
 """
 
+TIMERS = """
+import os, signal, subprocess, sys, time
+from tyk.decorators import Pre
+
+@Pre
+def leaves_a_timer(request, session, spec):
+    signal.setitimer(getattr(signal, request.get_header("Timer")), 0.001, 0.001)
+    return request, session
+
+@Pre
+def uses_up_time(request, session, spec):
+    end = time.process_time() + 0.02
+    while time.process_time() < end:
+        pass
+    return request, session
+
+@Pre
+def starts_children(request, session, spec):
+    alarm = "import os, signal; signal.alarm(1); signal.pause()"
+    codes = [subprocess.run([sys.executable, "-c", alarm]).returncode]
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(1)
+        signal.pause()
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    request.add_header("X-Codes", str(codes))
+    return request, session
+"""
+
 ENTERS = """
 import os, time
 from tyk.decorators import Pre
@@ -268,6 +297,29 @@ def test_a_handler_interrupts_a_hook_of_its_own_bundle(signalled: RunningBroker,
     for _ in range(3):
         assert "failed: KeyboardInterrupt" in error_of(signalled, hook, "signals")
     assert worker_of(signalled) == pid
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
+    """One worker whose bundle sets timers without handlers."""
+    files = {"timers.py": TIMERS, "neighbour.py": NEIGHBOUR}
+    with running_broker(tmp_path_factory.mktemp("timers"), "--timeout", "1000", files=files) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("timer", "name"), [("ITIMER_REAL", "SIGALRM"), ("ITIMER_VIRTUAL", "SIGVTALRM"), ("ITIMER_PROF", "SIGPROF")]
+)
+def test_a_timer_that_a_hook_leaves_costs_nothing(timed: RunningBroker, timer: str, name: str) -> None:
+    pid = worker_of(timed)
+    timed.call("leaves_a_timer", bundle="timers", headers=[("Timer", timer)])
+    timed.call("uses_up_time", bundle="timers")
+    timed.wait_for_log(f"a timer of plugin code has run out, and there is no handler for {name}")
+    assert worker_of(timed) == pid
+
+
+def test_timers_end_children_as_usual(timed: RunningBroker) -> None:
+    assert timed.call("starts_children", bundle="timers").request.set_headers["X-Codes"] == "[-14, -14]"
 
 
 @pytest.mark.parametrize("threads", ["1", "3"])
