@@ -1,7 +1,7 @@
 """End children that plugin code forks when they return from it: a copy of a worker must not become a second worker.
 
 Within the code that forked it, a child may do what it likes; children of `multiprocessing` and `subprocess` never
-return.
+return. Code that an executor runs returns to the executor, which must not run its other calls a second time.
 """
 
 import _thread
@@ -10,10 +10,16 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import thread as executors
+from contextlib import suppress
+from queue import Empty
+from types import CodeType, FrameType
 from typing import Final, NoReturn
 
 _get_ident: Final = _thread.get_ident
 """Bound before plugins are imported: gevent.monkey replaces it."""
+_EXECUTOR_LOOP: Final[CodeType] = executors._worker.__code__
+"""The loop of a thread of `ThreadPoolExecutor`, also of `asyncio.to_thread`."""
 is_child = False
 """Whether this process was forked by plugin code, and is not the worker."""
 
@@ -25,8 +31,30 @@ def watch(abandon: Callable[[], None]) -> None:
         global is_child
         is_child = True
         abandon()
+        _leave_executor()
 
     os.register_at_fork(before=_hide_thread, after_in_parent=_show_thread, after_in_child=after_fork)
+
+
+class _End:
+    """What an executor of a child runs in place of the parent's calls."""
+
+    def run(self) -> None:
+        """End the child."""
+        end()
+
+
+def _leave_executor() -> None:
+    """Have a child that was forked in a thread of an executor end when the thread looks for its next call."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is _EXECUTOR_LOOP:
+            calls = frame.f_locals["work_queue"]
+            with suppress(Empty):
+                while True:
+                    calls.get_nowait()
+            calls.put(_End())
+        frame = frame.f_back
 
 
 class _Hidden(threading.local):

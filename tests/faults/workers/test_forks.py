@@ -85,6 +85,23 @@ async def forks_and_suspends(request, session, spec):
     return request, session
 
 @Pre
+def forks_in_an_executor(request, session, spec):
+    """Calls wait in the executor while its only thread forks; each runs once."""
+    with ThreadPoolExecutor(1) as pool:
+        children = pool.submit(os.fork)
+        ran = [pool.submit(open(request.get_header("Ran"), "ab", 0).write, b"1") for _ in range(3)]
+        pid = children.result()
+    os.waitpid(pid, 0)
+    request.add_header("X-Ran", open(request.get_header("Ran")).read())
+    return request, session
+
+@Pre
+async def forks_in_to_thread(request, session, spec):
+    pid = await asyncio.to_thread(os.fork)
+    request.add_header("X-Exit", str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+    return request, session
+
+@Pre
 async def counts(request, session, spec):
     """Say on every step who runs it: it is this process for all of them."""
     pids = set()
@@ -189,6 +206,12 @@ def others_do_not_notice(broker: RunningBroker) -> Iterator[None]:
         broker.call("well", bundle="hooks")
     assert broker.status()["restarts"] == 0
     assert "something that cannot be" not in broker.log
+
+
+def test_a_child_of_an_executor_runs_none_of_its_calls(broker: RunningBroker, tmp_path: Path) -> None:
+    answer = broker.call("forks_in_an_executor", bundle="hooks", headers=[("Ran", str(tmp_path / "ran"))])
+    assert answer.request.set_headers == {"X-Ran": "111"}
+    assert broker.call("forks_in_to_thread", bundle="hooks").request.set_headers == {"X-Exit": "0"}
 
 
 @pytest.mark.parametrize("hook", ["forks", "forks_and_continues", "forks_async"])
