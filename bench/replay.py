@@ -7,12 +7,11 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.bench.errors import BenchError
 from tykpy.bench.scenarios import MIB, Scenario
 from tykpy.commands.objects import bundle_hash
+from tykpy.commands.terminal import counted
 from tykpy.traffic.recording import CallRecord, Recording
 from tykpy.traffic.replay import recorded_bundle
 
@@ -20,8 +19,8 @@ MAX_CALLS: Final = 10_000
 MAX_BYTES: Final = 64 * MIB
 """Most calls, and bytes of all of them, that are kept of a recording and sent in turn."""
 _SEED: Final = 0
-_FAILED: Final = "failed when they were recorded"
-_EVENTS: Final = "are events"
+_FAILED: Final = "failed call"
+_EVENTS: Final = "event"
 
 
 def replay_scenario(file: Path, bundle: Path, hook: str | None, recorded: str | None, *, needs_files: bool) -> Scenario:
@@ -39,23 +38,21 @@ def replay_scenario(file: Path, bundle: Path, hook: str | None, recorded: str | 
         for call in recording.calls():
             if call.bundle == replaced and hook in (None, call.hook):
                 chosen.add(call)
-    what = f"recorded calls of {replaced}/{hook}" if hook else f"recorded calls of {replaced}"
-    left_out = "".join(f"; {count} {why} and are left out" for why, count in chosen.left_out.items())
+    of = f"{replaced}/{hook}" if hook else replaced
+    left_out = " and ".join(counted(count, what) for what, count in chosen.left_out.items())
+    left_out = f"; {left_out} left out" if left_out else ""
     requests = chosen.requests()
     if not requests:
-        raise BenchError(f"{file}: no {what} can be sent{left_out}")
-    try:
-        messages = tuple(_addressed(request, name) for request in requests)
-    except DecodeError as error:
-        raise BenchError(f"{file}: damaged: a request is no coprocess.Object") from error
-    sent = f"{len(messages)} of {chosen.suitable}" if len(messages) < chosen.suitable else str(len(messages))
+        raise BenchError(f"{file}: no recorded calls of {of} can be sent{left_out}")
+    messages = tuple(_addressed(request, name) for request in requests)
+    some = f"{len(messages)} of " if len(messages) < chosen.suitable else ""
     return Scenario(
         hook or "replay",
         lambda _: Object.FromString(messages[0]),
         lambda _: True,
         (bundle,) if needs_files else (),
         messages=messages,
-        note=f"sending {sent} {what} in turn{left_out}",
+        note=f"sending {some}{counted(chosen.suitable, 'recorded call')} of {of} in turn{left_out}",
     )
 
 

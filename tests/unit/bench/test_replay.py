@@ -45,20 +45,20 @@ def test_recorded_calls_are_sent_to_the_new_bundle(tmp_path: Path) -> None:
 def test_failed_calls_and_events_are_left_out(tmp_path: Path) -> None:
     made = scenario(tmp_path, call("/a"), call("/b", code="INTERNAL"), call("/c", event=True))
     assert urls(made) == ["/a"]
-    assert made.note.endswith("; 1 failed when they were recorded and are left out; 1 are events and are left out")
+    assert made.note.endswith("; 1 failed call and 1 event left out")
 
 
 def test_one_hook_or_bundle_can_be_chosen(tmp_path: Path) -> None:
     calls = [call("/a"), call("/b", hook="check"), call("/c", bundle="other")]
     made = scenario(tmp_path, *calls, hook="check", recorded="mine")
     assert (made.name, urls(made)) == ("check", ["/b"])
-    assert made.note == "sending 1 recorded calls of mine/check in turn"
+    assert made.note == "sending 1 recorded call of mine/check in turn"
 
 
 @pytest.mark.parametrize(
     ("calls", "reason"),
     [
-        ([call("/a", code="INTERNAL")], "no recorded calls of mine can be sent; 1 failed when they were recorded"),
+        ([call("/a", code="INTERNAL")], "no recorded calls of mine can be sent; 1 failed call left out"),
         ([call("/a"), call("/b", bundle="other")], "which recorded bundle does new.py replace"),
         ([CallRecord(1.0, "mine", "greet", False, b"garbage", b"", "OK", "", 1, 1)], "damaged at byte "),
     ],
