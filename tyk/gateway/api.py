@@ -17,6 +17,10 @@ EventPayload: TypeAlias = str | Mapping[str, Any]
 
 MAX_TTL_S: Final = 100 * 365 * 24 * 3600.0
 """Longer times to live are cut to a hundred years, which fit the integers of Redis and SQLite."""
+MAX_KEY: Final = 64 * 1024
+"""Longest key in characters."""
+MAX_VALUE: Final = 16 * 1024 * 1024
+"""Largest value in bytes: a store is shared by all bundles."""
 _LEVELS: Final = {"debug": logging.DEBUG, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -27,7 +31,8 @@ class TykGateway:
     def store_data(key: str, value: StoredValue, ttl: float = 0) -> None:
         """Keep `value` under `key` for `ttl` seconds (0: for ever), for all workers, and gateways on one Redis.
 
-        A store that fails is logged, not raised. Raises TypeError for a key, value or ttl of a wrong type.
+        A store that fails is logged, not raised. Raises TypeError for a key, value or ttl of a wrong type, and
+        ValueError for a key of more than 64 Ki characters or a value of more than 16 MiB.
         """
         backend.storage().store(check_key(key), encode_value(value), check_ttl(ttl))
 
@@ -62,14 +67,26 @@ def check_ttl(ttl: float) -> float:
 
 
 def check_key(key: str) -> str:
-    """Return `key`; raises TypeError if it is no str."""
-    if isinstance(key, str):
-        return key
-    raise TypeError(f"a key is a str, not {type(key).__name__}")
+    """Return `key`; raises TypeError if it is no str, and ValueError if it is too long."""
+    if not isinstance(key, str):
+        raise TypeError(f"a key is a str, not {type(key).__name__}")
+    if len(key) > MAX_KEY:
+        raise ValueError(f"a key has at most {MAX_KEY} characters, not {len(key)}")
+    return key
 
 
 def encode_value(value: StoredValue) -> bytes:
-    """Return the bytes that redis-py would send: text as UTF-8, numbers as Python writes them. Raises TypeError."""
+    """Return the bytes that redis-py would send: text as UTF-8, numbers as Python writes them.
+
+    Raises TypeError, and ValueError if they are too many.
+    """
+    encoded = _encode(value)
+    if len(encoded) > MAX_VALUE:
+        raise ValueError(f"a stored value has at most {MAX_VALUE} bytes, not {len(encoded)}")
+    return encoded
+
+
+def _encode(value: StoredValue) -> bytes:
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, bytes | bytearray | memoryview):

@@ -8,7 +8,8 @@ import pytest
 
 from tyk import store
 from tyk.errors import StoreUnavailableError, TykError
-from tyk.gateway import install, restore
+from tyk.gateway import TykGateway, install, restore
+from tyk.gateway.api import MAX_KEY, MAX_VALUE
 from tyk.gateway.backend import MemoryStorage
 from tyk.gateway.commands import Command, Get, Increment
 from tyk.gateway.testing import fake_gateway
@@ -88,6 +89,11 @@ def test_a_storage_sees_commands_as_data(down: Down) -> None:
         (lambda: store.get_many("keys"), "a list of str, not one str"),
         (lambda: store.get_many(map(str, range(MAX_BATCH + 1))), "split it, 1000 are the limit"),
         (lambda: store.set_many(dict.fromkeys(map(str, range(MAX_BATCH + 1)), 1)), "split it"),
+        (lambda: store.get("k" * (MAX_KEY + 1)), "a key has at most 65536 characters, not 65537"),
+        (lambda: store.set("key", bytes(MAX_VALUE + 1)), "at most 16777216 bytes, not 16777217"),
+        (lambda: store.set("key", "\u00e9" * (MAX_VALUE // 2 + 1)), "at most 16777216 bytes"),
+        (lambda: store.set_many({"a": 1, "b": bytes(MAX_VALUE + 1)}), "at most 16777216 bytes"),
+        (lambda: TykGateway.store_data("key", bytes(MAX_VALUE + 1)), "at most 16777216 bytes"),
         (lambda: store.set_json("key", {1, 2}), "set is not JSON serializable"),
         (lambda: store.set_json("key", float("nan")), "not JSON compliant"),
     ],
