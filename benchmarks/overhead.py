@@ -71,8 +71,12 @@ SETTINGS: Final = (
     Setting("and 1 % traced", sampled="0.01"),
     Setting("and all traced", sampled="1"),
 )
-RECORDED: Final = {"1 % recorded": "1%", "all recorded": "100%"}
-"""Names of settings, and their `tykpy record --sample`."""
+RECORDED: Final[dict[str, tuple[str, ...]]] = {
+    "1 % recorded": ("--sample", "1%"),
+    "recorded": (),
+    "all recorded": ("--rate", "0"),
+}
+"""Names of settings, and their options of `tykpy record`."""
 
 
 class Collector(Program):
@@ -93,9 +97,9 @@ class Collector(Program):
 class RecordingProgram(Program):
     """`tykpy record` for the broker with this runtime folder."""
 
-    def __init__(self, runtime: Path, sample: str) -> None:
+    def __init__(self, runtime: Path, chosen: Sequence[str]) -> None:
         self._file = runtime / "recording"
-        options = ["-o", str(self._file), "--sample", sample, "--runtime-dir", str(runtime)]
+        options = ["-o", str(self._file), "--runtime-dir", str(runtime), *chosen]
         command = [sys.executable, "-m", "tykpy.cli", "record", *options]
         super().__init__("tykpy record", command, runtime / "recorder.log", self._check_started)
 
@@ -136,10 +140,10 @@ def _measure(pace: Pace, streams: Sequence[int]) -> dict[str, list[Reading]]:
         for scenario, count in product(scenarios, streams):
             for name, broker in brokers.items():
                 cases.append(_case(scenario, count, name, broker, folder, pace.seconds))
-            for recorded, sample in RECORDED.items():
+            for recorded, chosen in RECORDED.items():
                 broker = brokers[OFF]
                 case = _case(scenario, count, recorded, broker, folder, pace.seconds)
-                case.around = partial(RecordingProgram, broker.folder, sample)
+                case.around = partial(RecordingProgram, broker.folder, chosen)
                 cases.append(case)
         return in_rounds(cases, pace.rounds)
 

@@ -97,7 +97,7 @@ def _write(calls: Sequence[RecordedCall], writer: RecordingWriter, redactor: Red
 
 
 @contextmanager
-def started(runtime_dir: Path, sample: float, hooks: Sequence[str]) -> Iterator[RpcClient]:
+def started(runtime_dir: Path, sample: float, hooks: Sequence[str], rate: float = 0.0) -> Iterator[RpcClient]:
     """Start a recording of the broker, for `take` to end; it also ends where the block raises. Raises TrafficError."""
     path = runtime_dir / "admin.sock"
     try:
@@ -108,7 +108,7 @@ def started(runtime_dir: Path, sample: float, hooks: Sequence[str]) -> Iterator[
         ) from error
     with client:
         try:
-            client.call("record_start", {"sample": sample, "hooks": hooks, "collect": _COLLECT})
+            client.call("record_start", {"sample": sample, "hooks": hooks, "rate": rate, "collect": _COLLECT})
         except RpcError as error:
             raise TrafficError(error.message) from error
         try:

@@ -7,6 +7,7 @@ were answered, with their secrets: they go to the admin socket alone, and `tykpy
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from random import random
 from time import time_ns
 from typing import Any, Final
@@ -31,6 +32,8 @@ LEASE: Final = 10.0
 """Seconds without a request for a batch after which nobody is taken to listen any more."""
 _CALL: Final = 128
 """Bytes that a call takes besides its texts, about."""
+_AS_ONE: Final = 8 * 1024
+"""Bytes of a call that cost as much as another small call."""
 
 
 class RecordOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,7 +46,12 @@ class RecordOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     collect: float = 0.0
     """Seconds to collect calls for a batch, unless it is full before: a batch costs as much as some dispatches."""
 
+    rate: float = 0.0
+    """Most calls per second, large ones counted as several; 0: all."""
+
     def __post_init__(self) -> None:
+        if not 0 <= self.rate < inf:
+            raise ValueError("rate: calls per second, or 0")
         if not 0 <= self.collect <= LONGEST_WAIT:
             raise ValueError(f"collect: seconds, at most {LONGEST_WAIT:g}")
         if not 0 < self.sample <= 1:
@@ -80,7 +88,7 @@ class Batch(msgspec.Struct, frozen=True):
 
     calls: Sequence[RecordedCall]
     dropped: int
-    """Calls that there was no room for."""
+    """Calls that there was no room for, or more than the rate."""
 
 
 class Recorder:
@@ -104,7 +112,11 @@ class Recorder:
         self._waiting = 0
         """Bytes of all of them."""
         self._dropped = 0
-        """Calls that there was no room for, since the last batch."""
+        """Calls that there was no room for, or more than the rate, since the last batch."""
+        self._left = inf
+        """Calls that the rate allows before the next batch."""
+        self._allowed_at = 0.0
+        """When that was set, in the loop's time."""
         self._listener: Callable[[Batch | None], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -113,6 +125,7 @@ class Recorder:
         if self._runs:
             raise DispatchError(Status.INVALID, "another tykpy record runs for this broker; end that first")
         self._options, self._hooks, self._runs = options, frozenset(options.hooks), True
+        self._left, self._allowed_at = options.rate or inf, self._loop.time()
         self._on_taken.append(self.choose)
         self._observers.append(self)
         self._lease()
@@ -154,7 +167,9 @@ class Recorder:
     def choose(self, dispatch: Dispatch, stats: HookStats) -> None:
         """Decide whether a dispatch is recorded, before a worker gets it."""
         options = self._options
-        dispatch.recorded = (options.sample >= 1 or random() < options.sample) and self._is_wanted(dispatch, stats)
+        wanted = (options.sample >= 1 or random() < options.sample) and self._is_wanted(dispatch, stats)
+        dispatch.recorded = wanted and self._left > 0
+        self._dropped += wanted and self._left <= 0
 
     def note(
         self,
@@ -189,6 +204,7 @@ class Recorder:
             dispatch.metadata,
             dispatch.reads,
         )
+        self._left -= 1 + size // _AS_ONE
         self._calls.append((call, size))
         self._waiting += size
         if self._waiting > MAX_BATCH and self._listener is not None:
@@ -211,8 +227,16 @@ class Recorder:
             taken += size
         self._waiting -= taken
         dropped, self._dropped = self._dropped, 0
+        self._allow()
         self._lease()
         listener(Batch(calls, dropped))
+
+    def _allow(self) -> None:
+        """Allow as many calls as the rate says for the time since the last batch; at most those of a second."""
+        now, rate = self._loop.time(), self._options.rate
+        if rate:
+            self._left = min(rate, self._left + rate * (now - self._allowed_at))
+        self._allowed_at = now
 
     def _lease(self) -> None:
         self._set_timer(LEASE, self.stop)

@@ -78,7 +78,15 @@ def test_what_operations_cost_is_measured(tmp_path: Path) -> None:
     assert "outlived" not in done.stderr
     assert "starting brokers, 2 of 2" in done.stderr
     rows = json.loads((tmp_path / "json").read_text())["rows"]
-    settings = ["off", "metrics, access log", "and 1 % traced", "and all traced", "1 % recorded", "all recorded"]
+    settings = [
+        "off",
+        "metrics, access log",
+        "and 1 % traced",
+        "and all traced",
+        "1 % recorded",
+        "recorded",
+        "all recorded",
+    ]
     assert [(row["load"], row["setting"]) for row in rows] == [
         (load, setting) for load in ("header", "chain") for setting in settings
     ]

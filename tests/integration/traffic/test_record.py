@@ -152,6 +152,20 @@ def test_a_share_of_the_calls_is_recorded(broker: RunningBroker, tmp_path: Path)
     assert 30 <= len(calls_in(file)) <= 170
 
 
+def test_calls_above_the_rate_are_left_out_and_counted(broker: RunningBroker, tmp_path: Path) -> None:
+    file = tmp_path / "t"
+    with recording(broker, file, "--rate", "1") as process:
+        for _ in range(100):
+            broker.call("copies")
+        process.send_signal(signal.SIGINT)
+        told = process.communicate(timeout=PATIENCE)[0]
+    with closing(Recording(file)) as found:
+        calls = len(list(found.calls()))
+        assert (calls > 0, found.dropped) == (True, 100 - calls)
+    assert found.dropped > 0
+    assert f"{found.dropped} dropped" in told
+
+
 def test_a_recording_ends_at_its_size(broker: RunningBroker, tmp_path: Path) -> None:
     file = tmp_path / "t"
     with recording(broker, file, "--max", "10KiB") as process:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -75,6 +76,46 @@ def test_a_recording_chooses_while_it_runs() -> None:
         return found
 
     assert asyncio.run(chosen()) == [True, False]
+
+
+def chosen_of(recorder: Recorder, calls: int, size: int = 0) -> int:
+    """Return how many of some calls are recorded."""
+    stats, found = HookStats(AllHookStats(), ("mine", "greet")), 0
+    for _ in range(calls):
+        dispatch = Ended(Kind.OBJECT, bytes(size))
+        recorder.choose(dispatch, stats)
+        recorder.note(dispatch, stats, 0, 1, 1)
+        found += bool(dispatch.recorded)
+    return found
+
+
+def test_calls_above_the_rate_are_dropped_and_counted() -> None:
+    class Clock(asyncio.SelectorEventLoop):
+        now = 5.0
+
+        def time(self) -> float:
+            return self.now
+
+    with closing(Clock()) as loop:
+        recorder = Recorder(loop, [], [])
+        recorder.start(RecordOptions(rate=100))
+        assert chosen_of(recorder, 150) == 100
+        batches: list[Batch | None] = []
+        recorder.read(batches.append)
+        loop.now += 0.25
+        loop.call_later(0, loop.stop)
+        loop.run_forever()
+        (batch,) = batches
+        assert batch is not None
+        assert (len(batch.calls), batch.dropped) == (100, 50)
+        assert chosen_of(recorder, 50, size=3 * 8 * 1024) == 7
+        assert recorder.stop() == 50
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("inf"), float("nan")])
+def test_a_rate_is_a_number_of_calls(rate: float) -> None:
+    with pytest.raises(ValueError, match="rate"):
+        RecordOptions(rate=rate)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 60.0, float("nan")])
