@@ -1,8 +1,8 @@
 """Guard the process while a bundle is loaded: undo what it changed for the whole process, or end the process.
 
 A bundle cannot be kept from changing the process that it is loaded into. Changes that would hurt the bundles after it,
-and are of no use to itself once it is loaded, are undone. A process that is no longer a worker, or has lost its
-channel, ends: the broker knows which bundle was being loaded.
+and are of no use to itself once it is loaded, are undone. A process that is no longer a worker, has lost its channel,
+or cannot load another bundle any more, ends: the broker knows which bundle was being loaded.
 
 Functions that it replaced in the modules that every loop of a program uses, as gevent.monkey does, are reported. The
 worker's own loops hold on to what they use; if a worker takes no dispatches all the same, that bundle is the first
@@ -28,9 +28,15 @@ from contextlib import contextmanager, suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
+from tykpy.bundles.load_check import functions_for_loading, load_sound_bundle
 from tykpy.bundles.loading import PRIVATE
+from tykpy.bundles.plugin_errors import described
+from tykpy.ipc.description import MAX_MESSAGE
 from tykpy.ipc.exits import WorkerExit
-from tykpy.telemetry.log import restore_streams
+from tykpy.ipc.text import bounded
+from tykpy.telemetry.log import Log, close_log, restore_streams
+
+_log: Final = Log("tykpy.load")
 
 _STDIN: Final = 0
 _LISTS: Final = ("path", "meta_path", "path_hooks")
@@ -78,12 +84,17 @@ class LoadGuard:
         os.umask(self._umask)
         self._primitives: dict[str, Any] = {}
         """The callables of the watched modules, as they were at the last look."""
+        self._can_load: bool | None = None
+        """Whether the sound bundle could be loaded before any other."""
         self._modules = {name: module for name, module in sys.modules.items() if not name.startswith(PRIVATE)}
 
     @contextmanager
-    def around(self) -> Iterator[None]:
-        """Guard the process while one bundle is loaded."""
+    def around(self, bundle: str = "") -> Iterator[None]:
+        """Guard the process while one bundle is loaded; `bundle` is its name in the log."""
         self._primitives = self._primitives or _primitives()
+        functions = functions_for_loading()
+        if self._can_load is None:
+            self._can_load = _can_load()
         limit, folder = sys.getrecursionlimit(), _folder()
         limits = [_getrlimit(kind) for kind in _LIMITS]
         names, lists = vars(builtins).copy(), {name: list(getattr(sys, name)) for name in _LISTS}
@@ -105,6 +116,8 @@ class LoadGuard:
                 with suppress(OSError):
                     os.chdir(folder)
             self._restore_modules()
+            if self._can_load:
+                _end_if_nothing_loads(bundle, functions)
 
     def replaced(self) -> list[str]:
         """Return the names of the watched functions that were replaced since the last look."""
@@ -188,6 +201,34 @@ def _refuses() -> bool:
     except BaseException:  # noqa: BLE001 (whatever it raises, others get it too)
         return True
     return False
+
+
+def _can_load() -> bool:
+    """Return whether the sound bundle can be loaded; without its files no bundle is to blame that it cannot."""
+    try:
+        load_sound_bundle()
+    except Exception as error:  # noqa: BLE001 (it cannot be used, for whatever reason)
+        _log.warning("whether bundles keep others from loading is not checked: %s", described(error))
+        return False
+    return True
+
+
+def _end_if_nothing_loads(bundle: str, functions: dict[str, Any]) -> None:
+    """End the process if the sound bundle cannot be loaded any more; `functions`: those before the bundle's import."""
+    try:
+        load_sound_bundle()
+    except BaseException as error:  # noqa: BLE001 (whatever it raises, other bundles would raise it too)
+        with suppress(BaseException):  # the log may need what was replaced
+            now = functions_for_loading()
+            replaced = ", ".join(name for name, value in functions.items() if now.get(name) is not value)
+            _log.error(
+                "bundle %s replaced %s: no other bundle can be loaded after it (%s)",
+                bundle,
+                bounded(replaced, MAX_MESSAGE) or "a part of Python",
+                described(error),
+            )
+            close_log()
+        _exit(WorkerExit.LOADING)
 
 
 def _folder() -> str | None:

@@ -144,7 +144,7 @@ class BundleStore:
             return _broken_bundle(candidate, BundleError(why, source.path))
         observer.loading(source)
         try:
-            with observer.guard.around():
+            with observer.guard.around(candidate.name):
                 return self._load_candidate(candidate)
         except BaseException as error:  # noqa: BLE001 (our own code, where the bundle patched what it uses)
             return _broken_bundle(candidate, bundle_failed(error, str(candidate.path), str(candidate.path)))

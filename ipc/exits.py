@@ -31,6 +31,8 @@ class WorkerExit(IntEnum):
     """The worker read impossible data from its ring: something wrote into memory that it does not own."""
     FAULT = 85
     """An uncaught exception ended one of the worker's loops; its traceback is in the log."""
+    LOADING = 86
+    """A bundle replaced functions without which no other bundle can be loaded."""
 
     @property
     def words(self) -> str:
@@ -48,4 +50,5 @@ _WORDS = {
     WorkerExit.CANNOT_START: "cannot start",
     WorkerExit.CHANNEL: "its ring is damaged",
     WorkerExit.FAULT: "an exception that nobody caught; its traceback is above",
+    WorkerExit.LOADING: "no other bundle could be loaded: it replaced functions of Python",
 }

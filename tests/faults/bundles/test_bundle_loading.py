@@ -51,6 +51,14 @@ KILLERS: dict[str, tuple[str, str]] = {
         "import sys\ndef refuse(event, args): raise SystemExit\nsys.addaudithook(refuse)",
         "an audit hook refuses to open files",
     ),
+    "breaks_join": ("import os.path\nos.path.join = None", "no other bundle could be loaded: it replaced"),
+    "breaks_io": (
+        "import io\ndef refuse(*_, **__): raise RuntimeError('no files')\nsetattr(io, 'open', refuse)",
+        "no other bundle could be loaded: it replaced",
+    ),
+    "breaks_json": ("import json\njson.loads = None", "no other bundle could be loaded: it replaced"),
+    "breaks_paths": ("import pathlib\ndel pathlib.Path.stat", "no other bundle could be loaded: it replaced"),
+    "breaks_os": ("import os\nos.listdir = os.scandir = None", "no other bundle could be loaded: it replaced"),
     "changes_and_exits": ("import os\nopen(__file__, 'a').write('#')\nos._exit(6)", "exited with code 6"),
     "waits_in_a_str": (
         "import time\nclass E(Exception):\n    def __str__(self): time.sleep(3600)\nraise E",
@@ -78,6 +86,10 @@ NUISANCES: dict[str, str] = {
     "shallow": "import sys, inspect\nsys.setrecursionlimit(len(inspect.stack()) + 15)\n",
     "tidy": "import sys\nsys.path.clear(); sys.meta_path.clear(); sys.path_hooks.clear(); sys.modules.clear()\n",
     "late": "import signal, faulthandler\nfaulthandler.dump_traceback_later(0.001, exit=True)\nsignal.alarm(1)\n",
+    "wraps": "import io, json, os\n"
+    "def wrapped(function):\n    return lambda *args, **kwargs: function(*args, **kwargs)\n"
+    "io.open, json.loads, os.stat = map(wrapped, (io.open, json.loads, os.stat))\n",
+    "refuses": "import builtins\ndef open(*_, **__): raise RuntimeError\nbuiltins.open = open\n",
     "rude": "import builtins\nbuiltins.len = None\ndel builtins.open\n",
 }
 """What a bundle does that hurts the process, and is undone; some of these cannot be loaded themselves."""
@@ -136,8 +148,15 @@ def check_served(broker: RunningBroker, bad: dict[str, tuple[str, str]]) -> None
         assert said in problems[f"{name}.py"]
         assert broker.log.count(f" ERROR   tykpy.supervisor: bundle {name}.py: ") == 1
         assert said in failure(broker, name)
-    assert {found[f"{name}.py"]["state"] for name in ("child", "many", "lost")} == {"loaded"}
+    assert {found[f"{name}.py"]["state"] for name in ("child", "many", "lost", "refuses", "wraps")} == {"loaded"}
     assert len(found["many.py"]["hooks"]) == 4_001
+
+
+def test_the_log_names_what_keeps_bundles_from_loading(tmp_path: Path) -> None:
+    files = {"aa.py": KILLERS["breaks_join"][0], "zz.py": HOOK.format(name="zz", version=1)}
+    with running_broker(tmp_path, files=files) as broker:
+        assert version(broker, "zz") == "1"
+        wait_until(lambda: "bundle aa.py replaced posixpath.join: no other bundle" in broker.log, lambda: broker.log)
 
 
 @pytest.mark.parametrize("name", ["exits", "stops_itself"])

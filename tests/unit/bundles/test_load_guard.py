@@ -1,7 +1,10 @@
 """What a bundle changes for the whole process while it is loaded is undone or reported; what is its own stays."""
 
 import builtins
+import io
+import json
 import os
+import pathlib
 import resource
 import select
 import signal
@@ -11,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,6 +131,27 @@ def test_process_with_irreversible_limits_ends() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == WorkerExit.LIMITS
+
+
+@pytest.mark.parametrize("module", [json, os, os.path, io, pathlib.Path])
+def test_process_that_cannot_load_bundles_ends(module: Any) -> None:
+    name = {json: "loads", os: "listdir", os.path: "join", io: "open", pathlib.Path: "stat"}[module]
+    child = os.fork()
+    if not child:
+        with LoadGuard().around():
+            setattr(module, name, None)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == WorkerExit.LOADING
+
+
+def test_functions_that_a_bundle_wraps_stay(folder: Path, store: BundleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = json.loads
+    monkeypatch.setattr(json, "loads", before)
+    source = "import json\nloads = json.loads\njson.loads = lambda *args, **kwargs: loads(*args, **kwargs)\n"
+    write_files(folder, {"a.py": source + SOUND.format("A"), "b.py": SOUND.format("B")})
+    store.load_all()
+    assert json.loads is not before
+    assert [hook.name for bundle in store.loaded() for hook in bundle.hooks.values()] == ["A", "B"]
 
 
 def load_nothing(guard: LoadGuard) -> None:
