@@ -135,7 +135,7 @@ def test_process_with_irreversible_limits_ends() -> None:
 
 @pytest.mark.parametrize("module", [json, os, os.path, io, pathlib.Path])
 def test_process_that_cannot_load_bundles_ends(module: Any) -> None:
-    name = {json: "loads", os: "listdir", os.path: "join", io: "open", pathlib.Path: "stat"}[module]
+    name = {json: "loads", os: "stat", os.path: "join", io: "open", pathlib.Path: "stat"}[module]
     child = os.fork()
     if not child:
         with LoadGuard().around():
