@@ -47,7 +47,7 @@ def _names(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
 )
 @click.option("--sample", type=_share, default="100%", show_default=True, metavar="SHARE",
               help="The share of dispatches to record, e.g. 1%.")  # fmt: skip
-@click.option("--rate", type=click.IntRange(0), default=3_000, show_default=True, metavar="CALLS",
+@click.option("--rate", type=click.IntRange(0), default=1_000, show_default=True, metavar="CALLS",
               help="Record at most so many calls per second; each 8 KiB count as one. 0: all.")  # fmt: skip
 @click.option("--hook", "hooks", multiple=True, callback=_names, metavar="NAME",
               help="Record this hook only: its name, or BUNDLE/HOOK. Repeatable.")  # fmt: skip
