@@ -25,6 +25,8 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import repeat
+from operator import is_
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
@@ -126,9 +128,10 @@ class LoadGuard:
 
     def _restore_modules(self) -> None:
         """Put removed and replaced modules back, and let those be imported that the bundle forbade (None)."""
-        forbidden = [name for name, module in list(sys.modules.items()) if module is None]
-        for name in forbidden:
-            del sys.modules[name]
+        # Nearly always there is none, and modules may be thousands: `any` and `map` do not run bytecode for each.
+        if any(map(is_, list(sys.modules.values()), repeat(None))):
+            for name in [name for name, module in list(sys.modules.items()) if module is None]:
+                del sys.modules[name]
         sys.modules.update(self._modules)
 
     def _end_if_useless(self) -> None:
