@@ -1,4 +1,4 @@
-"""Check that bundles can be loaded in this process, whatever its last bundle has replaced.
+"""Check that bundles can still be loaded, whatever the last one has replaced.
 
 Libraries replace functions of the standard library for good reasons (gevent.monkey, freezegun, tracers), and bundles
 may need what they replaced. So nothing is undone: a small bundle is loaded the way all are, and shows whether it works.

@@ -101,8 +101,8 @@ class Moment(NamedTuple):
         return outage + ([("X-Crash", "1")] if self.part > CRASHES else [])
 
 
-class Load:
-    """Clients that send requests until the end of the context."""
+class Clients:
+    """Send requests until the end of the context."""
 
     def __init__(self, address: str, seconds: float) -> None:
         self._address = address
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=MINUTES)
     seconds: float = parser.parse_args().minutes * 60
     with tempfile.TemporaryDirectory() as name, broker(Path(name)) as (running, url):
-        with Load(running.address, seconds):
+        with Clients(running.address, seconds):
             time.sleep(seconds)
             (DOCS / "top.svg").write_text(as_svg(top(running.runtime), "tykpy top", WIDTH))
             asyncio.run(take_admin_page(Path(name), url))

@@ -124,7 +124,7 @@ def _check_options(ttl: object, maxsize: object, single_flight: object, shared: 
 
 
 class _Memory:
-    """Results in this process, as long as the clock is the same: another one begins with another test."""
+    """Results in this process; they are dropped when a test installs another clock."""
 
     def __init__(self, ttl: float | None, maxsize: int) -> None:
         self._clock = backend.current().clock
@@ -205,7 +205,7 @@ class _Shared:
         self._ttl = ttl
         self._lock = RLock()
         self._clock = backend.current().clock
-        """What is counted belongs to it: another one begins with another test."""
+        """The clock in use: counts start over when a test installs another one."""
         self._hits = self._misses = self._errors = 0
         self._claims: dict[Any, float] = {}
         """When the claims of this worker expire (`time.monotonic`), by the keys of the calls that it runs."""
@@ -424,7 +424,7 @@ def _look(place: _Memory | _Shared, key: Any, epoch: Any) -> Any:
 
 
 async def _alook(place: _Shared, key: Any, epoch: Any) -> Any:
-    """Await what `_look` returns."""
+    """Do as `_look` does, for `async def` functions."""
     import asyncio
 
     for pause in _pauses():

@@ -18,7 +18,7 @@ ALL: Final = "all"
 MAX_SHOWN: Final = 5
 """Bundles that one reason names."""
 BUNDLES: Final = "bundles"
-"""The reason of which nothing else in the log tells."""
+"""The one reason that nothing else in the log mentions."""
 BUNDLE_SERVICE: Final = "bundle/"
 """Prefix of the services of gRPC health that stand for one bundle."""
 

@@ -46,7 +46,7 @@ class Masker:
     """Masks what one request must not show."""
 
     secrets: tuple[str, ...] = ()
-    """Texts that are masked wherever they occur; of two with one beginning, the longer one first."""
+    """Texts that are masked wherever they occur. A text comes before those that it starts with."""
     by_name: bool = True
     """Whether values of names that look secret are masked, too."""
 

@@ -35,7 +35,7 @@ class ManualClock:
     """A clock that moves only when it is advanced."""
 
     def __init__(self) -> None:
-        """Start at zero, which is now."""
+        """Start at zero; `time` starts at the current time."""
         self._began_s = time.time()
         self._now_s = 0.0
 
