@@ -5,6 +5,7 @@ may need what they replaced. So nothing is undone: a small bundle is loaded the 
 """
 
 import ast
+import encodings.utf_8_sig  # noqa: F401 (the zygote imports it, and so not each worker: manifests are read with it)
 import hashlib
 import importlib
 import io
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+import tyk.session  # noqa: F401 (for each worker, too: the sound bundle imports it, and most others)
 from tykpy.bundles.errors import BundleError
 from tykpy.bundles.files.discovery import candidate_at, is_other_file, part_folders
 from tykpy.bundles.files.versions import version_of
