@@ -412,6 +412,17 @@ BLOCKING = [
     ("import redis\nstore = redis.Redis()", "store.get('x')", "redis.asyncio"),
     ("import socket", "socket.create_connection(('x', 1))", "open_connection"),
     ("import http.client", "http.client.HTTPSConnection('x').request('GET', '/')", "asynchronous client"),
+    ("from tyk import store", "store.get('x')", "await store.aget(...)"),
+    ("import tyk", "tyk.store.set_if_absent('x', 1)", "await store.aset_if_absent(...)"),
+    ("from tyk.storage import store as s", "s.incr('x')", "await store.aincr(...)"),
+    ("from gateway import TykGateway as tyk", "tyk.get_data('x')", "await tyk.store.aget(...)"),
+    ("from tyk.gateway import TykGateway", "TykGateway.store_data('x', 1)", "await tyk.store.aset(...)"),
+    ("from tyk import cache\n@cache(ttl=1, shared=True)\ndef tier(x): return x", "tier(1)", "async def tier"),
+    ("import redis\ndb: redis.Redis = redis.Redis.from_url('x')", "db.get('x')", "redis.asyncio"),
+    ("import sqlite3", "sqlite3.connect('x')", "aiosqlite"),
+    ("import urllib3\npool = urllib3.PoolManager()", "pool.request('GET', 'x')", "asynchronous client"),
+    ("import time\ndef wait():\n    time.sleep(1)", "wait()", "time.sleep in line 4 blocks"),
+    ("import time\ndef a():\n    b()\ndef b():\n    time.sleep(1); a()", "a()", "time.sleep in line 6 blocks"),
 ]
 
 
@@ -430,6 +441,13 @@ NOT_BLOCKING = [
     ("import redis.asyncio\nstore = redis.asyncio.Redis()", "await store.get('x')"),
     ("import httpx\nclient = httpx.AsyncClient()", "await client.get('http://x')"),
     ("", "time.sleep(1)"),
+    ("from tyk import store", "await store.aget('x')"),
+    ("import asyncio\nfrom tyk import store", "await asyncio.to_thread(store.get, 'x')"),
+    ("from gateway import TykGateway as tyk", "tyk.log('x')"),
+    ("from tyk import cache\n@cache(ttl=1)\ndef tier(x): return x", "tier(1)"),
+    ("from tyk import cache\n@cache(ttl=1, shared=True)\nasync def tier(x): return x", "await tier(1)"),
+    ("import asyncio, time\ndef wait():\n    time.sleep(1)", "await asyncio.to_thread(wait)"),
+    ("import time\ndef waits():\n    time.sleep(1)\n    yield", "waits()"),
 ]
 
 
