@@ -41,7 +41,8 @@ TABLE = """
 RULES_HEADING = """# Rules of `tykpy lint`
 
 `tykpy lint` finds them in the code of [bundles](../bundles.md#lint), without running it. `# tykpy: ignore[RULE]` on a
-line allows what a rule finds there. An `error` makes a hook, its bundle or the request fail; a `warning` is about what
+line allows what a rule finds there; `ignore = ["RULE"]` in `[tool.tykpy.lint]` of a `pyproject.toml` turns a rule off.
+An `error` makes a hook, its bundle or the request fail; a `warning` is about what
 has no effect, or a surprising one. This page is generated from `commands/lint/catalogue.py` by `make docs`.
 """
 RULE_TABLES = {

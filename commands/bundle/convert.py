@@ -13,7 +13,7 @@ from tykpy.commands.bundle.reading import manifest_of, opened, packable
 from tykpy.commands.bundle.writing import as_bytes, read_fields, seal, write_folder, write_zip
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.differences import difference_rules
-from tykpy.commands.lint.findings import Finding, LintReport
+from tykpy.commands.lint.findings import Finding, LintReport, ignored_rules
 from tykpy.commands.lint.rules import findings_of
 from tykpy.commands.lint.sources import read_sources
 
@@ -24,6 +24,7 @@ def convert(source: Path, output: Path | None = None, *, chain: bool = False) ->
     With `chain`, its hooks of one type are called together. The files keep their bytes, so checksum and signature stay
     valid. Raises CommandError.
     """
+    ignored = ignored_rules(source)
     with opened(source) as root:
         sources = read_sources(root, manifest_of(root, source), str(source))
         findings = findings_of(sources, str(source), difference_rules)
@@ -36,7 +37,7 @@ def convert(source: Path, output: Path | None = None, *, chain: bool = False) ->
                 findings += [Finding(place, 0, 0, "chain", change) for change in chained.changes]
             if output is not None:
                 _write(root, output, fields)
-        return sources.report(findings)
+        return sources.report([finding for finding in findings if finding.rule not in ignored])
 
 
 def _for_grpc(root: Path) -> dict[str, Any]:

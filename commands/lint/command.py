@@ -26,8 +26,8 @@ def lint(bundles: tuple[Path, ...], output_format: str) -> None:
     """Find what the gateway will ignore in the code of each BUNDLE, without running it.
 
     BUNDLE is a folder, ZIP or .py file, or a folder with many of them, as the gateway has: middleware/bundles.
-    `# tykpy: ignore[RULE]` on a line allows it; docs/lint has a page for each rule. Exits with 1 if something was
-    found.
+    `# tykpy: ignore[RULE]` on a line allows it; ignore = ["RULE"] in [tool.tykpy.lint] of the nearest pyproject.toml
+    turns a rule off. docs/lint has a page for each rule. Exits with 1 if something was found.
     """
     from tykpy.commands.lint.lint import lint_all
 

@@ -1,23 +1,31 @@
-"""Findings of lint and convert, each with its place, and the comments that allow them.
+"""Findings of lint and convert, each with its place, and the comments and settings that allow them.
 
-`# tykpy: ignore` allows all findings on its line, `# tykpy: ignore[rule, rule]` those of these rules.
+`# tykpy: ignore` allows all findings on its line, `# tykpy: ignore[rule, rule]` those of these rules. `ignore` in
+`[tool.tykpy.lint]` of a project's `pyproject.toml` allows what these rules find in its bundles, also where there is no
+line.
 """
 
 import ast
 import difflib
 import io
+import os
 import re
 import tokenize
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
+from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.catalogue import RULES, UNKNOWN_RULE, UNUSED_IGNORE
-from tykpy.ipc.text import bounded
+from tykpy.ipc.text import bounded, why_unread
 
 _COMMENT: Final = re.compile(r"#\s*tykpy:\s*ignore(?:\[([^\]]*)\])?")
+_PROJECT: Final = "pyproject.toml"
+_TABLE: Final = "[tool.tykpy.lint]"
 _MAX_NAME: Final = 40
-"""Most characters of an unknown rule's name that are shown."""
+"""Most characters of an unknown name that are shown."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -110,6 +118,55 @@ def is_allowed(finding: Finding, ignores: Mapping[int, Ignore]) -> bool:
     """Return whether a comment on its line allows a finding."""
     ignore = ignores.get(finding.line)
     return ignore is not None and ignore.allows(finding)
+
+
+def not_ignored(bundle: Path, findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings that the project of a bundle does not ignore. Raises CommandError for wrong settings."""
+    ignored = ignored_rules(bundle)
+    return [finding for finding in findings if finding.rule not in ignored]
+
+
+def ignored_rules(bundle: Path) -> frozenset[str]:
+    """Return the rules that a project ignores: the nearest file with the table counts, in the bundle or above it.
+
+    Raises CommandError if the settings are wrong.
+    """
+    where = bundle.absolute()
+    for folder in (where, *where.parents):
+        path = folder / _PROJECT
+        table = _table(path) if os.path.isfile(path) else None
+        if table is not None:
+            return _ignored(table, path)
+    return frozenset()
+
+
+def _table(path: Path) -> Mapping[str, Any] | None:
+    try:
+        found: Any = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CommandError(f"{path}: {why_unread(error)}") from error
+    except ValueError as error:  # its encoding, or its syntax
+        raise CommandError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise CommandError(f"{path}: is nested too deeply") from error
+    for name in ("tool", "tykpy", "lint"):
+        found = found.get(name)
+        if not isinstance(found, dict):
+            return None
+    return dict(found)
+
+
+def _ignored(table: Mapping[str, Any], path: Path) -> frozenset[str]:
+    for key in table:
+        if key != "ignore":
+            raise CommandError(f"{path}: {_TABLE} has only `ignore`, not {bounded(key, _MAX_NAME)!r}")
+    names = table.get("ignore", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CommandError(f'{path}: {_TABLE} ignore is a list of rules, such as ["hook-missing"]')
+    for name in names:
+        if name not in RULES:
+            raise CommandError(f"{path}: {_TABLE} ignore: {_unknown(name)}")
+    return frozenset(names)
 
 
 def _unknown(name: str) -> str:

@@ -6,7 +6,7 @@ from tykpy.bundles.files.discovery import candidates, is_other_file, part_folder
 from tykpy.bundles.files.manifest import MANIFEST_NAME, Manifest
 from tykpy.commands.bundle.reading import manifest_of, opened
 from tykpy.commands.errors import CommandError
-from tykpy.commands.lint.findings import Finding, LintReport
+from tykpy.commands.lint.findings import Finding, LintReport, not_ignored
 from tykpy.commands.lint.rules import findings_of, lint_rules
 from tykpy.commands.lint.several import Part, together
 from tykpy.commands.lint.sources import read_sources
@@ -38,7 +38,8 @@ def _lint_together(bundles: list[Path]) -> list[LintReport]:
     reports = [_lint_one_of_many(bundle) for bundle in bundles]
     if len(bundles) > 1:
         parts = [Part(bundle, manifest) for bundle in bundles if (manifest := _sound_manifest(bundle)) is not None]
-        reports.append(LintReport(list(together(parts)), 0, ()))
+        found = [finding for part, conflicts in together(parts) for finding in not_ignored(part.path, conflicts)]
+        reports.append(LintReport(found, 0, ()))
     return reports
 
 
@@ -60,7 +61,7 @@ def _lint_one_of_many(bundle: Path) -> LintReport:
     try:
         return lint(bundle)
     except CommandError as error:
-        return LintReport([Finding(str(bundle), 0, 0, "bundle", str(error))], 0, ())
+        return LintReport(not_ignored(bundle, [Finding(str(bundle), 0, 0, "bundle", str(error))]), 0, ())
 
 
 def lint(bundle: Path) -> LintReport:
@@ -73,4 +74,4 @@ def lint(bundle: Path) -> LintReport:
 
 def _report(root: Path, manifest: Manifest, bundle: Path) -> LintReport:
     sources = read_sources(root, manifest, str(bundle))
-    return sources.report(findings_of(sources, str(bundle), lint_rules))
+    return sources.report(not_ignored(bundle, findings_of(sources, str(bundle), lint_rules)))

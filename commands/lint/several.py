@@ -21,12 +21,15 @@ class Part(NamedTuple):
     manifest: Manifest
 
 
-def together(parts: list[Part]) -> Iterator[Finding]:
-    """Yield the conflicts of each part with those before it."""
+def together(parts: list[Part]) -> Iterator[tuple[Part, list[Finding]]]:
+    """Yield each part with its conflicts with those before it."""
     for index, part in enumerate(parts):
-        for earlier in parts[:index]:
-            for problem in _conflicts(part.manifest, earlier.manifest, earlier.path.name):
-                yield Finding(f"{part.path}/{MANIFEST_NAME}", 0, 0, _RULE, problem)
+        problems = (
+            problem
+            for earlier in parts[:index]
+            for problem in _conflicts(part.manifest, earlier.manifest, earlier.path.name)
+        )
+        yield part, [Finding(f"{part.path}/{MANIFEST_NAME}", 0, 0, _RULE, problem) for problem in problems]
 
 
 def _conflicts(mine: Manifest, earlier: Manifest, name: str) -> Iterator[str]:

@@ -206,6 +206,65 @@ def test_mistakes_in_ignore_comments_are_found(tmp_path: Path, line: str, found:
     assert [text if text in found else text.partition(":")[0] for text in said] == found
 
 
+SETTINGS = "[tool.tykpy.lint]\nignore = [{}]\n"
+
+
+def bundle_with_findings(folder: Path) -> Path:
+    """Write a bundle with one finding in its manifest, and one that has a line."""
+    code = in_hook("@Pre", REQUEST, "session.rate = 1.0")
+    return write_bundle(folder, {"middleware.py": code}, pre=[{"name": "hook"}, {"name": "absent"}])
+
+
+@pytest.mark.parametrize("place", ["bundle", "above"])
+def test_a_project_ignores_rules(tmp_path: Path, place: str) -> None:
+    bundle = bundle_with_findings(tmp_path / "mine")
+    assert {finding.rule for finding in lint(bundle).findings} == {"hook-missing", "session"}
+    (bundle if place == "bundle" else tmp_path).joinpath("pyproject.toml").write_text(SETTINGS.format("'hook-missing'"))
+    assert [finding.rule for finding in lint(bundle).findings] == ["session"]
+    assert [finding.rule for finding in lint(bundle / "middleware.py").findings] == ["session"]
+
+
+def test_the_nearest_project_with_settings_counts(tmp_path: Path) -> None:
+    bundle = bundle_with_findings(tmp_path / "shop" / "mine")
+    (tmp_path / "pyproject.toml").write_text(SETTINGS.format("'hook-missing', 'session'"))
+    (tmp_path / "shop" / "pyproject.toml").write_text(SETTINGS.format("'session'"))
+    (bundle / "pyproject.toml").write_text("[tool.ruff]\n[project]\nname = 'x'\n")
+    assert [finding.rule for finding in lint(bundle).findings] == ["hook-missing"]
+
+
+def test_a_project_ignores_what_is_about_bundles(tmp_path: Path) -> None:
+    """`bundle`: a broken ZIP; `several`: two parts of one API."""
+    parts = [write_bundle(tmp_path / "all" / "api" / name, {"m.py": ""}, auth_check={"name": "check"}) for name in "ab"]
+    (tmp_path / "all" / "broken.zip").write_bytes(b"no ZIP")
+    found = {finding.rule for report in lint_all(tmp_path / "all") for finding in report.findings}
+    assert found == {"bundle", "several", "hook-missing"}
+    (tmp_path / "all" / "pyproject.toml").write_text(SETTINGS.format("'bundle', 'hook-missing'"))
+    (parts[1] / "pyproject.toml").write_text(SETTINGS.format("'several', 'hook-missing'"))
+    assert [finding for report in lint_all(tmp_path / "all") for finding in report.findings] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SETTINGS.format("'hook-mising'"), "there is no rule hook-mising; did you mean hook-missing?"),
+        ("[tool.tykpy.lint]\nignored = []\n", "has only `ignore`, not 'ignored'"),
+        ("[tool.tykpy.lint]\nignore = 'session'\n", 'is a list of rules, such as ["hook-missing"]'),
+        (SETTINGS.format("1"), "is a list of rules"),
+        ("[tool.tykpy.lint\n", "line 1"),
+        ("x = " + "[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_wrong_settings_of_a_project_end_lint(tmp_path: Path, text: str, message: str) -> None:
+    bundle = bundle_with_findings(tmp_path / "mine")
+    path = tmp_path / "pyproject.toml"
+    path.write_text(text)
+    for target in (bundle, tmp_path):
+        with pytest.raises(CommandError) as raised:
+            lint_all(target)
+        assert str(raised.value).startswith(f"{path}: ")
+        assert message in str(raised.value)
+
+
 def test_columns_count_characters(tmp_path: Path) -> None:
     (finding,) = lint_text(tmp_path, in_hook("@Pre", REQUEST, "x = 'äöü'; session.rate = 1.0"))
     assert (finding.line, finding.column) == (4, 16)
