@@ -29,6 +29,10 @@ class WorkerError(WorkersError):
 class WrongReturnError(WorkersError):
     """A hook returned something that its shape does not allow; the message names both."""
 
+    file: str = ""
+    """Where the hook is, once that is known."""
+    line: int = 0
+
 
 class BundleError(WorkersError):
     """A bundle, or one of its hooks, cannot be used. Line 0: unknown.

@@ -3,11 +3,14 @@
 import os
 import resource
 from types import TracebackType
-from typing import cast
+from typing import Final, cast
 
 from tykpy.bundles.errors import BundleError
 from tykpy.ipc.description import MAX_MESSAGE
 from tykpy.ipc.text import access_needed, bounded
+
+_PROTOBUF_TYPE: Final = "bad argument type for built-in operation"
+"""All that protobuf says when a field or map gets a value of another type."""
 
 
 def bundle_failed(error: BaseException, root: str, file: str = "") -> BundleError:
@@ -68,6 +71,8 @@ def _text_of(error: BaseException) -> str:
         text = f"<its __str__ raised {class_name(broken)}>"
     if issubclass(type(error), MemoryError):
         text = text or _memory_limit()
+    elif text == _PROTOBUF_TYPE:
+        text += " (a value of the wrong type for the object: headers, parameters and metadata are str)"
     return f"{name}: {text}" if text else name
 
 

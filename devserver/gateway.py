@@ -19,6 +19,7 @@ from tykpy.devserver.messages import GatewayRequest
 from tykpy.devserver.pipeline import GatewayPipeline, Observer, Upstream
 from tykpy.devserver.trace import Trace
 
+_EVENT: Final = "Event"
 KEPT_TRACES: Final = 200
 KEPT_BYTES: Final = 128 * 1024 * 1024
 """Bytes of bodies and objects in them."""
@@ -132,9 +133,14 @@ class DevGateway:
         loaded = await self._hooks.reload()
         if not sources.apis:
             hooks = [hook for bundle in loaded.bundles for hook in bundle["hooks"]]
-            apis = (default_api(name, only or middleware_of_hooks(hooks)),)
-        apis = tuple(with_decorated_hooks(api, loaded.bundles) for api in apis)
-        return Loading(apis, loaded, (*problems, *loaded.problems), tuple(_warnings(apis)))
+            is_known = only is not None or not loaded.problems
+            apis = (default_api(name, only or middleware_of_hooks(hooks)),) if is_known else ()
+        served = (with_decorated_hooks(api, loaded.bundles) for api in apis)
+        apis = tuple(api for api in served if api is not None)
+        warnings = list(_warnings(apis))
+        if apis and not sources.apis:
+            warnings += _never_called(apis[0], loaded)
+        return Loading(apis, loaded, (*problems, *loaded.problems), tuple(warnings))
 
     def _read_keys(self) -> None:
         """Read keys and policies; sessions that auth hooks have stored stay."""
@@ -178,8 +184,26 @@ def _warnings(apis: tuple[Api, ...]) -> list[str]:
             names = ", ".join(hook.name for hook in middleware.post_key_auth)
             found.append(f"{place}PostKeyAuth hooks are never called, because the API is keyless: {names}")
         if not middleware.count:
-            found.append(f"{place}no hook is configured")
+            found.append(f"{place}no hook is configured; {_where_hooks_come_from(api)}")
     return found
+
+
+def _never_called(api: Api, loaded: LoadedBundles) -> Iterator[str]:
+    """Say which hooks of the only bundle the gateway never calls, because nothing says when."""
+    is_file = api.bundle.endswith(".py")
+    why = "its decorator does not say when" if is_file else "manifest.json does not list it"
+    for hook in (hook for bundle in loaded.bundles for hook in bundle["hooks"]):
+        is_called = hook["hook_type"] if is_file else hook["listed"] or hook["hook_type"] in api.middleware.chained
+        if not is_called and hook["hook_type"] != _EVENT:
+            yield f"{api.title}: {hook['name']} is never called: {why}"
+
+
+def _where_hooks_come_from(api: Api) -> str:
+    if api.bundle.endswith(".py"):
+        return "decorate a function of the file, e.g. with @Pre"
+    if api.bundle and api.uses_bundle:
+        return "list them in custom_middleware of the bundle's manifest.json"
+    return "name a bundle in the API definition, or list hooks in its custom_middleware"
 
 
 def _problem_of_file(error: DevError) -> Problem:

@@ -62,7 +62,8 @@ async def _serve(options: DevOptions, folder: Path) -> None:
         async with _listening(DevServer(gateway, options.names), options.port) as port:
             address = f"http://localhost:{port}"
             loading = await gateway.load()
-            view.tell(f"tykpy dev on {address} (inspector: {address}{INSPECTOR}), upstream: {options.upstream}", "bold")
+            view.tell(f"tykpy dev on {address} (upstream: {options.upstream})", "bold")
+            view.tell(f"inspector: {address}{INSPECTOR}")
             view.show_loading(loading)
             gateway.on_load.append(view.show_loading)
             async for _ in saves(options.files, stop):

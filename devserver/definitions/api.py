@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from re import Pattern
 from typing import Any, Final
 
+from tykpy.bundles.files.manifest import CHAIN_NAME, HOOK_TYPES
 from tykpy.devserver.messages import GatewayResponse, Values
 
 CUSTOM_AUTH: Final = "custom_auth"
@@ -52,6 +53,13 @@ class Middleware:
         """The number of hooks."""
         chains = (self.pre, self.post_key_auth, self.post, self.response)
         return sum(map(len, chains)) + (self.auth_check is not None)
+
+    @property
+    def chained(self) -> frozenset[str]:
+        """The hook types of which all hooks of the bundle run in one call, listed or not."""
+        chains = {key: getattr(self, key) or () for key in HOOK_TYPES}
+        asked = {key: [chain] if isinstance(chain, ConfiguredHook) else chain for key, chain in chains.items()}
+        return frozenset(HOOK_TYPES[key] for key in asked if any(hook.name == CHAIN_NAME for hook in asked[key]))
 
 
 @dataclass(frozen=True, slots=True)

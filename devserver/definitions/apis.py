@@ -50,16 +50,19 @@ def with_bundle(api: Api, files: BundleFiles | None) -> Api:
     return api if middleware is None else replace(api, middleware=middleware)
 
 
-def with_decorated_hooks(api: Api, bundles: Sequence[Mapping[str, Any]]) -> Api:
+def with_decorated_hooks(api: Api, bundles: Sequence[Mapping[str, Any]]) -> Api | None:
     """Return an API whose bundle is a `.py` file, and thus lists no hooks, with those that are decorated in the file.
 
-    `bundles` are those that were loaded, as they describe themselves. A single one stands for any name.
+    `bundles` are those that were loaded, as they describe themselves. A single one stands for any name. Returns None if
+    the file has an error: nobody knows which hooks it would have, and without them requests would pass.
     """
     if not api.bundle or not api.uses_bundle or api.middleware.count:
         return api
     named = [one for one in bundles if name_hash(api.bundle) in one["hashes"]] or bundles
     if len(named) != 1 or not named[0]["name"].endswith(".py"):
         return api
+    if named[0]["state"] != "loaded" or named[0]["faulty"]:
+        return None
     return replace(api, middleware=middleware_of_hooks(named[0]["hooks"]))
 
 

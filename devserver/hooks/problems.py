@@ -6,7 +6,7 @@ from types import FrameType, TracebackType
 from typing import Final
 
 from tykpy.bundles.bundle import Bundle
-from tykpy.bundles.errors import BundleError, WorkerError
+from tykpy.bundles.errors import BundleError, WorkerError, WrongReturnError
 from tykpy.bundles.plugin_errors import class_name, described, from_plugin
 from tykpy.devserver.hooks.contract import Problem, SourceFrame
 from tykpy.devserver.hooks.masking import MASK, is_secret, masked
@@ -31,7 +31,11 @@ def problem_of(error: BaseException, roots: Iterable[str]) -> Problem:
     cause = error.__cause__
     if cause is None:
         return Problem(error.status.name, error.message)
-    frames = _frames(cause, roots)
+    if isinstance(cause, WrongReturnError):
+        # It is raised behind the hook's end: its traceback has only code of ours.
+        frames: tuple[SourceFrame, ...] = (_place(cause.file, cause.line),)
+    else:
+        frames = _frames(cause, roots)
     last = next((frame for frame in reversed(frames) if frame.is_plugin), None)
     return Problem(
         error.status.name,
@@ -58,7 +62,7 @@ def _load_problem(error: BundleError, roots: tuple[str, ...]) -> Problem:
     frames = () if cause is None or isinstance(cause, SyntaxError) else _frames(cause, roots)
     if not any(frame.is_plugin for frame in frames):
         if error.file and error.line:
-            frames = (SourceFrame(error.file, error.line, "", _source(error.file, error.line), (), is_plugin=True),)
+            frames = (_place(error.file, error.line),)
         elif isinstance(cause, OSError):
             frames = ()  # of the code that wanted to read the file
     exception = "" if cause is None else f"{class_name(cause)}: {error.message.removeprefix(f'{class_name(cause)}: ')}"
@@ -88,6 +92,11 @@ def _frame(frame: FrameType, line: int, roots: tuple[str, ...]) -> SourceFrame:
     return SourceFrame(
         code.co_filename, line, code.co_qualname, _source(code.co_filename, line, frame), variables, is_plugin
     )
+
+
+def _place(file: str, line: int) -> SourceFrame:
+    """Return a line of the bundle as a frame."""
+    return SourceFrame(file, line, "", _source(file, line), is_plugin=True)
 
 
 def _source(file: str, line: int, frame: FrameType | None = None) -> tuple[tuple[int, str], ...]:

@@ -42,7 +42,7 @@ def hook_failed(hook: "Hook", error: BaseException) -> WorkerError:
     if forked.is_child:
         forked.end(error)
     if type(error) is WrongReturnError:
-        return _wrong_return(hook, str(error))
+        return _wrong_return(hook, error)
     own = from_plugin(error.__traceback__, hook.root)
     if issubclass(type(error), MemoryError):
         # Free what the hook had collected, or there is no memory left to report the failure.
@@ -72,9 +72,10 @@ def hook_passed_over(hook: "Hook", error: WorkerError) -> None:
     _failures.log(logging.WARNING, f"continue {hook.bundle} {hook.name}", text)
 
 
-def _wrong_return(hook: "Hook", reason: str) -> WorkerError:
-    """Return the error for a hook that returned a wrong value."""
-    message = f"hook {hook.name} of bundle {hook.bundle} {reason} ({hook.file}:{hook.line})"
+def _wrong_return(hook: "Hook", error: WrongReturnError) -> WorkerError:
+    """Return the error for a hook that returned a wrong value, and tell the cause where the hook is."""
+    error.file, error.line = hook.file, hook.line
+    message = f"hook {hook.name} of bundle {hook.bundle} {error} ({hook.file}:{hook.line})"
     _failures.log(logging.ERROR, message, message)
     return WorkerError(Status.HOOK_FAILED, message, meta_of(hook))
 

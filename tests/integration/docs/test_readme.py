@@ -93,7 +93,7 @@ def first_hook(tmp_path: Path) -> None:
 
 def first_call(tmp_path: Path) -> None:
     flags = shlex.split(command_starting("tykpy broker --workers 2"))[2:]
-    assert flags == ["--workers", "2", "--bundles", "bundles"]
+    assert flags == ["--workers", "2", "--bundles", "plugins"]
     with running_broker(tmp_path, workers=2, files={"hello.py": first_middleware()}) as broker:
         said = {"TYKPY_RUNTIME_DIR": str(broker.runtime)}
         shown = shell(command_starting("tykpy call"), tmp_path, **said)

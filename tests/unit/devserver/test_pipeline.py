@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.dev_gateway import BODY, Served, serving
+from tests.support.dev_gateway import BODY, FixedUpstream, Served, serving
 from tykpy.devserver.definitions.api import Api
 from tykpy.devserver.endings import ErrorTemplates, Refused
 from tykpy.devserver.errors import DefinitionError
+from tykpy.devserver.gateway import DevFiles, DevGateway
+from tykpy.devserver.hooks.local import LocalHooks
 from tykpy.devserver.identity.keys import Keys
 from tykpy.devserver.messages import GatewayRequest
 from tykpy.devserver.trace import Note, Trace
@@ -241,6 +243,111 @@ def test_the_gateway_says_which_hooks_are_never_called(tmp_path: Path) -> None:
 
     definition = {"use_keyless": True, "custom_middleware_bundle": "any.zip"}
     run(test, tmp_path, api=definition, auth_check="check", post_key_auth=["known"])
+
+
+def test_hooks_that_the_manifest_leaves_out_are_told(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        assert served.gateway.loading.warnings == (
+            "bundle: check is never called: manifest.json does not list it",
+            "bundle: known is never called: manifest.json does not list it",
+            "bundle: seal is never called: manifest.json does not list it",
+        )
+
+    run(test, tmp_path, pre=["*"], post=["last"])
+
+
+def test_where_hooks_are_listed_is_told(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        (warning, *_) = served.gateway.loading.warnings
+        assert warning.endswith("no hook is configured; list them in custom_middleware of the bundle's manifest.json")
+
+    run(test, tmp_path)
+
+
+FILE_WITH_ERRORS = [
+    (
+        "from tyk.decorators import Pre\n\n@Pre\ndef first(request, session, spec)\n    return request, session\n",
+        "SyntaxError",
+    ),
+    ("import no_such_module\n", "ModuleNotFoundError"),
+    (
+        "from tyk.decorators import Pre\n\n@Pre\ndef first(request, session):\n    return request, session\n",
+        "2 arguments",
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "message"), FILE_WITH_ERRORS, ids=["syntax", "import", "arguments"])
+@pytest.mark.parametrize("has_definition", [False, True], ids=["alone", "of a definition"])
+def test_a_file_with_an_error_passes_no_request(
+    tmp_path: Path, source: str, message: str, has_definition: bool
+) -> None:
+    """Without a manifest only its decorators say which hooks there are."""
+    file = tmp_path / "hello.py"
+    file.write_text(source)
+    definition = tmp_path / "api.json"
+    definition.write_text('{"api_id": "a", "use_keyless": true, "custom_middleware_bundle": "hello.zip"}')
+
+    async def get() -> Trace:
+        hooks = LocalHooks([file])
+        gateway = DevGateway(DevFiles(file, (definition,) if has_definition else ()), hooks, FixedUpstream())
+        try:
+            await gateway.load()
+            assert gateway.loading.warnings == ()
+            return await gateway.handle(GatewayRequest(url="/"))
+        finally:
+            await gateway.close()
+
+    trace = asyncio.run(get())
+    assert trace.response is not None
+    assert trace.response.status == 500
+    assert message in trace.error
+
+
+def test_a_file_tells_which_hooks_have_no_type(tmp_path: Path) -> None:
+    file = tmp_path / "hello.py"
+    file.write_text("from tyk.decorators import Hook\n\n@Hook\ndef first(request, session, spec):\n    pass\n")
+
+    async def load() -> tuple[str, ...]:
+        gateway = DevGateway(DevFiles(file), LocalHooks([file]), FixedUpstream())
+        try:
+            return (await gateway.load()).warnings
+        finally:
+            await gateway.close()
+
+    assert asyncio.run(load()) == (
+        "hello.py: no hook is configured; decorate a function of the file, e.g. with @Pre",
+        "hello.py: first is never called: its decorator does not say when",
+    )
+
+
+@pytest.mark.parametrize("returned", ["None", "request", "1, 2, 3"])
+def test_a_wrong_return_shows_the_hook(tmp_path: Path, returned: str) -> None:
+    """Not the code of ours that looks at what came back."""
+    source = f"\n@Pre\ndef wrong(request, session, spec):\n    return {returned}\n"
+
+    async def get() -> Trace:
+        async with serving(tmp_path, source, pre=["wrong"]) as served:
+            return await served.get()
+
+    problem = asyncio.run(get()).problem
+    assert problem is not None
+    (frame,) = problem.frames
+    assert (problem.file, frame.file) == (frame.file, str(tmp_path / "bundle" / "middleware.py"))
+    assert f"    return {returned}" in dict(frame.source).values()
+
+
+def test_a_value_of_the_wrong_type_is_explained(tmp_path: Path) -> None:
+    """Protobuf itself says only `bad argument type for built-in operation`."""
+    source = "\n@Pre\ndef wrong(request, session, spec):\n    request.add_header('X-Count', 2)\n"
+
+    async def get() -> Trace:
+        async with serving(tmp_path, source, pre=["wrong"]) as served:
+            return await served.get()
+
+    problem = asyncio.run(get()).problem
+    assert problem is not None
+    assert "headers, parameters and metadata are str" in problem.message
 
 
 def test_a_broken_definition_fails_every_request(tmp_path: Path) -> None:
