@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tykpy.broker.catalog import bundle_names
 from tykpy.broker.catalog.bundle_names import BundleNames
@@ -14,11 +13,10 @@ from tykpy.broker.catalog.description import bundle_problems
 from tykpy.bundles.errors import KeyFileError
 from tykpy.bundles.files.signature import PublicKey
 from tykpy.bundles.registry import BundleStore
+from tykpy.commands.bundle.loading import Descriptions, describe_loaded
 from tykpy.commands.errors import CommandError
 from tykpy.commands.pool import ask_broker
 from tykpy.ipc.text import why_unread
-
-Descriptions = list[dict[str, Any]]
 
 
 def of_broker(runtime_dir: Path) -> Descriptions:
@@ -32,7 +30,7 @@ def of_broker(runtime_dir: Path) -> Descriptions:
 def of_folder(
     folder: Path, public_key: Path | None = None, apis: Path | None = None, *, load: bool = True
 ) -> Descriptions:
-    """Return what a worker would load from a folder; imports the plugins, here and now.
+    """Return what a worker would load from a folder; imports the plugins, in a process of their own.
 
     Without `load` nothing is imported: manifests, files, signatures and syntax are checked, and no hooks are found.
     `apis` is the folder of API definitions. What a worker would log about problems is in the descriptions.
@@ -46,11 +44,15 @@ def of_folder(
     except OSError as error:
         raise CommandError(f"{folder} cannot be read: {why_unread(error)}") from error
     with _quiet(logging.getLogger("tykpy.worker")), tempfile.TemporaryDirectory(prefix="tykpy-hooks-") as unpacked:
-        store = BundleStore([folder], Path(unpacked), key, runs_code=load)
-        store.load_all()
+        if load:
+            found = describe_loaded(folder, public_key, Path(unpacked))
+        else:
+            store = BundleStore([folder], Path(unpacked), key, runs_code=False)
+            store.load_all()
+            found = [*store.describe(), *store.unloaded()]
         names = BundleNames(apis)
         names.refresh()
-        return [{**bundle, **names.describe(bundle["hashes"])} for bundle in (*store.describe(), *store.unloaded())]
+        return [{**bundle, **names.describe(bundle["hashes"])} for bundle in found]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""`tykpy hooks` fits the terminal; pipes, `--wide` and `--json` get everything."""
+"""`tykpy hooks` fits the terminal; pipes, `--wide` and `--json` get everything. `--bundles` outlives what they do."""
 
 import os
 import pty
@@ -77,3 +77,52 @@ def test_shapes_go_before_names_are_cut(folder: Path) -> None:
     fits, narrower = hooks(folder, columns=needed), hooks(folder, columns=needed - 1)
     assert any("SHAPE" in line for line in fits)
     assert not any("SHAPE" in line or "..." in line for line in narrower)
+
+
+AUDIT: Final = """
+def refuse(event, arguments):
+    raise RuntimeError(event)
+sys.addaudithook(refuse)
+"""
+ENDINGS: Final = {
+    "audit.py": (AUDIT, "exited with code 82 (an audit hook refuses to open files or to import modules)"),
+    "closes.py": ("os.closerange(3, 100)", "exited with code 79 (its descriptors were closed)"),
+    "exits.py": ("os._exit(0)", "exited with code 0"),
+    "kills.py": ("os.killpg(0, signal.SIGKILL)", "was ended by SIGKILL"),
+    "replaces.py": ("ast.parse = None", "exited with code 86 (no other bundle could be loaded"),
+}
+HOOK: Final = "\n@Pre\ndef sound(request, session, spec): return request, session\n"
+
+
+@pytest.mark.parametrize(
+    "command", [("hooks",), ("check-config", "--load", "--runtime-dir", "run")], ids=lambda c: c[0]
+)
+def test_bundles_that_end_the_process_are_named(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """The other bundles are loaded, and nothing is left behind."""
+    temporary, bundles = tmp_path / "temporary", tmp_path / "bundles"
+    temporary.mkdir()
+    bundles.mkdir()
+    imports = "import ast, os, signal, sys\nfrom tyk.decorators import *\n"
+    for name, (code, _) in ENDINGS.items():
+        (bundles / name).write_text(imports + code + HOOK)
+    (bundles / "good.py").write_text(imports + "print('printed by it')" + HOOK)
+    done = subprocess.run(
+        [TYKPY, *command, "--bundles", bundles],
+        cwd=tmp_path, env={**os.environ, "TMPDIR": str(temporary)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    problems = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("problem: bundle ")]
+    assert len(problems) == len(ENDINGS)
+    for name, (_, said) in ENDINGS.items():
+        place = f"problem: bundle {name}: {bundles}/{name}: the process that loaded it {said}"
+        assert any(problem.startswith(place) for problem in problems), problems
+    assert "printed by it" in done.stderr
+    assert "printed by it" not in done.stdout
+    assert os.listdir(temporary) == []
+
+
+def test_threads_of_bundles_do_not_keep_the_command(tmp_path: Path) -> None:
+    code = "import threading\nfrom tyk.decorators import *\nthreading.Thread(target=threading.Event().wait).start()"
+    (tmp_path / "waits.py").write_text(code + HOOK)
+    assert any("sound" in line for line in hooks(tmp_path))
