@@ -19,8 +19,9 @@ from tykpy.bundles.errors import LimitError
 MIB: Final = 1024 * 1024
 SPARE_MEMORY: Final = 32 * MIB
 """Address space that a worker needs for its own, beyond what it has before bundles are loaded and threads' stacks."""
-ARENA: Final = 64 * MIB
-"""Address space that malloc takes at once when two threads need memory at the same time, in whichever start they do."""
+VARIATION: Final = 80 * MIB
+"""How much more address space one start may need than another: malloc takes 64 MiB at once when two threads need memory
+at the same time, and its mappings differ."""
 OWN_THREADS: Final = 2
 """Threads besides those that run hooks: the control thread and the event loop of `async def` hooks."""
 DEFAULT_STACK: Final = 8 * MIB
@@ -99,7 +100,7 @@ def _limit_memory(memory: int, threads: int) -> None:
     stack = threading.stack_size() or (DEFAULT_STACK if stack == resource.RLIM_INFINITY else stack)
     least = used + (threads + OWN_THREADS) * stack + SPARE_MEMORY
     if memory < least:
-        needed = least + ARENA
+        needed = least + VARIATION
         raise LimitError(f"--limit-memory {memory} is too low: a worker needs {needed} before its bundles take any")
     _set(resource.RLIMIT_AS, memory, "--limit-memory")
 
