@@ -33,7 +33,7 @@ MAX_WAITING_CHARACTERS: Final = 4 * 1024 * 1024
 MAX_EVENT_CHARACTERS: Final = 256 * 1024
 """Characters of one event's name and payload. As JSON up to twelve times as many bytes, a control message's size."""
 FINISH_S: Final = 1.0
-"""How long a worker that ends goes on sending waiting events; the broker gives it longer."""
+"""How long a worker that ends waits for the broker to take one of its events."""
 CARRIED_SPEC: Final = ("APIID", "OrgID", "bundle_hash")
 """The keys of the triggering hook's spec that an event carries."""
 MAX_SPEC_CHARACTERS: Final = 1_024
@@ -123,12 +123,17 @@ class SentEvents:
         self._start()
 
     def finish(self) -> None:
-        """Send waiting events, for at most FINISH_S seconds, and accept no more."""
+        """Send waiting events, as long as the broker takes one every FINISH_S seconds, and accept no more."""
         self._finishing = True
-        if self._starting.locked():
-            self._queue.put(None)
+        if not self._starting.locked():
+            return
+        self._queue.put(None)
+        waiting = self._queue.qsize() + 1
+        while (left := self._queue.qsize()) < waiting:
+            waiting = left
             with suppress(Empty):
                 self._ended.get(timeout=FINISH_S)
+                break
 
     def _has_room(self, size: int) -> bool:
         fits = self._queue.qsize() < MAX_WAITING and self._waiting + size <= MAX_WAITING_CHARACTERS
@@ -143,7 +148,12 @@ class SentEvents:
 
     def _run(self) -> None:
         try:
-            while not (self._finishing and self._queue.empty()):
+            while not self._finishing:
+                self._send(self._queue.get())
+            if not self._queue.empty():
+                # The broker gives this worker more time to end.
+                self._control.send("stopping")
+            while not self._queue.empty():
                 self._send(self._queue.get())
         except ControlClosedError:
             # The broker is gone, and this process is about to end.

@@ -37,8 +37,10 @@ from gateway import TykGateway as tyk
 
 @Pre
 def {HOOK}(request, session, spec):
-    key = "ran-" + request.get_header("Call")
-    tyk.store_data(key, str(int(tyk.get_data(key) or 0) + 1), 600)
+    call = request.get_header("Call")
+    with open(os.environ["RUNS"], "a") as runs:
+        runs.write(call + "\\n")
+    tyk.store_data("last", call, 600)
     request.add_header("X-Broker", os.environ["BROKER"])
     return request, session
 
@@ -148,7 +150,10 @@ class Broker(RunningBroker):
         self.name = folder.name
         self.machine = machine
         listen = ("--listen", f"tcp://{machine.address}:{PORT}")
-        super().__init__(folder, *listen, "--redis", redis, *flags, env={"BROKER": self.name})
+        self.runs = folder / "runs"
+        """A line for each hook run: its call."""
+        env = {"BROKER": self.name, "RUNS": str(self.runs)}
+        super().__init__(folder, *listen, "--redis", redis, *flags, env=env)
         self.add_flags("--listen", self.address)
         self.prefix = machine.prefix
         self.add_file("hooks.py", SOURCE)
@@ -168,6 +173,7 @@ class Cluster:
         self.redis = RedisServer(folder / "redis", "--bind", self._storage.address, "--protected-mode", "no", port=6379)
         self.redis.prefix = self._storage.prefix
         stack.enter_context(running(self.redis))
+        self._all: list[Broker] = []
         self.brokers = [self.add_broker() for _ in range(BROKERS)]
         self.load = Load(self._client)
         stack.callback(self.load.end)
@@ -177,7 +183,9 @@ class Cluster:
         machine = self._network.machine()
         url = f"redis://{self._storage.address}:6379"
         name = f"broker-{machine.address.rpartition('.')[2]}"
-        return self._stack.enter_context(Broker(self._folder / name, machine, url, *self._flags))
+        broker = Broker(self._folder / name, machine, url, *self._flags)
+        self._all.append(broker)
+        return self._stack.enter_context(broker)
 
     def publish(self, *brokers: Broker) -> None:
         """Have the name lead to these brokers."""
@@ -203,9 +211,7 @@ class Cluster:
     def runs(self) -> Counter[str]:
         """End the calls; return how many hook runs each one has caused."""
         self.load.end()
-        with self.redis.client() as client:
-            runs = {key.decode(): client.get(key) for key in client.scan_iter(match="*ran-*", count=1000)}
-        return Counter({key.rpartition("ran-")[2]: int(value) for key, value in runs.items() if value is not None})
+        return Counter(call for broker in self._all if broker.runs.exists() for call in broker.runs.read_text().split())
 
 
 @contextmanager

@@ -196,9 +196,10 @@ def test_a_late_answer_is_not_taken_for_the_next_one(serve: Serve) -> None:
     """A call fails as EXPIRED at its timeout, and its late answer is dropped."""
     server = serve()
     with PipelinedRpcClient(server.path) as client:
-        with pytest.raises(RpcError) as caught:
-            client.call("dispatch", {"hook_name": "Hold"}, timeout=0.01)
-        assert caught.value.code == "EXPIRED"
+        while not server.router.held:  # on a busy machine a call may expire before it gets there
+            with pytest.raises(RpcError) as caught:
+                client.call("dispatch", {"hook_name": "Hold"}, timeout=0.01)
+            assert caught.value.code == "EXPIRED"
         held = server.router.held[0]
         server.run(lambda: held.answer(Kind.OBJECT_MAP, b"\x80"))
         assert client.call("ping") == "pong"

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -160,7 +162,26 @@ def test_finish_sends_waiting_events_and_no_later_ones(ends: tuple[SentEvents, R
     events.trigger("last", "")
     events.finish()
     events.trigger("too late", "")
-    assert [body["name"] for _, body in read()] == ["last"]
+    assert [body["name"] for name, body in read() if name == "event"] == ["last"]
+
+
+def test_finish_waits_for_a_broker_that_reads_slowly(
+    ends: tuple[SentEvents, Read], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tykpy.workers.events.FINISH_S", 0.5)
+    events, read = ends
+    many = 15
+    for number in range(many):
+        events.trigger(str(number), "x" * (MAX_EVENT_CHARACTERS - 10))
+    finishing = threading.Thread(target=events.finish)
+    finishing.start()
+    names = []
+    waits = True
+    while waits:
+        waits = finishing.is_alive()
+        time.sleep(0.02)  # the pace of this broker: it waits for nothing
+        names += [body["name"] for name, body in read() if name == "event"]
+    assert names == [str(number) for number in range(many)]
 
 
 def test_a_name_is_a_string(ends: tuple[SentEvents, Read]) -> None:
