@@ -157,9 +157,9 @@ def _log(snapshot: Snapshot, details: Mapping[str, Any] | None) -> str:
 
 def _problems(snapshot: Snapshot, details: Mapping[str, Any] | None) -> Iterator[str]:
     for one in snapshot.breakers:
-        yield f"hook {one.hook} of {one.bundle or 'events'} is not run, it killed workers: breaker {one.state}, " + (
-            f"tried again in {long_time(one.left_s)}" if one.left_s else "tried again now"
-        )
+        place = f" of {one.bundle}" if one.bundle else ""
+        again = f"in {long_time(one.left_s)}" if one.left_s else "now"
+        yield f"hook {one.hook}{place} is not run, it killed workers: breaker {one.state}, tried again {again}"
     if details is None:
         yield from (f"{one.name}: {one.flaw}" for one in snapshot.bundles if one.flaw)
     else:

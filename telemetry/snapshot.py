@@ -137,7 +137,7 @@ class BreakerState(msgspec.Struct, gc=False):
     """A hook that is not run because it killed workers."""
 
     bundle: str
-    """Empty for an event handler."""
+    """Empty if no worker has the hook."""
     hook: str
     state: str
     """`open` or `half open`."""

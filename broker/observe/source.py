@@ -51,8 +51,6 @@ class SnapshotSource:
         self._version = _own_version()
         self._description: Description | None = None
         self._bundles: list[BundleState] = []
-        self._names: dict[str, str] = {}
-        """Names of the described bundles by hash."""
         self._unloaded: dict[str, str] = {}
         self._unloaded_until = 0.0
 
@@ -127,7 +125,6 @@ class SnapshotSource:
         if description is self._description:
             return
         self._description = description
-        self._names = {digest: bundle["name"] for bundle in description for digest in bundle["hashes"]}
         self._bundles = [
             BundleState(
                 name=bundle["name"],
@@ -154,7 +151,7 @@ class SnapshotSource:
         if not quarantine.active:
             return []
         return [
-            BreakerState(self._names.get(one["bundle_hash"], ""), one["hook"], one["state"], one["left_s"])
+            BreakerState(one["bundle"], one["hook"], one["state"], one["left_s"])
             for one in quarantine.describe()["hooks"]
         ]
 

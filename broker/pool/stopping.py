@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from tykpy.broker.config import BrokerConfig
@@ -14,6 +14,7 @@ from tykpy.broker.pool.process import CPU_ENDING, Ending
 from tykpy.broker.pool.slots import RestartReason
 from tykpy.broker.pool.worker import Worker, WorkerPhase
 from tykpy.broker.router.deaths import Cause
+from tykpy.broker.router.dispatch import Dispatch
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.router import Router
 from tykpy.ipc.errors import IpcError
@@ -22,7 +23,7 @@ from tykpy.telemetry.log import Log
 from tykpy.telemetry.records import NO_FIELDS, Fields
 
 log = logging.getLogger("tykpy.supervisor")
-_dispatch_log: Final = Log(log.name)
+dispatch_log: Final = Log(log.name)
 """For records about a dispatch."""
 
 STOP_GRACE: Final = 2.0
@@ -68,8 +69,10 @@ class WorkerStopper:
             return
         worker.stopped |= worker.process.is_stopped
         why = ": somebody has stopped it (SIGSTOP)" if worker.stopped else "; its stacks follow"
-        text = f"{worker} is past a dispatch's deadline{why}"
-        _dispatch_log.log(logging.WARNING, "%s", text, fields=_fields_of_overdue(link))
+        dispatch = _overdue_dispatch(link)
+        what = dispatch.title if dispatch is not None else "a dispatch"
+        fields = _fields_of_overdue(link, dispatch) if dispatch is not None else NO_FIELDS
+        dispatch_log.log(logging.WARNING, "%s", f"{worker} is past the deadline of {what}{why}", fields=fields)
         worker.process.dump()
         worker.ending = self._loop.call_later(self._config.hang_grace, self._end_hung, worker)
 
@@ -230,12 +233,26 @@ def _may_have_used(cpu_seconds: int, link: Link) -> bool:
     return bool(cpu_seconds) and (longest + RENEWAL_SLACK) * (os.cpu_count() or 1) >= cpu_seconds
 
 
-def _fields_of_overdue(link: Link) -> Fields:
-    """Return the fields of the dispatch that has made a worker overdue."""
-    for seq in link.overdue:
-        dispatch = link.in_flight.get(seq)
-        if dispatch is not None and dispatch.hook is not None:
-            started = link.channel.execution_started_ns(seq) or dispatch.taken_ns
-            duration_ms = (time.monotonic_ns() - started) // 1_000 / 1_000
-            return dispatch_fields(dispatch, dispatch.hook.stats) | {"duration_ms": duration_ms}
-    return NO_FIELDS
+def running(dispatches: Sequence[Dispatch]) -> tuple[str, Fields]:
+    """Say what a worker ran when it died, in words that continue a sentence, and as fields of a log record."""
+    if not dispatches:
+        return "", NO_FIELDS
+    first, *others = dispatches
+    more = f" and {len(others)} more" if others else ""
+    return f" while it ran {first.title}{more}", NO_FIELDS if first.hook is None else dispatch_fields(
+        first, first.hook.stats
+    )
+
+
+def _overdue_dispatch(link: Link) -> Dispatch | None:
+    """Return the dispatch that has made a worker overdue."""
+    return next((link.in_flight[seq] for seq in link.overdue if seq in link.in_flight), None)
+
+
+def _fields_of_overdue(link: Link, dispatch: Dispatch) -> Fields:
+    """Return the fields of a record about a dispatch that is past its deadline."""
+    if dispatch.hook is None:
+        return NO_FIELDS
+    started = link.channel.execution_started_ns(dispatch.seq) or dispatch.taken_ns
+    duration_ms = (time.monotonic_ns() - started) // 1_000 / 1_000
+    return dispatch_fields(dispatch, dispatch.hook.stats) | {"duration_ms": duration_ms}

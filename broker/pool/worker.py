@@ -11,6 +11,7 @@ from tykpy.broker.config import MAX_THREADS
 from tykpy.broker.pool.process import WorkerProcess
 from tykpy.broker.router.link import Link
 from tykpy.ipc.channel.broker_end import BrokerChannel
+from tykpy.telemetry.records import NO_FIELDS, Fields
 
 
 class WorkerPhase(Enum):
@@ -101,6 +102,10 @@ class Worker:
         """Bundles that may make it idle, and why."""
         self.stopped = False
         """Whether it was stopped (SIGSTOP) when it was past a deadline."""
+        self.ran = ""
+        """What it ran when it died, in words that continue a sentence: ` while it ran hook check of bundle a.py`."""
+        self.ran_fields: Fields = NO_FIELDS
+        """The fields of log records about that."""
         self.blamed = False
         """Whether the broker ends it for what its hooks do, so that they are to blame for its death."""
 

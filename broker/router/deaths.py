@@ -17,6 +17,7 @@ because the service that it waited for may be back, and a frame, unlike a hook, 
 """
 
 import hashlib
+import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -31,7 +32,9 @@ from tykpy.broker.router.peek import PeekError, peek, peek_handler, peek_map
 from tykpy.ipc.channel.messages import Answer
 from tykpy.ipc.description import MAX_NAME
 from tykpy.ipc.frame import EVENT_KINDS, Kind, Status
+from tykpy.telemetry.log import Log
 
+_log: Final = Log("tykpy.router")
 MAX_ATTEMPTS: Final = 3
 """Workers that may crash before they start a dispatch, until its caller gets an error."""
 FRAME_KILLS: Final = 2
@@ -143,9 +146,11 @@ class _Frame:
 class _Breaker:
     """The record of one hook, and when it may run again."""
 
-    __slots__ = ("cooldown", "kills", "probe", "until")
+    __slots__ = ("bundle", "cooldown", "kills", "probe", "until")
 
     def __init__(self, cooldown: float) -> None:
+        self.bundle = ""
+        """The name of the hook's bundle, if a worker has the hook."""
         self.kills: deque[tuple[float, float]] = deque()
         """The time of each kill, and its share of the blame."""
         self.cooldown = cooldown
@@ -211,7 +216,7 @@ class Quarantine:
         refused = False
         for dispatch in dispatches:
             hook = BlamedHook.of(dispatch)
-            refused |= self._blame_hook(hook, share)
+            refused |= self._blame_hook(hook, dispatch, share)
             if cause is Cause.CRASH:
                 refused |= self._blame_frame(dispatch, hook, share)
         self._update()
@@ -256,6 +261,7 @@ class Quarantine:
             "hooks": [
                 {
                     "bundle_hash": hook.bundle_hash,
+                    "bundle": breaker.bundle,
                     "hook": hook.name,
                     "state": "open" if breaker.probe is None and breaker.left(self._clock()) > 0 else "half open",
                     "left_s": round(max(0.0, breaker.left(self._clock())), 1),
@@ -318,17 +324,20 @@ class Quarantine:
             message = f"{hook} is not run: {self._why(breaker)}, or when new code is loaded (tykpy reload)"
             raise DispatchError(Status.UNAVAILABLE, message, Rejection.BREAKER_OPEN)
 
-    def _blame_hook(self, hook: BlamedHook, share: float) -> bool:
+    def _blame_hook(self, hook: BlamedHook, dispatch: Dispatch, share: float) -> bool:
         breaker = self._breakers.get(hook)
         if breaker is None:
             breaker = self._breakers[hook] = _Breaker(self._cooldown)
             if len(self._breakers) > MAX_HOOKS:
                 self._open.pop(self._breakers.popitem(last=False)[0], None)
         self._breakers.move_to_end(hook)
+        breaker.bundle = dispatch.bundle
         breaker.blame(share, self._clock())
         if breaker.until is None:
             return False
         self._open[hook] = breaker
+        why = f"{self._why(breaker)}, or when new code is loaded (tykpy reload)"
+        _log.log(logging.ERROR, "%s is not run: %s", dispatch.title, why)
         return True
 
     def _close_proven(self) -> None:

@@ -8,6 +8,8 @@ from tykpy.broker.router.hook_info import HookInfo
 from tykpy.broker.router.hook_stats import EVENT, HookStats
 from tykpy.broker.router.peek import CUSTOM_KEY_CHECK
 from tykpy.ipc.bodies.store import Body, body_bytes
+from tykpy.ipc.description import MAX_NAME
+from tykpy.telemetry.records import shorten
 
 
 class DispatchTrace(Protocol):
@@ -112,6 +114,17 @@ class Dispatch(ABC):
     def urgent(self) -> bool:
         """Whether it is for an auth hook, which goes before others when both wait."""
         return self.hook_type == CUSTOM_KEY_CHECK
+
+    @property
+    def bundle(self) -> str:
+        """The name of the hook's bundle, as workers describe it; empty if none has the hook."""
+        return "" if self.hook is None else self.hook.stats.id[0]
+
+    @property
+    def title(self) -> str:
+        """What it calls, for the log: `hook check of bundle auth.py`. Names that clients choose are cut."""
+        kind = "handler" if self.hook_type == EVENT else "hook"
+        return f"{kind} {shorten(self.name, MAX_NAME)}" + (f" of bundle {self.bundle}" if self.bundle else "")
 
     @property
     def encoded(self) -> bytes:

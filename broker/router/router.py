@@ -193,20 +193,24 @@ class Router:
             if self._pending.waiting:
                 self._refill(link)
 
-    def lost(self, link: Link, death: Death) -> None:
+    def lost(self, link: Link, death: Death) -> list[Dispatch]:
         """Remove a dead worker; answer its dispatches, fail them, or give them to others.
 
         Dispatches that it ran fail, or run again if the hook is declared idempotent; those that it had not started go
-        to the front of the queue, oldest first.
+        to the front of the queue, oldest first. Returns those that it ran when it died; if it hung, those that did.
         """
         with self._end_of_turn:
             self._remove(link)
             self._to_ring.pop(link, None)
             link.progress_ns = time.monotonic_ns()
             each(partial(self._outcomes.answer, link), death.answers)
-            attempt(self._blame, link, death)
+            # While a hook is overdue, dispatches that had not started waited for a worker that takes nothing.
+            guilty = death.executing & link.overdue if link.overdue else death.executing
+            ran = [link.in_flight[seq] for seq in sorted(guilty) if seq in link.in_flight]
+            attempt(self._blame, ran, death)
             each(partial(self._recover, link, death), sorted(link.in_flight, reverse=True))
             self.place_waiting()
+        return ran
 
     def awake(self, link: Link) -> None:
         """Trust a silent worker again after a sign of life."""
@@ -427,11 +431,9 @@ class Router:
         else:
             self._put_back(dispatch)
 
-    def _blame(self, link: Link, death: Death) -> None:
+    def _blame(self, ran: list[Dispatch], death: Death) -> None:
         """Blame the dispatches that a dead worker ran; fail waiting ones that must not run any more."""
-        # While a hook is overdue, dispatches that had not started waited for a worker that takes nothing.
-        guilty = death.executing & link.overdue if link.overdue else death.executing
-        if self.quarantine.blame([link.in_flight[seq] for seq in guilty if seq in link.in_flight], death.cause):
+        if self.quarantine.blame(ran, death.cause):
             each(self._may_run, self._pending)
 
     def _recover(self, link: Link, death: Death, seq: int) -> None:

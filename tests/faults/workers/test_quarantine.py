@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -36,8 +37,8 @@ def is_well(broker: RunningBroker) -> bool:
     return "X-Worker" in broker.call("add_header", bundle="hooks").request.set_headers
 
 
-def command(broker: RunningBroker, name: str) -> subprocess.CompletedProcess[str]:
-    arguments = [TYKPY, name, "--runtime-dir", str(broker.runtime)]
+def command(broker: RunningBroker, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    arguments = [TYKPY, name, "--runtime-dir", str(broker.runtime), *flags]
     return subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -76,6 +77,31 @@ def test_a_hook_that_killed_three_workers_waits_for_new_code(tmp_path: Path) -> 
         assert command(broker, "reload").returncode == 0
         assert command(broker, "hooks").stderr == ""
         assert "exited with code 9" in error_of(broker, "dies", "other")
+
+
+@pytest.mark.parametrize("bundle", ["hooks", ""], ids=["of a bundle", "without a bundle"])
+def test_the_log_and_status_name_the_hook_that_kills(tmp_path: Path, bundle: str) -> None:
+    with running_broker(tmp_path, files=FILES) as broker:
+        for number in range(3):
+            with pytest.raises(GrpcCallError):
+                broker.call("dies", bundle=bundle, headers=[("Nonce", str(number))])
+        died = "exited with code 9 while it ran hook dies of bundle hooks.py"
+        wait_until(lambda: broker.log.count(died) == 3, lambda: broker.log)
+        broker.wait_for_log(
+            "hook dies of bundle hooks.py is not run: it killed 3 workers in 30 s and is tried again in "
+        )
+        (record,) = [one for one in broker.log.splitlines() if "is not run" in one]
+        assert "or when new code is loaded (tykpy reload)" in record
+        assert "hook dies of hooks.py is not run, it killed workers: breaker open" in command(broker, "status").stdout
+        assert json.loads(command(broker, "status", "--json").stdout)["quarantine"]["hooks"][0]["bundle"] == "hooks.py"
+
+
+def test_the_log_names_the_hook_that_hangs(tmp_path: Path) -> None:
+    with running_broker(tmp_path, "--timeout", "0.2", "--hang-grace", "0", files=FILES) as broker:
+        with pytest.raises(GrpcCallError):
+            broker.call("busy_forever", bundle="hooks", headers=[("Nonce", "1")])
+        broker.wait_for_log("is past the deadline of hook busy_forever of bundle hooks.py; its stacks follow")
+        broker.wait_for_log("was ended by SIGKILL while it ran hook busy_forever of bundle hooks.py")
 
 
 def test_a_hook_that_keeps_hanging_is_left_alone(tmp_path: Path) -> None:

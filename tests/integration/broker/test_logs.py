@@ -207,7 +207,7 @@ def test_a_hook_that_hangs_carries_its_dispatch(broker: RunningBroker) -> None:
     """Before the next test: if the machine is so busy that its hook is overdue too, the worker is reported for that."""
     with pytest.raises(GrpcCallError):
         call(broker, "hangs")
-    said = wait_for(broker, f"worker 0 (process {broker.status()['workers'][0]['pid']}) is past a dispatch's deadline")
+    said = wait_for(broker, f"worker 0 (process {broker.status()['workers'][0]['pid']}) is past the deadline of hook ")
     assert {
         "process": "broker",
         "bundle": "mine.py",

@@ -231,7 +231,9 @@ def test_refused_hooks_and_frames_are_described(bench: Bench) -> None:
     bench.kill_with_hook(HOOK_KILLS)
     bench.kill(bench.dispatch())
     described = bench.quarantine.describe()
-    assert described["hooks"] == [{"bundle_hash": BUNDLE, "hook": "hook", "state": "open", "left_s": 2 * COOLDOWN}]
+    assert described["hooks"] == [
+        {"bundle_hash": BUNDLE, "bundle": "", "hook": "hook", "state": "open", "left_s": 2 * COOLDOWN}
+    ]
     (frame,) = described["frames"]
     assert (frame["bundle_hash"], frame["hook"], frame["left_s"]) == (BUNDLE, "hook", FRAME_MEMORY)
     assert "killed 3 workers" in (bench.quarantine.why_not_run(["d" * 32, BUNDLE], "hook") or "")
