@@ -103,7 +103,7 @@ class Broker:
         self.grpc, self.rpc = self._gateway_front_ends(end_of_turn)
         self.upgrade = Upgrade(loop, config.ready_timeout, self._on_upgraded)
         self.discovery = self._discovery()
-        self.log_level = LogLevel(loop, config.log_level, self.supervisor.set_log_level)
+        self.log_level = LogLevel(loop, config, self.supervisor.set_log_level)
         self.recorder = Recorder(loop, self.router.on_taken, self.router.observers)
         self.snapshots = SnapshotSource(self, Readiness(config.require_bundles), self._on_snapshot)
         self._readiness_log = ReadinessLog()

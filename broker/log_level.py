@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import ConfigError
 from tykpy.broker.units import show_time
 from tykpy.telemetry.log import set_level
@@ -18,10 +19,13 @@ log = logging.getLogger("tykpy.broker")
 class LogLevel:
     """Changes the level, and brings back that of `--log-level` by itself, whatever has become of who asked."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, configured: str, tell_workers: Callable[[str], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, config: BrokerConfig, tell_workers: Callable[[str], None]
+    ) -> None:
         """`tell_workers` has those that run now take over a level; later ones start with this process's."""
         self._loop = loop
-        self._configured = self._level = configured
+        self._configured = self._level = config.log_level
+        self._file = str(config.log_file or "")
         self._tell_workers = tell_workers
         self._timer: asyncio.TimerHandle | None = None
 
@@ -37,9 +41,9 @@ class LogLevel:
         log.warning("the log level is %s for %s, then %s again", level, show_time(seconds), self._configured)
 
     def describe(self) -> dict[str, Any]:
-        """Return the level, and how many seconds it stays; None: until it is changed."""
+        """Return the level, how many seconds it stays (None: until it is changed), and the file, if there is one."""
         left = None if self._timer is None else max(0.0, round(self._timer.when() - self._loop.time(), 1))
-        return {"level": self._level, "seconds_left": left}
+        return {"level": self._level, "seconds_left": left, "file": self._file}
 
     def close(self) -> None:
         """Forget to bring back the configured level."""

@@ -114,6 +114,7 @@ def _use_log_file(config: BrokerConfig) -> None:
     # Not before privileges are dropped: root must not follow a link that the broker's user put there.
     if config.log_file is None:
         return
+    log.info("logging to %s", config.log_file)
     try:
         configure_log(config.log_level, config.log_format, config.log_file)
     except OSError as error:

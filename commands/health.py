@@ -44,9 +44,11 @@ def _read(runtime_dir: Path, *, ready: bool) -> str:
         raise CommandError(f"no broker runs with --runtime-dir {runtime_dir}, or it belongs to another user")
     snapshot = seen.snapshot
     if not seen.is_running:
-        raise CommandError(f"the broker has been killed; it was pid {snapshot.pid}")
+        raise CommandError(f"the broker was killed; it was pid {snapshot.pid}, last seen {snapshot.age:.1f} s ago")
     if snapshot.is_stuck:
-        raise CommandError(f"the broker's event loop has not turned for {snapshot.age:.1f} s; pid {snapshot.pid}")
+        raise CommandError(
+            f"the broker's event loop has not turned for {snapshot.age:.1f} s; pid {snapshot.pid}{seen.hint}"
+        )
     if ready and snapshot.not_ready:
         raise CommandError("not ready: " + "; ".join(f"{one.reason}: {one.text}" for one in snapshot.not_ready))
     return f"{'ready' if ready else 'alive'}: {snapshot.ready} of {snapshot.wanted} workers"

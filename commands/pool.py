@@ -44,12 +44,13 @@ def _why_unreached(runtime_dir: Path, path: Path, message: str) -> str:
     from tykpy.telemetry.live_segment import read_live_snapshot
 
     seen = read_live_snapshot(runtime_dir)
+    message = message if str(path) in message else f"{path}: {message}"
     if seen is None or (seen.is_running and not seen.snapshot.is_stuck):
-        return f"no broker answers at {path} ({message}); is --runtime-dir the broker's own?"
+        return f"no broker answers: {message}; is --runtime-dir the broker's own?"
     last_seen = f"last seen {seen.snapshot.age:.1f} s ago: {seen.snapshot}"
     if seen.is_running:
-        return f"the broker does not answer; {last_seen}"
-    return f"no broker answers at {path} ({message}); the last one was killed; {last_seen}"
+        return f"the broker does not answer{seen.hint}; {last_seen}"
+    return f"no broker answers: {message}; the last one was killed; {last_seen}"
 
 
 @click.command("reload", short_help="Load the bundles again; no call fails meanwhile.")

@@ -150,9 +150,11 @@ def _upgrade(last: Mapping[str, Any] | None) -> str:
 
 def _log(snapshot: Snapshot, details: Mapping[str, Any] | None) -> str:
     lost = f"{snapshot.log_dropped:,} records lost" if snapshot.log_dropped else ""
-    level = details["log"] if details is not None else {"seconds_left": None}
-    left = level["seconds_left"]
-    return _joined(["" if left is None else f"level {level['level']} for another {long_time(left)}", lost])
+    if details is None:
+        return lost
+    log = details["log"]
+    left = "" if log["seconds_left"] is None else f" for another {long_time(log['seconds_left'])}"
+    return _joined([f"{log['file'] or 'standard error'}, level {log['level']}{left}", lost])
 
 
 def _problems(snapshot: Snapshot, details: Mapping[str, Any] | None) -> Iterator[str]:

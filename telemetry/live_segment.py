@@ -40,6 +40,8 @@ _MODE: Final = 0o600
 _ROOT: Final = 0
 ORPHAN_SECONDS: Final = 3600.0
 """Time in which `tykpy status` can tell that a broker was killed, though brokers of other folders start."""
+_STOPPED: Final = ("T", "t")
+"""States of a process that a signal or a debugger has stopped (proc_pid_stat(5))."""
 _DIGITS: Final = 16
 _PREFIX: Final = "tykpy-live-"
 _FOLDER: Final = Path("/dev/shm")
@@ -104,6 +106,16 @@ class LastSeen(NamedTuple):
     snapshot: Snapshot
     is_running: bool
     """Whether its process exists."""
+
+    @property
+    def hint(self) -> str:
+        """What keeps its process from running, if the kernel says so, and what to do; begins with `: `."""
+        try:
+            stat = Path(f"/proc/{self.snapshot.pid}/stat").read_text(errors="replace")
+        except OSError:
+            return ""
+        state = stat[stat.rindex(")") + 1 :].split()[0]
+        return f": its process is stopped (kill -CONT {self.snapshot.pid} lets it go on)" if state in _STOPPED else ""
 
 
 def read_live_snapshot(runtime_dir: Path) -> LastSeen | None:

@@ -24,5 +24,5 @@ class Samples:
         if seen is None:
             raise CommandError(f"no broker runs with --runtime-dir {self._runtime_dir}, or it belongs to another user")
         if not seen.is_running:
-            raise CommandError(f"the broker has been killed; it was pid {seen.snapshot.pid}: {seen.snapshot}")
+            raise CommandError(f"the broker was killed; last seen {seen.snapshot.age:.1f} s ago: {seen.snapshot}")
         return self._viewer.see(seen.snapshot)

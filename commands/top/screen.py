@@ -76,7 +76,8 @@ class Screen(NamedTuple):
         if len(hooks) > rows:
             parts.append(Text(f"and {len(hooks) - rows} more", style="dim"))
         if not hooks:
-            parts.append(Text("no dispatches yet", style="dim"))
+            waits = "; `tykpy stacks` shows what those under way do" if self.view.under_way else ""
+            parts.append(Text(f"no dispatch has ended yet{waits}", style="dim"))
         if self.footer:
             parts += [Text(), Text(self.footer, style="dim", no_wrap=True, overflow="ellipsis")]
         yield Group(*parts)

@@ -193,6 +193,7 @@ def test_the_log_file_is_opened_anew(tmp_path: Path) -> None:
     broker.add_file("mine.py", HOOKS)
     with redirected(broker, "2>&-"):
         wait_until(lambda: "1 workers ready" in path.read_text(), path.read_text)
+        assert broker.status()["log"]["file"] == str(path)
         first = call(broker, "speaks", Tag="early")
         path.rename(tmp_path / "old.log")
         os.kill(broker.pid, signal.SIGUSR1)
@@ -231,6 +232,7 @@ def test_a_lost_folder_keeps_the_old_log_file(tmp_path: Path) -> None:
     folder.mkdir()
     broker = RunningBroker(tmp_path, "--log-file", str(folder / "log"))
     with broker:
+        assert f"logging to {folder / 'log'}" in broker.log
         folder.rename(tmp_path / "renamed")
         os.kill(broker.pid, signal.SIGUSR1)
         kept = tmp_path / "renamed" / "log"

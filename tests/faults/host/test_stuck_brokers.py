@@ -59,14 +59,16 @@ def test_status_of_a_stopped_broker_tells_when_it_was_seen(tmp_path: Path) -> No
         stop_process(broker.pid)
         try:
             wait_until(
-                lambda: "the broker does not answer; last seen" in status_of(broker)[1], lambda: status_of(broker)[1]
+                lambda: "the broker does not answer: its process is stopped" in status_of(broker)[1],
+                lambda: status_of(broker)[1],
             )
             code, text = status_of(broker)
         finally:
             os.kill(broker.pid, signal.SIGCONT)
         assert code == 1
         assert re.search(
-            rf"the broker does not answer; last seen [1-9]\d*\.\d s ago: pid {broker.pid}, 2 workers ready, "
+            rf"the broker does not answer: its process is stopped \(kill -CONT {broker.pid} lets it go on\); "
+            rf"last seen [1-9]\d*\.\d s ago: pid {broker.pid}, 2 workers ready, "
             r"0 dispatches waiting, 0 under way; 3 taken, 3 answered, 0 failed; 0 workers restarted",
             text,
         ), text
@@ -82,7 +84,9 @@ def test_status_of_a_killed_broker_says_that_it_was_killed(tmp_path: Path) -> No
         broker.wait()
         code, text = status_of(broker)
         assert code == 1
-        assert re.search(r"no broker answers at .*; the last one was killed; last seen \d+\.\d s ago: pid ", text), text
+        assert re.search(
+            r"no broker answers: .*Connection refused; the last one was killed; last seen \d+\.\d s ago: pid ", text
+        ), text
 
 
 def test_the_next_broker_replaces_the_segment_of_a_killed_one(tmp_path: Path) -> None:

@@ -114,7 +114,9 @@ def test_a_stuck_event_loop_is_neither_alive_nor_ready(broker: ProbedBroker) -> 
     stop_process(broker.pid)
     try:
         wait_until(lambda: broker.health().returncode == 1, lambda: broker.health().stdout)
-        assert "has not turned for" in broker.health("--ready").stderr
+        said = broker.health("--ready").stderr
+        assert "has not turned for" in said
+        assert f"its process is stopped (kill -CONT {broker.pid} lets it go on)" in said
     finally:
         os.kill(broker.pid, signal.SIGCONT)
     wait_until(lambda: broker.health("--ready").returncode == 0, lambda: broker.health("--ready").stderr)

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -183,6 +184,16 @@ def test_a_stuck_event_loop_is_shown_with_its_last_numbers(broker: RunningBroker
             assert "event loop has not turned for" in run_top(broker.runtime, "--once").stdout
             assert json.loads(run_top(broker.runtime, "--once", "--json").stdout)["stuck"] is True
         wait_until(lambda: "event loop" not in terminal.text, lambda: terminal.text)
+
+
+def test_before_the_first_answer_and_after_a_kill(tmp_path: Path) -> None:
+    with RunningBroker(tmp_path) as broker:
+        assert "no dispatch has ended yet\n" in run_top(broker.runtime, "--once").stdout
+        os.kill(broker.pid, signal.SIGKILL)
+        broker.wait()
+        done = run_top(broker.runtime, "--once")
+        assert done.returncode == 1
+        assert re.match(rf"tykpy: the broker was killed; last seen \d+\.\d s ago: pid {broker.pid}, ", done.stderr)
 
 
 def test_without_a_broker_it_says_so(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def details(**changes: Any) -> dict[str, Any]:
         "bundles": [],
         "reload": None,
         "upgrade": None,
-        "log": {"level": "info", "seconds_left": None},
+        "log": {"level": "info", "seconds_left": None, "file": ""},
     }
     return quiet | changes
 
@@ -66,10 +66,13 @@ def test_last_reload_and_upgrade_are_shown() -> None:
     assert (seen["last reload"], seen["last upgrade"]) == ("ok, in 1.50 s", "FAILED: too late")
 
 
-def test_lost_records_and_a_changed_level_are_shown() -> None:
-    assert "log" not in shown(a_snapshot(), details())
-    seen = shown(changed(log_dropped=4), details(log={"level": "debug", "seconds_left": 59.0}))
-    assert seen["log"] == "level debug for another 59 s; 4 records lost"
+def test_where_the_log_is_and_what_it_lost_is_shown() -> None:
+    assert shown(a_snapshot(), details())["log"] == "standard error, level info"
+    log = {"level": "debug", "seconds_left": 59.0, "file": "/var/log/tykpy.log"}
+    seen = shown(changed(log_dropped=4), details(log=log))
+    assert seen["log"] == "/var/log/tykpy.log, level debug for another 59 s; 4 records lost"
+    assert shown(changed(log_dropped=4), None)["log"] == "4 records lost"
+    assert "log" not in shown(a_snapshot(), None)
 
 
 def test_without_an_answer_the_snapshot_is_enough() -> None:
