@@ -23,7 +23,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from operator import is_
@@ -76,9 +76,10 @@ _cancel_dump, _audit = faulthandler.cancel_dump_traceback_later, sys.audit
 class LoadGuard:
     """Knows what must not change in this process."""
 
-    def __init__(self, descriptors: Iterable[int] = ()) -> None:
-        """`descriptors`: those without which the process is of no use."""
+    def __init__(self, descriptors: Iterable[int] = (), end: Callable[[WorkerExit], object] = _exit) -> None:
+        """`descriptors`: those without which the process is of no use. `end` ends the process, or raises an error."""
         _pin_import_locks()
+        self._end = end
         self._pid = _getpid()
         self._descriptors = {descriptor: _identity(descriptor) for descriptor in descriptors}
         self._identity = _identity_of_process()
@@ -105,26 +106,35 @@ class LoadGuard:
         finally:
             # A higher limit stays: it is for the bundle's own hooks.
             sys.setrecursionlimit(max(limit, sys.getrecursionlimit()))
-            _restore_limits(limits)
-            self._end_if_useless()
-            _restore_streams()
-            _stop_timers()
-            vars(builtins).update(names)
-            for name, entries in lists.items():
-                _restore_list(name, entries)
-            _remove_broken_finders(lists["meta_path"])
-            os.umask(self._umask)
-            if folder is not None:
-                with suppress(OSError):
-                    os.chdir(folder)
-            self._restore_modules()
-            if self._can_load:
-                _end_if_nothing_loads(bundle, functions)
+            try:
+                self._end_if_useless(limits)
+            except BaseException:
+                with suppress(BaseException):  # what the bundle has done may keep it from being undone
+                    self._restore(names, lists, folder)
+                raise
+            self._restore(names, lists, folder)
+            if self._can_load and not _still_loads(bundle, functions):
+                self._can_load = False  # if the process goes on, the next bundle is not to blame
+                self._end(WorkerExit.LOADING)
 
     def replaced(self) -> list[str]:
         """Return the names of the watched functions that were replaced since the last look."""
         before, self._primitives = self._primitives, _primitives()
         return [name for name, value in before.items() if self._primitives.get(name) is not value]
+
+    def _restore(self, names: dict[str, Any], lists: dict[str, list[Any]], folder: str | None) -> None:
+        """Undo what is of no use to the bundle; the arguments are builtins, import lists and folder from before it."""
+        _restore_streams()
+        _stop_timers()
+        vars(builtins).update(names)
+        for name, entries in lists.items():
+            _restore_list(name, entries)
+        _remove_broken_finders(lists["meta_path"])
+        os.umask(self._umask)
+        if folder is not None:
+            with suppress(OSError):
+                os.chdir(folder)
+        self._restore_modules()
 
     def _restore_modules(self) -> None:
         """Put removed and replaced modules back, and let those be imported that the bundle forbade (None)."""
@@ -134,16 +144,19 @@ class LoadGuard:
                 del sys.modules[name]
         sys.modules.update(self._modules)
 
-    def _end_if_useless(self) -> None:
+    def _end_if_useless(self, limits: list[tuple[int, int]]) -> None:
+        is_limited = not _restore_limits(limits)
         if _getpid() != self._pid:
             # The bundle forked, and its child returned from the fork: it is no worker.
             _exit(WorkerExit.DONE)
         if any(_identity(descriptor) != before for descriptor, before in self._descriptors.items()):
-            _exit(WorkerExit.DESCRIPTORS)
+            self._end(WorkerExit.DESCRIPTORS)
         if _identity_of_process() != self._identity:
-            _exit(WorkerExit.IDENTITY)
+            self._end(WorkerExit.IDENTITY)
+        if is_limited:
+            self._end(WorkerExit.LIMITS)
         if _refuses():
-            _exit(WorkerExit.AUDIT)
+            self._end(WorkerExit.AUDIT)
 
 
 def _pin_import_locks() -> None:
@@ -170,14 +183,15 @@ def _identity_of_process() -> tuple[Any, ...]:
     return _getresuid(), _getresgid(), root.st_dev, root.st_ino
 
 
-def _restore_limits(before: list[tuple[int, int]]) -> None:
-    """Undo lower limits; end the process if that is not allowed."""
+def _restore_limits(before: list[tuple[int, int]]) -> bool:
+    """Undo lower limits; return whether that is allowed."""
     for kind, (soft, hard) in zip(_LIMITS, before, strict=True):
         if _getrlimit(kind) != (soft, hard):
             try:
                 _setrlimit(kind, (soft, hard))
             except (OSError, ValueError):
-                _exit(WorkerExit.LIMITS)
+                return False
+    return True
 
 
 def _restore_streams() -> None:
@@ -216,8 +230,8 @@ def _can_load() -> bool:
     return True
 
 
-def _end_if_nothing_loads(bundle: str, functions: dict[str, Any]) -> None:
-    """End the process if the sound bundle cannot be loaded any more; `functions`: those before the bundle's import."""
+def _still_loads(bundle: str, functions: dict[str, Any]) -> bool:
+    """Return whether the sound bundle can still be loaded; if not, log what of `functions` the bundle replaced."""
     try:
         load_sound_bundle()
     except BaseException as error:  # noqa: BLE001 (whatever it raises, other bundles would raise it too)
@@ -231,7 +245,8 @@ def _end_if_nothing_loads(bundle: str, functions: dict[str, Any]) -> None:
                 described(error),
             )
             close_log()
-        _exit(WorkerExit.LOADING)
+        return False
+    return True
 
 
 def _folder() -> str | None:

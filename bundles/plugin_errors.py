@@ -16,7 +16,8 @@ _PROTOBUF_TYPE: Final = "bad argument type for built-in operation"
 def bundle_failed(error: BaseException, root: str, file: str = "") -> BundleError:
     """Return the error of a bundle whose code failed while it was loaded, with the place in that code."""
     if issubclass(type(error), BundleError):
-        return cast(BundleError, error)
+        known = cast(BundleError, error)
+        return known if known.file else BundleError(known.message, file)
     try:
         return _bundle_error(error, root, file)
     except BaseException:  # noqa: BLE001 (the exception's own code)

@@ -8,10 +8,10 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from signal import Signals
 from typing import Final
 
 from tyk.proto.coprocess_object_pb2 import Event, Object
+from tykpy.broker.pool.process import describe_end
 from tykpy.devserver.errors import HooksError
 from tykpy.devserver.hooks import wire
 from tykpy.devserver.hooks.contract import HookAnswer, LoadedBundles, Printed, Problem
@@ -238,9 +238,8 @@ class _Child:
 
     async def _end(self) -> None:
         """Fail what waits: the process has ended."""
-        message = (
-            f"the process of the hooks {_described(await self._process.wait())}; the next request starts a new one"
-        )
+        how = describe_end(await self._process.wait()).words
+        message = f"the process of the hooks {how}; the next request starts a new one"
         if self.is_paused:
             self._notify(False)
         if not self._ready.done():
@@ -251,12 +250,6 @@ class _Child:
 
     def _send(self, message: wire.ToHooks) -> None:
         self._writer.write(wire.framed(message))
-
-
-def _described(code: int) -> str:
-    if code < 0:
-        return f"was ended by {Signals(-code).name}"
-    return f"ended with exit code {code}"
 
 
 def _unavailable(message: str) -> HookAnswer:

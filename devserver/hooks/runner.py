@@ -9,17 +9,20 @@ from concurrent.futures import Future
 from contextvars import ContextVar, copy_context
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from tyk import gateway
 from tyk.gateway.backend import Storage
 from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.bundles.bundle import Bundle
+from tykpy.bundles.errors import BundleError
+from tykpy.bundles.load_guard import LoadGuard
 from tykpy.bundles.load_observer import LoadObserver
 from tykpy.bundles.registry import BundleStore
 from tykpy.devserver.hooks.capture import CURRENT, Output
 from tykpy.devserver.hooks.contract import HookAnswer, LoadedBundles, Triggered
 from tykpy.devserver.hooks.problems import load_problems, problem_of
+from tykpy.ipc.exits import WorkerExit
 from tykpy.ipc.frame import Kind, Packed, pack_frame, unpack_frame
 from tykpy.workers.dispatch.invocation import Invocation
 from tykpy.workers.dispatch.prepare import HookDispatcher
@@ -84,7 +87,7 @@ class HookRunner:
         """Load the bundles as they are now, and run their `on_start` functions."""
         self._forget()
         self._lifespan = Lifespan(self._run_coroutine)
-        observer = LoadObserver()
+        observer = LoadObserver(guard=LoadGuard(end=_refuse))
         observer.start = self._lifespan.start
         self._store = store = _DevBundles(self._sources, self._folder / _UNPACKED, observer=observer)
         output = Output()
@@ -148,6 +151,11 @@ class HookRunner:
                 bundle.close()
             self._store.close()
             self._store = None
+
+
+def _refuse(code: WorkerExit) -> NoReturn:
+    """Report what would end a worker: this process, which may be that of tests, goes on without the bundle."""
+    raise BundleError(f"it would end a worker: {code.words}")
 
 
 class _DevBundles(BundleStore):

@@ -83,7 +83,21 @@ def test_a_failing_auth_hook_has_a_page_too(tmp_path: Path) -> None:
 def test_a_hook_that_ends_its_process_fails_one_request(dev: DevCommand) -> None:
     assert dev.get(X_Crash="yes").status == 500
     assert dev.get().status == 200
-    dev.wait_for("ended with exit code 7")
+    dev.wait_for("exited with code 7")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("ast.parse = None", "no other bundle could be loaded: it replaced functions of Python"),
+        ("sys.addaudithook(refuse)", "an audit hook refuses to open files or to import modules"),
+    ],
+)
+def test_a_bundle_that_would_end_a_worker_is_named(tmp_path: Path, code: str, said: str) -> None:
+    source = f"import ast, sys\ndef refuse(event, arguments):\n    raise RuntimeError(event)\n{code}\n"
+    bundle = write_bundle(tmp_path / "bundle", {"middleware.py": source})
+    with DevCommand(bundle, tmp_path / "log") as dev:
+        dev.wait_for(f"it would end a worker: {said}")
 
 
 def test_a_hook_that_hangs_fails_one_request(dev: DevCommand) -> None:

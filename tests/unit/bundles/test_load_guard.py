@@ -1,5 +1,6 @@
 """What a bundle changes for the whole process while it is loaded is undone or reported; what is its own stays."""
 
+import ast
 import builtins
 import io
 import json
@@ -19,7 +20,9 @@ from typing import Any
 import pytest
 
 from tests.support.bundles import IMPORTS, write_files
+from tykpy.bundles.errors import BundleError
 from tykpy.bundles.load_guard import LoadGuard
+from tykpy.bundles.load_observer import LoadObserver
 from tykpy.bundles.registry import BundleStore
 from tykpy.ipc.exits import WorkerExit
 
@@ -142,6 +145,31 @@ def test_process_that_cannot_load_bundles_ends(module: Any) -> None:
             setattr(module, name, None)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == WorkerExit.LOADING
+
+
+def test_a_process_that_is_no_worker_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundle is broken, and what can be restored is. The next bundle is not to blame."""
+
+    def refuse(code: WorkerExit) -> None:
+        raise BundleError(f"ends: {code.name}")
+
+    monkeypatch.setattr(ast, "parse", ast.parse)
+    before, umask = ast.parse, os.umask(0o022)
+    os.umask(umask)
+    write_files(
+        folder,
+        {
+            "a.py": "import ast, os\nos.umask(0)\nast.parse = None\n" + SOUND.format("A"),
+            "b.py": SOUND.format("B"),
+        },
+    )
+    store = BundleStore([folder], tmp_path / "unpacked", observer=LoadObserver(guard=LoadGuard(end=refuse)))
+    store.load_all()
+    ast.parse = before
+    first, second = (str(bundle.parts[0].error) for bundle in store.loaded())
+    assert first == f"{folder}/a.py: ends: LOADING"
+    assert "ends" not in second
+    assert os.umask(umask) == umask
 
 
 def test_functions_that_a_bundle_wraps_stay(folder: Path, store: BundleStore, monkeypatch: pytest.MonkeyPatch) -> None:
