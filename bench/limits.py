@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from tykpy.bench.results import Case, CaseResult, Usage
+from tykpy.telemetry.records import counted
 
 FULL: Final = 0.9
 """Share of one CPU at which a process with one busy thread is fully used."""
@@ -115,7 +116,7 @@ def failures_text(result: CaseResult) -> str:
         return ""
     texts = sorted(result.failures.items(), key=lambda item: -item[1])
     told = "; ".join(f"{count:,} x {text}" for text, count in texts)
-    return f"{result.failed:,} calls failed ({told or 'no answer'})"
+    return f"{counted(result.failed, 'call')} failed ({told or 'no answer'})"
 
 
 def disturbance(results: Iterable[CaseResult]) -> str:

@@ -24,6 +24,7 @@ from tykpy.bench.scenarios import ALL, BUILT_IN, DEFAULT, Scenario, own_scenario
 from tykpy.bench.tables import COLUMNS, COMPARED, Comparison, compare, duration, fitting, remarks, row
 from tykpy.client.dialing import ClientTls
 from tykpy.commands.terminal import harmless
+from tykpy.telemetry.records import counted
 
 PLAIN_WIDTH: Final = 200
 """Width of a table that goes into a file or a pipe."""
@@ -121,7 +122,7 @@ class ProgressView(Observer):
 
     def starting(self, workers: int, threads: int) -> None:
         """Say that a broker starts."""
-        what = f"a broker with {workers} worker{'s' * (workers != 1)} starts" if workers else "connecting"
+        what = f"a broker with {counted(workers, 'worker')} starts" if workers else "connecting"
         self._now = Text(f"{what} ...", style="dim")
 
     def running(self, case: Case, number: int) -> OnProgress:

@@ -11,7 +11,7 @@ from tyk.proto.coprocess_object_pb2 import Object
 from tykpy.bench.errors import BenchError
 from tykpy.bench.scenarios import MIB, Scenario
 from tykpy.commands.objects import bundle_hash
-from tykpy.commands.terminal import counted
+from tykpy.telemetry.records import counted
 from tykpy.traffic.recording import CallRecord, Recording
 from tykpy.traffic.replay import recorded_bundle
 

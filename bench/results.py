@@ -16,6 +16,7 @@ import msgspec
 from tykpy.bench.errors import BenchError
 from tykpy.bench.measure import NS_PER_US, usable_cpus
 from tykpy.broker.units import show_size
+from tykpy.telemetry.records import counted
 
 US_PER_SECOND: Final = 1e6
 FORMAT: Final = 2
@@ -67,9 +68,9 @@ class Case:
     def pieces(self) -> tuple[str, ...]:
         """Workers, threads, load, body and tracing in words."""
         return (
-            f"{self.workers} worker{'s' * (self.workers != 1)}" if self.workers else "workers unknown",
-            f"{self.threads} thread{'s' * (self.threads != 1)}" if self.threads else "threads: auto",
-            f"{self.rate:,.0f}/s" if self.rate else f"{self.streams} streams",
+            counted(self.workers, "worker") if self.workers else "workers unknown",
+            counted(self.threads, "thread") if self.threads else "threads: auto",
+            f"{self.rate:,.0f}/s" if self.rate else counted(self.streams, "stream"),
             "body as it is" if self.body_size is None else f"{show_size(self.body_size)} body",
             "traceparents" if self.tracing else "no traceparents",
         )

@@ -30,6 +30,7 @@ from tykpy.client.dialing import ClientTls
 from tykpy.commands.bound import spawn
 from tykpy.commands.errors import CommandError
 from tykpy.commands.objects import call_hook, connect
+from tykpy.telemetry.records import counted
 
 CHECK_SECONDS: Final = 20.0
 DRAIN_SECONDS: Final = 12.0
@@ -299,7 +300,7 @@ def _measure(
     )  # fmt: skip
     sample = measure(order, plan.connections, server, on_progress)
     if not sample.answered and sample.failed:
-        told = "; ".join(sample.failures) or f"{sample.unanswered} calls without an answer"
+        told = "; ".join(sample.failures) or f"{counted(sample.unanswered, 'call')} without an answer"
         raise BenchError(f"{case.title}: not one good answer: {told}")
     return replace(sample, usage=replace(sample.usage, ring_us=ring_cost(round(statistics.fmean(map(len, messages))))))
 

@@ -48,6 +48,7 @@ from tykpy.broker.router.router import Router, RouterOptions
 from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.errors import SegmentError
 from tykpy.telemetry.log import reopen_log
+from tykpy.telemetry.records import counted
 from tykpy.telemetry.snapshot import BundleState, Snapshot
 from tykpy.telemetry.tracing import TracingError, shown_endpoint, shown_sampler
 
@@ -334,7 +335,7 @@ class Broker:
 
     async def _drain(self) -> None:
         # Accept nothing new, tell the peers to go elsewhere, and wait for what runs.
-        log.info("draining: %d dispatches under way", self.router.under_way)
+        log.info("draining: %s under way", counted(self.router.under_way, "dispatch", "dispatches"))
         if self._listeners.handed_over:
             # Calls that peers send before they have read that they are to go are still answered.
             self._listeners.stop_accepting()
@@ -351,7 +352,8 @@ class Broker:
         try:
             await asyncio.wait_for(closed, self._config.grace)
         except TimeoutError:
-            log.warning("%d dispatches did not finish within --grace %g s", self.router.under_way, self._config.grace)
+            left = counted(self.router.under_way, "dispatch", "dispatches")
+            log.warning("%s did not finish within --grace %g s", left, self._config.grace)
 
     async def _say_goodbye(self) -> None:
         # Waiting calls have been answered; a connection that is cut at once would lose the answer.
@@ -391,7 +393,7 @@ class Broker:
             self._announced = 0
         elif ready != self._announced and not self.reloader.under_way:
             self._announced = ready
-            log.info("%d workers ready", ready)
+            log.info("%s ready", counted(ready, "worker"))
 
 
 def _router_options(config: BrokerConfig) -> RouterOptions:

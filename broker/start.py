@@ -26,6 +26,7 @@ from tykpy.broker.pool.process import HANDLED_SIGNALS
 from tykpy.broker.pool.zygote import ZygoteKeeper
 from tykpy.ipc.title import BROKER, set_title
 from tykpy.telemetry.log import close_log, configure_log, open_log, reopen_log
+from tykpy.telemetry.records import counted
 from tykpy.telemetry.tracing import TracingError, is_on
 
 log = logging.getLogger("tykpy.broker")
@@ -43,7 +44,7 @@ def run(config: BrokerConfig) -> ExitCode:
     # It would log what peers send.
     logging.getLogger("hpack").setLevel(logging.WARNING)
     cpus = usable_cpus()
-    log.info("%d workers; CPUs that may be used: %d (%s)", config.workers, *cpus)
+    log.info("%s; CPUs that may be used: %d (%s)", counted(config.workers, "worker"), *cpus)
     try:
         return _run(config)
     finally:

@@ -8,7 +8,8 @@ import click
 from tykpy.commands import parameters
 from tykpy.commands.connecting import runtime_dir_option
 from tykpy.commands.errors import CommandError
-from tykpy.commands.terminal import counted, no_traceback, print_problems, table
+from tykpy.commands.terminal import no_traceback, print_problems, table
+from tykpy.telemetry.records import counted
 
 _UNREACHED: Final = ("UNAVAILABLE", "EXPIRED")
 """Codes of a broker that could not be reached; any other is its answer."""

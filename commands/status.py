@@ -12,6 +12,7 @@ from tykpy.commands.connecting import runtime_dir_option
 from tykpy.commands.errors import CommandError
 from tykpy.commands.pool import ask_broker
 from tykpy.commands.terminal import harmless, long_time, no_traceback, table, terminal_width
+from tykpy.telemetry.records import counted
 from tykpy.telemetry.snapshot import Snapshot, decode_snapshot
 
 WIDTH: Final = 80
@@ -106,10 +107,10 @@ def _facts(snapshot: Snapshot, details: Mapping[str, Any] | None) -> Iterator[tu
     yield "dispatches", _counted(snapshot.dispatches, ("taken", "answered"))
     if any(snapshot.rejected.values()):
         yield "rejected", _counted(snapshot.rejected)
-    streams = f"{snapshot.streams:,} streams"
+    streams = counted(snapshot.streams, "stream")
     yield "connections", f"{_counted(snapshot.connections, snapshot.connections)}, {streams}"
     store = snapshot.store
-    yield "store", _joined([f"{store.kind}, {store.state}", f"{store.errors:,} errors" if store.errors else ""])
+    yield "store", _joined([f"{store.kind}, {store.state}", counted(store.errors, "error") if store.errors else ""])
     sinks = [f"{name}: {_counted(counts)}" for name, counts in snapshot.events.items() if any(counts.values())]
     yield "events", "; ".join(sinks) or "none"
     if details is not None:
@@ -131,8 +132,8 @@ def _state(snapshot: Snapshot, *, answers: bool) -> str:
 
 
 def _restarts(snapshot: Snapshot) -> str:
-    counted = _counted(snapshot.restarts)
-    return f"replaced for: {counted}" if counted else ""
+    reasons = _counted(snapshot.restarts)
+    return f"replaced for: {reasons}" if reasons else ""
 
 
 def _reload(last: Mapping[str, Any] | None) -> str:
@@ -149,7 +150,7 @@ def _upgrade(last: Mapping[str, Any] | None) -> str:
 
 
 def _log(snapshot: Snapshot, details: Mapping[str, Any] | None) -> str:
-    lost = f"{snapshot.log_dropped:,} records lost" if snapshot.log_dropped else ""
+    lost = f"{counted(snapshot.log_dropped, 'record')} lost" if snapshot.log_dropped else ""
     if details is None:
         return lost
     log = details["log"]

@@ -53,11 +53,6 @@ def table(
         click.echo(_GAP.join(cells).rstrip())
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 call`, `2 calls`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
 def long_time(seconds: float) -> str:
     """Return a time in its two greatest units, such as `3 h 12 min`."""
     for size, unit, smaller, smaller_unit in _LONG_UNITS:

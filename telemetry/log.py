@@ -17,7 +17,7 @@ from typing import Final
 from tykpy.telemetry.extra import extra_of
 from tykpy.telemetry.names import annotated
 from tykpy.telemetry.output import STDERR, Action, LogOutput
-from tykpy.telemetry.records import NO_FIELDS, ExceptionInfo, Fields, Record, Source
+from tykpy.telemetry.records import NO_FIELDS, ExceptionInfo, Fields, Record, Source, counted
 from tykpy.telemetry.renderers import AUTO, Renderer, renderer
 
 CLOSE_SECONDS: Final = 1.0
@@ -257,7 +257,7 @@ def _reopen() -> None:
 
 
 def _report_loss(lost: int, why: str) -> bytes:
-    text = f"{lost:,} records of this log are lost: {why}"
+    text = f"{counted(lost, 'record of this log is', 'records of this log are')} lost: {why}"
     return _process.render(_record(_process.time(), "WARNING", _log.name, text))
 
 

@@ -59,9 +59,14 @@ class Record(NamedTuple):
     """What a plugin has passed to the logging module as `extra`."""
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return a number with its noun: `1 call`, `2 calls`. `several` is the plural that is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
 def shorten(text: str, limit: int) -> str:
     """Cut text that is longer than `limit` characters, and append the number of missing ones."""
-    return text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit:,} more characters)"
+    return text if len(text) <= limit else f"{text[:limit]}... ({counted(len(text) - limit, 'more character')})"
 
 
 def printable(text: str, limit: int) -> str:
@@ -79,7 +84,7 @@ def trace_lines(record: Record) -> list[str]:
     lines = list(record.stack) if record.error is None else _format(record.error)
     left_out = len(lines) - FIRST_LINES - LAST_LINES
     if left_out > 0:
-        lines[FIRST_LINES:-LAST_LINES] = [f"... {left_out:,} lines left out ..."]
+        lines[FIRST_LINES:-LAST_LINES] = [f"... {counted(left_out, 'line')} left out ..."]
     return [shorten(line, MAX_TRACE_LINE) for line in lines]
 
 

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from tykpy.telemetry.buckets import BUCKETS
+from tykpy.telemetry.records import counted
 
 STUCK_SECONDS: Final = 2.0
 """Age from which a snapshot shows that the event loop is stuck; one that works takes a snapshot twice a second."""
@@ -248,9 +249,10 @@ class Snapshot(msgspec.Struct, gc=False):
         counts, restarts = self.dispatches, self.restarts
         restarted = sum(restarts.get(reason, 0) for reason in ("crash", "hang", "oom"))
         return (
-            f"pid {self.pid}, {self.ready} workers ready, {self.waiting} dispatches waiting, {self.under_way} under way"
+            f"pid {self.pid}, {counted(self.ready, 'worker')} ready"
+            f", {counted(self.waiting, 'dispatch', 'dispatches')} waiting, {self.under_way} under way"
             f"; {counts['taken']} taken, {counts['answered']} answered, {counts['failed']} failed"
-            f"; {restarted} workers restarted"
+            f"; {counted(restarted, 'worker')} restarted"
         )
 
 

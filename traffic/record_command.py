@@ -12,7 +12,8 @@ import click
 
 from tykpy.commands import parameters
 from tykpy.commands.connecting import runtime_dir_option
-from tykpy.commands.terminal import counted, harmless, no_traceback
+from tykpy.commands.terminal import harmless, no_traceback
+from tykpy.telemetry.records import counted
 
 if TYPE_CHECKING:
     from tykpy.traffic.recording import CallRecord, Recording

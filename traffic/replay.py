@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Final
 
 from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.commands.terminal import counted
+from tykpy.telemetry.records import counted
 from tykpy.traffic.bundle_run import BundleRun, CallResult
 from tykpy.traffic.differences import Differences
 from tykpy.traffic.errors import ReplayError

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from tykpy.commands.terminal import counted, harmless, no_traceback, shortened, table
+from tykpy.commands.terminal import harmless, no_traceback, shortened, table
+from tykpy.telemetry.records import counted
 
 if TYPE_CHECKING:
     from tykpy.traffic.differences import Differences

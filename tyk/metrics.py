@@ -141,7 +141,7 @@ class _Metric:
         if values and named:
             raise MetricError(f"{self.definition}: give label values by position or by name, not both")
         if len(values) + len(named) != len(names) or not named.keys() <= set(names):
-            given = ", ".join(named) if named else f"{len(values)} values"
+            given = ", ".join(named) if named else f"{len(values)} value{'s' * (len(values) != 1)}"
             raise MetricError(f"{self.definition}: labels() got {given}; give a value for each label")
         return tuple(_clean(named[name], MAX_VALUE) for name in names) if named else tuple(
             _clean(value, MAX_VALUE) for value in values

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from tykpy.broker.errors import BrokerError
 from tykpy.broker.events.event import ReceivedEvent
 from tykpy.telemetry.rate_limited_log import QuietLog
+from tykpy.telemetry.records import counted
 
 log = logging.getLogger("tykpy.events")
 
@@ -125,8 +126,10 @@ class Delivery:
                 self._start()
                 self._changed.notify()
         if full:
-            waiting = f"{self._counters.waiting} events wait for {self._target.display} already (--event-queue)"
-            self._drops.log(logging.WARNING, "full", f"an event is dropped: {waiting}")
+            waiting = (
+                f"{counted(self._counters.waiting, 'event waits', 'events wait')} for {self._target.display} already"
+            )
+            self._drops.log(logging.WARNING, "full", f"an event is dropped: {waiting} (--event-queue)")
 
     def describe(self) -> dict[str, int]:
         """Return the counters."""
@@ -146,7 +149,8 @@ class Delivery:
         with self._changed:
             left = self._counters.waiting
         if left:
-            log.warning("%d events were not delivered to %s within --event-grace", left, self._target.display)
+            what = counted(left, "event was", "events were")
+            log.warning("%s not delivered to %s within --event-grace", what, self._target.display)
 
     def _start(self) -> None:
         if self._thread is None:
@@ -180,12 +184,12 @@ class Delivery:
             except DeliveryError as error:
                 attempts += error.verdict is not DeliveryVerdict.AWAY
                 if error.verdict is DeliveryVerdict.REFUSED or attempts >= self._options.max_attempts:
-                    self._complain(logging.ERROR, f"{_counted(batch)} given up: {error}")
+                    self._complain(logging.ERROR, f"{counted(len(batch), 'event is', 'events are')} given up: {error}")
                     return False
                 self._complain(logging.WARNING, f"{error}; trying again")
             except Exception:
                 # The catch-all of this thread: it and the events behind these go on.
-                log.exception("%s given up for a fault of tykpy itself", _counted(batch))
+                log.exception("%s given up for a fault of tykpy itself", counted(len(batch), "event is", "events are"))
                 return False
             else:
                 if self._failures.forget(self._target.name):
@@ -214,7 +218,3 @@ class Delivery:
 
     def _complain(self, level: int, message: str) -> None:
         self._failures.log(level, self._target.name, f"{self._target.display}: {message}")
-
-
-def _counted(batch: Sequence[ReceivedEvent]) -> str:
-    return "1 event is" if len(batch) == 1 else f"{len(batch)} events are"

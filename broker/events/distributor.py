@@ -14,6 +14,7 @@ from tykpy.broker.events.event import ReceivedEvent
 from tykpy.broker.events.handlers import EventHandlers
 from tykpy.broker.router.router import Router
 from tykpy.telemetry.rate_limited_log import QuietLog
+from tykpy.telemetry.records import counted
 
 log = logging.getLogger("tykpy.events")
 
@@ -55,7 +56,8 @@ class EventDistributor:
         else:
             count = body["count"]
             self._lost_in_workers += count
-            self._notices.log(logging.WARNING, "lost", f"{count} events were triggered faster than a worker could send")
+            what = counted(count, "event was", "events were")
+            self._notices.log(logging.WARNING, "lost", f"{what} triggered faster than a worker could send")
 
     def describe(self) -> dict[str, Any]:
         """Return the counters, for `tykpy status`."""

@@ -20,6 +20,7 @@ from tykpy.broker.msgpackrpc.wire import EMPTY_MAP, EVENT_METHOD, MAX_DECODED, i
 from tykpy.broker.router.dispatch import Dispatch, Dispatcher
 from tykpy.ipc.frame import MAX_METADATA, Kind, Status
 from tykpy.ipc.text import wrong_field
+from tykpy.telemetry.records import counted
 
 NS_PER_SECOND: Final = 1_000_000_000
 MAX_TIMEOUT_SECONDS: Final = 86_400
@@ -78,7 +79,7 @@ def _entry(dispatcher: Dispatcher, kind: Kind, what: str) -> RpcMethod:
 
     def call(params: list[bytes], reply: Reply) -> None:
         if not 1 <= len(params) <= 2:
-            raise DispatchError(Status.INVALID, f"{expected}; this call has {len(params)} params")
+            raise DispatchError(Status.INVALID, f"{expected}; this call has {counted(len(params), 'param')}")
         body, *packed = params
         if not is_map(body):
             raise DispatchError(Status.INVALID, f"{expected}; the {what} is not a map")

@@ -31,6 +31,7 @@ from tykpy.broker.net.access import Admission
 from tykpy.broker.refused_sizes import SizeRefusals
 from tykpy.ipc.frame import Status
 from tykpy.telemetry.rate_limited_log import QuietLog
+from tykpy.telemetry.records import counted
 
 log = logging.getLogger("tykpy.msgpackrpc")
 
@@ -210,7 +211,8 @@ class _Connection(asyncio.Protocol):
         if refusal is not None:
             self._send_away(WireError(Status.DENIED, refusal))
         elif not accepted:
-            self._refuse(WireError(Status.OVERLOADED, f"{self._limits.max_connections} connections are open already"))
+            what = counted(self._limits.max_connections, "connection is", "connections are")
+            self._refuse(WireError(Status.OVERLOADED, f"{what} open already"))
         if len(connections.refused) > MAX_REFUSED:
             self.abort()
 

@@ -18,6 +18,7 @@ from tykpy.broker.faults import Periodic, each
 from tykpy.broker.pool.slots import RestartReason
 from tykpy.broker.pool.supervisor import Supervisor
 from tykpy.broker.pool.worker import Worker, WorkerPhase
+from tykpy.telemetry.records import counted
 
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 KIB: Final = 1024
@@ -86,7 +87,7 @@ class Recycler:
 
     def _on_request_limit(self, worker: Worker) -> None:
         worker.request_limit = sys.maxsize
-        self._add(worker, f"{worker.handled} dispatches (--max-requests)")
+        self._add(worker, f"{counted(worker.handled, 'dispatch', 'dispatches')} (--max-requests)")
 
     def _look(self) -> None:
         each(self._look_at, self._supervisor.serving)

@@ -20,6 +20,7 @@ from tykpy.broker.faults import attempt, each, report
 from tykpy.broker.pool.supervisor import Supervisor
 from tykpy.broker.pool.worker import Worker
 from tykpy.broker.router.router import Router
+from tykpy.telemetry.records import counted
 
 log = logging.getLogger("tykpy.reload")
 
@@ -143,7 +144,7 @@ class Reloader:
         self._generation = Generation(self._supervisor, self._on_done, pinned=pinned)
         attempt(self.on_generation, pinned)
         if not pinned:
-            log.info("reloading: starting %d new workers", self._supervisor.wanted)
+            log.info("reloading: starting %s", counted(self._supervisor.wanted, "new worker"))
             self._supervisor.loads.forget()
             attempt(self.on_start)
         folder = self._config.bundles

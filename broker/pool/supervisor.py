@@ -40,6 +40,7 @@ from tykpy.ipc.bodies.store import BodyStore
 from tykpy.ipc.channel.control import ControlMessage
 from tykpy.ipc.errors import ControlClosedError, IpcError
 from tykpy.telemetry.log import explain_in_log
+from tykpy.telemetry.records import counted
 from tykpy.telemetry.snapshot import StoreState
 
 log = logging.getLogger("tykpy.supervisor")
@@ -130,7 +131,7 @@ class Supervisor:
         """Change the number of workers; surplus ones finish what they run. Raises ConfigError."""
         if not 1 <= workers <= MAX_WORKERS:
             raise ConfigError(f"{workers} workers: must be between 1 and {MAX_WORKERS}")
-        log.info("scaling from %d to %d workers", self.wanted, workers)
+        log.info("scaling from %d to %s", self.wanted, counted(workers, "worker"))
         self.wanted = workers
         for slot in [slot for slot in self._by_slot if slot >= workers]:
             self._back_off.forget(slot)

@@ -22,6 +22,7 @@ from tykpy.broker.router.queue import PendingQueue
 from tykpy.ipc.errors import IpcError
 from tykpy.ipc.frame import Status
 from tykpy.telemetry.rate_limited_log import QuietLog
+from tykpy.telemetry.records import counted
 
 log = logging.getLogger("tykpy.router")
 
@@ -203,8 +204,8 @@ class Clock:
     def _shed(self, dispatch: Dispatch, now: int) -> None:
         self._outcomes.counters.shed += 1
         waited = (now - dispatch.taken_ns) / 1e9
-        workers = len(self._placement.pool)
-        message = f"waited {waited:.1f} s, more comes than {workers} workers can do (--queue-wait; {dispatch.name})"
+        workers = counted(len(self._placement.pool), "worker")
+        message = f"waited {waited:.1f} s, more comes than {workers} can do (--queue-wait; {dispatch.name})"
         self._outcomes.fail(dispatch, DispatchError(Status.OVERLOADED, message, Rejection.SHED))
         self._shedding.log(logging.WARNING, dispatch.name, f"calls of {dispatch.name} fail: {message}; {ADVICE}")
 

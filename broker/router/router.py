@@ -31,6 +31,7 @@ from tykpy.broker.router.outcomes import Counters, Outcomes
 from tykpy.broker.router.queue import PendingQueue
 from tykpy.ipc.errors import IpcError, MessageTooLargeError, RingCorruptError, RingFullError, SpillClosedError
 from tykpy.ipc.frame import Status
+from tykpy.telemetry.records import counted
 
 RESTRICTED_SHARE: Final = 2
 """Dispatches that only some workers can run may fill one half of the queue: the other half is for all others."""
@@ -135,7 +136,8 @@ class Router:
             self._send(link, dispatch)
         elif hook.group and self._restricted_queue_is_full():
             most = self._options.queue_size // RESTRICTED_SHARE
-            message = f"{most} dispatches wait already for workers that have loaded their bundles (--queue-size)"
+            waiting = counted(most, "dispatch waits", "dispatches wait")
+            message = f"{waiting} already for workers that have loaded their bundles (--queue-size)"
             self._outcomes.fail(dispatch, DispatchError(Status.OVERLOADED, message, Rejection.QUEUE_FULL))
         else:
             self._pending.push(dispatch)
@@ -382,7 +384,8 @@ class Router:
         if self.hopeless is not None:
             raise DispatchError(Status.UNAVAILABLE, self.hopeless, Rejection.NO_WORKERS)
         if self._pending.waiting >= self._options.queue_size:
-            what = f"{self._pending.waiting} dispatches wait already for {len(self.pool)} workers (--queue-size)"
+            waiting = counted(self._pending.waiting, "dispatch waits", "dispatches wait")
+            what = f"{waiting} already for {counted(len(self.pool), 'worker')} (--queue-size)"
             raise DispatchError(Status.OVERLOADED, what, Rejection.QUEUE_FULL)
         what = f"dispatches of {self._outcomes.held} bytes wait or run already (--queue-bytes)"
         raise DispatchError(Status.OVERLOADED, what, Rejection.BYTES)

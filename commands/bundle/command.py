@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from tykpy.commands.lint.command import print_reports
-from tykpy.commands.terminal import EXIT_ERROR, counted, no_traceback, table
+from tykpy.commands.terminal import EXIT_ERROR, no_traceback, table
+from tykpy.telemetry.records import counted
 
 _path = click.Path(path_type=Path)
 _public_key = click.option(

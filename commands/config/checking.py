@@ -15,9 +15,10 @@ from tykpy.broker.net.runtime_folder import make_runtime_dir
 from tykpy.commands import descriptions
 from tykpy.commands.config.options import shown
 from tykpy.commands.errors import CommandError
-from tykpy.commands.terminal import counted, harmless
+from tykpy.commands.terminal import harmless
 from tykpy.ipc.text import why_unread
 from tykpy.telemetry.live_segment import read_live_snapshot
+from tykpy.telemetry.records import counted
 
 Echo = Callable[[str], object]
 

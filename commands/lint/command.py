@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tykpy.commands.terminal import EXIT_ERROR, counted, no_traceback
+from tykpy.commands.terminal import EXIT_ERROR, no_traceback
+from tykpy.telemetry.records import counted
 
 if TYPE_CHECKING:
     from tykpy.commands.lint.findings import LintReport

@@ -11,6 +11,7 @@ from typing import Final
 from tykpy.commands.lint.findings import Finding, at
 from tykpy.commands.lint.sources import SourceFile, SourceHook
 from tykpy.commands.lint.syntax import own_nodes
+from tykpy.telemetry.records import counted
 
 _RETURNED: Final = {3: 2, 4: 3}
 """How many of its arguments a hook returns, by the number that it takes."""
@@ -74,7 +75,7 @@ def _problem(value: ast.expr | None, expected: list[str], parameters: list[str])
     if any(isinstance(part, ast.Starred) for part in value.elts):
         return ""
     if len(names) != len(expected):
-        return f"returns {len(names)} values"
+        return f"returns {counted(len(names), 'value')}"
     swapped = any(name != right and name in parameters for name, right in zip(names, expected, strict=True))
     return f"returns {', '.join(name or '...' for name in names)}, which is not their order" if swapped else ""
 

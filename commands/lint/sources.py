@@ -14,6 +14,7 @@ from tykpy.commands.bundle.reading import files_below
 from tykpy.commands.lint.compiled import COMPILED, unloadable
 from tykpy.commands.lint.findings import Finding, LintReport
 from tykpy.commands.lint.syntax import Function, last_name, positional, top_statements
+from tykpy.telemetry.records import counted
 
 _DECORATORS: Final = frozenset({*decorators.__all__, "Response"})
 _ANY_TYPE: Final = "Hook"
@@ -84,14 +85,12 @@ class Sources:
         """Return these findings, with what was checked and what was not."""
         unchecked = []
         if self.unreadable:
-            unchecked.append(
-                _counted(len(self.unreadable), "file that cannot be parsed", "files that cannot be parsed")
-            )
+            unchecked.append(counted(len(self.unreadable), "file that cannot be parsed", "files that cannot be parsed"))
         if self.compiled:
-            unchecked.append(_counted(self.compiled, "compiled file", "compiled files"))
+            unchecked.append(counted(self.compiled, "compiled file"))
         vendored = sum(file.is_vendored for file in self.files)
         if vendored:
-            unchecked.append(_counted(vendored, "vendored file", "vendored files") + " beyond whether they load")
+            unchecked.append(counted(vendored, "vendored file") + " beyond whether they load")
         unchecked.append("modules from outside the bundle")
         unchecked.append("names that are resolved at run time (getattr, exec, importlib)")
         return LintReport(findings, len(self.files) - vendored, tuple(unchecked))
@@ -125,10 +124,6 @@ def read_sources(root: Path, manifest: Manifest, shown: str) -> Sources:
         sources.compiled += 1
         sources.unloadable += unloadable(path, f"{shown}/{path.relative_to(root).as_posix()}")
     return sources
-
-
-def _counted(count: int, one: str, several: str) -> str:
-    return f"{count} {one if count == 1 else several}"
 
 
 def _parsed(text: bytes, name: str) -> ast.Module:

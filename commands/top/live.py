@@ -12,10 +12,11 @@ from rich.text import Text
 from tykpy.commands.errors import CommandError
 from tykpy.commands.pool import ask_broker
 from tykpy.commands.stacks import lines_of
-from tykpy.commands.terminal import counted, harmless
+from tykpy.commands.terminal import harmless
 from tykpy.commands.top.keyboard import DOWN, LEFT, RIGHT, UP, Keyboard, single_keys
 from tykpy.commands.top.samples import SAMPLE_SECONDS, Samples
 from tykpy.commands.top.screen import KEYS, SORTS, Screen
+from tykpy.telemetry.records import counted
 
 TICK: Final = 0.2
 """Seconds without a key after which the screen is drawn again, in the size that the terminal has then."""

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tykpy.commands.terminal import harmless, long_time
+from tykpy.telemetry.records import counted
 from tykpy.telemetry.view import SAMPLES, HookView, View
 
 KEYS: Final = "< > sort   s stacks   r reload   q quit"
@@ -160,7 +161,7 @@ def _header(view: View) -> Iterable[Text]:
         ("queue", f"{view.waiting:,}", "bold yellow" if view.waiting else ""),
         ("under way", f"{view.under_way:,}", ""),
     )
-    store = f"{view.store}, {view.store_errors:,} errors" if view.store_errors else view.store
+    store = f"{view.store}, {counted(view.store_errors, 'error')}" if view.store_errors else view.store
     yield _line(
         ("store", store, "bold red" if view.store.endswith("fails") else ""),
         ("events", events or "none", ""),

@@ -11,7 +11,7 @@ from tykpy.devserver.gateway import Loading
 from tykpy.devserver.hooks.contract import HookAnswer, Printed, Problem, SourceFrame
 from tykpy.devserver.hooks.masking import MASK, NOTHING_MASKED, Masker
 from tykpy.devserver.trace import HandlerCall, HookCall, Note, Trace
-from tykpy.telemetry.records import printable
+from tykpy.telemetry.records import counted, printable
 from tykpy.workers.objects.changes import Change
 
 MAX_TEXT: Final = 4_000
@@ -137,7 +137,7 @@ def _answer_lines(answer: HookAnswer, masker: Masker) -> Iterator[Text]:
     for printed in answer.printed[:MAX_PRINTED]:
         yield _printed(printed, "    ", masker)
     if len(answer.printed) > MAX_PRINTED:
-        yield _line("    ", "dim", f"{len(answer.printed) - MAX_PRINTED} more lines")
+        yield _line("    ", "dim", counted(len(answer.printed) - MAX_PRINTED, "more line"))
     for event in answer.triggered:
         yield _line("    event ", "cyan", masker.text(f"{event.name} {event.payload}"))
     if answer.problem is not None:

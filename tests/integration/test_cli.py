@@ -262,7 +262,7 @@ def test_the_default_is_one_worker_per_usable_cpu(tmp_path: Path, broker: Runnin
     )  # fmt: skip
     assert re.search(r"^--workers +1$", done.stdout, re.MULTILINE)
     assert "CPUs that may be used: 1 (CP" in done.stdout
-    assert re.search(r"tykpy.broker: 1 workers; CPUs that may be used: \d+ \(", broker.log)
+    assert re.search(r"tykpy.broker: 1 worker; CPUs that may be used: \d+ \(", broker.log)
 
 
 @pytest.mark.parametrize(

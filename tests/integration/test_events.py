@@ -242,7 +242,7 @@ def test_what_is_triggered_while_the_broker_drains_is_not_lost(tmp_path: Path, m
         call = pool.submit(bench.broker.call, "trigger_when_the_gate_opens", bundle="events", headers=headers)
         gate.wait_entered()
         os.kill(bench.broker.pid, signal.SIGTERM)
-        bench.broker.wait_for_log("draining: 1 dispatches")
+        bench.broker.wait_for_log("draining: 1 dispatch under way")
         gate.open()
         assert call.result()
         assert bench.broker.wait() == 0

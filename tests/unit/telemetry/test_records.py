@@ -16,6 +16,7 @@ from tykpy.telemetry.records import (
     ExceptionInfo,
     Record,
     Source,
+    counted,
     printable,
     shorten,
 )
@@ -231,3 +232,17 @@ def test_people_see_where_output_of_plugins_is_from() -> None:
     assert b"their.logger: mine/check: printed\n" in render_console(printed._replace(name="their.logger"))
     assert b"tykpy.plugin: mine: printed\n" in render_console(printed._replace(fields={"bundle": "mine"}))
     assert b"tykpy.worker: printed\n" in render_console(printed._replace(name="tykpy.worker"))
+
+
+@pytest.mark.parametrize(
+    ("number", "nouns", "text"),
+    [
+        (0, ("worker",), "0 workers"),
+        (1, ("worker",), "1 worker"),
+        (1_000, ("worker",), "1,000 workers"),
+        (1, ("dispatch waits", "dispatches wait"), "1 dispatch waits"),
+        (2, ("dispatch waits", "dispatches wait"), "2 dispatches wait"),
+    ],
+)
+def test_numbers_have_the_right_noun(number: int, nouns: tuple[str, ...], text: str) -> None:
+    assert counted(number, *nouns) == text
