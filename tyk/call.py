@@ -7,6 +7,7 @@ from base64 import b64decode
 from collections.abc import Container, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import lru_cache
 from time import monotonic_ns
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeAlias
@@ -162,7 +163,7 @@ class Call:
         metadata = self._metadata
         if metadata is None:
             encoded = self._running[3][0]
-            metadata = read_metadata(encoded) if isinstance(encoded, bytes) else encoded or _NOTHING
+            metadata = _decoded(encoded) if isinstance(encoded, bytes) else encoded or _NOTHING
             self._metadata = metadata
         return metadata
 
@@ -183,19 +184,12 @@ class Call:
         return f"Call(hook={self.hook!r}, bundle={self.bundle!r}, api_id={self.api_id!r}, attempt={self.attempt})"
 
 
-_last: Final[ContextVar[tuple[Running, Call] | None]] = ContextVar("_last", default=None)
-"""The call that was found last in this context, so that its metadata is decoded once."""
-
-
 def find() -> Call | None:
     """Return the running call, or None outside of hooks."""
-    running, last = RUNNING.get(), _last.get()
-    if running is None:
-        return None
-    if last is None or last[0] is not running:
-        last = running, Call(running)
-        _last.set(last)
-    return last[1]
+    # It is not kept in a context variable: a finalizer may log, and before CPython 3.12 finalizers run within
+    # `RUNNING.set`, which crashes if a variable of the same context is set meanwhile.
+    running = RUNNING.get()
+    return None if running is None else Call(running)
 
 
 def current() -> Call:
@@ -226,6 +220,10 @@ def read_metadata(block: bytes, hidden: Container[str] = _HIDDEN) -> Metadata:
         else:
             texts[name] = f"{texts[name]},{value}" if name in texts else value
     return MappingProxyType({**texts, **binaries})
+
+
+_decoded: Final = lru_cache(maxsize=16)(read_metadata)
+"""Most calls of a connection have the same block, and each record of a log needs it."""
 
 
 def _add_binary(binaries: dict[str, bytes], name: str, values: str) -> None:
