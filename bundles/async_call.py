@@ -38,7 +38,7 @@ class AsyncCall:
 
     def cause_of(self, error: BaseException) -> BaseException:
         """Return why the hook that raised `error` failed. Raises `error` again if the deadline passed."""
-        if self.is_expired and isinstance(error, asyncio.CancelledError):
+        if self.is_expired and issubclass(type(error), asyncio.CancelledError):
             raise error
         while self.task is not None and self.task.cancelling():
             self.task.uncancel()

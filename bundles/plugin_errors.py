@@ -6,9 +6,11 @@ from types import TracebackType
 from typing import Final, cast
 
 from tykpy.bundles.errors import BundleError
-from tykpy.ipc.description import MAX_MESSAGE
+from tykpy.ipc.description import MAX_MESSAGE, MAX_NAME
 from tykpy.ipc.text import access_needed, bounded
 
+_TRACEBACK: Final = BaseException.__dict__["__traceback__"]
+_NAME: Final = type.__dict__["__name__"]
 _PROTOBUF_TYPE: Final = "bad argument type for built-in operation"
 """All that protobuf says when a field or map gets a value of another type."""
 
@@ -27,10 +29,17 @@ def bundle_failed(error: BaseException, root: str, file: str = "") -> BundleErro
 def _bundle_error(error: BaseException, root: str, file: str) -> BundleError:
     if isinstance(error, SyntaxError) and type(error.filename) is str and type(error.lineno) is int:
         return BundleError(f"{class_name(error)}: {error.msg}", error.filename, error.lineno)
-    place = innermost(error.__traceback__, root)
+    place = innermost(traceback_of(error), root)
     found, line = place if place else (file, 0)
     needs = access_needed(error) if isinstance(error, OSError) and error.filename is not None else ""
     return BundleError(described(error) + needs, found, line)
+
+
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """Return an exception's traceback."""
+    # Not `error.__traceback__`: its class may define that attribute, or `__getattribute__`.
+    trace: TracebackType | None = _TRACEBACK.__get__(error)
+    return trace
 
 
 def from_plugin(trace: TracebackType | None, root: str) -> TracebackType | None:
@@ -56,17 +65,18 @@ def described(error: BaseException) -> str:
     return bounded(_text_of(error), MAX_MESSAGE)
 
 
-def class_name(error: BaseException) -> str:
-    """Return the name of an exception's class."""
-    # Not `type(error).__name__`: a metaclass may define a property of that name.
-    return str(type.__dict__["__name__"].__get__(type(error)))
+def class_name(value: object) -> str:
+    """Return the name of a value's class, of at most `MAX_NAME` characters."""
+    # Not `type(value).__name__`: a metaclass may define a property of that name.
+    return bounded(_NAME.__get__(type(value)), MAX_NAME)
 
 
 def _text_of(error: BaseException) -> str:
     name = class_name(error)
     try:
-        if isinstance(error, SystemExit):
-            return f"called sys.exit({'' if error.code is None else repr(error.code)})"
+        if issubclass(type(error), SystemExit):
+            code = cast(SystemExit, error).code
+            return f"called sys.exit({'' if code is None else repr(code)})"
         text = bounded(str(error), MAX_MESSAGE)
     except BaseException as broken:  # noqa: BLE001 (the exception's own code; its error is reported instead)
         text = f"<its __str__ raised {class_name(broken)}>"

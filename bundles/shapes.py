@@ -17,6 +17,9 @@ from tyk.proto.coprocess_response_object_pb2 import ResponseObject
 from tyk.proto.coprocess_session_state_pb2 import SessionState
 from tyk.request import LazyRequest, TykCoProcessRequest
 from tykpy.bundles.errors import WrongReturnError
+from tykpy.bundles.plugin_errors import class_name, described
+from tykpy.ipc.description import MAX_NAME
+from tykpy.ipc.text import bounded
 
 _RESPONSE: Final = int(HookType.Response)
 _IGNORED: Final = ", which counts for nothing, as in the gateway's embedded Python: changes made in place count"
@@ -207,8 +210,9 @@ def _checked_metadata(metadata: object) -> dict[str, str]:
         _refuse(metadata, "metadata")
     for key, value in pairs.items():
         if not isinstance(key, str) or not isinstance(value, str):
+            name = bounded(repr(key), MAX_NAME)
             raise WrongReturnError(
-                f"returned metadata[{key!r}] = {_named(value)}, but keys and values are strings (use json.dumps)"
+                f"returned metadata[{name}] = {_named(value)}, but keys and values are strings (use json.dumps)"
             )
     return pairs
 
@@ -228,7 +232,7 @@ def _unpacked(result: Any, count: int, wanted: str) -> tuple[Any, ...]:
     except TypeError:
         _refuse(result, wanted)
     except Exception as error:
-        raise WrongReturnError(f"returned {_named(result)}, which raised {type(error).__name__}: {error}") from error
+        raise WrongReturnError(f"returned {_named(result)}, which raised {described(error)}") from error
     if len(values) != count:
         _refuse(result if isinstance(result, tuple | list) else values, wanted)
     return values
@@ -244,4 +248,4 @@ def _refuse(returned: Any, wanted: str) -> NoReturn:
 def _named(value: object) -> str:
     if isinstance(value, tuple | list):
         return f"{len(value)} value" + "s" * (len(value) != 1)
-    return "nothing (None)" if value is None else f"a value of type {type(value).__name__}"
+    return "nothing (None)" if value is None else f"a value of type {class_name(value)}"

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 from tykpy.bundles import forked
 from tykpy.bundles.async_call import ASYNC_CALL, AsyncCall
 from tykpy.bundles.errors import WorkerError
+from tykpy.bundles.plugin_errors import class_name, traceback_of
 from tykpy.ipc.channel.messages import Request
 from tykpy.ipc.channel.worker_end import WorkerChannel
 from tykpy.ipc.clock import monotonic, monotonic_ns
@@ -150,11 +151,11 @@ class AsyncCalls:
         self._ended.put(None)
 
     def _fail_origin(self, error: BaseException) -> None:
-        call = _call_of(error.__traceback__)
+        call = _call_of(traceback_of(error))
         _log.error(
             "a task or callback of an async hook raised %s",
-            type(error).__name__,
-            exc_info=(type(error), error, error.__traceback__),
+            class_name(error),
+            exc_info=(type(error), error, traceback_of(error)),
         )
         if call is not None:
             call.fail(error)

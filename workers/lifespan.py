@@ -11,7 +11,7 @@ from typing import Any, Final
 from tykpy.bundles import forked
 from tykpy.bundles.bundle import BundlePart
 from tykpy.bundles.errors import BundleError
-from tykpy.bundles.plugin_errors import bundle_failed, from_plugin
+from tykpy.bundles.plugin_errors import bundle_failed, from_plugin, traceback_of
 from tykpy.ipc.clock import monotonic
 from tykpy.ipc.exits import ON_STOP_S
 from tykpy.telemetry.log import Log
@@ -91,6 +91,6 @@ class Lifespan:
 
 
 def _log_failure(part: BundlePart, function: FunctionType, error: BaseException) -> None:
-    trace = from_plugin(error.__traceback__, str(part.root))
+    trace = from_plugin(traceback_of(error), str(part.root))
     with suppress(BaseException):  # the exception's own code
         _log.error("bundle %s: @on_stop %s failed", part.name, function.__name__, exc_info=(type(error), error, trace))

@@ -14,6 +14,7 @@ from tyk import metrics
 from tyk.call import RUNNING
 from tykpy.bundles import forked
 from tykpy.bundles.imports.importer import space_of
+from tykpy.bundles.plugin_errors import traceback_of
 from tykpy.ipc.channel.control import ControlSocket
 from tykpy.ipc.description import MAX_BUNDLE_NAME
 from tykpy.ipc.errors import ControlClosedError
@@ -82,7 +83,7 @@ class SentMetrics:
                 raise
             except Exception as error:  # the bundle has changed what is not its own
                 self._registry.bundles.pop(name, None)
-                trace = error.__traceback__
+                trace = traceback_of(error)
                 log.error("metrics of bundle %s are given up", name, exc_info=(type(error), error, trace))
 
     def _report_bundle(self, name: str, bundle: metrics.BundleMetrics) -> None:

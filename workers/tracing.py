@@ -27,7 +27,7 @@ from opentelemetry.util.types import Attributes, AttributeValue
 
 from tyk.call import RUNNING
 from tykpy.bundles.hook import Hook
-from tykpy.bundles.plugin_errors import class_name, described, from_plugin
+from tykpy.bundles.plugin_errors import class_name, described, from_plugin, traceback_of
 from tykpy.ipc.clock import time_ns
 from tykpy.ipc.text import bounded
 from tykpy.telemetry.spans import MAX_VALUE, SpanExport, SpanIds, add_span, parse_parent
@@ -149,7 +149,7 @@ class LazyHookSpan(Span):
             text = bounded(described(error), MAX_VALUE)
             self.set_status(StatusCode.ERROR, text)
             self.set_attribute("error.type", class_name(error))
-            frames = traceback.extract_tb(from_plugin(error.__traceback__, self._hook.root), limit=-MAX_FRAMES)
+            frames = traceback.extract_tb(from_plugin(traceback_of(error), self._hook.root), limit=-MAX_FRAMES)
             self.add_event(
                 "exception",
                 {

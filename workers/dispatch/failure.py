@@ -5,11 +5,11 @@ import math
 import traceback
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from tykpy.bundles import forked
 from tykpy.bundles.errors import EVENT_META, WorkerError, WrongReturnError
-from tykpy.bundles.plugin_errors import class_name, described, from_plugin, innermost
+from tykpy.bundles.plugin_errors import class_name, described, from_plugin, innermost, traceback_of
 from tykpy.ipc.frame import Packed, Status, pack_error
 from tykpy.telemetry.log import Log
 from tykpy.telemetry.rate_limited_log import QuietLog
@@ -25,15 +25,16 @@ _failures: Final = QuietLog(_log)
 
 def error_frame(error: BaseException) -> Packed:
     """Return the error frame for the exception that ended a call, and log it unless it has been logged."""
-    if isinstance(error, WorkerError):
+    if issubclass(type(error), WorkerError):  # not isinstance: it may ask the exception's own code
+        known = cast(WorkerError, error)
         # Hooks that failed or were cancelled have been logged; the broker logs unknown event handlers.
-        if error.status not in _LOGGED and EVENT_META not in (error.meta or {}):
-            message = f"{error.status.name}: {error.message}"
+        if known.status not in _LOGGED and EVENT_META not in (known.meta or {}):
+            message = f"{known.status.name}: {known.message}"
             _failures.log(logging.WARNING, message, message)
-        return pack_error(error.status, error.message, error.meta)
-    if isinstance(error, MemoryError):
-        traceback.clear_frames(error.__traceback__)
-    _log_failure(class_name(error), "a fault of tykpy itself", error, error.__traceback__)
+        return pack_error(known.status, known.message, known.meta)
+    if issubclass(type(error), MemoryError):
+        traceback.clear_frames(traceback_of(error))
+    _log_failure(class_name(error), "a fault of tykpy itself", error, traceback_of(error))
     return pack_error(Status.INTERNAL, f"tykpy failed inside a worker: {described(error)}")
 
 
@@ -43,7 +44,7 @@ def hook_failed(hook: "Hook", error: BaseException) -> WorkerError:
         forked.end(error)
     if type(error) is WrongReturnError:
         return _wrong_return(hook, error)
-    own = from_plugin(error.__traceback__, hook.root)
+    own = from_plugin(traceback_of(error), hook.root)
     if issubclass(type(error), MemoryError):
         # Free what the hook had collected, or there is no memory left to report the failure.
         traceback.clear_frames(own)
@@ -93,5 +94,5 @@ def meta_of(hook: "Hook") -> dict[str, Any]:
 
 
 def _place(hook: "Hook", error: BaseException) -> str:
-    file, line = innermost(error.__traceback__, hook.root) or (hook.file, hook.line)
+    file, line = innermost(traceback_of(error), hook.root) or (hook.file, hook.line)
     return f"{file}:{line}"

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from tykpy.bundles import forked
+from tykpy.bundles.plugin_errors import traceback_of
 from tykpy.ipc.errors import IpcError
 from tykpy.ipc.exits import WorkerExit
 from tykpy.telemetry.log import Log, close_log
@@ -51,12 +52,12 @@ def give_up(error: BaseException) -> NoReturn:
     """End this process because of an error in one of its own loops."""
     if forked.is_child:
         forked.end(error)
-    code = WorkerExit.CHANNEL if isinstance(error, IpcError) else WorkerExit.FAULT
+    code = WorkerExit.CHANNEL if issubclass(type(error), IpcError) else WorkerExit.FAULT
     try:
         if code is WorkerExit.CHANNEL:
             log.error("the channel to the broker is of no more use: %s", error)
         else:
-            log.error("a loop of the worker itself has failed", exc_info=(type(error), error, error.__traceback__))
+            log.error("a loop of the worker itself has failed", exc_info=(type(error), error, traceback_of(error)))
         close_log()
     finally:
         # Whatever fails above (there may be no memory for a message), and without waiting for other threads.

@@ -13,6 +13,7 @@ from typing import Any, Final
 from tyk.call import RUNNING
 from tykpy.bundles import forked
 from tykpy.bundles.imports.importer import space_of
+from tykpy.bundles.plugin_errors import traceback_of
 from tykpy.telemetry.log import Log
 
 _log: Final = Log("tykpy.worker")
@@ -35,7 +36,7 @@ class _Confined:
             if forked.is_child or (running is not None and running[0].bundle == self._bundle):
                 raise
             what = f"a handler of bundle {self._bundle} for {signal.Signals(number).name} failed between its hooks"
-            _log.error("%s", what, exc_info=(type(error), error, error.__traceback__))
+            _log.error("%s", what, exc_info=(type(error), error, traceback_of(error)))
 
 
 def confine_handlers() -> None:

@@ -60,6 +60,15 @@ class Unreadable(BaseException):
     def __notes__(self):
         raise Own
 
+class NoTraceback(BaseException):
+    @property
+    def __traceback__(self):
+        raise Own
+
+class NoAttributes(BaseException):
+    def __getattribute__(self, name):
+        raise KeyboardInterrupt
+
 ERRORS = {
     "SystemExit": lambda: SystemExit(7),
     "KeyboardInterrupt": KeyboardInterrupt,
@@ -73,6 +82,8 @@ ERRORS = {
     "OddClass": OddClass,
     "OddText": OddText,
     "Unreadable": Unreadable,
+    "NoTraceback": NoTraceback,
+    "NoAttributes": NoAttributes,
     "surrogate": lambda: LookupError("user \\ud800"),
     "huge": lambda: Own("x" * 10_000_000),
     "ExceptionGroup": lambda: BaseExceptionGroup("several", [KeyboardInterrupt(), Own()]),
@@ -253,6 +264,8 @@ ERRORS = {
     "OddClass": "OddClass",
     "OddText": "OddText: odd",
     "Unreadable": "Unreadable",
+    "NoTraceback": "NoTraceback",
+    "NoAttributes": "NoAttributes",
     "surrogate": "LookupError: user \\ud800",
     "huge": "Own: xxxx",
     "ExceptionGroup": "BaseExceptionGroup: several",

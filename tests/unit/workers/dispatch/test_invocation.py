@@ -166,6 +166,11 @@ def test_fields_of_a_newer_gateway_survive(make: Make) -> None:
         ("return request, session, {}", "returned 3 values; write `return request, session`"),
         ("return [request]", "returned 1 value; write `return request, session`"),
         ("return 5", "returned a value of type int; write `return request, session`"),
+        ("return type('N' * 10_000, (), {})()", f"returned a value of type {'N' * 253}...; write"),
+        (
+            "class M(type):\n        __name__ = property(lambda cls: 1 / 0)\n    return M('Odd', (), {})()",
+            "returned a value of type Odd; write",
+        ),
         ("return (1 // 0 for _ in 'ab')", "returned a value of type generator, which raised ZeroDivisionError"),
         ("async def later(): ...\n    return later()", "write `async def` for the hook itself"),
     ],
