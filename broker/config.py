@@ -6,6 +6,7 @@ Command-line flags, `TYKPY_*` environment variables and the TOML file of `--conf
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -29,6 +30,8 @@ AUTO: Final = "auto"
 SLOW: Final = "slow:"
 """Prefix of the time in --access-log."""
 _STATSD_PREFIX: Final = re.compile(r"[A-Za-z0-9_.-]{0,100}", re.ASCII)
+FLAG: Final = re.compile(r"--[a-z-]+")
+"""A flag in the text of a problem."""
 CONFIG_VARIABLE: Final = "TYKPY_CONFIG"
 """Environment variable with the path of the TOML file."""
 
@@ -64,7 +67,7 @@ class AccessRule(NamedTuple):
 class BrokerConfig:
     """All options of `tykpy broker`. Times are in seconds, sizes in bytes.
 
-    Raises ConfigError, which names the option, for a value that cannot work.
+    Raises ConfigError with all values that cannot work.
     """
 
     bundles: Path | None = option(
@@ -298,59 +301,76 @@ class BrokerConfig:
     event_loop: str = option("uvloop", "Event loop of the broker.", choices=("uvloop", "asyncio"))
 
     def __post_init__(self) -> None:
-        for each in options():
-            _check_bounds(each, getattr(self, each.name))
-        self._check_combinations()
-        self._check_paths()
-        if self.redis is not None:
-            _check_redis(self.redis)
-        if self.event_stream is not None:
-            _check_stream(self.event_stream, self.redis)
-        if self.event_webhook is not None:
-            _check_webhook(self.event_webhook)
+        problems: list[str] = []
+        for problem in self._problems():
+            # What is wrong by itself may be all that is wrong with its combination with others.
+            named = set(FLAG.findall(problem))
+            if len(named) < 2 or named.isdisjoint(flag for other in problems for flag in FLAG.findall(other)):
+                problems.append(problem)
+        if problems:
+            raise ConfigError(*problems)
         # After the checks above, whose errors show a path as it was given.
         self._make_paths_absolute()
         check_listen([self.admin_address, *self.addresses, *self.metrics_addresses])
 
-    def _check_combinations(self) -> None:
-        _ = self.access_rule
+    def _problems(self) -> Iterator[str]:
+        """Yield what cannot work: values by themselves, then combinations."""
+        for each in options():
+            yield from _out_of_bounds(each, getattr(self, each.name))
+        try:
+            _ = self.access_rule
+        except ConfigError as error:
+            yield str(error)
         if not any(map(str.strip, self.require_bundles.split(","))):
-            text = "must be any, all, or names separated by commas"
-            raise ConfigError(f"--require-bundles {self.require_bundles!r}: {text}")
-        if self.metrics is not None and not self.metrics.startswith(("tcp://", "unix:")):
-            raise ConfigError(f"--metrics {self.metrics}: is served without TLS; write tcp://host:port or unix:///path")
-        self._check_statsd()
-        if self.admin_page and self.metrics is None:
-            raise ConfigError("--admin-page needs --metrics, the address to serve it on")
-        if self.queue_bytes < self.message_limit:
-            text = f"less than one message may have: {show_size(self.message_limit)} ({self.message_option})"
-            raise ConfigError(f"--queue-bytes {show_size(self.queue_bytes)}: {text}")
-        if self.tls_cert is None and any("tls://" in address for address in self.listen):
-            raise ConfigError("--listen tls://...: needs --tls-cert")
-        if self.group is not None and self.user is None:
-            raise ConfigError(f"--group {self.group}: needs --user")
+            yield f"--require-bundles {self.require_bundles!r}: must be any, all, or names separated by commas"
+        yield from self._wrong_addresses()
+        yield from self._wrong_paths()
+        yield from self._wrong_combinations()
 
-    def _check_statsd(self) -> None:
+    def _wrong_addresses(self) -> Iterator[str]:
+        if self.metrics is not None and not self.metrics.startswith(("tcp://", "unix:")):
+            yield f"--metrics {self.metrics}: is served without TLS; write tcp://host:port or unix:///path"
         if self.statsd_host is not None:
             try:
                 host, _ = parse_tcp(f"tcp://{self.statsd_host}")
             except AddressError:
                 host = ""
             if not host:
-                raise ConfigError(f"--statsd-host {self.statsd_host}: write host:port, for example 127.0.0.1:8125")
+                yield f"--statsd-host {self.statsd_host}: write host:port, for example 127.0.0.1:8125"
         if not _STATSD_PREFIX.fullmatch(self.statsd_prefix):
-            raise ConfigError(
-                f"--statsd-prefix {self.statsd_prefix!r}: write up to 100 letters, digits, '.', '_' and '-'"
-            )
+            yield f"--statsd-prefix {self.statsd_prefix!r}: write up to 100 letters, digits, '.', '_' and '-'"
+        if self.redis is not None:
+            try:
+                parse_redis_url(self.redis)
+            except RedisURLError as error:
+                yield f"--redis {error}"
+        # The error does not show the URL: it may contain the receiver's secret.
+        if self.event_webhook is not None and not _is_webhook(self.event_webhook):
+            yield "--event-webhook: not a URL like https://host[:port]/path, percent-encoded where needed"
 
-    def _check_paths(self) -> None:
+    def _wrong_paths(self) -> Iterator[str]:
         for name, folder in (("bundles", self.bundles), ("apis", self.apis)):
             if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
-                raise ConfigError(f"{flag_of(name)} {folder}: not a folder")
+                yield f"{flag_of(name)} {folder}: not a folder"
         if self.public_key is not None and not os.path.isfile(self.public_key):
-            raise ConfigError(f"--public-key {self.public_key}: no such file")
+            yield f"--public-key {self.public_key}: no such file"
         if self.log_file is not None and not os.path.isdir(self.log_file.parent):
-            raise ConfigError(f"--log-file {self.log_file}: no such folder: {self.log_file.parent}")
+            yield f"--log-file {self.log_file}: no such folder: {self.log_file.parent}"
+
+    def _wrong_combinations(self) -> Iterator[str]:
+        if self.admin_page and self.metrics is None:
+            yield "--admin-page needs --metrics, the address to serve it on"
+        if self.queue_bytes < self.message_limit:
+            text = f"less than one message may have: {show_size(self.message_limit)} ({self.message_option})"
+            yield f"--queue-bytes {show_size(self.queue_bytes)}: {text}"
+        if self.tls_cert is None and any("tls://" in address for address in self.listen):
+            yield "--listen tls://...: needs --tls-cert"
+        if self.group is not None and self.user is None:
+            yield f"--group {self.group}: needs --user"
+        if self.event_stream == "":
+            yield "--event-stream: a stream needs a name"
+        if self.event_stream is not None and self.redis is None:
+            yield "--event-stream needs --redis, which says where the stream is"
 
     def _make_paths_absolute(self) -> None:
         # Broker and workers use the paths later, when a plugin may have changed the working directory.
@@ -445,35 +465,19 @@ def show_value(option: Field[Any], value: Any) -> str:
     return show(value)
 
 
-def _check_redis(url: str) -> None:
-    try:
-        parse_redis_url(url)
-    except RedisURLError as error:
-        raise ConfigError(f"--redis {error}") from error
-
-
-def _check_stream(name: str, redis: str | None) -> None:
-    if not name:
-        raise ConfigError("--event-stream: a stream needs a name")
-    if redis is None:
-        raise ConfigError("--event-stream needs --redis, which says where the stream is")
-
-
-def _check_webhook(url: str) -> None:
-    # The error does not show the URL: it may contain the receiver's secret.
+def _is_webhook(url: str) -> bool:
     try:
         parts = urlsplit(url)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        sound = False
-    if not sound or not url.isascii() or not url.isprintable() or " " in url:
-        raise ConfigError("--event-webhook: not a URL like https://host[:port]/path, percent-encoded where needed")
+        return False
+    return sound and url.isascii() and url.isprintable() and " " not in url
 
 
-def _check_bounds(option: Field[Any], value: Any) -> None:
+def _out_of_bounds(option: Field[Any], value: Any) -> Iterator[str]:
     if "bounds" not in option.metadata or value == option.default:
         return
     low, high = option.metadata["bounds"]
     if not low <= value <= high:
         found, least, most = (show_value(option, each) for each in (value, low, high))
-        raise ConfigError(f"{flag_of(option.name)} {found}: must be between {least} and {most}")
+        yield f"{flag_of(option.name)} {found}: must be between {least} and {most}"

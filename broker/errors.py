@@ -16,7 +16,11 @@ class BrokerError(Exception):
 
 
 class ConfigError(BrokerError):
-    """An option that cannot work; the message names it."""
+    """Options that cannot work; each problem names its own."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 class AddressError(ConfigError):

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -16,6 +16,7 @@ from click.types import OptionHelpExtra
 from tykpy.broker.config import (
     AUTO,
     CONFIG_VARIABLE,
+    FLAG,
     BrokerConfig,
     flag_of,
     groups,
@@ -33,7 +34,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _FILE: Final = "tykpy.config-file"
 """Key in a context's `meta`: the ConfigFile of `--config`."""
-_FLAG: Final = re.compile(r"--[a-z-]+")
+_WRONG: Final = "tykpy.wrong-options"
+"""Key in a context's `meta`: the names of wrong options, and what is wrong with each."""
+_KNOWN: Final = {option.name: option for option in options()}
 _SERVICE_LINK: Final = re.compile(
     r"TYKPY_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
 )
@@ -68,14 +71,15 @@ class BrokerOption(click.Option):
         return extra
 
     def process_value(self, ctx: click.Context, value: Any) -> Any:
-        """Parse a value. Raises BadParameter, which names the file if the value is from there."""
+        """Parse a value; `checked` reports a wrong one, together with all others."""
         try:
             return super().process_value(ctx, value)
         except click.BadParameter as error:
-            if self.name is not None and ctx.get_parameter_source(self.name) is ParameterSource.DEFAULT_MAP:
-                text = f"{ctx.meta[_FILE].place_of(self.name)}: {error.message}"
-                raise click.BadParameter(text, ctx=ctx, param=self) from error
-            raise
+            name, text = str(self.name), error.message
+            if ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP:
+                text = f"{ctx.meta[_FILE].place_of(name)}: {text}"
+            _note_wrong(ctx, self, text, name)
+            return None
 
 
 class BrokerCommand(click.Command):
@@ -136,7 +140,13 @@ def _is_path(option: Field[Any]) -> bool:
     return "Path" in str(option.type)
 
 
-def _load_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+def _note_wrong(ctx: click.Context, param: click.Parameter, text: str, name: str) -> None:
+    """Remember what is wrong with the option `name`, or with what is none, until `checked` reports it."""
+    message = click.BadParameter(text, ctx=ctx, param=param).format_message()
+    ctx.meta.setdefault(_WRONG, []).append((name, message))
+
+
+def _load_file(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     """Make the values of a TOML file the defaults: flags and environment variables go before them."""
     if path is None:
         return None
@@ -150,25 +160,30 @@ def _load_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise click.BadParameter(f"{path}: {error}") from error
     file = ConfigFile(path, text)
-    ctx.default_map = {**(ctx.default_map or {}), **_options_in(values, file)}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        problem = _problem_of(key, value, found, file)
+        if problem:
+            _note_wrong(ctx, param, problem, name)
+        else:
+            found[name] = _as_argument(value) if name == "listen" or _is_path(_KNOWN[name]) else value
+    ctx.default_map = {**(ctx.default_map or {}), **found}
     ctx.meta[_FILE] = file
     return path
 
 
-def _options_in(values: Mapping[str, Any], file: ConfigFile) -> dict[str, Any]:
-    known, found = {option.name: option for option in options()}, {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            nearest = _did_you_mean(name, known).replace("_", "-")
-            raise click.BadParameter(f"{file.place_of(key)}: unknown option {key!r}{nearest}")
-        if name in found:
-            raise click.BadParameter(f"{file.path}: {key!r} is given twice, with - and with _")
-        if not is_of_type(known[name], value):
-            wanted = " or ".join(types_of(known[name]))
-            raise click.BadParameter(f"{file.place_of(key)}: {key!r} must be of type {wanted}")
-        found[name] = _as_argument(value) if name == "listen" or _is_path(known[name]) else value
-    return found
+def _problem_of(key: str, value: Any, before: Collection[str], file: ConfigFile) -> str:
+    """Return what is wrong with an entry of the file, if anything; `before`: the names of those before it."""
+    name = key.replace("-", "_")
+    if name not in _KNOWN:
+        nearest = _did_you_mean(name, _KNOWN).replace("_", "-")
+        return f"{file.place_of(key)}: unknown option {key!r}{nearest}"
+    if name in before:
+        return f"{file.path}: {key!r} is given twice, with - and with _"
+    if not is_of_type(_KNOWN[name], value):
+        return f"{file.place_of(key)}: {key!r} must be of type {' or '.join(types_of(_KNOWN[name]))}"
+    return ""
 
 
 def _as_argument(value: Any) -> Any:
@@ -179,11 +194,22 @@ def _as_argument(value: Any) -> Any:
 
 
 def checked(values: Mapping[str, Any]) -> BrokerConfig:
-    """Return the configuration; warn about secrets given as flags, and about variables that nothing reads."""
+    """Return the configuration; warn about secrets given as flags, and about variables that nothing reads.
+
+    Raises UsageError with all wrong options.
+    """
+    wrong: list[tuple[str, str]] = click.get_current_context().meta.get(_WRONG, [])
+    names = {name for name, _ in wrong}
+    problems = [message for _, message in wrong]
     try:
-        config = BrokerConfig(**values)
+        config = BrokerConfig(**{name: value for name, value in values.items() if name not in names})
     except ConfigError as error:
-        raise click.UsageError(f"{error}{_places_of(str(error))}") from error
+        # Together with a wrong option, others may be wrong only because its default stands for it.
+        flags = set(map(flag_of, names))
+        problems += [one + _places_of(one) for one in error.problems if flags.isdisjoint(FLAG.findall(one))]
+    if problems:
+        first, *others = problems
+        raise click.UsageError("\n".join([f"{len(problems)} options are wrong:", *problems]) if others else first)
     for warning in (*_exposed_secrets(values), *unknown_variables(os.environ)):
         click.echo(f"tykpy: warning: {warning}", err=True)
     return config
@@ -192,7 +218,7 @@ def checked(values: Mapping[str, Any]) -> BrokerConfig:
 def _places_of(message: str) -> str:
     """Return where the file sets the options that an error names."""
     names = {flag_of(option.name): option.name for option in options()}
-    named = [names[flag] for flag in dict.fromkeys(_FLAG.findall(message)) if flag in names]
+    named = [names[flag] for flag in dict.fromkeys(FLAG.findall(message)) if flag in names]
     meta = click.get_current_context().meta
     found = [f"{flag_of(name)}: {meta[_FILE].place_of(name)}" for name in named if source_of(name).kind == "file"]
     return f" ({'; '.join(found)})" if found else ""

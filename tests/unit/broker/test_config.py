@@ -171,6 +171,15 @@ def test_a_value_out_of_bounds_is_shown_with_its_unit() -> None:
         BrokerConfig(socket_mode=0o1777)
 
 
+def test_all_problems_are_told_at_once() -> None:
+    """But not that --queue-bytes is too small for a --max-body that is impossible."""
+    with pytest.raises(ConfigError) as caught:
+        BrokerConfig(max_body=1, queue_bytes=1024, group="g", admin_page=True, event_stream="", metrics="tls://x:1")
+    assert [problem.split()[0].rstrip(":") for problem in caught.value.problems] == [
+        "--max-body", "--metrics", "--group", "--event-stream",
+    ]  # fmt: skip
+
+
 def test_every_option_is_in_one_group() -> None:
     assert [option for group in groups().values() for option in group] == list(options())
 

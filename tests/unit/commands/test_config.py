@@ -117,6 +117,30 @@ def test_a_wrong_value_is_found_by_file_and_line(tmp_path: Path, text: str, said
     assert "FILE" in output
 
 
+def test_all_wrong_options_are_reported_together(tmp_path: Path) -> None:
+    """Of the file, the environment and the command line; but not what only follows from them."""
+    file = tmp_path / "tykpy.toml"
+    file.write_text("workres = 3\ntimeout = '5x'\nadmin-page = true\nmetrics = 5\nqueue-bytes = '1KiB'\nreload = 1\n")
+    flags = ["--config", str(file), "--log-level", "loud", "--access-log", "some", "--workers", "0"]
+    done = CliRunner(env={"TYKPY_LIMIT_CPU": "x"}).invoke(main, ["config", "show", *flags])
+    said = done.output.replace(str(file), "FILE").partition("Error: ")[2].splitlines()
+    assert (done.exit_code, said[0]) == (2, "9 options are wrong:")
+    expected = [
+        "FILE, line 1: unknown option 'workres'; did you mean workers?",
+        "FILE, line 4: 'metrics' must be of type string",
+        "FILE, line 6: 'reload' must be of type boolean",
+        "FILE, line 2: '5x' is not a time",
+        "--log-level",
+        "--limit-cpu",
+        "--workers 0: must be between 1 and",
+        "--access-log some: must be off",
+        "(--queue-bytes: FILE, line 5)",
+    ]
+    assert len(said) == 1 + len(expected)
+    for text in expected:
+        assert sum(text in line for line in said) == 1, text
+
+
 def test_a_wrong_flag_is_not_said_to_be_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "tykpy.toml").write_text("timeout = '5s'\nworkers = 3\n")
     for flag in ("--timeout=5x", "--workers=0"):
