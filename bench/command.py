@@ -11,7 +11,7 @@ import click
 
 from tykpy.broker.config import AUTO, MAX_THREADS
 from tykpy.broker.refused_sizes import MAX_BODY
-from tykpy.broker.units import SIZE_FORMS, parse_size
+from tykpy.broker.units import SIZE_FORMS, parse_size, parse_whole
 from tykpy.commands import parameters
 from tykpy.commands.connecting import runtime_dir_option, tls_options
 from tykpy.commands.errors import CommandError
@@ -48,11 +48,11 @@ def _list(
 
 def _threads(text: str) -> int:
     """Return 0 for auto."""
-    return 0 if text == AUTO else max(int(text), 0) or -1
+    return 0 if text == AUTO else max(parse_whole(text), 0) or -1
 
 
 def _counts(name: str, high: int, text: str) -> Callable[[F], F]:
-    return click.option(name, type=_list(int, 1, high), metavar="N,N,...", default=(), help=text)
+    return click.option(name, type=_list(parse_whole, 1, high), metavar="N,N,...", default=(), help=text)
 
 
 _file = click.Path(path_type=Path, dir_okay=False)
@@ -82,8 +82,10 @@ _file = click.Path(path_type=Path, dir_okay=False)
               default="2s", show_default=True, help="Measured part of one repetition.")  # fmt: skip
 @click.option("--warm-up", type=parameters.time_between(0, MAX_SECONDS), metavar=parameters.TIME,
               default="500ms", show_default=True, help="Load before the measured part.")  # fmt: skip
-@click.option("--repeat", type=click.IntRange(1, 100), default=3, show_default=True, help="Repetitions of each case.")
-@click.option("--connections", type=click.IntRange(1, 64), default=1, show_default=True,
+@click.option(
+    "--repeat", type=parameters.WholeBetween(1, 100), default=3, show_default=True, help="Repetitions of each case."
+)
+@click.option("--connections", type=parameters.WholeBetween(1, 64), default=1, show_default=True,
               help="Load generators, each a process with a connection; a gateway has one.")  # fmt: skip
 @click.option("--tracing", is_flag=True, help="Send a new traceparent with every call, as a gateway does that traces.")
 @click.option("--connect", metavar="ADDRESS", help="Drive this running broker instead of starting one; needs --bundle.")

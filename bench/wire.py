@@ -281,4 +281,4 @@ def _our_settings() -> bytes:
 
 def _code_name(status: bytes) -> str:
     text = status.decode("latin-1")
-    return GrpcCode(int(text)).name if text.isdigit() and int(text) in set(GrpcCode) else f"code {text}"
+    return GrpcCode(int(text)).name if text.isdecimal() and int(text) in set(GrpcCode) else f"code {text}"

@@ -8,6 +8,8 @@ import re
 from decimal import Decimal
 from typing import Final
 
+from tykpy.ipc.text import bounded
+
 SIZE_FORMS: Final = "bytes, or a number with KiB, MiB, GiB, TiB, KB, MB, GB or TB, such as 512MiB"
 TIME_FORMS: Final = "seconds, or a number with ms, s, m, h or d, such as 1.5s"
 
@@ -21,8 +23,25 @@ _SIZES: Final = {
 }  # fmt: skip
 """Largest first: `show_size` takes the first that divides."""
 _FACTORS: Final = {unit.lower(): factor for unit, factor in _SIZES.items()}
+_MAX_SHOWN: Final = 100
+"""Characters of a wrong value in an error message."""
 _TIMES: Final = {"d": Decimal(86_400), "h": Decimal(3_600), "m": Decimal(60), "s": Decimal(1), "ms": Decimal("0.001")}
+# `int` and `float` also take the digits of other scripts, and underscores.
+_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,30}")
+_SECONDS: Final = re.compile(r"[+-]?(?:[0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,3})?")
 _QUANTITY: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?([A-Za-z]{1,3})")
+
+
+def parse_whole(text: str) -> int:
+    """Return a whole number. Raises ValueError unless it is written with digits 0 to 9."""
+    if not _WHOLE.fullmatch(text.strip()):
+        raise ValueError(f"{quoted(text)} is not a whole number: give digits, such as 16")
+    return int(text)
+
+
+def quoted(text: str) -> str:
+    """Return a value as an error message shows it: on one line, and not all of a long one."""
+    return repr(bounded(text, _MAX_SHOWN))
 
 
 def parse_size(text: str) -> int:
@@ -30,26 +49,24 @@ def parse_size(text: str) -> int:
 
     Units may be in lower case. `K` and `M` are refused: they are 1024 for some programs, and 1000 for others.
     """
-    try:
+    if _WHOLE.fullmatch(text.strip()):
         return int(text)
-    except ValueError:
-        pass
     number, unit = _split(text)
     factor = _FACTORS.get(unit.lower())
     if factor is None:
-        raise ValueError(f"{text!r} is not a size: give {SIZE_FORMS}")
+        raise ValueError(f"{quoted(text)} is not a size: give {SIZE_FORMS}")
     return math.ceil(number * factor)
 
 
 def parse_time(text: str) -> float:
     """Return a number of seconds. Raises ValueError, which names the accepted forms."""
-    try:
+    if _SECONDS.fullmatch(text.strip()):
         seconds = float(text)
-    except ValueError:
+    else:
         number, unit = _split(text)
         seconds = float(number * _TIMES.get(unit, Decimal("NaN")))
     if not math.isfinite(seconds):
-        raise ValueError(f"{text!r} is not a time: give {TIME_FORMS}")
+        raise ValueError(f"{quoted(text)} is not a time: give {TIME_FORMS}")
     return seconds
 
 

@@ -71,7 +71,14 @@ def _body(_ctx: click.Context, _param: click.Parameter, text: str) -> bytes:
 @click.option("--grpc-metadata", multiple=True, callback=_pair("="),
               help="One entry of the call's gRPC metadata, KEY=VALUE, e.g. traceparent=00-...")  # fmt: skip
 @click.option("--spec", multiple=True, callback=_pair("="), help="One entry of the API's spec, KEY=VALUE.")
-@click.option("--response-status", default=200, show_default=True, help="Response hooks: upstream's status.")
+@click.option(
+    "--response-status",
+    type=parameters.whole,
+    metavar=parameters.INTEGER,
+    default=200,
+    show_default=True,
+    help="Response hooks: upstream's status.",
+)
 @click.option("--response-header", "response_headers", multiple=True, callback=_pair(":"),
               help="Response hooks: a header, 'Name: value'.")  # fmt: skip
 @click.option("--response-body", default="", callback=_body, help="Response hooks: upstream's body, or @FILE.")

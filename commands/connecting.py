@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from tykpy.broker.config import default_runtime_dir
+from tykpy.commands import parameters
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,7 +26,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 runtime_dir_option = click.option(
-    "--runtime-dir", type=click.Path(path_type=Path), default=default_runtime_dir(), envvar="TYKPY_RUNTIME_DIR",
+    "--runtime-dir", type=parameters.GivenPath(), default=default_runtime_dir(), envvar="TYKPY_RUNTIME_DIR",
     show_default=True, help="The broker's runtime folder.",
 )  # fmt: skip
 

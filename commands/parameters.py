@@ -1,20 +1,24 @@
-"""Types of command-line values that click does not have: sizes and times with units, modes, counts.
+"""Types of command-line values: sizes and times with units, modes, numbers in digits 0 to 9, paths.
 
 Each is a function for `type=` of an option, together with the `metavar` that names it in help texts. An error names the
 option, the value and the accepted forms.
 """
 
+import re
 from collections.abc import Callable
-from typing import Final, TypeVar
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 import click
 
-from tykpy.broker.units import parse_size, parse_time, show_time
+from tykpy.broker.units import parse_size, parse_time, parse_whole, quoted, show_time
 
 Number = TypeVar("Number", int, float)
 
+INTEGER: Final = "INTEGER"
 SIZE: Final = "SIZE"
 TIME: Final = "TIME"
+_OCTAL: Final = re.compile(r"(?:0o)?[0-7]{1,10}")
 
 
 def size(value: str | int) -> int:
@@ -47,12 +51,39 @@ def time_between(low: float, high: float) -> Callable[[str | float], float]:
     return parse
 
 
+def whole(value: str | int) -> int:
+    """Parse a whole number; not with click's own type, which also takes `1_0` and the digits of other scripts."""
+    return _parsed(value, parse_whole)
+
+
+class WholeBetween(click.IntRange):
+    """A whole number within bounds, which the help text shows."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse it. Raises BadParameter."""
+        return super().convert(whole(value), param, ctx)
+
+
+class GivenPath(click.Path):
+    """A path that is not empty: `--runtime-dir "$UNSET"` would otherwise mean the working directory."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(path_type=Path, **settings)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path. Raises BadParameter."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def octal(value: str | int) -> int:
     """Parse permissions such as `0660`."""
-    try:
-        return value if isinstance(value, int) else int(value, 8)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a mode like 0660") from None
+    if isinstance(value, int):
+        return value
+    if not _OCTAL.fullmatch(value):
+        raise click.BadParameter(f"{quoted(value)} is not a mode like 0660")
+    return int(value, 8)
 
 
 def _parsed(value: str | Number, parse: Callable[[str], Number]) -> Number:

@@ -74,7 +74,7 @@ def reload_bundles(runtime_dir: Path, timeout: float) -> None:
 
 
 @click.command(short_help="Set the number of workers.")
-@click.argument("workers", type=click.IntRange(0, 2**31 - 1))
+@click.argument("workers", type=parameters.WholeBetween(0, 2**31 - 1))
 @runtime_dir_option
 @_timeout_option
 def scale(workers: int, runtime_dir: Path, timeout: float) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
+from tykpy.commands import parameters
 from tykpy.commands.connecting import runtime_dir_option
 from tykpy.commands.pool import ask_broker
 from tykpy.commands.terminal import harmless, no_traceback
 
 
 @click.command(short_help="Show the stacks of all threads and tasks.")
-@click.argument("worker", type=click.IntRange(0, 2**31 - 1), required=False)
+@click.argument("worker", type=parameters.WholeBetween(0, 2**31 - 1), required=False)
 @runtime_dir_option
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def stacks(worker: int | None, runtime_dir: Path, as_json: bool) -> None:

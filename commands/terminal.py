@@ -30,6 +30,11 @@ def harmless(text: object) -> str:
     return "\n".join(printable(line, _MAX_LINE) for line in str(text).splitlines())
 
 
+def on_one_line(text: object) -> str:
+    """Escape what controls a terminal, and ends of lines as well: no value can look like another line."""
+    return printable(str(text), _MAX_LINE)
+
+
 def terminal_width() -> int | None:
     """Return the columns of the terminal; None if the output goes to a file or a pipe, which take whole lines."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -29,7 +29,7 @@ def _upstream(value: str) -> str:
 @click.argument("bundle", metavar="[BUNDLE]", default=".", type=_path)
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=parameters.WholeBetween(0, 65535),
     default=8080,
     show_default=True,
     help="The port on localhost; 0: any that is free.",
@@ -75,7 +75,7 @@ def _upstream(value: str) -> str:
 )
 @click.option(
     "--debugpy",
-    type=click.IntRange(1, 65535),
+    type=parameters.WholeBetween(1, 65535),
     metavar="PORT",
     default=None,
     help="Let VS Code or PyCharm attach to this port.",

@@ -27,7 +27,7 @@ _TLS_FILES: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _QUERY: Final = TLS_OPTIONS | {"db", "username", "password", "sentinel_username", "sentinel_password"}
 
 _URL: Final = re.compile(r"(?P<scheme>[a-z+]+)://(?:(?P<user>[^@/?#]*)@)?(?P<rest>[^@?#]*)(?:\?(?P<query>[^@#]*))?")
-_NODE: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]:,]+)(?::(?P<port>\d{1,5}))?")
+_NODE: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]:,]+)(?::(?P<port>[0-9]{1,5}))?")
 
 
 class Topology(Enum):
@@ -200,6 +200,6 @@ def _is_possible(node: Node) -> bool:
 def _db(text: str | None, display: str) -> int:
     if not text:
         return 0
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise RedisURLError(f"{display}: a database is a number, not {text!r}")
     return int(text)

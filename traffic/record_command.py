@@ -1,6 +1,7 @@
 """`tykpy record`: record a running broker's dispatches into a file; `tykpy record show`: show one."""
 
 import json
+import re
 import signal
 import time
 from contextlib import closing
@@ -12,22 +13,20 @@ import click
 
 from tykpy.commands import parameters
 from tykpy.commands.connecting import runtime_dir_option
-from tykpy.commands.terminal import harmless, no_traceback
+from tykpy.commands.terminal import harmless, no_traceback, on_one_line
 from tykpy.telemetry.records import counted
 
 if TYPE_CHECKING:
     from tykpy.traffic.recording import CallRecord, Recording
 
 _PERCENT: Final = 100
+_SHARE: Final = re.compile(r"([0-9]{0,18}\.?[0-9]{1,18})(%?)")
 MIB: Final = 1024 * 1024
 
 
 def _share(value: str | float) -> float:
-    text = str(value)
-    try:
-        share = float(text[:-1]) / _PERCENT if text.endswith("%") else float(text)
-    except ValueError:
-        share = 0
+    match = _SHARE.fullmatch(str(value))
+    share = float(match[1]) / (_PERCENT if match[2] else 1) if match else 0
     if not 0 < share <= 1:
         raise click.BadParameter(f"{value}: write a share such as 1% or 0.01, above 0 and at most 100%")
     return share
@@ -48,7 +47,7 @@ def _names(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
 )
 @click.option("--sample", type=_share, default="100%", show_default=True, metavar="SHARE",
               help="The share of dispatches to record, e.g. 1%.")  # fmt: skip
-@click.option("--rate", type=click.IntRange(0), default=1_000, show_default=True, metavar="CALLS",
+@click.option("--rate", type=parameters.WholeBetween(0), default=1_000, show_default=True, metavar="CALLS",
               help="Record at most so many calls per second; each 8 KiB count as one. 0: all.")  # fmt: skip
 @click.option("--hook", "hooks", multiple=True, callback=_names, metavar="NAME",
               help="Record this hook only: its name, or BUNDLE/HOOK. Repeatable.")  # fmt: skip
@@ -123,17 +122,22 @@ def show(file: Path, whole: bool) -> None:
         if recording.end is None:
             click.echo("tykpy: the recording was cut off: its last calls may be missing", err=True)
         elif not whole:
-            click.echo(f"{counted(recording.end.calls, 'call')}, {recording.dropped} dropped: {recording.end.reason}")
+            click.echo(
+                f"{counted(recording.end.calls, 'call')}, {recording.dropped} dropped: "
+                f"{on_one_line(recording.end.reason)}"
+            )
 
 
 def _show_header(recording: "Recording") -> None:
     header = recording.header
     hooks = ", ".join(header.hooks) or "all hooks"
-    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(header.started))
-    click.echo(
-        f"{recording.path}: {header.sample * 100:.4g}% of {harmless(hooks)}, since {started}, by tykpy {header.program}"
-    )
-    click.echo(f"redacted: {harmless(', '.join(header.redacted))}")
+    try:
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(header.started))
+    except (OSError, OverflowError, ValueError):
+        started = "an impossible time"
+    what = f"{header.sample * 100:.4g}% of {hooks}, since {started}, by tykpy {header.program}"
+    click.echo(on_one_line(f"{recording.path}: {what}"))
+    click.echo(on_one_line(f"redacted: {', '.join(header.redacted)}"))
 
 
 def _line(number: int, call: "CallRecord") -> str:
@@ -143,7 +147,7 @@ def _line(number: int, call: "CallRecord") -> str:
     took = "not run" if call.hook_us is None else f"{call.hook_us / 1000:.2f} ms"
     error = f": {call.message}" if call.message else ""
     what = f"{call.bundle}/{call.hook}" if call.bundle else call.hook
-    return harmless(f"{number:>6} {what} {request_line(call)} {call.code} {took}{error}")
+    return on_one_line(f"{number:>6} {what} {request_line(call)} {call.code} {took}{error}")
 
 
 def _as_json(call: "CallRecord") -> dict[str, Any]:

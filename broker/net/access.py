@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import ConfigError
+from tykpy.ipc.text import bounded
 from tykpy.telemetry.rate_limited_log import QuietLog
 
 log = logging.getLogger("tykpy.access")
@@ -26,6 +27,10 @@ _CREDENTIALS: Final = Struct("iII")
 _GROUP_BYTES: Final = 1024
 """The most that Python's getsockopt takes: 256 groups."""
 _ROOT: Final = 0
+_MAX_ID: Final = 2**32 - 2
+"""The next number, -1, means to the kernel: leave it as it is."""
+_SHOWN: Final = 40
+"""Characters of a wrong number in an error message."""
 
 Admission = Callable[[asyncio.BaseTransport], str | None]
 """Called for every new connection; returns why it is refused, in words for its peer, or None."""
@@ -94,10 +99,20 @@ def admin_admission() -> Admission:
     return CredentialCheck("the admin socket", frozenset({_ROOT, os.geteuid()}))
 
 
+def _number(name: str) -> int | None:
+    """Return the number of a user or group that is named by it. Raises ConfigError if there cannot be one."""
+    if not (name.isascii() and name.isdecimal()):
+        return None
+    if len(name) > len(str(_MAX_ID)) or int(name) > _MAX_ID:
+        raise ConfigError(f"{bounded(name, _SHOWN)} is no number of a user or group: they go up to {_MAX_ID}")
+    return int(name)
+
+
 def user_id(user: str) -> int:
     """Return the number of a user, by name or number. Raises ConfigError for an unknown name."""
     try:
-        return int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+        number = _number(user)
+        return pwd.getpwnam(user).pw_uid if number is None else number
     except KeyError:
         raise ConfigError(f"no user {user!r} on this machine") from None
 
@@ -105,6 +120,7 @@ def user_id(user: str) -> int:
 def group_id(group: str) -> int:
     """Return the number of a group, by name or number. Raises ConfigError for an unknown name."""
     try:
-        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+        number = _number(group)
+        return grp.getgrnam(group).gr_gid if number is None else number
     except KeyError:
         raise ConfigError(f"no group {group!r} on this machine") from None

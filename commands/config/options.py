@@ -25,6 +25,7 @@ from tykpy.broker.config import (
     variable_of,
 )  # fmt: skip
 from tykpy.broker.errors import ConfigError
+from tykpy.broker.units import parse_whole, quoted, show_size
 from tykpy.commands import parameters
 from tykpy.commands.config.schema import is_of_type, types_of
 from tykpy.commands.terminal import harmless
@@ -37,6 +38,8 @@ _FILE: Final = "tykpy.config-file"
 _WRONG: Final = "tykpy.wrong-options"
 """Key in a context's `meta`: the names of wrong options, and what is wrong with each."""
 _KNOWN: Final = {option.name: option for option in options()}
+_MAX_FILE: Final = 1024 * 1024
+"""Bytes of a TOML file."""
 _SERVICE_LINK: Final = re.compile(
     r"TYKPY_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
 )
@@ -126,14 +129,16 @@ def _type_of(option: Field[Any]) -> dict[str, Any]:
         return {"type": click.Choice(meta["choices"])}
     if option.default == AUTO:
         return {"type": _count_or_auto, "metavar": "AUTO|INTEGER"}
-    return {"type": click.Path(path_type=Path)} if _is_path(option) else {}
+    if option.type is int:
+        return {"type": parameters.whole, "metavar": parameters.INTEGER}
+    return {"type": parameters.GivenPath()} if _is_path(option) else {}
 
 
 def _count_or_auto(text: str | int) -> int | str:
     try:
-        return text if text == AUTO else int(text)
+        return text if text == AUTO else parse_whole(str(text))
     except ValueError:
-        raise click.BadParameter(f"{text!r} is neither {AUTO} nor a number") from None
+        raise click.BadParameter(f"{quoted(str(text))} is neither {AUTO} nor a number") from None
 
 
 def _is_path(option: Field[Any]) -> bool:
@@ -153,11 +158,17 @@ def _load_file(ctx: click.Context, param: click.Parameter, path: Path | None) ->
     import tomllib
 
     try:
-        text = path.read_text(encoding="utf-8")
-        values = tomllib.loads(text)
+        with path.open("rb") as opened:
+            read = opened.read(_MAX_FILE + 1)
     except OSError as error:
         raise click.BadParameter(f"{path}: {why_unread(error)}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    if len(read) > _MAX_FILE:
+        raise click.BadParameter(f"{path}: larger than {show_size(_MAX_FILE)}")
+    try:
+        # Some editors begin a file with a byte order mark; TOML's lines may end with CR and LF.
+        text = read.decode("utf-8-sig").replace("\r\n", "\n")
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"{path}: {error}") from error
     file = ConfigFile(path, text)
     found: dict[str, Any] = {}
@@ -178,11 +189,13 @@ def _problem_of(key: str, value: Any, before: Collection[str], file: ConfigFile)
     name = key.replace("-", "_")
     if name not in _KNOWN:
         nearest = _did_you_mean(name, _KNOWN).replace("_", "-")
-        return f"{file.place_of(key)}: unknown option {key!r}{nearest}"
+        return f"{file.place_of(key)}: unknown option {quoted(key)}{nearest}"
     if name in before:
         return f"{file.path}: {key!r} is given twice, with - and with _"
     if not is_of_type(_KNOWN[name], value):
         return f"{file.place_of(key)}: {key!r} must be of type {' or '.join(types_of(_KNOWN[name]))}"
+    if any("\0" in one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)):
+        return f"{file.place_of(key)}: {key!r} contains a NUL character"
     return ""
 
 

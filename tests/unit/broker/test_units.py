@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tykpy.broker.units import parse_size, parse_time, show_size, show_time
+from tykpy.broker.units import parse_size, parse_time, parse_whole, show_size, show_time
 
 
 @pytest.mark.parametrize(
@@ -34,16 +34,25 @@ def test_a_time_has_a_unit_or_is_in_seconds(text: str, seconds: float) -> None:
     assert parse_time(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "x", "1.5", "5K", "5M", "-1MiB", "1e3MiB", "1 2MiB", "9" * 19 + "MiB", "٣MiB"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "1.5", "5K", "5M", "-1MiB", "1e3MiB", "1 2MiB", "9" * 19 + "MiB", "٣MiB", "٣", "1_0"]
+)
 def test_another_size_is_refused_with_what_is_accepted(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size: give bytes, or a number with KiB, MiB"):
         parse_size(text)
 
 
-@pytest.mark.parametrize("text", ["", "x", "5x", "5M", "-1s", "inf", "nan", "1h30m", "1,5s"])
+@pytest.mark.parametrize("text", ["", "x", "5x", "5M", "-1s", "inf", "nan", "1h30m", "1,5s", "٣", "1_0", "1e400"])
 def test_another_time_is_refused_with_what_is_accepted(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time: give seconds, or a number with ms, s, m"):
         parse_time(text)
+
+
+@pytest.mark.parametrize("text", ["", "x", "٣", "\uff11\uff12", "²", "1_0", "0x3", "3.0", "9" * 5_000])
+def test_a_whole_number_has_plain_digits(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a whole number") as caught:
+        parse_whole(text)
+    assert len(str(caught.value)) < 200
 
 
 @given(st.integers(0, 2**53))

@@ -109,6 +109,13 @@ def test_a_wrong_file_is_explained_without_its_values(tmp_path: Path) -> None:
         ("threads = 2\ntimeout = true", "line 2: 'timeout' must be of type"),
         ("threads = 2\nworkers = 0", "(--workers: FILE, line 2)"),
         ('"w\\u006frkers" = 0', "(--workers: FILE)"),
+        ("timeout = 1e400", "line 1: 'inf' is not a time"),
+        (f"workers = {'9' * 5_000}", "FILE: "),
+        (f"workers = {'[' * 5_000}", "FILE: "),
+        ('bundles = "a\\u0000b"', "line 1: 'bundles' contains a NUL character"),
+        ('\nlisten = ["unix:///a", "tcp://a\\u0000:80"]', "line 2: 'listen' contains a NUL character"),
+        ("runtime-dir = ''", "line 1: the path is empty"),
+        ("#" * 2**20 + "\nworkers = 1", "FILE: larger than 1MiB"),
     ],
 )
 def test_a_wrong_value_is_found_by_file_and_line(tmp_path: Path, text: str, said: str) -> None:
@@ -139,6 +146,52 @@ def test_all_wrong_options_are_reported_together(tmp_path: Path) -> None:
     assert len(said) == 1 + len(expected)
     for text in expected:
         assert sum(text in line for line in said) == 1, text
+
+
+def test_a_file_of_another_system_is_taken(tmp_path: Path) -> None:
+    done = show(tmp_path, "\ufeffworkers = 3\r\nthreads = 2\r\n")
+    assert json.loads(done.output)["workers"]["value"] == 3
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/"])
+def test_what_is_no_file_is_refused(path: str) -> None:
+    done = CliRunner().invoke(main, ["config", "show", "--config", path])
+    assert (done.exit_code, f"{path}: " in done.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "config show --workers ٣",
+        "config show --workers 1_0",
+        "config show --threads ²",
+        "config show --timeout ٣",
+        "config show --timeout 1_0",
+        "config show --max-body ٤٠٩٦",
+        "config show --socket-mode ٦٠٠",
+        "config show --socket-mode 0_600",
+        "config show --access-log slow:٣",
+        "scale ٣",
+        "stacks 1_0",
+        "record --rate ٣ -o none",
+        "record --sample ٣% -o none",
+        "dev --port ٨",
+        "bench --workers ٣",
+        "bench --repeat 1_0",
+        "bench --threads ²",
+        "call --response-status ٢٠٠ pre",
+    ],
+)
+def test_numbers_have_plain_digits(arguments: str) -> None:
+    """Python's `int` also takes the digits of other scripts, and underscores."""
+    done = CliRunner().invoke(main, arguments.split())
+    assert (done.exit_code, type(done.exception)) == (2, SystemExit)
+
+
+@pytest.mark.parametrize("flag", ["--bundles", "--runtime-dir", "--log-file", "--public-key", "--apis", "--tls-cert"])
+def test_an_empty_path_is_not_the_working_directory(flag: str) -> None:
+    done = CliRunner().invoke(main, ["config", "show", flag, ""])
+    assert (done.exit_code, "the path is empty" in done.output) == (2, True)
 
 
 def test_a_wrong_flag_is_not_said_to_be_in_the_file(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ import io
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 
 from tyk.proto.coprocess_object_pb2 import Object
+from tykpy.cli import main
 from tykpy.traffic.errors import RecordingError
 from tykpy.traffic.recording import MAGIC, VERSION, CallRecord, Recording, RecordingHeader, RecordingWriter, create
 
@@ -97,6 +100,29 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     RecordingWriter(file, RecordingHeader(VERSION + 1, "9.0", 0, 1, (), ()))
     with pytest.raises(RecordingError, match=r"format 2 of tykpy 9\.0"):
         opened(tmp_path, file.getvalue())
+
+
+@pytest.mark.parametrize("started", [1e300, -1e18, float("nan"), float("inf")])
+def test_a_time_that_cannot_be_is_shown_as_such(tmp_path: Path, started: float) -> None:
+    RecordingWriter((file := io.BytesIO()), msgspec.structs.replace(HEADER, started=started)).end("done")
+    (tmp_path / "t").write_bytes(file.getvalue())
+    done = CliRunner().invoke(main, ["record", "show", str(tmp_path / "t")])
+    assert (done.exit_code, "since an impossible time" in done.output) == (0, True)
+
+
+def test_every_call_is_one_line_on_a_terminal(tmp_path: Path) -> None:
+    """Names, URLs and errors come from clients, and the rest from whoever wrote the file."""
+    hostile = "x\n     2 mine/b OK\x1b[2J\u2028"
+    request = Object(hook_name=hostile)
+    request.request.url = request.request.method = hostile
+    file = io.BytesIO()
+    writer = RecordingWriter(file, RecordingHeader(VERSION, hostile, 1.5, 1, (hostile,), (hostile,)))
+    writer.call(CallRecord(1, hostile, hostile, False, request.SerializeToString(), b"", hostile, hostile, 1, 1))
+    writer.end(hostile)
+    (tmp_path / "t").write_bytes(file.getvalue())
+    done = CliRunner().invoke(main, ["record", "show", str(tmp_path / "t")])
+    assert len(done.output.splitlines()) == 4
+    assert "\x1b" not in done.output
 
 
 def test_only_the_owner_may_read_a_new_file(tmp_path: Path) -> None:

@@ -4,14 +4,22 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import pytest
 
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import ConfigError
-from tykpy.broker.net.access import CredentialCheck, Peer, admin_admission, gateway_admission, peer_of
+from tykpy.broker.net.access import (
+    CredentialCheck,
+    Peer,
+    admin_admission,
+    gateway_admission,
+    group_id,
+    peer_of,
+    user_id,
+)
 
 
 class Transport:
@@ -86,3 +94,15 @@ def test_an_unknown_name_is_an_error() -> None:
 
 def test_the_admin_socket_admits_our_own_user(connected: socket.socket) -> None:
     assert admin_admission()(cast(asyncio.BaseTransport, Transport(connected))) is None
+
+
+@pytest.mark.parametrize("lookup", [user_id, group_id])
+@pytest.mark.parametrize("number", ["\u0660", "²", "-1", "4294967295", "9" * 20, ""])
+def test_a_number_that_no_user_has_is_refused(lookup: Callable[[str], int], number: str) -> None:
+    """The digit zero of another script is not root, and 4294967295 would leave root's rights as they are."""
+    with pytest.raises(ConfigError):
+        lookup(number)
+
+
+def test_the_largest_number_is_a_user() -> None:
+    assert user_id("4294967294") == group_id("4294967294") == 2**32 - 2
