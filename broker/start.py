@@ -5,6 +5,7 @@ forks run plugin code. It imports what workers need while this process imports w
 """
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -119,7 +120,8 @@ def _use_log_file(config: BrokerConfig) -> None:
     try:
         configure_log(config.log_level, config.log_format, config.log_file)
     except OSError as error:
-        raise ConfigError(f"--log-file {config.log_file} cannot be opened: {error.strerror}") from error
+        why = "it is a FIFO that nobody reads" if error.errno == errno.ENXIO else error.strerror
+        raise ConfigError(f"--log-file {config.log_file} cannot be opened: {why}") from error
 
 
 def _serve(config: BrokerConfig, listeners: Listeners, zygotes: ZygoteKeeper) -> None:

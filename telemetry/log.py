@@ -244,8 +244,11 @@ def _complete(
 
 def _redirect(path: Path) -> None:
     assert _process.output is not None
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
-    _process.output.redirect(os.open(path, flags, FILE_MODE))
+    # A FIFO that nobody reads is an error, and not a wait.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    descriptor = os.open(path, flags, FILE_MODE)
+    os.set_blocking(descriptor, True)
+    _process.output.redirect(descriptor)
 
 
 def _reopen() -> None:

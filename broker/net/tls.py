@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import ConfigError
+from tykpy.broker.units import show_size
 from tykpy.telemetry.rate_limited_log import QuietLog
 
 log = logging.getLogger("tykpy.tls")
@@ -24,6 +25,8 @@ HANDSHAKE_TIMEOUT: Final = 5.0
 SHUTDOWN_TIMEOUT: Final = 2.0
 """Seconds that a peer has to answer the closing message (close_notify)."""
 HTTP2: Final = ("h2",)
+_MAX_PEM: Final = 8 * 1024 * 1024
+"""Bytes of a PEM file; a system's CAs have 200 KiB."""
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Cipher suites of TLS 1.2; all of TLS 1.3's are secure."""
 
@@ -130,9 +133,16 @@ def _check_pem(flag: str, path: Path, mark: bytes) -> None:
 
 def _read(flag: str, path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        # OpenSSL opens it again: a pipe would be empty then, and one that nobody writes to would not even open.
+        if not path.is_file() and path.exists():
+            raise ConfigError(f"{flag} {path}: not a regular file")
+        with path.open("rb") as file:
+            read = file.read(_MAX_PEM + 1)
     except OSError as error:
         raise ConfigError(f"{flag} {path}: {error.strerror}") from error
+    if len(read) > _MAX_PEM:
+        raise ConfigError(f"{flag} {path}: larger than {show_size(_MAX_PEM)}")
+    return read
 
 
 class _Passphrase:

@@ -227,6 +227,13 @@ def test_a_log_file_that_cannot_be_opened(tmp_path: Path) -> None:
         assert f"--log-file {folder} cannot be opened: Is a directory" in broker.log
 
 
+def test_a_log_file_that_nobody_reads_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with RunningBroker(tmp_path, "--log-file", str(tmp_path / "fifo")).unready() as broker:
+        assert broker.wait() == 2
+        assert "fifo cannot be opened: it is a FIFO that nobody reads" in broker.log
+
+
 def test_a_lost_folder_keeps_the_old_log_file(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()

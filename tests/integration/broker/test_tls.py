@@ -239,6 +239,11 @@ def test_a_key_that_is_encrypted(tmp_path: Path, tls: Tls) -> None:
         assert "cannot be decrypted: the passphrase in" in done.stdout + done.stderr
 
 
+def replace(path: Path, create: Callable[[Path], object]) -> None:
+    path.unlink()
+    create(path)
+
+
 NOT_A_CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 BREAKAGES: dict[str, tuple[Callable[[Tls], object], Callable[[Tls], str]]] = {
     "no certificate file": (
@@ -264,6 +269,18 @@ BREAKAGES: dict[str, tuple[Callable[[Tls], object], Callable[[Tls], str]]] = {
     "another key": (
         lambda tls: tls.server.key.write_bytes(tls.client.key.read_bytes()),
         lambda tls: f"--tls-key {tls.server.key} is not the key of the certificate in --tls-cert {tls.server.cert}",
+    ),
+    "a certificate file that never ends": (
+        lambda tls: replace(tls.server.cert, lambda path: path.symlink_to("/dev/zero")),
+        lambda tls: f"--tls-cert {tls.server.cert}: not a regular file",
+    ),
+    "a key in a FIFO that nobody writes to": (
+        lambda tls: replace(tls.server.key, os.mkfifo),
+        lambda tls: f"--tls-key {tls.server.key}: not a regular file",
+    ),
+    "authorities in a FIFO that nobody writes to": (
+        lambda tls: replace(tls.clients.path, os.mkfifo),
+        lambda tls: f"--tls-client-ca {tls.clients.path}: not a regular file",
     ),
     "an encrypted key": (
         lambda tls: tls.servers.issue("server", b"open sesame"),
