@@ -62,9 +62,20 @@ def _problem(exporter: str, environ: Mapping[str, str]) -> str:
     protocol = own or common or _PROTOCOL
     if protocol != _PROTOCOL:
         return f"the OTLP protocol is {protocol!r}; tykpy has {_PROTOCOL} (OTEL_EXPORTER_OTLP_PROTOCOL, port 4318)"
+    if not _is_url(_endpoint(environ) or _DEFAULT_ENDPOINT):
+        # It is not shown: it may contain credentials.
+        return "the OTLP endpoint is no URL like http://collector:4318 (OTEL_EXPORTER_OTLP_ENDPOINT)"
     if not all(_is_installed(module) for module in _EXPORTER_MODULES):
         return f"OpenTelemetry is not installed: {EXTRA}"
     return ""
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _is_installed(module: str) -> bool:

@@ -111,7 +111,10 @@ class HttpServer:
             return HttpResponse(
                 b"only GET and HEAD\n", status=HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET, HEAD"}
             )
-        url = urlsplit(head.target.decode("ascii"))
+        try:
+            url = urlsplit(head.target.decode("ascii"))
+        except ValueError:  # brackets without an address
+            return _plain(HTTPStatus.BAD_REQUEST)
         handler = self._routes.get(url.path)
         if handler is None:
             paths = ", ".join(sorted(self._routes))

@@ -45,7 +45,10 @@ class MetricsPage:
         registry.register(_SnapshotCollector(await self._snapshots.fresh()))
         ProcessCollector(registry=registry)
         registry.register(_PluginCollector(self._plugins))
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        try:
+            encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
         return HttpResponse(encode(registry), content_type)
 
 

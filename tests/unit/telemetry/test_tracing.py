@@ -40,6 +40,16 @@ def test_unsupported_settings_are_errors(environ: dict[str, str], text: str) -> 
         is_on("on", environ)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://[x", "http://a:b", "http://", "http://a:0", "a:4318", "ftp://a", "user:secret@a"]
+)
+def test_an_endpoint_that_is_no_url_is_an_error(url: str) -> None:
+    with pytest.raises(TracingError, match="the OTLP endpoint is no URL") as caught:
+        is_on("on", {"OTEL_EXPORTER_OTLP_ENDPOINT": url})
+    assert "secret" not in str(caught.value)
+    assert not is_on("auto", {"OTEL_EXPORTER_OTLP_ENDPOINT": url})
+
+
 def test_the_shown_endpoint_has_no_credentials() -> None:
     environ = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://user:secret@collector:4318/v1/traces?key=1"}
     assert shown_endpoint(environ) == "https://collector:4318"

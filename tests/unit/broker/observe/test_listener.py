@@ -104,6 +104,12 @@ def test_openmetrics_is_served_if_it_is_accepted(client: UnixHttp) -> None:
     assert HOSTILE in names
 
 
+@pytest.mark.parametrize("version", ["abc", "", "1.x", "1.0.0.0.0.0", "-1", "9" * 5_000])
+def test_a_version_that_is_none_gets_the_oldest_format(client: UnixHttp, version: str) -> None:
+    response = client.get("/metrics", headers={"Accept": f"application/openmetrics-text;version={version}"})
+    assert response.status == 200
+
+
 def test_a_connection_serves_many_requests(client: UnixHttp) -> None:
     for _ in range(3):
         assert client.get("/metrics").read()
@@ -127,6 +133,8 @@ def test_other_methods_are_refused(client: UnixHttp) -> None:
         (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000, b"413"),
         (b"GET /metrics HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"400"),
         (b"\x00\x01\x02\r\n\r\n", b"400"),
+        (b"GET http://[/metrics HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
+        (b"GET //[x/metrics HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"405"),
     ],
 )
