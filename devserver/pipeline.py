@@ -43,7 +43,7 @@ from tykpy.devserver.objects import (
 from tykpy.devserver.trace import HandlerCall, HookCall, Trace
 from tykpy.workers.dispatch.sampled_checks import changes_ignored
 from tykpy.workers.events import go_time
-from tykpy.workers.objects.go_urls import is_request_uri
+from tykpy.workers.objects.go_urls import is_request_uri, split_query
 
 AUTH_FAILURE: Final = "AuthFailure"
 DRIVER: Final = "grpc"
@@ -408,14 +408,21 @@ class _Passage:
             if self._is_for(rewrite.rule):
                 self._rewritten = rewrite.apply(self.request.url)
                 if self._rewritten is not None:
-                    self._leaves_target = bool(urlsplit(self._rewritten).netloc)
-                    self.trace.note("rewrite", f"to {self._rewritten}")
+                    self._note_rewrite(self._rewritten)
                 break
         for transform in self._api.method_transforms:
             if self._is_for(transform.rule):
                 self._transformed = transform.method
                 self.trace.note("method", f"becomes {transform.method}")
                 break
+
+    def _note_rewrite(self, url: str) -> None:
+        try:
+            self._leaves_target = bool(_host_of(url))
+            self.trace.note("rewrite", f"to {url}")
+        except ValueError:  # parts of the client's URL may be in the new host
+            self.trace.note("rewrite", f"left out, the new URL does not parse: {url!r}")
+            self._rewritten = None
 
     def _show_transforms(self, sent: Object) -> None:
         """Let a hook see the request as it will be sent."""
@@ -449,7 +456,7 @@ class _Passage:
         if self._rewritten is None and self._api.strip_listen_path:
             url = "/" + self._api.path_below(url).lstrip("/")
         if self._leaves_target:
-            if not urlsplit(url).netloc:
+            if not _host_of(url):
                 self.trace.note("upstream", "after a rewrite to another host, a hook left a path without a host")
                 raise Refused(500, PROXY_ERROR)
             request.url = url
@@ -461,16 +468,30 @@ class _Passage:
 
 def _joined(target: str, url: str) -> str:
     """Return a path and query below the path of a target."""
-    base, parts = urlsplit(target), urlsplit(url)
-    path = urljoin("/", base.path.rstrip("/") + "/" + parts.path.lstrip("/")) if base.path.strip("/") else parts.path
-    query = "&".join(filter(None, (base.query, parts.query)))
+    base, (path, query) = urlsplit(target), _path_and_query(url)
+    if base.path.strip("/"):
+        path = urljoin("/", base.path.rstrip("/") + "/" + path.lstrip("/"))
+    query = "&".join(filter(None, (base.query, query)))
     return f"{base.scheme}://{base.netloc}{path or '/'}" + (f"?{query}" if query else "")
 
 
 def _uri_of(url: str) -> str:
     """Return path and query of a URL, as Go's `URL.RequestURI()`."""
+    path, query = _path_and_query(url)
+    return (path or "/") + (f"?{query}" if query else "")
+
+
+def _path_and_query(url: str) -> tuple[str, str]:
+    """Split a URL; one that begins with a slash has no host, even if it begins with two."""
+    if url.startswith("/"):
+        return split_query(url)
     parts = urlsplit(url)
-    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return parts.path, parts.query
+
+
+def _host_of(url: str) -> str:
+    """Return host and port of an absolute URL, or an empty string. Raises ValueError."""
+    return "" if url.startswith("/") else urlsplit(url).netloc
 
 
 def _on_the_wire(request: GatewayRequest) -> bytes:

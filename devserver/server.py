@@ -25,6 +25,7 @@ from tykpy.devserver.messages import GatewayRequest, GatewayResponse, values_of
 from tykpy.devserver.trace import Trace
 from tykpy.devserver.upstream import HOP_BY_HOP
 from tykpy.devserver.views.error_page import error_page
+from tykpy.workers.objects.go_urls import is_request_uri
 
 INSPECTOR: Final = "/__tykpy"
 """Paths below are the gateway's own."""
@@ -79,7 +80,10 @@ class DevServer:
         if not self._is_ours(request.headers.get("Host", "")):
             name = request.headers.get("Host", "").rpartition(":")[0] or request.headers.get("Host") or "NAME"
             text = f"tykpy dev answers to localhost, 127.0.0.1 and [::1]; --allow-host {name} adds another name\n"
-            return web.Response(status=421, text=text)
+            return web.Response(status=421, body=text.encode(errors="backslashreplace"), content_type="text/plain")
+        if not is_request_uri(_path_of(request.raw_path)):
+            # Go's server answers without asking the gateway.
+            return web.Response(status=400, text="400 Bad Request")
         if request.raw_path == INSPECTOR or request.raw_path.startswith((f"{INSPECTOR}/", f"{INSPECTOR}?")):
             return await handler(request)
         try:
@@ -168,8 +172,8 @@ def _content_type(body: bytes) -> str:
 
 
 def _is_fault(record: logging.LogRecord) -> bool:
-    """Whether a record is about a fault of ours, and not about a client's malformed request."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+    """Whether a record is about a fault of ours, and not about a client that sends nonsense, or leaves."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError | ConnectionError)
 
 
 async def _without_server(_request: web.Request, response: web.StreamResponse) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from google.protobuf import json_format
 
@@ -14,6 +14,7 @@ from tykpy.devserver.hooks.masking import is_secret
 from tykpy.devserver.messages import GatewayRequest, GatewayResponse
 from tykpy.workers.dispatch.ignored_changes import Ignored
 from tykpy.workers.objects.changes import Change, changes_of
+from tykpy.workers.objects.go_urls import split_query
 
 MIN_SECRET: Final = 8
 """Length of the shortest secret that is masked wherever it occurs, in characters."""
@@ -143,7 +144,7 @@ class Trace:
         """The values of headers and query parameters that look secret, and without their scheme (`Bearer`)."""
         messages = (self.request, self.sent, self.received, self.response)
         named = [pair for one in messages if one is not None for pair in one.headers.items()]
-        query = parse_qs(urlsplit(self.request.url).query)
+        query = parse_qs(split_query(self.request.url)[1])
         values = [value for name, values in (*named, *query.items()) if is_secret(name) for value in values]
         found = {part for value in values for part in (value, value.partition(" ")[2]) if len(part) >= MIN_SECRET}
         return tuple(sorted(found, key=len, reverse=True))

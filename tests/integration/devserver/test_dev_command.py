@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.broker import wait_until
+from tests.support.broker import PATIENCE, wait_until
 from tests.support.bundles import write_bundle
 from tests.support.dev_command import DevCommand
 
@@ -54,6 +54,52 @@ def test_a_request_passes_its_hooks_and_is_shown(dev: DevCommand) -> None:
     assert (echoed["headers"]["X-Note"], "Server" in answer.headers) == ("first", False)
     dev.wait_for("POST /a/path?q=1 200")
     dev.wait_for("    + request.set_headers['X-Note']: 'first'\n    | hello\n")
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (b"//[x", 200),
+        (b"//[x]/y?a=b", 200),
+        (b"//evil.com/x", 200),
+        (b"http://[/x", 400),
+        (b"/%zz", 400),
+        (b"/%", 400),
+        (b"/a%00b?%zz", 200),
+        (b"/\xff", 400),
+    ],
+)
+def test_odd_targets_are_answered_as_by_gos_server(dev: DevCommand, target: bytes, status: int) -> None:
+    """A path may begin with two slashes, and look like a host then; it must have whole escapes."""
+    answer = exchange(dev, b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert answer.split()[1] == str(status).encode()
+    assert status != 200 or b'"url": "/' + target.lstrip(b"/") + b'"' in answer
+    assert "Traceback" not in dev.output
+
+
+@pytest.mark.parametrize("host", [b"\xff", b"evil.com", b"[::1", b"]["])
+def test_a_host_that_is_not_ours_is_refused(dev: DevCommand, host: bytes) -> None:
+    answer = exchange(dev, b"GET / HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+    assert answer.split()[1] == b"421"
+    assert "Traceback" not in dev.output
+
+
+def test_a_client_that_waits_for_100_may_leave(dev: DevCommand) -> None:
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", dev.port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+    before = dev.output
+    dev.get("/after")
+    dev.wait_for("GET /after 200", before)
+    assert "Traceback" not in dev.output
+
+
+def exchange(dev: DevCommand, request: bytes) -> bytes:
+    """Send bytes; return everything that comes until the end of the connection."""
+    with socket.create_connection(("127.0.0.1", dev.port), PATIENCE) as client:
+        client.sendall(request)
+        return b"".join(iter(lambda: client.recv(65_536), b""))
 
 
 def test_an_error_is_json_for_clients_and_a_page_for_browsers(dev: DevCommand) -> None:
