@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tykpy.broker.admin import AdminMethods
 from tykpy.broker.arriving import Arriving
-from tykpy.broker.catalog.description import Description
+from tykpy.broker.catalog.description import Description, is_sound
 from tykpy.broker.catalog.discovery import Discovery
 from tykpy.broker.config import AccessRule, BrokerConfig
 from tykpy.broker.end_of_turn import EndOfTurn
@@ -393,7 +393,18 @@ class Broker:
             self._announced = 0
         elif ready != self._announced and not self.reloader.under_way:
             self._announced = ready
-            log.info("%s ready", counted(ready, "worker"))
+            level = logging.INFO if self._config.bundles is not None else logging.WARNING
+            log.log(level, "%s ready: %s", counted(ready, "worker"), self._what_is_served())
+
+    def _what_is_served(self) -> str:
+        bundles = self.supervisor.served
+        if not bundles:
+            folder = self._config.bundles
+            return f"no bundle in {folder} yet" if folder is not None else "nothing to serve, there is no --bundles"
+        broken = sum(not is_sound(bundle) for bundle in bundles)
+        hooks = sum(len(bundle["hooks"]) for bundle in bundles)
+        text = f"{counted(len(bundles), 'bundle')}, {counted(hooks, 'hook')}"
+        return f"{text}; not loaded completely: {broken} (tykpy hooks)" if broken else text
 
 
 def _router_options(config: BrokerConfig) -> RouterOptions:

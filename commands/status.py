@@ -140,7 +140,9 @@ def _reload(last: Mapping[str, Any] | None) -> str:
     if last is None:
         return "none"
     took = f"in {last['seconds']:.2f} s"
-    return f"ok, {took}" if last["ok"] else f"REFUSED {took}: {last['why'][:_LONGEST]}"
+    # The lines after the first one say what is wrong with each bundle.
+    why = last["why"][:_LONGEST].replace("\n", ": ", 1).replace("\n", "; ") if not last["ok"] else ""
+    return f"ok, {took}" if last["ok"] else f"REFUSED {took}: {why}"
 
 
 def _upgrade(last: Mapping[str, Any] | None) -> str:

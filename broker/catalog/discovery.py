@@ -239,7 +239,7 @@ class Discovery:
 
     def _load(self, names: Collection[str], why: str) -> None:
         self._supervisor.names.refresh()
-        self._begin(f"new workers load {', '.join(sorted(names))}: {why}")
+        self._begin(f"new workers load {', '.join(sorted(map(self._shown, names)))}: {why}")
         self._loop.call_soon(self._start)
 
     def _begin(self, what: str) -> None:
@@ -306,6 +306,10 @@ class Discovery:
 
     # -- the log --
 
+    def _shown(self, name: str) -> str:
+        """Return the name of an entry; the folder is one itself if it is a bundle."""
+        return name or self._path.name
+
     def _warn_unreadable(self) -> None:
         """Log once that the folder itself cannot be used."""
         why = self._folder.unreadable
@@ -318,7 +322,7 @@ class Discovery:
             # What was never loaded is a folder that somebody has begun to fill.
             if name in self._loaded and self._reported.get(name) != complete[name]:
                 self._reported[name] = complete[name]
-                log.warning("bundle %s has changed on disk; `tykpy reload` serves it as it is now", name)
+                log.warning("bundle %s has changed on disk; `tykpy reload` serves it as it is now", self._shown(name))
 
 
 def _name(path: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final, NamedTuple
 
 from tykpy.broker.config import BrokerConfig
-from tykpy.broker.errors import ConfigError
+from tykpy.broker.errors import ConfigError, ListenError
 from tykpy.broker.host.privileges import TargetUser
 from tykpy.broker.host.upgrade import Handover
 from tykpy.broker.net import sockets, tls
@@ -76,7 +76,7 @@ class Listeners:
         try:
             options = socket_options(config)
             make_runtime_dir(config.runtime_dir, options)
-            listeners._take(config.admin_address, SocketOptions(owner=options.owner))
+            listeners._take_folder(SocketOptions(owner=options.owner))
             for address in config.addresses:
                 listeners._take(address.removeprefix(MSGPACK_PREFIX), options)
             for address in config.metrics_addresses:
@@ -85,6 +85,17 @@ class Listeners:
             listeners.close()
             raise
         return listeners
+
+    def _take_folder(self, options: SocketOptions) -> None:
+        """Take the admin socket, which only one broker of a runtime folder can have."""
+        try:
+            self._take(self._config.admin_address, options)
+        except ListenError as error:
+            if not error.owner:
+                raise
+            folder = self._config.runtime_dir
+            message = f"{error}: only one broker can use --runtime-dir {folder}, give this one another"
+            raise ListenError(message, error.owner) from error
 
     async def serve(self, admin: Factory, grpc: Factory, rpc: Factory) -> None:
         """Accept connections for each front end; in an upgrade not before `take_over`.

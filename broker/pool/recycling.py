@@ -104,7 +104,7 @@ class Recycler:
         if self._config.max_memory and worker.handled:
             memory = memory_of(worker.process.pid, self._config.max_memory)
             if memory > self._config.max_memory:
-                return f"{memory} bytes of memory (--max-memory)"
+                return f"{memory / 2**20:.0f} MiB of memory (--max-memory)"
         return None
 
     def _add(self, worker: Worker, why: str) -> None:

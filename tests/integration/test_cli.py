@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.broker import TYKPY, RunningBroker, running_broker
+from tests.support.broker import TYKPY, RunningBroker, running_broker, wait_until
 from tests.support.hooks import SOURCE
 from tykpy.cli import main
 
@@ -273,14 +273,38 @@ def test_the_default_is_one_worker_per_usable_cpu(tmp_path: Path, broker: Runnin
         (["--socket-group", "nobody-has-this"], 2, "no group"),
         (["--listen", "unix:///nonexistent/s"], 4, "No such file"),
         (["--listen", "unix://{runtime}/tyk.sock"], 4, "in use by process"),
+        (["--runtime-dir", "{runtime}"], 4, "only one broker can use --runtime-dir {runtime}, give this one another"),
     ],
 )
 def test_usage_errors_and_busy_addresses_have_exit_codes(
     broker: RunningBroker, tmp_path: Path, flags: list[str], code: int, said: str
 ) -> None:
     flags = [flag.format(runtime=broker.runtime) for flag in flags]
+    said = said.format(runtime=broker.runtime)
     done = run("broker", "--runtime-dir", str(tmp_path), "--workers", "1", *flags)
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"hooks.py": SOURCE, "bad.py": "import no_such_module\n"}, r"2 bundles, \d+ hooks; not loaded completely: 1 "),
+        ({}, r"no bundle in .*/bundles yet"),
+    ],
+)
+def test_the_start_says_what_is_served(tmp_path: Path, files: dict[str, str], said: str) -> None:
+    with running_broker(tmp_path, files=files) as broker:
+        wait_until(lambda: "1 worker ready: " in broker.log, lambda: broker.log)
+        assert re.search(f"INFO +tykpy.broker: 1 worker ready: {said}", broker.log), broker.log
+
+
+def test_a_start_without_bundles_is_a_warning(tmp_path: Path) -> None:
+    with subprocess.Popen([TYKPY, "broker", "--runtime-dir", tmp_path], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "ready: nothing" in line)
+        process.terminate()
+    assert "nothing to serve, there is no --bundles" in said
+    assert '"level":"warning"' in said
 
 
 def test_ctrl_c_stops_the_broker_with_0(tmp_path: Path) -> None:

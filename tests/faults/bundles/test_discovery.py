@@ -131,6 +131,14 @@ def test_a_repaired_bundle_is_loaded_without_a_reload(tmp_path: Path) -> None:
         assert version(broker, "mine") == "2"
 
 
+def test_a_folder_that_is_a_bundle_itself_has_its_name(tmp_path: Path) -> None:
+    source = HOOK.format(name="mine", version=1)
+    folder = write_bundle(tmp_path / "whole", {"middleware.py": source}, pre=[{"name": "mine"}])
+    with RunningBroker(tmp_path, "--bundles", str(folder)) as broker:
+        (folder / "middleware.py").write_text(HOOK.format(name="mine", version=2))
+        broker.wait_for_log("bundle whole has changed on disk; `tykpy reload` serves it as it is now")
+
+
 def test_a_changed_bundle_is_logged_and_not_loaded(tmp_path: Path) -> None:
     with running_broker(tmp_path, files={"mine.py": HOOK.format(name="mine", version=1)}) as broker:
         broker.add_file("mine.py", HOOK.format(name="mine", version=2))

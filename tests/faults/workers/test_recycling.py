@@ -90,7 +90,7 @@ def wait_for_states(broker: RunningBroker, *expected: str) -> None:
     [
         (("--max-requests", "100", "--max-requests-jitter", "50"), ECHO, "dispatches (--max-requests)"),
         (("--max-age", "1"), ECHO, "s (--max-age)"),
-        (("--max-memory", str(200 * MIB)), HOARDING, "bytes of memory (--max-memory)"),
+        (("--max-memory", str(200 * MIB)), HOARDING, "MiB of memory (--max-memory)"),
     ],
 )
 def test_workers_are_recycled_and_no_call_notices(

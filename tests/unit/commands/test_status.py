@@ -58,9 +58,9 @@ def test_why_a_broker_is_not_ready_is_said() -> None:
 
 
 def test_last_reload_and_upgrade_are_shown() -> None:
-    refused = {"ok": False, "why": "bundle a.py cannot be loaded:\nno such module", "seconds": 0.25}
+    refused = {"ok": False, "why": "it would break\na.py: no\nb.py: no", "seconds": 0.25}
     seen = shown(a_snapshot(), details(reload=refused, upgrade={"ok": True, "pid": 7}))
-    assert seen["last reload"] == "REFUSED in 0.25 s: bundle a.py cannot be loaded: no such module"
+    assert seen["last reload"] == "REFUSED in 0.25 s: it would break: a.py: no; b.py: no"
     assert seen["last upgrade"] == "ok, process 7 has taken over"
     seen = shown(a_snapshot(), details(reload={"ok": True, "seconds": 1.5}, upgrade={"ok": False, "why": "too late"}))
     assert (seen["last reload"], seen["last upgrade"]) == ("ok, in 1.50 s", "FAILED: too late")
