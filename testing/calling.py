@@ -156,7 +156,7 @@ def _dumped(value: object) -> bytes:
 
 def _run(hook: Hook, work: Coroutine[Any, Any, Any]) -> Any:
     """Run a hook to its end and return its object. Raises what the hook raised."""
-    invocation = Invocation(hook.is_async, lambda: work, lambda result: result)
+    invocation = Invocation(hook.is_async, work, lambda result: result)
     try:
         return _in_a_loop(invocation) if hook.is_async else invocation.run()
     except WorkerError as error:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
 from typing import Any, Final
 
 from tyk.call import NO_ORIGIN, RUNNING, Origin
@@ -33,9 +32,7 @@ class Invocation:
 
     __slots__ = ("_answer", "_work", "is_async")
 
-    def __init__(
-        self, is_async: bool, work: Callable[[], Coroutine[Any, Any, Any]], answer: Callable[[Any], Packed]
-    ) -> None:
+    def __init__(self, is_async: bool, work: Coroutine[Any, Any, Any], answer: Callable[[Any], Packed]) -> None:
         """`work` runs the hooks, and awaits only if `is_async`; `answer` makes the answer frame of its result."""
         self.is_async = is_async
         self._work = work
@@ -43,34 +40,32 @@ class Invocation:
 
     def run(self) -> Packed:
         """Run the hooks in this thread and return the answer frame. Raises WorkerError."""
-        work = self._work()
         try:
-            work.send(None)
+            self._work.send(None)
         except StopIteration as end:
             return self._answer(end.value)
-        work.close()
+        self._work.close()
         raise RuntimeError("an invocation that is not async has awaited something")
 
     async def run_async(self) -> Packed:
         """Run the hooks on an event loop and return the answer frame. Raises WorkerError."""
-        return self._answer(await self._work())
+        return self._answer(await self._work)
 
 
 def hook_invocation(hook: Hook, subject: Subject, origin: Origin) -> Invocation:
     """Run one hook on one object."""
-    return Invocation(hook.is_async, lambda: run_hook(hook, subject.message, subject.request(), origin), subject.answer)
+    return Invocation(hook.is_async, run_hook(hook, subject.message, subject.request(), origin), subject.answer)
 
 
 def chain_invocation(chain: Chain, subject: Subject, origin: Origin) -> Invocation:
     """Run all hooks of one type on one object, with what the gateway does between two of them."""
-    return Invocation(chain.is_async, lambda: _run_chain(chain, subject, origin), subject.answer)
+    return Invocation(chain.is_async, _run_chain(chain, subject, origin), subject.answer)
 
 
 def event_invocation(hooks: Sequence[Hook], event: TykEvent, payload: str, kind: Kind, origin: Origin) -> Invocation:
     """Run event handlers: the first on `event`, the others on copies. One that fails does not stop the others."""
     is_async = any(hook.is_async for hook in hooks)
-    work = partial(_run_handlers, hooks, event, payload, origin)
-    return Invocation(is_async, work, lambda _: pack_frame(kind, None, b""))
+    return Invocation(is_async, _run_handlers(hooks, event, payload, origin), lambda _: pack_frame(kind, None, b""))
 
 
 async def _run_chain(chain: Chain, subject: Subject, origin: Origin) -> Object:
