@@ -13,8 +13,11 @@ import json
 import os
 import pathlib
 import re
+import struct
 import sys
+import zipfile
 import zipimport
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -22,20 +25,25 @@ from typing import Any, Final
 
 import tyk.session  # noqa: F401 (for each worker, too: the sound bundle imports it, and most others)
 from tykpy.bundles.errors import BundleError
+from tykpy.bundles.files.archive import read_through
 from tykpy.bundles.files.discovery import candidate_at, is_other_file, part_folders
 from tykpy.bundles.files.versions import version_of
 from tykpy.bundles.loading import MAIN_FILE, load_folder
 
 _SOUND: Final = Path(__file__).with_name("sound")
 """A folder of one part, as a gateway makes it for an API with several bundles: most of the loader's code is used."""
+_SOUND_ZIP: Final = Path(__file__).with_name("sound.zip")
 _MODULES: Final[tuple[ModuleType, ...]] = (
-    ast, hashlib, importlib, io, json, os, os.path, pathlib, re, sys, zipimport,
+    ast, hashlib, importlib, io, json, os, os.path, pathlib, re, struct, sys, zipfile, zipimport, zlib,
 )  # fmt: skip
 """Modules of the standard library that loading depends on; there are more, and these are the ones in messages."""
 
 
-def load_sound_bundle() -> None:
-    """Load a bundle without faults, and forget it again. Raises what keeps it from being loaded."""
+def load_sound_bundle(*, archives: bool) -> None:
+    """Load a bundle without faults, and forget it again. Raises what keeps it from being loaded.
+
+    `archives`: read a ZIP, too, as other bundles are ZIPs.
+    """
     candidate = candidate_at(_SOUND)
     if candidate is None or not candidate.looks_whole or not version_of(_SOUND):
         raise BundleError("it is not found", str(_SOUND))
@@ -47,6 +55,8 @@ def load_sound_bundle() -> None:
         raise part.error
     if "sound" not in part.hooks:
         raise BundleError("its hook is not found", str(_SOUND))
+    if archives:
+        read_through(_SOUND_ZIP)
 
 
 def functions_for_loading() -> dict[str, Callable[..., Any]]:

@@ -92,12 +92,15 @@ class LoadGuard:
         self._modules = {name: module for name, module in sys.modules.items() if not name.startswith(PRIVATE)}
 
     @contextmanager
-    def around(self, bundle: str = "") -> Iterator[None]:
-        """Guard the process while one bundle is loaded; `bundle` is its name in the log."""
+    def around(self, bundle: str = "", *, archives: bool = False) -> Iterator[None]:
+        """Guard the process while one bundle is loaded; `bundle` is its name in the log.
+
+        `archives`: end the process, too, if no ZIP can be read any more.
+        """
         self._primitives = self._primitives or _primitives()
         functions = functions_for_loading()
         if self._can_load is None:
-            self._can_load = _can_load()
+            self._can_load = _can_load(archives)
         limit, folder = sys.getrecursionlimit(), _folder()
         limits = [_getrlimit(kind) for kind in _LIMITS]
         names, lists = vars(builtins).copy(), {name: list(getattr(sys, name)) for name in _LISTS}
@@ -113,7 +116,7 @@ class LoadGuard:
                     self._restore(names, lists, folder)
                 raise
             self._restore(names, lists, folder)
-            if self._can_load and not _still_loads(bundle, functions):
+            if self._can_load and not _still_loads(bundle, functions, archives):
                 self._can_load = False  # if the process goes on, the next bundle is not to blame
                 self._end(WorkerExit.LOADING)
 
@@ -220,20 +223,20 @@ def _refuses() -> bool:
     return False
 
 
-def _can_load() -> bool:
+def _can_load(archives: bool) -> bool:
     """Return whether the sound bundle can be loaded; without its files no bundle is to blame that it cannot."""
     try:
-        load_sound_bundle()
+        load_sound_bundle(archives=archives)
     except Exception as error:  # noqa: BLE001 (it cannot be used, for whatever reason)
         _log.warning("whether bundles keep others from loading is not checked: %s", described(error))
         return False
     return True
 
 
-def _still_loads(bundle: str, functions: dict[str, Any]) -> bool:
+def _still_loads(bundle: str, functions: dict[str, Any], archives: bool) -> bool:
     """Return whether the sound bundle can still be loaded; if not, log what of `functions` the bundle replaced."""
     try:
-        load_sound_bundle()
+        load_sound_bundle(archives=archives)
     except BaseException as error:  # noqa: BLE001 (whatever it raises, other bundles would raise it too)
         with suppress(BaseException):  # the log may need what was replaced
             now = functions_for_loading()

@@ -57,12 +57,14 @@ class BundleStore:
         self._observer = observer or LoadObserver()
         self._saved = saved or VersionCopies()
         self._entries: dict[Path, _Entry] = {}
+        self._has_archives = False
         self._by_hash: dict[str, _Entry] = {}
 
     def load_all(self) -> None:
         """Load everything that looks like a bundle; a failure never stops the others from loading."""
         self._entries = {candidate.path: _Entry(candidate) for candidate in self._all_candidates()}
         self._by_hash = _by_hash(self._entries.values())
+        self._has_archives = any(entry.candidate.place.suffix == ".zip" for entry in self._entries.values())
         for entry in self._entries.values():
             if entry.candidate.looks_whole or self._saved.serves(entry.candidate.key):
                 self._load(entry)
@@ -144,7 +146,7 @@ class BundleStore:
             return _broken_bundle(candidate, BundleError(why, source.path))
         observer.loading(source)
         try:
-            with observer.guard.around(candidate.name):
+            with observer.guard.around(candidate.name, archives=self._has_archives):
                 return self._load_candidate(candidate)
         except BaseException as error:  # noqa: BLE001 (our own code, where the bundle patched what it uses)
             return _broken_bundle(candidate, bundle_failed(error, str(candidate.path), str(candidate.path)))

@@ -8,19 +8,20 @@ copy that it uses; the lock ends with the worker, however that ends. Adding and 
 on the folder above them, and a locked copy is never removed.
 """
 
-import fcntl
 import hashlib
 import os
-import shutil
 import stat
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
+from shutil import copyfileobj, rmtree  # by name, as flock and ZipFile: a bundle may have replaced them
+from tempfile import mkdtemp
 from typing import Final
+from zipfile import ZipFile
 
 from tykpy.bundles.errors import ArchiveError
 
@@ -49,6 +50,15 @@ def unpack(archive: Path, into: Path) -> Path:
     with _opened(archive) as (opened, name):
         _extract(opened, archive, into / name)
         return into / name
+
+
+def read_through(archive: Path) -> None:
+    """Read all entries of an archive, by what unpacking it needs, and write nothing. Raises ArchiveError."""
+    with _opened(archive) as (opened, _):
+        check_entries(opened.infolist(), str(archive))
+        for entry in opened.infolist():
+            with opened.open(entry) as source:
+                source.read()
 
 
 class UnpackedCopy:
@@ -83,22 +93,22 @@ class UnpackedFolder:
         """Remove copies that no worker uses, and leftovers of workers that died while unpacking."""
         if not self._path.is_dir():
             return
-        with _locked(self._path, fcntl.LOCK_EX):
+        with _locked(self._path, LOCK_EX):
             for child in self._path.iterdir():
-                with _locked(child, fcntl.LOCK_EX | fcntl.LOCK_NB) as lock:
+                with _locked(child, LOCK_EX | LOCK_NB) as lock:
                     if lock is not None:
-                        shutil.rmtree(child, ignore_errors=True)
+                        rmtree(child, ignore_errors=True)
 
-    def _whole_copy(self, root: Path, opened: zipfile.ZipFile) -> UnpackedCopy | None:
-        with _locked(root, fcntl.LOCK_SH) as lock:
+    def _whole_copy(self, root: Path, opened: ZipFile) -> UnpackedCopy | None:
+        with _locked(root, LOCK_SH) as lock:
             # While we waited for the lock, another folder may have taken this one's place.
             if lock is None or not _is_at(root, lock) or not _is_complete(root, opened):
                 return None
             return UnpackedCopy(root, os.dup(lock))
 
-    def _new_copy(self, root: Path, opened: zipfile.ZipFile, archive: Path) -> UnpackedCopy:
+    def _new_copy(self, root: Path, opened: ZipFile, archive: Path) -> UnpackedCopy:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(self._path, fcntl.LOCK_EX):
+        with _locked(self._path, LOCK_EX):
             copy = self._whole_copy(root, opened)  # another worker may have been first
             if copy is None:
                 self._remove_damaged(root)
@@ -111,9 +121,9 @@ class UnpackedFolder:
     def _remove_damaged(self, root: Path) -> None:
         """Make room at the copy's path; its users will find a complete copy there in a moment."""
         if os.path.lexists(root):
-            aside = tempfile.mkdtemp(prefix=_OLD, dir=self._path)
+            aside = mkdtemp(prefix=_OLD, dir=self._path)
             os.rename(root, os.path.join(aside, root.name))
-            shutil.rmtree(aside, ignore_errors=True)
+            rmtree(aside, ignore_errors=True)
 
 
 def check_entries(entries: Iterable[zipfile.ZipInfo], archive: str) -> None:
@@ -152,41 +162,41 @@ def _refusal(entry: zipfile.ZipInfo, seen: set[str]) -> str:
 
 
 @contextmanager
-def _opened(archive: Path) -> Iterator[tuple[zipfile.ZipFile, str]]:
+def _opened(archive: Path) -> Iterator[tuple[ZipFile, str]]:
     """Open an archive, and name the folder for its content. Turns all that `zipfile` raises into ArchiveError."""
     try:
         with archive.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:_DIGEST_LENGTH]
-            with zipfile.ZipFile(file) as opened:
+            with ZipFile(file) as opened:
                 yield opened, f"{archive.stem}-{digest}"
     except _DAMAGE as error:
         raise ArchiveError(f"not a ZIP that can be unpacked: {error}", str(archive)) from error
 
 
-def _extract(opened: zipfile.ZipFile, archive: Path, target: Path) -> None:
+def _extract(opened: ZipFile, archive: Path, target: Path) -> None:
     """Unpack next to `target`, then rename: a folder of that name is never half written. Raises ArchiveError."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target.parent))
+    aside = Path(mkdtemp(prefix=".unpack-", dir=target.parent))
     try:
         check_entries(opened.infolist(), str(archive))
         for entry in opened.infolist():
             _write_entry(opened, entry, aside)
         os.rename(aside, target)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        rmtree(aside, ignore_errors=True)
 
 
-def _write_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> None:
+def _write_entry(opened: ZipFile, entry: zipfile.ZipInfo, folder: Path) -> None:
     place = folder / entry.filename
     if entry.is_dir():
         place.mkdir(parents=True, exist_ok=True)
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     with opened.open(entry) as source, place.open("xb") as copy:
-        shutil.copyfileobj(source, copy, _CHUNK)
+        copyfileobj(source, copy, _CHUNK)
 
 
-def _is_complete(folder: Path, opened: zipfile.ZipFile) -> bool:
+def _is_complete(folder: Path, opened: ZipFile) -> bool:
     """Return whether a folder has every entry of an archive, unchanged."""
     return all(_has_entry(folder / entry.filename, entry) for entry in opened.infolist())
 
@@ -217,7 +227,7 @@ def _locked(folder: Path, how: int) -> Iterator[int | None]:
         return
     try:
         try:
-            fcntl.flock(descriptor, how)
+            flock(descriptor, how)
         except BlockingIOError:
             yield None
             return

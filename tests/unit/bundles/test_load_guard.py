@@ -2,24 +2,30 @@
 
 import ast
 import builtins
+import fcntl
 import io
 import json
 import os
 import pathlib
 import resource
 import select
+import shutil
 import signal
+import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.bundles import IMPORTS, write_files
+from tests.support.bundles import IMPORTS, write_files, write_zip
 from tykpy.bundles.errors import BundleError
 from tykpy.bundles.load_guard import LoadGuard
 from tykpy.bundles.load_observer import LoadObserver
@@ -145,6 +151,34 @@ def test_process_that_cannot_load_bundles_ends(module: Any) -> None:
             setattr(module, name, None)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == WorkerExit.LOADING
+
+
+@pytest.mark.parametrize("archives", [True, False])
+@pytest.mark.parametrize(("module", "name"), [(zipfile, "ZipExtFile"), (zlib, "decompressobj"), (struct, "unpack")])
+def test_zips_are_tried_where_bundles_are_zips(module: Any, name: str, archives: bool) -> None:
+    child = os.fork()
+    if not child:
+        with LoadGuard().around(archives=archives):
+            setattr(module, name, None)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == (WorkerExit.LOADING if archives else 0)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(zipfile, "ZipFile"), (shutil, "rmtree"), (shutil, "copyfileobj"), (tempfile, "mkdtemp"), (fcntl, "flock")],
+)
+def test_zips_are_unpacked_by_functions_of_before(
+    folder: Path, store: BundleStore, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+) -> None:
+    write_files(folder, {"a.py": f"import {module.__name__} as m\nm.{name} = None\n" + SOUND.format("A")})
+    write_zip(folder / "b.zip", {"middleware.py": SOUND.format("B")}, pre=[{"name": "B"}])
+    monkeypatch.setattr(module, name, getattr(module, name))
+    store.load_all()
+    assert [hook.name for bundle in store.loaded() for hook in bundle.hooks.values()] == ["A", "B"]
+    monkeypatch.undo()
+    store.close()
 
 
 def test_a_process_that_is_no_worker_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
