@@ -18,6 +18,9 @@ PROTO_FOLDER: Final = Path(__file__).resolve().parent.parent / "tyk" / "proto"
 _SIBLING_IMPORT: Final = re.compile(r"^import (coprocess_\w+_pb2) as ", re.MULTILINE)
 """protoc writes imports for a folder that is on the path; ours is a package."""
 
+_MODULE_NAME: Final = re.compile(r"(?<=BuildTopDescriptorsAndMessages\(DESCRIPTOR, ')(?=coprocess_)")
+"""For the same reason: pickle imports the module that a message names."""
+
 _BARE_MAPPING: Final = re.compile(r"\b_Mapping(?=\])")
 """protoc leaves the keys and values of a nested message's map open, which strict type checking refuses."""
 
@@ -41,8 +44,9 @@ def main() -> int:
 
 
 def adapt(text: str, is_stub: bool) -> str:
-    """Return generated code with absolute imports, and a stub with complete types."""
+    """Return generated code with absolute names of modules, and a stub with complete types."""
     text = _SIBLING_IMPORT.sub(r"from tyk.proto import \1 as ", text)
+    text = _MODULE_NAME.sub("tyk.proto.", text)
     if is_stub and _BARE_MAPPING.search(text):
         text = _BARE_MAPPING.sub("_Mapping[str, _Any]", text)
         text = text.replace(_TYPING_IMPORT, "from typing import Any as _Any, ClassVar as _ClassVar")
