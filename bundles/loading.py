@@ -107,7 +107,8 @@ def _load(
     except ValueError as error:
         raise BundleError(str(error), str(root)) from error
     try:
-        loaded = _import_files(space, manifest, single)
+        with space.own_builtins():
+            loaded = _import_files(space, manifest, single)
         part = _collect(name, space, loaded, manifest)
         space.loaded()
         return part

@@ -1,6 +1,7 @@
 """All bundles of a worker, loaded before it serves: what appears later comes with new workers."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,8 @@ class BundleStore:
     def _start(self, part: BundlePart) -> BundlePart:
         """Run the part's `on_start` functions; return a part with an error if one fails."""
         try:
-            self._observer.start(part)
+            with nullcontext() if part.space is None else part.space.own_builtins():
+                self._observer.start(part)
         except BundleError as error:
             part.close()
             return BundlePart(part.name, part.root, error=error)

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, FileFinder, ModuleSpec
 from importlib.metadata import Distribution, DistributionFinder, MetadataPathFinder
@@ -34,6 +35,7 @@ from tykpy.bundles.imports.loaders import (
     OwnFolder,
     OwnZip,
     ZipLoader,
+    first_spec,
     folder_spec,
     is_namespace,
 )
@@ -76,6 +78,7 @@ class ImportSpace:
         self.bundle = bundle
         self.root = root
         self.builtins: dict[str, Any] = dict(vars(builtins), __import__=self.import_name)
+        self._files = tuple(files)
         self._only = frozenset(PurePosixPath(name).stem for name in files) if single else None
         self._sealed = sealed
         self._nested = dict(_nested_modules(files))
@@ -104,12 +107,38 @@ class ImportSpace:
         self._is_loading = False
         self._withdraw()
 
+    def reopen(self, added: list[str]) -> None:
+        """Be as after a load that added these folders to `sys.path`."""
+        self._added = added
+        self._is_loading = False
+
+    @contextmanager
+    def own_builtins(self) -> Iterator[None]:
+        """Make what the bundle's code puts into `builtins` meanwhile (`gettext.install`) the bundle's own."""
+        before, missing = vars(builtins).copy(), object()
+        try:
+            yield
+        finally:
+            after = vars(builtins).copy()
+            changed = {name: value for name, value in after.items() if before.get(name, missing) is not value}
+            for name in changed.keys() - before.keys():
+                del vars(builtins)[name]
+            vars(builtins).update(before)
+            changed.pop("__import__", None)
+            self.builtins.update(changed)
+
     def close(self) -> None:
         """Forget the bundle's modules; code that still runs keeps its globals, and cannot import anything new."""
         self.loaded()
         _finder.remove(self)
         for name in self._names:
             sys.modules.pop(name, None)
+
+    def __reduce__(self) -> Any:
+        """Make the bundle's modules importable in the process that unpickles it."""
+        single = self._only is not None
+        files = self.prefix, self.bundle, self.root, self._files, single, self._sealed
+        return _reopened, (files, self.folders())
 
     def load(self, file: str) -> ModuleType:
         """Import one file of the bundle by its path below the root; raises whatever its code raises."""
@@ -282,10 +311,10 @@ class ImportSpace:
         added: Sequence[str] = () if top in sys.stdlib_module_names else self.folders()
         for folder in dict.fromkeys((root, *added)):
             spec = self.search(f"{self.prefix}.{top}", [folder])
-            # A folder without __init__.py yields to real modules of that name, unless there is Python in it.
+            # A folder without __init__.py yields to installed modules of that name, unless there is Python in it.
             if spec is not None and (
                 not isinstance(spec.loader, FolderLoader)
-                or (top not in sys.stdlib_module_names and next(Path(folder, top).rglob("*.py"), None) is not None)
+                or (top not in sys.stdlib_module_names and (_has_python(folder, top) or not _is_installed(top)))
             ):
                 return folder
         return None
@@ -444,7 +473,7 @@ class _BundleFinder(MetaPathFinder):
             sys.meta_path.insert(0, self)
         if self._open_folder not in sys.path_hooks:
             sys.path_hooks.insert(0, self._open_folder)
-        names.install(_resolve)
+        names.install(_resolve, self.acting_spaces)
         self.spaces[space.prefix] = space
         for root in space.roots:
             self._by_root.setdefault(root, []).append(space)
@@ -457,6 +486,11 @@ class _BundleFinder(MetaPathFinder):
                 self._by_root[root].remove(space)
             for top in [top for top, (owner, _) in self.compiled.items() if owner is space and top not in sys.modules]:
                 del self.compiled[top]
+
+    def acting_spaces(self) -> Sequence[ImportSpace]:
+        """Return the space of the bundle on whose behalf the caller runs, or all of them where none is known."""
+        space = acting_space()
+        return tuple(self.spaces.values()) if space is None else (space,)
 
     def around(self, path: str) -> Iterator[ImportSpace]:
         """Yield the bundles in whose folders a path lies, the innermost first."""
@@ -545,6 +579,14 @@ def acting_space() -> ImportSpace | None:
     return None if running is None else _file_owner(running[0].file)
 
 
+def _reopened(files: tuple[str, str, Path, Sequence[str], bool, Mapping[str, bytes] | None], added: list[str]) -> Any:
+    """Open a bundle that another process has loaded."""
+    space = ImportSpace(*files)
+    space.open()
+    space.reopen(added)
+    return space
+
+
 def _absolute(path: str) -> str:
     """Return an absolute path; a relative one as it is where the working directory was removed."""
     try:
@@ -569,6 +611,10 @@ def _file_owner(file: str) -> ImportSpace | None:
     return next((space for space in _finder.around(file) if space.has_file(file)), None)
 
 
+def _has_python(folder: str, top: str) -> bool:
+    return next(Path(folder, top).rglob("*.py"), None) is not None
+
+
 def _has_compiled_parts(folder: str, top: str) -> bool:
     package = Path(folder, top)
     if (package / "__init__.py").is_file():
@@ -585,8 +631,7 @@ def _is_installed(name: str) -> bool:
 def _is_on_path(name: str, _: tuple[str, ...]) -> bool:
     path: Sequence[str] | None = None
     for end in (match.start() for match in re.finditer(r"\.|$", name)):
-        specs = (finder.find_spec(name[:end], path) for finder in sys.meta_path if finder is not _finder)
-        spec = next(filter(None, specs), None)
+        spec = first_spec((finder for finder in sys.meta_path if finder is not _finder), name[:end], path)
         if spec is None:
             return False
         path = spec.submodule_search_locations or ()

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Iterable, Sequence
 from importlib.abc import Loader
 from importlib.machinery import ExtensionFileLoader, FileFinder, ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
@@ -130,12 +131,23 @@ class AliasLoader(Loader):
         return attribute
 
 
+def first_spec(finders: Iterable[Any], name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+    """Ask finders for a module, as imports do."""
+    return next(filter(None, (finder.find_spec(name, path) for finder in finders)), None)
+
+
+_IMPORTING: Final = frozenset(
+    function.__code__.co_filename
+    for function in (importlib._bootstrap._find_spec, first_spec)  # type: ignore[attr-defined]
+)
+
+
 class _HiddenFromImports:
     """Finds modules for explicit look-ups, but not for imports: these modules would be everybody's."""
 
     def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
-        if sys._getframe(1).f_code.co_filename == _IMPORTLIB:
-            return None
+        if sys._getframe(1).f_code.co_filename == _IMPORTLIB and sys._getframe(3).f_code.co_filename in _IMPORTING:
+            return None  # frames 1 and 2 are those of PathFinder
         found: ModuleSpec | None = super().find_spec(fullname, target)  # type: ignore[misc]
         return found
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, Final, TypeAlias
 
+from tykpy.bundles.imports import spawned
+
 VIEWED: Final = frozenset({"importlib", "pickle"})
 """The modules that bundle code gets a view of."""
 
@@ -51,8 +53,8 @@ class OwnModule(ModuleType):
         return dir(_module(self))
 
 
-def install(resolve: Resolve) -> None:
-    """Make imports of modules that are not loaded ask `resolve` first.
+def install(resolve: Resolve, spaces: Callable[[], Iterable[object]]) -> None:
+    """Make imports of modules that are not loaded ask `resolve` first; share `spaces` with processes that are spawned.
 
     A finder would not do: importlib puts what finders find into `sys.modules`, for everybody.
     """
@@ -63,7 +65,10 @@ def install(resolve: Resolve) -> None:
         if full is None:
             if top in sys.modules and is_free(top):
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-            return _find_and_load(name, import_)
+            module = _find_and_load(name, import_)
+            if name == spawned.SPAWN:
+                spawned.share(module, spaces)
+            return module
         try:
             return _find_and_load(full, import_)
         except ModuleNotFoundError as error:
@@ -72,6 +77,8 @@ def install(resolve: Resolve) -> None:
     # Python cuts frames of importlib out of tracebacks by the name of their file.
     find_and_load.__code__ = find_and_load.__code__.replace(co_filename=_find_and_load.__code__.co_filename)
     _bootstrap._find_and_load = find_and_load
+    if spawned.SPAWN in sys.modules:
+        spawned.share(sys.modules[spawned.SPAWN], spaces)
 
 
 def is_free(top: str) -> bool:

@@ -172,3 +172,23 @@ def test_a_bundle_that_does_not_stop_delays_no_other(tmp_path: Path) -> None:
     assert "bundle raises.py: @on_stop flush failed" in log
     assert "OSError: no disk" in log
     assert [text for texts in lines(diary).values() for text in texts] == ["stopped"]
+
+
+def test_names_added_to_builtins_at_the_start_are_its_own(tmp_path: Path) -> None:
+    source = """
+import builtins
+from tyk.decorators import Pre, on_start
+
+@on_start
+def start():
+    builtins.started = {name!r}
+
+@Pre
+def tells(request, session, spec):
+    request.add_header("X-Started", started)
+    return request, session
+"""
+    files = {f"{name}.py": source.format(name=name) for name in ("one", "two")}
+    with running_broker(tmp_path, files=files) as broker:
+        answers = [broker.call("tells", bundle=name).request.set_headers["X-Started"] for name in ("one", "two")]
+    assert answers == ["one", "two"]

@@ -1,5 +1,6 @@
 """Every bundle imports its own files first, from anywhere, and never sees tykpy's."""
 
+import builtins
 import importlib
 import os
 import subprocess
@@ -124,6 +125,41 @@ def test_a_data_folder_does_not_hide_a_library(folder: Path, serve: Serve) -> No
     write_bundle(folder / "foo", {"middleware.py": hook_returning("    import json\n    result = json.dumps(1)")})
     (folder / "foo" / "json").mkdir()
     assert header(serve(), "H") == "1"
+
+
+def test_a_data_folder_is_a_namespace_package(folder: Path, serve: Serve) -> None:
+    body = "    from importlib.resources import files\n    result = files('assets').joinpath('x.txt').read_text()"
+    write_bundle(folder / "foo", {"middleware.py": hook_returning(body), "assets/x.txt": "text"})
+    assert header(serve(), "H") == "text"
+
+
+BUILTINS = {
+    "gettext": ("import gettext\ngettext.install('{name}')\nbuiltins.added = '{name}'", "_(added)"),
+    "replaced": ("builtins.print = lambda: '{name}'", "print()"),
+    "added twice": ("builtins.added = 'other'\nbuiltins.added = '{name}'", "added"),
+}
+
+
+@pytest.mark.parametrize("way", BUILTINS)
+def test_what_a_bundle_adds_to_builtins_is_its_own(folder: Path, serve: Serve, way: str) -> None:
+    before = vars(builtins).copy()
+    start, result = BUILTINS[way]
+    for name in ("foo", "bar"):
+        source = f"import builtins\n{start.replace('{name}', name)}\n{hook_returning(f'    result = {result}')}"
+        write_bundle(folder / name, {"middleware.py": source})
+    write_bundle(folder / "failing", {"middleware.py": "import builtins\nbuiltins.added = 'failing'\nraise ValueError"})
+    served = serve()
+    assert [header(served, "H", bundle) for bundle in ("foo", "bar", "foo")] == ["foo", "bar", "foo"]
+    assert vars(builtins) == before
+
+
+def test_messages_can_be_pickled(folder: Path, serve: Serve) -> None:
+    body = """
+    import pickle
+    session.alias = 'Ada'
+    result = pickle.loads(pickle.dumps(session)).alias"""
+    write_bundle(folder / "foo", {"middleware.py": hook_returning(body)})
+    assert header(serve(), "H") == "Ada"
 
 
 def test_bundled_copies_of_gateway_modules_are_ignored(folder: Path, serve: Serve) -> None:

@@ -97,6 +97,14 @@ BY_STRING = {
         spec.loader.exec_module(module)
         result = module.VALUE
         """,
+    "PathFinder": """
+        import importlib.util, os
+        from importlib.machinery import PathFinder
+        spec = PathFinder.find_spec("by_path", [os.path.dirname(__file__)])
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        result = module.VALUE
+        """,
     "type hints": """
         global util
         import typing, util
