@@ -1,8 +1,8 @@
-"""One broker, one Redis and one gateway of each style for all tests; those that stop one of them start their own."""
+"""One gateway of each style, with a broker and a Redis, for all tests; those that stop one of them start their own."""
 
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,22 +57,47 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("table", (GO, DEV) if is_for_dev else (GO,), indirect=True, scope="module")
 
 
+class Tables:
+    """A gateway of each style, from its first use on."""
+
+    def __init__(self, running: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> None:
+        self._running = running
+        self._tmp_path_factory = tmp_path_factory
+        self._backends: dict[str, Backend] = {}
+        self._tables: dict[str, Table] = {}
+
+    def of(self, style: str) -> Table:
+        """Return the table of a style."""
+        if style not in self._tables:
+            # A real gateway keeps sessions and quotas in Redis, and the same tests follow in the other style.
+            backend = self._backend(style if BINARY else "")
+            self._tables[style] = self._running.enter_context(running_table(backend, style))
+        return self._tables[style]
+
+    def remove_bundles(self) -> None:
+        """Remove all bundles: for each new bundle, new workers load all that are there."""
+        for backend in self._backends.values():
+            for bundle in backend.broker.bundles.iterdir():
+                shutil.rmtree(bundle)
+            with backend.broker.admin() as client:
+                client.call("reload")
+
+    def _backend(self, name: str) -> Backend:
+        if name not in self._backends:
+            backend = running_backend(self._tmp_path_factory.mktemp("table"))
+            self._backends[name] = self._running.enter_context(backend)
+        return self._backends[name]
+
+
 @pytest.fixture(scope="package")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    """Run the programs that all gateways share."""
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tables]:
+    """Run gateways, and a broker and a Redis behind them."""
     go_program("gateway")
-    with running_backend(tmp_path_factory.mktemp("table")) as running:
-        yield running
-
-
-@pytest.fixture(scope="package")
-def tables(backend: Backend) -> Iterator[Callable[[str], Table]]:
-    """Run a gateway of each style before them, from its first use on."""
     with ExitStack() as running:
-        yield cache(lambda style: running.enter_context(running_table(backend, style)))
+        yield Tables(running, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def table(request: pytest.FixtureRequest, tables: Callable[[str], Table]) -> Table:
+def table(request: pytest.FixtureRequest, tables: Tables) -> Table:
     """Return the table with the gateway of the test, or that in Go."""
-    return tables(getattr(request, "param", GO))
+    return tables.of(getattr(request, "param", GO))

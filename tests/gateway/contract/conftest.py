@@ -1,18 +1,14 @@
-"""What keeps the broker of the table small."""
+"""What keeps the brokers of the tables small."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.gateway.table import Backend
+from tests.gateway.conftest import Tables
 
 
 @pytest.fixture(scope="module", autouse=True)
-def bundles_are_removed(backend: Backend) -> Iterator[None]:
-    """Remove the bundles of a module's tests: for each new bundle, new workers load all that are there."""
+def bundles_are_removed(tables: Tables) -> Iterator[None]:
+    """Remove the bundles of a module's tests."""
     yield
-    for bundle in backend.broker.bundles.iterdir():
-        shutil.rmtree(bundle)
-    with backend.broker.admin() as client:
-        client.call("reload")
+    tables.remove_bundles()
