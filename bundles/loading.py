@@ -21,6 +21,7 @@ from tykpy.bundles.hook import definition_of, known_type, lifespan_of, make_hook
 from tykpy.bundles.imports.importer import ImportSpace
 from tykpy.bundles.plugin_errors import bundle_failed
 from tykpy.ipc.description import MAX_HOOKS, MAX_NAME
+from tykpy.ipc.regular_file import read_regular
 from tykpy.ipc.text import bounded
 
 MAIN_FILE: Final = "middleware.py"
@@ -61,7 +62,7 @@ def load_file(
     A file that is no bundle (`conftest.py`) is not imported, and has no hooks; without `runs_code` no file is.
     """
     try:
-        if is_other_file(file, file.read_bytes()):
+        if is_other_file(file, read_regular(file)):
             return BundlePart(name, file.parent)
         if public_key is not None:
             raise SignatureError("a single file has no signature; make a bundle of it: tykpy bundle build", str(file))
@@ -80,7 +81,7 @@ def _compile_files(name: str, root: Path, files: Iterable[str]) -> BundlePart:
     for file in files:
         try:
             with warnings.catch_warnings(action="ignore"):
-                compile((root / file).read_bytes(), str(root / file), "exec", dont_inherit=True)
+                compile(read_regular(root / file), str(root / file), "exec", dont_inherit=True)
         except Exception as error:
             raise bundle_failed(error, str(root), str(root / file)) from error
     return BundlePart(name, root)

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tykpy.broker.catalog.bundle_folder import Stamp, stamp_of_file
+from tykpy.ipc.regular_file import open_regular
 from tykpy.ipc.text import why_unread
 from tykpy.telemetry.names import annotated
 
@@ -111,7 +112,7 @@ class ApiDefinitions:
 
 def _read(path: str) -> ApiUse | None:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES} bytes")

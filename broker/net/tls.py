@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import ConfigError
 from tykpy.broker.units import show_size
+from tykpy.ipc.regular_file import open_regular
 from tykpy.telemetry.rate_limited_log import QuietLog
 
 log = logging.getLogger("tykpy.tls")
@@ -133,10 +134,8 @@ def _check_pem(flag: str, path: Path, mark: bytes) -> None:
 
 def _read(flag: str, path: Path) -> bytes:
     try:
-        # OpenSSL opens it again: a pipe would be empty then, and one that nobody writes to would not even open.
-        if not path.is_file() and path.exists():
-            raise ConfigError(f"{flag} {path}: not a regular file")
-        with path.open("rb") as file:
+        # OpenSSL opens it again: a pipe would be empty then.
+        with open_regular(path) as file:
             read = file.read(_MAX_PEM + 1)
     except OSError as error:
         raise ConfigError(f"{flag} {path}: {error.strerror}") from error

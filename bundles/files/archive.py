@@ -24,6 +24,7 @@ from typing import Final
 from zipfile import ZipFile
 
 from tykpy.bundles.errors import ArchiveError
+from tykpy.ipc.regular_file import open_regular
 
 MAX_ENTRIES: Final = 10_000
 MAX_UNPACKED_SIZE: Final = 256 << 20
@@ -165,7 +166,7 @@ def _refusal(entry: zipfile.ZipInfo, seen: set[str]) -> str:
 def _opened(archive: Path) -> Iterator[tuple[ZipFile, str]]:
     """Open an archive, and name the folder for its content. Turns all that `zipfile` raises into ArchiveError."""
     try:
-        with archive.open("rb") as file:
+        with open_regular(archive) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:_DIGEST_LENGTH]
             with ZipFile(file) as opened:
                 yield opened, f"{archive.stem}-{digest}"

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from tykpy.bundles.errors import ManifestError
+from tykpy.ipc.regular_file import read_regular
 from tykpy.ipc.text import why_unread, wrong_field
 
 MANIFEST_NAME: Final = "manifest.json"
@@ -99,7 +100,7 @@ def read_manifest(path: Path) -> Manifest:
     """
     try:
         size = path.stat().st_size
-        content = path.read_bytes() if size <= MAX_MANIFEST_SIZE else b""
+        content = read_regular(path) if size <= MAX_MANIFEST_SIZE else b""
     except OSError as error:
         raise ManifestError(f"cannot be read: {why_unread(error)}", str(path)) from error
     if size > MAX_MANIFEST_SIZE:

@@ -20,11 +20,13 @@ from typing import Final
 from tykpy.bundles.errors import SignatureError, VerificationError
 from tykpy.bundles.files.manifest import MANIFEST_NAME, Manifest
 from tykpy.bundles.files.signature import PublicKey
+from tykpy.ipc.regular_file import open_regular
 from tykpy.ipc.text import why_unread
 
 BYTECODE_FOLDER: Final = "__pycache__"
 """Left by other interpreters; neither read nor written here."""
 
+_CHUNK: Final = 1 << 20
 INDEX_NAME: Final = "tykpy-index.json"
 INDEX_END: Final = b'"tykpy_index": 1}\n'
 """The last bytes of every file index."""
@@ -87,16 +89,19 @@ def digests_of(root: Path, file_list: tuple[str, ...]) -> Digests:
     sizes: dict[str, int] = {}
     end = b""
     for name in file_list:
+        own = hashlib.sha256()
+        sizes[name] = 0
         try:
-            content = (root / name).read_bytes()
+            with open_regular(root / name) as file:
+                while content := file.read(_CHUNK):
+                    for digest in (checksum, signed, own):
+                        digest.update(content)
+                    sizes[name] += len(content)
+                    end = (end + content[-len(INDEX_END) :])[-len(INDEX_END) :]
         except OSError as error:
             message = f"{name} is in file_list and cannot be read: {why_unread(error)}"
             raise VerificationError(message, str(root / MANIFEST_NAME)) from error
-        checksum.update(content)
-        signed.update(content)
-        files[name] = hashlib.sha256(content).digest()
-        sizes[name] = len(content)
-        end = (end + content[-len(INDEX_END) :])[-len(INDEX_END) :]
+        files[name] = own.digest()
     return Digests(checksum.hexdigest(), signed.digest(), files, sizes, end)
 
 

@@ -1,5 +1,6 @@
 """`tykpy bundle build`: a folder with a manifest becomes a ZIP that a gateway downloads."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tykpy.commands.bundle.reading import manifest_of, packable
 from tykpy.commands.bundle.writing import as_bytes, read_fields, remarks_on, seal, write_zip
 from tykpy.commands.errors import CommandError
 from tykpy.commands.lint.sources import read_sources
+from tykpy.ipc.regular_file import read_regular
 
 _FOR_DEVELOPERS: Final = re.compile(
     r"tests/.*|(?:.*/)?(?:test_[^/]*\.py|[^/]*_test\.py|conftest\.py)"
@@ -49,7 +51,7 @@ def build(
         chained = chain_hooks(fields, read_sources(folder, manifest_of(folder, folder), str(folder)), str(folder))
         fields = chained.fields
         remarks += chained.changes
-    there = [name for name in packable(folder) if (folder / name).resolve() != output.resolve()]
+    there = [name for name in packable(folder) if _place(folder / name) != _place(output)]
     try:
         key = PrivateKey.read(key_file) if key_file is not None else None
     except KeyFileError as error:
@@ -63,16 +65,21 @@ def build(
     return Built(output, tuple(contents), sealed["checksum"], "signature" in sealed, tuple(remarks))
 
 
+def _place(path: Path) -> Path:
+    """Return where a path leads; `Path.resolve` raises where links lead to each other."""
+    return Path(os.path.realpath(path))
+
+
 def read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
     """Return the files' contents, in order. Raises CommandError naming all that cannot be packed."""
     contents: dict[str, bytes] = {}
     problems: list[str] = []
     for name in names:
         try:
-            if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            if not _place(folder / name).is_relative_to(_place(folder)):
                 problems.append(f"{name} is a link that leaves the folder")
                 continue
-            contents[name] = (folder / name).read_bytes()
+            contents[name] = read_regular(folder / name)
         except OSError as error:
             problems.append(f"{name} is in file_list and cannot be read: {error.strerror}")
     if problems:

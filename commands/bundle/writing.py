@@ -19,6 +19,7 @@ from tykpy.bundles.files.archive import check_entries
 from tykpy.bundles.files.manifest import HOOK_TYPES, MANIFEST_NAME, parse_manifest
 from tykpy.bundles.files.signature import PrivateKey
 from tykpy.commands.errors import CommandError
+from tykpy.ipc.regular_file import read_regular
 
 _EXTRACTOR_FIELDS: Final = ("extract_from", "extract_with")
 _TIME: Final = (1980, 1, 1, 0, 0, 0)
@@ -35,7 +36,7 @@ def read_fields(root: Path) -> dict[str, Any]:
     """
     path = root / MANIFEST_NAME
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
         parse_manifest(content, str(path))
     except OSError as error:
         raise CommandError(f"{path}: cannot be read: {error.strerror}") from error

@@ -14,6 +14,7 @@ from tykpy.commands.bundle.reading import files_below
 from tykpy.commands.lint.compiled import COMPILED, unloadable
 from tykpy.commands.lint.findings import Finding, LintReport
 from tykpy.commands.lint.syntax import Function, last_name, positional, top_statements
+from tykpy.ipc.regular_file import read_regular
 from tykpy.telemetry.records import counted
 
 _DECORATORS: Final = frozenset({*decorators.__all__, "Response"})
@@ -103,7 +104,7 @@ def read_sources(root: Path, manifest: Manifest, shown: str) -> Sources:
     for path in [path for path in paths if path.suffix == ".py" or path == root]:
         name = shown if root.is_file() else f"{shown}/{path.relative_to(root).as_posix()}"
         try:
-            text = path.read_bytes()
+            text = read_regular(path)
             tree = _parsed(text, name)
             vendored = not _VENDORS.isdisjoint(path.relative_to(root).parent.parts)
             sources.files.append(SourceFile(name, decode_source(text), tree, is_vendored=vendored))

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from tykpy.devserver.errors import DefinitionError
+from tykpy.ipc.regular_file import read_regular
 from tykpy.ipc.text import why_unread
 
 MAX_FILE: Final = 16 * 1024 * 1024
@@ -31,7 +32,7 @@ def read_text(path: Path) -> str:
     try:
         if (size := path.stat().st_size) > MAX_FILE:
             raise DefinitionError(f"{size} bytes are too many (limit {MAX_FILE})", str(path))
-        return path.read_bytes().decode("utf-8-sig")
+        return read_regular(path).decode("utf-8-sig")
     except OSError as error:
         raise DefinitionError(f"cannot be read: {why_unread(error)}", str(path)) from error
     except UnicodeDecodeError as error:

@@ -5,7 +5,7 @@ import json
 import os
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +190,24 @@ def test_a_link_out_of_the_folder_is_not_packed(source: Path, tmp_path: Path) ->
     (source / "lib" / "y.py").unlink()
     (source / "lib" / "y.py").symlink_to(tmp_path / "secret")
     assert "lib/y.py is a link that leaves the folder" in problems(source)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "lib/y.py"])
+@pytest.mark.parametrize(
+    ("replace", "said"),
+    [
+        (os.mkfifo, "cannot be read: not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), ""),
+        (lambda path: path.symlink_to(path.name), "cannot be read: Too many levels of symbolic links"),
+    ],
+    ids=["FIFO", "device", "loop"],
+)
+def test_what_is_no_file_is_not_packed(source: Path, name: str, replace: Callable[[Path], None], said: str) -> None:
+    (source / name).unlink()
+    replace(source / name)
+    problem = problems(source)
+    assert name in problem
+    assert said in problem
 
 
 def test_missing_manifest_folder_or_files_are_errors(source: Path, tmp_path: Path) -> None:

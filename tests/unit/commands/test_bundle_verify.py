@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +192,14 @@ def test_an_altered_file_fails_its_checksum(source: Path, signed: Path, tmp_path
 def test_missing_file_ends_the_checks(signed: Path, source: Path) -> None:
     (source / "lib" / "x.py").unlink()
     assert failed(source) == ["files: lib/x.py is in file_list and cannot be read: No such file or directory"]
+
+
+@pytest.mark.parametrize("create", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["FIFO", "device"])
+def test_what_is_no_file_ends_the_checks(signed: Path, source: Path, create: Callable[[Path], None]) -> None:
+    """The reading of either would never end."""
+    (source / "lib" / "x.py").unlink()
+    create(source / "lib" / "x.py")
+    assert failed(source) == ["files: lib/x.py is in file_list and cannot be read: not a regular file"]
 
 
 def test_unreadable_manifest_ends_the_checks(source: Path) -> None:

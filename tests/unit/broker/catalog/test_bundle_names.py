@@ -1,7 +1,8 @@
 """Names of bundles from API definitions and calls, and the texts made from them."""
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(bundle_names, "MAX_BYTES", 20)
     define(tmp_path, "a.json", api_id="a", custom_middleware_bundle="hello.zip")
     assert ApiDefinitions(tmp_path).read() == []
+
+
+@pytest.mark.parametrize("create", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["FIFO", "device"])
+def test_what_is_no_file_is_logged_and_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, create: Callable[[Path], None]
+) -> None:
+    """The broker's event loop would wait for the other end of a FIFO."""
+    create(tmp_path / "a.json")
+    assert ApiDefinitions(tmp_path).read() == []
+    assert "a.json cannot be read: not a regular file" in caplog.text
 
 
 def test_a_missing_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
