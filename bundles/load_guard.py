@@ -30,6 +30,7 @@ from operator import is_
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
+from tykpy.bundles.left_behind import Trace, kinds_of, traces
 from tykpy.bundles.load_check import functions_for_loading, load_sound_bundle
 from tykpy.bundles.loading import PRIVATE
 from tykpy.bundles.plugin_errors import described
@@ -87,6 +88,10 @@ class LoadGuard:
         os.umask(self._umask)
         self._primitives: dict[str, Any] = {}
         """The callables of the watched modules, as they were at the last look."""
+        self.left: set[str] = set()
+        """Kinds of what the last bundle has left running."""
+        self._running: set[Trace] | None = None
+        """What was running after the last bundle."""
         self._can_load: bool | None = None
         """Whether the sound bundle could be loaded before any other."""
         self._modules = {name: module for name, module in sys.modules.items() if not name.startswith(PRIVATE)}
@@ -101,6 +106,8 @@ class LoadGuard:
         functions = functions_for_loading()
         if self._can_load is None:
             self._can_load = _can_load(archives)
+        self.left.clear()
+        running = self._running or traces()
         limit, folder = sys.getrecursionlimit(), _folder()
         limits = [_getrlimit(kind) for kind in _LIMITS]
         names, lists = vars(builtins).copy(), {name: list(getattr(sys, name)) for name in _LISTS}
@@ -119,6 +126,9 @@ class LoadGuard:
             if self._can_load and not _still_loads(bundle, functions, archives):
                 self._can_load = False  # if the process goes on, the next bundle is not to blame
                 self._end(WorkerExit.LOADING)
+            # Last: a child that returned from a fork has ended by now.
+            self._running = traces()
+            self.left.update(kinds_of(self._running - running))
 
     def replaced(self) -> list[str]:
         """Return the names of the watched functions that were replaced since the last look."""

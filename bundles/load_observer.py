@@ -1,5 +1,6 @@
 """Tell the broker which bundle is being loaded, and with what result; know which bundles must not be imported."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -11,6 +12,10 @@ from tykpy.ipc.description import MAX_DESCRIBED, MAX_REPLACED, pieces_of
 from tykpy.telemetry.log import Log
 
 _log: Final = Log("tykpy.worker")
+
+
+_sleep: Final = time.sleep
+"""Bound before any plugin could replace it."""
 
 
 class BundleSource(NamedTuple):
@@ -39,6 +44,9 @@ class LoadObserver:
         """Version ("": any) and reason by path, of bundles that ended or hung a worker. One thread writes, others
         read."""
 
+        self._watched: dict[str, float] = {}
+        """Seconds by path, of bundles that may have ended another worker, in the order in which they are loaded."""
+
     def loading(self, source: BundleSource) -> None:
         """Report that a bundle's code runs from now on; it is to blame if the process ends or hangs."""
         self._send("loading", source._asdict())
@@ -63,6 +71,20 @@ class LoadObserver:
         """Report the first few functions of the standard library that a bundle has replaced while it was loaded."""
         if names := self.guard.replaced():
             self._send("replaced", {**source._asdict(), "names": names[:MAX_REPLACED]})
+
+    def report_left(self, source: BundleSource) -> None:
+        """Report what a bundle has left running; if it is a suspect, wait whether that ends the process."""
+        if self.guard.left:
+            self._send("left_behind", {**source._asdict(), "kinds": sorted(self.guard.left)})
+            _sleep(self._watched.get(source.path, 0.0))
+
+    def watch(self, told: Mapping[str, Any]) -> None:
+        """Take over from the broker which bundle to load before others and watch: path, and seconds to wait."""
+        self._watched[told["path"]] = told["wait"]
+
+    def rank(self, path: str) -> int:
+        """Return the place of a bundle among those that are loaded first; all others come after them."""
+        return list(self._watched).index(path) if path in self._watched else len(self._watched)
 
     def block(self, told: Mapping[str, str]) -> None:
         """Take over from the broker which bundle must not be imported: path, version and reason."""

@@ -13,6 +13,7 @@ from tykpy.bundles.files.discovery import Candidate, candidate_at, candidates, k
 from tykpy.bundles.files.manifest import MANIFEST_NAME
 from tykpy.bundles.files.signature import PublicKey
 from tykpy.bundles.files.versions import VersionCopies, same_code, version_of
+from tykpy.bundles.left_behind import STARTED
 from tykpy.bundles.load_observer import BundleSource, LoadObserver
 from tykpy.bundles.loading import load_file, load_folder, too_many_hooks
 from tykpy.bundles.plugin_errors import bundle_failed
@@ -66,7 +67,7 @@ class BundleStore:
         self._entries = {candidate.path: _Entry(candidate) for candidate in self._all_candidates()}
         self._by_hash = _by_hash(self._entries.values())
         self._has_archives = any(entry.candidate.place.suffix == ".zip" for entry in self._entries.values())
-        for entry in self._entries.values():
+        for entry in sorted(self._entries.values(), key=lambda entry: self._observer.rank(entry.candidate.key)):
             if entry.candidate.looks_whole or self._saved.serves(entry.candidate.key):
                 self._load(entry)
 
@@ -153,6 +154,7 @@ class BundleStore:
             return _broken_bundle(candidate, bundle_failed(error, str(candidate.path), str(candidate.path)))
         finally:
             observer.report_replaced(source)
+            observer.report_left(source)
 
     def _load_candidate(self, candidate: Candidate) -> Bundle:
         """Load whatever lies at the candidate's path; what fails is noted in the bundle, not raised."""
@@ -187,6 +189,8 @@ class BundleStore:
 
     def _start(self, part: BundlePart) -> BundlePart:
         """Run the part's `on_start` functions; return a part with an error if one fails."""
+        if part.on_start:
+            self._observer.guard.left.add(STARTED)
         try:
             with nullcontext() if part.space is None else part.space.own_builtins():
                 self._observer.start(part)

@@ -15,6 +15,8 @@ MAX_MESSAGE: Final = 2_000
 """Longest description of a fault in a bundle or hook, in characters."""
 MAX_REPLACED: Final = 8
 """Most functions of the standard library that are named as replaced by a bundle."""
+MAX_KINDS: Final = 8
+"""Most kinds of what a bundle has left running (threads, child processes); there are five."""
 MAX_TIMEOUT: Final = 1e9
 """Longest `timeout` of a hook, in seconds: thirty years."""
 MAX_HOOKS: Final = 4_096

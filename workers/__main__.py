@@ -111,12 +111,14 @@ def _run(argument: str, life: int) -> int:
 
 
 def _configuration(channel: WorkerChannel, loads: LoadObserver) -> dict[str, Any]:
-    """Wait for the configuration; the list of bundles that are not to be imported comes before it."""
+    """Wait for the configuration; what not to import, and what to load first, comes before it."""
     config: dict[str, Any] | None = None
     while config is None:
         for message in channel.control.receive():
             if message.name == "broken":
                 loads.block(message.body)
+            elif message.name == "watch":
+                loads.watch(message.body)
             elif message.name == "configure":
                 config = cast(dict[str, Any], message.body)
             elif message.name == "names" and config is not None:

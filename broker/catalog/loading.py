@@ -1,7 +1,8 @@
 """Watch workers load bundles, and find the bundles that end, hang or idle their workers.
 
 A worker says which bundle it is about to load. If it ends before it reports the result, or takes too long, the bundle
-is to blame, and no other worker imports it until its files change or a reload clears the table.
+is to blame, and no other worker imports it until its files change or a reload clears the table. If something that
+another bundle has left running may have done it, the next worker finds out (see suspects.py).
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Final
 
+from tykpy.broker.catalog.suspects import Suspects
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.pool.process import Ending
 from tykpy.broker.pool.worker import BrokenBundle, BundleVersion, Worker
@@ -37,8 +39,14 @@ class BundleLoads:
         self._flag = "--load-timeout" if self._load_timeout < config.ready_timeout else "--ready-timeout"
         self._broken: dict[str, BrokenBundle] = {}
         self._strikes: dict[str, int] = {}
+        self.suspects = Suspects(self._load_timeout)
 
     # -- what a worker does ---
+
+    def spawned(self, worker: Worker) -> None:
+        """Note that a worker was started, with the messages of this moment."""
+        worker.watches = dict(self.suspects.waits)
+        self.started(worker)
 
     def started(self, worker: Worker) -> None:
         """Start the time limit for the rest of a worker's start-up, bundles not included."""
@@ -50,31 +58,51 @@ class BundleLoads:
         worker.loading = source
         worker.wait(self._loop.call_later(self._load_timeout, self._not_loaded, worker, source))
 
+    def left_behind(self, worker: Worker, body: dict[str, Any]) -> None:
+        """Note what a bundle has left running, and start its time limit again if the worker watches it."""
+        self.suspects.left_behind(worker, body)
+        if worker.loading is not None and worker.loading.path in worker.watches:
+            self.loading(worker, worker.loading)
+
     def loaded(self, worker: Worker) -> None:
         """Note that a worker has finished loading a bundle."""
         if worker.loading is not None:
             self._strikes.pop(worker.loading.path, None)
+            self.suspects.survived(worker, worker.loading)
         self.started(worker)
 
     def ended(self, worker: Worker, ending: Ending) -> None:
-        """Set `worker.broken` if a bundle ended this worker."""
+        """Blame the bundle that ended this worker, if that is certain, or have the next worker find out which it was.
+
+        Sets `worker.teaches` if there is any use in starting the next one at once.
+        """
+        if worker.failure is not None:
+            return  # the broker ended it
         source = worker.loading
-        if source is None or worker.failure is not None:
-            return  # nothing was being loaded, or the broker ended it
+        if worker.left_by_others:
+            self.suspects.add(worker, ending)
+            return
+        if source is None:
+            return  # nothing was being loaded
         strikes = self._strikes[source.path] = self._strikes.get(source.path, 0) + 1
-        if ending.by_itself or strikes >= MAX_STRIKES:
-            self._blame(worker, source, f"the worker that loaded it {ending.words}")
+        # For lack of memory the kernel kills who is biggest, and that may be anybody's fault.
+        if (ending.by_itself and not ending.out_of_memory) or strikes >= MAX_STRIKES:
+            left = worker.left_behind.get(source.path)
+            why = f"; it had left {left.what} running" if left else ""
+            self._blame(worker, source, f"the worker that loaded it {ending.words}{why}")
 
     # -- what is known of the bundles ---
 
-    def messages(self) -> list[dict[str, str]]:
-        """Return the bundles that a new worker must not import, in the form of its message."""
-        return [_message(broken) for broken in self._broken.values()]
+    def messages(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return the names and bodies of messages for a new worker: what not to import, and what to load first."""
+        broken = [("broken", _message(one)) for one in self._broken.values()]
+        return broken + [("watch", {"path": path, "wait": wait}) for path, wait in self.suspects.waits.items()]
 
     def forget(self) -> None:
         """Let the next workers try every bundle again."""
-        self._broken.clear()
         self._strikes.clear()
+        self.suspects.forget()
+        self.retry(list(self._broken))
 
     def disable(self, source: BundleVersion, reason: str) -> None:
         """Have no worker import a bundle, for a reason other than a failed load."""
@@ -83,7 +111,9 @@ class BundleLoads:
     def retry(self, paths: Iterable[str]) -> None:
         """Have these bundles tried again by the next worker."""
         for path in paths:
-            self._broken.pop(path, None)
+            broken = self._broken.pop(path, None)
+            if broken is not None and broken.wait:
+                self.suspects.waits[path] = broken.wait
 
     def is_barred(self, path: str) -> bool:
         """Return whether workers do not import this bundle, as it has ended or hung one."""
@@ -95,7 +125,11 @@ class BundleLoads:
 
     def _not_loaded(self, worker: Worker, source: BundleVersion) -> None:
         reason = f"it was not loaded after {self._load_timeout:g} s ({self._flag})"
-        if self._blame(worker, source, reason):
+        if worker.left_by_others:
+            worker.failure = f"bundle {source.name}: {reason}"
+            self.suspects.add(worker, Ending(f"hung for {self._load_timeout:g} s", by_itself=True))
+            self._end(worker, "what it waits for follows")
+        elif self._blame(worker, source, reason):
             self._end(worker, "what it waits for follows")
         else:
             worker.process.kill()
@@ -110,8 +144,11 @@ class BundleLoads:
         before = self._broken.get(source.path)
         known = before is not None and before.source.version == source.version
         versions = 1 if before is None else before.versions if known else before.versions + 1
-        worker.broken = self._broken[source.path] = BrokenBundle(source, reason, versions)
+        self.suspects.found()
+        wait = worker.watches.get(source.path, 0.0) if source.path in worker.left_behind else 0.0
+        self._broken[source.path] = BrokenBundle(source, reason, versions, wait)
         worker.failure = f"bundle {source.name}: {reason}"
+        worker.teaches = True
         return not known
 
 

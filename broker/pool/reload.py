@@ -72,10 +72,10 @@ class Generation:
             self._done(None)
 
     def worker_lost(self, worker: Worker, why: str) -> None:
-        """Refuse the generation, or start the worker again without the bundle that ended it."""
+        """Refuse the generation, or start the worker again if the next one loads differently."""
         if self._over:
             return
-        if worker.broken is None:
+        if not worker.teaches:
             self._refuse(ReloadError(f"a new worker did not start: {why}"))
             return
         try:

@@ -50,13 +50,13 @@ class WorkerStarter:
         config: BrokerConfig,
         zygotes: ZygoteKeeper,
         bodies: BodyStore | None = None,
-        broken: Callable[[], Iterable[dict[str, str]]] = tuple,
+        loads: Callable[[], Iterable[tuple[str, dict[str, Any]]]] = tuple,
         names: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`bodies`: the store of big requests. `broken`: bundles not to import. `names`: `BundleNames.texts`."""
+        """`bodies`: the store of big requests. `loads`: `BundleLoads.messages`. `names`: `BundleNames.texts`."""
         self._config = config
         self._bodies = bodies
-        self._broken = broken
+        self._loads = loads
         self._names = names
         self._options = channel_options(config.most_threads, config.message_limit, learns=config.threads == AUTO)
         self._epoch = secrets.randbits(63)
@@ -98,8 +98,8 @@ class WorkerStarter:
         channel = BrokerChannel.create(slot, generation, self._epoch, self._options, self._bodies)
         try:
             # Before there is a process: messages wait in the socket, and after an error here there is nothing to end.
-            for told in self._broken():
-                channel.control.send("broken", told)
+            for name, told in self._loads():
+                channel.control.send(name, told)
             channel.control.send("configure", self._worker_config(pinned))
             process = self._process(channel)
         except BaseException:

@@ -50,7 +50,9 @@ REPLACE_DELAY: Final = 0.001
 written at the end of the loop's turn. Measured: they arrive 6 ms earlier."""
 MEMORY_INTERVAL: Final = 1.0
 """Seconds between two reads of how many processes the machine has killed for lack of memory."""
-LAST_MESSAGES: Final = frozenset({"event", "events_lost", "metric", "metrics_dropped", "failed", "loading", "bundle"})
+LAST_MESSAGES: Final = frozenset(
+    {"event", "events_lost", "metric", "metrics_dropped", "failed", "loading", "left_behind", "bundle", "gone"}
+)
 """What is read from a worker's socket after its death."""
 LAST_READS: Final = 16
 """Reads from a dead worker's socket: more than it can hold."""
@@ -345,13 +347,12 @@ class Supervisor:
         self.try_admit(worker)
 
     def worker_lost(self, worker: Worker, why: str) -> None:
-        """Start the next one, later if it is not known which bundle ended this one."""
+        """Start the next one, at once if it loads other bundles, or in another order, and so may live."""
         if self._by_slot.get(worker.slot) is worker:
             del self._by_slot[worker.slot]
-            if worker.broken is None:
+            if not worker.teaches:
                 self._failed(worker.slot, why)
             else:
-                # The next one does not load that bundle.
                 self._back_off.forget(worker.slot)
                 self._loop.call_soon(self._fill, worker.slot)
 
@@ -412,7 +413,7 @@ class Supervisor:
         self._loop.add_reader(worker.process.pidfd, self._on_exit, worker)
         self._loop.add_reader(control.fileno(), self._on_control, worker)
         control.when_blocked(lambda: self._loop.add_writer(control.fileno(), self._on_writable, worker))
-        self.loads.started(worker)
+        self.loads.spawned(worker)
 
     def _unwatch(self, worker: Worker) -> None:
         worker.end_patience()
@@ -451,6 +452,8 @@ class Supervisor:
                 self.loads.loaded(worker)
         elif name == "replaced":
             self._idle_workers.note_replaced(worker, body)
+        elif name == "left_behind":
+            self.loads.left_behind(worker, body)
         elif name == "gone":
             self.loads.loaded(worker)
         elif name == "pong":
@@ -519,6 +522,7 @@ class Supervisor:
         del self._workers[worker.generation]
         ending = ending_of(worker, self._config.limit_cpu)
         expected = self._stopping or worker.link is None
+        is_idle = not worker.in_flight
         if worker.link is not None:
             expected |= worker.phase is WorkerPhase.LEAVING and not worker.link.in_flight
             attempt(self._report_death, worker, worker.link, ending)
@@ -530,6 +534,8 @@ class Supervisor:
             self.loads.ended(worker, ending)
             worker.owner.worker_lost(worker, worker.failure or f"it {ending.words} before it was ready")
         elif worker.phase is WorkerPhase.READY:
+            if is_idle:
+                self.loads.ended(worker, ending)
             self._replace(worker, RestartReason.OOM if ending.out_of_memory else RestartReason.CRASH)
         worker.phase = WorkerPhase.ENDED
 

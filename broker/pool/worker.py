@@ -43,6 +43,18 @@ class BrokenBundle(NamedTuple):
     reason: str
     versions: int
     """How many versions of the bundle did so."""
+    wait: float = 0.0
+    """Seconds to watch it when it is loaded again; 0: it did so before it was loaded."""
+
+
+class LeftBehind(NamedTuple):
+    """What a bundle has left running in a worker that has loaded it."""
+
+    source: BundleVersion
+    what: str
+    """The kinds of it, in words."""
+    since: float
+    """When the bundle was loaded (monotonic seconds)."""
 
 
 class WorkerOwner(Protocol):
@@ -80,8 +92,12 @@ class Worker:
         """Equal for workers that have loaded the same."""
         self.loading: BundleVersion | None = None
         """The bundle that it is loading."""
-        self.broken: BrokenBundle | None = None
-        """The bundle that ended or hung it."""
+        self.left_behind: dict[str, LeftBehind] = {}
+        """What bundles have left running in it, by path, as they were loaded."""
+        self.watches: dict[str, float] = {}
+        """Seconds by path, of bundles that it loads first, and watches, as they may have ended another worker."""
+        self.teaches = False
+        """Whether the next worker loads other bundles, or in another order, because of how it ended."""
         self.unsound: Description = []
         """The bundles that it could not load completely."""
         self.saved: dict[str, str] = {}
@@ -108,6 +124,12 @@ class Worker:
         """The fields of log records about that."""
         self.blamed = False
         """Whether the broker ends it for what its hooks do, so that they are to blame for its death."""
+
+    @property
+    def left_by_others(self) -> list[LeftBehind]:
+        """What bundles other than the one that it is loading have left running, the latest first."""
+        loading = self.loading.path if self.loading else None
+        return [one for path, one in reversed(self.left_behind.items()) if path != loading]
 
     @property
     def handled(self) -> int:

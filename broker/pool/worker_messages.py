@@ -13,6 +13,7 @@ from tykpy.ipc.channel.control import ControlMessage
 from tykpy.ipc.description import (
     MAX_BUNDLE_NAME,
     MAX_FILE,
+    MAX_KINDS,
     MAX_MESSAGE,
     MAX_NAME,
     MAX_PATH,
@@ -97,6 +98,10 @@ class _Replaced(_Loading):
     names: Annotated[list[_Name], msgspec.Meta(max_length=MAX_REPLACED)]
 
 
+class _LeftBehind(_Loading):
+    kinds: Annotated[list[_Name], msgspec.Meta(max_length=MAX_KINDS)]
+
+
 class _Gone(TypedDict):
     path: _Path
 
@@ -149,6 +154,7 @@ _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "loading": msgspec.msgpack.Decoder(_Loading),
     "bundle": msgspec.msgpack.Decoder(_Bundle),
     "replaced": msgspec.msgpack.Decoder(_Replaced),
+    "left_behind": msgspec.msgpack.Decoder(_LeftBehind),
     "gone": msgspec.msgpack.Decoder(_Gone),
     "ready": msgspec.msgpack.Decoder(None),
     "pong": msgspec.msgpack.Decoder(None),

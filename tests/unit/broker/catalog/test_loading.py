@@ -34,7 +34,7 @@ class Bench:
         worker.failure = failure
         self.watch.ended(worker, ending)
         worker.end_patience()
-        return worker.broken is not None
+        return worker.teaches
 
     def loads(self, source: BundleVersion = BUNDLE) -> None:
         """Have a worker load the bundle."""
@@ -54,11 +54,17 @@ def bench() -> Iterator[Bench]:
 def test_a_worker_that_ends_itself_blames_its_bundle(bench: Bench) -> None:
     assert bench.loses(ITSELF)
     told = {"path": "/b/a.py", "version": "1", "reason": "the worker that loaded it exited with code 5"}
-    assert bench.watch.messages() == [told]
+    assert bench.watch.messages() == [("broken", told)]
 
 
 def test_signals_from_outside_blame_only_when_they_repeat(bench: Bench) -> None:
     assert [bench.loses(OUTSIDE) for _ in range(MAX_STRIKES)] == [False] * (MAX_STRIKES - 1) + [True]
+
+
+def test_lack_of_memory_blames_only_when_it_repeats(bench: Bench) -> None:
+    """The kernel kills a worker first, whoever took the memory."""
+    ending = Ending("was ended by SIGKILL (out of memory)", by_itself=True, out_of_memory=True)
+    assert [bench.loses(ending) for _ in range(MAX_STRIKES)] == [False] * (MAX_STRIKES - 1) + [True]
 
 
 def test_a_successful_load_clears_strikes(bench: Bench) -> None:
@@ -80,7 +86,7 @@ def test_a_worker_between_bundles_blames_nobody(bench: Bench) -> None:
     bench.watch.loaded(worker)
     bench.watch.ended(worker, ITSELF)
     worker.end_patience()
-    assert worker.broken is None
+    assert not worker.teaches
 
 
 def test_a_bundle_that_kills_in_every_version_is_barred(bench: Bench) -> None:
@@ -88,7 +94,7 @@ def test_a_bundle_that_kills_in_every_version_is_barred(bench: Bench) -> None:
     for number in range(MAX_VERSIONS):
         for _ in range(2):
             bench.loses(ITSELF, BUNDLE._replace(version=str(number)))
-        (told,) = bench.watch.messages()
+        ((_, told),) = bench.watch.messages()
         assert told["version"] == ("" if number == MAX_VERSIONS - 1 else str(number))
 
 
@@ -97,6 +103,6 @@ def test_a_reload_forgets_and_a_retry_forgets_one(bench: Bench) -> None:
     bench.loses(ITSELF)
     bench.loses(ITSELF, other)
     bench.watch.retry(["/b/a.py", "/nowhere"])
-    assert [told["path"] for told in bench.watch.messages()] == ["/b/b.py"]
+    assert [told["path"] for _, told in bench.watch.messages()] == ["/b/b.py"]
     bench.watch.forget()
     assert bench.watch.messages() == []

@@ -155,6 +155,7 @@ def news(name: str, body: Any) -> Any:
         ("bundle", {**BUNDLE, "hooks": [{**HOOK, "timeout": None}], "more": True}),
         ("loading", {"path": "/b", "name": "b", "version": "1"}),
         ("replaced", {"path": "/b", "name": "b", "version": "1", "names": ["select.select"]}),
+        ("left_behind", {"path": "/b", "name": "b", "version": "1", "kinds": ["threads"]}),
         ("gone", {"path": "/b"}),
         ("pong", None),
         ("failed", {"message": "of no use"}),
