@@ -6,10 +6,10 @@ Lines of source are not shown: to find them reads files, and may run a plugin's 
 import asyncio
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from types import CodeType, FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tykpy.telemetry.records import escape, printable, shorten
 
@@ -32,18 +32,39 @@ Stack = list[tuple[FrameType, int]]
 """Frames and their lines, outermost first."""
 
 
-def stacks_of_process(tasks: Iterable[asyncio.Task[Any]]) -> str:
-    """Return the stacks of all threads and of these tasks; those that are equal are shown once."""
-    stacks: dict[tuple[str, str], list[str]] = {}
+class Work(NamedTuple):
+    """What a stack is there for."""
+
+    text: str = ""
+    """In words; empty: nothing that is worth naming."""
+    outside: int = 0
+    """The number of its outermost frames that lead to it, which are not shown."""
+
+
+_NO_WORK: Final = Work()
+
+
+def stacks_of_process(tasks: Iterable[asyncio.Task[Any]], work_of: Callable[[Stack], Work] = lambda _: _NO_WORK) -> str:
+    """Return the stacks of all threads and of these tasks; those that are equal are shown once.
+
+    Those that work on something come first, each with what it is.
+    """
+    stacks: dict[tuple[bool, str, str], list[str]] = {}
+
+    def add(kind: str, name: str, stack: Stack) -> None:
+        work = work_of(stack)
+        title = f"{name} ({printable(work.text, _MAX_NAME)})" if work.text else name
+        stacks.setdefault((not work.text, kind, _shown(stack, work.outside)), []).append(title)
+
     names = _names_of_threads()
     # The main thread is the last one.
     for ident, frame in reversed(sys._current_frames().items()):
-        name = names.get(ident, f"number {ident}")
-        stacks.setdefault(("thread", _shown(stack_of_thread(frame))), []).append(name)
+        add("thread", names.get(ident, f"number {ident}"), stack_of_thread(frame))
     found = list(tasks)
     for task in islice(found, MAX_TASKS):
-        stacks.setdefault(("task", _shown(stack_of_task(task))), []).append(_printable(task.get_name()))
-    text = "".join(f"{_headline(kind, sharing)}\n{stack}" for (kind, stack), sharing in stacks.items())
+        add("task", _printable(task.get_name()), stack_of_task(task))
+    ordered = sorted(stacks.items(), key=lambda item: item[0][0])
+    text = "".join(f"{_headline(kind, sharing)}\n{stack}" for (_, kind, stack), sharing in ordered)
     if len(found) > MAX_TASKS:
         text += f"and {len(found) - MAX_TASKS} more tasks\n"
     return shorten(text, MAX_TEXT - _ROOM_FOR_NOTE)
@@ -89,8 +110,8 @@ def _headline(kind: str, names: list[str]) -> str:
     return f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names[:MAX_NAMES])}{more}"
 
 
-def _shown(stack: Stack) -> str:
-    left_out = max(len(stack) - MAX_SHOWN_FRAMES, 0)
+def _shown(stack: Stack, outside: int) -> str:
+    left_out = max(len(stack) - MAX_SHOWN_FRAMES, outside)
     lines = [f"  ... {left_out} frames that called these\n"] if left_out else []
     for frame, line in stack[left_out:]:
         file, name = frame.f_code.co_filename, frame.f_code.co_qualname

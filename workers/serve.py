@@ -24,7 +24,7 @@ from tykpy.workers.async_hooks import AsyncCalls
 from tykpy.workers.dispatch.failure import error_frame
 from tykpy.workers.dispatch.prepare import HookDispatcher
 from tykpy.workers.dispatch.reads import RecordedReads, with_reads
-from tykpy.workers.dispatch.slow_hooks import SlowHooks
+from tykpy.workers.dispatch.slow_hooks import SlowHooks, hook_on_stack
 from tykpy.workers.hook_threads import FIRST, HookThreads
 from tykpy.workers.lifespan import Lifespan
 from tykpy.workers.metering import Meter
@@ -135,7 +135,7 @@ class WorkerLoop:
 
     def _stacks(self) -> str:
         try:
-            return stacks_of_process(self._async_calls.all_tasks())
+            return stacks_of_process(self._async_calls.all_tasks(), hook_on_stack)
         except Exception as error:  # noqa: BLE001 (what plugins have made of threads and tasks must not end the worker)
             return f"they cannot be read: {type(error).__name__}\n"
 

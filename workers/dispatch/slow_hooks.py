@@ -16,7 +16,7 @@ from tyk.call import Call, Origin
 from tykpy.bundles.hook import Hook
 from tykpy.ipc.clock import monotonic_ns
 from tykpy.telemetry.log import Log
-from tykpy.telemetry.stacks import Stack, stack_of_task, stack_of_thread
+from tykpy.telemetry.stacks import Stack, Work, stack_of_task, stack_of_thread
 from tykpy.workers.dispatch.invocation import run_hook
 from tykpy.workers.dispatch.log_fields import hook_fields
 from tykpy.workers.process.guard import start_thread
@@ -33,6 +33,29 @@ _SLOW: Final = "slow"
 _NS_PER_S: Final = 1_000_000_000
 
 _log: Final = Log("tykpy.worker")
+
+
+_Running = tuple[Hook, Any, int, Origin]
+"""What runs, as `run_hook` has it."""
+
+
+def hook_on_stack(stack: Stack) -> Work:
+    """Return the hook that a stack runs, and since when."""
+    found = _running_hook(stack)
+    if found is None:
+        return Work()
+    (hook, _, started, _), index = found
+    seconds = (monotonic_ns() - started) / _NS_PER_S
+    return Work(f"hook {hook.name} of bundle {hook.bundle}, {seconds:.1f} s", index + 1)
+
+
+def _running_hook(stack: Stack) -> tuple[_Running, int] | None:
+    """Return what `run_hook` runs on a stack, and the number of its frame."""
+    for index, (frame, _) in enumerate(stack):
+        if frame.f_code is _RUN_HOOK:
+            running = frame.f_locals.get("running")
+            return None if running is None else (running, index)
+    return None
 
 
 class SlowHooks:
@@ -64,14 +87,11 @@ class SlowHooks:
             self._check(stack_of_task(task))
 
     def _check(self, stack: Stack) -> None:
-        for index, (frame, _) in enumerate(stack):
-            if frame.f_code is _RUN_HOOK:
-                running = frame.f_locals.get("running")
-                if running is not None:
-                    self._judge(running, stack[index + 1 :])
-                return
+        if (found := _running_hook(stack)) is not None:
+            running, index = found
+            self._judge(running, stack[index + 1 :])
 
-    def _judge(self, running: tuple[Hook, Any, int, Origin], stack: Stack) -> None:
+    def _judge(self, running: _Running, stack: Stack) -> None:
         hook, _, started, _ = running
         now = monotonic_ns()
         seconds = (now - started) / _NS_PER_S

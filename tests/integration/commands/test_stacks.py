@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -79,6 +80,12 @@ def test_threads_and_tasks_of_all_processes_are_shown(
     assert ", in WorkerLoop._listen_when_begun\n" in everything
     assert ", in enter_gate\n" in everything
     assert ", in gated_async\n" in everything.partition("  task ")[2]
+    for kind, hook in (("thread", "gated"), ("task", "gated_async")):
+        # First in its worker, and without what leads to it.
+        place = rf"\w+\n  {kind} [\w-]+ \(hook {hook} of bundle hooks.py, \d+\.\d s\)\n"
+        assert re.search(
+            place + rf'    \.\.\. \d+ frames that called these\n    File ".*", line \d+, in {hook}\n', everything
+        )
     assert SECRET not in done.stdout
 
 
