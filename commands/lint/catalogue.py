@@ -41,6 +41,8 @@ _ALL: Final = (
     Rule("syntax", "a file cannot be parsed, and so not be imported", "error"),
     Rule("nesting", "a file is nested too deeply to be looked at"),
     Rule("hook-missing", "the manifest lists a hook that no file defines", "error"),
+    Rule("file-missing", "the manifest lists a file that is not there", "error"),
+    Rule("hook-unlisted", "the manifest lists hooks, but not this one"),
     Rule("hook-undecorated", "the manifest lists a function that has no decorator", "error"),
     Rule("hook-arguments", "a hook's number of arguments fits no shape", "error"),
     Rule("cannot-load", "no supported Python can load a compiled file", "error"),

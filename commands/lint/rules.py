@@ -45,7 +45,7 @@ FileRules = Callable[[SourceFile, frozenset[str]], Iterator[Finding]]
 
 def findings_of(sources: Sources, shown: str, rules: FileRules) -> list[Finding]:
     """Return what is wrong with a bundle, and what `rules` find in its files, by file and line."""
-    found = [*sources.unreadable, *sources.unloadable, *missing_hooks(sources, shown)]
+    found = [*sources.missing, *sources.unreadable, *sources.unloadable, *missing_hooks(sources, shown)]
     shared = classes_with_shared_objects(sources.files)
     for file in sources.files:
         found += _findings_in(file, rules, shared)
@@ -71,6 +71,9 @@ def lint_rules(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[Fin
     if not file.is_vendored:
         yield from in_any_bundle(file, shared_classes)
         yield from _ignored_in(file)
+        for hook in (one for one in file.hooks if one.is_unlisted):
+            message = f"{hook.function.name} is not in the manifest: the gateway never calls it"
+            yield at(file.name, hook.function, "hook-unlisted", message)
 
 
 def in_any_bundle(file: SourceFile, shared_classes: frozenset[str]) -> Iterator[Finding]:
@@ -99,7 +102,7 @@ def hooks_that_cannot_run(file: SourceFile) -> Iterator[Finding]:
 
 def missing_hooks(sources: Sources, shown: str) -> Iterator[Finding]:
     """Yield what the manifest lists and no file defines; a file that cannot be read may define anything."""
-    if sources.unreadable:
+    if sources.unreadable or sources.missing:
         return
     written = {name for file in sources.files for name in _top_names(file)}
     for entry in sources.manifest.hooks:

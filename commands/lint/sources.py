@@ -2,14 +2,14 @@
 
 import ast
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import decode_source
 from pathlib import Path
 from typing import Final
 
 from tyk import decorators
-from tykpy.bundles.files.manifest import ListedHook, Manifest
+from tykpy.bundles.files.manifest import MANIFEST_NAME, ListedHook, Manifest
 from tykpy.commands.bundle.reading import files_below
 from tykpy.commands.lint.compiled import COMPILED, unloadable
 from tykpy.commands.lint.findings import Finding, LintReport
@@ -19,6 +19,7 @@ from tykpy.telemetry.records import counted
 
 _DECORATORS: Final = frozenset({*decorators.__all__, "Response"})
 _ANY_TYPE: Final = "Hook"
+_EVENT: Final = "Event"
 _VENDORS: Final = frozenset({"_vendor", "site-packages", "third_party", "vendor", "vendored"})
 """Names of folders with third-party packages."""
 
@@ -35,6 +36,8 @@ class SourceHook:
     """Names of the options given to its decorator."""
     is_bound: bool = False
     """Whether it is a method whose first argument is not the caller's."""
+    is_unlisted: bool = False
+    """Whether the manifest lists hooks, and not this one."""
 
     @property
     def types(self) -> frozenset[str]:
@@ -76,6 +79,8 @@ class Sources:
 
     manifest: Manifest
     files: list[SourceFile] = field(default_factory=list)
+    missing: list[Finding] = field(default_factory=list)
+    """Files that the manifest lists and that are not there."""
     unreadable: list[Finding] = field(default_factory=list)
     unloadable: list[Finding] = field(default_factory=list)
     """Compiled files that no supported Python can load."""
@@ -100,6 +105,8 @@ class Sources:
 def read_sources(root: Path, manifest: Manifest, shown: str) -> Sources:
     """Read the Python files below `root`, or `root` itself; `shown` is its name in findings."""
     sources = Sources(manifest)
+    if root.is_dir():
+        sources.missing = list(_missing_files(root, manifest, shown))
     paths = [root] if root.is_file() else list(files_below(root))
     for path in [path for path in paths if path.suffix == ".py" or path == root]:
         name = shown if root.is_file() else f"{shown}/{path.relative_to(root).as_posix()}"
@@ -119,7 +126,7 @@ def read_sources(root: Path, manifest: Manifest, shown: str) -> Sources:
     for file in sources.files:
         if not file.is_vendored:
             aliases = _aliases(file.tree)
-            file.hooks = list(_hooks(file, manifest.hooks, aliases))
+            file.hooks = list(_hooks(file, manifest, aliases))
             file.inner_hooks = list(_inner_hooks(file.tree, aliases))
     for path in [path for path in paths if path.suffix in COMPILED and path != root]:
         sources.compiled += 1
@@ -133,13 +140,21 @@ def _parsed(text: bytes, name: str) -> ast.Module:
         return ast.parse(text, filename=name)
 
 
-def _hooks(file: SourceFile, listed: Iterable[ListedHook], aliases: Mapping[str, str]) -> Iterator[SourceHook]:
+def _missing_files(root: Path, manifest: Manifest, shown: str) -> Iterator[Finding]:
+    for name in manifest.file_list:
+        if not (root / name).is_file():
+            yield Finding(f"{shown}/{MANIFEST_NAME}", 0, 0, "file-missing", f"{name} is in file_list, and is not there")
+
+
+def _hooks(file: SourceFile, manifest: Manifest, aliases: Mapping[str, str]) -> Iterator[SourceHook]:
+    called = {_EVENT, *manifest.chained} if manifest.hooks or manifest.chained else _DECORATORS
     for function in file.functions.values():
-        entries = tuple(entry for entry in listed if entry.name == function.name)
+        entries = tuple(entry for entry in manifest.hooks if entry.name == function.name)
         found = next((node for node in function.decorator_list if _decorator(node, aliases)), None)
         decorator = "" if found is None else _decorator(found, aliases)
         if decorator or entries:
-            yield SourceHook(function, decorator, entries, _options(found))
+            is_unlisted = not entries and decorator not in called
+            yield SourceHook(function, decorator, entries, _options(found), is_unlisted=is_unlisted)
 
 
 def _inner_hooks(tree: ast.Module, aliases: Mapping[str, str]) -> Iterator[SourceHook]:

@@ -573,6 +573,58 @@ def test_manifest_determines_hook_types(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_that_the_manifest_lists_has_to_be_there(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "mine", {"middleware.py": "", "gone.py": ""}, pre=[{"name": "one"}])
+    (bundle / "gone.py").unlink()
+    (finding,) = lint(bundle).findings
+    assert (finding.rule, finding.message) == ("file-missing", "gone.py is in file_list, and is not there")
+
+
+UNLISTED = """
+@Pre
+def listed(request, session, spec):
+    return request, session
+
+@Pre
+def left_out(request, session, spec):
+    return request, session
+
+@Hook
+def of_any_type(request, session, spec):
+    return request, session
+
+@Event
+def handler(event, spec):
+    print(event)
+
+@Post
+def allowed(request, session, spec):  # tykpy: ignore[hook-unlisted]
+    return request, session
+"""
+
+
+@pytest.mark.parametrize(
+    ("hooks", "expected"),
+    [
+        ({"pre": [{"name": "listed"}]}, ["left_out", "of_any_type"]),
+        ({"pre": [{"name": "*"}]}, ["of_any_type"]),
+        ({"pre": [{"name": "listed"}], "post": [{"name": "left_out"}, {"name": "of_any_type"}]}, []),
+    ],
+)
+def test_hooks_that_the_manifest_leaves_out_are_found(
+    tmp_path: Path, hooks: dict[str, Any], expected: list[str]
+) -> None:
+    found = lint(write_bundle(tmp_path / "mine", {"middleware.py": UNLISTED}, **hooks)).findings
+    assert [(one.rule, one.message.partition(" ")[0]) for one in found] == [
+        ("hook-unlisted", name) for name in expected
+    ]
+
+
+def test_without_listed_hooks_an_api_definition_may_list_them(tmp_path: Path) -> None:
+    text = UNLISTED.replace("  # tykpy: ignore[hook-unlisted]", "")
+    assert lint(write_bundle(tmp_path / "mine", {"middleware.py": text})).findings == []
+
+
 def test_zip_is_linted(tmp_path: Path) -> None:
     bundle = write_zip(tmp_path / "a.zip", {"lib/x.py": in_hook("@Pre", REQUEST, 'request.object.url = ""')})
     assert [(finding.file, finding.rule) for finding in lint(bundle).findings] == [(f"{bundle}/lib/x.py", "url-empty")]
