@@ -22,7 +22,6 @@ from tykpy.broker.faults import Periodic, report
 from tykpy.broker.grpc.health import BROKER_SERVICES
 from tykpy.broker.grpc.server import GrpcServer
 from tykpy.broker.host.descriptors import DescriptorWatch, connections_allowed
-from tykpy.broker.host.orphans import is_init, reap_orphans
 from tykpy.broker.host.sd_notify import ServiceNotifier
 from tykpy.broker.host.upgrade import Upgrade
 from tykpy.broker.http2.limits import Limits
@@ -128,8 +127,6 @@ class Broker:
         In an upgrade nothing is accepted before `serve`.
         """
         self._take_signals()
-        if is_init():
-            reap_orphans(self._loop)
         DescriptorWatch(self._loop, self.supervisor.reserve, self._on_callback_fault).start()
         await self._listeners.serve(self.admin.protocol_factory, self.grpc.protocol_factory, self.rpc.protocol_factory)
         if self._http is not None and self._listeners.handover is None:

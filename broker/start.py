@@ -22,6 +22,7 @@ from tykpy.broker.host.cpus import usable_cpus
 from tykpy.broker.host.descriptors import raise_limit
 from tykpy.broker.host.exits import ExitCode
 from tykpy.broker.host.kernel import check_kernel
+from tykpy.broker.host.orphans import Orphans, reap_orphans
 from tykpy.broker.net.listeners import Listeners
 from tykpy.broker.pool.process import HANDLED_SIGNALS
 from tykpy.broker.pool.zygote import ZygoteKeeper
@@ -61,7 +62,7 @@ def _run(config: BrokerConfig) -> ExitCode:
             _use_log_file(config)
             privileges.renounce()
             raise_limit(config.max_connections, config.workers)
-            with closing(ZygoteKeeper()) as zygotes:
+            with closing(Orphans()), closing(ZygoteKeeper()) as zygotes:
                 zygotes.open()
                 _serve(config, listeners, zygotes)
     except NoWorkerError as error:
@@ -128,6 +129,7 @@ def _serve(config: BrokerConfig, listeners: Listeners, zygotes: ZygoteKeeper) ->
     from tykpy.broker.app import serve  # half of a broker's imports
 
     with asyncio.Runner(loop_factory=loop_factory(config.event_loop)) as runner:
+        reap_orphans(runner.get_loop())
         runner.run(serve(config, listeners, zygotes))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tykpy.broker.host.orphans import Orphans
 from tykpy.commands.errors import CommandError
 from tykpy.devserver.gateway import DevFiles, DevGateway, LoadingHooks
 from tykpy.devserver.hooks.broker import BrokerHooks
@@ -43,7 +44,8 @@ class DevOptions:
 def run(options: DevOptions) -> None:
     """Serve until Ctrl-C. Raises CommandError if that is not possible."""
     set_title(DEV)
-    with tempfile.TemporaryDirectory(prefix="tykpy-dev-") as folder:
+    # debugpy's adapter is a daemon, which ends with its debuggers, if at all.
+    with tempfile.TemporaryDirectory(prefix="tykpy-dev-") as folder, contextlib.closing(Orphans()):
         asyncio.run(_serve(options, Path(folder)))
 
 

@@ -12,6 +12,9 @@ class Option(IntEnum):
     DUMPABLE = 4
     """PR_SET_DUMPABLE: 0, and no process of the same user can trace this one, or read its memory and environment.
     Children inherit it; an exec sets it to 1."""
+    CHILD_SUBREAPER = 36
+    """PR_SET_CHILD_SUBREAPER: 1, and this process becomes the parent of descendants whose own parent has ended.
+    Children do not inherit it; it outlasts an exec."""
     NO_NEW_PRIVS = 38
     """PR_SET_NO_NEW_PRIVS: 1, for good, and no program started from here on gets more rights than its starter has."""
 

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -24,7 +23,7 @@ from tykpy.broker.errors import UpgradeError
 from tykpy.broker.host.exits import ExitCode
 from tykpy.broker.host.orphans import is_init
 from tykpy.broker.net.sockets import FileId, ListeningSocket
-from tykpy.broker.pool.process import describe_end, signals_blocked
+from tykpy.broker.pool.process import OwnChild, describe_end, signals_blocked
 
 log = logging.getLogger("tykpy.upgrade")
 
@@ -137,7 +136,7 @@ class Upgrade:
         self._loop.remove_reader(successor.ready)
         if os.read(successor.ready, 1) != READY:
             return  # it is about to end
-        # It is no child to wait for: it outlives us.
+        # It is no child to wait for, or to end: it outlives us.
         successor.process.returncode = 0
         self._forget(successor)
         self.last = {"ok": True, "pid": successor.pid}
@@ -185,7 +184,7 @@ class _Successor:
             undo.callback(os.close, self.ready)
             inherited.callback(os.close, told)
             with signals_blocked():
-                self.process = subprocess.Popen(
+                self.process = OwnChild(
                     own_command(),
                     pass_fds=(memory, told, *(one.socket.fileno() for one in listening)),
                     env={**os.environ, VARIABLE: f"{memory},{told}"},

@@ -119,7 +119,7 @@ class WorkerProcess:
     def is_stopped(self) -> bool:
         """Whether a signal (SIGSTOP) or a debugger has stopped it."""
         try:
-            return _stat(self.pid)[0] in STOPPED
+            return stat_of(self.pid)[1][0] in STOPPED
         except OSError:
             return False
 
@@ -231,7 +231,7 @@ def shown_exit_code(pid: int) -> int | None:
     None if the kernel does not show it: without permission it shows 0 (proc_pid_stat(5)).
     """
     try:
-        stat = _stat(pid)
+        _, stat = stat_of(pid)
     except OSError:
         return None
     state, status = stat[0], stat[-1]
@@ -240,10 +240,11 @@ def shown_exit_code(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(int(status))
 
 
-def _stat(pid: int) -> list[bytes]:
-    """Return the fields after the name in proc_pid_stat(5), beginning with the state. Raises OSError."""
+def stat_of(pid: int) -> tuple[str, list[bytes]]:
+    """Return the name in proc_pid_stat(5), and the fields after it, beginning with the state. Raises OSError."""
     text = Path(f"/proc/{pid}/stat").read_bytes()
-    return text[text.rindex(b")") + 1 :].split()
+    end = text.rindex(b")")
+    return os.fsdecode(text[text.index(b"(") + 1 : end]), text[end + 1 :].split()
 
 
 def oom_kills() -> int:

@@ -42,6 +42,22 @@ def ends_a_fork(request, session, spec):
     request.add_header("Code", str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
     return request, session
 """
+LEAVES_CHILDREN = """
+import os, subprocess, time
+from tyk.decorators import Pre
+
+@Pre
+def leaves_children(request, session, spec):
+    # One in a session of its own, a grandchild that is an orphan at once, and a fork.
+    left = [subprocess.Popen(["sleep", "600"], start_new_session=True).pid]
+    left.append(int(subprocess.check_output(["sh", "-c", "sleep 600 >&2 & echo $!"])))
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        time.sleep(600)
+    request.add_header("Left", " ".join(map(str, [*left, pid])))
+    return request, session
+"""
 SETS_OOM_SCORE = 'echo 700 >/proc/self/oom_score_adj && exec "$@"'
 GROUP_SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 HELD_AT_ITS_START = """
@@ -128,6 +144,31 @@ def test_a_signal_for_the_whole_group_ends_no_call(tmp_path: Path, number: signa
 def acted_on(broker: RunningBroker, number: signal.Signals) -> Callable[[], bool]:
     said = "reloading" if number == signal.SIGHUP else "draining: 1 dispatch"
     return lambda: said in broker.log
+
+
+@pytest.mark.parametrize("event_loop", ["uvloop", "asyncio"])
+def test_what_hooks_leave_running_ends_with_the_broker(tmp_path: Path, event_loop: str) -> None:
+    """Also what a worker that has been killed has left; but not what was there before the broker."""
+    other = tmp_path / "other"
+    broker = RunningBroker(tmp_path, "--event-loop", event_loop)
+    broker.prefix = ["sh", "-c", f'sleep 600 & echo $! >{other}; exec "$@"', "sh"]
+    broker.add_file("hooks.py", LEAVES_CHILDREN)
+    with broker:
+        left: list[psutil.Process] = []
+        for worker_is_killed in (True, False):
+            headers = broker.call("leaves_children", bundle="hooks").request.set_headers
+            left += [psutil.Process(int(pid)) for pid in headers["Left"].split()]
+            if worker_is_killed:
+                _, (worker,) = family(broker)
+                os.kill(worker, signal.SIGKILL)
+                broker.wait_for_log(f"(process {worker}) was ended by SIGKILL")
+        assert all(process.is_running() for process in left)
+        assert broker.stop() == 0
+        assert not any(process.is_running() for process in left)
+        assert "6 processes that workers had left are killed: " in broker.log
+    spared = psutil.Process(int(other.read_text()))
+    spared.kill()
+    wait_until(lambda: not spared.is_running(), lambda: "the other child is gone")
 
 
 def test_children_of_hooks_can_be_ended(tmp_path: Path) -> None:

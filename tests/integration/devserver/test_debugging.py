@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
 import pytest
 
 from tests.support.broker import TYKPY, RunningBroker, wait_until
@@ -128,6 +129,12 @@ def test_breakpoint_without_a_terminal_goes_on(tmp_path: Path) -> None:
         dev.wait_for("breakpoint(): there is no terminal to debug in")
 
 
+def adapters(port: int) -> list[int]:
+    """Return the processes that take an editor's connections for debugpy."""
+    found = psutil.process_iter(["cmdline"])
+    return [one.pid for one in found if {"--for-server", str(port)} <= set(one.info["cmdline"] or ())]
+
+
 def test_an_editor_stays_attached_over_reloads(tmp_path: Path) -> None:
     pytest.importorskip("debugpy")
     bundle = write_bundle(tmp_path / "bundle", {"middleware.py": EDITED.format(1)}, pre=[{"name": "hook"}])
@@ -147,6 +154,8 @@ def test_an_editor_stays_attached_over_reloads(tmp_path: Path) -> None:
                 assert debugger.evaluate(thread, "answer") == str(answer)
                 debugger.proceed(thread)
                 assert running.result().json["headers"]["X-Answer"] == str(answer)
+        assert adapters(port)
+    assert not adapters(port)
 
 
 def test_breakpoint_in_a_broker_is_an_error_that_explains(tmp_path: Path) -> None:

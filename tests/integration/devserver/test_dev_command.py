@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.broker import PATIENCE, wait_until
@@ -12,7 +13,7 @@ from tests.support.bundles import write_bundle
 from tests.support.dev_command import DevCommand
 
 HOOKS = """
-import os
+import os, subprocess
 import tyk
 
 @Pre
@@ -27,6 +28,9 @@ def maybe(request, session, spec):
     secret_key = "hunter2"
     if request.get_header("X-Crash"):
         os._exit(7)
+    if request.get_header("X-Leave"):
+        left = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        request.add_header("X-Left", str(left.pid))
     if request.get_header("X-Hang"):
         while True:
             pass
@@ -144,6 +148,15 @@ def test_a_bundle_that_would_end_a_worker_is_named(tmp_path: Path, code: str, sa
     bundle = write_bundle(tmp_path / "bundle", {"middleware.py": source})
     with DevCommand(bundle, tmp_path / "log") as dev:
         dev.wait_for(f"it would end a worker: {said}")
+
+
+def test_what_hooks_leave_running_ends_with_it(tmp_path: Path) -> None:
+    with DevCommand(write(tmp_path / "bundle"), tmp_path / "log") as dev:
+        left = psutil.Process(int(dev.get(X_Leave="yes").json["headers"]["X-Left"]))
+        # It is an orphan from here on.
+        assert dev.get(X_Crash="yes").status == 500
+        assert left.is_running()
+    assert not left.is_running()
 
 
 def test_a_hook_that_hangs_fails_one_request(dev: DevCommand) -> None:
