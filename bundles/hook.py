@@ -17,6 +17,8 @@ from tykpy.bundles.shapes import Shape
 from tykpy.ipc.description import MAX_FILE, MAX_NAME, MAX_TIMEOUT
 from tykpy.ipc.text import bounded
 
+MAX_WRAPPERS: Final = 100
+"""Layers around a function that are looked through: an object may say that it wraps itself."""
 _EVENT: Final = "Event"
 _TYPES: Final = frozenset({_EVENT, *HOOK_TYPES.values()})
 
@@ -77,7 +79,10 @@ def definition_of(value: object) -> HookDefinition | None:
     if type(target) is FunctionType:  # nearly always, and ten times faster
         definition = target.__dict__.get(HOOK_ATTRIBUTE)
     else:
-        definition = inspect.getattr_static(target, HOOK_ATTRIBUTE, None)
+        try:
+            definition = inspect.getattr_static(target, HOOK_ATTRIBUTE, None)
+        except BaseException:  # noqa: BLE001 (the code of its metaclass runs all the same)
+            return None
     return definition if type(definition) is HookDefinition and type(definition.name) is str else None
 
 
@@ -147,8 +152,8 @@ def source_of(function: Callable[..., Any]) -> tuple[str, int]:
 
 
 def _plain(function: Any) -> Any:
-    """Unwrap partials, methods, `functools.wraps` and callable objects."""
-    while True:
+    """Unwrap partials, methods, `functools.wraps` and callable objects, `MAX_WRAPPERS` of them at most."""
+    for _ in range(MAX_WRAPPERS):
         if isinstance(function, functools.partial):
             function = function.func
         elif hasattr(function, "__wrapped__"):
@@ -158,7 +163,8 @@ def _plain(function: Any) -> Any:
         elif not inspect.isroutine(function) and inspect.ismethod(getattr(function, "__call__", None)):  # noqa: B004
             function = function.__call__
         else:
-            return function
+            break
+    return function
 
 
 def _is_async(function: Any) -> bool:

@@ -124,7 +124,7 @@ def _import_files(space: ImportSpace, manifest: Manifest, single: bool) -> list[
         return [_import_file(space, file) for file in manifest.file_list]
     first, others = _entry_files(space.root, manifest)
     modules = [_import_file(space, file) for file in first]
-    defined = {name for module in modules for name in vars(module)}
+    defined = {name for module in modules for name in _names_in(module)}
     if manifest.driver == "grpc" or any(entry.name not in defined for entry in manifest.hooks):
         added = tuple(folder + os.sep for folder in space.folders())
         others = [file for file in others if not str(space.root / file).startswith(added)]
@@ -161,12 +161,13 @@ def _import_file(space: ImportSpace, file: str) -> ModuleType:
 def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: Manifest) -> BundlePart:
     """Find the decorated functions: those of the loaded files in order, then those of the modules they imported."""
     part = BundlePart(name, space.root, listed=manifest.hooks, chained=manifest.chained, space=space)
-    others = [module for module in space.modules() if module not in loaded]
+    entries = set(map(id, loaded))
+    others = [module for module in space.modules() if id(module) not in entries]
     wanted = {entry.name for entry in part.listed}
     found: dict[str, tuple[Callable[..., Any], HookDefinition]] = {}
     lifespan: dict[FunctionType, LifespanDefinition] = {}
     for module in loaded + others:
-        for attribute, value in vars(module).copy().items():
+        for attribute, value in _names_in(module).items():
             definition = definition_of(value)
             if definition is not None:
                 found.setdefault(definition.name, (value, definition))
@@ -182,6 +183,14 @@ def _collect(name: str, space: ImportSpace, loaded: list[ModuleType], manifest: 
     _make_hooks(part, found)
     _add_missing(part, loaded + others)
     return part
+
+
+def _names_in(module: object) -> dict[Any, Any]:
+    """Return what a module defines; empty for an object without names that it has put in its place in `sys.modules`."""
+    try:
+        return dict(vars(module))
+    except BaseException:  # noqa: BLE001 (the object's own code)
+        return {}
 
 
 def _make_hooks(part: BundlePart, found: dict[str, tuple[Callable[..., Any], HookDefinition]]) -> None:
@@ -210,7 +219,7 @@ def too_many_hooks(path: Path) -> BundleError:
 
 
 def _missing(part: BundlePart, entry: ListedHook, modules: Iterable[ModuleType]) -> BundleError:
-    plain = next((vars(module)[entry.name] for module in modules if entry.name in vars(module)), None)
+    plain = next((names[entry.name] for names in map(_names_in, modules) if entry.name in names), None)
     name = bounded(entry.name, MAX_NAME)
     if callable(plain):
         file, line = source_of(plain)

@@ -67,6 +67,7 @@ FAULTY_HOOKS = {
     ),
     "nan": (MADE_UP + "HookDefinition('F', 'Pre', float('nan'))", "timeout of nan seconds"),
     "timeout of another type": (MADE_UP + "HookDefinition('F', 'Pre', '1')", "timeout of '1' seconds"),
+    "wraps itself": ("def F(r, s, p): ...\nF.__wrapped__ = F\nPre(F)", "wrapper loop"),
     "hook type made up": (MADE_UP + "HookDefinition('F', '\\udc80')", "options that no decorator"),
     "hook type of another type": (MADE_UP + "HookDefinition('F', [])", "options that no decorator"),
     "on_error of another type": (MADE_UP + "HookDefinition('F', 'Pre', None, object())", "options that no decorator"),
@@ -77,6 +78,9 @@ FAULTY_HOOKS = {
 }
 """Source of a hook that cannot be used, and part of its error."""
 HARMLESS = {
+    "metaclass": (
+        "class M(type):\n    def __getattribute__(c, name): raise SystemExit\nclass C(metaclass=M): ...\nodd = C()"
+    ),
     "lazy object": "class L:\n    @property\n    def __class__(self): raise KeyboardInterrupt\nlazy = L()",
     "equal to nothing": "class E:\n    def __eq__(self, other): raise KeyboardInterrupt\nodd = E()",
     "globals with other keys": "globals()[5] = H\nglobals()[None] = 1",
@@ -133,6 +137,27 @@ def test_odd_values_in_a_file_hurt_nothing(folder: Path, store: BundleStore, sou
     bundle = described(store)["odd.py"]
     assert (bundle["error"], bundle["faulty"]) == (None, [])
     assert "H" in [hook["name"] for hook in bundle["hooks"]]
+
+
+REPLACEMENTS = {
+    "number": "5",
+    "nothing": "None",
+    "tuple": "__import__('collections').namedtuple('Settings', 'name')('n')",
+    "slots": "type('Slots', (), {'__slots__': ()})()",
+    "no attributes": "type('Odd', (), {'__getattribute__': lambda *_: 1 / 0, '__eq__': lambda *_: 1 / 0})()",
+    "class": "__import__('enum').Enum('Settings', ['name'])",
+}
+"""Values that a module puts in its place."""
+
+
+@pytest.mark.parametrize("value", REPLACEMENTS.values(), ids=REPLACEMENTS)
+def test_a_module_may_put_any_value_in_its_place(folder: Path, store: BundleStore, value: str) -> None:
+    replaces = f"import sys\nsys.modules[__name__] = {value}\n"
+    files = {"hooks.py": f"from pkg import settings\n{HOOK}", "settings.py": replaces}
+    files |= {"pkg/__init__.py": "", "pkg/settings.py": replaces}
+    write_files(folder / "odd", {**files, "manifest.json": manifest(["hooks.py", "settings.py"], driver="grpc")})
+    bundle = described(store)["odd"]
+    assert (bundle["error"], [hook["name"] for hook in bundle["hooks"]]) == (None, ["H"])
 
 
 @pytest.mark.parametrize("timeout", ["9e9", "1e300", "1" + "0" * 400, "1e999", "NaN", "-1", '"\\udc80"'])
