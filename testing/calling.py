@@ -21,6 +21,7 @@ from tyk.request import TykCoProcessRequest
 from tyk.session import TykSession
 from tykpy.bundles.errors import WorkerError, WrongReturnError
 from tykpy.bundles.hook import Hook, definition_of, make_hook
+from tykpy.bundles.plugin_errors import from_plugin
 from tykpy.bundles.shapes import ResponseShape
 from tykpy.commands.objects import CallDescription, build_object
 from tykpy.ipc.reads import CallReads
@@ -65,6 +66,7 @@ class HookCaller:
         Raises what the hook raises, TypeError for a function without a decorator or for an event handler (call those
         with `event`), and BundleError or WorkerError where a worker would refuse the function or what it returned.
         """
+        __tracebackhide__ = True
         found = _hook_of(hook)
         if found.shape.is_event:
             raise TypeError(f"{found.name} handles events: use tyk_call.event({found.name}, ...)")
@@ -100,6 +102,7 @@ class HookCaller:
 
         `reads`: what the hook is to read through `tyk`, as it is printed there, too.
         """
+        __tracebackhide__ = True
         parsed = json_format.ParseDict(dict(obj), Object())
         before = READS.set(None if reads is None else ReplayedReads(msgspec.convert(dict(reads), CallReads)))
         try:
@@ -110,6 +113,7 @@ class HookCaller:
         return answer
 
     def _call(self, hook: Hook, obj: Object, metadata: Mapping[str, str | bytes]) -> HookResult:
+        __tracebackhide__ = True
         sent = Object()
         sent.CopyFrom(obj)
         origin: Origin = MappingProxyType(dict(metadata)), 0, 1, None
@@ -129,6 +133,7 @@ class HookCaller:
 
         Raises what the handler raises.
         """
+        __tracebackhide__ = True
         found = _hook_of(handler)
         if not found.shape.is_event:
             raise TypeError(f"{found.name} is not an event handler: use tyk_call({found.name}, ...)")
@@ -156,20 +161,36 @@ def _dumped(value: object) -> bytes:
 
 def _run(hook: Hook, work: Coroutine[Any, Any, Any]) -> Any:
     """Run a hook to its end and return its object. Raises what the hook raised."""
+    __tracebackhide__ = True
     invocation = Invocation(hook.is_async, work, lambda result: result)
     try:
         return _in_a_loop(invocation) if hook.is_async else invocation.run()
     except WorkerError as error:
-        if error.__cause__ is None or isinstance(error.__cause__, WrongReturnError):
-            raise
-        raise error.__cause__ from None
+        failure = _seen_by_the_test(error, hook.root)
+    raise failure
+
+
+def _seen_by_the_test(error: WorkerError, root: str) -> BaseException:
+    """Return what the hook raised, or why what it returned is refused, without frames of ours."""
+    cause = error.__cause__
+    if cause is None or isinstance(cause, WrongReturnError):
+        error.__cause__ = None
+        return error.with_traceback(None)
+    return cause.with_traceback(from_plugin(cause.__traceback__, root))
 
 
 def _in_a_loop(invocation: Invocation) -> Any:
     """Run an async hook in a loop of its own; in another thread if the test itself runs in a loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _is_loop_running():
         return asyncio.run(invocation.run_async())
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(copy_context().run, asyncio.run, invocation.run_async()).result()
+
+
+def _is_loop_running() -> bool:
+    # A function of its own: what a hook raises must not be raised while RuntimeError is handled.
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -227,6 +227,30 @@ def test_errors(tyk_call):
 """)  # fmt: skip
 
 
+@pytest.mark.parametrize("hook", ["fail", "forget", "later"])
+def test_a_failing_hook_shows_the_test_and_its_own_code(folder: Path, hook: str) -> None:
+    """And none of ours: `fail` raises, `forget` returns nothing, `later` is async and raises with a cause."""
+    (folder / "middleware.py").write_text(
+        (folder / "middleware.py").read_text()
+        + """
+@Pre
+async def later(request, session, spec):
+    try:
+        {}["first"]
+    except KeyError as error:
+        raise LookupError("second") from error
+"""
+    )
+    shown = run(folder, f"from middleware import *\n\ndef test_wrong(tyk_call):\n    tyk_call({hook})\n", passed=False)
+    failure = shown.partition("= FAILURES =")[2].partition("Captured log")[0]
+    assert f">       tyk_call({hook})" in failure or f">   tyk_call({hook})" in failure, failure
+    for ours in ("calling.py", "invocation.py", "shapes.py", "asyncio"):
+        assert ours not in failure
+    if hook == "later":
+        assert "KeyError: 'first'" in failure
+        assert 'raise LookupError("second") from error' in failure
+
+
 def test_a_missing_header_names_those_there_are(folder: Path) -> None:
     shown = run(folder, "def test_wrong(tyk_call):\n    tyk_call(tag).headers['X-Tug']\n", passed=False)
     assert "no header X-Tug; there are: Host, X-Tag" in shown
