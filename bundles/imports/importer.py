@@ -573,7 +573,10 @@ def acting_space() -> ImportSpace | None:
         if owner is not None:
             return owner
         if frame.f_code.co_name == "<module>":
-            return _file_owner(frame.f_code.co_filename)
+            owner = _file_owner(frame.f_code.co_filename)
+            # Without a spec it is no module, but text that a library executes (a template).
+            if owner is not None or frame.f_globals.get("__spec__") is not None:
+                return owner
         frame = frame.f_back
     running = RUNNING.get()
     return None if running is None else _file_owner(running[0].file)

@@ -71,6 +71,13 @@ BY_STRING = {
     "__import__ in a library": "result = next(map(__import__, ['util'])).VALUE",
     "import_module in a library": "import toolbox\nresult = toolbox.import_module('util').VALUE",
     "dotted import_module": "import toolbox\nresult = toolbox.import_module('pkg.sub.fmt').Formatter.owner",
+    "text executed by a library": "import toolbox\nresult = toolbox.executed('import util')['util'].VALUE",
+    "text of an interactive shell": """
+        import code
+        shell = code.InteractiveInterpreter({})
+        shell.runsource("import util")
+        result = shell.locals["util"].VALUE
+        """,
     "find_spec in a library": """
         import toolbox, os
         spec = toolbox.find_spec("pkg.sub.fmt")
@@ -151,6 +158,11 @@ TOOLBOX = """
     def imported(name):
         __import__(name)
         return sys.modules[name]
+
+    def executed(text):
+        names = {}
+        exec(text, names)
+        return names
 
     def optional():
         try:
