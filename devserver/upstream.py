@@ -75,6 +75,8 @@ class HttpUpstream:
         try:
             return await self._exchange(self._session, request, headers, unpacks=asks_for_gzip)
         except aiohttp.ClientError as error:
+            if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
+                raise ConnectionError(f"nothing listens at {error.host}:{error.port}") from error
             raise ConnectionError(str(error) or type(error).__name__) from error
         except asyncio.TimeoutError as error:  # noqa: UP041 (aiohttp's own is a subclass)
             raise ConnectionError(f"no answer within {SECONDS:g} s") from error
