@@ -13,6 +13,13 @@ _MAX_U32_BYTES: Final = 5
 """Longest tag or length in bytes; protobuf accepts them padded with zeros up to here."""
 _MAX_GROUPS: Final = 100
 """Deepest nesting of groups: protobuf's own limit."""
+_MAX_GROUP_TAGS: Final = 256
+"""Tags in a group: messages of gateways have no groups."""
+MAX_FIELDS: Final = 10_000
+"""Fields of an Object, most of them entries of metadata and spec. Each takes up to 2 us of the event loop, and may have
+no more than two bytes."""
+_MAX_SMALL_FIELDS: Final = 1_000
+"""Fields of all other messages."""
 
 
 class ProtobufError(BrokerError, ValueError):
@@ -81,7 +88,7 @@ def read_length(data: bytes | memoryview, at: int) -> tuple[int, int]:
 def _skip_group(data: bytes | memoryview, at: int, number: int) -> int:
     """Skip a group: long deprecated, but every decoder accepts them in unknown fields."""
     open_groups = [number]
-    while open_groups:
+    for _ in range(_MAX_GROUP_TAGS):
         number, wire_type, at = read_tag(data, at)
         if wire_type == WireType.GROUP_START:
             open_groups.append(number)
@@ -90,21 +97,27 @@ def _skip_group(data: bytes | memoryview, at: int, number: int) -> int:
         elif wire_type == WireType.GROUP_END:
             if open_groups.pop() != number:
                 raise ProtobufError(f"group {number} ends where another began")
+            if not open_groups:
+                return at
         else:
             at = skip_value(data, at, number, wire_type)
-    return at
+    raise ProtobufError("a group of too many fields")
 
 
 def bytes_fields(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield number and value of each length-delimited field; skip other fields. Raises ProtobufError."""
     at = 0
-    while at < len(data):
+    for _ in range(_MAX_SMALL_FIELDS):
+        if at >= len(data):
+            return
         number, wire_type, at = read_tag(data, at)
         if wire_type == WireType.BYTES:
             start, at = read_length(data, at)
             yield number, data[start:at]
         else:
             at = skip_value(data, at, number, wire_type)
+    if at < len(data):
+        raise ProtobufError(f"more than {_MAX_SMALL_FIELDS} fields")
 
 
 def pack_varint(value: int) -> bytes:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from tykpy.broker.errors import DispatchError
-from tykpy.broker.protowire import ProtobufError, WireType, pack_varint, read_length, read_tag, skip_value
+from tykpy.broker.protowire import MAX_FIELDS, ProtobufError, WireType, pack_varint, read_length, read_tag, skip_value
 from tykpy.ipc.bodies.store import Body, StoredBody
 from tykpy.ipc.channel.messages import Answer
 from tykpy.ipc.frame import Kind, Status, Unchanged, unpack_answer, unpack_error
@@ -62,9 +62,13 @@ def _put_back(body: bytes, unchanged: Unchanged, kind: int, asked: Body) -> byte
 def _find_request(body: bytes) -> tuple[int, int, int]:
     """Find the request's tag, and where its message starts and ends; all at the end of the body if there is none."""
     at = 0
-    while at < len(body):
+    for _ in range(MAX_FIELDS):
+        if at >= len(body):
+            break
         number, wire_type, after = read_tag(body, at)
         if number == REQUEST_FIELD and wire_type == WireType.BYTES:
             return at, *read_length(body, after)
         at = skip_value(body, after, number, wire_type)
+    if at < len(body):
+        raise ProtobufError(f"more than {MAX_FIELDS} fields before its request")
     return at, at, at

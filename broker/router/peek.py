@@ -10,7 +10,16 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from tykpy.broker.protowire import ProtobufError, WireType, bytes_fields, read_length, read_tag, read_varint, skip_value
+from tykpy.broker.protowire import (
+    MAX_FIELDS,
+    ProtobufError,
+    WireType,
+    bytes_fields,
+    read_length,
+    read_tag,
+    read_varint,
+    skip_value,
+)
 from tykpy.ipc.frame import Kind
 
 HOOK_TYPES: Final = ("Unknown", "Pre", "Post", "PostKeyAuth", "CustomKeyCheck", "Response")
@@ -31,6 +40,12 @@ _SHORTEST_START: Final = 4
 """Bytes: a tag, the hook type, a tag, the length of the hook's name."""
 _SHORTEST_ENTRY: Final = 4
 """Bytes: two tags, two lengths."""
+
+_FIELDS: Final = range(MAX_FIELDS)
+_MAX_OTHERS: Final = 100
+"""Fields of an Object that no gateway sends today."""
+_MAX_ENTRY_FIELDS: Final = 16
+"""Fields of an entry of spec, which has a key and a value."""
 
 _EVENT_PAYLOAD: Final = 1
 """`coprocess.Event.payload`: JSON."""
@@ -139,14 +154,16 @@ def _peek(data: Encoded) -> Peek:
     hook_type, hook_name = 0, b""
     spec: dict[bytes, bytes] = {}
     seen = None
-    at, size = 0, len(data)
+    at, size, others = 0, len(data), 0
     if size > _SHORTEST_START and data[0] == _HOOK_TYPE and data[2] == _HOOK_NAME and data[1] | data[3] < _ONE_BYTE:
         # How a gateway's objects start; everything else is found below.
         hook_type, at = data[1], _SHORTEST_START + data[3]
         hook_name = bytes(data[_SHORTEST_START:at])
         if at > size:
             raise ProtobufError("a length that leads beyond the end")
-    while at < size:
+    for _ in _FIELDS:
+        if at >= size:
+            break
         tag = data[at]
         if tag == _SPEC and seen is None and size - at + len(hook_name) <= _MAX_REMEMBERED_BYTES:
             # From here on, a gateway sends the same bytes for every call of one hook by one API.
@@ -163,8 +180,13 @@ def _peek(data: Encoded) -> Peek:
         elif tag == _HOOK_TYPE:
             hook_type, at = read_varint(data, at + 1)
         else:
+            others += 1
+            if others > _MAX_OTHERS:
+                raise ProtobufError(f"more than {_MAX_OTHERS} unknown fields")
             number, wire_type, at = read_tag(data, at)
             at = skip_value(data, at, number, wire_type)
+    if at < size:
+        raise ProtobufError(f"more than {MAX_FIELDS} fields")
     api_id, bundle_hash = spec.get(b"APIID", b""), spec.get(b"bundle_hash", b"")
     result = Peek(_int32(hook_type), hook_name.decode(), api_id.decode(), bundle_hash.decode())
     if seen is not None:
@@ -190,15 +212,7 @@ def _remember(results: dict[_Key, Peek], key: _Key, result: Peek) -> None:
 
 
 def _event_payload(body: bytes) -> bytes:
-    at, payload = 0, b""
-    while at < len(body):
-        number, wire_type, at = read_tag(body, at)
-        if number == _EVENT_PAYLOAD and wire_type == WireType.BYTES:
-            start, at = read_length(body, at)
-            payload = body[start:at]
-        else:
-            at = skip_value(body, at, number, wire_type)
-    return payload
+    return dict(bytes_fields(body)).get(_EVENT_PAYLOAD, b"")
 
 
 def _bounds(data: Encoded, at: int, size: int) -> tuple[int, int]:
@@ -229,22 +243,21 @@ def _read_entry(data: Encoded, at: int, end: int, spec: dict[bytes, bytes]) -> N
 def _read_any_entry(entry: bytes, spec: dict[bytes, bytes]) -> None:
     """Read an entry whose fields have any order; like protobuf, skip an entry with fields other than key and value."""
     key = value = b""
-    foreign = False
     at = 0
-    while at < len(entry):
+    for _ in range(_MAX_ENTRY_FIELDS):
+        if at >= len(entry):
+            spec[key] = value
+            return
         number, wire_type, at = read_tag(entry, at)
         tag = number << 3 | wire_type
         if tag not in (_KEY, _VALUE):
-            foreign = True
-            at = skip_value(entry, at, number, wire_type)
-            continue
+            return
         start, at = read_length(entry, at)
         if tag == _KEY:
             key = entry[start:at]
         else:
             value = entry[start:at]
-    if not foreign:
-        spec[key] = value
+    raise ProtobufError(f"an entry of spec with {_MAX_ENTRY_FIELDS} fields")
 
 
 def _int32(value: int) -> int:

@@ -67,7 +67,10 @@ def test_an_answer_without_a_request_gets_one(asked: StoredBody) -> None:
     assert Object.FromString(body_of(Answer(1, False, frame, 0), Kind.OBJECT, asked)) == expected
 
 
-@pytest.mark.parametrize("rest", [b"\x00\x00", b"\x1a\xff\xff\xff\xff\x0f", b"\x12"])
+@pytest.mark.parametrize(
+    "rest",
+    [b"\x12\x00" * 20_000, b"\x7b" + b"\x08\x00" * 1_000 + b"\x7c", b"\x00\x00", b"\x1a\xff\xff\xff\xff\x0f", b"\x12"],
+)
 def test_an_answer_that_is_no_object_is_refused(asked: StoredBody, rest: bytes) -> None:
     frame = pack_frame(Kind.OBJECT, (RAW_BODY,), rest)
     with pytest.raises(DispatchError, match="no Object"):

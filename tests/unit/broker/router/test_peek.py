@@ -5,8 +5,9 @@ from typing import Any
 import msgpack
 import pytest
 
-from tyk.proto.coprocess_object_pb2 import Object
-from tykpy.broker.router.peek import _MAX_REMEMBERED, Peek, PeekError, _remembered, peek, peek_map
+from tyk.proto.coprocess_object_pb2 import Event, Object
+from tykpy.broker.router.peek import _MAX_REMEMBERED, Peek, PeekError, _remembered, peek, peek_handler, peek_map
+from tykpy.ipc.frame import Kind
 
 
 def typical() -> Object:
@@ -51,6 +52,50 @@ def test_entries_with_extra_fields_are_ignored_as_in_protobuf() -> None:
     data = b"\x32\x0c\x0a\x05APIID\x12\x01x\x18\x01"
     assert "APIID" not in Object.FromString(data).spec
     assert peek(data).api_id == ""
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"\x1a\x00",
+        b"\x32\x00",
+        b"\x32\x04\x0a\x00\x12\x00",
+        b"\x08\x01",
+        b"\x78\x05",
+        b"\xfa\x7f\x00",
+        b"\x7b\x7c",
+        b"\x7b" + b"\x08\x01" * 100 + b"\x7c",
+    ],
+    ids=bytes.hex,
+)
+def test_the_number_of_fields_is_bounded(part: bytes) -> None:
+    """A walk of the 30 million fields that a message may have keeps the event loop for half a minute."""
+    with pytest.raises(PeekError, match=r"more than \d+ (unknown )?fields"):
+        peek(typical().SerializeToString() + part * 20_000)
+
+
+def test_the_fields_of_a_group_are_bounded() -> None:
+    with pytest.raises(PeekError, match="a group of too many fields"):
+        peek(b"\x7b" + b"\x08\x01" * 10_000 + b"\x7c")
+
+
+def test_the_fields_of_an_entry_are_bounded() -> None:
+    assert peek(b"\x32\x1e" + b"\x0a\x00" * 15).api_id == ""
+    with pytest.raises(PeekError, match="an entry of spec with 16 fields"):
+        peek(b"\x32\xa0\x9c\x01" + b"\x0a\x00" * 10_000)
+
+
+def test_many_entries_are_read() -> None:
+    obj = typical()
+    obj.spec.update({f"k{number}": "v" for number in range(4_000)})
+    obj.metadata.update({f"k{number}": "v" for number in range(4_000)})
+    assert peek(obj.SerializeToString()) == Peek(2, "MyPost", "api", "abc")
+
+
+def test_the_fields_of_an_event_are_bounded() -> None:
+    payload = Event(payload='{"handler_name": "my_handler"}').SerializeToString()
+    assert peek_handler(Kind.EVENT, payload) == "my_handler"
+    assert peek_handler(Kind.EVENT, payload + b"\x12\x00" * 10_000) == ""
 
 
 def test_a_hook_type_of_the_future() -> None:
