@@ -15,6 +15,7 @@ import resource
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from tykpy.broker.errors import ConfigError
 from tykpy.broker.faults import Periodic
 from tykpy.telemetry.rate_limited_log import QuietLog
 
@@ -121,6 +122,8 @@ OWN: Final = 256
 """Descriptors for the broker itself: sockets, sinks of events, connections that are being refused."""
 PER_WORKER: Final = 32
 """Descriptors per worker: channel, process and what starting one takes, twice, because a reload doubles the workers."""
+LEAST: Final = 64
+"""Descriptors without which not even a broker of one worker starts: it holds 54."""
 FEWEST: Final = 16
 """Connections that are always allowed: a broker needs some. `DescriptorReserve` is held nevertheless."""
 
@@ -145,13 +148,16 @@ def connections_allowed(wanted: int, workers: int) -> int:
 def raise_limit(connections: int, workers: int) -> int:
     """Raise the soft limit of open files to what is needed, or to the hard limit; return the lower of the two.
 
-    Workers inherit it.
+    Workers inherit it. Raises ConfigError if no broker can run with that.
     """
     needed = connections + _reserve(workers)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return needed
     most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if most < LEAST:
+        text = f"{most} files may be open, a broker needs at least {LEAST}"
+        raise ConfigError(f"{text}: LimitNOFILE= in the unit, or ulimit -Hn, allows more")
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     return most
 

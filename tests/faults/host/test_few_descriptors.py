@@ -80,3 +80,13 @@ def test_connections_leave_descriptors_for_workers(tmp_path: Path, event_loop: s
             for number in range(KILLS):
                 kill_one(broker, admin, number)
         assert "did not start" not in broker.log
+
+
+@pytest.mark.parametrize("files", [10, 20, 63])
+def test_too_few_descriptors_for_any_broker_are_an_error(tmp_path: Path, files: int) -> None:
+    broker = RunningBroker(tmp_path).unready()
+    broker.prefix = ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
+    with broker:
+        assert broker.wait() == 2
+        assert f"{files} files may be open, a broker needs at least 64" in broker.log
+        assert "Traceback" not in broker.log
