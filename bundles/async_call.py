@@ -46,6 +46,8 @@ class AsyncCall:
         return error if ended_by is None else ended_by
 
 
+STARTED: Final[ContextVar[str]] = ContextVar("STARTED", default="")
+"""The bundle whose `on_start` or `on_stop` function runs, or has started this task."""
 _NO_CALL: Final = AsyncCall()
 ASYNC_CALL: Final[ContextVar[AsyncCall]] = ContextVar("ASYNC_CALL", default=_NO_CALL)
 """The call on the event loop. Tasks that a hook starts inherit it."""

@@ -9,15 +9,14 @@ from collections.abc import Coroutine
 from contextvars import Context, copy_context
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-from tykpy.bundles import forked
 from tykpy.bundles.async_call import ASYNC_CALL, AsyncCall
 from tykpy.bundles.errors import WorkerError
 from tykpy.bundles.plugin_errors import class_name, traceback_of
 from tykpy.ipc.channel.messages import Request
 from tykpy.ipc.channel.worker_end import WorkerChannel
-from tykpy.ipc.clock import monotonic, monotonic_ns
+from tykpy.ipc.clock import monotonic_ns
 from tykpy.ipc.frame import Packed, Status
 from tykpy.ipc.ring.layout import FLAG_RECORD
 from tykpy.telemetry.log import Log
@@ -25,6 +24,7 @@ from tykpy.workers.dispatch.failure import error_frame
 from tykpy.workers.dispatch.invocation import Invocation
 from tykpy.workers.dispatch.reads import with_reads
 from tykpy.workers.process.guard import give_up, start_thread
+from tykpy.workers.shared_loop import SharedLoop
 
 _log: Final = Log("tykpy.worker")
 
@@ -33,42 +33,6 @@ _NS_PER_S: Final = 1_000_000_000
 _Task: Final = asyncio.Task
 _all_tasks: Final = asyncio.all_tasks
 _unregister_task: Final = asyncio._unregister_task
-
-
-class _SharedLoop(asyncio.SelectorEventLoop):
-    """An event loop that hooks cannot stop or close."""
-
-    def time(self) -> float:
-        """Return the monotonic time, even if a library has replaced it in the `time` module."""
-        return monotonic()
-
-    def _refuse(self) -> NoReturn:
-        raise RuntimeError("this event loop serves all async hooks of a worker: a hook cannot end it")
-
-    def stop(self) -> None:
-        self._refuse()
-
-    def close(self) -> None:
-        self._refuse()
-
-    async def shutdown_asyncgens(self) -> None:
-        self._refuse()
-
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        self._refuse()
-
-    def end(self) -> None:
-        """Stop the loop because the worker ends."""
-        super().stop()
-
-    def dispose(self) -> None:
-        """Close the stopped loop."""
-        super().close()
-
-    def abandon(self) -> None:
-        """End this forked child as soon as its hook awaits something, before it repeats the work of other calls."""
-        self._ready.clear()  # type: ignore[attr-defined]
-        self.call_soon(forked.end, RuntimeError("a child that an async hook has forked cannot await anything"))
 
 
 class AsyncCalls:
@@ -83,7 +47,7 @@ class AsyncCalls:
             self._slots.put(slot)
         self._calls: dict[int, AsyncCall] = {}
         """By slot. The loop itself holds only weak references to its tasks."""
-        self._loop = _SharedLoop()
+        self._loop = SharedLoop()
         self._ended: SimpleQueue[None] = SimpleQueue()
         start_thread("async-hooks", self._run)
 

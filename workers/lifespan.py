@@ -9,6 +9,7 @@ from types import FunctionType
 from typing import Any, Final
 
 from tykpy.bundles import forked
+from tykpy.bundles.async_call import STARTED
 from tykpy.bundles.bundle import BundlePart
 from tykpy.bundles.errors import BundleError
 from tykpy.bundles.plugin_errors import bundle_failed, from_plugin, traceback_of
@@ -32,7 +33,7 @@ class Lifespan:
         """Run the `on_start` functions of a part. Raises BundleError, at the first that fails."""
         for function in part.on_start:
             try:
-                self._call(function)
+                self._call(part, function)
             except BaseException as error:
                 failed = bundle_failed(error, str(part.root), function.__code__.co_filename)
                 message = f"@on_start {function.__name__} failed: {failed.message}"
@@ -71,13 +72,14 @@ class Lifespan:
     def _stop(self, part: BundlePart, ended: "SimpleQueue[BundlePart]") -> None:
         for function in part.on_stop:
             try:
-                self._call(function)
+                self._call(part, function)
             except BaseException as error:  # noqa: BLE001 (plugin code may raise anything)
                 _log_failure(part, function, error)
         ended.put(part)
 
-    def _call(self, function: FunctionType) -> None:
+    def _call(self, part: BundlePart, function: FunctionType) -> None:
         context = Context()
+        context.run(STARTED.set, part.name)
         try:
             result = context.run(function)
             if inspect.iscoroutine(result):
