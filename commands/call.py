@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tykpy.broker.config import MAX_MESSAGE
 from tykpy.commands import parameters
 from tykpy.commands.connecting import runtime_dir_option, tls_options
 from tykpy.commands.terminal import no_traceback
+from tykpy.ipc.regular_file import read_at_most
 
 if TYPE_CHECKING:
     from tykpy.commands.objects import Outcome
@@ -47,7 +49,7 @@ def _body(_ctx: click.Context, _param: click.Parameter, text: str) -> bytes:
     if not text.startswith("@"):
         return os.fsencode(text)  # as it was written, also if that is no UTF-8
     try:
-        return Path(text[1:]).read_bytes()
+        return read_at_most(text[1:], MAX_MESSAGE)
     except OSError as error:
         raise click.BadParameter(f"{text[1:]}: {error.strerror}") from error
 

@@ -15,10 +15,12 @@ from google.protobuf.message import DecodeError, Message
 
 from tyk.proto.coprocess_common_pb2 import HookType
 from tyk.proto.coprocess_object_pb2 import Event, Object
+from tykpy.broker.config import MAX_MESSAGE
 from tykpy.broker.errors import DialError
 from tykpy.client.dialing import ClientTls
 from tykpy.client.grpc import GrpcCallError, GrpcClient
 from tykpy.commands.errors import CommandError
+from tykpy.ipc.regular_file import read_at_most
 from tykpy.workers.objects.changes import Change, changes_of
 
 DISPATCH: Final = "/coprocess.Dispatcher/Dispatch"
@@ -156,8 +158,8 @@ def _build_object(call: CallDescription) -> Object:
 def read_object(path: Path) -> Object:
     """Read an `Object` from a JSON file with the protobuf field names. Raises CommandError."""
     try:
-        return _parse(json.loads(path.read_bytes()), Object(), str(path))
-    except (OSError, ValueError) as error:
+        return _parse(json.loads(read_at_most(path, MAX_MESSAGE)), Object(), str(path))
+    except (OSError, RecursionError, ValueError) as error:
         raise CommandError(f"{path}: {error}") from error
 
 

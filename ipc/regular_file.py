@@ -1,4 +1,4 @@
-"""Read regular files only: opening a FIFO waits for its other end, and a device such as /dev/zero never ends."""
+"""Read files that may be anything: a FIFO waits for its other end when it is opened, and /dev/zero never ends."""
 
 import errno
 import os
@@ -28,3 +28,12 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
     """Return the content of a file. Raises OSError as `open_regular` does."""
     with open_regular(path) as file:
         return file.read()
+
+
+def read_at_most(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Return up to `limit` bytes of anything that can be read, also a pipe. Raises OSError if there are more."""
+    with open(path, "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit:,} bytes", os.fspath(path))
+    return content

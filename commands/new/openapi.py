@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tykpy.commands.errors import CommandError
+from tykpy.ipc.regular_file import read_at_most
 from tykpy.ipc.text import bounded, why_unread
 
 if TYPE_CHECKING:
@@ -97,9 +98,7 @@ class _Reader:
 
     def _text(self) -> str:
         try:
-            if (size := self._file.stat().st_size) > _MAX_FILE:
-                raise CommandError(f"{self._file}: {size} bytes are too many (limit {_MAX_FILE})")
-            return self._file.read_bytes().decode("utf-8-sig")
+            return read_at_most(self._file, _MAX_FILE).decode("utf-8-sig")
         except OSError as error:
             raise CommandError(f"{self._file}: cannot be read: {why_unread(error)}") from error
         except UnicodeDecodeError as error:

@@ -143,6 +143,8 @@ def test_hostile_documents_are_refused(tmp_path: Path, text: str) -> None:
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"none\.yaml: cannot be read: No such file"):
         read_document(tmp_path / "none.yaml")
+    with pytest.raises(CommandError, match="zero: cannot be read: larger than 16,777,216 bytes"):
+        read_document(Path("/dev/zero"))
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe4")
     with pytest.raises(CommandError, match="not UTF-8"):
         read_document(tmp_path / "latin.yaml")

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tykpy.ipc.regular_file import read_regular
+from tykpy.ipc.regular_file import read_at_most, read_regular
 
 
 def listen(path: Path) -> None:
@@ -40,6 +40,21 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(OSError, match="it'"):
         read_regular(tmp_path / "it")
     assert psutil.Process().num_fds() == before
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", __file__])
+def test_more_than_the_limit_is_refused(path: str) -> None:
+    with pytest.raises(OSError, match="larger than 100 bytes"):
+        read_at_most(path, 100)
+
+
+def test_a_pipe_can_be_read() -> None:
+    """A shell's `<(command)` is the name of one."""
+    reading, writing = os.pipe()
+    os.write(writing, b"content")
+    os.close(writing)
+    assert read_at_most(f"/proc/self/fd/{reading}", 7) == b"content"
+    os.close(reading)
 
 
 def test_a_regular_file_is_read(tmp_path: Path) -> None:
