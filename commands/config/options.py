@@ -169,7 +169,7 @@ def _load_file(ctx: click.Context, param: click.Parameter, path: Path | None) ->
         text = read.decode("utf-8-sig").replace("\r\n", "\n")
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"{path}: {error}") from error
+        raise click.BadParameter(f"{path}: not TOML, where text is in quotes: {error}") from error
     file = ConfigFile(path, text)
     found: dict[str, Any] = {}
     for key, value in values.items():

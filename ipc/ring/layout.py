@@ -21,8 +21,8 @@ All numbers are native little-endian u64 unless said otherwise. Counters are rea
 #   0x0500  +------------------------------------------------------------------------+
 #           | active_start_ns[96]: CLOCK_MONOTONIC                                   |  B
 #   0x0800  +------------------------------------------------------------------------+
-#           | storage times[2][22], store and fetch: sum in ns, calls per bucket     |  B
-#   0x0930  +------------------------------------------------------------------------+
+#           | storage times[2][23], store and fetch: sum in ns, calls per bucket     |  B
+#   0x0970  +------------------------------------------------------------------------+
 #           | unused                                                                 |
 #   0x1000  +------------------------------------------------------------------------+
 #           | records: `capacity` bytes, a power of two                              |
@@ -56,7 +56,7 @@ from typing import Final, NamedTuple
 from tykpy.ipc.errors import SegmentError
 
 MAGIC: Final = int.from_bytes(b"TYKYRNG1", "little")
-VERSION: Final = 4
+VERSION: Final = 5
 
 WORD: Final = 8
 """Bytes per header word."""
@@ -74,7 +74,7 @@ ACTIVE_SEQ: Final = 0x200 // WORD
 ACTIVE_START: Final = 0x500 // WORD
 STORAGE_TIMES: Final = 0x800 // WORD
 
-STORAGE_TIMES_EACH: Final = 22
+STORAGE_TIMES_EACH: Final = 23
 """Words of the times of one storage operation."""
 EXECUTION_SLOTS: Final = 96
 """Dispatches that one worker may execute at a time."""

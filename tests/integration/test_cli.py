@@ -238,7 +238,12 @@ def test_flags_override_environment_which_overrides_file(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("workers = [", "tykpy.toml"), ("worker = 3", "unknown option 'worker'"), ("workers = 0", "--workers 0")],
+    [
+        ("workers = [", "tykpy.toml"),
+        ("bundles = here", "not TOML, where text is in quotes: "),
+        ("worker = 3", "unknown option 'worker'"),
+        ("workers = 0", "--workers 0"),
+    ],
 )
 def test_error_names_a_bad_config_file(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "tykpy.toml").write_text(text)

@@ -1,5 +1,6 @@
 """A snapshot of a broker with something in every field."""
 
+from tykpy.telemetry.buckets import BUCKETS
 from tykpy.telemetry.snapshot import BreakerState, BundleState, HookSeries, SlotState, Snapshot, StoreState, WorkerState
 
 
@@ -31,7 +32,7 @@ def a_snapshot(taken: int = 10, time_ns: int = 0, series: list[HookSeries] | Non
         bundles=[BundleState("hooks.py", "abc", "loaded", 0, 1, 4, 4)],
         unloaded={"new": "not loaded yet"},
         breakers=[BreakerState("hooks.py", "hook", "open", 3.5)],
-        store=StoreState("embedded", "works", 0, {"store": [1_000, 1, *[0] * 20]}),
+        store=StoreState("embedded", "works", 0, {"store": [1_000, 1, *[0] * (BUCKETS - 1)]}),
         events={"log": {"delivered": 1}},
         log_dropped=0,
         series=series or [],

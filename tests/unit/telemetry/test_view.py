@@ -1,11 +1,13 @@
 """Views: rates and percentiles between two snapshots."""
 
 import time
+from bisect import bisect_left
 
 import msgspec
 import pytest
 
 from tests.support.snapshots import a_snapshot
+from tykpy.broker.config import BrokerConfig
 from tykpy.telemetry.buckets import BOUNDS_NS
 from tykpy.telemetry.snapshot import HookSeries, Snapshot, no_counts
 from tykpy.telemetry.view import SAMPLES, UNKNOWN, Viewer, percentile
@@ -93,3 +95,13 @@ def test_breakers_and_unknown_hooks_are_named() -> None:
     nobody = HookSeries("", "", "Pre", "NOT_FOUND", dispatch_counts=[1, *no_counts()[1:]])
     view = Viewer().see(at(0, broken, nobody))
     assert {(one.hook, one.breaker) for one in view.hooks} == {("hook", "open"), (UNKNOWN, "")}
+
+
+def test_calls_at_the_default_time_limit_are_not_shown_as_twice_that() -> None:
+    """They end a few milliseconds after it."""
+    limit = BrokerConfig().timeout
+    counts = no_counts()
+    counts[bisect_left(BOUNDS_NS, int((limit + 0.005) * SECOND))] = 100
+    shown = percentile(counts, 0.99)
+    assert shown is not None
+    assert limit < shown <= 1.1 * limit
