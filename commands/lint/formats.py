@@ -74,7 +74,7 @@ def _help(rule: Rule) -> dict[str, str]:
     """Return the rule's page. There is no address to give: the site is where its operator puts it."""
     page = files("tykpy.commands.lint").joinpath("pages", f"{rule.name}.md").read_text(encoding="utf-8")
     body = _LINK.sub(r"\1", page.partition("\n\n")[2])
-    allowed = f"`# tykpy: ignore[{rule.name}]` on a line allows it."
+    allowed = f"`# tykpy: ignore[{rule.name}]` on a line allows it; `ignore` in pyproject.toml turns it off."
     text = " ".join(body.partition("\n## ")[0].split())
     return {"text": f"{text} {allowed}", "markdown": f"{body.strip()}\n\n{allowed}\n"}
 

@@ -756,6 +756,7 @@ def test_sarif_explains_each_rule_by_its_page() -> None:
     assert helps["session"]["markdown"].startswith(session)
     assert helps["session"]["text"].startswith("The gateway stores the session")
     assert "ignore[session]" in helps["session"]["text"]
+    assert "`ignore` in pyproject.toml" in helps["session"]["text"]
     assert ".md" not in text, "a link leads nowhere outside the documentation"
 
 
