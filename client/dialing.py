@@ -3,7 +3,6 @@
 Errors are for people: they name the address and, for TLS, which option would help.
 """
 
-import os
 import select
 import socket
 import ssl
@@ -15,6 +14,7 @@ from typing import Any, Final, NamedTuple, Self
 from tykpy.broker.errors import ConfigError, DialError
 from tykpy.broker.net.addresses import parse_tcp, parse_unix
 from tykpy.broker.net.tls import HTTP2, PREFIX, harden, load_authorities, load_certificate
+from tykpy.client.unix import connect_unix
 
 FIRST_READ_SECONDS: Final = 1.0
 """Seconds for a server to speak first, as HTTP/2 servers may; ours does."""
@@ -88,15 +88,10 @@ def dial(address: str, timeout: float, tls: ClientTls | None = None) -> Dialled:
 
 
 def _dial_unix(address: str, timeout: float) -> socket.socket:
-    path = os.fspath(parse_unix(address))
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.settimeout(timeout)
-        sock.connect(path)
+        return connect_unix(parse_unix(address), timeout)
     except OSError as error:
-        sock.close()
         raise type(error)(error.errno, f"{address}: {error.strerror}") from error
-    return sock
 
 
 def _dial_tcp(address: str, scheme: str, timeout: float) -> socket.socket:

@@ -1,6 +1,5 @@
 """A small blocking MessagePack-RPC client for Unix sockets, used by the command line."""
 
-import socket
 import time
 from contextlib import AbstractContextManager, suppress
 from os import PathLike, fspath
@@ -10,6 +9,7 @@ import msgpack
 
 from tykpy.broker.errors import RpcError
 from tykpy.broker.msgpackrpc.wire import ANSWER, REQUEST
+from tykpy.client.unix import connect_unix
 from tykpy.ipc.frame import Status
 
 DEFAULT_TIMEOUT: Final = 10.0
@@ -32,12 +32,9 @@ class RpcClient(AbstractContextManager["RpcClient"]):
     def __init__(self, path: str | PathLike[str], timeout: float = DEFAULT_TIMEOUT) -> None:
         self._timeout = timeout
         self._unpacker = msgpack.Unpacker(max_buffer_size=MAX_ANSWER, strict_map_key=False)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.settimeout(timeout)
-            self._socket.connect(fspath(path))
+            self._socket = connect_unix(path, timeout)
         except OSError as error:
-            self.close()
             text = f"cannot connect to {fspath(path)}: {error.strerror or error}"
             raise RpcError(Status.UNAVAILABLE.name, text) from error
 
