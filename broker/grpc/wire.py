@@ -47,6 +47,10 @@ GZIP: Final = b"gzip"
 IDENTITY: Final = b"identity"
 ACCEPTED_ENCODINGS: Final = b"identity,gzip"
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+MAX_RATIO: Final = 100
+"""Most bytes that a compressed byte may become; of text and JSON it is 5 to 20, and of a bomb 1,000."""
+RATIO_FREE_SIZE: Final = 4 * 1024 * 1024
+"""Bytes that a message may become whatever the ratio: their decompression takes 30 ms of the event loop."""
 HEAD_SIZE: Final = 1024
 """Bytes of a message's beginning that contain the hook's type and name, which come first."""
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
@@ -113,15 +117,19 @@ def decompress_head(data: bytes) -> bytes:
 
 
 def decompress(data: bytes, limit: int) -> bytes:
-    """Decompress gzip; raises GrpcCallError for other data, GrpcTooLargeError above `limit` bytes."""
+    """Decompress gzip; raises GrpcCallError for other data and for a bomb, GrpcTooLargeError above `limit` bytes."""
     inflater = zlib.decompressobj(_GZIP_WINDOW)
+    allowed = min(limit, max(RATIO_FREE_SIZE, len(data) * MAX_RATIO))
     try:
-        message = inflater.decompress(data, limit + 1)
+        message = inflater.decompress(data, allowed + 1)
     except zlib.error as error:
         raise GrpcCallError(GrpcCode.INTERNAL, f"message is not gzip: {error}") from error
     if len(message) > limit:
         text = f"the request has {len(data)} bytes, which are more than {limit} when decompressed"
         raise GrpcTooLargeError(text, message[:HEAD_SIZE])
+    if len(message) > allowed:
+        text = f"the request has {len(data)} bytes, which become more than {MAX_RATIO} times as many when decompressed"
+        raise GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, text)
     if not inflater.eof or inflater.unused_data:
         raise GrpcCallError(GrpcCode.INTERNAL, "message is not one gzip member")
     return message

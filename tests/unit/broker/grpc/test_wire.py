@@ -13,6 +13,7 @@ from tykpy.broker.codes import CODE_OF_STATUS, GrpcCode
 from tykpy.broker.grpc.messages import GrpcMessageReader
 from tykpy.broker.grpc.wire import (
     MAX_MESSAGE_BYTES,
+    RATIO_FREE_SIZE,
     GrpcCallError,
     decompress,
     format_timeout,
@@ -94,6 +95,16 @@ def test_a_compression_bomb_is_not_unpacked() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 4 * limit
+
+
+def test_the_ratio_of_a_compression_is_bounded() -> None:
+    """100 KB that become 100 MB keep the event loop for 0.8 s."""
+    usual = b"".join(b'{"id": %d, "name": "someone"}' % number for number in range(200_000))
+    for body in (usual, bytes(RATIO_FREE_SIZE)):
+        assert decompress(gzip.compress(body), 100 * MIB) == body
+    with pytest.raises(GrpcCallError, match="more than 100 times as many when decompressed") as caught:
+        decompress(gzip.compress(bytes(100 * MIB)), 100 * MIB)
+    assert caught.value.code == GrpcCode.RESOURCE_EXHAUSTED
 
 
 @pytest.mark.parametrize("data", [b"", b"x", gzip.compress(b"x")[:-1], gzip.compress(b"x") + b"more"])
