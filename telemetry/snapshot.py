@@ -236,6 +236,11 @@ class Snapshot(msgspec.Struct, gc=False):
         return self.age > STUCK_SECONDS
 
     @property
+    def is_of_this_version(self) -> bool:
+        """Whether its histograms have the buckets of this program: the broker may be older, or newer."""
+        return all(len(one.dispatch_counts) == BUCKETS for one in self.series)
+
+    @property
     def restarts(self) -> dict[str, int]:
         """Replaced workers by reason."""
         total: dict[str, int] = {}

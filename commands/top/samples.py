@@ -25,4 +25,9 @@ class Samples:
             raise CommandError(f"no broker runs with --runtime-dir {self._runtime_dir}, or it belongs to another user")
         if not seen.is_running:
             raise CommandError(f"the broker was killed; last seen {seen.snapshot.age:.1f} s ago: {seen.snapshot}")
+        if not seen.snapshot.is_of_this_version:
+            raise CommandError(
+                f"the broker runs version {seen.snapshot.version} of tykpy, with other histograms than this one; "
+                "tykpy status works"
+            )
         return self._viewer.see(seen.snapshot)
