@@ -34,10 +34,11 @@ def stacks(worker: int | None, runtime_dir: Path, as_json: bool) -> None:
 
 def lines_of(answer: Mapping[str, Any]) -> Iterator[str]:
     """Yield the broker's answer as lines for people; control characters in them are not escaped."""
-    for broker in answer["broker"]:
-        yield from _lines(f"broker (process {broker['pid']})", broker)
+    # Workers first: hooks are what people look for.
     for row in answer["workers"]:
         yield from _lines(f"worker {row['slot']} (process {row['pid']}), {row['state']}", row)
+    for broker in answer["broker"]:
+        yield from _lines(f"broker (process {broker['pid']})", broker)
 
 
 def _lines(title: str, row: Mapping[str, Any]) -> Iterator[str]:

@@ -70,11 +70,12 @@ def test_threads_and_tasks_of_all_processes_are_shown(
     for call in running:
         call.result(PATIENCE)
     assert done.returncode == 0, done.stderr
-    first, *workers = done.stdout.split("\nworker ")
-    assert first.startswith(f"broker (process {broker.pid})\n  thread MainThread\n")
-    assert "  thread http\n" in first
+    shown, _, last = done.stdout.partition("\nbroker ")
+    _, *workers = f"\n{shown}".split("\nworker ")
+    assert last.startswith(f"(process {broker.pid})\n  thread MainThread\n")
+    assert "  thread http\n" in last
     for coroutine in ("Broker.serve", "HttpListener._serve"):
-        assert f", in {coroutine}\n" in first.partition("  task ")[2]
+        assert f", in {coroutine}\n" in last.partition("  task ")[2]
     assert [text.partition(" ")[0] for text in workers] == ["0", "1"]
     everything = "".join(workers)
     assert ", in WorkerLoop._listen_when_begun\n" in everything
@@ -115,7 +116,9 @@ def test_a_worker_that_keeps_the_interpreter_lock_is_shown(
         slot = slot_of(broker, pid)
         asked = [calls.submit(stacks, broker) for _ in range(2)]
         for done in (one.result() for one in asked):
-            silent, other = sorted(done.stdout.split("\nworker ")[1:], key=lambda text: not text.startswith(str(slot)))
+            silent, other = sorted(
+                f"\n{done.stdout}".split("\nworker ")[1:], key=lambda text: not text.startswith(str(slot))
+            )
             assert silent.startswith(f"{slot} (process {pid}), ready: does not answer: it hangs, or a hook keeps")
             assert "most recent call first" in silent
             assert " in keeps_the_interpreter\n" in silent

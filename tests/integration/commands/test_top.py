@@ -143,7 +143,7 @@ def test_a_terminal_shows_the_broker_and_obeys_keys(broker: RunningBroker) -> No
         terminal.press("y")
         terminal.wait_for("reloaded by 1 worker in")
         terminal.press("s")
-        terminal.wait_for("broker (process", "other key: back")
+        terminal.wait_for("worker 0 (process", "other key: back")
         terminal.press("x")
         terminal.wait_for("by time")
         terminal.press("q")
