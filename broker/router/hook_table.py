@@ -114,7 +114,7 @@ class HookTable:
         try:
             seen = _peek_object(dispatch.body) if kind == _OBJECT else peek_map(dispatch.encoded)
         except PeekError as error:
-            dispatch.hook_type = 0
+            dispatch.hook_type, dispatch.name = 0, ""
             message = f"the Object does not decode: {error}"
             raise DispatchError(Status.INVALID, message, Rejection.INVALID) from error
         dispatch.hook_type = seen.hook_type

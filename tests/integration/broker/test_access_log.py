@@ -116,4 +116,4 @@ def test_a_dispatch_that_is_refused_is_logged(tmp_path: Path) -> None:
             client.call("/coprocess.Dispatcher/Dispatch", b"\xff\xff")
         wait_until(lambda: "INVALID_ARGUMENT" in broker.log, lambda: broker.log)
         record = next(json.loads(line) for line in broker.log.splitlines() if "INVALID_ARGUMENT" in line)
-    assert (record["bundle"], record["attempts"], "worker" in record) == ("", 0, False)
+    assert (record["bundle"], record["hook"], record["attempts"], "worker" in record) == ("", "", 0, False)
