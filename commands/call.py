@@ -11,6 +11,7 @@ import click
 from tykpy.broker.config import MAX_MESSAGE
 from tykpy.commands import parameters
 from tykpy.commands.connecting import runtime_dir_option, tls_options
+from tykpy.commands.errors import CommandError
 from tykpy.commands.terminal import no_traceback
 from tykpy.ipc.regular_file import read_at_most
 
@@ -111,7 +112,13 @@ def call(
             obj = objects.read_object(object_file)
         else:
             obj = objects.build_object(objects.CallDescription(hook or "", **description))
-        outcome = objects.call_hook(client, obj, timeout, dict(grpc_metadata))
+        try:
+            outcome = objects.call_hook(client, obj, timeout, dict(grpc_metadata))
+        except CommandError as error:
+            # A gateway sends no names of bundles, so the broker knows only the hash.
+            name = description["bundle"]
+            said = str(error).replace(f"the hash {objects.bundle_hash(name)}", f"the name {name}")
+            raise CommandError(said) from error
     if whole:
         click.echo(objects.as_json(outcome.received))
     else:

@@ -53,6 +53,14 @@ def test_call_shows_what_a_hook_changed(broker: RunningBroker) -> None:
     assert rest == ["  + request.set_headers['Nonce']: 'abc'"]
 
 
+def test_call_names_the_bundle_that_is_not_there(broker: RunningBroker) -> None:
+    """The broker knows only the hash of its name."""
+    done = run("call", "echo", "--bundle", "hoks", "--connect", broker.address)
+    assert done.returncode == 1
+    assert "NOT_FOUND: no bundle with the name hoks in " in done.stderr
+    assert "there are: hooks.py" in done.stderr
+
+
 def test_call_prints_the_whole_object_as_json(broker: RunningBroker) -> None:
     flags = ("--type", "CustomKeyCheck", "-H", "Authorization: secret", "--json", "--runtime-dir", str(broker.runtime))
     done = run("call", "check_key", *flags)
