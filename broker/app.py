@@ -391,7 +391,8 @@ class Broker:
         elif ready != self._announced and not self.reloader.under_way:
             self._announced = ready
             level = logging.INFO if self._config.bundles is not None else logging.WARNING
-            log.log(level, "%s ready: %s", counted(ready, "worker"), self._what_is_served())
+            # Scripts wait for these words, as for those of the status, whatever the number.
+            log.log(level, "%d of %d workers ready: %s", ready, ready, self._what_is_served())
 
     def _what_is_served(self) -> str:
         bundles = self.supervisor.served

@@ -307,8 +307,8 @@ def test_usage_errors_and_busy_addresses_have_exit_codes(
 )
 def test_the_start_says_what_is_served(tmp_path: Path, files: dict[str, str], said: str) -> None:
     with running_broker(tmp_path, files=files) as broker:
-        wait_until(lambda: "1 worker ready: " in broker.log, lambda: broker.log)
-        assert re.search(f"INFO +tykpy.broker: 1 worker ready: {said}", broker.log), broker.log
+        wait_until(lambda: "1 of 1 workers ready: " in broker.log, lambda: broker.log)
+        assert re.search(f"INFO +tykpy.broker: 1 of 1 workers ready: {said}", broker.log), broker.log
 
 
 def test_a_start_without_bundles_is_a_warning(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_the_log_file_is_opened_anew(tmp_path: Path) -> None:
     broker = RunningBroker(tmp_path, "--log-file", str(path))
     broker.add_file("mine.py", HOOKS)
     with redirected(broker, "2>&-"):
-        wait_until(lambda: "1 worker ready" in path.read_text(), path.read_text)
+        wait_until(lambda: "1 of 1 workers ready" in path.read_text(), path.read_text)
         assert broker.status()["log"]["file"] == str(path)
         first = call(broker, "speaks", Tag="early")
         path.rename(tmp_path / "old.log")
