@@ -369,6 +369,9 @@ class BrokerConfig:
             yield f"--group {self.group}: needs --user"
         if self.event_stream == "":
             yield "--event-stream: a stream needs a name"
+        if self.event_stream is not None and not self.event_stream.isprintable():
+            # Bytes that are not UTF-8 would fail every delivery.
+            yield f"--event-stream {self.event_stream!r}: write printable characters"
         if self.event_stream is not None and self.redis is None:
             yield "--event-stream needs --redis, which says where the stream is"
 

@@ -8,7 +8,7 @@ import re
 from decimal import Decimal
 from typing import Final
 
-from tykpy.ipc.text import bounded
+from tykpy.ipc.text import CUT
 
 SIZE_FORMS: Final = "bytes, or a number with KiB, MiB, GiB, TiB, KB, MB, GB or TB, such as 512MiB"
 TIME_FORMS: Final = "seconds, or a number with ms, s, m, h or d, such as 1.5s"
@@ -41,7 +41,7 @@ def parse_whole(text: str) -> int:
 
 def quoted(text: str) -> str:
     """Return a value as an error message shows it: on one line, and not all of a long one."""
-    return repr(bounded(text, _MAX_SHOWN))
+    return repr(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + CUT)
 
 
 def parse_size(text: str) -> int:

@@ -69,6 +69,9 @@ def test_a_stream_needs_a_redis_and_a_name() -> None:
         BrokerConfig(event_stream="events")
     with pytest.raises(ConfigError, match="needs a name"):
         BrokerConfig(redis="redis://localhost", event_stream="")
+    for name in ("\udcff", "a\nb", "\x1b[2J"):
+        with pytest.raises(ConfigError, match="write printable characters"):
+            BrokerConfig(redis="redis://localhost", event_stream=name)
 
 
 @pytest.mark.parametrize(
