@@ -3,6 +3,7 @@
 A change needs the header `X-Tykpy`, which no website can send here without being asked first (CORS).
 """
 
+import json
 from typing import Any, Final
 
 from aiohttp import web
@@ -45,8 +46,8 @@ class AdminRoutes:
         check_sender(request)
         key = request.match_info["key"]
         try:
-            session = session_of(await request.json(), key)
-        except (ValueError, AttributeError) as error:
+            session = session_of(json.loads(await request.read()), key)
+        except (ValueError, AttributeError, RecursionError) as error:
             raise web.HTTPBadRequest(text=f"not a session: {error}\n") from error
         self._gateway.pipeline.keys.store(key, session)
         return web.Response(status=204)

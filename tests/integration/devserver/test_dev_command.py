@@ -88,6 +88,21 @@ def test_a_host_that_is_not_ours_is_refused(dev: DevCommand, host: bytes) -> Non
     assert "Traceback" not in dev.output
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"3", b"\xff", b"[" * 100_000, b'{"a":' * 100_000, b'{"rate": "x"}', b'{"quota_max": ' + b"9" * 5_000 + b"}"],
+)
+def test_what_is_no_session_is_refused(dev: DevCommand, body: bytes) -> None:
+    answer = dev.admin("PUT", "keys/mine", body)
+    assert (answer.status, answer.body[:13]) == (400, b"not a session")
+    assert "Traceback" not in dev.output
+
+
+def test_the_charset_of_a_session_does_not_matter(dev: DevCommand) -> None:
+    answer = dev.get("/__tykpy/keys/mine", "PUT", b"{}", X_Tykpy="1", Content_Type="application/json; charset=nope")
+    assert answer.status == 204
+
+
 def test_a_client_that_waits_for_100_may_leave(dev: DevCommand) -> None:
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", dev.port)) as client:
