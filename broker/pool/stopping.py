@@ -103,6 +103,14 @@ class WorkerStopper:
         if worker is not None:
             worker.process.kill()
 
+    def end_damaged(self, worker: Worker) -> None:
+        """Replace a worker in which tykpy's own code fails: a hook may have replaced what it needs."""
+        assert worker.link is not None
+        why = f"{worker.link.faults} dispatches in a row failed in tykpy's own code"
+        log.error("%s is replaced: %s; a hook may have changed what that needs", worker, why)
+        attempt(self.ask_to_leave, worker)
+        self._replace(worker, RestartReason.CRASH)
+
     def awake(self, worker: Worker) -> None:
         """Handle a pong."""
         link = worker.link

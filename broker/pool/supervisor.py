@@ -48,6 +48,8 @@ log = logging.getLogger("tykpy.supervisor")
 REPLACE_DELAY: Final = 0.001
 """Seconds until a worker that died is replaced: starting a process takes milliseconds, and errors for its callers are
 written at the end of the loop's turn. Measured: they arrive 6 ms earlier."""
+MAX_FAULTS: Final = 3
+"""Dispatches in a row that fail in a worker's own code until it is replaced."""
 MEMORY_INTERVAL: Final = 1.0
 """Seconds between two reads of how many processes the machine has killed for lack of memory."""
 LAST_MESSAGES: Final = frozenset(
@@ -515,6 +517,8 @@ class Supervisor:
         self._router.receive(link)
         if link.handled >= worker.request_limit:
             self.on_request_limit(worker)
+        if link.faults >= MAX_FAULTS and worker.phase is WorkerPhase.READY:
+            self._stopper.end_damaged(worker)
 
     def _on_exit(self, worker: Worker) -> None:
         """Fail a dead worker's calls; everything else waits until their errors are sent, at the end of the turn."""

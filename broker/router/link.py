@@ -62,6 +62,7 @@ class Link:
         "_budget_ns",
         "_busy_from_ns",
         "_busy_ns",
+        "_fault_seq",
         "_flags",
         "_missed_mark",
         "_missed_since",
@@ -73,6 +74,7 @@ class Link:
         "channel",
         "cpu",
         "distrusted",
+        "faults",
         "generation",
         "groups",
         "handled",
@@ -106,6 +108,9 @@ class Link:
         """By sequence number; a completed dispatch stays until the worker is done with it."""
         self.handled = 0
         """Answers received."""
+        self.faults = 0
+        """Dispatches in a row that failed in tykpy's own code."""
+        self._fault_seq = 0
         self.loads = [0, 0]
         """Dispatches in flight per lane."""
         self.groups: tuple[int, ...] = ()
@@ -217,6 +222,11 @@ class Link:
         if not self.in_flight:
             self._busy_ns += self.progress_ns - self._busy_from_ns
         return dispatch
+
+    def note_fault(self, seq: int) -> None:
+        """Note that a dispatch failed in tykpy's own code in the worker."""
+        self.faults = self.faults + 1 if seq - self._fault_seq <= 1 else 1
+        self._fault_seq = seq
 
     def receive(self) -> list[Answer]:
         """Return the answers that the worker has announced."""

@@ -102,6 +102,8 @@ class Outcomes:
             hook_ns = _note_run(dispatch, answer)
             if error.status is Status.NOT_FOUND and dispatch.kind in EVENT_KINDS:
                 self._unknown_handlers.log(logging.WARNING, error.message, error.message)
+            if error.status is Status.INTERNAL:
+                link.note_fault(answer.seq)
             if error.status is Status.TOO_LARGE:
                 text = self._oversize.refuse_answer(dispatch.kind, dispatch.name, error.message)
                 error = DispatchError(Status.TOO_LARGE, text)

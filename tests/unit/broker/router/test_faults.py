@@ -10,7 +10,7 @@ from tykpy.broker.router.clock import Overload
 from tykpy.broker.router.deaths import Cause, Death, Quarantine
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.outcomes import Outcomes
-from tykpy.ipc.frame import Status
+from tykpy.ipc.frame import Status, pack_error
 
 SOON_NS = 20_000_000
 
@@ -192,3 +192,18 @@ def test_all_waiting_dispatches_fail_when_no_worker_will_come(bench: Bench) -> N
     bench.router.give_up("no worker can start")
     assert [one.status for one in dispatches] == [Status.UNAVAILABLE] * 3
     assert is_empty(bench)
+
+
+def test_faults_in_a_worker_count_while_they_are_in_a_row(bench: Bench) -> None:
+    worker = LocalWorker()
+    bench.router.join(worker.link)
+    counted = []
+    for is_error in (True, True, False, True, False):
+        bench.send()
+        request = worker.claim()
+        payload = pack_error(Status.INTERNAL, "tykpy failed inside a worker") if is_error else request.payload
+        worker.channel.answer(0, request.seq, payload, is_error, 0)
+        bench.router.receive(worker.link)
+        counted.append(worker.link.faults)
+    worker.close()
+    assert counted == [1, 2, 2, 1, 1]
