@@ -168,7 +168,6 @@ def test_a_cancelled_dispatch_that_waits_never_runs(bench: Bench, worker: LocalW
 
 
 def test_a_cancelled_dispatch_in_the_ring_never_runs(bench: Bench, worker: LocalWorker) -> None:
-    bench.stop_time()  # what is in the ring of a busy worker is taken back after a while
     bench.router.join(worker.link)
     running, gone, other = bench.send("running"), bench.send("gone"), bench.send("other")
     request = worker.claim()

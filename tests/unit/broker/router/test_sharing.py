@@ -44,11 +44,7 @@ def run(bench: Bench, worker: LocalWorker, hook: str, *, waiting: float | None, 
 
 @pytest.fixture
 def learned(bench: Bench, worker: LocalWorker) -> Bench:
-    """A router that knows five hooks, and their worker; its clock stands still except in `turn_until`.
-
-    Otherwise it would take back what a stalled test has not claimed yet, and `claim` would wait for ever.
-    """
-    bench.stop_time()
+    """A router that knows five hooks, and their worker."""
     names = [{"name": name} for name in ("waits", "mostly", "half", "computes", "edits")]
     bench.router.hooks.update([{"name": "b", "hashes": [""], "hooks": names}])
     bench.router.join(worker.link)
