@@ -117,7 +117,7 @@ def decompress_head(data: bytes) -> bytes:
 
 
 def decompress(data: bytes, limit: int) -> bytes:
-    """Decompress gzip; raises GrpcCallError for other data and for a bomb, GrpcTooLargeError above `limit` bytes."""
+    """Decompress gzip; raises GrpcCallError for other data, GrpcTooLargeError above `limit` bytes and for a bomb."""
     inflater = zlib.decompressobj(_GZIP_WINDOW)
     allowed = min(limit, max(RATIO_FREE_SIZE, len(data) * MAX_RATIO))
     try:
@@ -129,7 +129,7 @@ def decompress(data: bytes, limit: int) -> bytes:
         raise GrpcTooLargeError(text, message[:HEAD_SIZE])
     if len(message) > allowed:
         text = f"the request has {len(data)} bytes, which become more than {MAX_RATIO} times as many when decompressed"
-        raise GrpcCallError(GrpcCode.RESOURCE_EXHAUSTED, text)
+        raise GrpcTooLargeError(text, message[:HEAD_SIZE])
     if not inflater.eof or inflater.unused_data:
         raise GrpcCallError(GrpcCode.INTERNAL, "message is not one gzip member")
     return message
