@@ -20,7 +20,6 @@ HANDLED_SIGNALS: Final = frozenset(
     {
         signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU,
         STACKS_SIGNAL,
-        STACKS_SIGNAL,
     }
 )  # fmt: skip
 """Signals that our programs handle, so that they may be sent to all of them at once."""

@@ -9,7 +9,7 @@ all of them are admitted and all old ones leave, in one turn of the loop. Listen
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from tykpy.broker.catalog.description import BundleChange, Description, compare
@@ -194,8 +194,16 @@ class Reloader:
         changes = compare(before, generation.description)
         news = [one for one in changes if not generation.pinned or one.change != "same"]
         what = "loaded" if generation.pinned else "reloaded"
-        log.info("%s: %s", what, ", ".join(f"{one.name} {one.change}" for one in news) or "no bundles")
+        log.info("%s: %s", what, _in_words(news))
         return {"workers": self._supervisor.wanted, "bundles": [_as_map(change) for change in changes]}
+
+
+def _in_words(changes: Iterable[BundleChange]) -> str:
+    texts: tuple[list[str], list[str]] = [], []
+    for one in changes:
+        texts[bool(one.problems)].append(f"{one.name} {one.change}")
+    sound, broken = map(", ".join, texts)
+    return (sound or "no bundles") + (f"; not loaded completely: {broken}" if broken else "")
 
 
 def _as_map(change: BundleChange) -> dict[str, Any]:

@@ -536,7 +536,8 @@ class Supervisor:
         elif worker.phase in (WorkerPhase.STARTING, WorkerPhase.STANDBY):
             self._hear_last_messages(worker)
             self.loads.ended(worker, ending)
-            worker.owner.worker_lost(worker, worker.failure or f"it {ending.words} before it was ready")
+            when = f"while it loaded bundle {worker.loading.name}" if worker.loading else "before it was ready"
+            worker.owner.worker_lost(worker, worker.failure or f"it {ending.words} {when}")
         elif worker.phase is WorkerPhase.READY:
             if is_idle:
                 self.loads.ended(worker, ending)

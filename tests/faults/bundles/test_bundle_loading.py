@@ -169,6 +169,7 @@ def test_a_bundle_found_while_serving_costs_no_worker(tmp_path: Path, name: str)
         broker.add_file(f"{name}.py", source)
         for _ in range(4):
             assert said in failure(broker, name)
+        broker.wait_for_log(f"loaded: no bundles; not loaded completely: {name}.py new")
         assert version(broker, "aa") == "1"
         assert broker.status()["restarts"] == 0
         broker.add_file(f"{name}.py", HOOK.format(name=name, version="mended"))
@@ -200,6 +201,14 @@ def test_a_reload_ends_though_bundles_end_its_workers(tmp_path: Path) -> None:
         reload(broker)
         assert [version(broker, name) for name in ("aa", "bb", "zz")] == ["2", "1", "1"]
         assert described(broker)["cc.py"]["state"] == "broken"
+
+
+def test_a_refused_reload_names_the_bundle_being_loaded(tmp_path: Path) -> None:
+    with running_broker(tmp_path, files={"aa.py": HOOK.format(name="aa", version=1)}) as broker:
+        broker.add_file("aa.py", KILLERS["kills_itself"][0])
+        with pytest.raises(RpcError, match=r"did not start: it was ended by SIGKILL while it loaded bundle aa\.py"):
+            reload(broker)
+        assert version(broker, "aa") == "1"
 
 
 def test_a_reload_tries_a_bundle_again_whose_files_are_the_same(tmp_path: Path) -> None:
