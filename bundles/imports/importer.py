@@ -3,7 +3,8 @@
 A bundle's modules live in `sys.modules` below a private package (`tykpy_<name>_<hash>`). Their globals carry a copy
 of `builtins` whose `__import__` looks into the bundle's files first: the interpreter takes `__import__` from there for
 every import statement, also inside functions, in threads and in coroutines. Folders of the bundle that it adds to
-`sys.path` are its own as well. Modules named in strings are in `names.py`, the loaders in `loaders.py`.
+`sys.path` are its own as well. Modules named in strings are in `names.py`, the loaders in `loaders.py`, and the search
+for installed modules in `lookup.py`.
 """
 
 import builtins
@@ -35,10 +36,10 @@ from tykpy.bundles.imports.loaders import (
     OwnFolder,
     OwnZip,
     ZipLoader,
-    first_spec,
     folder_spec,
     is_namespace,
 )
+from tykpy.bundles.imports.lookup import has_compiled_parts, has_python, is_installed, nested_modules
 from tykpy.bundles.imports.names import VIEWED, views
 
 _log: Final = logging.getLogger("tykpy.worker")
@@ -81,7 +82,7 @@ class ImportSpace:
         self._files = tuple(files)
         self._only = frozenset(PurePosixPath(name).stem for name in files) if single else None
         self._sealed = sealed
-        self._nested = dict(_nested_modules(files))
+        self._nested = dict(nested_modules(files))
         self._known: dict[str, str | None] = {}
         self._views: Mapping[str, ModuleType] = views(self.target)
         self.roots = tuple(dict.fromkeys((str(root), os.path.realpath(root))))
@@ -314,7 +315,7 @@ class ImportSpace:
             # A folder without __init__.py yields to installed modules of that name, unless there is Python in it.
             if spec is not None and (
                 not isinstance(spec.loader, FolderLoader)
-                or (top not in sys.stdlib_module_names and (_has_python(folder, top) or not _is_installed(top)))
+                or (top not in sys.stdlib_module_names and (has_python(folder, top) or not _is_installed(top)))
             ):
                 return folder
         return None
@@ -325,7 +326,7 @@ class ImportSpace:
         Such modules are loaded once, under their own names: their C code may look for itself in `sys.modules` (numpy),
         and a second copy may break the first (lxml).
         """
-        if not _has_compiled_parts(folder, top) or (folder == str(self.root) and top not in self.carried()):
+        if not has_compiled_parts(folder, top) or (folder == str(self.root) and top not in self.carried()):
             return False
         owner, place = _finder.compiled.setdefault(top, (self, folder))
         if _is_installed(top):
@@ -614,31 +615,9 @@ def _file_owner(file: str) -> ImportSpace | None:
     return next((space for space in _finder.around(file) if space.has_file(file)), None)
 
 
-def _has_python(folder: str, top: str) -> bool:
-    return next(Path(folder, top).rglob("*.py"), None) is not None
-
-
-def _has_compiled_parts(folder: str, top: str) -> bool:
-    package = Path(folder, top)
-    if (package / "__init__.py").is_file():
-        return any(file.name.endswith(tuple(EXTENSION_SUFFIXES)) for file in package.rglob("*"))
-    return not package.is_dir() and any(Path(folder, top + suffix).is_file() for suffix in EXTENSION_SUFFIXES)
-
-
 def _is_installed(name: str) -> bool:
     """Return whether there is a module of that name outside of bundles."""
-    return _is_on_path(name, tuple(sys.path))
-
-
-@functools.lru_cache(maxsize=1024)
-def _is_on_path(name: str, _: tuple[str, ...]) -> bool:
-    path: Sequence[str] | None = None
-    for end in (match.start() for match in re.finditer(r"\.|$", name)):
-        spec = first_spec((finder for finder in sys.meta_path if finder is not _finder), name[:end], path)
-        if spec is None:
-            return False
-        path = spec.submodule_search_locations or ()
-    return True
+    return is_installed(name, _finder)
 
 
 def _importer(globals_: Mapping[str, Any] | None) -> str:
@@ -646,14 +625,3 @@ def _importer(globals_: Mapping[str, Any] | None) -> str:
     if not globals_ or "__path__" in globals_:
         return ""
     return str(globals_.get("__name__", ""))
-
-
-def _nested_modules(files: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield `(util, lib.util)` for `lib/util.py`; in reverse, so that the first of a name wins in a dict."""
-    for file in reversed(list(files)):
-        path = PurePosixPath(file)
-        if path.suffix != ".py" or len(path.parts) < 2:
-            continue
-        parts = path.parts[:-1] if path.stem == "__init__" else (*path.parts[:-1], path.stem)
-        if len(parts) > 1 and all(part.isidentifier() for part in parts):
-            yield parts[-1], ".".join(parts)

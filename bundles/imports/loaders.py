@@ -2,13 +2,14 @@
 
 import importlib
 import sys
-from collections.abc import Iterable, Sequence
 from importlib.abc import Loader
 from importlib.machinery import ExtensionFileLoader, FileFinder, ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Final, Protocol
 from zipimport import zipimporter
+
+from tykpy.bundles.imports.lookup import first_spec
 
 _IMPORTLIB: Final = PathFinder.find_spec.__func__.__code__.co_filename  # type: ignore[attr-defined]
 
@@ -129,11 +130,6 @@ class AliasLoader(Loader):
         if name in ("get_code", "get_source", "get_filename", "is_package"):
             return lambda *_: attribute(self._fullname)
         return attribute
-
-
-def first_spec(finders: Iterable[Any], name: str, path: Sequence[str] | None) -> ModuleSpec | None:
-    """Ask finders for a module, as imports do."""
-    return next(filter(None, (finder.find_spec(name, path) for finder in finders)), None)
 
 
 _IMPORTING: Final = frozenset(
