@@ -391,7 +391,7 @@ class Broker:
         elif ready != self._announced and not self.reloader.under_way:
             self._announced = ready
             level = logging.INFO if self._config.bundles is not None else logging.WARNING
-            # Scripts wait for these words, as for those of the status, whatever the number.
+            # Not "1 worker": scripts wait for these words, which are also those of the status of the service.
             log.log(level, "%d of %d workers ready: %s", ready, ready, self._what_is_served())
 
     def _what_is_served(self) -> str:

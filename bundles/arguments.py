@@ -5,6 +5,7 @@ from inspect import Parameter
 from typing import Final
 
 from tykpy.bundles.shapes import SHAPES, Shape
+from tykpy.telemetry.records import counted
 
 _ALLOWED: Final = ", ".join(f"({shape.signature})" for shape in SHAPES.values() if not shape.is_event)
 _ALLOWED_EVENT: Final = "(event, spec)"
@@ -22,7 +23,7 @@ def shape_for(parameters: Iterable[Parameter], roles: tuple[bool, ...]) -> Shape
         shape = SHAPES.get(count)
         if shape is not None and shape.is_event in roles:
             return shape
-    raise ValueError(f"takes {most} argument{'s' * (most != 1)}; allowed are {allowed}")
+    raise ValueError(f"takes {counted(most, 'argument')}; allowed are {allowed}")
 
 
 def _positional(parameters: list[Parameter], allowed: str) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from tykpy.bundles.errors import WrongReturnError
 from tykpy.bundles.plugin_errors import class_name, described
 from tykpy.ipc.description import MAX_NAME
 from tykpy.ipc.text import bounded
+from tykpy.telemetry.records import counted
 
 _RESPONSE: Final = int(HookType.Response)
 _IGNORED: Final = ", which counts for nothing, as in the gateway's embedded Python: changes made in place count"
@@ -247,5 +248,5 @@ def _refuse(returned: Any, wanted: str) -> NoReturn:
 
 def _named(value: object) -> str:
     if isinstance(value, tuple | list):
-        return f"{len(value)} value" + "s" * (len(value) != 1)
+        return counted(len(value), "value")
     return "nothing (None)" if value is None else f"a value of type {class_name(value)}"

@@ -14,6 +14,7 @@ from tykpy.bench.measure import MIB
 from tykpy.bench.scenarios import BUILT_IN
 from tykpy.bench.serving import OwnBroker
 from tykpy.broker.units import show_size
+from tykpy.telemetry.records import counted
 
 FLAT: Final = 1.1
 """Most that the largest setting may cost of the smallest: figures of one run differ by a tenth without a reason."""
@@ -73,9 +74,7 @@ def measure_bundles(pace: Pace, folder: Path) -> list[BarOutcome]:
         for count in BUNDLES:
             files, items = bundles(folder / f"bundles-{count}", count)
             broker = stack.enter_context(OwnBroker(files, WORKERS, 1, STREAMS))
-            cases.append(
-                OwnLoadCase(f"{count:,} bundle{'s' * (count > 1)}", broker, items, has_header, STREAMS, pace.seconds)
-            )
+            cases.append(OwnLoadCase(counted(count, "bundle"), broker, items, has_header, STREAMS, pace.seconds))
         found = interleave(cases, pace.rounds)
     return [_grown(BY_BUNDLES, found, [case.name for case in cases])]
 

@@ -74,7 +74,7 @@ class BundleLoads:
     def ended(self, worker: Worker, ending: Ending) -> None:
         """Blame the bundle that ended this worker, if that is certain, or have the next worker find out which it was.
 
-        Sets `worker.teaches` if there is any use in starting the next one at once.
+        Sets `worker.retry_at_once` if there is any use in starting the next one at once.
         """
         if worker.failure is not None:
             return  # the broker ended it
@@ -148,7 +148,7 @@ class BundleLoads:
         wait = worker.watches.get(source.path, 0.0) if source.path in worker.left_behind else 0.0
         self._broken[source.path] = BrokenBundle(source, reason, versions, wait)
         worker.failure = f"bundle {source.name}: {reason}"
-        worker.teaches = True
+        worker.retry_at_once = True
         return not known
 
 

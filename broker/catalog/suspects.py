@@ -22,7 +22,7 @@ SLOWNESS: Final = 1.5
 MOST_WAITING: Final = 30.0
 """Seconds that one worker may watch all its suspects; the next one watches others."""
 MAX_TRIALS: Final = 2
-"""Times that a bundle is tried in vain before it is left in peace."""
+"""Times that a bundle is tried in vain before it is no longer a suspect."""
 MAX_TRIED: Final = 100
 """Bundles that may be tried in vain before the next workers are started with the delays of the pool's back-off."""
 MEMORY: Final = 600.0
@@ -56,7 +56,7 @@ class Suspects:
     def add(self, worker: Worker, ending: Ending) -> None:
         """Suspect all bundles that may have ended this worker.
 
-        Sets `worker.teaches` if the next worker can find out more.
+        Sets `worker.retry_at_once` if the next worker can find out more.
         """
         now = time.monotonic()
         if now - self._last > MEMORY:
@@ -75,7 +75,7 @@ class Suspects:
             if total <= MOST_WAITING:
                 self.waits[one.source.path] = wait
         untried = any(self._trials[path] < MAX_TRIALS for path in self.waits)
-        worker.teaches = untried and len(self._trials) < MAX_TRIED
+        worker.retry_at_once = untried and len(self._trials) < MAX_TRIED
         if recent or ending.by_itself:
             _report(worker, ending.words, left)
 
@@ -99,6 +99,8 @@ def _report(worker: Worker, words: str, left: list[LeftBehind]) -> None:
     named = [f"{one.source.name} ({one.what})" for one in left[:MAX_NAMED]]
     if len(left) > MAX_NAMED:
         named.append(f"and {len(left) - MAX_NAMED} more")
-    then = "the next worker loads the suspects first, one at a time" if worker.teaches else "which one is not known"
+    level, then = logging.ERROR, "which one is not known"
+    if worker.retry_at_once:
+        level, then = logging.WARNING, "the next worker loads the suspects first, one at a time"
     text = "%s %s %s; what other bundles have left running may have done that: %s; %s"
-    log.log(logging.WARNING if worker.teaches else logging.ERROR, text, worker, words, when, ", ".join(named), then)
+    log.log(level, text, worker, words, when, ", ".join(named), then)

@@ -75,7 +75,7 @@ class Generation:
         """Refuse the generation, or start the worker again if the next one loads differently."""
         if self._over:
             return
-        if not worker.teaches:
+        if not worker.retry_at_once:
             self._refuse(ReloadError(f"a new worker did not start: {why}"))
             return
         try:

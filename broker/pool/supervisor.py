@@ -349,14 +349,14 @@ class Supervisor:
         self.try_admit(worker)
 
     def worker_lost(self, worker: Worker, why: str) -> None:
-        """Start the next one, at once if it loads other bundles, or in another order, and so may live."""
+        """Start the next one; after a delay if it would load the same again."""
         if self._by_slot.get(worker.slot) is worker:
             del self._by_slot[worker.slot]
-            if not worker.teaches:
-                self._failed(worker.slot, why)
-            else:
+            if worker.retry_at_once:
                 self._back_off.forget(worker.slot)
                 self._loop.call_soon(self._fill, worker.slot)
+            else:
+                self._failed(worker.slot, why)
 
     def _update_saved(self) -> None:
         """Have new workers load what is served now, and remove copies that nobody uses."""

@@ -96,8 +96,8 @@ class Worker:
         """What bundles have left running in it, by path, as they were loaded."""
         self.watches: dict[str, float] = {}
         """Seconds by path, of bundles that it loads first, and watches, as they may have ended another worker."""
-        self.teaches = False
-        """Whether the next worker loads other bundles, or in another order, because of how it ended."""
+        self.retry_at_once = False
+        """Whether to start the next worker without a delay: it loads other bundles, or in another order."""
         self.unsound: Description = []
         """The bundles that it could not load completely."""
         self.saved: dict[str, str] = {}

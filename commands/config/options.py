@@ -25,10 +25,11 @@ from tykpy.broker.config import (
     variable_of,
 )  # fmt: skip
 from tykpy.broker.errors import ConfigError
-from tykpy.broker.units import parse_whole, quoted, show_size
+from tykpy.broker.units import parse_whole, quoted
 from tykpy.commands import parameters
 from tykpy.commands.config.schema import is_of_type, types_of
 from tykpy.commands.terminal import harmless
+from tykpy.ipc.regular_file import read_at_most
 from tykpy.ipc.text import why_unread
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -158,12 +159,9 @@ def _load_file(ctx: click.Context, param: click.Parameter, path: Path | None) ->
     import tomllib
 
     try:
-        with path.open("rb") as opened:
-            read = opened.read(_MAX_FILE + 1)
+        read = read_at_most(path, _MAX_FILE)
     except OSError as error:
         raise click.BadParameter(f"{path}: {why_unread(error)}") from error
-    if len(read) > _MAX_FILE:
-        raise click.BadParameter(f"{path}: larger than {show_size(_MAX_FILE)}")
     try:
         # Some editors begin a file with a byte order mark; TOML's lines may end with CR and LF.
         text = read.decode("utf-8-sig").replace("\r\n", "\n")

@@ -73,7 +73,7 @@ class TerminalView:
             self._print(_line("  ! ", "yellow", warning))
         if not loading.problems:
             for api in loading.apis:
-                count = f"{api.middleware.count} hook{'s' * (api.middleware.count != 1)}"
+                count = counted(api.middleware.count, "hook")
                 self._print(_line("  ", "", f"{api.listen_path}  {api.title}, {count}"))
 
     def tell(self, text: str, style: str = "") -> None:

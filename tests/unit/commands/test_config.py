@@ -115,7 +115,7 @@ def test_a_wrong_file_is_explained_without_its_values(tmp_path: Path) -> None:
         ('bundles = "a\\u0000b"', "line 1: 'bundles' contains a NUL character"),
         ('\nlisten = ["unix:///a", "tcp://a\\u0000:80"]', "line 2: 'listen' contains a NUL character"),
         ("runtime-dir = ''", "line 1: the path is empty"),
-        ("#" * 2**20 + "\nworkers = 1", "FILE: larger than 1MiB"),
+        ("#" * 2**20 + "\nworkers = 1", "FILE: larger than 1,048,576 bytes"),
     ],
 )
 def test_a_wrong_value_is_found_by_file_and_line(tmp_path: Path, text: str, said: str) -> None:

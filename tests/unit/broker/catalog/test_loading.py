@@ -34,7 +34,7 @@ class Bench:
         worker.failure = failure
         self.watch.ended(worker, ending)
         worker.end_patience()
-        return worker.teaches
+        return worker.retry_at_once
 
     def loads(self, source: BundleVersion = BUNDLE) -> None:
         """Have a worker load the bundle."""
@@ -86,7 +86,7 @@ def test_a_worker_between_bundles_blames_nobody(bench: Bench) -> None:
     bench.watch.loaded(worker)
     bench.watch.ended(worker, ITSELF)
     worker.end_patience()
-    assert not worker.teaches
+    assert not worker.retry_at_once
 
 
 def test_a_bundle_that_kills_in_every_version_is_barred(bench: Bench) -> None:

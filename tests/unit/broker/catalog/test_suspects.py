@@ -44,7 +44,7 @@ class Bench:
             self.loads.loading(worker, source(loading))
         self.loads.ended(worker, ending)
         worker.end_patience()
-        return worker.teaches
+        return worker.retry_at_once
 
     def told(self, name: str) -> list[str]:
         """Return the bundles in messages of this name to the next worker."""
@@ -145,7 +145,7 @@ def test_a_bundle_that_hangs_is_blamed_if_alone(bench: Bench) -> None:
     bench.loads.loading(worker, source("b"))
     bench.loads._not_loaded(worker, source("b"))
     worker.end_patience()
-    assert (bench.told("watch"), bench.told("broken"), worker.teaches) == (["b", "a"], [], True)
+    assert (bench.told("watch"), bench.told("broken"), worker.retry_at_once) == (["b", "a"], [], True)
 
 
 def test_a_reload_forgets_suspects(bench: Bench) -> None:
