@@ -17,7 +17,7 @@ log = logging.getLogger("tykpy.broker")
 
 
 class LogLevel:
-    """Changes the level, and brings back that of `--log-level` by itself, whatever has become of who asked."""
+    """Changes the level for a while, and then restores that of `--log-level`, even if the client has gone."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, config: BrokerConfig, tell_workers: Callable[[str], None]

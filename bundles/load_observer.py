@@ -73,7 +73,7 @@ class LoadObserver:
             self._send("replaced", {**source._asdict(), "names": names[:MAX_REPLACED]})
 
     def report_left(self, source: BundleSource) -> None:
-        """Report what a bundle has left running; if it is a suspect, wait whether that ends the process."""
+        """Report what a bundle has left running; if it is a suspect, wait to see if that ends the process."""
         if self.guard.left:
             self._send("left_behind", {**source._asdict(), "kinds": sorted(self.guard.left)})
             _sleep(self._watched.get(source.path, 0.0))

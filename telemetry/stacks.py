@@ -33,7 +33,7 @@ Stack = list[tuple[FrameType, int]]
 
 
 class Work(NamedTuple):
-    """What a stack is there for."""
+    """What the code on a stack works on."""
 
     text: str = ""
     """In words; empty: nothing that is worth naming."""

@@ -122,9 +122,9 @@ OWN: Final = 256
 """Descriptors for the broker itself: sockets, sinks of events, connections that are being refused."""
 PER_WORKER: Final = 32
 """Descriptors per worker: channel, process and what starting one takes, twice, because a reload doubles the workers."""
-LEAST: Final = 64
-"""Descriptors without which not even a broker of one worker starts: it holds 54."""
-FEWEST: Final = 16
+MIN_DESCRIPTORS: Final = 64
+"""Fewest descriptors with which a broker starts: with one worker it holds 54."""
+MIN_CONNECTIONS: Final = 16
 """Connections that are always allowed: a broker needs some. `DescriptorReserve` is held nevertheless."""
 
 
@@ -135,7 +135,7 @@ def connections_allowed(wanted: int, workers: int) -> int:
     """
     reserve = _reserve(workers)
     files = raise_limit(wanted, workers)
-    allowed = max(min(wanted, files - reserve), min(wanted, FEWEST))
+    allowed = max(min(wanted, files - reserve), min(wanted, MIN_CONNECTIONS))
     if allowed < wanted:
         text = (
             "at most %d connections instead of %d (--max-connections): of %d files that may be open %d are kept for the"
@@ -155,8 +155,8 @@ def raise_limit(connections: int, workers: int) -> int:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return needed
     most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    if most < LEAST:
-        text = f"{most} files may be open, a broker needs at least {LEAST}"
+    if most < MIN_DESCRIPTORS:
+        text = f"{most} files may be open, a broker needs at least {MIN_DESCRIPTORS}"
         raise ConfigError(f"{text}: LimitNOFILE= in the unit, or ulimit -Hn, allows more")
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     return most

@@ -241,7 +241,7 @@ def _may_have_used(cpu_seconds: int, link: Link) -> bool:
     return bool(cpu_seconds) and (longest + RENEWAL_SLACK) * (os.cpu_count() or 1) >= cpu_seconds
 
 
-def running(dispatches: Sequence[Dispatch]) -> tuple[str, Fields]:
+def what_ran(dispatches: Sequence[Dispatch]) -> tuple[str, Fields]:
     """Say what a worker ran when it died, in words that continue a sentence, and as fields of a log record."""
     if not dispatches:
         return "", NO_FIELDS

@@ -27,7 +27,7 @@ from tykpy.broker.pool.process import Ending, oom_kills
 from tykpy.broker.pool.slots import FAILURES, RestartReason, SlotTotals
 from tykpy.broker.pool.stacks import StackListener, StackRequests
 from tykpy.broker.pool.starting import WorkerStarter
-from tykpy.broker.pool.stopping import WorkerStopper, cause_of, dispatch_log, ending_of, running
+from tykpy.broker.pool.stopping import WorkerStopper, cause_of, dispatch_log, ending_of, what_ran
 from tykpy.broker.pool.storage_report import StorageReport
 from tykpy.broker.pool.worker import BundleVersion, Worker, WorkerOwner, WorkerPhase
 from tykpy.broker.pool.worker_messages import read_message
@@ -553,7 +553,7 @@ class Supervisor:
         death = Death(
             f"{worker} {ending.words}", cause_of(worker, link, ending), answers, channel.executing(), trusted=trusted
         )
-        worker.ran, worker.ran_fields = running(self._router.lost(link, death))
+        worker.ran, worker.ran_fields = what_ran(self._router.lost(link, death))
 
     def _bury(self, worker: Worker, ending: Ending, level: int) -> None:
         """Read a dead worker's last messages, log how it ended, and release its resources."""

@@ -1,4 +1,4 @@
-"""Load the bundles of a folder in a process of its own, and describe them: what ends that process ends no command.
+"""Load the bundles of a folder in a separate process, and describe them: a bundle may end that process.
 
 The process is `python -P -m tykpy.commands.bound PID tykpy.commands.bundle.loading PLACE`. It finds its task in the
 folder PLACE, writes there what it does, and unpacks ZIPs below it.

@@ -147,7 +147,7 @@ def _is_path(option: Field[Any]) -> bool:
 
 
 def _note_wrong(ctx: click.Context, param: click.Parameter, text: str, name: str) -> None:
-    """Remember what is wrong with the option `name`, or with what is none, until `checked` reports it."""
+    """Remember what is wrong with the option `name`, whether or not it exists, until `checked` reports it."""
     message = click.BadParameter(text, ctx=ctx, param=param).format_message()
     ctx.meta.setdefault(_WRONG, []).append((name, message))
 

@@ -74,7 +74,7 @@ def hook_passed_over(hook: "Hook", error: WorkerError) -> None:
 
 
 def _wrong_return(hook: "Hook", error: WrongReturnError) -> WorkerError:
-    """Return the error for a hook that returned a wrong value, and tell the cause where the hook is."""
+    """Return the error for a hook that returned a wrong value, and note in the cause where the hook is."""
     error.file, error.line = hook.file, hook.line
     message = f"hook {hook.name} of bundle {hook.bundle} {error} ({hook.file}:{hook.line})"
     _failures.log(logging.ERROR, message, message)

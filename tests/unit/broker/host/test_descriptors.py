@@ -12,7 +12,7 @@ import pytest
 from tykpy.broker.config import BrokerConfig
 from tykpy.broker.errors import WorkerStartError
 from tykpy.broker.host.descriptors import (
-    FEWEST,
+    MIN_CONNECTIONS,
     OWN,
     PER_WORKER,
     DescriptorReserve,
@@ -203,7 +203,7 @@ def test_connections_are_limited_by_the_hard_limit(limits: dict[str, int], caplo
 
 def test_some_connections_are_always_allowed(limits: dict[str, int]) -> None:
     limits.update(soft=64, hard=64)
-    assert connections_allowed(1000, 512) == FEWEST
+    assert connections_allowed(1000, 512) == MIN_CONNECTIONS
     assert connections_allowed(3, 512) == 3
 
 
