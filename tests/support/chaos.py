@@ -25,12 +25,12 @@ journal = os.open(os.environ["CHAOS_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_
 @Pre
 def recorded(request, session, spec):
     nonce = request.get_header("Nonce")
-    os.write(journal, f"{os.getpid()} {nonce}\\n".encode())
+    os.write(journal, f"\\n{os.getpid()} {nonce} whole\\n".encode())
     sum(range(30_000))  # about 0.5 ms in which it can be killed
     request.add_header("Nonce", nonce)
     return request, session
 """
-"""One small append per line is never mixed with others, and is written whole or not at all if the process is killed."""
+"""One small append per line is never mixed with others. If the process is killed within it, a part may be written."""
 
 METHOD = "/coprocess.Dispatcher/Dispatch"
 CALL_PATIENCE: Final = 10 * PATIENCE
@@ -147,7 +147,8 @@ class Journal:
 
     def runs(self) -> Counter[str]:
         """Count the hook's runs by nonce."""
-        return Counter(line.split()[1] for line in self.path.read_text().splitlines())
+        lines = self.path.read_text().splitlines()
+        return Counter(line.split()[1] for line in lines if line.endswith(" whole"))
 
 
 def _request(nonce: str) -> bytes:

@@ -27,7 +27,7 @@ journal = os.open(os.environ["CHAOS_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_
 
 def record(request):
     nonce = request.get_header("Nonce")
-    os.write(journal, f"{os.getpid()} {nonce}\\n".encode())
+    os.write(journal, f"\\n{os.getpid()} {nonce} whole\\n".encode())
     reach("running")
     request.add_header("Nonce", nonce)
     request.add_header("X-Worker", str(os.getpid()))
