@@ -94,6 +94,9 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 """A quarter and two thirds of what the msgpack library takes for a frame of 900 bytes."""
 
 
+FAULT: Final = "fault"
+"""A key in the meta of an error frame: the class of an exception in tykpy's own code, except for lack of memory."""
+
 Packed: TypeAlias = tuple[bytes, Body | None]
 """An encoded frame, and the body that travels beside it: the frame has nil for its body then."""
 
@@ -149,6 +152,15 @@ def unpack_error(packed: Packed) -> tuple[int, str]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not an error: {error}") from error
     return failure
+
+
+def is_fault(packed: Packed) -> bool:
+    """Return whether this is an error frame that says that tykpy's own code failed."""
+    try:
+        meta = unpack_frame(packed).meta
+    except ValueError:
+        return False
+    return isinstance(meta, dict) and FAULT in meta
 
 
 def pack_error(status: Status, message: str, meta: Mapping[str, object] | None = None) -> Packed:

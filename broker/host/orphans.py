@@ -48,7 +48,7 @@ class Orphans:
     def __init__(self) -> None:
         prctl(Option.CHILD_SUBREAPER, 1)
         self._spared = {child.pid for child in _children()}
-        """Not of our descendants: a shell that has started them became this program by exec."""
+        """Children from before: a shell had started them, and then became this program by exec."""
 
     def close(self) -> None:
         """Kill what is left, and wait for it; only a successor goes on."""

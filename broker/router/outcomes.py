@@ -18,7 +18,7 @@ from tykpy.broker.router.hook_stats import HookStats
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.queue import PendingQueue
 from tykpy.ipc.channel.messages import Answer
-from tykpy.ipc.frame import EVENT_KINDS, Status
+from tykpy.ipc.frame import EVENT_KINDS, Status, is_fault
 from tykpy.ipc.reads import split_reads
 from tykpy.telemetry.rate_limited_log import QuietLog
 
@@ -102,7 +102,7 @@ class Outcomes:
             hook_ns = _note_run(dispatch, answer)
             if error.status is Status.NOT_FOUND and dispatch.kind in EVENT_KINDS:
                 self._unknown_handlers.log(logging.WARNING, error.message, error.message)
-            if error.status is Status.INTERNAL:
+            if error.status is Status.INTERNAL and is_fault(answer.payload):
                 link.note_fault(answer.seq)
             if error.status is Status.TOO_LARGE:
                 text = self._oversize.refuse_answer(dispatch.kind, dispatch.name, error.message)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from tykpy.bundles import forked
 from tykpy.bundles.errors import EVENT_META, WorkerError, WrongReturnError
 from tykpy.bundles.plugin_errors import class_name, described, from_plugin, innermost, traceback_of
-from tykpy.ipc.frame import Packed, Status, pack_error
+from tykpy.ipc.frame import FAULT, Packed, Status, pack_error
 from tykpy.telemetry.log import Log
 from tykpy.telemetry.rate_limited_log import QuietLog
 
@@ -32,10 +32,13 @@ def error_frame(error: BaseException) -> Packed:
             message = f"{known.status.name}: {known.message}"
             _failures.log(logging.WARNING, message, message)
         return pack_error(known.status, known.message, known.meta)
+    meta: dict[str, object] = {FAULT: class_name(error)}
     if issubclass(type(error), MemoryError):
+        # It may be for the size of this call, which says nothing about the next ones.
+        meta = {}
         traceback.clear_frames(traceback_of(error))
     _log_failure(class_name(error), "a fault of tykpy itself", error, traceback_of(error))
-    return pack_error(Status.INTERNAL, f"tykpy failed inside a worker: {described(error)}")
+    return pack_error(Status.INTERNAL, f"tykpy failed inside a worker: {described(error)}", meta)
 
 
 def hook_failed(hook: "Hook", error: BaseException) -> WorkerError:

@@ -10,7 +10,8 @@ from tykpy.broker.router.clock import Overload
 from tykpy.broker.router.deaths import Cause, Death, Quarantine
 from tykpy.broker.router.link import Link
 from tykpy.broker.router.outcomes import Outcomes
-from tykpy.ipc.frame import Status, pack_error
+from tykpy.ipc.frame import Status
+from tykpy.workers.dispatch.failure import error_frame
 
 SOON_NS = 20_000_000
 
@@ -194,16 +195,20 @@ def test_all_waiting_dispatches_fail_when_no_worker_will_come(bench: Bench) -> N
     assert is_empty(bench)
 
 
-def test_faults_in_a_worker_count_while_they_are_in_a_row(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("error", "faults"), [(TypeError("'NoneType' object is not callable"), [1, 2, 2, 1, 1]), (MemoryError(), [0] * 5)]
+)
+def test_faults_in_a_worker_count_while_they_are_in_a_row(bench: Bench, error: Exception, faults: list[int]) -> None:
+    """But not lack of memory: how large a call is, its client decides."""
     worker = LocalWorker()
     bench.router.join(worker.link)
     counted = []
     for is_error in (True, True, False, True, False):
         bench.send()
         request = worker.claim()
-        payload = pack_error(Status.INTERNAL, "tykpy failed inside a worker") if is_error else request.payload
+        payload = error_frame(error) if is_error else request.payload
         worker.channel.answer(0, request.seq, payload, is_error, 0)
         bench.router.receive(worker.link)
         counted.append(worker.link.faults)
     worker.close()
-    assert counted == [1, 2, 2, 1, 1]
+    assert counted == faults
